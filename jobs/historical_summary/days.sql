@@ -1,0 +1,5 @@
+-- The first moment at or after :from at which the lab has facts; NULL where it has none.
+SELECT MIN(billing.billTime) AS bill_time
+FROM billing
+WHERE billing.lab_id = :lab_id
+  AND billing.billTime >= :from

@@ -1,0 +1,82 @@
+//! Opening a pool from a URL.
+
+use std::{str::FromStr, time::Duration};
+
+use anyhow::{Context, bail};
+use sqlx::{
+    Executor,
+    mysql::{MySqlConnectOptions, MySqlPoolOptions},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use super::{Db, DbError};
+
+/// How long to wait for a connection before the database counts as unreachable.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What every MySQL session relies on, set by itself: the server's defaults differ from
+/// site to site. READ COMMITTED avoids the gap locks that make neighbouring empty days
+/// deadlock; a lock that is not granted within five seconds means that somebody else holds
+/// it for long, and starting over is better than to wait with locks of our own.
+const SESSION_MYSQL: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+     SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = 5, \
+     sql_mode = 'STRICT_TRANS_TABLES,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'";
+
+/// Opens a pool of at most `connections` to `url`: `mysql://…` or `sqlite:…`.
+///
+/// A SQLite file must exist; `create` makes it. No message repeats the URL, which holds
+/// the password.
+pub async fn connect(url: &str, connections: u32, create: bool) -> anyhow::Result<Db> {
+    let scheme = url.split(':').next().unwrap_or_default();
+    let db = match scheme {
+        "mysql" | "mariadb" => {
+            let options = MySqlConnectOptions::from_str(url)
+                .map_err(|error| anyhow::anyhow!("the database URL cannot be read: {error}"))?
+                .pipes_as_concat(false)
+                .no_engine_substitution(false)
+                .timezone(None)
+                .statement_cache_capacity(200);
+            let pool = MySqlPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .after_connect(|connection, _| {
+                    Box::pin(async move {
+                        connection.execute(SESSION_MYSQL).await?;
+                        Ok(())
+                    })
+                })
+                .connect_lazy_with(options);
+            Db::MySql(pool)
+        }
+        "sqlite" => {
+            let options = SqliteConnectOptions::from_str(url)
+                .map_err(|error| anyhow::anyhow!("the database URL cannot be read: {error}"))?
+                .create_if_missing(create)
+                .journal_mode(SqliteJournalMode::Wal)
+                .synchronous(SqliteSynchronous::Full)
+                .busy_timeout(Duration::from_secs(5))
+                .foreign_keys(true)
+                .statement_cache_capacity(200);
+            let pool = SqlitePoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .connect_lazy_with(options);
+            Db::Sqlite(pool)
+        }
+        _ => bail!("the database URL must begin with mysql:// or sqlite: (see --database-url)"),
+    };
+    Ok(db)
+}
+
+impl Db {
+    /// Checks that the database answers.
+    pub async fn ping(&self) -> anyhow::Result<()> {
+        let answer = match self {
+            Self::MySql(pool) => pool.acquire().await.map(drop),
+            Self::Sqlite(pool) => pool.acquire().await.map(drop),
+        };
+        answer
+            .map_err(|error| DbError::new("connect", error))
+            .context("the database cannot be reached")
+    }
+}

@@ -1,0 +1,61 @@
+//! What differs between the two databases, in one table.
+//!
+//! Statements are written once, with a token in braces where the databases
+//! disagree. `daymend` speaks two dialects: MySQL (which covers MariaDB: only SQL
+//! that both understand is used) and SQLite.
+
+use std::borrow::Cow;
+
+/// Which SQL the database understands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// MySQL 8.0+ and MariaDB 10.6+.
+    MySql,
+    /// SQLite, embedded.
+    Sqlite,
+}
+
+/// Each token with what it stands for on MySQL and on SQLite.
+///
+/// - `{now}`: the database's clock as a DATETIME(6) in UTC.
+/// - `{now_us}`: the same as microseconds since 1970-01-01.
+/// - `{for_update}`, `{share}`, `{skip_locked}`: row locks. SQLite has none and needs
+///   none: its writing transactions exclude each other (`BEGIN IMMEDIATE`). The old
+///   spelling of the shared lock is the one that both MySQL and MariaDB know.
+/// - `{force_claim}`: the claim must walk its index in order; without the hint the
+///   optimizer may prefer another one and sort (shared measurement: a claim that sorts
+///   locks every waiting row).
+/// - `{insert_ignore}`: insert what is not there yet.
+/// - `{div}`: the division of whole numbers.
+const TOKENS: &[(&str, &str, &str)] = &[
+    ("{now}", "UTC_TIMESTAMP(6)", "strftime('%Y-%m-%d %H:%M:%f', 'now')"),
+    (
+        "{now_us}",
+        "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)",
+        "CAST(unixepoch('subsec') * 1000000 AS INTEGER)",
+    ),
+    ("{for_update}", "FOR UPDATE", ""),
+    ("{share}", "LOCK IN SHARE MODE", ""),
+    ("{skip_locked}", "FOR UPDATE SKIP LOCKED", ""),
+    ("{force_claim}", "FORCE INDEX (daymend_jobs_claim)", ""),
+    ("{insert_ignore}", "INSERT IGNORE", "INSERT OR IGNORE"),
+    ("{div}", "DIV", "/"),
+];
+
+impl Dialect {
+    /// `sql` with every token replaced.
+    #[must_use]
+    pub fn render<'a>(&self, sql: &'a str) -> Cow<'a, str> {
+        let mut sql = Cow::Borrowed(sql);
+        for (token, mysql, sqlite) in TOKENS {
+            if sql.contains(token) {
+                let text = match self {
+                    Self::MySql => mysql,
+                    Self::Sqlite => sqlite,
+                };
+                sql = Cow::Owned(sql.replace(token, text));
+            }
+        }
+        sql
+    }
+}

@@ -1,0 +1,123 @@
+//! Database errors, sorted by what to do about them.
+
+/// What an error of the database calls for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A conflict with another transaction (deadlock, lock timeout, snapshot conflict,
+    /// SQLite BUSY, a row that a trigger inserted first): start over at once.
+    Conflict,
+    /// The database cannot be reached, or is starting or stopping: wait, then go on.
+    Unavailable,
+    /// A table, a column or a right is missing, or a statement is wrong: retrying helps nobody.
+    Definition,
+    /// Anything else.
+    Other,
+}
+
+impl Kind {
+    /// The name used in logs and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Conflict => "conflict",
+            Self::Unavailable => "unavailable",
+            Self::Definition => "definition",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// A statement that failed: its name, the database's own words, and what kind of error it is.
+#[derive(Debug, thiserror::Error)]
+#[error("{statement}")]
+pub struct DbError {
+    /// The name that opens the statement (`-- claim`).
+    pub statement: String,
+    /// What to do about it.
+    pub kind: Kind,
+    /// The driver's error.
+    #[source]
+    pub source: sqlx::Error,
+}
+
+impl DbError {
+    /// Names the statement that failed.
+    #[must_use]
+    pub fn new(statement: &str, source: sqlx::Error) -> Self {
+        Self {
+            statement: format!("database: {statement}"),
+            kind: classify(&source),
+            source,
+        }
+    }
+}
+
+/// The database's own number for an error, such as 1213; 0 where it has none.
+#[must_use]
+pub fn code(error: &sqlx::Error) -> u32 {
+    match error {
+        sqlx::Error::Database(error) => error
+            .try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>()
+            .map(|mysql| u32::from(mysql.number()))
+            .or_else(|| error.code().and_then(|code| code.parse().ok()))
+            .unwrap_or(0),
+        _ => 0,
+    }
+}
+
+fn classify(error: &sqlx::Error) -> Kind {
+    match error {
+        sqlx::Error::Database(database) => {
+            if database.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>().is_some() {
+                mysql_kind(code(error))
+            } else {
+                sqlite_kind(code(error), database.message())
+            }
+        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed => Kind::Unavailable,
+        sqlx::Error::Configuration(_) | sqlx::Error::ColumnNotFound(_) => Kind::Definition,
+        _ => Kind::Other,
+    }
+}
+
+/// MySQL and MariaDB error numbers (their reference manuals, "Server Error Message Reference").
+fn mysql_kind(number: u32) -> Kind {
+    match number {
+        // Duplicate key; deadlock; lock wait timeout; record changed since last read
+        // (MariaDB's snapshot isolation); auto-increment read failed, which is how a
+        // deadlock's victim may hear of it; Galera's certification conflict is 1213 too.
+        1062 | 1205 | 1213 | 1020 | 1467 => Kind::Conflict,
+        // Too many connections; server shutdown; normal shutdown; aborted connection;
+        // read-only (a failover is under way); killed connection; lost or gone.
+        1040 | 1053 | 1077 | 1079 | 1152 | 1184 | 1203 | 1226 | 1290 | 1317 | 1836 | 1927 | 2006
+        | 2013 | 3169 => Kind::Unavailable,
+        // Access denied (database, user, table, column, other); unknown database; bad
+        // field; syntax; unknown table; no such table.
+        1044 | 1045 | 1049 | 1054 | 1064 | 1109 | 1142 | 1143 | 1146 | 1227 => Kind::Definition,
+        _ => Kind::Other,
+    }
+}
+
+/// SQLite result codes (sqlite.org/rescode.html); the low byte is the primary code.
+fn sqlite_kind(code: u32, message: &str) -> Kind {
+    match code & 0xff {
+        5 | 6 => Kind::Conflict,
+        19 if message.contains("UNIQUE") => Kind::Conflict,
+        14 => Kind::Unavailable,
+        1 => Kind::Definition,
+        _ => Kind::Other,
+    }
+}
+
+impl DbError {
+    /// Whether a row with that unique key was there already.
+    #[must_use]
+    pub fn is_duplicate(&self) -> bool {
+        matches!(&self.source, sqlx::Error::Database(error) if error.is_unique_violation())
+    }
+}

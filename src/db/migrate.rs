@@ -1,0 +1,139 @@
+//! daymend's own tables: creating them, and checking that they are current.
+//!
+//! The files of `migrations/` are compiled in, one a version. Each of their statements can
+//! be run again, because DDL is not transactional in MySQL: a migration that was cut off is
+//! simply run once more, and two at once do no harm. Only tables whose name begins with
+//! `daymend_` are ever altered; the lab system's three output tables are created where
+//! they do not exist.
+
+use super::{Db, DbError, Dialect, Mode, Query};
+use crate::{args, statement};
+
+/// One version of the schema.
+#[derive(Debug, Clone, Copy)]
+pub struct Migration {
+    /// Its number; they begin at 1 and have no gap.
+    pub version: u32,
+    /// What it is about.
+    pub name: &'static str,
+    mysql: &'static str,
+    sqlite: &'static str,
+}
+
+macro_rules! migration {
+    ($version:literal, $name:literal, $file:literal) => {
+        Migration {
+            version: $version,
+            name: $name,
+            mysql: include_str!(concat!("../../migrations/mysql/", $file)),
+            sqlite: include_str!(concat!("../../migrations/sqlite/", $file)),
+        }
+    };
+}
+
+/// Every version, oldest first.
+pub const MIGRATIONS: &[Migration] = &[migration!(1, "queue", "0001_queue.sql")];
+
+/// Why the schema does not fit this binary.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// It is missing or older than this binary expects.
+    #[error("the database has daymend schema version {found}, this binary needs {wanted}: run `daymend migrate`")]
+    Behind {
+        /// The version in the database; 0 for none.
+        found: u32,
+        /// The version of this binary.
+        wanted: u32,
+    },
+    /// A newer binary has been here.
+    #[error("the database has daymend schema version {found}, newer than this binary's {wanted}: use a newer daymend")]
+    Ahead {
+        /// The version in the database.
+        found: u32,
+        /// The version of this binary.
+        wanted: u32,
+    },
+    /// The database did not answer.
+    #[error("cannot read the schema version")]
+    Database(#[from] DbError),
+}
+
+statement!(SCHEMA_TABLE_MYSQL, "schema table (mysql)",
+    "SELECT COUNT(*) FROM information_schema.tables
+     WHERE table_schema = DATABASE() AND table_name = 'daymend_schema'");
+
+statement!(SCHEMA_TABLE_SQLITE, "schema table (sqlite)",
+    "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'daymend_schema'");
+
+statement!(SCHEMA_VERSION, "schema version", "SELECT COALESCE(MAX(version), 0) FROM daymend_schema");
+
+statement!(SCHEMA_RECORD, "schema record",
+    "{insert_ignore} INTO daymend_schema (version, name, applied_at) VALUES (?, ?, {now})");
+
+const SCHEMA_CREATE: &str = "CREATE TABLE IF NOT EXISTS daymend_schema (
+    version    INT         NOT NULL PRIMARY KEY,
+    name       VARCHAR(64) NOT NULL,
+    applied_at DATETIME(6) NOT NULL
+)";
+
+/// The version this binary works with.
+#[must_use]
+pub fn wanted() -> u32 {
+    MIGRATIONS.last().map_or(0, |last| last.version)
+}
+
+/// The version in the database; 0 where daymend has no tables yet.
+pub async fn version(db: &Db) -> Result<u32, DbError> {
+    let exists = match db.dialect() {
+        Dialect::MySql => SCHEMA_TABLE_MYSQL,
+        Dialect::Sqlite => SCHEMA_TABLE_SQLITE,
+    };
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let row = tx.fetch_one(&exists, args![]).await?;
+    let named = |error| DbError::new("schema version", error);
+    if row.int(0).map_err(named)? == 0 {
+        return Ok(0);
+    }
+    let row = tx.fetch_one(&SCHEMA_VERSION, args![]).await?;
+    tx.commit().await?;
+    Ok(u32::try_from(row.int(0).map_err(named)?).unwrap_or(u32::MAX))
+}
+
+/// Checks that the schema is the one this binary works with.
+pub async fn check(db: &Db) -> Result<(), SchemaError> {
+    let (found, wanted) = (version(db).await?, wanted());
+    match found.cmp(&wanted) {
+        std::cmp::Ordering::Less => Err(SchemaError::Behind { found, wanted }),
+        std::cmp::Ordering::Greater => Err(SchemaError::Ahead { found, wanted }),
+        std::cmp::Ordering::Equal => Ok(()),
+    }
+}
+
+/// Brings the schema up to this binary's version; the versions that were applied.
+pub async fn migrate(db: &Db) -> Result<Vec<&'static Migration>, DbError> {
+    let found = version(db).await?;
+    let mut applied = Vec::new();
+    for migration in MIGRATIONS.iter().filter(|migration| migration.version > found) {
+        let mut tx = db.begin(Mode::Write).await?;
+        tx.execute(Query::new("create daymend_schema", SCHEMA_CREATE), args![]).await?;
+        let text = match db.dialect() {
+            Dialect::MySql => migration.mysql,
+            Dialect::Sqlite => migration.sqlite,
+        };
+        for sql in statements(text) {
+            let name = sql.lines().find(|line| !line.starts_with("--")).unwrap_or("migrate");
+            tx.execute(Query::new(name.trim_end_matches(" ("), sql), args![]).await?;
+        }
+        tx.execute(&SCHEMA_RECORD, args![migration.version, migration.name]).await?;
+        tx.commit().await?;
+        applied.push(migration);
+    }
+    Ok(applied)
+}
+
+/// The statements of a file: they end with a semicolon at the end of a line.
+fn statements(text: &str) -> impl Iterator<Item = &str> {
+    text.split(";\n").map(str::trim).filter(|sql| {
+        sql.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with("--"))
+    })
+}

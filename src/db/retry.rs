@@ -1,0 +1,89 @@
+//! Starting over after a conflict, and waiting for a database that is away.
+
+use std::{future::Future, time::Duration};
+
+use rand::RngExt as _;
+
+use super::{DbError, Kind};
+
+/// How often a conflict is retried before it is handed to the caller.
+pub const RETRIES_MAX: u32 = 20;
+
+/// Exponential backoff with full jitter between `base` and `max`.
+#[derive(Debug, Clone, Copy)]
+pub struct Backoff {
+    /// The first wait, at most.
+    pub base: Duration,
+    /// No wait is longer.
+    pub max: Duration,
+}
+
+impl Backoff {
+    /// For conflicts between transactions, which pass in milliseconds.
+    pub const CONFLICT: Self = Self {
+        base: Duration::from_millis(5),
+        max: Duration::from_millis(250),
+    };
+
+    /// For a database that cannot be reached.
+    pub const UNAVAILABLE: Self = Self {
+        base: Duration::from_millis(200),
+        max: Duration::from_secs(10),
+    };
+
+    /// How long to wait after the `failures`-th failure in a row (from 1): between half
+    /// and all of a ceiling that doubles.
+    #[must_use]
+    pub fn wait(&self, failures: u32) -> Duration {
+        let ceiling = self
+            .base
+            .saturating_mul(1 << failures.saturating_sub(1).min(20))
+            .min(self.max);
+        ceiling.mul_f64(rand::rng().random_range(0.5..=1.0))
+    }
+}
+
+/// Runs a transaction until it does not end in a conflict.
+///
+/// `attempt` begins, works and commits. Deadlocks (1213), lock timeouts (1205), snapshot
+/// conflicts (1020), BUSY and duplicate keys start it over with jitter, at most
+/// [`RETRIES_MAX`] times; every other error is the caller's.
+pub async fn retry<T, E, F>(name: &'static str, mut attempt: impl FnMut() -> F) -> Result<T, E>
+where
+    E: AsDbError,
+    F: Future<Output = Result<T, E>>,
+{
+    let mut failures = 0;
+    loop {
+        match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) => {
+                let conflict = error
+                    .as_db_error()
+                    .filter(|error| error.kind == Kind::Conflict)
+                    .map(|error| super::code(&error.source));
+                failures += 1;
+                match conflict {
+                    Some(code) if failures <= RETRIES_MAX => {
+                        crate::metrics::database_retry(name, code);
+                        tracing::debug!(transaction = name, code, failures, "conflict, starting over");
+                        tokio::time::sleep(Backoff::CONFLICT.wait(failures)).await;
+                    }
+                    _ => return Err(error),
+                }
+            }
+        }
+    }
+}
+
+/// An error that may come from the database.
+pub trait AsDbError {
+    /// The database's error, where it is one.
+    fn as_db_error(&self) -> Option<&DbError>;
+}
+
+impl AsDbError for DbError {
+    fn as_db_error(&self) -> Option<&DbError> {
+        Some(self)
+    }
+}

@@ -1,0 +1,70 @@
+//! Named statements.
+//!
+//! `statement!` declares a constant with the text of a statement, opened by a comment
+//! that names it, so that a slow-query log names it too, and enters it into a registry,
+//! so that a test can prepare every statement on both databases.
+
+/// A statement: its name and its text, with the tokens of [`crate::db::Dialect`].
+///
+/// `{list}` stands for a list of placeholders and `{rows}` for a list of rows of
+/// placeholders; [`Statement::with_list`] and [`Statement::with_rows`] fill them in.
+#[derive(Debug, Clone, Copy)]
+pub struct Statement {
+    /// The name in the comment that opens it.
+    pub name: &'static str,
+    /// The text.
+    pub sql: &'static str,
+    /// How many placeholders a row of `{rows}` has, written out (`(?, ?)`).
+    pub row: &'static str,
+}
+
+inventory::collect!(Statement);
+
+impl Statement {
+    /// The text with `count` placeholders for `{list}`.
+    #[must_use]
+    pub fn with_list(&self, count: usize) -> String {
+        self.sql.replace("{list}", &repeat("?", count))
+    }
+
+    /// The text with `count` rows for `{rows}`.
+    #[must_use]
+    pub fn with_rows(&self, count: usize) -> String {
+        self.sql.replace("{rows}", &repeat(self.row, count))
+    }
+
+    /// Every statement of the program, in no order.
+    pub fn all() -> impl Iterator<Item = &'static Self> {
+        inventory::iter::<Self>()
+    }
+}
+
+/// `item` repeated `count` times, separated by commas.
+#[must_use]
+pub fn repeat(item: &str, count: usize) -> String {
+    let mut text = String::with_capacity((item.len() + 2) * count);
+    for index in 0..count {
+        if index > 0 {
+            text.push_str(", ");
+        }
+        text.push_str(item);
+    }
+    text
+}
+
+/// Declares a [`Statement`]: `statement!(CLAIM, "claim", "SELECT …")`, with the text of one
+/// row as a fourth argument where it has `{rows}`.
+#[macro_export]
+macro_rules! statement {
+    ($visibility:vis $name:ident, $label:literal, $sql:literal) => {
+        $crate::statement!($visibility $name, $label, $sql, "");
+    };
+    ($visibility:vis $name:ident, $label:literal, $sql:literal, $row:literal) => {
+        $visibility const $name: $crate::db::Statement = $crate::db::Statement {
+            name: $label,
+            sql: concat!("-- daymend: ", $label, "\n", $sql),
+            row: $row,
+        };
+        inventory::submit! { $name }
+    };
+}

@@ -1,0 +1,236 @@
+//! Values on their way into a statement, and rows on their way out.
+//!
+//! Dates and instants travel as text in both databases (`2026-03-15`,
+//! `2026-03-15 18:30:00.000000`): SQLite has no other type for them, and MySQL
+//! converts a text parameter once, to the type of the column it is compared with.
+
+use std::fmt;
+
+use chrono::{DateTime, NaiveDate, NaiveDateTime, Timelike, Utc};
+use sqlx::{Row as _, Type, TypeInfo, ValueRef};
+use sqlx::{mysql::MySqlRow, sqlite::SqliteRow};
+
+/// A value bound to a placeholder.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Arg {
+    /// SQL's NULL.
+    Null,
+    /// A whole number.
+    Int(i64),
+    /// Text; also dates and instants.
+    Text(String),
+}
+
+/// The text form of an instant that both databases compare rightly.
+///
+/// Without a fraction where it is zero: SQLite compares text, and `…:00` sorts before
+/// `…:00.000000`, so that a boundary written like this is right whichever way the other
+/// side wrote its own.
+#[must_use]
+pub fn instant_text(at: DateTime<Utc>) -> String {
+    if at.nanosecond() == 0 {
+        at.format("%Y-%m-%d %H:%M:%S").to_string()
+    } else {
+        at.format("%Y-%m-%d %H:%M:%S%.6f").to_string()
+    }
+}
+
+impl From<i64> for Arg {
+    fn from(value: i64) -> Self {
+        Self::Int(value)
+    }
+}
+
+impl From<u32> for Arg {
+    fn from(value: u32) -> Self {
+        Self::Int(i64::from(value))
+    }
+}
+
+impl From<usize> for Arg {
+    fn from(value: usize) -> Self {
+        Self::Int(i64::try_from(value).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<bool> for Arg {
+    fn from(value: bool) -> Self {
+        Self::Int(i64::from(value))
+    }
+}
+
+impl From<&str> for Arg {
+    fn from(value: &str) -> Self {
+        Self::Text(value.to_owned())
+    }
+}
+
+impl From<String> for Arg {
+    fn from(value: String) -> Self {
+        Self::Text(value)
+    }
+}
+
+impl From<NaiveDate> for Arg {
+    fn from(value: NaiveDate) -> Self {
+        Self::Text(value.to_string())
+    }
+}
+
+impl From<DateTime<Utc>> for Arg {
+    fn from(value: DateTime<Utc>) -> Self {
+        Self::Text(instant_text(value))
+    }
+}
+
+impl<T: Into<Self>> From<Option<T>> for Arg {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+/// The arguments of a statement: `args![1, "text", None::<i64>]`.
+#[macro_export]
+macro_rules! args {
+    ($($value:expr),* $(,)?) => {
+        vec![$($crate::db::Arg::from($value)),*]
+    };
+}
+
+/// A row of either database. Columns are read by position.
+pub enum Row {
+    /// From MySQL or MariaDB.
+    MySql(MySqlRow),
+    /// From SQLite.
+    Sqlite(SqliteRow),
+}
+
+impl fmt::Debug for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Row")
+    }
+}
+
+/// Reads a column of either row type.
+macro_rules! column {
+    ($row:expr, $index:expr, $ty:ty) => {
+        match $row {
+            Row::MySql(row) => row.try_get_unchecked::<Option<$ty>, _>($index),
+            Row::Sqlite(row) => row.try_get_unchecked::<Option<$ty>, _>($index),
+        }
+    };
+}
+
+impl Row {
+    /// The position of a named column.
+    #[must_use]
+    pub fn position(&self, name: &str) -> Option<usize> {
+        use sqlx::Column as _;
+        match self {
+            Self::MySql(row) => row.columns().iter().position(|c| c.name() == name),
+            Self::Sqlite(row) => row.columns().iter().position(|c| c.name() == name),
+        }
+    }
+
+    /// A whole number of any width and sign, or NULL.
+    pub fn int_or_null(&self, index: usize) -> Result<Option<i64>, sqlx::Error> {
+        match self {
+            Self::MySql(row) => {
+                let raw = row.try_get_raw(index)?;
+                if raw.is_null() {
+                    return Ok(None);
+                }
+                let info = raw.type_info();
+                if <u64 as Type<sqlx::MySql>>::compatible(&info) {
+                    let wide: u64 = row.try_get_unchecked(index)?;
+                    i64::try_from(wide)
+                        .map(Some)
+                        .map_err(|_| not_a(index, "a BIGINT", &wide.to_string()))
+                } else if <i64 as Type<sqlx::MySql>>::compatible(&info)
+                    || <bool as Type<sqlx::MySql>>::compatible(&info)
+                {
+                    row.try_get_unchecked(index)
+                } else {
+                    Err(not_a(index, "a whole number", info.name()))
+                }
+            }
+            Self::Sqlite(row) => {
+                let raw = row.try_get_raw(index)?;
+                if raw.is_null() {
+                    return Ok(None);
+                }
+                match raw.type_info().name() {
+                    "INTEGER" | "BOOLEAN" => row.try_get_unchecked(index),
+                    other => Err(not_a(index, "a whole number", other)),
+                }
+            }
+        }
+    }
+
+    /// A whole number; NULL is an error.
+    pub fn int(&self, index: usize) -> Result<i64, sqlx::Error> {
+        self.int_or_null(index)?.ok_or_else(|| null_in(index))
+    }
+
+    /// Text or NULL.
+    pub fn text_or_null(&self, index: usize) -> Result<Option<String>, sqlx::Error> {
+        column!(self, index, String)
+    }
+
+    /// Text; NULL is an error.
+    pub fn text(&self, index: usize) -> Result<String, sqlx::Error> {
+        self.text_or_null(index)?.ok_or_else(|| null_in(index))
+    }
+
+    /// A calendar date or NULL.
+    pub fn date_or_null(&self, index: usize) -> Result<Option<NaiveDate>, sqlx::Error> {
+        match self {
+            Self::MySql(row) => row.try_get_unchecked(index),
+            Self::Sqlite(row) => row
+                .try_get_unchecked::<Option<&str>, _>(index)?
+                .map(|text| {
+                    text.get(..10)
+                        .and_then(|date| date.parse().ok())
+                        .ok_or_else(|| not_a(index, "a date", text))
+                })
+                .transpose(),
+        }
+    }
+
+    /// A calendar date; NULL is an error.
+    pub fn date(&self, index: usize) -> Result<NaiveDate, sqlx::Error> {
+        self.date_or_null(index)?.ok_or_else(|| null_in(index))
+    }
+
+    /// A UTC instant (a DATETIME that holds UTC) or NULL.
+    pub fn instant_or_null(&self, index: usize) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+        match self {
+            Self::MySql(row) => Ok(row
+                .try_get_unchecked::<Option<NaiveDateTime>, _>(index)?
+                .map(|at| at.and_utc())),
+            Self::Sqlite(row) => row
+                .try_get_unchecked::<Option<&str>, _>(index)?
+                .map(|text| {
+                    ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f"]
+                        .iter()
+                        .find_map(|format| NaiveDateTime::parse_from_str(text, format).ok())
+                        .map(|at| at.and_utc())
+                        .ok_or_else(|| not_a(index, "a UTC date and time", text))
+                })
+                .transpose(),
+        }
+    }
+
+    /// A UTC instant; NULL is an error.
+    pub fn instant(&self, index: usize) -> Result<DateTime<Utc>, sqlx::Error> {
+        self.instant_or_null(index)?.ok_or_else(|| null_in(index))
+    }
+}
+
+fn null_in(index: usize) -> sqlx::Error {
+    sqlx::Error::Decode(format!("column {} is NULL", index + 1).into())
+}
+
+fn not_a(index: usize, wanted: &str, found: &str) -> sqlx::Error {
+    sqlx::Error::Decode(format!("column {}: expected {wanted}, found {found}", index + 1).into())
+}

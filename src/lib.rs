@@ -1,0 +1,27 @@
+//! daymend keeps a pre-aggregated table true: each (lab, calendar day) is one retriable job
+//! of a durable queue in the same database, worked off by any number of replicas.
+//!
+//! Everything that changes data is the same three steps: read what should be, read what is,
+//! write only the difference. `ARCHITECTURE.md` is the map; the modules, from the bottom up:
+//!
+//! - [`calendar`], [`rollup`], [`recompute::diff`]: what a day is, what counts, what differs. Pure.
+//! - [`db`]: MySQL, MariaDB and SQLite behind one interface.
+//! - [`recompute`]: the difference of some days of a lab, written in one transaction.
+//! - [`queue`], [`runs`]: jobs, and what asked for them.
+//! - [`worker`]: the apalis runtime that works the queue off.
+//! - [`scheduler`]: reconciles what should be enqueued with what is.
+//! - [`cli`]: one file a command.
+
+pub mod calendar;
+pub mod cli;
+pub mod clock;
+pub mod db;
+pub mod demo;
+pub mod error;
+pub mod metrics;
+pub mod queue;
+pub mod recompute;
+pub mod rollup;
+pub mod runs;
+pub mod scheduler;
+pub mod worker;

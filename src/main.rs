@@ -1,0 +1,7 @@
+//! The `daymend` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    daymend::cli::main()
+}

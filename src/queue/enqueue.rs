@@ -1,0 +1,76 @@
+//! Inserting a run's jobs.
+
+use chrono::NaiveDate;
+
+use super::{FIRST_DUE_US, JOBS_A_RUN_MAX, JobKind};
+use crate::{
+    args,
+    db::{Arg, DbError, Query, Tx},
+    statement,
+};
+
+/// How many jobs one statement inserts.
+const JOBS_A_STATEMENT: usize = 500;
+
+/// How many neighbouring days of a lab come in one turn: as many as share their reads.
+pub const DAYS_A_TURN: usize = 7;
+
+statement!(JOBS_FRONT, "jobs front",
+    "SELECT sort_key FROM daymend_jobs {force_claim}
+     WHERE kind = ? AND state = 'available' AND sort_key < ?
+     ORDER BY sort_key LIMIT 1");
+
+statement!(JOBS_INSERT, "enqueue",
+    "INSERT INTO daymend_jobs (id, kind, state, sort_key, rollup, lab_id, day, attempts_max) VALUES {rows}",
+    "(?, ?, 'available', ?, ?, ?, ?, ?)");
+
+/// What to enqueue: the days of some labs, for one run.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    /// The run that owns the jobs.
+    pub run_id: i64,
+    /// What they are for.
+    pub kind: JobKind,
+    /// The rollup.
+    pub rollup: &'a str,
+    /// Each lab with its days, oldest first.
+    pub labs: &'a [(i64, Vec<NaiveDate>)],
+    /// How many attempts each job may have.
+    pub attempts_max: u32,
+}
+
+/// Inserts the jobs, in multi-row statements, inside the caller's transaction; how many.
+///
+/// Labs take turns: the first days of every lab have the same turn, then the next days. A
+/// run that arrives later starts at the turn that is up, beside the others, neither before
+/// nor behind them.
+pub async fn enqueue(tx: &mut Tx, batch: &Batch<'_>) -> Result<u64, DbError> {
+    let front = tx.fetch_optional(&JOBS_FRONT, args![batch.kind.name(), FIRST_DUE_US]).await?;
+    let front = match front {
+        Some(row) => row.int(0).map_err(|error| DbError::new(JOBS_FRONT.name, error))?,
+        None => 0,
+    };
+    let jobs = batch.labs.iter().flat_map(|(lab_id, days)| {
+        days.iter().enumerate().map(|(place, day)| (*lab_id, *day, (place / DAYS_A_TURN) as i64))
+    });
+    let mut full = String::new();
+    let mut args: Vec<Arg> = Vec::with_capacity(JOBS_A_STATEMENT * 7);
+    let mut rows = 0;
+    let mut count: i64 = 0;
+    let mut jobs = jobs.peekable();
+    while let Some((lab_id, day, turn)) = jobs.next() {
+        let id = batch.run_id * JOBS_A_RUN_MAX + count;
+        args.extend(args![id, batch.kind.name(), front + turn, batch.rollup, lab_id, day, batch.attempts_max]);
+        rows += 1;
+        count += 1;
+        if rows < JOBS_A_STATEMENT && jobs.peek().is_some() {
+            continue;
+        }
+        if full.is_empty() || rows < JOBS_A_STATEMENT {
+            full = JOBS_INSERT.with_rows(rows);
+        }
+        tx.execute(Query::new(JOBS_INSERT.name, full.as_str()), std::mem::take(&mut args)).await?;
+        rows = 0;
+    }
+    Ok(count.unsigned_abs())
+}

@@ -1,0 +1,123 @@
+//! Leases: keeping a worker's claims alive, and rescuing those of workers that died.
+//!
+//! A worker process registers once and gets an id that no other start ever has. Its lease is
+//! one row: a heartbeat extends it for all jobs that the process holds at once. Once the
+//! lease has run out it cannot be extended: the process has to register anew, and its jobs
+//! are available to everybody.
+
+use std::time::Duration;
+
+use super::JobKind;
+use crate::{
+    args,
+    db::{Arg, Db, DbError, Mode, Query, retry},
+    statement,
+};
+
+/// How often a job may lose its worker before it counts as the reason.
+pub const LAPSES_MAX: u32 = 10;
+
+/// How many jobs one rescue statement takes.
+const JOBS_A_STATEMENT: u32 = 500;
+
+statement!(REGISTER, "register worker",
+    "INSERT INTO daymend_workers (name, version, started_at, heartbeat_at, lease_until_us)
+     VALUES (?, ?, {now}, {now}, {now_us} + ?)");
+
+statement!(HEARTBEAT, "heartbeat",
+    "UPDATE daymend_workers SET lease_until_us = {now_us} + ?, heartbeat_at = {now}
+     WHERE id = ? AND stopped_at IS NULL AND lease_until_us > {now_us}");
+
+statement!(SIGN_OFF, "sign off worker",
+    "UPDATE daymend_workers SET stopped_at = {now}, lease_until_us = {now_us} WHERE id = ? AND stopped_at IS NULL");
+
+statement!(LAPSED, "lapsed jobs",
+    "SELECT jobs.id FROM daymend_jobs AS jobs {force_claim}
+     LEFT JOIN daymend_workers AS workers
+            ON workers.id = jobs.sort_key AND workers.lease_until_us > {now_us}
+     WHERE jobs.kind = ? AND jobs.state = 'running' AND workers.id IS NULL
+     LIMIT ?");
+
+statement!(RESCUE_RECORD, "record lapse",
+    "INSERT INTO daymend_attempts (job_id, attempt, worker_id, started_at, ended_at, outcome, error)
+     SELECT id, attempt, worker_id, claimed_at, {now}, 'lapsed', 'the lease of its worker ran out'
+     FROM daymend_jobs
+     WHERE state = 'running' AND id IN ({list})
+       AND NOT EXISTS (SELECT 1 FROM daymend_workers
+                       WHERE daymend_workers.id = daymend_jobs.sort_key
+                         AND daymend_workers.lease_until_us > {now_us})");
+
+// MySQL assigns from left to right, so lapses changes last. A lapse restores the attempt, as
+// most of what a dead worker held had not been started; a job that kills its workers is
+// discarded all the same, after enough of them.
+statement!(RESCUE, "rescue",
+    "UPDATE daymend_jobs
+     SET sort_key = {now_us}, attempt = attempt - 1,
+         error = CASE WHEN lapses + 1 >= ? THEN 'its workers died while they held it, again and again'
+                      ELSE error END,
+         state = CASE WHEN lapses + 1 >= ? THEN 'discarded' ELSE 'available' END,
+         lapses = lapses + 1
+     WHERE state = 'running' AND id IN ({list})
+       AND NOT EXISTS (SELECT 1 FROM daymend_workers
+                       WHERE daymend_workers.id = daymend_jobs.sort_key
+                         AND daymend_workers.lease_until_us > {now_us})");
+
+statement!(WORKERS_ALIVE, "workers alive",
+    "SELECT COUNT(*) FROM daymend_workers WHERE lease_until_us > {now_us}");
+
+/// Registers a worker process; its id. `name` tells operators where it runs.
+pub async fn register(db: &Db, name: &str, lease: Duration) -> Result<i64, DbError> {
+    let lease_us = i64::try_from(lease.as_micros()).unwrap_or(i64::MAX);
+    let name: String = name.chars().take(255).collect();
+    let mut tx = db.begin(Mode::Write).await?;
+    let id = tx.insert(&REGISTER, args![name, env!("CARGO_PKG_VERSION"), lease_us]).await?;
+    tx.commit().await?;
+    Ok(id)
+}
+
+/// Extends the lease of everything the worker holds; false where it had run out.
+pub async fn heartbeat(db: &Db, worker_id: i64, lease: Duration) -> Result<bool, DbError> {
+    let lease_us = i64::try_from(lease.as_micros()).unwrap_or(i64::MAX);
+    let found = retry("heartbeat", || db.execute(&HEARTBEAT, args![lease_us, worker_id])).await?;
+    Ok(found == 1)
+}
+
+/// Ends the lease of a worker that stops.
+pub async fn sign_off(db: &Db, worker_id: i64) -> Result<(), DbError> {
+    retry("sign off", || db.execute(&SIGN_OFF, args![worker_id])).await.map(drop)
+}
+
+/// Makes the jobs of workers whose lease has run out available again; how many.
+pub async fn rescue(db: &Db) -> Result<u64, DbError> {
+    let mut rescued = 0;
+    for kind in JobKind::ALL {
+        let rows = db.fetch_all(&LAPSED, args![kind.name(), JOBS_A_STATEMENT]).await?;
+        if rows.is_empty() {
+            continue;
+        }
+        let ids: Vec<Arg> = rows
+            .iter()
+            .map(|row| row.int(0).map(Arg::Int))
+            .collect::<Result<_, _>>()
+            .map_err(|error| DbError::new(LAPSED.name, error))?;
+        rescued += retry("rescue", || async {
+            let mut tx = db.begin(Mode::Write).await?;
+            let record = Query::new(RESCUE_RECORD.name, RESCUE_RECORD.with_list(ids.len()));
+            tx.execute(record, ids.clone()).await?;
+            let mut args = args![LAPSES_MAX, LAPSES_MAX];
+            args.extend(ids.iter().cloned());
+            let found = tx.execute(Query::new(RESCUE.name, RESCUE.with_list(ids.len())), args).await?;
+            tx.commit().await?;
+            Ok::<_, DbError>(found)
+        })
+        .await?;
+    }
+    Ok(rescued)
+}
+
+/// How many workers have a lease that has not run out.
+pub async fn workers_alive(db: &Db) -> Result<i64, DbError> {
+    let rows = db.fetch_all(&WORKERS_ALIVE, args![]).await?;
+    let alive = rows.first().map_or(Ok(0), |row| row.int(0));
+    alive.map_err(|error| DbError::new(WORKERS_ALIVE.name, error))
+}

@@ -1,0 +1,108 @@
+//! The job queue: a state machine in SQL.
+//!
+//! A job is one (rollup, lab, day). States: `available`, `running`, `completed`, `discarded`
+//! (out of attempts), `cancelled`. Waiting for a retry is `available` with a later due time.
+//!
+//! - [`enqueue`] inserts a run's jobs, inside its caller's transaction.
+//! - [`claim`] hands jobs to a worker in one short transaction.
+//! - [`settle`] ends an attempt: completed, failed, or handed back.
+//! - [`lease`] keeps a worker's claims alive, and rescues those of workers that died.
+//!
+//! Invariants: every job is in one of the five states until it is pruned; one (lab, day)
+//! never runs twice at once (a unique key holds while a job runs); every settlement is
+//! fenced by (job, attempt, worker) and says how many jobs it found; times are the
+//! database's, never a worker's.
+//!
+//! How it fails: conflicts between transactions are retried where they occur; a worker that
+//! is gone loses its lease, and whoever rescues makes its jobs available again.
+
+pub mod claim;
+pub mod enqueue;
+pub mod lease;
+pub mod settle;
+
+use std::{fmt, str::FromStr};
+
+use chrono::NaiveDate;
+
+/// How many ids a run has for its jobs; a job's id is its run's times this, plus its place.
+pub const JOBS_A_RUN_MAX: i64 = 100_000_000;
+
+/// Sort keys from here on are moments (microseconds since 1970); smaller ones are turns.
+/// It is a moment in 2001, before any job was due.
+pub const FIRST_DUE_US: i64 = 1_000_000_000_000_000;
+
+/// What a job is for; also its priority: nightly before repairs before rebuilds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum JobKind {
+    /// Enqueued by the scheduler for days that have closed.
+    Nightly,
+    /// Asked for, some days.
+    Repair,
+    /// Asked for, a lab's whole history.
+    Rebuild,
+}
+
+impl JobKind {
+    /// By falling priority.
+    pub const ALL: [Self; 3] = [Self::Nightly, Self::Repair, Self::Rebuild];
+
+    /// The name in the database.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nightly => "nightly",
+            Self::Repair => "repair",
+            Self::Rebuild => "rebuild",
+        }
+    }
+}
+
+impl fmt::Display for JobKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for JobKind {
+    type Err = sqlx::Error;
+
+    fn from_str(name: &str) -> Result<Self, sqlx::Error> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.name() == name)
+            .ok_or_else(|| sqlx::Error::Decode(format!("unknown job kind {name:?}").into()))
+    }
+}
+
+/// The run of a job.
+#[must_use]
+pub fn run_of(job_id: i64) -> i64 {
+    job_id / JOBS_A_RUN_MAX
+}
+
+/// The ids that the jobs of a run may have, both ends included.
+#[must_use]
+pub fn ids_of(run_id: i64) -> (i64, i64) {
+    (run_id * JOBS_A_RUN_MAX, run_id * JOBS_A_RUN_MAX + JOBS_A_RUN_MAX - 1)
+}
+
+/// A claimed job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Its id.
+    pub id: i64,
+    /// What it is for.
+    pub kind: JobKind,
+    /// The name of its rollup.
+    pub rollup: String,
+    /// The lab.
+    pub lab_id: i64,
+    /// The calendar day.
+    pub day: NaiveDate,
+    /// Which attempt this is, from 1.
+    pub attempt: i64,
+    /// How many it may have.
+    pub attempts_max: i64,
+}

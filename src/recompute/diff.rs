@@ -1,0 +1,117 @@
+//! The difference between the rows that should be and the rows that are. Pure.
+
+use std::collections::HashMap;
+
+use crate::rollup::{Rollup, aggregate::Key};
+
+use super::stored::StoredRow;
+
+/// What has to change so that the stored rows equal the expected ones, in key order.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Expected rows that are not stored.
+    pub insert: Vec<(Key, u32)>,
+    /// Stored rows with the wrong count: their id, their key and the right count.
+    pub update: Vec<(i64, Key, u32)>,
+    /// Stored rows that the source does not support, or that are there twice.
+    pub delete: Vec<StoredRow>,
+}
+
+impl Difference {
+    /// Whether nothing has to change.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.insert.is_empty() && self.update.is_empty() && self.delete.is_empty()
+    }
+}
+
+/// Compares `expected`, in key order and without doubles, to `stored`.
+///
+/// Stored rows of event types that the rollup does not define are somebody else's and stay.
+/// A stored row with a NULL dimension matches nothing, so it goes.
+#[must_use]
+pub fn difference(rollup: &Rollup, expected: &[(Key, u32)], stored: Vec<StoredRow>) -> Difference {
+    let events: HashMap<&str, usize> = rollup.events.iter().enumerate().map(|(i, e)| (e.name.as_str(), i)).collect();
+    let mut found = vec![false; expected.len()];
+    let mut difference = Difference::default();
+    for row in stored {
+        let key = match (row.a, row.b, events.get(row.event.as_str())) {
+            (Some(a), Some(b), Some(event)) => Some(Key { day: row.day, a, b, event: *event }),
+            (_, _, None) if !is_ours(rollup, &row.event) => continue,
+            _ => None,
+        };
+        let place = key.and_then(|key| expected.binary_search_by_key(&key, |(key, _)| *key).ok());
+        match place {
+            Some(place) if !found[place] => {
+                found[place] = true;
+                let (key, count) = expected[place];
+                if row.count != i64::from(count) {
+                    difference.update.push((row.id, key, count));
+                }
+            }
+            _ => difference.delete.push(row),
+        }
+    }
+    difference.insert = expected
+        .iter()
+        .zip(found)
+        .filter(|(_, found)| !found)
+        .map(|(row, _)| *row)
+        .collect();
+    difference
+}
+
+/// Whether a stored event type is one of the rollup's in another spelling. Under the usual
+/// collations `Branch_Bill` takes the place of `branch_bill` in the unique key.
+fn is_ours(rollup: &Rollup, event: &str) -> bool {
+    rollup.events.iter().any(|known| known.name.eq_ignore_ascii_case(event.trim_end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::NaiveDate;
+
+    use super::*;
+    use crate::rollup::{HISTORICAL_SUMMARY, Rollups};
+
+    fn day() -> NaiveDate {
+        NaiveDate::from_ymd_opt(2026, 3, 15).unwrap()
+    }
+
+    fn key(a: i64) -> Key {
+        Key { day: day(), a, b: 0, event: 0 }
+    }
+
+    fn row(id: i64, a: Option<i64>, event: &str, count: i64) -> StoredRow {
+        StoredRow { id, day: day(), a, b: Some(0), event: event.to_owned(), count }
+    }
+
+    #[test]
+    fn each_kind_of_difference_is_found() {
+        let rollups = Rollups::load(None).unwrap();
+        let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+        let expected = [(key(1), 5), (key(2), 6), (key(3), 7)];
+        let stored = vec![
+            row(10, Some(1), "organization_bill", 5),
+            row(11, Some(2), "organization_bill", 9),
+            row(12, Some(4), "organization_bill", 1),
+            row(13, None, "organization_bill", 1),
+            row(14, Some(1), "organization_bill", 5),
+            row(15, Some(1), "Organization_Bill", 5),
+            row(16, Some(1), "somebody_elses", 5),
+        ];
+        let found = difference(rollup, &expected, stored);
+        assert_eq!(found.insert, [(key(3), 7)]);
+        assert_eq!(found.update, [(11, key(2), 6)]);
+        let deleted: Vec<_> = found.delete.iter().map(|row| row.id).collect();
+        assert_eq!(deleted, [12, 13, 14, 15]);
+    }
+
+    #[test]
+    fn equal_rows_differ_in_nothing() {
+        let rollups = Rollups::load(None).unwrap();
+        let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+        let stored = vec![row(10, Some(1), "organization_bill", 5)];
+        assert!(difference(rollup, &[(key(1), 5)], stored).is_empty());
+    }
+}

@@ -1,0 +1,139 @@
+//! Reading and writing the summary table.
+//!
+//! Table and column names come from the rollup's checked definition; every value is bound.
+
+use chrono::NaiveDate;
+
+use super::diff::Difference;
+use crate::{
+    args,
+    db::{Arg, DbError, Query, Tx, repeat},
+    rollup::{Rollup, source::Locking},
+};
+
+/// How many rows one statement writes at most: 6 parameters a row stay far below the limits
+/// of 65,535 (MySQL) and 32,766 (SQLite).
+const ROWS_A_STATEMENT_MAX: usize = 500;
+
+/// A row of the summary table, of one lab.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRow {
+    /// Its primary key.
+    pub id: i64,
+    /// The calendar day.
+    pub day: NaiveDate,
+    /// The first dimension; NULL only where a site's table allows it.
+    pub a: Option<i64>,
+    /// The second dimension; NULL only where a site's table allows it.
+    pub b: Option<i64>,
+    /// The event type.
+    pub event: String,
+    /// The count.
+    pub count: i64,
+}
+
+/// The stored rows of a lab from `first` to `last`; locked for writing where asked.
+pub(super) async fn read(
+    tx: &mut Tx,
+    rollup: &Rollup,
+    lab_id: i64,
+    (first, last): (NaiveDate, NaiveDate),
+    locking: Locking,
+) -> Result<Vec<StoredRow>, DbError> {
+    let s = &rollup.summary;
+    let lock = match locking {
+        Locking::None => "",
+        Locking::Shared => "{for_update}",
+    };
+    let sql = format!(
+        "-- daymend: read summary\nSELECT {}, {}, {}, {}, {}, {} FROM {} WHERE {} = ? AND {} BETWEEN ? AND ? {lock}",
+        s.id, s.day, s.dimension_a, s.dimension_b, s.event, s.count, s.table, s.lab, s.day,
+    );
+    let mut rows = Vec::new();
+    tx.for_each(Query::new("read summary", sql), args![lab_id, first, last], |row| {
+        rows.push(StoredRow {
+            id: row.int(0)?,
+            day: row.date(1)?,
+            a: row.int_or_null(2)?,
+            b: row.int_or_null(3)?,
+            event: row.text(4)?,
+            count: row.int_or_null(5)?.unwrap_or(-1),
+        });
+        Ok(())
+    })
+    .await?;
+    Ok(rows)
+}
+
+/// The days on which a lab has stored rows, oldest first.
+pub async fn days(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Vec<NaiveDate>, DbError> {
+    let s = &rollup.summary;
+    let sql = format!(
+        "-- daymend: summary days\nSELECT DISTINCT {} FROM {} WHERE {} = ? ORDER BY 1",
+        s.day, s.table, s.lab
+    );
+    let mut days = Vec::new();
+    tx.for_each(Query::new("summary days", sql), args![lab_id], |row| {
+        days.push(row.date(0)?);
+        Ok(())
+    })
+    .await?;
+    Ok(days)
+}
+
+/// Checks that the summary table has the columns of its definition; one line a problem.
+pub async fn check(tx: &mut Tx, rollup: &Rollup) -> Option<String> {
+    let s = &rollup.summary;
+    let columns = [
+        &s.id, &s.lab, &s.day, &s.dimension_a, &s.dimension_b, &s.event, &s.count, &s.created_at, &s.modified_at,
+    ];
+    let names: Vec<&str> = columns.iter().map(|name| name.as_str()).collect();
+    let sql = format!("SELECT {} FROM {}", names.join(", "), s.table);
+    let checked = tx.columns(Query::new(&s.table, sql)).await;
+    checked.err().map(|error| format!("rollup.toml [summary]: {}", error.source))
+}
+
+/// Carries a difference out: deletes, then updates, then inserts, each in key order and in
+/// few statements of many rows.
+pub(super) async fn write(tx: &mut Tx, rollup: &Rollup, lab_id: i64, difference: &Difference) -> Result<(), DbError> {
+    let s = &rollup.summary;
+    for rows in difference.delete.chunks(ROWS_A_STATEMENT_MAX) {
+        let sql = format!(
+            "-- daymend: delete summary rows\nDELETE FROM {} WHERE {} IN ({})",
+            s.table,
+            s.id,
+            repeat("?", rows.len())
+        );
+        let args = rows.iter().map(|row| Arg::Int(row.id)).collect();
+        tx.execute(Query::new("delete summary rows", sql), args).await?;
+    }
+    for rows in difference.update.chunks(ROWS_A_STATEMENT_MAX) {
+        let sql = format!(
+            "-- daymend: update summary rows\nUPDATE {} SET {} = CASE {}{} END, {} = {{now}} WHERE {} IN ({})",
+            s.table,
+            s.count,
+            s.id,
+            " WHEN ? THEN ?".repeat(rows.len()),
+            s.modified_at,
+            s.id,
+            repeat("?", rows.len()),
+        );
+        let cases = rows.iter().flat_map(|(id, _, count)| [Arg::Int(*id), Arg::from(*count)]);
+        let ids = rows.iter().map(|(id, _, _)| Arg::Int(*id));
+        tx.execute(Query::new("update summary rows", sql), cases.chain(ids).collect()).await?;
+    }
+    for rows in difference.insert.chunks(ROWS_A_STATEMENT_MAX) {
+        let sql = format!(
+            "-- daymend: insert summary rows\nINSERT INTO {} ({}, {}, {}, {}, {}, {}, {}, {}) VALUES {}",
+            s.table,
+            s.lab, s.day, s.dimension_a, s.dimension_b, s.event, s.count, s.created_at, s.modified_at,
+            repeat("(?, ?, ?, ?, ?, ?, {now}, {now})", rows.len()),
+        );
+        let args = rows
+            .iter()
+            .flat_map(|(key, count)| args![lab_id, key.day, key.a, key.b, rollup.events[key.event].name.as_str(), *count])
+            .collect();
+        tx.execute(Query::new("insert summary rows", sql), args).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! Rollup definitions: business rules as data.
+//!
+//! A definition is a folder of `jobs/`: `rollup.toml` names the summary table and its event
+//! types, and a few SELECTs read labs and facts. They are compiled in; `--jobs-dir` reads
+//! others from disk. [`definition`] parses and checks them, [`source`] runs the SELECTs, and
+//! [`aggregate`] counts facts into summary rows.
+//!
+//! Invariants: identifiers reach SQL only from a checked definition; what counts is decided
+//! here, from flags, never by a WHERE in SQL, so that a recompute reads and locks the facts
+//! that do not count as well.
+
+pub mod aggregate;
+pub mod definition;
+pub mod source;
+mod sql;
+
+use std::path::Path;
+
+pub use definition::{DefinitionError, load_dir};
+pub use sql::NamedSql;
+
+/// A rollup: a summary table and how its rows follow from facts.
+#[derive(Debug, Clone)]
+pub struct Rollup {
+    /// The name of its folder and of its jobs.
+    pub name: String,
+    /// The table that holds the counts.
+    pub summary: Summary,
+    /// The kinds of facts, in the order of `rollup.toml`.
+    pub facts: Vec<FactKind>,
+    /// The event types; each names the fact kind it counts by its place in `facts`.
+    pub events: Vec<EventType>,
+    /// Every lab with its time zone.
+    pub labs: NamedSql,
+    /// The first moment at or after a given one at which a lab has facts.
+    pub days: NamedSql,
+}
+
+/// The summary table and its columns; checked identifiers.
+#[derive(Debug, Clone, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "each field is the name of the column it names")]
+pub struct Summary {
+    pub table: String,
+    pub id: String,
+    pub lab: String,
+    pub day: String,
+    pub dimension_a: String,
+    pub dimension_b: String,
+    pub event: String,
+    pub count: String,
+    pub created_at: String,
+    pub modified_at: String,
+}
+
+/// A kind of facts: one SELECT that returns one row a fact.
+#[derive(Debug, Clone)]
+pub struct FactKind {
+    /// Its name in `rollup.toml`.
+    pub name: String,
+    /// The SELECT.
+    pub sql: NamedSql,
+    /// The columns that event types use, dimensions and flags alike.
+    pub columns: Vec<String>,
+}
+
+/// One event type: which facts it counts, and for which pair of dimensions.
+#[derive(Debug, Clone)]
+pub struct EventType {
+    /// What the summary's event column holds.
+    pub name: String,
+    /// Which of [`Rollup::facts`] it counts.
+    pub fact: usize,
+    /// The first dimension.
+    pub a: Dimension,
+    /// The second dimension.
+    pub b: Dimension,
+    /// The columns (places in [`FactKind::columns`]) that must hold these values.
+    pub conditions: Vec<(usize, i64)>,
+}
+
+/// Where a dimension's value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dimension {
+    /// A column of the fact, by its place in [`FactKind::columns`].
+    Column(usize),
+    /// The same number for every fact.
+    Constant(i64),
+}
+
+/// The definitions that are compiled in.
+const BUILTIN: &[(&str, &[(&str, &str)])] = &[(
+    "historical_summary",
+    &[
+        ("rollup.toml", include_str!("../../jobs/historical_summary/rollup.toml")),
+        ("labs.sql", include_str!("../../jobs/historical_summary/labs.sql")),
+        ("days.sql", include_str!("../../jobs/historical_summary/days.sql")),
+        ("bills.sql", include_str!("../../jobs/historical_summary/bills.sql")),
+        ("tests.sql", include_str!("../../jobs/historical_summary/tests.sql")),
+        ("samples.sql", include_str!("../../jobs/historical_summary/samples.sql")),
+    ],
+)];
+
+/// The name of the one rollup that migration records and the nightly run are about.
+pub const HISTORICAL_SUMMARY: &str = "historical_summary";
+
+/// All rollups this process knows.
+#[derive(Debug, Clone)]
+pub struct Rollups(Vec<Rollup>);
+
+impl Rollups {
+    /// The compiled-in definitions, or those of `jobs_dir` in their place.
+    ///
+    /// Every problem of every definition is reported, not just the first.
+    pub fn load(jobs_dir: Option<&Path>) -> Result<Self, Vec<DefinitionError>> {
+        let loaded: Vec<Result<Rollup, Vec<DefinitionError>>> = match jobs_dir {
+            Some(dir) => load_dir(dir),
+            None => BUILTIN
+                .iter()
+                .map(|(name, files)| {
+                    definition::parse(Path::new(name), |file| {
+                        files
+                            .iter()
+                            .find(|(known, _)| *known == file)
+                            .map(|(_, text)| (*text).to_owned())
+                            .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))
+                    })
+                })
+                .collect(),
+        };
+        let mut rollups = Vec::new();
+        let mut errors = Vec::new();
+        for result in loaded {
+            match result {
+                Ok(rollup) => rollups.push(rollup),
+                Err(found) => errors.extend(found),
+            }
+        }
+        if errors.is_empty() { Ok(Self(rollups)) } else { Err(errors) }
+    }
+
+    /// The rollup of that name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Rollup> {
+        self.0.iter().find(|rollup| rollup.name == name)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Rollup> {
+        self.0.iter()
+    }
+}

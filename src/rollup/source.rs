@@ -1,0 +1,209 @@
+//! Running a rollup's SELECTs.
+
+use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+
+use super::{
+    NamedSql, Rollup,
+    aggregate::{Counts, DaySpan},
+};
+use crate::{
+    calendar::{self, Zone, ZoneError},
+    db::{Arg, DbError, Query, Row, Tx},
+};
+
+/// A lab as the source has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lab {
+    /// Its id.
+    pub id: i64,
+    /// The name of its time zone, unchecked.
+    pub time_zone: Option<String>,
+    /// Whether the nightly run keeps its summary.
+    pub enabled: bool,
+}
+
+impl Lab {
+    /// Its time zone.
+    pub fn zone(&self) -> Result<Zone, ZoneError> {
+        Zone::parse(self.time_zone.as_deref())
+    }
+
+    fn from_row(row: &Row, columns: [usize; 3]) -> Result<Self, sqlx::Error> {
+        let [id, time_zone, enabled] = columns;
+        Ok(Self {
+            id: row.int(id)?,
+            time_zone: row.text_or_null(time_zone)?,
+            enabled: row.int_or_null(enabled)?.unwrap_or(0) != 0,
+        })
+    }
+}
+
+/// Whether facts are locked against change until the transaction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locking {
+    /// No locks: the caller reads from a snapshot.
+    None,
+    /// A shared lock on every row that is read, counted or not.
+    Shared,
+}
+
+/// The earliest moment that a DATETIME can hold.
+const EARLIEST: NaiveDateTime = NaiveDate::from_ymd_opt(1000, 1, 1)
+    .expect("a date")
+    .and_time(chrono::NaiveTime::MIN);
+
+/// All labs, by id.
+pub async fn labs(tx: &mut Tx, rollup: &Rollup) -> Result<Vec<Lab>, DbError> {
+    read_labs(tx, rollup, rollup.labs.text.clone(), Vec::new()).await
+}
+
+/// One lab; none where there is no such lab.
+pub async fn lab(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Option<Lab>, DbError> {
+    // Both databases merge this into labs.sql and find the lab by its key.
+    let sql = format!("SELECT * FROM (\n{}\n) AS labs_sql WHERE lab_id = ?", rollup.labs.text);
+    Ok(read_labs(tx, rollup, sql, vec![lab_id.into()]).await?.pop())
+}
+
+async fn read_labs(tx: &mut Tx, rollup: &Rollup, sql: String, args: Vec<Arg>) -> Result<Vec<Lab>, DbError> {
+    let file = &rollup.labs.file;
+    let mut labs = Vec::new();
+    let mut columns = None;
+    tx.for_each(Query::new(file, sql), args, |row| {
+        let at = match columns {
+            Some(at) => at,
+            None => *columns.insert(positions(&row, ["lab_id", "time_zone", "enabled"])?),
+        };
+        labs.push(Lab::from_row(&row, at)?);
+        Ok(())
+    })
+    .await?;
+    labs.sort_unstable_by_key(|lab| lab.id);
+    Ok(labs)
+}
+
+/// The first moment at which the lab has facts.
+pub async fn first_fact(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Option<DateTime<Utc>>, DbError> {
+    next_fact(tx, rollup, lab_id, EARLIEST.and_utc()).await
+}
+
+/// The first moment at or after `from` at which the lab has facts.
+pub async fn next_fact(
+    tx: &mut Tx,
+    rollup: &Rollup,
+    lab_id: i64,
+    from: DateTime<Utc>,
+) -> Result<Option<DateTime<Utc>>, DbError> {
+    let args = rollup.days.bind(|name| if name == "from" { from.into() } else { lab_id.into() });
+    let row = tx.fetch_optional(query(&rollup.days), args).await?;
+    row.map_or(Ok(None), |row| row.instant_or_null(0))
+        .map_err(|error| DbError::new(&rollup.days.file, error))
+}
+
+/// The days up to `last` on which the lab has facts, oldest first.
+///
+/// Jumps from day to day, so that the empty years after a bill from 1970 cost nothing.
+pub async fn days_with_facts(
+    tx: &mut Tx,
+    rollup: &Rollup,
+    lab_id: i64,
+    zone: Zone,
+    last: NaiveDate,
+) -> Result<Vec<NaiveDate>, DbError> {
+    let mut days = Vec::new();
+    let mut from = EARLIEST.and_utc();
+    while let Some(at) = next_fact(tx, rollup, lab_id, from).await? {
+        let day = zone.date_of(at);
+        if day > last {
+            break;
+        }
+        days.push(day);
+        from = zone.first_instant(calendar::next(day));
+    }
+    Ok(days)
+}
+
+/// Counts all facts of a lab's days.
+pub async fn count_facts<'a>(
+    tx: &mut Tx,
+    rollup: &'a Rollup,
+    lab_id: i64,
+    days: &'a DaySpan,
+    locking: Locking,
+) -> Result<Counts<'a>, DbError> {
+    let mut counts = Counts::new(rollup, days);
+    let interval = days.interval();
+    if interval.is_empty() {
+        return Ok(counts);
+    }
+    let value = |name: &str| match name {
+        "lab_id" => lab_id.into(),
+        "from" => interval.from.into(),
+        _ => interval.until.into(),
+    };
+    for (index, fact) in rollup.facts.iter().enumerate() {
+        let mut sql = fact.sql.text.clone();
+        if locking == Locking::Shared {
+            sql.push_str("\n{share}");
+        }
+        let mut columns = Vec::new();
+        let mut values = vec![None; fact.columns.len()];
+        let mut bill_time = 0;
+        tx.for_each(Query::new(&fact.sql.file, sql), fact.sql.bind(value), |row| {
+            if columns.is_empty() {
+                [bill_time] = positions(&row, ["bill_time"])?;
+                columns = fact
+                    .columns
+                    .iter()
+                    .map(|name| positions(&row, [name]).map(|[at]| at))
+                    .collect::<Result<_, _>>()?;
+            }
+            for (value, column) in values.iter_mut().zip(&columns) {
+                *value = row.int_or_null(*column)?;
+            }
+            counts.add(index, row.instant(bill_time)?, &values);
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(counts)
+}
+
+/// Prepares every SELECT on the database, and checks that it returns the columns used.
+///
+/// One line a problem.
+pub async fn check(tx: &mut Tx, rollup: &Rollup) -> Vec<String> {
+    let mut problems = Vec::new();
+    let fixed = [
+        (&rollup.labs, vec!["lab_id", "time_zone", "enabled"]),
+        (&rollup.days, vec![]),
+    ];
+    let facts = rollup.facts.iter().map(|fact| {
+        let mut columns = vec!["bill_time"];
+        columns.extend(fact.columns.iter().map(String::as_str));
+        (&fact.sql, columns)
+    });
+    for (sql, columns) in fixed.into_iter().chain(facts) {
+        match tx.columns(query(sql)).await {
+            Err(error) => problems.push(format!("{}: {}", sql.file, error.source)),
+            Ok(found) => problems.extend(
+                columns
+                    .iter()
+                    .filter(|name| !found.iter().any(|known| known == *name))
+                    .map(|name| format!("{}: the column {name} is missing from its result", sql.file)),
+            ),
+        }
+    }
+    problems
+}
+
+fn query(sql: &NamedSql) -> Query<'_> {
+    Query::new(&sql.file, sql.text.as_str())
+}
+
+fn positions<const N: usize>(row: &Row, names: [&str; N]) -> Result<[usize; N], sqlx::Error> {
+    let mut at = [0; N];
+    for (at, name) in at.iter_mut().zip(names) {
+        *at = row.position(name).ok_or_else(|| sqlx::Error::ColumnNotFound(name.to_owned()))?;
+    }
+    Ok(at)
+}

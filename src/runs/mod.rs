@@ -1,0 +1,404 @@
+//! Runs: what somebody or something asked for.
+//!
+//! A run owns its jobs, says who asked and why, and closes when none of them is open:
+//! `completed`, `failed` (some were discarded) or `cancelled`. Its progress is counted from
+//! the states of its jobs, at one moment, never kept beside them, so that no retry and no
+//! crash can make it wrong. `operation_event_log` gets a row when it starts and one when it
+//! ends, in the transactions that start and end it.
+
+pub mod records;
+
+use chrono::{DateTime, NaiveDate, Utc};
+
+use crate::{
+    args,
+    db::{Db, DbError, Mode, Row, Tx, retry},
+    queue::{
+        JobKind,
+        enqueue::{self, Batch},
+        ids_of,
+    },
+    statement,
+};
+
+statement!(RUN_INSERT, "insert run",
+    "INSERT INTO daymend_runs (rollup, kind, state, reason, requested_by, time_zone, lab_id,
+                               first_day, last_day, as_of, event_name, created_at)
+     VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, '', {now})");
+
+statement!(RUN_NAME, "name run", "UPDATE daymend_runs SET event_name = ? WHERE id = ?");
+
+statement!(EVENT_LOG, "event log",
+    "INSERT INTO operation_event_log (event_name, status, created_at) VALUES (?, ?, {now})");
+
+statement!(RUN_SHOW, "show run",
+    "SELECT id, rollup, kind, state, reason, requested_by, time_zone, lab_id, first_day, last_day, as_of,
+            event_name, created_at, finished_at
+     FROM daymend_runs WHERE id = ?");
+
+statement!(RUNS_LIST, "list runs",
+    "SELECT id, rollup, kind, state, reason, requested_by, time_zone, lab_id, first_day, last_day, as_of,
+            event_name, created_at, finished_at
+     FROM daymend_runs ORDER BY id DESC LIMIT ?");
+
+statement!(RUNS_OPEN, "open runs",
+    "SELECT id, rollup, kind, state, reason, requested_by, time_zone, lab_id, first_day, last_day, as_of,
+            event_name, created_at, finished_at
+     FROM daymend_runs WHERE state = 'running' ORDER BY id");
+
+statement!(RUN_LOCK, "lock run", "SELECT state FROM daymend_runs WHERE id = ? {for_update}");
+
+statement!(RUN_END, "end run",
+    "UPDATE daymend_runs SET state = ?, finished_at = {now} WHERE id = ? AND state = 'running'");
+
+statement!(RUN_PROGRESS, "run progress",
+    "SELECT state, COUNT(*), CAST(COALESCE(SUM(rows_inserted), 0) AS SIGNED),
+            CAST(COALESCE(SUM(rows_updated), 0) AS SIGNED), CAST(COALESCE(SUM(rows_deleted), 0) AS SIGNED)
+     FROM daymend_jobs WHERE id BETWEEN ? AND ? GROUP BY state");
+
+statement!(RUN_DISCARDED, "discarded jobs of run",
+    "SELECT id, lab_id, day, error FROM daymend_jobs
+     WHERE id BETWEEN ? AND ? AND state = 'discarded' ORDER BY id LIMIT ?");
+
+statement!(RUN_CANCEL_JOBS, "cancel jobs of run",
+    "UPDATE daymend_jobs SET state = 'cancelled', sort_key = {now_us}
+     WHERE id BETWEEN ? AND ? AND state IN ('available', 'running')");
+
+/// What a run is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunState {
+    /// Some of its jobs are open.
+    Running,
+    /// All of its jobs completed.
+    Completed,
+    /// Some of its jobs were discarded.
+    Failed,
+    /// Somebody cancelled it.
+    Cancelled,
+}
+
+impl RunState {
+    /// The name in the database.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    fn parse(name: &str) -> Result<Self, sqlx::Error> {
+        [Self::Running, Self::Completed, Self::Failed, Self::Cancelled]
+            .into_iter()
+            .find(|state| state.name() == name)
+            .ok_or_else(|| sqlx::Error::Decode(format!("unknown run state {name:?}").into()))
+    }
+}
+
+/// A run.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Run {
+    /// Its id.
+    pub id: i64,
+    /// The rollup it recomputes.
+    pub rollup: String,
+    /// What it is for.
+    pub kind: JobKind,
+    /// Where it stands.
+    pub state: RunState,
+    /// Why it is there, for operators.
+    pub reason: String,
+    /// Who asked for it.
+    pub requested_by: String,
+    /// The time zone of a nightly run.
+    pub time_zone: Option<String>,
+    /// The lab of a rebuild.
+    pub lab_id: Option<i64>,
+    /// The earliest day of its jobs.
+    pub first_day: Option<NaiveDate>,
+    /// The latest day of its jobs.
+    pub last_day: Option<NaiveDate>,
+    /// What the time was for whoever enqueued it.
+    pub as_of: DateTime<Utc>,
+    /// Its name in `operation_event_log`.
+    pub event_name: String,
+    /// When it was enqueued.
+    pub created_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+impl Run {
+    fn from_row(row: &Row) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            id: row.int(0)?,
+            rollup: row.text(1)?,
+            kind: row.text(2)?.parse()?,
+            state: RunState::parse(&row.text(3)?)?,
+            reason: row.text(4)?,
+            requested_by: row.text(5)?,
+            time_zone: row.text_or_null(6)?,
+            lab_id: row.int_or_null(7)?,
+            first_day: row.date_or_null(8)?,
+            last_day: row.date_or_null(9)?,
+            as_of: row.instant(10)?,
+            event_name: row.text(11)?,
+            created_at: row.instant(12)?,
+            finished_at: row.instant_or_null(13)?,
+        })
+    }
+}
+
+/// How many jobs of a run are in each state, and what they wrote, at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Progress {
+    /// Waiting for a worker, or for another attempt.
+    pub available: u64,
+    /// With a worker.
+    pub running: u64,
+    /// Done.
+    pub completed: u64,
+    /// Out of attempts.
+    pub discarded: u64,
+    /// Cancelled.
+    pub cancelled: u64,
+    /// Summary rows that were missing and have been written.
+    pub rows_inserted: u64,
+    /// Summary rows whose count was wrong and has been corrected.
+    pub rows_updated: u64,
+    /// Summary rows without support in the source that have been deleted.
+    pub rows_deleted: u64,
+}
+
+impl Progress {
+    /// All jobs.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.available + self.running + self.completed + self.discarded + self.cancelled
+    }
+
+    /// Jobs that have not ended.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        self.available + self.running
+    }
+
+    /// Jobs that have ended.
+    #[must_use]
+    pub fn ended(&self) -> u64 {
+        self.total() - self.open()
+    }
+
+    /// Summary rows written, of all kinds.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.rows_inserted + self.rows_updated + self.rows_deleted
+    }
+}
+
+/// What is wanted of a new run.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// The rollup.
+    pub rollup: String,
+    /// What it is for.
+    pub kind: JobKind,
+    /// Why, for operators; at most 255 characters.
+    pub reason: String,
+    /// Who asks; at most 100 characters.
+    pub requested_by: String,
+    /// The time zone of a nightly run.
+    pub time_zone: Option<String>,
+    /// The lab of a rebuild.
+    pub lab_id: Option<i64>,
+    /// What the time is.
+    pub as_of: DateTime<Utc>,
+    /// Each lab with its days, oldest first.
+    pub labs: Vec<(i64, Vec<NaiveDate>)>,
+    /// How many attempts each job may have.
+    pub attempts_max: u32,
+}
+
+impl NewRun {
+    /// How many jobs it would have.
+    #[must_use]
+    pub fn jobs(&self) -> usize {
+        self.labs.iter().map(|(_, days)| days.len()).sum()
+    }
+
+    fn event_name(&self, id: i64) -> String {
+        let name = match self.kind {
+            JobKind::Nightly => "Nightly-Operation-Summary",
+            JobKind::Repair => "Nightly-Operation-Summary-Repair",
+            JobKind::Rebuild => "Historical-Summary-Rebuild",
+        };
+        let name = format!("{name} run {id}: {}", self.reason);
+        name.chars().take(255).collect()
+    }
+}
+
+/// Inserts a run with its jobs and its STARTED, inside the caller's transaction; its id.
+pub async fn create(tx: &mut Tx, new: &NewRun) -> Result<i64, DbError> {
+    let days = || new.labs.iter().flat_map(|(_, days)| days);
+    let id = tx
+        .insert(
+            &RUN_INSERT,
+            args![
+                new.rollup.as_str(),
+                new.kind.name(),
+                new.reason.chars().take(255).collect::<String>(),
+                new.requested_by.chars().take(100).collect::<String>(),
+                new.time_zone.as_deref(),
+                new.lab_id,
+                days().min().copied(),
+                days().max().copied(),
+                new.as_of,
+            ],
+        )
+        .await?;
+    let event_name = new.event_name(id);
+    tx.execute(&RUN_NAME, args![event_name.as_str(), id]).await?;
+    tx.execute(&EVENT_LOG, args![event_name, "STARTED"]).await?;
+    let batch = Batch {
+        run_id: id,
+        kind: new.kind,
+        rollup: &new.rollup,
+        labs: &new.labs,
+        attempts_max: new.attempts_max,
+    };
+    enqueue::enqueue(tx, &batch).await?;
+    Ok(id)
+}
+
+/// One run; none where there is no such run.
+pub async fn get(tx: &mut Tx, id: i64) -> Result<Option<Run>, DbError> {
+    let row = tx.fetch_optional(&RUN_SHOW, args![id]).await?;
+    row.as_ref().map(Run::from_row).transpose().map_err(|error| DbError::new(RUN_SHOW.name, error))
+}
+
+/// The latest runs, newest first.
+pub async fn list(db: &Db, limit: u32) -> Result<Vec<Run>, DbError> {
+    let rows = db.fetch_all(&RUNS_LIST, args![limit]).await?;
+    rows.iter().map(Run::from_row).collect::<Result<_, _>>().map_err(|error| DbError::new(RUNS_LIST.name, error))
+}
+
+/// The runs that have not closed, oldest first.
+pub async fn open(db: &Db) -> Result<Vec<Run>, DbError> {
+    let rows = db.fetch_all(&RUNS_OPEN, args![]).await?;
+    rows.iter().map(Run::from_row).collect::<Result<_, _>>().map_err(|error| DbError::new(RUNS_OPEN.name, error))
+}
+
+/// Counts a run's jobs.
+pub async fn progress(tx: &mut Tx, id: i64) -> Result<Progress, DbError> {
+    let (first, last) = ids_of(id);
+    let mut progress = Progress::default();
+    tx.for_each(&RUN_PROGRESS, args![first, last], |row| {
+        let number = |column| row.int(column).map(i64::unsigned_abs);
+        let jobs = number(1)?;
+        match row.text(0)?.as_str() {
+            "available" => progress.available = jobs,
+            "running" => progress.running = jobs,
+            "completed" => progress.completed = jobs,
+            "discarded" => progress.discarded = jobs,
+            _ => progress.cancelled = jobs,
+        }
+        progress.rows_inserted += number(2)?;
+        progress.rows_updated += number(3)?;
+        progress.rows_deleted += number(4)?;
+        Ok(())
+    })
+    .await?;
+    Ok(progress)
+}
+
+/// A job that was discarded.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Discarded {
+    /// Its id.
+    pub job_id: i64,
+    /// The lab.
+    pub lab_id: i64,
+    /// The day.
+    pub day: NaiveDate,
+    /// Why.
+    pub error: Option<String>,
+}
+
+/// The first discarded jobs of a run.
+pub async fn discarded(tx: &mut Tx, id: i64, limit: u32) -> Result<Vec<Discarded>, DbError> {
+    let (first, last) = ids_of(id);
+    let mut jobs = Vec::new();
+    tx.for_each(&RUN_DISCARDED, args![first, last, limit], |row| {
+        jobs.push(Discarded {
+            job_id: row.int(0)?,
+            lab_id: row.int(1)?,
+            day: row.date(2)?,
+            error: row.text_or_null(3)?,
+        });
+        Ok(())
+    })
+    .await?;
+    Ok(jobs)
+}
+
+/// Closes a run whose jobs have all ended; the state it ended in, where this call closed it.
+///
+/// The run's row is locked before its jobs are counted, so that a retry that re-opens some of
+/// them comes either before the count or after the close. The migration
+/// records that it carries out are brought up to date in the same transaction.
+pub async fn close(db: &Db, id: i64) -> Result<Option<(RunState, Progress)>, DbError> {
+    retry("close run", || async {
+        let mut tx = db.begin(Mode::Write).await?;
+        let Some(run) = lock_running(&mut tx, id).await? else {
+            return Ok(None);
+        };
+        let progress = progress(&mut tx, id).await?;
+        if progress.open() > 0 {
+            return Ok(None);
+        }
+        let state = if progress.discarded > 0 { RunState::Failed } else { RunState::Completed };
+        end(&mut tx, &run, state, &progress).await?;
+        tx.commit().await?;
+        Ok(Some((state, progress)))
+    })
+    .await
+}
+
+/// Cancels a run: its open jobs will not run, and what runs just now cannot complete.
+///
+/// Returns how many jobs were cancelled; none where the run is not running.
+pub async fn cancel(db: &Db, id: i64) -> Result<Option<u64>, DbError> {
+    retry("cancel run", || async {
+        let mut tx = db.begin(Mode::Write).await?;
+        let Some(run) = lock_running(&mut tx, id).await? else {
+            return Ok(None);
+        };
+        let (first, last) = ids_of(id);
+        let jobs = tx.execute(&RUN_CANCEL_JOBS, args![first, last]).await?;
+        let progress = progress(&mut tx, id).await?;
+        end(&mut tx, &run, RunState::Cancelled, &progress).await?;
+        tx.commit().await?;
+        Ok(Some(jobs))
+    })
+    .await
+}
+
+async fn lock_running(tx: &mut Tx, id: i64) -> Result<Option<Run>, DbError> {
+    let Some(row) = tx.fetch_optional(&RUN_LOCK, args![id]).await? else {
+        return Ok(None);
+    };
+    let state = row.text(0).and_then(|name| RunState::parse(&name));
+    if state.map_err(|error| DbError::new(RUN_LOCK.name, error))? != RunState::Running {
+        return Ok(None);
+    }
+    get(tx, id).await
+}
+
+async fn end(tx: &mut Tx, run: &Run, state: RunState, progress: &Progress) -> Result<(), DbError> {
+    tx.execute(&RUN_END, args![state.name(), run.id]).await?;
+    tx.execute(&EVENT_LOG, args![run.event_name.as_str(), state.name().to_uppercase()]).await?;
+    records::run_ended(tx, run, state, progress).await
+}

@@ -1,0 +1,124 @@
+//! The lab system's migration records, kept true to the runs that carry them out.
+//!
+//! `crelio_data_migrations` is how the Support Dashboard asks for a rebuild and watches it.
+//! A record is only written while it is ours (`is_scheduled = 0`): set to Pending once more,
+//! it is a new request.
+
+use chrono::NaiveDate;
+
+use super::{Progress, Run, RunState};
+use crate::{
+    args,
+    db::{DbError, Tx},
+    statement,
+};
+
+/// The `migration_type` of the records that ask for a rebuild.
+pub const MIGRATION_TYPE: &str = "HISTORICAL_SUMMARY";
+
+statement!(PENDING, "pending migrations",
+    "SELECT id, lab_id, initiated_by_id FROM crelio_data_migrations
+     WHERE migration_type = ? AND is_scheduled = 1 AND job_status = 'Pending' ORDER BY id");
+
+statement!(TAKE, "take migration",
+    "UPDATE crelio_data_migrations
+     SET is_scheduled = 0, job_status = ?, start_date = ?, end_date = ?, time_taken = 0, modified_at = {now}
+     WHERE id = ? AND migration_type = ? AND is_scheduled = 1 AND job_status = 'Pending'");
+
+statement!(LINK, "link migration", "REPLACE INTO daymend_migrations (migration_id, run_id) VALUES (?, ?)");
+
+statement!(REFRESH, "refresh migrations",
+    "UPDATE crelio_data_migrations SET job_status = ?, time_taken = ?, modified_at = {now}
+     WHERE is_scheduled = 0 AND job_status <> ?
+       AND id IN (SELECT migration_id FROM daymend_migrations WHERE run_id = ?)");
+
+statement!(LINKED, "linked migrations",
+    "SELECT COUNT(*), COUNT(records.id)
+     FROM daymend_migrations AS links LEFT JOIN crelio_data_migrations AS records ON records.id = links.migration_id
+     WHERE links.run_id = ?");
+
+statement!(REQUEST, "request migration",
+    "INSERT INTO crelio_data_migrations
+         (lab_id, is_scheduled, job_status, initiated_by_id, migration_type, created_at, modified_at)
+     VALUES (?, 1, 'Pending', ?, ?, {now}, {now})");
+
+statement!(NOW, "now", "SELECT {now}");
+
+/// A record that waits to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pending {
+    /// Its id.
+    pub id: i64,
+    /// The lab to rebuild.
+    pub lab_id: i64,
+    /// Who asked, by the lab system's id.
+    pub initiated_by: i64,
+}
+
+/// The records that ask for a rebuild, oldest first.
+pub async fn pending(tx: &mut Tx) -> Result<Vec<Pending>, DbError> {
+    let mut pending = Vec::new();
+    tx.for_each(&PENDING, args![MIGRATION_TYPE], |row| {
+        pending.push(Pending { id: row.int(0)?, lab_id: row.int(1)?, initiated_by: row.int(2)? });
+        Ok(())
+    })
+    .await?;
+    Ok(pending)
+}
+
+/// Inserts a record that asks for a rebuild of a lab; its id.
+pub async fn request(tx: &mut Tx, lab_id: i64, initiated_by: i64) -> Result<i64, DbError> {
+    tx.insert(&REQUEST, args![lab_id, initiated_by, MIGRATION_TYPE]).await
+}
+
+/// Takes a pending record by compare-and-set; false where somebody else was faster.
+pub async fn take(
+    tx: &mut Tx,
+    id: i64,
+    status: &str,
+    (first, last): (Option<NaiveDate>, Option<NaiveDate>),
+) -> Result<bool, DbError> {
+    let found = tx.execute(&TAKE, args![status, first, last, id, MIGRATION_TYPE]).await?;
+    Ok(found == 1)
+}
+
+/// Remembers that `run_id` carries out the record.
+pub async fn link(tx: &mut Tx, id: i64, run_id: i64) -> Result<(), DbError> {
+    tx.execute(&LINK, args![id, run_id]).await.map(drop)
+}
+
+/// Whether a run carries out records, all of which have disappeared.
+pub async fn disappeared(tx: &mut Tx, run_id: i64) -> Result<bool, DbError> {
+    let row = tx.fetch_one(&LINKED, args![run_id]).await?;
+    let named = |error| DbError::new(LINKED.name, error);
+    Ok(row.int(0).map_err(named)? > 0 && row.int(1).map_err(named)? == 0)
+}
+
+/// What a record of a run says while it runs.
+#[must_use]
+pub fn running_status(progress: &Progress) -> String {
+    format!("Running ({}/{})", progress.ended(), progress.total())
+}
+
+/// Brings the records of a running run up to date.
+pub async fn refresh(tx: &mut Tx, run: &Run, progress: &Progress) -> Result<(), DbError> {
+    set_status(tx, run, &running_status(progress)).await
+}
+
+/// Closes the records of a run that has ended.
+pub async fn run_ended(tx: &mut Tx, run: &Run, state: RunState, progress: &Progress) -> Result<(), DbError> {
+    let status = match state {
+        RunState::Running => running_status(progress),
+        RunState::Completed => "Completed".to_owned(),
+        RunState::Failed => format!("Failed ({} of {} days)", progress.discarded, progress.total()),
+        RunState::Cancelled => "Cancelled".to_owned(),
+    };
+    set_status(tx, run, &status).await
+}
+
+async fn set_status(tx: &mut Tx, run: &Run, status: &str) -> Result<(), DbError> {
+    let row = tx.fetch_one(&NOW, args![]).await?;
+    let now = row.instant(0).map_err(|error| DbError::new(NOW.name, error))?;
+    let seconds = (now - run.created_at).num_seconds().max(0);
+    tx.execute(&REFRESH, args![status, seconds, status, run.id]).await.map(drop)
+}

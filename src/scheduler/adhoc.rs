@@ -1,0 +1,167 @@
+//! What an operator asks for: the repair of some days.
+//!
+//! A request becomes a plan first, which `--dry-run` prints and which is otherwise enqueued.
+//! Labs that were named have to fit the request, or nothing is enqueued; where all enabled
+//! labs are meant, those that do not fit are left out, and said so.
+
+use chrono::{DateTime, NaiveDate, Utc};
+
+use crate::{
+    db::{Db, DbError, Mode, Tx, retry},
+    queue::JobKind,
+    rollup::{
+        Rollup,
+        source::{self, Lab},
+    },
+    runs::{self, NewRun},
+};
+
+/// Which days to repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Days {
+    /// These calendar days of each lab, both ends included.
+    Range(NaiveDate, NaiveDate),
+    /// Of each lab what was yesterday at this moment.
+    YesterdayAt(DateTime<Utc>),
+}
+
+/// The days to repair of each lab, and the labs left out with the reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Plan {
+    /// Each lab with its days, oldest first.
+    pub labs: Vec<(i64, Vec<NaiveDate>)>,
+    /// Labs that are left out.
+    pub left_out: Vec<(i64, String)>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The request does not fit a lab that was named.
+    #[error("{0}")]
+    Refused(String),
+    /// No lab fits the request.
+    #[error("no lab can be repaired: {0}")]
+    NoLab(String),
+    /// The database.
+    #[error("cannot plan the repair")]
+    Database(#[from] DbError),
+}
+
+/// Plans a repair of `labs`, or of all enabled labs where none is named.
+pub async fn plan(
+    db: &Db,
+    rollup: &Rollup,
+    labs: &[i64],
+    days: Days,
+    now: DateTime<Utc>,
+) -> Result<Plan, PlanError> {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let known = source::labs(&mut tx, rollup).await?;
+    let mut plan = Plan::default();
+    if labs.is_empty() {
+        for lab in known.iter().filter(|lab| lab.enabled) {
+            match days_of(&mut tx, rollup, lab, days, now).await? {
+                Ok(days) => plan.labs.push((lab.id, days)),
+                Err(why) => plan.left_out.push((lab.id, why)),
+            }
+        }
+        if plan.labs.is_empty() {
+            let why = plan.left_out.iter().map(|(lab, why)| format!("lab {lab}: {why}")).collect::<Vec<_>>();
+            let why = if why.is_empty() { "none is enabled".to_owned() } else { why.join("; ") };
+            return Err(PlanError::NoLab(why));
+        }
+    } else {
+        for id in labs {
+            let Some(lab) = known.iter().find(|lab| lab.id == *id) else {
+                return Err(PlanError::Refused(format!("lab {id} does not exist")));
+            };
+            match days_of(&mut tx, rollup, lab, days, now).await? {
+                Ok(_) if plan.labs.iter().any(|(known, _)| known == id) => {}
+                Ok(days) => plan.labs.push((*id, days)),
+                Err(why) => return Err(PlanError::Refused(format!("lab {id}: {why}"))),
+            }
+        }
+    }
+    Ok(plan)
+}
+
+async fn days_of(
+    tx: &mut Tx,
+    rollup: &Rollup,
+    lab: &Lab,
+    days: Days,
+    now: DateTime<Utc>,
+) -> Result<Result<Vec<NaiveDate>, String>, DbError> {
+    let zone = match lab.zone() {
+        Ok(zone) => zone,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let (first, last) = match days {
+        Days::Range(first, last) => (first, last),
+        Days::YesterdayAt(at) => {
+            let day = zone.yesterday(at);
+            (day, day)
+        }
+    };
+    let yesterday = zone.yesterday(now);
+    if last > yesterday {
+        return Ok(Err(format!("{last} is not over yet (its last closed day is {yesterday}, in {})", zone.name())));
+    }
+    let Some(bill) = source::first_fact(tx, rollup, lab.id).await? else {
+        return Ok(Err("it has no bills".to_owned()));
+    };
+    let bill = zone.date_of(bill);
+    if first < bill {
+        return Ok(Err(format!("{first} is before its first bill ({bill}); a rebuild covers all of its history")));
+    }
+    let days: Vec<_> = zone.dates(first, last).collect();
+    if days.is_empty() {
+        return Ok(Err(format!("{} does not exist in {}", span(first, last), zone.name())));
+    }
+    Ok(Ok(days))
+}
+
+/// Enqueues a plan as one repair run; its id.
+pub async fn enqueue(
+    db: &Db,
+    rollup: &Rollup,
+    plan: &Plan,
+    requested_by: &str,
+    now: DateTime<Utc>,
+    attempts_max: u32,
+) -> Result<i64, DbError> {
+    let days = || plan.labs.iter().flat_map(|(_, days)| days);
+    let span = match (days().min(), days().max()) {
+        (Some(first), Some(last)) => span(*first, *last),
+        _ => "no day".to_owned(),
+    };
+    let labs = match plan.labs.as_slice() {
+        [(lab, _)] => format!("lab {lab}"),
+        labs => format!("{} labs", labs.len()),
+    };
+    let run = NewRun {
+        rollup: rollup.name.clone(),
+        kind: JobKind::Repair,
+        reason: format!("repair of {labs}, {span}"),
+        requested_by: requested_by.to_owned(),
+        time_zone: None,
+        lab_id: None,
+        as_of: now,
+        labs: plan.labs.clone(),
+        attempts_max,
+    };
+    retry("enqueue repair", || async {
+        let mut tx = db.begin(Mode::Write).await?;
+        let id = runs::create(&mut tx, &run).await?;
+        tx.commit().await?;
+        Ok(id)
+    })
+    .await
+}
+
+/// `2026-03-15`, or `2026-03-09 to 2026-03-15`.
+#[must_use]
+pub fn span(first: NaiveDate, last: NaiveDate) -> String {
+    if first == last { first.to_string() } else { format!("{first} to {last}") }
+}

@@ -1,0 +1,143 @@
+//! Migration records become rebuild runs.
+//!
+//! A pending record is taken by a compare-and-set, in the transaction that enqueues its run:
+//! of two schedulers one finds it taken. All pending records of a lab share one run. A record
+//! that cannot be carried out is closed with the reason, and stops no other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, NaiveDate, Utc};
+
+use super::{Config, Report};
+use crate::{
+    db::{Db, DbError, Mode, retry},
+    queue::JobKind,
+    recompute::stored,
+    rollup::{Rollup, source},
+    runs::{
+        self, NewRun, Progress,
+        records::{self, Pending},
+    },
+};
+
+/// The days a rebuild recomputes, and the history they make up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    /// The day of the lab's earliest bill.
+    pub first: Option<NaiveDate>,
+    /// The lab's yesterday.
+    pub last: NaiveDate,
+    /// Every day with facts or with stored rows; stored rows may lie outside of the history,
+    /// where a recompute removes them.
+    pub days: Vec<NaiveDate>,
+}
+
+/// Takes every pending record and enqueues one rebuild run a lab.
+pub async fn take_pending(
+    db: &Db,
+    rollup: &Rollup,
+    config: &Config,
+    now: DateTime<Utc>,
+    report: &mut Report,
+) -> Result<(), DbError> {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let pending = records::pending(&mut tx).await?;
+    tx.commit().await?;
+    let mut by_lab: BTreeMap<i64, Vec<Pending>> = BTreeMap::new();
+    for record in pending {
+        by_lab.entry(record.lab_id).or_default().push(record);
+    }
+    for (lab_id, records) in by_lab {
+        match history(db, rollup, lab_id, now).await? {
+            Ok(history) => {
+                let enqueued =
+                    retry("take migration", || enqueue_rebuild(db, rollup, config, now, &records, &history)).await?;
+                report.enqueued.extend(enqueued);
+            }
+            Err(why) => {
+                refuse(db, &records, &why).await?;
+                report.unusable.insert(lab_id, why);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The days to rebuild of a lab, or why it cannot be rebuilt.
+pub async fn history(
+    db: &Db,
+    rollup: &Rollup,
+    lab_id: i64,
+    now: DateTime<Utc>,
+) -> Result<Result<History, String>, DbError> {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let Some(lab) = source::lab(&mut tx, rollup, lab_id).await? else {
+        return Ok(Err(format!("lab {lab_id} does not exist")));
+    };
+    let zone = match lab.zone() {
+        Ok(zone) => zone,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let last = zone.yesterday(now);
+    let with_facts = source::days_with_facts(&mut tx, rollup, lab_id, zone, last).await?;
+    let with_rows = stored::days(&mut tx, rollup, lab_id).await?;
+    tx.commit().await?;
+    let first = with_facts.first().copied();
+    let days: BTreeSet<NaiveDate> = with_facts.into_iter().chain(with_rows).collect();
+    Ok(Ok(History { first, last, days: days.into_iter().collect() }))
+}
+
+async fn enqueue_rebuild(
+    db: &Db,
+    rollup: &Rollup,
+    config: &Config,
+    now: DateTime<Utc>,
+    records: &[Pending],
+    history: &History,
+) -> Result<Option<(i64, String, usize)>, DbError> {
+    let mut tx = db.begin(Mode::Write).await?;
+    let total = history.days.len();
+    let status = records::running_status(&Progress { available: total as u64, ..Progress::default() });
+    let mut taken = Vec::new();
+    for record in records {
+        if records::take(&mut tx, record.id, &status, (history.first, Some(history.last))).await? {
+            taken.push(record);
+        }
+    }
+    let Some(first) = taken.first() else {
+        return Ok(None);
+    };
+    let lab_id = first.lab_id;
+    let run = NewRun {
+        rollup: rollup.name.clone(),
+        kind: JobKind::Rebuild,
+        reason: format!("rebuild of lab {lab_id}"),
+        requested_by: format!("migration {} by {}", first.id, first.initiated_by),
+        time_zone: None,
+        lab_id: Some(lab_id),
+        as_of: now,
+        labs: vec![(lab_id, history.days.clone())],
+        attempts_max: config.attempts_max,
+    };
+    let id = runs::create(&mut tx, &run).await?;
+    for record in taken {
+        records::link(&mut tx, record.id, id).await?;
+    }
+    tx.commit().await?;
+    Ok(Some((id, run.reason.clone(), total)))
+}
+
+/// Closes records that cannot be carried out.
+async fn refuse(db: &Db, records: &[Pending], why: &str) -> Result<(), DbError> {
+    let status: String = format!("Failed ({why})").chars().take(100).collect();
+    retry("refuse migration", || async {
+        let mut tx = db.begin(Mode::Write).await?;
+        for record in records {
+            if records::take(&mut tx, record.id, &status, (None, None)).await? {
+                tracing::warn!(migration = record.id, lab = record.lab_id, "migration record refused: {why}");
+            }
+        }
+        tx.commit().await
+    })
+    .await
+}

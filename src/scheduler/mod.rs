@@ -1,0 +1,159 @@
+//! Scheduling is reconciliation.
+//!
+//! A tick takes no input: it looks at what should be and at what is recorded, and enqueues
+//! the difference in the same transaction that records it. Ticks may be late, doubled, or run
+//! by two schedulers at once; the result is the same, because each writing step begins by
+//! locking, or comparing and setting, the rows that say what has been done.
+//!
+//! - [`nightly`]: days that have closed, one run a time zone.
+//! - [`migrations`]: records of the Support Dashboard, one rebuild run a lab.
+//! - [`close_runs`]: runs whose jobs have all ended.
+//!
+//! How it fails: a step that cannot reach the database is logged and done at a later tick; a
+//! lab that cannot be scheduled is reported, and stops no other.
+
+pub mod adhoc;
+pub mod migrations;
+pub mod nightly;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::Clock,
+    db::{Backoff, Db, DbError, Kind, Mode},
+    metrics,
+    rollup::Rollup,
+    runs::{self, Progress, RunState, records},
+};
+use nightly::NightlyAt;
+
+/// How often records and runs are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Every how many ticks the labs are read to see which days have closed.
+const NIGHTLY_TICKS: u64 = 10;
+
+/// How the scheduler decides.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// When yesterday should be in the summary.
+    pub nightly_at: NightlyAt,
+    /// How many days back a lab is caught up, at most.
+    pub catch_up_days: u32,
+    /// How many attempts each job may have.
+    pub attempts_max: u32,
+}
+
+/// What a tick did.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Runs that it enqueued: id, what for, jobs.
+    pub enqueued: Vec<(i64, String, usize)>,
+    /// Runs that it closed.
+    pub closed: Vec<(i64, RunState, Progress)>,
+    /// Labs that it could not schedule, and why.
+    pub unusable: BTreeMap<i64, String>,
+}
+
+/// One whole tick.
+pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock) -> Result<Report, DbError> {
+    let mut report = Report::default();
+    nightly::enqueue_closed_days(db, rollup, config, clock.now(), &mut report).await?;
+    migrations::take_pending(db, rollup, config, clock.now(), &mut report).await?;
+    close_runs(db, &mut report).await?;
+    Ok(report)
+}
+
+/// Closes runs whose jobs have all ended, and keeps the migration records of the others true.
+pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
+    for run in runs::open(db).await? {
+        let mut tx = db.begin(Mode::Write).await?;
+        if records::disappeared(&mut tx, run.id).await? {
+            tx.rollback().await?;
+            if runs::cancel(db, run.id).await?.is_some() {
+                tracing::warn!(run = run.id, "cancelled, as its migration record has disappeared");
+                report.closed.push((run.id, RunState::Cancelled, Progress::default()));
+            }
+            continue;
+        }
+        let progress = runs::progress(&mut tx, run.id).await?;
+        if progress.open() > 0 {
+            records::refresh(&mut tx, &run, &progress).await?;
+            tx.commit().await?;
+            continue;
+        }
+        tx.rollback().await?;
+        if let Some((state, progress)) = runs::close(db, run.id).await? {
+            tracing::info!(
+                run = run.id,
+                kind = run.kind.name(),
+                state = state.name(),
+                jobs = progress.total(),
+                discarded = progress.discarded,
+                rows_inserted = progress.rows_inserted,
+                rows_updated = progress.rows_updated,
+                rows_deleted = progress.rows_deleted,
+                "run ended: {}",
+                run.reason
+            );
+            metrics::run_ended(run.kind, state);
+            report.closed.push((run.id, state, progress));
+        }
+    }
+    Ok(())
+}
+
+/// Ticks until `shutdown`. A database that is away makes it wait, never exit.
+pub async fn run(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, shutdown: &CancellationToken) {
+    let mut reported = BTreeMap::new();
+    let mut failures = 0;
+    let mut ticks: u64 = 0;
+    while !shutdown.is_cancelled() {
+        let mut report = Report::default();
+        let result = async {
+            let nightly = ticks.is_multiple_of(NIGHTLY_TICKS);
+            if nightly {
+                nightly::enqueue_closed_days(db, rollup, config, clock.now(), &mut report).await?;
+                report_unusable(&report.unusable, &mut reported);
+            }
+            migrations::take_pending(db, rollup, config, clock.now(), &mut report).await?;
+            close_runs(db, &mut report).await
+        }
+        .await;
+        let wait = match result {
+            Ok(()) => {
+                failures = 0;
+                ticks += 1;
+                TICK
+            }
+            Err(error) => {
+                failures += 1;
+                metrics::database_error(&error);
+                let wait = Backoff::UNAVAILABLE.wait(failures).max(TICK);
+                if error.kind == Kind::Unavailable {
+                    tracing::warn!(error = %crate::error::chain(&error), ?wait, "the database cannot be reached, waiting");
+                } else {
+                    tracing::error!(error = %crate::error::chain(&error), ?wait, "tick failed, trying again");
+                }
+                wait
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
+
+/// Logs labs that cannot be scheduled, once each until that changes.
+fn report_unusable(unusable: &BTreeMap<i64, String>, reported: &mut BTreeMap<i64, String>) {
+    for (lab, why) in unusable {
+        if reported.get(lab) != Some(why) {
+            tracing::warn!(lab, "lab {lab} cannot be scheduled: {why}");
+        }
+    }
+    reported.clone_from(unusable);
+    metrics::labs_unusable(unusable.len());
+}

@@ -1,0 +1,64 @@
+//! apalis' view of the queue: a stream of units, and nothing else.
+//!
+//! The backend is ephemeral for apalis: claims, leases and settlements are the queue's and are
+//! in the database before apalis sees a unit and after it has seen its end. Nothing is
+//! encoded, and no middleware of its own is needed.
+
+use std::task::{Context, Poll};
+
+use apalis::prelude::{Backend, Task, WorkerContext};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio_util::sync::CancellationToken;
+use tower::layer::util::Identity;
+
+use super::fetch::Unit;
+
+/// Units that [`super::fetch`] has claimed.
+#[derive(Debug)]
+pub(super) struct QueueBackend {
+    pub(super) units: UnboundedReceiver<Unit>,
+    /// Once cancelled no further unit starts; the ones that wait are handed back.
+    pub(super) stopping: CancellationToken,
+}
+
+impl Backend for QueueBackend {
+    type Task = Task<Unit>;
+    type Error = std::convert::Infallible;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        _: &WorkerContext,
+    ) -> Poll<Option<Result<Self::Task, Self::Error>>> {
+        // The fetcher drops its end when it stops, which wakes this.
+        match self.units.poll_recv(cx) {
+            Poll::Ready(Some(unit)) if !self.stopping.is_cancelled() => Poll::Ready(Some(Ok(Task::new(unit)))),
+            Poll::Ready(_) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn poll_close(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl apalis_core::backend::BackendConfig for QueueBackend {
+    type Args = Unit;
+    type Id = i64;
+    type Kind = apalis_core::backend::finalize::Ephemeral;
+    type Config = ();
+    type Layer = Identity;
+
+    fn config(&self) -> &Self::Config {
+        &()
+    }
+
+    fn middleware(&mut self, _: &mut WorkerContext) -> Self::Layer {
+        Identity::new()
+    }
+}

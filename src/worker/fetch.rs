@@ -1,0 +1,150 @@
+//! Claiming jobs while there is room, and grouping neighbouring days of a lab.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{Session, backend::QueueBackend, wait_after};
+use crate::{
+    db::{DbError, Mode},
+    metrics,
+    queue::{Job, claim, enqueue::DAYS_A_TURN, run_of},
+    recompute, runs,
+};
+
+/// How long an idle worker waits before it looks again.
+const POLL: Duration = Duration::from_secs(1);
+
+/// How many turns a worker holds for each of its slots: the one it works on, and the next.
+const TURNS_A_SLOT: usize = 2;
+
+/// Neighbouring days of one lab, claimed together.
+#[derive(Debug)]
+pub(super) struct Unit {
+    /// A job a day, oldest first, all of the same rollup and lab.
+    pub(super) jobs: Vec<Job>,
+    /// The moment by which a day must be over to have rows.
+    pub(super) as_of: DateTime<Utc>,
+    /// The room that its jobs take up, given back when the unit is done.
+    _room: OwnedSemaphorePermit,
+}
+
+/// The backend that apalis polls, and the task that feeds it.
+pub(super) fn start(
+    session: Arc<Session>,
+    stopping: CancellationToken,
+) -> (QueueBackend, impl Future<Output = ()> + Send + 'static) {
+    let (sender, units) = mpsc::unbounded_channel();
+    let backend = QueueBackend { units, stopping: stopping.clone() };
+    (backend, async move {
+        let mut fetcher = Fetcher {
+            room: Arc::new(Semaphore::new(room_max(&session))),
+            session,
+            units: sender,
+            as_of: HashMap::new(),
+        };
+        tokio::select! {
+            () = fetcher.run(&stopping) => {}
+            () = stopping.cancelled() => {}
+        }
+    })
+}
+
+fn room_max(session: &Session) -> usize {
+    session.config.concurrency * TURNS_A_SLOT * DAYS_A_TURN
+}
+
+struct Fetcher {
+    session: Arc<Session>,
+    units: mpsc::UnboundedSender<Unit>,
+    /// One permit a job that this process may hold.
+    room: Arc<Semaphore>,
+    /// The `as_of` of each run seen, which never changes.
+    as_of: HashMap<i64, DateTime<Utc>>,
+}
+
+impl Fetcher {
+    /// Claims until the queue is drained, where that is asked for, or for ever.
+    async fn run(&mut self, stopping: &CancellationToken) {
+        let mut failures = 0;
+        loop {
+            // Half of the room has to be free, so that claims stay few and large.
+            let half = (room_max(&self.session) / 2).max(1);
+            let Ok(permits) = self.room.acquire_many(u32::try_from(half).unwrap_or(u32::MAX)).await else {
+                return;
+            };
+            drop(permits);
+            match self.claim().await {
+                Ok(0) if self.session.config.drain => match self.is_drained().await {
+                    Ok(true) => return,
+                    Ok(false) => tokio::time::sleep(POLL / 5).await,
+                    Err(error) => {
+                        failures += 1;
+                        wait_after(&error, "drain", failures, stopping).await;
+                    }
+                },
+                Ok(0) => tokio::time::sleep(POLL).await,
+                Ok(_) => failures = 0,
+                Err(error) => {
+                    failures += 1;
+                    wait_after(&error, "claim", failures, stopping).await;
+                }
+            }
+        }
+    }
+
+    async fn is_drained(&self) -> Result<bool, DbError> {
+        Ok(self.room.available_permits() == room_max(&self.session) && !claim::any_open(&self.session.db).await?)
+    }
+
+    /// Claims what there is room for; how many jobs.
+    async fn claim(&mut self) -> Result<usize, DbError> {
+        let limit = self.room.available_permits();
+        let mut jobs = claim::claim(&self.session.db, self.session.worker_id, limit).await?;
+        let claimed = jobs.len();
+        if claimed == 0 {
+            return Ok(0);
+        }
+        metrics::claimed(claimed);
+        self.read_as_of(&jobs).await?;
+        // Runs keep their order of priority; within a run, days of a lab come together.
+        jobs.sort_by(|a, b| (a.kind, &a.rollup, a.lab_id, a.day).cmp(&(b.kind, &b.rollup, b.lab_id, b.day)));
+        let now = self.session.clock.now();
+        for jobs in jobs.chunk_by(|a, b| {
+            (a.kind, &a.rollup, a.lab_id) == (b.kind, &b.rollup, b.lab_id) && recompute::are_neighbours(a.day, b.day)
+        }) {
+            for jobs in jobs.chunks(DAYS_A_TURN) {
+                let as_of = jobs.iter().filter_map(|job| self.as_of.get(&run_of(job.id))).max();
+                let as_of = as_of.map_or(now, |as_of| now.max(*as_of));
+                let count = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
+                let Ok(room) = Arc::clone(&self.room).acquire_many_owned(count).await else {
+                    return Ok(claimed);
+                };
+                let unit = Unit { jobs: jobs.to_vec(), as_of, _room: room };
+                if self.units.send(unit).is_err() {
+                    return Ok(claimed);
+                }
+            }
+        }
+        Ok(claimed)
+    }
+
+    async fn read_as_of(&mut self, jobs: &[Job]) -> Result<(), DbError> {
+        let mut unknown: Vec<i64> = jobs.iter().map(|job| run_of(job.id)).collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        unknown.retain(|run| !self.as_of.contains_key(run));
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.session.db.begin(Mode::Snapshot).await?;
+        for run in unknown {
+            if let Some(run) = runs::get(&mut tx, run).await? {
+                self.as_of.insert(run.id, run.as_of);
+            }
+        }
+        tx.commit().await
+    }
+}

@@ -1,0 +1,199 @@
+//! One unit: recomputed together, and one day at a time where that fails.
+//!
+//! Each recompute runs in a task of its own under the job timeout, so that a panic is an
+//! error like others and a recompute that hangs is dropped, its transaction rolled back. A
+//! conflict that outlasts its retries, or a database that is away, uses up no attempt.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::mpsc::UnboundedSender;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
+
+use super::{Session, fetch::Unit, upkeep::refused, wait_after};
+use crate::{
+    db::{Backoff, DbError, Kind},
+    error::chain,
+    metrics,
+    queue::{
+        Job, run_of,
+        settle::{self, Failure},
+    },
+    recompute::{self, RecomputeError, Target, diff::Difference},
+};
+
+/// Between the attempts of a job that failed.
+const BACKOFF: Backoff = Backoff { base: Duration::from_secs(5), max: Duration::from_secs(600) };
+
+/// How long a job rests whose conflicts outlasted their retries.
+const CONFLICT_REST: Duration = Duration::from_secs(1);
+
+/// How an attempt ended that did not complete.
+#[derive(Debug, thiserror::Error)]
+enum AttemptError {
+    #[error(transparent)]
+    Recompute(#[from] RecomputeError),
+    #[error("the rollup {0:?} is not known to this worker (see --jobs-dir)")]
+    UnknownRollup(String),
+    #[error("it took longer than --job-timeout ({})", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+    #[error("the recompute panicked: {0}")]
+    Panicked(String),
+}
+
+impl AttemptError {
+    fn database(&self) -> Option<&DbError> {
+        match self {
+            Self::Recompute(RecomputeError::Database(error)) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Whether no other attempt can succeed until somebody changes something.
+    fn is_permanent(&self) -> bool {
+        match self {
+            Self::UnknownRollup(_) => true,
+            Self::Recompute(error) => matches!(
+                error,
+                RecomputeError::NoSuchLab(_) | RecomputeError::Zone { .. } | RecomputeError::Overflow { .. }
+            ),
+            Self::TimedOut(_) | Self::Panicked(_) => false,
+        }
+    }
+}
+
+/// Runs a unit to its end. Whatever goes wrong is settled here; nothing is left for apalis.
+pub(super) async fn handle(session: Arc<Session>, acks: UnboundedSender<Vec<Job>>, unit: Unit) {
+    if unit.jobs.len() > 1 {
+        match attempt(&session, &unit, &unit.jobs).await {
+            Ok(difference) => return succeeded(&acks, &unit.jobs, &difference),
+            Err(AttemptError::Recompute(RecomputeError::LostLease)) => {
+                // One of the jobs was cancelled or rescued: the others may still be ours.
+                tracing::debug!("a group lost a job, going on one day at a time");
+            }
+            Err(error) => tracing::debug!(error = %chain(&error), "a group failed, going on one day at a time"),
+        }
+    }
+    for job in &unit.jobs {
+        let span = tracing::info_span!(
+            "job",
+            run = run_of(job.id),
+            job = job.id,
+            lab = job.lab_id,
+            day = %job.day,
+            attempt = job.attempt
+        );
+        run_one(&session, &acks, &unit, job).instrument(span).await;
+    }
+}
+
+async fn run_one(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit: &Unit, job: &Job) {
+    let mut failures = 0;
+    while !session.lost.is_cancelled() {
+        let error = match attempt(session, unit, std::slice::from_ref(job)).await {
+            Ok(difference) => return succeeded(acks, std::slice::from_ref(job), &difference),
+            Err(AttemptError::Recompute(RecomputeError::LostLease)) => return refused(session, 1),
+            Err(error) => error,
+        };
+        match error.database() {
+            Some(database) if database.kind == Kind::Unavailable => {
+                failures += 1;
+                wait_after(database, "recompute", failures, &session.lost).await;
+            }
+            Some(database) if database.kind == Kind::Conflict => {
+                tracing::warn!(error = %chain(&error), "conflicts outlasted the retries, resting");
+                return settle_until_done(session, || {
+                    settle::release(&session.db, session.worker_id, job, CONFLICT_REST)
+                })
+                .await;
+            }
+            _ => {
+                let failure = Failure {
+                    error: chain(&error),
+                    permanent: error.is_permanent(),
+                    backoff: BACKOFF.wait(u32::try_from(job.attempt).unwrap_or(1)),
+                };
+                tracing::warn!(error = failure.error, permanent = failure.permanent, "attempt failed");
+                metrics::attempts(if matches!(error, AttemptError::TimedOut(_)) { "timed_out" } else { "failed" }, 1);
+                return settle_until_done(session, || settle::fail(&session.db, session.worker_id, job, &failure)).await;
+            }
+        }
+    }
+}
+
+/// Settles a job, waiting for the database where it is away.
+async fn settle_until_done<F>(session: &Session, settle: impl Fn() -> F)
+where
+    F: Future<Output = Result<bool, DbError>>,
+{
+    let mut failures = 0;
+    while !session.lost.is_cancelled() {
+        match settle().await {
+            Ok(true) => return,
+            Ok(false) => return refused(session, 1),
+            Err(error) => {
+                failures += 1;
+                wait_after(&error, "settle", failures, &session.lost).await;
+            }
+        }
+    }
+}
+
+fn succeeded(acks: &UnboundedSender<Vec<Job>>, jobs: &[Job], difference: &Difference) {
+    if difference.is_empty() {
+        // The acker outlives every unit; where it is gone, so is the session.
+        let _ = acks.send(jobs.to_vec());
+    } else {
+        metrics::attempts("completed", jobs.len() as u64);
+    }
+}
+
+/// Recomputes the days of `jobs`, which are neighbours, under the job timeout.
+async fn attempt(session: &Arc<Session>, unit: &Unit, jobs: &[Job]) -> Result<Difference, AttemptError> {
+    let (Some(first), Some(last)) = (jobs.first(), jobs.last()) else {
+        return Ok(Difference::default());
+    };
+    let target = Target { lab_id: first.lab_id, first: first.day, last: last.day, as_of: unit.as_of };
+    let timeout = session.config.job_timeout;
+    let task = AbortOnDropHandle::new(tokio::spawn(
+        recompute_and_settle(Arc::clone(session), first.rollup.clone(), target, jobs.to_vec()).in_current_span(),
+    ));
+    match tokio::time::timeout(timeout, task).await {
+        Err(_) => Err(AttemptError::TimedOut(timeout)),
+        Ok(Ok(result)) => result,
+        Ok(Err(join)) => Err(AttemptError::Panicked(match join.try_into_panic() {
+            Ok(panic) => panic
+                .downcast_ref::<&str>()
+                .map(ToString::to_string)
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "without a message".to_owned()),
+            Err(_) => "aborted".to_owned(),
+        })),
+    }
+}
+
+async fn recompute_and_settle(
+    session: Arc<Session>,
+    rollup: String,
+    target: Target,
+    jobs: Vec<Job>,
+) -> Result<Difference, AttemptError> {
+    let Some(rollup) = session.rollups.get(&rollup) else {
+        return Err(AttemptError::UnknownRollup(rollup));
+    };
+    let worker_id = session.worker_id;
+    let jobs = &jobs;
+    let difference = recompute::recompute(&session.db, rollup, target, |mut tx, difference| async move {
+        for job in jobs {
+            let changes = recompute::changes_of(&difference, job.day);
+            if settle::complete(&mut tx, worker_id, &[job], changes).await? != 1 {
+                tx.rollback().await?;
+                return Err(RecomputeError::LostLease);
+            }
+        }
+        Ok((tx, difference))
+    })
+    .await?;
+    metrics::corrected(rollup, &difference);
+    Ok(difference)
+}

@@ -1,0 +1,192 @@
+//! The worker: the apalis runtime around the queue. The only place that names apalis.
+//!
+//! A worker process lives in sessions. A session registers with the database and gets an id
+//! that no other start ever has; everything it claims, extends and settles carries that id.
+//! When its lease is lost (the process was stopped, or cut off for longer than the lease), all
+//! of the session is dropped, down to the tasks in flight, and a new one begins.
+//!
+//! - [`fetch`] claims jobs while there is room, and groups neighbouring days of a lab.
+//! - [`backend`] hands them to apalis, which runs them side by side and drains at the end.
+//! - [`handler`] recomputes them, one day at a time where a group fails.
+//! - [`upkeep`] sends heartbeats on a connection of their own, rescues jobs of dead workers, and
+//!   groups the acks of jobs that found nothing to change.
+//!
+//! On SIGTERM it stops claiming, finishes what it can within the grace period, and hands the
+//! rest back with the attempts restored: a deploy is not a failure. A database that is away
+//! makes it wait, with jitter, and go on.
+
+mod backend;
+mod fetch;
+mod handler;
+mod upkeep;
+
+use std::{sync::Arc, time::Duration};
+
+use apalis::prelude::{ParallelizeExt as _, WorkerBuilder, WorkerBuilderExt as _};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::{
+    clock::Clock,
+    db::{Backoff, Db, DbError},
+    error::chain,
+    queue::{lease, settle},
+    rollup::Rollups,
+};
+
+/// How a worker behaves.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its name for operators, such as the host or the pod.
+    pub name: String,
+    /// How many groups of days it recomputes at once.
+    pub concurrency: usize,
+    /// How long its claims hold without a heartbeat.
+    pub lease: Duration,
+    /// How often it says that it is alive.
+    pub heartbeat: Duration,
+    /// How long it finishes what it has begun after a signal.
+    pub grace: Duration,
+    /// How long one attempt may take.
+    pub job_timeout: Duration,
+    /// Whether it ends when no job is left to run.
+    pub drain: bool,
+}
+
+/// What the parts of a session share.
+#[derive(Debug)]
+struct Session {
+    db: Db,
+    rollups: Arc<Rollups>,
+    config: Config,
+    clock: Clock,
+    worker_id: i64,
+    /// Cancelled when the lease is lost: nothing of this session counts any more.
+    lost: CancellationToken,
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Shutdown,
+    Drained,
+    Lost,
+}
+
+/// Runs until `shutdown`, or until the queue is drained where that is asked for.
+///
+/// `lease_db` is a pool of its own for heartbeats, so that they never wait behind work.
+pub async fn run(
+    db: &Db,
+    lease_db: &Db,
+    rollups: Arc<Rollups>,
+    config: &Config,
+    clock: Clock,
+    shutdown: &CancellationToken,
+) {
+    loop {
+        let Some(worker_id) = register(lease_db, config, shutdown).await else {
+            return;
+        };
+        let session = Arc::new(Session {
+            db: db.clone(),
+            rollups: Arc::clone(&rollups),
+            config: config.clone(),
+            clock,
+            worker_id,
+            lost: CancellationToken::new(),
+        });
+        tracing::info!(worker = worker_id, name = config.name, "worker registered");
+        match run_session(&session, lease_db, shutdown).await {
+            Ended::Lost => tracing::warn!(worker = worker_id, "lease lost: dropping its work and registering anew"),
+            Ended::Shutdown | Ended::Drained => return,
+        }
+    }
+}
+
+/// Registers with the database, waiting for it where it is away; none on shutdown.
+async fn register(db: &Db, config: &Config, shutdown: &CancellationToken) -> Option<i64> {
+    let mut failures = 0;
+    while !shutdown.is_cancelled() {
+        match lease::register(db, &config.name, config.lease).await {
+            Ok(id) => return Some(id),
+            Err(error) => {
+                failures += 1;
+                wait_after(&error, "register", failures, shutdown).await;
+            }
+        }
+    }
+    None
+}
+
+async fn run_session(session: &Arc<Session>, lease_db: &Db, shutdown: &CancellationToken) -> Ended {
+    let config = &session.config;
+    let lease_task = AbortOnDropHandle::new(tokio::spawn(upkeep::keep_lease(Arc::clone(session), lease_db.clone())));
+    let (acks, acker) = upkeep::acker(Arc::clone(session));
+    let acker = AbortOnDropHandle::new(tokio::spawn(acker));
+
+    let stopping = shutdown.child_token();
+    let (backend, fetcher) = fetch::start(Arc::clone(session), stopping.clone());
+    let fetcher = AbortOnDropHandle::new(tokio::spawn(fetcher));
+    let state = Arc::clone(session);
+    let worker = WorkerBuilder::new(config.name.as_str())
+        .backend(backend)
+        .concurrency(config.concurrency)
+        .parallelize(|task| AbortOnDropHandle::new(tokio::spawn(task)))
+        .build(apalis::prelude::task_fn(move |unit: fetch::Unit| handler::handle(Arc::clone(&state), acks.clone(), unit)));
+    let worker = worker.run();
+    tokio::pin!(worker);
+
+    let ended = tokio::select! {
+        result = &mut worker => {
+            if let Err(error) = result {
+                tracing::error!(%error, "the worker runtime failed");
+            }
+            if session.lost.is_cancelled() { Ended::Lost } else if shutdown.is_cancelled() { Ended::Shutdown } else { Ended::Drained }
+        }
+        () = session.lost.cancelled() => Ended::Lost,
+        () = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(config.grace).await;
+        } => Ended::Shutdown,
+    };
+    if ended == Ended::Lost {
+        return ended;
+    }
+    // Everything in flight ends here: what did not finish within the grace period is aborted,
+    // and its transactions roll back.
+    fetcher.abort();
+    drop(fetcher);
+    finish(session, worker, acker).await;
+    drop(lease_task);
+    ended
+}
+
+/// Sends the last acks, and hands back what is left.
+async fn finish<W>(session: &Session, worker: W, acker: AbortOnDropHandle<()>) {
+    drop(worker);
+    let _ = tokio::time::timeout(Duration::from_secs(5), acker).await;
+    let handed_back = async {
+        let jobs = settle::hand_back(&session.db, session.worker_id).await?;
+        lease::sign_off(&session.db, session.worker_id).await?;
+        Ok::<_, DbError>(jobs)
+    };
+    match handed_back.await {
+        Ok(jobs) => tracing::info!(worker = session.worker_id, jobs, "worker stopped, unfinished jobs handed back"),
+        Err(error) => tracing::warn!(
+            worker = session.worker_id,
+            error = %chain(&error),
+            "worker stopped; what it held is rescued when its lease runs out"
+        ),
+    }
+}
+
+/// Logs a database error and waits, longer after each failure in a row.
+async fn wait_after(error: &DbError, what: &str, failures: u32, until: &CancellationToken) {
+    crate::metrics::database_error(error);
+    let wait = Backoff::UNAVAILABLE.wait(failures);
+    tracing::warn!(error = %chain(error), ?wait, "{what} failed, trying again");
+    tokio::select! {
+        () = tokio::time::sleep(wait) => {}
+        () = until.cancelled() => {}
+    }
+}
