@@ -1,0 +1,5 @@
+//! The integration tests: one file a capability, on both databases.
+
+mod support;
+
+mod statements;
