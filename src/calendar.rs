@@ -56,10 +56,7 @@ impl Zone {
     pub fn parse(name: Option<&str>) -> Result<Self, ZoneError> {
         match name.map(str::trim) {
             None | Some("") => Err(ZoneError::Missing),
-            Some(name) => name
-                .parse()
-                .map(Self)
-                .map_err(|_| ZoneError::Unknown(name.to_owned())),
+            Some(name) => name.parse().map(Self).map_err(|_| ZoneError::Unknown(name.to_owned())),
         }
     }
 
@@ -92,10 +89,7 @@ impl Zone {
     /// The interval of `date`; empty where the date does not exist in this zone.
     #[must_use]
     pub fn day(&self, date: NaiveDate) -> Interval {
-        Interval {
-            from: self.first_instant(date),
-            until: self.first_instant(next(date)),
-        }
+        Interval { from: self.first_instant(date), until: self.first_instant(next(date)) }
     }
 
     /// The date of the one day that `at` belongs to.
@@ -151,6 +145,5 @@ pub fn previous(date: NaiveDate) -> NaiveDate {
 /// The date `days` days before `date`.
 #[must_use]
 pub fn days_before(date: NaiveDate, days: u32) -> NaiveDate {
-    date.checked_sub_days(Days::new(u64::from(days)))
-        .unwrap_or(NaiveDate::MIN)
+    date.checked_sub_days(Days::new(u64::from(days))).unwrap_or(NaiveDate::MIN)
 }

@@ -1,3 +1,278 @@
-//! x
-/// x
-pub fn main() -> std::process::ExitCode { std::process::ExitCode::SUCCESS }
+//! The commands: one file each, which reads its arguments, calls the library, and prints.
+//!
+//! Results go to standard output, everything else to standard error. An error is one line
+//! that says what, where and what to do; the exit code says which kind it is ([`Exit`]).
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "commands print")]
+
+mod completions;
+mod demo;
+mod follow;
+mod migrate;
+mod rebuild;
+mod repair;
+mod rollups;
+mod runs;
+mod service;
+mod table;
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    clock::Clock,
+    db::{self, Db, DbError, Kind, Mode, migrate::SchemaError},
+    error::chain,
+    recompute::stored,
+    rollup::{HISTORICAL_SUMMARY, Rollup, Rollups, source},
+};
+
+/// What the exit code of a command means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It did what was asked.
+    Ok = 0,
+    /// A run failed or was cancelled, jobs were discarded, or something unexpected happened.
+    Failed = 1,
+    /// The input was wrong (an option, a lab, a day, a rollup definition); nothing was done.
+    Usage = 2,
+    /// The database cannot be reached.
+    Unavailable = 4,
+    /// The database's schema does not fit this binary: run `daymend migrate`.
+    Schema = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Input that cannot be carried out; nothing was done.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
+fn usage(message: impl Into<String>) -> anyhow::Error {
+    UsageError(message.into()).into()
+}
+
+/// Keeps the lab system's historical summary true: one retriable job a lab and day.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options that every command has.
+#[derive(Debug, Args)]
+struct Global {
+    /// The database: mysql://user:password@host/database (add ?ssl-mode=VERIFY_IDENTITY&ssl-ca=FILE
+    /// for TLS), or sqlite:FILE
+    #[arg(long, global = true, env = "DAYMEND_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<String>,
+
+    /// Read rollup definitions from this directory instead of the compiled-in ones
+    #[arg(long, global = true, env = "DAYMEND_JOBS_DIR", value_name = "DIR")]
+    jobs_dir: Option<PathBuf>,
+
+    /// What the scheduler and the ad-hoc commands take for the present (RFC 3339), for tests, dry
+    /// runs and post-mortems
+    #[arg(long, global = true, value_name = "TIME")]
+    now: Option<DateTime<Utc>>,
+
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// How log lines on standard error look
+    #[arg(long, global = true, env = "DAYMEND_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
+    log_format: LogFormat,
+
+    /// What to log, such as warn, debug, or daymend=debug,sqlx=info
+    #[arg(long, global = true, env = "RUST_LOG", value_name = "FILTER")]
+    log: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines: one object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Create or update daymend's own tables
+    Migrate(migrate::Options),
+    /// Run the scheduler and a worker in one process
+    Serve(service::ServeOptions),
+    /// Enqueue what is due: nightly runs, migration records; close runs
+    Scheduler(service::SchedulerOptions),
+    /// Work the queue off
+    Worker(service::WorkerOptions),
+    /// Recompute some calendar days of labs
+    Repair(repair::Options),
+    /// Recompute the whole history of labs, through the migration queue
+    Rebuild(rebuild::Options),
+    /// Show, follow and cancel runs
+    #[command(subcommand)]
+    Runs(runs::Command),
+    /// Show and check rollup definitions
+    #[command(subcommand)]
+    Rollups(rollups::Command),
+    /// Watch it repair and rebuild made-up labs in a fresh SQLite file
+    Demo(demo::Options),
+    /// Print a completion script for a shell
+    Completions(completions::Options),
+}
+
+/// Parses the arguments and runs the command.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    init_log(&cli.global, matches!(cli.command, Command::Serve(_) | Command::Scheduler(_) | Command::Worker(_)));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return Exit::Failed.into();
+        }
+    };
+    let exit = runtime.block_on(async {
+        let global = &cli.global;
+        match cli.command {
+            Command::Migrate(options) => options.run(global).await,
+            Command::Serve(options) => options.run(global).await,
+            Command::Scheduler(options) => options.run(global).await,
+            Command::Worker(options) => options.run(global).await,
+            Command::Repair(options) => options.run(global).await,
+            Command::Rebuild(options) => options.run(global).await,
+            Command::Runs(command) => command.run(global).await,
+            Command::Rollups(command) => command.run(global).await,
+            Command::Demo(options) => options.run().await,
+            Command::Completions(options) => options.run(),
+        }
+    });
+    // A recompute that hangs must not keep the process from ending.
+    runtime.shutdown_background();
+    exit.unwrap_or_else(|error| {
+        eprintln!("error: {}", chain(error.as_ref()));
+        exit_of(&error).into()
+    })
+}
+
+fn exit_of(error: &anyhow::Error) -> Exit {
+    for cause in error.chain() {
+        if cause.is::<UsageError>() {
+            return Exit::Usage;
+        }
+        if let Some(SchemaError::Behind { .. } | SchemaError::Ahead { .. }) = cause.downcast_ref() {
+            return Exit::Schema;
+        }
+        if let Some(database) = cause.downcast_ref::<DbError>() {
+            return match database.kind {
+                Kind::Unavailable => Exit::Unavailable,
+                Kind::Definition => Exit::Usage,
+                Kind::Conflict | Kind::Other => Exit::Failed,
+            };
+        }
+    }
+    Exit::Failed
+}
+
+fn init_log(global: &Global, is_service: bool) {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let default = if is_service { "info,apalis_core=warn" } else { "warn" };
+    let filter = EnvFilter::try_new(global.log.as_deref().unwrap_or(default)).unwrap_or_else(|error| {
+        eprintln!("warning: --log: {error}; logging {default}");
+        EnvFilter::new(default)
+    });
+    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match global.log_format {
+        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}
+
+impl Global {
+    fn clock(&self) -> Clock {
+        self.now.map_or(Clock::System, Clock::Fixed)
+    }
+
+    fn rollups(&self) -> anyhow::Result<Rollups> {
+        Rollups::load(self.jobs_dir.as_deref()).map_err(|errors| {
+            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            usage(format!("the rollup definitions are broken (see `daymend rollups check`): {}", lines.join("; ")))
+        })
+    }
+
+    /// A pool to the database, which answers; nothing is known of its tables.
+    async fn connect_bare(&self, connections: u32) -> anyhow::Result<Db> {
+        let url = self
+            .database_url
+            .as_deref()
+            .ok_or_else(|| usage("no database is given: use --database-url or DAYMEND_DATABASE_URL"))?;
+        let db = db::connect(url, connections, false).await.map_err(|error| usage(chain(error.as_ref())))?;
+        db.ping().await?;
+        Ok(db)
+    }
+
+    /// A pool to a database whose schema fits.
+    async fn connect(&self, connections: u32) -> anyhow::Result<Db> {
+        let db = self.connect_bare(connections).await?;
+        db::migrate::check(&db).await?;
+        Ok(db)
+    }
+
+    /// The same, with rollup definitions that fit the database too.
+    async fn connect_checked(&self, connections: u32) -> anyhow::Result<(Db, Arc<Rollups>)> {
+        let rollups = self.rollups()?;
+        let db = self.connect(connections).await?;
+        let problems = check_rollups(&db, &rollups).await?;
+        if problems.is_empty() {
+            Ok((db, Arc::new(rollups)))
+        } else {
+            Err(usage(format!("the database does not fit: {}", problems.join("; "))))
+        }
+    }
+}
+
+/// Checks every rollup against the database; one line a problem.
+async fn check_rollups(db: &Db, rollups: &Rollups) -> anyhow::Result<Vec<String>> {
+    let mut problems = Vec::new();
+    for rollup in rollups.iter() {
+        // One that fails to prepare ends its transaction on no database; reads take no lock.
+        let mut tx = db.begin(Mode::Snapshot).await.context("cannot check the rollup definitions")?;
+        problems.extend(source::check(&mut tx, rollup).await);
+        problems.extend(stored::check(&mut tx, rollup).await);
+        tx.rollback().await?;
+    }
+    Ok(problems)
+}
+
+/// The rollup that nightly runs, repairs and migration records are about.
+fn historical_summary(rollups: &Rollups) -> anyhow::Result<&Rollup> {
+    rollups
+        .get(HISTORICAL_SUMMARY)
+        .ok_or_else(|| usage(format!("no rollup is named {HISTORICAL_SUMMARY}: see `daymend rollups list`")))
+}
+
+/// Who runs this command, for the audit trail.
+fn who() -> String {
+    let name = ["DAYMEND_USER", "SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    name.unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// Prints a value for machines.
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}

@@ -75,8 +75,6 @@ impl Db {
             Self::MySql(pool) => pool.acquire().await.map(drop),
             Self::Sqlite(pool) => pool.acquire().await.map(drop),
         };
-        answer
-            .map_err(|error| DbError::new("connect", error))
-            .context("the database cannot be reached")
+        answer.map_err(|error| DbError::new("connect", error)).context("the database cannot be reached")
     }
 }

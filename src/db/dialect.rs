@@ -29,11 +29,7 @@ pub enum Dialect {
 /// - `{div}`: the division of whole numbers.
 const TOKENS: &[(&str, &str, &str)] = &[
     ("{now}", "UTC_TIMESTAMP(6)", "strftime('%Y-%m-%d %H:%M:%f', 'now')"),
-    (
-        "{now_us}",
-        "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)",
-        "CAST(unixepoch('subsec') * 1000000 AS INTEGER)",
-    ),
+    ("{now_us}", "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)", "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"),
     ("{for_update}", "FOR UPDATE", ""),
     ("{share}", "LOCK IN SHARE MODE", ""),
     ("{skip_locked}", "FOR UPDATE SKIP LOCKED", ""),

@@ -44,11 +44,7 @@ impl DbError {
     /// Names the statement that failed.
     #[must_use]
     pub fn new(statement: &str, source: sqlx::Error) -> Self {
-        Self {
-            statement: format!("database: {statement}"),
-            kind: classify(&source),
-            source,
-        }
+        Self { statement: format!("database: {statement}"), kind: classify(&source), source }
     }
 }
 
@@ -94,8 +90,9 @@ fn mysql_kind(number: u32) -> Kind {
         1062 | 1205 | 1213 | 1020 | 1467 => Kind::Conflict,
         // Too many connections; server shutdown; normal shutdown; aborted connection;
         // read-only (a failover is under way); killed connection; lost or gone.
-        1040 | 1053 | 1077 | 1079 | 1152 | 1184 | 1203 | 1226 | 1290 | 1317 | 1836 | 1927 | 2006
-        | 2013 | 3169 => Kind::Unavailable,
+        1040 | 1053 | 1077 | 1079 | 1152 | 1184 | 1203 | 1226 | 1290 | 1317 | 1836 | 1927 | 2006 | 2013 | 3169 => {
+            Kind::Unavailable
+        }
         // Access denied (database, user, table, column, other); unknown database; bad
         // field; syntax; unknown table; no such table.
         1044 | 1045 | 1049 | 1054 | 1064 | 1109 | 1142 | 1143 | 1146 | 1227 => Kind::Definition,

@@ -58,17 +58,26 @@ pub enum SchemaError {
     Database(#[from] DbError),
 }
 
-statement!(SCHEMA_TABLE_MYSQL, "schema table (mysql)",
+statement!(
+    SCHEMA_TABLE_MYSQL,
+    "schema table (mysql)",
     "SELECT COUNT(*) FROM information_schema.tables
-     WHERE table_schema = DATABASE() AND table_name = 'daymend_schema'");
+     WHERE table_schema = DATABASE() AND table_name = 'daymend_schema'"
+);
 
-statement!(SCHEMA_TABLE_SQLITE, "schema table (sqlite)",
-    "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'daymend_schema'");
+statement!(
+    SCHEMA_TABLE_SQLITE,
+    "schema table (sqlite)",
+    "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'daymend_schema'"
+);
 
 statement!(SCHEMA_VERSION, "schema version", "SELECT COALESCE(MAX(version), 0) FROM daymend_schema");
 
-statement!(SCHEMA_RECORD, "schema record",
-    "{insert_ignore} INTO daymend_schema (version, name, applied_at) VALUES (?, ?, {now})");
+statement!(
+    SCHEMA_RECORD,
+    "schema record",
+    "{insert_ignore} INTO daymend_schema (version, name, applied_at) VALUES (?, ?, {now})"
+);
 
 const SCHEMA_CREATE: &str = "CREATE TABLE IF NOT EXISTS daymend_schema (
     version    INT         NOT NULL PRIMARY KEY,
@@ -133,7 +142,7 @@ pub async fn migrate(db: &Db) -> Result<Vec<&'static Migration>, DbError> {
 
 /// The statements of a file: they end with a semicolon at the end of a line.
 fn statements(text: &str) -> impl Iterator<Item = &str> {
-    text.split(";\n").map(str::trim).filter(|sql| {
-        sql.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with("--"))
-    })
+    text.split(";\n")
+        .map(str::trim)
+        .filter(|sql| sql.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with("--")))
 }

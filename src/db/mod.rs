@@ -216,9 +216,7 @@ impl Tx {
     pub async fn fetch_one<'q>(&mut self, query: impl Into<Query<'q>>, args: Vec<Arg>) -> Result<Row, DbError> {
         let query = query.into();
         let name = query.name;
-        self.fetch_optional(query, args)
-            .await?
-            .ok_or_else(|| DbError::new(name, sqlx::Error::RowNotFound))
+        self.fetch_optional(query, args).await?.ok_or_else(|| DbError::new(name, sqlx::Error::RowNotFound))
     }
 
     /// Hands every row to `each` as it arrives, without keeping them.
@@ -235,8 +233,7 @@ impl Tx {
             Self::Sqlite(tx) => bound!(&sql, args).fetch(&mut **tx).map_ok(Row::Sqlite).boxed(),
         };
         while let Some(row) = rows.next().await {
-            row.and_then(&mut each)
-                .map_err(|error| DbError::new(query.name, error))?;
+            row.and_then(&mut each).map_err(|error| DbError::new(query.name, error))?;
         }
         Ok(())
     }

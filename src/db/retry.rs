@@ -20,25 +20,16 @@ pub struct Backoff {
 
 impl Backoff {
     /// For conflicts between transactions, which pass in milliseconds.
-    pub const CONFLICT: Self = Self {
-        base: Duration::from_millis(5),
-        max: Duration::from_millis(250),
-    };
+    pub const CONFLICT: Self = Self { base: Duration::from_millis(5), max: Duration::from_millis(250) };
 
     /// For a database that cannot be reached.
-    pub const UNAVAILABLE: Self = Self {
-        base: Duration::from_millis(200),
-        max: Duration::from_secs(10),
-    };
+    pub const UNAVAILABLE: Self = Self { base: Duration::from_millis(200), max: Duration::from_secs(10) };
 
     /// How long to wait after the `failures`-th failure in a row (from 1): between half
     /// and all of a ceiling that doubles.
     #[must_use]
     pub fn wait(&self, failures: u32) -> Duration {
-        let ceiling = self
-            .base
-            .saturating_mul(1 << failures.saturating_sub(1).min(20))
-            .min(self.max);
+        let ceiling = self.base.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(self.max);
         ceiling.mul_f64(rand::rng().random_range(0.5..=1.0))
     }
 }

@@ -143,9 +143,7 @@ impl Row {
                 let info = raw.type_info();
                 if <u64 as Type<sqlx::MySql>>::compatible(&info) {
                     let wide: u64 = row.try_get_unchecked(index)?;
-                    i64::try_from(wide)
-                        .map(Some)
-                        .map_err(|_| not_a(index, "a BIGINT", &wide.to_string()))
+                    i64::try_from(wide).map(Some).map_err(|_| not_a(index, "a BIGINT", &wide.to_string()))
                 } else if <i64 as Type<sqlx::MySql>>::compatible(&info)
                     || <bool as Type<sqlx::MySql>>::compatible(&info)
                 {
@@ -189,9 +187,7 @@ impl Row {
             Self::Sqlite(row) => row
                 .try_get_unchecked::<Option<&str>, _>(index)?
                 .map(|text| {
-                    text.get(..10)
-                        .and_then(|date| date.parse().ok())
-                        .ok_or_else(|| not_a(index, "a date", text))
+                    text.get(..10).and_then(|date| date.parse().ok()).ok_or_else(|| not_a(index, "a date", text))
                 })
                 .transpose(),
         }
@@ -205,9 +201,7 @@ impl Row {
     /// A UTC instant (a DATETIME that holds UTC) or NULL.
     pub fn instant_or_null(&self, index: usize) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
         match self {
-            Self::MySql(row) => Ok(row
-                .try_get_unchecked::<Option<NaiveDateTime>, _>(index)?
-                .map(|at| at.and_utc())),
+            Self::MySql(row) => Ok(row.try_get_unchecked::<Option<NaiveDateTime>, _>(index)?.map(|at| at.and_utc())),
             Self::Sqlite(row) => row
                 .try_get_unchecked::<Option<&str>, _>(index)?
                 .map(|text| {

@@ -11,37 +11,55 @@ use crate::{
     statement,
 };
 
-statement!(CLAIM_DUE, "claim due",
+statement!(
+    CLAIM_DUE,
+    "claim due",
     "SELECT id, kind, rollup, lab_id, day, attempt, attempts_max FROM daymend_jobs {force_claim}
      WHERE kind = ? AND state = 'available' AND sort_key >= ? AND sort_key <= {now_us}
-     ORDER BY sort_key, id LIMIT ? {skip_locked}");
+     ORDER BY sort_key, id LIMIT ? {skip_locked}"
+);
 
-statement!(CLAIM_TURN, "claim turn",
+statement!(
+    CLAIM_TURN,
+    "claim turn",
     "SELECT id, kind, rollup, lab_id, day, attempt, attempts_max FROM daymend_jobs {force_claim}
      WHERE kind = ? AND state = 'available' AND sort_key < ?
-     ORDER BY sort_key, id LIMIT ? {skip_locked}");
+     ORDER BY sort_key, id LIMIT ? {skip_locked}"
+);
 
-statement!(CLAIM, "claim",
+statement!(
+    CLAIM,
+    "claim",
     "UPDATE daymend_jobs
      SET state = 'running', sort_key = ?, worker_id = ?, attempt = attempt + 1, claimed_at = {now}
-     WHERE state = 'available' AND id IN ({list})");
+     WHERE state = 'available' AND id IN ({list})"
+);
 
 // A job whose lab and day another job is running for just now comes back in a second.
-statement!(CLAIM_POSTPONE, "claim postpone",
-    "UPDATE daymend_jobs SET sort_key = {now_us} + 1000000 WHERE id = ? AND state = 'available'");
+statement!(
+    CLAIM_POSTPONE,
+    "claim postpone",
+    "UPDATE daymend_jobs SET sort_key = {now_us} + 1000000 WHERE id = ? AND state = 'available'"
+);
 
-statement!(WAITING, "jobs waiting",
+statement!(
+    WAITING,
+    "jobs waiting",
     "SELECT EXISTS (SELECT 1 FROM daymend_jobs
                     WHERE kind = 'nightly' AND state = 'available' AND sort_key <= {now_us})
          OR EXISTS (SELECT 1 FROM daymend_jobs
                     WHERE kind = 'repair' AND state = 'available' AND sort_key <= {now_us})
          OR EXISTS (SELECT 1 FROM daymend_jobs
-                    WHERE kind = 'rebuild' AND state = 'available' AND sort_key <= {now_us})");
+                    WHERE kind = 'rebuild' AND state = 'available' AND sort_key <= {now_us})"
+);
 
-statement!(OPEN, "jobs open",
+statement!(
+    OPEN,
+    "jobs open",
     "SELECT EXISTS (SELECT 1 FROM daymend_jobs WHERE kind = 'nightly' AND state IN ('available', 'running'))
          OR EXISTS (SELECT 1 FROM daymend_jobs WHERE kind = 'repair' AND state IN ('available', 'running'))
-         OR EXISTS (SELECT 1 FROM daymend_jobs WHERE kind = 'rebuild' AND state IN ('available', 'running'))");
+         OR EXISTS (SELECT 1 FROM daymend_jobs WHERE kind = 'rebuild' AND state IN ('available', 'running'))"
+);
 
 /// Claims at most `limit` jobs for `worker_id`: nightly before repairs before rebuilds.
 pub async fn claim(db: &Db, worker_id: i64, limit: usize) -> Result<Vec<Job>, DbError> {

@@ -15,14 +15,20 @@ const JOBS_A_STATEMENT: usize = 500;
 /// How many neighbouring days of a lab come in one turn: as many as share their reads.
 pub const DAYS_A_TURN: usize = 7;
 
-statement!(JOBS_FRONT, "jobs front",
+statement!(
+    JOBS_FRONT,
+    "jobs front",
     "SELECT sort_key FROM daymend_jobs {force_claim}
      WHERE kind = ? AND state = 'available' AND sort_key < ?
-     ORDER BY sort_key LIMIT 1");
+     ORDER BY sort_key LIMIT 1"
+);
 
-statement!(JOBS_INSERT, "enqueue",
+statement!(
+    JOBS_INSERT,
+    "enqueue",
     "INSERT INTO daymend_jobs (id, kind, state, sort_key, rollup, lab_id, day, attempts_max) VALUES {rows}",
-    "(?, ?, 'available', ?, ?, ?, ?, ?)");
+    "(?, ?, 'available', ?, ?, ?, ?, ?)"
+);
 
 /// What to enqueue: the days of some labs, for one run.
 #[derive(Debug)]

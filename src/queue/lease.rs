@@ -20,37 +20,54 @@ pub const LAPSES_MAX: u32 = 10;
 /// How many jobs one rescue statement takes.
 const JOBS_A_STATEMENT: u32 = 500;
 
-statement!(REGISTER, "register worker",
+statement!(
+    REGISTER,
+    "register worker",
     "INSERT INTO daymend_workers (name, version, started_at, heartbeat_at, lease_until_us)
-     VALUES (?, ?, {now}, {now}, {now_us} + ?)");
+     VALUES (?, ?, {now}, {now}, {now_us} + ?)"
+);
 
-statement!(HEARTBEAT, "heartbeat",
+statement!(
+    HEARTBEAT,
+    "heartbeat",
     "UPDATE daymend_workers SET lease_until_us = {now_us} + ?, heartbeat_at = {now}
-     WHERE id = ? AND stopped_at IS NULL AND lease_until_us > {now_us}");
+     WHERE id = ? AND stopped_at IS NULL AND lease_until_us > {now_us}"
+);
 
-statement!(SIGN_OFF, "sign off worker",
-    "UPDATE daymend_workers SET stopped_at = {now}, lease_until_us = {now_us} WHERE id = ? AND stopped_at IS NULL");
+statement!(
+    SIGN_OFF,
+    "sign off worker",
+    "UPDATE daymend_workers SET stopped_at = {now}, lease_until_us = {now_us} WHERE id = ? AND stopped_at IS NULL"
+);
 
-statement!(LAPSED, "lapsed jobs",
+statement!(
+    LAPSED,
+    "lapsed jobs",
     "SELECT jobs.id FROM daymend_jobs AS jobs {force_claim}
      LEFT JOIN daymend_workers AS workers
             ON workers.id = jobs.sort_key AND workers.lease_until_us > {now_us}
      WHERE jobs.kind = ? AND jobs.state = 'running' AND workers.id IS NULL
-     LIMIT ?");
+     LIMIT ?"
+);
 
-statement!(RESCUE_RECORD, "record lapse",
+statement!(
+    RESCUE_RECORD,
+    "record lapse",
     "INSERT INTO daymend_attempts (job_id, attempt, worker_id, started_at, ended_at, outcome, error)
      SELECT id, attempt, worker_id, claimed_at, {now}, 'lapsed', 'the lease of its worker ran out'
      FROM daymend_jobs
      WHERE state = 'running' AND id IN ({list})
        AND NOT EXISTS (SELECT 1 FROM daymend_workers
                        WHERE daymend_workers.id = daymend_jobs.sort_key
-                         AND daymend_workers.lease_until_us > {now_us})");
+                         AND daymend_workers.lease_until_us > {now_us})"
+);
 
 // MySQL assigns from left to right, so lapses changes last. A lapse restores the attempt, as
 // most of what a dead worker held had not been started; a job that kills its workers is
 // discarded all the same, after enough of them.
-statement!(RESCUE, "rescue",
+statement!(
+    RESCUE,
+    "rescue",
     "UPDATE daymend_jobs
      SET sort_key = {now_us}, attempt = attempt - 1,
          error = CASE WHEN lapses + 1 >= ? THEN 'its workers died while they held it, again and again'
@@ -60,10 +77,10 @@ statement!(RESCUE, "rescue",
      WHERE state = 'running' AND id IN ({list})
        AND NOT EXISTS (SELECT 1 FROM daymend_workers
                        WHERE daymend_workers.id = daymend_jobs.sort_key
-                         AND daymend_workers.lease_until_us > {now_us})");
+                         AND daymend_workers.lease_until_us > {now_us})"
+);
 
-statement!(WORKERS_ALIVE, "workers alive",
-    "SELECT COUNT(*) FROM daymend_workers WHERE lease_until_us > {now_us}");
+statement!(WORKERS_ALIVE, "workers alive", "SELECT COUNT(*) FROM daymend_workers WHERE lease_until_us > {now_us}");
 
 /// Registers a worker process; its id. `name` tells operators where it runs.
 pub async fn register(db: &Db, name: &str, lease: Duration) -> Result<i64, DbError> {

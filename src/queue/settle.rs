@@ -16,39 +16,57 @@ use crate::{
 /// The longest error message that is kept.
 const ERROR_CHARACTERS_MAX: usize = 2000;
 
-statement!(COMPLETE, "complete",
+statement!(
+    COMPLETE,
+    "complete",
     "UPDATE daymend_jobs
      SET state = 'completed', sort_key = {now_us}, error = NULL,
          rows_inserted = ?, rows_updated = ?, rows_deleted = ?
-     WHERE state = 'running' AND worker_id = ? AND attempt = ? AND id IN ({list})");
+     WHERE state = 'running' AND worker_id = ? AND attempt = ? AND id IN ({list})"
+);
 
 // MySQL assigns from left to right: sort_key is decided before state changes.
-statement!(FAIL, "fail",
+statement!(
+    FAIL,
+    "fail",
     "UPDATE daymend_jobs
      SET sort_key = CASE WHEN ? OR attempt >= attempts_max THEN {now_us} ELSE {now_us} + ? END,
          error = ?,
          state = CASE WHEN ? OR attempt >= attempts_max THEN 'discarded' ELSE 'available' END
-     WHERE state = 'running' AND worker_id = ? AND attempt = ? AND id = ?");
+     WHERE state = 'running' AND worker_id = ? AND attempt = ? AND id = ?"
+);
 
-statement!(RELEASE, "release",
+statement!(
+    RELEASE,
+    "release",
     "UPDATE daymend_jobs
      SET state = 'available', sort_key = {now_us} + ?, attempt = attempt - 1
-     WHERE state = 'running' AND worker_id = ? AND attempt = ? AND id = ?");
+     WHERE state = 'running' AND worker_id = ? AND attempt = ? AND id = ?"
+);
 
-statement!(ATTEMPT_RECORD, "record attempt",
+statement!(
+    ATTEMPT_RECORD,
+    "record attempt",
     "INSERT INTO daymend_attempts (job_id, attempt, worker_id, started_at, ended_at, outcome, error)
      SELECT id, attempt, worker_id, claimed_at, {now}, ?, ? FROM daymend_jobs
-     WHERE state = 'running' AND worker_id = ? AND attempt = ? AND id = ?");
+     WHERE state = 'running' AND worker_id = ? AND attempt = ? AND id = ?"
+);
 
-statement!(HAND_BACK_RECORD, "record hand-back",
+statement!(
+    HAND_BACK_RECORD,
+    "record hand-back",
     "INSERT INTO daymend_attempts (job_id, attempt, worker_id, started_at, ended_at, outcome, error)
      SELECT id, attempt, worker_id, claimed_at, {now}, 'handed_back', NULL FROM daymend_jobs
-     WHERE kind = ? AND state = 'running' AND sort_key = ?");
+     WHERE kind = ? AND state = 'running' AND sort_key = ?"
+);
 
-statement!(HAND_BACK, "hand back",
+statement!(
+    HAND_BACK,
+    "hand back",
     "UPDATE daymend_jobs
      SET state = 'available', sort_key = {now_us}, attempt = attempt - 1
-     WHERE kind = ? AND state = 'running' AND sort_key = ?");
+     WHERE kind = ? AND state = 'running' AND sort_key = ?"
+);
 
 /// How a failed attempt goes on.
 #[derive(Debug, Clone)]
@@ -115,10 +133,7 @@ pub async fn fail(db: &Db, worker_id: i64, job: &Job, failure: &Failure) -> Resu
 /// Gives one job back without using up its attempt; it is due again after `wait`.
 pub async fn release(db: &Db, worker_id: i64, job: &Job, wait: Duration) -> Result<bool, DbError> {
     let wait_us = i64::try_from(wait.as_micros()).unwrap_or(i64::MAX);
-    let found = retry("release", || {
-        db.execute(&RELEASE, args![wait_us, worker_id, job.attempt, job.id])
-    })
-    .await?;
+    let found = retry("release", || db.execute(&RELEASE, args![wait_us, worker_id, job.attempt, job.id])).await?;
     Ok(found == 1)
 }
 
@@ -135,4 +150,28 @@ pub async fn hand_back(db: &Db, worker_id: i64) -> Result<u64, DbError> {
         Ok(jobs)
     })
     .await
+}
+
+statement!(NOW_US, "now us", "SELECT {now_us}");
+
+statement!(
+    DISCARDED_SINCE,
+    "discarded since",
+    "SELECT COUNT(*) FROM daymend_jobs
+     WHERE kind IN ('nightly', 'repair', 'rebuild') AND state = 'discarded' AND sort_key >= ?"
+);
+
+/// The database's clock, in microseconds since 1970.
+pub async fn database_now_us(db: &Db) -> Result<i64, DbError> {
+    number(db, &NOW_US, args![]).await
+}
+
+/// How many jobs were discarded since that moment of the database's clock.
+pub async fn discarded_since(db: &Db, since_us: i64) -> Result<i64, DbError> {
+    number(db, &DISCARDED_SINCE, args![since_us]).await
+}
+
+async fn number(db: &Db, statement: &crate::db::Statement, args: Vec<Arg>) -> Result<i64, DbError> {
+    let rows = db.fetch_all(statement, args).await?;
+    rows.first().map_or(Ok(0), |row| row.int(0)).map_err(|error| DbError::new(statement.name, error))
 }

@@ -52,12 +52,7 @@ pub fn difference(rollup: &Rollup, expected: &[(Key, u32)], stored: Vec<StoredRo
             _ => difference.delete.push(row),
         }
     }
-    difference.insert = expected
-        .iter()
-        .zip(found)
-        .filter(|(_, found)| !found)
-        .map(|(row, _)| *row)
-        .collect();
+    difference.insert = expected.iter().zip(found).filter(|(_, found)| !found).map(|(row, _)| *row).collect();
     difference
 }
 

@@ -68,10 +68,8 @@ pub(super) async fn read(
 /// The days on which a lab has stored rows, oldest first.
 pub async fn days(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Vec<NaiveDate>, DbError> {
     let s = &rollup.summary;
-    let sql = format!(
-        "-- daymend: summary days\nSELECT DISTINCT {} FROM {} WHERE {} = ? ORDER BY 1",
-        s.day, s.table, s.lab
-    );
+    let sql =
+        format!("-- daymend: summary days\nSELECT DISTINCT {} FROM {} WHERE {} = ? ORDER BY 1", s.day, s.table, s.lab);
     let mut days = Vec::new();
     tx.for_each(Query::new("summary days", sql), args![lab_id], |row| {
         days.push(row.date(0)?);
@@ -84,9 +82,8 @@ pub async fn days(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Vec<Naive
 /// Checks that the summary table has the columns of its definition; one line a problem.
 pub async fn check(tx: &mut Tx, rollup: &Rollup) -> Option<String> {
     let s = &rollup.summary;
-    let columns = [
-        &s.id, &s.lab, &s.day, &s.dimension_a, &s.dimension_b, &s.event, &s.count, &s.created_at, &s.modified_at,
-    ];
+    let columns =
+        [&s.id, &s.lab, &s.day, &s.dimension_a, &s.dimension_b, &s.event, &s.count, &s.created_at, &s.modified_at];
     let names: Vec<&str> = columns.iter().map(|name| name.as_str()).collect();
     let sql = format!("SELECT {} FROM {}", names.join(", "), s.table);
     let checked = tx.columns(Query::new(&s.table, sql)).await;
@@ -126,12 +123,21 @@ pub(super) async fn write(tx: &mut Tx, rollup: &Rollup, lab_id: i64, difference:
         let sql = format!(
             "-- daymend: insert summary rows\nINSERT INTO {} ({}, {}, {}, {}, {}, {}, {}, {}) VALUES {}",
             s.table,
-            s.lab, s.day, s.dimension_a, s.dimension_b, s.event, s.count, s.created_at, s.modified_at,
+            s.lab,
+            s.day,
+            s.dimension_a,
+            s.dimension_b,
+            s.event,
+            s.count,
+            s.created_at,
+            s.modified_at,
             repeat("(?, ?, ?, ?, ?, ?, {now}, {now})", rows.len()),
         );
         let args = rows
             .iter()
-            .flat_map(|(key, count)| args![lab_id, key.day, key.a, key.b, rollup.events[key.event].name.as_str(), *count])
+            .flat_map(|(key, count)| {
+                args![lab_id, key.day, key.a, key.b, rollup.events[key.event].name.as_str(), *count]
+            })
             .collect();
         tx.execute(Query::new("insert summary rows", sql), args).await?;
     }

@@ -59,9 +59,8 @@ const NAME_LENGTH_MAX: usize = 32;
 
 /// Every definition under `dir`: each of its folders that has a `rollup.toml`.
 pub fn load_dir(dir: &Path) -> Vec<Result<Rollup, Vec<DefinitionError>>> {
-    let problem = |message: String| {
-        vec![Err(vec![DefinitionError { file: dir.display().to_string(), line: 1, message }])]
-    };
+    let problem =
+        |message: String| vec![Err(vec![DefinitionError { file: dir.display().to_string(), line: 1, message }])];
     let mut folders: Vec<PathBuf> = match std::fs::read_dir(dir) {
         Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
         Err(error) => return problem(format!("cannot be read: {error}")),
@@ -71,10 +70,7 @@ pub fn load_dir(dir: &Path) -> Vec<Result<Rollup, Vec<DefinitionError>>> {
     if folders.is_empty() {
         return problem("no folder here has a rollup.toml".to_owned());
     }
-    folders
-        .iter()
-        .map(|folder| parse(folder, |file| std::fs::read_to_string(folder.join(file))))
-        .collect()
+    folders.iter().map(|folder| parse(folder, |file| std::fs::read_to_string(folder.join(file)))).collect()
 }
 
 /// Reads the definition in `folder`, whose files `read` returns.
@@ -158,7 +154,11 @@ impl Parser<'_> {
         let line = line_of(text, name.span().start);
         let value = name.get_ref();
         if !is_identifier(value) || value.len() > NAME_LENGTH_MAX {
-            self.report("rollup.toml", line, format!("{value:?} is not a name of letters, digits and _, at most {NAME_LENGTH_MAX}"));
+            self.report(
+                "rollup.toml",
+                line,
+                format!("{value:?} is not a name of letters, digits and _, at most {NAME_LENGTH_MAX}"),
+            );
         }
         if self.folder.file_name().is_some_and(|folder| folder != value.as_str()) {
             self.report("rollup.toml", line, format!("the name {value:?} differs from its folder's"));
@@ -169,9 +169,16 @@ impl Parser<'_> {
         let start = line_of(text, summary.span().start);
         let s = summary.get_ref();
         let fields = [
-            ("table", &s.table), ("id", &s.id), ("lab", &s.lab), ("day", &s.day),
-            ("dimension_a", &s.dimension_a), ("dimension_b", &s.dimension_b), ("event", &s.event),
-            ("count", &s.count), ("created_at", &s.created_at), ("modified_at", &s.modified_at),
+            ("table", &s.table),
+            ("id", &s.id),
+            ("lab", &s.lab),
+            ("day", &s.day),
+            ("dimension_a", &s.dimension_a),
+            ("dimension_b", &s.dimension_b),
+            ("event", &s.event),
+            ("count", &s.count),
+            ("created_at", &s.created_at),
+            ("modified_at", &s.modified_at),
         ];
         for (key, value) in fields {
             if !is_identifier(value) {
@@ -225,11 +232,8 @@ impl Parser<'_> {
             DimensionText::Column(name) => Dimension::Column(column(name, dimension.span().start)),
         };
         let (a, b) = (dimension(&event.a), dimension(&event.b));
-        let conditions = event
-            .conditions
-            .iter()
-            .map(|(name, value)| (column(name, value.span().start), *value.get_ref()))
-            .collect();
+        let conditions =
+            event.conditions.iter().map(|(name, value)| (column(name, value.span().start), *value.get_ref())).collect();
         Some(EventType { name: event.name.get_ref().clone(), fact, a, b, conditions })
     }
 }
@@ -253,10 +257,7 @@ mod tests {
     fn errors(replace: &str, with: &str) -> Vec<String> {
         let files = super::super::BUILTIN[0].1;
         parse(Path::new("historical_summary"), |file| {
-            let (_, text) = files
-                .iter()
-                .find(|(known, _)| *known == file)
-                .ok_or(std::io::ErrorKind::NotFound)?;
+            let (_, text) = files.iter().find(|(known, _)| *known == file).ok_or(std::io::ErrorKind::NotFound)?;
             assert!(file != "rollup.toml" || text.contains(replace), "{replace:?} is not in rollup.toml");
             Ok(if file == "rollup.toml" { text.replacen(replace, with, 1) } else { (*text).to_owned() })
         })
@@ -279,19 +280,32 @@ mod tests {
     fn each_problem_names_its_file_and_line() {
         let cases = [
             ("counts = \"bills\"", "counts = \"bils\"", "rollup.toml:34: \"bils\" is not one of [facts]"),
-            ("day = \"ordered_at\"", "day = \"ordered at\"", "rollup.toml:18: day = \"ordered at\" is not a table or column name"),
+            (
+                "day = \"ordered_at\"",
+                "day = \"ordered at\"",
+                "rollup.toml:18: day = \"ordered at\" is not a table or column name",
+            ),
             ("bills = \"bills.sql\"", "bills = \"bill.sql\"", "bill.sql:1: cannot be read: entity not found"),
-            ("type = \"referral_bill\"", "type = \"organization_bill\"", "rollup.toml:40: the event type \"organization_bill\" is defined twice"),
-            ("name = \"historical_summary\"", "name = \"other\"", "rollup.toml:11: the name \"other\" differs from its folder's"),
+            (
+                "type = \"referral_bill\"",
+                "type = \"organization_bill\"",
+                "rollup.toml:40: the event type \"organization_bill\" is defined twice",
+            ),
+            (
+                "name = \"historical_summary\"",
+                "name = \"other\"",
+                "rollup.toml:11: the name \"other\" differs from its folder's",
+            ),
             ("b = 0", "b = \"x; DROP TABLE labs\"", "rollup.toml:36: \"x; DROP TABLE labs\" is not a column name"),
-            ("[facts]", "[fact]", "rollup.toml:26: unknown field `fact`, expected one of `name`, `summary`, `facts`, `event`"),
+            (
+                "[facts]",
+                "[fact]",
+                "rollup.toml:26: unknown field `fact`, expected one of `name`, `summary`, `facts`, `event`",
+            ),
         ];
         for (replace, with, expected) in cases {
             let found = errors(replace, with);
-            assert!(
-                found.contains(&format!("historical_summary/{expected}")),
-                "{expected:?} is not among {found:#?}"
-            );
+            assert!(found.contains(&format!("historical_summary/{expected}")), "{expected:?} is not among {found:#?}");
         }
     }
 }

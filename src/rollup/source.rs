@@ -48,9 +48,7 @@ pub enum Locking {
 }
 
 /// The earliest moment that a DATETIME can hold.
-const EARLIEST: NaiveDateTime = NaiveDate::from_ymd_opt(1000, 1, 1)
-    .expect("a date")
-    .and_time(chrono::NaiveTime::MIN);
+const EARLIEST: NaiveDateTime = NaiveDate::from_ymd_opt(1000, 1, 1).expect("a date").and_time(chrono::NaiveTime::MIN);
 
 /// All labs, by id.
 pub async fn labs(tx: &mut Tx, rollup: &Rollup) -> Result<Vec<Lab>, DbError> {
@@ -95,8 +93,7 @@ pub async fn next_fact(
 ) -> Result<Option<DateTime<Utc>>, DbError> {
     let args = rollup.days.bind(|name| if name == "from" { from.into() } else { lab_id.into() });
     let row = tx.fetch_optional(query(&rollup.days), args).await?;
-    row.map_or(Ok(None), |row| row.instant_or_null(0))
-        .map_err(|error| DbError::new(&rollup.days.file, error))
+    row.map_or(Ok(None), |row| row.instant_or_null(0)).map_err(|error| DbError::new(&rollup.days.file, error))
 }
 
 /// The days up to `last` on which the lab has facts, oldest first.
@@ -151,11 +148,8 @@ pub async fn count_facts<'a>(
         tx.for_each(Query::new(&fact.sql.file, sql), fact.sql.bind(value), |row| {
             if columns.is_empty() {
                 [bill_time] = positions(&row, ["bill_time"])?;
-                columns = fact
-                    .columns
-                    .iter()
-                    .map(|name| positions(&row, [name]).map(|[at]| at))
-                    .collect::<Result<_, _>>()?;
+                columns =
+                    fact.columns.iter().map(|name| positions(&row, [name]).map(|[at]| at)).collect::<Result<_, _>>()?;
             }
             for (value, column) in values.iter_mut().zip(&columns) {
                 *value = row.int_or_null(*column)?;
@@ -173,10 +167,7 @@ pub async fn count_facts<'a>(
 /// One line a problem.
 pub async fn check(tx: &mut Tx, rollup: &Rollup) -> Vec<String> {
     let mut problems = Vec::new();
-    let fixed = [
-        (&rollup.labs, vec!["lab_id", "time_zone", "enabled"]),
-        (&rollup.days, vec![]),
-    ];
+    let fixed = [(&rollup.labs, vec!["lab_id", "time_zone", "enabled"]), (&rollup.days, vec![])];
     let facts = rollup.facts.iter().map(|fact| {
         let mut columns = vec!["bill_time"];
         columns.extend(fact.columns.iter().map(String::as_str));

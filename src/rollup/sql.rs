@@ -54,10 +54,8 @@ impl NamedSql {
                 '?' => return problem("use named parameters such as :lab_id, not ?".to_owned()),
                 ';' => return problem("one SELECT without a semicolon is expected".to_owned()),
                 ':' => {
-                    let name: String = rest[1..]
-                        .chars()
-                        .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
-                        .collect();
+                    let name: String =
+                        rest[1..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
                     if !allowed.contains(&name.as_str()) {
                         return problem(format!("unknown parameter :{name} (known: :{})", allowed.join(", :")));
                     }
@@ -93,8 +91,12 @@ mod tests {
 
     #[test]
     fn names_become_placeholders_but_not_inside_strings_or_comments() {
-        let sql = NamedSql::parse("x.sql", "SELECT ':from' -- :from\nFROM t WHERE a = :from AND b = :lab_id", &["lab_id", "from"])
-            .unwrap();
+        let sql = NamedSql::parse(
+            "x.sql",
+            "SELECT ':from' -- :from\nFROM t WHERE a = :from AND b = :lab_id",
+            &["lab_id", "from"],
+        )
+        .unwrap();
         assert_eq!(sql.text, "SELECT ':from' -- :from\nFROM t WHERE a = ? AND b = ?");
         assert_eq!(sql.parameters, ["from", "lab_id"]);
     }

@@ -21,48 +21,75 @@ use crate::{
     statement,
 };
 
-statement!(RUN_INSERT, "insert run",
+statement!(
+    RUN_INSERT,
+    "insert run",
     "INSERT INTO daymend_runs (rollup, kind, state, reason, requested_by, time_zone, lab_id,
                                first_day, last_day, as_of, event_name, created_at)
-     VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, '', {now})");
+     VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, '', {now})"
+);
 
 statement!(RUN_NAME, "name run", "UPDATE daymend_runs SET event_name = ? WHERE id = ?");
 
-statement!(EVENT_LOG, "event log",
-    "INSERT INTO operation_event_log (event_name, status, created_at) VALUES (?, ?, {now})");
+statement!(
+    EVENT_LOG,
+    "event log",
+    "INSERT INTO operation_event_log (event_name, status, created_at) VALUES (?, ?, {now})"
+);
 
-statement!(RUN_SHOW, "show run",
+statement!(
+    RUN_SHOW,
+    "show run",
     "SELECT id, rollup, kind, state, reason, requested_by, time_zone, lab_id, first_day, last_day, as_of,
             event_name, created_at, finished_at
-     FROM daymend_runs WHERE id = ?");
+     FROM daymend_runs WHERE id = ?"
+);
 
-statement!(RUNS_LIST, "list runs",
+statement!(
+    RUNS_LIST,
+    "list runs",
     "SELECT id, rollup, kind, state, reason, requested_by, time_zone, lab_id, first_day, last_day, as_of,
             event_name, created_at, finished_at
-     FROM daymend_runs ORDER BY id DESC LIMIT ?");
+     FROM daymend_runs ORDER BY id DESC LIMIT ?"
+);
 
-statement!(RUNS_OPEN, "open runs",
+statement!(
+    RUNS_OPEN,
+    "open runs",
     "SELECT id, rollup, kind, state, reason, requested_by, time_zone, lab_id, first_day, last_day, as_of,
             event_name, created_at, finished_at
-     FROM daymend_runs WHERE state = 'running' ORDER BY id");
+     FROM daymend_runs WHERE state = 'running' ORDER BY id"
+);
 
 statement!(RUN_LOCK, "lock run", "SELECT state FROM daymend_runs WHERE id = ? {for_update}");
 
-statement!(RUN_END, "end run",
-    "UPDATE daymend_runs SET state = ?, finished_at = {now} WHERE id = ? AND state = 'running'");
+statement!(
+    RUN_END,
+    "end run",
+    "UPDATE daymend_runs SET state = ?, finished_at = {now} WHERE id = ? AND state = 'running'"
+);
 
-statement!(RUN_PROGRESS, "run progress",
+statement!(
+    RUN_PROGRESS,
+    "run progress",
     "SELECT state, COUNT(*), CAST(COALESCE(SUM(rows_inserted), 0) AS SIGNED),
             CAST(COALESCE(SUM(rows_updated), 0) AS SIGNED), CAST(COALESCE(SUM(rows_deleted), 0) AS SIGNED)
-     FROM daymend_jobs WHERE id BETWEEN ? AND ? GROUP BY state");
+     FROM daymend_jobs WHERE id BETWEEN ? AND ? GROUP BY state"
+);
 
-statement!(RUN_DISCARDED, "discarded jobs of run",
+statement!(
+    RUN_DISCARDED,
+    "discarded jobs of run",
     "SELECT id, lab_id, day, error FROM daymend_jobs
-     WHERE id BETWEEN ? AND ? AND state = 'discarded' ORDER BY id LIMIT ?");
+     WHERE id BETWEEN ? AND ? AND state = 'discarded' ORDER BY id LIMIT ?"
+);
 
-statement!(RUN_CANCEL_JOBS, "cancel jobs of run",
+statement!(
+    RUN_CANCEL_JOBS,
+    "cancel jobs of run",
     "UPDATE daymend_jobs SET state = 'cancelled', sort_key = {now_us}
-     WHERE id BETWEEN ? AND ? AND state IN ('available', 'running')");
+     WHERE id BETWEEN ? AND ? AND state IN ('available', 'running')"
+);
 
 /// What a run is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -262,13 +289,8 @@ pub async fn create(tx: &mut Tx, new: &NewRun) -> Result<i64, DbError> {
     let event_name = new.event_name(id);
     tx.execute(&RUN_NAME, args![event_name.as_str(), id]).await?;
     tx.execute(&EVENT_LOG, args![event_name, "STARTED"]).await?;
-    let batch = Batch {
-        run_id: id,
-        kind: new.kind,
-        rollup: &new.rollup,
-        labs: &new.labs,
-        attempts_max: new.attempts_max,
-    };
+    let batch =
+        Batch { run_id: id, kind: new.kind, rollup: &new.rollup, labs: &new.labs, attempts_max: new.attempts_max };
     enqueue::enqueue(tx, &batch).await?;
     Ok(id)
 }

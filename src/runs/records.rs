@@ -16,31 +16,48 @@ use crate::{
 /// The `migration_type` of the records that ask for a rebuild.
 pub const MIGRATION_TYPE: &str = "HISTORICAL_SUMMARY";
 
-statement!(PENDING, "pending migrations",
+statement!(
+    PENDING,
+    "pending migrations",
     "SELECT id, lab_id, initiated_by_id FROM crelio_data_migrations
-     WHERE migration_type = ? AND is_scheduled = 1 AND job_status = 'Pending' ORDER BY id");
+     WHERE migration_type = ? AND is_scheduled = 1 AND job_status = 'Pending' ORDER BY id"
+);
 
-statement!(TAKE, "take migration",
+statement!(
+    TAKE,
+    "take migration",
     "UPDATE crelio_data_migrations
      SET is_scheduled = 0, job_status = ?, start_date = ?, end_date = ?, time_taken = 0, modified_at = {now}
-     WHERE id = ? AND migration_type = ? AND is_scheduled = 1 AND job_status = 'Pending'");
+     WHERE id = ? AND migration_type = ? AND is_scheduled = 1 AND job_status = 'Pending'"
+);
 
 statement!(LINK, "link migration", "REPLACE INTO daymend_migrations (migration_id, run_id) VALUES (?, ?)");
 
-statement!(REFRESH, "refresh migrations",
+statement!(
+    REFRESH,
+    "refresh migrations",
     "UPDATE crelio_data_migrations SET job_status = ?, time_taken = ?, modified_at = {now}
      WHERE is_scheduled = 0 AND job_status <> ?
-       AND id IN (SELECT migration_id FROM daymend_migrations WHERE run_id = ?)");
+       AND id IN (SELECT migration_id FROM daymend_migrations WHERE run_id = ?)"
+);
 
-statement!(LINKED, "linked migrations",
+statement!(
+    LINKED,
+    "linked migrations",
     "SELECT COUNT(*), COUNT(records.id)
      FROM daymend_migrations AS links LEFT JOIN crelio_data_migrations AS records ON records.id = links.migration_id
-     WHERE links.run_id = ?");
+     WHERE links.run_id = ?"
+);
 
-statement!(REQUEST, "request migration",
+statement!(RUN_OF, "run of migration", "SELECT run_id FROM daymend_migrations WHERE migration_id = ?");
+
+statement!(
+    REQUEST,
+    "request migration",
     "INSERT INTO crelio_data_migrations
          (lab_id, is_scheduled, job_status, initiated_by_id, migration_type, created_at, modified_at)
-     VALUES (?, 1, 'Pending', ?, ?, {now}, {now})");
+     VALUES (?, 1, 'Pending', ?, ?, {now}, {now})"
+);
 
 statement!(NOW, "now", "SELECT {now}");
 
@@ -85,6 +102,12 @@ pub async fn take(
 /// Remembers that `run_id` carries out the record.
 pub async fn link(tx: &mut Tx, id: i64, run_id: i64) -> Result<(), DbError> {
     tx.execute(&LINK, args![id, run_id]).await.map(drop)
+}
+
+/// The run that carries the record out; none where it has not been taken.
+pub async fn run_of(tx: &mut Tx, id: i64) -> Result<Option<i64>, DbError> {
+    let row = tx.fetch_optional(&RUN_OF, args![id]).await?;
+    row.map(|row| row.int(0)).transpose().map_err(|error| DbError::new(RUN_OF.name, error))
 }
 
 /// Whether a run carries out records, all of which have disappeared.

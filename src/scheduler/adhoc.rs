@@ -49,13 +49,7 @@ pub enum PlanError {
 }
 
 /// Plans a repair of `labs`, or of all enabled labs where none is named.
-pub async fn plan(
-    db: &Db,
-    rollup: &Rollup,
-    labs: &[i64],
-    days: Days,
-    now: DateTime<Utc>,
-) -> Result<Plan, PlanError> {
+pub async fn plan(db: &Db, rollup: &Rollup, labs: &[i64], days: Days, now: DateTime<Utc>) -> Result<Plan, PlanError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let known = source::labs(&mut tx, rollup).await?;
     let mut plan = Plan::default();

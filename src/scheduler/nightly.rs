@@ -26,15 +26,20 @@ const LABS_A_STATEMENT: usize = 500;
 
 statement!(LABS_KNOWN, "enqueued labs", "SELECT lab_id, enqueued_through FROM daymend_labs WHERE rollup = ?");
 
-statement!(LABS_ADD, "add labs",
-    "{insert_ignore} INTO daymend_labs (rollup, lab_id) VALUES {rows}", "(?, ?)");
+statement!(LABS_ADD, "add labs", "{insert_ignore} INTO daymend_labs (rollup, lab_id) VALUES {rows}", "(?, ?)");
 
-statement!(LABS_LOCK, "lock labs",
+statement!(
+    LABS_LOCK,
+    "lock labs",
     "SELECT lab_id, enqueued_through FROM daymend_labs
-     WHERE rollup = ? AND lab_id IN ({list}) ORDER BY lab_id {for_update}");
+     WHERE rollup = ? AND lab_id IN ({list}) ORDER BY lab_id {for_update}"
+);
 
-statement!(LABS_RECORD, "record labs",
-    "UPDATE daymend_labs SET enqueued_through = ?, time_zone = ? WHERE rollup = ? AND lab_id IN ({list})");
+statement!(
+    LABS_RECORD,
+    "record labs",
+    "UPDATE daymend_labs SET enqueued_through = ?, time_zone = ? WHERE rollup = ? AND lab_id IN ({list})"
+);
 
 /// When a day should be in the summary: `04:00 UTC`, or `01:30 local`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +75,12 @@ impl fmt::Display for NightlyAt {
 }
 
 impl NightlyAt {
+    /// When the old nightly event ran.
+    pub const DEFAULT: Self = Self::Utc(match NaiveTime::from_hms_opt(4, 0, 0) {
+        Some(time) => time,
+        None => NaiveTime::MIN,
+    });
+
     /// The last day of `zone` that should be in the summary at `now`.
     #[must_use]
     pub fn due_day(&self, zone: Zone, now: DateTime<Utc>) -> NaiveDate {
@@ -102,7 +113,7 @@ pub async fn enqueue_closed_days(
 ) -> Result<(), DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let labs = source::labs(&mut tx, rollup).await?;
-    let known = read_enqueued(tx.fetch_all(&LABS_KNOWN, args![rollup.name.as_str()]).await?)?;
+    let known = read_enqueued(&tx.fetch_all(&LABS_KNOWN, args![rollup.name.as_str()]).await?)?;
     tx.commit().await?;
 
     let mut by_zone: BTreeMap<&'static str, (Zone, Vec<i64>)> = BTreeMap::new();
@@ -140,7 +151,7 @@ async fn enqueue_zone(
         let rows = labs.iter().flat_map(|lab| args![rollup.name.as_str(), *lab]).collect();
         tx.execute(Query::new(LABS_ADD.name, LABS_ADD.with_rows(labs.len())), rows).await?;
         let locked = Query::new(LABS_LOCK.name, LABS_LOCK.with_list(labs.len()));
-        let locked = read_enqueued(tx.fetch_all(locked, named(rollup, labs)).await?)?;
+        let locked = read_enqueued(&tx.fetch_all(locked, named(rollup, labs)).await?)?;
         for (lab, through) in locked {
             let missing = missing_days(zone, through, due, config.catch_up_days);
             if let (Some(through), Some(first)) = (through, missing.first())
@@ -162,11 +173,8 @@ async fn enqueue_zone(
         args.extend(labs.iter().map(|lab| Arg::Int(*lab)));
         tx.execute(Query::new(LABS_RECORD.name, LABS_RECORD.with_list(labs.len())), args).await?;
     }
-    let enqueued = if days.is_empty() {
-        None
-    } else {
-        Some(create_run(&mut tx, rollup, config, now, zone, due, days).await?)
-    };
+    let enqueued =
+        if days.is_empty() { None } else { Some(create_run(&mut tx, rollup, config, now, zone, due, days).await?) };
     tx.commit().await?;
     Ok(enqueued)
 }
@@ -212,7 +220,7 @@ fn named(rollup: &Rollup, labs: &[i64]) -> Vec<Arg> {
     args
 }
 
-fn read_enqueued(rows: Vec<crate::db::Row>) -> Result<BTreeMap<i64, Option<NaiveDate>>, DbError> {
+fn read_enqueued(rows: &[crate::db::Row]) -> Result<BTreeMap<i64, Option<NaiveDate>>, DbError> {
     rows.iter()
         .map(|row| Ok((row.int(0)?, row.date_or_null(1)?)))
         .collect::<Result<_, _>>()

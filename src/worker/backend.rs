@@ -32,12 +32,17 @@ impl Backend for QueueBackend {
     fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
-        _: &WorkerContext,
+        worker: &WorkerContext,
     ) -> Poll<Option<Result<Self::Task, Self::Error>>> {
         // The fetcher drops its end when it stops, which wakes this.
         match self.units.poll_recv(cx) {
             Poll::Ready(Some(unit)) if !self.stopping.is_cancelled() => Poll::Ready(Some(Ok(Task::new(unit)))),
-            Poll::Ready(_) => Poll::Ready(None),
+            Poll::Ready(_) => {
+                // The end of the stream alone does not end an apalis worker; it can only fail
+                // to stop where it has never started.
+                let _ = worker.stop();
+                Poll::Ready(None)
+            }
             Poll::Pending => Poll::Pending,
         }
     }

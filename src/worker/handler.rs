@@ -115,7 +115,8 @@ async fn run_one(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit:
                 };
                 tracing::warn!(error = failure.error, permanent = failure.permanent, "attempt failed");
                 metrics::attempts(if matches!(error, AttemptError::TimedOut(_)) { "timed_out" } else { "failed" }, 1);
-                return settle_until_done(session, || settle::fail(&session.db, session.worker_id, job, &failure)).await;
+                return settle_until_done(session, || settle::fail(&session.db, session.worker_id, job, &failure))
+                    .await;
             }
         }
     }

@@ -132,9 +132,10 @@ async fn run_session(session: &Arc<Session>, lease_db: &Db, shutdown: &Cancellat
         .backend(backend)
         .concurrency(config.concurrency)
         .parallelize(|task| AbortOnDropHandle::new(tokio::spawn(task)))
-        .build(apalis::prelude::task_fn(move |unit: fetch::Unit| handler::handle(Arc::clone(&state), acks.clone(), unit)));
-    let worker = worker.run();
-    tokio::pin!(worker);
+        .build(apalis::prelude::task_fn(move |unit: fetch::Unit| {
+            handler::handle(Arc::clone(&state), acks.clone(), unit)
+        }));
+    let mut worker = Box::pin(worker.run());
 
     let ended = tokio::select! {
         result = &mut worker => {

@@ -58,10 +58,8 @@ impl TestDb {
             Engine::MariaDb => include_str!("../../fixtures/source-schema.mysql.sql"),
             Engine::Sqlite => include_str!("../../../src/demo/source-schema.sqlite.sql"),
         };
-        let schema: String = schema
-            .lines()
-            .map(|line| line.split("--").next().unwrap_or_default().to_owned() + "\n")
-            .collect();
+        let schema: String =
+            schema.lines().map(|line| line.split("--").next().unwrap_or_default().to_owned() + "\n").collect();
         for statement in schema.split(';').map(str::trim).filter(|sql| !sql.is_empty()) {
             this.execute(statement, vec![]).await;
         }

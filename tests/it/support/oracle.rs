@@ -79,7 +79,8 @@ pub async fn stored(db: &TestDb) -> BTreeMap<Key, i64> {
                FROM operation_historical_summary";
     let mut rows = BTreeMap::new();
     for row in db.rows(sql, vec![]).await {
-        let key = (row.int(0).unwrap(), row.date(1).unwrap(), row.int(2).unwrap(), row.int(3).unwrap(), row.text(4).unwrap());
+        let key =
+            (row.int(0).unwrap(), row.date(1).unwrap(), row.int(2).unwrap(), row.int(3).unwrap(), row.text(4).unwrap());
         let twice = rows.insert(key.clone(), row.int(5).unwrap());
         assert_eq!(twice, None, "{key:?} is stored twice");
     }

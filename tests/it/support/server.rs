@@ -64,7 +64,9 @@ fn program(name: &str) -> Result<PathBuf, String> {
         .map(|dir| Path::new(dir).join(name))
         .find(|path| path.is_file())
         .ok_or_else(|| {
-            format!("{name} is not installed: the tests need MariaDB (`apt-get install mariadb-server`, or run tests/run)")
+            format!(
+                "{name} is not installed: the tests need MariaDB (`apt-get install mariadb-server`, or run tests/run)"
+            )
         })
 }
 

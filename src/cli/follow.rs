@@ -1,0 +1,151 @@
+//! Following runs to their end: a bar on a terminal, plain lines otherwise.
+
+use std::{
+    io::IsTerminal,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{Exit, Global, print_json};
+use crate::{
+    db::{Backoff, Db, DbError, Kind, Mode},
+    error::chain,
+    queue::lease,
+    runs::{self, Progress, RunState},
+    scheduler,
+};
+
+/// How often a run is looked at.
+const POLL: Duration = Duration::from_millis(200);
+
+/// How often a plain line is printed.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// A bar that shows jobs ended, their rate and the time left, or prints a line now and then.
+pub(super) struct Bar {
+    bar: ProgressBar,
+    is_terminal: bool,
+    printed: Option<Instant>,
+    title: String,
+}
+
+impl Bar {
+    pub(super) fn new(title: String) -> Self {
+        let is_terminal = std::io::stderr().is_terminal();
+        let bar = ProgressBar::with_draw_target(
+            None,
+            if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
+        );
+        let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} days  {per_sec}  {eta} left  {msg}");
+        if let Ok(style) = style {
+            bar.set_style(style);
+        }
+        bar.set_prefix(title.clone());
+        Self { bar, is_terminal, printed: None, title }
+    }
+
+    pub(super) fn update(&mut self, progress: &Progress) {
+        self.bar.set_length(progress.total());
+        self.bar.set_position(progress.ended());
+        self.bar.set_message(match progress.discarded {
+            0 => String::new(),
+            discarded => format!("{discarded} discarded"),
+        });
+        if !self.is_terminal && self.printed.is_none_or(|at| at.elapsed() >= LINE_EVERY) {
+            self.printed = Some(Instant::now());
+            eprintln!(
+                "{}: {}/{} days, {:.0}/s, {} discarded",
+                self.title,
+                progress.ended(),
+                progress.total(),
+                self.bar.per_sec(),
+                progress.discarded
+            );
+        }
+    }
+
+    pub(super) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Follows a run until it has ended, closing it where no scheduler does; how it ended.
+pub(super) async fn follow(db: &Db, run_id: i64) -> anyhow::Result<(RunState, Progress)> {
+    let mut bar = Bar::new(format!("run {run_id}"));
+    let begun = Instant::now();
+    let mut warned = false;
+    let mut failures = 0;
+    loop {
+        match look(db, run_id).await {
+            Ok((RunState::Running, progress)) => {
+                failures = 0;
+                bar.update(&progress);
+                if progress.open() == 0 {
+                    scheduler::close_runs(db, &mut scheduler::Report::default()).await?;
+                } else if !warned && begun.elapsed() > POLL * 10 && lease::workers_alive(db).await? == 0 {
+                    warned = true;
+                    eprintln!("no worker is alive: start `daymend worker` or `daymend serve`");
+                }
+            }
+            Ok((state, progress)) => {
+                bar.finish();
+                return Ok((state, progress));
+            }
+            Err(error) if error.kind == Kind::Unavailable => {
+                failures += 1;
+                let wait = Backoff::UNAVAILABLE.wait(failures);
+                tracing::warn!(error = %chain(&error), ?wait, "the database cannot be reached, waiting");
+                tokio::time::sleep(wait).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+async fn look(db: &Db, run_id: i64) -> Result<(RunState, Progress), DbError> {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let state = runs::get(&mut tx, run_id).await?.map_or(RunState::Cancelled, |run| run.state);
+    let progress = runs::progress(&mut tx, run_id).await?;
+    tx.commit().await?;
+    Ok((state, progress))
+}
+
+/// Follows runs one after the other, and prints how each ended.
+pub(super) async fn follow_all(global: &Global, db: &Db, run_ids: &[i64]) -> anyhow::Result<ExitCode> {
+    let mut exit = Exit::Ok;
+    let mut ended = Vec::new();
+    for run_id in run_ids {
+        let (state, progress) = follow(db, *run_id).await?;
+        if state != RunState::Completed {
+            exit = Exit::Failed;
+        }
+        if global.json {
+            ended.push(serde_json::json!({ "run": run_id, "state": state, "progress": progress }));
+        } else {
+            println!("{}", summary(*run_id, state, &progress));
+        }
+    }
+    if global.json {
+        print_json(&ended)?;
+    }
+    Ok(exit.into())
+}
+
+/// One line that says how a run ended.
+fn summary(run_id: i64, state: RunState, progress: &Progress) -> String {
+    let rows = match progress.rows() {
+        0 => "0 rows written: everything was right".to_owned(),
+        rows => format!(
+            "{rows} rows written ({} inserted, {} updated, {} deleted)",
+            progress.rows_inserted, progress.rows_updated, progress.rows_deleted
+        ),
+    };
+    let failed = match progress.discarded {
+        0 => String::new(),
+        discarded => format!("; {discarded} discarded, see `daymend runs show {run_id}`"),
+    };
+    format!("run {run_id} {}: {} days, {rows}{failed}", state.name(), progress.completed)
+}

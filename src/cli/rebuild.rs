@@ -1,0 +1,127 @@
+//! `daymend rebuild`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{Exit, Global, follow, historical_summary, print_json, service::AttemptsArgs, usage};
+use crate::{
+    db::{Db, Mode, retry},
+    rollup::Rollup,
+    runs::records,
+    scheduler::{self, migrations, nightly::NightlyAt},
+};
+
+/// Recomputes the whole history of labs.
+///
+/// Inserts a record into crelio_data_migrations for each lab, as the Support Dashboard does;
+/// the scheduler takes it within seconds. No day is emptied on the way.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// The lab (may be repeated)
+    #[arg(long, required = true, value_name = "ID")]
+    lab: Vec<i64>,
+
+    /// Who asks: the account manager's id for the record
+    #[arg(long, default_value_t = 0, value_name = "ID")]
+    initiated_by: i64,
+
+    /// Follow the runs, and end with their result
+    #[arg(long)]
+    wait: bool,
+
+    /// Only print what would be enqueued
+    #[arg(long)]
+    dry_run: bool,
+
+    #[command(flatten)]
+    attempts: AttemptsArgs,
+}
+
+impl Options {
+    pub(super) async fn run(mut self, global: &Global) -> anyhow::Result<ExitCode> {
+        let (db, rollups) = global.connect_checked(4).await?;
+        let rollup = historical_summary(&rollups)?;
+        let now = global.clock().now();
+        self.lab.sort_unstable();
+        self.lab.dedup();
+        // Every lab is looked at before any record is written.
+        let mut histories = Vec::new();
+        for lab in &self.lab {
+            let history = migrations::history(&db, rollup, *lab, now).await?;
+            histories.push((*lab, history.map_err(|why| usage(format!("lab {lab} cannot be rebuilt: {why}")))?));
+        }
+        if self.dry_run {
+            for (lab, history) in &histories {
+                let first = history.days.first().map(|first| format!(", from {first}")).unwrap_or_default();
+                println!("would enqueue lab {lab}: {} job(s){first} to {}", history.days.len(), history.last);
+            }
+            return Ok(Exit::Ok.into());
+        }
+        let records = request(&db, &self.lab, self.initiated_by).await?;
+        if self.wait {
+            let runs = self.take(global, &db, rollup, &records).await?;
+            return follow::follow_all(global, &db, &runs).await;
+        }
+        if global.json {
+            let list: Vec<_> =
+                records.iter().map(|(lab, id, _)| serde_json::json!({ "lab": lab, "record": id })).collect();
+            print_json(&list)?;
+            return Ok(Exit::Ok.into());
+        }
+        for (lab, id, was_pending) in records {
+            let what = if was_pending { "is pending already" } else { "inserted" };
+            println!("lab {lab}: migration record {id} {what}; a scheduler takes it within seconds");
+        }
+        Ok(Exit::Ok.into())
+    }
+
+    /// Takes the records, where no scheduler has, and returns their runs.
+    async fn take(
+        &self,
+        global: &Global,
+        db: &Db,
+        rollup: &Rollup,
+        records: &[(i64, i64, bool)],
+    ) -> anyhow::Result<Vec<i64>> {
+        let config = scheduler::Config {
+            nightly_at: NightlyAt::DEFAULT,
+            catch_up_days: 1,
+            attempts_max: self.attempts.attempts,
+        };
+        let mut report = scheduler::Report::default();
+        migrations::take_pending(db, rollup, &config, global.clock().now(), &mut report).await?;
+        let mut tx = db.begin(Mode::Snapshot).await?;
+        let mut runs = Vec::new();
+        for (lab, id, _) in records {
+            match records::run_of(&mut tx, *id).await? {
+                Some(run) => runs.push(run),
+                None => return Err(usage(format!("lab {lab}: migration record {id} was refused or removed"))),
+            }
+        }
+        tx.commit().await?;
+        runs.dedup();
+        Ok(runs)
+    }
+}
+
+/// Inserts a pending record for each lab that has none: (lab, record, whether it had one).
+async fn request(db: &Db, labs: &[i64], initiated_by: i64) -> anyhow::Result<Vec<(i64, i64, bool)>> {
+    let records = retry("request rebuild", || async {
+        let mut tx = db.begin(Mode::Write).await?;
+        let pending = records::pending(&mut tx).await?;
+        let mut records = Vec::new();
+        for lab in labs {
+            let known = pending.iter().find(|record| record.lab_id == *lab);
+            let id = match known {
+                Some(record) => record.id,
+                None => records::request(&mut tx, *lab, initiated_by).await?,
+            };
+            records.push((*lab, id, known.is_some()));
+        }
+        tx.commit().await?;
+        Ok::<_, crate::db::DbError>(records)
+    })
+    .await?;
+    Ok(records)
+}

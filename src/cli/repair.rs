@@ -1,0 +1,109 @@
+//! `daymend repair`.
+
+use std::process::ExitCode;
+
+use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+use clap::Args;
+
+use super::{Global, follow, historical_summary, print_json, service::AttemptsArgs, usage, who};
+use crate::{
+    cli::Exit,
+    scheduler::adhoc::{self, Days, Plan, PlanError},
+};
+
+/// Recomputes some calendar days of labs.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
+pub(super) struct Options {
+    /// The calendar day of each lab, such as 2026-03-15
+    #[arg(long, group = "which", value_name = "DAY")]
+    day: Option<NaiveDate>,
+
+    /// With --day: the last day of a range
+    #[arg(long, requires = "day", value_name = "DAY")]
+    to: Option<NaiveDate>,
+
+    /// What was yesterday for each lab at this UTC moment, such as '2026-03-16 04:00:00'
+    #[arg(long, group = "which", value_name = "TIME", value_parser = utc_moment)]
+    as_of: Option<DateTime<Utc>>,
+
+    /// Only this lab (may be repeated); all enabled labs by default
+    #[arg(long, value_name = "ID")]
+    lab: Vec<i64>,
+
+    /// Follow the run, and end with its result
+    #[arg(long)]
+    wait: bool,
+
+    /// Only print what would be enqueued
+    #[arg(long)]
+    dry_run: bool,
+
+    #[command(flatten)]
+    attempts: AttemptsArgs,
+}
+
+impl Options {
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let days = match (self.day, self.as_of) {
+            (Some(day), _) => {
+                let to = self.to.unwrap_or(day);
+                if to < day {
+                    return Err(usage(format!("--to {to} is before --day {day}")));
+                }
+                Days::Range(day, to)
+            }
+            (None, Some(at)) => Days::YesterdayAt(at),
+            (None, None) => return Err(usage("--day or --as-of is needed")),
+        };
+        let (db, rollups) = global.connect_checked(4).await?;
+        let rollup = historical_summary(&rollups)?;
+        let now = global.clock().now();
+        let plan = match adhoc::plan(&db, rollup, &self.lab, days, now).await {
+            Ok(plan) => plan,
+            Err(PlanError::Database(error)) => return Err(error.into()),
+            Err(error) => return Err(usage(error.to_string())),
+        };
+        for (lab, why) in &plan.left_out {
+            eprintln!("lab {lab} is left out: {why}");
+        }
+        if self.dry_run {
+            return print_plan(global, &plan);
+        }
+        let run = adhoc::enqueue(&db, rollup, &plan, &who(), now, self.attempts.attempts).await?;
+        if self.wait {
+            return follow::follow_all(global, &db, &[run]).await;
+        }
+        let jobs: usize = plan.labs.iter().map(|(_, days)| days.len()).sum();
+        if global.json {
+            print_json(&serde_json::json!({ "run": run, "jobs": jobs, "left_out": plan.left_out }))?;
+        } else {
+            println!("run {run}: {jobs} job(s) enqueued; follow it with `daymend runs watch {run}`");
+        }
+        Ok(Exit::Ok.into())
+    }
+}
+
+fn print_plan(global: &Global, plan: &Plan) -> anyhow::Result<ExitCode> {
+    if global.json {
+        print_json(plan)?;
+        return Ok(Exit::Ok.into());
+    }
+    let mut jobs = 0;
+    for (lab, days) in &plan.labs {
+        jobs += days.len();
+        if let (Some(first), Some(last)) = (days.first(), days.last()) {
+            println!("would enqueue lab {lab}: {} ({} job(s))", adhoc::span(*first, *last), days.len());
+        }
+    }
+    println!("would enqueue {jobs} job(s) in one run");
+    Ok(Exit::Ok.into())
+}
+
+/// A moment in UTC: `2026-03-16 04:00:00`, or RFC 3339.
+fn utc_moment(text: &str) -> Result<DateTime<Utc>, String> {
+    NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S")
+        .map(|at| at.and_utc())
+        .or_else(|_| text.parse())
+        .map_err(|_| "expected a UTC moment such as '2026-03-16 04:00:00'".to_owned())
+}

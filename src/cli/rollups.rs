@@ -1,0 +1,80 @@
+//! `daymend rollups`.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::{Exit, Global, check_rollups, print_json, table::table};
+use crate::rollup::Rollups;
+
+/// Shows and checks rollup definitions.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the definitions and their event types
+    List,
+    /// Say in one line each what is wrong with the definitions, by themselves and, where a
+    /// database is given, against its tables
+    Check,
+}
+
+impl Command {
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::List => list(global),
+            Self::Check => check(global).await,
+        }
+    }
+}
+
+fn list(global: &Global) -> anyhow::Result<ExitCode> {
+    let rollups = global.rollups()?;
+    if global.json {
+        let list: Vec<_> = rollups
+            .iter()
+            .map(|rollup| {
+                let events: Vec<&str> = rollup.events.iter().map(|event| event.name.as_str()).collect();
+                serde_json::json!({ "name": rollup.name, "table": rollup.summary.table, "event_types": events })
+            })
+            .collect();
+        print_json(&list)?;
+        return Ok(Exit::Ok.into());
+    }
+    for rollup in rollups.iter() {
+        println!("{} keeps {}", rollup.name, rollup.summary.table);
+        let mut table = table(&["event type", "counts", "SELECT"]);
+        for event in &rollup.events {
+            let fact = &rollup.facts[event.fact];
+            table.add_row([&event.name, &fact.name, &fact.sql.file]);
+        }
+        println!("{table}");
+    }
+    Ok(Exit::Ok.into())
+}
+
+async fn check(global: &Global) -> anyhow::Result<ExitCode> {
+    let rollups = match Rollups::load(global.jobs_dir.as_deref()) {
+        Ok(rollups) => rollups,
+        Err(errors) => {
+            for error in errors {
+                eprintln!("{error}");
+            }
+            return Ok(Exit::Usage.into());
+        }
+    };
+    let count = rollups.iter().count();
+    if global.database_url.is_none() {
+        println!("{count} definition(s) read, no problem found; not checked against a database (--database-url)");
+        return Ok(Exit::Ok.into());
+    }
+    let db = global.connect_bare(1).await?;
+    let problems = check_rollups(&db, &rollups).await?;
+    for problem in &problems {
+        eprintln!("{problem}");
+    }
+    if problems.is_empty() {
+        println!("{count} definition(s) read and checked against the database, no problem found");
+        Ok(Exit::Ok.into())
+    } else {
+        Ok(Exit::Usage.into())
+    }
+}

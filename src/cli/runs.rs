@@ -1,0 +1,182 @@
+//! `daymend runs`.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::{
+    Exit, Global, follow, print_json,
+    table::{or_dash, table},
+    usage,
+};
+use crate::{
+    db::{Db, Mode},
+    runs::{self, Discarded, Progress, Run},
+};
+
+/// How many discarded jobs `show` lists.
+const DISCARDED_SHOWN: u32 = 20;
+
+/// Shows, follows and cancels runs.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the latest runs
+    List {
+        /// How many
+        #[arg(long, default_value_t = 20, value_name = "N")]
+        limit: u32,
+    },
+    /// Show one run, its progress and the jobs that were discarded
+    Show {
+        /// The run's id
+        id: i64,
+    },
+    /// Follow a run to its end, and end with its result
+    Watch {
+        /// The run's id
+        id: i64,
+    },
+    /// Cancel a run: its open jobs will not run
+    Cancel {
+        /// The run's id
+        id: i64,
+        /// Only say how many jobs would be cancelled
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+impl Command {
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let db = global.connect(4).await?;
+        match self {
+            Self::List { limit } => list(global, &db, limit).await,
+            Self::Show { id } => show(global, &db, id).await,
+            Self::Watch { id } => {
+                read(&db, id).await?;
+                follow::follow_all(global, &db, &[id]).await
+            }
+            Self::Cancel { id, dry_run } => cancel(global, &db, id, dry_run).await,
+        }
+    }
+}
+
+async fn read(db: &Db, id: i64) -> anyhow::Result<(Run, Progress, Vec<Discarded>)> {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let run = runs::get(&mut tx, id)
+        .await?
+        .ok_or_else(|| usage(format!("run {id} does not exist: see `daymend runs list`")))?;
+    let progress = runs::progress(&mut tx, id).await?;
+    let discarded = runs::discarded(&mut tx, id, DISCARDED_SHOWN).await?;
+    tx.commit().await?;
+    Ok((run, progress, discarded))
+}
+
+async fn list(global: &Global, db: &Db, limit: u32) -> anyhow::Result<ExitCode> {
+    let runs = runs::list(db, limit).await?;
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let mut with_progress = Vec::new();
+    for run in runs {
+        let progress = runs::progress(&mut tx, run.id).await?;
+        with_progress.push((run, progress));
+    }
+    tx.commit().await?;
+    if global.json {
+        let list: Vec<_> = with_progress
+            .iter()
+            .map(|(run, progress)| serde_json::json!({ "run": run, "progress": progress }))
+            .collect();
+        print_json(&list)?;
+        return Ok(Exit::Ok.into());
+    }
+    let mut table = table(&[">run", "state", ">days", ">failed", ">rows written", "started (UTC)", ">took", "reason"]);
+    for (run, progress) in &with_progress {
+        table.add_row([
+            run.id.to_string(),
+            run.state.name().to_owned(),
+            format!("{}/{}", progress.ended(), progress.total()),
+            progress.discarded.to_string(),
+            progress.rows().to_string(),
+            run.created_at.format("%Y-%m-%d %H:%M:%S").to_string(),
+            took(run),
+            run.reason.clone(),
+        ]);
+    }
+    if with_progress.is_empty() {
+        println!("no run yet");
+    } else {
+        println!("{table}");
+    }
+    Ok(Exit::Ok.into())
+}
+
+fn took(run: &Run) -> String {
+    or_dash(run.finished_at.map(|end| {
+        let seconds = (end - run.created_at).num_milliseconds().max(0) as f64 / 1000.0;
+        format!("{seconds:.1} s")
+    }))
+}
+
+async fn show(global: &Global, db: &Db, id: i64) -> anyhow::Result<ExitCode> {
+    let (run, progress, discarded) = read(db, id).await?;
+    if global.json {
+        print_json(&serde_json::json!({ "run": run, "progress": progress, "discarded": discarded }))?;
+        return Ok(Exit::Ok.into());
+    }
+    let days = match (run.first_day, run.last_day) {
+        (Some(first), Some(last)) => crate::scheduler::adhoc::span(first, last),
+        _ => "-".to_owned(),
+    };
+    println!("run {}: {}", run.id, run.reason);
+    println!("  state         {}", run.state.name());
+    println!("  kind          {}", run.kind);
+    println!("  requested by  {}", run.requested_by);
+    println!("  days          {days}");
+    println!("  started       {} UTC", run.created_at.format("%Y-%m-%d %H:%M:%S"));
+    println!("  took          {}", took(&run));
+    println!(
+        "  jobs          {} waiting, {} running, {} completed, {} discarded, {} cancelled",
+        progress.available, progress.running, progress.completed, progress.discarded, progress.cancelled
+    );
+    println!(
+        "  rows written  {} ({} inserted, {} updated, {} deleted)",
+        progress.rows(),
+        progress.rows_inserted,
+        progress.rows_updated,
+        progress.rows_deleted
+    );
+    if !discarded.is_empty() {
+        let mut table = table(&[">job", ">lab", "day", "error"]);
+        for job in &discarded {
+            table.add_row([
+                job.job_id.to_string(),
+                job.lab_id.to_string(),
+                job.day.to_string(),
+                or_dash(job.error.as_ref()),
+            ]);
+        }
+        println!("discarded jobs (the first {DISCARDED_SHOWN} at most):\n{table}");
+    }
+    Ok(Exit::Ok.into())
+}
+
+async fn cancel(global: &Global, db: &Db, id: i64, dry_run: bool) -> anyhow::Result<ExitCode> {
+    let (run, progress, _) = read(db, id).await?;
+    let (jobs, verb) = if dry_run {
+        (progress.open(), "would be cancelled")
+    } else {
+        match runs::cancel(db, id).await? {
+            Some(jobs) => (jobs, "cancelled"),
+            None => {
+                println!("run {id} is {} already: nothing to cancel", run.state.name());
+                return Ok(Exit::Ok.into());
+            }
+        }
+    };
+    if global.json {
+        print_json(&serde_json::json!({ "run": id, "jobs": jobs, "dry_run": dry_run }))?;
+    } else {
+        println!("run {id}: {jobs} open job(s) {verb}");
+    }
+    Ok(Exit::Ok.into())
+}

@@ -1,0 +1,248 @@
+//! `daymend serve`, `scheduler` and `worker`: the processes that stay.
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::{Exit, Global, historical_summary, print_json, usage};
+use crate::{
+    db::Db,
+    queue,
+    scheduler::{self, nightly::NightlyAt},
+    worker,
+};
+
+/// How many connections a process needs beside those of its worker's slots.
+const CONNECTIONS_SPARE: u32 = 4;
+
+/// How the scheduler decides.
+#[derive(Debug, Args)]
+pub(super) struct SchedulerArgs {
+    /// When yesterday should be in the summary: a time UTC, or a time of each lab's own clock
+    #[arg(long, env = "DAYMEND_NIGHTLY_AT", default_value = "04:00 UTC", value_name = "TIME")]
+    nightly_at: NightlyAt,
+
+    /// How many days back a lab is caught up, at most
+    #[arg(long, env = "DAYMEND_CATCH_UP_DAYS", default_value_t = 7, value_name = "DAYS",
+          value_parser = clap::value_parser!(u32).range(1..=3660))]
+    catch_up_days: u32,
+
+    #[command(flatten)]
+    attempts: AttemptsArgs,
+}
+
+/// How often a job is tried.
+#[derive(Debug, Args)]
+pub(super) struct AttemptsArgs {
+    /// How many attempts a job has before it is discarded
+    #[arg(long, env = "DAYMEND_ATTEMPTS", default_value_t = 5, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(super) attempts: u32,
+}
+
+impl SchedulerArgs {
+    fn config(&self) -> scheduler::Config {
+        scheduler::Config {
+            nightly_at: self.nightly_at,
+            catch_up_days: self.catch_up_days,
+            attempts_max: self.attempts.attempts,
+        }
+    }
+}
+
+/// How the worker works.
+#[derive(Debug, Args)]
+pub(super) struct WorkerArgs {
+    /// How many groups of neighbouring days to recompute at once
+    #[arg(long, env = "DAYMEND_CONCURRENCY", default_value_t = 2, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    concurrency: u32,
+
+    /// How long claims hold without a heartbeat; when it has run out others take the jobs
+    #[arg(long, env = "DAYMEND_LEASE", default_value = "60s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    lease: Duration,
+
+    /// How often to extend the lease
+    #[arg(long, env = "DAYMEND_HEARTBEAT", default_value = "15s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    heartbeat: Duration,
+
+    /// How long to finish what has begun after SIGTERM, before the rest is handed back
+    #[arg(long, env = "DAYMEND_GRACE", default_value = "25s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    grace: Duration,
+
+    /// How long one attempt may take
+    #[arg(long, env = "DAYMEND_JOB_TIMEOUT", default_value = "10m", value_name = "TIME", value_parser = humantime::parse_duration)]
+    job_timeout: Duration,
+
+    /// The worker's name for operators; the host's name by default
+    #[arg(long, env = "DAYMEND_WORKER_NAME", value_name = "NAME")]
+    name: Option<String>,
+}
+
+impl WorkerArgs {
+    fn config(&self, drain: bool) -> anyhow::Result<worker::Config> {
+        if self.heartbeat.is_zero() || self.lease < self.heartbeat * 2 {
+            return Err(usage(format!(
+                "--lease ({}) must be at least twice --heartbeat ({}), or one late heartbeat loses it",
+                humantime::format_duration(self.lease),
+                humantime::format_duration(self.heartbeat)
+            )));
+        }
+        let host = || std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/etc/hostname").ok());
+        let name = self.name.clone().or_else(host).unwrap_or_default();
+        Ok(worker::Config {
+            name: format!("{} (pid {})", name.trim(), std::process::id()),
+            concurrency: self.concurrency as usize,
+            lease: self.lease,
+            heartbeat: self.heartbeat,
+            grace: self.grace,
+            job_timeout: self.job_timeout,
+            drain,
+        })
+    }
+
+    fn connections(&self) -> u32 {
+        self.concurrency + CONNECTIONS_SPARE
+    }
+}
+
+/// Runs the scheduler.
+#[derive(Debug, Args)]
+pub(super) struct SchedulerOptions {
+    /// Look once, enqueue what is due, and end
+    #[arg(long)]
+    once: bool,
+
+    #[command(flatten)]
+    scheduler: SchedulerArgs,
+}
+
+impl SchedulerOptions {
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let (db, rollups) = global.connect_checked(CONNECTIONS_SPARE).await?;
+        let rollup = historical_summary(&rollups)?;
+        let config = self.scheduler.config();
+        if self.once {
+            let report = scheduler::tick(&db, rollup, &config, global.clock()).await?;
+            return print_report(global, &report);
+        }
+        let shutdown = shutdown_on_signal()?;
+        scheduler::run(&db, rollup, &config, global.clock(), &shutdown).await;
+        db.close().await;
+        Ok(Exit::Ok.into())
+    }
+}
+
+fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<ExitCode> {
+    if global.json {
+        let enqueued: Vec<_> = report
+            .enqueued
+            .iter()
+            .map(|(run, reason, jobs)| serde_json::json!({ "run": run, "reason": reason, "jobs": jobs }))
+            .collect();
+        let closed: Vec<_> =
+            report.closed.iter().map(|(run, state, _)| serde_json::json!({ "run": run, "state": state })).collect();
+        print_json(&serde_json::json!({ "enqueued": enqueued, "closed": closed, "unusable": report.unusable }))?;
+        return Ok(Exit::Ok.into());
+    }
+    for (run, reason, jobs) in &report.enqueued {
+        println!("run {run}: {reason}: {jobs} job(s) enqueued");
+    }
+    for (run, state, progress) in &report.closed {
+        println!("run {run}: {}: {} row(s) written", state.name(), progress.rows());
+    }
+    for (lab, why) in &report.unusable {
+        eprintln!("warning: lab {lab} cannot be scheduled: {why}");
+    }
+    if report.enqueued.is_empty() && report.closed.is_empty() {
+        println!("nothing is due");
+    }
+    Ok(Exit::Ok.into())
+}
+
+/// Runs a worker.
+#[derive(Debug, Args)]
+pub(super) struct WorkerOptions {
+    /// End when no job is left to run: with 0, or with 1 if jobs were discarded meanwhile
+    #[arg(long)]
+    drain: bool,
+
+    #[command(flatten)]
+    worker: WorkerArgs,
+}
+
+impl WorkerOptions {
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let config = self.worker.config(self.drain)?;
+        let (db, rollups) = global.connect_checked(self.worker.connections()).await?;
+        let lease_db = global.connect_bare(1).await?;
+        let begun = queue::settle::database_now_us(&db).await?;
+        let shutdown = shutdown_on_signal()?;
+        worker::run(&db, &lease_db, rollups, &config, global.clock(), &shutdown).await;
+        let exit =
+            if self.drain && queue::settle::discarded_since(&db, begun).await? > 0 { Exit::Failed } else { Exit::Ok };
+        if self.drain {
+            // Nobody else may be there to close the runs.
+            scheduler::close_runs(&db, &mut scheduler::Report::default()).await?;
+        }
+        db.close().await;
+        Ok(exit.into())
+    }
+}
+
+/// Runs the scheduler and a worker in one process.
+#[derive(Debug, Args)]
+pub(super) struct ServeOptions {
+    #[command(flatten)]
+    scheduler: SchedulerArgs,
+
+    #[command(flatten)]
+    worker: WorkerArgs,
+}
+
+impl ServeOptions {
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let config = self.worker.config(false)?;
+        let (db, rollups) = global.connect_checked(self.worker.connections() + CONNECTIONS_SPARE).await?;
+        let lease_db = global.connect_bare(1).await?;
+        let rollup = historical_summary(&rollups)?;
+        let shutdown = shutdown_on_signal()?;
+        let clock = global.clock();
+        let scheduling = self.scheduler.config();
+        let working = worker::run(&db, &lease_db, rollups.clone(), &config, clock, &shutdown);
+        tokio::join!(working, scheduler::run(&db, rollup, &scheduling, clock, &shutdown));
+        close(&[&db, &lease_db]).await;
+        Ok(Exit::Ok.into())
+    }
+}
+
+async fn close(pools: &[&Db]) {
+    for db in pools {
+        db.close().await;
+    }
+}
+
+/// A token that SIGTERM or Ctrl-C cancels; a second signal ends the process at once.
+fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = CancellationToken::new();
+    let token = shutdown.clone();
+    tokio::spawn(async move {
+        loop {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            if token.is_cancelled() {
+                tracing::warn!("{name} again: ending at once; leases run out by themselves");
+                std::process::exit(130);
+            }
+            tracing::info!("{name}: finishing what has begun");
+            token.cancel();
+        }
+    });
+    Ok(shutdown)
+}
