@@ -2,4 +2,7 @@
 
 mod support;
 
+mod cli;
+mod processes;
 mod statements;
+mod storm;

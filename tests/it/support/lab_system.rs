@@ -1,9 +1,19 @@
 //! The lab system's data, written the way the lab system writes it.
 
-use chrono::{DateTime, Utc};
-use daymend::{args, db::instant_text};
+use chrono::{DateTime, NaiveDate, Utc};
+use daymend::{
+    args,
+    db::{Mode, Query, instant_text},
+};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use super::TestDb;
+
+const INSERT_BILL: &str = "INSERT INTO billing (id, lab_id, billTime, isCancelled, modified_at) VALUES (?, ?, ?, ?, ?)";
+const INSERT_INFO: &str =
+    "INSERT INTO billingInfo (billing_id, organization_id, referral_id, branch_id) VALUES (?, ?, ?, ?)";
+const INSERT_TEST: &str = "INSERT INTO labReportRelation (billing_id, test_id, isCancelled) VALUES (?, ?, ?)";
+const INSERT_SAMPLE: &str = "INSERT INTO collectedSample (billing_id, sampleType_id, isAccessed) VALUES (?, ?, ?)";
 
 /// One bill with everything that hangs on it.
 #[derive(Debug, Clone, Default)]
@@ -39,32 +49,40 @@ impl TestDb {
 
     /// Adds a bill under the given id.
     pub async fn add_bill(&self, id: i64, lab_id: i64, bill: &Bill) {
-        self.execute(
-            "INSERT INTO billing (id, lab_id, billTime, isCancelled, modified_at) VALUES (?, ?, ?, ?, ?)",
-            args![id, lab_id, instant_text(bill.at), bill.cancelled, instant_text(bill.at)],
-        )
-        .await;
-        if let Some((organization, referral, branch)) = bill.info {
-            self.execute(
-                "INSERT INTO billingInfo (billing_id, organization_id, referral_id, branch_id) VALUES (?, ?, ?, ?)",
-                args![id, organization, referral, branch],
-            )
+        self.execute(INSERT_BILL, args![id, lab_id, instant_text(bill.at), bill.cancelled, instant_text(bill.at)])
             .await;
+        if let Some((organization, referral, branch)) = bill.info {
+            self.execute(INSERT_INFO, args![id, organization, referral, branch]).await;
         }
         for (test, cancelled) in &bill.tests {
-            self.execute(
-                "INSERT INTO labReportRelation (billing_id, test_id, isCancelled) VALUES (?, ?, ?)",
-                args![id, *test, *cancelled],
-            )
-            .await;
+            self.execute(INSERT_TEST, args![id, *test, *cancelled]).await;
         }
         for (sample, accessed) in &bill.samples {
-            self.execute(
-                "INSERT INTO collectedSample (billing_id, sampleType_id, isAccessed) VALUES (?, ?, ?)",
-                args![id, *sample, *accessed],
-            )
-            .await;
+            self.execute(INSERT_SAMPLE, args![id, *sample, *accessed]).await;
         }
+    }
+
+    /// Fills a lab with bills: `bills_a_day` on each day of `[first, first + days)`, the same ones
+    /// for the same lab each time. Ids begin at the lab's id times a million.
+    pub async fn fill_lab(&self, lab_id: i64, first: NaiveDate, days: u32, bills_a_day: u32) {
+        let mut random = StdRng::seed_from_u64(lab_id.unsigned_abs());
+        let mut tx = self.db.begin(Mode::Write).await.expect("begin");
+        for number in 0..i64::from(days * bills_a_day) {
+            let id = lab_id * 1_000_000 + number;
+            let at = first.and_time(chrono::NaiveTime::MIN).and_utc()
+                + chrono::Duration::seconds(random.random_range(0..i64::from(days) * 86400));
+            let bill = args![id, lab_id, instant_text(at), random.random_bool(0.1), instant_text(at)];
+            tx.execute(Query::new("bill", INSERT_BILL), bill).await.expect("a bill");
+            let info = args![id, random.random_range(1..6_i64), random.random_range(1..9_i64), 1_i64];
+            tx.execute(Query::new("info", INSERT_INFO), info).await.expect("a billingInfo");
+            for _ in 0..2 {
+                let test = args![id, random.random_range(1..10_i64), random.random_bool(0.1)];
+                tx.execute(Query::new("test", INSERT_TEST), test).await.expect("a test");
+            }
+            let sample = args![id, random.random_range(1..4_i64), random.random_bool(0.5)];
+            tx.execute(Query::new("sample", INSERT_SAMPLE), sample).await.expect("a sample");
+        }
+        tx.commit().await.expect("commit");
     }
 
     /// Writes a summary row, right or wrong.

@@ -5,9 +5,11 @@
 //! Servers and processes carry a parent-death signal (`setpriv --pdeathsig`), so that they end
 //! with the test process however it ends.
 
+pub mod delta_triggers;
 pub mod lab_system;
 pub mod oracle;
 pub mod process;
+pub mod proxy;
 mod server;
 
 use std::{

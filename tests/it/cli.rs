@@ -1,0 +1,277 @@
+//! What a person or a script sees of the commands: bad input gets one clear line and an exit
+//! code, with nothing half done; doing things twice changes nothing the second time.
+
+use std::{fs, time::Duration};
+
+use daymend::args;
+
+use crate::{
+    on_both,
+    support::{
+        Engine, TestDb,
+        process::{Process, run, run_fails, run_ok},
+        wait_until,
+    },
+};
+
+const NOW: &str = "2026-06-15T12:00:00Z";
+const USAGE: i32 = 2;
+const UNAVAILABLE: i32 = 4;
+const SCHEMA: i32 = 5;
+
+on_both! {
+    migrate_creates_what_is_missing_and_says_so_when_nothing_is;
+    other_commands_ask_for_migrate_first;
+    bad_input_is_one_line_and_changes_nothing;
+    a_missing_table_or_column_is_named;
+    every_command_twice_changes_nothing_the_second_time;
+    dry_runs_change_nothing;
+    repair_as_of_does_yesterday_of_each_lab;
+    wait_follows_a_run_and_ends_with_its_result;
+    runs_can_be_listed_shown_and_cancelled;
+}
+
+/// Two labs with a week of bills up to 14 June, and one with an unknown zone.
+async fn labs(engine: Engine) -> TestDb {
+    let db = TestDb::new(engine).await;
+    for (lab, zone) in [(1, "Asia/Kolkata"), (2, "America/New_York"), (3, "Mars/Base")] {
+        db.add_lab(lab, Some(zone)).await;
+        db.fill_lab(lab, "2026-06-08".parse().unwrap(), 7, 4).await;
+    }
+    db
+}
+
+async fn written(db: &TestDb) -> [i64; 3] {
+    [
+        db.number("SELECT COUNT(*) FROM daymend_runs").await,
+        db.number("SELECT COUNT(*) FROM daymend_jobs").await,
+        db.number("SELECT COUNT(*) FROM crelio_data_migrations").await,
+    ]
+}
+
+/// An error is one line that begins with `error:`; what was left out may stand before it.
+fn assert_one_line(error: &str) {
+    let lines: Vec<&str> = error.lines().filter(|line| line.starts_with("error:")).collect();
+    assert_eq!(lines.len(), 1, "{error}");
+    assert_eq!(error.lines().last(), lines.first().copied(), "{error}");
+}
+
+async fn migrate_creates_what_is_missing_and_says_so_when_nothing_is(engine: Engine) {
+    let db = TestDb::source_only(engine).await;
+    let columns = match engine {
+        Engine::MariaDb => "SELECT GROUP_CONCAT(CONCAT(table_name, column_name, column_type, is_nullable) ORDER BY 1)
+                            FROM information_schema.columns
+                            WHERE table_schema = DATABASE() AND table_name NOT LIKE 'daymend%'",
+        Engine::Sqlite => "SELECT group_concat(sql) FROM sqlite_master
+                           WHERE tbl_name IN ('labs', 'billing', 'billingInfo', 'allTests', 'labReportRelation', 'collectedSample')",
+    };
+    let before = db.text(columns).await;
+    assert!(run_ok(&db, &["migrate", "--dry-run"]).contains("would apply version 1"));
+    run_fails(&db, SCHEMA, &["runs", "list"]);
+    assert!(run_ok(&db, &["migrate"]).contains("applied version 1"));
+    assert_eq!(db.text(columns).await, before, "no table of the lab system was altered");
+    assert_eq!(db.number("SELECT COUNT(*) FROM operation_historical_summary").await, 0);
+    let again = run_ok(&db, &["migrate"]);
+    assert!(again.contains("nothing to do"), "{again}");
+}
+
+async fn other_commands_ask_for_migrate_first(engine: Engine) {
+    let db = TestDb::source_only(engine).await;
+    for args in [
+        &["scheduler", "--once"][..],
+        &["worker", "--drain"],
+        &["serve"],
+        &["repair", "--day", "2026-06-14"],
+        &["rebuild", "--lab", "1"],
+        &["runs", "list"],
+    ] {
+        let error = run_fails(&db, SCHEMA, args);
+        assert_one_line(&error);
+        assert!(error.contains("run `daymend migrate`"), "{error}");
+    }
+    db.execute(
+        "CREATE TABLE daymend_schema (version INT PRIMARY KEY, name VARCHAR(64), applied_at VARCHAR(30))",
+        args![],
+    )
+    .await;
+    db.execute("INSERT INTO daymend_schema VALUES (999, 'later', '')", args![]).await;
+    assert!(run_fails(&db, SCHEMA, &["runs", "list"]).contains("newer"));
+}
+
+async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
+    let db = labs(engine).await;
+    let broken = tempfile::tempdir().unwrap();
+    let rollup = broken.path().join("historical_summary");
+    fs::create_dir(&rollup).unwrap();
+    for file in ["labs.sql", "days.sql", "bills.sql", "tests.sql", "samples.sql", "rollup.toml"] {
+        let text = fs::read_to_string(format!("jobs/historical_summary/{file}")).unwrap();
+        fs::write(rollup.join(file), text.replacen("counts = \"bills\"", "counts = \"bils\"", 1)).unwrap();
+    }
+    let jobs_dir = broken.path().to_str().unwrap();
+    let cases: &[(&[&str], &str)] = &[
+        (&["repair", "--day", "2026-06-14", "--lab", "9"], "lab 9 does not exist"),
+        (&["repair", "--day", "2026-06-14", "--lab", "1", "--lab", "9"], "lab 9 does not exist"),
+        (&["repair", "--day", "2026-06-15", "--lab", "1"], "2026-06-15 is not over yet"),
+        (&["repair", "--day", "2027-01-01"], "2027-01-01 is not over yet"),
+        (&["repair", "--day", "2026-06-01", "--lab", "1"], "2026-06-01 is before its first bill"),
+        (&["repair", "--day", "2026-06-14", "--to", "2026-06-10"], "--to 2026-06-10 is before --day 2026-06-14"),
+        (&["repair", "--day", "2026-06-14", "--lab", "3"], "time zone \"Mars/Base\" is unknown"),
+        (&["rebuild", "--lab", "1", "--lab", "9"], "lab 9 does not exist"),
+        (&["rebuild", "--lab", "3"], "time zone \"Mars/Base\" is unknown"),
+        (&["runs", "show", "77"], "run 77 does not exist"),
+        (&["runs", "cancel", "77"], "run 77 does not exist"),
+        (&["worker", "--lease", "10s", "--heartbeat", "8s"], "at least twice --heartbeat"),
+        (&["--jobs-dir", jobs_dir, "scheduler", "--once"], "rollup.toml:31: \"bils\" is not one of [facts]"),
+        (&["--jobs-dir", "/nowhere", "scheduler", "--once"], "/nowhere:1: cannot be read"),
+    ];
+    for (arguments, expected) in cases {
+        let mut all = vec!["--now", NOW];
+        all.extend(*arguments);
+        let error = run_fails(&db, USAGE, &all);
+        assert_one_line(&error);
+        assert!(error.contains(expected), "{arguments:?}: {error}");
+    }
+    // clap's own messages, which span lines, name the flag and the value.
+    for (arguments, expected) in [
+        (&["repair", "--day", "2026-02-30"][..], "2026-02-30"),
+        (&["repair"], "--day"),
+        (&["repair", "--day", "2026-06-14", "--as-of", "2026-06-14 04:00:00"], "--as-of"),
+        (&["repair", "--as-of", "yesterday"], "expected a UTC moment"),
+        (&["scheduler", "--once", "--nightly-at", "4 o'clock"], "04:00 UTC"),
+        (&["worker", "--concurrency", "0"], "--concurrency"),
+        (&["worker", "--lease", "soon"], "--lease"),
+        (&["--now", "noon", "runs", "list"], "--now"),
+        (&["mend"], "mend"),
+    ] {
+        let error = run_fails(&db, USAGE, arguments);
+        assert!(error.contains(expected), "{arguments:?}: {error}");
+    }
+    assert_eq!(written(&db).await, [0, 0, 0]);
+
+    let check = run(&db, &["--jobs-dir", jobs_dir, "rollups", "check"]);
+    assert_eq!(check.status.code(), Some(USAGE));
+    let lines = String::from_utf8(check.stderr).unwrap();
+    assert_eq!(lines.lines().count(), 1, "{lines}");
+    assert!(lines.contains("historical_summary/rollup.toml:31:"), "{lines}");
+}
+
+async fn a_missing_table_or_column_is_named(engine: Engine) {
+    let db = labs(engine).await;
+    db.execute("ALTER TABLE billingInfo RENAME COLUMN branch_id TO site_id", args![]).await;
+    let error = run_fails(&db, USAGE, &["--now", NOW, "repair", "--day", "2026-06-14"]);
+    assert_one_line(&error);
+    assert!(error.contains("bills.sql") && error.contains("branch_id"), "{error}");
+    db.execute("DROP TABLE collectedSample", args![]).await;
+    for arguments in [&["scheduler", "--once"][..], &["worker", "--drain"], &["rebuild", "--lab", "1"]] {
+        let error = run_fails(&db, USAGE, arguments);
+        assert_one_line(&error);
+        assert!(error.contains("samples.sql") && error.contains("collectedSample"), "{error}");
+    }
+    let check = run_fails(&db, USAGE, &["rollups", "check"]);
+    assert!(check.contains("collectedSample"), "{check}");
+    assert_eq!(written(&db).await, [0, 0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_cannot_be_reached_is_said_so_without_its_password() {
+    let mut db = TestDb::source_only(Engine::Sqlite).await;
+    for url in ["mysql://daymend:verysecret@127.0.0.1:1/lab", "sqlite:/nowhere/lab.db"] {
+        db.url = url.to_owned();
+        let error = run_fails(&db, UNAVAILABLE, &["runs", "list"]);
+        assert_one_line(&error);
+        assert!(error.contains("cannot be reached"), "{error}");
+        assert!(!error.contains("verysecret"), "{error}");
+    }
+    db.url = "postgres://daymend:verysecret@127.0.0.1/lab".to_owned();
+    let error = run_fails(&db, USAGE, &["runs", "list"]);
+    assert!(error.contains("must begin with mysql:// or sqlite:") && !error.contains("verysecret"), "{error}");
+}
+
+async fn every_command_twice_changes_nothing_the_second_time(engine: Engine) {
+    let db = labs(engine).await;
+    let once = || run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    let drain = || run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    assert!(once().contains("1 job(s) enqueued"));
+    let before = written(&db).await;
+    assert!(once().contains("nothing is due"));
+    assert_eq!(written(&db).await, before);
+    drain();
+    drain();
+    // Workers in the background carry the runs out that the commands wait for.
+    let _serve = Process::start(&db, &["--now", NOW, "serve"]);
+    let summary = "SELECT COUNT(*) FROM operation_historical_summary";
+    for command in [
+        &["rebuild", "--lab", "1", "--wait"][..],
+        &["repair", "--day", "2026-06-12", "--to", "2026-06-14", "--lab", "2", "--wait"],
+    ] {
+        let mut arguments = vec!["--now", NOW];
+        arguments.extend(command);
+        let first = run_ok(&db, &arguments);
+        assert!(first.contains("completed") && !first.contains("0 rows written:"), "{first}");
+        let rows = db.number(summary).await;
+        let second = run_ok(&db, &arguments);
+        assert!(second.contains("0 rows written: everything was right"), "{second}");
+        assert_eq!(db.number(summary).await, rows);
+    }
+}
+
+async fn dry_runs_change_nothing(engine: Engine) {
+    let db = labs(engine).await;
+    let repair = run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-12", "--to", "2026-06-14", "--dry-run"]);
+    assert!(repair.contains("lab 1: 2026-06-12 to 2026-06-14 (3 job(s))"), "{repair}");
+    assert!(repair.contains("would enqueue 6 job(s) in one run"), "{repair}");
+    let rebuild = run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1", "--dry-run"]);
+    assert!(rebuild.contains("would enqueue lab 1:"), "{rebuild}");
+    assert_eq!(written(&db).await, [0, 0, 0]);
+}
+
+async fn repair_as_of_does_yesterday_of_each_lab(engine: Engine) {
+    let db = labs(engine).await;
+    // At 03:00 UTC it is 13 June in Kolkata, but still the evening of 12 June in New York.
+    run_ok(&db, &["--now", NOW, "repair", "--as-of", "2026-06-13 03:00:00"]);
+    let days = db.rows("SELECT lab_id, day FROM daymend_jobs ORDER BY lab_id", args![]).await;
+    let days: Vec<_> = days.iter().map(|row| (row.int(0).unwrap(), row.date(1).unwrap().to_string())).collect();
+    assert_eq!(days, [(1, "2026-06-12".to_owned()), (2, "2026-06-11".to_owned())]);
+}
+
+async fn wait_follows_a_run_and_ends_with_its_result(engine: Engine) {
+    let db = labs(engine).await;
+    db.execute("UPDATE labs SET labTimeZone = 'Europe/Berlin' WHERE id = 3", args![]).await;
+    let mut waiting = Process::start(&db, &["--now", NOW, "repair", "--day", "2026-06-13", "--wait"]);
+    wait_until("the run to be enqueued", Duration::from_secs(20), || async {
+        db.number("SELECT COUNT(*) FROM daymend_jobs").await == 3
+    })
+    .await;
+    db.execute("UPDATE labs SET labTimeZone = NULL WHERE id = 3", args![]).await;
+    assert!(waiting.is_running());
+    let _worker = Process::start(&db, &["--now", NOW, "worker"]);
+    assert_eq!(waiting.wait(Duration::from_secs(30)), Some(1), "a failed run is an exit code of 1");
+    let error = db.text("SELECT error FROM daymend_jobs WHERE state = 'discarded'").await;
+    assert!(error.contains("lab 3") && error.contains("no time zone is set"), "{error}");
+}
+
+async fn runs_can_be_listed_shown_and_cancelled(engine: Engine) {
+    let db = labs(engine).await;
+    assert!(run_ok(&db, &["runs", "list"]).contains("no run yet"));
+    run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    let list = run_ok(&db, &["runs", "list"]);
+    assert!(list.contains("rebuild of lab 1") && list.contains("nightly Asia/Kolkata 2026-06-14"), "{list}");
+    let json: serde_json::Value = serde_json::from_str(&run_ok(&db, &["runs", "list", "--json"])).unwrap();
+    let rebuild = json.as_array().unwrap().iter().find(|run| run["run"]["kind"] == "rebuild").unwrap();
+    let id = rebuild["run"]["id"].to_string();
+    let open = rebuild["progress"]["available"].as_i64().unwrap();
+    assert!(open >= 7, "{json}");
+
+    assert!(run_ok(&db, &["runs", "cancel", &id, "--dry-run"]).contains("would be cancelled"));
+    assert!(run_ok(&db, &["runs", "show", &id]).contains("running"));
+    assert!(run_ok(&db, &["runs", "cancel", &id]).contains(&format!("{open} open job(s) cancelled")));
+    assert!(run_ok(&db, &["runs", "show", &id]).contains("cancelled"));
+    assert!(run_ok(&db, &["runs", "cancel", &id]).contains("nothing to cancel"));
+    assert_eq!(db.text("SELECT job_status FROM crelio_data_migrations").await, "Cancelled");
+    let events = "SELECT COUNT(*) FROM operation_event_log WHERE status = 'CANCELLED'";
+    assert_eq!(db.number(events).await, 1);
+    run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    let cancelled = "SELECT COUNT(*) FROM daymend_jobs WHERE kind = 'rebuild' AND state <> 'cancelled'";
+    assert_eq!(db.number(cancelled).await, 0, "no cancelled job has run");
+}

@@ -1,0 +1,234 @@
+//! The binary under fire: several schedulers and workers at once, signals, a database that
+//! goes away, and readers beside a rebuild.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chrono::NaiveDate;
+use chrono_tz::Tz;
+use daymend::args;
+
+use crate::{
+    on_both,
+    support::{
+        Engine, TestDb, oracle,
+        process::{Process, run, run_ok},
+        proxy::Proxy,
+        wait_until,
+    },
+};
+
+const NOW: &str = "2026-06-15T12:00:00Z";
+const LABS: [(i64, Tz); 3] =
+    [(1, chrono_tz::Asia::Kolkata), (2, chrono_tz::America::New_York), (3, chrono_tz::Africa::Cairo)];
+const LIMIT: Duration = Duration::from_secs(90);
+
+on_both! {
+    two_schedulers_and_four_workers_do_everything_once;
+    sigterm_hands_back_what_has_not_run_with_its_attempt;
+    a_reader_beside_a_rebuild_never_sees_less;
+    a_worker_that_drained_with_discarded_jobs_exits_with_1;
+    serve_rebuilds_what_the_support_dashboard_asks_for;
+}
+
+/// Three labs with `days` days of bills, ending on 14 June, in a database of `engine`.
+async fn labs(engine: Engine, days: u32) -> TestDb {
+    let db = TestDb::new(engine).await;
+    for test in 1..=10 {
+        db.add_test(test, (test % 5 != 0).then_some(test % 3)).await;
+    }
+    for (lab, zone) in LABS {
+        db.add_lab(lab, Some(zone.name())).await;
+        db.fill_lab(lab, first_day(days), days, 12).await;
+    }
+    db
+}
+
+fn first_day(days: u32) -> NaiveDate {
+    daymend::calendar::days_before("2026-06-15".parse().unwrap(), days)
+}
+
+async fn assert_equals_source(db: &TestDb) {
+    let expected = oracle::expected(db, &LABS, NOW.parse().unwrap()).await;
+    assert!(!expected.is_empty());
+    oracle::assert_equal(&oracle::stored(db).await, &expected);
+}
+
+async fn assert_first_lab_equals_source(db: &TestDb) {
+    let expected = oracle::expected(db, &LABS[..1], NOW.parse().unwrap()).await;
+    let mut stored = oracle::stored(db).await;
+    stored.retain(|key, _| key.0 == LABS[0].0);
+    oracle::assert_equal(&stored, &expected);
+}
+
+async fn open_runs(db: &TestDb) -> i64 {
+    db.number("SELECT COUNT(*) FROM daymend_runs WHERE state = 'running'").await
+}
+
+async fn two_schedulers_and_four_workers_do_everything_once(engine: Engine) {
+    let db = labs(engine, 30).await;
+    // Rows that the nightly run has to correct, and a rebuild for every lab.
+    for (lab, _) in LABS {
+        db.add_summary_row(lab, "2026-06-14", 77, 7, "organization_test", 7).await;
+        run_ok(&db, &["--now", NOW, "rebuild", "--lab", &lab.to_string()]);
+    }
+    let mut processes: Vec<Process> =
+        (0..2).map(|_| Process::start(&db, &["--now", NOW, "scheduler", "--nightly-at", "04:00 UTC"])).collect();
+    processes
+        .extend((0..4).map(|_| Process::start(&db, &["--now", NOW, "worker", "--lease", "20s", "--heartbeat", "5s"])));
+    wait_until("every run to end", LIMIT, || async {
+        db.number("SELECT COUNT(*) FROM daymend_runs").await == 6 && open_runs(&db).await == 0
+    })
+    .await;
+    assert!(processes.iter_mut().all(Process::is_running), "a process ended by itself");
+    drop(processes);
+
+    let states = "SELECT COUNT(*) FROM daymend_jobs WHERE state <> 'completed'";
+    assert_eq!(db.number(states).await, 0, "every job has run");
+    let nightly = "SELECT COUNT(*) FROM daymend_jobs WHERE kind = 'nightly'";
+    assert_eq!(db.number(nightly).await, 3, "yesterday of each lab is enqueued once");
+    let days = "SELECT COUNT(DISTINCT lab_id, day) FROM daymend_jobs WHERE kind = 'rebuild'";
+    let days = if engine == Engine::Sqlite { days.replace("lab_id, day", "lab_id || day") } else { days.to_owned() };
+    let rebuilt = "SELECT COUNT(*) FROM daymend_jobs WHERE kind = 'rebuild'";
+    assert_eq!(db.number(&days).await, db.number(rebuilt).await, "each day of a rebuild is enqueued once");
+    let completed = "SELECT COUNT(*) FROM crelio_data_migrations WHERE job_status = 'Completed' AND is_scheduled = 0";
+    assert_eq!(db.number(completed).await, 3);
+    for status in ["STARTED", "COMPLETED"] {
+        let sql = format!("SELECT COUNT(*) FROM operation_event_log WHERE status = '{status}'");
+        assert_eq!(db.number(&sql).await, 6, "{status}");
+    }
+    assert_equals_source(&db).await;
+}
+
+async fn sigterm_hands_back_what_has_not_run_with_its_attempt(engine: Engine) {
+    let db = labs(engine, 60).await;
+    run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    let mut worker = Process::start(&db, &["--now", NOW, "worker", "--concurrency", "1"]);
+    wait_until("some days to be done", LIMIT, || async {
+        db.number("SELECT COUNT(*) FROM daymend_jobs WHERE kind = 'rebuild' AND state = 'completed'").await > 0
+    })
+    .await;
+    worker.signal("TERM");
+    assert_eq!(worker.wait(LIMIT), Some(0));
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'running'").await, 0);
+    let left = db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'available'").await;
+    assert!(left > 0, "it was told to stop long before the end");
+    let used = "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'available' AND attempt <> 0";
+    assert_eq!(db.number(used).await, 0, "what was handed back has its attempt restored");
+    let handed_back = db.number("SELECT COUNT(*) FROM daymend_attempts WHERE outcome = 'handed_back'").await;
+    assert!(handed_back > 0, "something was claimed and not begun");
+
+    run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state <> 'completed'").await, 0);
+    let record = db.text("SELECT job_status FROM crelio_data_migrations").await;
+    assert_eq!(record, "Completed", "a worker that drained closes the run");
+}
+
+async fn a_reader_beside_a_rebuild_never_sees_less(engine: Engine) {
+    let db = labs(engine, 20).await;
+    run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    // Half of the days are damaged; the others are right, and have to stay so for every reader.
+    let right = "SELECT ordered_at, COUNT(*), SUM(event_count) FROM operation_historical_summary
+                 WHERE lab_id = 1 AND ordered_at < '2026-06-05' GROUP BY ordered_at ORDER BY ordered_at";
+    let read = async || -> BTreeMap<NaiveDate, (i64, String)> {
+        let sum = match engine {
+            Engine::MariaDb => "CAST(SUM(event_count) AS CHAR)",
+            Engine::Sqlite => "CAST(SUM(event_count) AS TEXT)",
+        };
+        let rows = db.rows(&right.replace("SUM(event_count)", sum), args![]).await;
+        rows.iter().map(|row| (row.date(0).unwrap(), (row.int(1).unwrap(), row.text(2).unwrap()))).collect()
+    };
+    let before = read().await;
+    assert!(before.len() >= 9, "{before:?}");
+    db.execute(
+        "DELETE FROM operation_historical_summary WHERE ordered_at >= '2026-06-05' AND dimension_a_id > 2",
+        args![],
+    )
+    .await;
+    db.add_summary_row(1, "2026-06-10", 99, 9, "branch_bill", 1).await;
+
+    run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    let mut worker = Process::start(&db, &["--now", NOW, "worker", "--drain"]);
+    let mut reads = 0;
+    while worker.is_running() {
+        assert_eq!(read().await, before, "a reader saw a day that was right change");
+        reads += 1;
+    }
+    assert!(reads >= 3, "only {reads} reads beside the rebuild");
+    assert_eq!(read().await, before);
+    assert_first_lab_equals_source(&db).await;
+}
+
+async fn a_worker_that_drained_with_discarded_jobs_exits_with_1(engine: Engine) {
+    let db = labs(engine, 3).await;
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-13"]);
+    db.execute("UPDATE labs SET labTimeZone = 'Mars/Base' WHERE id = 2", args![]).await;
+    let output = run(&db, &["--now", NOW, "worker", "--drain"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = db.text("SELECT error FROM daymend_jobs WHERE state = 'discarded'").await;
+    assert!(error.contains("lab 2") && error.contains("Mars/Base"), "{error}");
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await, 2);
+    assert_eq!(db.text("SELECT state FROM daymend_runs").await, "failed");
+    let events = "SELECT COUNT(*) FROM operation_event_log WHERE status = 'FAILED'";
+    assert_eq!(db.number(events).await, 1);
+}
+
+async fn serve_rebuilds_what_the_support_dashboard_asks_for(engine: Engine) {
+    let db = labs(engine, 15).await;
+    let mut serve = Process::start(&db, &["--now", NOW, "serve"]);
+    db.execute(
+        "INSERT INTO crelio_data_migrations
+             (lab_id, is_scheduled, job_status, migration_type, initiated_by_id, created_at, modified_at)
+         VALUES (2, 1, 'Pending', 'HISTORICAL_SUMMARY', 42, '2026-06-15 12:00:00', '2026-06-15 12:00:00')",
+        args![],
+    )
+    .await;
+    wait_until("the record to be completed", LIMIT, || async {
+        db.text("SELECT job_status FROM crelio_data_migrations").await == "Completed" && open_runs(&db).await == 0
+    })
+    .await;
+    let record =
+        &db.rows("SELECT is_scheduled, start_date, end_date, time_taken FROM crelio_data_migrations", args![]).await[0];
+    assert_eq!(record.int(0).unwrap(), 0);
+    // The first bill of 31 May UTC falls on the evening before in New York, or on that day.
+    assert!(record.date(1).unwrap() <= first_day(15));
+    assert_eq!(record.date(2).unwrap(), "2026-06-14".parse().unwrap());
+    assert!(record.int(3).unwrap() < 60);
+    let pairs = "SELECT COUNT(*) FROM operation_event_log WHERE event_name LIKE 'Historical-Summary-Rebuild%'";
+    assert_eq!(db.number(pairs).await, 2, "STARTED and COMPLETED");
+    serve.signal("TERM");
+    assert_eq!(serve.wait(LIMIT), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_goes_away_is_waited_for() {
+    let mut db = labs(Engine::MariaDb, 120).await;
+    run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    let (head, tail) = db.url.rsplit_once(':').unwrap();
+    let (port, name) = tail.split_once('/').unwrap();
+    let proxy = Proxy::start(port.parse().unwrap()).await;
+    db.url = format!("{head}:{}/{name}", proxy.port);
+    let done = async || db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await;
+    let mut worker = Process::start(&db, &["--now", NOW, "worker", "--lease", "2s", "--heartbeat", "500ms"]);
+    let mut scheduler = Process::start(&db, &["--now", NOW, "scheduler"]);
+    wait_until("some days to be done", LIMIT, async || done().await > 5).await;
+
+    // Away for longer than the lease: the session is lost as well.
+    proxy.cut();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(worker.is_running() && scheduler.is_running());
+    assert!(proxy.refused() > 0, "they did try");
+    assert!(proxy.refused() < 200, "they spun: {} connections in four seconds", proxy.refused());
+    proxy.restore();
+
+    wait_until("the rebuild to end", LIMIT, async || {
+        db.number("SELECT COUNT(*) FROM daymend_runs WHERE kind = 'rebuild' AND state = 'completed'").await == 1
+    })
+    .await;
+    assert!(worker.is_running() && scheduler.is_running());
+    assert_first_lab_equals_source(&db).await;
+}
