@@ -279,28 +279,28 @@ mod tests {
     #[test]
     fn each_problem_names_its_file_and_line() {
         let cases = [
-            ("counts = \"bills\"", "counts = \"bils\"", "rollup.toml:34: \"bils\" is not one of [facts]"),
+            ("counts = \"bills\"", "counts = \"bils\"", "rollup.toml:31: \"bils\" is not one of [facts]"),
             (
                 "day = \"ordered_at\"",
                 "day = \"ordered at\"",
-                "rollup.toml:18: day = \"ordered at\" is not a table or column name",
+                "rollup.toml:16: day = \"ordered at\" is not a table or column name",
             ),
             ("bills = \"bills.sql\"", "bills = \"bill.sql\"", "bill.sql:1: cannot be read: entity not found"),
             (
                 "type = \"referral_bill\"",
                 "type = \"organization_bill\"",
-                "rollup.toml:40: the event type \"organization_bill\" is defined twice",
+                "rollup.toml:37: the event type \"organization_bill\" is defined twice",
             ),
             (
                 "name = \"historical_summary\"",
                 "name = \"other\"",
-                "rollup.toml:11: the name \"other\" differs from its folder's",
+                "rollup.toml:10: the name \"other\" differs from its folder's",
             ),
-            ("b = 0", "b = \"x; DROP TABLE labs\"", "rollup.toml:36: \"x; DROP TABLE labs\" is not a column name"),
+            ("b = 0", "b = \"x; DROP TABLE labs\"", "rollup.toml:33: \"x; DROP TABLE labs\" is not a column name"),
             (
                 "[facts]",
                 "[fact]",
-                "rollup.toml:26: unknown field `fact`, expected one of `name`, `summary`, `facts`, `event`",
+                "rollup.toml:24: unknown field `fact`, expected one of `name`, `summary`, `facts`, `event`",
             ),
         ];
         for (replace, with, expected) in cases {
