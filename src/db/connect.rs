@@ -9,7 +9,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{Db, DbError};
+use super::{Db, DbClock, DbError, Pool};
 
 /// How long to wait for a connection before the database counts as unreachable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ const SESSION_MYSQL: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMIT
 /// the password.
 pub async fn connect(url: &str, connections: u32, create: bool) -> anyhow::Result<Db> {
     let scheme = url.split(':').next().unwrap_or_default();
-    let db = match scheme {
+    let pool = match scheme {
         "mysql" | "mariadb" => {
             let options = MySqlConnectOptions::from_str(url)
                 .map_err(|error| anyhow::anyhow!("the database URL cannot be read: {error}"))?
@@ -46,7 +46,7 @@ pub async fn connect(url: &str, connections: u32, create: bool) -> anyhow::Resul
                     })
                 })
                 .connect_lazy_with(options);
-            Db::MySql(pool)
+            Pool::MySql(pool)
         }
         "sqlite" => {
             let options = SqliteConnectOptions::from_str(url)
@@ -61,19 +61,19 @@ pub async fn connect(url: &str, connections: u32, create: bool) -> anyhow::Resul
                 .max_connections(connections)
                 .acquire_timeout(ACQUIRE_TIMEOUT)
                 .connect_lazy_with(options);
-            Db::Sqlite(pool)
+            Pool::Sqlite(pool)
         }
         _ => bail!("the database URL must begin with mysql:// or sqlite: (see --database-url)"),
     };
-    Ok(db)
+    Ok(Db { pool, clock: DbClock::Database })
 }
 
 impl Db {
     /// Checks that the database answers.
     pub async fn ping(&self) -> anyhow::Result<()> {
-        let answer = match self {
-            Self::MySql(pool) => pool.acquire().await.map(drop),
-            Self::Sqlite(pool) => pool.acquire().await.map(drop),
+        let answer = match &self.pool {
+            Pool::MySql(pool) => pool.acquire().await.map(drop),
+            Pool::Sqlite(pool) => pool.acquire().await.map(drop),
         };
         answer.map_err(|error| DbError::new("connect", error)).context("the database cannot be reached")
     }

@@ -21,7 +21,7 @@ use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use sqlx::{MySql, MySqlPool, Sqlite, SqlitePool, Transaction};
 
 pub use connect::connect;
-pub use dialect::Dialect;
+pub use dialect::{DbClock, Dialect};
 pub use error::{DbError, Kind, code};
 pub use retry::{Backoff, RETRIES_MAX, retry};
 pub use statement::{Statement, repeat};
@@ -29,10 +29,14 @@ pub use value::{Arg, Row, instant_text};
 
 /// A pool of connections to the database.
 #[derive(Debug, Clone)]
-pub enum Db {
-    /// MySQL or MariaDB.
+pub struct Db {
+    pool: Pool,
+    clock: DbClock,
+}
+
+#[derive(Debug, Clone)]
+enum Pool {
     MySql(MySqlPool),
-    /// SQLite.
     Sqlite(SqlitePool),
 }
 
@@ -47,10 +51,14 @@ pub enum Mode {
 
 /// A transaction on one connection.
 #[derive(Debug)]
-pub enum Tx {
-    /// MySQL or MariaDB.
+pub struct Tx {
+    inner: TxInner,
+    clock: DbClock,
+}
+
+#[derive(Debug)]
+enum TxInner {
     MySql(Transaction<'static, MySql>),
-    /// SQLite.
     Sqlite(Transaction<'static, Sqlite>),
 }
 
@@ -73,54 +81,61 @@ macro_rules! bound {
 }
 
 impl Db {
+    /// The same pool with another clock, for tests.
+    #[must_use]
+    pub fn with_clock(&self, clock: DbClock) -> Self {
+        Self { pool: self.pool.clone(), clock }
+    }
+
     /// Which SQL this database understands.
     #[must_use]
     pub fn dialect(&self) -> Dialect {
-        match self {
-            Self::MySql(_) => Dialect::MySql,
-            Self::Sqlite(_) => Dialect::Sqlite,
+        match &self.pool {
+            Pool::MySql(_) => Dialect::MySql,
+            Pool::Sqlite(_) => Dialect::Sqlite,
         }
     }
 
     /// Begins a transaction.
     pub async fn begin(&self, mode: Mode) -> Result<Tx, DbError> {
         let named = |error| DbError::new("begin", error);
-        match self {
-            Self::MySql(pool) => {
+        let inner = match &self.pool {
+            Pool::MySql(pool) => {
                 let sql = match mode {
                     Mode::Snapshot => BEGIN_SNAPSHOT_MYSQL,
                     Mode::Write => "START TRANSACTION",
                 };
-                pool.begin_with(sql).await.map(Tx::MySql).map_err(named)
+                pool.begin_with(sql).await.map(TxInner::MySql)
             }
-            Self::Sqlite(pool) => {
+            Pool::Sqlite(pool) => {
                 let sql = match mode {
                     Mode::Snapshot => "BEGIN",
                     Mode::Write => "BEGIN IMMEDIATE",
                 };
-                pool.begin_with(sql).await.map(Tx::Sqlite).map_err(named)
+                pool.begin_with(sql).await.map(TxInner::Sqlite)
             }
-        }
+        };
+        inner.map(|inner| Tx { inner, clock: self.clock.clone() }).map_err(named)
     }
 
     /// Runs one statement that stands alone; the number of rows it found.
     pub async fn execute(&self, statement: &Statement, args: Vec<Arg>) -> Result<u64, DbError> {
-        let sql = self.dialect().render(statement.sql);
-        match self {
-            Self::MySql(pool) => bound!(&sql, args).execute(pool).await.map(|done| done.rows_affected()),
-            Self::Sqlite(pool) => bound!(&sql, args).execute(pool).await.map(|done| done.rows_affected()),
+        let sql = self.dialect().render(statement.sql, &self.clock);
+        match &self.pool {
+            Pool::MySql(pool) => bound!(&sql, args).execute(pool).await.map(|done| done.rows_affected()),
+            Pool::Sqlite(pool) => bound!(&sql, args).execute(pool).await.map(|done| done.rows_affected()),
         }
         .map_err(|error| DbError::new(statement.name, error))
     }
 
     /// The rows of one reading statement that stands alone.
     pub async fn fetch_all(&self, statement: &Statement, args: Vec<Arg>) -> Result<Vec<Row>, DbError> {
-        let sql = self.dialect().render(statement.sql);
-        match self {
-            Self::MySql(pool) => {
+        let sql = self.dialect().render(statement.sql, &self.clock);
+        match &self.pool {
+            Pool::MySql(pool) => {
                 bound!(&sql, args).fetch_all(pool).await.map(|rows| rows.into_iter().map(Row::MySql).collect())
             }
-            Self::Sqlite(pool) => {
+            Pool::Sqlite(pool) => {
                 bound!(&sql, args).fetch_all(pool).await.map(|rows| rows.into_iter().map(Row::Sqlite).collect())
             }
         }
@@ -129,9 +144,9 @@ impl Db {
 
     /// Closes every connection.
     pub async fn close(&self) {
-        match self {
-            Self::MySql(pool) => pool.close().await,
-            Self::Sqlite(pool) => pool.close().await,
+        match &self.pool {
+            Pool::MySql(pool) => pool.close().await,
+            Pool::Sqlite(pool) => pool.close().await,
         }
     }
 }
@@ -161,19 +176,19 @@ impl Tx {
     /// Which SQL this database understands.
     #[must_use]
     pub fn dialect(&self) -> Dialect {
-        match self {
-            Self::MySql(_) => Dialect::MySql,
-            Self::Sqlite(_) => Dialect::Sqlite,
+        match &self.inner {
+            TxInner::MySql(_) => Dialect::MySql,
+            TxInner::Sqlite(_) => Dialect::Sqlite,
         }
     }
 
     /// Runs a statement; the number of rows it found (MySQL: matched, not changed).
     pub async fn execute<'q>(&mut self, query: impl Into<Query<'q>>, args: Vec<Arg>) -> Result<u64, DbError> {
         let query = query.into();
-        let sql = self.dialect().render(&query.sql).into_owned();
-        match self {
-            Self::MySql(tx) => bound!(&sql, args).execute(&mut **tx).await.map(|done| done.rows_affected()),
-            Self::Sqlite(tx) => bound!(&sql, args).execute(&mut **tx).await.map(|done| done.rows_affected()),
+        let sql = self.dialect().render(&query.sql, &self.clock).into_owned();
+        match &mut self.inner {
+            TxInner::MySql(tx) => bound!(&sql, args).execute(&mut **tx).await.map(|done| done.rows_affected()),
+            TxInner::Sqlite(tx) => bound!(&sql, args).execute(&mut **tx).await.map(|done| done.rows_affected()),
         }
         .map_err(|error| DbError::new(query.name, error))
     }
@@ -181,13 +196,13 @@ impl Tx {
     /// Inserts a row; the id that the database gave it.
     pub async fn insert<'q>(&mut self, query: impl Into<Query<'q>>, args: Vec<Arg>) -> Result<i64, DbError> {
         let query = query.into();
-        let sql = self.dialect().render(&query.sql).into_owned();
-        match self {
-            Self::MySql(tx) => bound!(&sql, args)
+        let sql = self.dialect().render(&query.sql, &self.clock).into_owned();
+        match &mut self.inner {
+            TxInner::MySql(tx) => bound!(&sql, args)
                 .execute(&mut **tx)
                 .await
                 .map(|done| i64::try_from(done.last_insert_id()).unwrap_or(i64::MAX)),
-            Self::Sqlite(tx) => bound!(&sql, args).execute(&mut **tx).await.map(|done| done.last_insert_rowid()),
+            TxInner::Sqlite(tx) => bound!(&sql, args).execute(&mut **tx).await.map(|done| done.last_insert_rowid()),
         }
         .map_err(|error| DbError::new(query.name, error))
     }
@@ -227,10 +242,10 @@ impl Tx {
         mut each: impl FnMut(Row) -> Result<(), sqlx::Error> + Send,
     ) -> Result<(), DbError> {
         let query = query.into();
-        let sql = self.dialect().render(&query.sql).into_owned();
-        let mut rows: BoxStream<'_, Result<Row, sqlx::Error>> = match self {
-            Self::MySql(tx) => bound!(&sql, args).fetch(&mut **tx).map_ok(Row::MySql).boxed(),
-            Self::Sqlite(tx) => bound!(&sql, args).fetch(&mut **tx).map_ok(Row::Sqlite).boxed(),
+        let sql = self.dialect().render(&query.sql, &self.clock).into_owned();
+        let mut rows: BoxStream<'_, Result<Row, sqlx::Error>> = match &mut self.inner {
+            TxInner::MySql(tx) => bound!(&sql, args).fetch(&mut **tx).map_ok(Row::MySql).boxed(),
+            TxInner::Sqlite(tx) => bound!(&sql, args).fetch(&mut **tx).map_ok(Row::Sqlite).boxed(),
         };
         while let Some(row) = rows.next().await {
             row.and_then(&mut each).map_err(|error| DbError::new(query.name, error))?;
@@ -242,13 +257,13 @@ impl Tx {
     pub async fn columns<'q>(&mut self, query: impl Into<Query<'q>>) -> Result<Vec<String>, DbError> {
         use sqlx::{Column as _, Executor as _, Statement as _};
         let query = query.into();
-        let sql = self.dialect().render(&query.sql).into_owned();
-        match self {
-            Self::MySql(tx) => (&mut **tx)
+        let sql = self.dialect().render(&query.sql, &self.clock).into_owned();
+        match &mut self.inner {
+            TxInner::MySql(tx) => (&mut **tx)
                 .prepare(&sql)
                 .await
                 .map(|statement| statement.columns().iter().map(|c| c.name().to_owned()).collect()),
-            Self::Sqlite(tx) => (&mut **tx)
+            TxInner::Sqlite(tx) => (&mut **tx)
                 .prepare(&sql)
                 .await
                 .map(|statement| statement.columns().iter().map(|c| c.name().to_owned()).collect()),
@@ -258,18 +273,18 @@ impl Tx {
 
     /// Commits.
     pub async fn commit(self) -> Result<(), DbError> {
-        match self {
-            Self::MySql(tx) => tx.commit().await,
-            Self::Sqlite(tx) => tx.commit().await,
+        match self.inner {
+            TxInner::MySql(tx) => tx.commit().await,
+            TxInner::Sqlite(tx) => tx.commit().await,
         }
         .map_err(|error| DbError::new("commit", error))
     }
 
     /// Rolls back, and waits until that is done.
     pub async fn rollback(self) -> Result<(), DbError> {
-        match self {
-            Self::MySql(tx) => tx.rollback().await,
-            Self::Sqlite(tx) => tx.rollback().await,
+        match self.inner {
+            TxInner::MySql(tx) => tx.rollback().await,
+            TxInner::Sqlite(tx) => tx.rollback().await,
         }
         .map_err(|error| DbError::new("rollback", error))
     }
