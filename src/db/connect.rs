@@ -9,7 +9,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{Db, DbClock, DbError, Pool};
+use super::{Db, DbError, Pool};
 
 /// How long to wait for a connection before the database counts as unreachable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,12 +60,19 @@ pub async fn connect(url: &str, connections: u32, create: bool) -> anyhow::Resul
             let pool = SqlitePoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(ACQUIRE_TIMEOUT)
+                .after_release(|connection, _| {
+                    // The handler belongs to the transaction that set it.
+                    Box::pin(async move {
+                        connection.lock_handle().await?.remove_progress_handler();
+                        Ok(true)
+                    })
+                })
                 .connect_lazy_with(options);
             Pool::Sqlite(pool)
         }
         _ => bail!("the database URL must begin with mysql:// or sqlite: (see --database-url)"),
     };
-    Ok(Db { pool, clock: DbClock::Database })
+    Ok(Db::new(pool))
 }
 
 impl Db {
