@@ -5,5 +5,6 @@ mod support;
 mod calendar;
 mod cli;
 mod processes;
+mod queue;
 mod statements;
 mod storm;
