@@ -6,5 +6,6 @@ mod calendar;
 mod cli;
 mod processes;
 mod queue;
+mod scheduler;
 mod statements;
 mod storm;
