@@ -35,10 +35,12 @@ statement!(
      WHERE rollup = ? AND lab_id IN ({list}) ORDER BY lab_id {for_update}"
 );
 
+// Never backwards: another scheduler, whose clock is ahead, may have come first.
 statement!(
     LABS_RECORD,
     "record labs",
-    "UPDATE daymend_labs SET enqueued_through = ?, time_zone = ? WHERE rollup = ? AND lab_id IN ({list})"
+    "UPDATE daymend_labs SET enqueued_through = ?, time_zone = ?
+     WHERE rollup = ? AND lab_id IN ({list}) AND (enqueued_through IS NULL OR enqueued_through < ?)"
 );
 
 /// When a day should be in the summary: `04:00 UTC`, or `01:30 local`.
@@ -171,6 +173,7 @@ async fn enqueue_zone(
         }
         let mut args = args![due, zone.name(), rollup.name.as_str()];
         args.extend(labs.iter().map(|lab| Arg::Int(*lab)));
+        args.push(due.into());
         tx.execute(Query::new(LABS_RECORD.name, LABS_RECORD.with_list(labs.len())), args).await?;
     }
     let enqueued =

@@ -2,7 +2,10 @@
 
 mod support;
 
+mod calendar;
 mod cli;
 mod processes;
+mod queue;
+mod scheduler;
 mod statements;
 mod storm;

@@ -11,6 +11,7 @@ pub mod oracle;
 pub mod process;
 pub mod proxy;
 mod server;
+pub mod work;
 
 use std::{
     future::Future,

@@ -1,0 +1,519 @@
+//! The queue's state machine: who gets which job, and what becomes of an attempt.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use chrono::{DateTime, Days, NaiveDate, Utc};
+use daymend::{
+    args,
+    db::Mode,
+    queue::{
+        Job, JobKind, claim,
+        lease::{self, LAPSES_MAX},
+        run_of,
+        settle::{self, Failure},
+    },
+    recompute::Changes,
+    rollup::HISTORICAL_SUMMARY,
+    runs::{self, NewRun, RunState},
+};
+
+use crate::{
+    on_both,
+    support::{Engine, TestDb, wait_until},
+};
+
+const ATTEMPTS_MAX: u32 = 2;
+const LONG: Duration = Duration::from_secs(3600);
+const LIMIT: Duration = Duration::from_secs(20);
+
+on_both! {
+    nightly_jobs_are_claimed_before_repairs_before_rebuilds;
+    labs_of_a_rebuild_take_turns_and_a_later_run_joins_at_the_turn_that_is_up;
+    claims_at_once_share_no_job;
+    a_claim_stamps_its_jobs_with_worker_and_attempt;
+    a_lab_and_day_never_runs_twice_at_once;
+    a_job_whose_day_is_running_is_postponed_and_runs_later;
+    of_two_jobs_for_one_day_in_one_claim_one_is_postponed;
+    a_failed_attempt_waits_for_its_backoff_and_keeps_its_error;
+    a_job_without_attempts_left_is_discarded_with_its_error;
+    a_permanent_failure_is_discarded_at_once;
+    a_released_job_keeps_its_attempt_and_rests;
+    handing_back_restores_the_attempts_of_that_worker_alone;
+    a_lease_that_ran_out_frees_its_jobs_and_cannot_be_extended;
+    a_heartbeat_keeps_the_jobs_past_the_first_lease;
+    a_worker_that_lost_its_lease_settles_nothing;
+    a_settlement_for_another_attempt_finds_nothing;
+    a_job_that_outlives_its_workers_again_and_again_is_discarded;
+    a_cancelled_run_takes_running_jobs_from_their_worker;
+}
+
+fn now() -> DateTime<Utc> {
+    "2026-06-15T12:00:00Z".parse().unwrap()
+}
+
+/// The `number`-th day of the test's calendar, from 0.
+fn day(number: u64) -> NaiveDate {
+    "2026-01-01".parse::<NaiveDate>().unwrap() + Days::new(number)
+}
+
+fn days(count: u64) -> Vec<NaiveDate> {
+    (0..count).map(day).collect()
+}
+
+async fn new_run(db: &TestDb, kind: JobKind, labs: &[(i64, Vec<NaiveDate>)]) -> i64 {
+    let run = NewRun {
+        rollup: HISTORICAL_SUMMARY.to_owned(),
+        kind,
+        reason: "a test".to_owned(),
+        requested_by: "queue".to_owned(),
+        time_zone: None,
+        lab_id: None,
+        as_of: now(),
+        labs: labs.to_vec(),
+        attempts_max: ATTEMPTS_MAX,
+    };
+    let mut tx = db.db.begin(Mode::Write).await.unwrap();
+    let id = runs::create(&mut tx, &run).await.unwrap();
+    tx.commit().await.unwrap();
+    id
+}
+
+async fn worker(db: &TestDb, lease: Duration) -> i64 {
+    lease::register(&db.db, "a test", lease).await.unwrap()
+}
+
+async fn take(db: &TestDb, worker: i64, limit: usize) -> Vec<Job> {
+    claim::claim(&db.db, worker, limit).await.unwrap()
+}
+
+async fn take_one(db: &TestDb, worker: i64) -> Job {
+    let mut jobs = take(db, worker, 1).await;
+    assert_eq!(jobs.len(), 1, "one job waits");
+    jobs.remove(0)
+}
+
+/// A job as it is stored; all that a settlement may change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stored {
+    state: String,
+    attempt: i64,
+    sort_key: i64,
+    worker_id: Option<i64>,
+    lapses: i64,
+    error: Option<String>,
+}
+
+async fn stored(db: &TestDb, job: i64) -> Stored {
+    let sql = "SELECT state, attempt, sort_key, worker_id, lapses, error FROM daymend_jobs WHERE id = ?";
+    let row = db.rows(sql, args![job]).await.pop().unwrap();
+    Stored {
+        state: row.text(0).unwrap(),
+        attempt: row.int(1).unwrap(),
+        sort_key: row.int(2).unwrap(),
+        worker_id: row.int_or_null(3).unwrap(),
+        lapses: row.int(4).unwrap(),
+        error: row.text_or_null(5).unwrap(),
+    }
+}
+
+/// How the attempts of a job ended that did not complete it, in order.
+async fn outcomes(db: &TestDb, job: i64) -> Vec<String> {
+    let rows = db.rows("SELECT outcome FROM daymend_attempts WHERE job_id = ? ORDER BY ended_at", args![job]).await;
+    rows.iter().map(|row| row.text(0).unwrap()).collect()
+}
+
+/// How many jobs are in a state.
+async fn count(db: &TestDb, state: &str) -> i64 {
+    db.number(&format!("SELECT COUNT(*) FROM daymend_jobs WHERE state = '{state}'")).await
+}
+
+async fn complete(db: &TestDb, worker: i64, job: &Job) -> u64 {
+    settle::complete_unchanged(&db.db, worker, std::slice::from_ref(job)).await.unwrap()
+}
+
+fn failure(backoff: Duration) -> Failure {
+    Failure { error: "the reason".to_owned(), permanent: false, backoff }
+}
+
+async fn nightly_jobs_are_claimed_before_repairs_before_rebuilds(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    for kind in [JobKind::Rebuild, JobKind::Repair, JobKind::Nightly] {
+        let lab = kind as i64 + 1;
+        new_run(&db, kind, &[(lab, days(3))]).await;
+    }
+    let worker = worker(&db, LONG).await;
+    let mut order: Vec<_> = take(&db, worker, 5).await.iter().map(|job| (job.kind, job.day)).collect();
+    // Days are claimed oldest first, and what one claim leaves the next one takes.
+    order.extend(take(&db, worker, 5).await.iter().map(|job| (job.kind, job.day)));
+    let kinds = [JobKind::Nightly, JobKind::Repair, JobKind::Rebuild];
+    let expected: Vec<_> = kinds.into_iter().flat_map(|kind| days(3).into_iter().map(move |day| (kind, day))).collect();
+    assert_eq!(order, expected);
+    assert_eq!(take(&db, worker, 5).await, []);
+}
+
+async fn labs_of_a_rebuild_take_turns_and_a_later_run_joins_at_the_turn_that_is_up(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let worker = worker(&db, LONG).await;
+    new_run(&db, JobKind::Rebuild, &[(1, days(28))]).await;
+    new_run(&db, JobKind::Rebuild, &[(2, days(28)), (3, days(7))]).await;
+    let turn = |jobs: &[Job]| -> BTreeMap<i64, BTreeSet<NaiveDate>> {
+        let mut labs: BTreeMap<i64, BTreeSet<_>> = BTreeMap::new();
+        for job in jobs {
+            labs.entry(job.lab_id).or_default().insert(job.day);
+        }
+        labs
+    };
+    let of = |days: std::ops::Range<u64>| -> BTreeSet<NaiveDate> { days.map(day).collect() };
+    assert_eq!(turn(&take(&db, worker, 21).await), [(1, of(0..7)), (2, of(0..7)), (3, of(0..7))].into());
+    assert_eq!(turn(&take(&db, worker, 14).await), [(1, of(7..14)), (2, of(7..14))].into());
+    // The third turn is up: lab 4 neither waits for the others' end nor goes before them.
+    new_run(&db, JobKind::Rebuild, &[(4, days(14))]).await;
+    assert_eq!(turn(&take(&db, worker, 21).await), [(1, of(14..21)), (2, of(14..21)), (4, of(0..7))].into());
+    assert_eq!(turn(&take(&db, worker, 21).await), [(1, of(21..28)), (2, of(21..28)), (4, of(7..14))].into());
+}
+
+async fn claims_at_once_share_no_job(engine: Engine) {
+    let db = Arc::new(TestDb::new(engine).await);
+    let run = new_run(&db, JobKind::Rebuild, &[(1, days(60)), (2, days(60))]).await;
+    let claimers = (0..4).map(|_| {
+        let db = Arc::clone(&db);
+        tokio::spawn(async move {
+            let worker = worker(&db, LONG).await;
+            let mut mine = Vec::new();
+            while count(&db, "available").await > 0 {
+                mine.extend(take(&db, worker, 7).await.iter().map(|job| job.id));
+            }
+            mine
+        })
+    });
+    let mut claimed = Vec::new();
+    for mine in futures::future::join_all(claimers).await {
+        claimed.extend(mine.unwrap());
+    }
+    claimed.sort_unstable();
+    let (first, _) = daymend::queue::ids_of(run);
+    assert_eq!(claimed, (first..first + 120).collect::<Vec<_>>());
+}
+
+async fn a_claim_stamps_its_jobs_with_worker_and_attempt(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let run = new_run(&db, JobKind::Repair, &[(-5, days(1))]).await;
+    let worker = worker(&db, LONG).await;
+    let job = take_one(&db, worker).await;
+    assert_eq!(run_of(job.id), run);
+    let expected = Job {
+        id: job.id,
+        kind: JobKind::Repair,
+        rollup: HISTORICAL_SUMMARY.to_owned(),
+        lab_id: -5,
+        day: day(0),
+        attempt: 1,
+        attempts_max: i64::from(ATTEMPTS_MAX),
+    };
+    assert_eq!(job, expected);
+    let stored = stored(&db, job.id).await;
+    assert_eq!((stored.state.as_str(), stored.attempt, stored.worker_id), ("running", 1, Some(worker)));
+    assert_eq!(stored.sort_key, worker, "the lease of its worker is how it is rescued");
+}
+
+async fn a_lab_and_day_never_runs_twice_at_once(engine: Engine) {
+    let db = Arc::new(TestDb::new(engine).await);
+    for kind in JobKind::ALL {
+        new_run(&db, kind, &[(1, days(5))]).await;
+    }
+    let running = Arc::new(Mutex::new(BTreeSet::new()));
+    let workers = (0..3).map(|_| {
+        let (db, running) = (Arc::clone(&db), Arc::clone(&running));
+        tokio::spawn(async move {
+            let worker = worker(&db, LONG).await;
+            let work = || async {
+                for job in take(&db, worker, 4).await {
+                    assert!(running.lock().unwrap().insert(job.day), "{} runs twice at once", job.day);
+                    tokio::task::yield_now().await;
+                    assert!(running.lock().unwrap().remove(&job.day));
+                    assert_eq!(complete(&db, worker, &job).await, 1);
+                }
+                !claim::any_open(&db.db).await.unwrap()
+            };
+            wait_until("every job has run", LIMIT, work).await;
+        })
+    });
+    for worker in futures::future::join_all(workers).await {
+        worker.unwrap();
+    }
+    assert_eq!(count(&db, "completed").await, 15);
+}
+
+async fn a_job_whose_day_is_running_is_postponed_and_runs_later(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let (holder, other) = (worker(&db, LONG).await, worker(&db, LONG).await);
+    new_run(&db, JobKind::Repair, &[(1, days(1))]).await;
+    let held = take_one(&db, holder).await;
+    // Another run for the same day, and for a day that is free.
+    let second = new_run(&db, JobKind::Nightly, &[(1, days(2))]).await;
+    let (same_day, _) = daymend::queue::ids_of(second);
+    let before = settle::database_now_us(&db.db).await.unwrap();
+    let claimed = take(&db, other, 10).await;
+    assert_eq!(claimed.iter().map(|job| job.day).collect::<Vec<_>>(), [day(1)], "only the free day");
+    let postponed = stored(&db, same_day).await;
+    assert_eq!((postponed.state.as_str(), postponed.attempt), ("available", 0));
+    assert!(postponed.sort_key >= before + 1_000_000, "it comes back in a second");
+    assert_eq!(complete(&db, holder, &held).await, 1);
+    wait_until("the postponed job is due", LIMIT, || async {
+        take(&db, other, 10).await.iter().any(|job| job.id == same_day && job.attempt == 1)
+    })
+    .await;
+    assert_eq!(stored(&db, same_day).await.state, "running");
+}
+
+async fn of_two_jobs_for_one_day_in_one_claim_one_is_postponed(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let worker = worker(&db, LONG).await;
+    new_run(&db, JobKind::Repair, &[(1, days(2))]).await;
+    new_run(&db, JobKind::Repair, &[(1, days(2))]).await;
+    let claimed = take(&db, worker, 10).await;
+    assert_eq!(claimed.iter().map(|job| job.day).collect::<BTreeSet<_>>(), days(2).into_iter().collect());
+    assert_eq!((claimed.len(), count(&db, "running").await, count(&db, "available").await), (2, 2, 2));
+    assert_eq!(take(&db, worker, 10).await, [], "nothing is due before the second is over");
+}
+
+async fn a_failed_attempt_waits_for_its_backoff_and_keeps_its_error(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let worker = worker(&db, LONG).await;
+    new_run(&db, JobKind::Rebuild, &[(1, days(1))]).await;
+    let job = take_one(&db, worker).await;
+    let before = settle::database_now_us(&db.db).await.unwrap();
+    assert!(settle::fail(&db.db, worker, &job, &failure(LONG)).await.unwrap());
+    let after = settle::database_now_us(&db.db).await.unwrap();
+    let waiting = stored(&db, job.id).await;
+    assert_eq!((waiting.state.as_str(), waiting.attempt), ("available", 1));
+    assert_eq!(waiting.error.as_deref(), Some("the reason"));
+    assert!((before + 3_600_000_000..=after + 3_600_000_000).contains(&waiting.sort_key), "{waiting:?}");
+    assert_eq!(outcomes(&db, job.id).await, ["failed"]);
+    assert_eq!(take(&db, worker, 10).await, [], "it is not due");
+    assert!(claim::any_open(&db.db).await.unwrap(), "it is still open");
+    db.execute("UPDATE daymend_jobs SET sort_key = sort_key - 3700000000 WHERE id = ?", args![job.id]).await;
+    // Due again, it goes before jobs that have only a turn.
+    new_run(&db, JobKind::Rebuild, &[(2, days(1))]).await;
+    let again = take_one(&db, worker).await;
+    assert_eq!((again.id, again.attempt), (job.id, 2));
+    assert_eq!(complete(&db, worker, &again).await, 1);
+    assert_eq!(stored(&db, job.id).await.error, None, "a job that completed has no error");
+}
+
+async fn a_job_without_attempts_left_is_discarded_with_its_error(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let worker = worker(&db, LONG).await;
+    let run = new_run(&db, JobKind::Repair, &[(1, days(2))]).await;
+    for attempt in 1..=i64::from(ATTEMPTS_MAX) {
+        let job = take_one(&db, worker).await;
+        assert_eq!((job.day, job.attempt), (day(0), attempt));
+        assert_eq!(runs::close(&db.db, run).await.unwrap(), None, "the run is open");
+        assert!(settle::fail(&db.db, worker, &job, &failure(Duration::ZERO)).await.unwrap());
+    }
+    let (id, _) = daymend::queue::ids_of(run);
+    let discarded = stored(&db, id).await;
+    assert_eq!((discarded.state.as_str(), discarded.error.as_deref()), ("discarded", Some("the reason")));
+    assert_eq!(outcomes(&db, id).await, ["failed", "failed"]);
+    // The other day is nobody's victim.
+    let other = take_one(&db, worker).await;
+    assert_eq!(complete(&db, worker, &other).await, 1);
+    assert!(!claim::any_open(&db.db).await.unwrap());
+    let mut tx = db.db.begin(Mode::Snapshot).await.unwrap();
+    let listed = runs::discarded(&mut tx, run, 10).await.unwrap();
+    tx.commit().await.unwrap();
+    let listed: Vec<_> = listed.iter().map(|job| (job.job_id, job.day, job.error.as_deref())).collect();
+    assert_eq!(listed, [(id, day(0), Some("the reason"))]);
+    let (state, progress) = runs::close(&db.db, run).await.unwrap().unwrap();
+    assert_eq!((state, progress.discarded, progress.completed), (RunState::Failed, 1, 1));
+}
+
+async fn a_permanent_failure_is_discarded_at_once(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let worker = worker(&db, LONG).await;
+    new_run(&db, JobKind::Repair, &[(1, days(1))]).await;
+    let job = take_one(&db, worker).await;
+    let long = "ü".repeat(5000);
+    let failure = Failure { error: long.clone(), permanent: true, backoff: LONG };
+    assert!(settle::fail(&db.db, worker, &job, &failure).await.unwrap());
+    let discarded = stored(&db, job.id).await;
+    assert_eq!((discarded.state.as_str(), discarded.attempt), ("discarded", 1));
+    let kept = discarded.error.unwrap();
+    assert!(long.starts_with(&kept) && kept.chars().count() == 2000, "what fits of a long error is kept");
+    assert!(
+        discarded.sort_key <= settle::database_now_us(&db.db).await.unwrap(),
+        "it ended now, not after the backoff"
+    );
+}
+
+async fn a_released_job_keeps_its_attempt_and_rests(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let worker = worker(&db, LONG).await;
+    new_run(&db, JobKind::Repair, &[(1, days(1))]).await;
+    let job = take_one(&db, worker).await;
+    assert!(settle::release(&db.db, worker, &job, LONG).await.unwrap());
+    let released = stored(&db, job.id).await;
+    assert_eq!((released.state.as_str(), released.attempt), ("available", 0));
+    assert_eq!(take(&db, worker, 10).await, [], "it rests");
+}
+
+async fn handing_back_restores_the_attempts_of_that_worker_alone(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let (leaving, staying) = (worker(&db, LONG).await, worker(&db, LONG).await);
+    for kind in JobKind::ALL {
+        new_run(&db, kind, &[(kind as i64, days(2))]).await;
+    }
+    let mine = take(&db, leaving, 4).await;
+    let others = take(&db, staying, 2).await;
+    assert_eq!((mine.len(), others.len()), (4, 2));
+    assert_eq!(complete(&db, leaving, &mine[0]).await, 1);
+    assert_eq!(settle::hand_back(&db.db, leaving).await.unwrap(), 3, "what is completed stays so");
+    assert_eq!(stored(&db, mine[0].id).await.state, "completed");
+    for job in &mine[1..] {
+        let back = stored(&db, job.id).await;
+        assert_eq!((back.state.as_str(), back.attempt, back.lapses), ("available", 0, 0));
+        assert_eq!(outcomes(&db, job.id).await, ["handed_back"]);
+    }
+    for job in &others {
+        let kept = stored(&db, job.id).await;
+        assert_eq!((kept.state.as_str(), kept.attempt, kept.worker_id), ("running", 1, Some(staying)));
+    }
+    let again: BTreeSet<_> = take(&db, staying, 10).await.iter().map(|job| (job.id, job.attempt)).collect();
+    assert_eq!(again, mine[1..].iter().map(|job| (job.id, 1)).collect(), "available to others at once");
+    assert_eq!(settle::hand_back(&db.db, leaving).await.unwrap(), 0, "nothing is left to hand back");
+}
+
+async fn a_lease_that_ran_out_frees_its_jobs_and_cannot_be_extended(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let (dying, living) = (worker(&db, Duration::from_secs(1)).await, worker(&db, LONG).await);
+    for kind in JobKind::ALL {
+        new_run(&db, kind, &[(kind as i64, days(2))]).await;
+    }
+    let held = take(&db, dying, 4).await;
+    let safe = take(&db, living, 1).await;
+    let until = db.number(&format!("SELECT lease_until_us FROM daymend_workers WHERE id = {dying}")).await;
+    let mut rescued = 0;
+    while rescued == 0 {
+        let before = settle::database_now_us(&db.db).await.unwrap();
+        rescued = lease::rescue(&db.db).await.unwrap();
+        let after = settle::database_now_us(&db.db).await.unwrap();
+        assert!(rescued == 0 || after >= until, "rescued {} us before the lease ran out", until - after);
+        assert!(rescued > 0 || before < until, "not rescued although the lease ran out");
+    }
+    // The lease may have run out between the kinds of the one call.
+    lease::rescue(&db.db).await.unwrap();
+    assert_eq!(count(&db, "running").await, safe.len() as i64);
+    for job in &held {
+        let freed = stored(&db, job.id).await;
+        assert_eq!((freed.state.as_str(), freed.attempt, freed.lapses), ("available", 0, 1));
+        assert_eq!(outcomes(&db, job.id).await, ["lapsed"]);
+    }
+    assert_eq!(stored(&db, safe[0].id).await.state, "running", "a living worker keeps its jobs");
+    assert!(!lease::heartbeat(&db.db, dying, LONG).await.unwrap(), "a lease that ran out is lost for good");
+    assert_eq!(take(&db, living, 10).await.len(), 5);
+}
+
+async fn a_heartbeat_keeps_the_jobs_past_the_first_lease(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let worker = worker(&db, Duration::from_secs(1)).await;
+    let until = settle::database_now_us(&db.db).await.unwrap() + 1_000_000;
+    assert!(lease::heartbeat(&db.db, worker, LONG).await.unwrap());
+    new_run(&db, JobKind::Nightly, &[(1, days(1))]).await;
+    let job = take_one(&db, worker).await;
+    wait_until("the first lease would be over", LIMIT, || async {
+        settle::database_now_us(&db.db).await.unwrap() > until
+    })
+    .await;
+    assert_eq!(lease::rescue(&db.db).await.unwrap(), 0);
+    assert_eq!(lease::workers_alive(&db.db).await.unwrap(), 1);
+    assert_eq!(complete(&db, worker, &job).await, 1);
+    lease::sign_off(&db.db, worker).await.unwrap();
+    assert!(!lease::heartbeat(&db.db, worker, LONG).await.unwrap(), "a worker that signed off is gone");
+    assert_eq!(lease::workers_alive(&db.db).await.unwrap(), 0);
+}
+
+/// Tries every way to end an attempt; how many of them found the job.
+async fn settle_every_way(db: &TestDb, worker: i64, job: &Job) -> u64 {
+    let mut tx = db.db.begin(Mode::Write).await.unwrap();
+    let changes = Changes { inserted: 1, updated: 2, deleted: 3 };
+    let mut found = settle::complete(&mut tx, worker, &[job], changes).await.unwrap();
+    tx.commit().await.unwrap();
+    found += complete(db, worker, job).await;
+    found += u64::from(settle::fail(&db.db, worker, job, &failure(LONG)).await.unwrap());
+    let permanent = Failure { permanent: true, ..failure(LONG) };
+    found += u64::from(settle::fail(&db.db, worker, job, &permanent).await.unwrap());
+    found + u64::from(settle::release(&db.db, worker, job, LONG).await.unwrap())
+}
+
+async fn a_worker_that_lost_its_lease_settles_nothing(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    new_run(&db, JobKind::Repair, &[(1, days(1))]).await;
+    // A lease of no length has run out at once.
+    let lost = worker(&db, Duration::ZERO).await;
+    let job = take_one(&db, lost).await;
+    wait_until("the job is rescued", LIMIT, || async { lease::rescue(&db.db).await.unwrap() == 1 }).await;
+    let waiting = stored(&db, job.id).await;
+    assert_eq!(settle_every_way(&db, lost, &job).await, 0);
+    assert_eq!(settle::hand_back(&db.db, lost).await.unwrap(), 0);
+    assert_eq!(stored(&db, job.id).await, waiting, "while it waits");
+
+    let next = worker(&db, LONG).await;
+    let taken = take_one(&db, next).await;
+    assert_eq!((taken.id, taken.attempt), (job.id, job.attempt), "the same attempt, as a lapse restores it");
+    let running = stored(&db, job.id).await;
+    assert_eq!(settle_every_way(&db, lost, &job).await, 0);
+    assert_eq!(settle::hand_back(&db.db, lost).await.unwrap(), 0);
+    assert_eq!(stored(&db, job.id).await, running, "while another worker runs it");
+    assert_eq!(outcomes(&db, job.id).await, ["lapsed"], "and no attempt is recorded");
+    assert_eq!(complete(&db, next, &taken).await, 1);
+    assert_eq!(complete(&db, next, &taken).await, 0, "a job completes once");
+}
+
+async fn a_settlement_for_another_attempt_finds_nothing(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let worker = worker(&db, LONG).await;
+    new_run(&db, JobKind::Repair, &[(1, days(1))]).await;
+    let first = take_one(&db, worker).await;
+    assert!(settle::fail(&db.db, worker, &first, &failure(Duration::ZERO)).await.unwrap());
+    let second = take_one(&db, worker).await;
+    assert_eq!(second.attempt, 2);
+    assert_eq!(settle_every_way(&db, worker, &first).await, 0, "the same worker, an attempt ago");
+    assert_eq!(stored(&db, second.id).await.state, "running");
+    assert_eq!(complete(&db, worker, &second).await, 1);
+}
+
+async fn a_job_that_outlives_its_workers_again_and_again_is_discarded(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let run = new_run(&db, JobKind::Nightly, &[(1, days(1))]).await;
+    let (id, _) = daymend::queue::ids_of(run);
+    for lapse in 1..=LAPSES_MAX {
+        let state = stored(&db, id).await;
+        assert_eq!((state.state.as_str(), state.attempt, state.error), ("available", 0, None), "before lapse {lapse}");
+        let dying = worker(&db, Duration::ZERO).await;
+        take_one(&db, dying).await;
+        wait_until("the job is rescued", LIMIT, || async { lease::rescue(&db.db).await.unwrap() == 1 }).await;
+    }
+    let discarded = stored(&db, id).await;
+    assert_eq!((discarded.state.as_str(), discarded.lapses), ("discarded", i64::from(LAPSES_MAX)));
+    assert!(discarded.error.unwrap().contains("its workers died while they held it"));
+    assert_eq!(outcomes(&db, id).await.len(), LAPSES_MAX as usize);
+    let (state, _) = runs::close(&db.db, run).await.unwrap().unwrap();
+    assert_eq!(state, RunState::Failed);
+}
+
+async fn a_cancelled_run_takes_running_jobs_from_their_worker(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let worker = worker(&db, LONG).await;
+    let run = new_run(&db, JobKind::Rebuild, &[(1, days(3))]).await;
+    let jobs = take(&db, worker, 2).await;
+    assert_eq!(complete(&db, worker, &jobs[0]).await, 1);
+    assert_eq!(runs::cancel(&db.db, run).await.unwrap(), Some(2));
+    assert_eq!(settle_every_way(&db, worker, &jobs[1]).await, 0);
+    assert_eq!((count(&db, "cancelled").await, count(&db, "completed").await), (2, 1));
+    assert_eq!(take(&db, worker, 10).await, []);
+    assert_eq!(runs::cancel(&db.db, run).await.unwrap(), None, "a run is cancelled once");
+}

@@ -1,0 +1,491 @@
+//! Scheduling is reconciliation: whatever ticks come, late, doubled or side by side, each closed day
+//! is enqueued once and each migration record is carried out once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use daymend::{
+    args,
+    calendar::dates,
+    db::Mode,
+    queue::{JobKind, claim, lease, run_of, settle},
+    rollup::HISTORICAL_SUMMARY,
+    runs::{self, RunState},
+    scheduler::{
+        Report,
+        adhoc::{self, Days},
+        nightly,
+    },
+};
+
+use crate::{
+    on_both,
+    support::{
+        Engine, TestDb,
+        lab_system::Bill,
+        work::{SCHEDULER, rollups},
+    },
+};
+
+on_both! {
+    new_york_gets_each_day_once_across_the_change_of_its_clocks;
+    a_lab_seen_for_the_first_time_starts_at_yesterday;
+    a_lab_is_caught_up_so_many_days_and_no_more;
+    a_lab_with_an_unusable_zone_is_reported_and_the_others_go_on;
+    labs_that_are_not_enabled_are_left_alone;
+    labs_of_one_zone_share_a_run;
+    schedulers_side_by_side_enqueue_what_one_would;
+    a_scheduler_whose_clock_is_behind_takes_nothing_back;
+    a_record_that_cannot_be_carried_out_ends_as_failed_with_the_reason;
+    records_of_one_lab_share_a_run_and_both_complete;
+    records_that_do_not_ask_for_a_rebuild_now_are_left_alone;
+    a_record_tells_how_far_its_run_is;
+    a_record_of_a_lab_without_bills_completes;
+    a_record_that_is_deleted_cancels_its_run;
+    a_run_goes_on_while_one_of_its_records_is_left;
+    a_record_of_a_run_that_failed_says_how_many_days_did;
+    a_bill_from_1970_makes_no_job_for_the_years_without_bills;
+    the_event_log_pairs_started_with_how_the_run_ended;
+}
+
+fn date(text: &str) -> NaiveDate {
+    text.parse().unwrap()
+}
+
+fn at(text: &str) -> DateTime<Utc> {
+    text.parse().unwrap()
+}
+
+/// Noon of a day on which nothing special happens.
+fn now() -> DateTime<Utc> {
+    at("2026-06-15T12:00:00Z")
+}
+
+/// The nightly part of a tick.
+async fn nightly(db: &TestDb, now: DateTime<Utc>) -> Report {
+    let (rollups, mut report) = (rollups(), Report::default());
+    let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+    nightly::enqueue_closed_days(&db.db, rollup, &SCHEDULER, now, &mut report).await.unwrap();
+    report
+}
+
+/// The days enqueued for a lab, oldest first; a day that is enqueued twice is there twice.
+async fn enqueued(db: &TestDb, kind: JobKind, lab: i64) -> Vec<NaiveDate> {
+    let sql = "SELECT day FROM daymend_jobs WHERE kind = ? AND lab_id = ? ORDER BY day";
+    db.rows(sql, args![kind.name(), lab]).await.iter().map(|row| row.date(0).unwrap()).collect()
+}
+
+fn days(first: &str, last: &str) -> Vec<NaiveDate> {
+    dates(date(first), date(last)).collect()
+}
+
+async fn bill_at(db: &TestDb, id: i64, lab: i64, moment: &str) {
+    let info = Some((Some(1), Some(2), None));
+    db.add_bill(id, lab, &Bill { at: at(moment), info, ..Bill::default() }).await;
+}
+
+/// Every event, in order: name, status.
+async fn events(db: &TestDb) -> Vec<(String, String)> {
+    let rows = db.rows("SELECT event_name, status FROM operation_event_log ORDER BY id", vec![]).await;
+    rows.iter().map(|row| (row.text(0).unwrap(), row.text(1).unwrap())).collect()
+}
+
+async fn new_york_gets_each_day_once_across_the_change_of_its_clocks(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("America/New_York")).await;
+    // At 04:00 UTC it is 23:00 in New York until 8 March, and midnight from the 9th.
+    for day in days("2026-03-01", "2026-03-15") {
+        let tick = day.and_hms_opt(4, 0, 0).unwrap().and_utc();
+        let report = nightly(&db, tick).await;
+        // The tick of the 9th finds both the 7th and the 8th over; the old event lost the 7th.
+        let expected = if day == date("2026-03-09") { 2 } else { 1 };
+        assert_eq!(report.enqueued.iter().map(|(_, _, jobs)| *jobs).collect::<Vec<_>>(), [expected], "{tick}");
+        // Ticks in between find nothing to do.
+        for later in [TimeDelta::seconds(1), TimeDelta::hours(1), TimeDelta::hours(23)] {
+            assert_eq!(nightly(&db, tick + later).await.enqueued, [], "{tick} + {later}");
+        }
+    }
+    assert_eq!(enqueued(&db, JobKind::Nightly, 1).await, days("2026-02-27", "2026-03-14"));
+}
+
+async fn a_lab_seen_for_the_first_time_starts_at_yesterday(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    bill_at(&db, 1, 1, "2020-01-01T00:00:00Z").await;
+    nightly(&db, now()).await;
+    assert_eq!(enqueued(&db, JobKind::Nightly, 1).await, days("2026-06-14", "2026-06-14"));
+    // A lab that is enabled later starts later, beside the one that goes on.
+    db.add_lab(2, Some("Asia/Kolkata")).await;
+    nightly(&db, now() + TimeDelta::days(1)).await;
+    assert_eq!(enqueued(&db, JobKind::Nightly, 1).await, days("2026-06-14", "2026-06-15"));
+    assert_eq!(enqueued(&db, JobKind::Nightly, 2).await, days("2026-06-15", "2026-06-15"));
+}
+
+async fn a_lab_is_caught_up_so_many_days_and_no_more(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    db.add_lab(2, Some("Asia/Kolkata")).await;
+    nightly(&db, now()).await;
+    // A week without a scheduler is caught up in full; more is caught up for seven days.
+    db.execute("UPDATE labs SET historicalViewEnabled = 0 WHERE id = 2", args![]).await;
+    nightly(&db, now() + TimeDelta::days(7)).await;
+    db.execute("UPDATE labs SET historicalViewEnabled = 1 WHERE id = 2", args![]).await;
+    let report = nightly(&db, now() + TimeDelta::days(20)).await;
+    assert_eq!(report.enqueued.iter().map(|(_, _, jobs)| *jobs).collect::<Vec<_>>(), [14], "seven days of each lab");
+    let mut expected = days("2026-06-14", "2026-06-21");
+    expected.extend(days("2026-06-28", "2026-07-04"));
+    assert_eq!(enqueued(&db, JobKind::Nightly, 1).await, expected);
+    let mut expected = days("2026-06-14", "2026-06-14");
+    expected.extend(days("2026-06-28", "2026-07-04"));
+    assert_eq!(enqueued(&db, JobKind::Nightly, 2).await, expected);
+}
+
+async fn a_lab_with_an_unusable_zone_is_reported_and_the_others_go_on(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Mars/Olympus_Mons")).await;
+    db.add_lab(2, None).await;
+    db.add_lab(3, Some("  ")).await;
+    db.add_lab(4, Some("Asia/Calcutta")).await;
+    let report = db.tick(now()).await;
+    let unknown = "time zone \"Mars/Olympus_Mons\" is unknown (expected an IANA name such as Asia/Kolkata)";
+    let unusable = [(1, unknown), (2, "no time zone is set"), (3, "no time zone is set")];
+    assert_eq!(report.unusable, unusable.map(|(lab, why)| (lab, why.to_owned())).into());
+    assert_eq!(enqueued(&db, JobKind::Nightly, 4).await, days("2026-06-14", "2026-06-14"));
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs").await, 1);
+    // Set right, a lab is scheduled like a new one.
+    db.execute("UPDATE labs SET labTimeZone = 'Asia/Kolkata' WHERE id = 1", args![]).await;
+    let report = db.tick(now() + TimeDelta::days(1)).await;
+    assert_eq!(report.unusable.keys().collect::<Vec<_>>(), [&2, &3]);
+    assert_eq!(enqueued(&db, JobKind::Nightly, 1).await, days("2026-06-15", "2026-06-15"));
+}
+
+async fn labs_that_are_not_enabled_are_left_alone(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    db.add_lab(2, None).await;
+    db.execute("UPDATE labs SET historicalViewEnabled = 0", args![]).await;
+    let report = db.tick(now()).await;
+    assert!(report.enqueued.is_empty() && report.unusable.is_empty(), "{report:?}");
+    for table in ["daymend_jobs", "daymend_runs", "daymend_labs", "operation_event_log"] {
+        assert_eq!(db.number(&format!("SELECT COUNT(*) FROM {table}")).await, 0, "{table}");
+    }
+}
+
+async fn labs_of_one_zone_share_a_run(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    for (lab, zone) in [(1, "Asia/Kolkata"), (2, "Pacific/Honolulu"), (3, "Asia/Kolkata")] {
+        db.add_lab(lab, Some(zone)).await;
+    }
+    let report = db.tick(now()).await;
+    let reasons: Vec<_> = report.enqueued.iter().map(|(_, reason, jobs)| (reason.as_str(), *jobs)).collect();
+    assert_eq!(
+        reasons,
+        [("nightly Asia/Kolkata 2026-06-14", 2), ("nightly Pacific/Honolulu 2026-06-13", 1)],
+        "each zone has its own yesterday at 04:00 UTC"
+    );
+    let (run, progress) = db.run(report.enqueued[0].0).await;
+    assert_eq!((run.kind, run.time_zone.as_deref()), (JobKind::Nightly, Some("Asia/Kolkata")));
+    assert_eq!((run.first_day, run.last_day), (Some(date("2026-06-14")), Some(date("2026-06-14"))));
+    assert_eq!((run.state, run.as_of, progress.available), (RunState::Running, now(), 2));
+}
+
+async fn schedulers_side_by_side_enqueue_what_one_would(engine: Engine) {
+    const SCHEDULERS: usize = 4;
+    const ROUNDS: i64 = 6;
+    const LABS: i64 = 2 * ROUNDS;
+    let db = TestDb::new(engine).await;
+    let zones = ["Asia/Kolkata", "America/New_York", "Pacific/Apia"];
+    for lab in 1..=LABS {
+        db.add_lab(lab, Some(zones[lab as usize % 3])).await;
+        bill_at(&db, lab, lab, "2026-06-01T00:00:00Z").await;
+    }
+    let mut records = Vec::new();
+    for round in 0..ROUNDS {
+        for lab in [2 * round + 1, 2 * round + 2] {
+            records.push((round, lab, db.request_rebuild(lab).await));
+        }
+        let now = now() + TimeDelta::days(round);
+        let ticks = (0..SCHEDULERS).map(|_| db.tick(now));
+        let mut enqueued = Vec::new();
+        for report in futures::future::join_all(ticks).await {
+            enqueued.extend(report.enqueued);
+        }
+        assert_eq!(enqueued.len(), 3 + 2, "round {round}: a run a zone, and one a record: {enqueued:?}");
+    }
+    for lab in 1..=LABS {
+        let days = enqueued(&db, JobKind::Nightly, lab).await;
+        assert_eq!(days, dates(days[0], days[0] + TimeDelta::days(ROUNDS - 1)).collect::<Vec<_>>(), "lab {lab}");
+    }
+    let sql = "SELECT migration_id, run_id, lab_id FROM daymend_migrations
+               JOIN daymend_runs ON daymend_runs.id = run_id ORDER BY migration_id";
+    let rows = db.rows(sql, vec![]).await;
+    let carried: BTreeMap<i64, (i64, i64)> =
+        rows.iter().map(|row| (row.int(0).unwrap(), (row.int(1).unwrap(), row.int(2).unwrap()))).collect();
+    let mut runs: Vec<_> = carried.values().map(|(run, _)| *run).collect();
+    runs.dedup();
+    assert_eq!(runs.len(), records.len(), "each record has a run of its own");
+    for (round, lab, record) in &records {
+        assert_eq!(carried[record].1, *lab, "round {round}");
+    }
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs WHERE kind = 'rebuild'").await, records.len() as i64);
+    // Work it all off, and let the schedulers close the runs at once, too: each closes once.
+    let end = now() + TimeDelta::days(ROUNDS - 1);
+    db.drain(end).await;
+    let ticks = (0..SCHEDULERS).map(|_| db.tick(end));
+    let mut closed = Vec::new();
+    for report in futures::future::join_all(ticks).await {
+        closed.extend(report.closed.iter().map(|(run, state, _)| (*run, *state)));
+    }
+    let runs: BTreeSet<_> = closed.iter().map(|(run, _)| *run).collect();
+    let expected = (ROUNDS * 5) as usize;
+    assert_eq!((runs.len(), closed.len()), (expected, expected), "each run is closed once");
+    assert!(closed.iter().all(|(_, state)| *state == RunState::Completed), "{closed:?}");
+    for (_, _, record) in records {
+        assert_eq!(db.record_status(record).await, "Completed");
+    }
+    let ended = "SELECT COUNT(*) FROM operation_event_log WHERE status = 'COMPLETED'";
+    assert_eq!(db.number(ended).await, ROUNDS * 5);
+}
+
+async fn a_scheduler_whose_clock_is_behind_takes_nothing_back(engine: Engine) {
+    const ROUNDS: i64 = 8;
+    let db = TestDb::new(engine).await;
+    let tick = at("2026-06-15T04:00:00Z");
+    for round in 0..ROUNDS {
+        // A new lab each round: that is where the schedulers disagree the most.
+        db.add_lab(round + 1, Some("Asia/Kolkata")).await;
+        let ticks = (0..4).map(|place| nightly(&db, tick + TimeDelta::days(round) - TimeDelta::seconds(place % 2)));
+        futures::future::join_all(ticks).await;
+        nightly(&db, tick + TimeDelta::days(round)).await;
+    }
+    for lab in 1..=ROUNDS {
+        let days = enqueued(&db, JobKind::Nightly, lab).await;
+        let last = date("2026-06-14") + TimeDelta::days(ROUNDS - 1);
+        assert_eq!(days, dates(days[0], last).collect::<Vec<_>>(), "lab {lab}: each day once");
+    }
+}
+
+async fn a_record_that_cannot_be_carried_out_ends_as_failed_with_the_reason(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Mars/Olympus_Mons")).await;
+    db.add_lab(2, None).await;
+    db.add_lab(3, Some("Asia/Kolkata")).await;
+    bill_at(&db, 1, 3, "2026-06-01T00:00:00Z").await;
+    let mut records = Vec::new();
+    for lab in [99, 1, 2, 3] {
+        records.push(db.request_rebuild(lab).await);
+    }
+    let report = db.tick(now()).await;
+    let mut statuses = Vec::new();
+    for record in &records {
+        statuses.push(db.record_status(*record).await);
+    }
+    assert_eq!(statuses[0], "Failed (lab 99 does not exist)");
+    assert!(statuses[1].starts_with("Failed (time zone \"Mars/Olympus_Mons\" is unknown"), "{}", statuses[1]);
+    assert_eq!(statuses[2], "Failed (no time zone is set)");
+    assert_eq!(statuses[3], "Running (0/1)");
+    assert_eq!(report.unusable.keys().collect::<Vec<_>>(), [&1, &2, &99]);
+    let scheduled = "SELECT COUNT(*) FROM crelio_data_migrations WHERE is_scheduled = 1";
+    assert_eq!(db.number(scheduled).await, 0);
+    db.tick(now()).await;
+    assert_eq!(db.record_status(records[0]).await, statuses[0], "it is not taken again");
+}
+
+async fn records_of_one_lab_share_a_run_and_both_complete(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    bill_at(&db, 1, 1, "2026-06-01T00:00:00Z").await;
+    let records = [db.request_rebuild(1).await, db.request_rebuild(1).await];
+    db.tick(now()).await;
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs WHERE kind = 'rebuild'").await, 1);
+    for record in records {
+        assert_eq!(db.record_status(record).await, "Running (0/1)");
+    }
+    db.drain(now()).await;
+    db.tick(now()).await;
+    for record in records {
+        assert_eq!(db.record_status(record).await, "Completed");
+    }
+    // Set to Pending once more, a record is a new request.
+    let again = "UPDATE crelio_data_migrations SET is_scheduled = 1, job_status = 'Pending' WHERE id = ?";
+    db.execute(again, args![records[0]]).await;
+    db.tick(now()).await;
+    assert_eq!(db.record_status(records[0]).await, "Running (0/1)");
+    assert_eq!(db.record_status(records[1]).await, "Completed");
+    db.drain(now()).await;
+    db.tick(now()).await;
+    assert_eq!(db.record_status(records[0]).await, "Completed");
+}
+
+async fn records_that_do_not_ask_for_a_rebuild_now_are_left_alone(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    let insert = "INSERT INTO crelio_data_migrations
+                      (lab_id, is_scheduled, job_status, initiated_by_id, migration_type, created_at, modified_at)
+                  VALUES (1, ?, ?, 7, ?, '2026-01-01 00:00:00', '2026-01-01 00:00:00')";
+    db.execute(insert, args![0_i64, "Pending", "HISTORICAL_SUMMARY"]).await;
+    db.execute(insert, args![1_i64, "Pending", "SOMETHING_ELSE"]).await;
+    db.execute(insert, args![1_i64, "Paused", "HISTORICAL_SUMMARY"]).await;
+    db.execute(insert, args![0_i64, "Completed", "HISTORICAL_SUMMARY"]).await;
+    let all = "SELECT id, is_scheduled, job_status, modified_at FROM crelio_data_migrations ORDER BY id";
+    let read = || async {
+        let rows = db.rows(all, vec![]).await;
+        rows.iter()
+            .map(|row| (row.int(0).unwrap(), row.int(1).unwrap(), row.text(2).unwrap(), row.instant(3).unwrap()))
+            .collect::<Vec<_>>()
+    };
+    let before = read().await;
+    db.tick(now()).await;
+    assert_eq!(read().await, before);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs WHERE kind = 'rebuild'").await, 0);
+}
+
+async fn a_record_tells_how_far_its_run_is(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    for (id, day) in [(1, "2026-06-01"), (2, "2026-06-03"), (3, "2026-06-10")] {
+        bill_at(&db, id, 1, &format!("{day}T10:00:00Z")).await;
+    }
+    let record = db.request_rebuild(1).await;
+    db.tick(now()).await;
+    let row = db.rows("SELECT start_date, end_date, is_scheduled FROM crelio_data_migrations", vec![]).await.remove(0);
+    let span = (row.date(0).unwrap(), row.date(1).unwrap(), row.int(2).unwrap());
+    assert_eq!(span, (date("2026-06-01"), date("2026-06-14"), 0), "from the first bill through yesterday");
+    let worker = lease::register(&db.db, "a test", Duration::from_secs(600)).await.unwrap();
+    let jobs = claim::claim(&db.db, worker, 10).await.unwrap();
+    for (ended, job) in jobs.iter().filter(|job| job.kind == JobKind::Rebuild).enumerate() {
+        assert_eq!(db.record_status(record).await, format!("Running ({ended}/3)"));
+        settle::complete_unchanged(&db.db, worker, std::slice::from_ref(job)).await.unwrap();
+        db.tick(now()).await;
+    }
+    assert_eq!(db.record_status(record).await, "Completed");
+}
+
+async fn a_record_of_a_lab_without_bills_completes(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    let record = db.request_rebuild(1).await;
+    db.tick(now()).await;
+    db.drain(now()).await;
+    db.tick(now()).await;
+    assert_eq!(db.record_status(record).await, "Completed");
+}
+
+/// A lab with bills on three days and a rebuild that has been taken: its record and its run.
+async fn rebuild_under_way(db: &TestDb, records: usize) -> (Vec<i64>, i64) {
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    for (id, day) in [(1, "2026-06-01"), (2, "2026-06-02"), (3, "2026-06-03")] {
+        bill_at(db, id, 1, &format!("{day}T10:00:00Z")).await;
+    }
+    let mut ids = Vec::new();
+    for _ in 0..records {
+        ids.push(db.request_rebuild(1).await);
+    }
+    let report = db.tick(now()).await;
+    let rebuild = report.enqueued.iter().find(|(_, reason, _)| reason == "rebuild of lab 1");
+    (ids, rebuild.expect("a rebuild").0)
+}
+
+async fn a_record_that_is_deleted_cancels_its_run(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let (records, run) = rebuild_under_way(&db, 2).await;
+    // The nightly job goes first; one of the rebuild's jobs is with a worker.
+    let worker = lease::register(&db.db, "a test", Duration::from_secs(600)).await.unwrap();
+    let jobs = claim::claim(&db.db, worker, 2).await.unwrap();
+    let held = jobs.iter().find(|job| run_of(job.id) == run).unwrap();
+    for record in records {
+        db.execute("DELETE FROM crelio_data_migrations WHERE id = ?", args![record]).await;
+    }
+    let report = db.tick(now()).await;
+    assert_eq!(
+        report.closed.iter().map(|(run, state, _)| (*run, *state)).collect::<Vec<_>>(),
+        [(run, RunState::Cancelled)]
+    );
+    let (cancelled, progress) = db.run(run).await;
+    assert_eq!((cancelled.state, progress.cancelled, progress.total()), (RunState::Cancelled, 3, 3));
+    assert!(cancelled.finished_at.is_some());
+    let settled = settle::complete_unchanged(&db.db, worker, std::slice::from_ref(held)).await.unwrap();
+    assert_eq!(settled, 0, "what runs just now cannot complete");
+    let of_run: Vec<_> = events(&db).await.into_iter().filter(|(name, _)| *name == cancelled.event_name).collect();
+    assert_eq!(of_run.iter().map(|(_, status)| status.as_str()).collect::<Vec<_>>(), ["STARTED", "CANCELLED"]);
+    assert_eq!(db.tick(now()).await.closed.len(), 0, "it is cancelled once");
+}
+
+async fn a_run_goes_on_while_one_of_its_records_is_left(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let (records, run) = rebuild_under_way(&db, 2).await;
+    db.execute("DELETE FROM crelio_data_migrations WHERE id = ?", args![records[0]]).await;
+    assert_eq!(db.tick(now()).await.closed.len(), 0);
+    db.drain(now()).await;
+    db.tick(now()).await;
+    assert_eq!(db.run(run).await.0.state, RunState::Completed);
+    assert_eq!(db.record_status(records[1]).await, "Completed");
+}
+
+async fn a_record_of_a_run_that_failed_says_how_many_days_did(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let (records, run) = rebuild_under_way(&db, 1).await;
+    // The lab's zone is broken meanwhile: no attempt can succeed.
+    db.execute("UPDATE labs SET labTimeZone = 'Nowhere'", args![]).await;
+    db.drain(now()).await;
+    db.tick(now()).await;
+    let (failed, progress) = db.run(run).await;
+    assert_eq!((failed.state, progress.discarded), (RunState::Failed, 3));
+    assert_eq!(db.record_status(records[0]).await, "Failed (3 of 3 days)");
+    let mut tx = db.db.begin(Mode::Snapshot).await.unwrap();
+    let discarded = runs::discarded(&mut tx, run, 10).await.unwrap();
+    tx.commit().await.unwrap();
+    let error = discarded[0].error.as_deref().unwrap();
+    assert!(error.contains("lab 1") && error.contains("\"Nowhere\" is unknown"), "{error}");
+    let statuses: Vec<_> = events(&db).await.into_iter().filter(|(name, _)| *name == failed.event_name).collect();
+    assert_eq!(statuses.iter().map(|(_, status)| status.as_str()).collect::<Vec<_>>(), ["STARTED", "FAILED"]);
+}
+
+async fn a_bill_from_1970_makes_no_job_for_the_years_without_bills(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    // The first moment of 1970, in UTC; then the last microsecond of a day and the first of the next.
+    bill_at(&db, 1, 1, "1970-01-01T00:00:00Z").await;
+    bill_at(&db, 2, 1, "2026-06-02T18:29:59.999999Z").await;
+    bill_at(&db, 3, 1, "2026-06-02T18:30:00Z").await;
+    bill_at(&db, 4, 1, "2026-06-14T18:30:00Z").await;
+    // A ghost on a day without bills is a reason for a job, wherever it is.
+    db.add_summary_row(1, "1999-12-31", 1, 0, "branch_bill", 5).await;
+    db.add_summary_row(1, "2026-07-01", 1, 0, "branch_bill", 5).await;
+    let record = db.request_rebuild(1).await;
+    db.tick(now()).await;
+    let expected = ["1970-01-01", "1999-12-31", "2026-06-02", "2026-06-03", "2026-07-01"].map(date);
+    assert_eq!(enqueued(&db, JobKind::Rebuild, 1).await, expected, "and none for today's bill");
+    db.drain(now()).await;
+    db.tick(now()).await;
+    assert_eq!(db.record_status(record).await, "Completed");
+    let stored = db.rows("SELECT DISTINCT ordered_at FROM operation_historical_summary ORDER BY 1", vec![]).await;
+    let stored: Vec<_> = stored.iter().map(|row| row.date(0).unwrap()).collect();
+    assert_eq!(stored, ["1970-01-01", "2026-06-02", "2026-06-03"].map(date));
+}
+
+async fn the_event_log_pairs_started_with_how_the_run_ended(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    bill_at(&db, 1, 1, "2026-06-01T10:00:00Z").await;
+    db.tick(now()).await;
+    let rollups = rollups();
+    let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+    let range = Days::Range(date("2026-06-01"), date("2026-06-03"));
+    let plan = adhoc::plan(&db.db, rollup, &[1], range, now()).await.unwrap();
+    let repair = adhoc::enqueue(&db.db, rollup, &plan, "a test", now(), 3).await.unwrap();
+    db.drain(now()).await;
+    let started = events(&db).await;
+    assert_eq!(started.iter().map(|(_, status)| status.as_str()).collect::<Vec<_>>(), ["STARTED", "STARTED"]);
+    assert_ne!(started[0].0, started[1].0, "a run's events are told apart by its name");
+    assert!(started[1].0.contains(&format!("run {repair}: repair of lab 1, 2026-06-01 to 2026-06-03")), "{started:?}");
+    db.tick(now()).await;
+    db.tick(now()).await;
+    let events = events(&db).await;
+    assert!(events.iter().all(|(name, _)| name.starts_with("Nightly-Operation-Summary")), "{events:?}");
+    let ended = started.iter().map(|(name, _)| (name.clone(), "COMPLETED".to_owned()));
+    assert_eq!(events, started.iter().cloned().chain(ended).collect::<Vec<_>>(), "each once");
+}

@@ -1,0 +1,71 @@
+//! The scheduler and the worker, inside the test process and at a fixed time.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use daymend::{
+    clock::Clock,
+    db::Mode,
+    rollup::{HISTORICAL_SUMMARY, Rollups},
+    runs::{self, Progress, Run, records},
+    scheduler::{self, Report, nightly::NightlyAt},
+    worker,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::TestDb;
+
+/// The compiled-in rollups.
+pub fn rollups() -> Arc<Rollups> {
+    Arc::new(Rollups::load(None).expect("the compiled-in rollups"))
+}
+
+/// The scheduler's defaults, with few attempts.
+pub const SCHEDULER: scheduler::Config =
+    scheduler::Config { nightly_at: NightlyAt::DEFAULT, catch_up_days: 7, attempts_max: 3 };
+
+impl TestDb {
+    /// One whole tick of the scheduler, which has to succeed.
+    pub async fn tick(&self, now: DateTime<Utc>) -> Report {
+        let rollups = rollups();
+        let rollup = rollups.get(HISTORICAL_SUMMARY).expect("the rollup");
+        let report = scheduler::tick(&self.db, rollup, &SCHEDULER, Clock::Fixed(now)).await;
+        report.unwrap_or_else(|error| panic!("tick: {}", daymend::error::chain(&error)))
+    }
+
+    /// Works the queue off, and waits for the end.
+    pub async fn drain(&self, now: DateTime<Utc>) {
+        let config = worker::Config {
+            name: "drain".to_owned(),
+            concurrency: 2,
+            lease: Duration::from_secs(60),
+            heartbeat: Duration::from_secs(15),
+            grace: Duration::from_secs(25),
+            job_timeout: Duration::from_secs(60),
+            drain: true,
+        };
+        let token = CancellationToken::new();
+        let work = worker::run(&self.db, &self.db, rollups(), &config, Clock::Fixed(now), &token);
+        tokio::time::timeout(Duration::from_secs(60), work).await.expect("the queue drains within a minute");
+    }
+
+    /// A run and its progress.
+    pub async fn run(&self, id: i64) -> (Run, Progress) {
+        let mut tx = self.db.begin(Mode::Snapshot).await.expect("begin");
+        let run = runs::get(&mut tx, id).await.expect("a run").expect("the run exists");
+        (run, runs::progress(&mut tx, id).await.expect("its progress"))
+    }
+
+    /// Asks for a rebuild as the Support Dashboard does; the record's id.
+    pub async fn request_rebuild(&self, lab_id: i64) -> i64 {
+        let mut tx = self.db.begin(Mode::Write).await.expect("begin");
+        let id = records::request(&mut tx, lab_id, 7).await.expect("a record");
+        tx.commit().await.expect("commit");
+        id
+    }
+
+    /// What a migration record says.
+    pub async fn record_status(&self, id: i64) -> String {
+        self.text(&format!("SELECT job_status FROM crelio_data_migrations WHERE id = {id}")).await
+    }
+}
