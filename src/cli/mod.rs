@@ -25,7 +25,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     clock::Clock,
-    db::{self, Db, DbError, Kind, Mode, migrate::SchemaError},
+    db::{self, ConnectOptions, Db, DbError, Kind, Mode, migrate::SchemaError},
     error::chain,
     recompute::stored,
     rollup::{HISTORICAL_SUMMARY, Rollup, Rollups, source},
@@ -251,27 +251,27 @@ impl Global {
     }
 
     /// A pool to the database, which answers; nothing is known of its tables.
-    async fn connect_bare(&self, connections: u32) -> anyhow::Result<Db> {
+    async fn connect_bare(&self, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
         let url = self
             .database_url
             .as_deref()
             .ok_or_else(|| usage("no database is given: use --database-url or DAYMEND_DATABASE_URL"))?;
-        let db = db::connect(url, connections, false).await.map_err(|error| usage(chain(error.as_ref())))?;
+        let db = db::connect(url, options.into()).map_err(|error| usage(chain(error.as_ref())))?;
         db.ping().await?;
         Ok(db)
     }
 
     /// A pool to a database whose schema fits.
-    async fn connect(&self, connections: u32) -> anyhow::Result<Db> {
-        let db = self.connect_bare(connections).await?;
+    async fn connect(&self, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
+        let db = self.connect_bare(options).await?;
         db::migrate::check(&db).await?;
         Ok(db)
     }
 
     /// The same, with rollup definitions that fit the database too.
-    async fn connect_checked(&self, connections: u32) -> anyhow::Result<(Db, Arc<Rollups>)> {
+    async fn connect_checked(&self, options: impl Into<ConnectOptions>) -> anyhow::Result<(Db, Arc<Rollups>)> {
         let rollups = self.rollups()?;
-        let db = self.connect(connections).await?;
+        let db = self.connect(options).await?;
         let problems = check_rollups(&db, &rollups).await?;
         if problems.is_empty() {
             Ok((db, Arc::new(rollups)))

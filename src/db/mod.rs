@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use sqlx::{MySqlPool, SqlitePool};
 
-pub use connect::connect;
+pub use connect::{ConnectOptions, connect};
 pub use dialect::{DbClock, Dialect};
 pub use error::{DbError, Kind, code};
 pub use retry::{Backoff, RETRIES_MAX, retry};

@@ -1,5 +1,7 @@
 //! The integration tests: one file a capability, on both databases.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a failed unwrap is a failed test")]
+
 mod support;
 
 mod calendar;
