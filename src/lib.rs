@@ -21,6 +21,7 @@ pub mod db;
 pub mod demo;
 pub mod error;
 pub mod metrics;
+mod progress;
 pub mod queue;
 pub mod recompute;
 pub mod rollup;

@@ -2,23 +2,17 @@
 
 #![expect(clippy::print_stderr, reason = "progress goes to standard error")]
 
-use std::{
-    future::Future,
-    io::IsTerminal as _,
-    time::{Duration, Instant},
-};
-
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::{future::Future, time::Duration};
 
 use crate::{
     db::{Db, DbError, Mode},
+    progress::Bar,
     runs,
     scheduler::{self, Report},
 };
 
-/// How often the runs are looked at, and how often a plain line says how far they are.
+/// How often the runs are looked at.
 const LOOK: Duration = Duration::from_millis(100);
-const LINE: Duration = Duration::from_secs(1);
 
 /// Says what is being done now.
 pub(super) fn note(what: &str) {
@@ -33,14 +27,7 @@ pub(super) async fn follow(
     run_ids: &[i64],
     work: impl Future<Output = ()>,
 ) -> Result<Report, DbError> {
-    let is_terminal = std::io::stderr().is_terminal();
-    let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(None, target).with_prefix(title);
-    if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} jobs  {per_sec}  {eta} left") {
-        bar.set_style(style);
-    }
-    let begun = Instant::now();
-    let mut said = begun;
+    let mut bar = Bar::new(title);
     tokio::pin!(work);
     loop {
         let is_done = tokio::select! {
@@ -48,20 +35,15 @@ pub(super) async fn follow(
             () = tokio::time::sleep(LOOK) => false,
         };
         let (ended, total) = count(db, run_ids).await?;
-        bar.set_length(total);
-        bar.set_position(ended);
+        bar.update(ended, total, 0);
         if is_done {
             break;
         }
-        if !is_terminal && said.elapsed() >= LINE {
-            said = Instant::now();
-            eprintln!("{title}: {ended} of {total} jobs");
-        }
     }
-    bar.finish_and_clear();
     let mut report = Report::default();
     scheduler::close_runs(db, &mut report).await?;
-    eprintln!("{title}: {} jobs in {:.1} s", bar.position(), begun.elapsed().as_secs_f64());
+    let (days, took) = bar.finish();
+    eprintln!("{title}: {days} days in {:.1} s", took.as_secs_f64());
     Ok(report)
 }
 

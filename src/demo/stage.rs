@@ -17,7 +17,7 @@ use super::{
 use crate::{
     args, calendar,
     clock::Clock,
-    db::{self, Db, Mode, Query},
+    db::{self, ConnectOptions, Db, Mode, Query},
     rollup::{HISTORICAL_SUMMARY, Rollups},
     runs::{self, records},
     scheduler::{self, Report, nightly::NightlyAt},
@@ -63,13 +63,13 @@ impl Stage {
     pub(super) async fn set(url: &str) -> anyhow::Result<Self> {
         let rollups =
             Rollups::load(None).map_err(|errors| anyhow::anyhow!("the compiled-in rollup is broken: {errors:?}"))?;
-        let db = db::connect(url, CONNECTIONS, true).await?;
+        let db = db::connect(url, ConnectOptions { create: true, ..ConnectOptions::new(CONNECTIONS) })?;
         let mut tx = db.begin(Mode::Write).await?;
         tx.execute(Query::new("demo mark", file::MARK), args![]).await?;
         tx.execute(Query::new("source schema", include_str!("source-schema.sqlite.sql")), args![]).await?;
         tx.commit().await?;
         db::migrate::migrate(&db).await?;
-        let lease_db = db::connect(url, 1, false).await?;
+        let lease_db = db::connect(url, ConnectOptions::new(1))?;
         Ok(Self { db, lease_db, rollups: Arc::new(rollups), now: Clock::System.now() })
     }
 
@@ -141,8 +141,12 @@ impl Stage {
     async fn tick_and_work(&self, title: &'static str) -> anyhow::Result<(Report, Report)> {
         let rollup = self.rollups.get(HISTORICAL_SUMMARY).context("the compiled-in rollup is missing")?;
         let clock = Clock::Fixed(self.now);
-        let config =
-            scheduler::Config { nightly_at: NightlyAt::Local(NaiveTime::MIN), catch_up_days: 7, attempts_max: 5 };
+        let config = scheduler::Config {
+            nightly_at: NightlyAt::Local(NaiveTime::MIN),
+            catch_up_days: 7,
+            attempts_max: 5,
+            retention: None,
+        };
         let tick = scheduler::tick(&self.db, rollup, &config, clock).await?;
         let run_ids: Vec<i64> = tick.enqueued.iter().map(|(id, _, _)| *id).collect();
         let config = worker::Config {
