@@ -3,12 +3,13 @@
 #![expect(clippy::print_stderr, reason = "progress goes to standard error")]
 
 use std::{
+    fmt::Write,
     future::Future,
     io::IsTerminal as _,
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::{
     db::{Db, DbError, Mode},
@@ -36,8 +37,11 @@ pub(super) async fn follow(
     let is_terminal = std::io::stderr().is_terminal();
     let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(None, target).with_prefix(title);
-    if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} jobs  {per_sec}  {eta} left") {
-        bar.set_style(style);
+    if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} jobs  {rate}  {eta} left") {
+        let rate = |state: &ProgressState, text: &mut dyn Write| {
+            let _ = write!(text, "{:.0}/s", state.per_sec());
+        };
+        bar.set_style(style.with_key("rate", rate));
     }
     let begun = Instant::now();
     let mut said = begun;
