@@ -17,3 +17,13 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     }
     text.replace('\n', " ")
 }
+
+/// Input that cannot be carried out; nothing was done.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct UsageError(String);
+
+/// A [`UsageError`] that says what is wrong with the input, and what to do.
+pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
+    UsageError(message.into()).into()
+}

@@ -21,7 +21,7 @@ pub mod db;
 pub mod demo;
 pub mod error;
 pub mod metrics;
-mod progress;
+mod output;
 pub mod queue;
 pub mod recompute;
 pub mod rollup;

@@ -9,7 +9,7 @@ use super::{Exit, Global, print_json};
 use crate::{
     db::{Backoff, Db, DbError, Kind, Mode},
     error::chain,
-    progress::Bar,
+    output::bar::Bar,
     queue::lease,
     runs::{self, Progress, RunState},
     scheduler,

@@ -15,7 +15,6 @@ mod repair;
 mod rollups;
 mod runs;
 mod service;
-mod table;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -26,7 +25,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::{
     clock::Clock,
     db::{self, ConnectOptions, Db, DbError, Kind, Mode, migrate::SchemaError},
-    error::chain,
+    error::{UsageError, chain, usage},
     recompute::stored,
     rollup::{HISTORICAL_SUMMARY, Rollup, Rollups, source},
 };
@@ -50,15 +49,6 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
     }
-}
-
-/// Input that cannot be carried out; nothing was done.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct UsageError(String);
-
-fn usage(message: impl Into<String>) -> anyhow::Error {
-    UsageError(message.into()).into()
 }
 
 /// Keeps the lab system's historical summary true: one retriable job a lab and day.

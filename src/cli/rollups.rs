@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{Exit, Global, check_rollups, print_json, table::table};
-use crate::rollup::Rollups;
+use super::{Exit, Global, check_rollups, print_json};
+use crate::{output::table::table, rollup::Rollups};
 
 /// Shows and checks rollup definitions.
 #[derive(Debug, Subcommand)]

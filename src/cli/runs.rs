@@ -4,13 +4,10 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{
-    Exit, Global, follow, print_json,
-    table::{or_dash, table, time},
-    usage,
-};
+use super::{Exit, Global, follow, print_json, usage};
 use crate::{
     db::{Db, Mode},
+    output::table::{or_dash, table, time},
     runs::{self, Discarded, Progress, Run},
 };
 

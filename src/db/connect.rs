@@ -4,7 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use anyhow::{Context, bail};
 use sqlx::{
-    Executor,
+    ConnectOptions as _, Executor,
     mysql::{MySqlConnectOptions, MySqlPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -60,7 +60,8 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
                 .pipes_as_concat(false)
                 .no_engine_substitution(false)
                 .timezone(None)
-                .statement_cache_capacity(200);
+                .statement_cache_capacity(200)
+                .disable_statement_logging();
             // Each server reads its own variable out of the comments: MariaDB counts in seconds and
             // limits every statement, MySQL counts in milliseconds and limits SELECTs.
             let session = format!(
@@ -89,7 +90,8 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(Duration::from_secs(5))
                 .foreign_keys(true)
-                .statement_cache_capacity(200);
+                .statement_cache_capacity(200)
+                .disable_statement_logging();
             let pool = SqlitePoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(ACQUIRE_TIMEOUT)

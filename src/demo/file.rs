@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
+
+use crate::error::usage;
 
 /// The calendar day of each bill, as its lab's clock showed it when the demo made the bill;
 /// those of the lab whose zone is unknown have no row. By this table, too, a later demo knows
@@ -18,8 +20,12 @@ pub(super) async fn remove_earlier(path: &Path) -> anyhow::Result<()> {
     }
     match is_demo(path).await {
         Ok(true) => {}
-        Ok(false) => bail!("{shown} exists and was not made by the demo: pick another --file"),
-        Err(error) => bail!("{shown} exists and cannot be read as a demo's file ({error}): pick another --file"),
+        Ok(false) => return Err(usage(format!("{shown} exists and was not made by the demo: pick another --file"))),
+        Err(error) => {
+            return Err(usage(format!(
+                "{shown} exists and cannot be read as a demo's file ({error}): pick another --file"
+            )));
+        }
     }
     for suffix in ["", "-wal", "-shm"] {
         let mut file = path.as_os_str().to_owned();

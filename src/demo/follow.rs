@@ -6,7 +6,7 @@ use std::{future::Future, time::Duration};
 
 use crate::{
     db::{Db, DbError, Mode},
-    progress::Bar,
+    output::bar::Bar,
     runs,
     scheduler::{self, Report},
 };

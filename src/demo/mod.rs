@@ -6,10 +6,10 @@
 //! close. What they corrected is held against what was planted, and the whole summary against
 //! a GROUP BY over the source. Any difference makes the demo fail.
 //!
-//! - [`file`]: replaces the file of an earlier demo, and nobody else's.
-//! - [`data`], [`drift`]: the source, and the summary that has drifted.
-//! - [`stage`]: the acts, one after the other; [`follow`] shows how far they are.
-//! - [`check`], [`report`]: the comparison, and everything that is printed.
+//! - `file`: replaces the file of an earlier demo, and nobody else's.
+//! - `data`, `drift`: the source, and the summary that has drifted.
+//! - `stage`: the acts, one after the other; `follow` shows how far they are.
+//! - `check`, `report`: the comparison, and everything that is printed.
 
 mod check;
 mod data;

@@ -5,7 +5,6 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use chrono::{DateTime, NaiveDate, Utc};
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use super::{
     check::{Comparison, Record},
@@ -14,7 +13,10 @@ use super::{
     file::shell_word,
     stage::Made,
 };
-use crate::runs::{Progress, RunState};
+use crate::{
+    output::table::table,
+    runs::{Progress, RunState},
+};
 
 /// One run: the lab it was for, what was wrong there, and what it corrected.
 #[derive(Debug)]
@@ -148,21 +150,4 @@ With a scheduler and a worker in one terminal, and the rest in another:
   sqlite3 {file} \"UPDATE labs SET labTimeZone = 'Asia/Kolkata' WHERE id = 6\"
   {daymend} runs list"
     );
-}
-
-/// A table with these headings; those that begin with `>` align to the right.
-fn table(headings: &[&str]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(presets::UTF8_BORDERS_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(headings.iter().map(|heading| Cell::new(heading.trim_start_matches('>'))));
-    for (index, heading) in headings.iter().enumerate() {
-        if heading.starts_with('>')
-            && let Some(column) = table.column_mut(index)
-        {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table
 }

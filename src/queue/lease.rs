@@ -14,8 +14,9 @@ use crate::{
     statement,
 };
 
-/// How often a job may lose its worker before it counts as the reason.
-pub const LAPSES_MAX: u32 = 10;
+/// How often a job may lose its worker before it counts as the reason. Far more than the attempts
+/// of a job, as most of what a dead worker held had not been begun.
+pub const LAPSES_MAX: u32 = 20;
 
 /// How many jobs one rescue statement takes.
 const JOBS_A_STATEMENT: u32 = 500;

@@ -275,3 +275,21 @@ async fn runs_can_be_listed_shown_and_cancelled(engine: Engine) {
     let cancelled = "SELECT COUNT(*) FROM daymend_jobs WHERE kind = 'rebuild' AND state <> 'cancelled'";
     assert_eq!(db.number(cancelled).await, 0, "no cancelled job has run");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_repairs_what_it_damaged_and_replaces_only_its_own_file() {
+    let db = TestDb::source_only(Engine::Sqlite).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("demo.db");
+    let file = file.to_str().unwrap();
+    for _ in 0..2 {
+        let story = run_ok(&db, &["demo", "--file", file]);
+        assert!(story.contains("Everything that was wrong is right"), "{story}");
+        assert!(story.contains("Lab 6 was reported") && story.contains("Completed"), "{story}");
+    }
+    let mine = dir.path().join("mine.txt");
+    fs::write(&mine, "not a database").unwrap();
+    let error = run_fails(&db, USAGE, &["demo", "--file", mine.to_str().unwrap()]);
+    assert_one_line(&error);
+    assert_eq!(fs::read_to_string(&mine).unwrap(), "not a database");
+}

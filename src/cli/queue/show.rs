@@ -3,12 +3,9 @@
 use std::process::ExitCode;
 
 use crate::{
-    cli::{
-        Exit, Global, print_json,
-        table::{or_dash, table, time},
-        usage,
-    },
+    cli::{Exit, Global, print_json, usage},
     db::Db,
+    output::table::{or_dash, table, time},
     queue::{
         JobKind, JobState,
         admin::{

@@ -1,0 +1,4 @@
+//! What people see: tables and progress bars.
+
+pub(crate) mod bar;
+pub(crate) mod table;
