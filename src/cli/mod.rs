@@ -157,6 +157,7 @@ pub fn main() -> ExitCode {
         eprintln!("error: --now needs a time, such as 2026-03-16T04:00:00Z");
         return Exit::Usage.into();
     }
+    log_panics();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -219,6 +220,11 @@ fn init_log(global: &Global, is_service: bool) {
         LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
+}
+
+/// A panic is one line of the log like other errors; whoever catches it says what follows.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{}", panic.to_string().replace('\n', " "))));
 }
 
 impl Global {

@@ -80,6 +80,10 @@ pub(super) struct WorkerArgs {
     #[arg(long, env = "DAYMEND_JOB_TIMEOUT", default_value = "10m", value_name = "TIME", value_parser = humantime::parse_duration)]
     job_timeout: Duration,
 
+    /// How long a job waits after its first failure; it doubles with each, up to ten minutes
+    #[arg(long, env = "DAYMEND_BACKOFF", default_value = "5s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    backoff: Duration,
+
     /// The worker's name for operators; the host's name by default
     #[arg(long, env = "DAYMEND_WORKER_NAME", value_name = "NAME")]
     name: Option<String>,
@@ -103,13 +107,14 @@ impl WorkerArgs {
             heartbeat: self.heartbeat,
             grace: self.grace,
             job_timeout: self.job_timeout,
+            backoff: self.backoff,
             drain,
         })
     }
 
     fn connect(&self, more: u32) -> ConnectOptions {
         let connections = self.concurrency + CONNECTIONS_SPARE + more;
-        ConnectOptions { statement_max: self.job_timeout, ..ConnectOptions::new(connections) }
+        ConnectOptions { statement_max: self.job_timeout, idle_max: self.lease, ..ConnectOptions::new(connections) }
     }
 }
 

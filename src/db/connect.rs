@@ -24,13 +24,21 @@ pub struct ConnectOptions {
     /// How long the server lets one statement run, so that one whose client has given up does
     /// not run for ever. SQLite's statements are interrupted by their client.
     pub statement_max: Duration,
+    /// How long a MySQL session may be silent before the server ends it. This is what frees the
+    /// locks of a process that was stopped, or cut off, in the middle of a transaction.
+    pub idle_max: Duration,
 }
 
 impl ConnectOptions {
     /// So many connections to a database that exists.
     #[must_use]
     pub fn new(connections: u32) -> Self {
-        Self { connections, create: false, statement_max: Duration::from_secs(3600) }
+        Self {
+            connections,
+            create: false,
+            statement_max: Duration::from_secs(3600),
+            idle_max: Duration::from_secs(300),
+        }
     }
 }
 
@@ -51,7 +59,7 @@ const SESSION_MYSQL: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMIT
 /// Opens a pool to `url`: `mysql://…` or `sqlite:…`. No message repeats the URL, which holds
 /// the password.
 pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
-    let ConnectOptions { connections, create, statement_max } = pool;
+    let ConnectOptions { connections, create, statement_max, idle_max } = pool;
     let scheme = url.split(':').next().unwrap_or_default();
     let pool = match scheme {
         "mysql" | "mariadb" => {
@@ -65,13 +73,16 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
             // Each server reads its own variable out of the comments: MariaDB counts in seconds and
             // limits every statement, MySQL counts in milliseconds and limits SELECTs.
             let session = format!(
-                "{SESSION_MYSQL}; SET SESSION /*M! max_statement_time = {} */ /*!80000 max_execution_time = {} */",
+                "{SESSION_MYSQL}; SET SESSION wait_timeout = {}, \
+                 /*M! max_statement_time = {} */ /*!80000 max_execution_time = {} */",
+                idle_max.as_secs().max(1),
                 statement_max.as_secs_f64(),
                 statement_max.as_millis()
             );
             let pool = MySqlPoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(ACQUIRE_TIMEOUT)
+                .idle_timeout(idle_max / 2)
                 .after_connect(move |connection, _| {
                     let session = session.clone();
                     Box::pin(async move {

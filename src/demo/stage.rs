@@ -156,6 +156,7 @@ impl Stage {
             heartbeat: Duration::from_secs(15),
             grace: Duration::ZERO,
             job_timeout: Duration::from_secs(60),
+            backoff: Duration::from_secs(1),
             drain: true,
         };
         let shutdown = CancellationToken::new();

@@ -22,8 +22,8 @@ use crate::{
     recompute::{self, RecomputeError, Target, diff::Difference},
 };
 
-/// Between the attempts of a job that failed.
-const BACKOFF: Backoff = Backoff { base: Duration::from_secs(5), max: Duration::from_secs(600) };
+/// The longest wait between the attempts of a job that failed.
+const BACKOFF_MAX: Duration = Duration::from_secs(600);
 
 /// How long a job rests whose conflicts outlasted their retries.
 const CONFLICT_REST: Duration = Duration::from_secs(1);
@@ -108,10 +108,11 @@ async fn run_one(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit:
                 .await;
             }
             _ => {
+                let backoff = Backoff { base: session.config.backoff, max: BACKOFF_MAX };
                 let failure = Failure {
                     error: chain(&error),
                     permanent: error.is_permanent(),
-                    backoff: BACKOFF.wait(u32::try_from(job.attempt).unwrap_or(1)),
+                    backoff: backoff.wait(u32::try_from(job.attempt).unwrap_or(1)),
                 };
                 tracing::warn!(error = failure.error, permanent = failure.permanent, "attempt failed");
                 metrics::attempts(if matches!(error, AttemptError::TimedOut(_)) { "timed_out" } else { "failed" }, 1);
@@ -182,6 +183,7 @@ async fn recompute_and_settle(
     let Some(rollup) = session.rollups.get(&rollup) else {
         return Err(AttemptError::UnknownRollup(rollup));
     };
+    inject_fault(target.lab_id);
     let worker_id = session.worker_id;
     let jobs = &jobs;
     let db = session.db.with_limit(session.config.job_timeout);
@@ -198,4 +200,12 @@ async fn recompute_and_settle(
     .await?;
     metrics::corrected(rollup, &difference);
     Ok(difference)
+}
+
+/// Panics for the lab that `DAYMEND_FAULT=panic:LAB` names; a test's way to a panic. Release
+/// builds know nothing of it.
+fn inject_fault(lab_id: i64) {
+    if cfg!(debug_assertions) && std::env::var("DAYMEND_FAULT").is_ok_and(|fault| fault == format!("panic:{lab_id}")) {
+        panic!("injected for lab {lab_id}");
+    }
 }

@@ -51,6 +51,8 @@ pub struct Config {
     pub grace: Duration,
     /// How long one attempt may take.
     pub job_timeout: Duration,
+    /// How long a job waits after its first failure; it doubles with each.
+    pub backoff: Duration,
     /// Whether it ends when no job is left to run.
     pub drain: bool,
 }

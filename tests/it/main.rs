@@ -6,6 +6,8 @@ mod support;
 
 mod calendar;
 mod cli;
+mod faults;
+mod kills;
 mod processes;
 mod queue;
 mod scheduler;

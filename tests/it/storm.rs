@@ -143,6 +143,7 @@ async fn recompute(db: &TestDb, rollups: &Arc<Rollups>, (first, last): (NaiveDat
         heartbeat: Duration::from_secs(15),
         grace: Duration::from_secs(25),
         job_timeout: Duration::from_secs(60),
+        backoff: Duration::from_secs(1),
         drain: true,
     };
     let token = CancellationToken::new();

@@ -53,6 +53,12 @@ impl Process {
         Self { child: command(db, args).stdout(Stdio::null()).spawn().expect("daymend starts") }
     }
 
+    /// Starts a command with a variable in its environment.
+    pub fn start_with(db: &TestDb, args: &[&str], variable: (&str, &str)) -> Self {
+        let child = command(db, args).env(variable.0, variable.1).stdout(Stdio::null()).spawn();
+        Self { child: child.expect("daymend starts") }
+    }
+
     /// Sends a signal by name, such as `TERM`.
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();

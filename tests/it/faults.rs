@@ -1,0 +1,160 @@
+//! Poison: jobs that fail every time, panic, or never end. They are discarded after their
+//! attempts with an error that can be read, and delay no other lab.
+
+use std::{fs, path::Path, time::Duration};
+
+use daymend::args;
+
+use crate::{
+    on_both,
+    support::{
+        Engine, TestDb,
+        process::{Process, run_ok},
+        wait_until,
+    },
+};
+
+const NOW: &str = "2026-06-15T12:00:00Z";
+const LIMIT: Duration = Duration::from_secs(60);
+const POISONED: i64 = 2;
+
+on_both! {
+    a_job_that_fails_every_time_is_discarded_and_delays_no_other_lab;
+    a_job_that_panics_is_discarded_with_its_message;
+    a_job_that_never_ends_is_ended_by_the_job_timeout;
+    one_bad_day_of_a_group_fails_alone;
+}
+
+async fn labs(engine: Engine) -> TestDb {
+    let db = TestDb::new(engine).await;
+    for lab in 1..=3 {
+        db.add_lab(lab, Some("Asia/Kolkata")).await;
+        db.fill_lab(lab, "2026-06-01".parse().unwrap(), 10, 5).await;
+    }
+    db
+}
+
+/// Definitions whose `bills.sql` has one more condition.
+fn jobs_with(condition: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let rollup = dir.path().join("historical_summary");
+    fs::create_dir(&rollup).unwrap();
+    for entry in fs::read_dir(Path::new("jobs/historical_summary")).unwrap() {
+        let entry = entry.unwrap();
+        let mut text = fs::read_to_string(entry.path()).unwrap();
+        if entry.file_name() == "bills.sql" {
+            text += &format!("  AND {condition}\n");
+        }
+        fs::write(rollup.join(entry.file_name()), text).unwrap();
+    }
+    dir
+}
+
+/// Repairs two days of each lab with two attempts a job; the arguments of a worker for it.
+async fn enqueue(db: &TestDb) {
+    run_ok(db, &["--now", NOW, "repair", "--day", "2026-06-08", "--to", "2026-06-09", "--attempts", "2"]);
+}
+
+const WORKER: [&str; 9] = ["--now", NOW, "worker", "--backoff", "100ms", "--concurrency", "2", "--job-timeout", "1s"];
+
+/// Waits until the poisoned jobs are discarded; their error. The other labs are done by then.
+async fn discarded(db: &TestDb) -> String {
+    let others = format!("SELECT COUNT(*) FROM daymend_jobs WHERE lab_id <> {POISONED} AND state = 'completed'");
+    wait_until("the other labs to be done", LIMIT, async || db.number(&others).await == 4).await;
+    wait_until("the poisoned jobs to be discarded", LIMIT, async || {
+        db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'discarded'").await == 2
+    })
+    .await;
+    let wrong = format!(
+        "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'discarded' AND (lab_id <> {POISONED} OR attempt <> 2)"
+    );
+    assert_eq!(db.number(&wrong).await, 0);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_attempts WHERE outcome = 'failed'").await, 4);
+    db.text("SELECT error FROM daymend_jobs WHERE state = 'discarded' ORDER BY id").await
+}
+
+async fn a_job_that_fails_every_time_is_discarded_and_delays_no_other_lab(engine: Engine) {
+    let db = labs(engine).await;
+    // Out of range on both: an error of the statement, for this lab only.
+    let poison = match engine {
+        Engine::MariaDb => "(billing.lab_id <> 2 OR POW(10, 400 + billing.id) > 0)",
+        Engine::Sqlite => "(billing.lab_id <> 2 OR abs(-9223372036854775807 - 1) > 0)",
+    };
+    let jobs = jobs_with(poison);
+    enqueue(&db).await;
+    let mut arguments = vec!["--jobs-dir", jobs.path().to_str().unwrap()];
+    arguments.extend(WORKER);
+    let _worker = Process::start(&db, &arguments);
+    let error = discarded(&db).await;
+    assert!(error.contains("bills.sql"), "{error}");
+}
+
+async fn a_job_that_panics_is_discarded_with_its_message(engine: Engine) {
+    let db = labs(engine).await;
+    enqueue(&db).await;
+    let mut worker = Process::start_with(&db, &WORKER, ("DAYMEND_FAULT", "panic:2"));
+    let error = discarded(&db).await;
+    assert_eq!(error, "the recompute panicked: injected for lab 2");
+    assert!(worker.is_running());
+}
+
+async fn a_job_that_never_ends_is_ended_by_the_job_timeout(engine: Engine) {
+    let db = labs(engine).await;
+    let poison = match engine {
+        Engine::MariaDb => "(billing.lab_id <> 2 OR SLEEP(600) = 0)",
+        Engine::Sqlite => {
+            "(billing.lab_id <> 2 OR (WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r)
+                                      SELECT COUNT(*) FROM r) = 0)"
+        }
+    };
+    let jobs = jobs_with(poison);
+    enqueue(&db).await;
+    let mut arguments = vec!["--jobs-dir", jobs.path().to_str().unwrap()];
+    arguments.extend(WORKER);
+    let _worker = Process::start(&db, &arguments);
+    let error = discarded(&db).await;
+    assert!(error.contains("longer than --job-timeout (1s)") || error.contains("bills.sql"), "{error}");
+    // The statement that nobody waits for any more does not hold the worker up.
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-07", "--lab", "1", "--wait"]);
+    if engine == Engine::MariaDb {
+        wait_until("the server to have given up too", LIMIT, async || {
+            db.number(
+                "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND state = 'User sleep'",
+            )
+            .await
+                == 0
+        })
+        .await;
+    }
+}
+
+async fn one_bad_day_of_a_group_fails_alone(engine: Engine) {
+    let db = labs(engine).await;
+    // One fact of one day that cannot be read as a number.
+    db.execute("UPDATE billing SET isCancelled = 0 WHERE lab_id = 2", args![]).await;
+    let poison = match engine {
+        Engine::MariaDb => {
+            "(billing.lab_id <> 2 OR billing.billTime < '2026-06-04 18:30:00' OR billing.billTime >= '2026-06-05 18:30:00'
+              OR POW(10, 400 + billing.id) > 0)"
+        }
+        Engine::Sqlite => {
+            "(billing.lab_id <> 2 OR billing.billTime < '2026-06-04 18:30:00' OR billing.billTime >= '2026-06-05 18:30:00'
+              OR abs(-9223372036854775807 - 1) > 0)"
+        }
+    };
+    let jobs = jobs_with(poison);
+    run_ok(
+        &db,
+        &["--now", NOW, "repair", "--day", "2026-06-02", "--to", "2026-06-08", "--lab", "2", "--attempts", "1"],
+    );
+    let mut arguments = vec!["--jobs-dir", jobs.path().to_str().unwrap()];
+    arguments.extend(WORKER);
+    let _worker = Process::start(&db, &arguments);
+    wait_until("every day to end", LIMIT, async || {
+        db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state IN ('completed', 'discarded')").await == 7
+    })
+    .await;
+    let bad = db.rows("SELECT day FROM daymend_jobs WHERE state = 'discarded'", args![]).await;
+    let bad: Vec<String> = bad.iter().map(|row| row.date(0).unwrap().to_string()).collect();
+    assert_eq!(bad, ["2026-06-05"]);
+}

@@ -1,0 +1,141 @@
+//! Workers and schedulers killed and stopped at any point: nothing is lost, nothing that was
+//! taken over is overwritten.
+
+use std::time::{Duration, Instant};
+
+use chrono::NaiveDate;
+use daymend::args;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+use crate::{
+    on_both,
+    support::{
+        Engine, TestDb, oracle,
+        process::{Process, run_ok},
+        wait_until,
+    },
+};
+
+const NOW: &str = "2026-06-15T12:00:00Z";
+const LABS: [(i64, chrono_tz::Tz); 2] = [(1, chrono_tz::Asia::Kolkata), (2, chrono_tz::America::New_York)];
+const LIMIT: Duration = Duration::from_secs(120);
+const DAYS: u32 = 60;
+const WORKER: [&str; 7] = ["--now", NOW, "worker", "--lease", "1500ms", "--heartbeat", "400ms"];
+const SCHEDULER: [&str; 3] = ["--now", NOW, "scheduler"];
+
+/// How long processes are killed; `DAYMEND_KILL_SECONDS` makes it longer.
+fn duration() -> Duration {
+    let seconds = std::env::var("DAYMEND_KILL_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(10))
+}
+
+on_both! {
+    processes_killed_at_random_lose_nothing;
+    a_worker_stopped_past_its_lease_can_write_nothing;
+}
+
+async fn labs(engine: Engine) -> TestDb {
+    let db = TestDb::new(engine).await;
+    let first: NaiveDate = daymend::calendar::days_before("2026-06-15".parse().unwrap(), DAYS);
+    for test in 1..=10 {
+        db.add_test(test, (test % 5 != 0).then_some(test % 3)).await;
+    }
+    for (lab, zone) in LABS {
+        db.add_lab(lab, Some(zone.name())).await;
+        db.fill_lab(lab, first, DAYS, 10).await;
+    }
+    db
+}
+
+async fn processes_killed_at_random_lose_nothing(engine: Engine) {
+    let db = labs(engine).await;
+    let mut random = StdRng::seed_from_u64(11);
+    let mut workers: Vec<Process> = (0..3).map(|_| Process::start(&db, &WORKER)).collect();
+    let mut schedulers: Vec<Process> = (0..2).map(|_| Process::start(&db, &SCHEDULER)).collect();
+    let (mut kills, mut rebuilds) = (0, 0);
+    let begun = Instant::now();
+    while begun.elapsed() < duration() {
+        if db.number("SELECT COUNT(*) FROM daymend_runs WHERE state = 'running'").await == 0
+            && db.number("SELECT COUNT(*) FROM crelio_data_migrations WHERE job_status = 'Pending'").await == 0
+        {
+            // Something to correct on every day, and something that nothing supports.
+            db.execute("DELETE FROM operation_historical_summary WHERE dimension_b_id IN (1, 4)", args![]).await;
+            db.add_summary_row(1, "2026-06-01", 5000 + rebuilds, 0, "branch_bill", 3).await;
+            for (lab, _) in LABS {
+                run_ok(&db, &["--now", NOW, "rebuild", "--lab", &lab.to_string()]);
+            }
+            rebuilds += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(random.random_range(50..400))).await;
+        let (pool, arguments): (_, &[&str]) =
+            if random.random_bool(0.1) { (&mut schedulers, &SCHEDULER) } else { (&mut workers, &WORKER) };
+        let victim = random.random_range(0..pool.len());
+        pool[victim] = {
+            pool[victim].signal("KILL");
+            pool[victim].wait(LIMIT);
+            Process::start(&db, arguments)
+        };
+        kills += 1;
+    }
+    wait_until("every run to end", LIMIT, async || {
+        db.number("SELECT COUNT(*) FROM daymend_runs WHERE state = 'running'").await == 0
+            && db.number("SELECT COUNT(*) FROM crelio_data_migrations WHERE job_status = 'Pending'").await == 0
+    })
+    .await;
+    let jobs = db.number("SELECT COUNT(*) FROM daymend_jobs").await;
+    let completed = db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await;
+    let rescued = db.number("SELECT COUNT(*) FROM daymend_attempts WHERE outcome = 'lapsed'").await;
+    println!(
+        "{engine:?}: {kills} kills, {rebuilds} rounds of rebuilds, {rescued} rescues, {completed} of {jobs} jobs completed"
+    );
+    assert_eq!(completed, jobs, "the job count adds up");
+    assert!(kills >= 10 && rebuilds >= 1, "{kills} kills, {rebuilds} rebuilds: that was no test");
+    assert!(rescued > 0, "no kill ever hit a worker that held jobs");
+    let records = "SELECT COUNT(*) FROM crelio_data_migrations WHERE job_status <> 'Completed'";
+    assert_eq!(db.number(records).await, 0);
+    let expected = oracle::expected(&db, &LABS, NOW.parse().unwrap()).await;
+    oracle::assert_equal(&oracle::stored(&db).await, &expected);
+}
+
+async fn a_worker_stopped_past_its_lease_can_write_nothing(engine: Engine) {
+    let db = labs(engine).await;
+    run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    let held = "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'running' AND worker_id = 1";
+    let stopped = Process::start(&db, &WORKER);
+    // Stop it while it holds jobs; not while it holds the one write lock that SQLite has.
+    loop {
+        wait_until("the first worker to hold jobs", LIMIT, async || db.number(held).await > 0).await;
+        stopped.signal("STOP");
+        let write = db.db.begin(daymend::db::Mode::Write).await;
+        if write.is_ok() && db.number(held).await > 0 {
+            break;
+        }
+        stopped.signal("CONT");
+    }
+    let _second = Process::start(&db, &WORKER);
+    wait_until("the second worker to take over and finish", LIMIT, async || {
+        db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state <> 'completed'").await == 0
+    })
+    .await;
+    assert!(db.number("SELECT COUNT(*) FROM daymend_attempts WHERE outcome = 'lapsed'").await > 0);
+
+    // The source changes, so that whoever recomputes a day now would write something.
+    db.execute("UPDATE billing SET isCancelled = 1 - isCancelled WHERE lab_id = 1", args![]).await;
+    let summary = oracle::stored(&db).await;
+    let jobs = "SELECT id, attempt, worker_id, sort_key FROM daymend_jobs ORDER BY id";
+    let read = async || -> Vec<[i64; 4]> {
+        let rows = db.rows(jobs, args![]).await;
+        rows.iter().map(|row| [0, 1, 2, 3].map(|column| row.int(column).unwrap())).collect()
+    };
+    let before = read().await;
+    stopped.signal("CONT");
+    // It learns that its lease is gone, and registers anew: the third worker.
+    wait_until("the first worker to register anew", LIMIT, async || {
+        db.number("SELECT COUNT(*) FROM daymend_workers").await == 3
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(read().await, before, "the attempt that replaced it stands");
+    oracle::assert_equal(&oracle::stored(&db).await, &summary);
+}
