@@ -1,11 +1,14 @@
 //! The integration tests: one file a capability, on both databases.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a failed unwrap is a failed test")]
+
 mod support;
 
 mod calendar;
 mod cli;
 mod processes;
 mod queue;
+mod recompute_property;
 mod scheduler;
 mod statements;
 mod storm;
