@@ -12,6 +12,8 @@
 //! - [`scheduler`]: reconciles what should be enqueued with what is.
 //! - [`cli`]: one file a command.
 
+#![allow(rustdoc::private_intra_doc_links, reason = "module docs are maps, for readers of the code too")]
+
 pub mod calendar;
 pub mod cli;
 pub mod clock;
@@ -19,6 +21,7 @@ pub mod db;
 pub mod demo;
 pub mod error;
 pub mod metrics;
+mod progress;
 pub mod queue;
 pub mod recompute;
 pub mod rollup;

@@ -1,17 +1,15 @@
 //! Following runs to their end: a bar on a terminal, plain lines otherwise.
 
 use std::{
-    io::IsTerminal,
     process::ExitCode,
     time::{Duration, Instant},
 };
-
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Exit, Global, print_json};
 use crate::{
     db::{Backoff, Db, DbError, Kind, Mode},
     error::chain,
+    progress::Bar,
     queue::lease,
     runs::{self, Progress, RunState},
     scheduler,
@@ -19,57 +17,6 @@ use crate::{
 
 /// How often a run is looked at.
 const POLL: Duration = Duration::from_millis(200);
-
-/// How often a plain line is printed.
-const LINE_EVERY: Duration = Duration::from_secs(10);
-
-/// A bar that shows jobs ended, their rate and the time left, or prints a line now and then.
-pub(super) struct Bar {
-    bar: ProgressBar,
-    is_terminal: bool,
-    printed: Option<Instant>,
-    title: String,
-}
-
-impl Bar {
-    pub(super) fn new(title: String) -> Self {
-        let is_terminal = std::io::stderr().is_terminal();
-        let bar = ProgressBar::with_draw_target(
-            None,
-            if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
-        );
-        let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} days  {per_sec}  {eta} left  {msg}");
-        if let Ok(style) = style {
-            bar.set_style(style);
-        }
-        bar.set_prefix(title.clone());
-        Self { bar, is_terminal, printed: None, title }
-    }
-
-    pub(super) fn update(&mut self, progress: &Progress) {
-        self.bar.set_length(progress.total());
-        self.bar.set_position(progress.ended());
-        self.bar.set_message(match progress.discarded {
-            0 => String::new(),
-            discarded => format!("{discarded} discarded"),
-        });
-        if !self.is_terminal && self.printed.is_none_or(|at| at.elapsed() >= LINE_EVERY) {
-            self.printed = Some(Instant::now());
-            eprintln!(
-                "{}: {}/{} days, {:.0}/s, {} discarded",
-                self.title,
-                progress.ended(),
-                progress.total(),
-                self.bar.per_sec(),
-                progress.discarded
-            );
-        }
-    }
-
-    pub(super) fn finish(&self) {
-        self.bar.finish_and_clear();
-    }
-}
 
 /// Follows a run until it has ended, closing it where no scheduler does; how it ended.
 pub(super) async fn follow(db: &Db, run_id: i64) -> anyhow::Result<(RunState, Progress)> {
@@ -81,7 +28,7 @@ pub(super) async fn follow(db: &Db, run_id: i64) -> anyhow::Result<(RunState, Pr
         match look(db, run_id).await {
             Ok((RunState::Running, progress)) => {
                 failures = 0;
-                bar.update(&progress);
+                bar.update(progress.ended(), progress.total(), progress.discarded);
                 if progress.open() == 0 {
                     scheduler::close_runs(db, &mut scheduler::Report::default()).await?;
                 } else if !warned && begun.elapsed() > POLL * 10 && lease::workers_alive(db).await? == 0 {

@@ -9,6 +9,7 @@ mod completions;
 mod demo;
 mod follow;
 mod migrate;
+mod queue;
 mod rebuild;
 mod repair;
 mod rollups;
@@ -24,7 +25,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     clock::Clock,
-    db::{self, Db, DbError, Kind, Mode, migrate::SchemaError},
+    db::{self, ConnectOptions, Db, DbError, Kind, Mode, migrate::SchemaError},
     error::chain,
     recompute::stored,
     rollup::{HISTORICAL_SUMMARY, Rollup, Rollups, source},
@@ -84,8 +85,9 @@ struct Global {
 
     /// What the scheduler and the ad-hoc commands take for the present (RFC 3339), for tests, dry
     /// runs and post-mortems
-    #[arg(long, global = true, value_name = "TIME")]
-    now: Option<DateTime<Utc>>,
+    #[arg(long, global = true, value_name = "TIME", num_args = 0..=1, require_equals = false,
+          default_missing_value = "", value_parser = now)]
+    now: Option<Now>,
 
     /// Print results as JSON
     #[arg(long, global = true)]
@@ -98,6 +100,25 @@ struct Global {
     /// What to log, such as warn, debug, or daymend=debug,sqlx=info
     #[arg(long, global = true, env = "RUST_LOG", value_name = "FILTER")]
     log: Option<String>,
+}
+
+/// What `--now` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Now {
+    /// A moment to take for the present.
+    At(DateTime<Utc>),
+    /// No moment: for `queue retry`, at once.
+    Bare,
+}
+
+fn now(text: &str) -> Result<Now, String> {
+    match text {
+        "" => Ok(Now::Bare),
+        text => text
+            .parse()
+            .map(Now::At)
+            .map_err(|_| "expected a moment as RFC 3339 has it, such as 2026-03-16T04:00:00Z".to_owned()),
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -125,6 +146,9 @@ enum Command {
     /// Show, follow and cancel runs
     #[command(subcommand)]
     Runs(runs::Command),
+    /// Look at the queue, retry, cancel, pause and prune jobs
+    #[command(subcommand)]
+    Queue(queue::Command),
     /// Show and check rollup definitions
     #[command(subcommand)]
     Rollups(rollups::Command),
@@ -139,6 +163,10 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     init_log(&cli.global, matches!(cli.command, Command::Serve(_) | Command::Scheduler(_) | Command::Worker(_)));
+    if cli.global.is_bare_now() && !matches!(&cli.command, Command::Queue(command) if command.takes_bare_now()) {
+        eprintln!("error: --now needs a time, such as 2026-03-16T04:00:00Z");
+        return Exit::Usage.into();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -156,6 +184,7 @@ pub fn main() -> ExitCode {
             Command::Repair(options) => options.run(global).await,
             Command::Rebuild(options) => options.run(global).await,
             Command::Runs(command) => command.run(global).await,
+            Command::Queue(command) => command.run(global).await,
             Command::Rollups(command) => command.run(global).await,
             Command::Demo(options) => options.run().await,
             Command::Completions(options) => options.run(),
@@ -204,7 +233,14 @@ fn init_log(global: &Global, is_service: bool) {
 
 impl Global {
     fn clock(&self) -> Clock {
-        self.now.map_or(Clock::System, Clock::Fixed)
+        match self.now {
+            Some(Now::At(at)) => Clock::Fixed(at),
+            Some(Now::Bare) | None => Clock::System,
+        }
+    }
+
+    fn is_bare_now(&self) -> bool {
+        self.now == Some(Now::Bare)
     }
 
     fn rollups(&self) -> anyhow::Result<Rollups> {
@@ -215,27 +251,27 @@ impl Global {
     }
 
     /// A pool to the database, which answers; nothing is known of its tables.
-    async fn connect_bare(&self, connections: u32) -> anyhow::Result<Db> {
+    async fn connect_bare(&self, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
         let url = self
             .database_url
             .as_deref()
             .ok_or_else(|| usage("no database is given: use --database-url or DAYMEND_DATABASE_URL"))?;
-        let db = db::connect(url, connections, false).await.map_err(|error| usage(chain(error.as_ref())))?;
+        let db = db::connect(url, options.into()).map_err(|error| usage(chain(error.as_ref())))?;
         db.ping().await?;
         Ok(db)
     }
 
     /// A pool to a database whose schema fits.
-    async fn connect(&self, connections: u32) -> anyhow::Result<Db> {
-        let db = self.connect_bare(connections).await?;
+    async fn connect(&self, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
+        let db = self.connect_bare(options).await?;
         db::migrate::check(&db).await?;
         Ok(db)
     }
 
     /// The same, with rollup definitions that fit the database too.
-    async fn connect_checked(&self, connections: u32) -> anyhow::Result<(Db, Arc<Rollups>)> {
+    async fn connect_checked(&self, options: impl Into<ConnectOptions>) -> anyhow::Result<(Db, Arc<Rollups>)> {
         let rollups = self.rollups()?;
-        let db = self.connect(connections).await?;
+        let db = self.connect(options).await?;
         let problems = check_rollups(&db, &rollups).await?;
         if problems.is_empty() {
             Ok((db, Arc::new(rollups)))

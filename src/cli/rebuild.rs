@@ -88,6 +88,7 @@ impl Options {
             nightly_at: NightlyAt::DEFAULT,
             catch_up_days: 1,
             attempts_max: self.attempts.attempts,
+            retention: None,
         };
         let mut report = scheduler::Report::default();
         migrations::take_pending(db, rollup, &config, global.clock().now(), &mut report).await?;

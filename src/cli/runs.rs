@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::{
     Exit, Global, follow, print_json,
-    table::{or_dash, table},
+    table::{or_dash, table, time},
     usage,
 };
 use crate::{
@@ -97,7 +97,7 @@ async fn list(global: &Global, db: &Db, limit: u32) -> anyhow::Result<ExitCode> 
             format!("{}/{}", progress.ended(), progress.total()),
             progress.discarded.to_string(),
             progress.rows().to_string(),
-            run.created_at.format("%Y-%m-%d %H:%M:%S").to_string(),
+            time(run.created_at),
             took(run),
             run.reason.clone(),
         ]);
@@ -132,7 +132,7 @@ async fn show(global: &Global, db: &Db, id: i64) -> anyhow::Result<ExitCode> {
     println!("  kind          {}", run.kind);
     println!("  requested by  {}", run.requested_by);
     println!("  days          {days}");
-    println!("  started       {} UTC", run.created_at.format("%Y-%m-%d %H:%M:%S"));
+    println!("  started       {} UTC", time(run.created_at));
     println!("  took          {}", took(&run));
     println!(
         "  jobs          {} waiting, {} running, {} completed, {} discarded, {} cancelled",

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Global, historical_summary, print_json, usage};
 use crate::{
-    db::Db,
+    db::{ConnectOptions, Db},
     queue,
     scheduler::{self, nightly::NightlyAt},
     worker,
@@ -28,6 +28,10 @@ pub(super) struct SchedulerArgs {
           value_parser = clap::value_parser!(u32).range(1..=3660))]
     catch_up_days: u32,
 
+    /// How long runs and their jobs are kept after they have closed; 0s for ever
+    #[arg(long, env = "DAYMEND_RETENTION", default_value = "90d", value_name = "TIME", value_parser = humantime::parse_duration)]
+    retention: Duration,
+
     #[command(flatten)]
     attempts: AttemptsArgs,
 }
@@ -47,6 +51,7 @@ impl SchedulerArgs {
             nightly_at: self.nightly_at,
             catch_up_days: self.catch_up_days,
             attempts_max: self.attempts.attempts,
+            retention: (!self.retention.is_zero()).then_some(self.retention),
         }
     }
 }
@@ -102,8 +107,9 @@ impl WorkerArgs {
         })
     }
 
-    fn connections(&self) -> u32 {
-        self.concurrency + CONNECTIONS_SPARE
+    fn connect(&self, more: u32) -> ConnectOptions {
+        let connections = self.concurrency + CONNECTIONS_SPARE + more;
+        ConnectOptions { statement_max: self.job_timeout, ..ConnectOptions::new(connections) }
     }
 }
 
@@ -175,7 +181,7 @@ pub(super) struct WorkerOptions {
 impl WorkerOptions {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let config = self.worker.config(self.drain)?;
-        let (db, rollups) = global.connect_checked(self.worker.connections()).await?;
+        let (db, rollups) = global.connect_checked(self.worker.connect(0)).await?;
         let lease_db = global.connect_bare(1).await?;
         let begun = queue::settle::database_now_us(&db).await?;
         let shutdown = shutdown_on_signal()?;
@@ -204,7 +210,7 @@ pub(super) struct ServeOptions {
 impl ServeOptions {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let config = self.worker.config(false)?;
-        let (db, rollups) = global.connect_checked(self.worker.connections() + CONNECTIONS_SPARE).await?;
+        let (db, rollups) = global.connect_checked(self.worker.connect(CONNECTIONS_SPARE)).await?;
         let lease_db = global.connect_bare(1).await?;
         let rollup = historical_summary(&rollups)?;
         let shutdown = shutdown_on_signal()?;

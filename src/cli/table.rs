@@ -1,5 +1,6 @@
 //! Tables for people.
 
+use chrono::{DateTime, Utc};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 /// A table with these headings; those that begin with `>` align to the right.
@@ -22,4 +23,9 @@ pub(super) fn table(headings: &[&str]) -> Table {
 /// Text for something that may not be there.
 pub(super) fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// A moment, to the second.
+pub(super) fn time(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M:%S").to_string()
 }

@@ -9,10 +9,36 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{Db, DbError};
+use super::{Db, DbError, Pool};
 
 /// How long to wait for a connection before the database counts as unreachable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How a pool is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectOptions {
+    /// How many connections at most.
+    pub connections: u32,
+    /// Whether to make a SQLite file that does not exist.
+    pub create: bool,
+    /// How long the server lets one statement run, so that one whose client has given up does
+    /// not run for ever. SQLite's statements are interrupted by their client.
+    pub statement_max: Duration,
+}
+
+impl ConnectOptions {
+    /// So many connections to a database that exists.
+    #[must_use]
+    pub fn new(connections: u32) -> Self {
+        Self { connections, create: false, statement_max: Duration::from_secs(3600) }
+    }
+}
+
+impl From<u32> for ConnectOptions {
+    fn from(connections: u32) -> Self {
+        Self::new(connections)
+    }
+}
 
 /// What every MySQL session relies on, set by itself: the server's defaults differ from
 /// site to site. READ COMMITTED avoids the gap locks that make neighbouring empty days
@@ -22,13 +48,12 @@ const SESSION_MYSQL: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMIT
      SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = 5, \
      sql_mode = 'STRICT_TRANS_TABLES,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'";
 
-/// Opens a pool of at most `connections` to `url`: `mysql://…` or `sqlite:…`.
-///
-/// A SQLite file must exist; `create` makes it. No message repeats the URL, which holds
+/// Opens a pool to `url`: `mysql://…` or `sqlite:…`. No message repeats the URL, which holds
 /// the password.
-pub async fn connect(url: &str, connections: u32, create: bool) -> anyhow::Result<Db> {
+pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
+    let ConnectOptions { connections, create, statement_max } = pool;
     let scheme = url.split(':').next().unwrap_or_default();
-    let db = match scheme {
+    let pool = match scheme {
         "mysql" | "mariadb" => {
             let options = MySqlConnectOptions::from_str(url)
                 .map_err(|error| anyhow::anyhow!("the database URL cannot be read: {error}"))?
@@ -36,17 +61,25 @@ pub async fn connect(url: &str, connections: u32, create: bool) -> anyhow::Resul
                 .no_engine_substitution(false)
                 .timezone(None)
                 .statement_cache_capacity(200);
+            // Each server reads its own variable out of the comments: MariaDB counts in seconds and
+            // limits every statement, MySQL counts in milliseconds and limits SELECTs.
+            let session = format!(
+                "{SESSION_MYSQL}; SET SESSION /*M! max_statement_time = {} */ /*!80000 max_execution_time = {} */",
+                statement_max.as_secs_f64(),
+                statement_max.as_millis()
+            );
             let pool = MySqlPoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(ACQUIRE_TIMEOUT)
-                .after_connect(|connection, _| {
+                .after_connect(move |connection, _| {
+                    let session = session.clone();
                     Box::pin(async move {
-                        connection.execute(SESSION_MYSQL).await?;
+                        connection.execute(session.as_str()).await?;
                         Ok(())
                     })
                 })
                 .connect_lazy_with(options);
-            Db::MySql(pool)
+            Pool::MySql(pool)
         }
         "sqlite" => {
             let options = SqliteConnectOptions::from_str(url)
@@ -60,20 +93,27 @@ pub async fn connect(url: &str, connections: u32, create: bool) -> anyhow::Resul
             let pool = SqlitePoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(ACQUIRE_TIMEOUT)
+                .after_release(|connection, _| {
+                    // The handler belongs to the transaction that set it.
+                    Box::pin(async move {
+                        connection.lock_handle().await?.remove_progress_handler();
+                        Ok(true)
+                    })
+                })
                 .connect_lazy_with(options);
-            Db::Sqlite(pool)
+            Pool::Sqlite(pool)
         }
         _ => bail!("the database URL must begin with mysql:// or sqlite: (see --database-url)"),
     };
-    Ok(db)
+    Ok(Db::new(pool))
 }
 
 impl Db {
     /// Checks that the database answers.
     pub async fn ping(&self) -> anyhow::Result<()> {
-        let answer = match self {
-            Self::MySql(pool) => pool.acquire().await.map(drop),
-            Self::Sqlite(pool) => pool.acquire().await.map(drop),
+        let answer = match &self.pool {
+            Pool::MySql(pool) => pool.acquire().await.map(drop),
+            Pool::Sqlite(pool) => pool.acquire().await.map(drop),
         };
         answer.map_err(|error| DbError::new("connect", error)).context("the database cannot be reached")
     }

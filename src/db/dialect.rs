@@ -4,7 +4,25 @@
 //! disagree. `daymend` speaks two dialects: MySQL (which covers MariaDB: only SQL
 //! that both understand is used) and SQLite.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use chrono::DateTime;
+
+/// What `{now}` and `{now_us}` stand for.
+#[derive(Debug, Clone, Default)]
+pub enum DbClock {
+    /// The database's clock.
+    #[default]
+    Database,
+    /// Microseconds since 1970 that a test moves by hand.
+    Driven(Arc<AtomicI64>),
+}
 
 /// Which SQL the database understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +59,16 @@ const TOKENS: &[(&str, &str, &str)] = &[
 impl Dialect {
     /// `sql` with every token replaced.
     #[must_use]
-    pub fn render<'a>(&self, sql: &'a str) -> Cow<'a, str> {
+    pub(super) fn render<'a>(self, sql: &'a str, clock: &DbClock) -> Cow<'a, str> {
         let mut sql = Cow::Borrowed(sql);
+        if let DbClock::Driven(now_us) = clock
+            && sql.contains("{now")
+        {
+            let now_us = now_us.load(Ordering::SeqCst);
+            let now = DateTime::from_timestamp_micros(now_us).unwrap_or_default();
+            let now = format!("'{}'", super::instant_text(now));
+            sql = Cow::Owned(sql.replace("{now_us}", &now_us.to_string()).replace("{now}", &now));
+        }
         for (token, mysql, sqlite) in TOKENS {
             if sql.contains(token) {
                 let text = match self {

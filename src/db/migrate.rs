@@ -32,7 +32,8 @@ macro_rules! migration {
 }
 
 /// Every version, oldest first.
-pub const MIGRATIONS: &[Migration] = &[migration!(1, "queue", "0001_queue.sql")];
+pub const MIGRATIONS: &[Migration] =
+    &[migration!(1, "queue", "0001_queue.sql"), migration!(2, "admin", "0002_admin.sql")];
 
 /// Why the schema does not fit this binary.
 #[derive(Debug, thiserror::Error)]

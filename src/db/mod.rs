@@ -1,8 +1,8 @@
 //! The two databases behind one small interface.
 //!
-//! [`Db`] is a pool of either MySQL (MariaDB included) or SQLite; [`Tx`] is a transaction.
-//! Leaf functions take a `&mut Tx` and run named [`Statement`]s; only their callers begin
-//! and commit. A `Tx` that is dropped rolls back, also when its task is aborted.
+//! [`Db`] is a pool of either MySQL (MariaDB included) or SQLite; [`Tx`] is a transaction on
+//! one of its connections. Leaf functions take a `&mut Tx` and run named [`Statement`]s; only
+//! their callers begin and commit.
 //!
 //! Sessions set what they rely on themselves: READ COMMITTED, UTC, a strict sql_mode and
 //! a short lock timeout; WAL, full durability and a busy timeout on SQLite.
@@ -13,26 +13,35 @@ mod error;
 pub mod migrate;
 pub mod retry;
 mod statement;
+mod tx;
 mod value;
 
-use std::borrow::Cow;
+use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt, stream::BoxStream};
-use sqlx::{MySql, MySqlPool, Sqlite, SqlitePool, Transaction};
+use sqlx::{MySqlPool, SqlitePool};
 
-pub use connect::connect;
-pub use dialect::Dialect;
+pub use connect::{ConnectOptions, connect};
+pub use dialect::{DbClock, Dialect};
 pub use error::{DbError, Kind, code};
 pub use retry::{Backoff, RETRIES_MAX, retry};
 pub use statement::{Statement, repeat};
+pub use tx::{Query, Tx};
 pub use value::{Arg, Row, instant_text};
+
+/// How long a statement may go without an answer, where nothing else is said.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A pool of connections to the database.
 #[derive(Debug, Clone)]
-pub enum Db {
-    /// MySQL or MariaDB.
+pub struct Db {
+    pool: Pool,
+    clock: DbClock,
+    limit: Duration,
+}
+
+#[derive(Debug, Clone)]
+enum Pool {
     MySql(MySqlPool),
-    /// SQLite.
     Sqlite(SqlitePool),
 }
 
@@ -45,232 +54,64 @@ pub enum Mode {
     Write,
 }
 
-/// A transaction on one connection.
-#[derive(Debug)]
-pub enum Tx {
-    /// MySQL or MariaDB.
-    MySql(Transaction<'static, MySql>),
-    /// SQLite.
-    Sqlite(Transaction<'static, Sqlite>),
-}
-
-const BEGIN_SNAPSHOT_MYSQL: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
-     START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
-
-/// Builds a sqlx query with its arguments bound.
-macro_rules! bound {
-    ($sql:expr, $args:expr) => {{
-        let mut query = sqlx::query($sql);
-        for arg in $args {
-            query = match arg {
-                Arg::Null => query.bind(None::<i64>),
-                Arg::Int(value) => query.bind(value),
-                Arg::Text(value) => query.bind(value),
-            };
-        }
-        query
-    }};
-}
-
 impl Db {
+    fn new(pool: Pool) -> Self {
+        Self { pool, clock: DbClock::Database, limit: LIMIT }
+    }
+
+    /// The same pool with another clock, for tests.
+    #[must_use]
+    pub fn with_clock(&self, clock: DbClock) -> Self {
+        Self { clock, ..self.clone() }
+    }
+
+    /// The same pool, where a statement may go without an answer for so long. After that its
+    /// connection counts as dead and is closed.
+    #[must_use]
+    pub fn with_limit(&self, limit: Duration) -> Self {
+        Self { limit, ..self.clone() }
+    }
+
     /// Which SQL this database understands.
     #[must_use]
     pub fn dialect(&self) -> Dialect {
-        match self {
-            Self::MySql(_) => Dialect::MySql,
-            Self::Sqlite(_) => Dialect::Sqlite,
+        match &self.pool {
+            Pool::MySql(_) => Dialect::MySql,
+            Pool::Sqlite(_) => Dialect::Sqlite,
         }
     }
 
     /// Begins a transaction.
     pub async fn begin(&self, mode: Mode) -> Result<Tx, DbError> {
-        let named = |error| DbError::new("begin", error);
-        match self {
-            Self::MySql(pool) => {
-                let sql = match mode {
-                    Mode::Snapshot => BEGIN_SNAPSHOT_MYSQL,
-                    Mode::Write => "START TRANSACTION",
-                };
-                pool.begin_with(sql).await.map(Tx::MySql).map_err(named)
-            }
-            Self::Sqlite(pool) => {
-                let sql = match mode {
-                    Mode::Snapshot => "BEGIN",
-                    Mode::Write => "BEGIN IMMEDIATE",
-                };
-                pool.begin_with(sql).await.map(Tx::Sqlite).map_err(named)
-            }
-        }
+        let mut tx = Tx::acquire(self).await?;
+        tx.begin(mode).await?;
+        Ok(tx)
     }
 
     /// Runs one statement that stands alone; the number of rows it found.
     pub async fn execute(&self, statement: &Statement, args: Vec<Arg>) -> Result<u64, DbError> {
-        let sql = self.dialect().render(statement.sql);
-        match self {
-            Self::MySql(pool) => bound!(&sql, args).execute(pool).await.map(|done| done.rows_affected()),
-            Self::Sqlite(pool) => bound!(&sql, args).execute(pool).await.map(|done| done.rows_affected()),
-        }
-        .map_err(|error| DbError::new(statement.name, error))
+        Tx::acquire(self).await?.execute(statement, args).await
     }
 
     /// The rows of one reading statement that stands alone.
     pub async fn fetch_all(&self, statement: &Statement, args: Vec<Arg>) -> Result<Vec<Row>, DbError> {
-        let sql = self.dialect().render(statement.sql);
-        match self {
-            Self::MySql(pool) => {
-                bound!(&sql, args).fetch_all(pool).await.map(|rows| rows.into_iter().map(Row::MySql).collect())
-            }
-            Self::Sqlite(pool) => {
-                bound!(&sql, args).fetch_all(pool).await.map(|rows| rows.into_iter().map(Row::Sqlite).collect())
-            }
+        Tx::acquire(self).await?.fetch_all(statement, args).await
+    }
+
+    /// How many connections are open, and how many of them are idle.
+    #[must_use]
+    pub fn pool_size(&self) -> (u32, usize) {
+        match &self.pool {
+            Pool::MySql(pool) => (pool.size(), pool.num_idle()),
+            Pool::Sqlite(pool) => (pool.size(), pool.num_idle()),
         }
-        .map_err(|error| DbError::new(statement.name, error))
     }
 
     /// Closes every connection.
     pub async fn close(&self) {
-        match self {
-            Self::MySql(pool) => pool.close().await,
-            Self::Sqlite(pool) => pool.close().await,
+        match &self.pool {
+            Pool::MySql(pool) => pool.close().await,
+            Pool::Sqlite(pool) => pool.close().await,
         }
-    }
-}
-
-/// A statement's text, named for its errors.
-#[derive(Debug)]
-pub struct Query<'a> {
-    name: &'a str,
-    sql: Cow<'a, str>,
-}
-
-impl<'a> Query<'a> {
-    /// A statement that is not a constant, such as one of a rollup's SELECTs.
-    #[must_use]
-    pub fn new(name: &'a str, sql: impl Into<Cow<'a, str>>) -> Self {
-        Self { name, sql: sql.into() }
-    }
-}
-
-impl<'a> From<&'a Statement> for Query<'a> {
-    fn from(statement: &'a Statement) -> Self {
-        Self::new(statement.name, statement.sql)
-    }
-}
-
-impl Tx {
-    /// Which SQL this database understands.
-    #[must_use]
-    pub fn dialect(&self) -> Dialect {
-        match self {
-            Self::MySql(_) => Dialect::MySql,
-            Self::Sqlite(_) => Dialect::Sqlite,
-        }
-    }
-
-    /// Runs a statement; the number of rows it found (MySQL: matched, not changed).
-    pub async fn execute<'q>(&mut self, query: impl Into<Query<'q>>, args: Vec<Arg>) -> Result<u64, DbError> {
-        let query = query.into();
-        let sql = self.dialect().render(&query.sql).into_owned();
-        match self {
-            Self::MySql(tx) => bound!(&sql, args).execute(&mut **tx).await.map(|done| done.rows_affected()),
-            Self::Sqlite(tx) => bound!(&sql, args).execute(&mut **tx).await.map(|done| done.rows_affected()),
-        }
-        .map_err(|error| DbError::new(query.name, error))
-    }
-
-    /// Inserts a row; the id that the database gave it.
-    pub async fn insert<'q>(&mut self, query: impl Into<Query<'q>>, args: Vec<Arg>) -> Result<i64, DbError> {
-        let query = query.into();
-        let sql = self.dialect().render(&query.sql).into_owned();
-        match self {
-            Self::MySql(tx) => bound!(&sql, args)
-                .execute(&mut **tx)
-                .await
-                .map(|done| i64::try_from(done.last_insert_id()).unwrap_or(i64::MAX)),
-            Self::Sqlite(tx) => bound!(&sql, args).execute(&mut **tx).await.map(|done| done.last_insert_rowid()),
-        }
-        .map_err(|error| DbError::new(query.name, error))
-    }
-
-    /// All rows of a statement.
-    pub async fn fetch_all<'q>(&mut self, query: impl Into<Query<'q>>, args: Vec<Arg>) -> Result<Vec<Row>, DbError> {
-        let mut rows = Vec::new();
-        self.for_each(query, args, |row| {
-            rows.push(row);
-            Ok(())
-        })
-        .await?;
-        Ok(rows)
-    }
-
-    /// The first row of a statement.
-    pub async fn fetch_optional<'q>(
-        &mut self,
-        query: impl Into<Query<'q>>,
-        args: Vec<Arg>,
-    ) -> Result<Option<Row>, DbError> {
-        Ok(self.fetch_all(query, args).await?.into_iter().next())
-    }
-
-    /// The first row of a statement that always has one.
-    pub async fn fetch_one<'q>(&mut self, query: impl Into<Query<'q>>, args: Vec<Arg>) -> Result<Row, DbError> {
-        let query = query.into();
-        let name = query.name;
-        self.fetch_optional(query, args).await?.ok_or_else(|| DbError::new(name, sqlx::Error::RowNotFound))
-    }
-
-    /// Hands every row to `each` as it arrives, without keeping them.
-    pub async fn for_each<'q>(
-        &mut self,
-        query: impl Into<Query<'q>>,
-        args: Vec<Arg>,
-        mut each: impl FnMut(Row) -> Result<(), sqlx::Error> + Send,
-    ) -> Result<(), DbError> {
-        let query = query.into();
-        let sql = self.dialect().render(&query.sql).into_owned();
-        let mut rows: BoxStream<'_, Result<Row, sqlx::Error>> = match self {
-            Self::MySql(tx) => bound!(&sql, args).fetch(&mut **tx).map_ok(Row::MySql).boxed(),
-            Self::Sqlite(tx) => bound!(&sql, args).fetch(&mut **tx).map_ok(Row::Sqlite).boxed(),
-        };
-        while let Some(row) = rows.next().await {
-            row.and_then(&mut each).map_err(|error| DbError::new(query.name, error))?;
-        }
-        Ok(())
-    }
-
-    /// The names of the columns that a statement returns; prepares it and does not run it.
-    pub async fn columns<'q>(&mut self, query: impl Into<Query<'q>>) -> Result<Vec<String>, DbError> {
-        use sqlx::{Column as _, Executor as _, Statement as _};
-        let query = query.into();
-        let sql = self.dialect().render(&query.sql).into_owned();
-        match self {
-            Self::MySql(tx) => (&mut **tx)
-                .prepare(&sql)
-                .await
-                .map(|statement| statement.columns().iter().map(|c| c.name().to_owned()).collect()),
-            Self::Sqlite(tx) => (&mut **tx)
-                .prepare(&sql)
-                .await
-                .map(|statement| statement.columns().iter().map(|c| c.name().to_owned()).collect()),
-        }
-        .map_err(|error| DbError::new(query.name, error))
-    }
-
-    /// Commits.
-    pub async fn commit(self) -> Result<(), DbError> {
-        match self {
-            Self::MySql(tx) => tx.commit().await,
-            Self::Sqlite(tx) => tx.commit().await,
-        }
-        .map_err(|error| DbError::new("commit", error))
-    }
-
-    /// Rolls back, and waits until that is done.
-    pub async fn rollback(self) -> Result<(), DbError> {
-        match self {
-            Self::MySql(tx) => tx.rollback().await,
-            Self::Sqlite(tx) => tx.rollback().await,
-        }
-        .map_err(|error| DbError::new("rollback", error))
     }
 }

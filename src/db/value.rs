@@ -105,6 +105,18 @@ pub enum Row {
     Sqlite(SqliteRow),
 }
 
+impl From<MySqlRow> for Row {
+    fn from(row: MySqlRow) -> Self {
+        Self::MySql(row)
+    }
+}
+
+impl From<SqliteRow> for Row {
+    fn from(row: SqliteRow) -> Self {
+        Self::Sqlite(row)
+    }
+}
+
 impl fmt::Debug for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Row")

@@ -4,7 +4,7 @@
 //! index, neither of which sorts: jobs that are due again, then jobs by their turn. `FOR
 //! UPDATE SKIP LOCKED` lets claims run side by side; SQLite's writers exclude each other.
 
-use super::{FIRST_DUE_US, Job, JobKind};
+use super::{FIRST_DUE_US, Job, JobKind, PAUSED};
 use crate::{
     args,
     db::{Arg, Db, DbError, Mode, Query, Row, Tx, retry},
@@ -42,48 +42,98 @@ statement!(
     "UPDATE daymend_jobs SET sort_key = {now_us} + 1000000 WHERE id = ? AND state = 'available'"
 );
 
+// A job of a paused lab is set aside when its turn comes, until the lab is resumed.
+statement!(
+    CLAIM_PARK,
+    "claim park",
+    "UPDATE daymend_jobs SET sort_key = ? WHERE state = 'available' AND id IN ({list})"
+);
+
+statement!(PAUSED_LABS, "paused labs", "SELECT lab_id FROM daymend_pauses WHERE lab_id IS NOT NULL");
+
+// The one statement that an idle worker sends.
 statement!(
     WAITING,
     "jobs waiting",
     "SELECT EXISTS (SELECT 1 FROM daymend_jobs
                     WHERE kind = 'nightly' AND state = 'available' AND sort_key <= {now_us})
-         OR EXISTS (SELECT 1 FROM daymend_jobs
+            AND NOT EXISTS (SELECT 1 FROM daymend_pauses WHERE what = 'kind:nightly'),
+            EXISTS (SELECT 1 FROM daymend_jobs
                     WHERE kind = 'repair' AND state = 'available' AND sort_key <= {now_us})
-         OR EXISTS (SELECT 1 FROM daymend_jobs
-                    WHERE kind = 'rebuild' AND state = 'available' AND sort_key <= {now_us})"
+            AND NOT EXISTS (SELECT 1 FROM daymend_pauses WHERE what = 'kind:repair'),
+            EXISTS (SELECT 1 FROM daymend_jobs
+                    WHERE kind = 'rebuild' AND state = 'available' AND sort_key <= {now_us})
+            AND NOT EXISTS (SELECT 1 FROM daymend_pauses WHERE what = 'kind:rebuild'),
+            EXISTS (SELECT 1 FROM daymend_pauses WHERE lab_id IS NOT NULL)"
 );
 
 statement!(
     OPEN,
     "jobs open",
-    "SELECT EXISTS (SELECT 1 FROM daymend_jobs WHERE kind = 'nightly' AND state IN ('available', 'running'))
-         OR EXISTS (SELECT 1 FROM daymend_jobs WHERE kind = 'repair' AND state IN ('available', 'running'))
-         OR EXISTS (SELECT 1 FROM daymend_jobs WHERE kind = 'rebuild' AND state IN ('available', 'running'))"
+    "SELECT EXISTS (SELECT 1 FROM daymend_jobs WHERE kind = ? AND state = 'running')
+         OR EXISTS (SELECT 1 FROM daymend_jobs WHERE kind = ? AND state = 'available' AND sort_key < ?)
+            AND NOT EXISTS (SELECT 1 FROM daymend_pauses WHERE what = ?)"
 );
 
 /// Claims at most `limit` jobs for `worker_id`: nightly before repairs before rebuilds.
 pub async fn claim(db: &Db, worker_id: i64, limit: usize) -> Result<Vec<Job>, DbError> {
-    if limit == 0 || !answers_yes(db, &WAITING).await? {
-        return Ok(Vec::new());
+    loop {
+        let waiting = waiting(db).await?;
+        if limit == 0 || waiting.kinds.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (jobs, parked) = retry("claim", || claim_once(db, worker_id, limit, &waiting)).await?;
+        if parked == 0 || !jobs.is_empty() {
+            return Ok(jobs);
+        }
     }
-    retry("claim", || claim_once(db, worker_id, limit)).await
 }
 
-/// Whether any job is waiting or running, for any worker.
+/// Whether any job is left to run: running, for any worker, or waiting and not paused.
 pub async fn any_open(db: &Db) -> Result<bool, DbError> {
-    answers_yes(db, &OPEN).await
+    for kind in JobKind::ALL {
+        let args = args![kind.name(), kind.name(), PAUSED, pause_name(kind)];
+        let rows = db.fetch_all(&OPEN, args).await?;
+        let open = rows.first().map_or(Ok(0), |row| row.int(0));
+        if open.map_err(|error| DbError::new(OPEN.name, error))? != 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
-async fn answers_yes(db: &Db, statement: &crate::db::Statement) -> Result<bool, DbError> {
-    let rows = db.fetch_all(statement, args![]).await?;
-    let yes = rows.first().map_or(Ok(0), |row| row.int(0));
-    yes.map(|yes| yes != 0).map_err(|error| DbError::new(statement.name, error))
+/// How `daymend_pauses` names a kind.
+pub(super) fn pause_name(kind: JobKind) -> String {
+    format!("kind:{kind}")
 }
 
-async fn claim_once(db: &Db, worker_id: i64, limit: usize) -> Result<Vec<Job>, DbError> {
+/// What there is to claim.
+struct Waiting {
+    /// The kinds that are not paused and have a job that is due.
+    kinds: Vec<JobKind>,
+    /// Whether some lab is paused.
+    is_lab_paused: bool,
+}
+
+async fn waiting(db: &Db) -> Result<Waiting, DbError> {
+    let rows = db.fetch_all(&WAITING, args![]).await?;
+    let yes = |column| {
+        let value = rows.first().map_or(Ok(0), |row| row.int(column));
+        value.map(|value| value != 0).map_err(|error| DbError::new(WAITING.name, error))
+    };
+    let mut kinds = Vec::new();
+    for (column, kind) in JobKind::ALL.into_iter().enumerate() {
+        if yes(column)? {
+            kinds.push(kind);
+        }
+    }
+    Ok(Waiting { kinds, is_lab_paused: yes(JobKind::ALL.len())? })
+}
+
+async fn claim_once(db: &Db, worker_id: i64, limit: usize, waiting: &Waiting) -> Result<(Vec<Job>, usize), DbError> {
     let mut tx = db.begin(Mode::Write).await?;
     let mut jobs: Vec<Job> = Vec::new();
-    for kind in JobKind::ALL {
+    for kind in &waiting.kinds {
         for range in [&CLAIM_DUE, &CLAIM_TURN] {
             let room = limit - jobs.len();
             if room > 0 {
@@ -94,20 +144,37 @@ async fn claim_once(db: &Db, worker_id: i64, limit: usize) -> Result<Vec<Job>, D
             }
         }
     }
-    if jobs.is_empty() {
-        tx.commit().await?;
-        return Ok(jobs);
-    }
-    let ids: Vec<i64> = jobs.iter().map(|job| job.id).collect();
-    match stamp(&mut tx, worker_id, &ids).await {
-        Err(error) if error.is_duplicate() => jobs = stamp_one_by_one(&mut tx, worker_id, jobs).await?,
-        stamped => stamped.map(drop)?,
+    let parked = if waiting.is_lab_paused { park(&mut tx, &mut jobs).await? } else { 0 };
+    if !jobs.is_empty() {
+        let ids: Vec<i64> = jobs.iter().map(|job| job.id).collect();
+        match stamp(&mut tx, worker_id, &ids).await {
+            Err(error) if error.is_duplicate() => jobs = stamp_one_by_one(&mut tx, worker_id, jobs).await?,
+            stamped => stamped.map(drop)?,
+        }
     }
     tx.commit().await?;
     for job in &mut jobs {
         job.attempt += 1;
     }
-    Ok(jobs)
+    Ok((jobs, parked))
+}
+
+/// Sets the jobs of paused labs aside, and takes them off `jobs`; how many.
+async fn park(tx: &mut Tx, jobs: &mut Vec<Job>) -> Result<usize, DbError> {
+    let rows = tx.fetch_all(&PAUSED_LABS, args![]).await?;
+    let paused: Vec<i64> = rows
+        .iter()
+        .map(|row| row.int(0))
+        .collect::<Result<_, _>>()
+        .map_err(|error| DbError::new(PAUSED_LABS.name, error))?;
+    let parked: Vec<i64> = jobs.iter().filter(|job| paused.contains(&job.lab_id)).map(|job| job.id).collect();
+    if !parked.is_empty() {
+        let mut args = args![PAUSED];
+        args.extend(parked.iter().map(|id| Arg::Int(*id)));
+        tx.execute(Query::new(CLAIM_PARK.name, CLAIM_PARK.with_list(parked.len())), args).await?;
+        jobs.retain(|job| !paused.contains(&job.lab_id));
+    }
+    Ok(parked.len())
 }
 
 async fn stamp(tx: &mut Tx, worker_id: i64, ids: &[i64]) -> Result<u64, DbError> {

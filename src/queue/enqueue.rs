@@ -45,17 +45,19 @@ pub struct Batch<'a> {
     pub attempts_max: u32,
 }
 
+/// The turn that is up: the first that waits, or 0 where none does.
+pub(super) async fn front(tx: &mut Tx, kind: JobKind) -> Result<i64, DbError> {
+    let row = tx.fetch_optional(&JOBS_FRONT, args![kind.name(), FIRST_DUE_US]).await?;
+    row.map_or(Ok(0), |row| row.int(0)).map_err(|error| DbError::new(JOBS_FRONT.name, error))
+}
+
 /// Inserts the jobs, in multi-row statements, inside the caller's transaction; how many.
 ///
 /// Labs take turns: the first days of every lab have the same turn, then the next days. A
 /// run that arrives later starts at the turn that is up, beside the others, neither before
 /// nor behind them.
 pub async fn enqueue(tx: &mut Tx, batch: &Batch<'_>) -> Result<u64, DbError> {
-    let front = tx.fetch_optional(&JOBS_FRONT, args![batch.kind.name(), FIRST_DUE_US]).await?;
-    let front = match front {
-        Some(row) => row.int(0).map_err(|error| DbError::new(JOBS_FRONT.name, error))?,
-        None => 0,
-    };
+    let front = front(tx, batch.kind).await?;
     let jobs = batch.labs.iter().flat_map(|(lab_id, days)| {
         days.iter().enumerate().map(|(place, day)| (*lab_id, *day, (place / DAYS_A_TURN) as i64))
     });

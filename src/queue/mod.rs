@@ -16,6 +16,7 @@
 //! How it fails: conflicts between transactions are retried where they occur; a worker that
 //! is gone loses its lease, and whoever rescues makes its jobs available again.
 
+pub mod admin;
 pub mod claim;
 pub mod enqueue;
 pub mod lease;
@@ -31,6 +32,9 @@ pub const JOBS_A_RUN_MAX: i64 = 100_000_000;
 /// Sort keys from here on are moments (microseconds since 1970); smaller ones are turns.
 /// It is a moment in 2001, before any job was due.
 pub const FIRST_DUE_US: i64 = 1_000_000_000_000_000;
+
+/// The sort key of an available job whose lab is paused.
+pub const PAUSED: i64 = 9_000_000_000_000_000_000;
 
 /// What a job is for; also its priority: nightly before repairs before rebuilds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
@@ -73,6 +77,56 @@ impl FromStr for JobKind {
             .into_iter()
             .find(|kind| kind.name() == name)
             .ok_or_else(|| sqlx::Error::Decode(format!("unknown job kind {name:?}").into()))
+    }
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// Waiting for a worker, or for another attempt.
+    Available,
+    /// With a worker.
+    Running,
+    /// Done.
+    Completed,
+    /// Out of attempts, or beyond help; kept until somebody retries or prunes it.
+    Discarded,
+    /// Cancelled.
+    Cancelled,
+}
+
+impl JobState {
+    /// In the order of a job's life.
+    pub const ALL: [Self; 5] = [Self::Available, Self::Running, Self::Completed, Self::Discarded, Self::Cancelled];
+
+    /// The name in the database.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Available => "available",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Discarded => "discarded",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether a job stays in it until an operator does something.
+    #[must_use]
+    pub fn is_end(self) -> bool {
+        matches!(self, Self::Completed | Self::Discarded | Self::Cancelled)
+    }
+}
+
+impl FromStr for JobState {
+    type Err = sqlx::Error;
+
+    fn from_str(name: &str) -> Result<Self, sqlx::Error> {
+        Self::ALL
+            .into_iter()
+            .find(|state| state.name() == name)
+            .ok_or_else(|| sqlx::Error::Decode(format!("unknown job state {name:?}").into()))
     }
 }
 

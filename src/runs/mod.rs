@@ -70,6 +70,12 @@ statement!(
 );
 
 statement!(
+    RUN_REOPEN,
+    "reopen run",
+    "UPDATE daymend_runs SET state = 'running', finished_at = NULL WHERE id = ? AND state <> 'running'"
+);
+
+statement!(
     RUN_PROGRESS,
     "run progress",
     "SELECT state, COUNT(*), CAST(COALESCE(SUM(rows_inserted), 0) AS SIGNED),
@@ -381,7 +387,11 @@ pub async fn close(db: &Db, id: i64) -> Result<Option<(RunState, Progress)>, DbE
         if progress.open() > 0 {
             return Ok(None);
         }
-        let state = if progress.discarded > 0 { RunState::Failed } else { RunState::Completed };
+        let state = match progress {
+            Progress { discarded: 1.., .. } => RunState::Failed,
+            Progress { cancelled: 1.., .. } => RunState::Cancelled,
+            _ => RunState::Completed,
+        };
         end(&mut tx, &run, state, &progress).await?;
         tx.commit().await?;
         Ok(Some((state, progress)))
@@ -406,6 +416,26 @@ pub async fn cancel(db: &Db, id: i64) -> Result<Option<u64>, DbError> {
         Ok(Some(jobs))
     })
     .await
+}
+
+/// Locks a run against closing, cancelling and re-opening until the transaction ends.
+pub async fn lock(tx: &mut Tx, id: i64) -> Result<(), DbError> {
+    tx.fetch_optional(&RUN_LOCK, args![id]).await.map(drop)
+}
+
+/// Opens a run that had ended, some of whose jobs are open again; one that runs stays as it is.
+///
+/// The run has to be locked. Its records read `Running (…)` again, and the event log has
+/// another STARTED.
+pub async fn reopen(tx: &mut Tx, id: i64) -> Result<(), DbError> {
+    if tx.execute(&RUN_REOPEN, args![id]).await? == 1
+        && let Some(run) = get(tx, id).await?
+    {
+        tx.execute(&EVENT_LOG, args![run.event_name.as_str(), "STARTED"]).await?;
+        let progress = progress(tx, id).await?;
+        records::refresh(tx, &run, &progress).await?;
+    }
+    Ok(())
 }
 
 async fn lock_running(tx: &mut Tx, id: i64) -> Result<Option<Run>, DbError> {

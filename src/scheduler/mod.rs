@@ -8,6 +8,7 @@
 //! - [`nightly`]: days that have closed, one run a time zone.
 //! - [`migrations`]: records of the Support Dashboard, one rebuild run a lab.
 //! - [`close_runs`]: runs whose jobs have all ended.
+//! - Runs that have outlived their retention are pruned, every hour.
 //!
 //! How it fails: a step that cannot reach the database is logged and done at a later tick; a
 //! lab that cannot be scheduled is reported, and stops no other.
@@ -24,6 +25,7 @@ use crate::{
     clock::Clock,
     db::{Backoff, Db, DbError, Kind, Mode},
     metrics,
+    queue::admin::{filter::Filter, prune},
     rollup::Rollup,
     runs::{self, Progress, RunState, records},
 };
@@ -35,6 +37,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// Every how many ticks the labs are read to see which days have closed.
 const NIGHTLY_TICKS: u64 = 10;
 
+/// Every how many ticks what has outlived its retention is deleted.
+const PRUNE_TICKS: u64 = 3600;
+
 /// How the scheduler decides.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
@@ -44,6 +49,8 @@ pub struct Config {
     pub catch_up_days: u32,
     /// How many attempts each job may have.
     pub attempts_max: u32,
+    /// How long runs are kept after they have closed, with their jobs; for ever where it is none.
+    pub retention: Option<Duration>,
 }
 
 /// What a tick did.
@@ -119,7 +126,16 @@ pub async fn run(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, shutdo
                 report_unusable(&report.unusable, &mut reported);
             }
             migrations::take_pending(db, rollup, config, clock.now(), &mut report).await?;
-            close_runs(db, &mut report).await
+            close_runs(db, &mut report).await?;
+            if let Some(retention) = config.retention
+                && ticks.is_multiple_of(PRUNE_TICKS)
+            {
+                let jobs = prune::prune(db, &Filter::default(), retention, "scheduler").await?;
+                if jobs > 0 {
+                    tracing::info!(jobs, "pruned what has outlived its retention");
+                }
+            }
+            Ok(())
         }
         .await;
         let wait = match result {

@@ -1,6 +1,10 @@
 //! Claiming jobs while there is room, and grouping neighbouring days of a lab.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -17,8 +21,18 @@ use crate::{
 /// How long an idle worker waits before it looks again.
 const POLL: Duration = Duration::from_secs(1);
 
-/// How many turns a worker holds for each of its slots: the one it works on, and the next.
+/// How many turns a worker holds for each of its slots at least: the one it works on, and the
+/// next. Long jobs stay at that, so that little waits behind them that others could do.
 const TURNS_A_SLOT: usize = 2;
+
+/// How many jobs a worker holds at most, however short they are.
+const ROOM_MAX: usize = 1000;
+
+/// Where what it held was done sooner, a worker takes twice as much next time...
+const TOO_SOON: Duration = Duration::from_millis(200);
+
+/// ... and where it took longer, half.
+const TOO_LATE: Duration = Duration::from_secs(2);
 
 /// Neighbouring days of one lab, claimed together.
 #[derive(Debug)]
@@ -38,9 +52,12 @@ pub(super) fn start(
 ) -> (QueueBackend, impl Future<Output = ()> + Send + 'static) {
     let (sender, units) = mpsc::unbounded_channel();
     let backend = QueueBackend { units, stopping: stopping.clone() };
+    let room_min = (session.config.concurrency * TURNS_A_SLOT * DAYS_A_TURN).min(ROOM_MAX);
     (backend, async move {
         let mut fetcher = Fetcher {
-            room: Arc::new(Semaphore::new(room_max(&session))),
+            room: Arc::new(Semaphore::new(ROOM_MAX)),
+            room_min,
+            room_wanted: room_min,
             session,
             units: sender,
             as_of: HashMap::new(),
@@ -52,15 +69,14 @@ pub(super) fn start(
     })
 }
 
-fn room_max(session: &Session) -> usize {
-    session.config.concurrency * TURNS_A_SLOT * DAYS_A_TURN
-}
-
 struct Fetcher {
     session: Arc<Session>,
     units: mpsc::UnboundedSender<Unit>,
-    /// One permit a job that this process may hold.
+    /// One permit a job that this process could hold.
     room: Arc<Semaphore>,
+    room_min: usize,
+    /// How many jobs it means to hold, between `room_min` and [`ROOM_MAX`].
+    room_wanted: usize,
     /// The `as_of` of each run seen, which never changes.
     as_of: HashMap<i64, DateTime<Utc>>,
 }
@@ -70,12 +86,15 @@ impl Fetcher {
     async fn run(&mut self, stopping: &CancellationToken) {
         let mut failures = 0;
         loop {
-            // Half of the room has to be free, so that claims stay few and large.
-            let half = (room_max(&self.session) / 2).max(1);
-            let Ok(permits) = self.room.acquire_many(u32::try_from(half).unwrap_or(u32::MAX)).await else {
-                return;
-            };
-            drop(permits);
+            // Half of what it means to hold has to be done, so that claims stay few and large.
+            let begun = Instant::now();
+            self.wait_for_room(self.room_wanted / 2).await;
+            let full = self.held() > 0;
+            if full && begun.elapsed() < TOO_SOON {
+                self.room_wanted = (self.room_wanted * 2).min(ROOM_MAX);
+            } else if begun.elapsed() > TOO_LATE {
+                self.room_wanted = (self.room_wanted / 2).max(self.room_min);
+            }
             match self.claim().await {
                 Ok(0) if self.session.config.drain => match self.is_drained().await {
                     Ok(true) => return,
@@ -96,12 +115,24 @@ impl Fetcher {
     }
 
     async fn is_drained(&self) -> Result<bool, DbError> {
-        Ok(self.room.available_permits() == room_max(&self.session) && !claim::any_open(&self.session.db).await?)
+        Ok(self.held() == 0 && !claim::any_open(&self.session.db).await?)
+    }
+
+    /// How many jobs this process holds.
+    fn held(&self) -> usize {
+        ROOM_MAX - self.room.available_permits()
+    }
+
+    /// Waits until it holds at most `held` jobs.
+    async fn wait_for_room(&self, held: usize) {
+        let free = u32::try_from(ROOM_MAX - held).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        let _ = self.room.acquire_many(free).await;
     }
 
     /// Claims what there is room for; how many jobs.
     async fn claim(&mut self) -> Result<usize, DbError> {
-        let limit = self.room.available_permits();
+        let limit = self.room_wanted.saturating_sub(self.held());
         let mut jobs = claim::claim(&self.session.db, self.session.worker_id, limit).await?;
         let claimed = jobs.len();
         if claimed == 0 {

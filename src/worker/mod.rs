@@ -33,6 +33,9 @@ use crate::{
     rollup::Rollups,
 };
 
+/// How long claims and settlements wait for an answer before their connection counts as dead.
+const QUEUE_LIMIT: Duration = Duration::from_secs(30);
+
 /// How a worker behaves.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -83,12 +86,13 @@ pub async fn run(
     clock: Clock,
     shutdown: &CancellationToken,
 ) {
+    let lease_db = &lease_db.with_limit(config.lease / 4);
     loop {
         let Some(worker_id) = register(lease_db, config, shutdown).await else {
             return;
         };
         let session = Arc::new(Session {
-            db: db.clone(),
+            db: db.with_limit(QUEUE_LIMIT),
             rollups: Arc::clone(&rollups),
             config: config.clone(),
             clock,

@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daymend::db::{Arg, Db, Mode, Query, Row, connect, migrate};
+use daymend::db::{Arg, ConnectOptions, Db, Mode, Query, Row, connect, migrate};
 
 /// Which database a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl TestDb {
                 (format!("sqlite:{}", dir.path().join("lab.db").display()), Some(dir))
             }
         };
-        let db = connect(&url, 20, true).await.expect("a database URL");
+        let db = connect(&url, ConnectOptions { create: true, ..ConnectOptions::new(20) }).expect("a database URL");
         let this = Self { engine, url, db, _dir: dir };
         let schema = match engine {
             Engine::MariaDb => include_str!("../../fixtures/source-schema.mysql.sql"),

@@ -22,7 +22,7 @@ pub fn rollups() -> Arc<Rollups> {
 
 /// The scheduler's defaults, with few attempts.
 pub const SCHEDULER: scheduler::Config =
-    scheduler::Config { nightly_at: NightlyAt::DEFAULT, catch_up_days: 7, attempts_max: 3 };
+    scheduler::Config { nightly_at: NightlyAt::DEFAULT, catch_up_days: 7, attempts_max: 3, retention: None };
 
 impl TestDb {
     /// One whole tick of the scheduler, which has to succeed.

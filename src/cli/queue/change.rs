@@ -1,0 +1,171 @@
+//! `daymend queue retry`, `cancel`, `pause`, `resume`, `prune`.
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Args;
+
+use super::{ByArgs, FilterArgs};
+use crate::{
+    cli::{Exit, Global, print_json, usage},
+    db::Db,
+    queue::{
+        JobKind,
+        admin::{
+            change::{self, Change},
+            pause::{self, Target},
+            prune,
+        },
+    },
+};
+
+/// Which jobs to change.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ChangeArgs {
+    #[command(flatten)]
+    filter: FilterArgs,
+
+    /// Every job that it applies to; needed where no filter is given
+    #[arg(long)]
+    all: bool,
+
+    /// Only print how many jobs of which runs it would touch
+    #[arg(long)]
+    dry_run: bool,
+
+    #[command(flatten)]
+    by: ByArgs,
+}
+
+impl ChangeArgs {
+    pub(super) async fn run(self, global: &Global, db: &Db, change: Change) -> anyhow::Result<ExitCode> {
+        let who = self.by.who();
+        let filter = self.filter.filter()?;
+        if filter.is_empty() && !self.all && !self.dry_run {
+            return Err(usage("no filter is given: name what is meant (--run, --lab, --error …), or use --all"));
+        }
+        let runs = if self.dry_run {
+            change::plan(db, change, &filter).await?
+        } else {
+            change::apply(db, change, &filter, &who).await?
+        };
+        let verb = match (change, self.dry_run) {
+            (Change::Retry { .. }, true) => "would be retried",
+            (Change::Retry { .. }, false) => "will be tried again",
+            (Change::Cancel, true) => "would be cancelled",
+            (Change::Cancel, false) => "cancelled",
+        };
+        print_touched(global, &runs, verb, self.dry_run)
+    }
+}
+
+fn print_touched(global: &Global, runs: &[(i64, u64)], verb: &str, dry_run: bool) -> anyhow::Result<ExitCode> {
+    let total: u64 = runs.iter().map(|(_, jobs)| jobs).sum();
+    if global.json {
+        let list: Vec<_> = runs.iter().map(|(run, jobs)| serde_json::json!({ "run": run, "jobs": jobs })).collect();
+        print_json(&serde_json::json!({ "jobs": total, "runs": list, "dry_run": dry_run }))?;
+        return Ok(Exit::Ok.into());
+    }
+    for (run, jobs) in runs {
+        println!("run {run}: {jobs} job(s) {verb}");
+    }
+    println!("{total} job(s) of {} run(s) {verb}", runs.len());
+    Ok(Exit::Ok.into())
+}
+
+/// What to pause or resume.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
+pub(in crate::cli) struct PauseArgs {
+    /// All jobs of this kind
+    #[arg(group = "what", value_name = "KIND")]
+    kind: Option<JobKind>,
+
+    /// All jobs of this lab
+    #[arg(long, group = "what", value_name = "ID")]
+    lab: Option<i64>,
+
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+
+    #[command(flatten)]
+    by: ByArgs,
+}
+
+impl PauseArgs {
+    fn target(&self) -> anyhow::Result<(Target, String)> {
+        match (self.kind, self.lab) {
+            (Some(kind), _) => Ok((Target::Kind(kind), format!("{kind} jobs"))),
+            (None, Some(lab)) => Ok((Target::Lab(lab), format!("lab {lab}"))),
+            (None, None) => Err(usage("a kind or --lab is needed")),
+        }
+    }
+
+    pub(super) async fn pause(self, global: &Global, db: &Db) -> anyhow::Result<ExitCode> {
+        let (target, name) = self.target()?;
+        let was = pause::is_paused(db, target).await?;
+        let text = match (was, self.dry_run) {
+            (true, _) => format!("{name}: paused already"),
+            (false, true) => format!("{name}: would be paused"),
+            (false, false) => {
+                pause::pause(db, target, &self.by.who()).await?;
+                format!("{name}: paused; what runs already goes on")
+            }
+        };
+        say(global, &text, !was, self.dry_run)
+    }
+
+    pub(super) async fn resume(self, global: &Global, db: &Db) -> anyhow::Result<ExitCode> {
+        let (target, name) = self.target()?;
+        let was = pause::is_paused(db, target).await?;
+        let text = match (was, self.dry_run) {
+            (false, _) => format!("{name}: not paused"),
+            (true, true) => format!("{name}: would be resumed"),
+            (true, false) => {
+                pause::resume(db, target, &self.by.who()).await?;
+                format!("{name}: resumed")
+            }
+        };
+        say(global, &text, was, self.dry_run)
+    }
+}
+
+fn say(global: &Global, text: &str, changes: bool, dry_run: bool) -> anyhow::Result<ExitCode> {
+    if global.json {
+        print_json(&serde_json::json!({ "message": text, "changed": changes && !dry_run }))?;
+    } else {
+        println!("{text}");
+    }
+    Ok(Exit::Ok.into())
+}
+
+/// What to delete.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PruneArgs {
+    /// Jobs of runs that closed longer ago than this, such as 30d
+    #[arg(long, required = true, value_name = "TIME", value_parser = humantime::parse_duration)]
+    older_than: Duration,
+
+    #[command(flatten)]
+    filter: FilterArgs,
+
+    /// Only print how many jobs of which runs would be deleted
+    #[arg(long)]
+    dry_run: bool,
+
+    #[command(flatten)]
+    by: ByArgs,
+}
+
+impl PruneArgs {
+    pub(super) async fn run(self, global: &Global, db: &Db) -> anyhow::Result<ExitCode> {
+        let who = self.by.who();
+        let filter = self.filter.filter()?;
+        if self.dry_run {
+            let runs = prune::plan(db, &filter, self.older_than).await?;
+            return print_touched(global, &runs, "would be deleted", true);
+        }
+        let jobs = prune::prune(db, &filter, self.older_than, &who).await?;
+        say(global, &format!("{jobs} job(s) deleted"), jobs > 0, false)
+    }
+}

@@ -1,0 +1,132 @@
+//! `daymend queue`: what operators see of the queue and do to it.
+
+mod change;
+mod show;
+
+use std::process::ExitCode;
+
+use chrono::NaiveDate;
+use clap::{Args, Subcommand};
+
+use super::{Global, usage, who};
+use crate::queue::{JobKind, JobState, admin::filter::Filter};
+
+/// Looks at the queue, and changes it.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Jobs by kind and state, the rate, workers, what is paused
+    Stats,
+    /// List jobs
+    List {
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// How many at most
+        #[arg(long, default_value_t = 50, value_name = "N")]
+        limit: u32,
+    },
+    /// Show one job with every attempt
+    Show {
+        /// The job's id
+        id: i64,
+    },
+    /// Make discarded jobs available again, with fresh attempts; their runs re-open.
+    /// A bare --now retries those that wait for another attempt as well
+    Retry(change::ChangeArgs),
+    /// Cancel open jobs
+    Cancel(change::ChangeArgs),
+    /// Claim no jobs of a kind, or of a lab, until they are resumed
+    Pause(change::PauseArgs),
+    /// Claim jobs of a paused kind or lab again
+    Resume(change::PauseArgs),
+    /// Delete jobs that ended long ago, and what is left of their runs
+    Prune(change::PruneArgs),
+    /// Show what was done to the queue, by whom
+    Log {
+        /// How many at most
+        #[arg(long, default_value_t = 50, value_name = "N")]
+        limit: u32,
+    },
+}
+
+impl Command {
+    /// Whether this is the one command whose `--now` has no time.
+    pub(super) fn takes_bare_now(&self) -> bool {
+        matches!(self, Self::Retry(_))
+    }
+
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let db = global.connect(4).await?;
+        match self {
+            Self::Stats => show::stats(global, &db).await,
+            Self::List { filter, limit } => show::list(global, &db, &filter.filter()?, limit).await,
+            Self::Show { id } => show::show(global, &db, id).await,
+            Self::Retry(args) => {
+                let change = crate::queue::admin::change::Change::Retry { backing_off: global.is_bare_now() };
+                args.run(global, &db, change).await
+            }
+            Self::Cancel(args) => args.run(global, &db, crate::queue::admin::change::Change::Cancel).await,
+            Self::Pause(args) => args.pause(global, &db).await,
+            Self::Resume(args) => args.resume(global, &db).await,
+            Self::Prune(args) => args.run(global, &db).await,
+            Self::Log { limit } => show::log(global, &db, limit).await,
+        }
+    }
+}
+
+/// Which jobs are meant; every part that is given has to fit.
+#[derive(Debug, Args)]
+pub(super) struct FilterArgs {
+    /// Of this run
+    #[arg(long, value_name = "ID")]
+    run: Option<i64>,
+
+    /// Of this lab (may be repeated)
+    #[arg(long, value_name = "ID")]
+    lab: Vec<i64>,
+
+    /// For this day or a later one
+    #[arg(long, value_name = "DAY")]
+    from: Option<NaiveDate>,
+
+    /// For this day or an earlier one
+    #[arg(long, value_name = "DAY")]
+    to: Option<NaiveDate>,
+
+    /// In this state
+    #[arg(long, value_name = "STATE")]
+    state: Option<JobState>,
+
+    /// Of this kind
+    #[arg(long, value_name = "KIND")]
+    kind: Option<JobKind>,
+
+    /// Whose error contains this text
+    #[arg(long, value_name = "TEXT")]
+    error: Option<String>,
+}
+
+impl FilterArgs {
+    fn filter(self) -> anyhow::Result<Filter> {
+        if let (Some(from), Some(to)) = (self.from, self.to)
+            && to < from
+        {
+            return Err(usage(format!("--to {to} is before --from {from}")));
+        }
+        let Self { run, lab: labs, from, to, state, kind, error } = self;
+        Ok(Filter { run, labs, from, to, state, kind, error })
+    }
+}
+
+/// Who makes the change, for the admin log.
+#[derive(Debug, Args)]
+pub(super) struct ByArgs {
+    /// Who makes the change, for the admin log; the OS user by default
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
+impl ByArgs {
+    fn who(&self) -> String {
+        self.by.clone().unwrap_or_else(who)
+    }
+}

@@ -1,0 +1,174 @@
+//! `daymend queue stats`, `list`, `show`, `log`.
+
+use std::process::ExitCode;
+
+use crate::{
+    cli::{
+        Exit, Global, print_json,
+        table::{or_dash, table, time},
+        usage,
+    },
+    db::Db,
+    queue::{
+        JobKind, JobState,
+        admin::{
+            self,
+            filter::Filter,
+            list::{self, JobRow},
+            stats,
+        },
+    },
+};
+
+pub(super) async fn stats(global: &Global, db: &Db) -> anyhow::Result<ExitCode> {
+    let stats = stats::stats(db).await?;
+    if global.json {
+        print_json(&stats)?;
+        return Ok(Exit::Ok.into());
+    }
+    let mut jobs = table(&["kind", ">available", ">running", ">completed", ">discarded", ">cancelled"]);
+    for kind in JobKind::ALL {
+        let count = |state| {
+            let found = stats.counts.iter().find(|(k, s, _)| (*k, *s) == (kind, state));
+            found.map_or(0, |(_, _, jobs)| *jobs).to_string()
+        };
+        let mut row = vec![kind.to_string()];
+        row.extend(JobState::ALL.map(count));
+        jobs.add_row(row);
+    }
+    println!("{jobs}");
+    let rate: Vec<String> = stats.completed.iter().map(|(minutes, jobs)| format!("{jobs} in {minutes} min")).collect();
+    println!("completed       {}", rate.join(", "));
+    match &stats.oldest_waiting {
+        Some(oldest) => println!(
+            "oldest waiting  {} (run {}, since {} UTC)",
+            humantime::format_duration(std::time::Duration::from_secs(oldest.seconds.unsigned_abs())),
+            oldest.run,
+            time(oldest.since)
+        ),
+        None => println!("oldest waiting  none"),
+    }
+    if stats.paused.is_empty() {
+        println!("paused          nothing");
+    }
+    for pause in &stats.paused {
+        println!("paused          {} since {} UTC by {}", pause.what, time(pause.paused_at), pause.paused_by);
+    }
+    if stats.workers.is_empty() {
+        println!("workers         none is alive");
+        return Ok(Exit::Ok.into());
+    }
+    let mut workers = table(&[">worker", "name", "version", "started (UTC)", "heartbeat (UTC)", ">holds"]);
+    for worker in &stats.workers {
+        workers.add_row([
+            worker.id.to_string(),
+            worker.name.clone(),
+            worker.version.clone(),
+            time(worker.started_at),
+            time(worker.heartbeat_at),
+            worker.jobs.to_string(),
+        ]);
+    }
+    println!("{workers}");
+    Ok(Exit::Ok.into())
+}
+
+pub(super) async fn list(global: &Global, db: &Db, filter: &Filter, limit: u32) -> anyhow::Result<ExitCode> {
+    let jobs = list::list(db, filter, limit).await?;
+    if global.json {
+        print_json(&jobs)?;
+        return Ok(Exit::Ok.into());
+    }
+    let mut table = table(&[">job", ">run", "kind", ">lab", "day", "state", ">attempts", ">rows", "error"]);
+    for job in &jobs {
+        table.add_row([
+            job.id.to_string(),
+            job.run.to_string(),
+            job.kind.to_string(),
+            job.lab_id.to_string(),
+            job.day.to_string(),
+            state(job),
+            format!("{}/{}", job.attempt, job.attempts_max),
+            or_dash(job.rows.map(|rows| rows.iter().sum::<i64>())),
+            or_dash(job.error.as_ref()),
+        ]);
+    }
+    if jobs.is_empty() {
+        println!("no job fits");
+    } else {
+        println!("{table}");
+        if jobs.len() == limit as usize {
+            println!("only the first {limit} are shown (--limit)");
+        }
+    }
+    Ok(Exit::Ok.into())
+}
+
+fn state(job: &JobRow) -> String {
+    let name = job.state.name();
+    match job.due_at {
+        _ if job.paused => format!("{name} (paused)"),
+        Some(due) => format!("{name} (due {})", time(due)),
+        None => name.to_owned(),
+    }
+}
+
+pub(super) async fn show(global: &Global, db: &Db, id: i64) -> anyhow::Result<ExitCode> {
+    let (job, attempts) =
+        list::show(db, id).await?.ok_or_else(|| usage(format!("job {id} does not exist: see `daymend queue list`")))?;
+    if global.json {
+        print_json(&serde_json::json!({ "job": job, "attempts": attempts }))?;
+        return Ok(Exit::Ok.into());
+    }
+    println!("job {}: {} of lab {}, {}", job.id, job.rollup, job.lab_id, job.day);
+    println!("  run         {} ({})", job.run, job.kind);
+    println!("  state       {}", state(&job));
+    println!("  attempts    {} of {}, {} lapsed", job.attempt, job.attempts_max, job.lapses);
+    println!("  worker      {}", or_dash(job.worker_id));
+    println!("  claimed     {}", or_dash(job.claimed_at.map(time)));
+    println!("  ended       {}", or_dash(job.ended_at.map(time)));
+    if let Some([inserted, updated, deleted]) = job.rows {
+        println!("  rows        {inserted} inserted, {updated} updated, {deleted} deleted");
+    }
+    println!("  last error  {}", or_dash(job.error.as_ref()));
+    if !attempts.is_empty() {
+        let mut table = table(&[">attempt", "outcome", ">worker", "name", "claimed (UTC)", "ended (UTC)", "error"]);
+        for attempt in &attempts {
+            table.add_row([
+                attempt.attempt.to_string(),
+                attempt.outcome.clone(),
+                attempt.worker_id.to_string(),
+                or_dash(attempt.worker.as_ref()),
+                or_dash(attempt.started_at.map(time)),
+                time(attempt.ended_at),
+                or_dash(attempt.error.as_ref()),
+            ]);
+        }
+        println!("attempts that did not complete it:\n{table}");
+    }
+    Ok(Exit::Ok.into())
+}
+
+pub(super) async fn log(global: &Global, db: &Db, limit: u32) -> anyhow::Result<ExitCode> {
+    let entries = admin::log(db, limit).await?;
+    if global.json {
+        print_json(&entries)?;
+        return Ok(Exit::Ok.into());
+    }
+    let mut table = table(&["at (UTC)", "who", "action", ">jobs", "filter"]);
+    for entry in &entries {
+        table.add_row([
+            time(entry.at),
+            entry.who.clone(),
+            entry.action.clone(),
+            entry.jobs.to_string(),
+            entry.filter.clone(),
+        ]);
+    }
+    if entries.is_empty() {
+        println!("nothing was done yet");
+    } else {
+        println!("{table}");
+    }
+    Ok(Exit::Ok.into())
+}

@@ -1,0 +1,326 @@
+//! A transaction on one connection, which cannot be left half done.
+//!
+//! However a [`Tx`] ends, nothing of it stays: dropped between two statements it is rolled
+//! back before its connection goes back to the pool; dropped while a statement is under way
+//! (a timeout, an aborted task) its connection is closed, because nobody knows what it would
+//! say next, and a statement that SQLite is still working on is interrupted. A statement
+//! that gets no answer within the limit is treated the same way, so that a network that has
+//! swallowed a connection costs that connection and nothing else.
+
+use std::{
+    borrow::Cow,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use sqlx::{Column as _, Executor as _, MySql, Sqlite, Statement as _, pool::PoolConnection};
+
+use super::{Arg, Db, DbClock, DbError, Dialect, Mode, Pool, Row, Statement};
+
+const BEGIN_SNAPSHOT_MYSQL: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
+     START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
+
+/// How many of SQLite's virtual machine instructions pass between two looks at whether a
+/// statement has been given up.
+const SQLITE_INSTRUCTIONS: i32 = 10_000;
+
+/// A transaction on one connection.
+#[derive(Debug)]
+pub struct Tx {
+    /// There until the transaction is dropped.
+    connection: Option<Connection>,
+    clock: DbClock,
+    limit: Duration,
+    /// Whether a transaction has begun and not ended.
+    is_open: bool,
+    /// Whether a statement is under way; still true when it was given up.
+    is_busy: bool,
+    /// Tells SQLite that its statement has been given up.
+    interrupt: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+enum Connection {
+    MySql(PoolConnection<MySql>),
+    Sqlite(PoolConnection<Sqlite>),
+}
+
+/// A statement's text, named for its errors.
+#[derive(Debug)]
+pub struct Query<'a> {
+    name: &'a str,
+    sql: Cow<'a, str>,
+}
+
+impl<'a> Query<'a> {
+    /// A statement that is not a constant, such as one of a rollup's SELECTs.
+    #[must_use]
+    pub fn new(name: &'a str, sql: impl Into<Cow<'a, str>>) -> Self {
+        Self { name, sql: sql.into() }
+    }
+}
+
+impl<'a> From<&'a Statement> for Query<'a> {
+    fn from(statement: &'a Statement) -> Self {
+        Self::new(statement.name, statement.sql)
+    }
+}
+
+/// Builds a sqlx query with its arguments bound.
+macro_rules! bound {
+    ($sql:expr, $args:expr) => {{
+        let mut query = sqlx::query($sql);
+        for arg in $args {
+            query = match arg {
+                Arg::Null => query.bind(None::<i64>),
+                Arg::Int(value) => query.bind(value),
+                Arg::Text(value) => query.bind(value),
+            };
+        }
+        query
+    }};
+}
+
+/// Awaits `$body` on the connection of either database, bound to `$connection`, under the limit.
+macro_rules! on_connection {
+    ($tx:expr, $name:expr, |$connection:ident| $body:expr) => {{
+        let limit = $tx.limit;
+        let Some(connection) = &mut $tx.connection else {
+            unreachable!("a transaction has its connection until it is dropped")
+        };
+        $tx.is_busy = true;
+        let result = match connection {
+            Connection::MySql($connection) => within(limit, $body).await,
+            Connection::Sqlite($connection) => within(limit, $body).await,
+        };
+        $tx.is_busy = matches!(&result, Err(Failure::NoAnswer));
+        result.map_err(|failure| DbError::new($name, failure.into_error(limit)))
+    }};
+}
+
+impl Tx {
+    /// A connection on which no transaction has begun.
+    pub(super) async fn acquire(db: &Db) -> Result<Self, DbError> {
+        let named = |error| DbError::new("connect", error);
+        let interrupt = Arc::new(AtomicBool::new(false));
+        let connection = match &db.pool {
+            Pool::MySql(pool) => Connection::MySql(pool.acquire().await.map_err(named)?),
+            Pool::Sqlite(pool) => {
+                let mut connection = pool.acquire().await.map_err(named)?;
+                let given_up = Arc::clone(&interrupt);
+                let mut handle = connection.lock_handle().await.map_err(named)?;
+                handle.set_progress_handler(SQLITE_INSTRUCTIONS, move || !given_up.load(Ordering::Relaxed));
+                drop(handle);
+                Connection::Sqlite(connection)
+            }
+        };
+        Ok(Self {
+            connection: Some(connection),
+            clock: db.clock.clone(),
+            limit: db.limit,
+            is_open: false,
+            is_busy: false,
+            interrupt,
+        })
+    }
+
+    pub(super) async fn begin(&mut self, mode: Mode) -> Result<(), DbError> {
+        let sql = match (self.dialect(), mode) {
+            (Dialect::MySql, Mode::Snapshot) => BEGIN_SNAPSHOT_MYSQL,
+            (Dialect::MySql, Mode::Write) => "START TRANSACTION",
+            (Dialect::Sqlite, Mode::Snapshot) => "BEGIN",
+            (Dialect::Sqlite, Mode::Write) => "BEGIN IMMEDIATE",
+        };
+        self.control("begin", sql).await?;
+        self.is_open = true;
+        Ok(())
+    }
+
+    /// Commits.
+    pub async fn commit(mut self) -> Result<(), DbError> {
+        self.control("commit", "COMMIT").await?;
+        self.is_open = false;
+        Ok(())
+    }
+
+    /// Rolls back, and waits until that is done.
+    pub async fn rollback(mut self) -> Result<(), DbError> {
+        self.control("rollback", "ROLLBACK").await?;
+        self.is_open = false;
+        Ok(())
+    }
+
+    /// Runs a statement that begins or ends a transaction; those are not prepared.
+    async fn control(&mut self, name: &str, sql: &'static str) -> Result<(), DbError> {
+        on_connection!(self, name, |connection| async { connection.execute(sql).await.map(drop) })
+    }
+
+    /// Which SQL this database understands.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        match &self.connection {
+            Some(Connection::Sqlite(_)) => Dialect::Sqlite,
+            _ => Dialect::MySql,
+        }
+    }
+
+    fn render(&self, query: &Query<'_>) -> String {
+        self.dialect().render(&query.sql, &self.clock).into_owned()
+    }
+
+    /// Runs a statement; the number of rows it found (MySQL: matched, not changed).
+    pub async fn execute<'q>(&mut self, query: impl Into<Query<'q>>, args: Vec<Arg>) -> Result<u64, DbError> {
+        let query = query.into();
+        let sql = self.render(&query);
+        on_connection!(self, query.name, |connection| async {
+            bound!(&sql, args).execute(&mut **connection).await.map(|done| done.rows_affected())
+        })
+    }
+
+    /// Inserts a row; the id that the database gave it.
+    pub async fn insert<'q>(&mut self, query: impl Into<Query<'q>>, args: Vec<Arg>) -> Result<i64, DbError> {
+        let query = query.into();
+        let sql = self.render(&query);
+        on_connection!(self, query.name, |connection| async {
+            bound!(&sql, args).execute(&mut **connection).await.map(|done| done.last_id())
+        })
+    }
+
+    /// All rows of a statement.
+    pub async fn fetch_all<'q>(&mut self, query: impl Into<Query<'q>>, args: Vec<Arg>) -> Result<Vec<Row>, DbError> {
+        let mut rows = Vec::new();
+        self.for_each(query, args, |row| {
+            rows.push(row);
+            Ok(())
+        })
+        .await?;
+        Ok(rows)
+    }
+
+    /// The first row of a statement.
+    pub async fn fetch_optional<'q>(
+        &mut self,
+        query: impl Into<Query<'q>>,
+        args: Vec<Arg>,
+    ) -> Result<Option<Row>, DbError> {
+        Ok(self.fetch_all(query, args).await?.into_iter().next())
+    }
+
+    /// The first row of a statement that always has one.
+    pub async fn fetch_one<'q>(&mut self, query: impl Into<Query<'q>>, args: Vec<Arg>) -> Result<Row, DbError> {
+        let query = query.into();
+        let name = query.name;
+        self.fetch_optional(query, args).await?.ok_or_else(|| DbError::new(name, sqlx::Error::RowNotFound))
+    }
+
+    /// Hands every row to `each` as it arrives, without keeping them.
+    pub async fn for_each<'q>(
+        &mut self,
+        query: impl Into<Query<'q>>,
+        args: Vec<Arg>,
+        mut each: impl FnMut(Row) -> Result<(), sqlx::Error> + Send,
+    ) -> Result<(), DbError> {
+        let query = query.into();
+        let sql = self.render(&query);
+        on_connection!(self, query.name, |connection| async {
+            let mut rows: BoxStream<'_, Result<Row, sqlx::Error>> =
+                bound!(&sql, args).fetch(&mut **connection).map_ok(Row::from).boxed();
+            while let Some(row) = rows.next().await {
+                each(row?)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The names of the columns that a statement returns; prepares it and does not run it.
+    pub async fn columns<'q>(&mut self, query: impl Into<Query<'q>>) -> Result<Vec<String>, DbError> {
+        let query = query.into();
+        let sql = self.render(&query);
+        on_connection!(self, query.name, |connection| async {
+            let statement = connection.prepare(&sql).await?;
+            Ok(statement.columns().iter().map(|column| column.name().to_owned()).collect())
+        })
+    }
+}
+
+impl Drop for Tx {
+    fn drop(&mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        if self.is_busy {
+            self.interrupt.store(true, Ordering::Relaxed);
+            match &mut connection {
+                Connection::MySql(connection) => connection.close_on_drop(),
+                Connection::Sqlite(connection) => connection.close_on_drop(),
+            }
+        } else if self.is_open {
+            roll_back_later(connection, self.limit);
+        }
+    }
+}
+
+/// Rolls back in a task, as a drop cannot wait; a connection that does not answer is closed.
+fn roll_back_later(mut connection: Connection, limit: Duration) {
+    // Outside of a runtime, at the very end of a process, the connection just ends.
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    runtime.spawn(async move {
+        match &mut connection {
+            Connection::MySql(connection) => {
+                if within(limit, connection.execute("ROLLBACK")).await.is_err() {
+                    connection.close_on_drop();
+                }
+            }
+            Connection::Sqlite(connection) => {
+                if within(limit, connection.execute("ROLLBACK")).await.is_err() {
+                    connection.close_on_drop();
+                }
+            }
+        }
+    });
+}
+
+/// Why a statement has no result.
+enum Failure {
+    NoAnswer,
+    Error(sqlx::Error),
+}
+
+impl Failure {
+    fn into_error(self, limit: Duration) -> sqlx::Error {
+        match self {
+            Self::Error(error) => error,
+            Self::NoAnswer => sqlx::Error::Io(std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                format!("no answer within {}", humantime::format_duration(limit)),
+            )),
+        }
+    }
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Failure> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(result) => result.map_err(Failure::Error),
+        Err(_) => Err(Failure::NoAnswer),
+    }
+}
+
+/// The id that an INSERT was given.
+trait LastId {
+    fn last_id(&self) -> i64;
+}
+
+impl LastId for sqlx::mysql::MySqlQueryResult {
+    fn last_id(&self) -> i64 {
+        i64::try_from(self.last_insert_id()).unwrap_or(i64::MAX)
+    }
+}
+
+impl LastId for sqlx::sqlite::SqliteQueryResult {
+    fn last_id(&self) -> i64 {
+        self.last_insert_rowid()
+    }
+}

@@ -1,0 +1,61 @@
+//! Showing how far runs are while a worker works them off.
+
+#![expect(clippy::print_stderr, reason = "progress goes to standard error")]
+
+use std::{future::Future, time::Duration};
+
+use crate::{
+    db::{Db, DbError, Mode},
+    progress::Bar,
+    runs,
+    scheduler::{self, Report},
+};
+
+/// How often the runs are looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Says what is being done now.
+pub(super) fn note(what: &str) {
+    eprintln!("{what} ...");
+}
+
+/// Shows a bar (a line now and then where there is no terminal) until `work` has ended, closes
+/// the runs, and returns what became of them.
+pub(super) async fn follow(
+    db: &Db,
+    title: &'static str,
+    run_ids: &[i64],
+    work: impl Future<Output = ()>,
+) -> Result<Report, DbError> {
+    let mut bar = Bar::new(title);
+    tokio::pin!(work);
+    loop {
+        let is_done = tokio::select! {
+            () = &mut work => true,
+            () = tokio::time::sleep(LOOK) => false,
+        };
+        let (ended, total) = count(db, run_ids).await?;
+        bar.update(ended, total, 0);
+        if is_done {
+            break;
+        }
+    }
+    let mut report = Report::default();
+    scheduler::close_runs(db, &mut report).await?;
+    let (days, took) = bar.finish();
+    eprintln!("{title}: {days} days in {:.1} s", took.as_secs_f64());
+    Ok(report)
+}
+
+/// How many jobs of the runs have ended, and how many there are.
+async fn count(db: &Db, run_ids: &[i64]) -> Result<(u64, u64), DbError> {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let (mut ended, mut total) = (0, 0);
+    for run in run_ids {
+        let progress = runs::progress(&mut tx, *run).await?;
+        ended += progress.ended();
+        total += progress.total();
+    }
+    tx.commit().await?;
+    Ok((ended, total))
+}

@@ -1,0 +1,62 @@
+//! How far long work is: a bar on a terminal, plain lines otherwise.
+
+#![expect(clippy::print_stderr, reason = "progress goes to standard error")]
+
+use std::{
+    io::IsTerminal as _,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How often a plain line is printed.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// Days done, their rate and the time left.
+#[derive(Debug)]
+pub(crate) struct Bar {
+    bar: ProgressBar,
+    title: String,
+    is_terminal: bool,
+    begun: Instant,
+    printed: Instant,
+}
+
+impl Bar {
+    pub(crate) fn new(title: impl Into<String>) -> Self {
+        let title = title.into();
+        let is_terminal = std::io::stderr().is_terminal();
+        let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(None, target).with_prefix(title.clone());
+        if let Ok(style) =
+            ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} days  {per_sec}  {eta} left  {msg}")
+        {
+            bar.set_style(style);
+        }
+        let now = Instant::now();
+        Self { bar, title, is_terminal, begun: now, printed: now }
+    }
+
+    pub(crate) fn update(&mut self, ended: u64, total: u64, discarded: u64) {
+        self.bar.set_length(total);
+        self.bar.set_position(ended);
+        if discarded > 0 {
+            self.bar.set_message(format!("{discarded} discarded"));
+        }
+        if !self.is_terminal && self.printed.elapsed() >= LINE_EVERY {
+            self.printed = Instant::now();
+            let rate = ended as f64 / self.begun.elapsed().as_secs_f64();
+            let left = (total - ended) as f64 / rate.max(0.001);
+            eprintln!(
+                "{}: {ended}/{total} days, {rate:.0} a second, {left:.0} s left, {discarded} discarded",
+                self.title
+            );
+        }
+    }
+
+    /// Takes the bar away; how many days were done, and how long that took.
+    pub(crate) fn finish(&self) -> (u64, Duration) {
+        self.bar.finish_and_clear();
+        (self.bar.position(), self.begun.elapsed())
+    }
+}

@@ -1,0 +1,108 @@
+//! Retrying and cancelling jobs, run by run.
+//!
+//! Each run is one transaction: its row is locked, its jobs change, it re-opens where that is
+//! needed, its migration records say so, and the admin log has it.
+
+use super::{filter::Filter, write_log};
+use crate::{
+    args,
+    db::{Arg, Db, DbError, Mode, Query, Tx, retry},
+    queue::{FIRST_DUE_US, PAUSED},
+    runs,
+};
+
+/// What to do with the jobs that fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Discarded jobs become available with fresh attempts.
+    Retry {
+        /// Those that wait for another attempt as well.
+        backing_off: bool,
+    },
+    /// Open jobs will not run.
+    Cancel,
+}
+
+impl Change {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Retry { .. } => "retry",
+            Self::Cancel => "cancel",
+        }
+    }
+
+    /// The jobs it applies to at all, with its arguments.
+    fn applies(self) -> (&'static str, Vec<Arg>) {
+        match self {
+            Self::Retry { backing_off: false } => ("state = 'discarded'", args![]),
+            Self::Retry { backing_off: true } => (
+                "(state = 'discarded' OR state = 'available' AND sort_key >= ? AND sort_key < ? AND sort_key > {now_us})",
+                args![FIRST_DUE_US, PAUSED],
+            ),
+            Self::Cancel => ("state IN ('available', 'running')", args![]),
+        }
+    }
+
+    fn assignment(self) -> &'static str {
+        match self {
+            Self::Retry { .. } => "attempt = 0, lapses = 0, sort_key = {now_us}, state = 'available'",
+            Self::Cancel => "sort_key = {now_us}, state = 'cancelled'",
+        }
+    }
+}
+
+/// How many jobs of which runs a change would touch.
+pub async fn plan(db: &Db, change: Change, filter: &Filter) -> Result<Vec<(i64, u64)>, DbError> {
+    let (condition, args) = condition(change, filter);
+    let sql = format!(
+        "-- daymend: plan change\nSELECT run_id, COUNT(*) FROM daymend_jobs WHERE {condition} GROUP BY run_id ORDER BY 1"
+    );
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let mut runs = Vec::new();
+    tx.for_each(Query::new("plan change", sql), args, |row| {
+        runs.push((row.int(0)?, row.int(1)?.unsigned_abs()));
+        Ok(())
+    })
+    .await?;
+    Ok(runs)
+}
+
+/// Makes the change; how many jobs of which runs.
+pub async fn apply(db: &Db, change: Change, filter: &Filter, who: &str) -> Result<Vec<(i64, u64)>, DbError> {
+    let mut done = Vec::new();
+    for (run, _) in plan(db, change, filter).await? {
+        let filter = filter.of_run(run);
+        let jobs = retry("change jobs", || async {
+            let mut tx = db.begin(Mode::Write).await?;
+            let jobs = apply_to_run(&mut tx, change, run, &filter, who).await?;
+            tx.commit().await?;
+            Ok::<_, DbError>(jobs)
+        })
+        .await?;
+        if jobs > 0 {
+            done.push((run, jobs));
+        }
+    }
+    Ok(done)
+}
+
+async fn apply_to_run(tx: &mut Tx, change: Change, run: i64, filter: &Filter, who: &str) -> Result<u64, DbError> {
+    runs::lock(tx, run).await?;
+    let (condition, args) = condition(change, filter);
+    let sql = format!("-- daymend: change jobs\nUPDATE daymend_jobs SET {} WHERE {condition}", change.assignment());
+    let jobs = tx.execute(Query::new("change jobs", sql), args).await?;
+    if jobs > 0 {
+        if matches!(change, Change::Retry { .. }) {
+            runs::reopen(tx, run).await?;
+        }
+        write_log(tx, who, change.name(), &filter.to_string(), jobs).await?;
+    }
+    Ok(jobs)
+}
+
+fn condition(change: Change, filter: &Filter) -> (String, Vec<Arg>) {
+    let (applies, mut args) = change.applies();
+    let (fits, more) = filter.condition();
+    args.extend(more);
+    (format!("{applies} AND {fits}"), args)
+}

@@ -1,0 +1,155 @@
+//! Reading jobs, with every attempt of one.
+
+use chrono::{DateTime, NaiveDate, Utc};
+
+use super::filter::Filter;
+use crate::{
+    args,
+    db::{Arg, Db, DbError, Mode, Query, Row, Tx},
+    queue::{FIRST_DUE_US, JobKind, JobState, PAUSED, run_of},
+    statement,
+};
+
+const COLUMNS: &str = "id, kind, state, sort_key, rollup, lab_id, day, attempt, attempts_max, lapses, worker_id,
+     claimed_at, rows_inserted, rows_updated, rows_deleted, error";
+
+statement!(
+    ATTEMPTS,
+    "attempts of job",
+    "SELECT attempts.attempt, attempts.outcome, attempts.worker_id, workers.name,
+            attempts.started_at, attempts.ended_at, attempts.error
+     FROM daymend_attempts AS attempts LEFT JOIN daymend_workers AS workers ON workers.id = attempts.worker_id
+     WHERE attempts.job_id = ? ORDER BY attempts.ended_at"
+);
+
+/// A job as operators see it.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct JobRow {
+    /// Its id.
+    pub id: i64,
+    /// Its run.
+    pub run: i64,
+    /// What it is for.
+    pub kind: JobKind,
+    /// Where it stands.
+    pub state: JobState,
+    /// Whether it waits because its lab is paused.
+    pub paused: bool,
+    /// When it is due again, of one that waits for another attempt.
+    pub due_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// The rollup.
+    pub rollup: String,
+    /// The lab.
+    pub lab_id: i64,
+    /// The day.
+    pub day: NaiveDate,
+    /// How many attempts it has had.
+    pub attempt: i64,
+    /// How many it may have.
+    pub attempts_max: i64,
+    /// How often its worker died holding it.
+    pub lapses: i64,
+    /// The worker that has or had it.
+    pub worker_id: Option<i64>,
+    /// When that worker claimed it.
+    pub claimed_at: Option<DateTime<Utc>>,
+    /// Rows written, of one that completed: inserted, updated, deleted.
+    pub rows: Option<[i64; 3]>,
+    /// What failed last.
+    pub error: Option<String>,
+}
+
+impl JobRow {
+    fn from_row(row: &Row) -> Result<Self, sqlx::Error> {
+        let id = row.int(0)?;
+        let state: JobState = row.text(2)?.parse()?;
+        let key = row.int(3)?;
+        let moment = || DateTime::from_timestamp_micros(key);
+        let counts = [row.int_or_null(12)?, row.int_or_null(13)?, row.int_or_null(14)?];
+        Ok(Self {
+            id,
+            run: run_of(id),
+            kind: row.text(1)?.parse()?,
+            state,
+            paused: state == JobState::Available && key >= PAUSED,
+            due_at: (state == JobState::Available && (FIRST_DUE_US..PAUSED).contains(&key)).then(moment).flatten(),
+            ended_at: state.is_end().then(moment).flatten(),
+            rollup: row.text(4)?,
+            lab_id: row.int(5)?,
+            day: row.date(6)?,
+            attempt: row.int(7)?,
+            attempts_max: row.int(8)?,
+            lapses: row.int(9)?,
+            worker_id: row.int_or_null(10)?,
+            claimed_at: row.instant_or_null(11)?,
+            rows: match counts {
+                [Some(inserted), Some(updated), Some(deleted)] => Some([inserted, updated, deleted]),
+                _ => None,
+            },
+            error: row.text_or_null(15)?,
+        })
+    }
+}
+
+/// An attempt that did not complete its job.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Attempt {
+    /// Which one, from 1.
+    pub attempt: i64,
+    /// How it ended: failed, lapsed or handed_back.
+    pub outcome: String,
+    /// The worker.
+    pub worker_id: i64,
+    /// The worker's name, while it is known.
+    pub worker: Option<String>,
+    /// When it was claimed.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub ended_at: DateTime<Utc>,
+    /// What failed.
+    pub error: Option<String>,
+}
+
+/// The first jobs that fit, by id.
+pub async fn list(db: &Db, filter: &Filter, limit: u32) -> Result<Vec<JobRow>, DbError> {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    read(&mut tx, filter, None, limit).await
+}
+
+async fn read(tx: &mut Tx, filter: &Filter, id: Option<i64>, limit: u32) -> Result<Vec<JobRow>, DbError> {
+    let (mut condition, mut args) = filter.condition();
+    if let Some(id) = id {
+        condition.push_str(" AND id = ?");
+        args.push(Arg::Int(id));
+    }
+    args.push(limit.into());
+    let sql =
+        format!("-- daymend: list jobs\nSELECT {COLUMNS} FROM daymend_jobs WHERE {condition} ORDER BY id LIMIT ?");
+    let rows = tx.fetch_all(Query::new("list jobs", sql), args).await?;
+    rows.iter().map(JobRow::from_row).collect::<Result<_, _>>().map_err(|error| DbError::new("list jobs", error))
+}
+
+/// One job with its attempts, oldest first; none where there is no such job.
+pub async fn show(db: &Db, id: i64) -> Result<Option<(JobRow, Vec<Attempt>)>, DbError> {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let Some(job) = read(&mut tx, &Filter::default(), Some(id), 1).await?.pop() else {
+        return Ok(None);
+    };
+    let mut attempts = Vec::new();
+    tx.for_each(&ATTEMPTS, args![id], |row| {
+        attempts.push(Attempt {
+            attempt: row.int(0)?,
+            outcome: row.text(1)?,
+            worker_id: row.int(2)?,
+            worker: row.text_or_null(3)?,
+            started_at: row.instant_or_null(4)?,
+            ended_at: row.instant(5)?,
+            error: row.text_or_null(6)?,
+        });
+        Ok(())
+    })
+    .await?;
+    Ok(Some((job, attempts)))
+}

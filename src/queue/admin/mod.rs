@@ -1,0 +1,71 @@
+//! What operators see of the queue and do to it.
+//!
+//! [`filter`] says which jobs are meant, the same way everywhere; [`stats`] and [`list`] read;
+//! [`change`] retries and cancels; [`pause`] and [`prune`]. Every change is written to
+//! `daymend_admin_log` in the transaction that makes it: who, when, the filter, how many.
+
+pub mod change;
+pub mod filter;
+pub mod list;
+pub mod pause;
+pub mod prune;
+pub mod stats;
+
+use chrono::{DateTime, Utc};
+
+use crate::{
+    args,
+    db::{Db, DbError, Tx},
+    statement,
+};
+
+statement!(
+    LOG_WRITE,
+    "write admin log",
+    "INSERT INTO daymend_admin_log (at, who, action, filter, jobs) VALUES ({now}, ?, ?, ?, ?)"
+);
+
+statement!(
+    LOG_READ,
+    "read admin log",
+    "SELECT at, who, action, filter, jobs FROM daymend_admin_log ORDER BY id DESC LIMIT ?"
+);
+
+/// One line of the admin log.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct LogEntry {
+    /// When, by the database's clock.
+    pub at: DateTime<Utc>,
+    /// Who: the OS user, or what `--by` said.
+    pub who: String,
+    /// What was done.
+    pub action: String,
+    /// To which jobs.
+    pub filter: String,
+    /// How many.
+    pub jobs: i64,
+}
+
+/// The latest changes, newest first.
+pub async fn log(db: &Db, limit: u32) -> Result<Vec<LogEntry>, DbError> {
+    let rows = db.fetch_all(&LOG_READ, args![limit]).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(LogEntry {
+                at: row.instant(0)?,
+                who: row.text(1)?,
+                action: row.text(2)?,
+                filter: row.text(3)?,
+                jobs: row.int(4)?,
+            })
+        })
+        .collect::<Result<_, _>>()
+        .map_err(|error| DbError::new(LOG_READ.name, error))
+}
+
+/// Notes a change in the transaction that makes it.
+async fn write_log(tx: &mut Tx, who: &str, action: &str, filter: &str, jobs: u64) -> Result<(), DbError> {
+    let who: String = who.chars().take(100).collect();
+    let filter: String = filter.chars().take(1000).collect();
+    tx.execute(&LOG_WRITE, args![who, action, filter, i64::try_from(jobs).unwrap_or(i64::MAX)]).await.map(drop)
+}

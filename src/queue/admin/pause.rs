@@ -1,0 +1,155 @@
+//! Pausing a kind of jobs, or a lab.
+//!
+//! A claim passes over a paused kind, and sets the jobs of a paused lab aside when their turn
+//! comes. What runs already goes on.
+
+use chrono::{DateTime, Utc};
+
+use super::write_log;
+use crate::{
+    args,
+    db::{Arg, Db, DbError, Mode, Query, Tx, retry},
+    queue::{JOBS_A_RUN_MAX, JobKind, PAUSED, claim, enqueue},
+    statement,
+};
+
+/// How many parked jobs of a lab are given turns at once.
+const JOBS_A_STATEMENT: u32 = 500;
+
+statement!(
+    PAUSE,
+    "pause",
+    "{insert_ignore} INTO daymend_pauses (what, lab_id, paused_at, paused_by) VALUES (?, ?, {now}, ?)"
+);
+
+statement!(RESUME, "resume", "DELETE FROM daymend_pauses WHERE what = ?");
+
+statement!(PAUSES, "pauses", "SELECT what, lab_id, paused_at, paused_by FROM daymend_pauses ORDER BY what");
+
+statement!(
+    PARKED,
+    "parked jobs",
+    "SELECT id, kind FROM daymend_jobs WHERE lab_id = ? AND state = 'available' AND sort_key = ? ORDER BY id LIMIT ?"
+);
+
+statement!(
+    UNPARK,
+    "unpark",
+    "UPDATE daymend_jobs SET sort_key = ? WHERE state = 'available' AND sort_key = ? AND id IN ({list})"
+);
+
+/// What can be paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// All jobs of a kind.
+    Kind(JobKind),
+    /// All jobs of a lab.
+    Lab(i64),
+}
+
+impl Target {
+    fn name(self) -> String {
+        match self {
+            Self::Kind(kind) => claim::pause_name(kind),
+            Self::Lab(lab) => format!("lab:{lab}"),
+        }
+    }
+}
+
+/// Something that is paused.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Pause {
+    /// `kind:rebuild` or `lab:7`.
+    pub what: String,
+    /// The lab, where it is one.
+    pub lab_id: Option<i64>,
+    /// Since when.
+    pub paused_at: DateTime<Utc>,
+    /// By whom.
+    pub paused_by: String,
+}
+
+/// What is paused.
+pub(super) async fn list(tx: &mut Tx) -> Result<Vec<Pause>, DbError> {
+    let mut pauses = Vec::new();
+    tx.for_each(&PAUSES, args![], |row| {
+        pauses.push(Pause {
+            what: row.text(0)?,
+            lab_id: row.int_or_null(1)?,
+            paused_at: row.instant(2)?,
+            paused_by: row.text(3)?,
+        });
+        Ok(())
+    })
+    .await?;
+    Ok(pauses)
+}
+
+/// Whether it is paused.
+pub async fn is_paused(db: &Db, target: Target) -> Result<bool, DbError> {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    Ok(list(&mut tx).await?.iter().any(|pause| pause.what == target.name()))
+}
+
+/// Pauses; false where it was paused already.
+pub async fn pause(db: &Db, target: Target, who: &str) -> Result<bool, DbError> {
+    let lab = match target {
+        Target::Kind(_) => None,
+        Target::Lab(lab) => Some(lab),
+    };
+    let by: String = who.chars().take(100).collect();
+    retry("pause", || async {
+        let mut tx = db.begin(Mode::Write).await?;
+        let paused = tx.execute(&PAUSE, args![target.name(), lab, by.as_str()]).await? > 0;
+        if paused {
+            write_log(&mut tx, who, "pause", &target.name(), 0).await?;
+        }
+        tx.commit().await?;
+        Ok(paused)
+    })
+    .await
+}
+
+/// Resumes; how many jobs had been set aside, or none where it was not paused.
+///
+/// Parked jobs get turns from the one that is up, in the order of their days.
+pub async fn resume(db: &Db, target: Target, who: &str) -> Result<Option<u64>, DbError> {
+    retry("resume", || async {
+        let mut tx = db.begin(Mode::Write).await?;
+        if tx.execute(&RESUME, args![target.name()]).await? == 0 {
+            return Ok(None);
+        }
+        let jobs = match target {
+            Target::Kind(_) => 0,
+            Target::Lab(lab) => unpark(&mut tx, lab).await?,
+        };
+        write_log(&mut tx, who, "resume", &target.name(), jobs).await?;
+        tx.commit().await?;
+        Ok(Some(jobs))
+    })
+    .await
+}
+
+async fn unpark(tx: &mut Tx, lab: i64) -> Result<u64, DbError> {
+    let mut unparked = 0;
+    loop {
+        let mut jobs: Vec<(i64, JobKind)> = Vec::new();
+        tx.for_each(&PARKED, args![lab, PAUSED, JOBS_A_STATEMENT], |row| {
+            jobs.push((row.int(0)?, row.text(1)?.parse()?));
+            Ok(())
+        })
+        .await?;
+        if jobs.is_empty() {
+            return Ok(unparked);
+        }
+        let turn = |id: i64| id % JOBS_A_RUN_MAX / enqueue::DAYS_A_TURN as i64;
+        for jobs in
+            jobs.chunk_by(|a, b| a.1 == b.1 && a.0 / JOBS_A_RUN_MAX == b.0 / JOBS_A_RUN_MAX && turn(a.0) == turn(b.0))
+        {
+            let front = enqueue::front(tx, jobs[0].1).await?;
+            let mut args = args![front + turn(jobs[0].0), PAUSED];
+            args.extend(jobs.iter().map(|(id, _)| Arg::Int(*id)));
+            unparked += tx.execute(Query::new(UNPARK.name, UNPARK.with_list(jobs.len())), args).await?;
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Deleting what ended long ago, in small batches.
+
+use std::time::Duration;
+
+use super::{filter::Filter, write_log};
+use crate::{
+    args,
+    db::{Arg, Db, DbError, Mode, Query, repeat, retry},
+    statement,
+};
+
+/// How many jobs one transaction deletes.
+const JOBS_A_BATCH: u32 = 1000;
+
+/// How long to leave the database alone between two batches.
+const REST: Duration = Duration::from_millis(10);
+
+statement!(
+    RUNS_EMPTY,
+    "prune runs",
+    "DELETE FROM daymend_runs
+     WHERE state <> 'running' AND finished_at < ?
+       AND NOT EXISTS (SELECT 1 FROM daymend_jobs
+                       WHERE daymend_jobs.id BETWEEN daymend_runs.id * 100000000 AND daymend_runs.id * 100000000 + 99999999)"
+);
+
+statement!(
+    LINKS,
+    "prune links",
+    "DELETE FROM daymend_migrations
+     WHERE NOT EXISTS (SELECT 1 FROM daymend_runs WHERE daymend_runs.id = daymend_migrations.run_id)"
+);
+
+statement!(
+    WORKERS,
+    "prune workers",
+    "DELETE FROM daymend_workers
+     WHERE heartbeat_at < ? AND lease_until_us < {now_us}
+       AND NOT EXISTS (SELECT 1 FROM daymend_attempts WHERE daymend_attempts.worker_id = daymend_workers.id)"
+);
+
+/// The jobs that may go: ended, of a run that closed before the cutoff.
+const ENDED: &str = "state IN ('completed', 'discarded', 'cancelled')
+     AND EXISTS (SELECT 1 FROM daymend_runs
+                 WHERE daymend_runs.id = daymend_jobs.run_id
+                   AND daymend_runs.state <> 'running' AND daymend_runs.finished_at < ?)";
+
+/// The moment before which a run must have closed, by the database's clock.
+pub async fn cutoff(db: &Db, older_than: Duration) -> Result<chrono::DateTime<chrono::Utc>, DbError> {
+    let now_us = crate::queue::settle::database_now_us(db).await?;
+    let older_us = i64::try_from(older_than.as_micros()).unwrap_or(i64::MAX);
+    Ok(chrono::DateTime::from_timestamp_micros(now_us.saturating_sub(older_us)).unwrap_or_default())
+}
+
+/// How many jobs of which runs would be deleted.
+pub async fn plan(db: &Db, filter: &Filter, older_than: Duration) -> Result<Vec<(i64, u64)>, DbError> {
+    let (fits, more) = filter.condition();
+    let mut args = args![cutoff(db, older_than).await?];
+    args.extend(more);
+    let sql = format!(
+        "-- daymend: plan prune\nSELECT run_id, COUNT(*) FROM daymend_jobs WHERE {ENDED} AND {fits} GROUP BY run_id ORDER BY 1"
+    );
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let mut runs = Vec::new();
+    tx.for_each(Query::new("plan prune", sql), args, |row| {
+        runs.push((row.int(0)?, row.int(1)?.unsigned_abs()));
+        Ok(())
+    })
+    .await?;
+    Ok(runs)
+}
+
+/// Deletes ended jobs of runs that closed longer ago than `older_than`, their attempts, and
+/// runs and workers of which nothing is left; how many jobs.
+pub async fn prune(db: &Db, filter: &Filter, older_than: Duration, who: &str) -> Result<u64, DbError> {
+    let cutoff = cutoff(db, older_than).await?;
+    let (fits, more) = filter.condition();
+    let mut args = args![cutoff];
+    args.extend(more);
+    args.push(JOBS_A_BATCH.into());
+    let select =
+        format!("-- daymend: prunable jobs\nSELECT id FROM daymend_jobs WHERE {ENDED} AND {fits} ORDER BY id LIMIT ?");
+    let mut pruned = 0;
+    loop {
+        let batch = retry("prune jobs", || async {
+            let mut tx = db.begin(Mode::Write).await?;
+            let mut ids = Vec::new();
+            tx.for_each(Query::new("prunable jobs", select.as_str()), args.clone(), |row| {
+                ids.push(Arg::Int(row.int(0)?));
+                Ok(())
+            })
+            .await?;
+            if ids.is_empty() {
+                return Ok(0);
+            }
+            for (name, table, column) in
+                [("prune attempts", "daymend_attempts", "job_id"), ("prune jobs", "daymend_jobs", "id")]
+            {
+                let list = repeat("?", ids.len());
+                let sql = format!("-- daymend: {name}\nDELETE FROM {table} WHERE {column} IN ({list})");
+                tx.execute(Query::new(name, sql), ids.clone()).await?;
+            }
+            write_log(&mut tx, who, "prune", &format!("{filter} older than {cutoff}"), ids.len() as u64).await?;
+            tx.commit().await?;
+            Ok::<_, DbError>(ids.len() as u64)
+        })
+        .await?;
+        if batch == 0 {
+            break;
+        }
+        pruned += batch;
+        tokio::time::sleep(REST).await;
+    }
+    retry("prune runs", || db.execute(&RUNS_EMPTY, args![cutoff])).await?;
+    retry("prune links", || db.execute(&LINKS, args![])).await?;
+    retry("prune workers", || db.execute(&WORKERS, args![cutoff])).await?;
+    Ok(pruned)
+}

@@ -1,0 +1,129 @@
+//! The queue at a glance.
+
+use chrono::{DateTime, Utc};
+
+use super::pause::{self, Pause};
+use crate::{
+    args,
+    db::{Db, DbError, Mode},
+    queue::{JobKind, JobState, PAUSED, ids_of},
+    runs, statement,
+};
+
+/// The spans, in minutes, for which the rate of completed jobs is counted.
+pub const RATE_MINUTES: [i64; 3] = [1, 5, 15];
+
+statement!(COUNTS, "job counts", "SELECT kind, state, COUNT(*) FROM daymend_jobs GROUP BY kind, state");
+
+statement!(
+    COMPLETED_SINCE,
+    "completed since",
+    "SELECT COUNT(*) FROM daymend_jobs
+     WHERE kind IN ('nightly', 'repair', 'rebuild') AND state = 'completed' AND sort_key >= {now_us} - ?"
+);
+
+statement!(
+    WAITING_IN_RUN,
+    "waiting in run",
+    "SELECT EXISTS (SELECT 1 FROM daymend_jobs WHERE id BETWEEN ? AND ? AND state = 'available' AND sort_key < ?)"
+);
+
+statement!(NOW, "database now", "SELECT {now}");
+
+statement!(
+    WORKERS,
+    "workers",
+    "SELECT workers.id, workers.name, workers.version, workers.started_at, workers.heartbeat_at,
+            (SELECT COUNT(*) FROM daymend_jobs AS jobs
+             WHERE jobs.kind IN ('nightly', 'repair', 'rebuild') AND jobs.state = 'running'
+               AND jobs.sort_key = workers.id)
+     FROM daymend_workers AS workers WHERE workers.lease_until_us > {now_us} ORDER BY workers.id"
+);
+
+/// Everything that `daymend queue stats` shows.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Stats {
+    /// Jobs by kind and state; what is not there is zero.
+    pub counts: Vec<(JobKind, JobState, u64)>,
+    /// The run of the job that has waited longest, when it was enqueued, and seconds since.
+    pub oldest_waiting: Option<OldestWaiting>,
+    /// Jobs completed in the last minutes: (minutes, jobs).
+    pub completed: Vec<(i64, u64)>,
+    /// Workers whose lease has not run out.
+    pub workers: Vec<WorkerRow>,
+    /// What is paused.
+    pub paused: Vec<Pause>,
+}
+
+/// The job that has waited longest.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct OldestWaiting {
+    /// Its run.
+    pub run: i64,
+    /// When it was enqueued.
+    pub since: DateTime<Utc>,
+    /// For how long, by the database's clock.
+    pub seconds: i64,
+}
+
+/// A worker that is alive.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct WorkerRow {
+    /// Its id, new for every start.
+    pub id: i64,
+    /// Its name.
+    pub name: String,
+    /// Its version of daymend.
+    pub version: String,
+    /// Since when.
+    pub started_at: DateTime<Utc>,
+    /// When it was last heard of.
+    pub heartbeat_at: DateTime<Utc>,
+    /// How many jobs it holds.
+    pub jobs: i64,
+}
+
+/// Reads it all from one snapshot.
+pub async fn stats(db: &Db) -> Result<Stats, DbError> {
+    let open = runs::open(db).await?;
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let mut counts = Vec::new();
+    tx.for_each(&COUNTS, args![], |row| {
+        counts.push((row.text(0)?.parse()?, row.text(1)?.parse()?, row.int(2)?.unsigned_abs()));
+        Ok(())
+    })
+    .await?;
+    let mut completed = Vec::new();
+    for minutes in RATE_MINUTES {
+        let row = tx.fetch_one(&COMPLETED_SINCE, args![minutes * 60_000_000]).await?;
+        let jobs = row.int(0).map_err(|error| DbError::new(COMPLETED_SINCE.name, error))?;
+        completed.push((minutes, jobs.unsigned_abs()));
+    }
+    let now = tx.fetch_one(&NOW, args![]).await?.instant(0).map_err(|error| DbError::new(NOW.name, error))?;
+    let mut oldest_waiting = None;
+    for run in open {
+        let (first, last) = ids_of(run.id);
+        let row = tx.fetch_one(&WAITING_IN_RUN, args![first, last, PAUSED]).await?;
+        if row.int(0).map_err(|error| DbError::new(WAITING_IN_RUN.name, error))? != 0 {
+            let seconds = (now - run.created_at).num_seconds().max(0);
+            oldest_waiting = Some(OldestWaiting { run: run.id, since: run.created_at, seconds });
+            break;
+        }
+    }
+    let mut workers = Vec::new();
+    tx.for_each(&WORKERS, args![], |row| {
+        workers.push(WorkerRow {
+            id: row.int(0)?,
+            name: row.text(1)?,
+            version: row.text(2)?,
+            started_at: row.instant(3)?,
+            heartbeat_at: row.instant(4)?,
+            jobs: row.int(5)?,
+        });
+        Ok(())
+    })
+    .await?;
+    let paused = pause::list(&mut tx).await?;
+    tx.commit().await?;
+    Ok(Stats { counts, oldest_waiting, completed, workers, paused })
+}
