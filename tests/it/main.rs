@@ -10,6 +10,7 @@ mod faults;
 mod kills;
 mod processes;
 mod queue;
+mod recompute_property;
 mod scheduler;
 mod statements;
 mod storm;

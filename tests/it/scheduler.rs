@@ -15,7 +15,7 @@ use daymend::{
     rollup::HISTORICAL_SUMMARY,
     runs::{self, RunState},
     scheduler::{
-        Report,
+        self, Report,
         adhoc::{self, Days},
         nightly,
     },
@@ -41,6 +41,7 @@ on_both! {
     a_scheduler_whose_clock_is_behind_takes_nothing_back;
     a_record_that_cannot_be_carried_out_ends_as_failed_with_the_reason;
     records_of_one_lab_share_a_run_and_both_complete;
+    a_record_that_is_set_to_pending_while_its_run_is_open_is_a_new_request;
     records_that_do_not_ask_for_a_rebuild_now_are_left_alone;
     a_record_tells_how_far_its_run_is;
     a_record_of_a_lab_without_bills_completes;
@@ -423,6 +424,26 @@ async fn a_run_goes_on_while_one_of_its_records_is_left(engine: Engine) {
     db.tick(now()).await;
     assert_eq!(db.run(run).await.0.state, RunState::Completed);
     assert_eq!(db.record_status(records[1]).await, "Completed");
+}
+
+async fn a_record_that_is_set_to_pending_while_its_run_is_open_is_a_new_request(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let (records, first) = rebuild_under_way(&db, 1).await;
+    let again = "UPDATE crelio_data_migrations SET is_scheduled = 1, job_status = 'Pending' WHERE id = ?";
+    db.execute(again, args![records[0]]).await;
+    let mut report = Report::default();
+    scheduler::close_runs(&db.db, &mut report).await.unwrap();
+    assert_eq!(db.record_status(records[0]).await, "Pending", "the open run does not write over the request");
+    // The request stands when that run ends, and is carried out by a run of its own.
+    runs::cancel(&db.db, first).await.unwrap();
+    assert_eq!(db.record_status(records[0]).await, "Pending", "nor does the run that ends");
+    let report = db.tick(now()).await;
+    let (second, _, jobs) = &report.enqueued[0];
+    assert_eq!((*second > first, *jobs), (true, 3));
+    db.drain(now()).await;
+    db.tick(now()).await;
+    assert_eq!(db.record_status(records[0]).await, "Completed");
+    assert_eq!(db.run(*second).await.0.state, RunState::Completed);
 }
 
 async fn a_record_of_a_run_that_failed_says_how_many_days_did(engine: Engine) {

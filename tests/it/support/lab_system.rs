@@ -49,17 +49,29 @@ impl TestDb {
 
     /// Adds a bill under the given id.
     pub async fn add_bill(&self, id: i64, lab_id: i64, bill: &Bill) {
-        self.execute(INSERT_BILL, args![id, lab_id, instant_text(bill.at), bill.cancelled, instant_text(bill.at)])
-            .await;
-        if let Some((organization, referral, branch)) = bill.info {
-            self.execute(INSERT_INFO, args![id, organization, referral, branch]).await;
+        self.add_bills(&[(id, lab_id, bill.clone())]).await;
+    }
+
+    /// Adds bills, each with its id and its lab, in one transaction.
+    pub async fn add_bills(&self, bills: &[(i64, i64, Bill)]) {
+        let mut tx = self.db.begin(Mode::Write).await.expect("begin");
+        for (id, lab_id, bill) in bills {
+            let (id, at) = (*id, instant_text(bill.at));
+            let row = args![id, *lab_id, at.as_str(), bill.cancelled, at.as_str()];
+            tx.execute(Query::new("bill", INSERT_BILL), row).await.expect("a bill");
+            if let Some((organization, referral, branch)) = bill.info {
+                let row = args![id, organization, referral, branch];
+                tx.execute(Query::new("info", INSERT_INFO), row).await.expect("a billingInfo");
+            }
+            for (test, cancelled) in &bill.tests {
+                tx.execute(Query::new("test", INSERT_TEST), args![id, *test, *cancelled]).await.expect("a test");
+            }
+            for (sample, accessed) in &bill.samples {
+                let row = args![id, *sample, *accessed];
+                tx.execute(Query::new("sample", INSERT_SAMPLE), row).await.expect("a sample");
+            }
         }
-        for (test, cancelled) in &bill.tests {
-            self.execute(INSERT_TEST, args![id, *test, *cancelled]).await;
-        }
-        for (sample, accessed) in &bill.samples {
-            self.execute(INSERT_SAMPLE, args![id, *sample, *accessed]).await;
-        }
+        tx.commit().await.expect("commit");
     }
 
     /// Fills a lab with bills: `bills_a_day` on each day of `[first, first + days)`, the same ones
