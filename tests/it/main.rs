@@ -4,8 +4,10 @@
 
 mod support;
 
+mod admin;
 mod calendar;
 mod cli;
+mod fair;
 mod faults;
 mod kills;
 mod processes;

@@ -1,0 +1,251 @@
+//! `daymend queue`: what operators see and do, through the binary.
+
+use daymend::args;
+use serde_json::Value;
+
+use crate::{
+    on_both,
+    support::{
+        Engine, TestDb,
+        process::{Process, run_fails, run_ok},
+        wait_until,
+    },
+};
+
+const NOW: &str = "2026-06-15T12:00:00Z";
+const USAGE: i32 = 2;
+
+on_both! {
+    retry_reopens_a_failed_run_and_its_record_ends_completed;
+    filters_mean_the_same_everywhere;
+    dry_runs_and_unfiltered_changes_touch_nothing;
+    a_paused_kind_or_lab_is_passed_over_until_it_is_resumed;
+    cancelled_jobs_do_not_run_and_their_run_ends_cancelled;
+    prune_deletes_what_ended_long_ago_and_nothing_else;
+    a_bare_now_retries_what_waits_for_another_attempt;
+    stats_counts_jobs_and_names_workers;
+}
+
+async fn labs(engine: Engine) -> TestDb {
+    let db = TestDb::new(engine).await;
+    for lab in 1..=2 {
+        db.add_lab(lab, Some("Asia/Kolkata")).await;
+        db.fill_lab(lab, "2026-06-08".parse().unwrap(), 7, 4).await;
+    }
+    db
+}
+
+fn json(db: &TestDb, arguments: &[&str]) -> Value {
+    let mut all = vec!["--json"];
+    all.extend(arguments);
+    serde_json::from_str(&run_ok(db, &all)).unwrap()
+}
+
+fn drain(db: &TestDb) {
+    crate::support::process::run(db, &["--now", NOW, "worker", "--drain", "--backoff", "1h"]);
+}
+
+/// A rebuild of lab 1 and a repair of lab 2, all of whose jobs are discarded.
+async fn with_discarded(engine: Engine) -> TestDb {
+    let db = labs(engine).await;
+    run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1", "--initiated-by", "5"]);
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-10", "--to", "2026-06-12", "--lab", "2"]);
+    db.execute("UPDATE labs SET labTimeZone = 'Mars/Base'", args![]).await;
+    drain(&db);
+    db.execute("UPDATE labs SET labTimeZone = 'Asia/Kolkata'", args![]).await;
+    db
+}
+
+async fn count(db: &TestDb, condition: &str) -> i64 {
+    db.number(&format!("SELECT COUNT(*) FROM daymend_jobs WHERE {condition}")).await
+}
+
+async fn retry_reopens_a_failed_run_and_its_record_ends_completed(engine: Engine) {
+    let db = with_discarded(engine).await;
+    let rebuild = db.number("SELECT id FROM daymend_runs WHERE kind = 'rebuild'").await.to_string();
+    let days = count(&db, "kind = 'rebuild' AND state = 'discarded'").await;
+    assert!(days >= 7);
+    let failed = format!("Failed ({days} of {days} days)");
+    assert_eq!(db.text("SELECT job_status FROM crelio_data_migrations").await, failed);
+
+    let retried = run_ok(&db, &["queue", "retry", "--run", &rebuild, "--by", "ana"]);
+    assert!(retried.contains(&format!("run {rebuild}: {days} job(s) will be tried again")), "{retried}");
+    assert_eq!(db.text("SELECT job_status FROM crelio_data_migrations").await, format!("Running (0/{days})"));
+    assert_eq!(db.text("SELECT state FROM daymend_runs WHERE kind = 'rebuild'").await, "running");
+    assert_eq!(count(&db, "kind = 'rebuild' AND state = 'available' AND attempt = 0").await, days);
+    drain(&db);
+    assert_eq!(db.text("SELECT job_status FROM crelio_data_migrations").await, "Completed");
+    assert_eq!(count(&db, "kind = 'rebuild' AND state = 'completed'").await, days);
+    let events = "SELECT COUNT(*) FROM operation_event_log WHERE event_name LIKE 'Historical-Summary-Rebuild%'";
+    assert_eq!(db.number(events).await, 4, "STARTED, FAILED, STARTED, COMPLETED");
+    let log = json(&db, &["queue", "log"]);
+    assert_eq!(log[0]["who"], "ana");
+    assert_eq!(log[0]["action"], "retry");
+    assert_eq!(log[0]["jobs"], days);
+    assert_eq!(log[0]["filter"], format!("--run {rebuild}"));
+    // Twice changes nothing.
+    assert!(run_ok(&db, &["queue", "retry", "--run", &rebuild]).contains("0 job(s) of 0 run(s)"));
+}
+
+async fn filters_mean_the_same_everywhere(engine: Engine) {
+    let db = with_discarded(engine).await;
+    let repair = db.number("SELECT id FROM daymend_runs WHERE kind = 'repair'").await.to_string();
+    let filters: &[(&[&str], &str)] = &[
+        (&["--run", &repair], "kind = 'repair' AND state = 'discarded'"),
+        (&["--lab", "2"], "lab_id = 2 AND state = 'discarded'"),
+        (&["--lab", "1", "--lab", "2"], "state = 'discarded'"),
+        (&["--kind", "rebuild"], "kind = 'rebuild' AND state = 'discarded'"),
+        (&["--from", "2026-06-11"], "day >= '2026-06-11' AND state = 'discarded'"),
+        (&["--to", "2026-06-10", "--lab", "2"], "day <= '2026-06-10' AND lab_id = 2 AND state = 'discarded'"),
+        (&["--state", "completed"], "state = 'completed' AND state = 'discarded'"),
+        (&["--error", "MARS/base"], "state = 'discarded'"),
+        (&["--error", "100%"], "1 = 0"),
+    ];
+    for (filter, condition) in filters {
+        let expected = count(&db, condition).await;
+        let mut retry = vec!["queue", "retry", "--dry-run"];
+        retry.extend(*filter);
+        assert_eq!(json(&db, &retry)["jobs"], expected, "{filter:?}");
+        let mut list = vec!["queue", "list"];
+        list.extend(*filter);
+        let listed = json(&db, &list);
+        let discarded = listed.as_array().unwrap().iter().filter(|job| job["state"] == "discarded").count();
+        assert_eq!(discarded as i64, expected, "{filter:?}");
+        let mut prune = vec!["queue", "prune", "--older-than", "0s", "--dry-run"];
+        prune.extend(*filter);
+        if !filter.contains(&"--state") {
+            let ended =
+                count(&db, &condition.replace("state = 'discarded'", "state IN ('completed', 'discarded')")).await;
+            assert_eq!(json(&db, &prune)["jobs"], ended, "{filter:?}");
+        }
+    }
+}
+
+async fn dry_runs_and_unfiltered_changes_touch_nothing(engine: Engine) {
+    let db = with_discarded(engine).await;
+    let discarded = count(&db, "state = 'discarded'").await;
+    let dry = run_ok(&db, &["queue", "retry", "--dry-run"]);
+    assert!(dry.contains(&format!("{discarded} job(s) of 3 run(s) would be retried")), "{dry}");
+    for change in ["retry", "cancel"] {
+        let error = run_fails(&db, USAGE, &["queue", change]);
+        assert!(error.contains("use --all"), "{error}");
+    }
+    run_fails(&db, USAGE, &["queue", "list", "--from", "2026-06-12", "--to", "2026-06-10"]);
+    run_fails(&db, USAGE, &["queue", "show", "77"]);
+    run_fails(&db, USAGE, &["queue", "pause"]);
+    run_fails(&db, USAGE, &["queue", "prune"]);
+    assert!(run_ok(&db, &["queue", "pause", "rebuild", "--dry-run"]).contains("would be paused"));
+    assert_eq!(count(&db, "state = 'discarded'").await, discarded);
+    assert_eq!(json(&db, &["queue", "log"]), Value::Array(vec![]));
+    assert!(
+        run_ok(&db, &["queue", "retry", "--all"])
+            .contains(&format!("{discarded} job(s) of 3 run(s) will be tried again"))
+    );
+}
+
+async fn a_paused_kind_or_lab_is_passed_over_until_it_is_resumed(engine: Engine) {
+    let db = labs(engine).await;
+    for lab in ["1", "2"] {
+        run_ok(&db, &["--now", NOW, "rebuild", "--lab", lab]);
+    }
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    run_ok(&db, &["queue", "pause", "rebuild"]);
+    assert!(run_ok(&db, &["queue", "pause", "rebuild"]).contains("paused already"));
+    drain(&db);
+    assert_eq!(count(&db, "state = 'completed' AND kind = 'nightly'").await, 2);
+    assert_eq!(count(&db, "state = 'completed' AND kind = 'rebuild'").await, 0);
+
+    run_ok(&db, &["queue", "pause", "--lab", "1"]);
+    run_ok(&db, &["queue", "resume", "rebuild"]);
+    drain(&db);
+    assert_eq!(count(&db, "kind = 'rebuild' AND lab_id = 2 AND state <> 'completed'").await, 0);
+    assert_eq!(count(&db, "kind = 'rebuild' AND lab_id = 1 AND state <> 'available'").await, 0);
+    let jobs = json(&db, &["queue", "list", "--lab", "1", "--kind", "rebuild"]);
+    assert!(jobs.as_array().unwrap().iter().all(|job| job["paused"] == true), "{jobs}");
+    assert_eq!(json(&db, &["queue", "stats"])["paused"][0]["what"], "lab:1");
+
+    run_ok(&db, &["queue", "resume", "--lab", "1"]);
+    assert!(run_ok(&db, &["queue", "resume", "--lab", "1"]).contains("not paused"));
+    drain(&db);
+    assert_eq!(count(&db, "state <> 'completed'").await, 0);
+    let log = json(&db, &["queue", "log"]);
+    let actions: Vec<&str> = log.as_array().unwrap().iter().map(|entry| entry["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["resume", "resume", "pause", "pause"]);
+}
+
+async fn cancelled_jobs_do_not_run_and_their_run_ends_cancelled(engine: Engine) {
+    let db = labs(engine).await;
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-09", "--to", "2026-06-12"]);
+    let cancelled = run_ok(&db, &["queue", "cancel", "--lab", "1", "--from", "2026-06-11"]);
+    assert!(cancelled.contains("2 job(s) of 1 run(s) cancelled"), "{cancelled}");
+    drain(&db);
+    assert_eq!(count(&db, "state = 'completed'").await, 6);
+    assert_eq!(count(&db, "state = 'cancelled' AND lab_id = 1 AND day >= '2026-06-11'").await, 2);
+    assert_eq!(db.text("SELECT state FROM daymend_runs").await, "cancelled");
+}
+
+async fn prune_deletes_what_ended_long_ago_and_nothing_else(engine: Engine) {
+    let db = with_discarded(engine).await;
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-09", "--lab", "1"]);
+    let (jobs, open) = (count(&db, "1 = 1").await, count(&db, "state = 'available'").await);
+    assert!(run_ok(&db, &["queue", "prune", "--older-than", "30d"]).contains("0 job(s) deleted"));
+    assert_eq!(count(&db, "1 = 1").await, jobs);
+    let pruned = run_ok(&db, &["queue", "prune", "--older-than", "0s", "--lab", "2", "--kind", "repair"]);
+    assert!(pruned.contains("3 job(s) deleted"), "{pruned}");
+    run_ok(&db, &["queue", "prune", "--older-than", "0s"]);
+    assert_eq!(count(&db, "1 = 1").await, open, "only what is open is left");
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 1);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_attempts").await, 0);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_migrations").await, 0);
+    drain(&db);
+    assert_eq!(count(&db, "state = 'completed'").await, open);
+}
+
+async fn a_bare_now_retries_what_waits_for_another_attempt(engine: Engine) {
+    let db = labs(engine).await;
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-09", "--lab", "1"]);
+    let mut worker =
+        Process::start_with(&db, &["--now", NOW, "worker", "--backoff", "1h"], ("DAYMEND_FAULT", "panic:1"));
+    wait_until("the first attempt to fail", std::time::Duration::from_secs(30), async || {
+        count(&db, "state = 'available' AND attempt = 1").await == 1
+    })
+    .await;
+    worker.signal("TERM");
+    worker.wait(std::time::Duration::from_secs(30));
+    let id = db.number("SELECT id FROM daymend_jobs").await.to_string();
+    assert!(run_ok(&db, &["queue", "show", &id]).contains("panicked: injected for lab 1"));
+    let job = json(&db, &["queue", "show", &id]);
+    assert_eq!(job["attempts"][0]["outcome"], "failed");
+    assert!(job["job"]["due_at"].is_string(), "{job}");
+    assert!(run_ok(&db, &["queue", "retry", "--all"]).contains("0 job(s)"));
+    assert!(run_ok(&db, &["queue", "retry", "--all", "--now"]).contains("1 job(s) of 1 run(s)"));
+    drain(&db);
+    assert_eq!(count(&db, "state = 'completed' AND attempt = 1").await, 1);
+    let error = run_fails(&db, USAGE, &["repair", "--day", "2026-06-09", "--now"]);
+    assert!(error.contains("--now needs a time"), "{error}");
+}
+
+async fn stats_counts_jobs_and_names_workers(engine: Engine) {
+    let db = with_discarded(engine).await;
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-09", "--to", "2026-06-11", "--lab", "1"]);
+    run_ok(&db, &["queue", "pause", "repair"]);
+    let _worker = Process::start(&db, &["--now", NOW, "worker", "--name", "pod-7"]);
+    wait_until("the worker to register", std::time::Duration::from_secs(30), async || {
+        json(&db, &["queue", "stats"])["workers"].as_array().unwrap().len() == 1
+    })
+    .await;
+    let stats = json(&db, &["queue", "stats"]);
+    let counts = stats["counts"].as_array().unwrap();
+    let of = |kind: &str, state: &str| {
+        let found = counts.iter().find(|count| count[0] == kind && count[1] == state);
+        found.map_or(0, |count| count[2].as_i64().unwrap())
+    };
+    assert_eq!(of("repair", "available"), 3);
+    assert_eq!(of("repair", "discarded"), 3);
+    assert_eq!(of("rebuild", "discarded"), count(&db, "kind = 'rebuild'").await);
+    assert!(stats["workers"][0]["name"].as_str().unwrap().starts_with("pod-7"), "{stats}");
+    assert_eq!(stats["oldest_waiting"]["run"], db.number("SELECT MAX(id) FROM daymend_runs").await);
+    let text = run_ok(&db, &["queue", "stats"]);
+    assert!(text.contains("pod-7") && text.contains("kind:repair"), "{text}");
+}
