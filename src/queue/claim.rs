@@ -4,7 +4,7 @@
 //! index, neither of which sorts: jobs that are due again, then jobs by their turn. `FOR
 //! UPDATE SKIP LOCKED` lets claims run side by side; SQLite's writers exclude each other.
 
-use super::{FIRST_DUE_US, Job, JobKind, PAUSED};
+use super::{FIRST_DUE_US, Job, JobKind, PAUSED, lease};
 use crate::{
     args,
     db::{Arg, Db, DbError, Mode, Query, Row, Tx, retry},
@@ -64,7 +64,12 @@ statement!(
             EXISTS (SELECT 1 FROM daymend_jobs
                     WHERE kind = 'rebuild' AND state = 'available' AND sort_key <= {now_us})
             AND NOT EXISTS (SELECT 1 FROM daymend_pauses WHERE what = 'kind:rebuild'),
-            EXISTS (SELECT 1 FROM daymend_pauses WHERE lab_id IS NOT NULL)"
+            EXISTS (SELECT 1 FROM daymend_pauses WHERE lab_id IS NOT NULL),
+            EXISTS (SELECT 1 FROM daymend_jobs AS jobs
+                    LEFT JOIN daymend_workers AS workers
+                           ON workers.id = jobs.sort_key AND workers.lease_until_us > {now_us}
+                    WHERE jobs.kind IN ('nightly', 'repair', 'rebuild') AND jobs.state = 'running'
+                      AND workers.id IS NULL)"
 );
 
 statement!(
@@ -75,10 +80,14 @@ statement!(
             AND NOT EXISTS (SELECT 1 FROM daymend_pauses WHERE what = ?)"
 );
 
-/// Claims at most `limit` jobs for `worker_id`: nightly before repairs before rebuilds.
+/// Claims at most `limit` jobs for `worker_id`: nightly before repairs before rebuilds. Jobs of
+/// workers that died are rescued first.
 pub async fn claim(db: &Db, worker_id: i64, limit: usize) -> Result<Vec<Job>, DbError> {
     loop {
-        let waiting = waiting(db).await?;
+        let mut waiting = waiting(db).await?;
+        if waiting.is_lapsed && lease::rescue(db).await? > 0 {
+            waiting = self::waiting(db).await?;
+        }
         if limit == 0 || waiting.kinds.is_empty() {
             return Ok(Vec::new());
         }
@@ -113,6 +122,8 @@ struct Waiting {
     kinds: Vec<JobKind>,
     /// Whether some lab is paused.
     is_lab_paused: bool,
+    /// Whether some job runs whose worker's lease has run out.
+    is_lapsed: bool,
 }
 
 async fn waiting(db: &Db) -> Result<Waiting, DbError> {
@@ -127,7 +138,8 @@ async fn waiting(db: &Db) -> Result<Waiting, DbError> {
             kinds.push(kind);
         }
     }
-    Ok(Waiting { kinds, is_lab_paused: yes(JobKind::ALL.len())? })
+    let [is_lab_paused, is_lapsed] = [yes(JobKind::ALL.len())?, yes(JobKind::ALL.len() + 1)?];
+    Ok(Waiting { kinds, is_lab_paused, is_lapsed })
 }
 
 async fn claim_once(db: &Db, worker_id: i64, limit: usize, waiting: &Waiting) -> Result<(Vec<Job>, usize), DbError> {

@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use super::JobKind;
 use crate::{
     args,
     db::{Arg, Db, DbError, Mode, Query, retry},
@@ -47,7 +46,7 @@ statement!(
     "SELECT jobs.id FROM daymend_jobs AS jobs {force_claim}
      LEFT JOIN daymend_workers AS workers
             ON workers.id = jobs.sort_key AND workers.lease_until_us > {now_us}
-     WHERE jobs.kind = ? AND jobs.state = 'running' AND workers.id IS NULL
+     WHERE jobs.kind IN ('nightly', 'repair', 'rebuild') AND jobs.state = 'running' AND workers.id IS NULL
      LIMIT ?"
 );
 
@@ -108,10 +107,10 @@ pub async fn sign_off(db: &Db, worker_id: i64) -> Result<(), DbError> {
 /// Makes the jobs of workers whose lease has run out available again; how many.
 pub async fn rescue(db: &Db) -> Result<u64, DbError> {
     let mut rescued = 0;
-    for kind in JobKind::ALL {
-        let rows = db.fetch_all(&LAPSED, args![kind.name(), JOBS_A_STATEMENT]).await?;
+    loop {
+        let rows = db.fetch_all(&LAPSED, args![JOBS_A_STATEMENT]).await?;
         if rows.is_empty() {
-            continue;
+            return Ok(rescued);
         }
         let ids: Vec<Arg> = rows
             .iter()
@@ -129,8 +128,9 @@ pub async fn rescue(db: &Db) -> Result<u64, DbError> {
             Ok::<_, DbError>(found)
         })
         .await?;
+        tracing::warn!(jobs = ids.len(), "rescued jobs of workers whose lease ran out");
+        crate::metrics::rescued(ids.len() as u64);
     }
-    Ok(rescued)
 }
 
 /// How many workers have a lease that has not run out.

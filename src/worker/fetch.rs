@@ -14,12 +14,15 @@ use super::{Session, backend::QueueBackend, wait_after};
 use crate::{
     db::{DbError, Mode},
     metrics,
-    queue::{Job, claim, enqueue::DAYS_A_TURN, run_of},
+    queue::{Job, claim, enqueue::DAYS_A_TURN, lease, run_of},
     recompute, runs,
 };
 
 /// How long an idle worker waits before it looks again.
 const POLL: Duration = Duration::from_secs(1);
+
+/// How often a worker that has no room looks for jobs of dead workers.
+const RESCUE_EVERY: Duration = Duration::from_secs(5);
 
 /// How many turns a worker holds for each of its slots at least: the one it works on, and the
 /// next. Long jobs stay at that, so that little waits behind them that others could do.
@@ -88,7 +91,12 @@ impl Fetcher {
         loop {
             // Half of what it means to hold has to be done, so that claims stay few and large.
             let begun = Instant::now();
-            self.wait_for_room(self.room_wanted / 2).await;
+            while tokio::time::timeout(RESCUE_EVERY, self.wait_for_room(self.room_wanted / 2)).await.is_err() {
+                // Claims rescue; with no room there are none.
+                if let Err(error) = lease::rescue(&self.session.db).await {
+                    wait_after(&error, "rescue", 1, stopping).await;
+                }
+            }
             let full = self.held() > 0;
             if full && begun.elapsed() < TOO_SOON {
                 self.room_wanted = (self.room_wanted * 2).min(ROOM_MAX);

@@ -5,11 +5,12 @@
 //! When its lease is lost (the process was stopped, or cut off for longer than the lease), all
 //! of the session is dropped, down to the tasks in flight, and a new one begins.
 //!
-//! - [`fetch`] claims jobs while there is room, and groups neighbouring days of a lab.
+//! - [`fetch`] claims jobs while there is room, rescues those of dead workers, and groups
+//!   neighbouring days of a lab.
 //! - [`backend`] hands them to apalis, which runs them side by side and drains at the end.
 //! - [`handler`] recomputes them, one day at a time where a group fails.
-//! - [`upkeep`] sends heartbeats on a connection of their own, rescues jobs of dead workers, and
-//!   groups the acks of jobs that found nothing to change.
+//! - [`upkeep`] sends heartbeats on a connection of their own, and groups the acks of jobs that
+//!   found nothing to change.
 //!
 //! On SIGTERM it stops claiming, finishes what it can within the grace period, and hands the
 //! rest back with the attempts restored: a deploy is not a failure. A database that is away

@@ -1,4 +1,4 @@
-//! What a session does beside its work: heartbeats, rescue, and grouped acks.
+//! What a session does beside its work: heartbeats, and grouped acks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,49 +12,23 @@ use crate::{
     queue::{Job, lease, settle},
 };
 
-/// How often jobs of dead workers are looked for.
-const RESCUE_EVERY_MAX: Duration = Duration::from_secs(5);
-
 /// How many acks go into one statement, and how long the first waits for others.
 const ACKS_MAX: usize = 500;
 const ACKS_WAIT: Duration = Duration::from_millis(20);
 
 /// Extends the session's lease until it is lost, on a connection of its own.
 pub(super) async fn keep_lease(session: Arc<Session>, db: Db) {
-    let heartbeat = session.config.heartbeat;
-    let rescue_every = (heartbeat / 3).min(RESCUE_EVERY_MAX);
-    let mut rescue = tokio::time::interval(rescue_every);
-    let mut beat = tokio::time::interval(heartbeat);
+    let mut beat = tokio::time::interval(session.config.heartbeat);
     let mut failures = 0;
     while !session.lost.is_cancelled() {
-        let result = tokio::select! {
-            _ = beat.tick() => match lease::heartbeat(&db, session.worker_id, session.config.lease).await {
-                Ok(true) => Ok(()),
-                Ok(false) => {
-                    session.lost.cancel();
-                    return;
-                }
-                Err(error) => {
-                    beat.reset_immediately();
-                    Err(("heartbeat", error))
-                }
-            },
-            _ = rescue.tick() => match lease::rescue(&db).await {
-                Ok(jobs) => {
-                    if jobs > 0 {
-                        tracing::warn!(jobs, "rescued jobs of workers whose lease ran out");
-                        metrics::rescued(jobs);
-                    }
-                    Ok(())
-                }
-                Err(error) => Err(("rescue", error)),
-            },
-        };
-        match result {
-            Ok(()) => failures = 0,
-            Err((what, error)) => {
+        beat.tick().await;
+        match lease::heartbeat(&db, session.worker_id, session.config.lease).await {
+            Ok(true) => failures = 0,
+            Ok(false) => session.lost.cancel(),
+            Err(error) => {
                 failures += 1;
-                wait_after(&error, what, failures, &session.lost).await;
+                beat.reset_immediately();
+                wait_after(&error, "heartbeat", failures, &session.lost).await;
             }
         }
     }
