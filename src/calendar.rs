@@ -16,8 +16,14 @@
 //! that is compiled in, never by a database server, whose zone tables may be
 //! empty or old.
 
-use chrono::{DateTime, Days, MappedLocalTime, NaiveDate, NaiveTime, TimeZone, Utc};
+use chrono::{DateTime, Days, MappedLocalTime, NaiveDate, NaiveDateTime, NaiveTime, TimeZone, Utc};
 use chrono_tz::{GapInfo, Tz};
+
+/// The earliest moment that a DATETIME can hold, in UTC.
+pub const EARLIEST: NaiveDateTime = match NaiveDate::from_ymd_opt(1000, 1, 1) {
+    Some(date) => date.and_time(NaiveTime::MIN),
+    None => NaiveDateTime::MIN,
+};
 
 /// A time zone of the tz database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "commands print")]
 
+mod bench;
 mod completions;
 mod demo;
 mod follow;
@@ -142,6 +143,9 @@ enum Command {
     /// Show and check rollup definitions
     #[command(subcommand)]
     Rollups(rollups::Command),
+    /// Measure the queue on a scratch database
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Watch it repair and rebuild made-up labs in a fresh SQLite file
     Demo(demo::Options),
     /// Print a completion script for a shell
@@ -177,6 +181,7 @@ pub fn main() -> ExitCode {
             Command::Runs(command) => command.run(global).await,
             Command::Queue(command) => command.run(global).await,
             Command::Rollups(command) => command.run(global).await,
+            Command::Bench(command) => command.run(global).await,
             Command::Demo(options) => options.run().await,
             Command::Completions(options) => options.run(),
         }

@@ -37,6 +37,8 @@ pub enum Dialect {
 ///
 /// - `{now}`: the database's clock as a DATETIME(6) in UTC.
 /// - `{now_us}`: the same as microseconds since 1970-01-01.
+/// - `{as_us}`: what turns a DATETIME, in parentheses behind it, into microseconds since 1970
+///   (whole seconds on SQLite).
 /// - `{for_update}`, `{share}`, `{skip_locked}`: row locks. SQLite has none and needs
 ///   none: its writing transactions exclude each other (`BEGIN IMMEDIATE`). The old
 ///   spelling of the shared lock is the one that both MySQL and MariaDB know.
@@ -48,6 +50,7 @@ pub enum Dialect {
 const TOKENS: &[(&str, &str, &str)] = &[
     ("{now}", "UTC_TIMESTAMP(6)", "strftime('%Y-%m-%d %H:%M:%f', 'now')"),
     ("{now_us}", "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)", "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"),
+    ("{as_us}", "1000000 * UNIX_TIMESTAMP", "1000000 * unixepoch"),
     ("{for_update}", "FOR UPDATE", ""),
     ("{share}", "LOCK IN SHARE MODE", ""),
     ("{skip_locked}", "FOR UPDATE SKIP LOCKED", ""),

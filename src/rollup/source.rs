@@ -1,6 +1,6 @@
 //! Running a rollup's SELECTs.
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 
 use super::{
     NamedSql, Rollup,
@@ -47,9 +47,6 @@ pub enum Locking {
     Shared,
 }
 
-/// The earliest moment that a DATETIME can hold.
-const EARLIEST: NaiveDateTime = NaiveDate::from_ymd_opt(1000, 1, 1).expect("a date").and_time(chrono::NaiveTime::MIN);
-
 /// All labs, by id.
 pub async fn labs(tx: &mut Tx, rollup: &Rollup) -> Result<Vec<Lab>, DbError> {
     read_labs(tx, rollup, rollup.labs.text.clone(), Vec::new()).await
@@ -81,7 +78,7 @@ async fn read_labs(tx: &mut Tx, rollup: &Rollup, sql: String, args: Vec<Arg>) ->
 
 /// The first moment at which the lab has facts.
 pub async fn first_fact(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Option<DateTime<Utc>>, DbError> {
-    next_fact(tx, rollup, lab_id, EARLIEST.and_utc()).await
+    next_fact(tx, rollup, lab_id, calendar::EARLIEST.and_utc()).await
 }
 
 /// The first moment at or after `from` at which the lab has facts.
@@ -107,7 +104,7 @@ pub async fn days_with_facts(
     last: NaiveDate,
 ) -> Result<Vec<NaiveDate>, DbError> {
     let mut days = Vec::new();
-    let mut from = EARLIEST.and_utc();
+    let mut from = calendar::EARLIEST.and_utc();
     while let Some(at) = next_fact(tx, rollup, lab_id, from).await? {
         let day = zone.date_of(at);
         if day > last {

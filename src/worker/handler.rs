@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
-use super::{Session, fetch::Unit, upkeep::refused, wait_after};
+use super::{NOTHING_TO_DO, Session, fetch::Unit, upkeep::refused, wait_after};
 use crate::{
     db::{Backoff, DbError, Kind},
     error::chain,
@@ -180,6 +180,9 @@ async fn recompute_and_settle(
     target: Target,
     jobs: Vec<Job>,
 ) -> Result<Difference, AttemptError> {
+    if rollup == NOTHING_TO_DO {
+        return Ok(Difference::default());
+    }
     let Some(rollup) = session.rollups.get(&rollup) else {
         return Err(AttemptError::UnknownRollup(rollup));
     };

@@ -37,6 +37,10 @@ use crate::{
 /// How long claims and settlements wait for an answer before their connection counts as dead.
 const QUEUE_LIMIT: Duration = Duration::from_secs(30);
 
+/// The name of the rollup whose jobs find nothing to change without looking: what `daymend bench`
+/// measures the queue with.
+pub const NOTHING_TO_DO: &str = "bench:nothing";
+
 /// How a worker behaves.
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -1,0 +1,223 @@
+//! `daymend bench`: figures that anybody can measure on their own database.
+
+use std::{
+    process::{Command as Process, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use chrono::NaiveDate;
+use clap::{Args, Subcommand};
+
+use super::{Exit, Global, print_json, usage};
+use crate::{
+    args, calendar,
+    db::{Db, Mode},
+    output::table::table,
+    queue::{JobKind, claim, ids_of, lease, settle},
+    recompute::Changes,
+    runs::{self, NewRun},
+    statement,
+    worker::NOTHING_TO_DO,
+};
+
+/// How many days each made-up lab has.
+const DAYS_A_LAB: usize = 1000;
+
+/// How many jobs the claims of the latency figure take, and how many claims there are.
+const CLAIM: usize = 100;
+const CLAIMS: usize = 51;
+
+statement!(
+    BENCH_SPAN,
+    "bench span",
+    "SELECT CAST(COALESCE(MAX(sort_key) - {as_us}(MIN(claimed_at)), 0) AS SIGNED), COUNT(*) FROM daymend_jobs
+     WHERE id BETWEEN ? AND ? AND state = 'completed'"
+);
+
+statement!(BENCH_CLEAN_JOBS, "bench clean jobs", "DELETE FROM daymend_jobs WHERE id BETWEEN ? AND ?");
+
+statement!(BENCH_CLEAN_RUN, "bench clean run", "DELETE FROM daymend_runs WHERE id = ?");
+
+/// Measures daymend on a scratch database.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// The queue alone, with jobs that do nothing: enqueue, claim and ack, claim latency by backlog
+    Queue(QueueOptions),
+}
+
+impl Command {
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Queue(options) => options.run(global).await,
+        }
+    }
+}
+
+/// How much to measure.
+#[derive(Debug, Args)]
+pub(super) struct QueueOptions {
+    /// How many jobs to enqueue, and to work off, in each round
+    #[arg(long, default_value_t = 100_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1000..=10_000_000))]
+    jobs: u32,
+
+    /// How many rounds; the medians are shown
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+
+    /// How many worker processes
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    processes: u32,
+
+    /// The backlogs at which the claim is timed
+    #[arg(long, default_value = "1000,100000,1000000", value_delimiter = ',', value_name = "N,N")]
+    backlogs: Vec<u32>,
+}
+
+/// What was measured; rates are jobs a second, latencies milliseconds.
+#[derive(Debug, Default, serde::Serialize)]
+struct Figures {
+    enqueue: Vec<f64>,
+    work: Vec<f64>,
+    /// Backlog, the claims' median and their 99th percentile.
+    claims: Vec<(u32, f64, f64)>,
+}
+
+impl QueueOptions {
+    async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let db = global.connect(4).await?;
+        let db = db.with_limit(Duration::from_secs(3600));
+        if !runs::list(&db, 1).await?.is_empty() {
+            return Err(usage("this database has runs: measure on a scratch database, after `daymend migrate`"));
+        }
+        let mut figures = Figures::default();
+        for round in 1..=self.rounds {
+            eprintln!("round {round} of {}: {} jobs", self.rounds, self.jobs);
+            let begun = Instant::now();
+            let run = enqueue(&db, self.jobs).await?;
+            figures.enqueue.push(f64::from(self.jobs) / begun.elapsed().as_secs_f64());
+            self.work(global).await?;
+            figures.work.push(rate(&db, run).await?);
+            clean(&db, run).await?;
+        }
+        for backlog in &self.backlogs {
+            eprintln!("claims at a backlog of {backlog}");
+            figures.claims.push(time_claims(&db, *backlog).await?);
+        }
+        print(global, &self, figures)
+    }
+
+    /// Works the queue off with worker processes of this binary, as an operator would.
+    async fn work(&self, global: &Global) -> anyhow::Result<()> {
+        let binary = std::env::current_exe()?;
+        let url = global.database_url.clone().unwrap_or_default();
+        let processes = self.processes;
+        tokio::task::spawn_blocking(move || {
+            let workers: Vec<_> = (0..processes)
+                .map(|_| {
+                    Process::new(&binary)
+                        .args(["worker", "--drain", "--log", "error"])
+                        .env("DAYMEND_DATABASE_URL", &url)
+                        .stdin(Stdio::null())
+                        .spawn()
+                })
+                .collect::<Result<_, _>>()?;
+            for mut worker in workers {
+                worker.wait()?;
+            }
+            Ok(())
+        })
+        .await?
+    }
+}
+
+/// Enqueues a run of jobs that do nothing; its id.
+async fn enqueue(db: &Db, jobs: u32) -> anyhow::Result<i64> {
+    let first = NaiveDate::from_ymd_opt(2000, 1, 1).unwrap_or_default();
+    let days: Vec<NaiveDate> = first.iter_days().take(DAYS_A_LAB).collect();
+    let mut left = jobs as usize;
+    let mut labs = Vec::new();
+    for lab in 1.. {
+        if left == 0 {
+            break;
+        }
+        let count = left.min(DAYS_A_LAB);
+        labs.push((lab, days[..count].to_vec()));
+        left -= count;
+    }
+    let run = NewRun {
+        rollup: NOTHING_TO_DO.to_owned(),
+        kind: JobKind::Rebuild,
+        reason: "bench queue".to_owned(),
+        requested_by: super::who(),
+        time_zone: None,
+        lab_id: None,
+        as_of: calendar::EARLIEST.and_utc(),
+        labs,
+        attempts_max: 5,
+    };
+    let mut tx = db.begin(Mode::Write).await?;
+    let id = runs::create(&mut tx, &run).await?;
+    tx.commit().await?;
+    Ok(id)
+}
+
+/// Jobs a second, from the first claim to the last ack, by the database's clock.
+async fn rate(db: &Db, run: i64) -> anyhow::Result<f64> {
+    let (first, last) = ids_of(run);
+    let row = db.begin(Mode::Snapshot).await?.fetch_one(&BENCH_SPAN, args![first, last]).await?;
+    Ok(row.int(1)? as f64 / (row.int(0)? as f64 / 1e6))
+}
+
+async fn clean(db: &Db, run: i64) -> anyhow::Result<()> {
+    let (first, last) = ids_of(run);
+    db.execute(&BENCH_CLEAN_JOBS, args![first, last]).await?;
+    db.execute(&BENCH_CLEAN_RUN, args![run]).await?;
+    Ok(())
+}
+
+async fn time_claims(db: &Db, backlog: u32) -> anyhow::Result<(u32, f64, f64)> {
+    // The claims take some of it: there is as much behind them as was asked for.
+    let run = enqueue(db, backlog + u32::try_from(CLAIM * CLAIMS)?).await?;
+    let worker = lease::register(db, "bench", Duration::from_secs(3600)).await?;
+    let mut latencies = Vec::new();
+    for _ in 0..CLAIMS {
+        let begun = Instant::now();
+        let jobs = claim::claim(db, worker, CLAIM).await?;
+        latencies.push(begun.elapsed().as_secs_f64() * 1000.0);
+        let mut tx = db.begin(Mode::Write).await?;
+        settle::complete(&mut tx, worker, &jobs.iter().collect::<Vec<_>>(), Changes::default()).await?;
+        tx.commit().await?;
+    }
+    lease::sign_off(db, worker).await?;
+    clean(db, run).await?;
+    latencies.sort_by(f64::total_cmp);
+    Ok((backlog, median(&latencies), latencies[CLAIMS * 99 / 100]))
+}
+
+/// The middle of sorted numbers.
+fn median(sorted: &[f64]) -> f64 {
+    sorted[sorted.len() / 2]
+}
+
+fn print(global: &Global, options: &QueueOptions, mut figures: Figures) -> anyhow::Result<ExitCode> {
+    figures.enqueue.sort_by(f64::total_cmp);
+    figures.work.sort_by(f64::total_cmp);
+    if global.json {
+        print_json(&figures)?;
+        return Ok(Exit::Ok.into());
+    }
+    let mut rates_table = table(&["figure", ">median", ">lowest", ">highest"]);
+    let work = format!("work off, {} processes, jobs/s", options.processes);
+    for (name, rates) in [("enqueue, jobs/s", &figures.enqueue), (work.as_str(), &figures.work)] {
+        let [median, lowest, highest] =
+            [median(rates), rates[0], rates[rates.len() - 1]].map(|rate| format!("{rate:.0}"));
+        rates_table.add_row([name.to_owned(), median, lowest, highest]);
+    }
+    println!("{rates_table}");
+    let mut claims = table(&[">backlog", ">claim of 100, median ms", ">p99 ms"]);
+    for (backlog, median, p99) in &figures.claims {
+        claims.add_row([backlog.to_string(), format!("{median:.2}"), format!("{p99:.2}")]);
+    }
+    println!("{claims}");
+    Ok(Exit::Ok.into())
+}
