@@ -10,6 +10,7 @@ mod cli;
 mod fair;
 mod faults;
 mod kills;
+mod outages;
 mod processes;
 mod queue;
 mod recompute_property;

@@ -12,7 +12,6 @@ use crate::{
     support::{
         Engine, TestDb, oracle,
         process::{Process, run, run_ok},
-        proxy::Proxy,
         wait_until,
     },
 };
@@ -201,34 +200,4 @@ async fn serve_rebuilds_what_the_support_dashboard_asks_for(engine: Engine) {
     assert_eq!(db.number(pairs).await, 2, "STARTED and COMPLETED");
     serve.signal("TERM");
     assert_eq!(serve.wait(LIMIT), Some(0));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_goes_away_is_waited_for() {
-    let mut db = labs(Engine::MariaDb, 120).await;
-    run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
-    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
-    let (head, tail) = db.url.rsplit_once(':').unwrap();
-    let (port, name) = tail.split_once('/').unwrap();
-    let proxy = Proxy::start(port.parse().unwrap()).await;
-    db.url = format!("{head}:{}/{name}", proxy.port);
-    let done = async || db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await;
-    let mut worker = Process::start(&db, &["--now", NOW, "worker", "--lease", "2s", "--heartbeat", "500ms"]);
-    let mut scheduler = Process::start(&db, &["--now", NOW, "scheduler"]);
-    wait_until("some days to be done", LIMIT, async || done().await > 5).await;
-
-    // Away for longer than the lease: the session is lost as well.
-    proxy.cut();
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    assert!(worker.is_running() && scheduler.is_running());
-    assert!(proxy.refused() > 0, "they did try");
-    assert!(proxy.refused() < 200, "they spun: {} connections in four seconds", proxy.refused());
-    proxy.restore();
-
-    wait_until("the rebuild to end", LIMIT, async || {
-        db.number("SELECT COUNT(*) FROM daymend_runs WHERE kind = 'rebuild' AND state = 'completed'").await == 1
-    })
-    .await;
-    assert!(worker.is_running() && scheduler.is_running());
-    assert_first_lab_equals_source(&db).await;
 }

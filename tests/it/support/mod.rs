@@ -10,7 +10,7 @@ pub mod lab_system;
 pub mod oracle;
 pub mod process;
 pub mod proxy;
-mod server;
+pub mod server;
 pub mod work;
 
 use std::{
@@ -44,17 +44,23 @@ impl TestDb {
     /// The lab system's source tables, and nothing of daymend's.
     pub async fn source_only(engine: Engine) -> Self {
         let (url, dir) = match engine {
-            Engine::MariaDb => {
-                let name = format!("t{}", NEXT_DATABASE.fetch_add(1, Ordering::Relaxed));
-                let server = server::get();
-                server.create_database(&name).await;
-                (server.url(&name), None)
-            }
+            Engine::MariaDb => (database_on(server::shared_port()).await, None),
             Engine::Sqlite => {
                 let dir = tempfile::tempdir().expect("a temporary directory");
                 (format!("sqlite:{}", dir.path().join("lab.db").display()), Some(dir))
             }
         };
+        Self::with_source_tables(engine, url, dir).await
+    }
+
+    /// The lab system's tables and daymend's, on a MariaDB server of the test's own.
+    pub async fn on_server(port: u16) -> Self {
+        let this = Self::with_source_tables(Engine::MariaDb, database_on(port).await, None).await;
+        migrate::migrate(&this.db).await.expect("daymend migrate");
+        this
+    }
+
+    async fn with_source_tables(engine: Engine, url: String, dir: Option<tempfile::TempDir>) -> Self {
         let db = connect(&url, ConnectOptions { create: true, ..ConnectOptions::new(20) }).expect("a database URL");
         let this = Self { engine, url, db, _dir: dir };
         let schema = match engine {
@@ -106,6 +112,13 @@ impl TestDb {
     pub async fn text(&self, sql: &str) -> String {
         self.rows(sql, vec![]).await[0].text(0).expect("a text")
     }
+}
+
+/// A new database on the server on that port; its URL.
+async fn database_on(port: u16) -> String {
+    let name = format!("t{}", NEXT_DATABASE.fetch_add(1, Ordering::Relaxed));
+    server::create_database(port, &name).await;
+    server::url(port, &name)
 }
 
 /// Waits until `condition` holds, at most `limit`.

@@ -1,65 +1,113 @@
-//! A TCP proxy between daymend and the database that can cut every connection.
+//! A TCP proxy between daymend and the database that drops, delays, stalls and half-closes.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
-    sync::broadcast,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
 };
 
-/// Forwards to one address until it is cut.
+/// What the network does just now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weather {
+    /// Everything goes through.
+    Fair,
+    /// Everything goes through, this much later.
+    Slow(Duration),
+    /// Connections stand, and carry nothing: what was under way never arrives.
+    Stalled,
+    /// Connections are closed in the direction of the client only.
+    HalfClosed,
+    /// Connections are closed, and new ones are refused.
+    Cut,
+}
+
+/// Forwards to a port of the loopback interface, as the weather permits.
 #[derive(Debug)]
 pub struct Proxy {
     pub port: u16,
-    is_cut: Arc<AtomicBool>,
+    weather: watch::Sender<Weather>,
     refused: Arc<AtomicUsize>,
-    cut: broadcast::Sender<()>,
 }
 
 impl Proxy {
-    /// Listens on a free port of the loopback interface.
+    /// Listens on a free port.
     pub async fn start(to_port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let (cut, _) = broadcast::channel(1);
-        let proxy = Self { port, is_cut: Arc::default(), refused: Arc::default(), cut };
-        let (is_cut, refused, sender) = (Arc::clone(&proxy.is_cut), Arc::clone(&proxy.refused), proxy.cut.clone());
+        let (weather, seen) = watch::channel(Weather::Fair);
+        let refused = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&refused);
         tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                if is_cut.load(Ordering::SeqCst) {
-                    refused.fetch_add(1, Ordering::SeqCst);
+            while let Ok((client, _)) = listener.accept().await {
+                if *seen.borrow() == Weather::Cut {
+                    count.fetch_add(1, Ordering::SeqCst);
                     continue;
                 }
-                let mut cut = sender.subscribe();
-                tokio::spawn(async move {
-                    let Ok(mut server) = TcpStream::connect(("127.0.0.1", to_port)).await else { return };
-                    tokio::select! {
-                        _ = copy_bidirectional(&mut client, &mut server) => {}
-                        _ = cut.recv() => {}
-                    }
-                });
+                let Ok(server) = TcpStream::connect(("127.0.0.1", to_port)).await else { continue };
+                let (client_read, client_write) = client.into_split();
+                let (server_read, server_write) = server.into_split();
+                tokio::spawn(forward(client_read, server_write, seen.clone(), false));
+                tokio::spawn(forward(server_read, client_write, seen.clone(), true));
             }
         });
-        proxy
+        Self { port, weather, refused }
     }
 
-    /// Drops every connection, and every new one until [`Self::restore`].
-    pub fn cut(&self) {
-        self.is_cut.store(true, Ordering::SeqCst);
-        let _ = self.cut.send(());
-    }
-
-    /// Lets connections through again.
-    pub fn restore(&self) {
-        self.is_cut.store(false, Ordering::SeqCst);
+    /// Changes the weather. What a stall has swallowed stays swallowed.
+    pub fn set(&self, weather: Weather) {
+        self.weather.send_replace(weather);
     }
 
     /// How many connections were refused while it was cut.
     pub fn refused(&self) -> usize {
         self.refused.load(Ordering::SeqCst)
+    }
+}
+
+async fn forward(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut weather: watch::Receiver<Weather>,
+    is_to_client: bool,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut is_swallowing = false;
+    loop {
+        let read = tokio::select! {
+            read = from.read(&mut buffer) => read,
+            changed = weather.changed() => {
+                let now = *weather.borrow();
+                match now {
+                    _ if changed.is_err() => return,
+                    Weather::Cut => return,
+                    Weather::HalfClosed if is_to_client => return,
+                    Weather::Stalled => is_swallowing = true,
+                    _ => {}
+                }
+                continue;
+            }
+        };
+        let Ok(count @ 1..) = read else { return };
+        if is_swallowing {
+            continue;
+        }
+        let now = *weather.borrow();
+        if let Weather::Slow(delay) = now {
+            tokio::time::sleep(delay).await;
+        }
+        if to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
     }
 }

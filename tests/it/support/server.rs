@@ -4,7 +4,7 @@ use std::{
     fs,
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::LazyLock,
     time::{Duration, Instant},
 };
@@ -19,42 +19,76 @@ const START_MAX: Duration = Duration::from_secs(60);
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
-    port: u16,
+    pub port: u16,
+    dir: PathBuf,
+    child: Child,
 }
 
-static SERVER: LazyLock<Server> = LazyLock::new(|| {
+static SHARED: LazyLock<u16> = LazyLock::new(|| {
     // The parent-death signal follows the thread that started the server: one that stays.
     let (ready, started) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        let server = start();
-        let _ = ready.send(server.as_ref().map(|(server, _)| server.port).map_err(Clone::clone));
+        let server = Server::start("shared");
+        let _ = ready.send(server.as_ref().map(|server| server.port).map_err(Clone::clone));
         loop {
             std::thread::park();
         }
     });
     match started.recv() {
-        Ok(Ok(port)) => Server { port },
+        Ok(Ok(port)) => port,
         Ok(Err(why)) => panic!("{why}"),
         Err(_) => panic!("the thread of the MariaDB server panicked"),
     }
 });
 
-/// The server, started on first use.
-pub fn get() -> &'static Server {
-    &SERVER
+/// The port of the server that tests share, started on first use.
+pub fn shared_port() -> u16 {
+    *SHARED
+}
+
+/// The URL of a database of the server on that port.
+pub fn url(port: u16, database: &str) -> String {
+    format!("mysql://daymend:{PASSWORD}@127.0.0.1:{port}/{database}")
+}
+
+/// Creates an empty database on the server on that port.
+pub async fn create_database(port: u16, name: &str) {
+    let mut connection = MySqlConnection::connect(&url(port, "")).await.expect("a connection to MariaDB");
+    let sql = format!("CREATE DATABASE {name} CHARACTER SET utf8mb4");
+    connection.execute(sql.as_str()).await.expect("CREATE DATABASE");
 }
 
 impl Server {
-    /// The URL of one of its databases.
-    pub fn url(&self, database: &str) -> String {
-        format!("mysql://daymend:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
+    /// A server of its own, which ends with the calling thread or when it is dropped.
+    pub fn start(name: &str) -> Result<Self, String> {
+        let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        remove_stale(&root);
+        let dir = root.join(format!("mariadb-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        install(&dir)?;
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(|e| e.to_string())?.port();
+        let child = launch(&dir, port)?;
+        Ok(Self { port, dir, child })
     }
 
-    /// Creates an empty database.
-    pub async fn create_database(&self, name: &str) {
-        let mut connection = MySqlConnection::connect(&self.url("")).await.expect("a connection to MariaDB");
-        let sql = format!("CREATE DATABASE {name} CHARACTER SET utf8mb4");
-        connection.execute(sql.as_str()).await.expect("CREATE DATABASE");
+    /// Kills the server (SIGKILL), as a crash would.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("kill");
+        self.child.wait().expect("wait");
+    }
+
+    /// Starts it again, on its data and its port.
+    pub fn restart(&mut self) {
+        self.child = launch(&self.dir, self.port).expect("MariaDB starts again");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
@@ -70,43 +104,40 @@ fn program(name: &str) -> Result<PathBuf, String> {
         })
 }
 
-fn start() -> Result<(Server, std::process::Child), String> {
-    let (install, server) = (program("mariadb-install-db")?, program("mariadbd")?);
-    let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    remove_stale(&root);
-    let dir = root.join(format!("mariadb-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&dir);
-    fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    let data = dir.join("data");
-    // Servers refuse to run as root unless told to; in a container there may be nobody else.
+/// Servers refuse to run as root unless told to; in a container there may be nobody else.
+fn user() -> String {
     let user = String::from_utf8(Command::new("id").arg("-un").output().expect("id").stdout).expect("a user name");
-    let user = format!("--user={}", user.trim());
-    let installed = Command::new(install)
-        .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", &user])
-        .arg(format!("--datadir={}", data.display()))
+    format!("--user={}", user.trim())
+}
+
+fn install(dir: &Path) -> Result<(), String> {
+    let installed = Command::new(program("mariadb-install-db")?)
+        .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", &user()])
+        .arg(format!("--datadir={}", dir.join("data").display()))
         .output()
         .map_err(|error| format!("mariadb-install-db: {error}"))?;
     if !installed.status.success() {
         return Err(format!("mariadb-install-db failed: {}", String::from_utf8_lossy(&installed.stderr)));
     }
-    let init = dir.join("init.sql");
     let grant = format!(
-        "CREATE USER daymend@'%' IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO daymend@'%' WITH GRANT OPTION;\n"
+        "CREATE USER IF NOT EXISTS daymend@'%' IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO daymend@'%' WITH GRANT OPTION;\n"
     );
-    fs::write(&init, grant).map_err(|error| error.to_string())?;
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(|e| e.to_string())?.port();
+    fs::write(dir.join("init.sql"), grant).map_err(|error| error.to_string())
+}
+
+fn launch(dir: &Path, port: u16) -> Result<Child, String> {
     let log = dir.join("log");
-    let child = Command::new("setpriv")
+    let mut child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL"])
-        .arg(server)
-        .args(["--no-defaults", "--bind-address=127.0.0.1", "--skip-name-resolve", "--skip-log-bin", &user])
+        .arg(program("mariadbd")?)
+        .args(["--no-defaults", "--bind-address=127.0.0.1", "--skip-name-resolve", "--skip-log-bin", &user()])
         .args(["--innodb-buffer-pool-size=256M", "--innodb-flush-log-at-trx-commit=2", "--max-connections=500"])
-        // A small stack of open tables keeps hundreds of test databases within the default limits.
+        // Hundreds of test databases stay within the default limit of open files.
         .args(["--table-open-cache=2000", "--innodb-print-all-deadlocks=ON"])
-        .arg(format!("--datadir={}", data.display()))
+        .arg(format!("--datadir={}", dir.join("data").display()))
         .arg(format!("--socket={}", dir.join("socket").display()))
         .arg(format!("--pid-file={}", dir.join("pid").display()))
-        .arg(format!("--init-file={}", init.display()))
+        .arg(format!("--init-file={}", dir.join("init.sql").display()))
         .arg(format!("--port={port}"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -117,10 +148,11 @@ fn start() -> Result<(Server, std::process::Child), String> {
     loop {
         let text = fs::read_to_string(&log).unwrap_or_default();
         if text.contains("ready for connections") {
-            return Ok((Server { port }, child));
+            return Ok(child);
         }
-        if begun.elapsed() > START_MAX {
-            return Err(format!("MariaDB did not start within {START_MAX:?}: {text}"));
+        if begun.elapsed() > START_MAX || child.try_wait().is_ok_and(|status| status.is_some()) {
+            let _ = child.kill();
+            return Err(format!("MariaDB did not start: {text}"));
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -130,7 +162,8 @@ fn start() -> Result<(Server, std::process::Child), String> {
 fn remove_stale(root: &Path) {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let pid = name.to_string_lossy().strip_prefix("mariadb-").map(ToOwned::to_owned);
+        let name = name.to_string_lossy();
+        let pid = name.strip_prefix("mariadb-").and_then(|rest| rest.split('-').next());
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             let _ = fs::remove_dir_all(entry.path());
         }

@@ -1,0 +1,176 @@
+//! The database goes away in mid-run, in every way a network and a server have: processes stay
+//! up, back off, and go on; nothing is lost.
+
+use std::time::Duration;
+
+use chrono::NaiveDate;
+use daymend::{args, db::Mode};
+
+use crate::{
+    on_both,
+    support::{
+        Engine, TestDb, oracle,
+        process::{Process, run_ok},
+        proxy::{Proxy, Weather},
+        server::{self, Server},
+        wait_until,
+    },
+};
+
+const NOW: &str = "2026-06-15T12:00:00Z";
+const LAB: (i64, chrono_tz::Tz) = (1, chrono_tz::Asia::Kolkata);
+const LIMIT: Duration = Duration::from_secs(90);
+const DAYS: u32 = 120;
+const WORKER: [&str; 9] = ["--now", NOW, "worker", "--lease", "2s", "--heartbeat", "500ms", "--job-timeout", "5s"];
+
+on_both! {
+    a_lock_that_somebody_else_holds_uses_up_no_attempt;
+}
+
+/// A lab whose rebuild is enqueued.
+async fn with_rebuild(db: TestDb) -> TestDb {
+    let first: NaiveDate = daymend::calendar::days_before("2026-06-15".parse().unwrap(), DAYS);
+    db.add_lab(LAB.0, Some(LAB.1.name())).await;
+    db.fill_lab(LAB.0, first, DAYS, 12).await;
+    run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    db
+}
+
+async fn completed(db: &TestDb) -> i64 {
+    db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await
+}
+
+async fn wait_for_the_end(db: &TestDb) {
+    wait_until("the rebuild to end", LIMIT, async || {
+        db.number("SELECT COUNT(*) FROM daymend_runs WHERE kind = 'rebuild' AND state = 'completed'").await == 1
+    })
+    .await;
+    let failed = "SELECT COUNT(*) FROM daymend_attempts WHERE outcome = 'failed'";
+    assert_eq!(db.number(failed).await, 0, "an outage uses up no attempt");
+    let expected = oracle::expected(db, &[LAB], NOW.parse().unwrap()).await;
+    oracle::assert_equal(&oracle::stored(db).await, &expected);
+}
+
+/// A rebuild through a proxy, with the weather changing in the middle of it.
+async fn through(storm: &[(Weather, Duration)]) -> usize {
+    let mut db = with_rebuild(TestDb::new(Engine::MariaDb).await).await;
+    let proxy = Proxy::start(server::shared_port()).await;
+    let name = db.url.rsplit_once('/').unwrap().1.to_owned();
+    db.url = server::url(proxy.port, &name);
+    proxy.set(Weather::Slow(Duration::from_millis(2)));
+    let mut processes = [Process::start(&db, &WORKER), Process::start(&db, &["--now", NOW, "scheduler"])];
+    wait_until("some days to be done", LIMIT, async || completed(&db).await > 5).await;
+    for (weather, time) in storm {
+        proxy.set(*weather);
+        tokio::time::sleep(*time).await;
+        assert!(processes.iter_mut().all(Process::is_running), "a process ended: {weather:?}");
+    }
+    proxy.set(Weather::Fair);
+    wait_for_the_end(&db).await;
+    assert!(processes.iter_mut().all(Process::is_running));
+    proxy.refused()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cut_connections_are_waited_for_without_spinning() {
+    // For longer than the lease: the session is lost as well.
+    let refused = through(&[(Weather::Cut, Duration::from_secs(4))]).await;
+    assert!(refused > 0, "they did try");
+    assert!(refused < 200, "they spun: {refused} connections in four seconds");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_stall_for_good_are_given_up() {
+    through(&[(Weather::Stalled, Duration::from_secs(3))]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_closed_and_slow_connections_are_survived() {
+    let blink = Duration::from_millis(300);
+    through(&[
+        (Weather::HalfClosed, blink),
+        (Weather::Slow(Duration::from_millis(30)), Duration::from_secs(1)),
+        (Weather::HalfClosed, blink),
+        (Weather::Cut, blink),
+        (Weather::Fair, blink),
+        (Weather::HalfClosed, blink),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_crashes_and_comes_back_loses_nothing_and_idles_quietly() {
+    let mut server = Server::start("restart").unwrap();
+    let db = with_rebuild(TestDb::on_server(server.port).await).await;
+    let mut worker = Process::start(&db, &WORKER);
+    let mut scheduler = Process::start(&db, &["--now", NOW, "scheduler"]);
+    for _ in 0..2 {
+        let before = completed(&db).await;
+        wait_until("some days to be done", LIMIT, async || completed(&db).await > before + 5).await;
+        server.kill();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        server.restart();
+    }
+    wait_for_the_end(&db).await;
+    assert!(worker.is_running() && scheduler.is_running());
+
+    // Nothing is left to do: a poll a second, and the heartbeats.
+    scheduler.signal("TERM");
+    scheduler.wait(LIMIT);
+    let questions = async || -> i64 {
+        let rows = db.rows("SHOW GLOBAL STATUS LIKE 'Questions'", args![]).await;
+        rows[0].text(1).unwrap().parse().unwrap()
+    };
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // This reads the number with four statements of its own.
+    let before = questions().await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let sent = questions().await - before - 4;
+    // The heartbeats of this test are thirty times as frequent as the default ones.
+    assert!(sent <= 6 + 12 + 2, "an idle worker sent {sent} statements in 6 seconds");
+}
+
+async fn a_lock_that_somebody_else_holds_uses_up_no_attempt(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(LAB.0, Some(LAB.1.name())).await;
+    db.fill_lab(LAB.0, "2026-06-01".parse().unwrap(), 5, 5).await;
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02", "--to", "2026-06-03", "--lab", "1"]);
+    // A user's transaction, open for longer than a lock is waited for (MySQL's 1205, SQLite's BUSY).
+    let mut user = db.db.begin(Mode::Write).await.unwrap();
+    let sql = daymend::db::Query::new("user", "UPDATE billing SET isCancelled = 1 - isCancelled WHERE lab_id = 1");
+    user.execute(sql, args![]).await.unwrap();
+    let _worker = Process::start(&db, &["--now", NOW, "worker"]);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(completed(&db).await, 0, "the days wait for the user");
+    user.commit().await.unwrap();
+    wait_until("the days to be done", LIMIT, async || completed(&db).await == 2).await;
+    assert_eq!(db.number("SELECT MAX(attempt) FROM daymend_jobs").await, 1);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_attempts WHERE outcome = 'failed'").await, 0);
+    let mut expected = oracle::expected(&db, &[LAB], NOW.parse().unwrap()).await;
+    let days: [NaiveDate; 2] = ["2026-06-02".parse().unwrap(), "2026-06-03".parse().unwrap()];
+    expected.retain(|key, _| days.contains(&key.1));
+    oracle::assert_equal(&oracle::stored(&db).await, &expected);
+}
+
+/// A row that a trigger inserted between the recompute's read and its write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_duplicate_key_is_a_conflict_and_starts_over() {
+    for engine in [Engine::MariaDb, Engine::Sqlite] {
+        let db = TestDb::new(engine).await;
+        db.add_summary_row(1, "2026-06-01", 1, 0, "branch_bill", 1).await;
+        let tries = std::sync::atomic::AtomicU32::new(0);
+        let again = daymend::db::retry("test", || async {
+            let a = i64::from(tries.fetch_add(1, std::sync::atomic::Ordering::SeqCst)) + 1;
+            let mut tx = db.db.begin(Mode::Write).await?;
+            let sql = "INSERT INTO operation_historical_summary
+                 (lab_id, ordered_at, dimension_a_id, dimension_b_id, event_type, event_count, created_at, modified_at)
+                 VALUES (1, '2026-06-01', ?, 0, 'branch_bill', 2, '2026-06-01', '2026-06-01')";
+            tx.execute(daymend::db::Query::new("trigger", sql), args![a]).await?;
+            tx.commit().await
+        });
+        again.await.unwrap();
+        assert_eq!(tries.into_inner(), 2, "{engine:?}");
+        assert_eq!(db.number("SELECT COUNT(*) FROM operation_historical_summary").await, 2);
+    }
+}
