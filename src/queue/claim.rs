@@ -4,6 +4,8 @@
 //! index, neither of which sorts: jobs that are due again, then jobs by their turn. `FOR
 //! UPDATE SKIP LOCKED` lets claims run side by side; SQLite's writers exclude each other.
 
+use std::time::{Duration, Instant};
+
 use super::{FIRST_DUE_US, Job, JobKind, PAUSED, lease};
 use crate::{
     args,
@@ -14,7 +16,7 @@ use crate::{
 statement!(
     CLAIM_DUE,
     "claim due",
-    "SELECT id, kind, rollup, lab_id, day, attempt, attempts_max FROM daymend_jobs {force_claim}
+    "SELECT id, kind, rollup, lab_id, day, attempt, attempts_max, sort_key FROM daymend_jobs {force_claim}
      WHERE kind = ? AND state = 'available' AND sort_key >= ? AND sort_key <= {now_us}
      ORDER BY sort_key, id LIMIT ? {skip_locked}"
 );
@@ -22,8 +24,8 @@ statement!(
 statement!(
     CLAIM_TURN,
     "claim turn",
-    "SELECT id, kind, rollup, lab_id, day, attempt, attempts_max FROM daymend_jobs {force_claim}
-     WHERE kind = ? AND state = 'available' AND sort_key < ?
+    "SELECT id, kind, rollup, lab_id, day, attempt, attempts_max, sort_key FROM daymend_jobs {force_claim}
+     WHERE kind = ? AND state = 'available' AND sort_key >= ? AND sort_key < ?
      ORDER BY sort_key, id LIMIT ? {skip_locked}"
 );
 
@@ -56,14 +58,14 @@ statement!(
     WAITING,
     "jobs waiting",
     "SELECT EXISTS (SELECT 1 FROM daymend_jobs
-                    WHERE kind = 'nightly' AND state = 'available' AND sort_key <= {now_us})
-            AND NOT EXISTS (SELECT 1 FROM daymend_pauses WHERE what = 'kind:nightly'),
+                    WHERE kind = 'nightly' AND state = 'available' AND sort_key <= {now_us}),
+            EXISTS (SELECT 1 FROM daymend_pauses WHERE what = 'kind:nightly'),
             EXISTS (SELECT 1 FROM daymend_jobs
-                    WHERE kind = 'repair' AND state = 'available' AND sort_key <= {now_us})
-            AND NOT EXISTS (SELECT 1 FROM daymend_pauses WHERE what = 'kind:repair'),
+                    WHERE kind = 'repair' AND state = 'available' AND sort_key <= {now_us}),
+            EXISTS (SELECT 1 FROM daymend_pauses WHERE what = 'kind:repair'),
             EXISTS (SELECT 1 FROM daymend_jobs
-                    WHERE kind = 'rebuild' AND state = 'available' AND sort_key <= {now_us})
-            AND NOT EXISTS (SELECT 1 FROM daymend_pauses WHERE what = 'kind:rebuild'),
+                    WHERE kind = 'rebuild' AND state = 'available' AND sort_key <= {now_us}),
+            EXISTS (SELECT 1 FROM daymend_pauses WHERE what = 'kind:rebuild'),
             EXISTS (SELECT 1 FROM daymend_pauses WHERE lab_id IS NOT NULL),
             EXISTS (SELECT 1 FROM daymend_jobs AS jobs
                     LEFT JOIN daymend_workers AS workers
@@ -80,20 +82,66 @@ statement!(
             AND NOT EXISTS (SELECT 1 FROM daymend_pauses WHERE what = ?)"
 );
 
+/// For how long a claimer believes what it has seen of the queue.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// Claims at most `limit` jobs for `worker_id`: nightly before repairs before rebuilds. Jobs of
 /// workers that died are rescued first.
 pub async fn claim(db: &Db, worker_id: i64, limit: usize) -> Result<Vec<Job>, DbError> {
-    loop {
-        let mut waiting = waiting(db).await?;
-        if waiting.is_lapsed && lease::rescue(db).await? > 0 {
-            waiting = self::waiting(db).await?;
-        }
-        if limit == 0 || waiting.kinds.is_empty() {
+    Claimer::default().claim(db, worker_id, limit).await
+}
+
+/// Claims again and again, with what it remembers of the queue for a second at a time.
+///
+/// It remembers at which turn it claimed last, and goes on there: behind it lie the index
+/// entries of jobs that are not available any more, which InnoDB keeps for as long as any
+/// snapshot is open, and which would have to be walked over every time.
+#[derive(Debug, Default)]
+pub struct Claimer {
+    seen: Option<(Instant, Waiting)>,
+    /// The turn at which the next claim begins, by kind.
+    turns: [i64; JobKind::ALL.len()],
+}
+
+impl Claimer {
+    /// As [`claim`].
+    pub async fn claim(&mut self, db: &Db, worker_id: i64, limit: usize) -> Result<Vec<Job>, DbError> {
+        if limit == 0 {
             return Ok(Vec::new());
         }
-        let (jobs, parked) = retry("claim", || claim_once(db, worker_id, limit, &waiting)).await?;
-        if parked == 0 || !jobs.is_empty() {
-            return Ok(jobs);
+        loop {
+            let remembered = self.seen.take_if(|(at, _)| at.elapsed() < FRESH);
+            let is_fresh = remembered.is_none();
+            let (at, waiting) = match remembered {
+                Some(seen) => seen,
+                None => {
+                    let mut waiting = look(db).await?;
+                    if waiting.is_lapsed && lease::rescue(db).await? > 0 {
+                        waiting = look(db).await?;
+                    }
+                    self.turns = Default::default();
+                    (Instant::now(), waiting)
+                }
+            };
+            if is_fresh && !waiting.is_due {
+                return Ok(Vec::new());
+            }
+            let (jobs, parked) = retry("claim", || claim_once(db, worker_id, limit, &waiting, self.turns)).await?;
+            if jobs.is_empty() && parked == 0 {
+                if is_fresh {
+                    return Ok(Vec::new());
+                }
+                continue;
+            }
+            self.seen = Some((at, waiting));
+            for (job, turn) in &jobs {
+                if *turn < FIRST_DUE_US {
+                    self.turns[job.kind as usize] = *turn;
+                }
+            }
+            if !jobs.is_empty() {
+                return Ok(jobs.into_iter().map(|(job, _)| job).collect());
+            }
         }
     }
 }
@@ -117,8 +165,11 @@ pub(super) fn pause_name(kind: JobKind) -> String {
 }
 
 /// What there is to claim.
+#[derive(Debug)]
 struct Waiting {
-    /// The kinds that are not paused and have a job that is due.
+    /// Whether a job of a kind that is not paused is due.
+    is_due: bool,
+    /// Which kinds are not paused.
     kinds: Vec<JobKind>,
     /// Whether some lab is paused.
     is_lab_paused: bool,
@@ -126,31 +177,43 @@ struct Waiting {
     is_lapsed: bool,
 }
 
-async fn waiting(db: &Db) -> Result<Waiting, DbError> {
+async fn look(db: &Db) -> Result<Waiting, DbError> {
     let rows = db.fetch_all(&WAITING, args![]).await?;
     let yes = |column| {
         let value = rows.first().map_or(Ok(0), |row| row.int(column));
         value.map(|value| value != 0).map_err(|error| DbError::new(WAITING.name, error))
     };
-    let mut kinds = Vec::new();
-    for (column, kind) in JobKind::ALL.into_iter().enumerate() {
-        if yes(column)? {
-            kinds.push(kind);
+    let mut waiting = Waiting { is_due: false, kinds: Vec::new(), is_lab_paused: yes(6)?, is_lapsed: yes(7)? };
+    for (place, kind) in JobKind::ALL.into_iter().enumerate() {
+        let [is_due, is_paused] = [yes(2 * place)?, yes(2 * place + 1)?];
+        if !is_paused {
+            waiting.kinds.push(kind);
+            waiting.is_due |= is_due;
         }
     }
-    let [is_lab_paused, is_lapsed] = [yes(JobKind::ALL.len())?, yes(JobKind::ALL.len() + 1)?];
-    Ok(Waiting { kinds, is_lab_paused, is_lapsed })
+    Ok(waiting)
 }
 
-async fn claim_once(db: &Db, worker_id: i64, limit: usize, waiting: &Waiting) -> Result<(Vec<Job>, usize), DbError> {
+type Claimed = Vec<(Job, i64)>;
+
+/// One claim: the jobs with the sort keys they had, and how many were set aside.
+async fn claim_once(
+    db: &Db,
+    worker_id: i64,
+    limit: usize,
+    waiting: &Waiting,
+    turns: [i64; JobKind::ALL.len()],
+) -> Result<(Claimed, usize), DbError> {
     let mut tx = db.begin(Mode::Write).await?;
-    let mut jobs: Vec<Job> = Vec::new();
+    let mut jobs: Claimed = Vec::new();
     for kind in &waiting.kinds {
-        for range in [&CLAIM_DUE, &CLAIM_TURN] {
+        let due = args![kind.name(), FIRST_DUE_US];
+        let turn = args![kind.name(), turns[*kind as usize], FIRST_DUE_US];
+        for (range, mut args) in [(&CLAIM_DUE, due), (&CLAIM_TURN, turn)] {
             let room = limit - jobs.len();
             if room > 0 {
-                let rows = tx.fetch_all(range, args![kind.name(), FIRST_DUE_US, room]).await?;
-                for row in &rows {
+                args.push(room.into());
+                for row in &tx.fetch_all(range, args).await? {
                     jobs.push(job(row).map_err(|error| DbError::new(range.name, error))?);
                 }
             }
@@ -158,33 +221,34 @@ async fn claim_once(db: &Db, worker_id: i64, limit: usize, waiting: &Waiting) ->
     }
     let parked = if waiting.is_lab_paused { park(&mut tx, &mut jobs).await? } else { 0 };
     if !jobs.is_empty() {
-        let ids: Vec<i64> = jobs.iter().map(|job| job.id).collect();
+        let ids: Vec<i64> = jobs.iter().map(|(job, _)| job.id).collect();
         match stamp(&mut tx, worker_id, &ids).await {
             Err(error) if error.is_duplicate() => jobs = stamp_one_by_one(&mut tx, worker_id, jobs).await?,
             stamped => stamped.map(drop)?,
         }
     }
     tx.commit().await?;
-    for job in &mut jobs {
+    for (job, _) in &mut jobs {
         job.attempt += 1;
     }
     Ok((jobs, parked))
 }
 
 /// Sets the jobs of paused labs aside, and takes them off `jobs`; how many.
-async fn park(tx: &mut Tx, jobs: &mut Vec<Job>) -> Result<usize, DbError> {
+async fn park(tx: &mut Tx, jobs: &mut Claimed) -> Result<usize, DbError> {
     let rows = tx.fetch_all(&PAUSED_LABS, args![]).await?;
     let paused: Vec<i64> = rows
         .iter()
         .map(|row| row.int(0))
         .collect::<Result<_, _>>()
         .map_err(|error| DbError::new(PAUSED_LABS.name, error))?;
-    let parked: Vec<i64> = jobs.iter().filter(|job| paused.contains(&job.lab_id)).map(|job| job.id).collect();
+    let parked: Vec<i64> =
+        jobs.iter().map(|(job, _)| job).filter(|job| paused.contains(&job.lab_id)).map(|job| job.id).collect();
     if !parked.is_empty() {
         let mut args = args![PAUSED];
         args.extend(parked.iter().map(|id| Arg::Int(*id)));
         tx.execute(Query::new(CLAIM_PARK.name, CLAIM_PARK.with_list(parked.len())), args).await?;
-        jobs.retain(|job| !paused.contains(&job.lab_id));
+        jobs.retain(|(job, _)| !paused.contains(&job.lab_id));
     }
     Ok(parked.len())
 }
@@ -196,11 +260,11 @@ async fn stamp(tx: &mut Tx, worker_id: i64, ids: &[i64]) -> Result<u64, DbError>
 }
 
 /// The rare way: some of the jobs are for a (lab, day) that is running, here or elsewhere.
-async fn stamp_one_by_one(tx: &mut Tx, worker_id: i64, jobs: Vec<Job>) -> Result<Vec<Job>, DbError> {
+async fn stamp_one_by_one(tx: &mut Tx, worker_id: i64, jobs: Claimed) -> Result<Claimed, DbError> {
     let mut claimed = Vec::new();
-    for job in jobs {
+    for (job, turn) in jobs {
         match stamp(tx, worker_id, &[job.id]).await {
-            Ok(_) => claimed.push(job),
+            Ok(_) => claimed.push((job, turn)),
             Err(error) if error.is_duplicate() => {
                 tx.execute(&CLAIM_POSTPONE, args![job.id]).await?;
             }
@@ -210,8 +274,9 @@ async fn stamp_one_by_one(tx: &mut Tx, worker_id: i64, jobs: Vec<Job>) -> Result
     Ok(claimed)
 }
 
-fn job(row: &Row) -> Result<Job, sqlx::Error> {
-    Ok(Job {
+/// A job and its sort key.
+fn job(row: &Row) -> Result<(Job, i64), sqlx::Error> {
+    let job = Job {
         id: row.int(0)?,
         kind: row.text(1)?.parse()?,
         rollup: row.text(2)?,
@@ -219,5 +284,6 @@ fn job(row: &Row) -> Result<Job, sqlx::Error> {
         day: row.date(4)?,
         attempt: row.int(5)?,
         attempts_max: row.int(6)?,
-    })
+    };
+    Ok((job, row.int(7)?))
 }

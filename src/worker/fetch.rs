@@ -14,7 +14,7 @@ use super::{Session, backend::QueueBackend, wait_after};
 use crate::{
     db::{DbError, Mode},
     metrics,
-    queue::{Job, claim, enqueue::DAYS_A_TURN, lease, run_of},
+    queue::{Job, claim, claim::Claimer, enqueue::DAYS_A_TURN, lease, run_of},
     recompute, runs,
 };
 
@@ -63,6 +63,7 @@ pub(super) fn start(
             room_wanted: room_min,
             session,
             units: sender,
+            claimer: Claimer::default(),
             as_of: HashMap::new(),
         };
         tokio::select! {
@@ -75,6 +76,7 @@ pub(super) fn start(
 struct Fetcher {
     session: Arc<Session>,
     units: mpsc::UnboundedSender<Unit>,
+    claimer: Claimer,
     /// One permit a job that this process could hold.
     room: Arc<Semaphore>,
     room_min: usize,
@@ -141,7 +143,7 @@ impl Fetcher {
     /// Claims what there is room for; how many jobs.
     async fn claim(&mut self) -> Result<usize, DbError> {
         let limit = self.room_wanted.saturating_sub(self.held());
-        let mut jobs = claim::claim(&self.session.db, self.session.worker_id, limit).await?;
+        let mut jobs = self.claimer.claim(&self.session.db, self.session.worker_id, limit).await?;
         let claimed = jobs.len();
         if claimed == 0 {
             return Ok(0);
