@@ -103,6 +103,8 @@ fn start() -> Result<(Server, std::process::Child), String> {
         .args(["--innodb-buffer-pool-size=256M", "--innodb-flush-log-at-trx-commit=2", "--max-connections=500"])
         // A small stack of open tables keeps hundreds of test databases within the default limits.
         .args(["--table-open-cache=2000", "--innodb-print-all-deadlocks=ON"])
+        // As on servers that replicate: every table needs a primary key.
+        .arg("--innodb-force-primary-key=ON")
         .arg(format!("--datadir={}", data.display()))
         .arg(format!("--socket={}", dir.join("socket").display()))
         .arg(format!("--pid-file={}", dir.join("pid").display()))
