@@ -141,6 +141,8 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
         (&["worker", "--concurrency", "0"], "--concurrency"),
         (&["worker", "--lease", "soon"], "--lease"),
         (&["--now", "noon", "runs", "list"], "--now"),
+        (&["--now", "+262142-12-31T23:59:59Z", "scheduler", "--once"], "--now"),
+        (&["repair", "--as-of", "+262142-12-31 23:59:59"], "expected a UTC moment"),
         (&["mend"], "mend"),
     ] {
         let error = run_fails(&db, USAGE, arguments);
