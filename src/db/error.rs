@@ -112,6 +112,13 @@ fn sqlite_kind(code: u32, message: &str) -> Kind {
 }
 
 impl DbError {
+    /// Whether a row holds a value that cannot be read: its lab has to wait for somebody, the
+    /// others do not.
+    #[must_use]
+    pub fn is_bad_data(&self) -> bool {
+        matches!(&self.source, sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. })
+    }
+
     /// Whether a row with that unique key was there already.
     #[must_use]
     pub fn is_duplicate(&self) -> bool {

@@ -6,6 +6,7 @@ mod support;
 
 mod calendar;
 mod cli;
+mod hostile;
 mod processes;
 mod queue;
 mod scheduler;
