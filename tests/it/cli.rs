@@ -121,6 +121,7 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
         (&["runs", "show", "77"], "run 77 does not exist"),
         (&["runs", "cancel", "77"], "run 77 does not exist"),
         (&["worker", "--lease", "10s", "--heartbeat", "8s"], "at least twice --heartbeat"),
+        (&["worker", "--job-timeout", "0s"], "--job-timeout"),
         (&["--jobs-dir", jobs_dir, "scheduler", "--once"], "rollup.toml:31: \"bils\" is not one of [facts]"),
         (&["--jobs-dir", "/nowhere", "scheduler", "--once"], "/nowhere:1: cannot be read"),
     ];
