@@ -49,8 +49,10 @@ CREATE TABLE IF NOT EXISTS daymend_jobs (
     UNIQUE KEY daymend_jobs_day (lab_id, day, rollup, running)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 
--- How attempts ended that did not complete their job.
+-- How attempts ended that did not complete their job. The id is there because some servers
+-- refuse a table without a primary key (sql_require_primary_key, Group Replication, Galera).
 CREATE TABLE IF NOT EXISTS daymend_attempts (
+    id         BIGINT        NOT NULL AUTO_INCREMENT PRIMARY KEY,
     job_id     BIGINT        NOT NULL,
     attempt    SMALLINT      NOT NULL,
     worker_id  BIGINT        NOT NULL,

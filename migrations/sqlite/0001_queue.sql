@@ -45,6 +45,7 @@ CREATE INDEX IF NOT EXISTS daymend_jobs_claim ON daymend_jobs (kind, state, sort
 CREATE UNIQUE INDEX IF NOT EXISTS daymend_jobs_day ON daymend_jobs (lab_id, day, rollup, running);
 
 CREATE TABLE IF NOT EXISTS daymend_attempts (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
     job_id     INTEGER NOT NULL,
     attempt    INTEGER NOT NULL,
     worker_id  INTEGER NOT NULL,

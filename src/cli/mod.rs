@@ -20,7 +20,7 @@ mod service;
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike as _, Utc};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
@@ -107,9 +107,17 @@ fn now(text: &str) -> Result<Now, String> {
         "" => Ok(Now::Bare),
         text => text
             .parse()
+            .ok()
+            .and_then(in_range)
             .map(Now::At)
-            .map_err(|_| "expected a moment as RFC 3339 has it, such as 2026-03-16T04:00:00Z".to_owned()),
+            .ok_or_else(|| "expected a moment as RFC 3339 has it, such as 2026-03-16T04:00:00Z".to_owned()),
     }
+}
+
+/// A moment that a DATETIME can hold in every time zone: chrono's own range goes further, and
+/// panics at its ends.
+fn in_range(at: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    (1970..9999).contains(&at.year()).then_some(at)
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

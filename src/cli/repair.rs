@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use clap::Args;
 
-use super::{Global, follow, historical_summary, print_json, service::AttemptsArgs, usage, who};
+use super::{Global, follow, historical_summary, in_range, print_json, service::AttemptsArgs, usage, who};
 use crate::{
     cli::Exit,
     scheduler::adhoc::{self, Days, Plan, PlanError},
@@ -105,5 +105,7 @@ fn utc_moment(text: &str) -> Result<DateTime<Utc>, String> {
     NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S")
         .map(|at| at.and_utc())
         .or_else(|_| text.parse())
-        .map_err(|_| "expected a UTC moment such as '2026-03-16 04:00:00'".to_owned())
+        .ok()
+        .and_then(in_range)
+        .ok_or_else(|| "expected a UTC moment such as '2026-03-16 04:00:00'".to_owned())
 }

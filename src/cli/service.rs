@@ -98,6 +98,9 @@ impl WorkerArgs {
                 humantime::format_duration(self.heartbeat)
             )));
         }
+        if self.job_timeout.is_zero() {
+            return Err(usage("--job-timeout (0s) leaves no attempt any time"));
+        }
         let host = || std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/etc/hostname").ok());
         let name = self.name.clone().or_else(host).unwrap_or_default();
         Ok(worker::Config {

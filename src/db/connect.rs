@@ -4,7 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use anyhow::{Context, bail};
 use sqlx::{
-    ConnectOptions as _, Executor,
+    ConnectOptions as _, Connection as _, Executor, MySqlConnection,
     mysql::{MySqlConnectOptions, MySqlPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -124,10 +124,16 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
 impl Db {
     /// Checks that the database answers.
     pub async fn ping(&self) -> anyhow::Result<()> {
-        let answer = match &self.pool {
+        let mut answer = match &self.pool {
             Pool::MySql(pool) => pool.acquire().await.map(drop),
             Pool::Sqlite(pool) => pool.acquire().await.map(drop),
         };
+        // A pool that has waited in vain keeps the reason to itself: ask once more without it.
+        if let (Err(sqlx::Error::PoolTimedOut), Pool::MySql(pool)) = (&answer, &self.pool) {
+            let options = pool.connect_options();
+            let once = tokio::time::timeout(ACQUIRE_TIMEOUT / 5, MySqlConnection::connect_with(&options)).await;
+            answer = once.map_or(Ok(()), |once| once.map(drop)).and(answer);
+        }
         answer.map_err(|error| DbError::new("connect", error)).context("the database cannot be reached")
     }
 }

@@ -86,13 +86,14 @@ fn mysql_kind(number: u32) -> Kind {
     match number {
         // Duplicate key; deadlock; lock wait timeout; record changed since last read
         // (MariaDB's snapshot isolation); auto-increment read failed, which is how a
-        // deadlock's victim may hear of it; Galera's certification conflict is 1213 too.
-        1062 | 1205 | 1213 | 1020 | 1467 => Kind::Conflict,
+        // deadlock's victim may hear of it; rolled back at commit (Group Replication; Galera's
+        // certification conflict is 1213); write conflicts (TiDB).
+        1062 | 1205 | 1213 | 1020 | 1467 | 3101 | 8022 | 9007 => Kind::Conflict,
         // Too many connections; server shutdown; normal shutdown; aborted connection;
-        // read-only (a failover is under way); killed connection; lost or gone.
-        1040 | 1053 | 1077 | 1079 | 1152 | 1184 | 1203 | 1226 | 1290 | 1317 | 1836 | 1927 | 2006 | 2013 | 3169 => {
-            Kind::Unavailable
-        }
+        // read-only (a failover is under way); killed connection; lost or gone; a Galera node that
+        // is joining (1047); a connection that was idle for too long (MySQL 8.0.24+, 4031).
+        1040 | 1047 | 1053 | 1077 | 1079 | 1152 | 1184 | 1203 | 1226 | 1290 | 1317 | 1836 | 1927 | 2006 | 2013
+        | 3169 | 4031 => Kind::Unavailable,
         // Access denied (database, user, table, column, other); unknown database; bad
         // field; syntax; unknown table; no such table.
         1044 | 1045 | 1049 | 1054 | 1064 | 1109 | 1142 | 1143 | 1146 | 1227 => Kind::Definition,
@@ -112,6 +113,13 @@ fn sqlite_kind(code: u32, message: &str) -> Kind {
 }
 
 impl DbError {
+    /// Whether a row holds a value that cannot be read: its lab has to wait for somebody, the
+    /// others do not.
+    #[must_use]
+    pub fn is_bad_data(&self) -> bool {
+        matches!(&self.source, sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. })
+    }
+
     /// Whether a row with that unique key was there already.
     #[must_use]
     pub fn is_duplicate(&self) -> bool {

@@ -217,11 +217,11 @@ impl Row {
             Self::Sqlite(row) => row
                 .try_get_unchecked::<Option<&str>, _>(index)?
                 .map(|text| {
-                    ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f"]
-                        .iter()
-                        .find_map(|format| NaiveDateTime::parse_from_str(text, format).ok())
+                    // No other form: SQLite compares text, and `2026-03-15T04:00` sorts behind
+                    // every boundary of its date, so that it would be counted for a wrong day.
+                    NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f")
                         .map(|at| at.and_utc())
-                        .ok_or_else(|| not_a(index, "a UTC date and time", text))
+                        .map_err(|_| not_a(index, "a UTC date and time such as 2026-03-15 04:00:00", text))
                 })
                 .transpose(),
         }

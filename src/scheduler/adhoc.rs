@@ -8,6 +8,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 
 use crate::{
     db::{Db, DbError, Mode, Tx, retry},
+    error::chain,
     queue::JobKind,
     rollup::{
         Rollup,
@@ -102,7 +103,11 @@ async fn days_of(
     if last > yesterday {
         return Ok(Err(format!("{last} is not over yet (its last closed day is {yesterday}, in {})", zone.name())));
     }
-    let Some(bill) = source::first_fact(tx, rollup, lab.id).await? else {
+    let bill = match source::first_fact(tx, rollup, lab.id).await {
+        Err(error) if error.is_bad_data() => return Ok(Err(chain(&error))),
+        bill => bill?,
+    };
+    let Some(bill) = bill else {
         return Ok(Err("it has no bills".to_owned()));
     };
     let bill = zone.date_of(bill);

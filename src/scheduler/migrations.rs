@@ -11,6 +11,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use super::{Config, Report};
 use crate::{
     db::{Db, DbError, Mode, retry},
+    error::chain,
     queue::JobKind,
     recompute::stored,
     rollup::{Rollup, source},
@@ -48,7 +49,11 @@ pub async fn take_pending(
         by_lab.entry(record.lab_id).or_default().push(record);
     }
     for (lab_id, records) in by_lab {
-        match history(db, rollup, lab_id, now).await? {
+        let history = match history(db, rollup, lab_id, now).await {
+            Err(error) if error.is_bad_data() => Err(chain(&error)),
+            history => history?,
+        };
+        match history {
             Ok(history) => {
                 let enqueued =
                     retry("take migration", || enqueue_rebuild(db, rollup, config, now, &records, &history)).await?;

@@ -100,7 +100,9 @@ async fn run_one(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit:
                 failures += 1;
                 wait_after(database, "recompute", failures, &session.lost).await;
             }
-            Some(database) if database.kind == Kind::Conflict => {
+            // A key that is still there after so many retries is no race: the site has a unique key
+            // that daymend does not know. That is a failure like others, or it would never end.
+            Some(database) if database.kind == Kind::Conflict && !database.is_duplicate() => {
                 tracing::warn!(error = %chain(&error), "conflicts outlasted the retries, resting");
                 return settle_until_done(session, || {
                     settle::release(&session.db, session.worker_id, job, CONFLICT_REST)

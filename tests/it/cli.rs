@@ -121,6 +121,7 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
         (&["runs", "show", "77"], "run 77 does not exist"),
         (&["runs", "cancel", "77"], "run 77 does not exist"),
         (&["worker", "--lease", "10s", "--heartbeat", "8s"], "at least twice --heartbeat"),
+        (&["worker", "--job-timeout", "0s"], "--job-timeout"),
         (&["--jobs-dir", jobs_dir, "scheduler", "--once"], "rollup.toml:31: \"bils\" is not one of [facts]"),
         (&["--jobs-dir", "/nowhere", "scheduler", "--once"], "/nowhere:1: cannot be read"),
     ];
@@ -141,6 +142,8 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
         (&["worker", "--concurrency", "0"], "--concurrency"),
         (&["worker", "--lease", "soon"], "--lease"),
         (&["--now", "noon", "runs", "list"], "--now"),
+        (&["--now", "+262142-12-31T23:59:59Z", "scheduler", "--once"], "--now"),
+        (&["repair", "--as-of", "+262142-12-31 23:59:59"], "expected a UTC moment"),
         (&["mend"], "mend"),
     ] {
         let error = run_fails(&db, USAGE, arguments);
@@ -181,6 +184,8 @@ async fn a_database_that_cannot_be_reached_is_said_so_without_its_password() {
         assert_one_line(&error);
         assert!(error.contains("cannot be reached"), "{error}");
         assert!(!error.contains("verysecret"), "{error}");
+        // Why, too, and not only that a pool has waited.
+        assert!(error.contains("refused") || error.contains("unable to open database file"), "{error}");
     }
     db.url = "postgres://daymend:verysecret@127.0.0.1/lab".to_owned();
     let error = run_fails(&db, USAGE, &["runs", "list"]);

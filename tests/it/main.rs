@@ -9,6 +9,7 @@ mod calendar;
 mod cli;
 mod fair;
 mod faults;
+mod hostile;
 mod kills;
 mod outages;
 mod processes;

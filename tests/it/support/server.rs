@@ -134,6 +134,8 @@ fn launch(dir: &Path, port: u16) -> Result<Child, String> {
         .args(["--innodb-buffer-pool-size=256M", "--innodb-flush-log-at-trx-commit=2", "--max-connections=500"])
         // Hundreds of test databases stay within the default limit of open files.
         .args(["--table-open-cache=2000", "--innodb-print-all-deadlocks=ON"])
+        // As on servers that replicate: every table needs a primary key.
+        .arg("--innodb-force-primary-key=ON")
         .arg(format!("--datadir={}", dir.join("data").display()))
         .arg(format!("--socket={}", dir.join("socket").display()))
         .arg(format!("--pid-file={}", dir.join("pid").display()))
