@@ -8,6 +8,7 @@ mod calendar;
 mod cli;
 mod processes;
 mod queue;
+mod queue_model;
 mod scheduler;
 mod statements;
 mod storm;
