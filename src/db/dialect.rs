@@ -69,7 +69,9 @@ impl Dialect {
         {
             let now_us = now_us.load(Ordering::SeqCst);
             let now = DateTime::from_timestamp_micros(now_us).unwrap_or_default();
-            let now = format!("'{}'", super::instant_text(now));
+            // A DATETIME wherever it stands, also as a column of a SELECT.
+            let literal = if self == Self::MySql { "TIMESTAMP" } else { "" };
+            let now = format!("{literal}'{}'", super::instant_text(now));
             sql = Cow::Owned(sql.replace("{now_us}", &now_us.to_string()).replace("{now}", &now));
         }
         for (token, mysql, sqlite) in TOKENS {

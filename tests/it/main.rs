@@ -14,6 +14,7 @@ mod kills;
 mod outages;
 mod processes;
 mod queue;
+mod queue_model;
 mod recompute_property;
 mod scheduler;
 mod statements;

@@ -3,13 +3,15 @@
 //! A claim passes over a paused kind, and sets the jobs of a paused lab aside when their turn
 //! comes. What runs already goes on.
 
+use std::collections::{BTreeMap, HashMap};
+
 use chrono::{DateTime, Utc};
 
 use super::write_log;
 use crate::{
     args,
     db::{Arg, Db, DbError, Mode, Query, Tx, retry},
-    queue::{JOBS_A_RUN_MAX, JobKind, PAUSED, claim, enqueue},
+    queue::{JobKind, PAUSED, claim, enqueue, run_of},
     statement,
 };
 
@@ -130,26 +132,34 @@ pub async fn resume(db: &Db, target: Target, who: &str) -> Result<Option<u64>, D
     .await
 }
 
+/// Gives parked jobs turns as if their runs had enqueued them just now.
 async fn unpark(tx: &mut Tx, lab: i64) -> Result<u64, DbError> {
+    // Asked before any job is given a turn, or the first of them would put the next further back.
+    let mut fronts = HashMap::new();
+    for kind in JobKind::ALL {
+        fronts.insert(kind, enqueue::front(tx, kind).await?);
+    }
+    // How many jobs of each run have been given a turn.
+    let mut places: HashMap<i64, usize> = HashMap::new();
     let mut unparked = 0;
     loop {
-        let mut jobs: Vec<(i64, JobKind)> = Vec::new();
+        let mut turns: BTreeMap<i64, Vec<Arg>> = BTreeMap::new();
         tx.for_each(&PARKED, args![lab, PAUSED, JOBS_A_STATEMENT], |row| {
-            jobs.push((row.int(0)?, row.text(1)?.parse()?));
+            let (id, kind): (i64, JobKind) = (row.int(0)?, row.text(1)?.parse()?);
+            let place = places.entry(run_of(id)).or_default();
+            turns.entry(fronts[&kind] + (*place / enqueue::DAYS_A_TURN) as i64).or_default().push(Arg::Int(id));
+            *place += 1;
             Ok(())
         })
         .await?;
-        if jobs.is_empty() {
+        if turns.is_empty() {
             return Ok(unparked);
         }
-        let turn = |id: i64| id % JOBS_A_RUN_MAX / enqueue::DAYS_A_TURN as i64;
-        for jobs in
-            jobs.chunk_by(|a, b| a.1 == b.1 && a.0 / JOBS_A_RUN_MAX == b.0 / JOBS_A_RUN_MAX && turn(a.0) == turn(b.0))
-        {
-            let front = enqueue::front(tx, jobs[0].1).await?;
-            let mut args = args![front + turn(jobs[0].0), PAUSED];
-            args.extend(jobs.iter().map(|(id, _)| Arg::Int(*id)));
-            unparked += tx.execute(Query::new(UNPARK.name, UNPARK.with_list(jobs.len())), args).await?;
+        for (turn, ids) in turns {
+            let text = UNPARK.with_list(ids.len());
+            let mut args = args![turn, PAUSED];
+            args.extend(ids);
+            unparked += tx.execute(Query::new(UNPARK.name, text), args).await?;
         }
     }
 }

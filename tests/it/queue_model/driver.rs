@@ -1,0 +1,349 @@
+//! Carries an operation out on the database and on the model, and compares.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Result;
+use chrono::{DateTime, Days, NaiveDate};
+use daymend::{
+    db::{Db, DbClock, Mode},
+    queue::{
+        Job, JobKind, JobState,
+        admin::{
+            change::{self, Change},
+            filter::Filter,
+            pause::{self, Target},
+            prune,
+        },
+        claim, lease,
+        settle::{self, Failure},
+    },
+    rollup::HISTORICAL_SUMMARY,
+    runs::{self, NewRun},
+};
+use proptest::sample::Index;
+
+use super::{
+    LEASE_US, Op, Pick, Which,
+    model::{Fence, Model, run_of},
+    tables::{Tables, equal},
+};
+
+const START_US: i64 = 1_780_000_000_000_000;
+const ATTEMPTS_MAX: u32 = 3;
+const SLOTS: usize = 3;
+
+/// A place for a worker: its process, started anew now and then, and all it ever claimed.
+#[derive(Debug)]
+struct Slot {
+    worker: i64,
+    claims: Vec<Claim>,
+}
+
+#[derive(Debug, Clone)]
+struct Claim {
+    worker: i64,
+    job: Job,
+    /// Whether the worker has had an answer to a settlement.
+    is_settled: bool,
+}
+
+pub struct Driver {
+    db: Db,
+    clock: Arc<AtomicI64>,
+    model: Model,
+    slots: Vec<Slot>,
+    enqueued: u64,
+    pruned: u64,
+}
+
+impl Driver {
+    /// An empty queue, and workers without jobs.
+    pub async fn new(db: &Db) -> Result<Self> {
+        Tables::clear(db).await?;
+        let clock = Arc::new(AtomicI64::new(START_US));
+        let db = db.with_clock(DbClock::Driven(Arc::clone(&clock)));
+        let model = Model { now: START_US, ..Model::default() };
+        let mut this = Self { db, clock, model, slots: Vec::new(), enqueued: 0, pruned: 0 };
+        for _ in 0..SLOTS {
+            let worker = this.register().await?;
+            this.slots.push(Slot { worker, claims: Vec::new() });
+        }
+        Ok(this)
+    }
+
+    /// One operation, and then everything is compared.
+    pub async fn step(&mut self, op: &Op) -> Result<()> {
+        self.run(op).await?;
+        let stored = Tables::read(&self.db).await?;
+        stored.check()?;
+        equal("jobs enqueued and not pruned", &(self.enqueued - self.pruned), &(stored.jobs.len() as u64))?;
+        self.model.tables.compare(&stored)?;
+        equal("whether any job is open", &self.model.any_open(), &claim::any_open(&self.db).await?)?;
+        equal("workers alive", &self.model.workers_alive(), &lease::workers_alive(&self.db).await?)
+    }
+
+    async fn run(&mut self, op: &Op) -> Result<()> {
+        match op {
+            Op::Enqueue { kind, labs } => self.enqueue(*kind, labs).await,
+            Op::Claim { slot, limit } => self.claim(*slot, *limit).await,
+            Op::Heartbeat { slot } => self.heartbeat(*slot).await,
+            Op::Restart { slot, signs_off } => self.restart(*slot, *signs_off).await,
+            Op::Advance { us } => {
+                self.advance(*us);
+                Ok(())
+            }
+            Op::Rescue => self.rescue().await,
+            Op::Outlive { slot, jobs, times } => {
+                for _ in 0..*times {
+                    self.claim(*slot, *jobs).await?;
+                    self.advance(LEASE_US);
+                    self.rescue().await?;
+                }
+                Ok(())
+            }
+            Op::Complete { slot, pick, jobs } => self.complete(*slot, *pick, *jobs).await,
+            Op::Fail { slot, pick, permanent, backoff_us } => self.fail(*slot, *pick, *permanent, *backoff_us).await,
+            Op::Release { slot, pick, wait_us } => self.release(*slot, *pick, *wait_us).await,
+            Op::HandBack { slot } => {
+                let worker = self.slots[*slot].worker;
+                let stored = settle::hand_back(&self.db, worker).await?;
+                equal("jobs handed back", &self.model.hand_back(worker), &stored)
+            }
+            Op::Retry { which, backing_off } => {
+                self.change(Change::Retry { backing_off: *backing_off }, &self.filter(which)).await
+            }
+            Op::Cancel { which } => self.change(Change::Cancel, &self.filter(which)).await,
+            Op::CancelRun { run } => {
+                let Some(run) = self.any_run(*run) else { return Ok(()) };
+                let stored = runs::cancel(&self.db, run).await?;
+                equal("jobs cancelled with their run", &self.model.cancel_run(run), &stored)
+            }
+            Op::Close => self.close().await,
+            Op::PauseKind { kind } => self.pause(Target::Kind(*kind), &format!("kind:{kind}")).await,
+            Op::PauseLab { lab } => self.pause(Target::Lab(*lab), &format!("lab:{lab}")).await,
+            Op::ResumeKind { kind } => self.resume(Target::Kind(*kind), &format!("kind:{kind}")).await,
+            Op::ResumeLab { lab } => self.resume(Target::Lab(*lab), &format!("lab:{lab}")).await,
+            Op::Prune { which, older_us } => self.prune(&self.filter(which), *older_us).await,
+        }
+    }
+
+    async fn enqueue(&mut self, kind: JobKind, labs: &[(i64, u64, u64)]) -> Result<()> {
+        let labs: Vec<(i64, Vec<NaiveDate>)> =
+            labs.iter().map(|(lab, first, days)| (*lab, (*first..first + days).map(day).collect())).collect();
+        let new = NewRun {
+            rollup: HISTORICAL_SUMMARY.to_owned(),
+            kind,
+            reason: "the model".to_owned(),
+            requested_by: "the model".to_owned(),
+            time_zone: None,
+            lab_id: None,
+            as_of: DateTime::from_timestamp_micros(START_US).unwrap_or_default(),
+            labs,
+            attempts_max: ATTEMPTS_MAX,
+        };
+        let mut tx = self.db.begin(Mode::Write).await?;
+        let run = runs::create(&mut tx, &new).await?;
+        tx.commit().await?;
+        self.model.enqueue(run, kind, &new.labs, i64::from(ATTEMPTS_MAX));
+        self.enqueued += new.jobs() as u64;
+        Ok(())
+    }
+
+    async fn claim(&mut self, slot: usize, limit: usize) -> Result<()> {
+        let worker = self.slots[slot].worker;
+        let stored = claim::claim(&self.db, worker, limit).await?;
+        let claimed = self.model.claim(worker, limit);
+        let model: Vec<Job> = claimed.into_iter().map(|id| self.as_claimed(id)).collect();
+        equal("jobs claimed", &model, &stored)?;
+        let claims = stored.into_iter().map(|job| Claim { worker, job, is_settled: false });
+        self.slots[slot].claims.extend(claims);
+        Ok(())
+    }
+
+    fn as_claimed(&self, id: i64) -> Job {
+        let job = &self.model.tables.jobs[&id];
+        Job {
+            id,
+            kind: job.kind,
+            rollup: HISTORICAL_SUMMARY.to_owned(),
+            lab_id: job.lab,
+            day: job.day,
+            attempt: job.attempt,
+            attempts_max: job.attempts_max,
+        }
+    }
+
+    async fn register(&mut self) -> Result<i64> {
+        let worker = lease::register(&self.db, "the model's", micros(LEASE_US)).await?;
+        self.model.register(worker, LEASE_US);
+        Ok(worker)
+    }
+
+    /// A worker that learns that its lease is lost starts anew, as the process does.
+    async fn heartbeat(&mut self, slot: usize) -> Result<()> {
+        let worker = self.slots[slot].worker;
+        let stored = lease::heartbeat(&self.db, worker, micros(LEASE_US)).await?;
+        equal("whether the lease was extended", &self.model.heartbeat(worker, LEASE_US), &stored)?;
+        if !stored {
+            self.slots[slot].worker = self.register().await?;
+        }
+        Ok(())
+    }
+
+    async fn restart(&mut self, slot: usize, signs_off: bool) -> Result<()> {
+        if signs_off {
+            let worker = self.slots[slot].worker;
+            lease::sign_off(&self.db, worker).await?;
+            self.model.sign_off(worker);
+        }
+        self.slots[slot].worker = self.register().await?;
+        Ok(())
+    }
+
+    fn advance(&mut self, us: i64) {
+        self.model.now += us;
+        self.clock.store(self.model.now, Ordering::SeqCst);
+    }
+
+    async fn rescue(&mut self) -> Result<()> {
+        equal("jobs rescued", &self.model.rescue(), &lease::rescue(&self.db).await?)
+    }
+
+    /// Some of the slot's claims, as the worker sees them: it may have lost any of them.
+    fn pick(&mut self, slot: usize, pick: Pick, count: usize) -> Vec<Claim> {
+        let (is_any, Pick::Held(at) | Pick::Any(at)) = (matches!(pick, Pick::Any(_)), pick);
+        let mut claims: Vec<&mut Claim> =
+            self.slots[slot].claims.iter_mut().filter(|claim| is_any || !claim.is_settled).collect();
+        if claims.is_empty() {
+            return Vec::new();
+        }
+        let first = at.index(claims.len());
+        let picked = claims.iter_mut().skip(first).take(count);
+        picked
+            .map(|claim| {
+                claim.is_settled = true;
+                claim.clone()
+            })
+            .collect()
+    }
+
+    async fn complete(&mut self, slot: usize, pick: Pick, count: usize) -> Result<()> {
+        let mut claims = self.pick(slot, pick, count);
+        // One statement is for one worker; what an earlier process of the slot claimed is settled apart.
+        while let Some(worker) = claims.first().map(|claim| claim.worker) {
+            let (now, later) = claims.into_iter().partition(|claim| claim.worker == worker);
+            claims = later;
+            let jobs: Vec<Job> = Vec::into_iter(now).map(|claim: Claim| claim.job).collect();
+            let fences = jobs.iter().map(|job| fence(worker, job));
+            let model = fences.map(|fence| self.model.complete(fence)).filter(|found| *found).count();
+            let stored = settle::complete_unchanged(&self.db, worker, &jobs).await?;
+            equal("completions let through", &(model as u64), &stored)?;
+        }
+        Ok(())
+    }
+
+    async fn fail(&mut self, slot: usize, pick: Pick, permanent: bool, backoff_us: i64) -> Result<()> {
+        for Claim { worker, job, .. } in self.pick(slot, pick, 1) {
+            let error = format!("Lab {} is Out of reach, 100%", job.lab_id);
+            let model = self.model.fail(fence(worker, &job), &error, permanent, backoff_us);
+            let failure = Failure { error, permanent, backoff: micros(backoff_us) };
+            equal("failure let through", &model, &settle::fail(&self.db, worker, &job, &failure).await?)?;
+        }
+        Ok(())
+    }
+
+    async fn release(&mut self, slot: usize, pick: Pick, wait_us: i64) -> Result<()> {
+        for Claim { worker, job, .. } in self.pick(slot, pick, 1) {
+            let stored = settle::release(&self.db, worker, &job, micros(wait_us)).await?;
+            equal("release let through", &self.model.release(fence(worker, &job), wait_us), &stored)?;
+        }
+        Ok(())
+    }
+
+    async fn change(&mut self, change: Change, filter: &Filter) -> Result<()> {
+        let plan = change::plan(&self.db, change, filter).await?;
+        let stored = change::apply(&self.db, change, filter, "the model").await?;
+        let model = match change {
+            Change::Retry { backing_off } => self.model.retry(filter, backing_off),
+            Change::Cancel => self.model.cancel(filter),
+        };
+        equal("jobs changed", &model, &stored)?;
+        equal("jobs that would be changed", &model, &plan)
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        let ids: Vec<i64> = self.model.tables.runs.keys().copied().collect();
+        for id in ids {
+            let closed = runs::close(&self.db, id).await?;
+            let stored = closed.map(|(state, _)| state.name());
+            equal(&format!("how run {id} closed"), &self.model.close(id), &stored)?;
+            let mut tx = self.db.begin(Mode::Snapshot).await?;
+            let progress = runs::progress(&mut tx, id).await?;
+            tx.commit().await?;
+            let counted =
+                [progress.available, progress.running, progress.completed, progress.discarded, progress.cancelled];
+            let model = JobState::ALL.map(|state| self.model.count(id, state));
+            equal(&format!("progress of run {id}"), &model, &counted)?;
+            equal("progress when it closed", &closed.map(|_| progress), &closed.map(|(_, progress)| progress))?;
+        }
+        Ok(())
+    }
+
+    async fn pause(&mut self, target: Target, what: &str) -> Result<()> {
+        let stored = pause::pause(&self.db, target, "the model").await?;
+        equal(&format!("whether {what} was not paused"), &self.model.pause(what), &stored)
+    }
+
+    async fn resume(&mut self, target: Target, what: &str) -> Result<()> {
+        let stored = pause::resume(&self.db, target, "the model").await?;
+        equal(&format!("jobs of {what} resumed"), &self.model.resume(what), &stored)
+    }
+
+    async fn prune(&mut self, filter: &Filter, older_us: i64) -> Result<()> {
+        let planned = prune::plan(&self.db, filter, micros(older_us)).await?;
+        let prunable = self.model.prunable(filter, older_us);
+        let model: Vec<_> = prunable.iter().map(|(run, jobs)| (*run, jobs.len() as u64)).collect();
+        equal("jobs that would be pruned", &model, &planned)?;
+        let stored = prune::prune(&self.db, filter, micros(older_us), "the model").await?;
+        self.pruned += stored;
+        equal("jobs pruned", &self.model.prune(filter, older_us), &stored)
+    }
+
+    /// One of the runs that have jobs.
+    fn any_run(&self, index: Index) -> Option<i64> {
+        let mut runs: Vec<i64> = self.model.tables.jobs.keys().map(|id| run_of(*id)).collect();
+        runs.dedup();
+        (!runs.is_empty()).then(|| runs[index.index(runs.len())])
+    }
+
+    fn filter(&self, which: &Which) -> Filter {
+        Filter {
+            run: which.run.and_then(|run| self.any_run(run)),
+            labs: which.labs.clone(),
+            from: which.from.map(day),
+            to: which.to.map(day),
+            state: which.state,
+            kind: which.kind,
+            error: which.error.map(str::to_owned),
+        }
+    }
+}
+
+fn fence(worker: i64, job: &Job) -> Fence {
+    Fence { job: job.id, attempt: job.attempt, worker }
+}
+
+/// The `number`-th day of the test's calendar, from 0.
+fn day(number: u64) -> NaiveDate {
+    NaiveDate::from_ymd_opt(2026, 1, 1).unwrap_or_default() + Days::new(number)
+}
+
+fn micros(us: i64) -> Duration {
+    Duration::from_micros(us.unsigned_abs())
+}
