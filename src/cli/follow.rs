@@ -29,9 +29,11 @@ pub(super) async fn follow(db: &Db, run_id: i64) -> anyhow::Result<(RunState, Pr
             Ok((RunState::Running, progress)) => {
                 failures = 0;
                 bar.update(progress.ended(), progress.total(), progress.discarded);
-                if progress.open() == 0 {
-                    scheduler::close_runs(db, &mut scheduler::Report::default()).await?;
-                } else if !warned && begun.elapsed() > POLL * 10 && lease::workers_alive(db).await? == 0 {
+                if progress.open() > 0
+                    && !warned
+                    && begun.elapsed() > POLL * 10
+                    && lease::workers_alive(db).await.is_ok_and(|alive| alive == 0)
+                {
                     warned = true;
                     eprintln!("no worker is alive: start `daymend worker` or `daymend serve`");
                 }
@@ -52,11 +54,15 @@ pub(super) async fn follow(db: &Db, run_id: i64) -> anyhow::Result<(RunState, Pr
     }
 }
 
+/// Where a run stands; one whose jobs have all ended is closed.
 async fn look(db: &Db, run_id: i64) -> Result<(RunState, Progress), DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let state = runs::get(&mut tx, run_id).await?.map_or(RunState::Cancelled, |run| run.state);
     let progress = runs::progress(&mut tx, run_id).await?;
     tx.commit().await?;
+    if state == RunState::Running && progress.open() == 0 {
+        scheduler::close_runs(db, &mut scheduler::Report::default()).await?;
+    }
     Ok((state, progress))
 }
 

@@ -51,6 +51,14 @@ impl Options {
             let history = migrations::history(&db, rollup, *lab, now).await?;
             histories.push((*lab, history.map_err(|why| usage(format!("lab {lab} cannot be rebuilt: {why}")))?));
         }
+        if self.dry_run && global.json {
+            let list: Vec<_> = histories
+                .iter()
+                .map(|(lab, history)| serde_json::json!({ "lab": lab, "days": history.days, "last": history.last }))
+                .collect();
+            print_json(&list)?;
+            return Ok(Exit::Ok.into());
+        }
         if self.dry_run {
             for (lab, history) in &histories {
                 let first = history.days.first().map(|first| format!(", from {first}")).unwrap_or_default();

@@ -23,11 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
-    db::{Backoff, Db, DbError, Kind, Mode},
+    db::{Backoff, Db, DbError, Kind, Mode, retry},
     metrics,
     queue::admin::{filter::Filter, prune},
     rollup::Rollup,
-    runs::{self, Progress, RunState, records},
+    runs::{self, Progress, Run, RunState, records},
 };
 use nightly::NightlyAt;
 
@@ -76,22 +76,17 @@ pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock) -> Re
 /// Closes runs whose jobs have all ended, and keeps the migration records of the others true.
 pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
     for run in runs::open(db).await? {
-        let mut tx = db.begin(Mode::Write).await?;
-        if records::disappeared(&mut tx, run.id).await? {
-            tx.rollback().await?;
-            if runs::cancel(db, run.id).await?.is_some() {
-                tracing::warn!(run = run.id, "cancelled, as its migration record has disappeared");
-                report.closed.push((run.id, RunState::Cancelled, Progress::default()));
+        match retry("look at run", || look_at(db, &run)).await? {
+            Found::Open => continue,
+            Found::RecordsDisappeared => {
+                if runs::cancel(db, run.id).await?.is_some() {
+                    tracing::warn!(run = run.id, "cancelled, as its migration record has disappeared");
+                    report.closed.push((run.id, RunState::Cancelled, Progress::default()));
+                }
+                continue;
             }
-            continue;
+            Found::Ended => {}
         }
-        let progress = runs::progress(&mut tx, run.id).await?;
-        if progress.open() > 0 {
-            records::refresh(&mut tx, &run, &progress).await?;
-            tx.commit().await?;
-            continue;
-        }
-        tx.rollback().await?;
         if let Some((state, progress)) = runs::close(db, run.id).await? {
             tracing::info!(
                 run = run.id,
@@ -110,6 +105,30 @@ pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
         }
     }
     Ok(())
+}
+
+/// What became of a run.
+enum Found {
+    Open,
+    Ended,
+    RecordsDisappeared,
+}
+
+/// Looks at a run, and brings the migration records of one that is open up to date.
+async fn look_at(db: &Db, run: &Run) -> Result<Found, DbError> {
+    let mut tx = db.begin(Mode::Write).await?;
+    if records::disappeared(&mut tx, run.id).await? {
+        tx.rollback().await?;
+        return Ok(Found::RecordsDisappeared);
+    }
+    let progress = runs::progress(&mut tx, run.id).await?;
+    if progress.open() == 0 {
+        tx.rollback().await?;
+        return Ok(Found::Ended);
+    }
+    records::refresh(&mut tx, run, &progress).await?;
+    tx.commit().await?;
+    Ok(Found::Open)
 }
 
 /// Ticks until `shutdown`. A database that is away makes it wait, never exit.

@@ -227,6 +227,9 @@ async fn dry_runs_change_nothing(engine: Engine) {
     assert!(repair.contains("would enqueue 6 job(s) in one run"), "{repair}");
     let rebuild = run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1", "--dry-run"]);
     assert!(rebuild.contains("would enqueue lab 1:"), "{rebuild}");
+    let json = run_ok(&db, &["--now", NOW, "--json", "rebuild", "--lab", "1", "--dry-run"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(json[0]["days"].as_array().unwrap().len() >= 7, "{json}");
     assert_eq!(written(&db).await, [0, 0, 0]);
 }
 
