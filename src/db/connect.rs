@@ -4,7 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use anyhow::{Context, bail};
 use sqlx::{
-    ConnectOptions as _, Connection as _, Executor, MySqlConnection,
+    ConnectOptions as _, Connection as _, Executor, MySqlConnection, MySqlPool, SqlitePool,
     mysql::{MySqlConnectOptions, MySqlPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -13,6 +13,9 @@ use super::{Db, DbError, Pool};
 
 /// How long to wait for a connection before the database counts as unreachable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection that was idle may take to say that it is there.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a pool is opened.
 #[derive(Debug, Clone, Copy)]
@@ -59,9 +62,8 @@ const SESSION_MYSQL: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMIT
 /// Opens a pool to `url`: `mysql://…` or `sqlite:…`. No message repeats the URL, which holds
 /// the password.
 pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
-    let ConnectOptions { connections, create, statement_max, idle_max } = pool;
     let scheme = url.split(':').next().unwrap_or_default();
-    let pool = match scheme {
+    let opened = match scheme {
         "mysql" | "mariadb" => {
             let options = MySqlConnectOptions::from_str(url)
                 .map_err(|error| anyhow::anyhow!("the database URL cannot be read: {error}"))?
@@ -70,55 +72,79 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
                 .timezone(None)
                 .statement_cache_capacity(200)
                 .disable_statement_logging();
-            // Each server reads its own variable out of the comments: MariaDB counts in seconds and
-            // limits every statement, MySQL counts in milliseconds and limits SELECTs.
-            let session = format!(
-                "{SESSION_MYSQL}; SET SESSION wait_timeout = {}, \
-                 /*M! max_statement_time = {} */ /*!80000 max_execution_time = {} */",
-                idle_max.as_secs().max(1),
-                statement_max.as_secs_f64(),
-                statement_max.as_millis()
-            );
-            let pool = MySqlPoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(ACQUIRE_TIMEOUT)
-                .idle_timeout(idle_max / 2)
-                .after_connect(move |connection, _| {
-                    let session = session.clone();
-                    Box::pin(async move {
-                        connection.execute(session.as_str()).await?;
-                        Ok(())
-                    })
-                })
-                .connect_lazy_with(options);
-            Pool::MySql(pool)
+            Pool::MySql(mysql_pool(options, pool))
         }
         "sqlite" => {
             let options = SqliteConnectOptions::from_str(url)
                 .map_err(|error| anyhow::anyhow!("the database URL cannot be read: {error}"))?
-                .create_if_missing(create)
+                .create_if_missing(pool.create)
                 .journal_mode(SqliteJournalMode::Wal)
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(Duration::from_secs(5))
                 .foreign_keys(true)
                 .statement_cache_capacity(200)
                 .disable_statement_logging();
-            let pool = SqlitePoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(ACQUIRE_TIMEOUT)
-                .after_release(|connection, _| {
-                    // The handler belongs to the transaction that set it.
-                    Box::pin(async move {
-                        connection.lock_handle().await?.remove_progress_handler();
-                        Ok(true)
-                    })
-                })
-                .connect_lazy_with(options);
-            Pool::Sqlite(pool)
+            Pool::Sqlite(sqlite_pool(options, pool))
         }
         _ => bail!("the database URL must begin with mysql:// or sqlite: (see --database-url)"),
     };
-    Ok(Db::new(pool))
+    Ok(Db::new(opened, pool))
+}
+
+fn mysql_pool(options: MySqlConnectOptions, pool: ConnectOptions) -> MySqlPool {
+    // Each server reads its own variable out of the comments: MariaDB counts in seconds and
+    // limits every statement, MySQL counts in milliseconds and limits SELECTs.
+    let session = format!(
+        "{SESSION_MYSQL}; SET SESSION wait_timeout = {}, \
+         /*M! max_statement_time = {} */ /*!80000 max_execution_time = {} */",
+        pool.idle_max.as_secs().max(1),
+        pool.statement_max.as_secs_f64(),
+        pool.statement_max.as_millis()
+    );
+    MySqlPoolOptions::new()
+        .max_connections(pool.connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(pool.idle_max / 2)
+        // The pool's own test waits for an answer for ever.
+        .test_before_acquire(false)
+        .before_acquire(|connection, _| {
+            Box::pin(async move {
+                let answer = tokio::time::timeout(PING_TIMEOUT, connection.ping()).await;
+                Ok(answer.is_ok_and(|answer| answer.is_ok()))
+            })
+        })
+        .after_connect(move |connection, _| {
+            let session = session.clone();
+            Box::pin(async move {
+                connection.execute(session.as_str()).await?;
+                Ok(())
+            })
+        })
+        .connect_lazy_with(options)
+}
+
+fn sqlite_pool(options: SqliteConnectOptions, pool: ConnectOptions) -> SqlitePool {
+    SqlitePoolOptions::new()
+        .max_connections(pool.connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_release(|connection, _| {
+            // The handler belongs to the transaction that set it.
+            Box::pin(async move {
+                connection.lock_handle().await?.remove_progress_handler();
+                Ok(true)
+            })
+        })
+        .connect_lazy_with(options)
+}
+
+impl Pool {
+    /// Another pool to the same database.
+    pub(super) fn reopened(&self, options: ConnectOptions) -> Self {
+        match self {
+            Self::MySql(pool) => Self::MySql(mysql_pool((*pool.connect_options()).clone(), options)),
+            Self::Sqlite(pool) => Self::Sqlite(sqlite_pool((*pool.connect_options()).clone(), options)),
+        }
+    }
 }
 
 impl Db {

@@ -35,6 +35,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub struct Db {
     pool: Pool,
+    /// How the pool was opened, to open another.
+    opened: ConnectOptions,
     clock: DbClock,
     limit: Duration,
 }
@@ -55,8 +57,17 @@ pub enum Mode {
 }
 
 impl Db {
-    fn new(pool: Pool) -> Self {
-        Self { pool, clock: DbClock::Database, limit: LIMIT }
+    fn new(pool: Pool, opened: ConnectOptions) -> Self {
+        Self { pool, opened, clock: DbClock::Database, limit: LIMIT }
+    }
+
+    /// Another pool to the same database, with no connection yet.
+    ///
+    /// A network that has swallowed connections leaves a pool with some that nobody will ever
+    /// hear of again; a new pool has none of them.
+    #[must_use]
+    pub fn renewed(&self) -> Self {
+        Self { pool: self.pool.reopened(self.opened), ..self.clone() }
     }
 
     /// The same pool with another clock, for tests.

@@ -108,10 +108,11 @@ impl Tx {
     pub(super) async fn acquire(db: &Db) -> Result<Self, DbError> {
         let named = |error| DbError::new("connect", error);
         let interrupt = Arc::new(AtomicBool::new(false));
+        let timed_out = |failure: Failure| named(failure.into_error(db.limit));
         let connection = match &db.pool {
-            Pool::MySql(pool) => Connection::MySql(pool.acquire().await.map_err(named)?),
+            Pool::MySql(pool) => Connection::MySql(within(db.limit, pool.acquire()).await.map_err(timed_out)?),
             Pool::Sqlite(pool) => {
-                let mut connection = pool.acquire().await.map_err(named)?;
+                let mut connection = within(db.limit, pool.acquire()).await.map_err(timed_out)?;
                 let given_up = Arc::clone(&interrupt);
                 let mut handle = connection.lock_handle().await.map_err(named)?;
                 handle.set_progress_handler(SQLITE_INSTRUCTIONS, move || !given_up.load(Ordering::Relaxed));

@@ -44,6 +44,13 @@ statement!(
     "UPDATE daymend_jobs SET sort_key = {now_us} + 1000000 WHERE id = ? AND state = 'available'"
 );
 
+// A worker that lost its lease takes nothing more: it would only have to be rescued again.
+statement!(
+    LEASE_HOLDS,
+    "lease holds",
+    "SELECT EXISTS (SELECT 1 FROM daymend_workers WHERE id = ? AND lease_until_us > {now_us})"
+);
+
 // A job of a paused lab is set aside when its turn comes, until the lab is resumed.
 statement!(
     CLAIM_PARK,
@@ -88,7 +95,7 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Claims at most `limit` jobs for `worker_id`: nightly before repairs before rebuilds. Jobs of
 /// workers that died are rescued first.
 pub async fn claim(db: &Db, worker_id: i64, limit: usize) -> Result<Vec<Job>, DbError> {
-    Claimer::default().claim(db, worker_id, limit).await
+    Ok(Claimer::default().claim(db, worker_id, limit).await?.unwrap_or_default())
 }
 
 /// Claims again and again, with what it remembers of the queue for a second at a time.
@@ -104,14 +111,15 @@ pub struct Claimer {
 }
 
 impl Claimer {
-    /// As [`claim`].
-    pub async fn claim(&mut self, db: &Db, worker_id: i64, limit: usize) -> Result<Vec<Job>, DbError> {
+    /// As [`claim`]; none where there were jobs, but the worker's lease has run out.
+    pub async fn claim(&mut self, db: &Db, worker_id: i64, limit: usize) -> Result<Option<Vec<Job>>, DbError> {
         if limit == 0 {
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         }
+        let mut is_fresh = false;
         loop {
             let remembered = self.seen.take_if(|(at, _)| at.elapsed() < FRESH);
-            let is_fresh = remembered.is_none();
+            is_fresh |= remembered.is_none();
             let (at, waiting) = match remembered {
                 Some(seen) => seen,
                 None => {
@@ -124,12 +132,15 @@ impl Claimer {
                 }
             };
             if is_fresh && !waiting.is_due {
-                return Ok(Vec::new());
+                return Ok(Some(Vec::new()));
             }
-            let (jobs, parked) = retry("claim", || claim_once(db, worker_id, limit, &waiting, self.turns)).await?;
+            let claimed = retry("claim", || claim_once(db, worker_id, limit, &waiting, self.turns)).await?;
+            let Some((jobs, parked)) = claimed else {
+                return Ok(None);
+            };
             if jobs.is_empty() && parked == 0 {
                 if is_fresh {
-                    return Ok(Vec::new());
+                    return Ok(Some(Vec::new()));
                 }
                 continue;
             }
@@ -140,7 +151,7 @@ impl Claimer {
                 }
             }
             if !jobs.is_empty() {
-                return Ok(jobs.into_iter().map(|(job, _)| job).collect());
+                return Ok(Some(jobs.into_iter().map(|(job, _)| job).collect()));
             }
         }
     }
@@ -196,15 +207,21 @@ async fn look(db: &Db) -> Result<Waiting, DbError> {
 
 type Claimed = Vec<(Job, i64)>;
 
-/// One claim: the jobs with the sort keys they had, and how many were set aside.
+/// One claim: the jobs with the sort keys they had, and how many were set aside; none where the
+/// worker's lease has run out.
 async fn claim_once(
     db: &Db,
     worker_id: i64,
     limit: usize,
     waiting: &Waiting,
     turns: [i64; JobKind::ALL.len()],
-) -> Result<(Claimed, usize), DbError> {
+) -> Result<Option<(Claimed, usize)>, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
+    let lease = tx.fetch_one(&LEASE_HOLDS, args![worker_id]).await?;
+    if lease.int(0).map_err(|error| DbError::new(LEASE_HOLDS.name, error))? == 0 {
+        tx.rollback().await?;
+        return Ok(None);
+    }
     let mut jobs: Claimed = Vec::new();
     for kind in &waiting.kinds {
         let due = args![kind.name(), FIRST_DUE_US];
@@ -231,7 +248,7 @@ async fn claim_once(
     for (job, _) in &mut jobs {
         job.attempt += 1;
     }
-    Ok((jobs, parked))
+    Ok(Some((jobs, parked)))
 }
 
 /// Sets the jobs of paused labs aside, and takes them off `jobs`; how many.

@@ -143,7 +143,10 @@ impl Fetcher {
     /// Claims what there is room for; how many jobs.
     async fn claim(&mut self) -> Result<usize, DbError> {
         let limit = self.room_wanted.saturating_sub(self.held());
-        let mut jobs = self.claimer.claim(&self.session.db, self.session.worker_id, limit).await?;
+        let Some(mut jobs) = self.claimer.claim(&self.session.db, self.session.worker_id, limit).await? else {
+            self.session.lost.cancel();
+            return Ok(0);
+        };
         let claimed = jobs.len();
         if claimed == 0 {
             return Ok(0);

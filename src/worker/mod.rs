@@ -93,13 +93,13 @@ pub async fn run(
     clock: Clock,
     shutdown: &CancellationToken,
 ) {
-    let lease_db = &lease_db.with_limit(config.lease / 4);
+    let (mut db, mut lease_db) = (db.with_limit(QUEUE_LIMIT), lease_db.with_limit(config.lease / 4));
     loop {
-        let Some(worker_id) = register(lease_db, config, shutdown).await else {
+        let Some(worker_id) = register(&lease_db, config, shutdown).await else {
             return;
         };
         let session = Arc::new(Session {
-            db: db.with_limit(QUEUE_LIMIT),
+            db: db.clone(),
             rollups: Arc::clone(&rollups),
             config: config.clone(),
             clock,
@@ -107,10 +107,12 @@ pub async fn run(
             lost: CancellationToken::new(),
         });
         tracing::info!(worker = worker_id, name = config.name, "worker registered");
-        match run_session(&session, lease_db, shutdown).await {
+        match run_session(&session, &lease_db, shutdown).await {
             Ended::Lost => tracing::warn!(worker = worker_id, "lease lost: dropping its work and registering anew"),
             Ended::Shutdown | Ended::Drained => return,
         }
+        // Whatever cut this session off may have left dead connections behind.
+        (db, lease_db) = (db.renewed(), lease_db.renewed());
     }
 }
 

@@ -177,7 +177,7 @@ fn operations() -> impl Strategy<Value = Op> {
         2 => (slots(), any::<bool>()).prop_map(|(slot, signs_off)| Op::Restart { slot, signs_off }),
         6 => waits().prop_map(|us| Op::Advance { us }),
         5 => Just(Op::Rescue),
-        1 => (slots(), 1..=3_usize, 1..=10_usize).prop_map(|(slot, jobs, times)| Op::Outlive { slot, jobs, times }),
+        1 => (slots(), 1..=3_usize, 1..=20_usize).prop_map(|(slot, jobs, times)| Op::Outlive { slot, jobs, times }),
         8 => (slots(), picks(), 1..=12_usize).prop_map(|(slot, pick, jobs)| Op::Complete { slot, pick, jobs }),
         6 => (slots(), picks(), prop::bool::weighted(0.3), waits())
             .prop_map(|(slot, pick, permanent, backoff_us)| Op::Fail { slot, pick, permanent, backoff_us }),

@@ -10,7 +10,7 @@ use super::tables::{Job, Place, Run, Tables, Worker};
 /// Neighbouring days of a lab that come in one turn.
 const DAYS_A_TURN: usize = 7;
 /// A job that outlived so many workers is discarded.
-const LAPSES_MAX: i64 = 10;
+const LAPSES_MAX: i64 = 20;
 /// How long a job waits whose lab and day another job is running for.
 const POSTPONED_US: i64 = 1_000_000;
 const KINDS: [JobKind; 3] = [JobKind::Nightly, JobKind::Repair, JobKind::Rebuild];
@@ -74,7 +74,14 @@ impl Model {
         due.into_iter().map(|(_, _, id)| id).collect()
     }
 
+    /// Claims, after a rescue; a worker whose lease has run out gets nothing.
     pub fn claim(&mut self, worker: i64, limit: usize) -> Vec<i64> {
+        if limit > 0 {
+            self.rescue();
+        }
+        if !self.is_alive(worker) {
+            return Vec::new();
+        }
         loop {
             let kinds = KINDS.into_iter().filter(|kind| !self.tables.pauses.contains(&format!("kind:{kind}")));
             let mut seen: Vec<i64> = kinds.flat_map(|kind| self.waiting(kind)).collect();
