@@ -86,6 +86,11 @@ async fn worker(db: &TestDb, lease: Duration) -> i64 {
     lease::register(&db.db, "a test", lease).await.unwrap()
 }
 
+/// The worker's lease runs out.
+async fn end_lease(db: &TestDb, worker: i64) {
+    db.execute("UPDATE daymend_workers SET lease_until_us = 0 WHERE id = ?", args![worker]).await;
+}
+
 async fn take(db: &TestDb, worker: i64, limit: usize) -> Vec<Job> {
     claim::claim(&db.db, worker, limit).await.unwrap()
 }
@@ -452,10 +457,11 @@ async fn settle_every_way(db: &TestDb, worker: i64, job: &Job) -> u64 {
 async fn a_worker_that_lost_its_lease_settles_nothing(engine: Engine) {
     let db = TestDb::new(engine).await;
     new_run(&db, JobKind::Repair, &[(1, days(1))]).await;
-    // A lease of no length has run out at once.
-    let lost = worker(&db, Duration::ZERO).await;
+    let lost = worker(&db, LONG).await;
     let job = take_one(&db, lost).await;
-    wait_until("the job is rescued", LIMIT, || async { lease::rescue(&db.db).await.unwrap() == 1 }).await;
+    end_lease(&db, lost).await;
+    assert_eq!(take(&db, lost, 1).await, [], "nor does it claim");
+    assert_eq!(stored(&db, job.id).await.state, "available", "others may have it at once");
     let waiting = stored(&db, job.id).await;
     assert_eq!(settle_every_way(&db, lost, &job).await, 0);
     assert_eq!(settle::hand_back(&db.db, lost).await.unwrap(), 0);
@@ -493,9 +499,10 @@ async fn a_job_that_outlives_its_workers_again_and_again_is_discarded(engine: En
     for lapse in 1..=LAPSES_MAX {
         let state = stored(&db, id).await;
         assert_eq!((state.state.as_str(), state.attempt, state.error), ("available", 0, None), "before lapse {lapse}");
-        let dying = worker(&db, Duration::ZERO).await;
+        let dying = worker(&db, LONG).await;
         take_one(&db, dying).await;
-        wait_until("the job is rescued", LIMIT, || async { lease::rescue(&db.db).await.unwrap() == 1 }).await;
+        end_lease(&db, dying).await;
+        assert_eq!(lease::rescue(&db.db).await.unwrap(), 1);
     }
     let discarded = stored(&db, id).await;
     assert_eq!((discarded.state.as_str(), discarded.lapses), ("discarded", i64::from(LAPSES_MAX)));
