@@ -6,6 +6,7 @@ mod support;
 
 mod calendar;
 mod cli;
+mod explain;
 mod processes;
 mod queue;
 mod queue_model;
