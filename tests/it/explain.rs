@@ -1,0 +1,283 @@
+//! How the databases carry out the statements that run all the time: by an index, without a
+//! sort, and at a cost that does not grow with the backlog.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use chrono::{DateTime, Days, NaiveDate};
+use daymend::{
+    args,
+    db::{Arg, Mode, Query, Statement, Tx},
+    queue::{FIRST_DUE_US, JobKind, claim, ids_of, lease, settle},
+    rollup::HISTORICAL_SUMMARY,
+    runs::{self, NewRun},
+};
+
+use crate::{
+    on_both,
+    support::{Engine, TestDb},
+};
+
+const LONG: Duration = Duration::from_secs(3600);
+/// How many jobs a claim asks for, and how many one statement settles.
+const BATCH: usize = 100;
+
+on_both! {
+    statements_that_run_all_the_time_walk_an_index_and_do_not_sort;
+    a_claim_reads_no_more_of_a_large_backlog_than_of_a_small_one;
+}
+
+async fn enqueue(db: &TestDb, kind: JobKind, labs: std::ops::RangeInclusive<i64>, days: u64) -> i64 {
+    let first = NaiveDate::from_ymd_opt(1990, 1, 1).unwrap();
+    let days: Vec<NaiveDate> = (0..days).map(|day| first + Days::new(day)).collect();
+    let new = NewRun {
+        rollup: HISTORICAL_SUMMARY.to_owned(),
+        kind,
+        reason: "a backlog".to_owned(),
+        requested_by: "explain".to_owned(),
+        time_zone: None,
+        lab_id: None,
+        as_of: DateTime::UNIX_EPOCH,
+        labs: labs.map(|lab| (lab, days.clone())).collect(),
+        attempts_max: 3,
+    };
+    let mut tx = db.db.begin(Mode::Write).await.unwrap();
+    let run = runs::create(&mut tx, &new).await.unwrap();
+    tx.commit().await.unwrap();
+    run
+}
+
+async fn analyze(db: &TestDb) {
+    match db.engine {
+        Engine::MariaDb => {
+            db.rows("ANALYZE TABLE daymend_jobs, daymend_workers, daymend_runs, daymend_pauses", vec![]).await;
+        }
+        Engine::Sqlite => {
+            db.execute("ANALYZE", vec![]).await;
+        }
+    }
+}
+
+fn statement(name: &str) -> &'static Statement {
+    Statement::all().find(|statement| statement.name == name).unwrap_or_else(|| panic!("no statement {name:?}"))
+}
+
+/// One table's line of a plan.
+#[derive(Debug, PartialEq, Eq)]
+struct Step {
+    table: String,
+    /// MariaDB's join type; SEARCH or SCAN on SQLite.
+    access: String,
+    index: Option<String>,
+    /// Everything else that the database says.
+    remarks: String,
+}
+
+async fn explain(tx: &mut Tx, engine: Engine, sql: &str, args: Vec<Arg>) -> Vec<Step> {
+    // Prepared anew each time: what MariaDB explains of a prepared statement is folded with the
+    // arguments of its first execution (it runs the statement itself rightly).
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let explain = match engine {
+        Engine::MariaDb => "EXPLAIN",
+        Engine::Sqlite => "EXPLAIN QUERY PLAN",
+    };
+    let rows = tx.fetch_all(Query::new("explain", format!("{explain} {sql}\n-- {count}")), args).await;
+    let rows = rows.unwrap_or_else(|error| panic!("{sql}: {}", daymend::error::chain(&error)));
+    let text = |row: &daymend::db::Row, column| row.text_or_null(column).unwrap().unwrap_or_default();
+    let steps = rows.iter().map(|row| match engine {
+        Engine::MariaDb => Step {
+            table: text(row, 2),
+            access: text(row, 3),
+            index: row.text_or_null(5).unwrap(),
+            remarks: text(row, 9),
+        },
+        // "SEARCH daymend_jobs USING COVERING INDEX daymend_jobs_claim (kind=? AND …)"
+        Engine::Sqlite => {
+            let detail = text(row, 3);
+            let words: Vec<&str> = detail.split(' ').collect();
+            let is_access = matches!(words[0], "SEARCH" | "SCAN") && words.get(1) != Some(&"CONSTANT");
+            let after = |word| words.iter().position(|found| *found == word).and_then(|at| words.get(at + 1));
+            let index = if detail.contains("INTEGER PRIMARY KEY") { Some(&"PRIMARY") } else { after("INDEX") };
+            Step {
+                table: if is_access { words[1].to_owned() } else { String::new() },
+                access: if is_access { words[0].to_owned() } else { String::new() },
+                index: index.filter(|_| is_access).map(|index| (*index).to_owned()),
+                remarks: detail,
+            }
+        }
+    });
+    steps.collect()
+}
+
+/// What is wrong with a plan in which daymend's tables are to be read by that index.
+fn faults(steps: &[Step], index: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    let tables = [("daymend_jobs", index), ("jobs", index), ("daymend_workers", "PRIMARY"), ("workers", "PRIMARY")];
+    for step in steps {
+        // Pauses are a handful of rows.
+        if let Some((_, index)) = tables.iter().find(|(table, _)| *table == step.table) {
+            if step.index.as_deref() != Some(index) {
+                faults.push(format!("not by {index}: {step:?}"));
+            }
+            if matches!(step.access.as_str(), "ALL" | "index" | "SCAN") {
+                faults.push(format!("a scan: {step:?}"));
+            }
+        }
+        if ["filesort", "temporary", "TEMP B-TREE"].iter().any(|bad| step.remarks.contains(bad)) {
+            faults.push(format!("a sort or a copy: {step:?}"));
+        }
+    }
+    if !steps.iter().any(|step| step.table.ends_with("jobs") || step.table.ends_with("workers")) {
+        faults.push(format!("no table of the queue is read: {steps:?}"));
+    }
+    faults
+}
+
+/// Every hot statement, with arguments (`jobs` are with the worker), and the index by which it finds its jobs or workers.
+fn hot_statements(run: i64, worker: i64, jobs: &[i64]) -> Vec<(String, Vec<Arg>, &'static str)> {
+    const CLAIM: &str = "daymend_jobs_claim";
+    const PRIMARY: &str = "PRIMARY";
+    let (first, last) = ids_of(run);
+    let with_ids = |mut args: Vec<Arg>| {
+        args.extend(jobs[..BATCH].iter().copied().map(Arg::Int));
+        args
+    };
+    let mut hot = vec![
+        ("complete", with_ids(args![0_i64, 0_i64, 0_i64, worker, 1_i64]), PRIMARY),
+        ("claim", with_ids(args![worker, worker]), PRIMARY),
+        ("claim park", with_ids(args![FIRST_DUE_US]), PRIMARY),
+        ("claim postpone", args![jobs[0]], PRIMARY),
+        ("fail", args![false, 1_i64, "the reason", false, worker, 1_i64, jobs[0]], PRIMARY),
+        ("record attempt", args!["failed", "the reason", worker, 1_i64, jobs[0]], PRIMARY),
+        ("release", args![1_i64, worker, 1_i64, jobs[0]], PRIMARY),
+        ("record lapse", with_ids(args![]), PRIMARY),
+        ("rescue", with_ids(args![10_i64, 10_i64]), PRIMARY),
+        ("run progress", args![first, last], PRIMARY),
+        ("waiting in run", args![first, last, FIRST_DUE_US], PRIMARY),
+        ("heartbeat", args![1_i64, worker], PRIMARY),
+        ("jobs waiting", args![], CLAIM),
+    ];
+    for kind in JobKind::ALL.map(JobKind::name) {
+        hot.extend([
+            ("claim due", args![kind, FIRST_DUE_US, BATCH], CLAIM),
+            ("claim turn", args![kind, FIRST_DUE_US, BATCH], CLAIM),
+            ("jobs front", args![kind, FIRST_DUE_US], CLAIM),
+            ("jobs open", args![kind, kind, FIRST_DUE_US, "kind:repair"], CLAIM),
+            ("lapsed jobs", args![kind, 500_i64], CLAIM),
+            ("record hand-back", args![kind, worker], CLAIM),
+            ("hand back", args![kind, worker], CLAIM),
+        ]);
+    }
+    hot.into_iter().map(|(name, args, index)| (statement(name).with_list(BATCH), args, index)).collect()
+}
+
+async fn statements_that_run_all_the_time_walk_an_index_and_do_not_sort(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let run = enqueue(&db, JobKind::Rebuild, 1..=2, 11_000).await;
+    enqueue(&db, JobKind::Nightly, 3..=200, 1).await;
+    enqueue(&db, JobKind::Repair, 201..=204, 300).await;
+    // Jobs in every state: with two workers, backing off, completed, discarded.
+    let worker = lease::register(&db.db, "explain", LONG).await.unwrap();
+    let other = lease::register(&db.db, "explain", LONG).await.unwrap();
+    let jobs = claim::claim(&db.db, worker, 900).await.unwrap();
+    for job in &jobs[..20] {
+        let failure = settle::Failure { error: "the reason".to_owned(), permanent: job.id % 2 == 0, backoff: LONG };
+        assert!(settle::fail(&db.db, worker, job, &failure).await.unwrap());
+    }
+    settle::complete_unchanged(&db.db, worker, &jobs[20..600]).await.unwrap();
+    claim::claim(&db.db, other, 300).await.unwrap();
+    let held: Vec<i64> = jobs[600..].iter().map(|job| job.id).collect();
+    assert!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'available'").await > 20_000);
+    // SQLite plans without statistics unless somebody gathers them; either way has to do.
+    let mut faulty = BTreeMap::new();
+    for is_analyzed in [false, true] {
+        if is_analyzed {
+            analyze(&db).await;
+        } else if engine == Engine::MariaDb {
+            continue;
+        }
+        let mut tx = db.db.begin(Mode::Write).await.unwrap();
+        for (sql, args, index) in hot_statements(run, worker, &held) {
+            let steps = explain(&mut tx, engine, &sql, args).await;
+            let faults = faults(&steps, index);
+            if !faults.is_empty() {
+                faulty.insert(sql, faults);
+            }
+        }
+        tx.rollback().await.unwrap();
+    }
+    let count = faulty.len();
+    let list: Vec<String> =
+        faulty.iter().map(|(sql, faults)| format!("{sql}\n    {}", faults.join("\n    "))).collect();
+    assert!(faulty.is_empty(), "{count} statements:\n{}", list.join("\n"));
+}
+
+/// The statements that make up a claim of some rebuild jobs, with their arguments.
+fn claim_statements(run: i64, worker: i64) -> Vec<(String, Vec<Arg>)> {
+    let jobs: Vec<i64> = (ids_of(run).0..).take(BATCH).collect();
+    let statements = hot_statements(run, worker, &jobs);
+    let is_of_claim = |sql: &str, args: &[Arg]| match sql.lines().next().unwrap_or_default() {
+        "-- daymend: jobs waiting" | "-- daymend: claim" => true,
+        "-- daymend: claim due" | "-- daymend: claim turn" => args[0] == Arg::from("rebuild"),
+        _ => false,
+    };
+    let of_claim: Vec<_> = statements.into_iter().filter(|(sql, args, _)| is_of_claim(sql, args)).collect();
+    assert_eq!(of_claim.len(), 4);
+    of_claim.into_iter().map(|(sql, args, _)| (sql, args)).collect()
+}
+
+/// How many rows and index entries the connection has read so far.
+async fn reads(tx: &mut Tx) -> i64 {
+    let rows = tx.fetch_all(Query::new("reads", "SHOW SESSION STATUS LIKE 'Handler_read%'"), args![]).await.unwrap();
+    rows.iter().map(|row| row.text(1).unwrap().parse::<i64>().unwrap()).sum()
+}
+
+/// What a claim costs: rows read on MariaDB; the plan on SQLite, which tells no more.
+async fn cost_of_claim(db: &TestDb, run: i64, worker: i64) -> (i64, Vec<Step>) {
+    analyze(db).await;
+    let mut tx = db.db.begin(Mode::Write).await.unwrap();
+    let (mut read, mut plan) = (0, Vec::new());
+    for (sql, args) in claim_statements(run, worker) {
+        match db.engine {
+            Engine::MariaDb => {
+                // Looking costs something itself.
+                let looking = -reads(&mut tx).await + reads(&mut tx).await;
+                let before = reads(&mut tx).await;
+                let found = tx.fetch_all(Query::new("claim", sql.as_str()), args).await.unwrap();
+                assert!(found.len() <= BATCH);
+                read += reads(&mut tx).await - before - looking;
+            }
+            Engine::Sqlite => plan.extend(explain(&mut tx, db.engine, &sql, args).await),
+        }
+    }
+    tx.rollback().await.unwrap();
+    (read, plan)
+}
+
+async fn a_claim_reads_no_more_of_a_large_backlog_than_of_a_small_one(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let worker = lease::register(&db.db, "explain", LONG).await.unwrap();
+    let run = enqueue(&db, JobKind::Rebuild, 1..=1, 1_000).await;
+    spread(&db).await;
+    // The first time, there are tables to open.
+    cost_of_claim(&db, run, worker).await;
+    let small = cost_of_claim(&db, run, worker).await;
+    enqueue(&db, JobKind::Rebuild, 2..=8, 7_000).await;
+    spread(&db).await;
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'available'").await, 50_000);
+    let large = cost_of_claim(&db, run, worker).await;
+    assert_eq!(large, small);
+    // Due jobs and jobs by their turn, and each job once more to stamp it.
+    assert!(small.0 <= 4 * BATCH as i64, "{} rows read", small.0);
+}
+
+/// Half of the jobs wait for their turn; a quarter is due again, and a quarter will be.
+async fn spread(db: &TestDb) {
+    let later = DateTime::from_timestamp(4_000_000_000, 0).unwrap().timestamp_micros();
+    let sql = "UPDATE daymend_jobs SET sort_key = CASE id % 4 WHEN 0 THEN ? ELSE ? END WHERE id % 4 < 2";
+    db.execute(sql, args![later, FIRST_DUE_US]).await;
+}
