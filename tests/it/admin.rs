@@ -249,3 +249,18 @@ async fn stats_counts_jobs_and_names_workers(engine: Engine) {
     let text = run_ok(&db, &["queue", "stats"]);
     assert!(text.contains("pod-7") && text.contains("kind:repair"), "{text}");
 }
+
+on_both! {
+    the_scheduler_prunes_what_has_outlived_its_retention;
+}
+
+async fn the_scheduler_prunes_what_has_outlived_its_retention(engine: Engine) {
+    let db = with_discarded(engine).await;
+    assert!(count(&db, "1 = 1").await > 0);
+    let _scheduler = Process::start(&db, &["--now", NOW, "scheduler", "--retention", "1ms"]);
+    wait_until("everything that has ended to be pruned", std::time::Duration::from_secs(30), async || {
+        count(&db, "1 = 1").await == 0
+    })
+    .await;
+    assert_eq!(json(&db, &["queue", "log"])[0]["who"], "scheduler");
+}

@@ -5,6 +5,7 @@
 mod support;
 
 mod admin;
+mod at_size;
 mod calendar;
 mod cli;
 mod explain;
