@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{Exit, Global};
-use crate::db::migrate;
+use super::{Exit, Global, print_json};
+use crate::db::migrate::{self, Migration};
 
 /// Creates or updates daymend's own tables.
 ///
@@ -23,23 +23,24 @@ impl Options {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let db = global.connect_bare(2).await?;
         let found = migrate::version(&db).await?;
-        if self.dry_run {
-            let missing = migrate::MIGRATIONS.iter().filter(|migration| migration.version > found);
-            let mut none = true;
-            for migration in missing {
-                none = false;
-                println!("would apply version {} ({})", migration.version, migration.name);
-            }
-            if none {
-                println!("schema version {found} is current: nothing to do");
-            }
+        let migrations: Vec<&Migration> = if self.dry_run {
+            migrate::MIGRATIONS.iter().filter(|migration| migration.version > found).collect()
+        } else {
+            migrate::migrate(&db).await.context("cannot migrate")?
+        };
+        if global.json {
+            let list: Vec<_> = migrations
+                .iter()
+                .map(|migration| serde_json::json!({ "version": migration.version, "name": migration.name }))
+                .collect();
+            print_json(&serde_json::json!({ "found": found, "applied": list, "dry_run": self.dry_run }))?;
             return Ok(Exit::Ok.into());
         }
-        let applied = migrate::migrate(&db).await.context("cannot migrate")?;
-        for migration in &applied {
-            println!("applied version {} ({})", migration.version, migration.name);
+        let verb = if self.dry_run { "would apply" } else { "applied" };
+        for migration in &migrations {
+            println!("{verb} version {} ({})", migration.version, migration.name);
         }
-        if applied.is_empty() {
+        if migrations.is_empty() {
             println!("schema version {found} is current: nothing to do");
         }
         Ok(Exit::Ok.into())

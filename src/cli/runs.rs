@@ -164,6 +164,7 @@ async fn cancel(global: &Global, db: &Db, id: i64, dry_run: bool) -> anyhow::Res
     } else {
         match runs::cancel(db, id).await? {
             Some(jobs) => (jobs, "cancelled"),
+            None if global.json => (0, "cancelled"),
             None => {
                 println!("run {id} is {} already: nothing to cancel", run.state.name());
                 return Ok(Exit::Ok.into());
