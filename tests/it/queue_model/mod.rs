@@ -29,6 +29,7 @@ const OPERATIONS_MAX: usize = 60;
 const LEASE_US: i64 = 60_000_000;
 const BACKOFF_US: i64 = 10_000_000;
 const LABS: i64 = 3;
+const SLOTS: usize = 2;
 
 on_both! {
     any_sequence_of_operations_leaves_the_queue_where_its_rules_say;
@@ -64,6 +65,13 @@ enum Op {
         jobs: usize,
         times: usize,
     },
+    /// Claims, loses what it claimed, and it or another claims again.
+    Lose {
+        slot: usize,
+        next: usize,
+        jobs: usize,
+        how: Loss,
+    },
     Complete {
         slot: usize,
         pick: Pick,
@@ -72,6 +80,7 @@ enum Op {
     Fail {
         slot: usize,
         pick: Pick,
+        jobs: usize,
         permanent: bool,
         backoff_us: i64,
     },
@@ -112,11 +121,22 @@ enum Op {
     },
 }
 
+/// How a worker loses its jobs without being done with them.
+#[derive(Debug, Clone, Copy)]
+enum Loss {
+    Lapse,
+    HandBack,
+    Fail,
+}
+
 /// Which of a worker's claims.
 #[derive(Debug, Clone, Copy)]
 enum Pick {
     /// One that it has not settled, as far as it knows.
     Held(Index),
+    /// One that it has lost, whose job is with a worker again, this one or another; held
+    /// ones where there is none.
+    Lost(Index),
     /// Any that it ever had.
     Any(Index),
 }
@@ -142,15 +162,19 @@ fn labs() -> impl Strategy<Value = i64> {
 }
 
 fn slots() -> impl Strategy<Value = usize> {
-    0..3_usize
+    0..SLOTS
 }
 
 fn picks() -> impl Strategy<Value = Pick> {
-    prop_oneof![4 => any::<Index>().prop_map(Pick::Held), 1 => any::<Index>().prop_map(Pick::Any)]
+    prop_oneof![
+        4 => any::<Index>().prop_map(Pick::Held),
+        3 => any::<Index>().prop_map(Pick::Lost),
+        1 => any::<Index>().prop_map(Pick::Any),
+    ]
 }
 
 fn waits() -> impl Strategy<Value = i64> {
-    select(&[0, 1, 1_000_000, BACKOFF_US, LEASE_US, 20 * LEASE_US])
+    select(&[0, 0, 1, 1_000_000, BACKOFF_US, LEASE_US, 20 * LEASE_US])
 }
 
 /// Mostly wide: a filter with every part set fits nothing.
@@ -178,13 +202,15 @@ fn operations() -> impl Strategy<Value = Op> {
         6 => waits().prop_map(|us| Op::Advance { us }),
         5 => Just(Op::Rescue),
         1 => (slots(), 1..=3_usize, 1..=10_usize).prop_map(|(slot, jobs, times)| Op::Outlive { slot, jobs, times }),
-        8 => (slots(), picks(), 1..=12_usize).prop_map(|(slot, pick, jobs)| Op::Complete { slot, pick, jobs }),
-        6 => (slots(), picks(), prop::bool::weighted(0.3), waits())
-            .prop_map(|(slot, pick, permanent, backoff_us)| Op::Fail { slot, pick, permanent, backoff_us }),
+        4 => (slots(), slots(), 1..=6_usize, select(&[Loss::Lapse, Loss::HandBack, Loss::Fail]))
+            .prop_map(|(slot, next, jobs, how)| Op::Lose { slot, next, jobs, how }),
+        8 => (slots(), picks(), 1..=6_usize).prop_map(|(slot, pick, jobs)| Op::Complete { slot, pick, jobs }),
+        8 => (slots(), picks(), 1..=3_usize, prop::bool::weighted(0.2), waits())
+            .prop_map(|(slot, pick, jobs, permanent, backoff_us)| Op::Fail { slot, pick, jobs, permanent, backoff_us }),
         3 => (slots(), picks(), waits()).prop_map(|(slot, pick, wait_us)| Op::Release { slot, pick, wait_us }),
         2 => slots().prop_map(|slot| Op::HandBack { slot }),
         4 => (whichs(), any::<bool>()).prop_map(|(which, backing_off)| Op::Retry { which, backing_off }),
-        2 => whichs().prop_map(|which| Op::Cancel { which }),
+        1 => whichs().prop_map(|which| Op::Cancel { which }),
         1 => any::<Index>().prop_map(|run| Op::CancelRun { run }),
         4 => Just(Op::Close),
         1 => kinds().prop_map(|kind| Op::PauseKind { kind }),
