@@ -36,6 +36,7 @@ use super::{
 
 const START_US: i64 = 1_780_000_000_000_000;
 const ATTEMPTS_MAX: u32 = 3;
+const DRAIN_JOBS: usize = 20;
 
 /// A place for a worker: its process, started anew now and then, and all it ever claimed.
 #[derive(Debug)]
@@ -125,11 +126,12 @@ impl Driver {
                 }
                 self.claim(*next, *jobs).await
             }
+            Op::Drain { slot, fails } => self.drain(*slot, *fails).await,
             Op::Complete { slot, pick, jobs } => self.complete(*slot, *pick, *jobs).await,
             Op::Fail { slot, pick, jobs, permanent, backoff_us } => {
                 self.fail(*slot, *pick, *jobs, *permanent, *backoff_us).await
             }
-            Op::Release { slot, pick, wait_us } => self.release(*slot, *pick, *wait_us).await,
+            Op::Release { slot, pick, jobs, wait_us } => self.release(*slot, *pick, *jobs, *wait_us).await,
             Op::HandBack { slot } => self.hand_back(*slot).await,
             Op::Retry { which, backing_off } => {
                 self.change(Change::Retry { backing_off: *backing_off }, &self.filter(which)).await
@@ -256,8 +258,31 @@ impl Driver {
             .collect()
     }
 
+    /// Works off what waits, and closes what has ended; fails a third of the jobs where told to.
+    async fn drain(&mut self, slot: usize, fails: bool) -> Result<()> {
+        loop {
+            let before = self.slots[slot].claims.len();
+            self.claim(slot, DRAIN_JOBS).await?;
+            let mut claimed = self.slots[slot].claims.split_off(before);
+            if claimed.is_empty() {
+                return self.close().await;
+            }
+            claimed.iter_mut().for_each(|claim| claim.is_settled = true);
+            self.slots[slot].claims.extend(claimed.iter().cloned());
+            let thirds = if fails { claimed.len() / 3 } else { 0 };
+            for claim in claimed.drain(..thirds) {
+                self.fail_one(&claim, true, 0).await?;
+            }
+            self.complete_all(claimed).await?;
+        }
+    }
+
     async fn complete(&mut self, slot: usize, pick: Pick, count: usize) -> Result<()> {
-        let mut claims = self.pick(slot, pick, count);
+        let claims = self.pick(slot, pick, count);
+        self.complete_all(claims).await
+    }
+
+    async fn complete_all(&mut self, mut claims: Vec<Claim>) -> Result<()> {
         // One statement is for one worker; what an earlier process of the slot claimed is settled apart.
         while let Some(worker) = claims.first().map(|claim| claim.worker) {
             let (now, later) = claims.into_iter().partition(|claim| claim.worker == worker);
@@ -291,8 +316,8 @@ impl Driver {
         equal("jobs handed back", &self.model.hand_back(worker), &stored)
     }
 
-    async fn release(&mut self, slot: usize, pick: Pick, wait_us: i64) -> Result<()> {
-        for Claim { worker, job, .. } in self.pick(slot, pick, 1) {
+    async fn release(&mut self, slot: usize, pick: Pick, count: usize, wait_us: i64) -> Result<()> {
+        for Claim { worker, job, .. } in self.pick(slot, pick, count) {
             let stored = settle::release(&self.db, worker, &job, micros(wait_us)).await?;
             equal("release let through", &self.model.release(fence(worker, &job), wait_us), &stored)?;
         }

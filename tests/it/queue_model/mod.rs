@@ -24,7 +24,7 @@ use crate::{
     support::{Engine, TestDb},
 };
 
-const CASES: u32 = 100;
+const CASES: u32 = 150;
 const OPERATIONS_MAX: usize = 60;
 const LEASE_US: i64 = 60_000_000;
 const BACKOFF_US: i64 = 10_000_000;
@@ -72,6 +72,11 @@ enum Op {
         jobs: usize,
         how: Loss,
     },
+    /// Works off all that waits, and closes what has ended.
+    Drain {
+        slot: usize,
+        fails: bool,
+    },
     Complete {
         slot: usize,
         pick: Pick,
@@ -87,6 +92,7 @@ enum Op {
     Release {
         slot: usize,
         pick: Pick,
+        jobs: usize,
         wait_us: i64,
     },
     HandBack {
@@ -195,30 +201,32 @@ fn operations() -> impl Strategy<Value = Op> {
     let run_of_labs = subsequence((1..=LABS).collect::<Vec<_>>(), 1..=3)
         .prop_flat_map(|labs| labs.into_iter().map(|lab| (Just(lab), 0..10_u64, 1..=20_u64)).collect::<Vec<_>>());
     prop_oneof![
-        6 => (kinds(), run_of_labs).prop_map(|(kind, labs)| Op::Enqueue { kind, labs }),
-        12 => (slots(), 0..=12_usize).prop_map(|(slot, limit)| Op::Claim { slot, limit }),
-        4 => slots().prop_map(|slot| Op::Heartbeat { slot }),
-        2 => (slots(), any::<bool>()).prop_map(|(slot, signs_off)| Op::Restart { slot, signs_off }),
-        6 => waits().prop_map(|us| Op::Advance { us }),
-        5 => Just(Op::Rescue),
-        1 => (slots(), 1..=3_usize, 1..=10_usize).prop_map(|(slot, jobs, times)| Op::Outlive { slot, jobs, times }),
-        4 => (slots(), slots(), 1..=6_usize, select(&[Loss::Lapse, Loss::HandBack, Loss::Fail]))
-            .prop_map(|(slot, next, jobs, how)| Op::Lose { slot, next, jobs, how }),
-        8 => (slots(), picks(), 1..=6_usize).prop_map(|(slot, pick, jobs)| Op::Complete { slot, pick, jobs }),
-        8 => (slots(), picks(), 1..=3_usize, prop::bool::weighted(0.2), waits())
-            .prop_map(|(slot, pick, jobs, permanent, backoff_us)| Op::Fail { slot, pick, jobs, permanent, backoff_us }),
-        3 => (slots(), picks(), waits()).prop_map(|(slot, pick, wait_us)| Op::Release { slot, pick, wait_us }),
-        2 => slots().prop_map(|slot| Op::HandBack { slot }),
-        4 => (whichs(), any::<bool>()).prop_map(|(which, backing_off)| Op::Retry { which, backing_off }),
-        1 => whichs().prop_map(|which| Op::Cancel { which }),
-        1 => any::<Index>().prop_map(|run| Op::CancelRun { run }),
-        4 => Just(Op::Close),
-        1 => kinds().prop_map(|kind| Op::PauseKind { kind }),
-        3 => labs().prop_map(|lab| Op::PauseLab { lab }),
-        2 => kinds().prop_map(|kind| Op::ResumeKind { kind }),
-        4 => labs().prop_map(|lab| Op::ResumeLab { lab }),
-        3 => (whichs(), waits()).prop_map(|(which, older_us)| Op::Prune { which, older_us }),
-    ]
+           6 => (kinds(), run_of_labs).prop_map(|(kind, labs)| Op::Enqueue { kind, labs }),
+           12 => (slots(), 0..=12_usize).prop_map(|(slot, limit)| Op::Claim { slot, limit }),
+           4 => slots().prop_map(|slot| Op::Heartbeat { slot }),
+           2 => (slots(), any::<bool>()).prop_map(|(slot, signs_off)| Op::Restart { slot, signs_off }),
+           6 => waits().prop_map(|us| Op::Advance { us }),
+           5 => Just(Op::Rescue),
+           1 => (slots(), 1..=3_usize, 1..=10_usize).prop_map(|(slot, jobs, times)| Op::Outlive { slot, jobs, times }),
+           6 => (slots(), slots(), 1..=6_usize, select(&[Loss::Lapse, Loss::HandBack, Loss::Fail, Loss::Fail]))
+               .prop_map(|(slot, next, jobs, how)| Op::Lose { slot, next, jobs, how }),
+           2 => (slots(), any::<bool>()).prop_map(|(slot, fails)| Op::Drain { slot, fails }),
+           8 => (slots(), picks(), 1..=6_usize).prop_map(|(slot, pick, jobs)| Op::Complete { slot, pick, jobs }),
+           8 => (slots(), picks(), 1..=3_usize, prop::bool::weighted(0.2), waits())
+               .prop_map(|(slot, pick, jobs, permanent, backoff_us)| Op::Fail { slot, pick, jobs, permanent, backoff_us }),
+           5 => (slots(), picks(), 1..=3_usize, waits())
+    .prop_map(|(slot, pick, jobs, wait_us)| Op::Release { slot, pick, jobs, wait_us }),
+           2 => slots().prop_map(|slot| Op::HandBack { slot }),
+           4 => (whichs(), any::<bool>()).prop_map(|(which, backing_off)| Op::Retry { which, backing_off }),
+           1 => whichs().prop_map(|which| Op::Cancel { which }),
+           1 => any::<Index>().prop_map(|run| Op::CancelRun { run }),
+           4 => Just(Op::Close),
+           1 => kinds().prop_map(|kind| Op::PauseKind { kind }),
+           3 => labs().prop_map(|lab| Op::PauseLab { lab }),
+           2 => kinds().prop_map(|kind| Op::ResumeKind { kind }),
+           4 => labs().prop_map(|lab| Op::ResumeLab { lab }),
+           3 => (whichs(), waits()).prop_map(|(which, older_us)| Op::Prune { which, older_us }),
+       ]
 }
 
 async fn case(db: &TestDb, ops: &[Op]) -> Result<(), TestCaseError> {
