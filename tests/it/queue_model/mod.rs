@@ -33,6 +33,7 @@ const SLOTS: usize = 2;
 
 on_both! {
     any_sequence_of_operations_leaves_the_queue_where_its_rules_say;
+    a_resumed_lab_takes_the_turn_that_is_up_week_by_week;
 }
 
 /// What can happen to the queue.
@@ -254,4 +255,15 @@ async fn any_sequence_of_operations_leaves_the_queue_where_its_rules_say(engine:
         }
         Err(TestError::Abort(why)) => panic!("{why}"),
     }
+}
+
+/// What the model found first: the second lab of a run came back behind everybody else.
+async fn a_resumed_lab_takes_the_turn_that_is_up_week_by_week(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let mut ops =
+        vec![Op::Enqueue { kind: JobKind::Rebuild, labs: vec![(1, 0, 20), (2, 0, 20)] }, Op::PauseLab { lab: 2 }];
+    ops.extend(vec![Op::Claim { slot: 0, limit: 12 }; 3]);
+    ops.push(Op::Enqueue { kind: JobKind::Rebuild, labs: vec![(3, 0, 20)] });
+    ops.extend([Op::ResumeLab { lab: 2 }, Op::Drain { slot: 0, fails: false }]);
+    case(&db, &ops).await.unwrap();
 }
