@@ -29,14 +29,14 @@ use daymend::{
 use proptest::sample::Index;
 
 use super::{
-    LEASE_US, Op, Pick, Which,
+    LEASE_US, Loss, Op, Pick, SLOTS, Which,
     model::{Fence, Model, run_of},
     tables::{Tables, equal},
 };
 
 const START_US: i64 = 1_780_000_000_000_000;
 const ATTEMPTS_MAX: u32 = 3;
-const SLOTS: usize = 3;
+const DRAIN_JOBS: usize = 20;
 
 /// A place for a worker: its process, started anew now and then, and all it ever claimed.
 #[derive(Debug)]
@@ -107,14 +107,32 @@ impl Driver {
                 }
                 Ok(())
             }
-            Op::Complete { slot, pick, jobs } => self.complete(*slot, *pick, *jobs).await,
-            Op::Fail { slot, pick, permanent, backoff_us } => self.fail(*slot, *pick, *permanent, *backoff_us).await,
-            Op::Release { slot, pick, wait_us } => self.release(*slot, *pick, *wait_us).await,
-            Op::HandBack { slot } => {
-                let worker = self.slots[*slot].worker;
-                let stored = settle::hand_back(&self.db, worker).await?;
-                equal("jobs handed back", &self.model.hand_back(worker), &stored)
+            Op::Lose { slot, next, jobs, how } => {
+                let before = self.slots[*slot].claims.len();
+                self.claim(*slot, *jobs).await?;
+                match how {
+                    Loss::Lapse => {
+                        self.advance(LEASE_US);
+                        self.rescue().await?;
+                    }
+                    Loss::HandBack => self.hand_back(*slot).await?,
+                    Loss::Fail => {
+                        let claimed = self.slots[*slot].claims.split_off(before);
+                        for claim in &claimed {
+                            self.fail_one(claim, false, 0).await?;
+                        }
+                        self.slots[*slot].claims.extend(claimed);
+                    }
+                }
+                self.claim(*next, *jobs).await
             }
+            Op::Drain { slot, fails } => self.drain(*slot, *fails).await,
+            Op::Complete { slot, pick, jobs } => self.complete(*slot, *pick, *jobs).await,
+            Op::Fail { slot, pick, jobs, permanent, backoff_us } => {
+                self.fail(*slot, *pick, *jobs, *permanent, *backoff_us).await
+            }
+            Op::Release { slot, pick, jobs, wait_us } => self.release(*slot, *pick, *jobs, *wait_us).await,
+            Op::HandBack { slot } => self.hand_back(*slot).await,
             Op::Retry { which, backing_off } => {
                 self.change(Change::Retry { backing_off: *backing_off }, &self.filter(which)).await
             }
@@ -215,11 +233,18 @@ impl Driver {
         equal("jobs rescued", &self.model.rescue(), &lease::rescue(&self.db).await?)
     }
 
-    /// Some of the slot's claims, as the worker sees them: it may have lost any of them.
+    /// Some of the slot's claims, by what the worker knows of them: it may have lost any of them.
     fn pick(&mut self, slot: usize, pick: Pick, count: usize) -> Vec<Claim> {
-        let (is_any, Pick::Held(at) | Pick::Any(at)) = (matches!(pick, Pick::Any(_)), pick);
-        let mut claims: Vec<&mut Claim> =
-            self.slots[slot].claims.iter_mut().filter(|claim| is_any || !claim.is_settled).collect();
+        let model = &self.model;
+        let is_lost =
+            |claim: &Claim| !model.holds(fence(claim.worker, &claim.job)) && model.is_with_a_worker(claim.job.id);
+        let is_any_lost = self.slots[slot].claims.iter().any(is_lost);
+        let claims = self.slots[slot].claims.iter_mut();
+        let (at, mut claims): (Index, Vec<&mut Claim>) = match pick {
+            Pick::Lost(at) if is_any_lost => (at, claims.filter(|claim| is_lost(claim)).collect()),
+            Pick::Held(at) | Pick::Lost(at) => (at, claims.filter(|claim| !claim.is_settled).collect()),
+            Pick::Any(at) => (at, claims.collect()),
+        };
         if claims.is_empty() {
             return Vec::new();
         }
@@ -233,8 +258,31 @@ impl Driver {
             .collect()
     }
 
+    /// Works off what waits, and closes what has ended; fails a third of the jobs where told to.
+    async fn drain(&mut self, slot: usize, fails: bool) -> Result<()> {
+        loop {
+            let before = self.slots[slot].claims.len();
+            self.claim(slot, DRAIN_JOBS).await?;
+            let mut claimed = self.slots[slot].claims.split_off(before);
+            if claimed.is_empty() {
+                return self.close().await;
+            }
+            claimed.iter_mut().for_each(|claim| claim.is_settled = true);
+            self.slots[slot].claims.extend(claimed.iter().cloned());
+            let thirds = if fails { claimed.len() / 3 } else { 0 };
+            for claim in claimed.drain(..thirds) {
+                self.fail_one(&claim, true, 0).await?;
+            }
+            self.complete_all(claimed).await?;
+        }
+    }
+
     async fn complete(&mut self, slot: usize, pick: Pick, count: usize) -> Result<()> {
-        let mut claims = self.pick(slot, pick, count);
+        let claims = self.pick(slot, pick, count);
+        self.complete_all(claims).await
+    }
+
+    async fn complete_all(&mut self, mut claims: Vec<Claim>) -> Result<()> {
         // One statement is for one worker; what an earlier process of the slot claimed is settled apart.
         while let Some(worker) = claims.first().map(|claim| claim.worker) {
             let (now, later) = claims.into_iter().partition(|claim| claim.worker == worker);
@@ -248,18 +296,28 @@ impl Driver {
         Ok(())
     }
 
-    async fn fail(&mut self, slot: usize, pick: Pick, permanent: bool, backoff_us: i64) -> Result<()> {
-        for Claim { worker, job, .. } in self.pick(slot, pick, 1) {
-            let error = format!("Lab {} is Out of reach, 100%", job.lab_id);
-            let model = self.model.fail(fence(worker, &job), &error, permanent, backoff_us);
-            let failure = Failure { error, permanent, backoff: micros(backoff_us) };
-            equal("failure let through", &model, &settle::fail(&self.db, worker, &job, &failure).await?)?;
+    async fn fail(&mut self, slot: usize, pick: Pick, count: usize, permanent: bool, backoff_us: i64) -> Result<()> {
+        for claim in self.pick(slot, pick, count) {
+            self.fail_one(&claim, permanent, backoff_us).await?;
         }
         Ok(())
     }
 
-    async fn release(&mut self, slot: usize, pick: Pick, wait_us: i64) -> Result<()> {
-        for Claim { worker, job, .. } in self.pick(slot, pick, 1) {
+    async fn fail_one(&mut self, Claim { worker, job, .. }: &Claim, permanent: bool, backoff_us: i64) -> Result<()> {
+        let error = format!("Lab {} is Out of reach, 100%", job.lab_id);
+        let model = self.model.fail(fence(*worker, job), &error, permanent, backoff_us);
+        let failure = Failure { error, permanent, backoff: micros(backoff_us) };
+        equal("failure let through", &model, &settle::fail(&self.db, *worker, job, &failure).await?)
+    }
+
+    async fn hand_back(&mut self, slot: usize) -> Result<()> {
+        let worker = self.slots[slot].worker;
+        let stored = settle::hand_back(&self.db, worker).await?;
+        equal("jobs handed back", &self.model.hand_back(worker), &stored)
+    }
+
+    async fn release(&mut self, slot: usize, pick: Pick, count: usize, wait_us: i64) -> Result<()> {
+        for Claim { worker, job, .. } in self.pick(slot, pick, count) {
             let stored = settle::release(&self.db, worker, &job, micros(wait_us)).await?;
             equal("release let through", &self.model.release(fence(worker, &job), wait_us), &stored)?;
         }

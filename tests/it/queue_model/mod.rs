@@ -24,14 +24,16 @@ use crate::{
     support::{Engine, TestDb},
 };
 
-const CASES: u32 = 100;
+const CASES: u32 = 150;
 const OPERATIONS_MAX: usize = 60;
 const LEASE_US: i64 = 60_000_000;
 const BACKOFF_US: i64 = 10_000_000;
 const LABS: i64 = 3;
+const SLOTS: usize = 2;
 
 on_both! {
     any_sequence_of_operations_leaves_the_queue_where_its_rules_say;
+    a_resumed_lab_takes_the_turn_that_is_up_week_by_week;
 }
 
 /// What can happen to the queue.
@@ -64,6 +66,18 @@ enum Op {
         jobs: usize,
         times: usize,
     },
+    /// Claims, loses what it claimed, and it or another claims again.
+    Lose {
+        slot: usize,
+        next: usize,
+        jobs: usize,
+        how: Loss,
+    },
+    /// Works off all that waits, and closes what has ended.
+    Drain {
+        slot: usize,
+        fails: bool,
+    },
     Complete {
         slot: usize,
         pick: Pick,
@@ -72,12 +86,14 @@ enum Op {
     Fail {
         slot: usize,
         pick: Pick,
+        jobs: usize,
         permanent: bool,
         backoff_us: i64,
     },
     Release {
         slot: usize,
         pick: Pick,
+        jobs: usize,
         wait_us: i64,
     },
     HandBack {
@@ -112,11 +128,22 @@ enum Op {
     },
 }
 
+/// How a worker loses its jobs without being done with them.
+#[derive(Debug, Clone, Copy)]
+enum Loss {
+    Lapse,
+    HandBack,
+    Fail,
+}
+
 /// Which of a worker's claims.
 #[derive(Debug, Clone, Copy)]
 enum Pick {
     /// One that it has not settled, as far as it knows.
     Held(Index),
+    /// One that it has lost, whose job is with a worker again, this one or another; held
+    /// ones where there is none.
+    Lost(Index),
     /// Any that it ever had.
     Any(Index),
 }
@@ -142,15 +169,19 @@ fn labs() -> impl Strategy<Value = i64> {
 }
 
 fn slots() -> impl Strategy<Value = usize> {
-    0..3_usize
+    0..SLOTS
 }
 
 fn picks() -> impl Strategy<Value = Pick> {
-    prop_oneof![4 => any::<Index>().prop_map(Pick::Held), 1 => any::<Index>().prop_map(Pick::Any)]
+    prop_oneof![
+        4 => any::<Index>().prop_map(Pick::Held),
+        3 => any::<Index>().prop_map(Pick::Lost),
+        1 => any::<Index>().prop_map(Pick::Any),
+    ]
 }
 
 fn waits() -> impl Strategy<Value = i64> {
-    select(&[0, 1, 1_000_000, BACKOFF_US, LEASE_US, 20 * LEASE_US])
+    select(&[0, 0, 1, 1_000_000, BACKOFF_US, LEASE_US, 20 * LEASE_US])
 }
 
 /// Mostly wide: a filter with every part set fits nothing.
@@ -171,28 +202,32 @@ fn operations() -> impl Strategy<Value = Op> {
     let run_of_labs = subsequence((1..=LABS).collect::<Vec<_>>(), 1..=3)
         .prop_flat_map(|labs| labs.into_iter().map(|lab| (Just(lab), 0..10_u64, 1..=20_u64)).collect::<Vec<_>>());
     prop_oneof![
-        6 => (kinds(), run_of_labs).prop_map(|(kind, labs)| Op::Enqueue { kind, labs }),
-        12 => (slots(), 0..=12_usize).prop_map(|(slot, limit)| Op::Claim { slot, limit }),
-        4 => slots().prop_map(|slot| Op::Heartbeat { slot }),
-        2 => (slots(), any::<bool>()).prop_map(|(slot, signs_off)| Op::Restart { slot, signs_off }),
-        6 => waits().prop_map(|us| Op::Advance { us }),
-        5 => Just(Op::Rescue),
-        1 => (slots(), 1..=3_usize, 1..=20_usize).prop_map(|(slot, jobs, times)| Op::Outlive { slot, jobs, times }),
-        8 => (slots(), picks(), 1..=12_usize).prop_map(|(slot, pick, jobs)| Op::Complete { slot, pick, jobs }),
-        6 => (slots(), picks(), prop::bool::weighted(0.3), waits())
-            .prop_map(|(slot, pick, permanent, backoff_us)| Op::Fail { slot, pick, permanent, backoff_us }),
-        3 => (slots(), picks(), waits()).prop_map(|(slot, pick, wait_us)| Op::Release { slot, pick, wait_us }),
-        2 => slots().prop_map(|slot| Op::HandBack { slot }),
-        4 => (whichs(), any::<bool>()).prop_map(|(which, backing_off)| Op::Retry { which, backing_off }),
-        2 => whichs().prop_map(|which| Op::Cancel { which }),
-        1 => any::<Index>().prop_map(|run| Op::CancelRun { run }),
-        4 => Just(Op::Close),
-        1 => kinds().prop_map(|kind| Op::PauseKind { kind }),
-        3 => labs().prop_map(|lab| Op::PauseLab { lab }),
-        2 => kinds().prop_map(|kind| Op::ResumeKind { kind }),
-        4 => labs().prop_map(|lab| Op::ResumeLab { lab }),
-        3 => (whichs(), waits()).prop_map(|(which, older_us)| Op::Prune { which, older_us }),
-    ]
+           6 => (kinds(), run_of_labs).prop_map(|(kind, labs)| Op::Enqueue { kind, labs }),
+           12 => (slots(), 0..=12_usize).prop_map(|(slot, limit)| Op::Claim { slot, limit }),
+           4 => slots().prop_map(|slot| Op::Heartbeat { slot }),
+           2 => (slots(), any::<bool>()).prop_map(|(slot, signs_off)| Op::Restart { slot, signs_off }),
+           6 => waits().prop_map(|us| Op::Advance { us }),
+           5 => Just(Op::Rescue),
+           1 => (slots(), 1..=3_usize, 1..=20_usize).prop_map(|(slot, jobs, times)| Op::Outlive { slot, jobs, times }),
+           6 => (slots(), slots(), 1..=6_usize, select(&[Loss::Lapse, Loss::HandBack, Loss::Fail, Loss::Fail]))
+               .prop_map(|(slot, next, jobs, how)| Op::Lose { slot, next, jobs, how }),
+           2 => (slots(), any::<bool>()).prop_map(|(slot, fails)| Op::Drain { slot, fails }),
+           8 => (slots(), picks(), 1..=6_usize).prop_map(|(slot, pick, jobs)| Op::Complete { slot, pick, jobs }),
+           8 => (slots(), picks(), 1..=3_usize, prop::bool::weighted(0.2), waits())
+               .prop_map(|(slot, pick, jobs, permanent, backoff_us)| Op::Fail { slot, pick, jobs, permanent, backoff_us }),
+           5 => (slots(), picks(), 1..=3_usize, waits())
+    .prop_map(|(slot, pick, jobs, wait_us)| Op::Release { slot, pick, jobs, wait_us }),
+           2 => slots().prop_map(|slot| Op::HandBack { slot }),
+           4 => (whichs(), any::<bool>()).prop_map(|(which, backing_off)| Op::Retry { which, backing_off }),
+           1 => whichs().prop_map(|which| Op::Cancel { which }),
+           1 => any::<Index>().prop_map(|run| Op::CancelRun { run }),
+           4 => Just(Op::Close),
+           1 => kinds().prop_map(|kind| Op::PauseKind { kind }),
+           3 => labs().prop_map(|lab| Op::PauseLab { lab }),
+           2 => kinds().prop_map(|kind| Op::ResumeKind { kind }),
+           4 => labs().prop_map(|lab| Op::ResumeLab { lab }),
+           3 => (whichs(), waits()).prop_map(|(which, older_us)| Op::Prune { which, older_us }),
+       ]
 }
 
 async fn case(db: &TestDb, ops: &[Op]) -> Result<(), TestCaseError> {
@@ -220,4 +255,15 @@ async fn any_sequence_of_operations_leaves_the_queue_where_its_rules_say(engine:
         }
         Err(TestError::Abort(why)) => panic!("{why}"),
     }
+}
+
+/// What the model found first: the second lab of a run came back behind everybody else.
+async fn a_resumed_lab_takes_the_turn_that_is_up_week_by_week(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let mut ops =
+        vec![Op::Enqueue { kind: JobKind::Rebuild, labs: vec![(1, 0, 20), (2, 0, 20)] }, Op::PauseLab { lab: 2 }];
+    ops.extend(vec![Op::Claim { slot: 0, limit: 12 }; 3]);
+    ops.push(Op::Enqueue { kind: JobKind::Rebuild, labs: vec![(3, 0, 20)] });
+    ops.extend([Op::ResumeLab { lab: 2 }, Op::Drain { slot: 0, fails: false }]);
+    case(&db, &ops).await.unwrap();
 }

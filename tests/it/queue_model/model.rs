@@ -126,6 +126,10 @@ impl Model {
         job.is_some_and(|job| job.place == Place::Running(fence.worker) && job.attempt == fence.attempt)
     }
 
+    pub fn is_with_a_worker(&self, job: i64) -> bool {
+        self.tables.jobs.get(&job).is_some_and(|job| matches!(job.place, Place::Running(_)))
+    }
+
     pub fn complete(&mut self, fence: Fence) -> bool {
         let (holds, now) = (self.holds(fence), self.now);
         if holds {
