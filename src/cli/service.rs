@@ -1,6 +1,6 @@
 //! `daymend serve`, `scheduler` and `worker`: the processes that stay.
 
-use std::{process::ExitCode, time::Duration};
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use clap::Args;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,22 @@ use crate::{
 
 /// How many connections a process needs beside those of its worker's slots.
 const CONNECTIONS_SPARE: u32 = 4;
+
+/// What a process that stays shows of itself.
+#[derive(Debug, Args)]
+struct HttpArgs {
+    /// Serve metrics for Prometheus at this address, under /metrics
+    #[arg(long, env = "DAYMEND_HTTP_ADDR", value_name = "ADDR:PORT")]
+    http_addr: Option<SocketAddr>,
+}
+
+impl HttpArgs {
+    fn serve(&self) -> anyhow::Result<()> {
+        let Some(addr) = self.http_addr else { return Ok(()) };
+        let exporter = metrics_exporter_prometheus::PrometheusBuilder::new().with_http_listener(addr);
+        exporter.install().map_err(|error| usage(format!("--http-addr {addr} cannot be used: {error}")))
+    }
+}
 
 /// How the scheduler decides.
 #[derive(Debug, Args)]
@@ -130,6 +146,9 @@ pub(super) struct SchedulerOptions {
 
     #[command(flatten)]
     scheduler: SchedulerArgs,
+
+    #[command(flatten)]
+    http: HttpArgs,
 }
 
 impl SchedulerOptions {
@@ -141,6 +160,7 @@ impl SchedulerOptions {
             let report = scheduler::tick(&db, rollup, &config, global.clock()).await?;
             return print_report(global, &report);
         }
+        self.http.serve()?;
         let shutdown = shutdown_on_signal()?;
         scheduler::run(&db, rollup, &config, global.clock(), &shutdown).await;
         db.close().await;
@@ -184,6 +204,9 @@ pub(super) struct WorkerOptions {
 
     #[command(flatten)]
     worker: WorkerArgs,
+
+    #[command(flatten)]
+    http: HttpArgs,
 }
 
 impl WorkerOptions {
@@ -192,6 +215,7 @@ impl WorkerOptions {
         let (db, rollups) = global.connect_checked(self.worker.connect(0)).await?;
         let lease_db = global.connect_bare(1).await?;
         let begun = queue::settle::database_now_us(&db).await?;
+        self.http.serve()?;
         let shutdown = shutdown_on_signal()?;
         worker::run(&db, &lease_db, rollups, &config, global.clock(), &shutdown).await;
         let exit =
@@ -213,6 +237,9 @@ pub(super) struct ServeOptions {
 
     #[command(flatten)]
     worker: WorkerArgs,
+
+    #[command(flatten)]
+    http: HttpArgs,
 }
 
 impl ServeOptions {
@@ -221,6 +248,7 @@ impl ServeOptions {
         let (db, rollups) = global.connect_checked(self.worker.connect(CONNECTIONS_SPARE)).await?;
         let lease_db = global.connect_bare(1).await?;
         let rollup = historical_summary(&rollups)?;
+        self.http.serve()?;
         let shutdown = shutdown_on_signal()?;
         let clock = global.clock();
         let scheduling = self.scheduler.config();

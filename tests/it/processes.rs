@@ -203,3 +203,27 @@ async fn serve_rebuilds_what_the_support_dashboard_asks_for(engine: Engine) {
     serve.signal("TERM");
     assert_eq!(serve.wait(LIMIT), Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_count_what_a_worker_does() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let db = labs(Engine::Sqlite, 5).await;
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-13"]);
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let _worker = Process::start(&db, &["--now", NOW, "worker", "--http-addr", &address]);
+    wait_until("the jobs to be done", LIMIT, || async {
+        db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await == 3
+    })
+    .await;
+    let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await.unwrap();
+    for line in ["daymend_jobs_claimed_total 3", "daymend_attempts_total{outcome=\"completed\"} 3"] {
+        assert!(page.lines().any(|found| found == line), "{line} is not in {page}");
+    }
+    assert!(page.contains("daymend_rows_corrected_total{kind=\"inserted\",event_type=\"branch_bill\"}"), "{page}");
+    let taken = run(&db, &["--now", NOW, "worker", "--http-addr", &address]);
+    assert_eq!(taken.status.code(), Some(2), "an address that is taken is bad input");
+}

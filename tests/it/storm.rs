@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     on_both,
-    support::{Engine, TestDb, lab_system::Bill, oracle},
+    support::{Engine, TestDb, lab_system::Bill, oracle, work::draining},
 };
 
 const LAB: i64 = 1;
@@ -136,16 +136,7 @@ async fn recompute(db: &TestDb, rollups: &Arc<Rollups>, (first, last): (NaiveDat
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let plan = adhoc::plan(&db.db, rollup, &[LAB], Days::Range(first, last), now).await.unwrap();
     adhoc::enqueue(&db.db, rollup, &plan, "storm", now, 5).await.unwrap();
-    let config = worker::Config {
-        name: "storm".to_owned(),
-        concurrency: 2,
-        lease: Duration::from_secs(60),
-        heartbeat: Duration::from_secs(15),
-        grace: Duration::from_secs(25),
-        job_timeout: Duration::from_secs(60),
-        backoff: Duration::from_secs(1),
-        drain: true,
-    };
+    let config = draining();
     let token = CancellationToken::new();
     let work = || worker::run(&db.db, &db.db, Arc::clone(rollups), &config, Clock::Fixed(now), &token);
     tokio::join!(work(), work());

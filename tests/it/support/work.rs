@@ -24,6 +24,20 @@ pub fn rollups() -> Arc<Rollups> {
 pub const SCHEDULER: scheduler::Config =
     scheduler::Config { nightly_at: NightlyAt::DEFAULT, catch_up_days: 7, attempts_max: 3, retention: None };
 
+/// A worker that ends when nothing is left to do.
+pub fn draining() -> worker::Config {
+    worker::Config {
+        name: "drain".to_owned(),
+        concurrency: 2,
+        lease: Duration::from_secs(60),
+        heartbeat: Duration::from_secs(15),
+        grace: Duration::from_secs(25),
+        job_timeout: Duration::from_secs(60),
+        backoff: Duration::from_secs(1),
+        drain: true,
+    }
+}
+
 impl TestDb {
     /// One whole tick of the scheduler, which has to succeed.
     pub async fn tick(&self, now: DateTime<Utc>) -> Report {
@@ -35,16 +49,7 @@ impl TestDb {
 
     /// Works the queue off, and waits for the end.
     pub async fn drain(&self, now: DateTime<Utc>) {
-        let config = worker::Config {
-            name: "drain".to_owned(),
-            concurrency: 2,
-            lease: Duration::from_secs(60),
-            heartbeat: Duration::from_secs(15),
-            grace: Duration::from_secs(25),
-            job_timeout: Duration::from_secs(60),
-            backoff: Duration::from_secs(1),
-            drain: true,
-        };
+        let config = draining();
         let token = CancellationToken::new();
         let work = worker::run(&self.db, &self.db, rollups(), &config, Clock::Fixed(now), &token);
         tokio::time::timeout(Duration::from_secs(60), work).await.expect("the queue drains within a minute");
