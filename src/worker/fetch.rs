@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Session, backend::QueueBackend, wait_after};
 use crate::{
-    db::{DbError, Mode},
+    db::{DbError, Kind, Mode},
     metrics,
     queue::{Job, claim, claim::Claimer, enqueue::DAYS_A_TURN, lease, run_of},
     recompute, runs,
@@ -116,6 +116,13 @@ impl Fetcher {
                 },
                 Ok(0) => tokio::time::sleep(POLL).await,
                 Ok(_) => failures = 0,
+                // A claim whose commit got no answer may have claimed: nobody here knows of those
+                // jobs, so that only the end of this session gives them back.
+                Err(error) if error.kind == Kind::Unavailable => {
+                    wait_after(&error, "claim", 1, stopping).await;
+                    self.session.lost.cancel();
+                    return;
+                }
                 Err(error) => {
                     failures += 1;
                     wait_after(&error, "claim", failures, stopping).await;
@@ -152,7 +159,14 @@ impl Fetcher {
             return Ok(0);
         }
         metrics::claimed(claimed);
-        self.read_as_of(&jobs).await?;
+        let mut failures = 0;
+        while let Err(error) = self.read_as_of(&jobs).await {
+            failures += 1;
+            wait_after(&error, "read runs", failures, &self.session.lost).await;
+            if self.session.lost.is_cancelled() {
+                return Ok(claimed);
+            }
+        }
         // Runs keep their order of priority; within a run, days of a lab come together.
         jobs.sort_by(|a, b| (a.kind, &a.rollup, a.lab_id, a.day).cmp(&(b.kind, &b.rollup, b.lab_id, b.day)));
         let now = self.session.clock.now();

@@ -94,10 +94,17 @@ pub async fn run(
     shutdown: &CancellationToken,
 ) {
     let (mut db, mut lease_db) = (db.with_limit(QUEUE_LIMIT), lease_db.with_limit(config.lease / 4));
+    let mut last_session = None;
     loop {
         let Some(worker_id) = register(&lease_db, config, shutdown).await else {
             return;
         };
+        // What the last session held need not wait for its lease to run out.
+        if let Some(last) = last_session.replace(worker_id)
+            && let Err(error) = lease::sign_off(&lease_db, last).await
+        {
+            tracing::warn!(worker = last, error = %chain(&error), "its jobs are rescued when its lease runs out");
+        }
         let session = Arc::new(Session {
             db: db.clone(),
             rollups: Arc::clone(&rollups),

@@ -53,13 +53,13 @@ async fn wait_for_the_end(db: &TestDb) {
 }
 
 /// A rebuild through a proxy, with the weather changing in the middle of it.
-async fn through(storm: &[(Weather, Duration)]) -> usize {
+async fn through(worker: &[&str], storm: &[(Weather, Duration)]) -> usize {
     let mut db = with_rebuild(TestDb::new(Engine::MariaDb).await).await;
     let proxy = Proxy::start(server::shared_port()).await;
     let name = db.url.rsplit_once('/').unwrap().1.to_owned();
     db.url = server::url(proxy.port, &name);
     proxy.set(Weather::Slow(Duration::from_millis(2)));
-    let mut processes = [Process::start(&db, &WORKER), Process::start(&db, &["--now", NOW, "scheduler"])];
+    let mut processes = [Process::start(&db, worker), Process::start(&db, &["--now", NOW, "scheduler"])];
     wait_until("some days to be done", LIMIT, async || completed(&db).await > 5).await;
     for (weather, time) in storm {
         proxy.set(*weather);
@@ -75,28 +75,45 @@ async fn through(storm: &[(Weather, Duration)]) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cut_connections_are_waited_for_without_spinning() {
     // For longer than the lease: the session is lost as well.
-    let refused = through(&[(Weather::Cut, Duration::from_secs(4))]).await;
+    let refused = through(&WORKER, &[(Weather::Cut, Duration::from_secs(4))]).await;
     assert!(refused > 0, "they did try");
     assert!(refused < 200, "they spun: {refused} connections in four seconds");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_stall_for_good_are_given_up() {
-    through(&[(Weather::Stalled, Duration::from_secs(3))]).await;
+    through(&WORKER, &[(Weather::Stalled, Duration::from_secs(3))]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_closed_and_slow_connections_are_survived() {
     let blink = Duration::from_millis(300);
-    through(&[
-        (Weather::HalfClosed, blink),
-        (Weather::Slow(Duration::from_millis(30)), Duration::from_secs(1)),
-        (Weather::HalfClosed, blink),
-        (Weather::Cut, blink),
-        (Weather::Fair, blink),
-        (Weather::HalfClosed, blink),
-    ])
+    through(
+        &WORKER,
+        &[
+            (Weather::HalfClosed, blink),
+            (Weather::Slow(Duration::from_millis(30)), Duration::from_secs(1)),
+            (Weather::HalfClosed, blink),
+            (Weather::Cut, blink),
+            (Weather::Fair, blink),
+            (Weather::HalfClosed, blink),
+        ],
+    )
     .await;
+}
+
+/// With the default lease, so that whatever a blink made this worker forget would stay with it for
+/// a minute and more: a claim, say, whose answer was lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_short_outages_leave_no_job_behind() {
+    let begun = std::time::Instant::now();
+    let blink = |number: u64| {
+        let weather = if number.is_multiple_of(2) { Weather::HalfClosed } else { Weather::Cut };
+        [(weather, Duration::from_millis(30)), (Weather::Fair, Duration::from_millis(100 + 37 * number))]
+    };
+    let storm: Vec<_> = (0..10).flat_map(blink).collect();
+    through(&["--now", NOW, "worker"], &storm).await;
+    assert!(begun.elapsed() < Duration::from_secs(55), "something waited for a lease: {:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
