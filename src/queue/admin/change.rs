@@ -3,7 +3,7 @@
 //! Each run is one transaction: its row is locked, its jobs change, it re-opens where that is
 //! needed, its migration records say so, and the admin log has it.
 
-use super::{filter::Filter, write_log};
+use super::{filter::Filter, jobs_by_run, write_log};
 use crate::{
     args,
     db::{Arg, Db, DbError, Mode, Query, Tx, retry},
@@ -54,17 +54,7 @@ impl Change {
 /// How many jobs of which runs a change would touch.
 pub async fn plan(db: &Db, change: Change, filter: &Filter) -> Result<Vec<(i64, u64)>, DbError> {
     let (condition, args) = condition(change, filter);
-    let sql = format!(
-        "-- daymend: plan change\nSELECT run_id, COUNT(*) FROM daymend_jobs WHERE {condition} GROUP BY run_id ORDER BY 1"
-    );
-    let mut tx = db.begin(Mode::Snapshot).await?;
-    let mut runs = Vec::new();
-    tx.for_each(Query::new("plan change", sql), args, |row| {
-        runs.push((row.int(0)?, row.int(1)?.unsigned_abs()));
-        Ok(())
-    })
-    .await?;
-    Ok(runs)
+    jobs_by_run(db, &condition, args).await
 }
 
 /// Makes the change; how many jobs of which runs.

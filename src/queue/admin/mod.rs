@@ -15,7 +15,7 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     args,
-    db::{Db, DbError, Tx},
+    db::{Arg, Db, DbError, Mode, Query, Tx},
     statement,
 };
 
@@ -68,4 +68,19 @@ async fn write_log(tx: &mut Tx, who: &str, action: &str, filter: &str, jobs: u64
     let who: String = who.chars().take(100).collect();
     let filter: String = filter.chars().take(1000).collect();
     tx.execute(&LOG_WRITE, args![who, action, filter, i64::try_from(jobs).unwrap_or(i64::MAX)]).await.map(drop)
+}
+
+/// How many jobs of which runs fit a condition made of fixed fragments: what a change would touch.
+async fn jobs_by_run(db: &Db, condition: &str, args: Vec<Arg>) -> Result<Vec<(i64, u64)>, DbError> {
+    let sql = format!(
+        "-- daymend: jobs by run\nSELECT run_id, COUNT(*) FROM daymend_jobs WHERE {condition} GROUP BY run_id ORDER BY 1"
+    );
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let mut runs = Vec::new();
+    tx.for_each(Query::new("jobs by run", sql), args, |row| {
+        runs.push((row.int(0)?, row.int(1)?.unsigned_abs()));
+        Ok(())
+    })
+    .await?;
+    Ok(runs)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{filter::Filter, write_log};
+use super::{filter::Filter, jobs_by_run, write_log};
 use crate::{
     args,
     db::{Arg, Db, DbError, Mode, Query, repeat, retry},
@@ -57,17 +57,7 @@ pub async fn plan(db: &Db, filter: &Filter, older_than: Duration) -> Result<Vec<
     let (fits, more) = filter.condition();
     let mut args = args![cutoff(db, older_than).await?];
     args.extend(more);
-    let sql = format!(
-        "-- daymend: plan prune\nSELECT run_id, COUNT(*) FROM daymend_jobs WHERE {ENDED} AND {fits} GROUP BY run_id ORDER BY 1"
-    );
-    let mut tx = db.begin(Mode::Snapshot).await?;
-    let mut runs = Vec::new();
-    tx.for_each(Query::new("plan prune", sql), args, |row| {
-        runs.push((row.int(0)?, row.int(1)?.unsigned_abs()));
-        Ok(())
-    })
-    .await?;
-    Ok(runs)
+    jobs_by_run(db, &format!("{ENDED} AND {fits}"), args).await
 }
 
 /// Deletes ended jobs of runs that closed longer ago than `older_than`, their attempts, and
