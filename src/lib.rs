@@ -10,6 +10,7 @@
 //! - [`queue`], [`runs`]: jobs, and what asked for them.
 //! - [`worker`]: the apalis runtime that works the queue off.
 //! - [`scheduler`]: reconciles what should be enqueued with what is.
+//! - [`metrics`], [`health`], [`http`]: what a process shows of itself.
 //! - [`cli`]: one file a command.
 
 #![allow(rustdoc::private_intra_doc_links, reason = "module docs are maps, for readers of the code too")]
@@ -20,6 +21,8 @@ pub mod clock;
 pub mod db;
 pub mod demo;
 pub mod error;
+pub mod health;
+pub mod http;
 pub mod metrics;
 mod output;
 pub mod queue;

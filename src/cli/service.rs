@@ -1,6 +1,11 @@
 //! `daymend serve`, `scheduler` and `worker`: the processes that stay.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::Args;
 use tokio_util::sync::CancellationToken;
@@ -8,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Exit, Global, historical_summary, print_json, usage};
 use crate::{
     db::{ConnectOptions, Db},
-    queue,
+    health::Health,
+    http::{self, Site},
+    metrics, queue,
     scheduler::{self, nightly::NightlyAt},
     worker,
 };
@@ -16,19 +23,41 @@ use crate::{
 /// How many connections a process needs beside those of its worker's slots.
 const CONNECTIONS_SPARE: u32 = 4;
 
+/// For how long a tick of the scheduler counts as a sign of life: enqueueing millions takes a while.
+const TICK_FRESH: Duration = Duration::from_secs(300);
+
+/// Where metrics and probes are, if nobody says otherwise.
+const HTTP_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9187);
+
 /// What a process that stays shows of itself.
 #[derive(Debug, Args)]
 struct HttpArgs {
-    /// Serve metrics for Prometheus at this address, under /metrics
-    #[arg(long, env = "DAYMEND_HTTP_ADDR", value_name = "ADDR:PORT")]
+    /// Where to serve /metrics, /livez, /readyz and /startupz [default: 127.0.0.1:9187]
+    #[arg(long, env = "DAYMEND_HTTP_ADDR", value_name = "ADDR:PORT", hide_default_value = true)]
     http_addr: Option<SocketAddr>,
+
+    /// Metrics with a value for each lab as well (named daymend_lab_…)
+    #[arg(long, env = "DAYMEND_LAB_METRICS")]
+    lab_metrics: bool,
 }
 
 impl HttpArgs {
-    fn serve(&self) -> anyhow::Result<()> {
-        let Some(addr) = self.http_addr else { return Ok(()) };
-        let exporter = metrics_exporter_prometheus::PrometheusBuilder::new().with_http_listener(addr);
-        exporter.install().map_err(|error| usage(format!("--http-addr {addr} cannot be used: {error}")))
+    /// Installs the metrics and serves the pages.
+    ///
+    /// A second process on the same host finds the default port taken: it works without pages, and
+    /// says so. An address that somebody asked for has to be free.
+    async fn serve(&self, global: &Global, command: &'static str, health: &Arc<Health>) -> anyhow::Result<()> {
+        let metrics = metrics::install(self.lab_metrics)?;
+        let db = global.connect_bare(1).await?;
+        let addr = self.http_addr.unwrap_or(HTTP_ADDR);
+        match http::serve(addr, Site { health: Arc::clone(health), db, metrics, command }).await {
+            Ok(addr) => tracing::info!("metrics and probes at http://{addr}"),
+            Err(error) if self.http_addr.is_none() && error.kind() == std::io::ErrorKind::AddrInUse => {
+                tracing::warn!("{addr} is taken: no metrics and no probes; to have them, use --http-addr");
+            }
+            Err(error) => return Err(usage(format!("--http-addr {addr} cannot be used: {error}"))),
+        }
+        Ok(())
     }
 }
 
@@ -160,9 +189,11 @@ impl SchedulerOptions {
             let report = scheduler::tick(&db, rollup, &config, global.clock()).await?;
             return print_report(global, &report);
         }
-        self.http.serve()?;
-        let shutdown = shutdown_on_signal()?;
-        scheduler::run(&db, rollup, &config, global.clock(), &shutdown).await;
+        let health = Arc::new(Health::default());
+        self.http.serve(global, "scheduler", &health).await?;
+        let shutdown = shutdown_on_signal(&health)?;
+        let pulse = health.part("scheduler", TICK_FRESH);
+        scheduler::run(&db, rollup, &config, global.clock(), &pulse, &shutdown).await;
         db.close().await;
         Ok(Exit::Ok.into())
     }
@@ -215,9 +246,11 @@ impl WorkerOptions {
         let (db, rollups) = global.connect_checked(self.worker.connect(0)).await?;
         let lease_db = global.connect_bare(1).await?;
         let begun = queue::settle::database_now_us(&db).await?;
-        self.http.serve()?;
-        let shutdown = shutdown_on_signal()?;
-        worker::run(&db, &lease_db, rollups, &config, global.clock(), &shutdown).await;
+        let health = Arc::new(Health::default());
+        self.http.serve(global, "worker", &health).await?;
+        let shutdown = shutdown_on_signal(&health)?;
+        let pulse = health.part("worker", config.lease);
+        worker::run(&db, &lease_db, rollups, &config, global.clock(), &pulse, &shutdown).await;
         let exit =
             if self.drain && queue::settle::discarded_since(&db, begun).await? > 0 { Exit::Failed } else { Exit::Ok };
         if self.drain {
@@ -248,12 +281,15 @@ impl ServeOptions {
         let (db, rollups) = global.connect_checked(self.worker.connect(CONNECTIONS_SPARE)).await?;
         let lease_db = global.connect_bare(1).await?;
         let rollup = historical_summary(&rollups)?;
-        self.http.serve()?;
-        let shutdown = shutdown_on_signal()?;
+        let health = Arc::new(Health::default());
+        self.http.serve(global, "serve", &health).await?;
+        let shutdown = shutdown_on_signal(&health)?;
+        let [worker_pulse, scheduler_pulse] =
+            [("worker", config.lease), ("scheduler", TICK_FRESH)].map(|(name, fresh)| health.part(name, fresh));
         let clock = global.clock();
         let scheduling = self.scheduler.config();
-        let working = worker::run(&db, &lease_db, rollups.clone(), &config, clock, &shutdown);
-        tokio::join!(working, scheduler::run(&db, rollup, &scheduling, clock, &shutdown));
+        let working = worker::run(&db, &lease_db, rollups.clone(), &config, clock, &worker_pulse, &shutdown);
+        tokio::join!(working, scheduler::run(&db, rollup, &scheduling, clock, &scheduler_pulse, &shutdown));
         close(&[&db, &lease_db]).await;
         Ok(Exit::Ok.into())
     }
@@ -266,12 +302,13 @@ async fn close(pools: &[&Db]) {
 }
 
 /// A token that SIGTERM or Ctrl-C cancels; a second signal ends the process at once.
-fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
+fn shutdown_on_signal(health: &Arc<Health>) -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let shutdown = CancellationToken::new();
     let token = shutdown.clone();
+    let health = Arc::clone(health);
     tokio::spawn(async move {
         loop {
             let name = tokio::select! {
@@ -283,6 +320,7 @@ fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
                 std::process::exit(130);
             }
             tracing::info!("{name}: finishing what has begun");
+            health.stop();
             token.cancel();
         }
     });

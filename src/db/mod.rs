@@ -118,6 +118,12 @@ impl Db {
         }
     }
 
+    /// How many connections there may be.
+    #[must_use]
+    pub fn pool_max(&self) -> u32 {
+        self.opened.connections
+    }
+
     /// Closes every connection.
     pub async fn close(&self) {
         match &self.pool {

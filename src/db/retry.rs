@@ -5,6 +5,7 @@ use std::{future::Future, time::Duration};
 use rand::RngExt as _;
 
 use super::{DbError, Kind};
+use crate::metrics::catalogue::DATABASE_RETRIES;
 
 /// How often a conflict is retried before it is handed to the caller.
 pub const RETRIES_MAX: u32 = 20;
@@ -56,7 +57,7 @@ where
                 failures += 1;
                 match conflict {
                     Some(code) if failures <= RETRIES_MAX => {
-                        crate::metrics::database_retry(name, code);
+                        DATABASE_RETRIES.add([name, &code.to_string()], 1);
                         tracing::debug!(transaction = name, code, failures, "conflict, starting over");
                         tokio::time::sleep(Backoff::CONFLICT.wait(failures)).await;
                     }

@@ -160,7 +160,8 @@ impl Stage {
             drain: true,
         };
         let shutdown = CancellationToken::new();
-        let work = worker::run(&self.db, &self.lease_db, Arc::clone(&self.rollups), &config, clock, &shutdown);
+        let pulse = Arc::default();
+        let work = worker::run(&self.db, &self.lease_db, Arc::clone(&self.rollups), &config, clock, &pulse, &shutdown);
         let closed = follow::follow(&self.db, title, &run_ids, work).await?;
         Ok((tick, closed))
     }

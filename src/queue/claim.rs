@@ -48,7 +48,7 @@ statement!(
 statement!(
     LEASE_HOLDS,
     "lease holds",
-    "SELECT EXISTS (SELECT 1 FROM daymend_workers WHERE id = ? AND lease_until_us > {now_us})"
+    "SELECT {now_us} FROM daymend_workers WHERE id = ? AND lease_until_us > {now_us}"
 );
 
 // A job of a paused lab is set aside when its turn comes, until the lab is resumed.
@@ -95,7 +95,20 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Claims at most `limit` jobs for `worker_id`: nightly before repairs before rebuilds. Jobs of
 /// workers that died are rescued first.
 pub async fn claim(db: &Db, worker_id: i64, limit: usize) -> Result<Vec<Job>, DbError> {
-    Ok(Claimer::default().claim(db, worker_id, limit).await?.unwrap_or_default())
+    let claimed = Claimer::default().claim(db, worker_id, limit).await?.unwrap_or_default();
+    Ok(claimed.jobs.into_iter().map(|(job, _)| job).collect())
+}
+
+/// What a claim brought.
+#[derive(Debug, Default)]
+pub struct Claimed {
+    /// The jobs, each with the sort key that it had: its turn, or from [`FIRST_DUE_US`] on the
+    /// moment at which it was due again.
+    pub jobs: Vec<(Job, i64)>,
+    /// When it was, in microseconds since 1970 by the database's clock.
+    pub at_us: i64,
+    /// How many jobs of paused labs were set aside.
+    parked: usize,
 }
 
 /// Claims again and again, with what it remembers of the queue for a second at a time.
@@ -112,9 +125,9 @@ pub struct Claimer {
 
 impl Claimer {
     /// As [`claim`]; none where there were jobs, but the worker's lease has run out.
-    pub async fn claim(&mut self, db: &Db, worker_id: i64, limit: usize) -> Result<Option<Vec<Job>>, DbError> {
+    pub async fn claim(&mut self, db: &Db, worker_id: i64, limit: usize) -> Result<Option<Claimed>, DbError> {
         if limit == 0 {
-            return Ok(Some(Vec::new()));
+            return Ok(Some(Claimed::default()));
         }
         let mut is_fresh = false;
         loop {
@@ -132,26 +145,26 @@ impl Claimer {
                 }
             };
             if is_fresh && !waiting.is_due {
-                return Ok(Some(Vec::new()));
+                return Ok(Some(Claimed::default()));
             }
             let claimed = retry("claim", || claim_once(db, worker_id, limit, &waiting, self.turns)).await?;
-            let Some((jobs, parked)) = claimed else {
+            let Some(claimed) = claimed else {
                 return Ok(None);
             };
-            if jobs.is_empty() && parked == 0 {
+            if claimed.jobs.is_empty() && claimed.parked == 0 {
                 if is_fresh {
-                    return Ok(Some(Vec::new()));
+                    return Ok(Some(claimed));
                 }
                 continue;
             }
             self.seen = Some((at, waiting));
-            for (job, turn) in &jobs {
+            for (job, turn) in &claimed.jobs {
                 if *turn < FIRST_DUE_US {
                     self.turns[job.kind as usize] = *turn;
                 }
             }
-            if !jobs.is_empty() {
-                return Ok(Some(jobs.into_iter().map(|(job, _)| job).collect()));
+            if !claimed.jobs.is_empty() {
+                return Ok(Some(claimed));
             }
         }
     }
@@ -171,7 +184,7 @@ pub async fn any_open(db: &Db) -> Result<bool, DbError> {
 }
 
 /// How `daymend_pauses` names a kind.
-pub(super) fn pause_name(kind: JobKind) -> String {
+pub(crate) fn pause_name(kind: JobKind) -> String {
     format!("kind:{kind}")
 }
 
@@ -205,24 +218,21 @@ async fn look(db: &Db) -> Result<Waiting, DbError> {
     Ok(waiting)
 }
 
-type Claimed = Vec<(Job, i64)>;
-
-/// One claim: the jobs with the sort keys they had, and how many were set aside; none where the
-/// worker's lease has run out.
+/// One claim; none where the worker's lease has run out.
 async fn claim_once(
     db: &Db,
     worker_id: i64,
     limit: usize,
     waiting: &Waiting,
     turns: [i64; JobKind::ALL.len()],
-) -> Result<Option<(Claimed, usize)>, DbError> {
+) -> Result<Option<Claimed>, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
-    let lease = tx.fetch_one(&LEASE_HOLDS, args![worker_id]).await?;
-    if lease.int(0).map_err(|error| DbError::new(LEASE_HOLDS.name, error))? == 0 {
+    let Some(lease) = tx.fetch_optional(&LEASE_HOLDS, args![worker_id]).await? else {
         tx.rollback().await?;
         return Ok(None);
-    }
-    let mut jobs: Claimed = Vec::new();
+    };
+    let at_us = lease.int(0).map_err(|error| DbError::new(LEASE_HOLDS.name, error))?;
+    let mut jobs = Vec::new();
     for kind in &waiting.kinds {
         let due = args![kind.name(), FIRST_DUE_US];
         let turn = args![kind.name(), turns[*kind as usize], FIRST_DUE_US];
@@ -248,11 +258,11 @@ async fn claim_once(
     for (job, _) in &mut jobs {
         job.attempt += 1;
     }
-    Ok(Some((jobs, parked)))
+    Ok(Some(Claimed { jobs, at_us, parked }))
 }
 
 /// Sets the jobs of paused labs aside, and takes them off `jobs`; how many.
-async fn park(tx: &mut Tx, jobs: &mut Claimed) -> Result<usize, DbError> {
+async fn park(tx: &mut Tx, jobs: &mut Vec<(Job, i64)>) -> Result<usize, DbError> {
     let rows = tx.fetch_all(&PAUSED_LABS, args![]).await?;
     let paused: Vec<i64> = rows
         .iter()
@@ -277,7 +287,7 @@ async fn stamp(tx: &mut Tx, worker_id: i64, ids: &[i64]) -> Result<u64, DbError>
 }
 
 /// The rare way: some of the jobs are for a (lab, day) that is running, here or elsewhere.
-async fn stamp_one_by_one(tx: &mut Tx, worker_id: i64, jobs: Claimed) -> Result<Claimed, DbError> {
+async fn stamp_one_by_one(tx: &mut Tx, worker_id: i64, jobs: Vec<(Job, i64)>) -> Result<Vec<(Job, i64)>, DbError> {
     let mut claimed = Vec::new();
     for (job, turn) in jobs {
         match stamp(tx, worker_id, &[job.id]).await {

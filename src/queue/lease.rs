@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::{
     args,
     db::{Arg, Db, DbError, Mode, Query, retry},
+    metrics::catalogue::LEASES_RESCUED,
     statement,
 };
 
@@ -129,7 +130,7 @@ pub async fn rescue(db: &Db) -> Result<u64, DbError> {
         })
         .await?;
         tracing::warn!(jobs = ids.len(), "rescued jobs of workers whose lease ran out");
-        crate::metrics::rescued(ids.len() as u64);
+        LEASES_RESCUED.add([], ids.len() as u64);
     }
 }
 

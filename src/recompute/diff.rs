@@ -1,6 +1,8 @@
 //! The difference between the rows that should be and the rows that are. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+
+use chrono::NaiveDate;
 
 use crate::rollup::{Rollup, aggregate::Key};
 
@@ -15,6 +17,8 @@ pub struct Difference {
     pub update: Vec<(i64, Key, u32)>,
     /// Stored rows that the source does not support, or that are there twice.
     pub delete: Vec<StoredRow>,
+    /// Days of which some stored row is right, each at least once.
+    pub confirmed: Vec<NaiveDate>,
 }
 
 impl Difference {
@@ -22,6 +26,16 @@ impl Difference {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.insert.is_empty() && self.update.is_empty() && self.delete.is_empty()
+    }
+
+    /// The days that had rows, and wrong ones: a day of which nothing was stored has not drifted.
+    #[must_use]
+    pub fn drifted(&self) -> BTreeSet<NaiveDate> {
+        let updated = self.update.iter().map(|(_, key, _)| key.day);
+        let mut drifted: BTreeSet<NaiveDate> = updated.chain(self.delete.iter().map(|row| row.day)).collect();
+        let confirmed: BTreeSet<NaiveDate> = self.confirmed.iter().copied().collect();
+        drifted.extend(self.insert.iter().map(|(key, _)| key.day).filter(|day| confirmed.contains(day)));
+        drifted
     }
 }
 
@@ -47,6 +61,8 @@ pub fn difference(rollup: &Rollup, expected: &[(Key, u32)], stored: Vec<StoredRo
                 let (key, count) = expected[place];
                 if row.count != i64::from(count) {
                     difference.update.push((row.id, key, count));
+                } else if difference.confirmed.last() != Some(&key.day) {
+                    difference.confirmed.push(key.day);
                 }
             }
             _ => difference.delete.push(row),
@@ -64,8 +80,6 @@ fn is_ours(rollup: &Rollup, event: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use chrono::NaiveDate;
-
     use super::*;
     use crate::rollup::{HISTORICAL_SUMMARY, Rollups};
 
@@ -100,6 +114,18 @@ mod tests {
         assert_eq!(found.update, [(11, key(2), 6)]);
         let deleted: Vec<_> = found.delete.iter().map(|row| row.id).collect();
         assert_eq!(deleted, [12, 13, 14, 15]);
+    }
+
+    #[test]
+    fn a_day_without_rows_has_not_drifted() {
+        let rollups = Rollups::load(None).unwrap();
+        let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+        let drifted = |stored| difference(rollup, &[(key(1), 5), (key(2), 6)], stored).drifted();
+        let wrong = BTreeSet::from([day()]);
+        assert_eq!(drifted(vec![]), BTreeSet::new());
+        assert_eq!(drifted(vec![row(10, Some(1), "organization_bill", 5)]), wrong, "one is missing beside it");
+        assert_eq!(drifted(vec![row(10, Some(1), "organization_bill", 4)]), wrong, "a wrong count");
+        assert_eq!(drifted(vec![row(10, Some(9), "organization_bill", 4)]), wrong, "a ghost");
     }
 
     #[test]

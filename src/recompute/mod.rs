@@ -134,6 +134,11 @@ where
     crate::db::retry("correct", || async {
         let mut tx = db.begin(Mode::Write).await?;
         let difference = compare(&mut tx, rollup, target, Locking::Shared).await?;
+        if difference.is_empty() {
+            // What differed was somebody's work in progress, and is right by now.
+            tx.rollback().await?;
+            return Ok(difference);
+        }
         stored::write(&mut tx, rollup, target.lab_id, &difference).await?;
         let (tx, difference) = settle(tx, difference).await?;
         tx.commit().await?;

@@ -12,6 +12,7 @@ use super::{Config, Report};
 use crate::{
     db::{Db, DbError, Mode, retry},
     error::chain,
+    metrics::catalogue::JOBS_ENQUEUED,
     queue::JobKind,
     recompute::stored,
     rollup::{Rollup, source},
@@ -57,6 +58,9 @@ pub async fn take_pending(
             Ok(history) => {
                 let enqueued =
                     retry("take migration", || enqueue_rebuild(db, rollup, config, now, &records, &history)).await?;
+                if let Some((_, _, jobs)) = &enqueued {
+                    JOBS_ENQUEUED.add([JobKind::Rebuild.name()], *jobs as u64);
+                }
                 report.enqueued.extend(enqueued);
             }
             Err(why) => {

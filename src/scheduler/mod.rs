@@ -9,6 +9,7 @@
 //! - [`migrations`]: records of the Support Dashboard, one rebuild run a lab.
 //! - [`close_runs`]: runs whose jobs have all ended.
 //! - Runs that have outlived their retention are pruned, every hour.
+//! - [`observe`]: gauges of the queue and of what is due, beside the ticks.
 //!
 //! How it fails: a step that cannot reach the database is logged and done at a later tick; a
 //! lab that cannot be scheduled is reported, and stops no other.
@@ -16,16 +17,29 @@
 pub mod adhoc;
 pub mod migrations;
 pub mod nightly;
+mod observe;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
     db::{Backoff, Db, DbError, Kind, Mode, retry},
-    metrics,
-    queue::admin::{filter::Filter, prune},
+    health::Pulse,
+    metrics::{
+        self,
+        catalogue::{
+            RUN_JOBS, RUN_JOBS_ENDED, RUNS_ENDED, SCHEDULER_LAST_TICK, SCHEDULER_TICK_DURATION, SCHEDULER_TICKS,
+        },
+    },
+    queue::{
+        JobKind,
+        admin::{filter::Filter, prune},
+    },
     rollup::Rollup,
     runs::{self, Progress, Run, RunState, records},
 };
@@ -33,6 +47,9 @@ use nightly::NightlyAt;
 
 /// How often records and runs are looked at.
 const TICK: Duration = Duration::from_secs(1);
+
+/// After a tick that took long the scheduler rests for that many times as long.
+const TICK_RESTS: u32 = 4;
 
 /// Every how many ticks the labs are read to see which days have closed.
 const NIGHTLY_TICKS: u64 = 10;
@@ -62,6 +79,8 @@ pub struct Report {
     pub closed: Vec<(i64, RunState, Progress)>,
     /// Labs that it could not schedule, and why.
     pub unusable: BTreeMap<i64, String>,
+    /// The runs that it left open, and how far they are.
+    pub open: Vec<(JobKind, Progress)>,
 }
 
 /// One whole tick.
@@ -77,10 +96,14 @@ pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock) -> Re
 pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
     for run in runs::open(db).await? {
         match retry("look at run", || look_at(db, &run)).await? {
-            Found::Open => continue,
+            Found::Open(progress) => {
+                report.open.push((run.kind, progress));
+                continue;
+            }
             Found::RecordsDisappeared => {
                 if runs::cancel(db, run.id).await?.is_some() {
                     tracing::warn!(run = run.id, "cancelled, as its migration record has disappeared");
+                    RUNS_ENDED.add([run.kind.name(), RunState::Cancelled.name()], 1);
                     report.closed.push((run.id, RunState::Cancelled, Progress::default()));
                 }
                 continue;
@@ -100,7 +123,7 @@ pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
                 "run ended: {}",
                 run.reason
             );
-            metrics::run_ended(run.kind, state);
+            RUNS_ENDED.add([run.kind.name(), state.name()], 1);
             report.closed.push((run.id, state, progress));
         }
     }
@@ -109,7 +132,7 @@ pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
 
 /// What became of a run.
 enum Found {
-    Open,
+    Open(Progress),
     Ended,
     RecordsDisappeared,
 }
@@ -128,19 +151,34 @@ async fn look_at(db: &Db, run: &Run) -> Result<Found, DbError> {
     }
     records::refresh(&mut tx, run, &progress).await?;
     tx.commit().await?;
-    Ok(Found::Open)
+    Ok(Found::Open(progress))
 }
 
 /// Ticks until `shutdown`. A database that is away makes it wait, never exit.
-pub async fn run(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, shutdown: &CancellationToken) {
+pub async fn run(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, pulse: &Pulse, shutdown: &CancellationToken) {
+    metrics::scheduler_starts();
+    tokio::join!(
+        tick_until(db, rollup, config, clock, pulse, shutdown),
+        observe::observe_until(db, rollup, config, clock, shutdown)
+    );
+}
+
+async fn tick_until(
+    db: &Db,
+    rollup: &Rollup,
+    config: &Config,
+    clock: Clock,
+    pulse: &Pulse,
+    shutdown: &CancellationToken,
+) {
     let mut reported = BTreeMap::new();
     let mut failures = 0;
     let mut ticks: u64 = 0;
     while !shutdown.is_cancelled() {
+        let begun = Instant::now();
         let mut report = Report::default();
         let result = async {
-            let nightly = ticks.is_multiple_of(NIGHTLY_TICKS);
-            if nightly {
+            if ticks.is_multiple_of(NIGHTLY_TICKS) {
                 nightly::enqueue_closed_days(db, rollup, config, clock.now(), &mut report).await?;
                 report_unusable(&report.unusable, &mut reported);
             }
@@ -157,14 +195,23 @@ pub async fn run(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, shutdo
             Ok(())
         }
         .await;
+        let took = begun.elapsed();
+        SCHEDULER_TICK_DURATION.record([], took, 1);
+        metrics::pool("scheduler", db);
         let wait = match result {
             Ok(()) => {
+                pulse.beat();
+                SCHEDULER_TICKS.add(["ok"], 1);
+                SCHEDULER_LAST_TICK.set([], metrics::now_seconds());
+                show_progress(&report.open);
                 failures = 0;
                 ticks += 1;
-                TICK
+                // Counting runs of millions of jobs takes a while: it stays a small part of the time.
+                TICK.max(took * TICK_RESTS)
             }
             Err(error) => {
                 failures += 1;
+                SCHEDULER_TICKS.add(["failed"], 1);
                 metrics::database_error(&error);
                 let wait = Backoff::UNAVAILABLE.wait(failures).max(TICK);
                 if error.kind == Kind::Unavailable {
@@ -182,6 +229,15 @@ pub async fn run(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, shutdo
     }
 }
 
+/// How far the runs are that are open.
+fn show_progress(open: &[(JobKind, Progress)]) {
+    for kind in JobKind::ALL {
+        let runs = || open.iter().filter(|(of, _)| *of == kind).map(|(_, progress)| progress);
+        RUN_JOBS.set([kind.name()], runs().map(Progress::total).sum::<u64>() as f64);
+        RUN_JOBS_ENDED.set([kind.name()], runs().map(Progress::ended).sum::<u64>() as f64);
+    }
+}
+
 /// Logs labs that cannot be scheduled, once each until that changes.
 fn report_unusable(unusable: &BTreeMap<i64, String>, reported: &mut BTreeMap<i64, String>) {
     for (lab, why) in unusable {
@@ -190,5 +246,4 @@ fn report_unusable(unusable: &BTreeMap<i64, String>, reported: &mut BTreeMap<i64
         }
     }
     reported.clone_from(unusable);
-    metrics::labs_unusable(unusable.len());
 }

@@ -15,6 +15,7 @@ use crate::{
     args,
     calendar::{self, Zone},
     db::{Arg, Db, DbError, Mode, Query, Tx, retry},
+    metrics::catalogue::JOBS_ENQUEUED,
     queue::JobKind,
     rollup::{Rollup, source},
     runs::{self, NewRun},
@@ -114,28 +115,54 @@ pub async fn enqueue_closed_days(
     report: &mut Report,
 ) -> Result<(), DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
-    let labs = source::labs(&mut tx, rollup).await?;
-    let known = read_enqueued(&tx.fetch_all(&LABS_KNOWN, args![rollup.name.as_str()]).await?)?;
+    let outlook = look_at_labs(&mut tx, rollup).await?;
     tx.commit().await?;
-
-    let mut by_zone: BTreeMap<&'static str, (Zone, Vec<i64>)> = BTreeMap::new();
-    for lab in labs.iter().filter(|lab| lab.enabled) {
-        match lab.zone() {
-            Ok(zone) => by_zone.entry(zone.name()).or_insert_with(|| (zone, Vec::new())).1.push(lab.id),
-            Err(error) => {
-                report.unusable.insert(lab.id, error.to_string());
-            }
-        }
-    }
-    for (zone, mut labs) in by_zone.into_values() {
+    report.unusable = outlook.unusable;
+    for (zone, labs) in outlook.zones {
         let due = config.nightly_at.due_day(zone, now);
-        labs.retain(|lab| known.get(lab).copied().flatten().is_none_or(|through| through < due));
-        if !labs.is_empty() {
-            let enqueued = retry("nightly", || enqueue_zone(db, rollup, config, now, zone, due, &labs)).await?;
+        let behind = labs.into_iter().filter(|(_, through)| through.is_none_or(|through| through < due));
+        let behind: Vec<i64> = behind.map(|(lab, _)| lab).collect();
+        if !behind.is_empty() {
+            let enqueued = retry("nightly", || enqueue_zone(db, rollup, config, now, zone, due, &behind)).await?;
+            if let Some((_, _, jobs)) = &enqueued {
+                JOBS_ENQUEUED.add([JobKind::Nightly.name()], *jobs as u64);
+            }
             report.enqueued.extend(enqueued);
         }
     }
     Ok(())
+}
+
+/// A lab, and through which day it has been enqueued.
+type Enqueued = (i64, Option<NaiveDate>);
+
+/// The labs, as far as nightly runs are concerned.
+#[derive(Debug)]
+pub(super) struct Outlook {
+    /// Each zone with its labs.
+    pub(super) zones: Vec<(Zone, Vec<Enqueued>)>,
+    /// Labs without a usable zone, and why.
+    pub(super) unusable: BTreeMap<i64, String>,
+}
+
+/// Reads which labs there are, in which zones, and how far they have come.
+pub(super) async fn look_at_labs(tx: &mut Tx, rollup: &Rollup) -> Result<Outlook, DbError> {
+    let labs = source::labs(tx, rollup).await?;
+    let known = read_enqueued(&tx.fetch_all(&LABS_KNOWN, args![rollup.name.as_str()]).await?)?;
+    let mut zones = BTreeMap::new();
+    let mut unusable = BTreeMap::new();
+    for lab in labs.iter().filter(|lab| lab.enabled) {
+        match lab.zone() {
+            Ok(zone) => {
+                let (_, labs) = zones.entry(zone.name()).or_insert_with(|| (zone, Vec::new()));
+                labs.push((lab.id, known.get(&lab.id).copied().flatten()));
+            }
+            Err(error) => {
+                unusable.insert(lab.id, error.to_string());
+            }
+        }
+    }
+    Ok(Outlook { zones: zones.into_values().collect(), unusable })
 }
 
 async fn enqueue_zone(
@@ -209,7 +236,12 @@ async fn create_run(
 
 /// The days to enqueue: all that closed since `through`, but not older than the catch-up; a
 /// lab seen for the first time starts at the due day.
-fn missing_days(zone: Zone, through: Option<NaiveDate>, due: NaiveDate, catch_up_days: u32) -> Vec<NaiveDate> {
+pub(super) fn missing_days(
+    zone: Zone,
+    through: Option<NaiveDate>,
+    due: NaiveDate,
+    catch_up_days: u32,
+) -> Vec<NaiveDate> {
     let first = match through {
         None => due,
         Some(through) => calendar::next(through).max(calendar::days_before(due, catch_up_days.saturating_sub(1))),

@@ -7,14 +7,19 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{Session, backend::QueueBackend, wait_after};
 use crate::{
     db::{DbError, Kind, Mode},
-    metrics,
-    queue::{Job, claim, claim::Claimer, enqueue::DAYS_A_TURN, lease, run_of},
+    metrics::catalogue::{CLAIM_DURATION, JOBS_CLAIMED, QUEUE_LATENCY},
+    queue::{
+        FIRST_DUE_US, Job, claim,
+        claim::{Claimed, Claimer},
+        enqueue::DAYS_A_TURN,
+        lease, run_of,
+    },
     recompute, runs,
 };
 
@@ -29,7 +34,7 @@ const RESCUE_EVERY: Duration = Duration::from_secs(5);
 const TURNS_A_SLOT: usize = 2;
 
 /// How many jobs a worker holds at most, however short they are.
-const ROOM_MAX: usize = 1000;
+pub(super) const ROOM_MAX: usize = 1000;
 
 /// Where what it held was done sooner, a worker takes twice as much next time...
 const TOO_SOON: Duration = Duration::from_millis(200);
@@ -58,13 +63,12 @@ pub(super) fn start(
     let room_min = (session.config.concurrency * TURNS_A_SLOT * DAYS_A_TURN).min(ROOM_MAX);
     (backend, async move {
         let mut fetcher = Fetcher {
-            room: Arc::new(Semaphore::new(ROOM_MAX)),
             room_min,
             room_wanted: room_min,
             session,
             units: sender,
             claimer: Claimer::default(),
-            as_of: HashMap::new(),
+            runs: HashMap::new(),
         };
         tokio::select! {
             () = fetcher.run(&stopping) => {}
@@ -73,17 +77,22 @@ pub(super) fn start(
     })
 }
 
+/// A run, as far as its jobs need it.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    as_of: DateTime<Utc>,
+    created_at: DateTime<Utc>,
+}
+
 struct Fetcher {
     session: Arc<Session>,
     units: mpsc::UnboundedSender<Unit>,
     claimer: Claimer,
-    /// One permit a job that this process could hold.
-    room: Arc<Semaphore>,
     room_min: usize,
     /// How many jobs it means to hold, between `room_min` and [`ROOM_MAX`].
     room_wanted: usize,
-    /// The `as_of` of each run seen, which never changes.
-    as_of: HashMap<i64, DateTime<Utc>>,
+    /// What never changes of each run seen.
+    runs: HashMap<i64, Seen>,
 }
 
 impl Fetcher {
@@ -99,7 +108,7 @@ impl Fetcher {
                     wait_after(&error, "rescue", 1, stopping).await;
                 }
             }
-            let full = self.held() > 0;
+            let full = self.session.held() > 0;
             if full && begun.elapsed() < TOO_SOON {
                 self.room_wanted = (self.room_wanted * 2).min(ROOM_MAX);
             } else if begun.elapsed() > TOO_LATE {
@@ -132,41 +141,39 @@ impl Fetcher {
     }
 
     async fn is_drained(&self) -> Result<bool, DbError> {
-        Ok(self.held() == 0 && !claim::any_open(&self.session.db).await?)
-    }
-
-    /// How many jobs this process holds.
-    fn held(&self) -> usize {
-        ROOM_MAX - self.room.available_permits()
+        Ok(self.session.held() == 0 && !claim::any_open(&self.session.db).await?)
     }
 
     /// Waits until it holds at most `held` jobs.
     async fn wait_for_room(&self, held: usize) {
         let free = u32::try_from(ROOM_MAX - held).unwrap_or(u32::MAX);
         // The semaphore is never closed.
-        let _ = self.room.acquire_many(free).await;
+        let _ = self.session.room.acquire_many(free).await;
     }
 
     /// Claims what there is room for; how many jobs.
     async fn claim(&mut self) -> Result<usize, DbError> {
-        let limit = self.room_wanted.saturating_sub(self.held());
-        let Some(mut jobs) = self.claimer.claim(&self.session.db, self.session.worker_id, limit).await? else {
+        let limit = self.room_wanted.saturating_sub(self.session.held());
+        let begun = Instant::now();
+        let Some(claim) = self.claimer.claim(&self.session.db, self.session.worker_id, limit).await? else {
             self.session.lost.cancel();
             return Ok(0);
         };
-        let claimed = jobs.len();
+        let claimed = claim.jobs.len();
         if claimed == 0 {
             return Ok(0);
         }
-        metrics::claimed(claimed);
+        CLAIM_DURATION.record([], begun.elapsed(), 1);
         let mut failures = 0;
-        while let Err(error) = self.read_as_of(&jobs).await {
+        while let Err(error) = self.read_runs(&claim.jobs).await {
             failures += 1;
             wait_after(&error, "read runs", failures, &self.session.lost).await;
             if self.session.lost.is_cancelled() {
                 return Ok(claimed);
             }
         }
+        self.count(&claim);
+        let mut jobs: Vec<Job> = claim.jobs.into_iter().map(|(job, _)| job).collect();
         // Runs keep their order of priority; within a run, days of a lab come together.
         jobs.sort_by(|a, b| (a.kind, &a.rollup, a.lab_id, a.day).cmp(&(b.kind, &b.rollup, b.lab_id, b.day)));
         let now = self.session.clock.now();
@@ -174,10 +181,10 @@ impl Fetcher {
             (a.kind, &a.rollup, a.lab_id) == (b.kind, &b.rollup, b.lab_id) && recompute::are_neighbours(a.day, b.day)
         }) {
             for jobs in jobs.chunks(DAYS_A_TURN) {
-                let as_of = jobs.iter().filter_map(|job| self.as_of.get(&run_of(job.id))).max();
-                let as_of = as_of.map_or(now, |as_of| now.max(*as_of));
+                let as_of = jobs.iter().filter_map(|job| self.runs.get(&run_of(job.id))).map(|run| run.as_of).max();
+                let as_of = as_of.map_or(now, |as_of| now.max(as_of));
                 let count = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
-                let Ok(room) = Arc::clone(&self.room).acquire_many_owned(count).await else {
+                let Ok(room) = Arc::clone(&self.session.room).acquire_many_owned(count).await else {
                     return Ok(claimed);
                 };
                 let unit = Unit { jobs: jobs.to_vec(), as_of, _room: room };
@@ -189,18 +196,32 @@ impl Fetcher {
         Ok(claimed)
     }
 
-    async fn read_as_of(&mut self, jobs: &[Job]) -> Result<(), DbError> {
-        let mut unknown: Vec<i64> = jobs.iter().map(|job| run_of(job.id)).collect();
+    /// Counts a claim, and for how long its jobs have waited.
+    fn count(&self, claim: &Claimed) {
+        for (job, turn) in &claim.jobs {
+            let due_us = if *turn < FIRST_DUE_US {
+                self.runs.get(&run_of(job.id)).map_or(claim.at_us, |run| run.created_at.timestamp_micros())
+            } else {
+                *turn
+            };
+            let waited = Duration::from_micros(u64::try_from(claim.at_us - due_us).unwrap_or(0));
+            QUEUE_LATENCY.record([job.kind.name()], waited, 1);
+            JOBS_CLAIMED.add([job.kind.name()], 1);
+        }
+    }
+
+    async fn read_runs(&mut self, jobs: &[(Job, i64)]) -> Result<(), DbError> {
+        let mut unknown: Vec<i64> = jobs.iter().map(|(job, _)| run_of(job.id)).collect();
         unknown.sort_unstable();
         unknown.dedup();
-        unknown.retain(|run| !self.as_of.contains_key(run));
+        unknown.retain(|run| !self.runs.contains_key(run));
         if unknown.is_empty() {
             return Ok(());
         }
         let mut tx = self.session.db.begin(Mode::Snapshot).await?;
         for run in unknown {
             if let Some(run) = runs::get(&mut tx, run).await? {
-                self.as_of.insert(run.id, run.as_of);
+                self.runs.insert(run.id, Seen { as_of: run.as_of, created_at: run.created_at });
             }
         }
         tx.commit().await

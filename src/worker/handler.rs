@@ -4,7 +4,10 @@
 //! error like others and a recompute that hangs is dropped, its transaction rolled back. A
 //! conflict that outlasts its retries, or a database that is away, uses up no attempt.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
 
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::task::AbortOnDropHandle;
@@ -14,7 +17,10 @@ use super::{NOTHING_TO_DO, Session, fetch::Unit, upkeep::refused, wait_after};
 use crate::{
     db::{Backoff, DbError, Kind},
     error::chain,
-    metrics,
+    metrics::{
+        self, Outcome,
+        catalogue::{ATTEMPTS, DRIFT_FOUND, JOB_DURATION, JOBS_DISCARDED},
+    },
     queue::{
         Job, run_of,
         settle::{self, Failure},
@@ -49,6 +55,14 @@ impl AttemptError {
         }
     }
 
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::TimedOut(_) => Outcome::TimedOut,
+            Self::Panicked(_) => Outcome::Panicked,
+            Self::Recompute(_) | Self::UnknownRollup(_) => Outcome::Failed,
+        }
+    }
+
     /// Whether no other attempt can succeed until somebody changes something.
     fn is_permanent(&self) -> bool {
         match self {
@@ -64,14 +78,31 @@ impl AttemptError {
 
 /// Runs a unit to its end. Whatever goes wrong is settled here; nothing is left for apalis.
 pub(super) async fn handle(session: Arc<Session>, acks: UnboundedSender<Vec<Job>>, unit: Unit) {
-    if unit.jobs.len() > 1 {
-        match attempt(&session, &unit, &unit.jobs).await {
-            Ok(difference) => return succeeded(&acks, &unit.jobs, &difference),
+    session.busy.fetch_add(1, Ordering::Relaxed);
+    handle_unit(&session, &acks, unit).await;
+    session.busy.fetch_sub(1, Ordering::Relaxed);
+}
+
+async fn handle_unit(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit: Unit) {
+    if let [first, .., last] = unit.jobs.as_slice() {
+        let span = tracing::info_span!(
+            "jobs",
+            run = run_of(first.id),
+            job = first.id,
+            lab = first.lab_id,
+            day = %first.day,
+            to = %last.day,
+            attempt = first.attempt
+        );
+        match attempt(session, &unit, &unit.jobs).instrument(span.clone()).await {
+            Ok(difference) => return succeeded(acks, &unit.jobs, &difference),
             Err(AttemptError::Recompute(RecomputeError::LostLease)) => {
                 // One of the jobs was cancelled or rescued: the others may still be ours.
-                tracing::debug!("a group lost a job, going on one day at a time");
+                tracing::debug!(parent: &span, "a group lost a job, going on one day at a time");
             }
-            Err(error) => tracing::debug!(error = %chain(&error), "a group failed, going on one day at a time"),
+            Err(error) => {
+                tracing::debug!(parent: &span, error = %chain(&error), "a group failed, going on one day at a time");
+            }
         }
     }
     for job in &unit.jobs {
@@ -83,7 +114,7 @@ pub(super) async fn handle(session: Arc<Session>, acks: UnboundedSender<Vec<Job>
             day = %job.day,
             attempt = job.attempt
         );
-        run_one(&session, &acks, &unit, job).instrument(span).await;
+        run_one(session, acks, &unit, job).instrument(span).await;
     }
 }
 
@@ -92,7 +123,9 @@ async fn run_one(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit:
     while !session.lost.is_cancelled() {
         let error = match attempt(session, unit, std::slice::from_ref(job)).await {
             Ok(difference) => return succeeded(acks, std::slice::from_ref(job), &difference),
-            Err(AttemptError::Recompute(RecomputeError::LostLease)) => return refused(session, 1),
+            Err(AttemptError::Recompute(RecomputeError::LostLease)) => {
+                return refused(session, std::slice::from_ref(job));
+            }
             Err(error) => error,
         };
         match error.database() {
@@ -104,7 +137,7 @@ async fn run_one(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit:
             // that daymend does not know. That is a failure like others, or it would never end.
             Some(database) if database.kind == Kind::Conflict && !database.is_duplicate() => {
                 tracing::warn!(error = %chain(&error), "conflicts outlasted the retries, resting");
-                return settle_until_done(session, || {
+                return settle_until_done(session, job, Outcome::Released, || {
                     settle::release(&session.db, session.worker_id, job, CONFLICT_REST)
                 })
                 .await;
@@ -117,24 +150,29 @@ async fn run_one(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit:
                     backoff: backoff.wait(u32::try_from(job.attempt).unwrap_or(1)),
                 };
                 tracing::warn!(error = failure.error, permanent = failure.permanent, "attempt failed");
-                metrics::attempts(if matches!(error, AttemptError::TimedOut(_)) { "timed_out" } else { "failed" }, 1);
-                return settle_until_done(session, || settle::fail(&session.db, session.worker_id, job, &failure))
-                    .await;
+                let outcome = error.outcome();
+                if failure.permanent || job.attempt >= job.attempts_max {
+                    JOBS_DISCARDED.add([job.kind.name()], 1);
+                }
+                return settle_until_done(session, job, outcome, || {
+                    settle::fail(&session.db, session.worker_id, job, &failure)
+                })
+                .await;
             }
         }
     }
 }
 
 /// Settles a job, waiting for the database where it is away.
-async fn settle_until_done<F>(session: &Session, settle: impl Fn() -> F)
+async fn settle_until_done<F>(session: &Session, job: &Job, outcome: Outcome, settle: impl Fn() -> F)
 where
     F: Future<Output = Result<bool, DbError>>,
 {
     let mut failures = 0;
     while !session.lost.is_cancelled() {
         match settle().await {
-            Ok(true) => return,
-            Ok(false) => return refused(session, 1),
+            Ok(true) => return ATTEMPTS.add([job.kind.name(), outcome.name()], 1),
+            Ok(false) => return refused(session, std::slice::from_ref(job)),
             Err(error) => {
                 failures += 1;
                 wait_after(&error, "settle", failures, &session.lost).await;
@@ -147,8 +185,9 @@ fn succeeded(acks: &UnboundedSender<Vec<Job>>, jobs: &[Job], difference: &Differ
     if difference.is_empty() {
         // The acker outlives every unit; where it is gone, so is the session.
         let _ = acks.send(jobs.to_vec());
-    } else {
-        metrics::attempts("completed", jobs.len() as u64);
+    } else if let Some(job) = jobs.first() {
+        ATTEMPTS.add([job.kind.name(), Outcome::Corrected.name()], jobs.len() as u64);
+        DRIFT_FOUND.add([job.kind.name()], difference.drifted().len() as u64);
     }
 }
 
@@ -159,10 +198,14 @@ async fn attempt(session: &Arc<Session>, unit: &Unit, jobs: &[Job]) -> Result<Di
     };
     let target = Target { lab_id: first.lab_id, first: first.day, last: last.day, as_of: unit.as_of };
     let timeout = session.config.job_timeout;
+    let begun = Instant::now();
     let task = AbortOnDropHandle::new(tokio::spawn(
         recompute_and_settle(Arc::clone(session), first.rollup.clone(), target, jobs.to_vec()).in_current_span(),
     ));
-    match tokio::time::timeout(timeout, task).await {
+    let result = tokio::time::timeout(timeout, task).await;
+    let jobs_count = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
+    JOB_DURATION.record([first.kind.name()], begun.elapsed() / jobs_count, jobs.len());
+    match result {
         Err(_) => Err(AttemptError::TimedOut(timeout)),
         Ok(Ok(result)) => result,
         Ok(Err(join)) => Err(AttemptError::Panicked(match join.try_into_panic() {
@@ -203,7 +246,9 @@ async fn recompute_and_settle(
         Ok((tx, difference))
     })
     .await?;
-    metrics::corrected(rollup, &difference);
+    if !difference.is_empty() {
+        metrics::corrected(rollup, target.lab_id, &difference);
+    }
     Ok(difference)
 }
 

@@ -21,15 +21,21 @@ mod fetch;
 mod handler;
 mod upkeep;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use apalis::prelude::{ParallelizeExt as _, WorkerBuilder, WorkerBuilderExt as _};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     clock::Clock,
     db::{Backoff, Db, DbError},
     error::chain,
+    health::Pulse,
+    metrics,
     queue::{lease, settle},
     rollup::Rollups,
 };
@@ -72,6 +78,17 @@ struct Session {
     worker_id: i64,
     /// Cancelled when the lease is lost: nothing of this session counts any more.
     lost: CancellationToken,
+    /// One permit a job that this process could hold.
+    room: Arc<Semaphore>,
+    /// How many units are being worked on.
+    busy: AtomicUsize,
+}
+
+impl Session {
+    /// How many jobs this process holds.
+    fn held(&self) -> usize {
+        fetch::ROOM_MAX - self.room.available_permits()
+    }
 }
 
 /// Why a session ended.
@@ -91,8 +108,10 @@ pub async fn run(
     rollups: Arc<Rollups>,
     config: &Config,
     clock: Clock,
+    pulse: &Arc<Pulse>,
     shutdown: &CancellationToken,
 ) {
+    metrics::worker_starts(&rollups);
     let (mut db, mut lease_db) = (db.with_limit(QUEUE_LIMIT), lease_db.with_limit(config.lease / 4));
     let mut last_session = None;
     loop {
@@ -112,9 +131,12 @@ pub async fn run(
             clock,
             worker_id,
             lost: CancellationToken::new(),
+            room: Arc::new(Semaphore::new(fetch::ROOM_MAX)),
+            busy: AtomicUsize::new(0),
         });
         tracing::info!(worker = worker_id, name = config.name, "worker registered");
-        match run_session(&session, &lease_db, shutdown).await {
+        pulse.beat();
+        match run_session(&session, &lease_db, pulse, shutdown).await {
             Ended::Lost => tracing::warn!(worker = worker_id, "lease lost: dropping its work and registering anew"),
             Ended::Shutdown | Ended::Drained => return,
         }
@@ -138,9 +160,11 @@ async fn register(db: &Db, config: &Config, shutdown: &CancellationToken) -> Opt
     None
 }
 
-async fn run_session(session: &Arc<Session>, lease_db: &Db, shutdown: &CancellationToken) -> Ended {
+async fn run_session(session: &Arc<Session>, lease_db: &Db, pulse: &Arc<Pulse>, shutdown: &CancellationToken) -> Ended {
     let config = &session.config;
-    let lease_task = AbortOnDropHandle::new(tokio::spawn(upkeep::keep_lease(Arc::clone(session), lease_db.clone())));
+    let keeping = upkeep::keep_lease(Arc::clone(session), lease_db.clone(), Arc::clone(pulse));
+    let lease_task = AbortOnDropHandle::new(tokio::spawn(keeping));
+    let _gauges = AbortOnDropHandle::new(tokio::spawn(upkeep::show_gauges(Arc::clone(session), lease_db.clone())));
     let (acks, acker) = upkeep::acker(Arc::clone(session));
     let acker = AbortOnDropHandle::new(tokio::spawn(acker));
 
@@ -203,7 +227,7 @@ async fn finish<W>(session: &Session, worker: W, acker: AbortOnDropHandle<()>) {
 
 /// Logs a database error and waits, longer after each failure in a row.
 async fn wait_after(error: &DbError, what: &str, failures: u32, until: &CancellationToken) {
-    crate::metrics::database_error(error);
+    metrics::database_error(error);
     let wait = Backoff::UNAVAILABLE.wait(failures);
     tracing::warn!(error = %chain(error), ?wait, "{what} failed, trying again");
     tokio::select! {

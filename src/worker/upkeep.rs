@@ -1,36 +1,64 @@
 //! What a session does beside its work: heartbeats, and grouped acks.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::sync::mpsc;
 
 use super::{Session, wait_after};
 use crate::{
-    db::{Backoff, Db},
-    error::chain,
-    metrics,
-    queue::{Job, lease, settle},
+    db::Db,
+    health::Pulse,
+    metrics::{
+        self, Outcome,
+        catalogue::{ACKS_REFUSED, ATTEMPTS, HEARTBEAT, JOBS_HELD, LEASES_LOST, SLOTS, SLOTS_BUSY},
+    },
+    queue::{Job, JobKind, lease, settle},
 };
 
 /// How many acks go into one statement, and how long the first waits for others.
 const ACKS_MAX: usize = 500;
 const ACKS_WAIT: Duration = Duration::from_millis(20);
 
+/// How often the gauges are set.
+const GAUGES_EVERY: Duration = Duration::from_secs(1);
+
 /// Extends the session's lease until it is lost, on a connection of its own.
-pub(super) async fn keep_lease(session: Arc<Session>, db: Db) {
+pub(super) async fn keep_lease(session: Arc<Session>, db: Db, pulse: Arc<Pulse>) {
     let mut beat = tokio::time::interval(session.config.heartbeat);
     let mut failures = 0;
     while !session.lost.is_cancelled() {
         beat.tick().await;
         match lease::heartbeat(&db, session.worker_id, session.config.lease).await {
-            Ok(true) => failures = 0,
-            Ok(false) => session.lost.cancel(),
+            Ok(true) => {
+                failures = 0;
+                pulse.beat();
+                HEARTBEAT.set([], metrics::now_seconds());
+            }
+            Ok(false) => {
+                LEASES_LOST.add([], 1);
+                session.lost.cancel();
+            }
             Err(error) => {
                 failures += 1;
                 beat.reset_immediately();
                 wait_after(&error, "heartbeat", failures, &session.lost).await;
             }
         }
+    }
+}
+
+/// Shows what the worker is busy with.
+pub(super) async fn show_gauges(session: Arc<Session>, lease_db: Db) {
+    loop {
+        SLOTS.set([], session.config.concurrency as f64);
+        SLOTS_BUSY.set([], session.busy.load(Ordering::Relaxed) as f64);
+        JOBS_HELD.set([], session.held() as f64);
+        metrics::pool("work", &session.db);
+        metrics::pool("lease", &lease_db);
+        tokio::time::sleep(GAUGES_EVERY).await;
     }
 }
 
@@ -61,24 +89,33 @@ async fn ack(session: &Session, jobs: &[Job]) {
     while !session.lost.is_cancelled() {
         match settle::complete_unchanged(&session.db, session.worker_id, jobs).await {
             Ok(found) => {
-                metrics::attempts("completed", found);
-                refused(session, jobs.len() as u64 - found);
-                return;
+                // Which of them were refused the fence does not say: it is rare, and a kind for all will do.
+                let refused_jobs = jobs.len() - usize::try_from(found).unwrap_or(0).min(jobs.len());
+                let (refused_jobs, acked) = jobs.split_at(refused_jobs);
+                for kind in JobKind::ALL {
+                    let count = acked.iter().filter(|job| job.kind == kind).count();
+                    if count > 0 {
+                        ATTEMPTS.add([kind.name(), Outcome::Unchanged.name()], count as u64);
+                    }
+                }
+                return refused(session, refused_jobs);
             }
             Err(error) => {
                 failures += 1;
-                let wait = Backoff::UNAVAILABLE.wait(failures);
-                tracing::warn!(error = %chain(&error), ?wait, "ack failed, trying again");
-                tokio::time::sleep(wait).await;
+                wait_after(&error, "ack", failures, &session.lost).await;
             }
         }
     }
 }
 
 /// Notes settlements that the fence refused.
-pub(super) fn refused(session: &Session, jobs: u64) {
-    if jobs > 0 {
+pub(super) fn refused(session: &Session, jobs: &[Job]) {
+    for job in jobs {
+        ATTEMPTS.add([job.kind.name(), Outcome::Refused.name()], 1);
+        ACKS_REFUSED.add([], 1);
+    }
+    if !jobs.is_empty() {
+        let jobs = jobs.len();
         tracing::warn!(worker = session.worker_id, jobs, "the jobs belong to somebody else now: result dropped");
-        metrics::refused(jobs);
     }
 }

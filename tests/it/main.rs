@@ -13,6 +13,7 @@ mod fair;
 mod faults;
 mod hostile;
 mod kills;
+mod metrics;
 mod outages;
 mod processes;
 mod queue;

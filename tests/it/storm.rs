@@ -138,6 +138,7 @@ async fn recompute(db: &TestDb, rollups: &Arc<Rollups>, (first, last): (NaiveDat
     adhoc::enqueue(&db.db, rollup, &plan, "storm", now, 5).await.unwrap();
     let config = draining();
     let token = CancellationToken::new();
-    let work = || worker::run(&db.db, &db.db, Arc::clone(rollups), &config, Clock::Fixed(now), &token);
+    let pulse = Arc::default();
+    let work = || worker::run(&db.db, &db.db, Arc::clone(rollups), &config, Clock::Fixed(now), &pulse, &token);
     tokio::join!(work(), work());
 }

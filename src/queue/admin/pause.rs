@@ -72,7 +72,7 @@ pub struct Pause {
 }
 
 /// What is paused.
-pub(super) async fn list(tx: &mut Tx) -> Result<Vec<Pause>, DbError> {
+pub(crate) async fn list(tx: &mut Tx) -> Result<Vec<Pause>, DbError> {
     let mut pauses = Vec::new();
     tx.for_each(&PAUSES, args![], |row| {
         pauses.push(Pause {

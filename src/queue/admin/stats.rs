@@ -5,9 +5,10 @@ use chrono::{DateTime, Utc};
 use super::pause::{self, Pause};
 use crate::{
     args,
-    db::{Db, DbError, Mode},
+    db::{Db, DbError, Mode, Tx},
     queue::{JobKind, JobState, PAUSED, ids_of},
-    runs, statement,
+    runs::{self, Run},
+    statement,
 };
 
 /// The spans, in minutes, for which the rate of completed jobs is counted.
@@ -99,17 +100,7 @@ pub async fn stats(db: &Db) -> Result<Stats, DbError> {
         let jobs = row.int(0).map_err(|error| DbError::new(COMPLETED_SINCE.name, error))?;
         completed.push((minutes, jobs.unsigned_abs()));
     }
-    let now = tx.fetch_one(&NOW, args![]).await?.instant(0).map_err(|error| DbError::new(NOW.name, error))?;
-    let mut oldest_waiting = None;
-    for run in open {
-        let (first, last) = ids_of(run.id);
-        let row = tx.fetch_one(&WAITING_IN_RUN, args![first, last, PAUSED]).await?;
-        if row.int(0).map_err(|error| DbError::new(WAITING_IN_RUN.name, error))? != 0 {
-            let seconds = (now - run.created_at).num_seconds().max(0);
-            oldest_waiting = Some(OldestWaiting { run: run.id, since: run.created_at, seconds });
-            break;
-        }
-    }
+    let oldest_waiting = oldest_waiting(&mut tx, &open).await?;
     let mut workers = Vec::new();
     tx.for_each(&WORKERS, args![], |row| {
         workers.push(WorkerRow {
@@ -126,4 +117,21 @@ pub async fn stats(db: &Db) -> Result<Stats, DbError> {
     let paused = pause::list(&mut tx).await?;
     tx.commit().await?;
     Ok(Stats { counts, oldest_waiting, completed, workers, paused })
+}
+
+/// The first of these runs, oldest first, that has a job waiting.
+pub(crate) async fn oldest_waiting<'a>(
+    tx: &mut Tx,
+    runs: impl IntoIterator<Item = &'a Run>,
+) -> Result<Option<OldestWaiting>, DbError> {
+    for run in runs {
+        let (first, last) = ids_of(run.id);
+        let row = tx.fetch_one(&WAITING_IN_RUN, args![first, last, PAUSED]).await?;
+        if row.int(0).map_err(|error| DbError::new(WAITING_IN_RUN.name, error))? != 0 {
+            let now = tx.fetch_one(&NOW, args![]).await?.instant(0).map_err(|error| DbError::new(NOW.name, error))?;
+            let seconds = (now - run.created_at).num_seconds().max(0);
+            return Ok(Some(OldestWaiting { run: run.id, since: run.created_at, seconds }));
+        }
+    }
+    Ok(None)
 }

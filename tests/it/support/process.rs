@@ -19,6 +19,7 @@ fn command(db: &TestDb, args: &[&str]) -> Command {
         .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_daymend")])
         .args(args)
         .env("DAYMEND_DATABASE_URL", &db.url)
+        .env("DAYMEND_HTTP_ADDR", "127.0.0.1:0")
         .env_remove("RUST_LOG")
         .stdin(Stdio::null());
     command

@@ -51,7 +51,8 @@ impl TestDb {
     pub async fn drain(&self, now: DateTime<Utc>) {
         let config = draining();
         let token = CancellationToken::new();
-        let work = worker::run(&self.db, &self.db, rollups(), &config, Clock::Fixed(now), &token);
+        let pulse = Arc::default();
+        let work = worker::run(&self.db, &self.db, rollups(), &config, Clock::Fixed(now), &pulse, &token);
         tokio::time::timeout(Duration::from_secs(60), work).await.expect("the queue drains within a minute");
     }
 

@@ -1,0 +1,167 @@
+//! The metrics themselves. The sentence above each is its HELP text.
+
+use super::{Labelled, Metric, Source, Type};
+
+/// Claims, ticks and statistics: from a millisecond to a minute.
+const SHORT: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+/// Recomputes: from a millisecond a day to the job timeout.
+const JOB: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
+
+/// Waiting: from under the idle poll to a day.
+const WAIT: &[f64] = &[0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0];
+
+macro_rules! catalogue {
+    ($($(#[doc = $help:literal])+ $constant:ident = $source:ident $kind:expr, $name:literal, [$($label:literal),*];)*) => {
+        $(
+            $(#[doc = $help])+
+            pub const $constant: Labelled<{ <[&str]>::len(&[$($label),*]) }> = Labelled(Metric {
+                name: $name,
+                kind: $kind,
+                labels: &[$($label),*],
+                source: Source::$source,
+                help: concat!($($help),+).trim_ascii(),
+            });
+        )*
+
+        /// Every metric, in the order of the documentation.
+        pub const ALL: &[Metric] = &[$($constant.0),*];
+    };
+}
+
+catalogue! {
+    /// Jobs by what they are for and state: available, backing_off, paused, running or discarded.
+    JOBS = Scheduler Type::Gauge, "daymend_jobs", ["kind", "state"];
+
+    /// How long ago the oldest job that still waits was enqueued; 0 where none waits.
+    OLDEST_WAITING = Scheduler Type::Gauge, "daymend_oldest_waiting_job_age_seconds", ["kind"];
+
+    /// Whether jobs of this kind are paused.
+    PAUSED = Scheduler Type::Gauge, "daymend_paused", ["kind"];
+
+    /// Labs whose jobs are paused.
+    LABS_PAUSED = Scheduler Type::Gauge, "daymend_labs_paused", [];
+
+    /// Workers whose lease has not run out.
+    WORKERS_ALIVE = Scheduler Type::Gauge, "daymend_workers_alive", [];
+
+    /// Runs that are running, and runs that failed and were not retried, by what they are for.
+    RUNS = Scheduler Type::Gauge, "daymend_runs", ["kind", "state"];
+
+    /// Runs that ended, by result: completed, failed or cancelled.
+    RUNS_ENDED = Scheduler Type::Counter, "daymend_runs_ended_total", ["kind", "result"];
+
+    /// Jobs of the runs that are running.
+    RUN_JOBS = Scheduler Type::Gauge, "daymend_running_run_jobs", ["kind"];
+
+    /// Those of them that have ended.
+    RUN_JOBS_ENDED = Scheduler Type::Gauge, "daymend_running_run_jobs_ended", ["kind"];
+
+    /// Jobs that the scheduler enqueued; what commands enqueue is not counted here.
+    JOBS_ENQUEUED = Scheduler Type::Counter, "daymend_jobs_enqueued_total", ["kind"];
+
+    /// When the last nightly run of the zone that completed did so, by the database's clock.
+    NIGHTLY_COMPLETED = Scheduler Type::Gauge, "daymend_nightly_completed_timestamp_seconds", ["time_zone"];
+
+    /// Days of labs that should be in the summary by now, and are not: not enqueued, not done, or discarded.
+    NIGHTLY_OVERDUE = Scheduler Type::Gauge, "daymend_nightly_overdue", ["time_zone"];
+
+    /// Labs that have the Historical View and a usable time zone.
+    LABS = Scheduler Type::Gauge, "daymend_labs", ["time_zone"];
+
+    /// Labs that cannot be scheduled, because their time zone is missing or unknown.
+    LABS_UNUSABLE = Scheduler Type::Gauge, "daymend_labs_unusable", [];
+
+    /// Scheduler ticks, by result: ok or failed.
+    SCHEDULER_TICKS = Scheduler Type::Counter, "daymend_scheduler_ticks_total", ["result"];
+
+    /// How long scheduler ticks took.
+    SCHEDULER_TICK_DURATION = Scheduler Type::Histogram(SHORT), "daymend_scheduler_tick_duration_seconds", [];
+
+    /// When the scheduler last finished a tick without an error.
+    SCHEDULER_LAST_TICK = Scheduler Type::Gauge, "daymend_scheduler_last_tick_timestamp_seconds", [];
+
+    /// When the scheduler last read what its gauges say; it rests longer after a reading that took long.
+    STATS_TAKEN = Scheduler Type::Gauge, "daymend_stats_timestamp_seconds", [];
+
+    /// How long that reading took.
+    STATS_DURATION = Scheduler Type::Histogram(SHORT), "daymend_stats_duration_seconds", [];
+
+    /// Jobs claimed by workers.
+    JOBS_CLAIMED = Worker Type::Counter, "daymend_jobs_claimed_total", ["kind"];
+
+    /// How long claims took that found jobs; its count is the number of claims.
+    CLAIM_DURATION = Worker Type::Histogram(SHORT), "daymend_claim_duration_seconds", [];
+
+    /// How long jobs waited between being due and being claimed, by the database's clock.
+    QUEUE_LATENCY = Worker Type::Histogram(WAIT), "daymend_queue_latency_seconds", ["kind"];
+
+    /// Attempts by outcome: corrected, unchanged, failed, timed_out, panicked, released or refused.
+    ATTEMPTS = Worker Type::Counter, "daymend_attempts_total", ["kind", "outcome"];
+
+    /// How long a job took; neighbouring days that were recomputed together share the time.
+    JOB_DURATION = Worker Type::Histogram(JOB), "daymend_job_duration_seconds", ["kind"];
+
+    /// Jobs that used up their attempts, or failed in a way that no attempt can mend.
+    JOBS_DISCARDED = Worker Type::Counter, "daymend_jobs_discarded_total", ["kind"];
+
+    /// Jobs taken back from workers whose lease had run out.
+    LEASES_RESCUED = Worker Type::Counter, "daymend_leases_rescued_total", [];
+
+    /// How often this worker lost its own lease, dropped its work and registered anew.
+    LEASES_LOST = Worker Type::Counter, "daymend_leases_lost_total", [];
+
+    /// Results that the fence refused, because the job belongs to somebody else.
+    ACKS_REFUSED = Worker Type::Counter, "daymend_acks_refused_total", [];
+
+    /// Rows of the summary that were inserted, updated or deleted, by event type.
+    ROWS_CORRECTED = Worker Type::Counter, "daymend_rows_corrected_total", ["change", "event_type"];
+
+    /// Days whose stored rows were wrong; a day of which nothing was stored yet does not count.
+    DRIFT_FOUND = Worker Type::Counter, "daymend_drift_found_total", ["kind"];
+
+    /// How many groups of days the worker recomputes at once.
+    SLOTS = Worker Type::Gauge, "daymend_worker_slots", [];
+
+    /// How many of them are busy.
+    SLOTS_BUSY = Worker Type::Gauge, "daymend_worker_slots_busy", [];
+
+    /// Jobs that the worker holds: those it works on, and those that wait in it.
+    JOBS_HELD = Worker Type::Gauge, "daymend_worker_jobs_held", [];
+
+    /// When the worker's lease was last extended.
+    HEARTBEAT = Worker Type::Gauge, "daymend_worker_heartbeat_timestamp_seconds", [];
+
+    /// Statements that failed, by kind (conflict, unavailable, definition, other) and the database's code.
+    DATABASE_ERRORS = All Type::Counter, "daymend_database_errors_total", ["kind", "code"];
+
+    /// Transactions that started over after a conflict, by transaction and the database's code.
+    DATABASE_RETRIES = All Type::Counter, "daymend_database_retries_total", ["transaction", "code"];
+
+    /// Connections to the database by pool (work, lease, scheduler) and state (idle, used).
+    POOL_CONNECTIONS = All Type::Gauge, "daymend_pool_connections", ["pool", "state"];
+
+    /// How many connections a pool may have.
+    POOL_CONNECTIONS_MAX = All Type::Gauge, "daymend_pool_connections_max", ["pool"];
+
+    /// Whether the process is shutting down.
+    SHUTTING_DOWN = All Type::Gauge, "daymend_shutting_down", [];
+
+    /// 1, with the version, the command, and the kind of database.
+    BUILD_INFO = All Type::Gauge, "daymend_build_info", ["version", "command", "database"];
+
+    /// The schema version that this binary works with.
+    SCHEMA_VERSION = All Type::Gauge, "daymend_schema_version", [];
+
+    /// With --lab-metrics: jobs of a lab by state: available, backing_off, paused, running or discarded.
+    LAB_JOBS = Scheduler Type::Gauge, "daymend_lab_jobs", ["lab", "state"];
+
+    /// With --lab-metrics: days of the lab that should be in the summary by now, and are not.
+    LAB_NIGHTLY_OVERDUE = Scheduler Type::Gauge, "daymend_lab_nightly_overdue", ["lab"];
+
+    /// With --lab-metrics: 1 for each lab that cannot be scheduled.
+    LAB_UNUSABLE = Scheduler Type::Gauge, "daymend_lab_unusable", ["lab"];
+
+    /// With --lab-metrics: rows of the lab's summary that were inserted, updated or deleted.
+    LAB_ROWS_CORRECTED = Worker Type::Counter, "daymend_lab_rows_corrected_total", ["lab", "change"];
+}

@@ -1,0 +1,213 @@
+//! Gauges of the queue and of what is due.
+//!
+//! They are read from the database, so that every scheduler shows the same; workers leave them
+//! alone. Reading them is beside the ticks and never delays one. Counting millions of waiting jobs
+//! takes seconds: after such a reading it rests the longer.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
+
+use super::{Config, nightly};
+use crate::{
+    args,
+    clock::Clock,
+    db::{Db, DbError, Mode, Tx},
+    error::chain,
+    metrics::{
+        self,
+        catalogue::{
+            JOBS, LAB_JOBS, LAB_NIGHTLY_OVERDUE, LAB_UNUSABLE, LABS, LABS_PAUSED, LABS_UNUSABLE, NIGHTLY_COMPLETED,
+            NIGHTLY_OVERDUE, OLDEST_WAITING, PAUSED, RUNS, STATS_DURATION, STATS_TAKEN, WORKERS_ALIVE,
+        },
+    },
+    queue::{
+        self, JobKind,
+        admin::{pause, stats},
+        lease,
+    },
+    rollup::Rollup,
+    runs, statement,
+};
+
+/// How often the gauges are read, and after a reading that took long: for how many times as long
+/// they are left alone.
+const EVERY: Duration = Duration::from_secs(15);
+const RESTS: u32 = 20;
+
+statement!(
+    OPEN_COUNTS,
+    "open job counts",
+    "SELECT kind,
+            CASE WHEN state <> 'available' THEN state WHEN sort_key >= ? THEN 'paused'
+                 WHEN sort_key > {now_us} THEN 'backing_off' ELSE 'available' END AS phase,
+            COUNT(*)
+     FROM daymend_jobs {force_claim}
+     WHERE kind IN ('nightly', 'repair', 'rebuild') AND state IN ('available', 'running', 'discarded')
+     GROUP BY kind, phase"
+);
+
+statement!(
+    OPEN_COUNTS_BY_LAB,
+    "open job counts by lab",
+    "SELECT lab_id,
+            CASE WHEN state <> 'available' THEN state WHEN sort_key >= ? THEN 'paused'
+                 WHEN sort_key > {now_us} THEN 'backing_off' ELSE 'available' END AS phase,
+            COUNT(*)
+     FROM daymend_jobs {force_claim}
+     WHERE kind IN ('nightly', 'repair', 'rebuild') AND state IN ('available', 'running', 'discarded')
+     GROUP BY lab_id, phase"
+);
+
+statement!(
+    RUN_COUNTS,
+    "run counts",
+    "SELECT kind, state, COUNT(*) FROM daymend_runs WHERE state IN ('running', 'failed') GROUP BY kind, state"
+);
+
+statement!(
+    NIGHTLY_LAST,
+    "last nightly runs",
+    "SELECT time_zone, MAX(finished_at) FROM daymend_runs
+     WHERE state = 'completed' AND kind = 'nightly' GROUP BY time_zone"
+);
+
+statement!(
+    NIGHTLY_OPEN,
+    "open nightly jobs",
+    "SELECT runs.time_zone, jobs.lab_id, COUNT(*)
+     FROM daymend_jobs AS jobs {force_claim} JOIN daymend_runs AS runs ON runs.id = jobs.id {div} 100000000
+     WHERE jobs.kind = 'nightly' AND jobs.state IN ('available', 'running', 'discarded')
+     GROUP BY runs.time_zone, jobs.lab_id"
+);
+
+/// The values of the label `state` of jobs.
+const STATES: [&str; 5] = ["available", "backing_off", "paused", "running", "discarded"];
+
+/// Reads the gauges again and again until `shutdown`.
+pub(super) async fn observe_until(
+    db: &Db,
+    rollup: &Rollup,
+    config: &Config,
+    clock: Clock,
+    shutdown: &CancellationToken,
+) {
+    while !shutdown.is_cancelled() {
+        let begun = Instant::now();
+        match observe(db, rollup, config, clock.now()).await {
+            Ok(()) => {
+                STATS_DURATION.record([], begun.elapsed(), 1);
+                STATS_TAKEN.set([], metrics::now_seconds());
+            }
+            Err(error) => {
+                metrics::database_error(&error);
+                tracing::warn!(error = %chain(&error), "the gauges cannot be read, trying again");
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(EVERY.max(begun.elapsed() * RESTS)) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
+
+async fn observe(db: &Db, rollup: &Rollup, config: &Config, now: DateTime<Utc>) -> Result<(), DbError> {
+    let open = runs::open(db).await?;
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let counts = count(&mut tx, &OPEN_COUNTS, args![queue::PAUSED]).await?;
+    let run_counts = count(&mut tx, &RUN_COUNTS, args![]).await?;
+    let pauses = pause::list(&mut tx).await?;
+    for kind in JobKind::ALL {
+        for state in STATES {
+            JOBS.set([kind.name(), state], counted(&counts, kind.name(), state));
+        }
+        for state in ["running", "failed"] {
+            RUNS.set([kind.name(), state], counted(&run_counts, kind.name(), state));
+        }
+        let oldest = stats::oldest_waiting(&mut tx, open.iter().filter(|run| run.kind == kind)).await?;
+        OLDEST_WAITING.set([kind.name()], oldest.map_or(0.0, |oldest| oldest.seconds as f64));
+        let is_paused = pauses.iter().any(|pause| pause.what == queue::claim::pause_name(kind));
+        PAUSED.set([kind.name()], f64::from(u8::from(is_paused)));
+    }
+    LABS_PAUSED.set([], pauses.iter().filter(|pause| pause.lab_id.is_some()).count() as f64);
+    observe_labs(&mut tx, rollup, config, now).await?;
+    tx.commit().await?;
+    WORKERS_ALIVE.set([], lease::workers_alive(db).await? as f64);
+    Ok(())
+}
+
+/// What is due, by zone and lab.
+async fn observe_labs(tx: &mut Tx, rollup: &Rollup, config: &Config, now: DateTime<Utc>) -> Result<(), DbError> {
+    let outlook = nightly::look_at_labs(tx, rollup).await?;
+    let mut completed = BTreeMap::new();
+    tx.for_each(&NIGHTLY_LAST, args![], |row| {
+        if let (Some(zone), Some(at)) = (row.text_or_null(0)?, row.instant_or_null(1)?) {
+            completed.insert(zone, at);
+        }
+        Ok(())
+    })
+    .await?;
+    let (mut open_by_zone, mut open_by_lab) = (BTreeMap::new(), BTreeMap::new());
+    tx.for_each(&NIGHTLY_OPEN, args![], |row| {
+        let (zone, lab, jobs) = (row.text_or_null(0)?.unwrap_or_default(), row.int(1)?, row.int(2)?);
+        *open_by_zone.entry(zone).or_insert(0) += jobs;
+        *open_by_lab.entry(lab).or_insert(0) += jobs;
+        Ok(())
+    })
+    .await?;
+    for (zone, labs) in &outlook.zones {
+        let due = config.nightly_at.due_day(*zone, now);
+        let missing = |through| nightly::missing_days(*zone, through, due, config.catch_up_days).len() as i64;
+        let not_enqueued = |through: Option<_>| if through >= Some(due) { 0 } else { missing(through) };
+        let overdue: i64 = labs.iter().map(|(_, through)| not_enqueued(*through)).sum();
+        let open = open_by_zone.remove(zone.name()).unwrap_or(0);
+        NIGHTLY_OVERDUE.set([zone.name()], (overdue + open) as f64);
+        LABS.set([zone.name()], labs.len() as f64);
+        if let Some(at) = completed.get(zone.name()) {
+            NIGHTLY_COMPLETED.set([zone.name()], at.timestamp() as f64);
+        }
+        if metrics::is_per_lab() {
+            for (lab, through) in labs {
+                let open = open_by_lab.get(lab).copied().unwrap_or(0);
+                LAB_NIGHTLY_OVERDUE.set([&lab.to_string()], (not_enqueued(*through) + open) as f64);
+            }
+        }
+    }
+    // Jobs of labs that have moved to another zone since, or left.
+    for (zone, open) in open_by_zone {
+        NIGHTLY_OVERDUE.set([&zone], open as f64);
+    }
+    LABS_UNUSABLE.set([], outlook.unusable.len() as f64);
+    if metrics::is_per_lab() {
+        for lab in outlook.unusable.keys() {
+            LAB_UNUSABLE.set([&lab.to_string()], 1.0);
+        }
+        for ((lab, state), jobs) in count(tx, &OPEN_COUNTS_BY_LAB, args![queue::PAUSED]).await? {
+            LAB_JOBS.set([&lab, &state], jobs as f64);
+        }
+    }
+    Ok(())
+}
+
+type Counts = BTreeMap<(String, String), i64>;
+
+/// The rows of a statement of two names and a number.
+async fn count(tx: &mut Tx, statement: &crate::db::Statement, args: Vec<crate::db::Arg>) -> Result<Counts, DbError> {
+    let mut counts = BTreeMap::new();
+    let is_lab = statement.name == OPEN_COUNTS_BY_LAB.name;
+    tx.for_each(statement, args, |row| {
+        let first = if is_lab { row.int(0)?.to_string() } else { row.text(0)? };
+        counts.insert((first, row.text(1)?), row.int(2)?);
+        Ok(())
+    })
+    .await?;
+    Ok(counts)
+}
+
+fn counted(counts: &Counts, first: &str, second: &str) -> f64 {
+    counts.get(&(first.to_owned(), second.to_owned())).map_or(0.0, |count| *count as f64)
+}
