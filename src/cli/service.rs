@@ -29,6 +29,9 @@ const TICK_FRESH: Duration = Duration::from_secs(300);
 /// Where metrics and probes are, if nobody says otherwise.
 const HTTP_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9187);
 
+/// The server counts a statement's time in milliseconds, in 32 bits.
+const JOB_TIMEOUT_MAX: Duration = Duration::from_secs(40 * 24 * 3600);
+
 /// What a process that stays shows of itself.
 #[derive(Debug, Args)]
 struct HttpArgs {
@@ -145,6 +148,10 @@ impl WorkerArgs {
         }
         if self.job_timeout.is_zero() {
             return Err(usage("--job-timeout (0s) leaves no attempt any time"));
+        }
+        if self.job_timeout > JOB_TIMEOUT_MAX {
+            let [given, max] = [self.job_timeout, JOB_TIMEOUT_MAX].map(humantime::format_duration);
+            return Err(usage(format!("--job-timeout ({given}) is longer than {max}, which no server can count to")));
         }
         let host = || std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/etc/hostname").ok());
         let name = self.name.clone().or_else(host).unwrap_or_default();

@@ -66,7 +66,11 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
     let opened = match scheme {
         "mysql" | "mariadb" => {
             let options = MySqlConnectOptions::from_str(url)
-                .map_err(|error| anyhow::anyhow!("the database URL cannot be read: {error}"))?
+                .map_err(|error| anyhow::anyhow!("the database URL cannot be read: {error}"))?;
+            if options.get_database().is_none_or(str::is_empty) {
+                bail!("the database URL names no database: mysql://USER:PASSWORD@HOST:PORT/DATABASE");
+            }
+            let options = options
                 .pipes_as_concat(false)
                 .no_engine_substitution(false)
                 .timezone(None)
@@ -160,6 +164,8 @@ impl Db {
             let once = tokio::time::timeout(ACQUIRE_TIMEOUT / 5, MySqlConnection::connect_with(&options)).await;
             answer = once.map_or(Ok(()), |once| once.map(drop)).and(answer);
         }
-        answer.map_err(|error| DbError::new("connect", error)).context("the database cannot be reached")
+        let answer = answer.map_err(|error| DbError::new("connect", error));
+        let refused = matches!(&answer, Err(error) if matches!(error.source, sqlx::Error::Database(_)));
+        answer.context(if refused { "the database refuses" } else { "the database cannot be reached" })
     }
 }

@@ -91,12 +91,13 @@ fn mysql_kind(number: u32) -> Kind {
         1062 | 1205 | 1213 | 1020 | 1467 | 3101 | 8022 | 9007 => Kind::Conflict,
         // Too many connections; server shutdown; normal shutdown; aborted connection;
         // read-only (a failover is under way); killed connection; lost or gone; a Galera node that
-        // is joining (1047); a connection that was idle for too long (MySQL 8.0.24+, 4031).
-        1040 | 1047 | 1053 | 1077 | 1079 | 1152 | 1184 | 1203 | 1226 | 1290 | 1317 | 1836 | 1927 | 2006 | 2013
-        | 3169 | 4031 => Kind::Unavailable,
-        // Access denied (database, user, table, column, other); unknown database; bad
-        // field; syntax; unknown table; no such table.
-        1044 | 1045 | 1049 | 1054 | 1064 | 1109 | 1142 | 1143 | 1146 | 1227 => Kind::Definition,
+        // is joining (1047); a connection that was idle for too long (MySQL 8.0.24+, 4031); a
+        // password that is being changed (1045), which is no fault of any job.
+        1040 | 1045 | 1047 | 1053 | 1077 | 1079 | 1152 | 1184 | 1203 | 1226 | 1290 | 1317 | 1836 | 1927 | 2006
+        | 2013 | 3169 | 4031 => Kind::Unavailable,
+        // Access denied (database, table, column, other); unknown database; bad field; syntax;
+        // unknown table; no such table.
+        1044 | 1049 | 1054 | 1064 | 1109 | 1142 | 1143 | 1146 | 1227 => Kind::Definition,
         _ => Kind::Other,
     }
 }

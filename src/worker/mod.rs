@@ -35,7 +35,7 @@ use crate::{
     db::{Backoff, Db, DbError},
     error::chain,
     health::Pulse,
-    metrics,
+    metrics::{self, catalogue::LEASES_LOST},
     queue::{lease, settle},
     rollup::Rollups,
 };
@@ -137,7 +137,10 @@ pub async fn run(
         tracing::info!(worker = worker_id, name = config.name, "worker registered");
         pulse.beat();
         match run_session(&session, &lease_db, pulse, shutdown).await {
-            Ended::Lost => tracing::warn!(worker = worker_id, "lease lost: dropping its work and registering anew"),
+            Ended::Lost => {
+                LEASES_LOST.add([], 1);
+                tracing::warn!(worker = worker_id, "lease lost: dropping its work and registering anew");
+            }
             Ended::Shutdown | Ended::Drained => return,
         }
         // Whatever cut this session off may have left dead connections behind.

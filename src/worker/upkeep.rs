@@ -13,7 +13,7 @@ use crate::{
     health::Pulse,
     metrics::{
         self, Outcome,
-        catalogue::{ACKS_REFUSED, ATTEMPTS, HEARTBEAT, JOBS_HELD, LEASES_LOST, SLOTS, SLOTS_BUSY},
+        catalogue::{ACKS_REFUSED, ATTEMPTS, HEARTBEAT, JOBS_HELD, SLOTS, SLOTS_BUSY},
     },
     queue::{Job, JobKind, lease, settle},
 };
@@ -37,10 +37,7 @@ pub(super) async fn keep_lease(session: Arc<Session>, db: Db, pulse: Arc<Pulse>)
                 pulse.beat();
                 HEARTBEAT.set([], metrics::now_seconds());
             }
-            Ok(false) => {
-                LEASES_LOST.add([], 1);
-                session.lost.cancel();
-            }
+            Ok(false) => session.lost.cancel(),
             Err(error) => {
                 failures += 1;
                 beat.reset_immediately();
