@@ -38,6 +38,10 @@ def options():
     return {"--" + kebab(field) for attribute, field in arguments if re.search(r"\blong\b", attribute)}
 
 
+def pages():
+    return set(found("the pages", r'\.route\("(/\w+)"', (SRC / "http.rs").read_text()))
+
+
 def grace_seconds():
     return seconds(found("--grace", r'env = "DAYMEND_GRACE", default_value = "([^"]*)"', CLI)[0])
 

@@ -75,6 +75,7 @@ def test_what_the_source_says_was_read():
     assert {"scheduler", "worker", "serve", "migrate"} <= source.commands()
     assert {"--grace", "--http-addr", "--database-url", "--once"} <= source.options()
     assert {"DAYMEND_DATABASE_URL", "DAYMEND_HTTP_ADDR", "RUST_LOG"} <= source.environment()
+    assert {"/metrics", *checks.PROBES.values()} <= source.pages()
     assert source.grace_seconds() == 25
     assert source.metrics()["daymend_jobs"] == {"kind", "state"}
     assert source.metrics()["daymend_job_duration_seconds_bucket"] == {"kind", "le"}
