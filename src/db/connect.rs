@@ -151,12 +151,6 @@ impl Pool {
     }
 }
 
-/// Whether a server is there and has turned us away.
-fn is_refusal(error: &sqlx::Error) -> bool {
-    let sqlx::Error::Database(error) = error else { return false };
-    error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>().is_some()
-}
-
 impl Db {
     /// Checks that the database answers.
     pub async fn ping(&self) -> anyhow::Result<()> {
@@ -171,7 +165,9 @@ impl Db {
             answer = once.map_or(Ok(()), |once| once.map(drop)).and(answer);
         }
         let answer = answer.map_err(|error| DbError::new("connect", error));
-        let refused = matches!(&answer, Err(error) if is_refusal(&error.source));
+        // SQLite has nobody who could refuse: its errors are about the file.
+        let has_server = matches!(self.pool, Pool::MySql(_));
+        let refused = matches!(&answer, Err(error) if has_server && matches!(error.source, sqlx::Error::Database(_)));
         answer.context(if refused { "the database refuses" } else { "the database cannot be reached" })
     }
 }
