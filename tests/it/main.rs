@@ -13,6 +13,7 @@ mod fair;
 mod faults;
 mod hostile;
 mod kills;
+mod limits;
 mod metrics;
 mod outages;
 mod processes;
