@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -112,7 +112,7 @@ impl Fetcher {
                     wait_after(&error, "rescue", 1, stopping).await;
                 }
             }
-            let full = self.session.held() > 0;
+            let full = self.held() > 0;
             if full && begun.elapsed() < TOO_SOON {
                 self.room_wanted = (self.room_wanted * 2).min(ROOM_MAX);
             } else if begun.elapsed() > TOO_LATE {
@@ -148,7 +148,12 @@ impl Fetcher {
     }
 
     async fn is_drained(&self) -> Result<bool, DbError> {
-        Ok(self.session.held() == 0 && !claim::any_open(&self.session.db).await?)
+        Ok(self.held() == 0 && !claim::any_open(&self.session.db).await?)
+    }
+
+    /// How many jobs this process holds.
+    fn held(&self) -> usize {
+        self.session.held.load(Ordering::Relaxed)
     }
 
     /// Waits until it holds at most `held` jobs.
@@ -160,7 +165,7 @@ impl Fetcher {
 
     /// Claims what there is room for; how many jobs.
     async fn claim(&mut self) -> Result<usize, DbError> {
-        let limit = self.room_wanted.saturating_sub(self.session.held());
+        let limit = self.room_wanted.saturating_sub(self.held());
         let begun = Instant::now();
         let Some(claim) = self.claimer.claim(&self.session.db, self.session.worker_id, limit).await? else {
             self.session.lost.cancel();
@@ -198,6 +203,7 @@ impl Fetcher {
                     return Ok(claimed);
                 };
                 let max_shrink = jobs.first().map_or(MaxShrink::OFF, max_shrink);
+                self.session.held.fetch_add(jobs.len(), Ordering::Relaxed);
                 let unit = Unit { jobs: jobs.to_vec(), as_of, max_shrink, _room: room };
                 if self.units.send(unit).is_err() {
                     return Ok(claimed);

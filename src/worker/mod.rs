@@ -89,8 +89,9 @@ struct Session {
     gate: Gate,
     /// One permit a job that this process could hold.
     room: Arc<Semaphore>,
-    /// How many units are being worked on.
+    /// How many units are being worked on, and how many jobs are held.
     busy: AtomicUsize,
+    held: AtomicUsize,
 }
 
 impl Session {
@@ -103,11 +104,6 @@ impl Session {
             // A gate without a keeper stays as it is.
             open = gate.wait_for(Option::is_none) => open.is_ok(),
         }
-    }
-
-    /// How many jobs this process holds.
-    fn held(&self) -> usize {
-        fetch::ROOM_MAX - self.room.available_permits()
     }
 }
 
@@ -156,6 +152,7 @@ pub async fn run(
             gate,
             room: Arc::new(Semaphore::new(fetch::ROOM_MAX)),
             busy: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
         });
         tracing::info!(worker = worker_id, name = config.name, "worker registered");
         pulse.beat();

@@ -11,6 +11,7 @@ mod cli;
 mod explain;
 mod fair;
 mod faults;
+mod grants;
 mod hostile;
 mod kills;
 mod limits;
