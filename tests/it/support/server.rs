@@ -11,8 +11,8 @@ use std::{
 
 use sqlx::{Connection, Executor, MySqlConnection};
 
-const ADMIN: &str = "admin";
-const PASSWORD: &str = "admin-test";
+pub const ADMIN: &str = "admin";
+pub const PASSWORD: &str = "admin-test";
 
 /// How long the server may take to answer.
 const START_MAX: Duration = Duration::from_secs(60);
