@@ -14,6 +14,7 @@ mod faults;
 mod grants;
 mod hostile;
 mod kills;
+mod limits;
 mod metrics;
 mod outages;
 mod processes;
