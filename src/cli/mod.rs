@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "commands print")]
 
+mod audit;
 mod bench;
 mod completions;
 mod demo;
@@ -40,6 +41,8 @@ pub enum Exit {
     Failed = 1,
     /// The input was wrong (an option, a lab, a day, a rollup definition); nothing was done.
     Usage = 2,
+    /// An audit found rows that differ from their source.
+    Drift = 3,
     /// The database cannot be reached.
     Unavailable = 4,
     /// The database's schema does not fit this binary: run `daymend migrate`.
@@ -138,6 +141,8 @@ enum Command {
     Scheduler(service::SchedulerOptions),
     /// Work the queue off
     Worker(service::WorkerOptions),
+    /// Say which stored rows differ from their source, and why; write nothing
+    Audit(audit::Options),
     /// Recompute some calendar days of labs
     Repair(repair::Options),
     /// Recompute the whole history of labs, through the migration queue
@@ -184,6 +189,7 @@ pub fn main() -> ExitCode {
             Command::Serve(options) => options.run(global).await,
             Command::Scheduler(options) => options.run(global).await,
             Command::Worker(options) => options.run(global).await,
+            Command::Audit(options) => options.run(global).await,
             Command::Repair(options) => options.run(global).await,
             Command::Rebuild(options) => options.run(global).await,
             Command::Runs(command) => command.run(global).await,
@@ -265,9 +271,7 @@ impl Global {
             .database_url
             .as_deref()
             .ok_or_else(|| usage("no database is given: use --database-url or DAYMEND_DATABASE_URL"))?;
-        let db = db::connect(url, options.into()).map_err(|error| usage(chain(error.as_ref())))?;
-        db.ping().await?;
-        Ok(db)
+        connect_to(url, options).await
     }
 
     /// A pool to a database whose schema fits.
@@ -288,6 +292,13 @@ impl Global {
             Err(usage(format!("the database does not fit: {}", problems.join("; "))))
         }
     }
+}
+
+/// A pool to the database at `url`, which answers.
+async fn connect_to(url: &str, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
+    let db = db::connect(url, options.into()).map_err(|error| usage(chain(error.as_ref())))?;
+    db.ping().await?;
+    Ok(db)
 }
 
 /// Checks every rollup against the database; one line a problem.

@@ -97,6 +97,7 @@ impl Options {
             catch_up_days: 1,
             attempts_max: self.attempts.attempts,
             retention: None,
+            audit: None,
         };
         let mut report = scheduler::Report::default();
         migrations::take_pending(db, rollup, &config, global.clock().now(), &mut report).await?;

@@ -16,7 +16,7 @@ use crate::{
     health::Health,
     http::{self, Site},
     metrics, queue,
-    scheduler::{self, nightly::NightlyAt},
+    scheduler::{self, audits::AuditConfig, nightly::NightlyAt},
     worker,
 };
 
@@ -80,6 +80,14 @@ pub(super) struct SchedulerArgs {
     #[arg(long, env = "DAYMEND_RETENTION", default_value = "90d", value_name = "TIME", value_parser = humantime::parse_duration)]
     retention: Duration,
 
+    /// How long the nightly audit of a slice of the history may take; 0s for none
+    #[arg(long, env = "DAYMEND_AUDIT_BUDGET", default_value = "5m", value_name = "TIME", value_parser = humantime::parse_duration)]
+    audit_budget: Duration,
+
+    /// Repair what that audit finds
+    #[arg(long, env = "DAYMEND_AUDIT_REPAIR")]
+    audit_repair: bool,
+
     #[command(flatten)]
     attempts: AttemptsArgs,
 }
@@ -100,6 +108,8 @@ impl SchedulerArgs {
             catch_up_days: self.catch_up_days,
             attempts_max: self.attempts.attempts,
             retention: (!self.retention.is_zero()).then_some(self.retention),
+            audit: (!self.audit_budget.is_zero())
+                .then_some(AuditConfig { budget: self.audit_budget, repair: self.audit_repair }),
         }
     }
 }

@@ -146,6 +146,7 @@ impl Stage {
             catch_up_days: 7,
             attempts_max: 5,
             retention: None,
+            audit: None,
         };
         let tick = scheduler::tick(&self.db, rollup, &config, clock).await?;
         let run_ids: Vec<i64> = tick.enqueued.iter().map(|(id, _, _)| *id).collect();

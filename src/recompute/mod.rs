@@ -36,6 +36,7 @@ use crate::{
     },
 };
 use diff::Difference;
+use stored::StoredRow;
 
 /// Neighbouring days of one lab that are recomputed together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,12 +155,29 @@ pub async fn compare(
     target: Target,
     locking: Locking,
 ) -> Result<Difference, RecomputeError> {
+    let Sides { expected, stored, .. } = read(tx, rollup, target, locking).await?;
+    Ok(diff::difference(rollup, &expected, stored))
+}
+
+/// What a comparison compares.
+#[derive(Debug)]
+pub struct Sides {
+    /// The lab's time zone.
+    pub zone: Zone,
+    /// The rows that the source supports, in key order.
+    pub expected: Vec<(Key, u32)>,
+    /// The rows that are there.
+    pub stored: Vec<StoredRow>,
+}
+
+/// Reads both sides of the comparison.
+pub async fn read(tx: &mut Tx, rollup: &Rollup, target: Target, locking: Locking) -> Result<Sides, RecomputeError> {
     let lab_id = target.lab_id;
     let lab = source::lab(tx, rollup, lab_id).await?.ok_or(RecomputeError::NoSuchLab(lab_id))?;
     let zone = lab.zone().map_err(|source| RecomputeError::Zone { lab_id, source })?;
     let expected = expected(tx, rollup, target, zone, locking).await?;
     let stored = stored::read(tx, rollup, lab_id, (target.first, target.last), locking).await?;
-    Ok(diff::difference(rollup, &expected, stored))
+    Ok(Sides { zone, expected, stored })
 }
 
 /// The rows that the source supports, in key order.
