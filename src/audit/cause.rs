@@ -24,6 +24,7 @@ use crate::{
 /// Why a row differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Cause {
     /// A row of which the source has nothing.
     Ghost,

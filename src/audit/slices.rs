@@ -18,11 +18,7 @@ use crate::{
 /// How many rows one statement writes.
 const ROWS_A_STATEMENT: usize = 500;
 
-statement!(
-    SLICE_OF_NIGHT,
-    "audit slice of night",
-    "SELECT id FROM daymend_audits WHERE rollup = ? AND night = ?"
-);
+statement!(SLICE_OF_NIGHT, "audit slice of night", "SELECT id FROM daymend_audits WHERE rollup = ? AND night = ?");
 
 statement!(
     SLICE_ADD,
@@ -33,7 +29,7 @@ statement!(
 statement!(
     SLICE_FREE,
     "free audit slice",
-    "SELECT id, night, turn, spent_ms FROM daymend_audits
+    "SELECT id, night, turn, spent_ms, started_at FROM daymend_audits
      WHERE rollup = ? AND state = 'running' AND taken_until_us < {now_us} ORDER BY id LIMIT 1"
 );
 
@@ -117,6 +113,8 @@ pub struct Taken {
     turn: i64,
     /// How much of the budget others have spent.
     pub spent: Duration,
+    /// When it was made, by the database's clock.
+    pub started_at: DateTime<Utc>,
 }
 
 /// What there is to record of a slice, since it was last recorded.
@@ -130,6 +128,16 @@ pub struct Counts {
     pub days_drifted: u64,
     /// Rows that differ.
     pub differences: u64,
+}
+
+impl Counts {
+    /// Adds what came since.
+    pub(crate) fn add(&mut self, more: &Self) {
+        self.labs_completed += more.labs_completed;
+        self.days_audited += more.days_audited;
+        self.days_drifted += more.days_drifted;
+        self.differences += more.differences;
+    }
 }
 
 /// A day that has drifted: lab, day, why, and how many rows.
@@ -187,7 +195,8 @@ pub async fn take(db: &Db, rollup: &str, lease: Duration) -> Result<Option<Taken
     let Some(row) = rows.first() else { return Ok(None) };
     let read = || {
         let spent = Duration::from_millis(row.int(3)?.unsigned_abs());
-        Ok(Taken { id: row.int(0)?, night: row.date(1)?, turn: row.int(2)?, spent })
+        let (id, night, turn, started_at) = (row.int(0)?, row.date(1)?, row.int(2)?, row.instant(4)?);
+        Ok(Taken { id, night, turn, spent, started_at })
     };
     let free: Taken = read().map_err(|error| DbError::new(SLICE_FREE.name, error))?;
     let lease = args![micros(lease), free.id, free.turn];

@@ -126,9 +126,13 @@ impl<'a> Walk<'a> {
         let stored = stored::next_day(&mut tx, self.rollup, lab_id, from).await?;
         let fact = match self.zone() {
             Some(zone) => {
-                let at = source::next_fact(&mut tx, self.rollup, lab_id, zone.first_instant(from)).await?;
+                let day = match source::next_fact(&mut tx, self.rollup, lab_id, zone.first_instant(from)).await {
+                    // There is a fact, whenever that is: its day is found by going on from here.
+                    Err(error) if error.is_bad_data() && from > calendar::EARLIEST.date() => Some(from),
+                    at => at?.map(|at| zone.date_of(at)),
+                };
                 // A day that is not over has no rows to compare its facts with.
-                at.map(|at| zone.date_of(at)).filter(|day| *day <= zone.yesterday(self.as_of))
+                day.filter(|day| *day <= zone.yesterday(self.as_of))
             }
             None => None,
         };
@@ -196,11 +200,18 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// How days are told by mistake: in UTC, or an hour off because of daylight saving.
+/// How days are told by mistake: in UTC, at the one offset or the other all year round, or an
+/// hour off.
 fn other_bounds(zone: Zone, first: NaiveDate, last: NaiveDate) -> Vec<DaySpan> {
-    let utc = Zone::parse(Some("UTC")).into_iter().map(|utc| DaySpan::new(utc, first, last));
-    let off = [1, -1].map(|hours| DaySpan::new(zone, first, last).shifted(TimeDelta::hours(hours)));
-    utc.chain(off).collect()
+    let Ok(utc) = Zone::parse(Some("UTC")) else { return Vec::new() };
+    let behind_utc = |day| zone.first_instant(day) - utc.first_instant(day);
+    let (before, after) = (behind_utc(first), behind_utc(last));
+    let mut bounds = vec![DaySpan::new(utc, first, last)];
+    if before != after {
+        bounds.extend([before, after].map(|offset| DaySpan::new(utc, first, last).shifted(offset)));
+    }
+    bounds.extend([1, -1].map(|hours| DaySpan::new(zone, first, last).shifted(TimeDelta::hours(hours))));
+    bounds
 }
 
 /// Whether it is these days that cannot be compared, and not the database that is away. A

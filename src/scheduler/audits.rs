@@ -38,7 +38,7 @@ use crate::{
             JOBS_ENQUEUED,
         },
     },
-    queue::{JobKind, admin::prune},
+    queue::{JobKind, admin::prune, settle},
     rollup::Rollup,
     runs::{self, NewRun},
 };
@@ -125,8 +125,10 @@ pub async fn audit_tonight(
     {
         // Of an earlier night only the end is missing: this night has a budget of its own.
         let budget = if taken.night == night { audit.budget } else { Duration::ZERO };
-        let mut slice = Slice { db, rollup, config, now, taken, begun: Instant::now(), done: Counts::default() };
-        if !slice.work(budget, shutdown).await? {
+        let unrecorded = Unrecorded::begin(db).await?;
+        let (begun, done) = (Instant::now(), Counts::default());
+        let mut slice = Slice { db, rollup, config, now, taken, begun, budget, shutdown, done, kept: 0, unrecorded };
+        if !slice.work().await? {
             break;
         }
         if shutdown.is_cancelled() {
@@ -168,7 +170,12 @@ struct Slice<'a> {
     now: DateTime<Utc>,
     taken: Taken,
     begun: Instant,
+    budget: Duration,
+    shutdown: &'a CancellationToken,
+    /// What has been recorded, and how many findings.
     done: Counts,
+    kept: usize,
+    unrecorded: Unrecorded,
 }
 
 /// What has not been recorded yet.
@@ -181,14 +188,34 @@ struct Unrecorded {
     cursors: BTreeMap<i64, Cursor>,
 }
 
+/// How a visit to a lab ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Visit {
+    /// Its round has ended.
+    Behind,
+    /// The slice has.
+    Over,
+    /// The slice is somebody else's by now.
+    Lost,
+}
+
 impl Slice<'_> {
     fn spent(&self) -> Duration {
         self.taken.spent + self.begun.elapsed()
     }
 
+    /// Whether the slice has come to its end. Something is read in every slice: labs that cost
+    /// nothing must not use up a small budget.
+    fn is_over(&self) -> bool {
+        let has_read = self.done.days_audited + self.unrecorded.counts.days_audited > 0;
+        (has_read && self.spent() >= self.budget)
+            || self.shutdown.is_cancelled()
+            || self.kept + self.unrecorded.found.len() >= FOUND_MAX
+    }
+
     /// Goes from lab to lab; false where the slice is somebody else's by now.
-    async fn work(&mut self, budget: Duration, shutdown: &CancellationToken) -> Result<bool, DbError> {
-        if self.taken.spent >= budget {
+    async fn work(&mut self) -> Result<bool, DbError> {
+        if self.taken.spent >= self.budget {
             return Ok(true);
         }
         let mut tx = self.db.begin(Mode::Snapshot).await?;
@@ -197,91 +224,89 @@ impl Slice<'_> {
         subjects.retain(|subject| subject.has_rows || subject.standing != Standing::Disabled);
         let subjects: BTreeMap<i64, Subject> = subjects.into_iter().map(|subject| (subject.lab_id, subject)).collect();
         let labs: BTreeSet<i64> = subjects.keys().copied().collect();
-        let cursors = cursors::reconcile(self.db, &self.rollup.name, &labs).await?;
-        let mut unrecorded = self.unrecorded().await?;
-        let mut kept = 0;
+        let mut cursors = cursors::reconcile(self.db, &self.rollup.name, &labs).await?;
+        // Once a night is enough, whoever did it.
+        cursors.retain(|_, cursor| cursor.next_day.is_some() || cursor.audited_at < Some(self.taken.started_at));
         for lab in cursors::order(&cursors) {
-            let (Some(subject), Some(cursor)) = (subjects.get(&lab), cursors.get(&lab)) else { continue };
-            let mut cursor = cursor.clone();
-            if cursor.next_day.is_none() {
-                cursor = Cursor { round_at: Some(unrecorded.at), audited_at: cursor.audited_at, ..Cursor::default() };
-            }
-            let ranges = self.ranges(subject, cursor.next_day);
-            let mut walk = Walk::new(self.db, self.rollup, subject, ranges, self.now);
-            loop {
-                let is_behind = match walk.next().await {
-                    Ok(Some(step)) => {
-                        unrecorded.add(lab, &mut cursor, step);
-                        false
-                    }
-                    Ok(None) => true,
-                    Err(error) if error.is_bad_data() => {
-                        cursor.problem = Some(chain(&error));
-                        true
-                    }
-                    Err(error) => return Err(error),
-                };
-                if is_behind {
-                    unrecorded.complete(&mut cursor, subject);
-                }
-                unrecorded.cursors.insert(lab, cursor.clone());
-                let is_over = self.spent() >= budget
-                    || shutdown.is_cancelled()
-                    || kept + unrecorded.found.len() >= FOUND_MAX;
-                if is_over || unrecorded.since.elapsed() >= RECORD_EVERY {
-                    kept += unrecorded.found.len();
-                    if !self.record(unrecorded).await? {
-                        return Ok(false);
-                    }
-                    unrecorded = self.unrecorded().await?;
-                }
-                if is_over {
-                    if kept >= FOUND_MAX {
-                        tracing::warn!("the audit has found {kept} drifted days and ends for tonight: see what breaks them, and rebuild");
-                    }
-                    return Ok(true);
-                }
-                if is_behind {
-                    break;
-                }
+            let (Some(subject), Some(cursor)) = (subjects.get(&lab), cursors.remove(&lab)) else { continue };
+            match self.visit(subject, cursor).await? {
+                Visit::Behind if !self.is_over() => {}
+                Visit::Behind | Visit::Over => break,
+                Visit::Lost => return Ok(false),
             }
         }
-        self.record(unrecorded).await
+        if self.kept + self.unrecorded.found.len() >= FOUND_MAX {
+            tracing::warn!("the audit ends early: so much has drifted that it wants a look at why, and a rebuild");
+        }
+        self.record().await
     }
 
-    /// The days of a lab that are left of its round.
-    ///
-    /// Not those that the nightly run has just seen to, or will tonight: they are in the next
-    /// round. Days that are not over have no rows: what is stored there is out of range.
+    /// Goes on with a lab's round.
+    async fn visit(&mut self, subject: &Subject, mut cursor: Cursor) -> Result<Visit, DbError> {
+        if cursor.next_day.is_none() {
+            cursor = Cursor { round_at: Some(self.unrecorded.at), audited_at: cursor.audited_at, ..Cursor::default() };
+        }
+        let mut walk = Walk::new(self.db, self.rollup, subject, self.ranges(subject, cursor.next_day), self.now);
+        loop {
+            let is_behind = match walk.next().await {
+                Ok(Some(step)) => {
+                    self.unrecorded.add(subject.lab_id, &mut cursor, step);
+                    false
+                }
+                Ok(None) => true,
+                Err(error) if error.is_bad_data() => {
+                    cursor.problem = Some(chain(&error));
+                    true
+                }
+                Err(error) => return Err(error),
+            };
+            if is_behind {
+                self.unrecorded.complete(&mut cursor, subject);
+            }
+            self.unrecorded.cursors.insert(subject.lab_id, cursor.clone());
+            if is_behind {
+                return Ok(Visit::Behind);
+            }
+            // What is left after the last closed day is a glance. It is taken at once, or a lab to
+            // which every night adds a day would never come to the end of its round.
+            let is_at_end = self.history_end(subject).is_some_and(|end| cursor.next_day > Some(end));
+            if self.is_over() && !is_at_end {
+                return Ok(Visit::Over);
+            }
+            if self.unrecorded.since.elapsed() >= RECORD_EVERY && !self.record().await? {
+                return Ok(Visit::Lost);
+            }
+        }
+    }
+
+    /// The last day of a lab's history that the audit judges: not those that the nightly run has
+    /// just seen to, or will tonight. They are in the next round.
+    fn history_end(&self, subject: &Subject) -> Option<NaiveDate> {
+        match subject.standing {
+            Standing::Kept(zone) => Some(calendar::previous(self.config.nightly_at.due_day(zone, self.now))),
+            _ => None,
+        }
+    }
+
+    /// The days of a lab that are left of its round. Days that are not over have no rows: what is
+    /// stored there is out of range.
     fn ranges(&self, subject: &Subject, next_day: Option<NaiveDate>) -> Vec<(NaiveDate, NaiveDate)> {
         let from = next_day.unwrap_or(calendar::EARLIEST.date());
-        let end_of_time = calendar::days_after(calendar::EARLIEST.date(), 9000 * 365);
-        let ranges = match subject.standing {
-            Standing::Kept(zone) => {
-                let due = self.config.nightly_at.due_day(zone, self.now);
+        let end_of_time = calendar::days_after(calendar::EARLIEST.date(), 8900 * 365);
+        let ranges = match (&subject.standing, self.history_end(subject)) {
+            (Standing::Kept(zone), Some(end)) => {
                 let today = calendar::next(zone.yesterday(self.now));
-                vec![(from, calendar::previous(due)), (today.max(from), end_of_time)]
+                vec![(from, end), (today.max(from), end_of_time)]
             }
-            Standing::Disabled | Standing::Unknown => vec![(from, end_of_time)],
-            Standing::Unusable(_) => Vec::new(),
+            (Standing::Unusable(_), _) => Vec::new(),
+            _ => vec![(from, end_of_time)],
         };
         ranges.into_iter().filter(|(first, last)| first <= last).collect()
     }
 
-    async fn unrecorded(&self) -> Result<Unrecorded, DbError> {
-        let now_us = crate::queue::settle::database_now_us(self.db).await?;
-        Ok(Unrecorded {
-            since: Instant::now(),
-            at: DateTime::from_timestamp_micros(now_us).unwrap_or_default(),
-            counts: Counts::default(),
-            found: Vec::new(),
-            cursors: BTreeMap::new(),
-        })
-    }
-
     /// Records what has been done, in one transaction; false where the slice is somebody else's.
-    async fn record(&mut self, unrecorded: Unrecorded) -> Result<bool, DbError> {
-        let (taken, spent) = (self.taken, self.spent());
+    async fn record(&mut self) -> Result<bool, DbError> {
+        let (taken, spent, unrecorded) = (self.taken, self.spent(), &self.unrecorded);
         let is_ours = retry("record audit", || async {
             let mut tx = self.db.begin(Mode::Write).await?;
             if !slices::step(&mut tx, &taken, LEASE, spent, &unrecorded.counts, &unrecorded.found).await? {
@@ -305,10 +330,9 @@ impl Slice<'_> {
         for found in &unrecorded.found {
             AUDIT_DIFFERENCES.add([&found.cause], found.differences.unsigned_abs());
         }
-        self.done.labs_completed += counts.labs_completed;
-        self.done.days_audited += counts.days_audited;
-        self.done.days_drifted += counts.days_drifted;
-        self.done.differences += counts.differences;
+        self.kept += unrecorded.found.len();
+        self.done.add(&counts);
+        self.unrecorded = Unrecorded::begin(self.db).await?;
         Ok(true)
     }
 
@@ -355,6 +379,17 @@ impl Slice<'_> {
 }
 
 impl Unrecorded {
+    async fn begin(db: &Db) -> Result<Self, DbError> {
+        let now_us = settle::database_now_us(db).await?;
+        Ok(Self {
+            since: Instant::now(),
+            at: DateTime::from_timestamp_micros(now_us).unwrap_or_default(),
+            counts: Counts::default(),
+            found: Vec::new(),
+            cursors: BTreeMap::new(),
+        })
+    }
+
     fn add(&mut self, lab: i64, cursor: &mut Cursor, step: Step) {
         cursor.next_day = Some(calendar::next(*step.days.end()));
         self.counts.days_audited += step.days_read;
@@ -373,7 +408,12 @@ impl Unrecorded {
                 *causes.entry(finding.cause.name()).or_default() += 1;
             }
             let found = causes.into_iter();
-            self.found.extend(found.map(|(cause, differences)| Found { lab, day, cause: cause.to_owned(), differences }));
+            self.found.extend(found.map(|(cause, differences)| Found {
+                lab,
+                day,
+                cause: cause.to_owned(),
+                differences,
+            }));
         }
     }
 

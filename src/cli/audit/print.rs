@@ -32,7 +32,12 @@ const UNREADABLE: Cell = Cell { letter: '?', color: Color::Yellow };
 /// Everything, for people.
 pub(super) fn report(report: &Report, sample: Option<Sample>) {
     if let Some(sample) = sample {
-        println!("{} day(s) drawn by lot; to draw them again: --sample {} --seed {}", report.days_audited(), sample.days, sample.seed);
+        println!(
+            "{} day(s) drawn by lot; to draw them again: --sample {} --seed {}",
+            report.days_audited(),
+            sample.days,
+            sample.seed
+        );
     }
     for lab in &report.labs {
         for problem in &lab.problems {
@@ -118,8 +123,9 @@ fn title(lab: &LabReport) -> String {
 fn days(report: &Report) {
     let mut table = table(&[">lab", "day", "cause", ">rows", "event types", "for example"]);
     let days = report.labs.iter().flat_map(|lab| lab.days.iter().map(move |day| (lab.lab, day)));
-    let lines: Vec<_> =
-        days.flat_map(|(lab, day)| day.causes().into_iter().map(move |(cause, rows)| (lab, day, cause, rows))).collect();
+    let lines: Vec<_> = days
+        .flat_map(|(lab, day)| day.causes().into_iter().map(move |(cause, rows)| (lab, day, cause, rows)))
+        .collect();
     for (lab, day, cause, rows) in lines.iter().take(LINES_MAX) {
         let example = day.rows.iter().find(|row| row.cause == *cause).map(example);
         table.add_row([
@@ -150,11 +156,12 @@ fn some_of(event_types: &BTreeMap<&str, u64>) -> String {
 
 fn example(row: &Finding) -> String {
     let dimension = |value: Option<i64>| value.map_or_else(|| "NULL".to_owned(), |value| value.to_string());
-    let is = or_dash(row.stored);
-    let should = or_dash(row.expected);
-    format!("{} {}/{}: {is}, not {should}", row.event_type, dimension(row.dimension_a), dimension(row.dimension_b))
-        .replace(", not -", ", not any")
-        .replace(": -, not", ": none, not")
+    let what = match (row.stored, row.expected) {
+        (Some(stored), Some(expected)) => format!("{stored}, should be {expected}"),
+        (Some(stored), None) => format!("{stored}, should not be there"),
+        (None, expected) => format!("not there, should be {}", or_dash(expected)),
+    };
+    format!("{} {}/{}: {what}", row.event_type, dimension(row.dimension_a), dimension(row.dimension_b))
 }
 
 fn event_types(report: &Report) {
