@@ -7,7 +7,7 @@
 //! - [`scope`]: which labs there are to audit, and over which days; also those whose Historical
 //!   View is off, and those that do not exist, where rows of them are stored.
 //! - [`walk`]: days of a lab, a few at a time, each few from one consistent snapshot.
-//! - [`cause`], [`moved`]: what differs, named. Pure.
+//! - [`cause`], [`window`], [`moved`]: what differs, named. Pure.
 //! - [`plan`], [`run`], [`report`]: an audit that somebody asked for.
 //! - [`slices`], [`cursors`]: what the standing audit of the scheduler remembers.
 //!
@@ -23,6 +23,7 @@ mod run;
 pub mod scope;
 pub mod slices;
 pub mod walk;
+pub mod window;
 
 pub use plan::{Plan, PlanError, Sample, Scope, again, plan};
 pub use run::{Options, run};

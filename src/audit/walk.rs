@@ -12,8 +12,9 @@ use std::ops::RangeInclusive;
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
 use super::{
-    cause::{self, Finding, Window},
+    cause::{self, Finding},
     scope::{self, Standing, Subject},
+    window::Window,
 };
 use crate::{
     calendar::{self, Zone},

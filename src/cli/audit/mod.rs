@@ -8,7 +8,7 @@ use std::{
     process::ExitCode,
 };
 
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate, Utc};
 use clap::{Args, Subcommand};
 use rand::RngExt as _;
 use serde_json::{Value, json};
@@ -138,12 +138,13 @@ impl AuditArgs {
         if !problems.is_empty() {
             return Err(usage(format!("the database does not fit: {}", problems.join("; "))));
         }
-        let plan = match audit::plan(&reading, rollup, &scope, global.clock().now()).await {
+        let now = global.clock().now();
+        let plan = match audit::plan(&reading, rollup, &scope, now).await {
             Err(PlanError::Database(error)) => return Err(error.into()),
             Err(error) => return Err(usage(error.to_string())),
             Ok(plan) => plan,
         };
-        let report = self.audit(global, &reading, rollup, &plan).await?;
+        let report = self.audit(&reading, rollup, &plan, now).await?;
         if !global.json {
             print::report(&report, scope.sample);
         }
@@ -153,7 +154,7 @@ impl AuditArgs {
             if enqueued.ended.is_some() {
                 // Not from the replica, which may be behind.
                 let plan = audit::again(db, rollup, &enqueued.days).await?;
-                let again = self.audit(global, db, rollup, &plan).await?;
+                let again = self.audit(db, rollup, &plan, global.clock().now()).await?;
                 if !global.json {
                     println!("\nThe repaired days, audited again:");
                     print::report(&again, None);
@@ -179,12 +180,8 @@ impl AuditArgs {
         Ok(Scope { labs: self.lab.clone(), from: self.from, to: self.to, sample })
     }
 
-    async fn audit(&self, global: &Global, db: &Db, rollup: &Rollup, plan: &Plan) -> anyhow::Result<Report> {
-        let options = audit::Options {
-            as_of: global.clock().now(),
-            except: self.except.iter().copied().collect(),
-            rows_max: self.rows,
-        };
+    async fn audit(&self, db: &Db, rollup: &Rollup, plan: &Plan, as_of: DateTime<Utc>) -> anyhow::Result<Report> {
+        let options = audit::Options { as_of, except: self.except.iter().copied().collect(), rows_max: self.rows };
         let total = plan.days();
         let mut bar = Bar::new("audit");
         let progress = |done, drifted| bar.update_noting(done, total, drifted, "drifted");

@@ -1,24 +1,13 @@
-//! The standing audit: every night a slice of the history is compared with its source.
-//!
-//! A night has one slice, a row that one scheduler takes by compare-and-set; another finds it
-//! taken, or done. Its holder goes from lab to lab, the longest unaudited first, as far as the
-//! budget goes, and records every few seconds, in one transaction, how far each lab has come and
-//! what was found, which extends its lease too.
-//!
-//! How it fails: a scheduler that dies loses the few seconds since it last recorded; when its
-//! lease has run out, another goes on from there with what is left of the budget. Labs and days
-//! that cannot be compared are noted with their lab, and keep nobody else waiting. It runs beside
-//! the ticks and never delays one.
+//! One slice: from lab to lab, as far as the budget goes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
-use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, nightly::NightlyAt};
 use crate::{
     audit::{
         cursors::{self, Cursor},
@@ -28,29 +17,17 @@ use crate::{
         walk::{Step, Walk},
     },
     calendar,
-    clock::Clock,
     db::{Db, DbError, Mode, retry},
     error::chain,
-    metrics::{
-        self,
-        catalogue::{
-            AUDIT_CHECKED, AUDIT_DIFFERENCES, AUDIT_DRIFTED, AUDIT_LABS_PENDING, AUDIT_LAST, AUDIT_OLDEST,
-            JOBS_ENQUEUED,
-        },
-    },
-    queue::{JobKind, admin::prune, settle},
+    metrics::catalogue::{AUDIT_CHECKED, AUDIT_DIFFERENCES, AUDIT_DRIFTED, JOBS_ENQUEUED},
+    queue::{JobKind, settle},
     rollup::Rollup,
     runs::{self, NewRun},
+    scheduler::{Config, adhoc},
 };
 
-/// How often it is looked whether a slice is due.
-const EVERY: Duration = Duration::from_secs(60);
-
-/// How long after the nightly run a slice begins: the days that have just closed come first.
-const AFTER_NIGHTLY: chrono::Duration = chrono::Duration::minutes(30);
-
 /// How long a slice is held without a sign of life.
-const LEASE: Duration = Duration::from_secs(300);
+pub(super) const LEASE: Duration = Duration::from_secs(300);
 
 /// How often progress is recorded.
 const RECORD_EVERY: Duration = Duration::from_secs(5);
@@ -59,111 +36,8 @@ const RECORD_EVERY: Duration = Duration::from_secs(5);
 /// wants a rebuild, and a look at what breaks it.
 const FOUND_MAX: usize = 10_000;
 
-/// How the standing audit goes about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AuditConfig {
-    /// How long a night's slice may take.
-    pub budget: Duration,
-    /// Whether what has drifted is repaired.
-    pub repair: bool,
-}
-
-/// What a slice came to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SliceReport {
-    /// What this process did of it.
-    pub counts: Counts,
-    /// The repair of what it found, where one was asked for and something can be repaired.
-    pub run_id: Option<i64>,
-}
-
-/// Looks again and again whether a slice is due, until `shutdown`.
-pub(super) async fn audit_until(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, shutdown: &CancellationToken) {
-    while config.audit.is_some() && !shutdown.is_cancelled() {
-        let result = async {
-            audit_tonight(db, rollup, config, clock.now(), shutdown).await?;
-            observe(db, &rollup.name).await
-        };
-        if let Err(error) = result.await {
-            metrics::database_error(&error);
-            tracing::warn!(error = %chain(&error), "the audit was interrupted, going on later");
-        }
-        tokio::select! {
-            () = tokio::time::sleep(EVERY) => {}
-            () = shutdown.cancelled() => {}
-        }
-    }
-}
-
-async fn observe(db: &Db, rollup: &str) -> Result<(), DbError> {
-    if let Some(at) = slices::last_ended(db, rollup).await? {
-        AUDIT_LAST.set([], at.timestamp() as f64);
-    }
-    let coverage = cursors::coverage(db, rollup).await?;
-    AUDIT_LABS_PENDING.set([], coverage.labs_unaudited as f64);
-    if let Some(since) = coverage.audited_since {
-        AUDIT_OLDEST.set([], since.timestamp() as f64);
-    }
-    Ok(())
-}
-
-/// Does the slice of the night, and what others have left undone of earlier ones; what came of
-/// each, none where nothing is left to do or somebody else does it.
-pub async fn audit_tonight(
-    db: &Db,
-    rollup: &Rollup,
-    config: &Config,
-    now: DateTime<Utc>,
-    shutdown: &CancellationToken,
-) -> Result<Vec<SliceReport>, DbError> {
-    let mut reports = Vec::new();
-    let Some(audit) = config.audit else { return Ok(reports) };
-    let night = night_of(config.nightly_at, now);
-    slices::open(db, &rollup.name, night).await?;
-    while !shutdown.is_cancelled()
-        && let Some(taken) = slices::take(db, &rollup.name, LEASE).await?
-    {
-        // Of an earlier night only the end is missing: this night has a budget of its own.
-        let budget = if taken.night == night { audit.budget } else { Duration::ZERO };
-        let unrecorded = Unrecorded::begin(db).await?;
-        let (begun, done) = (Instant::now(), Counts::default());
-        let mut slice = Slice { db, rollup, config, now, taken, begun, budget, shutdown, done, kept: 0, unrecorded };
-        if !slice.work().await? {
-            break;
-        }
-        if shutdown.is_cancelled() {
-            slices::release(db, &taken).await?;
-            break;
-        }
-        let Some(run_id) = slice.end(audit.repair).await? else { break };
-        let counts = slice.done;
-        tracing::info!(
-            labs_completed = counts.labs_completed,
-            days = counts.days_audited,
-            days_drifted = counts.days_drifted,
-            differences = counts.differences,
-            repair = run_id,
-            "audited a slice of the history"
-        );
-        reports.push(SliceReport { counts, run_id });
-        if let Some(retention) = config.retention {
-            slices::prune(db, prune::cutoff(db, retention).await?).await?;
-        }
-    }
-    Ok(reports)
-}
-
-/// The night that a moment belongs to.
-fn night_of(nightly_at: NightlyAt, now: DateTime<Utc>) -> NaiveDate {
-    let time = match nightly_at {
-        NightlyAt::Utc(time) => time,
-        NightlyAt::Local(_) => NaiveTime::MIN,
-    };
-    (now - (time - NaiveTime::MIN) - AFTER_NIGHTLY).date_naive()
-}
-
 /// A slice, while this process works at it.
-struct Slice<'a> {
+pub(super) struct Slice<'a> {
     db: &'a Db,
     rollup: &'a Rollup,
     config: &'a Config,
@@ -173,7 +47,7 @@ struct Slice<'a> {
     budget: Duration,
     shutdown: &'a CancellationToken,
     /// What has been recorded, and how many findings.
-    done: Counts,
+    pub(super) done: Counts,
     kept: usize,
     unrecorded: Unrecorded,
 }
@@ -199,7 +73,21 @@ enum Visit {
     Lost,
 }
 
-impl Slice<'_> {
+impl<'a> Slice<'a> {
+    /// A slice of which this process has done nothing yet.
+    pub(super) async fn begin(
+        db: &'a Db,
+        rollup: &'a Rollup,
+        config: &'a Config,
+        now: DateTime<Utc>,
+        taken: Taken,
+        budget: Duration,
+        shutdown: &'a CancellationToken,
+    ) -> Result<Self, DbError> {
+        let (begun, done, unrecorded) = (Instant::now(), Counts::default(), Unrecorded::begin(db).await?);
+        Ok(Self { db, rollup, config, now, taken, begun, budget, shutdown, done, kept: 0, unrecorded })
+    }
+
     fn spent(&self) -> Duration {
         self.taken.spent + self.begun.elapsed()
     }
@@ -214,7 +102,7 @@ impl Slice<'_> {
     }
 
     /// Goes from lab to lab; false where the slice is somebody else's by now.
-    async fn work(&mut self) -> Result<bool, DbError> {
+    pub(super) async fn work(&mut self) -> Result<bool, DbError> {
         if self.taken.spent >= self.budget {
             return Ok(true);
         }
@@ -338,7 +226,7 @@ impl Slice<'_> {
 
     /// Ends the slice, together with the repair of what it has found; none where it is somebody
     /// else's by now.
-    async fn end(&self, is_repaired: bool) -> Result<Option<Option<i64>>, DbError> {
+    pub(super) async fn end(&self, is_repaired: bool) -> Result<Option<Option<i64>>, DbError> {
         let ended = retry("end audit", || async {
             let mut tx = self.db.begin(Mode::Write).await?;
             let mut days: BTreeMap<i64, BTreeSet<NaiveDate>> = BTreeMap::new();
@@ -396,7 +284,7 @@ impl Unrecorded {
         let findings = match step.outcome {
             Ok(findings) => findings,
             Err(why) => {
-                cursor.problem = Some(format!("{}: {why}", super::adhoc::span(*step.days.start(), *step.days.end())));
+                cursor.problem = Some(format!("{}: {why}", adhoc::span(*step.days.start(), *step.days.end())));
                 return;
             }
         };
@@ -427,20 +315,5 @@ impl Unrecorded {
                 self.counts.labs_completed += 1;
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_night_begins_half_an_hour_after_the_nightly_run() {
-        let night = |policy: &str, now: &str| night_of(policy.parse().unwrap(), now.parse().unwrap()).to_string();
-        assert_eq!(night("04:00 UTC", "2026-03-10T04:29:59Z"), "2026-03-09");
-        assert_eq!(night("04:00 UTC", "2026-03-10T04:30:00Z"), "2026-03-10");
-        assert_eq!(night("04:00 UTC", "2026-03-11T04:29:59Z"), "2026-03-10");
-        assert_eq!(night("01:30 local", "2026-03-10T00:29:59Z"), "2026-03-09");
-        assert_eq!(night("01:30 local", "2026-03-10T00:30:00Z"), "2026-03-10");
     }
 }
