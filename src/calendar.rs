@@ -148,6 +148,12 @@ pub fn previous(date: NaiveDate) -> NaiveDate {
     date.pred_opt().unwrap_or(NaiveDate::MIN)
 }
 
+/// The date `days` days after `date`.
+#[must_use]
+pub fn days_after(date: NaiveDate, days: u32) -> NaiveDate {
+    date.checked_add_days(Days::new(u64::from(days))).unwrap_or(NaiveDate::MAX)
+}
+
 /// The date `days` days before `date`.
 #[must_use]
 pub fn days_before(date: NaiveDate, days: u32) -> NaiveDate {

@@ -8,6 +8,7 @@
 //! - [`db`]: MySQL, MariaDB and SQLite behind one interface.
 //! - [`recompute`]: the difference of some days of a lab, written in one transaction.
 //! - [`queue`], [`runs`]: jobs, and what asked for them.
+//! - [`audit`]: what differs, and why; nothing is written.
 //! - [`worker`]: the apalis runtime that works the queue off.
 //! - [`scheduler`]: reconciles what should be enqueued with what is.
 //! - [`metrics`], [`health`], [`http`]: what a process shows of itself.
@@ -15,6 +16,7 @@
 
 #![allow(rustdoc::private_intra_doc_links, reason = "module docs are maps, for readers of the code too")]
 
+pub mod audit;
 pub mod calendar;
 pub mod cli;
 pub mod clock;

@@ -21,6 +21,9 @@ GRANT CREATE ON `lab`.daymend_labs TO daymend_migrate@'%';
 GRANT CREATE ON `lab`.daymend_migrations TO daymend_migrate@'%';
 GRANT CREATE ON `lab`.daymend_admin_log TO daymend_migrate@'%';
 GRANT CREATE ON `lab`.daymend_pauses TO daymend_migrate@'%';
+GRANT CREATE ON `lab`.daymend_audits TO daymend_migrate@'%';
+GRANT CREATE ON `lab`.daymend_audit_days TO daymend_migrate@'%';
+GRANT CREATE ON `lab`.daymend_audit_labs TO daymend_migrate@'%';
 -- The lab system's output tables. The right is asked for even where they exist.
 GRANT CREATE ON `lab`.operation_historical_summary TO daymend_migrate@'%';
 GRANT CREATE ON `lab`.operation_event_log TO daymend_migrate@'%';
@@ -59,6 +62,12 @@ GRANT CREATE, SELECT, INSERT ON `lab`.daymend_admin_log TO daymend@'%';
 REVOKE CREATE ON `lab`.daymend_admin_log FROM daymend@'%';
 GRANT CREATE, SELECT, INSERT, DELETE ON `lab`.daymend_pauses TO daymend@'%';
 REVOKE CREATE ON `lab`.daymend_pauses FROM daymend@'%';
+GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON `lab`.daymend_audits TO daymend@'%';
+REVOKE CREATE ON `lab`.daymend_audits FROM daymend@'%';
+GRANT CREATE, SELECT, INSERT, DELETE ON `lab`.daymend_audit_days TO daymend@'%';
+REVOKE CREATE ON `lab`.daymend_audit_days FROM daymend@'%';
+GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON `lab`.daymend_audit_labs TO daymend@'%';
+REVOKE CREATE ON `lab`.daymend_audit_labs FROM daymend@'%';
 
 -- The three tables of the lab system that daymend writes to. Columns can only be granted of tables
 -- that exist: where these do not, run `daymend migrate` when this point has been reached, and the

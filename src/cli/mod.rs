@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "commands print")]
 
+mod audit;
 mod bench;
 mod completions;
 mod demo;
@@ -27,7 +28,10 @@ use crate::{
     db::{self, ConnectOptions, Db, DbError, Kind, migrate::SchemaError},
     error::{UsageError, chain, usage},
     recompute::stored,
-    rollup::{HISTORICAL_SUMMARY, Rollup, Rollups, source},
+    rollup::{
+        HISTORICAL_SUMMARY, Rollup, Rollups,
+        source::{self, Locking},
+    },
 };
 
 /// What the exit code of a command means.
@@ -39,6 +43,8 @@ pub enum Exit {
     Failed = 1,
     /// The input was wrong (an option, a lab, a day, a rollup definition); nothing was done.
     Usage = 2,
+    /// An audit found rows that differ from their source.
+    Drift = 3,
     /// The database cannot be reached.
     Unavailable = 4,
     /// The database's schema does not fit this binary: run `daymend migrate`.
@@ -137,6 +143,8 @@ enum Command {
     Scheduler(service::SchedulerOptions),
     /// Work the queue off
     Worker(service::WorkerOptions),
+    /// Say which stored rows differ from their source, and why; write nothing
+    Audit(audit::Options),
     /// Recompute some calendar days of labs
     Repair(repair::Options),
     /// Recompute the whole history of labs, through the migration queue
@@ -183,6 +191,7 @@ pub fn main() -> ExitCode {
             Command::Serve(options) => options.run(global).await,
             Command::Scheduler(options) => options.run(global).await,
             Command::Worker(options) => options.run(global).await,
+            Command::Audit(options) => options.run(global).await,
             Command::Repair(options) => options.run(global).await,
             Command::Rebuild(options) => options.run(global).await,
             Command::Runs(command) => command.run(global).await,
@@ -271,9 +280,7 @@ impl Global {
             .database_url
             .as_deref()
             .ok_or_else(|| usage("no database is given: use --database-url or DAYMEND_DATABASE_URL"))?;
-        let db = db::connect(url, options.into()).map_err(|error| usage(chain(error.as_ref())))?;
-        db.ping().await?;
-        Ok(db)
+        connect_to(url, options).await
     }
 
     /// A pool to a database whose schema fits.
@@ -287,7 +294,7 @@ impl Global {
     async fn connect_checked(&self, options: impl Into<ConnectOptions>) -> anyhow::Result<(Db, Arc<Rollups>)> {
         let rollups = self.rollups()?;
         let db = self.connect(options).await?;
-        let problems = check_rollups(&db, &rollups).await;
+        let problems = check_rollups(&db, &rollups, Locking::Shared).await;
         if problems.is_empty() {
             Ok((db, Arc::new(rollups)))
         } else {
@@ -296,12 +303,19 @@ impl Global {
     }
 }
 
-/// Checks every rollup against the database; one line a problem.
-async fn check_rollups(db: &Db, rollups: &Rollups) -> Vec<String> {
+/// A pool to the database at `url`, which answers.
+async fn connect_to(url: &str, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
+    let db = db::connect(url, options.into()).map_err(|error| usage(chain(error.as_ref())))?;
+    db.ping().await?;
+    Ok(db)
+}
+
+/// Checks every rollup against the database, for reading or for recomputing; one line a problem.
+async fn check_rollups(db: &Db, rollups: &Rollups, locking: Locking) -> Vec<String> {
     let mut problems = Vec::new();
     for rollup in rollups.iter() {
-        problems.extend(source::check(db, rollup).await);
-        problems.extend(stored::check(db, rollup).await);
+        problems.extend(source::check(db, rollup, locking).await);
+        problems.extend(stored::check(db, rollup, locking).await);
     }
     problems
 }

@@ -100,6 +100,7 @@ impl Options {
             max_shrink: MaxShrink::OFF,
             max_shrink_rebuild: MaxShrink::OFF,
             retention: None,
+            audit: None,
         };
         let mut report = scheduler::Report::default();
         migrations::take_pending(db, rollup, &config, global.clock().now(), &mut report).await?;

@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::{Exit, Global, check_rollups, print_json};
-use crate::{output::table::table, rollup::Rollups};
+use crate::{
+    output::table::table,
+    rollup::{Rollups, source::Locking},
+};
 
 /// Shows and checks rollup definitions.
 #[derive(Debug, Subcommand)]
@@ -67,7 +70,7 @@ async fn check(global: &Global) -> anyhow::Result<ExitCode> {
         return Ok(Exit::Ok.into());
     }
     let db = global.connect_bare(1).await?;
-    let problems = check_rollups(&db, &rollups).await;
+    let problems = check_rollups(&db, &rollups, Locking::Shared).await;
     for problem in &problems {
         eprintln!("{problem}");
     }

@@ -18,7 +18,7 @@ use crate::{
     http::{self, Site},
     metrics, queue,
     recompute::shrink::MaxShrink,
-    scheduler::{self, nightly::NightlyAt},
+    scheduler::{self, audits::AuditConfig, nightly::NightlyAt},
     worker::{self, throttle::Limits},
 };
 
@@ -82,6 +82,14 @@ pub(super) struct SchedulerArgs {
     #[arg(long, env = "DAYMEND_RETENTION", default_value = "90d", value_name = "TIME", value_parser = humantime::parse_duration)]
     retention: Duration,
 
+    /// How long the nightly audit of a slice of the history may take; 0s for none
+    #[arg(long, env = "DAYMEND_AUDIT_BUDGET", default_value = "5m", value_name = "TIME", value_parser = humantime::parse_duration)]
+    audit_budget: Duration,
+
+    /// Repair what that audit finds
+    #[arg(long, env = "DAYMEND_AUDIT_REPAIR")]
+    audit_repair: bool,
+
     #[command(flatten)]
     attempts: AttemptsArgs,
 
@@ -120,6 +128,8 @@ impl SchedulerArgs {
             max_shrink: self.shrink.max_shrink,
             max_shrink_rebuild: self.max_shrink_rebuild,
             retention: (!self.retention.is_zero()).then_some(self.retention),
+            audit: (!self.audit_budget.is_zero())
+                .then_some(AuditConfig { budget: self.audit_budget, repair: self.audit_repair }),
         }
     }
 }

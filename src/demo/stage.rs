@@ -149,6 +149,7 @@ impl Stage {
             max_shrink: MaxShrink::OFF,
             max_shrink_rebuild: MaxShrink::OFF,
             retention: None,
+            audit: None,
         };
         let tick = scheduler::tick(&self.db, rollup, &config, clock).await?;
         let run_ids: Vec<i64> = tick.enqueued.iter().map(|(id, _, _)| *id).collect();

@@ -87,6 +87,24 @@ catalogue! {
     /// How long that reading took.
     STATS_DURATION = Scheduler Type::Histogram(SHORT), "daymend_stats_duration_seconds", [];
 
+    /// Days of labs that the nightly audit has compared with their source.
+    AUDIT_CHECKED = Scheduler Type::Counter, "daymend_audit_checked_total", [];
+
+    /// Those of them whose stored rows were wrong.
+    AUDIT_DRIFTED = Scheduler Type::Counter, "daymend_audit_drifted_total", [];
+
+    /// Rows that the nightly audit found to differ from their source, by cause.
+    AUDIT_DIFFERENCES = Scheduler Type::Counter, "daymend_audit_differences_total", ["cause"];
+
+    /// When the nightly audit last ended, by the database's clock.
+    AUDIT_LAST = Scheduler Type::Gauge, "daymend_audit_last_end_timestamp_seconds", [];
+
+    /// Since when every day of every lab has been audited; labs that are still pending do not count.
+    AUDIT_OLDEST = Scheduler Type::Gauge, "daymend_audit_oldest_timestamp_seconds", [];
+
+    /// Labs whose history the nightly audit has not been through yet, those it cannot read included.
+    AUDIT_LABS_PENDING = Scheduler Type::Gauge, "daymend_audit_labs_pending", [];
+
     /// Jobs claimed by workers.
     JOBS_CLAIMED = Worker Type::Counter, "daymend_jobs_claimed_total", ["kind"];
 

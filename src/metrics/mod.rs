@@ -18,6 +18,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use metrics_util::MetricKindMask;
 
 use crate::{
+    audit::cause::Cause,
     clock::Clock,
     db::{Db, DbError, code},
     queue::JobKind,
@@ -188,6 +189,11 @@ pub fn scheduler_starts() {
     }
     for result in ["ok", "failed"] {
         SCHEDULER_TICKS.add([result], 0);
+    }
+    AUDIT_CHECKED.add([], 0);
+    AUDIT_DRIFTED.add([], 0);
+    for cause in Cause::ALL {
+        AUDIT_DIFFERENCES.add([cause.name()], 0);
     }
 }
 

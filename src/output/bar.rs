@@ -38,19 +38,21 @@ impl Bar {
     }
 
     pub(crate) fn update(&mut self, ended: u64, total: u64, discarded: u64) {
+        self.update_noting(ended, total, discarded, "discarded");
+    }
+
+    /// As [`update`](Self::update), where something else than discarded jobs is worth a note.
+    pub(crate) fn update_noting(&mut self, ended: u64, total: u64, noted: u64, note: &str) {
         self.bar.set_length(total);
         self.bar.set_position(ended);
-        if discarded > 0 {
-            self.bar.set_message(format!("{discarded} discarded"));
+        if noted > 0 {
+            self.bar.set_message(format!("{noted} {note}"));
         }
         if !self.is_terminal && self.printed.elapsed() >= LINE_EVERY {
             self.printed = Instant::now();
             let rate = ended as f64 / self.begun.elapsed().as_secs_f64();
-            let left = (total - ended) as f64 / rate.max(0.001);
-            eprintln!(
-                "{}: {ended}/{total} days, {rate:.0} a second, {left:.0} s left, {discarded} discarded",
-                self.title
-            );
+            let left = total.saturating_sub(ended) as f64 / rate.max(0.001);
+            eprintln!("{}: {ended}/{total} days, {rate:.0} a second, {left:.0} s left, {noted} {note}", self.title);
         }
     }
 

@@ -38,6 +38,7 @@ use crate::{
 };
 use diff::Difference;
 use shrink::{MaxShrink, Shrinking, shrinking};
+use stored::StoredRow;
 
 /// Neighbouring days of one lab that are recomputed together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,14 +173,31 @@ pub async fn compare(
     target: Target,
     locking: Locking,
 ) -> Result<Difference, RecomputeError> {
+    let Sides { zone, expected, stored } = read(tx, rollup, target, locking).await?;
+    let difference = diff::difference(rollup, &expected, stored);
+    check_shrink(tx, rollup, target, zone, locking, &expected, &difference).await?;
+    Ok(difference)
+}
+
+/// What a comparison compares.
+#[derive(Debug)]
+pub struct Sides {
+    /// The lab's time zone.
+    pub zone: Zone,
+    /// The rows that the source supports, in key order.
+    pub expected: Vec<(Key, u32)>,
+    /// The rows that are there.
+    pub stored: Vec<StoredRow>,
+}
+
+/// Reads both sides of the comparison.
+pub async fn read(tx: &mut Tx, rollup: &Rollup, target: Target, locking: Locking) -> Result<Sides, RecomputeError> {
     let lab_id = target.lab_id;
     let lab = source::lab(tx, rollup, lab_id).await?.ok_or(RecomputeError::NoSuchLab(lab_id))?;
     let zone = lab.zone().map_err(|source| RecomputeError::Zone { lab_id, source })?;
     let expected = expected(tx, rollup, target, zone, locking).await?;
     let stored = stored::read(tx, rollup, lab_id, (target.first, target.last), locking).await?;
-    let difference = diff::difference(rollup, &expected, stored);
-    check_shrink(tx, rollup, target, zone, locking, &expected, &difference).await?;
-    Ok(difference)
+    Ok(Sides { zone, expected, stored })
 }
 
 /// Refuses a difference that takes too much of a day away.
@@ -198,7 +216,7 @@ async fn check_shrink(
         return Ok(());
     }
     let explained = self::expected(tx, &rollup.without_conditions(), target, zone, locking).await?;
-    let is_explained = |row: &stored::StoredRow| {
+    let is_explained = |row: &StoredRow| {
         let event = rollup.events.iter().position(|event| event.name == row.event);
         let key = event.zip(row.a).zip(row.b).map(|((event, a), b)| Key { day: row.day, a, b, event });
         key.is_none_or(|key| explained.binary_search_by_key(&key, |(key, _)| *key).is_ok())

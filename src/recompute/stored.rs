@@ -33,7 +33,7 @@ pub struct StoredRow {
 }
 
 /// The stored rows of a lab from `first` to `last`; locked for writing where asked.
-pub(super) async fn read(
+pub async fn read(
     tx: &mut Tx,
     rollup: &Rollup,
     lab_id: i64,
@@ -71,12 +71,55 @@ pub async fn days(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Vec<Naive
     Ok(days)
 }
 
-/// Checks that every statement fits the summary table, and that this user may run it; one line for
-/// the first that does not.
-pub async fn check(db: &Db, rollup: &Rollup) -> Option<String> {
+/// The first day from `from` on that a lab has stored rows of.
+pub async fn next_day(
+    tx: &mut Tx,
+    rollup: &Rollup,
+    lab_id: i64,
+    from: NaiveDate,
+) -> Result<Option<NaiveDate>, DbError> {
     let s = &rollup.summary;
-    let statements = [read_sql(s, Locking::Shared), delete_sql(s, 1), update_sql(s, 1), insert_sql(s, 1)];
-    for sql in statements {
+    let sql = format!(
+        "-- daymend: next summary day\nSELECT MIN({}) FROM {} WHERE {} = ? AND {} >= ?",
+        s.day, s.table, s.lab, s.day
+    );
+    let row = tx.fetch_one(Query::new("next summary day", sql), args![lab_id, from]).await?;
+    row.date_or_null(0).map_err(|error| DbError::new("next summary day", error))
+}
+
+/// The last day that a lab has stored rows of.
+pub async fn last_day(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Option<NaiveDate>, DbError> {
+    let s = &rollup.summary;
+    let sql = format!("-- daymend: last summary day\nSELECT MAX({}) FROM {} WHERE {} = ?", s.day, s.table, s.lab);
+    let row = tx.fetch_one(Query::new("last summary day", sql), args![lab_id]).await?;
+    row.date_or_null(0).map_err(|error| DbError::new("last summary day", error))
+}
+
+/// Every lab that has stored rows, whether or not it exists, by id.
+///
+/// Jumps from lab to lab: a DISTINCT would walk the whole index on SQLite.
+pub async fn labs(tx: &mut Tx, rollup: &Rollup) -> Result<Vec<i64>, DbError> {
+    let s = &rollup.summary;
+    let sql = format!("-- daymend: next summary lab\nSELECT MIN({}) FROM {} WHERE {} > ?", s.lab, s.table, s.lab);
+    let mut labs = Vec::new();
+    let mut after = i64::MIN;
+    loop {
+        let row = tx.fetch_one(Query::new("next summary lab", sql.as_str()), args![after]).await?;
+        match row.int_or_null(0).map_err(|error| DbError::new("next summary lab", error))? {
+            Some(lab) => labs.push(lab),
+            None => return Ok(labs),
+        }
+        after = labs.last().copied().unwrap_or(i64::MAX);
+    }
+}
+
+/// Checks that every statement fits the summary table, and that this user may run it; those that
+/// write only where rows are to be locked. One line for the first that does not.
+pub async fn check(db: &Db, rollup: &Rollup, locking: Locking) -> Option<String> {
+    let s = &rollup.summary;
+    let statements = [read_sql(s, locking), delete_sql(s, 1), update_sql(s, 1), insert_sql(s, 1)];
+    let reading = if locking == Locking::None { 1 } else { statements.len() };
+    for sql in statements.into_iter().take(reading) {
         if let Err(error) = db.columns(Query::new(&s.table, sql)).await {
             return Some(format!("rollup.toml [summary]: {}", error.source));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
 use super::{Dimension, Rollup};
 use crate::calendar::{self, Interval, Zone};
@@ -36,6 +36,13 @@ impl DaySpan {
         let mut bounds: Vec<_> = calendar::dates(first, last).map(|date| zone.first_instant(date)).collect();
         bounds.push(zone.first_instant(calendar::next(last)));
         Self { first, bounds }
+    }
+
+    /// The same days, all of which begin and end so much later.
+    #[must_use]
+    pub fn shifted(mut self, by: TimeDelta) -> Self {
+        self.bounds.iter_mut().for_each(|bound| *bound += by);
+        self
     }
 
     /// From the first instant of the first day to the end of the last.

@@ -159,18 +159,19 @@ pub async fn count_facts<'a>(
     Ok(counts)
 }
 
-/// Prepares every SELECT on the database, those of facts with their locks, and checks that it
-/// returns the columns used.
+/// Prepares every SELECT on the database, those of facts with their locks where they are to be
+/// locked, and checks that it returns the columns used.
 ///
 /// One line a problem.
-pub async fn check(db: &Db, rollup: &Rollup) -> Vec<String> {
+pub async fn check(db: &Db, rollup: &Rollup, locking: Locking) -> Vec<String> {
     let mut problems = Vec::new();
     let fixed = [(&rollup.labs, vec!["lab_id", "time_zone", "enabled"]), (&rollup.days, vec![])];
     let fixed = fixed.map(|(sql, columns)| (sql, sql.text.clone(), columns));
     let facts = rollup.facts.iter().map(|fact| {
         let mut columns = vec!["bill_time"];
         columns.extend(fact.columns.iter().map(String::as_str));
-        (&fact.sql, locked(&fact.sql), columns)
+        let text = if locking == Locking::Shared { locked(&fact.sql) } else { fact.sql.text.clone() };
+        (&fact.sql, text, columns)
     });
     for (sql, text, columns) in fixed.into_iter().chain(facts) {
         match db.columns(Query::new(&sql.file, text)).await {

@@ -9,12 +9,14 @@
 //! - [`migrations`]: records of the Support Dashboard, one rebuild run a lab.
 //! - [`close_runs`]: runs whose jobs have all ended.
 //! - Runs that have outlived their retention are pruned, every hour.
+//! - [`audits`]: every night a slice of the history is audited, beside the ticks.
 //! - [`observe`]: gauges of the queue and of what is due, beside the ticks.
 //!
 //! How it fails: a step that cannot reach the database is logged and done at a later tick; a
 //! lab that cannot be scheduled is reported, and stops no other.
 
 pub mod adhoc;
+pub mod audits;
 pub mod migrations;
 pub mod nightly;
 mod observe;
@@ -44,6 +46,7 @@ use crate::{
     rollup::Rollup,
     runs::{self, Progress, Run, RunState, records},
 };
+use audits::AuditConfig;
 use nightly::NightlyAt;
 
 /// How often records and runs are looked at.
@@ -74,6 +77,8 @@ pub struct Config {
     pub max_shrink_rebuild: MaxShrink,
     /// How long runs are kept after they have closed, with their jobs; for ever where it is none.
     pub retention: Option<Duration>,
+    /// The standing audit; none where it is off.
+    pub audit: Option<AuditConfig>,
 }
 
 /// What a tick did.
@@ -165,7 +170,8 @@ pub async fn run(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, pulse:
     metrics::scheduler_starts();
     tokio::join!(
         tick_until(db, rollup, config, clock, pulse, shutdown),
-        observe::observe_until(db, rollup, config, clock, shutdown)
+        observe::observe_until(db, rollup, config, clock, shutdown),
+        audits::audit_until(db, rollup, config, clock, shutdown)
     );
 }
 

@@ -7,7 +7,7 @@ use daymend::{
     args,
     db::{ConnectOptions, Db, Mode, Query, Statement, code, connect, migrate},
     recompute::stored,
-    rollup::source,
+    rollup::source::{self, Locking},
 };
 
 use crate::{
@@ -95,8 +95,8 @@ async fn refused(db: &Db, table: &str) -> Vec<String> {
         }
     }
     for rollup in rollups().iter() {
-        refused.extend(source::check(db, rollup).await);
-        refused.extend(stored::check(db, rollup).await);
+        refused.extend(source::check(db, rollup, Locking::Shared).await);
+        refused.extend(stored::check(db, rollup, Locking::Shared).await);
     }
     db.close().await;
     refused

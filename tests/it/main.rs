@@ -6,6 +6,9 @@ mod support;
 
 mod admin;
 mod at_size;
+mod audit;
+mod audit_command;
+mod audit_standing;
 mod calendar;
 mod cli;
 mod explain;

@@ -4,7 +4,10 @@
 use daymend::{
     db::{ConnectOptions, Dialect, Query, Statement, connect, repeat},
     recompute::stored,
-    rollup::{Rollups, source},
+    rollup::{
+        Rollups,
+        source::{self, Locking},
+    },
 };
 
 use crate::{
@@ -45,7 +48,7 @@ async fn every_statement_prepares(engine: Engine) {
     }
     assert!(prepared > 30, "only {prepared} statements are registered");
     for rollup in Rollups::load(None).unwrap().iter() {
-        assert_eq!(source::check(&db.db, rollup).await, Vec::<String>::new());
-        assert_eq!(stored::check(&db.db, rollup).await, None);
+        assert_eq!(source::check(&db.db, rollup, Locking::Shared).await, Vec::<String>::new());
+        assert_eq!(stored::check(&db.db, rollup, Locking::Shared).await, None);
     }
 }

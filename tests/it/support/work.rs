@@ -29,6 +29,7 @@ pub const SCHEDULER: scheduler::Config = scheduler::Config {
     max_shrink: MaxShrink::OFF,
     max_shrink_rebuild: MaxShrink::OFF,
     retention: None,
+    audit: None,
 };
 
 /// A worker that ends when nothing is left to do.

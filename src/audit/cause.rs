@@ -1,0 +1,152 @@
+//! Why a stored row differs from its source: the names of what can be told. Pure.
+
+use std::fmt;
+
+use chrono::NaiveDate;
+
+use crate::{
+    recompute::{diff::difference, stored::StoredRow},
+    rollup::Rollup,
+};
+
+/// Why a row differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Cause {
+    /// A row of which the source has nothing.
+    Ghost,
+    /// A row that the source supports, and that is not there.
+    Missing,
+    /// A row that counts something else than the source has.
+    WrongCount,
+    /// What a neighbouring day lacks: a fault of the time zone, or of where a day ends.
+    WrongDay,
+    /// A row with a NULL dimension: unique keys let it in again and again.
+    NullDimension,
+    /// A row whose key is there twice, because no unique key forbids it.
+    Duplicate,
+    /// A row of a day before the lab's first bill, or of today or later.
+    OutOfRange,
+    /// A row of a lab whose Historical View is off: nobody keeps it.
+    LabDisabled,
+    /// A row of a lab that does not exist.
+    UnknownLab,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Ghost,
+        Self::Missing,
+        Self::WrongCount,
+        Self::WrongDay,
+        Self::NullDimension,
+        Self::Duplicate,
+        Self::OutOfRange,
+        Self::LabDisabled,
+        Self::UnknownLab,
+    ];
+
+    /// The name in the database, in JSON and as a label of metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ghost => "ghost",
+            Self::Missing => "missing",
+            Self::WrongCount => "wrong_count",
+            Self::WrongDay => "wrong_day",
+            Self::NullDimension => "null_dimension",
+            Self::Duplicate => "duplicate",
+            Self::OutOfRange => "out_of_range",
+            Self::LabDisabled => "lab_disabled",
+            Self::UnknownLab => "unknown_lab",
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Ghost => "ghost",
+            Self::Missing => "missing",
+            Self::WrongCount => "wrong count",
+            Self::WrongDay => "wrong day",
+            Self::NullDimension => "NULL dimension",
+            Self::Duplicate => "duplicate",
+            Self::OutOfRange => "out of range",
+            Self::LabDisabled => "lab disabled",
+            Self::UnknownLab => "unknown lab",
+        }
+    }
+
+    /// Whether a recompute of the day puts it right. It does not look at whether the Historical
+    /// View is on, so that rows of a lab where it is off would only be kept; and it refuses a lab
+    /// that does not exist.
+    #[must_use]
+    pub fn is_repairable(self) -> bool {
+        !matches!(self, Self::LabDisabled | Self::UnknownLab)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.title())
+    }
+}
+
+/// One row that differs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Finding {
+    /// The calendar day.
+    pub day: NaiveDate,
+    /// The event type, as it is stored.
+    pub event_type: String,
+    /// The first dimension.
+    pub dimension_a: Option<i64>,
+    /// The second dimension.
+    pub dimension_b: Option<i64>,
+    /// The count that is stored; none where the row is missing.
+    pub stored: Option<i64>,
+    /// The count that the source supports; none where it supports no row.
+    pub expected: Option<u32>,
+    /// Why, as far as the data can tell.
+    pub cause: Cause,
+}
+
+impl Finding {
+    /// A stored row that should not be there.
+    pub(super) fn superfluous(row: &StoredRow, cause: Cause) -> Self {
+        Self {
+            day: row.day,
+            event_type: row.event.clone(),
+            dimension_a: row.a,
+            dimension_b: row.b,
+            stored: Some(row.count),
+            expected: None,
+            cause,
+        }
+    }
+}
+
+/// The rows of a lab that has no business to have any: every one of the rollup's event types.
+#[must_use]
+pub fn all_superfluous(rollup: &Rollup, stored: Vec<StoredRow>, cause: Cause) -> Vec<Finding> {
+    difference(rollup, &[], stored).delete.iter().map(|row| Finding::superfluous(row, cause)).collect()
+}
+
+/// The days that a lab can have rows of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The day of its first bill; none where it has none.
+    pub first: Option<NaiveDate>,
+    /// Its yesterday.
+    pub last: NaiveDate,
+}
+
+impl Limits {
+    /// A lab without bills has ghosts, not rows before its first one.
+    pub(super) fn is_outside(&self, day: NaiveDate) -> bool {
+        day > self.last || self.first.is_some_and(|first| day < first)
+    }
+}

@@ -1,0 +1,167 @@
+//! How far the standing audit has come with each lab: one row a lab, whatever its history.
+//!
+//! A round is one pass over a lab's history, oldest day first, in as many nights as it takes.
+//! Labs are served by when their last complete round began, the longest ago first, so that the
+//! days that come next are those that nobody has looked at for the longest time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, NaiveDate, Utc};
+
+use crate::{
+    args,
+    db::{Arg, Db, DbError, Mode, Query, Tx, retry},
+    statement,
+};
+
+/// How many labs one statement names.
+const LABS_A_STATEMENT: usize = 500;
+
+/// How many characters of a problem are kept.
+const PROBLEM_LENGTH_MAX: usize = 500;
+
+statement!(
+    CURSORS,
+    "audit cursors",
+    "SELECT lab_id, next_day, round_at, audited_at, problem FROM daymend_audit_labs WHERE rollup = ?"
+);
+
+statement!(
+    CURSORS_ADD,
+    "add audit cursors",
+    "{insert_ignore} INTO daymend_audit_labs (rollup, lab_id) VALUES {rows}",
+    "(?, ?)"
+);
+
+statement!(
+    CURSORS_DROP,
+    "drop audit cursors",
+    "DELETE FROM daymend_audit_labs WHERE rollup = ? AND lab_id IN ({list})"
+);
+
+statement!(
+    CURSOR_SET,
+    "set audit cursor",
+    "UPDATE daymend_audit_labs SET next_day = ?, round_at = ?, audited_at = ?, problem = ?
+     WHERE rollup = ? AND lab_id = ?"
+);
+
+statement!(
+    COVERAGE,
+    "audit coverage",
+    "SELECT COUNT(*), COUNT(audited_at), MIN(audited_at) FROM daymend_audit_labs WHERE rollup = ?"
+);
+
+/// How far the standing audit has come with a lab.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Cursor {
+    /// Where its round goes on; none where one has to begin.
+    pub next_day: Option<NaiveDate>,
+    /// When the round began that is under way, or was the last.
+    pub round_at: Option<DateTime<Utc>>,
+    /// When the last round began that has ended: every day has been audited since.
+    pub audited_at: Option<DateTime<Utc>>,
+    /// What could not be compared in it.
+    pub problem: Option<String>,
+}
+
+/// How much of everything has been audited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Coverage {
+    /// Labs that are audited.
+    pub labs: i64,
+    /// Labs that have not had a complete round yet.
+    pub labs_unaudited: i64,
+    /// Since when every day of the others has been audited.
+    pub audited_since: Option<DateTime<Utc>>,
+}
+
+/// Every lab's cursor.
+pub async fn read(tx: &mut Tx, rollup: &str) -> Result<BTreeMap<i64, Cursor>, DbError> {
+    let mut cursors = BTreeMap::new();
+    tx.for_each(&CURSORS, args![rollup], |row| {
+        let cursor = Cursor {
+            next_day: row.date_or_null(1)?,
+            round_at: row.instant_or_null(2)?,
+            audited_at: row.instant_or_null(3)?,
+            problem: row.text_or_null(4)?,
+        };
+        cursors.insert(row.int(0)?, cursor);
+        Ok(())
+    })
+    .await?;
+    Ok(cursors)
+}
+
+/// The cursors of exactly these labs: new ones are added, and those of labs that are gone dropped.
+pub async fn reconcile(db: &Db, rollup: &str, labs: &BTreeSet<i64>) -> Result<BTreeMap<i64, Cursor>, DbError> {
+    retry("audit cursors", || async {
+        let mut tx = db.begin(Mode::Write).await?;
+        let mut cursors = read(&mut tx, rollup).await?;
+        let new: Vec<i64> = labs.iter().filter(|lab| !cursors.contains_key(lab)).copied().collect();
+        for labs in new.chunks(LABS_A_STATEMENT) {
+            let rows = labs.iter().flat_map(|lab| args![rollup, *lab]).collect();
+            tx.execute(Query::new(CURSORS_ADD.name, CURSORS_ADD.with_rows(labs.len())), rows).await?;
+        }
+        let gone: Vec<i64> = cursors.keys().filter(|lab| !labs.contains(lab)).copied().collect();
+        for labs in gone.chunks(LABS_A_STATEMENT) {
+            let mut named = args![rollup];
+            named.extend(labs.iter().map(|lab| Arg::Int(*lab)));
+            tx.execute(Query::new(CURSORS_DROP.name, CURSORS_DROP.with_list(labs.len())), named).await?;
+        }
+        tx.commit().await?;
+        cursors.retain(|lab, _| labs.contains(lab));
+        cursors.extend(new.into_iter().map(|lab| (lab, Cursor::default())));
+        Ok(cursors)
+    })
+    .await
+}
+
+/// Records how far a lab has come, inside the caller's transaction.
+pub async fn set(tx: &mut Tx, rollup: &str, lab: i64, cursor: &Cursor) -> Result<(), DbError> {
+    let problem = cursor.problem.as_ref().map(|why| why.chars().take(PROBLEM_LENGTH_MAX).collect::<String>());
+    let args = args![cursor.next_day, cursor.round_at, cursor.audited_at, problem, rollup, lab];
+    tx.execute(&CURSOR_SET, args).await.map(drop)
+}
+
+/// How much of everything has been audited.
+pub async fn coverage(db: &Db, rollup: &str) -> Result<Coverage, DbError> {
+    let rows = db.fetch_all(&COVERAGE, args![rollup]).await?;
+    let Some(row) = rows.first() else { return Ok(Coverage::default()) };
+    let read = || {
+        let (labs, audited) = (row.int(0)?, row.int(1)?);
+        Ok(Coverage { labs, labs_unaudited: labs - audited, audited_since: row.instant_or_null(2)? })
+    };
+    read().map_err(|error| DbError::new(COVERAGE.name, error))
+}
+
+/// The order in which labs are served: the longest unaudited first, and of those the ones whose
+/// round has begun.
+#[must_use]
+pub fn order(cursors: &BTreeMap<i64, Cursor>) -> Vec<i64> {
+    let mut labs: Vec<(&i64, &Cursor)> = cursors.iter().collect();
+    labs.sort_by_key(|(lab, cursor)| (cursor.audited_at, cursor.next_day.is_none(), **lab));
+    labs.into_iter().map(|(lab, _)| *lab).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_unaudited_lab_comes_first_and_a_round_is_finished_before_the_next_begins() {
+        let cursor = |audited: Option<&str>, next_day: Option<&str>| Cursor {
+            next_day: next_day.map(|day| day.parse().unwrap()),
+            audited_at: audited.map(|at| at.parse().unwrap()),
+            ..Cursor::default()
+        };
+        let cursors = BTreeMap::from([
+            (1, cursor(Some("2026-03-02T00:00:00Z"), None)),
+            (2, cursor(None, None)),
+            (3, cursor(None, Some("2025-01-01"))),
+            (4, cursor(Some("2026-03-01T00:00:00Z"), None)),
+            (5, cursor(Some("2026-03-01T00:00:00Z"), Some("2025-01-01"))),
+        ]);
+        assert_eq!(order(&cursors), [3, 2, 5, 4, 1]);
+    }
+}

@@ -1,0 +1,118 @@
+//! Which labs to audit, over which days.
+
+use chrono::{DateTime, NaiveDate, Utc};
+
+use super::cause::{Cause, Limits};
+use crate::{
+    calendar::{self, Zone},
+    db::{DbError, Tx},
+    recompute::stored,
+    rollup::{
+        Rollup,
+        source::{self, Lab},
+    },
+};
+
+/// What there is to say of a lab's rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// They have to equal their source.
+    Kept(Zone),
+    /// Its Historical View is off: none has to be there, and nobody keeps those that are.
+    Disabled,
+    /// Nothing can be compared, and why: its days cannot be told, or its bills cannot be read.
+    Unusable(String),
+    /// It does not exist: none may be there.
+    Unknown,
+}
+
+impl Standing {
+    fn of(lab: &Lab) -> Self {
+        match lab.zone() {
+            _ if !lab.enabled => Self::Disabled,
+            Ok(zone) => Self::Kept(zone),
+            Err(error) => Self::Unusable(error.to_string()),
+        }
+    }
+
+    /// The name in JSON.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Kept(_) => "kept",
+            Self::Disabled => "disabled",
+            Self::Unusable(_) => "unusable",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Why every row of the lab is one too many, where that is so.
+    #[must_use]
+    pub fn superfluous(&self) -> Option<Cause> {
+        match self {
+            Self::Disabled => Some(Cause::LabDisabled),
+            Self::Unknown => Some(Cause::UnknownLab),
+            Self::Kept(_) | Self::Unusable(_) => None,
+        }
+    }
+}
+
+/// A lab to audit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// The lab.
+    pub lab_id: i64,
+    /// What there is to say of its rows.
+    pub standing: Standing,
+    /// Whether any are stored.
+    pub has_rows: bool,
+}
+
+/// Every lab that exists or has stored rows, by id.
+pub async fn subjects(tx: &mut Tx, rollup: &Rollup) -> Result<Vec<Subject>, DbError> {
+    let known = source::labs(tx, rollup).await?;
+    let stored = stored::labs(tx, rollup).await?;
+    let has_rows = |lab_id: &i64| stored.binary_search(lab_id).is_ok();
+    let subject = |lab: &Lab| Subject { lab_id: lab.id, standing: Standing::of(lab), has_rows: has_rows(&lab.id) };
+    let mut subjects: Vec<Subject> = known.iter().map(subject).collect();
+    let is_unknown = |lab_id: &&i64| known.binary_search_by_key(*lab_id, |lab| lab.id).is_err();
+    let unknown = |lab_id: &i64| Subject { lab_id: *lab_id, standing: Standing::Unknown, has_rows: true };
+    subjects.extend(stored.iter().filter(is_unknown).map(unknown));
+    subjects.sort_unstable_by_key(|subject| subject.lab_id);
+    Ok(subjects)
+}
+
+/// The first and the last day of which a lab has, or should have, rows; none where it has none.
+pub async fn bounds(
+    tx: &mut Tx,
+    rollup: &Rollup,
+    subject: &Subject,
+    as_of: DateTime<Utc>,
+) -> Result<Option<(NaiveDate, NaiveDate)>, DbError> {
+    let earliest = calendar::EARLIEST.date();
+    let stored = match stored::next_day(tx, rollup, subject.lab_id, earliest).await? {
+        Some(first) => Some((first, stored::last_day(tx, rollup, subject.lab_id).await?.unwrap_or(first))),
+        None => None,
+    };
+    let Standing::Kept(zone) = subject.standing else {
+        return Ok(stored.filter(|_| subject.standing.superfluous().is_some()));
+    };
+    let limits = limits(tx, rollup, subject.lab_id, zone, as_of).await?;
+    let facts = limits.first.filter(|first| *first <= limits.last).map(|first| (first, limits.last));
+    Ok(match (facts, stored) {
+        (Some(facts), Some(stored)) => Some((facts.0.min(stored.0), facts.1.max(stored.1))),
+        (facts, stored) => facts.or(stored),
+    })
+}
+
+/// The days that a lab can have rows of.
+pub(super) async fn limits(
+    tx: &mut Tx,
+    rollup: &Rollup,
+    lab_id: i64,
+    zone: Zone,
+    as_of: DateTime<Utc>,
+) -> Result<Limits, DbError> {
+    let first = source::first_fact(tx, rollup, lab_id).await?;
+    Ok(Limits { first: first.map(|at| zone.date_of(at)), last: zone.yesterday(as_of) })
+}

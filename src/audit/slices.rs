@@ -1,0 +1,317 @@
+//! The slices of the standing audit: one a night, with what it found.
+//!
+//! A slice is a row of `daymend_audits` that somebody takes by compare-and-set, under a lease by
+//! the database's clock. Its holder extends the lease with everything it records, fenced by the
+//! turn at which it took the row: one that was slow, or cut off, records nothing more.
+
+use std::time::Duration;
+
+use chrono::{DateTime, NaiveDate, Utc};
+
+use super::cause::Cause;
+use crate::{
+    args,
+    db::{Arg, Db, DbError, Mode, Query, Tx, retry},
+    statement,
+};
+
+/// How many rows one statement writes.
+const ROWS_A_STATEMENT: usize = 500;
+
+statement!(SLICE_OF_NIGHT, "audit slice of night", "SELECT id FROM daymend_audits WHERE rollup = ? AND night = ?");
+
+statement!(
+    SLICE_ADD,
+    "add audit slice",
+    "{insert_ignore} INTO daymend_audits (rollup, night, state, started_at) VALUES (?, ?, 'running', {now})"
+);
+
+statement!(
+    SLICE_FREE,
+    "free audit slice",
+    "SELECT id, night, turn, spent_ms, started_at FROM daymend_audits
+     WHERE rollup = ? AND state = 'running' AND taken_until_us < {now_us} ORDER BY id LIMIT 1"
+);
+
+statement!(
+    SLICE_TAKE,
+    "take audit slice",
+    "UPDATE daymend_audits SET turn = turn + 1, taken_until_us = {now_us} + ?
+     WHERE id = ? AND turn = ? AND state = 'running' AND taken_until_us < {now_us}"
+);
+
+statement!(
+    SLICE_STEP,
+    "step of audit slice",
+    "UPDATE daymend_audits
+     SET taken_until_us = {now_us} + ?, spent_ms = ?, labs_completed = labs_completed + ?,
+         days_audited = days_audited + ?, days_drifted = days_drifted + ?, differences = differences + ?
+     WHERE id = ? AND turn = ? AND state = 'running'"
+);
+
+statement!(
+    SLICE_RELEASE,
+    "release audit slice",
+    "UPDATE daymend_audits SET taken_until_us = 0 WHERE id = ? AND turn = ? AND state = 'running'"
+);
+
+statement!(
+    SLICE_END,
+    "end audit slice",
+    "UPDATE daymend_audits SET state = 'completed', finished_at = {now}, taken_until_us = 0, run_id = ?
+     WHERE id = ? AND turn = ? AND state = 'running'"
+);
+
+statement!(
+    FOUND_ADD,
+    "add audit findings",
+    "REPLACE INTO daymend_audit_days (audit_id, lab_id, day, cause, differences) VALUES {rows}",
+    "(?, ?, ?, ?, ?)"
+);
+
+statement!(
+    FOUND,
+    "audit findings",
+    "SELECT lab_id, day, cause, differences FROM daymend_audit_days WHERE audit_id = ? ORDER BY lab_id, day, cause"
+);
+
+statement!(
+    SLICES,
+    "list audit slices",
+    "SELECT id, night, state, spent_ms, labs_completed, days_audited, days_drifted, differences, run_id,
+            started_at, finished_at
+     FROM daymend_audits WHERE rollup = ? ORDER BY id DESC LIMIT ?"
+);
+
+statement!(
+    SLICE_LAST,
+    "last audit slice",
+    "SELECT MAX(finished_at) FROM daymend_audits WHERE rollup = ? AND state = 'completed'"
+);
+
+statement!(
+    PRUNE_FOUND,
+    "prune audit findings",
+    "DELETE FROM daymend_audit_days
+     WHERE audit_id IN (SELECT id FROM daymend_audits WHERE state = 'completed' AND finished_at < ?)"
+);
+
+statement!(
+    PRUNE_SLICES,
+    "prune audit slices",
+    "DELETE FROM daymend_audits WHERE state = 'completed' AND finished_at < ?"
+);
+
+/// A slice that this process has taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// Its id.
+    pub id: i64,
+    /// The night it is of.
+    pub night: NaiveDate,
+    /// The fence.
+    turn: i64,
+    /// How much of the budget others have spent.
+    pub spent: Duration,
+    /// When it was made, by the database's clock.
+    pub started_at: DateTime<Utc>,
+}
+
+/// What there is to record of a slice, since it was last recorded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Labs whose round has ended.
+    pub labs_completed: u64,
+    /// Days that were compared.
+    pub days_audited: u64,
+    /// Those of them that have drifted.
+    pub days_drifted: u64,
+    /// Rows that differ.
+    pub differences: u64,
+}
+
+impl Counts {
+    /// Adds what came since.
+    pub(crate) fn add(&mut self, more: &Self) {
+        self.labs_completed += more.labs_completed;
+        self.days_audited += more.days_audited;
+        self.days_drifted += more.days_drifted;
+        self.differences += more.differences;
+    }
+}
+
+/// A day that has drifted: lab, day, why, and how many rows.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Found {
+    /// The lab.
+    pub lab: i64,
+    /// The day.
+    pub day: NaiveDate,
+    /// Why; as text, because a newer daymend may know other causes.
+    pub cause: String,
+    /// How many rows.
+    pub differences: i64,
+}
+
+/// A slice, for operators.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Slice {
+    /// Its id.
+    pub id: i64,
+    /// The night it is of.
+    pub night: NaiveDate,
+    /// running or completed.
+    pub state: String,
+    /// How long it took.
+    pub spent_ms: i64,
+    /// Labs whose round has ended.
+    pub labs_completed: i64,
+    /// Days that were compared.
+    pub days_audited: i64,
+    /// Those of them that have drifted.
+    pub days_drifted: i64,
+    /// Rows that differ.
+    pub differences: i64,
+    /// The repair of what it found.
+    pub run: Option<i64>,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// Makes the slice of a night, where nobody has.
+pub async fn open(db: &Db, rollup: &str, night: NaiveDate) -> Result<(), DbError> {
+    // Looked for first: an INSERT that finds the row there uses up an id all the same.
+    if db.fetch_all(&SLICE_OF_NIGHT, args![rollup, night]).await?.is_empty() {
+        retry("open audit slice", || db.execute(&SLICE_ADD, args![rollup, night])).await?;
+    }
+    Ok(())
+}
+
+/// Takes the oldest slice that is unfinished and that nobody holds; none where there is none.
+pub async fn take(db: &Db, rollup: &str, lease: Duration) -> Result<Option<Taken>, DbError> {
+    let rows = db.fetch_all(&SLICE_FREE, args![rollup]).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let read = || {
+        let spent = Duration::from_millis(row.int(3)?.unsigned_abs());
+        let (id, night, turn, started_at) = (row.int(0)?, row.date(1)?, row.int(2)?, row.instant(4)?);
+        Ok(Taken { id, night, turn, spent, started_at })
+    };
+    let free: Taken = read().map_err(|error| DbError::new(SLICE_FREE.name, error))?;
+    let lease = args![micros(lease), free.id, free.turn];
+    let found = retry("take audit slice", || db.execute(&SLICE_TAKE, lease.clone())).await?;
+    Ok((found == 1).then_some(Taken { turn: free.turn + 1, ..free }))
+}
+
+/// Records progress inside the caller's transaction, and extends the lease; false where the
+/// slice is somebody else's by now.
+pub async fn step(
+    tx: &mut Tx,
+    taken: &Taken,
+    lease: Duration,
+    spent: Duration,
+    counts: &Counts,
+    found: &[Found],
+) -> Result<bool, DbError> {
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let args = args![
+        micros(lease),
+        i64::try_from(spent.as_millis()).unwrap_or(i64::MAX),
+        number(counts.labs_completed),
+        number(counts.days_audited),
+        number(counts.days_drifted),
+        number(counts.differences),
+        taken.id,
+        taken.turn,
+    ];
+    if tx.execute(&SLICE_STEP, args).await? != 1 {
+        return Ok(false);
+    }
+    for rows in found.chunks(ROWS_A_STATEMENT) {
+        let values: Vec<Arg> = rows
+            .iter()
+            .flat_map(|found| args![taken.id, found.lab, found.day, found.cause.as_str(), found.differences])
+            .collect();
+        tx.execute(Query::new(FOUND_ADD.name, FOUND_ADD.with_rows(rows.len())), values).await?;
+    }
+    Ok(true)
+}
+
+/// Gives a slice back: somebody else goes on with it at once.
+pub async fn release(db: &Db, taken: &Taken) -> Result<(), DbError> {
+    retry("release audit slice", || db.execute(&SLICE_RELEASE, args![taken.id, taken.turn])).await.map(drop)
+}
+
+/// Ends a slice inside the caller's transaction, which has enqueued `run_id`; false where it is
+/// somebody else's by now.
+pub async fn end(tx: &mut Tx, taken: &Taken, run_id: Option<i64>) -> Result<bool, DbError> {
+    Ok(tx.execute(&SLICE_END, args![run_id, taken.id, taken.turn]).await? == 1)
+}
+
+/// What a slice has found so far, by lab and day.
+pub async fn found(tx: &mut Tx, id: i64) -> Result<Vec<Found>, DbError> {
+    let mut found = Vec::new();
+    tx.for_each(&FOUND, args![id], |row| {
+        found.push(Found { lab: row.int(0)?, day: row.date(1)?, cause: row.text(2)?, differences: row.int(3)? });
+        Ok(())
+    })
+    .await?;
+    Ok(found)
+}
+
+impl Found {
+    /// Whether a recompute puts it right.
+    #[must_use]
+    pub fn is_repairable(&self) -> bool {
+        Cause::ALL.into_iter().any(|cause| cause.name() == self.cause && cause.is_repairable())
+    }
+}
+
+/// The latest slices, newest first.
+pub async fn list(db: &Db, rollup: &str, limit: u32) -> Result<Vec<Slice>, DbError> {
+    let mut slices = Vec::new();
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    tx.for_each(&SLICES, args![rollup, limit], |row| {
+        slices.push(Slice {
+            id: row.int(0)?,
+            night: row.date(1)?,
+            state: row.text(2)?,
+            spent_ms: row.int(3)?,
+            labs_completed: row.int(4)?,
+            days_audited: row.int(5)?,
+            days_drifted: row.int(6)?,
+            differences: row.int(7)?,
+            run: row.int_or_null(8)?,
+            started_at: row.instant(9)?,
+            finished_at: row.instant_or_null(10)?,
+        });
+        Ok(())
+    })
+    .await?;
+    tx.commit().await?;
+    Ok(slices)
+}
+
+/// When the last slice ended that has.
+pub async fn last_ended(db: &Db, rollup: &str) -> Result<Option<DateTime<Utc>>, DbError> {
+    let rows = db.fetch_all(&SLICE_LAST, args![rollup]).await?;
+    let last = rows.first().map_or(Ok(None), |row| row.instant_or_null(0));
+    last.map_err(|error| DbError::new(SLICE_LAST.name, error))
+}
+
+/// Deletes slices that ended before the cutoff, with what they found; how many.
+pub async fn prune(db: &Db, cutoff: DateTime<Utc>) -> Result<u64, DbError> {
+    retry("prune audits", || async {
+        let mut tx = db.begin(Mode::Write).await?;
+        tx.execute(&PRUNE_FOUND, args![cutoff]).await?;
+        let slices = tx.execute(&PRUNE_SLICES, args![cutoff]).await?;
+        tx.commit().await?;
+        Ok(slices)
+    })
+    .await
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}

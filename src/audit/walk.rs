@@ -1,0 +1,234 @@
+//! Walking over a lab's days: a few at a time, each few from one consistent snapshot.
+//!
+//! Days on which neither the source nor the table has anything are jumped over by index, so that
+//! a bill from 1970 costs nothing. What is held at once is the rows of [`DAYS_A_SPAN`] days, or,
+//! where they differ, of those and of [`MARGIN`] days on either side.
+//!
+//! How it fails: rows that cannot be read (a count that does not fit, a moment that is none) are
+//! the problem of their day, found by going on one day at a time; the others are compared.
+
+use std::ops::RangeInclusive;
+
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+
+use super::{
+    cause::{self, Finding},
+    scope::{self, Standing, Subject},
+    window::Window,
+};
+use crate::{
+    calendar::{self, Zone},
+    db::{Db, DbError, Kind, Mode, Tx, retry},
+    error::chain,
+    recompute::{self, RecomputeError, Sides, Target, diff, shrink::MaxShrink, stored},
+    rollup::{
+        Rollup,
+        aggregate::DaySpan,
+        source::{self, Locking},
+    },
+};
+
+/// How many neighbouring days share their reads; as many as in a recompute.
+pub const DAYS_A_SPAN: u32 = 7;
+
+/// How many days on either side of days that differ are read to tell why.
+const MARGIN: u32 = 3;
+
+/// The days of one lab, while they are compared.
+#[derive(Debug)]
+pub struct Walk<'a> {
+    db: &'a Db,
+    rollup: &'a Rollup,
+    subject: &'a Subject,
+    as_of: DateTime<Utc>,
+    /// What is left of the days to compare, the next ones last.
+    ranges: Vec<(NaiveDate, NaiveDate)>,
+    /// Up to this day one at a time.
+    narrow_until: Option<NaiveDate>,
+}
+
+/// What came of some days.
+#[derive(Debug)]
+pub struct Step {
+    /// The days that are behind, those with nothing to compare included.
+    pub days: RangeInclusive<NaiveDate>,
+    /// What differs on them, by day; or why they could not be compared.
+    pub outcome: Result<Vec<Finding>, String>,
+    /// How many days were read, the jumped-over ones left out.
+    pub days_read: u64,
+    /// How many stored rows were held at once.
+    pub rows_held: usize,
+}
+
+/// Days that were compared, and what it took.
+#[derive(Debug, Default)]
+struct Compared {
+    findings: Vec<Finding>,
+    rows_held: usize,
+}
+
+impl<'a> Walk<'a> {
+    /// The days of these ranges, which are in order and do not overlap, as of that moment.
+    #[must_use]
+    pub fn new(
+        db: &'a Db,
+        rollup: &'a Rollup,
+        subject: &'a Subject,
+        mut ranges: Vec<(NaiveDate, NaiveDate)>,
+        as_of: DateTime<Utc>,
+    ) -> Self {
+        ranges.reverse();
+        Self { db, rollup, subject, as_of, ranges, narrow_until: None }
+    }
+
+    /// Compares the next days; none where all are behind.
+    ///
+    /// # Errors
+    /// Where the database is away, or the lab as a whole cannot be read: its walk is over.
+    pub async fn next(&mut self) -> Result<Option<Step>, DbError> {
+        while let Some((from, last)) = self.ranges.pop() {
+            let span = retry("audit next days", || self.next_span(from, last)).await?;
+            let Some((first, end)) = span else {
+                return Ok(Some(Step { days: from..=last, outcome: Ok(Vec::new()), days_read: 0, rows_held: 0 }));
+            };
+            let compared = match retry("audit", || self.compare(first, end)).await {
+                Err(error) if is_of_these_days(&error, self.db).await => Err(chain(&error)),
+                Err(RecomputeError::Database(error)) => return Err(error),
+                Err(error) => Err(chain(&error)),
+                Ok(compared) => Ok(compared),
+            };
+            if compared.is_err() && first < end {
+                self.narrow_until = Some(end);
+                self.ranges.push((from, last));
+                continue;
+            }
+            if end < last {
+                self.ranges.push((calendar::next(end), last));
+            }
+            let rows_held = compared.as_ref().map_or(0, |compared| compared.rows_held);
+            let outcome = compared.map(|compared| compared.findings);
+            let days_read = super::plan::length(&(first, end));
+            return Ok(Some(Step { days: from..=end, outcome, days_read, rows_held }));
+        }
+        Ok(None)
+    }
+
+    fn zone(&self) -> Option<Zone> {
+        match self.subject.standing {
+            Standing::Kept(zone) => Some(zone),
+            _ => None,
+        }
+    }
+
+    /// The next few days from `from` on that have facts or stored rows.
+    async fn next_span(&self, from: NaiveDate, last: NaiveDate) -> Result<Option<(NaiveDate, NaiveDate)>, DbError> {
+        let lab_id = self.subject.lab_id;
+        let mut tx = self.db.begin(Mode::Snapshot).await?;
+        let stored = stored::next_day(&mut tx, self.rollup, lab_id, from).await?;
+        let fact = match self.zone() {
+            Some(zone) => {
+                let day = match source::next_fact(&mut tx, self.rollup, lab_id, zone.first_instant(from)).await {
+                    // There is a fact, whenever that is: its day is found by going on from here.
+                    Err(error) if error.is_bad_data() && from > calendar::EARLIEST.date() => Some(from),
+                    at => at?.map(|at| zone.date_of(at)),
+                };
+                // A day that is not over has no rows to compare its facts with.
+                day.filter(|day| *day <= zone.yesterday(self.as_of))
+            }
+            None => None,
+        };
+        tx.commit().await?;
+        let first = stored.into_iter().chain(fact).min().filter(|first| *first <= last);
+        let days = |first: NaiveDate| match self.narrow_until {
+            Some(until) if first <= until => 1,
+            _ => DAYS_A_SPAN,
+        };
+        Ok(first.map(|first| (first, calendar::days_after(first, days(first) - 1).min(last))))
+    }
+
+    async fn compare(&self, first: NaiveDate, last: NaiveDate) -> Result<Compared, RecomputeError> {
+        let mut tx = self.db.begin(Mode::Snapshot).await?;
+        let compared = match (self.subject.standing.superfluous(), self.zone()) {
+            (Some(cause), _) => {
+                let days = (first, last);
+                let rows = stored::read(&mut tx, self.rollup, self.subject.lab_id, days, Locking::None).await?;
+                let rows_held = rows.len();
+                Compared { findings: cause::all_superfluous(self.rollup, rows, cause), rows_held }
+            }
+            (None, Some(_)) => self.compare_with_source(&mut tx, first, last).await?,
+            (None, None) => Compared::default(),
+        };
+        tx.commit().await?;
+        Ok(compared)
+    }
+
+    async fn compare_with_source(
+        &self,
+        tx: &mut Tx,
+        first: NaiveDate,
+        last: NaiveDate,
+    ) -> Result<Compared, RecomputeError> {
+        let lab_id = self.subject.lab_id;
+        let target = Target { lab_id, first, last, as_of: self.as_of, max_shrink: MaxShrink::OFF };
+        let Sides { zone, expected, stored } = recompute::read(tx, self.rollup, target, Locking::None).await?;
+        let rows_held = stored.len();
+        if diff::difference(self.rollup, &expected, stored).is_empty() {
+            return Ok(Compared { findings: Vec::new(), rows_held });
+        }
+        // The same snapshot once more, with the days around: what differs stays the same.
+        let (mut from, mut until) = (calendar::days_before(first, MARGIN), calendar::days_after(last, MARGIN));
+        let wide = Target { first: from, last: until, ..target };
+        let sides = match recompute::read(tx, self.rollup, wide, Locking::None).await {
+            Err(error) if is_bad_data(&error) => {
+                (from, until) = (first, last);
+                recompute::read(tx, self.rollup, target, Locking::None).await?
+            }
+            sides => sides?,
+        };
+        let limits = scope::limits(tx, self.rollup, lab_id, zone, self.as_of).await?;
+        let rows_held = sides.stored.len();
+        let mut window = Window::new(self.rollup, limits, &sides.expected, sides.stored);
+        for days in other_bounds(zone, from, until) {
+            if !window.is_unexplained(first, last) {
+                break;
+            }
+            match source::count_facts(tx, self.rollup, lab_id, &days, Locking::None).await {
+                Err(error) if error.is_bad_data() => {}
+                otherwise => window.suppose(&otherwise?.into_rows()),
+            }
+        }
+        Ok(Compared { findings: window.findings(first, last), rows_held })
+    }
+}
+
+/// How days are told by mistake: in UTC, at the one offset or the other all year round, or an
+/// hour off.
+fn other_bounds(zone: Zone, first: NaiveDate, last: NaiveDate) -> Vec<DaySpan> {
+    let Ok(utc) = Zone::parse(Some("UTC")) else { return Vec::new() };
+    let behind_utc = |day| zone.first_instant(day) - utc.first_instant(day);
+    let (before, after) = (behind_utc(first), behind_utc(last));
+    let mut bounds = vec![DaySpan::new(utc, first, last)];
+    if before != after {
+        bounds.extend([before, after].map(|offset| DaySpan::new(utc, first, last).shifted(offset)));
+    }
+    bounds.extend([1, -1].map(|hours| DaySpan::new(zone, first, last).shifted(TimeDelta::hours(hours))));
+    bounds
+}
+
+/// Whether it is these days that cannot be compared, and not the database that is away. A
+/// statement that takes too long is theirs where the database answers others.
+async fn is_of_these_days(error: &RecomputeError, db: &Db) -> bool {
+    match error {
+        RecomputeError::Database(error) if error.kind == Kind::Unavailable => db.ping().await.is_ok(),
+        RecomputeError::Database(error) => error.kind == Kind::Other,
+        _ => true,
+    }
+}
+
+fn is_bad_data(error: &RecomputeError) -> bool {
+    match error {
+        RecomputeError::Database(error) => error.is_bad_data(),
+        RecomputeError::Overflow { .. } => true,
+        _ => false,
+    }
+}

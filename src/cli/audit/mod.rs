@@ -1,0 +1,267 @@
+//! `daymend audit`.
+
+mod history;
+mod print;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::ExitCode,
+};
+
+use chrono::{DateTime, NaiveDate, Utc};
+use clap::{Args, Subcommand};
+use rand::RngExt as _;
+use serde_json::{Value, json};
+
+use super::{
+    Exit, Global, check_rollups, connect_to, follow, historical_summary, print_json,
+    service::{AttemptsArgs, ShrinkArgs},
+    usage, who,
+};
+use crate::{
+    audit::{self, Plan, PlanError, Sample, Scope, cause::Cause, report::Report},
+    db::Db,
+    output::bar::Bar,
+    rollup::{Rollup, source::Locking},
+    runs::RunState,
+    scheduler::adhoc,
+};
+
+/// Seeds that are made up are short enough to be typed.
+const SEEDS: u64 = 1_000_000;
+
+/// Says which stored rows differ from their source, and why; writes nothing.
+///
+/// Exit code 0: every row equals its source; 3: some differ; 1: none differs, but some days could
+/// not be compared.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Options {
+    #[command(flatten)]
+    audit: AuditArgs,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what the nightly audit of the scheduler has found
+    History(history::Options),
+}
+
+#[derive(Debug, Args)]
+struct AuditArgs {
+    /// Only this lab (may be repeated); all labs by default, and rows of labs that do not exist
+    #[arg(long, value_name = "ID")]
+    lab: Vec<i64>,
+
+    /// Only from this day on
+    #[arg(long, value_name = "DAY")]
+    from: Option<NaiveDate>,
+
+    /// Only up to this day
+    #[arg(long, value_name = "DAY")]
+    to: Option<NaiveDate>,
+
+    /// Only so many days, drawn by lot from all days of all labs
+    #[arg(long, value_name = "N")]
+    sample: Option<usize>,
+
+    /// With --sample: what the days are drawn by; the same seed draws the same days again
+    #[arg(long, requires = "sample", value_name = "SEED")]
+    seed: Option<u64>,
+
+    /// Leave out what differs for this cause (may be repeated)
+    #[arg(long, value_name = "CAUSE", value_enum)]
+    except: Vec<Cause>,
+
+    /// How many differing rows to show one by one; the others are counted
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    rows: usize,
+
+    /// Read from this database, such as a replica; repairs go to --database-url all the same
+    #[arg(long, env = "DAYMEND_READ_URL", hide_env_values = true, value_name = "URL")]
+    read_url: Option<String>,
+
+    /// Enqueue a repair of exactly the days that differ, as one run
+    #[arg(long)]
+    repair: bool,
+
+    /// With --repair: follow the run, then audit those days again, and end with the result of that
+    #[arg(long, requires = "repair")]
+    wait: bool,
+
+    /// With --repair: only say what would be enqueued
+    #[arg(long, requires = "repair", conflicts_with = "wait")]
+    dry_run: bool,
+
+    #[command(flatten)]
+    attempts: AttemptsArgs,
+
+    #[command(flatten)]
+    shrink: ShrinkArgs,
+}
+
+impl Options {
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Some(Command::History(options)) => options.run(global).await,
+            None => self.audit.run(global).await,
+        }
+    }
+}
+
+/// The repair of what an audit found.
+struct Repair {
+    /// The days of each lab.
+    days: BTreeMap<i64, BTreeSet<NaiveDate>>,
+    /// The run; none where nothing was enqueued.
+    run: Option<i64>,
+    /// How the run ended, where it was followed.
+    ended: Option<RunState>,
+}
+
+impl Repair {
+    fn jobs(&self) -> usize {
+        self.days.values().map(BTreeSet::len).sum()
+    }
+}
+
+impl AuditArgs {
+    async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let scope = self.scope()?;
+        let rollups = global.rollups()?;
+        let rollup = historical_summary(&rollups)?;
+        // What is missing for a repair is said before the hours of an audit, not after them.
+        let writing = if self.repair { Some(global.connect(4).await?) } else { None };
+        let reading = match &self.read_url {
+            Some(url) => connect_to(url, 2).await?,
+            None => global.connect_bare(2).await?,
+        };
+        let problems = check_rollups(&reading, &rollups, Locking::None).await;
+        if !problems.is_empty() {
+            return Err(usage(format!("the database does not fit: {}", problems.join("; "))));
+        }
+        let now = global.clock().now();
+        let plan = match audit::plan(&reading, rollup, &scope, now).await {
+            Err(PlanError::Database(error)) => return Err(error.into()),
+            Err(error) => return Err(usage(error.to_string())),
+            Ok(plan) => plan,
+        };
+        let report = self.audit(&reading, rollup, &plan, now).await?;
+        if !global.json {
+            print::report(&report, scope.sample);
+        }
+        let (mut repair, mut after) = (None, None);
+        if let Some(db) = &writing {
+            let enqueued = self.repair(global, db, rollup, &report).await?;
+            if enqueued.ended.is_some() {
+                // Not from the replica, which may be behind.
+                let plan = audit::again(db, rollup, &enqueued.days).await?;
+                let again = self.audit(db, rollup, &plan, global.clock().now()).await?;
+                if !global.json {
+                    println!("\nThe repaired days, audited again:");
+                    print::report(&again, None);
+                }
+                after = Some(again);
+            }
+            repair = Some(enqueued);
+        }
+        if global.json {
+            print_json(&self.as_json(&scope, &report, repair.as_ref(), after.as_ref()))?;
+        }
+        Ok(exit(&report, after.as_ref()).into())
+    }
+
+    fn scope(&self) -> anyhow::Result<Scope> {
+        if let (Some(from), Some(to)) = (self.from, self.to)
+            && to < from
+        {
+            return Err(usage(format!("--to {to} is before --from {from}")));
+        }
+        let seed = || self.seed.unwrap_or_else(|| rand::rng().random_range(0..SEEDS));
+        let sample = self.sample.map(|days| Sample { days, seed: seed() });
+        Ok(Scope { labs: self.lab.clone(), from: self.from, to: self.to, sample })
+    }
+
+    async fn audit(&self, db: &Db, rollup: &Rollup, plan: &Plan, as_of: DateTime<Utc>) -> anyhow::Result<Report> {
+        let options = audit::Options { as_of, except: self.except.iter().copied().collect(), rows_max: self.rows };
+        let total = plan.days();
+        let mut bar = Bar::new("audit");
+        let progress = |done, drifted| bar.update_noting(done, total, drifted, "drifted");
+        let report = audit::run(db, rollup, plan, &options, progress).await;
+        bar.finish();
+        Ok(report?)
+    }
+
+    /// Enqueues the days that differ and that a recompute puts right; follows the run if asked to.
+    async fn repair(&self, global: &Global, db: &Db, rollup: &Rollup, report: &Report) -> anyhow::Result<Repair> {
+        let mut repair = Repair { days: report.repairable(), run: None, ended: None };
+        for (lab, cause, rows, days) in report.beyond_repair() {
+            eprintln!("{}", print::beyond_repair(rollup, lab, cause, rows, days));
+        }
+        if self.dry_run {
+            if !global.json {
+                print::would_enqueue(&repair.days);
+            }
+            return Ok(repair);
+        }
+        if repair.days.is_empty() {
+            if !global.json {
+                println!("nothing to repair");
+            }
+            return Ok(repair);
+        }
+        let labs = repair.days.iter().map(|(lab, days)| (*lab, days.iter().copied().collect())).collect();
+        let plan = adhoc::Plan { labs, left_out: Vec::new() };
+        let (by, now) = (format!("audit by {}", who()), global.clock().now());
+        let run = adhoc::enqueue(db, rollup, &plan, &by, now, self.attempts.attempts, self.shrink.max_shrink).await?;
+        repair.run = Some(run);
+        if self.wait {
+            let (state, progress) = follow::follow(db, run).await?;
+            repair.ended = Some(state);
+            if !global.json {
+                println!("{}", follow::summary(run, state, &progress));
+            }
+        } else if !global.json {
+            println!("run {run}: {} job(s) enqueued; follow it with `daymend runs watch {run}`", repair.jobs());
+        }
+        Ok(repair)
+    }
+
+    fn as_json(&self, scope: &Scope, report: &Report, repair: Option<&Repair>, after: Option<&Report>) -> Value {
+        let mut json = print::json(report);
+        json["from"] = json!(scope.from);
+        json["to"] = json!(scope.to);
+        json["sample"] = json!(scope.sample);
+        json["repair"] = json!(repair.map(|repair| json!({
+            "run": repair.run,
+            "dry_run": self.dry_run,
+            "state": repair.ended,
+            "jobs": repair.jobs(),
+            "labs": repair.days,
+            "beyond_repair": report.beyond_repair().into_iter().map(|(lab, cause, rows, days)| {
+                json!({ "lab": lab, "cause": cause, "differences": rows, "days": days })
+            }).collect::<Vec<_>>(),
+        })));
+        json["after"] = json!(after.map(print::json));
+        json
+    }
+}
+
+/// Clean is what was clean from the start, or is after its repair, with nothing left that no
+/// repair mends.
+fn exit(report: &Report, after: Option<&Report>) -> Exit {
+    let is_clean = match after {
+        Some(after) => after.is_clean() && report.beyond_repair().is_empty(),
+        None => report.is_clean(),
+    };
+    if !is_clean {
+        Exit::Drift
+    } else if report.is_complete() && after.is_none_or(Report::is_complete) {
+        Exit::Ok
+    } else {
+        Exit::Failed
+    }
+}

@@ -1,0 +1,158 @@
+//! The standing audit: every night a slice of the history is compared with its source.
+//!
+//! A night has one slice, a row that one scheduler takes by compare-and-set; another finds it
+//! taken, or done. Its holder goes from lab to lab, the longest unaudited first, as far as the
+//! budget goes, and records every few seconds, in one transaction, how far each lab has come and
+//! what was found, which extends its lease too.
+//!
+//! How it fails: a scheduler that dies loses the few seconds since it last recorded; when its
+//! lease has run out, another goes on from there with what is left of the budget. Labs and days
+//! that cannot be compared are noted with their lab, and keep nobody else waiting. It runs beside
+//! the ticks and never delays one.
+
+mod slice;
+
+use std::time::Duration;
+
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use tokio_util::sync::CancellationToken;
+
+use super::{Config, nightly::NightlyAt};
+use crate::{
+    audit::{
+        cursors,
+        slices::{self, Counts},
+    },
+    clock::Clock,
+    db::{Db, DbError},
+    error::chain,
+    metrics::{
+        self,
+        catalogue::{AUDIT_LABS_PENDING, AUDIT_LAST, AUDIT_OLDEST},
+    },
+    queue::admin::prune,
+    rollup::Rollup,
+};
+use slice::{LEASE, Slice};
+
+/// How often it is looked whether a slice is due.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// How long after the nightly run a slice begins: the days that have just closed come first.
+const AFTER_NIGHTLY: chrono::Duration = chrono::Duration::minutes(30);
+
+/// How the standing audit goes about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditConfig {
+    /// How long a night's slice may take.
+    pub budget: Duration,
+    /// Whether what has drifted is repaired.
+    pub repair: bool,
+}
+
+/// What a slice came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SliceReport {
+    /// What this process did of it.
+    pub counts: Counts,
+    /// The repair of what it found, where one was asked for and something can be repaired.
+    pub run_id: Option<i64>,
+}
+
+/// Looks again and again whether a slice is due, until `shutdown`.
+pub(super) async fn audit_until(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, shutdown: &CancellationToken) {
+    while config.audit.is_some() && !shutdown.is_cancelled() {
+        let result = async {
+            audit_tonight(db, rollup, config, clock.now(), shutdown).await?;
+            observe(db, &rollup.name).await
+        };
+        if let Err(error) = result.await {
+            metrics::database_error(&error);
+            tracing::warn!(error = %chain(&error), "the audit was interrupted, going on later");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
+
+async fn observe(db: &Db, rollup: &str) -> Result<(), DbError> {
+    if let Some(at) = slices::last_ended(db, rollup).await? {
+        AUDIT_LAST.set([], at.timestamp() as f64);
+    }
+    let coverage = cursors::coverage(db, rollup).await?;
+    AUDIT_LABS_PENDING.set([], coverage.labs_unaudited as f64);
+    if let Some(since) = coverage.audited_since {
+        AUDIT_OLDEST.set([], since.timestamp() as f64);
+    }
+    Ok(())
+}
+
+/// Does the slice of the night, and what others have left undone of earlier ones; what came of
+/// each, none where nothing is left to do or somebody else does it.
+pub async fn audit_tonight(
+    db: &Db,
+    rollup: &Rollup,
+    config: &Config,
+    now: DateTime<Utc>,
+    shutdown: &CancellationToken,
+) -> Result<Vec<SliceReport>, DbError> {
+    let mut reports = Vec::new();
+    let Some(audit) = config.audit else { return Ok(reports) };
+    let night = night_of(config.nightly_at, now);
+    slices::open(db, &rollup.name, night).await?;
+    while !shutdown.is_cancelled()
+        && let Some(taken) = slices::take(db, &rollup.name, LEASE).await?
+    {
+        // Of an earlier night only the end is missing: this night has a budget of its own.
+        let budget = if taken.night == night { audit.budget } else { Duration::ZERO };
+        let mut slice = Slice::begin(db, rollup, config, now, taken, budget, shutdown).await?;
+        if !slice.work().await? {
+            break;
+        }
+        if shutdown.is_cancelled() {
+            slices::release(db, &taken).await?;
+            break;
+        }
+        let Some(run_id) = slice.end(audit.repair).await? else { break };
+        let counts = slice.done;
+        tracing::info!(
+            labs_completed = counts.labs_completed,
+            days = counts.days_audited,
+            days_drifted = counts.days_drifted,
+            differences = counts.differences,
+            repair = run_id,
+            "audited a slice of the history"
+        );
+        reports.push(SliceReport { counts, run_id });
+        if let Some(retention) = config.retention {
+            slices::prune(db, prune::cutoff(db, retention).await?).await?;
+        }
+    }
+    Ok(reports)
+}
+
+/// The night that a moment belongs to.
+fn night_of(nightly_at: NightlyAt, now: DateTime<Utc>) -> NaiveDate {
+    let time = match nightly_at {
+        NightlyAt::Utc(time) => time,
+        NightlyAt::Local(_) => NaiveTime::MIN,
+    };
+    (now - (time - NaiveTime::MIN) - AFTER_NIGHTLY).date_naive()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_night_begins_half_an_hour_after_the_nightly_run() {
+        let night = |policy: &str, now: &str| night_of(policy.parse().unwrap(), now.parse().unwrap()).to_string();
+        assert_eq!(night("04:00 UTC", "2026-03-10T04:29:59Z"), "2026-03-09");
+        assert_eq!(night("04:00 UTC", "2026-03-10T04:30:00Z"), "2026-03-10");
+        assert_eq!(night("04:00 UTC", "2026-03-11T04:29:59Z"), "2026-03-10");
+        assert_eq!(night("01:30 local", "2026-03-10T00:29:59Z"), "2026-03-09");
+        assert_eq!(night("01:30 local", "2026-03-10T00:30:00Z"), "2026-03-10");
+    }
+}

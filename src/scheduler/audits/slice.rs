@@ -1,0 +1,320 @@
+//! One slice: from lab to lab, as far as the budget goes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, NaiveDate, Utc};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    audit::{
+        cursors::{self, Cursor},
+        report::by_day,
+        scope::{self, Standing, Subject},
+        slices::{self, Counts, Found, Taken},
+        walk::{Step, Walk},
+    },
+    calendar,
+    db::{Db, DbError, Mode, retry},
+    error::chain,
+    metrics::catalogue::{AUDIT_CHECKED, AUDIT_DIFFERENCES, AUDIT_DRIFTED, JOBS_ENQUEUED},
+    queue::{JobKind, settle},
+    rollup::Rollup,
+    runs::{self, NewRun},
+    scheduler::{Config, adhoc},
+};
+
+/// How long a slice is held without a sign of life.
+pub(super) const LEASE: Duration = Duration::from_secs(300);
+
+/// How often progress is recorded.
+const RECORD_EVERY: Duration = Duration::from_secs(5);
+
+/// How many drifted (lab, day, cause)s a slice keeps before it ends: what is as wrong as that
+/// wants a rebuild, and a look at what breaks it.
+const FOUND_MAX: usize = 10_000;
+
+/// A slice, while this process works at it.
+pub(super) struct Slice<'a> {
+    db: &'a Db,
+    rollup: &'a Rollup,
+    config: &'a Config,
+    now: DateTime<Utc>,
+    taken: Taken,
+    begun: Instant,
+    budget: Duration,
+    shutdown: &'a CancellationToken,
+    /// What has been recorded, and how many findings.
+    pub(super) done: Counts,
+    kept: usize,
+    unrecorded: Unrecorded,
+}
+
+/// What has not been recorded yet.
+struct Unrecorded {
+    since: Instant,
+    /// The database's time when it began.
+    at: DateTime<Utc>,
+    counts: Counts,
+    found: Vec<Found>,
+    cursors: BTreeMap<i64, Cursor>,
+}
+
+/// How a visit to a lab ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Visit {
+    /// Its round has ended.
+    Behind,
+    /// The slice has.
+    Over,
+    /// The slice is somebody else's by now.
+    Lost,
+}
+
+impl<'a> Slice<'a> {
+    /// A slice of which this process has done nothing yet.
+    pub(super) async fn begin(
+        db: &'a Db,
+        rollup: &'a Rollup,
+        config: &'a Config,
+        now: DateTime<Utc>,
+        taken: Taken,
+        budget: Duration,
+        shutdown: &'a CancellationToken,
+    ) -> Result<Self, DbError> {
+        let (begun, done, unrecorded) = (Instant::now(), Counts::default(), Unrecorded::begin(db).await?);
+        Ok(Self { db, rollup, config, now, taken, begun, budget, shutdown, done, kept: 0, unrecorded })
+    }
+
+    fn spent(&self) -> Duration {
+        self.taken.spent + self.begun.elapsed()
+    }
+
+    /// Whether the slice has come to its end. Something is read in every slice: labs that cost
+    /// nothing must not use up a small budget.
+    fn is_over(&self) -> bool {
+        let has_read = self.done.days_audited + self.unrecorded.counts.days_audited > 0;
+        (has_read && self.spent() >= self.budget)
+            || self.shutdown.is_cancelled()
+            || self.kept + self.unrecorded.found.len() >= FOUND_MAX
+    }
+
+    /// Goes from lab to lab; false where the slice is somebody else's by now.
+    pub(super) async fn work(&mut self) -> Result<bool, DbError> {
+        if self.taken.spent >= self.budget {
+            return Ok(true);
+        }
+        let mut tx = self.db.begin(Mode::Snapshot).await?;
+        let mut subjects = scope::subjects(&mut tx, self.rollup).await?;
+        tx.commit().await?;
+        subjects.retain(|subject| subject.has_rows || subject.standing != Standing::Disabled);
+        let subjects: BTreeMap<i64, Subject> = subjects.into_iter().map(|subject| (subject.lab_id, subject)).collect();
+        let labs: BTreeSet<i64> = subjects.keys().copied().collect();
+        let mut cursors = cursors::reconcile(self.db, &self.rollup.name, &labs).await?;
+        // Once a night is enough, whoever did it.
+        cursors.retain(|_, cursor| cursor.next_day.is_some() || cursor.audited_at < Some(self.taken.started_at));
+        for lab in cursors::order(&cursors) {
+            let (Some(subject), Some(cursor)) = (subjects.get(&lab), cursors.remove(&lab)) else { continue };
+            match self.visit(subject, cursor).await? {
+                Visit::Behind if !self.is_over() => {}
+                Visit::Behind | Visit::Over => break,
+                Visit::Lost => return Ok(false),
+            }
+        }
+        if self.kept + self.unrecorded.found.len() >= FOUND_MAX {
+            tracing::warn!("the audit ends early: so much has drifted that it wants a look at why, and a rebuild");
+        }
+        self.record().await
+    }
+
+    /// Goes on with a lab's round.
+    async fn visit(&mut self, subject: &Subject, mut cursor: Cursor) -> Result<Visit, DbError> {
+        if cursor.next_day.is_none() {
+            cursor = Cursor { round_at: Some(self.unrecorded.at), audited_at: cursor.audited_at, ..Cursor::default() };
+        }
+        let mut walk = Walk::new(self.db, self.rollup, subject, self.ranges(subject, cursor.next_day), self.now);
+        loop {
+            let is_behind = match walk.next().await {
+                Ok(Some(step)) => {
+                    self.unrecorded.add(subject.lab_id, &mut cursor, step);
+                    false
+                }
+                Ok(None) => true,
+                Err(error) if error.is_bad_data() => {
+                    cursor.problem = Some(chain(&error));
+                    true
+                }
+                Err(error) => return Err(error),
+            };
+            if is_behind {
+                self.unrecorded.complete(&mut cursor, subject);
+            }
+            self.unrecorded.cursors.insert(subject.lab_id, cursor.clone());
+            if is_behind {
+                return Ok(Visit::Behind);
+            }
+            // What is left after the last closed day is a glance. It is taken at once, or a lab to
+            // which every night adds a day would never come to the end of its round.
+            let is_at_end = self.history_end(subject).is_some_and(|end| cursor.next_day > Some(end));
+            if self.is_over() && !is_at_end {
+                return Ok(Visit::Over);
+            }
+            if self.unrecorded.since.elapsed() >= RECORD_EVERY && !self.record().await? {
+                return Ok(Visit::Lost);
+            }
+        }
+    }
+
+    /// The last day of a lab's history that the audit judges: not those that the nightly run has
+    /// just seen to, or will tonight. They are in the next round.
+    fn history_end(&self, subject: &Subject) -> Option<NaiveDate> {
+        match subject.standing {
+            Standing::Kept(zone) => Some(calendar::previous(self.config.nightly_at.due_day(zone, self.now))),
+            _ => None,
+        }
+    }
+
+    /// The days of a lab that are left of its round. Days that are not over have no rows: what is
+    /// stored there is out of range.
+    fn ranges(&self, subject: &Subject, next_day: Option<NaiveDate>) -> Vec<(NaiveDate, NaiveDate)> {
+        let from = next_day.unwrap_or(calendar::EARLIEST.date());
+        let end_of_time = calendar::days_after(calendar::EARLIEST.date(), 8900 * 365);
+        let ranges = match (&subject.standing, self.history_end(subject)) {
+            (Standing::Kept(zone), Some(end)) => {
+                let today = calendar::next(zone.yesterday(self.now));
+                vec![(from, end), (today.max(from), end_of_time)]
+            }
+            (Standing::Unusable(_), _) => Vec::new(),
+            _ => vec![(from, end_of_time)],
+        };
+        ranges.into_iter().filter(|(first, last)| first <= last).collect()
+    }
+
+    /// Records what has been done, in one transaction; false where the slice is somebody else's.
+    async fn record(&mut self) -> Result<bool, DbError> {
+        let (taken, spent, unrecorded) = (self.taken, self.spent(), &self.unrecorded);
+        let is_ours = retry("record audit", || async {
+            let mut tx = self.db.begin(Mode::Write).await?;
+            if !slices::step(&mut tx, &taken, LEASE, spent, &unrecorded.counts, &unrecorded.found).await? {
+                tx.rollback().await?;
+                return Ok::<_, DbError>(false);
+            }
+            for (lab, cursor) in &unrecorded.cursors {
+                cursors::set(&mut tx, &self.rollup.name, *lab, cursor).await?;
+            }
+            tx.commit().await?;
+            Ok(true)
+        })
+        .await?;
+        if !is_ours {
+            tracing::warn!(audit = taken.id, "the slice of the audit has been taken over by another scheduler");
+            return Ok(false);
+        }
+        let counts = unrecorded.counts;
+        AUDIT_CHECKED.add([], counts.days_audited);
+        AUDIT_DRIFTED.add([], counts.days_drifted);
+        for found in &unrecorded.found {
+            AUDIT_DIFFERENCES.add([&found.cause], found.differences.unsigned_abs());
+        }
+        self.kept += unrecorded.found.len();
+        self.done.add(&counts);
+        self.unrecorded = Unrecorded::begin(self.db).await?;
+        Ok(true)
+    }
+
+    /// Ends the slice, together with the repair of what it has found; none where it is somebody
+    /// else's by now.
+    pub(super) async fn end(&self, is_repaired: bool) -> Result<Option<Option<i64>>, DbError> {
+        let ended = retry("end audit", || async {
+            let mut tx = self.db.begin(Mode::Write).await?;
+            let mut days: BTreeMap<i64, BTreeSet<NaiveDate>> = BTreeMap::new();
+            if is_repaired {
+                for found in slices::found(&mut tx, self.taken.id).await?.iter().filter(|found| found.is_repairable()) {
+                    days.entry(found.lab).or_default().insert(found.day);
+                }
+            }
+            let run = self.repair(days);
+            let run_id = if run.labs.is_empty() { None } else { Some(runs::create(&mut tx, &run).await?) };
+            if !slices::end(&mut tx, &self.taken, run_id).await? {
+                tx.rollback().await?;
+                return Ok::<_, DbError>(None);
+            }
+            tx.commit().await?;
+            Ok(Some((run_id, run.jobs())))
+        })
+        .await?;
+        if let Some((Some(_), jobs)) = ended {
+            JOBS_ENQUEUED.add([JobKind::Repair.name()], jobs as u64);
+        }
+        Ok(ended.map(|(run_id, _)| run_id))
+    }
+
+    fn repair(&self, days: BTreeMap<i64, BTreeSet<NaiveDate>>) -> NewRun {
+        NewRun {
+            rollup: self.rollup.name.clone(),
+            kind: JobKind::Repair,
+            reason: format!("repair of what the audit of {} found", self.taken.night),
+            requested_by: "scheduler (audit)".to_owned(),
+            time_zone: None,
+            lab_id: None,
+            as_of: self.now,
+            labs: days.into_iter().map(|(lab, days)| (lab, days.into_iter().collect())).collect(),
+            attempts_max: self.config.attempts_max,
+            max_shrink: self.config.max_shrink,
+        }
+    }
+}
+
+impl Unrecorded {
+    async fn begin(db: &Db) -> Result<Self, DbError> {
+        let now_us = settle::database_now_us(db).await?;
+        Ok(Self {
+            since: Instant::now(),
+            at: DateTime::from_timestamp_micros(now_us).unwrap_or_default(),
+            counts: Counts::default(),
+            found: Vec::new(),
+            cursors: BTreeMap::new(),
+        })
+    }
+
+    fn add(&mut self, lab: i64, cursor: &mut Cursor, step: Step) {
+        cursor.next_day = Some(calendar::next(*step.days.end()));
+        self.counts.days_audited += step.days_read;
+        let findings = match step.outcome {
+            Ok(findings) => findings,
+            Err(why) => {
+                cursor.problem = Some(format!("{}: {why}", adhoc::span(*step.days.start(), *step.days.end())));
+                return;
+            }
+        };
+        for (day, findings) in by_day(findings.into_iter()) {
+            self.counts.days_drifted += 1;
+            self.counts.differences += findings.len() as u64;
+            let mut causes: BTreeMap<&str, i64> = BTreeMap::new();
+            for finding in &findings {
+                *causes.entry(finding.cause.name()).or_default() += 1;
+            }
+            let found = causes.into_iter();
+            self.found.extend(found.map(|(cause, differences)| Found {
+                lab,
+                day,
+                cause: cause.to_owned(),
+                differences,
+            }));
+        }
+    }
+
+    /// The lab's round has ended; of a lab that could not be looked at none has.
+    fn complete(&mut self, cursor: &mut Cursor, subject: &Subject) {
+        cursor.next_day = None;
+        match &subject.standing {
+            Standing::Unusable(why) => cursor.problem = Some(why.clone()),
+            _ => {
+                cursor.audited_at = cursor.round_at;
+                self.counts.labs_completed += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! `daymend audit` as a person or a script meets it.
+
+use daymend::args;
+use serde_json::{Value, json};
+
+use crate::{
+    on_both,
+    support::{
+        Engine, TestDb,
+        drifting::{KOLKATA, NEW_YORK, NOW, histories},
+        process::{Process, run, run_fails, run_ok},
+    },
+};
+
+const CLEAN: i32 = 0;
+const FAILED: i32 = 1;
+const USAGE: i32 = 2;
+const DRIFT: i32 = 3;
+const SCHEMA: i32 = 5;
+
+on_both! {
+    the_exit_code_says_whether_it_is_true;
+    a_person_sees_a_calendar_and_tables;
+    json_has_every_row;
+    nothing_is_written_and_no_right_to_write_is_needed;
+    it_reads_from_a_replica_where_one_is_given;
+    a_dry_run_enqueues_nothing;
+    waiting_for_the_repair_ends_clean;
+    what_no_recompute_mends_is_said_and_not_enqueued;
+    bad_input_is_refused;
+}
+
+/// Runs the audit; its exit code and what it printed.
+fn audit(db: &TestDb, arguments: &[&str]) -> (i32, String, String) {
+    let mut all = vec!["--now", NOW, "audit"];
+    all.extend(arguments);
+    let output = run(db, &all);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn audit_json(db: &TestDb, arguments: &[&str]) -> (i32, Value) {
+    let mut all = vec!["--json"];
+    all.extend(arguments);
+    let (code, out, err) = audit(db, &all);
+    (code, serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}")))
+}
+
+async fn plant_ghost(db: &TestDb, lab: i64, day: &str) {
+    db.add_summary_row(lab, day, 999, 0, "organization_bill", 3).await;
+}
+
+/// How many rows each of daymend's tables has, and all summary rows.
+async fn everything(db: &TestDb) -> Vec<i64> {
+    let mut counts = vec![
+        db.number("SELECT CAST(SUM(id * event_count) AS SIGNED) FROM operation_historical_summary").await,
+        db.number("SELECT COUNT(*) FROM operation_event_log").await,
+    ];
+    for table in ["runs", "jobs", "attempts", "workers", "labs", "admin_log", "audits", "audit_days", "audit_labs"] {
+        counts.push(db.number(&format!("SELECT COUNT(*) FROM daymend_{table}")).await);
+    }
+    counts
+}
+
+async fn the_exit_code_says_whether_it_is_true(engine: Engine) {
+    let db = histories(engine).await;
+    let (code, out, _) = audit(&db, &[]);
+    assert_eq!((code, out.trim()), (CLEAN, "clean: every row of 28 day(s) of 2 lab(s) equals its source"));
+    plant_ghost(&db, NEW_YORK, "2026-06-05").await;
+    assert_eq!(audit(&db, &[]).0, DRIFT);
+    assert_eq!(audit(&db, &["--lab", "1"]).0, CLEAN);
+    assert_eq!(audit(&db, &["--from", "2026-06-06"]).0, CLEAN);
+    assert_eq!(audit(&db, &["--to", "2026-06-04"]).0, CLEAN);
+    assert_eq!(audit(&db, &["--except", "ghost"]).0, CLEAN);
+    // What could not be compared is not clean.
+    db.execute("UPDATE labs SET labTimeZone = NULL WHERE id = 1", args![]).await;
+    let (code, _, err) = audit(&db, &["--except", "ghost"]);
+    assert_eq!(code, FAILED);
+    assert!(err.contains("lab 1 cannot be audited: no time zone is set"), "{err}");
+    assert_eq!(audit(&db, &[]).0, DRIFT, "drift comes first");
+}
+
+async fn a_person_sees_a_calendar_and_tables(engine: Engine) {
+    let db = histories(engine).await;
+    plant_ghost(&db, NEW_YORK, "2026-06-05").await;
+    let wrong = db.row("lab_id = 2 AND ordered_at = '2026-06-10'").await;
+    db.execute(&format!("DELETE FROM operation_historical_summary WHERE id = {wrong}"), args![]).await;
+    plant_ghost(&db, NEW_YORK, "2026-06-16").await;
+    let (_, out, _) = audit(&db, &[]);
+    let calendar = out.lines().find(|line| line.trim_start().starts_with("2026-06  ")).unwrap();
+    assert_eq!(calendar.trim(), "2026-06  ····g····m·····o", "{out}");
+    assert!(out.contains("lab 2 (America/New_York): 3 day(s) drifted"), "{out}");
+    assert!(!out.contains("lab 1 ("), "{out}");
+    assert!(out.contains("organization_bill 999/0: 3, should not be there"), "{out}");
+    assert!(out.contains("drift: 3 row(s) on 3 of 30 day(s), in 1 of 2 lab(s)"), "{out}");
+    assert!(out.contains("g ghost") && out.contains("o out of range"), "the legend: {out}");
+}
+
+async fn json_has_every_row(engine: Engine) {
+    let db = histories(engine).await;
+    plant_ghost(&db, NEW_YORK, "2026-06-05").await;
+    let (code, json) = audit_json(&db, &["--from", "2026-06-01"]);
+    assert_eq!(code, DRIFT);
+    assert_eq!(json["is_clean"], false);
+    assert_eq!(json["is_complete"], true);
+    assert_eq!(json["from"], "2026-06-01");
+    assert_eq!(json["to"], Value::Null);
+    assert_eq!(json["days_audited"], 28);
+    assert_eq!(json["days_drifted"], 1);
+    assert_eq!(json["differences"], 1);
+    assert_eq!(json["causes"], json!({ "ghost": 1 }));
+    assert_eq!(json["repair"], Value::Null);
+    assert_eq!(json["after"], Value::Null);
+    let labs = json["labs"].as_array().unwrap();
+    assert_eq!(labs.len(), 2);
+    assert_eq!(
+        labs[0],
+        json!({
+            "lab": 1, "standing": "kept", "time_zone": "Asia/Kolkata", "days_audited": 14, "days_drifted": 0,
+            "differences": 0, "problems": [], "days": [],
+        })
+    );
+    assert_eq!(
+        labs[1]["days"],
+        json!([{
+            "day": "2026-06-05", "differences": 1, "causes": { "ghost": 1 }, "event_types": { "organization_bill": 1 },
+            "rows": [{
+                "day": "2026-06-05", "event_type": "organization_bill", "dimension_a": 999, "dimension_b": 0,
+                "stored": 3, "expected": null, "cause": "ghost",
+            }],
+        }])
+    );
+    let (_, few) = audit_json(&db, &["--rows", "0"]);
+    assert_eq!(few["labs"][1]["days"][0]["rows"], json!([]));
+    assert_eq!(few["differences"], 1);
+    let (_, sample) = audit_json(&db, &["--sample", "3"]);
+    assert!(sample["sample"]["seed"].is_u64(), "{sample}");
+    assert_eq!(sample["days_audited"], 3);
+}
+
+/// The URL of the same database, for somebody who may only read.
+async fn read_only(db: &TestDb) -> String {
+    match db.engine {
+        Engine::Sqlite => format!("{}?mode=ro", db.url),
+        Engine::MariaDb => {
+            let (server, name) = db.url.rsplit_once('/').unwrap();
+            let user = format!("reads_{name}");
+            db.execute(&format!("CREATE USER {user}@'%' IDENTIFIED BY 'secret'"), args![]).await;
+            db.execute(&format!("GRANT SELECT ON {name}.* TO {user}@'%'"), args![]).await;
+            let host = server.rsplit_once('@').unwrap().1;
+            format!("mysql://{user}:secret@{host}/{name}")
+        }
+    }
+}
+
+async fn nothing_is_written_and_no_right_to_write_is_needed(engine: Engine) {
+    let mut db = histories(engine).await;
+    plant_ghost(&db, NEW_YORK, "2026-06-05").await;
+    let before = everything(&db).await;
+    let all = db.url.clone();
+    db.url = read_only(&db).await;
+    for arguments in [&[][..], &["--sample", "9"], &["--lab", "2", "--json"]] {
+        let (code, _, err) = audit(&db, arguments);
+        assert!([CLEAN, DRIFT].contains(&code), "{arguments:?}: {code} {err}");
+    }
+    db.url = all;
+    assert_eq!(audit(&db, &[]).0, DRIFT);
+    assert_eq!(everything(&db).await, before);
+}
+
+async fn it_reads_from_a_replica_where_one_is_given(engine: Engine) {
+    let (db, replica) = (histories(engine).await, histories(engine).await);
+    plant_ghost(&replica, NEW_YORK, "2026-06-05").await;
+    let url = read_only(&replica).await;
+    assert_eq!(audit(&db, &[]).0, CLEAN);
+    assert_eq!(audit(&db, &["--read-url", &url]).0, DRIFT);
+    // The repair goes to the database, and so does the second look: the replica may be behind.
+    let _worker = Process::start(&db, &["--now", NOW, "worker"]);
+    let (code, out, err) = audit(&db, &["--read-url", &url, "--repair", "--wait"]);
+    assert_eq!(code, CLEAN, "{out}{err}");
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await, 1);
+    assert_eq!(replica.number("SELECT COUNT(*) FROM daymend_jobs").await, 0);
+    let (code, _, err) = audit(&db, &["--read-url", "nonsense:"]);
+    assert_eq!(code, USAGE, "{err}");
+}
+
+async fn a_dry_run_enqueues_nothing(engine: Engine) {
+    let db = histories(engine).await;
+    for day in ["2026-06-05", "2026-06-09"] {
+        plant_ghost(&db, NEW_YORK, day).await;
+    }
+    let before = everything(&db).await;
+    let (code, out, _) = audit(&db, &["--repair", "--dry-run"]);
+    assert_eq!(code, DRIFT);
+    assert!(out.contains("would enqueue lab 2: 2 job(s), 2026-06-05 to 2026-06-09"), "{out}");
+    assert!(out.contains("would enqueue 2 job(s) in one run"), "{out}");
+    let (_, json) = audit_json(&db, &["--repair", "--dry-run"]);
+    assert_eq!(json["repair"]["jobs"], 2);
+    assert_eq!(json["repair"]["run"], Value::Null);
+    assert_eq!(json["repair"]["labs"], json!({ "2": ["2026-06-05", "2026-06-09"] }));
+    assert_eq!(everything(&db).await, before);
+}
+
+async fn waiting_for_the_repair_ends_clean(engine: Engine) {
+    let db = histories(engine).await;
+    plant_ghost(&db, NEW_YORK, "2026-06-05").await;
+    db.execute("UPDATE operation_historical_summary SET event_count = event_count + 1 WHERE lab_id = 1", args![]).await;
+    let _worker = Process::start(&db, &["--now", NOW, "worker"]);
+    let (code, out, err) = audit(&db, &["--repair", "--wait"]);
+    assert_eq!(code, CLEAN, "{out}{err}");
+    assert!(out.contains("completed: 15 days"), "{out}");
+    assert!(out.trim_end().ends_with("clean: every row of 15 day(s) of 2 lab(s) equals its source"), "{out}");
+    let by = db.text("SELECT requested_by FROM daymend_runs").await;
+    assert!(by.starts_with("audit by "), "{by}");
+    // Nothing is left to do the second time.
+    let (code, json) = audit_json(&db, &["--repair", "--wait"]);
+    assert_eq!((code, &json["repair"]["run"]), (CLEAN, &Value::Null));
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 1);
+    plant_ghost(&db, KOLKATA, "2026-06-07").await;
+    let (code, json) = audit_json(&db, &["--repair", "--wait"]);
+    assert_eq!(code, CLEAN, "{json}");
+    assert_eq!(json["repair"]["state"], "completed");
+    assert_eq!(json["after"]["is_clean"], true);
+}
+
+async fn what_no_recompute_mends_is_said_and_not_enqueued(engine: Engine) {
+    let db = histories(engine).await;
+    db.execute("UPDATE labs SET historicalViewEnabled = 0 WHERE id = 2", args![]).await;
+    plant_ghost(&db, 99, "2026-06-05").await;
+    plant_ghost(&db, KOLKATA, "2026-06-05").await;
+    let _worker = Process::start(&db, &["--now", NOW, "worker"]);
+    let (code, _, err) = audit(&db, &["--repair", "--wait"]);
+    assert_eq!(code, DRIFT, "some drift is left");
+    assert!(err.contains("lab 99: 1 row(s) on 1 day(s) are not repaired: there is no such lab"), "{err}");
+    assert!(err.contains("lab 2:") && err.contains("its Historical View is off"), "{err}");
+    assert!(err.contains("DELETE FROM operation_historical_summary WHERE lab_id = 99"), "{err}");
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs").await, 1);
+    let (code, json) = audit_json(&db, &["--repair", "--wait"]);
+    assert_eq!(code, DRIFT);
+    assert_eq!(json["repair"]["run"], Value::Null, "nothing is left that a recompute mends");
+    assert_eq!(json["repair"]["beyond_repair"].as_array().unwrap().len(), 2);
+    // What it says is enough.
+    for lab in [NEW_YORK, 99] {
+        db.execute("DELETE FROM operation_historical_summary WHERE lab_id = ?", args![lab]).await;
+    }
+    assert_eq!(audit(&db, &[]).0, CLEAN);
+}
+
+async fn bad_input_is_refused(engine: Engine) {
+    let db = histories(engine).await;
+    for (arguments, expected) in [
+        (&["--lab", "7"][..], "lab 7 does not exist"),
+        (&["--from", "2026-06-09", "--to", "2026-06-01"], "--to 2026-06-01 is before --from 2026-06-09"),
+        (&["--wait"], "--repair"),
+        (&["--dry-run"], "--repair"),
+        (&["--seed", "7"], "--sample"),
+        (&["--except", "nonsense"], "wrong_count"),
+        (&["history", "7"], "audit 7 does not exist"),
+    ] {
+        let mut all = vec!["--now", NOW, "audit"];
+        all.extend(arguments);
+        let error = run_fails(&db, USAGE, &all);
+        assert!(error.contains(expected), "{arguments:?}: {error}");
+    }
+    // Before `daymend migrate` everything but the repair works.
+    let bare = TestDb::source_only(engine).await;
+    bare.add_lab(1, Some("Asia/Kolkata")).await;
+    if engine == Engine::MariaDb {
+        run_ok(&bare, &["--now", NOW, "audit"]);
+    }
+    run_fails(&bare, SCHEMA, &["--now", NOW, "audit", "--repair"]);
+    run_fails(&bare, SCHEMA, &["--now", NOW, "audit", "history"]);
+}

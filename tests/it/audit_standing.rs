@@ -1,0 +1,332 @@
+//! The standing audit: every night a slice, until every day of every lab has come round.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use daymend::{
+    args,
+    audit::{
+        cursors::{self, Cursor},
+        slices::{self, Counts, Found},
+    },
+    calendar::dates,
+    db::{Db, DbClock, Mode},
+    rollup::HISTORICAL_SUMMARY,
+    runs::RunState,
+    scheduler::{
+        self,
+        audits::{self, AuditConfig, SliceReport},
+    },
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    on_both,
+    support::{
+        Engine, TestDb,
+        drifting::{KOLKATA, LABS, NEW_YORK, NOW, date, histories, now},
+        oracle,
+        process::{Process, run_ok},
+        wait_until,
+        work::{SCHEDULER, rollups},
+    },
+};
+
+const LONG: Duration = Duration::from_secs(600);
+/// So little that only a few days are audited, whatever the machine.
+const LITTLE: Duration = Duration::from_nanos(1);
+
+on_both! {
+    every_day_of_every_lab_comes_round_the_longest_unaudited_first;
+    a_night_has_one_slice_within_its_budget;
+    two_schedulers_do_the_work_of_one;
+    a_slice_whose_holder_died_is_gone_on_with;
+    a_shutdown_hands_the_slice_back;
+    labs_that_cannot_be_audited_keep_nobody_waiting;
+    what_is_found_is_repaired_where_that_is_wanted;
+    results_are_kept_shown_and_pruned;
+    serve_finds_and_repairs_by_itself;
+}
+
+fn config(budget: Duration, repair: bool) -> scheduler::Config {
+    scheduler::Config { audit: Some(AuditConfig { budget, repair }), ..SCHEDULER }
+}
+
+async fn audit_on(db: &Db, config: &scheduler::Config, now: DateTime<Utc>) -> Vec<SliceReport> {
+    let rollups = rollups();
+    let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+    audits::audit_tonight(db, rollup, config, now, &CancellationToken::new()).await.unwrap()
+}
+
+/// The slices of a night, of which there is one at most.
+async fn night(db: &TestDb, config: &scheduler::Config, number: i64) -> Option<SliceReport> {
+    let mut reports = audit_on(&db.db, config, now() + TimeDelta::days(number)).await;
+    assert!(reports.len() <= 1, "{reports:?}");
+    reports.pop()
+}
+
+async fn cursors(db: &TestDb) -> BTreeMap<i64, Cursor> {
+    let mut tx = db.db.begin(Mode::Snapshot).await.unwrap();
+    cursors::read(&mut tx, HISTORICAL_SUMMARY).await.unwrap()
+}
+
+async fn found(db: &TestDb) -> Vec<Found> {
+    let mut tx = db.db.begin(Mode::Snapshot).await.unwrap();
+    let mut all = Vec::new();
+    for slice in slices::list(&db.db, HISTORICAL_SUMMARY, 1000).await.unwrap().iter().rev() {
+        all.extend(slices::found(&mut tx, slice.id).await.unwrap());
+    }
+    all
+}
+
+/// Makes every day wrong; the days.
+async fn ghosts_everywhere(db: &TestDb, labs: &[i64]) -> BTreeSet<(i64, NaiveDate)> {
+    let mut planted = BTreeSet::new();
+    for lab in labs {
+        for day in dates(date("2026-06-01"), date("2026-06-13")) {
+            db.add_summary_row(*lab, &day.to_string(), 999, 0, "organization_bill", 3).await;
+            planted.insert((*lab, day));
+        }
+    }
+    planted
+}
+
+async fn every_day_of_every_lab_comes_round_the_longest_unaudited_first(engine: Engine) {
+    let db = histories(engine).await;
+    let planted = ghosts_everywhere(&db, &[KOLKATA, NEW_YORK]).await;
+    // A lab that does not exist, one whose view is off, and one with a row of the year 2030.
+    db.add_lab(3, Some("Europe/Berlin")).await;
+    db.execute("UPDATE labs SET historicalViewEnabled = 0 WHERE id = 3", args![]).await;
+    let mut more = BTreeSet::new();
+    for (lab, day) in [(99, "2026-06-05"), (3, "2026-06-05"), (KOLKATA, "2030-01-01")] {
+        db.add_summary_row(lab, day, 999, 0, "organization_bill", 3).await;
+        more.insert((lab, date(day)));
+    }
+    let all: BTreeSet<_> = planted.union(&more).copied().collect();
+    let little = config(LITTLE, false);
+    let mut nights = 0;
+    while nights == 0 || cursors(&db).await.values().any(|cursor| cursor.audited_at.is_none()) {
+        let report = night(&db, &little, nights).await.unwrap();
+        // A few days, and a glance behind the end of the history.
+        assert!(report.counts.days_audited <= 14, "{report:?}");
+        nights += 1;
+        assert!(nights < 40, "it never comes round: {:?}", cursors(&db).await);
+    }
+    assert!(nights >= 5, "{nights} nights");
+    let seen: Vec<_> = found(&db).await.iter().map(|found| (found.lab, found.day)).collect();
+    let first: BTreeSet<_> = seen.iter().take(all.len()).copied().collect();
+    assert_eq!(first, all, "no day a second time before all have been audited once: {seen:?}");
+    // The next round begins with the lab whose last one began first.
+    let before = cursors(&db).await;
+    let oldest = before.iter().min_by_key(|(lab, cursor)| (cursor.audited_at, **lab)).map(|(lab, _)| *lab).unwrap();
+    night(&db, &little, nights).await.unwrap();
+    let after = cursors(&db).await;
+    let moved: Vec<_> = after.iter().filter(|(lab, cursor)| before[lab] != **cursor).map(|(lab, _)| *lab).collect();
+    assert_eq!(moved, [oldest]);
+}
+
+async fn a_night_has_one_slice_within_its_budget(engine: Engine) {
+    let db = histories(engine).await;
+    let little = config(LITTLE, false);
+    let first = night(&db, &little, 0).await.unwrap();
+    assert_eq!(first.counts, Counts { days_audited: 7, ..Counts::default() });
+    assert_eq!(night(&db, &little, 0).await, None, "the night has had its slice");
+    let second = night(&db, &little, 1).await.unwrap();
+    assert!((1..=7).contains(&second.counts.days_audited), "{second:?}");
+    // What is left of the first lab, and all of the second: until the day before last night's.
+    let rest = night(&db, &config(LONG, false), 2).await.unwrap();
+    assert!(rest.counts.labs_completed >= 1, "{rest:?}");
+    assert!(cursors(&db).await.values().all(|cursor| cursor.audited_at.is_some() || cursor.next_day.is_some()));
+    // With enough time each night goes over everything once.
+    let again = night(&db, &config(LONG, false), 3).await.unwrap();
+    assert_eq!(again.counts.labs_completed, 2);
+    assert_eq!(again.counts.days_audited, 28);
+    assert_eq!(again.counts.differences, 0);
+}
+
+async fn two_schedulers_do_the_work_of_one(engine: Engine) {
+    let db = histories(engine).await;
+    ghosts_everywhere(&db, &[KOLKATA, NEW_YORK]).await;
+    let config = config(LONG, true);
+    let (mut slices, mut days) = (0, 0);
+    let reports = futures::future::join_all((0..4).map(|_| audit_on(&db.db, &config, now()))).await;
+    for report in reports.into_iter().flatten() {
+        slices += 1;
+        days += report.counts.days_audited;
+    }
+    assert_eq!((slices, days), (1, 26));
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_audits").await, 1);
+    assert_eq!(db.number("SELECT days_audited FROM daymend_audits").await, 26);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 1);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs").await, 26);
+}
+
+async fn a_slice_whose_holder_died_is_gone_on_with(engine: Engine) {
+    let mut db = histories(engine).await;
+    let clock = Arc::new(AtomicI64::new(now().timestamp_micros()));
+    db.db = db.db.with_clock(DbClock::Driven(Arc::clone(&clock)));
+    ghosts_everywhere(&db, &[KOLKATA, NEW_YORK]).await;
+    // A scheduler takes the slice, records a day, and dies.
+    let lease = Duration::from_secs(300);
+    slices::open(&db.db, HISTORICAL_SUMMARY, date("2026-06-15")).await.unwrap();
+    let dead = slices::take(&db.db, HISTORICAL_SUMMARY, lease).await.unwrap().unwrap();
+    let record = async |counts: &Counts| {
+        let mut tx = db.db.begin(Mode::Write).await.unwrap();
+        let spent = Duration::from_secs(1);
+        let is_ours = slices::step(&mut tx, &dead, lease, spent, counts, &[]).await.unwrap();
+        tx.commit().await.unwrap();
+        is_ours
+    };
+    assert!(record(&Counts { days_audited: 1, ..Counts::default() }).await);
+    let config = config(LONG, true);
+    assert_eq!(night(&db, &config, 0).await, None, "it is taken");
+    clock.fetch_add(299_000_000, Ordering::SeqCst);
+    assert_eq!(night(&db, &config, 0).await, None, "it is still taken");
+    clock.fetch_add(2_000_000, Ordering::SeqCst);
+    let report = night(&db, &config, 0).await.unwrap();
+    assert_eq!(report.counts.days_audited, 26);
+    assert_eq!(db.number("SELECT days_audited FROM daymend_audits").await, 27, "what was recorded stays");
+    // Had it only been stopped, it would record nothing more.
+    assert!(!record(&Counts { days_audited: 5, ..Counts::default() }).await);
+    assert_eq!(db.number("SELECT days_audited FROM daymend_audits").await, 27);
+    // One of an earlier night is only ended, with the repair of what it had found.
+    db.execute("UPDATE daymend_audits SET state = 'running', run_id = NULL", args![]).await;
+    let reports = audit_on(&db.db, &config, now() + TimeDelta::days(1)).await;
+    assert_eq!(reports.len(), 2);
+    assert_eq!(reports[0].counts, Counts::default());
+    assert!(reports[0].run_id.is_some());
+}
+
+async fn a_shutdown_hands_the_slice_back(engine: Engine) {
+    let db = histories(engine).await;
+    let rollups = rollups();
+    let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+    let config = config(LONG, false);
+    slices::open(&db.db, HISTORICAL_SUMMARY, date("2026-06-15")).await.unwrap();
+    // It is told to stop while it reads its first days.
+    let shutdown = CancellationToken::new();
+    let audit = audits::audit_tonight(&db.db, rollup, &config, now(), &shutdown);
+    let stop = async {
+        wait_until("the slice to be taken", Duration::from_secs(10), async || {
+            db.number("SELECT COUNT(*) FROM daymend_audits WHERE taken_until_us > 0 OR state = 'completed'").await > 0
+        })
+        .await;
+        shutdown.cancel();
+    };
+    let (reports, ()) = tokio::join!(audit, stop);
+    if reports.unwrap().is_empty() {
+        assert_eq!(db.number("SELECT MAX(taken_until_us) FROM daymend_audits").await, 0);
+        assert!(night(&db, &config, 0).await.is_some(), "another goes on at once");
+    }
+    assert_eq!(db.number("SELECT days_audited FROM daymend_audits").await, 26);
+}
+
+async fn labs_that_cannot_be_audited_keep_nobody_waiting(engine: Engine) {
+    let db = histories(engine).await;
+    // They come first, by their ids, and every night again.
+    for (lab, zone, enabled) in
+        [(-5_i64, Some("Mars/Base"), true), (-4, None, true), (-3, Some("UTC"), false), (-2, None, false)]
+    {
+        db.execute(
+            "INSERT INTO labs (id, labName, labTimeZone, historicalViewEnabled) VALUES (?, '', ?, ?)",
+            args![lab, zone, enabled],
+        )
+        .await;
+    }
+    if engine == Engine::Sqlite {
+        db.add_lab(-1, Some("Asia/Kolkata")).await;
+        let sql =
+            "INSERT INTO billing (lab_id, billTime, isCancelled, modified_at) VALUES (-1, '2026-06-03 99', 0, '')";
+        db.execute(sql, args![]).await;
+    }
+    let little = config(LITTLE, false);
+    let mut nights = 0;
+    let is_audited = async |lab: i64| cursors(&db).await.get(&lab).is_some_and(|cursor| cursor.audited_at.is_some());
+    while !is_audited(KOLKATA).await || !is_audited(NEW_YORK).await {
+        night(&db, &little, nights).await.unwrap();
+        nights += 1;
+        assert!(nights < 30, "{:?}", cursors(&db).await);
+    }
+    let cursors = cursors(&db).await;
+    assert!(cursors[&-5].problem.as_ref().unwrap().contains("Mars/Base"), "{cursors:?}");
+    assert!(cursors[&-4].problem.as_ref().unwrap().contains("no time zone"), "{cursors:?}");
+    assert!(!cursors.contains_key(&-3), "nothing is stored of a lab that needs nothing");
+    if engine == Engine::Sqlite {
+        assert!(cursors[&-1].problem.as_ref().unwrap().contains("2026-06-03 99"), "{cursors:?}");
+    }
+    // A lab that is gone is forgotten.
+    db.execute("DELETE FROM labs WHERE id = -5", args![]).await;
+    night(&db, &little, nights).await.unwrap();
+    assert!(!self::cursors(&db).await.contains_key(&-5));
+}
+
+async fn what_is_found_is_repaired_where_that_is_wanted(engine: Engine) {
+    let db = histories(engine).await;
+    ghosts_everywhere(&db, &[KOLKATA]).await;
+    db.add_summary_row(99, "2026-06-05", 999, 0, "organization_bill", 3).await;
+    assert_eq!(night(&db, &config(LONG, false), 0).await.unwrap().run_id, None);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs").await, 0);
+    let found_first = night(&db, &config(LONG, true), 1).await.unwrap();
+    let (run, progress) = db.run(found_first.run_id.unwrap()).await;
+    assert_eq!(
+        (run.reason.as_str(), run.requested_by.as_str()),
+        ("repair of what the audit of 2026-06-16 found", "scheduler (audit)")
+    );
+    assert_eq!(progress.total(), 13, "a job for the unknown lab would only be discarded");
+    db.drain(now()).await;
+    db.tick(now()).await;
+    assert_eq!(db.run(run.id).await.0.state, RunState::Completed);
+    let expected = oracle::expected(&db, &LABS, now()).await;
+    db.execute("DELETE FROM operation_historical_summary WHERE lab_id = 99", args![]).await;
+    db.drain(now()).await;
+    let mut stored = oracle::stored(&db).await;
+    stored.retain(|key, _| key.0 == KOLKATA && key.1 < date("2026-06-14"));
+    let mut expected = expected;
+    expected.retain(|key, _| key.0 == KOLKATA && key.1 < date("2026-06-14"));
+    oracle::assert_equal(&stored, &expected);
+    let after = night(&db, &config(LONG, true), 2).await.unwrap();
+    assert_eq!((after.counts.differences, after.run_id), (0, None));
+}
+
+async fn results_are_kept_shown_and_pruned(engine: Engine) {
+    let db = histories(engine).await;
+    assert!(run_ok(&db, &["audit", "history"]).contains("no night yet"));
+    db.add_summary_row(NEW_YORK, "2026-06-05", 999, 0, "organization_bill", 3).await;
+    night(&db, &config(LONG, false), 0).await.unwrap();
+    let list = run_ok(&db, &["audit", "history"]);
+    assert!(list.contains("2026-06-15") && list.contains("2 of 2 lab(s): every day has been audited since"), "{list}");
+    let json: serde_json::Value = serde_json::from_str(&run_ok(&db, &["--json", "audit", "history"])).unwrap();
+    assert_eq!(json["audits"][0]["days_drifted"], 1, "{json}");
+    assert_eq!(json["coverage"]["labs_unaudited"], 0);
+    let id = json["audits"][0]["id"].to_string();
+    let shown = run_ok(&db, &["audit", "history", &id]);
+    assert!(shown.contains("ghost") && shown.contains("2026-06-05"), "{shown}");
+    let shown: serde_json::Value = serde_json::from_str(&run_ok(&db, &["--json", "audit", "history", &id])).unwrap();
+    let expected = serde_json::json!([{ "lab": 2, "day": "2026-06-05", "cause": "ghost", "differences": 1 }]);
+    assert_eq!(shown["found"], expected);
+    assert!(run_ok(&db, &["audit", "history", "--labs"]).contains("every day audited since"));
+    // What has outlived its retention goes, with the next slice.
+    db.execute("UPDATE daymend_audits SET finished_at = '2020-01-01 00:00:00'", args![]).await;
+    let retaining = scheduler::Config { retention: Some(Duration::from_secs(90 * 86400)), ..config(LONG, false) };
+    night(&db, &retaining, 1).await.unwrap();
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_audits").await, 1);
+    assert_eq!(db.number("SELECT COUNT(DISTINCT audit_id) FROM daymend_audit_days").await, 1);
+}
+
+async fn serve_finds_and_repairs_by_itself(engine: Engine) {
+    let db = histories(engine).await;
+    ghosts_everywhere(&db, &[KOLKATA, NEW_YORK]).await;
+    let _serve = Process::start(&db, &["--now", NOW, "serve", "--audit-repair"]);
+    wait_until("the ghosts to be gone", Duration::from_secs(60), async || {
+        db.number("SELECT COUNT(*) FROM operation_historical_summary WHERE dimension_a_id = 999").await == 0
+    })
+    .await;
+    oracle::assert_equal(&oracle::stored(&db).await, &oracle::expected(&db, &LABS, now()).await);
+}
