@@ -8,7 +8,7 @@
 //!   View is off, and those that do not exist, where rows of them are stored.
 //! - [`walk`]: days of a lab, a few at a time, each few from one consistent snapshot.
 //! - [`cause`], [`window`], [`moved`]: what differs, named. Pure.
-//! - [`plan`], [`run`], [`report`]: an audit that somebody asked for.
+//! - [`plan()`], [`run()`], [`report`]: an audit that somebody asked for.
 //! - [`slices`], [`cursors`]: what the standing audit of the scheduler remembers.
 //!
 //! How it fails: days that cannot be compared (a lab without a usable time zone, a row that

@@ -13,6 +13,8 @@ pub struct Report {
     pub as_of: DateTime<Utc>,
     /// Each lab, by id.
     pub labs: Vec<LabReport>,
+    /// Causes that were left out.
+    pub except: BTreeSet<Cause>,
     /// How many stored rows were held at once, at most.
     pub rows_held_max: usize,
 }

@@ -38,7 +38,8 @@ pub async fn run(
     options: &Options,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Report, DbError> {
-    let mut report = Report { as_of: options.as_of, labs: Vec::new(), rows_held_max: 0 };
+    let mut report =
+        Report { as_of: options.as_of, labs: Vec::new(), except: options.except.clone(), rows_held_max: 0 };
     let mut rows_left = options.rows_max;
     let (mut done, mut drifted) = (0, 0);
     for (subject, ranges) in &plan.labs {

@@ -190,10 +190,15 @@ async fn a_slice_whose_holder_died_is_gone_on_with(engine: Engine) {
     clock.fetch_add(299_000_000, Ordering::SeqCst);
     assert_eq!(night(&db, &config, 0).await, None, "it is still taken");
     clock.fetch_add(2_000_000, Ordering::SeqCst);
+    // Had it only been stopped, it would record nothing more while another holds the slice.
+    let other = slices::take(&db.db, HISTORICAL_SUMMARY, lease).await.unwrap().unwrap();
+    assert!(!record(&Counts { days_audited: 5, ..Counts::default() }).await);
+    slices::release(&db.db, &dead).await.unwrap();
+    assert_eq!(night(&db, &config, 0).await, None, "only its holder gives it back");
+    slices::release(&db.db, &other).await.unwrap();
     let report = night(&db, &config, 0).await.unwrap();
     assert_eq!(report.counts.days_audited, 26);
     assert_eq!(db.number("SELECT days_audited FROM daymend_audits").await, 27, "what was recorded stays");
-    // Had it only been stopped, it would record nothing more.
     assert!(!record(&Counts { days_audited: 5, ..Counts::default() }).await);
     assert_eq!(db.number("SELECT days_audited FROM daymend_audits").await, 27);
     // One of an earlier night is only ended, with the repair of what it had found.

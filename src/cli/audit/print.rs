@@ -58,7 +58,9 @@ fn verdict(report: &Report) -> String {
     let labs = report.labs.iter().filter(|lab| lab.days_audited > 0).count();
     let days = report.days_audited();
     if report.is_clean() {
-        return format!("clean: every row of {days} day(s) of {labs} lab(s) equals its source");
+        let except: Vec<&str> = report.except.iter().map(|cause| cause.title()).collect();
+        let except = if except.is_empty() { String::new() } else { format!(" (but for: {})", except.join(", ")) };
+        return format!("clean: every row of {days} day(s) of {labs} lab(s) equals its source{except}");
     }
     let drifted = report.labs.iter().filter(|lab| !lab.days.is_empty()).count();
     format!(
