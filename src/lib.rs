@@ -9,6 +9,7 @@
 //! - [`recompute`]: the difference of some days of a lab, written in one transaction.
 //! - [`queue`], [`runs`]: jobs, and what asked for them.
 //! - [`worker`]: the apalis runtime that works the queue off.
+//! - [`triggers`]: what marks the days whose source changes.
 //! - [`scheduler`]: reconciles what should be enqueued with what is.
 //! - [`metrics`], [`health`], [`http`]: what a process shows of itself.
 //! - [`cli`]: one file a command.
@@ -30,4 +31,5 @@ pub mod recompute;
 pub mod rollup;
 pub mod runs;
 pub mod scheduler;
+pub mod triggers;
 pub mod worker;

@@ -16,6 +16,7 @@ mod repair;
 mod rollups;
 mod runs;
 mod service;
+mod triggers;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -151,6 +152,9 @@ enum Command {
     /// Show and check rollup definitions
     #[command(subcommand)]
     Rollups(rollups::Command),
+    /// Mark late changes by triggers, so that they are repaired within seconds
+    #[command(subcommand)]
+    Triggers(triggers::Command),
     /// Measure the queue on a scratch database
     #[command(subcommand)]
     Bench(bench::Command),
@@ -189,6 +193,7 @@ pub fn main() -> ExitCode {
             Command::Runs(command) => command.run(global).await,
             Command::Queue(command) => command.run(global).await,
             Command::Rollups(command) => command.run(global).await,
+            Command::Triggers(command) => command.run(global).await,
             Command::Bench(command) => command.run(global).await,
             Command::Demo(options) => options.run().await,
             Command::Completions(options) => options.run(),

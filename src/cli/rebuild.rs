@@ -95,6 +95,7 @@ impl Options {
         let config = scheduler::Config {
             nightly_at: NightlyAt::DEFAULT,
             catch_up_days: 1,
+            lookback_days: 0,
             attempts_max: self.attempts.attempts,
             retention: None,
         };

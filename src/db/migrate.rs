@@ -32,8 +32,12 @@ macro_rules! migration {
 }
 
 /// Every version, oldest first.
-pub const MIGRATIONS: &[Migration] =
-    &[migration!(1, "queue", "0001_queue.sql"), migration!(2, "admin", "0002_admin.sql")];
+pub const MIGRATIONS: &[Migration] = &[
+    migration!(1, "queue", "0001_queue.sql"),
+    migration!(2, "admin", "0002_admin.sql"),
+    // Version 3 is on its way on another branch.
+    migration!(4, "dirty", "0004_dirty.sql"),
+];
 
 /// Why the schema does not fit this binary.
 #[derive(Debug, thiserror::Error)]

@@ -144,6 +144,7 @@ impl Stage {
         let config = scheduler::Config {
             nightly_at: NightlyAt::Local(NaiveTime::MIN),
             catch_up_days: 7,
+            lookback_days: 0,
             attempts_max: 5,
             retention: None,
         };

@@ -21,8 +21,13 @@ pub fn rollups() -> Arc<Rollups> {
 }
 
 /// The scheduler's defaults, with few attempts.
-pub const SCHEDULER: scheduler::Config =
-    scheduler::Config { nightly_at: NightlyAt::DEFAULT, catch_up_days: 7, attempts_max: 3, retention: None };
+pub const SCHEDULER: scheduler::Config = scheduler::Config {
+    nightly_at: NightlyAt::DEFAULT,
+    catch_up_days: 7,
+    lookback_days: 0,
+    attempts_max: 3,
+    retention: None,
+};
 
 /// A worker that ends when nothing is left to do.
 pub fn draining() -> worker::Config {
