@@ -21,6 +21,7 @@ const START_MAX: Duration = Duration::from_secs(60);
 pub struct Server {
     pub port: u16,
     dir: PathBuf,
+    options: Vec<String>,
     child: Child,
 }
 
@@ -61,6 +62,12 @@ pub async fn create_database(port: u16, name: &str) {
 impl Server {
     /// A server of its own, which ends with the calling thread or when it is dropped.
     pub fn start(name: &str) -> Result<Self, String> {
+        Self::start_with(name, &[])
+    }
+
+    /// The same, with options of its own.
+    pub fn start_with(name: &str, options: &[&str]) -> Result<Self, String> {
+        let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
         let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
         remove_stale(&root);
         let dir = root.join(format!("mariadb-{}-{name}", std::process::id()));
@@ -68,8 +75,8 @@ impl Server {
         fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         install(&dir)?;
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(|e| e.to_string())?.port();
-        let child = launch(&dir, port)?;
-        Ok(Self { port, dir, child })
+        let child = launch(&dir, port, &options)?;
+        Ok(Self { port, dir, options, child })
     }
 
     /// Kills the server (SIGKILL), as a crash would.
@@ -80,7 +87,7 @@ impl Server {
 
     /// Starts it again, on its data and its port.
     pub fn restart(&mut self) {
-        self.child = launch(&self.dir, self.port).expect("MariaDB starts again");
+        self.child = launch(&self.dir, self.port, &self.options).expect("MariaDB starts again");
     }
 }
 
@@ -125,7 +132,7 @@ fn install(dir: &Path) -> Result<(), String> {
     fs::write(dir.join("init.sql"), grant).map_err(|error| error.to_string())
 }
 
-fn launch(dir: &Path, port: u16) -> Result<Child, String> {
+fn launch(dir: &Path, port: u16, options: &[String]) -> Result<Child, String> {
     let log = dir.join("log");
     let mut child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL"])
@@ -141,6 +148,7 @@ fn launch(dir: &Path, port: u16) -> Result<Child, String> {
         .arg(format!("--pid-file={}", dir.join("pid").display()))
         .arg(format!("--init-file={}", dir.join("init.sql").display()))
         .arg(format!("--port={port}"))
+        .args(options)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(fs::File::create(&log).map_err(|error| error.to_string())?)
