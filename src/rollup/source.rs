@@ -43,7 +43,8 @@ impl Lab {
 pub enum Locking {
     /// No locks: the caller reads from a snapshot.
     None,
-    /// A shared lock on every row that is read, counted or not.
+    /// A shared lock on every row that is read, counted or not; a conflict where one is not to be had
+    /// at once.
     Shared,
 }
 
@@ -137,7 +138,7 @@ pub async fn count_facts<'a>(
     for (index, fact) in rollup.facts.iter().enumerate() {
         let mut sql = fact.sql.text.clone();
         if locking == Locking::Shared {
-            sql.push_str("\n{share}");
+            sql.push_str("\n{share_nowait}");
         }
         let mut columns = Vec::new();
         let mut values = vec![None; fact.columns.len()];

@@ -5,12 +5,7 @@
 //! under a unique key is found by the audit.
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use daymend::{
-    args,
-    queue::JobKind,
-    rollup::HISTORICAL_SUMMARY,
-    scheduler::adhoc,
-};
+use daymend::{args, queue::JobKind, rollup::HISTORICAL_SUMMARY, scheduler::adhoc};
 
 use crate::{
     on_both,

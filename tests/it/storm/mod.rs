@@ -7,7 +7,7 @@
 mod writers;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,6 +29,9 @@ const DAYS: u32 = 3;
 const LABS: i64 = 2;
 const BILLS: i64 = 60;
 const TESTS: i64 = 6;
+
+/// How many runs are open at a time.
+const RUNS_AT_ONCE: usize = 4;
 
 on_both! {
     delta_triggers_survive_recomputes_of_the_same_days;
@@ -74,17 +77,21 @@ async fn labs(engine: Engine) -> (Arc<TestDb>, [Process; 2]) {
         db.add_bill(id, id % LABS + 1, &bill).await;
     }
     let workers = [(); 2].map(|()| Process::start(&db, &["--now", NOW, "worker"]));
-    recompute(&db).await;
+    let run = enqueue(&db).await;
+    wait_for(&db, run).await;
     (db, workers)
 }
 
-/// Enqueues all days of the storm, and waits until the workers have done them.
-async fn recompute(db: &TestDb) {
+/// Enqueues all days of the storm as one run; its id.
+async fn enqueue(db: &TestDb) -> i64 {
     let rollups = rollups();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let labs = (1..=LABS).map(|lab| (lab, first().iter_days().take(DAYS as usize).collect())).collect();
     let plan = adhoc::Plan { labs, left_out: Vec::new() };
-    let run = daymend::db::retry("enqueue", || adhoc::enqueue(&db.db, rollup, &plan, "storm", now(), 5)).await.unwrap();
+    adhoc::enqueue(&db.db, rollup, &plan, "storm", now(), 5).await.unwrap()
+}
+
+async fn wait_for(db: &TestDb, run: i64) {
     wait_until("the recomputes", Duration::from_secs(60), || async {
         let (_, progress) = db.run(run).await;
         assert_eq!(progress.discarded, 0);
@@ -93,20 +100,31 @@ async fn recompute(db: &TestDb) {
     .await;
 }
 
-/// Recomputes in a loop for so long; how often.
+/// Without damage a recompute has little to correct, and seldom takes a lock. One row a transaction:
+/// damage must not be in a deadlock with users, who would be told.
+async fn damage(db: &TestDb) {
+    let some = "SELECT id FROM operation_historical_summary WHERE event_count BETWEEN 1 AND 50 ORDER BY event_count, id DESC LIMIT 20";
+    for row in db.rows(some, vec![]).await {
+        let sql = "UPDATE operation_historical_summary SET event_count = event_count + 100 WHERE id = ?";
+        db.execute(sql, args![row.int(0).unwrap()]).await;
+    }
+}
+
+/// Recomputes in a loop for so long, a few runs at once so that no worker rests; how many.
 async fn recompute_for(db: &TestDb, time: Duration) -> u32 {
-    let begun = Instant::now();
-    let mut rounds = 0;
+    let (begun, mut rounds, mut open) = (Instant::now(), 0, VecDeque::new());
     while begun.elapsed() < time {
-        // Without damage a recompute has little to correct, and seldom takes a lock.
-        db.execute(
-            "UPDATE operation_historical_summary SET event_count = event_count + 100
-             WHERE event_type IN ('organization_bill', 'branch_test', 'referral_sample') AND event_count < 50",
-            args![],
-        )
-        .await;
-        recompute(db).await;
+        damage(db).await;
+        open.push_back(enqueue(db).await);
         rounds += 1;
+        if open.len() > RUNS_AT_ONCE
+            && let Some(run) = open.pop_front()
+        {
+            wait_for(db, run).await;
+        }
+    }
+    for run in open {
+        wait_for(db, run).await;
     }
     rounds
 }
@@ -125,6 +143,10 @@ fn compare(name: &str, engine: Engine, rounds: u32, without: &Tally, with: &Tall
     println!("{name}, {engine:?}: without recomputes {without}");
     println!("{name}, {engine:?}: beside {rounds} rounds of them {with}");
     assert!(rounds >= 3 && with.writes() >= 100, "that was no storm");
+    // Delta triggers alone bring users into deadlocks with each other, marks never do.
+    let share = |tally: &Tally| tally.aborted() as f64 / tally.writes() as f64;
+    let allowed = if name == "dirty days" { 0.0 } else { share(without) + 0.001 };
+    assert!(share(with) <= allowed, "users saw errors that they do not see without daymend");
 }
 
 async fn delta_triggers_survive_recomputes_of_the_same_days(engine: Engine) {

@@ -159,7 +159,8 @@ async fn act_on(tx: &mut Tx, random: &mut StdRng, first: NaiveDate, bill: i64, a
         2 => {
             let deleted = run(tx, "DELETE FROM billing WHERE id = ?", args![bill]).await?;
             if deleted == 0 {
-                let sql = "INSERT INTO billing (id, lab_id, billTime, isCancelled, modified_at) VALUES (?, ?, ?, 0, ?)";
+                // Somebody else may be doing the same.
+                let sql = "{insert_ignore} INTO billing (id, lab_id, billTime, isCancelled, modified_at) VALUES (?, ?, ?, 0, ?)";
                 run(tx, sql, args![bill, lab, at.as_str(), at.as_str()]).await?;
             }
             deleted
