@@ -7,7 +7,7 @@ use chrono::NaiveDate;
 use super::diff::Difference;
 use crate::{
     args,
-    db::{Arg, DbError, Dialect, Query, Tx, repeat},
+    db::{Arg, DbError, Query, Tx, json_list, repeat},
     rollup::{Rollup, source::Locking},
 };
 
@@ -92,28 +92,17 @@ pub async fn check(tx: &mut Tx, rollup: &Rollup) -> Option<String> {
 
 /// Carries a difference out: deletes, then updates, then inserts, each in key order and in
 /// few statements of many rows.
-///
-/// By the primary key, whatever the optimizer thinks: a scan of a table that is still small would
-/// wait, with all locks held, for rows of other days.
 pub(super) async fn write(tx: &mut Tx, rollup: &Rollup, lab_id: i64, difference: &Difference) -> Result<(), DbError> {
     let s = &rollup.summary;
-    let (delete_from, by_key) = match tx.dialect() {
-        // The short form of DELETE takes no hint.
-        Dialect::MySql => (format!("DELETE {0} FROM {0}", s.table), "FORCE INDEX (PRIMARY)"),
-        Dialect::Sqlite => (format!("DELETE FROM {}", s.table), ""),
-    };
     for rows in difference.delete.chunks(ROWS_A_STATEMENT_MAX) {
-        let sql = format!(
-            "-- daymend: delete summary rows\n{delete_from} {by_key} WHERE {} IN ({})",
-            s.id,
-            repeat("?", rows.len())
-        );
-        let args = rows.iter().map(|row| Arg::Int(row.id)).collect();
-        tx.execute(Query::new("delete summary rows", sql), args).await?;
+        let by_key = tx.dialect().delete_by_key(&s.table, &s.id);
+        let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+        let sql = format!("-- daymend: delete summary rows\n{by_key}");
+        tx.execute(Query::new("delete summary rows", sql), args![json_list(&ids)]).await?;
     }
     for rows in difference.update.chunks(ROWS_A_STATEMENT_MAX) {
         let sql = format!(
-            "-- daymend: update summary rows\nUPDATE {} {by_key} SET {} = CASE {}{} END, {} = {{now}} WHERE {} IN ({})",
+            "-- daymend: update summary rows\nUPDATE {} SET {} = CASE {}{} END, {} = {{now}} WHERE {} IN ({})",
             s.table,
             s.count,
             s.id,

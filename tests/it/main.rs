@@ -9,6 +9,7 @@ mod at_size;
 mod calendar;
 mod cli;
 mod dirty;
+mod dirty_catalogue;
 mod explain;
 mod fair;
 mod faults;

@@ -1,8 +1,7 @@
 //! The traps of the old design, one test each: what fell into them, and what happens instead.
 //!
-//! One more has its own place, as it takes a storm: a delta that races the recompute stays exact
-//! (`storm::delta_triggers_survive_recomputes_of_the_same_days`). And that a NULL dimension doubles rows
-//! under a unique key is found by the audit.
+//! That a NULL dimension doubles rows under a unique key is found by the audit. A delta that races the
+//! recompute has a storm of its own as well: `storm::delta_triggers_survive_recomputes_of_the_same_days`.
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use daymend::{args, queue::JobKind, rollup::HISTORICAL_SUMMARY, scheduler::adhoc};

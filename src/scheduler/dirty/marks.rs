@@ -8,7 +8,7 @@ use super::super::{Config, adhoc::span, nightly};
 use crate::{
     args,
     calendar::Zone,
-    db::{Arg, Db, DbError, Mode, Query, Row, Tx, repeat},
+    db::{Arg, Db, DbError, Mode, Query, Row, Tx, json_list, repeat},
     queue::JobKind,
     rollup::{Rollup, watch::Watch},
     runs::{self, NewRun},
@@ -35,8 +35,6 @@ statement!(
     "SELECT id, lab_id, CASE WHEN bill_time >= '1000-01-01' THEN bill_time END, bill_id FROM daymend_dirty
      WHERE test_id IS NULL AND id > ? ORDER BY id LIMIT ? {skip_locked}"
 );
-
-statement!(MARKS_DELETE, "delete marks", "DELETE FROM daymend_dirty WHERE id IN ({list})");
 
 statement!(
     MARKS_OLDEST,
@@ -144,10 +142,10 @@ pub(super) async fn enqueue(
 
 /// Deletes these marks and no others; how many were there.
 pub(super) async fn delete(tx: &mut Tx, ids: &[i64]) -> Result<u64, DbError> {
+    let sql = format!("-- daymend: delete marks\n{}", tx.dialect().delete_by_key("daymend_dirty", "id"));
     let mut deleted = 0;
     for ids in ids.chunks(VALUES_A_STATEMENT) {
-        let query = Query::new(MARKS_DELETE.name, MARKS_DELETE.with_list(ids.len()));
-        deleted += tx.execute(query, ids.iter().map(|id| Arg::Int(*id)).collect()).await?;
+        deleted += tx.execute(Query::new("delete marks", sql.as_str()), args![json_list(ids)]).await?;
     }
     Ok(deleted)
 }
