@@ -10,6 +10,7 @@
 //! - [`queue`], [`runs`]: jobs, and what asked for them.
 //! - [`audit`]: what differs, and why; nothing is written.
 //! - [`worker`]: the apalis runtime that works the queue off.
+//! - [`triggers`]: what marks the days whose source changes.
 //! - [`scheduler`]: reconciles what should be enqueued with what is.
 //! - [`metrics`], [`health`], [`http`]: what a process shows of itself.
 //! - [`cli`]: one file a command.
@@ -32,4 +33,5 @@ pub mod recompute;
 pub mod rollup;
 pub mod runs;
 pub mod scheduler;
+pub mod triggers;
 pub mod worker;

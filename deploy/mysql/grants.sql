@@ -24,6 +24,7 @@ GRANT CREATE ON `lab`.daymend_pauses TO daymend_migrate@'%';
 GRANT CREATE ON `lab`.daymend_audits TO daymend_migrate@'%';
 GRANT CREATE ON `lab`.daymend_audit_days TO daymend_migrate@'%';
 GRANT CREATE ON `lab`.daymend_audit_labs TO daymend_migrate@'%';
+GRANT CREATE ON `lab`.daymend_dirty TO daymend_migrate@'%';
 -- The lab system's output tables. The right is asked for even where they exist.
 GRANT CREATE ON `lab`.operation_historical_summary TO daymend_migrate@'%';
 GRANT CREATE ON `lab`.operation_event_log TO daymend_migrate@'%';
@@ -37,7 +38,7 @@ GRANT SELECT (id, labTimeZone, historicalViewEnabled) ON `lab`.labs TO daymend@'
 GRANT SELECT (id, lab_id, billTime, isCancelled) ON `lab`.billing TO daymend@'%';
 GRANT SELECT (billing_id, organization_id, referral_id, branch_id) ON `lab`.billingInfo TO daymend@'%';
 GRANT SELECT (id, department_id) ON `lab`.allTests TO daymend@'%';
-GRANT SELECT (billing_id, test_id, isCancelled) ON `lab`.labReportRelation TO daymend@'%';
+GRANT SELECT (id, billing_id, test_id, isCancelled) ON `lab`.labReportRelation TO daymend@'%';
 GRANT SELECT (billing_id, sampleType_id, isAccessed) ON `lab`.collectedSample TO daymend@'%';
 
 -- Its own tables. They may not exist yet, and rights on such a table can only be granted together
@@ -68,6 +69,8 @@ GRANT CREATE, SELECT, INSERT, DELETE ON `lab`.daymend_audit_days TO daymend@'%';
 REVOKE CREATE ON `lab`.daymend_audit_days FROM daymend@'%';
 GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON `lab`.daymend_audit_labs TO daymend@'%';
 REVOKE CREATE ON `lab`.daymend_audit_labs FROM daymend@'%';
+GRANT CREATE, SELECT, INSERT, DELETE ON `lab`.daymend_dirty TO daymend@'%';
+REVOKE CREATE ON `lab`.daymend_dirty FROM daymend@'%';
 
 -- The three tables of the lab system that daymend writes to. Columns can only be granted of tables
 -- that exist: where these do not, run `daymend migrate` when this point has been reached, and the

@@ -17,6 +17,7 @@ mod repair;
 mod rollups;
 mod runs;
 mod service;
+mod triggers;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -158,6 +159,9 @@ enum Command {
     /// Show and check rollup definitions
     #[command(subcommand)]
     Rollups(rollups::Command),
+    /// Mark late changes by triggers, so that they are repaired within seconds
+    #[command(subcommand)]
+    Triggers(triggers::Command),
     /// Measure the queue on a scratch database
     #[command(subcommand)]
     Bench(bench::Command),
@@ -197,6 +201,7 @@ pub fn main() -> ExitCode {
             Command::Runs(command) => command.run(global).await,
             Command::Queue(command) => command.run(global).await,
             Command::Rollups(command) => command.run(global).await,
+            Command::Triggers(command) => command.run(global).await,
             Command::Bench(command) => command.run(global).await,
             Command::Demo(options) => options.run().await,
             Command::Completions(options) => options.run(),
@@ -290,11 +295,20 @@ impl Global {
         Ok(db)
     }
 
-    /// The same, with rollup definitions that fit the database too.
+    /// The same, with rollup definitions that fit the database too, for recomputing.
     async fn connect_checked(&self, options: impl Into<ConnectOptions>) -> anyhow::Result<(Db, Arc<Rollups>)> {
+        self.connect_checked_for(Locking::Shared, options).await
+    }
+
+    /// The same, for recomputing or just for reading.
+    async fn connect_checked_for(
+        &self,
+        locking: Locking,
+        options: impl Into<ConnectOptions>,
+    ) -> anyhow::Result<(Db, Arc<Rollups>)> {
         let rollups = self.rollups()?;
         let db = self.connect(options).await?;
-        let problems = check_rollups(&db, &rollups, Locking::Shared).await;
+        let problems = check_rollups(&db, &rollups, locking).await;
         if problems.is_empty() {
             Ok((db, Arc::new(rollups)))
         } else {

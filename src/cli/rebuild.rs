@@ -96,6 +96,7 @@ impl Options {
         let config = scheduler::Config {
             nightly_at: NightlyAt::DEFAULT,
             catch_up_days: 1,
+            lookback_days: 0,
             attempts_max: self.attempts.attempts,
             max_shrink: MaxShrink::OFF,
             max_shrink_rebuild: MaxShrink::OFF,

@@ -78,6 +78,11 @@ pub(super) struct SchedulerArgs {
           value_parser = clap::value_parser!(u32).range(1..=3660))]
     catch_up_days: u32,
 
+    /// How many closed days before the due one are checked again every night, for late changes
+    #[arg(long, env = "DAYMEND_LOOKBACK_DAYS", default_value_t = 0, value_name = "DAYS",
+          value_parser = clap::value_parser!(u32).range(0..=3660))]
+    lookback_days: u32,
+
     /// How long runs and their jobs are kept after they have closed; 0s for ever
     #[arg(long, env = "DAYMEND_RETENTION", default_value = "90d", value_name = "TIME", value_parser = humantime::parse_duration)]
     retention: Duration,
@@ -124,6 +129,7 @@ impl SchedulerArgs {
         scheduler::Config {
             nightly_at: self.nightly_at,
             catch_up_days: self.catch_up_days,
+            lookback_days: self.lookback_days,
             attempts_max: self.attempts.attempts,
             max_shrink: self.shrink.max_shrink,
             max_shrink_rebuild: self.max_shrink_rebuild,

@@ -39,6 +39,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!(1, "queue", "0001_queue.sql"),
     migration!(2, "admin", "0002_admin.sql"),
     migration!(3, "audits", "0003_audits.sql"),
+    migration!(4, "dirty", "0004_dirty.sql"),
     migration!(5, "limits", "0005_limits.sql"),
 ];
 

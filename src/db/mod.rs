@@ -26,6 +26,7 @@ pub use error::{DbError, Kind, code};
 pub use retry::{Backoff, RETRIES_MAX, retry};
 pub use statement::{Statement, repeat};
 pub use tx::{Query, Tx};
+pub(crate) use value::json_list;
 pub use value::{Arg, Row, instant_text};
 
 /// How long a statement may go without an answer, where nothing else is said.

@@ -156,8 +156,18 @@ impl Tx {
         Ok(())
     }
 
+    /// Runs a statement as it is, without preparing it: MySQL cannot prepare the DDL of triggers.
+    pub async fn execute_text(&mut self, name: &str, sql: &str) -> Result<(), DbError> {
+        self.control(name, sql).await
+    }
+
+    /// Ends it by closing its connection, whose session has been changed.
+    pub fn discard(mut self) {
+        self.is_busy = true;
+    }
+
     /// Runs a statement that begins or ends a transaction; those are not prepared.
-    async fn control(&mut self, name: &str, sql: &'static str) -> Result<(), DbError> {
+    async fn control(&mut self, name: &str, sql: &str) -> Result<(), DbError> {
         on_connection!(self, name, |connection| async { connection.execute(sql).await.map(drop) })
     }
 

@@ -35,6 +35,13 @@ pub fn instant_text(at: DateTime<Utc>) -> String {
     }
 }
 
+/// A list of ids as JSON, to be bound as one value.
+#[must_use]
+pub(crate) fn json_list(ids: &[i64]) -> String {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    format!("[{}]", ids.join(","))
+}
+
 impl From<i64> for Arg {
     fn from(value: i64) -> Self {
         Self::Int(value)

@@ -145,6 +145,7 @@ impl Stage {
         let config = scheduler::Config {
             nightly_at: NightlyAt::Local(NaiveTime::MIN),
             catch_up_days: 7,
+            lookback_days: 0,
             attempts_max: 5,
             max_shrink: MaxShrink::OFF,
             max_shrink_rebuild: MaxShrink::OFF,

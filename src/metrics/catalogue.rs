@@ -72,6 +72,15 @@ catalogue! {
     /// Labs that cannot be scheduled, because their time zone is missing or unknown.
     LABS_UNUSABLE = Scheduler Type::Gauge, "daymend_labs_unusable", [];
 
+    /// Marks of late changes, by outcome: repaired, not_over (the nightly run will do that day), dropped or expanded.
+    DIRTY_MARKS = Scheduler Type::Counter, "daymend_dirty_marks_total", ["outcome"];
+
+    /// Jobs that marks of late changes led to; marks of one day share a job.
+    DIRTY_JOBS_ENQUEUED = Scheduler Type::Counter, "daymend_dirty_jobs_enqueued_total", [];
+
+    /// How long ago the oldest mark of a late change was made that nobody has taken; 0 where there is none.
+    DIRTY_OLDEST = Scheduler Type::Gauge, "daymend_dirty_oldest_mark_age_seconds", [];
+
     /// Scheduler ticks, by result: ok or failed.
     SCHEDULER_TICKS = Scheduler Type::Counter, "daymend_scheduler_ticks_total", ["result"];
 

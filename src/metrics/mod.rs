@@ -25,6 +25,7 @@ use crate::{
     recompute::diff::Difference,
     rollup::{Rollup, Rollups},
     runs::RunState,
+    scheduler::dirty,
 };
 use catalogue::*;
 
@@ -187,6 +188,10 @@ pub fn scheduler_starts() {
             RUNS_ENDED.add([kind, result.name()], 0);
         }
     }
+    for outcome in dirty::OUTCOMES {
+        DIRTY_MARKS.add([outcome], 0);
+    }
+    DIRTY_JOBS_ENQUEUED.add([], 0);
     for result in ["ok", "failed"] {
         SCHEDULER_TICKS.add([result], 0);
     }

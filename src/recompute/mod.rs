@@ -14,6 +14,10 @@
 //! do not count (cancelled bills) are read and locked as well: at READ COMMITTED MySQL lets
 //! go of rows that a WHERE has turned away, and a bill restored just then would slip through.
 //!
+//! No lock is waited for: a row that somebody else has locked starts the correction over. A recompute
+//! that waited with all its locks for a row of a user's transaction, which then wants another of that
+//! bill's rows, would be a deadlock, and the user's transaction, which has done less, the victim.
+//!
 //! The queue's fence runs inside the correcting transaction (`settle`): a worker that lost
 //! its lease has written nothing.
 //!

@@ -7,7 +7,7 @@ use chrono::NaiveDate;
 use super::diff::Difference;
 use crate::{
     args,
-    db::{Arg, Db, DbError, Query, Tx, repeat},
+    db::{Arg, Db, DbError, Dialect, Query, Tx, json_list, repeat},
     rollup::{Rollup, Summary, source::Locking},
 };
 
@@ -117,7 +117,7 @@ pub async fn labs(tx: &mut Tx, rollup: &Rollup) -> Result<Vec<i64>, DbError> {
 /// write only where rows are to be locked. One line for the first that does not.
 pub async fn check(db: &Db, rollup: &Rollup, locking: Locking) -> Option<String> {
     let s = &rollup.summary;
-    let statements = [read_sql(s, locking), delete_sql(s, 1), update_sql(s, 1), insert_sql(s, 1)];
+    let statements = [read_sql(s, locking), delete_sql(s, db.dialect()), update_sql(s, 1), insert_sql(s, 1)];
     let reading = if locking == Locking::None { 1 } else { statements.len() };
     for sql in statements.into_iter().take(reading) {
         if let Err(error) = db.columns(Query::new(&s.table, sql)).await {
@@ -132,8 +132,9 @@ pub async fn check(db: &Db, rollup: &Rollup, locking: Locking) -> Option<String>
 pub(super) async fn write(tx: &mut Tx, rollup: &Rollup, lab_id: i64, difference: &Difference) -> Result<(), DbError> {
     let s = &rollup.summary;
     for rows in difference.delete.chunks(ROWS_A_STATEMENT_MAX) {
-        let args = rows.iter().map(|row| Arg::Int(row.id)).collect();
-        tx.execute(Query::new("delete summary rows", delete_sql(s, rows.len())), args).await?;
+        let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+        let sql = delete_sql(s, tx.dialect());
+        tx.execute(Query::new("delete summary rows", sql), args![json_list(&ids)]).await?;
     }
     for rows in difference.update.chunks(ROWS_A_STATEMENT_MAX) {
         let cases = rows.iter().flat_map(|(id, _, count)| [Arg::Int(*id), Arg::from(*count)]);
@@ -156,7 +157,7 @@ pub(super) async fn write(tx: &mut Tx, rollup: &Rollup, lab_id: i64, difference:
 fn read_sql(s: &Summary, locking: Locking) -> String {
     let lock = match locking {
         Locking::None => "",
-        Locking::Shared => "{for_update}",
+        Locking::Shared => "{for_update_nowait}",
     };
     format!(
         "-- daymend: read summary\nSELECT {}, {}, {}, {}, {}, {} FROM {} WHERE {} = ? AND {} BETWEEN ? AND ? {lock}",
@@ -164,8 +165,8 @@ fn read_sql(s: &Summary, locking: Locking) -> String {
     )
 }
 
-fn delete_sql(s: &Summary, rows: usize) -> String {
-    format!("-- daymend: delete summary rows\nDELETE FROM {} WHERE {} IN ({})", s.table, s.id, repeat("?", rows))
+fn delete_sql(s: &Summary, dialect: Dialect) -> String {
+    format!("-- daymend: delete summary rows\n{}", dialect.delete_by_key(&s.table, &s.id))
 }
 
 fn update_sql(s: &Summary, rows: usize) -> String {

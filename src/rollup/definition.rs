@@ -8,7 +8,10 @@ use std::{
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Dimension, EventType, FactKind, NamedSql, Rollup, Summary};
+use super::{
+    Dimension, EventType, FactKind, NamedSql, Rollup, Summary,
+    watch::{self, Watch},
+};
 
 /// One thing that is wrong with a definition.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -140,6 +143,7 @@ impl Parser<'_> {
                 events.push(event);
             }
         }
+        let watch = self.watch(read, &facts);
         Some(Rollup {
             name: file.name.into_inner(),
             summary: file.summary.into_inner(),
@@ -147,6 +151,7 @@ impl Parser<'_> {
             events,
             labs: labs?,
             days: days?,
+            watch,
         })
     }
 
@@ -208,6 +213,18 @@ impl Parser<'_> {
         None
     }
 
+    fn watch(&mut self, read: &impl Fn(&str) -> std::io::Result<String>, facts: &[FactKind]) -> Option<Watch> {
+        match read(watch::FILE).map(|text| watch::parse(&text, facts)) {
+            Ok(Ok(watch)) => return Some(watch),
+            Ok(Err(problems)) => {
+                problems.into_iter().for_each(|(line, message)| self.report(watch::FILE, line, message));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => self.report(watch::FILE, 1, format!("cannot be read: {error}")),
+        }
+        None
+    }
+
     fn event(&mut self, text: &str, file: &File, facts: &mut [FactKind], event: &Event) -> Option<EventType> {
         let counts = event.counts.get_ref();
         if !file.facts.contains_key(counts) {
@@ -239,14 +256,15 @@ impl Parser<'_> {
 }
 
 /// Whether `name` may stand in a statement as a table or a column.
-fn is_identifier(name: &str) -> bool {
+pub(super) fn is_identifier(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 64
         && !name.starts_with(|c: char| c.is_ascii_digit())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-fn line_of(text: &str, at: usize) -> usize {
+/// The line of that byte of a text, from 1.
+pub(super) fn line_of(text: &str, at: usize) -> usize {
     text[..at.min(text.len())].matches('\n').count() + 1
 }
 

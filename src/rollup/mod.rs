@@ -3,7 +3,7 @@
 //! A definition is a folder of `jobs/`: `rollup.toml` names the summary table and its event
 //! types, and a few SELECTs read labs and facts. They are compiled in; `--jobs-dir` reads
 //! others from disk. [`definition`] parses and checks them, [`source`] runs the SELECTs, and
-//! [`aggregate`] counts facts into summary rows.
+//! [`aggregate`] counts facts into summary rows; [`watch`] says which changes of the source matter.
 //!
 //! Invariants: identifiers reach SQL only from a checked definition; what counts is decided
 //! here, from flags, never by a WHERE in SQL, so that a recompute reads and locks the facts
@@ -13,6 +13,7 @@ pub mod aggregate;
 pub mod definition;
 pub mod source;
 mod sql;
+pub mod watch;
 
 use std::path::Path;
 
@@ -34,6 +35,8 @@ pub struct Rollup {
     pub labs: NamedSql,
     /// The first moment at or after a given one at which a lab has facts.
     pub days: NamedSql,
+    /// What to watch for late changes; none where the folder has no `watch.toml`.
+    pub watch: Option<watch::Watch>,
 }
 
 /// The summary table and its columns; checked identifiers.
@@ -108,6 +111,7 @@ const BUILTIN: &[(&str, &[(&str, &str)])] = &[(
         ("bills.sql", include_str!("../../jobs/historical_summary/bills.sql")),
         ("tests.sql", include_str!("../../jobs/historical_summary/tests.sql")),
         ("samples.sql", include_str!("../../jobs/historical_summary/samples.sql")),
+        ("watch.toml", include_str!("../../jobs/historical_summary/watch.toml")),
     ],
 )];
 

@@ -43,7 +43,8 @@ impl Lab {
 pub enum Locking {
     /// No locks: the caller reads from a snapshot.
     None,
-    /// A shared lock on every row that is read, counted or not.
+    /// A shared lock on every row that is read, counted or not; a conflict where one is not to be had
+    /// at once.
     Shared,
 }
 
@@ -189,7 +190,7 @@ pub async fn check(db: &Db, rollup: &Rollup, locking: Locking) -> Vec<String> {
 
 /// The text with a shared lock on every row that it reads.
 fn locked(sql: &NamedSql) -> String {
-    format!("{}\n{{share}}", sql.text)
+    format!("{}\n{{share_nowait}}", sql.text)
 }
 
 fn query(sql: &NamedSql) -> Query<'_> {

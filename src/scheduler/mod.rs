@@ -7,6 +7,7 @@
 //!
 //! - [`nightly`]: days that have closed, one run a time zone.
 //! - [`migrations`]: records of the Support Dashboard, one rebuild run a lab.
+//! - [`dirty`]: days whose source changed after they had closed, beside the ticks.
 //! - [`close_runs`]: runs whose jobs have all ended.
 //! - Runs that have outlived their retention are pruned, every hour.
 //! - [`audits`]: every night a slice of the history is audited, beside the ticks.
@@ -17,8 +18,10 @@
 
 pub mod adhoc;
 pub mod audits;
+pub mod dirty;
 pub mod migrations;
 pub mod nightly;
+mod nightly_at;
 mod observe;
 
 use std::{
@@ -69,6 +72,8 @@ pub struct Config {
     pub nightly_at: NightlyAt,
     /// How many days back a lab is caught up, at most.
     pub catch_up_days: u32,
+    /// How many closed days before the due one are checked again every night.
+    pub lookback_days: u32,
     /// How many attempts each job may have.
     pub attempts_max: u32,
     /// How much of a day nightly jobs and repairs may take away at once.
@@ -99,6 +104,7 @@ pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock) -> Re
     let mut report = Report::default();
     nightly::enqueue_closed_days(db, rollup, config, clock.now(), &mut report).await?;
     migrations::take_pending(db, rollup, config, clock.now(), &mut report).await?;
+    dirty::repair_marked_days(db, rollup, config, clock.now(), &mut report).await?;
     close_runs(db, &mut report).await?;
     Ok(report)
 }
@@ -170,6 +176,7 @@ pub async fn run(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, pulse:
     metrics::scheduler_starts();
     tokio::join!(
         tick_until(db, rollup, config, clock, pulse, shutdown),
+        dirty::watch_until(db, rollup, config, clock, shutdown),
         observe::observe_until(db, rollup, config, clock, shutdown),
         audits::audit_until(db, rollup, config, clock, shutdown)
     );

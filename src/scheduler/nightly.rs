@@ -5,11 +5,16 @@
 //! every autumn. This asks for the last day that should be in the summary by now, and
 //! enqueues what lies between it and what is recorded in `daymend_labs`. The rows are locked
 //! before they are compared, so that a second scheduler finds nothing left to do.
+//!
+//! With `--lookback-days` the same transaction enqueues a second run, of the days before: so they are
+//! checked again once for each due day, by whichever scheduler comes first. It is a repair and not
+//! part of the nightly run: that one goes first, and is over when the days that were due are done.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::collections::BTreeMap;
 
-use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 
+pub use super::nightly_at::NightlyAt;
 use super::{Config, Report};
 use crate::{
     args,
@@ -44,68 +49,6 @@ statement!(
      WHERE rollup = ? AND lab_id IN ({list}) AND (enqueued_through IS NULL OR enqueued_through < ?)"
 );
 
-/// When a day should be in the summary: `04:00 UTC`, or `01:30 local`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NightlyAt {
-    /// At this time UTC, every day, for what is then yesterday in each zone.
-    Utc(NaiveTime),
-    /// At this time of the lab's own clock.
-    Local(NaiveTime),
-}
-
-impl FromStr for NightlyAt {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || format!("{text:?} is not a time such as \"04:00 UTC\" or \"01:30 local\"");
-        let (time, zone) = text.trim().split_once(' ').ok_or_else(expected)?;
-        let time = NaiveTime::parse_from_str(time, "%H:%M").map_err(|_| expected())?;
-        match zone.trim() {
-            zone if zone.eq_ignore_ascii_case("utc") => Ok(Self::Utc(time)),
-            zone if zone.eq_ignore_ascii_case("local") => Ok(Self::Local(time)),
-            _ => Err(expected()),
-        }
-    }
-}
-
-impl fmt::Display for NightlyAt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Utc(time) => write!(f, "{} UTC", time.format("%H:%M")),
-            Self::Local(time) => write!(f, "{} local", time.format("%H:%M")),
-        }
-    }
-}
-
-impl NightlyAt {
-    /// When the old nightly event ran.
-    pub const DEFAULT: Self = Self::Utc(match NaiveTime::from_hms_opt(4, 0, 0) {
-        Some(time) => time,
-        None => NaiveTime::MIN,
-    });
-
-    /// The last day of `zone` that should be in the summary at `now`.
-    #[must_use]
-    pub fn due_day(&self, zone: Zone, now: DateTime<Utc>) -> NaiveDate {
-        match self {
-            Self::Utc(time) => {
-                let today = now.date_naive().and_time(*time).and_utc();
-                let tick = if today <= now { today } else { today - Days::new(1) };
-                zone.yesterday(tick)
-            }
-            Self::Local(time) => {
-                let today = zone.date_of(now);
-                let at = zone.first_instant_at(today, *time);
-                if at <= now {
-                    zone.yesterday(now)
-                } else {
-                    zone.yesterday(zone.first_instant(today) - chrono::Duration::nanoseconds(1))
-                }
-            }
-        }
-    }
-}
-
 /// Enqueues every closed day that has not been enqueued, one run a time zone.
 pub async fn enqueue_closed_days(
     db: &Db,
@@ -124,10 +67,10 @@ pub async fn enqueue_closed_days(
         let behind: Vec<i64> = behind.map(|(lab, _)| lab).collect();
         if !behind.is_empty() {
             let enqueued = retry("nightly", || enqueue_zone(db, rollup, config, now, zone, due, &behind)).await?;
-            if let Some((_, _, jobs)) = &enqueued {
-                JOBS_ENQUEUED.add([JobKind::Nightly.name()], *jobs as u64);
+            for (kind, run) in enqueued {
+                JOBS_ENQUEUED.add([kind.name()], run.2 as u64);
+                report.enqueued.push(run);
             }
-            report.enqueued.extend(enqueued);
         }
     }
     Ok(())
@@ -173,9 +116,9 @@ async fn enqueue_zone(
     zone: Zone,
     due: NaiveDate,
     labs: &[i64],
-) -> Result<Option<(i64, String, usize)>, DbError> {
+) -> Result<Vec<(JobKind, (i64, String, usize))>, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
-    let mut days = Vec::new();
+    let (mut days, mut again) = (Vec::new(), Vec::new());
     for labs in labs.chunks(LABS_A_STATEMENT) {
         let rows = labs.iter().flat_map(|lab| args![rollup.name.as_str(), *lab]).collect();
         tx.execute(Query::new(LABS_ADD.name, LABS_ADD.with_rows(labs.len())), rows).await?;
@@ -195,6 +138,10 @@ async fn enqueue_zone(
                 );
             }
             if !missing.is_empty() {
+                let before = lookback(zone, &missing, due, config.lookback_days);
+                if !before.is_empty() {
+                    again.push((lab, before));
+                }
                 days.push((lab, missing));
             }
         }
@@ -203,26 +150,31 @@ async fn enqueue_zone(
         args.push(due.into());
         tx.execute(Query::new(LABS_RECORD.name, LABS_RECORD.with_list(labs.len())), args).await?;
     }
-    let enqueued =
-        if days.is_empty() { None } else { Some(create_run(&mut tx, rollup, config, now, zone, due, days).await?) };
+    let mut enqueued = Vec::new();
+    for (kind, name, labs) in [(JobKind::Nightly, "nightly", days), (JobKind::Repair, "lookback", again)] {
+        if !labs.is_empty() {
+            let run = new_run(rollup, config, now, zone, (kind, name), labs);
+            enqueued.push((kind, (runs::create(&mut tx, &run).await?, run.reason.clone(), run.jobs())));
+        }
+    }
     tx.commit().await?;
     Ok(enqueued)
 }
 
-async fn create_run(
-    tx: &mut Tx,
+fn new_run(
     rollup: &Rollup,
     config: &Config,
     now: DateTime<Utc>,
     zone: Zone,
-    due: NaiveDate,
+    (kind, name): (JobKind, &str),
     labs: Vec<(i64, Vec<NaiveDate>)>,
-) -> Result<(i64, String, usize), DbError> {
-    let first = labs.iter().filter_map(|(_, days)| days.first()).min().copied().unwrap_or(due);
-    let run = NewRun {
+) -> NewRun {
+    let days = || labs.iter().flat_map(|(_, days)| days).copied();
+    let (first, last) = (days().min().unwrap_or_default(), days().max().unwrap_or_default());
+    NewRun {
         rollup: rollup.name.clone(),
-        kind: JobKind::Nightly,
-        reason: format!("nightly {} {}", zone.name(), super::adhoc::span(first, due)),
+        kind,
+        reason: format!("{name} {} {}", zone.name(), super::adhoc::span(first, last)),
         requested_by: "scheduler".to_owned(),
         time_zone: Some(zone.name().to_owned()),
         lab_id: None,
@@ -230,9 +182,7 @@ async fn create_run(
         labs,
         attempts_max: config.attempts_max,
         max_shrink: config.max_shrink,
-    };
-    let id = runs::create(tx, &run).await?;
-    Ok((id, run.reason.clone(), run.jobs()))
+    }
 }
 
 /// The days to enqueue: all that closed since `through`, but not older than the catch-up; a
@@ -248,6 +198,11 @@ pub(super) fn missing_days(
         Some(through) => calendar::next(through).max(calendar::days_before(due, catch_up_days.saturating_sub(1))),
     };
     zone.dates(first, due).collect()
+}
+
+/// The closed days to check again: those of the last `days` before `due` that are not enqueued anyway.
+fn lookback(zone: Zone, missing: &[NaiveDate], due: NaiveDate, days: u32) -> Vec<NaiveDate> {
+    zone.dates(calendar::days_before(due, days), calendar::previous(due)).filter(|day| !missing.contains(day)).collect()
 }
 
 fn named(rollup: &Rollup, labs: &[i64]) -> Vec<Arg> {
@@ -325,9 +280,11 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_policy_is_refused() {
-        for text in ["4", "04:00", "25:00 UTC", "04:00 CET", ""] {
-            assert!(text.parse::<NightlyAt>().is_err(), "{text:?}");
-        }
+    fn the_lookback_leaves_out_what_is_enqueued_anyway_and_days_that_do_not_exist() {
+        let zone = Zone::parse(Some("Pacific/Apia")).unwrap();
+        let [due, before, long_before] = ["2011-12-31", "2011-12-29", "2011-12-28"].map(date);
+        assert_eq!(lookback(zone, &[due], due, 0), []);
+        assert_eq!(lookback(zone, &[due], due, 3), [long_before, before], "Samoa had no 30th");
+        assert_eq!(lookback(zone, &[before, due], due, 3), [long_before]);
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, nightly};
+use super::{Config, dirty, nightly};
 use crate::{
     args,
     clock::Clock,
@@ -21,8 +21,9 @@ use crate::{
     metrics::{
         self,
         catalogue::{
-            JOBS, LAB_JOBS, LAB_NIGHTLY_OVERDUE, LAB_UNUSABLE, LABS, LABS_PAUSED, LABS_UNUSABLE, NIGHTLY_COMPLETED,
-            NIGHTLY_OVERDUE, OLDEST_WAITING, PAUSED, RUNS, STATS_DURATION, STATS_TAKEN, WORKERS_ALIVE,
+            DIRTY_OLDEST, JOBS, LAB_JOBS, LAB_NIGHTLY_OVERDUE, LAB_UNUSABLE, LABS, LABS_PAUSED, LABS_UNUSABLE,
+            NIGHTLY_COMPLETED, NIGHTLY_OVERDUE, OLDEST_WAITING, PAUSED, RUNS, STATS_DURATION, STATS_TAKEN,
+            WORKERS_ALIVE,
         },
     },
     queue::{
@@ -135,6 +136,8 @@ async fn observe(db: &Db, rollup: &Rollup, config: &Config, now: DateTime<Utc>) 
         PAUSED.set([kind.name()], f64::from(u8::from(is_paused)));
     }
     LABS_PAUSED.set([], pauses.iter().filter(|pause| pause.lab_id.is_some()).count() as f64);
+    let oldest = dirty::oldest_us(&mut tx).await?;
+    DIRTY_OLDEST.set([], oldest.unwrap_or(0).max(0) as f64 / 1e6);
     observe_labs(&mut tx, rollup, config, now).await?;
     tx.commit().await?;
     WORKERS_ALIVE.set([], lease::workers_alive(db).await? as f64);

@@ -32,16 +32,13 @@ use crate::{
 };
 
 on_both! {
-    new_york_gets_each_day_once_across_the_change_of_its_clocks;
     a_lab_seen_for_the_first_time_starts_at_yesterday;
     a_lab_is_caught_up_so_many_days_and_no_more;
-    a_lab_with_an_unusable_zone_is_reported_and_the_others_go_on;
     labs_that_are_not_enabled_are_left_alone;
     labs_of_one_zone_share_a_run;
     schedulers_side_by_side_enqueue_what_one_would;
     a_scheduler_whose_clock_is_behind_takes_nothing_back;
     a_record_that_cannot_be_carried_out_ends_as_failed_with_the_reason;
-    records_of_one_lab_share_a_run_and_both_complete;
     a_record_that_is_set_to_pending_while_its_run_is_open_is_a_new_request;
     records_that_do_not_ask_for_a_rebuild_now_are_left_alone;
     a_record_tells_how_far_its_run_is;
@@ -49,25 +46,24 @@ on_both! {
     a_record_that_is_deleted_cancels_its_run;
     a_run_goes_on_while_one_of_its_records_is_left;
     a_record_of_a_run_that_failed_says_how_many_days_did;
-    a_bill_from_1970_makes_no_job_for_the_years_without_bills;
     the_event_log_pairs_started_with_how_the_run_ended;
 }
 
-fn date(text: &str) -> NaiveDate {
+pub(crate) fn date(text: &str) -> NaiveDate {
     text.parse().unwrap()
 }
 
-fn at(text: &str) -> DateTime<Utc> {
+pub(crate) fn at(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
 }
 
 /// Noon of a day on which nothing special happens.
-fn now() -> DateTime<Utc> {
+pub(crate) fn now() -> DateTime<Utc> {
     at("2026-06-15T12:00:00Z")
 }
 
 /// The nightly part of a tick.
-async fn nightly(db: &TestDb, now: DateTime<Utc>) -> Report {
+pub(crate) async fn nightly(db: &TestDb, now: DateTime<Utc>) -> Report {
     let (rollups, mut report) = (rollups(), Report::default());
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     nightly::enqueue_closed_days(&db.db, rollup, &SCHEDULER, now, &mut report).await.unwrap();
@@ -75,16 +71,16 @@ async fn nightly(db: &TestDb, now: DateTime<Utc>) -> Report {
 }
 
 /// The days enqueued for a lab, oldest first; a day that is enqueued twice is there twice.
-async fn enqueued(db: &TestDb, kind: JobKind, lab: i64) -> Vec<NaiveDate> {
+pub(crate) async fn enqueued(db: &TestDb, kind: JobKind, lab: i64) -> Vec<NaiveDate> {
     let sql = "SELECT day FROM daymend_jobs WHERE kind = ? AND lab_id = ? ORDER BY day";
     db.rows(sql, args![kind.name(), lab]).await.iter().map(|row| row.date(0).unwrap()).collect()
 }
 
-fn days(first: &str, last: &str) -> Vec<NaiveDate> {
+pub(crate) fn days(first: &str, last: &str) -> Vec<NaiveDate> {
     dates(date(first), date(last)).collect()
 }
 
-async fn bill_at(db: &TestDb, id: i64, lab: i64, moment: &str) {
+pub(crate) async fn bill_at(db: &TestDb, id: i64, lab: i64, moment: &str) {
     let info = Some((Some(1), Some(2), None));
     db.add_bill(id, lab, &Bill { at: at(moment), info, ..Bill::default() }).await;
 }
@@ -93,24 +89,6 @@ async fn bill_at(db: &TestDb, id: i64, lab: i64, moment: &str) {
 async fn events(db: &TestDb) -> Vec<(String, String)> {
     let rows = db.rows("SELECT event_name, status FROM operation_event_log ORDER BY id", vec![]).await;
     rows.iter().map(|row| (row.text(0).unwrap(), row.text(1).unwrap())).collect()
-}
-
-async fn new_york_gets_each_day_once_across_the_change_of_its_clocks(engine: Engine) {
-    let db = TestDb::new(engine).await;
-    db.add_lab(1, Some("America/New_York")).await;
-    // At 04:00 UTC it is 23:00 in New York until 8 March, and midnight from the 9th.
-    for day in days("2026-03-01", "2026-03-15") {
-        let tick = day.and_hms_opt(4, 0, 0).unwrap().and_utc();
-        let report = nightly(&db, tick).await;
-        // The tick of the 9th finds both the 7th and the 8th over; the old event lost the 7th.
-        let expected = if day == date("2026-03-09") { 2 } else { 1 };
-        assert_eq!(report.enqueued.iter().map(|(_, _, jobs)| *jobs).collect::<Vec<_>>(), [expected], "{tick}");
-        // Ticks in between find nothing to do.
-        for later in [TimeDelta::seconds(1), TimeDelta::hours(1), TimeDelta::hours(23)] {
-            assert_eq!(nightly(&db, tick + later).await.enqueued, [], "{tick} + {later}");
-        }
-    }
-    assert_eq!(enqueued(&db, JobKind::Nightly, 1).await, days("2026-02-27", "2026-03-14"));
 }
 
 async fn a_lab_seen_for_the_first_time_starts_at_yesterday(engine: Engine) {
@@ -143,25 +121,6 @@ async fn a_lab_is_caught_up_so_many_days_and_no_more(engine: Engine) {
     let mut expected = days("2026-06-14", "2026-06-14");
     expected.extend(days("2026-06-28", "2026-07-04"));
     assert_eq!(enqueued(&db, JobKind::Nightly, 2).await, expected);
-}
-
-async fn a_lab_with_an_unusable_zone_is_reported_and_the_others_go_on(engine: Engine) {
-    let db = TestDb::new(engine).await;
-    db.add_lab(1, Some("Mars/Olympus_Mons")).await;
-    db.add_lab(2, None).await;
-    db.add_lab(3, Some("  ")).await;
-    db.add_lab(4, Some("Asia/Calcutta")).await;
-    let report = db.tick(now()).await;
-    let unknown = "time zone \"Mars/Olympus_Mons\" is unknown (expected an IANA name such as Asia/Kolkata)";
-    let unusable = [(1, unknown), (2, "no time zone is set"), (3, "no time zone is set")];
-    assert_eq!(report.unusable, unusable.map(|(lab, why)| (lab, why.to_owned())).into());
-    assert_eq!(enqueued(&db, JobKind::Nightly, 4).await, days("2026-06-14", "2026-06-14"));
-    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs").await, 1);
-    // Set right, a lab is scheduled like a new one.
-    db.execute("UPDATE labs SET labTimeZone = 'Asia/Kolkata' WHERE id = 1", args![]).await;
-    let report = db.tick(now() + TimeDelta::days(1)).await;
-    assert_eq!(report.unusable.keys().collect::<Vec<_>>(), [&2, &3]);
-    assert_eq!(enqueued(&db, JobKind::Nightly, 1).await, days("2026-06-15", "2026-06-15"));
 }
 
 async fn labs_that_are_not_enabled_are_left_alone(engine: Engine) {
@@ -294,32 +253,6 @@ async fn a_record_that_cannot_be_carried_out_ends_as_failed_with_the_reason(engi
     assert_eq!(db.number(scheduled).await, 0);
     db.tick(now()).await;
     assert_eq!(db.record_status(records[0]).await, statuses[0], "it is not taken again");
-}
-
-async fn records_of_one_lab_share_a_run_and_both_complete(engine: Engine) {
-    let db = TestDb::new(engine).await;
-    db.add_lab(1, Some("Asia/Kolkata")).await;
-    bill_at(&db, 1, 1, "2026-06-01T00:00:00Z").await;
-    let records = [db.request_rebuild(1).await, db.request_rebuild(1).await];
-    db.tick(now()).await;
-    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs WHERE kind = 'rebuild'").await, 1);
-    for record in records {
-        assert_eq!(db.record_status(record).await, "Running (0/1)");
-    }
-    db.drain(now()).await;
-    db.tick(now()).await;
-    for record in records {
-        assert_eq!(db.record_status(record).await, "Completed");
-    }
-    // Set to Pending once more, a record is a new request.
-    let again = "UPDATE crelio_data_migrations SET is_scheduled = 1, job_status = 'Pending' WHERE id = ?";
-    db.execute(again, args![records[0]]).await;
-    db.tick(now()).await;
-    assert_eq!(db.record_status(records[0]).await, "Running (0/1)");
-    assert_eq!(db.record_status(records[1]).await, "Completed");
-    db.drain(now()).await;
-    db.tick(now()).await;
-    assert_eq!(db.record_status(records[0]).await, "Completed");
 }
 
 async fn records_that_do_not_ask_for_a_rebuild_now_are_left_alone(engine: Engine) {
@@ -464,29 +397,6 @@ async fn a_record_of_a_run_that_failed_says_how_many_days_did(engine: Engine) {
     assert!(error.contains("lab 1") && error.contains("\"Nowhere\" is unknown"), "{error}");
     let statuses: Vec<_> = events(&db).await.into_iter().filter(|(name, _)| *name == failed.event_name).collect();
     assert_eq!(statuses.iter().map(|(_, status)| status.as_str()).collect::<Vec<_>>(), ["STARTED", "FAILED"]);
-}
-
-async fn a_bill_from_1970_makes_no_job_for_the_years_without_bills(engine: Engine) {
-    let db = TestDb::new(engine).await;
-    db.add_lab(1, Some("Asia/Kolkata")).await;
-    // The first moment of 1970, in UTC; then the last microsecond of a day and the first of the next.
-    bill_at(&db, 1, 1, "1970-01-01T00:00:00Z").await;
-    bill_at(&db, 2, 1, "2026-06-02T18:29:59.999999Z").await;
-    bill_at(&db, 3, 1, "2026-06-02T18:30:00Z").await;
-    bill_at(&db, 4, 1, "2026-06-14T18:30:00Z").await;
-    // A ghost on a day without bills is a reason for a job, wherever it is.
-    db.add_summary_row(1, "1999-12-31", 1, 0, "branch_bill", 5).await;
-    db.add_summary_row(1, "2026-07-01", 1, 0, "branch_bill", 5).await;
-    let record = db.request_rebuild(1).await;
-    db.tick(now()).await;
-    let expected = ["1970-01-01", "1999-12-31", "2026-06-02", "2026-06-03", "2026-07-01"].map(date);
-    assert_eq!(enqueued(&db, JobKind::Rebuild, 1).await, expected, "and none for today's bill");
-    db.drain(now()).await;
-    db.tick(now()).await;
-    assert_eq!(db.record_status(record).await, "Completed");
-    let stored = db.rows("SELECT DISTINCT ordered_at FROM operation_historical_summary ORDER BY 1", vec![]).await;
-    let stored: Vec<_> = stored.iter().map(|row| row.date(0).unwrap()).collect();
-    assert_eq!(stored, ["1970-01-01", "2026-06-02", "2026-06-03"].map(date));
 }
 
 async fn the_event_log_pairs_started_with_how_the_run_ended(engine: Engine) {

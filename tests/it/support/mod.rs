@@ -6,6 +6,7 @@
 //! with the test process however it ends.
 
 pub mod delta_triggers;
+pub mod dirty;
 pub mod drifting;
 pub mod grants;
 pub mod lab_system;
@@ -41,6 +42,8 @@ pub struct TestDb {
     pub url: String,
     /// For `daymend migrate`.
     pub migrate_url: String,
+    /// For `daymend triggers`, which is an administrator's to run.
+    pub triggers_url: String,
     /// For the library under test.
     pub db: Db,
     /// For the test itself.
@@ -60,7 +63,15 @@ impl TestDb {
                 let dir = tempfile::tempdir().expect("a temporary directory");
                 let url = format!("sqlite:{}", dir.path().join("lab.db").display());
                 let db = pool(&url);
-                let this = Self { engine, migrate_url: url.clone(), url, admin: db.clone(), db, _dir: Some(dir) };
+                let this = Self {
+                    engine,
+                    migrate_url: url.clone(),
+                    triggers_url: url.clone(),
+                    url,
+                    admin: db.clone(),
+                    db,
+                    _dir: Some(dir),
+                };
                 this.run_script(include_str!("../../../src/demo/source-schema.sqlite.sql")).await;
                 this
             }
@@ -71,8 +82,9 @@ impl TestDb {
         let name = format!("t{}", NEXT_DATABASE.fetch_add(1, Ordering::Relaxed));
         server::create_database(port, &name).await;
         let (url, migrate_url) = (grants::run_time_url(port, &name), grants::migrate_url(port, &name));
-        let (db, admin) = (pool(&url), pool(&server::url(port, &name)));
-        let this = Self { engine: Engine::MariaDb, url, migrate_url, db, admin, _dir: None };
+        let triggers_url = server::url(port, &name);
+        let (db, admin) = (pool(&url), pool(&triggers_url));
+        let this = Self { engine: Engine::MariaDb, url, migrate_url, triggers_url, db, admin, _dir: None };
         this.run_script(include_str!("../../fixtures/source-schema.mysql.sql")).await;
         server::run(port, &grants::statements(&name)).await;
         this

@@ -15,7 +15,11 @@ pub struct Process {
 
 /// The binary with a database in its environment, not yet running.
 pub fn command(db: &TestDb, args: &[&str]) -> Command {
-    let url = if args.contains(&"migrate") { &db.migrate_url } else { &db.url };
+    let url = match args {
+        _ if args.contains(&"migrate") => &db.migrate_url,
+        _ if args.contains(&"triggers") => &db.triggers_url,
+        _ => &db.url,
+    };
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_daymend")])

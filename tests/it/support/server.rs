@@ -22,7 +22,7 @@ const START_MAX: Duration = Duration::from_secs(60);
 pub struct Server {
     pub port: u16,
     dir: PathBuf,
-    options: &'static [&'static str],
+    options: Vec<String>,
     child: Child,
 }
 
@@ -88,8 +88,9 @@ impl Server {
         Self::start_with(name, &[])
     }
 
-    /// The same with more options.
-    pub fn start_with(name: &str, options: &'static [&'static str]) -> Result<Self, String> {
+    /// The same, with options of its own.
+    pub fn start_with(name: &str, options: &[&str]) -> Result<Self, String> {
+        let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
         let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
         remove_stale(&root);
         let dir = root.join(format!("mariadb-{}-{name}", std::process::id()));
@@ -97,7 +98,7 @@ impl Server {
         fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         install(&dir)?;
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(|e| e.to_string())?.port();
-        let child = launch(&dir, port, options)?;
+        let child = launch(&dir, port, &options)?;
         Ok(Self { port, dir, options, child })
     }
 
@@ -109,7 +110,7 @@ impl Server {
 
     /// Starts it again, on its data and its port.
     pub fn restart(&mut self) {
-        self.child = launch(&self.dir, self.port, self.options).expect("MariaDB starts again");
+        self.child = launch(&self.dir, self.port, &self.options).expect("MariaDB starts again");
     }
 }
 
@@ -154,16 +155,15 @@ fn install(dir: &Path) -> Result<(), String> {
     fs::write(dir.join("init.sql"), grant).map_err(|error| error.to_string())
 }
 
-fn launch(dir: &Path, port: u16, options: &[&str]) -> Result<Child, String> {
+fn launch(dir: &Path, port: u16, options: &[String]) -> Result<Child, String> {
     let log = dir.join("log");
     let mut child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL"])
         .arg(program("mariadbd")?)
-        .args(["--no-defaults", "--bind-address=127.0.0.1", "--skip-name-resolve", &user()])
+        .args(["--no-defaults", "--bind-address=127.0.0.1", "--skip-name-resolve", "--skip-log-bin", &user()])
         .args(["--innodb-buffer-pool-size=256M", "--innodb-flush-log-at-trx-commit=2", "--max-connections=500"])
         // Hundreds of test databases stay within the default limit of open files.
         .args(["--table-open-cache=2000", "--innodb-print-all-deadlocks=ON"])
-        .args(if options.is_empty() { &["--skip-log-bin"] } else { options })
         // As on servers that replicate: every table needs a primary key.
         .arg("--innodb-force-primary-key=ON")
         .arg(format!("--datadir={}", dir.join("data").display()))
@@ -171,6 +171,7 @@ fn launch(dir: &Path, port: u16, options: &[&str]) -> Result<Child, String> {
         .arg(format!("--pid-file={}", dir.join("pid").display()))
         .arg(format!("--init-file={}", dir.join("init.sql").display()))
         .arg(format!("--port={port}"))
+        .args(options)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(fs::File::create(&log).map_err(|error| error.to_string())?)

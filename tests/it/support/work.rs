@@ -25,6 +25,7 @@ pub fn rollups() -> Arc<Rollups> {
 pub const SCHEDULER: scheduler::Config = scheduler::Config {
     nightly_at: NightlyAt::DEFAULT,
     catch_up_days: 7,
+    lookback_days: 0,
     attempts_max: 3,
     max_shrink: MaxShrink::OFF,
     max_shrink_rebuild: MaxShrink::OFF,

@@ -1,0 +1,144 @@
+//! `daymend triggers`: what marks the days whose source changes.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{Exit, Global, historical_summary, print_json, usage};
+use crate::{
+    db::Dialect,
+    rollup::{Rollup, source::Locking, watch::Watch},
+    triggers::{self, InstallError},
+};
+
+/// Marks late changes by triggers on the source tables, so that they are repaired within seconds.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Create the triggers, or bring them up to date
+    Install(Change),
+    /// Drop the triggers of daymend, and no others
+    Remove(Change),
+    /// Print the SQL that installs them, for a DBA to read and apply
+    Show(Show),
+}
+
+/// How to change triggers.
+#[derive(Debug, Args)]
+pub(super) struct Change {
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What to print.
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// For which database; by default that of --database-url, or mysql (MariaDB included)
+    #[arg(long = "for", value_enum, value_name = "DATABASE")]
+    database: Option<Database>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Database {
+    #[value(alias = "mariadb")]
+    Mysql,
+    Sqlite,
+}
+
+impl Command {
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Install(options) => install(global, options.dry_run).await,
+            Self::Remove(options) => remove(global, options.dry_run).await,
+            Self::Show(options) => show(global, options.database),
+        }
+    }
+}
+
+fn watch_of(rollup: &Rollup) -> anyhow::Result<&Watch> {
+    rollup
+        .watch
+        .as_ref()
+        .ok_or_else(|| usage(format!("{} has no watch.toml, which says what to watch; see that of jobs/", rollup.name)))
+}
+
+fn show(global: &Global, database: Option<Database>) -> anyhow::Result<ExitCode> {
+    let rollups = global.rollups()?;
+    let watch = watch_of(historical_summary(&rollups)?)?;
+    let is_sqlite = || global.database_url.as_deref().is_some_and(|url| url.starts_with("sqlite:"));
+    let dialect = match database {
+        Some(Database::Mysql) => Dialect::MySql,
+        Some(Database::Sqlite) => Dialect::Sqlite,
+        None if is_sqlite() => Dialect::Sqlite,
+        None => Dialect::MySql,
+    };
+    if global.json {
+        let list: Vec<_> = triggers::sql::triggers(watch, dialect)
+            .iter()
+            .map(|trigger| serde_json::json!({ "name": trigger.name, "table": trigger.table, "sql": trigger.create() }))
+            .collect();
+        print_json(&list)?;
+    } else {
+        print!("{}", triggers::script(watch, dialect));
+    }
+    Ok(Exit::Ok.into())
+}
+
+async fn install(global: &Global, dry_run: bool) -> anyhow::Result<ExitCode> {
+    let (db, rollups) = global.connect_checked_for(Locking::None, 2).await?;
+    let rollup = historical_summary(&rollups)?;
+    let watch = watch_of(rollup)?;
+    let installed = triggers::install(&db, watch, &rollup.summary.table, dry_run).await.map_err(refused)?;
+    if global.json {
+        print_json(&serde_json::json!({ "dry_run": dry_run, "triggers": installed }))?;
+        return Ok(Exit::Ok.into());
+    }
+    let verb = |done: &str, would: &str| if dry_run { would.to_owned() } else { done.to_owned() };
+    for name in &installed.created {
+        println!("{} {name}", verb("created", "would create"));
+    }
+    for name in &installed.replaced {
+        println!("{} {name}", verb("replaced", "would replace"));
+    }
+    if installed.created.is_empty() && installed.replaced.is_empty() {
+        println!("all {} triggers are there and right: nothing to do", installed.kept.len());
+    } else if !dry_run {
+        println!(
+            "late changes are marked from now on, and repaired within seconds by a scheduler; for what changed earlier \
+             there is `daymend repair` and `daymend rebuild`"
+        );
+        if !installed.replaced.is_empty() {
+            println!("what changed in the moment of the replacement is not marked: repair the last days");
+        }
+    }
+    for name in &installed.deltas {
+        println!("the trigger {name} writes to {} too: it is not needed any more", rollup.summary.table);
+    }
+    Ok(Exit::Ok.into())
+}
+
+async fn remove(global: &Global, dry_run: bool) -> anyhow::Result<ExitCode> {
+    let db = global.connect(2).await?;
+    let removed = triggers::remove(&db, dry_run).await.map_err(refused)?;
+    if global.json {
+        print_json(&serde_json::json!({ "dry_run": dry_run, "removed": removed }))?;
+        return Ok(Exit::Ok.into());
+    }
+    for name in &removed {
+        println!("{} {name}", if dry_run { "would drop" } else { "dropped" });
+    }
+    if removed.is_empty() {
+        println!("no trigger of daymend is there, or the account has no TRIGGER and sees none: nothing to do");
+    }
+    Ok(Exit::Ok.into())
+}
+
+/// What is missing is the operator's to give; what the database lacks or refuses is its own.
+fn refused(error: InstallError) -> anyhow::Error {
+    match &error {
+        InstallError::Rights(_) | InstallError::BinaryLog(_) | InstallError::NameTaken(_) => {
+            usage(crate::error::chain(&error))
+        }
+        InstallError::InUse(..) | InstallError::Database(_) => error.into(),
+    }
+}

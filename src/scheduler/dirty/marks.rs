@@ -1,0 +1,274 @@
+//! A batch of marks: read, merged by day, enqueued, and deleted, in one transaction.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use chrono::{DateTime, NaiveDate, Utc};
+
+use super::super::{Config, adhoc::span, nightly};
+use crate::{
+    args,
+    calendar::Zone,
+    db::{Arg, Db, DbError, Mode, Query, Row, Tx, json_list, repeat},
+    queue::JobKind,
+    rollup::{Rollup, watch::Watch},
+    runs::{self, NewRun},
+    statement,
+};
+
+/// How many marks one transaction takes.
+const MARKS_A_BATCH: usize = 5000;
+
+/// How many ids or days one statement names.
+const VALUES_A_STATEMENT: usize = 1000;
+
+/// Who asks for the runs of marked days.
+pub const REQUESTED_BY: &str = "dirty days";
+
+statement!(MARKS_ANY, "any marks", "SELECT EXISTS (SELECT 1 FROM daymend_dirty WHERE id > ?)");
+
+// Locked, so that two schedulers share the marks rather than both repair all days. Nothing is read
+// here that a writer may wait for: rows that are being appended are passed over. Zero dates, and
+// others before the first that a DATETIME holds, are nobody's day.
+statement!(
+    MARKS_READ,
+    "read marks",
+    "SELECT id, lab_id, CASE WHEN bill_time >= '1000-01-01' THEN bill_time END, bill_id FROM daymend_dirty
+     WHERE test_id IS NULL AND id > ? ORDER BY id LIMIT ? {skip_locked}"
+);
+
+statement!(
+    MARKS_OLDEST,
+    "oldest mark",
+    "SELECT {now_us} - CAST({as_us}(marked_at) AS SIGNED) FROM daymend_dirty ORDER BY id LIMIT 1"
+);
+
+statement!(
+    JOBS_WAITING,
+    "jobs waiting for marked days",
+    "SELECT jobs.day FROM daymend_jobs AS jobs JOIN daymend_runs AS runs ON runs.id = jobs.id {div} 100000000
+     WHERE jobs.lab_id = ? AND jobs.rollup = ? AND jobs.state = 'available' AND runs.requested_by = ?
+       AND jobs.day IN ({list})"
+);
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// The run that it enqueued, what for, and how many jobs that has.
+    pub(super) run: Option<(i64, String, usize)>,
+    /// How many marks led to what, in the order of [`super::OUTCOMES`].
+    pub(super) outcomes: [u64; 4],
+    /// The highest id that was deleted.
+    pub(super) last_deleted: Option<i64>,
+    /// Whether there may be more to read.
+    pub(super) is_full: bool,
+}
+
+/// Where a mark points.
+enum Place {
+    Moment(i64, DateTime<Utc>),
+    Bill(i64),
+    Nowhere,
+}
+
+/// A day, and what is to be done about its marks.
+enum Verdict {
+    Repair(NaiveDate),
+    NotOver,
+    Keep,
+    Drop,
+}
+
+/// Whether any mark is there, above that id.
+pub(super) async fn any(db: &Db, floor: i64) -> Result<bool, DbError> {
+    let rows = db.fetch_all(&MARKS_ANY, args![floor]).await?;
+    let any = rows.first().map_or(Ok(0), |row| row.int(0));
+    any.map(|any| any != 0).map_err(|error| DbError::new(MARKS_ANY.name, error))
+}
+
+/// How long ago the oldest mark was made, in microseconds, by the database's clock.
+pub(in crate::scheduler) async fn oldest_us(tx: &mut Tx) -> Result<Option<i64>, DbError> {
+    let row = tx.fetch_optional(&MARKS_OLDEST, args![]).await?;
+    row.map_or(Ok(None), |row| row.int_or_null(0)).map_err(|error| DbError::new(MARKS_OLDEST.name, error))
+}
+
+/// Takes the first marks above that id, and enqueues the repair of their days.
+pub(super) async fn enqueue(
+    db: &Db,
+    rollup: &Rollup,
+    watch: &Watch,
+    config: &Config,
+    now: DateTime<Utc>,
+    floor: i64,
+) -> Result<Batch, DbError> {
+    let mut tx = db.begin(Mode::Write).await?;
+    let marks = read(&mut tx, floor).await?;
+    let mut batch = Batch::default();
+    // Each statement from here on sees at least what the marks tell of.
+    let bills = moments(&mut tx, watch, &marks).await?;
+    let labs = Labs::read(&mut tx, rollup).await?;
+    let mut days: BTreeMap<i64, BTreeSet<NaiveDate>> = BTreeMap::new();
+    let mut done = Vec::new();
+    for (id, place) in &marks {
+        let place = match place {
+            Place::Bill(bill) => bills.get(bill).copied(),
+            Place::Moment(lab, at) => Some((*lab, *at)),
+            Place::Nowhere => None,
+        };
+        let verdict = place.map_or(Verdict::Drop, |(lab, at)| labs.judge(lab, at, now));
+        match verdict {
+            Verdict::Keep => continue,
+            Verdict::Repair(day) => {
+                if let Some((lab, _)) = place {
+                    days.entry(lab).or_default().insert(day);
+                }
+                batch.outcomes[0] += 1;
+            }
+            Verdict::NotOver => batch.outcomes[1] += 1,
+            Verdict::Drop => batch.outcomes[2] += 1,
+        }
+        done.push(*id);
+    }
+    batch.is_full = marks.len() == MARKS_A_BATCH && !done.is_empty();
+    batch.last_deleted = done.last().copied();
+    let days = without_waiting(&mut tx, rollup, days).await?;
+    if !days.is_empty() {
+        let run = new_run(rollup, config, now, days);
+        batch.run = Some((runs::create(&mut tx, &run).await?, run.reason.clone(), run.jobs()));
+    }
+    delete(&mut tx, &done).await?;
+    tx.commit().await?;
+    Ok(batch)
+}
+
+/// Deletes these marks and no others; how many were there.
+pub(super) async fn delete(tx: &mut Tx, ids: &[i64]) -> Result<u64, DbError> {
+    let sql = format!("-- daymend: delete marks\n{}", tx.dialect().delete_by_key("daymend_dirty", "id"));
+    let mut deleted = 0;
+    for ids in ids.chunks(VALUES_A_STATEMENT) {
+        deleted += tx.execute(Query::new("delete marks", sql.as_str()), args![json_list(ids)]).await?;
+    }
+    Ok(deleted)
+}
+
+async fn read(tx: &mut Tx, floor: i64) -> Result<Vec<(i64, Place)>, DbError> {
+    let mut marks = Vec::new();
+    tx.for_each(&MARKS_READ, args![floor, MARKS_A_BATCH], |row| {
+        marks.push((row.int(0)?, place(&row).unwrap_or(Place::Nowhere)));
+        Ok(())
+    })
+    .await?;
+    Ok(marks)
+}
+
+/// What a mark holds; a value that cannot be read is an error, which costs that mark only.
+fn place(row: &Row) -> Result<Place, sqlx::Error> {
+    Ok(match (row.int_or_null(1)?, row.instant_or_null(2)?, row.int_or_null(3)?) {
+        (Some(lab), Some(at), _) => Place::Moment(lab, at),
+        (_, _, Some(bill)) => Place::Bill(bill),
+        _ => Place::Nowhere,
+    })
+}
+
+/// The lab and the moment of each marked bill that is there.
+async fn moments(
+    tx: &mut Tx,
+    watch: &Watch,
+    marks: &[(i64, Place)],
+) -> Result<HashMap<i64, (i64, DateTime<Utc>)>, DbError> {
+    let bills: BTreeSet<i64> =
+        marks.iter().filter_map(|(_, place)| if let Place::Bill(bill) = place { Some(*bill) } else { None }).collect();
+    let bills: Vec<i64> = bills.into_iter().collect();
+    let bill = &watch.bill;
+    let mut moments = HashMap::new();
+    for bills in bills.chunks(VALUES_A_STATEMENT) {
+        let (key, lab, time, table) = (&bill.key, &bill.lab, &bill.time, &bill.table);
+        let sql = format!(
+            "-- daymend: marked bills\nSELECT {key}, {lab}, CASE WHEN {time} >= '1000-01-01' THEN {time} END FROM {table} WHERE {key} IN ({})",
+            repeat("?", bills.len())
+        );
+        tx.for_each(Query::new("marked bills", sql), bills.iter().map(|id| Arg::Int(*id)).collect(), |row| {
+            if let (Ok(id), Ok(lab), Ok(at)) = (row.int(0), row.int(1), row.instant(2)) {
+                moments.insert(id, (lab, at));
+            }
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(moments)
+}
+
+/// The labs that the nightly run keeps.
+pub(super) struct Labs(HashMap<i64, (Zone, Option<NaiveDate>)>);
+
+impl Labs {
+    pub(super) async fn read(tx: &mut Tx, rollup: &Rollup) -> Result<Self, DbError> {
+        let outlook = nightly::look_at_labs(tx, rollup).await?;
+        let labs = outlook.zones.into_iter();
+        Ok(Self(labs.flat_map(|(zone, labs)| labs.into_iter().map(move |(lab, to)| (lab, (zone, to)))).collect()))
+    }
+
+    /// The zone of a lab that is kept.
+    pub(super) fn zone(&self, lab: i64) -> Option<Zone> {
+        self.0.get(&lab).map(|(zone, _)| *zone)
+    }
+
+    fn judge(&self, lab: i64, at: DateTime<Utc>, now: DateTime<Utc>) -> Verdict {
+        let Some((zone, enqueued_through)) = self.0.get(&lab) else { return Verdict::Drop };
+        let day = zone.date_of(at);
+        if zone.is_closed(day, now) {
+            Verdict::Repair(day)
+        } else if enqueued_through.is_none_or(|through| through < day) {
+            Verdict::NotOver
+        } else {
+            Verdict::Keep
+        }
+    }
+}
+
+/// Leaves out the days for which a job of an earlier batch is waiting still.
+async fn without_waiting(
+    tx: &mut Tx,
+    rollup: &Rollup,
+    days: BTreeMap<i64, BTreeSet<NaiveDate>>,
+) -> Result<Vec<(i64, Vec<NaiveDate>)>, DbError> {
+    let mut left = Vec::new();
+    for (lab, days) in days {
+        let days: Vec<NaiveDate> = days.into_iter().collect();
+        let mut waiting = HashSet::new();
+        for days in days.chunks(VALUES_A_STATEMENT) {
+            let mut args = args![lab, rollup.name.as_str(), REQUESTED_BY];
+            args.extend(days.iter().map(|day| Arg::from(*day)));
+            tx.for_each(Query::new(JOBS_WAITING.name, JOBS_WAITING.with_list(days.len())), args, |row| {
+                waiting.insert(row.date(0)?);
+                Ok(())
+            })
+            .await?;
+        }
+        let days: Vec<NaiveDate> = days.into_iter().filter(|day| !waiting.contains(day)).collect();
+        if !days.is_empty() {
+            left.push((lab, days));
+        }
+    }
+    Ok(left)
+}
+
+fn new_run(rollup: &Rollup, config: &Config, now: DateTime<Utc>, labs: Vec<(i64, Vec<NaiveDate>)>) -> NewRun {
+    let days = || labs.iter().flat_map(|(_, days)| days).copied();
+    let (first, last) = (days().min().unwrap_or_default(), days().max().unwrap_or_default());
+    let whose = match labs.as_slice() {
+        [(lab, _)] => format!("lab {lab}"),
+        labs => format!("{} labs", labs.len()),
+    };
+    NewRun {
+        rollup: rollup.name.clone(),
+        kind: JobKind::Repair,
+        reason: format!("late changes of {whose}, {}", span(first, last)),
+        requested_by: REQUESTED_BY.to_owned(),
+        time_zone: None,
+        lab_id: None,
+        as_of: now,
+        labs,
+        attempts_max: config.attempts_max,
+        max_shrink: config.max_shrink,
+    }
+}

@@ -1,0 +1,190 @@
+//! Late changes: marks of dirty days become repairs.
+//!
+//! The triggers of [`crate::triggers`] append a mark to `daymend_dirty` inside the user's own
+//! transaction. A pass reads what has been committed, merges the marks of one day, and enqueues one
+//! repair run; in that same transaction it deletes exactly the marks that it has read, by their ids.
+//! Never up to an id: one that is lower may belong to a transaction that has not committed yet.
+//!
+//! Why that is exact. A mark that is read has been committed, and with it the change. The job that is
+//! enqueued for it starts later and sees the change. So does a job of an earlier pass that was
+//! waiting still when it was looked for, after the marks had been read; so nothing is enqueued
+//! beside it, and a day that changes all the time has one waiting job at most. Jobs of other runs do
+//! not count: somebody may cancel them.
+//!
+//! What needs no job:
+//!
+//! - a day that is not over: the nightly run will do it. Its marks go only as long as that day has
+//!   not been enqueued; if it has, by a scheduler whose clock is ahead, they stay until the day is
+//!   over by this clock too;
+//! - a lab that is unknown, not enabled, or without a usable zone: the nightly run leaves it out as
+//!   well, and once it is set right its history has to be rebuilt anyway;
+//! - a bill that is gone (its deletion left a mark of its own), and a moment that no DATETIME holds.
+//!
+//! A mark of a test of the catalogue stands for every bill with that test: [`expand`] looks for them
+//! a little at a time, beside all else, and leaves marks of their days.
+//!
+//! How it fails: nothing is lost where a pass is cut off, as its transaction ends with it.
+
+mod expand;
+mod marks;
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
+
+use super::{Config, Report};
+use crate::{
+    clock::Clock,
+    db::{Backoff, Db, DbError, retry},
+    error::chain,
+    metrics::{
+        self,
+        catalogue::{DIRTY_JOBS_ENQUEUED, DIRTY_MARKS, JOBS_ENQUEUED},
+    },
+    queue::JobKind,
+    rollup::{Rollup, watch::Watch},
+};
+use expand::Expansion;
+pub use marks::REQUESTED_BY;
+pub(super) use marks::oldest_us;
+
+/// How often marks are looked for.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long after a pass that enqueued a run the next one waits: under a steady flow of changes
+/// there is a run every few seconds, not one for every change.
+const SPACING: Duration = Duration::from_secs(4);
+
+/// For how long the bills of a test are looked for before marks have their turn again.
+const EXPAND_FOR: Duration = Duration::from_millis(200);
+
+/// How far back from the last mark that was deleted a pass looks for more, except for one every
+/// [`LOOK_ALL_EVERY`]: InnoDB keeps deleted marks for as long as any snapshot is open, and each pass
+/// would walk over all of them.
+const LOOK_BACK_IDS: i64 = 10_000;
+const LOOK_ALL_EVERY: Duration = Duration::from_secs(30);
+
+/// What marks led to, as a label.
+pub(crate) const OUTCOMES: [&str; 4] = ["repaired", "not_over", "dropped", "expanded"];
+
+/// What a scheduler remembers from one pass to the next; all of it can be lost.
+#[derive(Debug, Default)]
+struct Watcher {
+    /// Marks up to this id are looked for only now and then.
+    floor: i64,
+    /// When all of them were looked for.
+    looked_at_all: Option<Instant>,
+    /// The tests whose bills are being looked for.
+    expansion: Option<Expansion>,
+}
+
+/// Enqueues repairs of all marked days, those of tests included.
+pub async fn repair_marked_days(
+    db: &Db,
+    rollup: &Rollup,
+    config: &Config,
+    now: DateTime<Utc>,
+    report: &mut Report,
+) -> Result<(), DbError> {
+    let Some(watch) = &rollup.watch else { return Ok(()) };
+    let mut watcher = Watcher::default();
+    watcher.pass(db, rollup, watch, config, now, report).await?;
+    while watcher.expand(db, rollup, watch, Duration::MAX).await? {}
+    watcher.pass(db, rollup, watch, config, now, report).await
+}
+
+/// Makes pass after pass until `shutdown`.
+pub(super) async fn watch_until(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, shutdown: &CancellationToken) {
+    let Some(watch) = &rollup.watch else { return };
+    let mut watcher = Watcher::default();
+    let mut failures = 0;
+    while !shutdown.is_cancelled() {
+        let begun = Instant::now();
+        let mut report = Report::default();
+        let result = async {
+            watcher.pass(db, rollup, watch, config, clock.now(), &mut report).await?;
+            watcher.expand(db, rollup, watch, EXPAND_FOR).await
+        }
+        .await;
+        let wait = match result {
+            Ok(_) => {
+                failures = 0;
+                let spacing = if report.enqueued.is_empty() { TICK } else { SPACING };
+                spacing.max(begun.elapsed() * super::TICK_RESTS)
+            }
+            Err(error) => {
+                failures += 1;
+                metrics::database_error(&error);
+                let wait = Backoff::UNAVAILABLE.wait(failures).max(TICK);
+                tracing::warn!(error = %chain(&error), ?wait, "marks of late changes cannot be read, trying again");
+                wait
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
+
+impl Watcher {
+    /// Turns every committed mark into repairs, one run for some thousands of marks.
+    async fn pass(
+        &mut self,
+        db: &Db,
+        rollup: &Rollup,
+        watch: &Watch,
+        config: &Config,
+        now: DateTime<Utc>,
+        report: &mut Report,
+    ) -> Result<(), DbError> {
+        if self.looked_at_all.is_none_or(|at| at.elapsed() > LOOK_ALL_EVERY) {
+            self.floor = 0;
+            self.looked_at_all = Some(Instant::now());
+        }
+        while marks::any(db, self.floor).await? {
+            let batch = retry("dirty days", || marks::enqueue(db, rollup, watch, config, now, self.floor)).await?;
+            for (outcome, count) in OUTCOMES.into_iter().zip(batch.outcomes) {
+                DIRTY_MARKS.add([outcome], count);
+            }
+            if let Some((run, reason, jobs)) = batch.run {
+                tracing::debug!(run, jobs, "{reason}");
+                DIRTY_JOBS_ENQUEUED.add([], jobs as u64);
+                JOBS_ENQUEUED.add([JobKind::Repair.name()], jobs as u64);
+                report.enqueued.push((run, reason, jobs));
+            }
+            if let Some(last) = batch.last_deleted {
+                self.floor = self.floor.max(last - LOOK_BACK_IDS);
+            }
+            if !batch.is_full {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for the bills of marked tests, for so long; whether there is more to do.
+    async fn expand(&mut self, db: &Db, rollup: &Rollup, watch: &Watch, time: Duration) -> Result<bool, DbError> {
+        let Some(catalogue) = &watch.catalogue else { return Ok(false) };
+        let begun = Instant::now();
+        if self.expansion.is_none() {
+            if !marks::any(db, self.floor).await? {
+                return Ok(false);
+            }
+            self.expansion = expand::begin(db, rollup, watch, catalogue).await?;
+        }
+        while let Some(expansion) = &mut self.expansion {
+            if !expansion.step(db).await? {
+                let marks = expansion.end(db).await?;
+                DIRTY_MARKS.add(["expanded"], marks);
+                self.expansion = None;
+                return Ok(true);
+            }
+            if begun.elapsed() > time {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

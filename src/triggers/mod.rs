@@ -1,0 +1,302 @@
+//! Triggers on the source tables that mark the days whose facts change.
+//!
+//! [`sql`] makes them from a rollup's `watch.toml`; this installs and removes them. They are the only
+//! thing of daymend's that runs inside the lab system's own transactions, so nobody but an operator
+//! installs them, and a DBA can apply the same text by hand. Without them daymend works as well, and
+//! finds a late change in the nightly lookback, or in an audit.
+//!
+//! Invariants: only triggers that are named and shaped like ours are ever replaced or dropped;
+//! installing twice changes nothing; an installation that fails takes back what it has created.
+//!
+//! How it fails: with what is missing, and what to do about it ([`InstallError`]).
+
+pub mod sql;
+
+use std::time::Duration;
+
+use crate::{
+    args,
+    db::{Backoff, Db, DbError, Dialect, Kind, Mode, Tx, code},
+    rollup::watch::Watch,
+    statement,
+};
+pub use sql::{Trigger, script};
+
+statement!(
+    TRIGGERS_MYSQL,
+    "list triggers (mysql)",
+    "SELECT trigger_name, event_object_table, CONCAT(action_timing, ' ', event_manipulation), action_statement
+     FROM information_schema.triggers WHERE trigger_schema = DATABASE()"
+);
+
+statement!(
+    TRIGGERS_SQLITE,
+    "list triggers (sqlite)",
+    "SELECT name, tbl_name, '', sql FROM sqlite_master WHERE type = 'trigger'"
+);
+
+statement!(
+    MARK_NOTHING,
+    "mark nothing",
+    "INSERT INTO daymend_dirty (lab_id, bill_time, bill_id, test_id, marked_at) VALUES (NULL, NULL, NULL, NULL, {now})"
+);
+
+/// A trigger has to wait for the transactions that use its table, and everybody who comes later has
+/// to wait behind it: two seconds are bearable. A mark has to take any value that the source has.
+const SESSION_MYSQL: &str = "SET SESSION lock_wait_timeout = 2, sql_mode = 'NO_ENGINE_SUBSTITUTION'";
+
+/// How often an installation waits for transactions that use a table.
+const WAITS_MAX: u32 = 5;
+
+/// A trigger as the database has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Existing {
+    /// Its name.
+    pub name: String,
+    /// The table that it is on.
+    pub table: String,
+    /// When it fires; empty on SQLite, where the text says it.
+    when: String,
+    /// What it does; the whole statement on SQLite.
+    text: String,
+}
+
+impl Existing {
+    /// Whether daymend made it: it is named after its table, and marks.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        let rest = self.name.get(..8).filter(|start| start.eq_ignore_ascii_case("daymend_")).map(|_| &self.name[8..]);
+        let event = rest.and_then(|rest| {
+            let table = rest.get(..self.table.len())?;
+            if table.eq_ignore_ascii_case(&self.table) { rest[table.len()..].strip_prefix('_') } else { None }
+        });
+        matches!(event, Some("insert" | "update" | "delete" | "replace")) && self.text.contains("daymend_dirty")
+    }
+
+    /// Whether it does what `trigger` would.
+    fn is(&self, trigger: &Trigger, dialect: Dialect) -> bool {
+        let (wanted, when) = match dialect {
+            Dialect::MySql => (trigger.body.clone(), trigger.when),
+            Dialect::Sqlite => (trigger.create(), ""),
+        };
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        self.table.eq_ignore_ascii_case(&trigger.table)
+            && self.when == when
+            && words(self.text.trim_end_matches(';')) == words(&wanted)
+    }
+}
+
+/// What an installation did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Installed {
+    /// Triggers that were not there.
+    pub created: Vec<String>,
+    /// Triggers that did something else, such as those of an older daymend.
+    pub replaced: Vec<String>,
+    /// Triggers that were right already.
+    pub kept: Vec<String>,
+    /// Triggers of somebody else on the same tables that write to the summary.
+    pub deltas: Vec<String>,
+}
+
+/// Why triggers cannot be installed.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// A right is missing.
+    #[error(
+        "the account may not do it: it needs TRIGGER on the watched tables and INSERT on daymend_dirty, for as long \
+         as the triggers are there; grant them, or have a DBA apply `daymend triggers show`"
+    )]
+    Rights(#[source] DbError),
+    /// The server does not trust the creators of triggers.
+    #[error(
+        "binary logging is on, and the account has no SUPER: have a DBA apply `daymend triggers show`, or run SET \
+         GLOBAL log_bin_trust_function_creators = 1 for the time of the installation (MySQL error 1419)"
+    )]
+    BinaryLog(#[source] DbError),
+    /// A table was in use all the time.
+    #[error("{0} is in use by a transaction that does not end: try again when it has")]
+    InUse(String, #[source] DbError),
+    /// Something else has that name.
+    #[error("a trigger named {0} is there, and is not daymend's: rename or drop it first")]
+    NameTaken(String),
+    /// The database.
+    #[error("cannot install the triggers")]
+    Database(#[from] DbError),
+}
+
+impl InstallError {
+    /// Sorts an error by what to do about it.
+    fn of(table: &str, error: DbError) -> Self {
+        match code(&error.source) {
+            // Denied: for a database, a table, a column, or for the lack of SUPER.
+            1044 | 1142 | 1143 | 1227 => Self::Rights(error),
+            1419 => Self::BinaryLog(error),
+            1205 => Self::InUse(table.to_owned(), error),
+            _ => Self::Database(error),
+        }
+    }
+}
+
+/// Every trigger of the database that this account may see.
+pub async fn list(tx: &mut Tx) -> Result<Vec<Existing>, DbError> {
+    let statement = match tx.dialect() {
+        Dialect::MySql => TRIGGERS_MYSQL,
+        Dialect::Sqlite => TRIGGERS_SQLITE,
+    };
+    let mut triggers = Vec::new();
+    tx.for_each(&statement, args![], |row| {
+        triggers.push(Existing { name: row.text(0)?, table: row.text(1)?, when: row.text(2)?, text: row.text(3)? });
+        Ok(())
+    })
+    .await?;
+    triggers.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(triggers)
+}
+
+/// Installs what is missing and replaces what differs; with `dry_run` it only says so.
+pub async fn install(db: &Db, watch: &Watch, summary: &str, dry_run: bool) -> Result<Installed, InstallError> {
+    let mut tx = db.begin(Mode::Write).await?;
+    let existing = list(&mut tx).await?;
+    let wanted = sql::triggers(watch, tx.dialect());
+    let is_watched = |trigger: &Existing| wanted.iter().any(|ours| ours.table.eq_ignore_ascii_case(&trigger.table));
+    let deltas = existing.iter().filter(|trigger| is_watched(trigger) && trigger.text.contains(summary));
+    let mut installed =
+        Installed { deltas: deltas.map(|trigger| trigger.name.clone()).collect(), ..Default::default() };
+    let mut todo = Vec::new();
+    for trigger in wanted {
+        match existing.iter().find(|known| known.name.eq_ignore_ascii_case(&trigger.name)) {
+            Some(known) if known.is(&trigger, tx.dialect()) => installed.kept.push(trigger.name),
+            Some(known) if !known.is_ours() => return Err(InstallError::NameTaken(trigger.name)),
+            Some(_) => {
+                installed.replaced.push(trigger.name.clone());
+                todo.push((trigger, true));
+            }
+            None => {
+                installed.created.push(trigger.name.clone());
+                todo.push((trigger, false));
+            }
+        }
+    }
+    if !todo.is_empty() && !dry_run {
+        // Triggers run with the rights of whoever creates them, and swallow what they may not do.
+        tx.execute(&MARK_NOTHING, args![]).await.map_err(|error| InstallError::of("daymend_dirty", error))?;
+    }
+    tx.rollback().await?;
+    if todo.is_empty() || dry_run {
+        return Ok(installed);
+    }
+    match create(db, &todo).await {
+        Ok(()) => Ok(installed),
+        Err(error) => {
+            // SQLite has taken everything back by itself.
+            if db.dialect() == Dialect::MySql {
+                take_back(db, &todo).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Creates triggers, each after a drop where it is there already.
+async fn create(db: &Db, triggers: &[(Trigger, bool)]) -> Result<(), InstallError> {
+    let mut tx = db.begin(Mode::Write).await?;
+    if tx.dialect() == Dialect::MySql {
+        tx.execute_text("install triggers", SESSION_MYSQL).await?;
+    }
+    let mut result = Ok(());
+    for (trigger, is_there) in triggers {
+        if *is_there {
+            result = patiently(&mut tx, &trigger.drop()).await;
+        }
+        if result.is_ok() {
+            result = patiently(&mut tx, &trigger.create()).await;
+        }
+        if let Err(error) = result {
+            tx.discard();
+            return Err(InstallError::of(&trigger.table, error));
+        }
+    }
+    if tx.dialect() == Dialect::Sqlite {
+        tx.commit().await?;
+    } else {
+        // Its session is not what others of the pool rely on.
+        tx.discard();
+    }
+    Ok(())
+}
+
+/// Runs DDL, which may have to wait for transactions, several times for a moment each.
+async fn patiently(tx: &mut Tx, sql: &str) -> Result<(), DbError> {
+    let mut waits = 0;
+    loop {
+        match tx.execute_text("install triggers", sql).await {
+            Err(error) if error.kind == Kind::Conflict && waits < WAITS_MAX => {
+                waits += 1;
+                tokio::time::sleep(
+                    Backoff { base: Duration::from_millis(500), max: Duration::from_secs(2) }.wait(waits),
+                )
+                .await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Drops those that were not there before, as far as that is possible.
+async fn take_back(db: &Db, triggers: &[(Trigger, bool)]) {
+    let Ok(mut tx) = db.begin(Mode::Write).await else { return };
+    if tx.execute_text("install triggers", SESSION_MYSQL).await.is_ok() {
+        for (trigger, _) in triggers.iter().filter(|(_, was_there)| !was_there) {
+            if let Err(error) = patiently(&mut tx, &trigger.drop()).await {
+                tracing::debug!(trigger = trigger.name, error = %crate::error::chain(&error), "cannot take it back");
+            }
+        }
+    }
+    tx.discard();
+}
+
+/// Drops every trigger of daymend's that this account may see; their names.
+pub async fn remove(db: &Db, dry_run: bool) -> Result<Vec<String>, InstallError> {
+    let mut tx = db.begin(Mode::Write).await?;
+    let ours: Vec<Existing> = list(&mut tx).await?.into_iter().filter(Existing::is_ours).collect();
+    if !dry_run && !ours.is_empty() {
+        if tx.dialect() == Dialect::MySql {
+            tx.execute_text("remove triggers", SESSION_MYSQL).await?;
+        }
+        for trigger in &ours {
+            let dropped = patiently(&mut tx, &format!("DROP TRIGGER IF EXISTS {}", trigger.name)).await;
+            if let Err(error) = dropped {
+                tx.discard();
+                return Err(InstallError::of(&trigger.table, error));
+            }
+        }
+        if tx.dialect() == Dialect::Sqlite {
+            tx.commit().await?;
+        } else {
+            tx.discard();
+        }
+    }
+    Ok(ours.into_iter().map(|trigger| trigger.name).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ours_are_named_after_their_table_and_mark() {
+        let is_ours = |name: &str, table: &str, text: &str| {
+            let [name, table, text] = [name, table, text].map(str::to_owned);
+            Existing { name, table, when: String::new(), text }.is_ours()
+        };
+        let marks = "INSERT INTO daymend_dirty (lab_id) VALUES (1)";
+        assert!(is_ours("daymend_billing_insert", "billing", marks));
+        assert!(is_ours("daymend_allTests_update", "alltests", marks));
+        assert!(!is_ours("daymend_billing_insert", "billing", "SET @x = 1"), "it does not mark");
+        assert!(!is_ours("daymend_billing_insert", "bills", marks), "another table");
+        assert!(!is_ours("daymend_billing_audit", "billing", marks), "no event");
+        assert!(!is_ours("billing_delta", "billing", marks));
+        assert!(!is_ours("x", "y", marks) && !is_ours("daymend_", "", marks));
+    }
+}

@@ -1,0 +1,223 @@
+//! The triggers as text, for each database. Pure.
+//!
+//! A trigger appends marks to `daymend_dirty` and does nothing else: it reads no table, so that it
+//! waits for nobody, and it writes no row that another writer writes, so that nobody waits for it.
+//!
+//! On MySQL whatever fails inside is swallowed (`CONTINUE HANDLER FOR SQLEXCEPTION`): a full disk or a
+//! right that was taken away costs the mark, never the user's statement. `INSERT … VALUES` rather
+//! than `INSERT … SELECT`: the latter holds InnoDB's auto-increment lock until the user's statement
+//! ends. SQLite has no handlers; there the table has no constraint that a mark could violate.
+
+use std::fmt::Write as _;
+
+use crate::{
+    db::Dialect,
+    rollup::watch::{Mark, Watch, Watched},
+};
+
+/// One trigger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trigger {
+    /// `daymend_<table>_<what>`.
+    pub name: String,
+    /// The table that it is on.
+    pub table: String,
+    /// `AFTER UPDATE`, and so on.
+    pub when: &'static str,
+    /// What it does: all that follows `FOR EACH ROW`.
+    pub body: String,
+}
+
+impl Trigger {
+    /// The statement that creates it.
+    #[must_use]
+    pub fn create(&self) -> String {
+        format!("CREATE TRIGGER {} {} ON {} FOR EACH ROW\n{}", self.name, self.when, self.table, self.body)
+    }
+
+    /// The statement that drops it.
+    #[must_use]
+    pub fn drop(&self) -> String {
+        format!("DROP TRIGGER IF EXISTS {}", self.name)
+    }
+}
+
+/// The triggers that a definition asks for.
+#[must_use]
+pub fn triggers(watch: &Watch, dialect: Dialect) -> Vec<Trigger> {
+    let mut triggers = Vec::new();
+    for table in watch.tables() {
+        let mut add = |what: &str, when, body| {
+            let name = format!("daymend_{}_{what}", table.table);
+            triggers.push(Trigger { name, table: table.table.to_owned(), when, body });
+        };
+        match dialect {
+            Dialect::MySql => {
+                add("insert", "AFTER INSERT", mysql_body(&format!("    {}\n", mysql_mark(&table, "NEW"))));
+                add("update", "AFTER UPDATE", mysql_body(&mysql_update(&table)));
+                add("delete", "AFTER DELETE", mysql_body(&format!("    {}\n", mysql_mark(&table, "OLD"))));
+            }
+            Dialect::Sqlite => {
+                add("insert", "AFTER INSERT", sqlite_body(&[sqlite_mark(&table, "NEW", "")]));
+                add("update", "AFTER UPDATE", sqlite_update(&table));
+                add("delete", "AFTER DELETE", sqlite_body(&[sqlite_mark(&table, "OLD", "")]));
+                // REPLACE fires no DELETE trigger there, unless a session asks for it.
+                add("replace", "BEFORE INSERT", sqlite_body(&[sqlite_replaced(&table)]));
+            }
+        }
+    }
+    triggers
+}
+
+/// The columns of `daymend_dirty` that a mark fills.
+fn mark_columns(mark: Mark) -> &'static str {
+    match mark {
+        Mark::Moment => "lab_id, bill_time",
+        Mark::Bill => "bill_id",
+        Mark::Test => "test_id",
+    }
+}
+
+/// `NEW.a, NEW.b`.
+fn row(prefix: &str, columns: &[&str]) -> String {
+    columns.iter().map(|column| format!("{prefix}.{column}")).collect::<Vec<_>>().join(", ")
+}
+
+fn mysql_body(statements: &str) -> String {
+    format!("BEGIN\n    DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;\n{statements}END")
+}
+
+fn mysql_mark(table: &Watched<'_>, prefix: &str) -> String {
+    let values = row(prefix, &table.marked);
+    format!("INSERT INTO daymend_dirty ({}, marked_at) VALUES ({values}, UTC_TIMESTAMP(6));", mark_columns(table.mark))
+}
+
+/// `OLD.a <=> NEW.a AND …`
+fn mysql_same(columns: &[&str]) -> String {
+    columns.iter().map(|column| format!("OLD.{column} <=> NEW.{column}")).collect::<Vec<_>>().join(" AND ")
+}
+
+fn mysql_update(table: &Watched<'_>) -> String {
+    format!(
+        "    IF NOT ({}) THEN\n        {}\n        IF NOT ({}) THEN\n            {}\n        END IF;\n    END IF;\n",
+        mysql_same(&table.columns),
+        mysql_mark(table, "OLD"),
+        mysql_same(&table.marked),
+        mysql_mark(table, "NEW"),
+    )
+}
+
+const SQLITE_NOW: &str = "strftime('%Y-%m-%d %H:%M:%f', 'now')";
+
+fn sqlite_body(statements: &[String]) -> String {
+    format!("BEGIN\n    {}\nEND", statements.join("\n    "))
+}
+
+fn sqlite_mark(table: &Watched<'_>, prefix: &str, condition: &str) -> String {
+    let columns = mark_columns(table.mark);
+    let values = row(prefix, &table.marked);
+    format!("INSERT INTO daymend_dirty ({columns}, marked_at) SELECT {values}, {SQLITE_NOW}{condition};")
+}
+
+/// `OLD.a IS NOT NEW.a OR …`
+fn sqlite_differs(columns: &[&str]) -> String {
+    columns.iter().map(|column| format!("OLD.{column} IS NOT NEW.{column}")).collect::<Vec<_>>().join(" OR ")
+}
+
+fn sqlite_update(table: &Watched<'_>) -> String {
+    let moved = format!(" WHERE {}", sqlite_differs(&table.marked));
+    let marks = [sqlite_mark(table, "OLD", ""), sqlite_mark(table, "NEW", &moved)];
+    format!("WHEN {}\n{}", sqlite_differs(&table.columns), sqlite_body(&marks))
+}
+
+fn sqlite_replaced(table: &Watched<'_>) -> String {
+    let columns = mark_columns(table.mark);
+    let (name, key) = (table.table, table.key);
+    let values = row(name, &table.marked);
+    format!(
+        "INSERT INTO daymend_dirty ({columns}, marked_at) SELECT {values}, {SQLITE_NOW} FROM {name} WHERE {name}.{key} = NEW.{key};"
+    )
+}
+
+/// A script that installs the triggers, for the client of the database (`mariadb`, `mysql`, `sqlite3`).
+#[must_use]
+pub fn script(watch: &Watch, dialect: Dialect) -> String {
+    let triggers = triggers(watch, dialect);
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = match dialect {
+        Dialect::MySql => mysql_script(&mut text, &triggers),
+        Dialect::Sqlite => sqlite_script(&mut text, &triggers),
+    };
+    text
+}
+
+fn mysql_script(text: &mut String, triggers: &[Trigger]) -> std::fmt::Result {
+    text.push_str(
+        "-- The triggers of daymend: they mark the days whose source changes, in daymend_dirty, and do
+-- nothing else. To apply, where daymend has its tables (`daymend migrate`):
+--     mariadb DATABASE < FILE        (or: mysql DATABASE < FILE)
+--
+-- A trigger runs with the rights of its definer, which is the account that runs this script. That
+-- account needs TRIGGER on the tables below and INSERT on daymend_dirty, when it runs this and for as
+-- long as the triggers are there: without INSERT no mark is kept, and without the account itself, or
+-- without its TRIGGER, every write to these tables fails. So apply it as an account that stays.
+-- Where binary logging is on it needs SUPER as well, or, while this runs:
+--     SET GLOBAL log_bin_trust_function_creators = 1;
+--
+-- Creating a trigger waits for the transactions that use its table, and whoever comes behind waits
+-- too: after two seconds it gives up (error 1205). Apply it again then; doing so twice does no harm.
+
+SET SESSION lock_wait_timeout = 2;
+SET SESSION sql_mode = 'NO_ENGINE_SUBSTITUTION';
+
+",
+    );
+    for trigger in triggers {
+        writeln!(text, "{};", trigger.drop())?;
+        writeln!(text, "DELIMITER ;;\n{};;\nDELIMITER ;\n", trigger.create())?;
+    }
+    Ok(())
+}
+
+fn sqlite_script(text: &mut String, triggers: &[Trigger]) -> std::fmt::Result {
+    text.push_str(
+        "-- The triggers of daymend: they mark the days whose source changes, in daymend_dirty, and do
+-- nothing else. To apply, where daymend has its tables (`daymend migrate`): sqlite3 FILE < THIS
+--
+-- SQLite has no handlers: while the triggers are there, daymend_dirty has to be there too. Run
+-- `daymend triggers remove` before you drop it.
+
+BEGIN IMMEDIATE;
+
+",
+    );
+    for trigger in triggers {
+        writeln!(text, "{};\n{};\n", trigger.drop(), trigger.create())?;
+    }
+    text.push_str("COMMIT;\n");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollup::{HISTORICAL_SUMMARY, Rollups};
+
+    #[test]
+    fn each_table_has_a_trigger_for_each_event() {
+        let rollups = Rollups::load(None).unwrap();
+        let watch = rollups.get(HISTORICAL_SUMMARY).unwrap().watch.as_ref().unwrap();
+        for (dialect, count) in [(Dialect::MySql, 15), (Dialect::Sqlite, 20)] {
+            let triggers = triggers(watch, dialect);
+            assert_eq!(triggers.len(), count);
+            let update = triggers.iter().find(|trigger| trigger.name == "daymend_billing_update").unwrap();
+            assert_eq!((update.table.as_str(), update.when), ("billing", "AFTER UPDATE"));
+            assert_eq!(update.body.matches("INSERT INTO daymend_dirty").count(), 2, "where it left, where it came to");
+            for trigger in &triggers {
+                assert!(!trigger.body.contains(";;"), "the delimiter of the script: {}", trigger.body);
+                assert!(dialect == Dialect::Sqlite || trigger.body.contains("HANDLER FOR SQLEXCEPTION"));
+            }
+        }
+    }
+}

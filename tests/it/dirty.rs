@@ -1,0 +1,302 @@
+//! A change of a closed day, whatever it is, makes that day a repair within seconds, and nothing else does.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use chrono_tz::Asia::Kolkata;
+use daymend::{
+    args,
+    db::{Mode, Query},
+    queue::{claim, lease},
+};
+
+use crate::{
+    on_both,
+    support::{Engine, TestDb, lab_system::Bill, oracle, process::Process, wait_until},
+};
+
+on_both! {
+    each_change_marks_the_days_that_it_makes_wrong;
+    marks_of_one_day_share_a_job_and_a_waiting_job_takes_more;
+    a_day_that_is_not_over_is_left_to_the_nightly_run;
+    labs_that_the_nightly_run_leaves_out_get_no_job;
+    marks_that_mean_no_day_are_dropped;
+    schedulers_side_by_side_repair_each_day_once;
+    a_change_is_repaired_within_seconds;
+    without_triggers_nothing_happens;
+}
+
+pub(crate) fn at(text: &str) -> DateTime<Utc> {
+    text.parse().unwrap()
+}
+
+/// Noon of a day on which nothing special happens.
+pub(crate) fn now() -> DateTime<Utc> {
+    at("2026-06-15T12:00:00Z")
+}
+
+/// Three labs with bills 11 to 14 (of 10 to 13 June in lab 1) and 21 (of 10 June in lab 2).
+pub(crate) async fn labs(engine: Engine) -> TestDb {
+    let db = TestDb::new(engine).await;
+    for lab in 1..=3 {
+        db.add_lab(lab, Some("Asia/Kolkata")).await;
+    }
+    for (test, department) in [(1, Some(10)), (2, Some(20)), (3, None)] {
+        db.add_test(test, department).await;
+    }
+    let bill = |day: u32| Bill {
+        at: at(&format!("2026-06-{day}T06:00:00Z")),
+        info: Some((Some(1), Some(2), None)),
+        tests: vec![(i64::from(day % 2) + 1, false)],
+        samples: vec![(1, false)],
+        ..Bill::default()
+    };
+    for day in 10..=13 {
+        db.add_bill(i64::from(day) + 1, 1, &bill(day)).await;
+    }
+    db.add_bill(21, 2, &bill(10)).await;
+    db
+}
+
+async fn each_change_marks_the_days_that_it_makes_wrong(engine: Engine) {
+    let db = labs(engine).await;
+    db.install_dirty_triggers().await;
+    let first_row = |table: &str, bill: i64| {
+        format!("(SELECT MIN(id) FROM (SELECT * FROM {table}) AS t WHERE billing_id = {bill})")
+    };
+    let insert_bill = "INSERT INTO billing (id, lab_id, billTime, isCancelled, modified_at)";
+    // Bill 11 is of 10 June, 12 of the 11th, 13 of the 12th, 14 of the 13th.
+    let cases: Vec<(String, &[(i64, &str)])> = vec![
+        // Bills.
+        (format!("{insert_bill} VALUES (31, 1, '2026-06-01 20:00:00', 0, '2026-06-15 00:00:00')"), &[(1, "2026-06-02")]),
+        (format!("{insert_bill} VALUES (32, 2, '2026-06-01 18:29:59.999999', 1, '2026-06-15 00:00:00')"), &[(2, "2026-06-01")]),
+        ("UPDATE billing SET isCancelled = 1 WHERE id = 11".into(), &[(1, "2026-06-10")]),
+        ("UPDATE billing SET isCancelled = 1, modified_at = '2026-06-15 00:00:01' WHERE id = 11".into(), &[]),
+        ("UPDATE billing SET modified_at = '2026-06-15 00:00:02' WHERE id = 11".into(), &[]),
+        ("UPDATE billing SET isCancelled = 0 WHERE id = 11".into(), &[(1, "2026-06-10")]),
+        ("UPDATE billing SET billTime = '2026-06-05 06:00:00' WHERE id = 31".into(), &[(1, "2026-06-02"), (1, "2026-06-05")]),
+        ("UPDATE billing SET lab_id = 2 WHERE id = 31".into(), &[(1, "2026-06-05"), (2, "2026-06-05")]),
+        ("UPDATE billing SET lab_id = 3, billTime = '2026-06-06 06:00:00' WHERE id = 31".into(), &[(2, "2026-06-05"), (3, "2026-06-06")]),
+        ("UPDATE billing SET id = 33 WHERE id = 31".into(), &[(3, "2026-06-06")]),
+        ("DELETE FROM billing WHERE id = 33".into(), &[(3, "2026-06-06")]),
+        ("REPLACE INTO billing (id, lab_id, billTime, isCancelled, modified_at) VALUES (32, 3, '2026-06-03 06:00:00', 0, '2026-06-15 00:00:00')".into(), &[(2, "2026-06-01"), (3, "2026-06-03")]),
+        // Its info.
+        ("UPDATE billingInfo SET organization_id = 9 WHERE billing_id = 11".into(), &[(1, "2026-06-10")]),
+        ("UPDATE billingInfo SET branch_id = 4 WHERE billing_id = 11".into(), &[(1, "2026-06-10")]),
+        ("UPDATE billingInfo SET branch_id = 4, referral_id = 2 WHERE billing_id = 11".into(), &[]),
+        ("UPDATE billingInfo SET branch_id = NULL WHERE billing_id = 11".into(), &[(1, "2026-06-10")]),
+        ("DELETE FROM billingInfo WHERE billing_id = 11".into(), &[(1, "2026-06-10")]),
+        ("INSERT INTO billingInfo (billing_id, organization_id, referral_id, branch_id) VALUES (11, 1, 2, NULL)".into(), &[(1, "2026-06-10")]),
+        ("UPDATE billingInfo SET billing_id = 32 WHERE billing_id = 12".into(), &[(1, "2026-06-11"), (3, "2026-06-03")]),
+        // Its tests.
+        ("INSERT INTO labReportRelation (billing_id, test_id, isCancelled) VALUES (13, 1, 0)".into(), &[(1, "2026-06-12")]),
+        (format!("UPDATE labReportRelation SET isCancelled = 1 WHERE id = {}", first_row("labReportRelation", 13)), &[(1, "2026-06-12")]),
+        (format!("UPDATE labReportRelation SET test_id = 3 WHERE id = {}", first_row("labReportRelation", 13)), &[(1, "2026-06-12")]),
+        (format!("UPDATE labReportRelation SET billing_id = 21 WHERE id = {}", first_row("labReportRelation", 13)), &[(1, "2026-06-12"), (2, "2026-06-10")]),
+        ("DELETE FROM labReportRelation WHERE billing_id = 13".into(), &[(1, "2026-06-12")]),
+        ("REPLACE INTO labReportRelation (id, billing_id, test_id, isCancelled) SELECT id, 11, test_id, 0 FROM (SELECT * FROM labReportRelation) AS t WHERE billing_id = 14".into(), &[(1, "2026-06-13"), (1, "2026-06-10")]),
+        ("INSERT INTO labReportRelation (billing_id, test_id, isCancelled) VALUES (999, 1, 0)".into(), &[]),
+        // Its samples.
+        ("UPDATE collectedSample SET isAccessed = 1 WHERE billing_id = 13".into(), &[(1, "2026-06-12")]),
+        ("UPDATE collectedSample SET isAccessed = 1 WHERE billing_id IN (13, 14)".into(), &[(1, "2026-06-13")]),
+        ("UPDATE collectedSample SET sampleType_id = 7 WHERE billing_id = 13".into(), &[(1, "2026-06-12")]),
+        ("INSERT INTO collectedSample (billing_id, sampleType_id, isAccessed) VALUES (21, 1, 0)".into(), &[(2, "2026-06-10")]),
+        ("DELETE FROM collectedSample WHERE billing_id IN (21, 14)".into(), &[(2, "2026-06-10"), (1, "2026-06-13")]),
+        // Of anything that matters to nobody.
+        ("UPDATE labs SET labName = 'renamed'".into(), &[]),
+        ("UPDATE allTests SET testName = 'renamed'".into(), &[]),
+        ("UPDATE billing SET isCancelled = isCancelled".into(), &[]),
+    ];
+    for (sql, expected) in cases {
+        db.execute(&sql, vec![]).await;
+        let expected: BTreeSet<_> = expected.iter().map(|(lab, day)| (*lab, (*day).to_owned())).collect();
+        assert_eq!(db.marked_days(now()).await, expected, "{sql}");
+        assert_eq!(db.marks().await, 0, "{sql}");
+    }
+}
+
+async fn marks_of_one_day_share_a_job_and_a_waiting_job_takes_more(engine: Engine) {
+    let db = labs(engine).await;
+    db.install_dirty_triggers().await;
+    let toggle = || db.execute("UPDATE billing SET isCancelled = 1 - isCancelled WHERE id IN (11, 12, 21)", vec![]);
+    for _ in 0..5 {
+        toggle().await;
+    }
+    assert_eq!(db.marks().await, 15);
+    assert_eq!(db.repair_marked(now()).await.len(), 3);
+    // They wait still: nothing is put beside them, and the marks go.
+    toggle().await;
+    assert_eq!(db.repair_marked(now()).await, []);
+    assert_eq!(db.marks().await, 0);
+    // With a worker, a job may have read its day already.
+    let worker = lease::register(&db.db, "a test", Duration::from_secs(600)).await.unwrap();
+    assert_eq!(claim::claim(&db.db, worker, 1).await.unwrap().len(), 1);
+    toggle().await;
+    assert_eq!(db.repair_marked(now()).await.len(), 1, "only the day that runs gets another job");
+    // A job of somebody else does not count: it may be cancelled.
+    db.execute("DELETE FROM daymend_jobs", vec![]).await;
+    db.execute("UPDATE daymend_runs SET requested_by = 'somebody'", vec![]).await;
+    toggle().await;
+    assert_eq!(db.repair_marked(now()).await.len(), 3);
+    db.execute("UPDATE daymend_runs SET requested_by = 'somebody'", vec![]).await;
+    toggle().await;
+    assert_eq!(db.repair_marked(now()).await.len(), 3);
+}
+
+async fn a_day_that_is_not_over_is_left_to_the_nightly_run(engine: Engine) {
+    let db = labs(engine).await;
+    db.install_dirty_triggers().await;
+    // The 15th in Kolkata ends at 18:30 UTC.
+    let change = || {
+        db.execute(
+            "UPDATE billing SET billTime = '2026-06-15 10:00:00', isCancelled = 1 - isCancelled WHERE id = 11",
+            vec![],
+        )
+    };
+    change().await;
+    db.repair_marked(now()).await;
+    let before_midnight = at("2026-06-15T18:29:59Z");
+    change().await;
+    assert_eq!(db.repair_marked(before_midnight).await, []);
+    assert_eq!(db.marks().await, 0, "the nightly run will do it");
+    // A scheduler whose clock is ahead has done so already: the mark waits for this one's midnight.
+    db.execute(
+        "INSERT INTO daymend_labs (rollup, lab_id, enqueued_through) VALUES ('historical_summary', 1, '2026-06-15')",
+        vec![],
+    )
+    .await;
+    change().await;
+    assert_eq!(db.repair_marked(before_midnight).await, []);
+    assert_eq!(db.marks().await, 1);
+    assert_eq!(db.repair_marked(before_midnight + TimeDelta::seconds(1)).await.len(), 1);
+    assert_eq!(db.marks().await, 0);
+}
+
+async fn labs_that_the_nightly_run_leaves_out_get_no_job(engine: Engine) {
+    let db = labs(engine).await;
+    db.install_dirty_triggers().await;
+    db.execute("UPDATE labs SET historicalViewEnabled = 0 WHERE id = 1", vec![]).await;
+    db.execute("UPDATE labs SET labTimeZone = 'Mars/Base' WHERE id = 2", vec![]).await;
+    db.add_bill(31, 99, &Bill { at: at("2026-06-10T06:00:00Z"), ..Bill::default() }).await;
+    db.add_bill(32, 3, &Bill { at: at("2026-06-10T06:00:00Z"), ..Bill::default() }).await;
+    db.execute("UPDATE billing SET isCancelled = 1", vec![]).await;
+    assert_eq!(db.marked_days(now()).await, BTreeSet::from([(3, "2026-06-10".to_owned())]));
+    assert_eq!(db.marks().await, 0, "and the marks do not pile up");
+}
+
+async fn marks_that_mean_no_day_are_dropped(engine: Engine) {
+    let db = labs(engine).await;
+    db.install_dirty_triggers().await;
+    if engine == Engine::MariaDb {
+        // As a session without a strict mode has it.
+        for bill_time in ["0000-00-00 00:00:00", "9999-12-31 23:59:59.999999", "1000-01-01 00:00:00"] {
+            let sql =
+                format!("SET STATEMENT sql_mode = '' FOR UPDATE billing SET billTime = '{bill_time}' WHERE id = 12");
+            db.execute(&sql, vec![]).await;
+        }
+    } else {
+        for bill_time in ["'yesterday'", "'2026-06-12T04:00'", "12345", "'9999-12-31 23:59:59'", "x'00ff'"] {
+            db.execute(&format!("UPDATE billing SET billTime = {bill_time}, lab_id = 1 WHERE id = 12"), vec![]).await;
+        }
+        db.execute("UPDATE billing SET lab_id = 'one' WHERE id = 14", vec![]).await;
+        db.execute("UPDATE labReportRelation SET billing_id = 'none' WHERE billing_id = 13", vec![]).await;
+    }
+    db.execute("UPDATE billing SET isCancelled = 1 WHERE id = 13", vec![]).await;
+    let days = db.marked_days(now()).await;
+    assert!(days.contains(&(1, "2026-06-11".to_owned())), "the day that the bill left: {days:?}");
+    assert!(days.contains(&(1, "2026-06-12".to_owned())), "{days:?}");
+    assert_eq!(db.marks().await, 0);
+}
+
+async fn schedulers_side_by_side_repair_each_day_once(engine: Engine) {
+    let db = labs(engine).await;
+    db.install_dirty_triggers().await;
+    for round in 0..5 {
+        db.execute("UPDATE billing SET isCancelled = 1 - isCancelled", vec![]).await;
+        let passes = (0..4).map(|_| db.repair_marked(now()));
+        let jobs: Vec<_> = futures::future::join_all(passes).await.into_iter().flatten().collect();
+        let days: BTreeSet<_> = jobs.iter().collect();
+        assert_eq!((days.len(), db.marks().await), (5, 0), "round {round}: {jobs:?}");
+        db.execute("DELETE FROM daymend_jobs", vec![]).await;
+    }
+}
+
+async fn a_change_is_repaired_within_seconds(engine: Engine) {
+    let db = labs(engine).await;
+    db.install_dirty_triggers().await;
+    let _serve = Process::start(&db, &["--now", "2026-06-15T12:00:00Z", "serve"]);
+    let record = db.request_rebuild(1).await;
+    wait_until("the rebuild", Duration::from_secs(30), || async { db.record_status(record).await == "Completed" })
+        .await;
+    for (change, days) in [
+        ("UPDATE billing SET isCancelled = 1 WHERE id = 11", "'2026-06-10'"),
+        ("UPDATE billing SET billTime = '2026-06-03 06:00:00' WHERE id = 13", "'2026-06-12', '2026-06-03'"),
+        ("UPDATE allTests SET department_id = 55 WHERE id = 2", "'2026-06-11', '2026-06-13'"),
+    ] {
+        let done = format!(
+            "SELECT COUNT(DISTINCT day) FROM daymend_jobs WHERE state = 'completed' AND lab_id = 1 AND day IN ({days})"
+        );
+        db.execute("UPDATE daymend_jobs SET state = 'cancelled' WHERE state = 'completed'", vec![]).await;
+        db.execute(change, vec![]).await;
+        let count = days.split(',').count() as i64;
+        wait_until(change, Duration::from_secs(15), || async { db.number(&done).await == count }).await;
+    }
+    let closed = "SELECT COUNT(*) FROM daymend_runs WHERE state = 'running'";
+    wait_until("the runs to close", Duration::from_secs(15), || async { db.number(closed).await == 0 }).await;
+    let expected = oracle::expected(&db, &[(1, Kolkata)], now()).await;
+    oracle::assert_equal(&oracle::stored(&db).await, &expected);
+}
+
+async fn without_triggers_nothing_happens(engine: Engine) {
+    let db = labs(engine).await;
+    db.execute("UPDATE billing SET isCancelled = 1", vec![]).await;
+    assert_eq!(db.marks().await, 0);
+    assert_eq!(db.repair_marked(now()).await, []);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 0);
+}
+
+/// A mark gets its id when it is made, and is seen when its transaction commits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mark_with_a_lower_id_that_commits_later_is_not_lost() {
+    let db = labs(Engine::MariaDb).await;
+    db.install_dirty_triggers().await;
+    let mut slow = db.admin.begin(Mode::Write).await.unwrap();
+    let begun = std::time::Instant::now();
+    let cancel = |bill: i64| Query::new("cancel", format!("UPDATE billing SET isCancelled = 1 WHERE id = {bill}"));
+    slow.execute(cancel(11), args![]).await.unwrap();
+    for _ in 0..21 {
+        db.execute("UPDATE billing SET isCancelled = 1 - isCancelled WHERE id = 12", vec![]).await;
+    }
+    let day = |text: &str| vec![(1, text.parse().unwrap())];
+    assert_eq!(db.repair_marked(now()).await, day("2026-06-11"));
+    assert!(begun.elapsed() < Duration::from_secs(4), "nobody waits for the open transaction");
+    assert_eq!(db.marks().await, 0, "as far as anybody sees");
+    slow.commit().await.unwrap();
+    assert_eq!(db.repair_marked(now()).await, day("2026-06-10"));
+}
+
+/// The trigger of the part could not have seen where the bill has gone: it is looked up later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_test_added_while_its_bill_is_moved_counts_where_the_bill_has_gone() {
+    let db = labs(Engine::MariaDb).await;
+    db.install_dirty_triggers().await;
+    for lab in [1, 2] {
+        db.request_rebuild(lab).await;
+    }
+    db.tick(now()).await;
+    db.drain(now()).await;
+    let mut adding = db.admin.begin(Mode::Write).await.unwrap();
+    let add = "INSERT INTO labReportRelation (billing_id, test_id, isCancelled) VALUES (11, 2, 0)";
+    adding.execute(Query::new("add", add), args![]).await.unwrap();
+    db.execute("UPDATE billing SET billTime = '2026-06-05 06:00:00', lab_id = 2 WHERE id = 11", vec![]).await;
+    // The days of the move are taken, and their jobs done as far as the addition allows, before it commits.
+    assert_eq!(db.repair_marked(now()).await.len(), 2);
+    db.execute("UPDATE daymend_jobs SET state = 'cancelled' WHERE state = 'available'", vec![]).await;
+    adding.commit().await.unwrap();
+    let jobs: BTreeSet<_> = db.repair_marked(now()).await.into_iter().collect();
+    assert_eq!(jobs, BTreeSet::from([(2, "2026-06-05".parse().unwrap())]), "not the day that the bill has left");
+    db.drain(now()).await;
+    let stored = oracle::stored(&db).await;
+    let added = (2, "2026-06-05".parse().unwrap(), 1, 2, "organization_test".to_owned());
+    assert_eq!(stored.get(&added), Some(&1), "{stored:?}");
+}

@@ -1,0 +1,105 @@
+//! A change of the catalogue, or a row that takes others along, makes days dirty without touching their bills.
+
+use std::collections::BTreeSet;
+
+use chrono_tz::Asia::Kolkata;
+
+use crate::{
+    dirty::{labs, now},
+    on_both,
+    support::{Engine, oracle},
+};
+
+on_both! {
+    a_change_of_the_catalogue_marks_the_days_of_its_bills;
+    a_test_that_takes_its_rows_along_marks_their_days;
+    a_bill_that_takes_its_rows_along_marks_its_day;
+}
+
+async fn a_change_of_the_catalogue_marks_the_days_of_its_bills(engine: Engine) {
+    let db = labs(engine).await;
+    // Rows enough for several steps, of no bill, then some with gaps between their ids.
+    for _ in 0..14 {
+        let double =
+            "INSERT INTO labReportRelation (billing_id, test_id, isCancelled) SELECT 999, 5, 0 FROM labReportRelation";
+        db.execute(double, vec![]).await;
+    }
+    assert!(db.number("SELECT COUNT(*) FROM labReportRelation").await > 60_000);
+    let far = "INSERT INTO labReportRelation (id, billing_id, test_id, isCancelled) VALUES (9000000000, 14, 3, 1)";
+    db.execute(far, vec![]).await;
+    db.install_dirty_triggers().await;
+    let days = |days: &[(i64, &str)]| days.iter().map(|(lab, day)| (*lab, (*day).to_owned())).collect::<BTreeSet<_>>();
+    // Test 1 is on bills of even days, test 2 on those of odd ones, test 3 is cancelled on one.
+    let of_1 = days(&[(1, "2026-06-10"), (1, "2026-06-12"), (2, "2026-06-10")]);
+    let of_2 = days(&[(1, "2026-06-11"), (1, "2026-06-13")]);
+    for (sql, expected) in [
+        ("UPDATE allTests SET department_id = 30 WHERE id = 1", &of_1),
+        ("UPDATE allTests SET department_id = NULL WHERE id = 2", &of_2),
+        ("UPDATE allTests SET department_id = 1 WHERE id = 3", &days(&[(1, "2026-06-13")])),
+        ("UPDATE allTests SET department_id = 5 WHERE id IN (1, 2)", &of_1.union(&of_2).cloned().collect()),
+        ("UPDATE allTests SET testName = 'x', department_id = 5 WHERE id = 1", &days(&[])),
+        ("DELETE FROM allTests WHERE id = 2", &of_2),
+        ("INSERT INTO allTests (id, lab_id, testName, department_id) VALUES (2, 1, 'again', 6)", &of_2),
+        ("UPDATE allTests SET id = 77 WHERE id = 2", &of_2),
+        ("INSERT INTO allTests (lab_id, testName, department_id) VALUES (1, 'new', 6)", &days(&[])),
+    ] {
+        db.execute(sql, vec![]).await;
+        assert!(db.marks().await <= 4, "{sql}: the user's statement leaves no more than a mark a test");
+        assert_eq!(db.marked_days(now()).await, *expected, "{sql}");
+        assert_eq!(db.marks().await, 0, "{sql}");
+    }
+}
+
+async fn a_test_that_takes_its_rows_along_marks_their_days(engine: Engine) {
+    let db = labs(engine).await;
+    if engine == Engine::MariaDb {
+        let cascade =
+            "ALTER TABLE labReportRelation ADD FOREIGN KEY (test_id) REFERENCES allTests (id) ON DELETE CASCADE";
+        db.execute(cascade, vec![]).await;
+    }
+    for record in [db.request_rebuild(1).await, db.request_rebuild(2).await] {
+        db.tick(now()).await;
+        db.drain(now()).await;
+        db.tick(now()).await;
+        assert_eq!(db.record_status(record).await, "Completed");
+    }
+    db.install_dirty_triggers().await;
+    // Where there is no foreign key, a user does by hand what a cascade would do.
+    if engine == Engine::Sqlite {
+        db.execute("DELETE FROM labReportRelation WHERE test_id = 2", vec![]).await;
+    }
+    db.execute("DELETE FROM allTests WHERE id = 2", vec![]).await;
+    assert_eq!(db.number("SELECT COUNT(*) FROM labReportRelation WHERE test_id = 2").await, 0);
+    db.repair_marked(now()).await;
+    db.drain(now()).await;
+    let expected = oracle::expected(&db, &[(1, Kolkata), (2, Kolkata)], now()).await;
+    oracle::assert_equal(&oracle::stored(&db).await, &expected);
+}
+
+async fn a_bill_that_takes_its_rows_along_marks_its_day(engine: Engine) {
+    let db = labs(engine).await;
+    match engine {
+        Engine::MariaDb => {
+            for table in ["billingInfo", "labReportRelation", "collectedSample"] {
+                let sql = format!(
+                    "ALTER TABLE {table} ADD FOREIGN KEY (billing_id) REFERENCES billing (id) ON DELETE CASCADE"
+                );
+                db.execute(&sql, vec![]).await;
+            }
+        }
+        Engine::Sqlite => {
+            db.execute("DROP TABLE collectedSample", vec![]).await;
+            db.execute(
+                "CREATE TABLE collectedSample (id INTEGER PRIMARY KEY, billing_id INTEGER NOT NULL
+                     REFERENCES billing (id) ON DELETE CASCADE, sampleType_id INTEGER, isAccessed INTEGER)",
+                vec![],
+            )
+            .await;
+            db.execute("INSERT INTO collectedSample VALUES (1, 11, 1, 0)", vec![]).await;
+        }
+    }
+    db.install_dirty_triggers().await;
+    db.execute("DELETE FROM billing WHERE id = 11", vec![]).await;
+    assert_eq!(db.number("SELECT COUNT(*) FROM collectedSample WHERE billing_id = 11").await, 0);
+    assert_eq!(db.marked_days(now()).await, BTreeSet::from([(1, "2026-06-10".to_owned())]));
+}

@@ -1,0 +1,181 @@
+//! Users at work: they cancel, restore, move, delete and create bills, add tests and accession samples,
+//! several at once, and note how long each transaction took and how it ended.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, NaiveDate, Utc};
+use daymend::{
+    args,
+    db::{Arg, DbError, Kind, Mode, Query, Tx, code, instant_text},
+};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use tokio::task::JoinHandle;
+
+use super::{BILLS, DAYS, LABS, TESTS};
+use crate::support::TestDb;
+
+/// How many users there are.
+const USERS: u64 = 4;
+
+/// What users do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Cancel and restore bills: all that delta triggers know of.
+    Cancelling,
+    /// Everything.
+    All,
+}
+
+/// What users saw.
+#[derive(Debug, Default, Clone)]
+pub struct Tally {
+    latencies: Vec<Duration>,
+    /// Transactions that the database ended, by its error code.
+    aborted: BTreeMap<u32, u64>,
+}
+
+impl Tally {
+    /// Transactions that were carried out.
+    pub fn writes(&self) -> usize {
+        self.latencies.len()
+    }
+
+    /// Transactions that the database ended.
+    pub fn aborted(&self) -> u64 {
+        self.aborted.values().sum()
+    }
+
+    /// The latency that so many per cent of the transactions stayed within.
+    fn percentile(&self, percent: usize) -> Duration {
+        let mut sorted = self.latencies.clone();
+        sorted.sort_unstable();
+        sorted.get(sorted.len().saturating_sub(1) * percent / 100).copied().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |percent| self.percentile(percent).as_secs_f64() * 1000.0;
+        write!(f, "{} writes, p50 {:.1} ms, p99 {:.1} ms, aborted {:?}", self.writes(), ms(50), ms(99), self.aborted)
+    }
+}
+
+/// Users who are at work until they are told to stop.
+pub struct Users {
+    goes_on: Arc<AtomicBool>,
+    tasks: Vec<JoinHandle<Tally>>,
+}
+
+impl Users {
+    /// Sets them to work.
+    pub fn start(db: &Arc<TestDb>, first: NaiveDate, work: Work) -> Self {
+        let goes_on = Arc::new(AtomicBool::new(true));
+        let tasks = (0..USERS)
+            .map(|seed| {
+                let (db, goes_on) = (Arc::clone(db), Arc::clone(&goes_on));
+                tokio::spawn(async move {
+                    let mut random = StdRng::seed_from_u64(seed);
+                    let mut tally = Tally::default();
+                    while goes_on.load(Ordering::SeqCst) {
+                        let begun = Instant::now();
+                        match transact(&db, &mut random, first, work).await {
+                            Ok(()) => tally.latencies.push(begun.elapsed()),
+                            Err(error) if error.kind == Kind::Conflict => {
+                                *tally.aborted.entry(code(&error.source)).or_default() += 1;
+                            }
+                            Err(error) => panic!("{}", daymend::error::chain(&error)),
+                        }
+                        tokio::time::sleep(Duration::from_millis(random.random_range(0..8))).await;
+                    }
+                    tally
+                })
+            })
+            .collect();
+        Self { goes_on, tasks }
+    }
+
+    /// Has them finish what they are at; what they saw.
+    pub async fn stop(self) -> Tally {
+        self.goes_on.store(false, Ordering::SeqCst);
+        let mut all = Tally::default();
+        for task in self.tasks {
+            let tally = task.await.unwrap();
+            all.latencies.extend(tally.latencies);
+            for (code, count) in tally.aborted {
+                *all.aborted.entry(code).or_default() += count;
+            }
+        }
+        all
+    }
+}
+
+/// A moment on one of the days of the storm, in Kolkata.
+pub fn moment(random: &mut StdRng, first: NaiveDate) -> DateTime<Utc> {
+    let midnight = first.and_hms_opt(0, 0, 0).unwrap().and_utc() - chrono::Duration::minutes(330);
+    midnight + chrono::Duration::seconds(random.random_range(0..i64::from(DAYS) * 86400))
+}
+
+/// One transaction of a user.
+async fn transact(db: &TestDb, random: &mut StdRng, first: NaiveDate, work: Work) -> Result<(), DbError> {
+    let bill = random.random_range(1..=BILLS);
+    let mut tx = db.admin.begin(Mode::Write).await?;
+    let acts: &[u32] = match (work, random.random_range(0..10)) {
+        (Work::Cancelling, _) | (Work::All, 0..=2) => &[0],
+        (Work::All, 3 | 4) => &[1],
+        (Work::All, 5) => &[2],
+        (Work::All, 6) => &[3],
+        (Work::All, 7) => &[4],
+        // Somebody who does several things to a bill before they save it.
+        (Work::All, 8) => &[3, 4, 0],
+        (Work::All, _) => &[0, 5, 1],
+    };
+    for act in acts {
+        let acted = act_on(&mut tx, random, first, bill, *act).await;
+        if let Err(error) = acted {
+            let _ = tx.rollback().await;
+            return Err(error);
+        }
+    }
+    tx.commit().await
+}
+
+async fn act_on(tx: &mut Tx, random: &mut StdRng, first: NaiveDate, bill: i64, act: u32) -> Result<(), DbError> {
+    async fn run(tx: &mut Tx, sql: &str, args: Vec<Arg>) -> Result<u64, DbError> {
+        tx.execute(Query::new("a user", sql), args).await
+    }
+    let at = instant_text(moment(random, first));
+    let lab = random.random_range(1..=LABS);
+    match act {
+        0 => run(tx, "UPDATE billing SET isCancelled = 1 - isCancelled WHERE id = ?", args![bill]).await?,
+        1 => run(tx, "UPDATE billing SET billTime = ?, lab_id = ? WHERE id = ?", args![at, lab, bill]).await?,
+        2 => {
+            let deleted = run(tx, "DELETE FROM billing WHERE id = ?", args![bill]).await?;
+            if deleted == 0 {
+                // Somebody else may be doing the same.
+                let sql = "{insert_ignore} INTO billing (id, lab_id, billTime, isCancelled, modified_at) VALUES (?, ?, ?, 0, ?)";
+                run(tx, sql, args![bill, lab, at.as_str(), at.as_str()]).await?;
+            }
+            deleted
+        }
+        3 => {
+            let sql = "INSERT INTO labReportRelation (billing_id, test_id, isCancelled) VALUES (?, ?, 0)";
+            run(tx, sql, args![bill, random.random_range(1..=TESTS)]).await?
+        }
+        4 => {
+            run(tx, "UPDATE collectedSample SET isAccessed = 1 - isAccessed WHERE billing_id = ?", args![bill]).await?
+        }
+        _ => {
+            let sql = "UPDATE billingInfo SET organization_id = ? WHERE billing_id = ?";
+            run(tx, sql, args![random.random_range(1..4_i64), bill]).await?
+        }
+    };
+    Ok(())
+}

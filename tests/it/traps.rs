@@ -1,0 +1,324 @@
+//! The traps of the old design, one test each: what fell into them, and what happens instead.
+//!
+//! That a NULL dimension doubles rows under a unique key is found by the audit. A delta that races the
+//! recompute has a storm of its own as well: `storm::delta_triggers_survive_recomputes_of_the_same_days`.
+
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use daymend::{args, queue::JobKind, rollup::HISTORICAL_SUMMARY, scheduler::adhoc};
+
+use crate::{
+    on_both,
+    scheduler::{at, bill_at, date, days, enqueued, nightly, now},
+    support::{Engine, TestDb, lab_system::Bill, oracle, work::rollups},
+};
+
+on_both! {
+    the_tick_at_04_00_utc_takes_each_closed_day_once;
+    bills_after_23_59_59_are_counted;
+    a_doubled_or_missing_midnight_makes_one_day_each_and_no_gap;
+    convert_tz_is_not_used_and_a_bad_zone_is_reported;
+    group_concat_is_not_used_and_a_thousand_labs_of_one_zone_all_run;
+    rows_of_an_organisation_that_the_bill_has_left_are_removed;
+    a_bill_moved_to_another_day_or_lab_repairs_both;
+    a_delta_races_the_recompute_and_loses_nothing;
+    no_count_goes_below_zero_and_aborts_the_users_cancellation;
+    three_tests_and_two_samples_are_counted_apart;
+    two_pending_records_for_one_lab_are_one_rebuild_and_both_are_closed;
+    a_bill_from_1970_makes_jobs_only_for_days_with_facts_or_stored_rows;
+}
+
+/// Repairs these days of all labs, and compares with what the contract says.
+async fn repair(db: &TestDb, labs: &[(i64, chrono_tz::Tz)], first: NaiveDate, last: NaiveDate, now: DateTime<Utc>) {
+    let rollups = rollups();
+    let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+    let plan =
+        adhoc::Plan { labs: labs.iter().map(|(lab, _)| (*lab, days_of(first, last))).collect(), left_out: vec![] };
+    adhoc::enqueue(&db.db, rollup, &plan, "a test", now, 3, daymend::recompute::shrink::MaxShrink::OFF).await.unwrap();
+    db.drain(now).await;
+    oracle::assert_equal(&oracle::stored(db).await, &oracle::expected(db, labs, now).await);
+}
+
+fn days_of(first: NaiveDate, last: NaiveDate) -> Vec<NaiveDate> {
+    daymend::calendar::dates(first, last).collect()
+}
+
+/// The count of that event type on a day of lab 1; 0 without a row.
+async fn count(db: &TestDb, day: &str, event: &str) -> i64 {
+    let sql = "SELECT CAST(COALESCE(SUM(event_count), 0) AS SIGNED) FROM operation_historical_summary
+               WHERE lab_id = 1 AND ordered_at = ? AND event_type = ?";
+    db.rows(sql, args![day, event]).await[0].int(0).unwrap()
+}
+
+async fn the_tick_at_04_00_utc_takes_each_closed_day_once(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("America/New_York")).await;
+    // At 04:00 UTC it is 23:00 in New York until 8 March, and midnight from the 9th.
+    for day in days("2026-03-01", "2026-03-15") {
+        let tick = day.and_hms_opt(4, 0, 0).unwrap().and_utc();
+        let report = nightly(&db, tick).await;
+        // The tick of the 9th finds both the 7th and the 8th over; the old event lost the 7th.
+        let expected = if day == date("2026-03-09") { 2 } else { 1 };
+        assert_eq!(report.enqueued.iter().map(|(_, _, jobs)| *jobs).collect::<Vec<_>>(), [expected], "{tick}");
+        // Ticks in between find nothing to do.
+        for later in [TimeDelta::seconds(1), TimeDelta::hours(1), TimeDelta::hours(23)] {
+            assert_eq!(nightly(&db, tick + later).await.enqueued, [], "{tick} + {later}");
+        }
+    }
+    assert_eq!(enqueued(&db, JobKind::Nightly, 1).await, days("2026-02-27", "2026-03-14"));
+}
+
+async fn bills_after_23_59_59_are_counted(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    // The last second of 10 June in Kolkata, which BETWEEN … AND '23:59:59' leaves out but for its start.
+    for (id, moment) in ["18:29:59", "18:29:59.000001", "18:29:59.5", "18:29:59.999999", "18:30:00"].iter().enumerate()
+    {
+        bill_at(&db, id as i64 + 1, 1, &format!("2026-06-10T{moment}Z")).await;
+    }
+    repair(&db, &[(1, chrono_tz::Asia::Kolkata)], date("2026-06-10"), date("2026-06-11"), now()).await;
+    assert_eq!(count(&db, "2026-06-10", "organization_bill").await, 4);
+    assert_eq!(count(&db, "2026-06-11", "organization_bill").await, 1);
+}
+
+async fn a_doubled_or_missing_midnight_makes_one_day_each_and_no_gap(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    // Havana has two midnights on 2026-11-01; Cairo has none on 2026-04-24.
+    let labs = [(1, chrono_tz::America::Havana), (2, chrono_tz::Africa::Cairo)];
+    for ((lab, zone), around) in labs.into_iter().zip(["2026-11-01T05:00:00Z", "2026-04-23T22:00:00Z"]) {
+        db.add_lab(lab, Some(zone.name())).await;
+        for quarter in -12 * 4..12 * 4 {
+            let at = at(around) + TimeDelta::minutes(15 * quarter);
+            let id = lab * 1000 + quarter;
+            db.add_bill(id, lab, &Bill { at, info: Some((Some(1), None, None)), ..Bill::default() }).await;
+        }
+    }
+    let now = at("2026-11-15T12:00:00Z");
+    repair(&db, &labs[..1], date("2026-10-31"), date("2026-11-02"), now).await;
+    repair(&db, &labs, date("2026-04-23"), date("2026-04-25"), now).await;
+    let all = "SELECT CAST(SUM(event_count) AS SIGNED) FROM operation_historical_summary WHERE event_type = 'organization_bill'";
+    assert_eq!(db.number(all).await, 2 * 24 * 4, "each bill on one day");
+}
+
+async fn convert_tz_is_not_used_and_a_bad_zone_is_reported(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Mars/Olympus_Mons")).await;
+    db.add_lab(2, None).await;
+    db.add_lab(3, Some("  ")).await;
+    db.add_lab(4, Some("Asia/Calcutta")).await;
+    let report = db.tick(now()).await;
+    let unknown = "time zone \"Mars/Olympus_Mons\" is unknown (expected an IANA name such as Asia/Kolkata)";
+    let unusable = [(1, unknown), (2, "no time zone is set"), (3, "no time zone is set")];
+    assert_eq!(report.unusable, unusable.map(|(lab, why)| (lab, why.to_owned())).into());
+    assert_eq!(enqueued(&db, JobKind::Nightly, 4).await, days("2026-06-14", "2026-06-14"));
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs").await, 1);
+    // Set right, a lab is scheduled like a new one.
+    db.execute("UPDATE labs SET labTimeZone = 'Asia/Kolkata' WHERE id = 1", args![]).await;
+    let report = db.tick(now() + TimeDelta::days(1)).await;
+    assert_eq!(report.unusable.keys().collect::<Vec<_>>(), [&2, &3]);
+    assert_eq!(enqueued(&db, JobKind::Nightly, 1).await, days("2026-06-15", "2026-06-15"));
+}
+
+async fn group_concat_is_not_used_and_a_thousand_labs_of_one_zone_all_run(engine: Engine) {
+    const LABS: i64 = 1000;
+    let db = TestDb::new(engine).await;
+    // Their ids fill 7 kB, where group_concat ends after 1 kB, in the middle of one.
+    let rows = |from: i64| {
+        (from..from + 100).map(|lab| format!("({}, 'L', 'Asia/Kolkata', 1)", 100_000 + lab)).collect::<Vec<_>>()
+    };
+    for from in (0..LABS).step_by(100) {
+        let sql = format!(
+            "INSERT INTO labs (id, labName, labTimeZone, historicalViewEnabled) VALUES {}",
+            rows(from).join(", ")
+        );
+        db.execute(&sql, vec![]).await;
+    }
+    for lab in [100_000, 100_500, 100_000 + LABS - 1] {
+        bill_at(&db, lab, lab, "2026-06-14T10:00:00Z").await;
+    }
+    let report = nightly(&db, now()).await;
+    let jobs: Vec<_> = report.enqueued.iter().map(|(_, _, jobs)| *jobs).collect();
+    assert_eq!(jobs, [LABS as usize], "one run");
+    db.drain(now()).await;
+    let done = "SELECT COUNT(DISTINCT lab_id) FROM daymend_jobs WHERE state = 'completed' AND day = '2026-06-14'";
+    assert_eq!(db.number(done).await, LABS);
+    let with_rows = "SELECT COUNT(DISTINCT lab_id) FROM operation_historical_summary";
+    assert_eq!(db.number(with_rows).await, 3);
+}
+
+async fn rows_of_an_organisation_that_the_bill_has_left_are_removed(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let kolkata = [(1, chrono_tz::Asia::Kolkata)];
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    bill_at(&db, 1, 1, "2026-06-10T10:00:00Z").await;
+    let day = date("2026-06-10");
+    repair(&db, &kolkata, day, day, now()).await;
+    db.execute("UPDATE billingInfo SET organization_id = 77", vec![]).await;
+    repair(&db, &kolkata, day, day, now()).await;
+    let organizations = db
+        .rows("SELECT dimension_a_id FROM operation_historical_summary WHERE event_type = 'organization_bill'", vec![])
+        .await;
+    assert_eq!(organizations.iter().map(|row| row.int(0).unwrap()).collect::<Vec<_>>(), [77]);
+}
+
+async fn a_bill_moved_to_another_day_or_lab_repairs_both(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let labs = [1, 2].map(|lab| (lab, chrono_tz::Asia::Kolkata));
+    for (lab, _) in labs {
+        db.add_lab(lab, Some("Asia/Kolkata")).await;
+    }
+    bill_at(&db, 1, 1, "2026-06-10T10:00:00Z").await;
+    repair(&db, &labs, date("2026-06-10"), date("2026-06-10"), now()).await;
+    db.install_dirty_triggers().await;
+    for change in ["billTime = '2026-06-08 10:00:00'", "lab_id = 2", "lab_id = 1, billTime = '2026-06-09 10:00:00'"] {
+        db.execute(&format!("UPDATE billing SET {change}"), vec![]).await;
+        assert_eq!(db.repair_marked(now()).await.len(), 2, "{change}");
+        db.drain(now()).await;
+        oracle::assert_equal(&oracle::stored(&db).await, &oracle::expected(&db, &labs, now()).await);
+    }
+}
+
+/// One round of what the storm does many times, with the moments chosen: the user's transaction is
+/// open while the recompute begins, and commits before it can end.
+async fn a_delta_races_the_recompute_and_loses_nothing(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let kolkata = [(1, chrono_tz::Asia::Kolkata)];
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    for id in 1..=3 {
+        bill_at(&db, id, 1, "2026-06-10T10:00:00Z").await;
+    }
+    let day = date("2026-06-10");
+    repair(&db, &kolkata, day, day, now()).await;
+    db.install_delta_triggers().await;
+    db.execute("UPDATE operation_historical_summary SET event_count = event_count + 5", vec![]).await;
+    let rollups = rollups();
+    let plan = adhoc::Plan { labs: vec![(1, vec![day])], left_out: vec![] };
+    adhoc::enqueue(
+        &db.db,
+        rollups.get(HISTORICAL_SUMMARY).unwrap(),
+        &plan,
+        "a test",
+        now(),
+        3,
+        daymend::recompute::shrink::MaxShrink::OFF,
+    )
+    .await
+    .unwrap();
+    let mut user = db.admin.begin(daymend::db::Mode::Write).await.unwrap();
+    let cancel = "UPDATE billing SET isCancelled = 1 WHERE id = 2";
+    user.execute(daymend::db::Query::new("cancel", cancel), args![]).await.unwrap();
+    tokio::join!(db.drain(now()), async {
+        tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+        user.commit().await.unwrap();
+    });
+    assert_eq!(count(&db, "2026-06-10", "organization_bill").await, 2);
+    db.execute("UPDATE billing SET isCancelled = 1 WHERE id = 3", vec![]).await;
+    assert_eq!(count(&db, "2026-06-10", "organization_bill").await, 1, "and the next delta applies to it");
+}
+
+async fn no_count_goes_below_zero_and_aborts_the_users_cancellation(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    bill_at(&db, 1, 1, "2026-06-10T10:00:00Z").await;
+    if engine == Engine::MariaDb {
+        db.execute("ALTER TABLE operation_historical_summary MODIFY event_count INT UNSIGNED NOT NULL", vec![]).await;
+    } else {
+        let strict = "CREATE TRIGGER not_negative BEFORE UPDATE ON operation_historical_summary FOR EACH ROW
+                      WHEN NEW.event_count < 0 BEGIN SELECT RAISE(ABORT, 'out of range'); END";
+        db.execute(strict, vec![]).await;
+    }
+    // The summary has lost a count: the old trigger's `count - 1` is out of range, and the bill stays.
+    db.add_summary_row(1, "2026-06-10", 1, 0, "organization_bill", 0).await;
+    let cancel = "UPDATE billing SET isCancelled = 1";
+    let old = match engine {
+        Engine::MariaDb => {
+            "CREATE TRIGGER old AFTER UPDATE ON billing FOR EACH ROW UPDATE operation_historical_summary SET event_count = event_count - 1"
+        }
+        Engine::Sqlite => {
+            "CREATE TRIGGER old AFTER UPDATE ON billing FOR EACH ROW BEGIN UPDATE operation_historical_summary SET event_count = event_count - 1; END"
+        }
+    };
+    db.execute(old, vec![]).await;
+    let mut user = db.admin.begin(daymend::db::Mode::Write).await.unwrap();
+    assert!(user.execute(daymend::db::Query::new("cancel", cancel), args![]).await.is_err(), "that is the trap");
+    user.rollback().await.unwrap();
+    db.execute("DROP TRIGGER old", vec![]).await;
+    db.install_dirty_triggers().await;
+    db.execute(cancel, vec![]).await;
+    assert_eq!(db.repair_marked(now()).await.len(), 1);
+    db.drain(now()).await;
+    assert_eq!(db.number("SELECT COUNT(*) FROM operation_historical_summary").await, 0);
+}
+
+async fn three_tests_and_two_samples_are_counted_apart(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    db.add_test(5, Some(50)).await;
+    let bill = Bill {
+        at: at("2026-06-10T10:00:00Z"),
+        info: Some((Some(1), Some(2), Some(3))),
+        tests: vec![(5, false); 3],
+        samples: vec![(7, true), (7, false)],
+        ..Bill::default()
+    };
+    db.add_bill(1, 1, &bill).await;
+    repair(&db, &[(1, chrono_tz::Asia::Kolkata)], date("2026-06-10"), date("2026-06-10"), now()).await;
+    for (event, expected) in [
+        ("organization_bill", 1),
+        ("organization_test", 3),
+        ("department_test", 3),
+        ("branch_sample", 2),
+        ("referral_sample_accessed", 1),
+        ("referral_sample_not_accessed", 1),
+    ] {
+        assert_eq!(count(&db, "2026-06-10", event).await, expected, "{event}");
+    }
+}
+
+async fn two_pending_records_for_one_lab_are_one_rebuild_and_both_are_closed(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    bill_at(&db, 1, 1, "2026-06-01T00:00:00Z").await;
+    let records = [db.request_rebuild(1).await, db.request_rebuild(1).await];
+    db.tick(now()).await;
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs WHERE kind = 'rebuild'").await, 1);
+    for record in records {
+        assert_eq!(db.record_status(record).await, "Running (0/1)");
+    }
+    db.drain(now()).await;
+    db.tick(now()).await;
+    for record in records {
+        assert_eq!(db.record_status(record).await, "Completed");
+    }
+    // Set to Pending once more, a record is a new request.
+    let again = "UPDATE crelio_data_migrations SET is_scheduled = 1, job_status = 'Pending' WHERE id = ?";
+    db.execute(again, args![records[0]]).await;
+    db.tick(now()).await;
+    assert_eq!(db.record_status(records[0]).await, "Running (0/1)");
+    assert_eq!(db.record_status(records[1]).await, "Completed");
+    db.drain(now()).await;
+    db.tick(now()).await;
+    assert_eq!(db.record_status(records[0]).await, "Completed");
+}
+
+async fn a_bill_from_1970_makes_jobs_only_for_days_with_facts_or_stored_rows(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    // The first moment of 1970, in UTC; then the last microsecond of a day and the first of the next.
+    bill_at(&db, 1, 1, "1970-01-01T00:00:00Z").await;
+    bill_at(&db, 2, 1, "2026-06-02T18:29:59.999999Z").await;
+    bill_at(&db, 3, 1, "2026-06-02T18:30:00Z").await;
+    bill_at(&db, 4, 1, "2026-06-14T18:30:00Z").await;
+    // A ghost on a day without bills is a reason for a job, wherever it is.
+    db.add_summary_row(1, "1999-12-31", 1, 0, "branch_bill", 5).await;
+    db.add_summary_row(1, "2026-07-01", 1, 0, "branch_bill", 5).await;
+    let record = db.request_rebuild(1).await;
+    db.tick(now()).await;
+    let expected = ["1970-01-01", "1999-12-31", "2026-06-02", "2026-06-03", "2026-07-01"].map(date);
+    assert_eq!(enqueued(&db, JobKind::Rebuild, 1).await, expected, "and none for today's bill");
+    db.drain(now()).await;
+    db.tick(now()).await;
+    assert_eq!(db.record_status(record).await, "Completed");
+    let stored = db.rows("SELECT DISTINCT ordered_at FROM operation_historical_summary ORDER BY 1", vec![]).await;
+    let stored: Vec<_> = stored.iter().map(|row| row.date(0).unwrap()).collect();
+    assert_eq!(stored, ["1970-01-01", "2026-06-02", "2026-06-03"].map(date));
+}

@@ -1,0 +1,254 @@
+//! `daymend triggers`: installed once, removed without a trace, and never in the way of a user's statement.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
+
+use daymend::args;
+
+use crate::{
+    on_both,
+    support::{
+        Engine, TestDb,
+        lab_system::Bill,
+        process::{run, run_fails, run_ok},
+        server::Server,
+    },
+};
+
+const USAGE: i32 = 2;
+
+on_both! {
+    triggers_are_installed_once_and_removed_without_a_trace;
+    an_older_trigger_is_replaced_and_one_of_somebody_else_is_not;
+    what_show_prints_does_the_same_as_install;
+    a_users_statement_does_not_notice_the_triggers;
+}
+
+async fn names(db: &TestDb) -> Vec<String> {
+    let sql = match db.engine {
+        Engine::MariaDb => {
+            "SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = DATABASE() ORDER BY 1"
+        }
+        Engine::Sqlite => "SELECT name FROM sqlite_master WHERE type = 'trigger' ORDER BY 1",
+    };
+    db.rows(sql, vec![]).await.iter().map(|row| row.text(0).unwrap()).collect()
+}
+
+fn expected(engine: Engine) -> usize {
+    // SQLite has one more for each table, for REPLACE.
+    if engine == Engine::MariaDb { 15 } else { 20 }
+}
+
+async fn triggers_are_installed_once_and_removed_without_a_trace(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.install_delta_triggers().await;
+    assert!(run_ok(&db, &["triggers", "install", "--dry-run"]).contains("would create daymend_billing_insert"));
+    assert_eq!(names(&db).await, ["billing_delta"]);
+    let first = run_ok(&db, &["triggers", "install"]);
+    assert_eq!(first.matches("created daymend_").count(), expected(engine), "{first}");
+    assert!(first.contains("billing_delta writes to operation_historical_summary"), "{first}");
+    assert_eq!(names(&db).await.len(), expected(engine) + 1);
+    let again = run_ok(&db, &["triggers", "install"]);
+    assert!(again.contains("nothing to do") && !again.contains("created"), "{again}");
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    db.add_bill(1, 1, &Bill { at: "2026-06-10T06:00:00Z".parse().unwrap(), ..Bill::default() }).await;
+    assert_eq!(db.marks().await, 1, "and none for the attempt to mark, when they were installed");
+    assert!(run_ok(&db, &["triggers", "remove", "--dry-run"]).contains("would drop daymend_allTests_insert"));
+    let removed = run_ok(&db, &["triggers", "remove"]);
+    assert_eq!(removed.matches("dropped daymend_").count(), expected(engine), "{removed}");
+    assert_eq!(names(&db).await, ["billing_delta"]);
+    assert!(run_ok(&db, &["triggers", "remove"]).contains("nothing to do"));
+}
+
+async fn an_older_trigger_is_replaced_and_one_of_somebody_else_is_not(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let older = "CREATE TRIGGER daymend_billing_update AFTER UPDATE ON billing FOR EACH ROW
+                 BEGIN INSERT INTO daymend_dirty (lab_id, marked_at) VALUES (NEW.lab_id, '2026-01-01'); END";
+    db.execute(older, vec![]).await;
+    let said = run_ok(&db, &["triggers", "install"]);
+    assert!(said.contains("replaced daymend_billing_update") && said.contains("repair the last days"), "{said}");
+    assert!(run_ok(&db, &["triggers", "install"]).contains("nothing to do"));
+    run_ok(&db, &["triggers", "remove"]);
+    let foreign = "CREATE TRIGGER daymend_billing_insert AFTER INSERT ON billing FOR EACH ROW
+                   BEGIN INSERT INTO operation_event_log (event_name, status, created_at) VALUES ('x', 'y', '2026-01-01'); END";
+    db.execute(foreign, vec![]).await;
+    let error = run_fails(&db, USAGE, &["triggers", "install"]);
+    assert!(error.contains("a trigger named daymend_billing_insert is there, and is not daymend's"), "{error}");
+    assert_eq!(names(&db).await, ["daymend_billing_insert"]);
+    run_ok(&db, &["triggers", "remove"]);
+    assert_eq!(names(&db).await, ["daymend_billing_insert"], "not ours to drop");
+}
+
+/// Hands a script to the database's own client.
+fn apply(db: &TestDb, script: &str) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), script).unwrap();
+    let mut client = match db.engine {
+        Engine::MariaDb => {
+            let rest = db.triggers_url.strip_prefix("mysql://admin:").unwrap();
+            let (password, rest) = rest.split_once("@127.0.0.1:").unwrap();
+            let (port, name) = rest.split_once('/').unwrap();
+            let mut client = Command::new("mariadb");
+            client.args([
+                "--no-defaults",
+                "-h127.0.0.1",
+                "-uadmin",
+                &format!("-p{password}"),
+                &format!("-P{port}"),
+                name,
+            ]);
+            client
+        }
+        Engine::Sqlite => {
+            let mut client = Command::new("sqlite3");
+            client.args(["-bail", db.url.strip_prefix("sqlite:").unwrap()]);
+            client
+        }
+    };
+    let output = client.stdin(Stdio::from(fs::File::open(file.path()).unwrap())).output().expect("the client runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+async fn what_show_prints_does_the_same_as_install(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let script = run_ok(&db, &["triggers", "show"]);
+    // SQLite's client is not on every machine that has its library.
+    if engine == Engine::Sqlite && Command::new("sqlite3").arg("--version").output().is_err() {
+        db.execute_script(&script).await;
+        db.execute_script(&script).await;
+    } else {
+        apply(&db, &script);
+        apply(&db, &script);
+    }
+    assert_eq!(names(&db).await.len(), expected(engine));
+    assert!(run_ok(&db, &["triggers", "install"]).contains("nothing to do"), "they are the same");
+    db.execute("UPDATE billing SET isCancelled = 1", vec![]).await;
+    let other =
+        run_ok(&db, &["triggers", "show", "--for", if engine == Engine::MariaDb { "sqlite" } else { "mariadb" }]);
+    assert_ne!(other, script);
+    assert!(run_ok(&db, &["--json", "triggers", "show"]).contains("\"daymend_billing_delete\""));
+}
+
+async fn a_users_statement_does_not_notice_the_triggers(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    db.install_dirty_triggers().await;
+    // Its marks have ids of their own, which are not those that the user's statement is told.
+    db.execute("INSERT INTO daymend_dirty (id, marked_at) VALUES (5000, '2026-01-01 00:00:00')", vec![]).await;
+    let mut tx = db.admin.begin(daymend::db::Mode::Write).await.unwrap();
+    let insert = "INSERT INTO billing (lab_id, billTime, isCancelled, modified_at) VALUES (1, '2026-06-10 06:00:00', 0, '2026-06-10 06:00:00')";
+    for id in 1..=3 {
+        assert_eq!(tx.insert(daymend::db::Query::new("bill", insert), args![]).await.unwrap(), id);
+    }
+    let cancel = "UPDATE billing SET isCancelled = 1";
+    assert_eq!(tx.execute(daymend::db::Query::new("cancel", cancel), args![]).await.unwrap(), 3);
+    tx.rollback().await.unwrap();
+    assert_eq!(db.marks().await, 1, "what is rolled back leaves no mark");
+}
+
+/// Whatever fails inside a trigger costs the mark and not the user's statement.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trigger_that_fails_does_not_fail_the_users_statement() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    db.add_bill(1, 1, &Bill { at: "2026-06-10T06:00:00Z".parse().unwrap(), ..Bill::default() }).await;
+    db.install_dirty_triggers().await;
+    let all = [
+        "UPDATE billing SET isCancelled = 1 - isCancelled, billTime = billTime + INTERVAL 1 DAY",
+        "INSERT INTO labReportRelation (billing_id, test_id) VALUES (1, 1)",
+        "UPDATE allTests SET department_id = 5",
+        "DELETE FROM labReportRelation",
+    ];
+    for broken in [
+        "ALTER TABLE daymend_dirty MODIFY marked_at DATE NOT NULL, ADD CHECK (lab_id <> 1), ADD CHECK (bill_id <> 1)",
+        "ALTER TABLE daymend_dirty DROP COLUMN bill_time",
+        "RENAME TABLE daymend_dirty TO somewhere_else",
+    ] {
+        db.execute(broken, vec![]).await;
+        for sql in all {
+            assert!(db.execute(sql, vec![]).await <= 1, "{broken}; {sql}");
+        }
+    }
+    assert_eq!(db.number("SELECT DAY(billTime) FROM billing").await, 13, "each statement was carried out");
+}
+
+/// An account that lacks a right is told which, and nothing is half done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn missing_rights_are_named_and_nothing_is_half_done() {
+    let mut db = TestDb::new(Engine::MariaDb).await;
+    let name = db.text("SELECT DATABASE()").await;
+    let all = db.triggers_url.clone();
+    let (_, place) = all.split_once('@').unwrap();
+    let url = format!("mysql://{name}_op:secret@{place}");
+    db.execute(&format!("CREATE USER {name}_op@'%' IDENTIFIED BY 'secret'"), vec![]).await;
+    db.execute(&format!("GRANT SELECT, UPDATE, DELETE ON {name}.* TO {name}_op@'%'"), vec![]).await;
+    db.triggers_url.clone_from(&url);
+    let refused = |db: &TestDb| {
+        let error = run_fails(db, USAGE, &["triggers", "install"]);
+        assert!(error.contains("needs TRIGGER on the watched tables and INSERT on daymend_dirty"), "{error}");
+    };
+    refused(&db);
+    db.execute(&format!("GRANT INSERT ON {name}.daymend_dirty TO {name}_op@'%'"), vec![]).await;
+    refused(&db);
+    // On some of the tables only: what has been created goes again.
+    for table in ["billing", "billingInfo", "labReportRelation"] {
+        db.execute(&format!("GRANT TRIGGER ON {name}.{table} TO {name}_op@'%'"), vec![]).await;
+    }
+    refused(&db);
+    assert_eq!(names(&db).await, Vec::<String>::new());
+    for table in ["collectedSample", "allTests"] {
+        db.execute(&format!("GRANT TRIGGER ON {name}.{table} TO {name}_op@'%'"), vec![]).await;
+    }
+    run_ok(&db, &["triggers", "install"]);
+    // The triggers have the rights of their definer: an application needs none on daymend_dirty.
+    db.execute(&format!("CREATE USER {name}_app@'%' IDENTIFIED BY 'secret'"), vec![]).await;
+    db.execute(&format!("GRANT SELECT, INSERT ON {name}.billing TO {name}_app@'%'"), vec![]).await;
+    let app = daymend::db::connect(&format!("mysql://{name}_app:secret@{place}"), 1.into()).unwrap();
+    let mut tx = app.begin(daymend::db::Mode::Write).await.unwrap();
+    let insert =
+        "INSERT INTO billing (lab_id, billTime, modified_at) VALUES (1, '2026-06-10 06:00:00', '2026-06-10 06:00:00')";
+    tx.execute(daymend::db::Query::new("bill", insert), args![]).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(db.marks().await, 1);
+    run_ok(&db, &["triggers", "remove"]);
+}
+
+/// With binary logging on, servers want more than TRIGGER.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn binary_logging_without_super_is_explained() {
+    let server = Server::start_with("binlog", &["--log-bin=binlog", "--binlog-format=ROW", "--server-id=1"]).unwrap();
+    let mut db = TestDb::on_server(server.port).await;
+    let name = db.text("SELECT DATABASE()").await;
+    db.execute("CREATE USER op@'%' IDENTIFIED BY 'secret'", vec![]).await;
+    db.execute(&format!("GRANT ALL ON {name}.* TO op@'%'"), vec![]).await;
+    db.triggers_url = format!("mysql://op:secret@{}", db.url.split_once('@').unwrap().1);
+    let error = run_fails(&db, USAGE, &["triggers", "install"]);
+    assert!(error.contains("log_bin_trust_function_creators = 1") && error.contains("1419"), "{error}");
+    assert_eq!(names(&db).await, Vec::<String>::new());
+    db.execute("SET GLOBAL log_bin_trust_function_creators = 1", vec![]).await;
+    run_ok(&db, &["triggers", "install"]);
+    assert_eq!(names(&db).await.len(), 15);
+}
+
+/// A folder of somebody's own, without watch.toml, works and has no triggers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_definition_without_watch_toml_has_no_triggers() {
+    let db = TestDb::new(Engine::Sqlite).await;
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("historical_summary");
+    fs::create_dir(&folder).unwrap();
+    for file in ["labs.sql", "days.sql", "bills.sql", "tests.sql", "samples.sql", "rollup.toml"] {
+        fs::copy(format!("jobs/historical_summary/{file}"), folder.join(file)).unwrap();
+    }
+    let jobs_dir = ["--jobs-dir", dir.path().to_str().unwrap()];
+    let error = run_fails(&db, USAGE, &[&jobs_dir[..], &["triggers", "install"]].concat());
+    assert!(error.contains("historical_summary has no watch.toml"), "{error}");
+    run_ok(&db, &[&jobs_dir[..], &["scheduler", "--once"]].concat());
+    let text = fs::read_to_string("jobs/historical_summary/watch.toml").unwrap();
+    fs::write(folder.join("watch.toml"), text.replace("columns = [\"isCancelled\"]", "columns = []")).unwrap();
+    let check = run(&db, &[&jobs_dir[..], &["rollups", "check"]].concat());
+    let lines = String::from_utf8(check.stderr).unwrap();
+    assert!(lines.contains("watch.toml:9: bills.sql reads billing.isCancelled, which is not watched"), "{lines}");
+}
