@@ -19,6 +19,7 @@ mod limits;
 mod metrics;
 mod observed;
 mod outages;
+mod probes;
 mod processes;
 mod queue;
 mod queue_model;
