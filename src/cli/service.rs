@@ -264,9 +264,9 @@ impl SchedulerOptions {
             return print_report(global, &report);
         }
         let health = Arc::new(Health::default());
+        let pulse = health.part("scheduler", TICK_FRESH);
         self.http.serve(global, "scheduler", &health).await?;
         let shutdown = shutdown_on_signal(&health)?;
-        let pulse = health.part("scheduler", TICK_FRESH);
         scheduler::run(&db, rollup, &config, global.clock(), &pulse, &shutdown).await;
         db.close().await;
         Ok(Exit::Ok.into())
@@ -322,9 +322,9 @@ impl WorkerOptions {
         check_limits(&config, &db).await?;
         let begun = queue::settle::database_now_us(&db).await?;
         let health = Arc::new(Health::default());
+        let pulse = health.part("worker", config.lease);
         self.http.serve(global, "worker", &health).await?;
         let shutdown = shutdown_on_signal(&health)?;
-        let pulse = health.part("worker", config.lease);
         worker::run(&db, &lease_db, rollups, &config, global.clock(), &pulse, &shutdown).await;
         let exit =
             if self.drain && queue::settle::discarded_since(&db, begun).await? > 0 { Exit::Failed } else { Exit::Ok };
@@ -358,10 +358,10 @@ impl ServeOptions {
         check_limits(&config, &db).await?;
         let rollup = historical_summary(&rollups)?;
         let health = Arc::new(Health::default());
-        self.http.serve(global, "serve", &health).await?;
-        let shutdown = shutdown_on_signal(&health)?;
         let [worker_pulse, scheduler_pulse] =
             [("worker", config.lease), ("scheduler", TICK_FRESH)].map(|(name, fresh)| health.part(name, fresh));
+        self.http.serve(global, "serve", &health).await?;
+        let shutdown = shutdown_on_signal(&health)?;
         let clock = global.clock();
         let scheduling = self.scheduler.config();
         let working = worker::run(&db, &lease_db, rollups.clone(), &config, clock, &worker_pulse, &shutdown);

@@ -14,8 +14,8 @@ use super::{Db, DbError, Pool};
 /// How long to wait for a connection before the database counts as unreachable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a connection that was idle may take to say that it is there.
-const PING_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a connection that was idle, or is given back, may take to say that it is there.
+pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a pool is opened.
 #[derive(Debug, Clone, Copy)]

@@ -20,7 +20,7 @@ use std::{
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use sqlx::{Column as _, Executor as _, MySql, Sqlite, Statement as _, pool::PoolConnection};
 
-use super::{Arg, Db, DbClock, DbError, Dialect, Mode, Pool, Row, Statement};
+use super::{Arg, Db, DbClock, DbError, Dialect, Mode, Pool, Row, Statement, connect::PING_TIMEOUT};
 
 const BEGIN_SNAPSHOT_MYSQL: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
      START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
@@ -263,12 +263,11 @@ impl Drop for Tx {
         let Some(mut connection) = self.connection.take() else { return };
         if self.is_busy {
             self.interrupt.store(true, Ordering::Relaxed);
-            match &mut connection {
-                Connection::MySql(connection) => connection.close_on_drop(),
-                Connection::Sqlite(connection) => connection.close_on_drop(),
-            }
+            connection.close_on_drop();
         } else if self.is_open {
             roll_back_later(connection, self.limit);
+        } else {
+            give_back_later(connection);
         }
     }
 }
@@ -278,19 +277,44 @@ fn roll_back_later(mut connection: Connection, limit: Duration) {
     // Outside of a runtime, at the very end of a process, the connection just ends.
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     runtime.spawn(async move {
-        match &mut connection {
-            Connection::MySql(connection) => {
-                if within(limit, connection.execute("ROLLBACK")).await.is_err() {
-                    connection.close_on_drop();
-                }
-            }
-            Connection::Sqlite(connection) => {
-                if within(limit, connection.execute("ROLLBACK")).await.is_err() {
-                    connection.close_on_drop();
-                }
-            }
+        let is_answered = match &mut connection {
+            Connection::MySql(connection) => within(limit, connection.execute("ROLLBACK")).await.is_ok(),
+            Connection::Sqlite(connection) => within(limit, connection.execute("ROLLBACK")).await.is_ok(),
+        };
+        if is_answered {
+            give_back(connection).await;
+        } else {
+            connection.close_on_drop();
         }
     });
+}
+
+/// Gives a connection back in a task, as a drop cannot wait.
+fn give_back_later(connection: Connection) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    runtime.spawn(give_back(connection));
+}
+
+/// Gives a connection back to its pool. Left to itself the pool asks it whether it is there, and
+/// waits for the answer for ever: a network that stalls just then would cost the pool a place for
+/// good.
+async fn give_back(mut connection: Connection) {
+    let asked = match &mut connection {
+        Connection::MySql(connection) => tokio::time::timeout(PING_TIMEOUT, connection.return_to_pool()).await,
+        Connection::Sqlite(connection) => tokio::time::timeout(PING_TIMEOUT, connection.return_to_pool()).await,
+    };
+    if asked.is_err() {
+        tracing::debug!("a connection that was given back does not answer: closed");
+    }
+}
+
+impl Connection {
+    fn close_on_drop(&mut self) {
+        match self {
+            Self::MySql(connection) => connection.close_on_drop(),
+            Self::Sqlite(connection) => connection.close_on_drop(),
+        }
+    }
 }
 
 /// Why a statement has no result.

@@ -1,7 +1,7 @@
 //! Poison: jobs that fail every time, panic, or never end. They are discarded after their
 //! attempts with an error that can be read, and delay no other lab.
 
-use std::{fs, path::Path, time::Duration};
+use std::time::Duration;
 
 use daymend::args;
 
@@ -11,6 +11,7 @@ use crate::{
         Engine, TestDb,
         process::{Process, run_ok},
         wait_until,
+        work::jobs_with,
     },
 };
 
@@ -32,22 +33,6 @@ async fn labs(engine: Engine) -> TestDb {
         db.fill_lab(lab, "2026-06-01".parse().unwrap(), 10, 5).await;
     }
     db
-}
-
-/// Definitions whose `bills.sql` has one more condition.
-fn jobs_with(condition: &str) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let rollup = dir.path().join("historical_summary");
-    fs::create_dir(&rollup).unwrap();
-    for entry in fs::read_dir(Path::new("jobs/historical_summary")).unwrap() {
-        let entry = entry.unwrap();
-        let mut text = fs::read_to_string(entry.path()).unwrap();
-        if entry.file_name() == "bills.sql" {
-            text += &format!("  AND {condition}\n");
-        }
-        fs::write(rollup.join(entry.file_name()), text).unwrap();
-    }
-    dir
 }
 
 /// Repairs two days of each lab with two attempts a job; the arguments of a worker for it.

@@ -94,9 +94,15 @@ async fn refused(db: &Db, table: &str) -> Vec<String> {
             refused.push(statement.name.to_owned());
         }
     }
-    // What a mark of the catalogue is expanded along (scheduler/dirty/expand.rs).
-    let walk = Query::new("next rows", "SELECT id FROM labReportRelation WHERE id > ? ORDER BY id LIMIT 1");
-    refused.extend(db.columns(walk).await.err().map(|_| "next rows".to_owned()));
+    // What is put together at run time (scheduler/dirty): the walk along which a mark of the catalogue
+    // is expanded, and the end of the marks that were read.
+    let together = [
+        ("labReportRelation", "SELECT id FROM labReportRelation WHERE id > ? ORDER BY id LIMIT 1"),
+        ("daymend_dirty", "DELETE FROM daymend_dirty WHERE id = ?"),
+    ];
+    for (_, sql) in together.iter().filter(|(of, _)| table == *of || *of == "daymend_dirty" && table == "daymend") {
+        refused.extend(db.columns(Query::new("marks", *sql)).await.err().map(|_| (*sql).to_owned()));
+    }
     for rollup in rollups().iter() {
         refused.extend(source::check(db, rollup, Locking::Shared).await);
         refused.extend(stored::check(db, rollup, Locking::Shared).await);

@@ -54,9 +54,9 @@ async fn wait_for_the_end(db: &TestDb) {
 
 /// A rebuild through a proxy, with the weather changing in the middle of it.
 async fn through(worker: &[&str], storm: &[(Weather, Duration)]) -> usize {
-    let mut db = with_rebuild(TestDb::new(Engine::MariaDb).await).await;
+    let db = with_rebuild(TestDb::new(Engine::MariaDb).await).await;
     let proxy = Proxy::start(server::shared_port()).await;
-    db.url = server::at_port(&db.url, proxy.port);
+    let db = db.through(&proxy);
     proxy.set(Weather::Slow(Duration::from_millis(2)));
     let mut processes = [Process::start(&db, worker), Process::start(&db, &["--now", NOW, "scheduler"])];
     wait_until("some days to be done", LIMIT, async || completed(&db).await > 5).await;

@@ -5,14 +5,19 @@
 //! Servers and processes carry a parent-death signal (`setpriv --pdeathsig`), so that they end
 //! with the test process however it ends.
 
+pub mod dashboard;
 pub mod delta_triggers;
 pub mod dirty;
 pub mod drifting;
 pub mod grants;
+pub mod http;
 pub mod lab_system;
 pub mod oracle;
 pub mod process;
+pub mod prometheus;
+pub mod promql;
 pub mod proxy;
+pub mod rules;
 pub mod server;
 pub mod work;
 
@@ -114,6 +119,19 @@ impl TestDb {
     /// The name of the database on its MariaDB server, and of its run-time user.
     pub fn name(&self) -> &str {
         self.url.rsplit_once('/').map_or("", |(_, name)| name)
+    }
+
+    /// The same database, whose processes reach it by way of a proxy.
+    pub fn through(&self, proxy: &proxy::Proxy) -> Self {
+        Self {
+            engine: self.engine,
+            url: server::at_port(&self.url, proxy.port),
+            migrate_url: self.migrate_url.clone(),
+            triggers_url: self.triggers_url.clone(),
+            db: self.db.clone(),
+            admin: self.admin.clone(),
+            _dir: None,
+        }
     }
 
     async fn run_script(&self, text: &str) {

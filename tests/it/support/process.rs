@@ -1,11 +1,16 @@
 //! The `daymend` binary as a process.
 
 use std::{
+    io::{BufRead as _, BufReader},
     process::{Child, Command, Output, Stdio},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
 use super::TestDb;
+
+/// How long a command may take until it serves its pages.
+const PAGES_MAX: Duration = Duration::from_secs(30);
 
 /// A running `daymend`, killed when dropped.
 #[derive(Debug)]
@@ -64,6 +69,26 @@ impl Process {
     pub fn start_with(db: &TestDb, args: &[&str], variable: (&str, &str)) -> Self {
         let child = command(db, args).env(variable.0, variable.1).stdout(Stdio::null()).spawn();
         Self { child: child.expect("daymend starts") }
+    }
+
+    /// Starts a command that stays, and waits until it serves its pages; their address.
+    #[expect(clippy::print_stderr, reason = "its log goes to the test's standard error")]
+    pub fn start_with_pages(db: &TestDb, args: &[&str]) -> (Self, String) {
+        let started = command(db, args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut child = started.expect("daymend starts");
+        let log = BufReader::new(child.stderr.take().expect("a log"));
+        let (sender, address) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in log.lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                if let Some((_, address)) = line.split_once("metrics and probes at http://") {
+                    let _ = sender.send(address.to_owned());
+                }
+            }
+        });
+        let this = Self { child };
+        let address = address.recv_timeout(PAGES_MAX).unwrap_or_else(|_| panic!("daymend {args:?} serves no pages"));
+        (this, address)
     }
 
     /// Sends a signal by name, such as `TERM`.

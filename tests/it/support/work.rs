@@ -1,6 +1,6 @@
 //! The scheduler and the worker, inside the test process and at a fixed time.
 
-use std::{sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use daymend::{
@@ -19,6 +19,22 @@ use super::TestDb;
 /// The compiled-in rollups.
 pub fn rollups() -> Arc<Rollups> {
     Arc::new(Rollups::load(None).expect("the compiled-in rollups"))
+}
+
+/// Definitions whose `bills.sql` has one more condition.
+pub fn jobs_with(condition: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let rollup = dir.path().join("historical_summary");
+    fs::create_dir(&rollup).unwrap();
+    for entry in fs::read_dir(Path::new("jobs/historical_summary")).unwrap() {
+        let entry = entry.unwrap();
+        let mut text = fs::read_to_string(entry.path()).unwrap();
+        if entry.file_name() == "bills.sql" {
+            text += &format!("  AND {condition}\n");
+        }
+        fs::write(rollup.join(entry.file_name()), text).unwrap();
+    }
+    dir
 }
 
 /// The scheduler's defaults, with few attempts.

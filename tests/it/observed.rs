@@ -1,0 +1,229 @@
+//! What Prometheus makes of it: real processes at work, a real Prometheus that scrapes them and has
+//! loaded the rules, and every query of the dashboard asked. A panel that stays empty, a rule that
+//! fails and an alert that fires are faults, and so is a metric of the catalogue that nobody has.
+
+use std::{
+    collections::BTreeSet,
+    io::Write as _,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use daymend::{
+    args,
+    db::{Mode, Query, Tx},
+    metrics::{Metric, Source, catalogue::ALL},
+};
+
+use crate::support::{
+    Engine, TestDb,
+    dashboard::{self, filled_in, panels, queries},
+    http::get,
+    process::{Process, run_ok},
+    prometheus::{Prometheus, promtool},
+    proxy::{Proxy, Weather},
+    rules, server, wait_until,
+};
+
+const NOW: &str = "2026-06-15T12:00:00Z";
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Nobody has it until the database is away.
+const DATABASE_ERRORS: &str = "daymend_database_errors_total";
+
+/// A bill a day for one lab, with all that hangs on it: so much that the database finds a day by its
+/// index, and does not come across the bills of other labs, which may be locked.
+const YEARS: &[&str] = &[
+    "INSERT INTO billing (id, lab_id, billTime, isCancelled, modified_at)
+     SELECT seq, 1, '2026-06-14 12:00:00' - INTERVAL seq DAY, 0, '2026-06-14' FROM seq_1_to_3000",
+    "INSERT INTO billingInfo (billing_id, organization_id, branch_id) SELECT seq, 1, seq % 3 FROM seq_1_to_3000",
+    "INSERT INTO labReportRelation (billing_id, test_id, isCancelled)
+     SELECT seq, 1, 0 FROM seq_1_to_3000 UNION ALL SELECT seq, 2, 0 FROM seq_1_to_3000",
+    "INSERT INTO collectedSample (billing_id, sampleType_id, isAccessed)
+     SELECT seq, 1, 0 FROM seq_1_to_3000 UNION ALL SELECT seq, 2, 1 FROM seq_1_to_3000",
+    "ANALYZE TABLE billing, billingInfo, labReportRelation, collectedSample",
+];
+
+/// Two labs of two zones that are done up to yesterday and then damaged, a third one whose bills a
+/// user is about to lock, and one that cannot be scheduled; repairs wait.
+async fn busy_installation() -> TestDb {
+    let db = TestDb::new(Engine::MariaDb).await;
+    db.add_test(1, Some(1)).await;
+    for (lab, zone) in [(1, "Asia/Kolkata"), (2, "Africa/Cairo"), (3, "Asia/Kolkata"), (4, "Mars/Base")] {
+        db.add_lab(lab, Some(zone)).await;
+        db.fill_lab(lab, "2026-06-08".parse().unwrap(), 7, 5).await;
+    }
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    let repair = ["--now", NOW, "repair", "--lab", "1", "--lab", "2", "--lab", "3", "--day", "2026-06-10", "--to"];
+    run_ok(&db, &[&repair[..], &["2026-06-12"]].concat());
+    run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    db.execute("UPDATE operation_historical_summary SET event_count = event_count + 1", args![]).await;
+    run_ok(&db, &[&repair[..], &["2026-06-13"]].concat());
+    for sql in YEARS {
+        db.execute(sql, args![]).await;
+    }
+    db
+}
+
+/// A user's transaction that keeps a lab's bills locked, so that workers run into it.
+async fn lock_bills(db: &TestDb) -> Tx {
+    let mut user = db.admin.begin(Mode::Write).await.unwrap();
+    let sql = Query::new("user", "UPDATE billing SET isCancelled = 1 - isCancelled WHERE lab_id = 3");
+    user.execute(sql, args![]).await.unwrap();
+    user
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_panel_and_rule_finds_data_and_no_alert_fires_beside_a_rebuild() {
+    let db = busy_installation().await;
+    let user = lock_bills(&db).await;
+    // So that the rebuild takes longer than the test.
+    let proxy = Proxy::start(server::shared_port()).await;
+    proxy.set(Weather::Slow(Duration::from_millis(20)));
+    let far = db.through(&proxy);
+    let started = [
+        Process::start_with_pages(&db, &["--now", NOW, "scheduler", "--lab-metrics"]),
+        Process::start_with_pages(&far, &["--now", NOW, "worker", "--lab-metrics", "--throttle-query", "SELECT 0"]),
+        Process::start_with_pages(&db, &["--now", NOW, "scheduler"]),
+        Process::start_with_pages(&far, &["--now", NOW, "worker"]),
+    ];
+    let addresses: Vec<&str> = started.iter().map(|(_, address)| address.as_str()).collect();
+    let prometheus = Prometheus::start(&addresses);
+    // Seen from its first job on: what happened before the first scrape is in no rate.
+    run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
+
+    wait_for_panels(&prometheus).await;
+    assert_values_exist(&prometheus);
+    let drift = prometheus.query("sum(daymend_drift_found_total)");
+    assert!(drift[0] > 0.0, "the damage was seen: {drift:?}");
+    let pages = || -> Vec<String> { addresses.iter().map(|address| get(address, "/metrics").unwrap().body).collect() };
+    wait_until("a conflict with the user", LIMIT, async || {
+        pages().iter().any(|page| page.contains("daymend_database_retries_total{"))
+    })
+    .await;
+    user.rollback().await.unwrap();
+    wait_until("the rules to be evaluated again and again", LIMIT, async || {
+        let times = prometheus.query("count_over_time(daymend:workers_alive:max[1h])");
+        times.first().is_some_and(|times| *times >= 5.0)
+    })
+    .await;
+    assert_rules_are_well_and_quiet(&prometheus);
+    let open = "SELECT COUNT(*) FROM daymend_runs WHERE kind = 'rebuild' AND state = 'running'";
+    assert_eq!(db.number(open).await, 1, "all of that was beside a rebuild");
+
+    wait_for_none("these metrics are missing", || {
+        let missing = missing_metrics(&pages()).into_iter();
+        missing.filter(|metric| *metric != DATABASE_ERRORS).map(str::to_owned).collect()
+    })
+    .await;
+    // The last thing to be seen.
+    proxy.set(Weather::Cut);
+    wait_for_none("no statement failed", || missing_metrics(&pages()).into_iter().map(str::to_owned).collect()).await;
+    for page in pages() {
+        assert_promtool_takes(&page);
+        assert_is_in_the_catalogue(&page);
+    }
+    assert!(pages()[2..].iter().all(|page| !page.contains("lab=\"")), "a value per lab, without --lab-metrics");
+}
+
+/// Waits until nothing is wrong, at most [`LIMIT`].
+async fn wait_for_none(what: &str, mut wrong: impl FnMut() -> Vec<String>) {
+    let begun = Instant::now();
+    loop {
+        let wrong = wrong();
+        if wrong.is_empty() {
+            return;
+        }
+        assert!(begun.elapsed() < LIMIT, "{what}:\n{}", wrong.join("\n"));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Every query of the dashboard has to find something within the limit.
+async fn wait_for_panels(prometheus: &Prometheus) {
+    let dashboard = dashboard::read();
+    let mut empty: Vec<_> = panels(&dashboard).into_iter().flat_map(queries).collect();
+    assert!(empty.len() > 50, "{} queries", empty.len());
+    wait_for_none("these find nothing", || {
+        empty.retain(|query| {
+            let values = prometheus.query(&filled_in(&query.expr, "10s", "1h"));
+            values.iter().all(|value| value.is_nan())
+        });
+        empty.iter().map(|query| format!("{}: {}", query.name, query.expr)).collect()
+    })
+    .await;
+}
+
+/// A value of a label that nobody has makes a query silently wrong.
+fn assert_values_exist(prometheus: &Prometheus) {
+    let vocabulary = rules::vocabulary();
+    let dashboard = dashboard::read();
+    let of_panels = panels(&dashboard).into_iter().flat_map(queries).map(|query| filled_in(&query.expr, "10s", "1h"));
+    let of_rules = rules::read().into_iter().map(|rule| rule.expr);
+    let checked = of_panels.chain(of_rules).map(|query| vocabulary.check(&query).unwrap());
+    let values: BTreeSet<_> = checked.flat_map(|checked| checked.values).collect();
+    assert!(values.len() > 10, "{values:?}");
+    for (metric, label, value) in values {
+        let series = format!("count({metric}{{{label}=\"{value}\"}})");
+        assert!(!prometheus.query(&series).is_empty(), "{metric} never has {label}=\"{value}\"");
+    }
+}
+
+fn assert_rules_are_well_and_quiet(prometheus: &Prometheus) {
+    let rules = prometheus.rules();
+    assert_eq!(rules.len(), rules::read().len());
+    for rule in &rules {
+        let name = &rule["name"];
+        assert_eq!(rule["health"], "ok", "{name}: {}", rule["lastError"]);
+        assert_ne!(rule["state"], "firing", "{name}: {}", rule["alerts"]);
+    }
+    // The lab of an unknown zone, and no other.
+    let pending = rules.iter().filter(|rule| rule["state"] == "pending");
+    let pending: Vec<_> = pending.filter_map(|rule| rule["name"].as_str()).collect();
+    assert!(pending.contains(&"DaymendLabUnusable"), "the alerts see nothing: {pending:?}");
+}
+
+/// `promtool` takes a page, and has nothing to say about it.
+fn assert_promtool_takes(page: &str) {
+    let mut command = promtool();
+    command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success() && said.is_empty(), "{}\n{page}", String::from_utf8_lossy(&said));
+}
+
+/// What is not on the page of a process that should have it, of a scheduler and a worker with
+/// `--lab-metrics`.
+fn missing_metrics(pages: &[String]) -> Vec<&'static str> {
+    let [scheduler, worker, ..] = pages else { panic!("a scheduler and a worker") };
+    let is_there = |metric: &&Metric| match metric.source {
+        Source::Scheduler => has(scheduler, metric),
+        Source::Worker => has(worker, metric),
+        Source::All => has(scheduler, metric) || has(worker, metric),
+    };
+    ALL.iter().filter(|metric| !is_there(metric)).map(|metric| metric.name).collect()
+}
+
+fn assert_is_in_the_catalogue(page: &str) {
+    for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let known = ALL.iter().any(|metric| line == format!("{} {}", metric.name, metric.kind.name()));
+        assert!(known, "not in the catalogue: {line}");
+    }
+}
+
+/// Whether a page has a sample of a metric, with the labels of the catalogue.
+fn has(page: &str, metric: &Metric) -> bool {
+    page.lines().filter_map(|line| line.strip_prefix(metric.name)).any(|rest| {
+        let Some(rest) = ["_bucket", "_sum", "_count", ""]
+            .iter()
+            .find_map(|part| rest.strip_prefix(part).filter(|rest| rest.starts_with(['{', ' '])))
+        else {
+            return false;
+        };
+        let labels = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')).map_or("", |(labels, _)| labels);
+        let names = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0)).filter(|name| *name != "le");
+        names.collect::<BTreeSet<_>>() == metric.labels.iter().copied().collect()
+    })
+}
