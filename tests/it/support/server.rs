@@ -167,6 +167,8 @@ fn launch(dir: &Path, port: u16, options: &[String]) -> Result<Child, String> {
         // As on servers that replicate: every table needs a primary key.
         .arg("--innodb-force-primary-key=ON")
         .arg(format!("--datadir={}", dir.join("data").display()))
+        // A server that starts clears its directory of temporary tables: not that of another.
+        .arg(format!("--tmpdir={}", dir.display()))
         .arg(format!("--socket={}", dir.join("socket").display()))
         .arg(format!("--pid-file={}", dir.join("pid").display()))
         .arg(format!("--init-file={}", dir.join("init.sql").display()))
