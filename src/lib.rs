@@ -10,6 +10,7 @@
 //! - [`queue`], [`runs`]: jobs, and what asked for them.
 //! - [`worker`]: the apalis runtime that works the queue off.
 //! - [`scheduler`]: reconciles what should be enqueued with what is.
+//! - [`doctor`]: what is wrong with a site, and what to do about it.
 //! - [`metrics`], [`health`], [`http`]: what a process shows of itself.
 //! - [`cli`]: one file a command.
 
@@ -20,6 +21,7 @@ pub mod cli;
 pub mod clock;
 pub mod db;
 pub mod demo;
+pub mod doctor;
 pub mod error;
 pub mod health;
 pub mod http;

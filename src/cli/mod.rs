@@ -8,6 +8,7 @@
 mod bench;
 mod completions;
 mod demo;
+mod doctor;
 mod follow;
 mod migrate;
 mod queue;
@@ -40,6 +41,8 @@ pub enum Exit {
     Failed = 1,
     /// The input was wrong (an option, a lab, a day, a rollup definition); nothing was done.
     Usage = 2,
+    /// Something is wrong with what is stored, or will be: drift was found, or the doctor warns.
+    Drift = 3,
     /// The database cannot be reached.
     Unavailable = 4,
     /// The database's schema does not fit this binary: run `daymend migrate`.
@@ -148,6 +151,8 @@ enum Command {
     /// Look at the queue, retry, cancel, pause and prune jobs
     #[command(subcommand)]
     Queue(queue::Command),
+    /// Say what is wrong with this site, and what to do about it
+    Doctor(doctor::Options),
     /// Show and check rollup definitions
     #[command(subcommand)]
     Rollups(rollups::Command),
@@ -188,6 +193,7 @@ pub fn main() -> ExitCode {
             Command::Rebuild(options) => options.run(global).await,
             Command::Runs(command) => command.run(global).await,
             Command::Queue(command) => command.run(global).await,
+            Command::Doctor(options) => options.run(global).await,
             Command::Rollups(command) => command.run(global).await,
             Command::Bench(command) => command.run(global).await,
             Command::Demo(options) => options.run().await,

@@ -141,6 +141,16 @@ pub async fn migrate(db: &Db) -> Result<Vec<&'static Migration>, DbError> {
     Ok(applied)
 }
 
+/// daymend's own tables, of every version.
+pub fn tables() -> impl Iterator<Item = &'static str> {
+    let created = |text: &'static str| text.split("CREATE TABLE IF NOT EXISTS ").skip(1);
+    MIGRATIONS
+        .iter()
+        .flat_map(move |migration| created(migration.mysql))
+        .filter_map(|rest| rest.split([' ', '(']).next())
+        .filter(|name| name.starts_with("daymend_"))
+}
+
 /// The statements of a file: they end with a semicolon at the end of a line.
 fn statements(text: &str) -> impl Iterator<Item = &str> {
     text.split(";\n")

@@ -1,4 +1,5 @@
-//! What people see: tables and progress bars.
+//! What people see: tables, progress bars and colours.
 
 pub(crate) mod bar;
+pub(crate) mod page;
 pub(crate) mod table;
