@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
 
-use super::{Exit, Global, exit_of, print_json};
+use super::{Exit, Global, print_json};
 use crate::{
     db::DbError,
     doctor::{self, Finding, Patient, Report, Severity, fixes},
@@ -44,7 +44,7 @@ impl Options {
             Ok(db) => db,
             Err(error) if !self.print_fixes && error.chain().any(|cause| cause.is::<DbError>()) => {
                 let report = Report::unreachable(&chain(error.as_ref()));
-                return show(global, &report, exit_of(&error));
+                return show(global, &report, Exit::Unavailable);
             }
             Err(error) => return Err(error),
         };

@@ -244,16 +244,19 @@ async fn rewritten(patient: &Patient<'_>, rollup: &Rollup, writers: &[String]) -
     Ok(Some(fix))
 }
 
+/// Where a row is refused after all, `OR ROLLBACK` takes everything back, the renaming too, and what
+/// follows finds nothing to do: a client that goes on after an error destroys nothing.
 fn rewrite_sql(s: &Summary, dependents: &[String]) -> String {
     let [id, lab, day, a, b, event, count, created, modified] =
         [&s.id, &s.lab, &s.day, &s.dimension_a, &s.dimension_b, &s.event, &s.count, &s.created_at, &s.modified_at]
             .map(|name| quoted(name));
-    let (table, new) = (quoted(&s.table), quoted(&format!("{}_new", s.table)));
+    let (table, old) = (quoted(&s.table), quoted(&format!("{}_before", s.table)));
     let columns = [&id, &lab, &day, &a, &b, &event, &count, &created, &modified].map(String::as_str).join(", ");
     let mut sql = format!(
         "PRAGMA legacy_alter_table = ON;
 BEGIN IMMEDIATE;
-CREATE TABLE {new} (
+ALTER TABLE {table} RENAME TO {old};
+CREATE TABLE {table} (
     {id} INTEGER PRIMARY KEY AUTOINCREMENT,
     {lab} INTEGER NOT NULL,
     {day} TEXT NOT NULL,
@@ -265,9 +268,9 @@ CREATE TABLE {new} (
     {modified} TEXT NOT NULL,
     UNIQUE ({lab}, {day}, {a}, {b}, {event})
 );
-INSERT INTO {new} ({columns}) SELECT {columns} FROM {table};
-DROP TABLE {table};
-ALTER TABLE {new} RENAME TO {table};
+INSERT OR ROLLBACK INTO {table} ({columns})
+SELECT {columns} FROM {old};
+DROP TABLE {old};
 "
     );
     for dependent in dependents {

@@ -6,6 +6,7 @@
 //! with the test process however it ends.
 
 pub mod delta_triggers;
+pub mod doctor;
 pub mod lab_system;
 pub mod oracle;
 pub mod process;
