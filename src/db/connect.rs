@@ -165,7 +165,9 @@ impl Db {
             answer = once.map_or(Ok(()), |once| once.map(drop)).and(answer);
         }
         let answer = answer.map_err(|error| DbError::new("connect", error));
-        let refused = matches!(&answer, Err(error) if matches!(error.source, sqlx::Error::Database(_)));
+        // SQLite has nobody who could refuse: its errors are about the file.
+        let has_server = matches!(self.pool, Pool::MySql(_));
+        let refused = matches!(&answer, Err(error) if has_server && matches!(error.source, sqlx::Error::Database(_)));
         answer.context(if refused { "the database refuses" } else { "the database cannot be reached" })
     }
 }

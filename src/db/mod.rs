@@ -109,6 +109,12 @@ impl Db {
         Tx::acquire(self).await?.fetch_all(statement, args).await
     }
 
+    /// The names of the columns that a statement returns; prepares it and does not run it. Outside of
+    /// a transaction, because one that only reads does not prepare a statement that writes.
+    pub async fn columns(&self, query: Query<'_>) -> Result<Vec<String>, DbError> {
+        Tx::acquire(self).await?.columns(query).await
+    }
+
     /// How many connections are open, and how many of them are idle.
     #[must_use]
     pub fn pool_size(&self) -> (u32, usize) {

@@ -239,8 +239,7 @@ impl Tx {
     }
 
     /// The names of the columns that a statement returns; prepares it and does not run it.
-    pub async fn columns<'q>(&mut self, query: impl Into<Query<'q>>) -> Result<Vec<String>, DbError> {
-        let query = query.into();
+    pub(super) async fn columns(&mut self, query: Query<'_>) -> Result<Vec<String>, DbError> {
         let sql = self.render(&query);
         on_connection!(self, query.name, |connection| async {
             let statement = connection.prepare(&sql).await?;

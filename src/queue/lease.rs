@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::{
     args,
     db::{Arg, Db, DbError, Mode, Query, retry},
-    metrics::catalogue::LEASES_RESCUED,
+    metrics::catalogue::{JOBS_DISCARDED, LEASES_RESCUED},
     statement,
 };
 
@@ -44,7 +44,7 @@ statement!(
 statement!(
     LAPSED,
     "lapsed jobs",
-    "SELECT jobs.id FROM daymend_jobs AS jobs {force_claim}
+    "SELECT jobs.id, jobs.kind, jobs.lapses FROM daymend_jobs AS jobs {force_claim}
      LEFT JOIN daymend_workers AS workers
             ON workers.id = jobs.sort_key AND workers.lease_until_us > {now_us}
      WHERE jobs.kind IN ('nightly', 'repair', 'rebuild') AND jobs.state = 'running' AND workers.id IS NULL
@@ -113,11 +113,15 @@ pub async fn rescue(db: &Db) -> Result<u64, DbError> {
         if rows.is_empty() {
             return Ok(rescued);
         }
-        let ids: Vec<Arg> = rows
-            .iter()
-            .map(|row| row.int(0).map(Arg::Int))
-            .collect::<Result<_, _>>()
-            .map_err(|error| DbError::new(LAPSED.name, error))?;
+        let mut ids = Vec::new();
+        let mut discarded = Vec::new();
+        for row in &rows {
+            let named = |error| DbError::new(LAPSED.name, error);
+            ids.push(Arg::Int(row.int(0).map_err(named)?));
+            if row.int(2).map_err(named)? + 1 >= i64::from(LAPSES_MAX) {
+                discarded.push(row.text(1).map_err(named)?);
+            }
+        }
         rescued += retry("rescue", || async {
             let mut tx = db.begin(Mode::Write).await?;
             let record = Query::new(RESCUE_RECORD.name, RESCUE_RECORD.with_list(ids.len()));
@@ -131,6 +135,7 @@ pub async fn rescue(db: &Db) -> Result<u64, DbError> {
         .await?;
         tracing::warn!(jobs = ids.len(), "rescued jobs of workers whose lease ran out");
         LEASES_RESCUED.add([], ids.len() as u64);
+        discarded.iter().for_each(|kind| JOBS_DISCARDED.add([kind], 1));
     }
 }
 

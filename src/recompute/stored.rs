@@ -7,8 +7,8 @@ use chrono::NaiveDate;
 use super::diff::Difference;
 use crate::{
     args,
-    db::{Arg, DbError, Query, Tx, repeat},
-    rollup::{Rollup, source::Locking},
+    db::{Arg, Db, DbError, Query, Tx, repeat},
+    rollup::{Rollup, Summary, source::Locking},
 };
 
 /// How many rows one statement writes at most: 6 parameters a row stay far below the limits
@@ -40,16 +40,8 @@ pub(super) async fn read(
     (first, last): (NaiveDate, NaiveDate),
     locking: Locking,
 ) -> Result<Vec<StoredRow>, DbError> {
-    let s = &rollup.summary;
-    let lock = match locking {
-        Locking::None => "",
-        Locking::Shared => "{for_update}",
-    };
-    let sql = format!(
-        "-- daymend: read summary\nSELECT {}, {}, {}, {}, {}, {} FROM {} WHERE {} = ? AND {} BETWEEN ? AND ? {lock}",
-        s.id, s.day, s.dimension_a, s.dimension_b, s.event, s.count, s.table, s.lab, s.day,
-    );
     let mut rows = Vec::new();
+    let sql = read_sql(&rollup.summary, locking);
     tx.for_each(Query::new("read summary", sql), args![lab_id, first, last], |row| {
         rows.push(StoredRow {
             id: row.int(0)?,
@@ -79,15 +71,17 @@ pub async fn days(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Vec<Naive
     Ok(days)
 }
 
-/// Checks that the summary table has the columns of its definition; one line a problem.
-pub async fn check(tx: &mut Tx, rollup: &Rollup) -> Option<String> {
+/// Checks that every statement fits the summary table, and that this user may run it; one line for
+/// the first that does not.
+pub async fn check(db: &Db, rollup: &Rollup) -> Option<String> {
     let s = &rollup.summary;
-    let columns =
-        [&s.id, &s.lab, &s.day, &s.dimension_a, &s.dimension_b, &s.event, &s.count, &s.created_at, &s.modified_at];
-    let names: Vec<&str> = columns.iter().map(|name| name.as_str()).collect();
-    let sql = format!("SELECT {} FROM {}", names.join(", "), s.table);
-    let checked = tx.columns(Query::new(&s.table, sql)).await;
-    checked.err().map(|error| format!("rollup.toml [summary]: {}", error.source))
+    let statements = [read_sql(s, Locking::Shared), delete_sql(s, 1), update_sql(s, 1), insert_sql(s, 1)];
+    for sql in statements {
+        if let Err(error) = db.columns(Query::new(&s.table, sql)).await {
+            return Some(format!("rollup.toml [summary]: {}", error.source));
+        }
+    }
+    None
 }
 
 /// Carries a difference out: deletes, then updates, then inserts, each in key order and in
@@ -95,51 +89,67 @@ pub async fn check(tx: &mut Tx, rollup: &Rollup) -> Option<String> {
 pub(super) async fn write(tx: &mut Tx, rollup: &Rollup, lab_id: i64, difference: &Difference) -> Result<(), DbError> {
     let s = &rollup.summary;
     for rows in difference.delete.chunks(ROWS_A_STATEMENT_MAX) {
-        let sql = format!(
-            "-- daymend: delete summary rows\nDELETE FROM {} WHERE {} IN ({})",
-            s.table,
-            s.id,
-            repeat("?", rows.len())
-        );
         let args = rows.iter().map(|row| Arg::Int(row.id)).collect();
-        tx.execute(Query::new("delete summary rows", sql), args).await?;
+        tx.execute(Query::new("delete summary rows", delete_sql(s, rows.len())), args).await?;
     }
     for rows in difference.update.chunks(ROWS_A_STATEMENT_MAX) {
-        let sql = format!(
-            "-- daymend: update summary rows\nUPDATE {} SET {} = CASE {}{} END, {} = {{now}} WHERE {} IN ({})",
-            s.table,
-            s.count,
-            s.id,
-            " WHEN ? THEN ?".repeat(rows.len()),
-            s.modified_at,
-            s.id,
-            repeat("?", rows.len()),
-        );
         let cases = rows.iter().flat_map(|(id, _, count)| [Arg::Int(*id), Arg::from(*count)]);
         let ids = rows.iter().map(|(id, _, _)| Arg::Int(*id));
+        let sql = update_sql(s, rows.len());
         tx.execute(Query::new("update summary rows", sql), cases.chain(ids).collect()).await?;
     }
     for rows in difference.insert.chunks(ROWS_A_STATEMENT_MAX) {
-        let sql = format!(
-            "-- daymend: insert summary rows\nINSERT INTO {} ({}, {}, {}, {}, {}, {}, {}, {}) VALUES {}",
-            s.table,
-            s.lab,
-            s.day,
-            s.dimension_a,
-            s.dimension_b,
-            s.event,
-            s.count,
-            s.created_at,
-            s.modified_at,
-            repeat("(?, ?, ?, ?, ?, ?, {now}, {now})", rows.len()),
-        );
         let args = rows
             .iter()
             .flat_map(|(key, count)| {
                 args![lab_id, key.day, key.a, key.b, rollup.events[key.event].name.as_str(), *count]
             })
             .collect();
-        tx.execute(Query::new("insert summary rows", sql), args).await?;
+        tx.execute(Query::new("insert summary rows", insert_sql(s, rows.len())), args).await?;
     }
     Ok(())
+}
+
+fn read_sql(s: &Summary, locking: Locking) -> String {
+    let lock = match locking {
+        Locking::None => "",
+        Locking::Shared => "{for_update}",
+    };
+    format!(
+        "-- daymend: read summary\nSELECT {}, {}, {}, {}, {}, {} FROM {} WHERE {} = ? AND {} BETWEEN ? AND ? {lock}",
+        s.id, s.day, s.dimension_a, s.dimension_b, s.event, s.count, s.table, s.lab, s.day,
+    )
+}
+
+fn delete_sql(s: &Summary, rows: usize) -> String {
+    format!("-- daymend: delete summary rows\nDELETE FROM {} WHERE {} IN ({})", s.table, s.id, repeat("?", rows))
+}
+
+fn update_sql(s: &Summary, rows: usize) -> String {
+    format!(
+        "-- daymend: update summary rows\nUPDATE {} SET {} = CASE {}{} END, {} = {{now}} WHERE {} IN ({})",
+        s.table,
+        s.count,
+        s.id,
+        " WHEN ? THEN ?".repeat(rows),
+        s.modified_at,
+        s.id,
+        repeat("?", rows),
+    )
+}
+
+fn insert_sql(s: &Summary, rows: usize) -> String {
+    format!(
+        "-- daymend: insert summary rows\nINSERT INTO {} ({}, {}, {}, {}, {}, {}, {}, {}) VALUES {}",
+        s.table,
+        s.lab,
+        s.day,
+        s.dimension_a,
+        s.dimension_b,
+        s.event,
+        s.count,
+        s.created_at,
+        s.modified_at,
+        repeat("(?, ?, ?, ?, ?, ?, {now}, {now})", rows),
+    )
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     calendar::{self, Zone, ZoneError},
-    db::{Arg, DbError, Query, Row, Tx},
+    db::{Arg, Db, DbError, Query, Row, Tx},
 };
 
 /// A lab as the source has it.
@@ -135,10 +135,10 @@ pub async fn count_facts<'a>(
         _ => interval.until.into(),
     };
     for (index, fact) in rollup.facts.iter().enumerate() {
-        let mut sql = fact.sql.text.clone();
-        if locking == Locking::Shared {
-            sql.push_str("\n{share}");
-        }
+        let sql = match locking {
+            Locking::None => fact.sql.text.clone(),
+            Locking::Shared => locked(&fact.sql),
+        };
         let mut columns = Vec::new();
         let mut values = vec![None; fact.columns.len()];
         let mut bill_time = 0;
@@ -159,19 +159,21 @@ pub async fn count_facts<'a>(
     Ok(counts)
 }
 
-/// Prepares every SELECT on the database, and checks that it returns the columns used.
+/// Prepares every SELECT on the database, those of facts with their locks, and checks that it
+/// returns the columns used.
 ///
 /// One line a problem.
-pub async fn check(tx: &mut Tx, rollup: &Rollup) -> Vec<String> {
+pub async fn check(db: &Db, rollup: &Rollup) -> Vec<String> {
     let mut problems = Vec::new();
     let fixed = [(&rollup.labs, vec!["lab_id", "time_zone", "enabled"]), (&rollup.days, vec![])];
+    let fixed = fixed.map(|(sql, columns)| (sql, sql.text.clone(), columns));
     let facts = rollup.facts.iter().map(|fact| {
         let mut columns = vec!["bill_time"];
         columns.extend(fact.columns.iter().map(String::as_str));
-        (&fact.sql, columns)
+        (&fact.sql, locked(&fact.sql), columns)
     });
-    for (sql, columns) in fixed.into_iter().chain(facts) {
-        match tx.columns(query(sql)).await {
+    for (sql, text, columns) in fixed.into_iter().chain(facts) {
+        match db.columns(Query::new(&sql.file, text)).await {
             Err(error) => problems.push(format!("{}: {}", sql.file, error.source)),
             Ok(found) => problems.extend(
                 columns
@@ -182,6 +184,11 @@ pub async fn check(tx: &mut Tx, rollup: &Rollup) -> Vec<String> {
         }
     }
     problems
+}
+
+/// The text with a shared lock on every row that it reads.
+fn locked(sql: &NamedSql) -> String {
+    format!("{}\n{{share}}", sql.text)
 }
 
 fn query(sql: &NamedSql) -> Query<'_> {

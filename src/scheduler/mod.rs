@@ -48,8 +48,9 @@ use nightly::NightlyAt;
 /// How often records and runs are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
-/// After a tick that took long the scheduler rests for that many times as long.
+/// After a tick that took long the scheduler rests for that many times as long, at most so long.
 const TICK_RESTS: u32 = 4;
+const TICK_REST_MAX: Duration = Duration::from_secs(30);
 
 /// Every how many ticks the labs are read to see which days have closed.
 const NIGHTLY_TICKS: u64 = 10;
@@ -207,7 +208,7 @@ async fn tick_until(
                 failures = 0;
                 ticks += 1;
                 // Counting runs of millions of jobs takes a while: it stays a small part of the time.
-                TICK.max(took * TICK_RESTS)
+                (took * TICK_RESTS).clamp(TICK, TICK_REST_MAX)
             }
             Err(error) => {
                 failures += 1;

@@ -34,10 +34,11 @@ use crate::{
     runs, statement,
 };
 
-/// How often the gauges are read, and after a reading that took long: for how many times as long
-/// they are left alone.
+/// How often the gauges are read; after a reading that took long they are left alone for so many
+/// times as long, but not until they count as stale.
 const EVERY: Duration = Duration::from_secs(15);
 const RESTS: u32 = 20;
+const REST_MAX: Duration = Duration::from_secs(120);
 
 statement!(
     OPEN_COUNTS,
@@ -109,7 +110,7 @@ pub(super) async fn observe_until(
             }
         }
         tokio::select! {
-            () = tokio::time::sleep(EVERY.max(begun.elapsed() * RESTS)) => {}
+            () = tokio::time::sleep((begun.elapsed() * RESTS).clamp(EVERY, REST_MAX)) => {}
             () = shutdown.cancelled() => {}
         }
     }

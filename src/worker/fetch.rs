@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -108,7 +108,7 @@ impl Fetcher {
                     wait_after(&error, "rescue", 1, stopping).await;
                 }
             }
-            let full = self.session.held() > 0;
+            let full = self.held() > 0;
             if full && begun.elapsed() < TOO_SOON {
                 self.room_wanted = (self.room_wanted * 2).min(ROOM_MAX);
             } else if begun.elapsed() > TOO_LATE {
@@ -141,7 +141,12 @@ impl Fetcher {
     }
 
     async fn is_drained(&self) -> Result<bool, DbError> {
-        Ok(self.session.held() == 0 && !claim::any_open(&self.session.db).await?)
+        Ok(self.held() == 0 && !claim::any_open(&self.session.db).await?)
+    }
+
+    /// How many jobs this process holds.
+    fn held(&self) -> usize {
+        self.session.held.load(Ordering::Relaxed)
     }
 
     /// Waits until it holds at most `held` jobs.
@@ -153,7 +158,7 @@ impl Fetcher {
 
     /// Claims what there is room for; how many jobs.
     async fn claim(&mut self) -> Result<usize, DbError> {
-        let limit = self.room_wanted.saturating_sub(self.session.held());
+        let limit = self.room_wanted.saturating_sub(self.held());
         let begun = Instant::now();
         let Some(claim) = self.claimer.claim(&self.session.db, self.session.worker_id, limit).await? else {
             self.session.lost.cancel();
@@ -187,6 +192,7 @@ impl Fetcher {
                 let Ok(room) = Arc::clone(&self.session.room).acquire_many_owned(count).await else {
                     return Ok(claimed);
                 };
+                self.session.held.fetch_add(jobs.len(), Ordering::Relaxed);
                 let unit = Unit { jobs: jobs.to_vec(), as_of, _room: room };
                 if self.units.send(unit).is_err() {
                     return Ok(claimed);

@@ -79,8 +79,10 @@ impl AttemptError {
 /// Runs a unit to its end. Whatever goes wrong is settled here; nothing is left for apalis.
 pub(super) async fn handle(session: Arc<Session>, acks: UnboundedSender<Vec<Job>>, unit: Unit) {
     session.busy.fetch_add(1, Ordering::Relaxed);
+    let jobs = unit.jobs.len();
     handle_unit(&session, &acks, unit).await;
     session.busy.fetch_sub(1, Ordering::Relaxed);
+    session.held.fetch_sub(jobs, Ordering::Relaxed);
 }
 
 async fn handle_unit(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit: Unit) {
@@ -203,11 +205,22 @@ async fn attempt(session: &Arc<Session>, unit: &Unit, jobs: &[Job]) -> Result<Di
         recompute_and_settle(Arc::clone(session), first.rollup.clone(), target, jobs.to_vec()).in_current_span(),
     ));
     let result = tokio::time::timeout(timeout, task).await;
+    let took = begun.elapsed();
     let jobs_count = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
-    JOB_DURATION.record([first.kind.name()], begun.elapsed() / jobs_count, jobs.len());
+    JOB_DURATION.record([first.kind.name()], took / jobs_count, jobs.len());
     match result {
         Err(_) => Err(AttemptError::TimedOut(timeout)),
-        Ok(Ok(result)) => result,
+        Ok(Ok(Ok(difference))) => {
+            tracing::debug!(
+                inserted = difference.insert.len(),
+                updated = difference.update.len(),
+                deleted = difference.delete.len(),
+                ?took,
+                "done"
+            );
+            Ok(difference)
+        }
+        Ok(Ok(Err(error))) => Err(error),
         Ok(Err(join)) => Err(AttemptError::Panicked(match join.try_into_panic() {
             Ok(panic) => panic
                 .downcast_ref::<&str>()

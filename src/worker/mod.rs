@@ -80,15 +80,9 @@ struct Session {
     lost: CancellationToken,
     /// One permit a job that this process could hold.
     room: Arc<Semaphore>,
-    /// How many units are being worked on.
+    /// How many units are being worked on, and how many jobs are held.
     busy: AtomicUsize,
-}
-
-impl Session {
-    /// How many jobs this process holds.
-    fn held(&self) -> usize {
-        fetch::ROOM_MAX - self.room.available_permits()
-    }
+    held: AtomicUsize,
 }
 
 /// Why a session ended.
@@ -133,6 +127,7 @@ pub async fn run(
             lost: CancellationToken::new(),
             room: Arc::new(Semaphore::new(fetch::ROOM_MAX)),
             busy: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
         });
         tracing::info!(worker = worker_id, name = config.name, "worker registered");
         pulse.beat();

@@ -52,7 +52,7 @@ pub(super) async fn show_gauges(session: Arc<Session>, lease_db: Db) {
     loop {
         SLOTS.set([], session.config.concurrency as f64);
         SLOTS_BUSY.set([], session.busy.load(Ordering::Relaxed) as f64);
-        JOBS_HELD.set([], session.held() as f64);
+        JOBS_HELD.set([], session.held.load(Ordering::Relaxed) as f64);
         metrics::pool("work", &session.db);
         metrics::pool("lease", &lease_db);
         tokio::time::sleep(GAUGES_EVERY).await;

@@ -14,6 +14,7 @@ mod doctor_server;
 mod explain;
 mod fair;
 mod faults;
+mod grants;
 mod hostile;
 mod kills;
 mod metrics;

@@ -56,8 +56,7 @@ async fn wait_for_the_end(db: &TestDb) {
 async fn through(worker: &[&str], storm: &[(Weather, Duration)]) -> usize {
     let mut db = with_rebuild(TestDb::new(Engine::MariaDb).await).await;
     let proxy = Proxy::start(server::shared_port()).await;
-    let name = db.url.rsplit_once('/').unwrap().1.to_owned();
-    db.url = server::url(proxy.port, &name);
+    db.url = server::at_port(&db.url, proxy.port);
     proxy.set(Weather::Slow(Duration::from_millis(2)));
     let mut processes = [Process::start(&db, worker), Process::start(&db, &["--now", NOW, "scheduler"])];
     wait_until("some days to be done", LIMIT, async || completed(&db).await > 5).await;
@@ -157,7 +156,7 @@ async fn a_lock_that_somebody_else_holds_uses_up_no_attempt(engine: Engine) {
     db.fill_lab(LAB.0, "2026-06-01".parse().unwrap(), 5, 5).await;
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02", "--to", "2026-06-03", "--lab", "1"]);
     // A user's transaction, open for longer than a lock is waited for (MySQL's 1205, SQLite's BUSY).
-    let mut user = db.db.begin(Mode::Write).await.unwrap();
+    let mut user = db.admin.begin(Mode::Write).await.unwrap();
     let sql = daymend::db::Query::new("user", "UPDATE billing SET isCancelled = 1 - isCancelled WHERE lab_id = 1");
     user.execute(sql, args![]).await.unwrap();
     let _worker = Process::start(&db, &["--now", NOW, "worker"]);
@@ -182,7 +181,7 @@ async fn a_duplicate_key_is_a_conflict_and_starts_over() {
         let tries = std::sync::atomic::AtomicU32::new(0);
         let again = daymend::db::retry("test", || async {
             let a = i64::from(tries.fetch_add(1, std::sync::atomic::Ordering::SeqCst)) + 1;
-            let mut tx = db.db.begin(Mode::Write).await?;
+            let mut tx = db.admin.begin(Mode::Write).await?;
             let sql = "INSERT INTO operation_historical_summary
                  (lab_id, ordered_at, dimension_a_id, dimension_b_id, event_type, event_count, created_at, modified_at)
                  VALUES (1, '2026-06-01', ?, 0, 'branch_bill', 2, '2026-06-01', '2026-06-01')";

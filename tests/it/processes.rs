@@ -228,6 +228,43 @@ async fn a_new_job_starts_within_a_second(engine: Engine) {
     assert!(waits[waits.len() - 1] < chrono::TimeDelta::milliseconds(1500), "{waits:?}");
 }
 
+/// For machines: one JSON object a line, and every line of a job says which.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_of_a_job_names_its_run_lab_day_and_attempt() {
+    let db = labs(Engine::Sqlite, 5).await;
+    run_ok(&db, &["--now", NOW, "repair", "--lab", "1", "--lab", "2", "--day", "2026-06-12", "--to", "2026-06-13"]);
+    db.execute("UPDATE labs SET labTimeZone = 'Mars/Olympus' WHERE id = 2", args![]).await;
+    let output = run(&db, &["--now", NOW, "--log", "debug", "--log-format", "json", "worker", "--drain"]);
+    assert_eq!(output.status.code(), Some(1));
+    let log = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let of = |message: &str| -> Vec<&serde_json::Value> {
+        let found: Vec<_> = lines.iter().filter(|line| line["message"] == message).map(|line| &line["span"]).collect();
+        assert!(!found.is_empty(), "{message}: {log}");
+        found
+    };
+    for span in of("attempt failed") {
+        assert_eq!(
+            (&span["name"], &span["run"], &span["lab"], &span["attempt"]),
+            (&"job".into(), &1.into(), &2.into(), &1.into())
+        );
+        assert!(["2026-06-12", "2026-06-13"].contains(&span["day"].as_str().unwrap()), "{span}");
+    }
+    for span in of("a group failed, going on one day at a time") {
+        assert_eq!((&span["day"], &span["to"], &span["lab"]), (&"2026-06-12".into(), &"2026-06-13".into(), &2.into()));
+    }
+    for span in of("done") {
+        assert_eq!((&span["run"], &span["lab"], &span["attempt"]), (&1.into(), &1.into(), &1.into()));
+    }
+    let ended: Vec<_> =
+        lines.iter().filter(|line| line["message"].as_str().unwrap_or("").starts_with("run ended")).collect();
+    assert_eq!(ended.len(), 1, "one line a run: {log}");
+    assert_eq!(
+        (&ended[0]["level"], &ended[0]["run"], &ended[0]["state"]),
+        (&"INFO".into(), &1.into(), &"failed".into())
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_count_what_a_worker_does() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

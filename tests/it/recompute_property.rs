@@ -17,7 +17,7 @@ use chrono_tz::Tz;
 use daymend::{
     args,
     calendar::{Zone, dates, days_before},
-    db::{Arg, Mode, Query, instant_text, migrate},
+    db::{Arg, Mode, Query, instant_text},
     rollup::{HISTORICAL_SUMMARY, Rollups},
     runs::{RunState, records},
     scheduler::adhoc::{self, Days as PlanDays, PlanError},
@@ -369,7 +369,7 @@ async fn insert_rows(db: &TestDb, rows: Vec<(i64, NaiveDate, i64, i64, String, i
     let sql = "{insert_ignore} INTO operation_historical_summary
                    (lab_id, ordered_at, dimension_a_id, dimension_b_id, event_type, event_count, created_at, modified_at)
                VALUES (?, ?, ?, ?, ?, ?, '2026-01-01 00:00:00', '2026-01-01 00:00:00')";
-    let mut tx = db.db.begin(Mode::Write).await.unwrap();
+    let mut tx = db.admin.begin(Mode::Write).await.unwrap();
     for (lab, day, a, b, event, count) in rows {
         tx.execute(Query::new("damage", sql), args![lab, day, a, b, event, count]).await.unwrap();
     }
@@ -570,7 +570,7 @@ async fn rows_with_a_null_dimension_and_rows_stored_twice_are_removed(engine: En
              created_at DATETIME(6) NOT NULL, modified_at DATETIME(6) NOT NULL)"
     );
     db.execute(&sql, args![]).await;
-    migrate::migrate(&db.db).await.unwrap();
+    db.migrate().await;
     db.add_lab(1, Some("Asia/Kolkata")).await;
     let at = "2026-06-10T10:00:00Z".parse().unwrap();
     db.add_bill(1, 1, &Bill { at, info: Some((Some(1), Some(2), None)), ..Bill::default() }).await;

@@ -1,7 +1,8 @@
-//! Every statement of the program can be prepared on both databases.
+//! Every statement of the program can be prepared on both databases; on MariaDB with the rights of
+//! the user that runs it.
 
 use daymend::{
-    db::{Dialect, Mode, Query, Statement},
+    db::{ConnectOptions, Dialect, Query, Statement, connect, repeat},
     recompute::stored,
     rollup::{Rollups, source},
 };
@@ -11,31 +12,40 @@ use crate::{
     support::{Engine, TestDb},
 };
 
+/// The text with three placeholders for a list, and three rows.
+pub fn written_out(statement: &Statement) -> String {
+    statement.with_list(3).replace("{rows}", &repeat(statement.row, 3))
+}
+
+/// Whether only `daymend migrate` runs it.
+pub fn is_of_migrate(statement: &Statement) -> bool {
+    statement.name == "schema record"
+}
+
 on_both! {
     every_statement_prepares;
 }
 
 async fn every_statement_prepares(engine: Engine) {
     let db = TestDb::new(engine).await;
-    let mut tx = db.db.begin(Mode::Write).await.unwrap();
+    let migrating = connect(&db.migrate_url, ConnectOptions::new(1)).unwrap();
     let mut prepared = 0;
     for statement in Statement::all() {
-        let other = match tx.dialect() {
+        let other = match db.db.dialect() {
             Dialect::MySql => "(sqlite)",
             Dialect::Sqlite => "(mysql)",
         };
         if statement.name.ends_with(other) {
             continue;
         }
-        let sql = statement.with_list(3).replace("{rows}", &daymend::db::repeat(statement.row, 3));
-        tx.columns(Query::new(statement.name, sql))
-            .await
-            .unwrap_or_else(|error| panic!("{}", daymend::error::chain(&error)));
+        let user = if is_of_migrate(statement) { &migrating } else { &db.db };
+        let prepare = user.columns(Query::new(statement.name, written_out(statement)));
+        prepare.await.unwrap_or_else(|error| panic!("{}", daymend::error::chain(&error)));
         prepared += 1;
     }
     assert!(prepared > 30, "only {prepared} statements are registered");
     for rollup in Rollups::load(None).unwrap().iter() {
-        assert_eq!(source::check(&mut tx, rollup).await, Vec::<String>::new());
-        assert_eq!(stored::check(&mut tx, rollup).await, None);
+        assert_eq!(source::check(&db.db, rollup).await, Vec::<String>::new());
+        assert_eq!(stored::check(&db.db, rollup).await, None);
     }
 }

@@ -119,7 +119,7 @@ async fn deltas_of_cancellations_survive_recomputes_of_the_same_days(engine: Eng
 async fn toggle(db: &TestDb, bill: i64) -> bool {
     let sql = "UPDATE billing SET isCancelled = 1 - isCancelled WHERE id = ?";
     let result = async {
-        let mut tx = db.db.begin(Mode::Write).await?;
+        let mut tx = db.admin.begin(Mode::Write).await?;
         tx.execute(Query::new("toggle", sql), args![bill]).await?;
         tx.commit().await
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{filter::Filter, jobs_by_run, write_log};
 use crate::{
     args,
-    db::{Arg, Db, DbError, Mode, Query, repeat, retry},
+    db::{Arg, Db, DbError, Mode, Query, retry},
     statement,
 };
 
@@ -14,6 +14,10 @@ const JOBS_A_BATCH: u32 = 1000;
 
 /// How long to leave the database alone between two batches.
 const REST: Duration = Duration::from_millis(10);
+
+statement!(ATTEMPTS, "prune attempts", "DELETE FROM daymend_attempts WHERE job_id IN ({list})");
+
+statement!(JOBS, "prune jobs", "DELETE FROM daymend_jobs WHERE id IN ({list})");
 
 statement!(
     RUNS_EMPTY,
@@ -83,12 +87,8 @@ pub async fn prune(db: &Db, filter: &Filter, older_than: Duration, who: &str) ->
             if ids.is_empty() {
                 return Ok(0);
             }
-            for (name, table, column) in
-                [("prune attempts", "daymend_attempts", "job_id"), ("prune jobs", "daymend_jobs", "id")]
-            {
-                let list = repeat("?", ids.len());
-                let sql = format!("-- daymend: {name}\nDELETE FROM {table} WHERE {column} IN ({list})");
-                tx.execute(Query::new(name, sql), ids.clone()).await?;
+            for statement in [&ATTEMPTS, &JOBS] {
+                tx.execute(Query::new(statement.name, statement.with_list(ids.len())), ids.clone()).await?;
             }
             write_log(&mut tx, who, "prune", &format!("{filter} older than {cutoff}"), ids.len() as u64).await?;
             tx.commit().await?;

@@ -33,6 +33,7 @@ use super::{
     model::{Fence, Model, run_of},
     tables::{Tables, equal},
 };
+use crate::support::TestDb;
 
 const START_US: i64 = 1_780_000_000_000_000;
 const ATTEMPTS_MAX: u32 = 3;
@@ -54,7 +55,10 @@ struct Claim {
 }
 
 pub struct Driver {
+    /// What the queue works with.
     db: Db,
+    /// What its tables are read with.
+    admin: Db,
     clock: Arc<AtomicI64>,
     model: Model,
     slots: Vec<Slot>,
@@ -64,12 +68,12 @@ pub struct Driver {
 
 impl Driver {
     /// An empty queue, and workers without jobs.
-    pub async fn new(db: &Db) -> Result<Self> {
-        Tables::clear(db).await?;
+    pub async fn new(test: &TestDb) -> Result<Self> {
+        Tables::clear(&test.admin).await?;
         let clock = Arc::new(AtomicI64::new(START_US));
-        let db = db.with_clock(DbClock::Driven(Arc::clone(&clock)));
+        let db = test.db.with_clock(DbClock::Driven(Arc::clone(&clock)));
         let model = Model { now: START_US, ..Model::default() };
-        let mut this = Self { db, clock, model, slots: Vec::new(), enqueued: 0, pruned: 0 };
+        let mut this = Self { db, admin: test.admin.clone(), clock, model, slots: Vec::new(), enqueued: 0, pruned: 0 };
         for _ in 0..SLOTS {
             let worker = this.register().await?;
             this.slots.push(Slot { worker, claims: Vec::new() });
@@ -80,7 +84,7 @@ impl Driver {
     /// One operation, and then everything is compared.
     pub async fn step(&mut self, op: &Op) -> Result<()> {
         self.run(op).await?;
-        let stored = Tables::read(&self.db).await?;
+        let stored = Tables::read(&self.admin).await?;
         stored.check()?;
         equal("jobs enqueued and not pruned", &(self.enqueued - self.pruned), &(stored.jobs.len() as u64))?;
         self.model.tables.compare(&stored)?;

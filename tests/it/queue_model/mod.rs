@@ -232,7 +232,7 @@ fn operations() -> impl Strategy<Value = Op> {
 
 async fn case(db: &TestDb, ops: &[Op]) -> Result<(), TestCaseError> {
     let fail = |at: String, error: anyhow::Error| TestCaseError::fail(format!("{at}: {error:#}"));
-    let mut driver = Driver::new(&db.db).await.map_err(|error| fail("at the start".to_owned(), error))?;
+    let mut driver = Driver::new(db).await.map_err(|error| fail("at the start".to_owned(), error))?;
     for (number, op) in ops.iter().enumerate() {
         driver.step(op).await.map_err(|error| fail(format!("operation {number}, {op:?}"), error))?;
     }

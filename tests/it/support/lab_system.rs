@@ -54,7 +54,7 @@ impl TestDb {
 
     /// Adds bills, each with its id and its lab, in one transaction.
     pub async fn add_bills(&self, bills: &[(i64, i64, Bill)]) {
-        let mut tx = self.db.begin(Mode::Write).await.expect("begin");
+        let mut tx = self.admin.begin(Mode::Write).await.expect("begin");
         for (id, lab_id, bill) in bills {
             let (id, at) = (*id, instant_text(bill.at));
             let row = args![id, *lab_id, at.as_str(), bill.cancelled, at.as_str()];
@@ -78,7 +78,7 @@ impl TestDb {
     /// for the same lab each time. Ids begin at the lab's id times a million.
     pub async fn fill_lab(&self, lab_id: i64, first: NaiveDate, days: u32, bills_a_day: u32) {
         let mut random = StdRng::seed_from_u64(lab_id.unsigned_abs());
-        let mut tx = self.db.begin(Mode::Write).await.expect("begin");
+        let mut tx = self.admin.begin(Mode::Write).await.expect("begin");
         for number in 0..i64::from(days * bills_a_day) {
             let id = lab_id * 1_000_000 + number;
             let at = first.and_time(chrono::NaiveTime::MIN).and_utc()

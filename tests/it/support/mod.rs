@@ -7,6 +7,7 @@
 
 pub mod delta_triggers;
 pub mod doctor;
+pub mod grants;
 pub mod lab_system;
 pub mod oracle;
 pub mod process;
@@ -30,11 +31,20 @@ pub enum Engine {
 }
 
 /// A database of its own, with the lab system's tables and daymend's.
+///
+/// On MariaDB whatever is under test, binary and library, has the rights of `deploy/mysql/grants.sql`
+/// and no others. Only what a test prepares, damages and counts, it does as an administrator.
 #[derive(Debug)]
 pub struct TestDb {
     pub engine: Engine,
+    /// For the binary, but for `daymend migrate`.
     pub url: String,
+    /// For `daymend migrate`.
+    pub migrate_url: String,
+    /// For the library under test.
     pub db: Db,
+    /// For the test itself.
+    pub admin: Db,
     /// Holds the SQLite file.
     _dir: Option<tempfile::TempDir>,
 }
@@ -44,49 +54,66 @@ static NEXT_DATABASE: AtomicU32 = AtomicU32::new(1);
 impl TestDb {
     /// The lab system's source tables, and nothing of daymend's.
     pub async fn source_only(engine: Engine) -> Self {
-        let (url, dir) = match engine {
-            Engine::MariaDb => (database_on(server::shared_port()).await, None),
+        match engine {
+            Engine::MariaDb => Self::source_on_server(server::shared_port()).await,
             Engine::Sqlite => {
                 let dir = tempfile::tempdir().expect("a temporary directory");
-                (format!("sqlite:{}", dir.path().join("lab.db").display()), Some(dir))
+                let url = format!("sqlite:{}", dir.path().join("lab.db").display());
+                let db = pool(&url);
+                let this = Self { engine, migrate_url: url.clone(), url, admin: db.clone(), db, _dir: Some(dir) };
+                this.run_script(include_str!("../../../src/demo/source-schema.sqlite.sql")).await;
+                this
             }
-        };
-        Self::with_source_tables(engine, url, dir).await
+        }
+    }
+
+    async fn source_on_server(port: u16) -> Self {
+        let name = format!("t{}", NEXT_DATABASE.fetch_add(1, Ordering::Relaxed));
+        server::create_database(port, &name).await;
+        let (url, migrate_url) = (grants::run_time_url(port, &name), grants::migrate_url(port, &name));
+        let (db, admin) = (pool(&url), pool(&server::url(port, &name)));
+        let this = Self { engine: Engine::MariaDb, url, migrate_url, db, admin, _dir: None };
+        this.run_script(include_str!("../../fixtures/source-schema.mysql.sql")).await;
+        server::run(port, &grants::statements(&name)).await;
+        this
     }
 
     /// The lab system's tables and daymend's, on a MariaDB server of the test's own.
     pub async fn on_server(port: u16) -> Self {
-        let this = Self::with_source_tables(Engine::MariaDb, database_on(port).await, None).await;
-        migrate::migrate(&this.db).await.expect("daymend migrate");
-        this
-    }
-
-    async fn with_source_tables(engine: Engine, url: String, dir: Option<tempfile::TempDir>) -> Self {
-        let db = connect(&url, ConnectOptions { create: true, ..ConnectOptions::new(20) }).expect("a database URL");
-        let this = Self { engine, url, db, _dir: dir };
-        let schema = match engine {
-            Engine::MariaDb => include_str!("../../fixtures/source-schema.mysql.sql"),
-            Engine::Sqlite => include_str!("../../../src/demo/source-schema.sqlite.sql"),
-        };
-        let schema: String =
-            schema.lines().map(|line| line.split("--").next().unwrap_or_default().to_owned() + "\n").collect();
-        for statement in schema.split(';').map(str::trim).filter(|sql| !sql.is_empty()) {
-            this.execute(statement, vec![]).await;
-        }
+        let this = Self::source_on_server(port).await;
+        this.migrate().await;
         this
     }
 
     /// The lab system's tables and daymend's.
     pub async fn new(engine: Engine) -> Self {
         let this = Self::source_only(engine).await;
-        migrate::migrate(&this.db).await.expect("daymend migrate");
+        this.migrate().await;
         this
     }
 
-    /// Runs a statement; the number of rows it found.
+    /// Creates daymend's tables.
+    pub async fn migrate(&self) {
+        let db = connect(&self.migrate_url, ConnectOptions::new(1)).expect("a database URL");
+        migrate::migrate(&db).await.expect("daymend migrate");
+        db.close().await;
+    }
+
+    /// The name of the database on its MariaDB server, and of its run-time user.
+    pub fn name(&self) -> &str {
+        self.url.rsplit_once('/').map_or("", |(_, name)| name)
+    }
+
+    async fn run_script(&self, text: &str) {
+        for statement in server::statements(text) {
+            self.execute(&statement, vec![]).await;
+        }
+    }
+
+    /// Runs a statement as an administrator; the number of rows it found.
     pub async fn execute(&self, sql: &str, args: Vec<Arg>) -> u64 {
         daymend::db::retry("test", || async {
-            let mut tx = self.db.begin(Mode::Write).await?;
+            let mut tx = self.admin.begin(Mode::Write).await?;
             let found = tx.execute(Query::new("test", sql), args.clone()).await?;
             tx.commit().await?;
             Ok::<_, daymend::db::DbError>(found)
@@ -95,9 +122,9 @@ impl TestDb {
         .unwrap_or_else(|error| panic!("{sql}: {}", daymend::error::chain(&error)))
     }
 
-    /// Reads rows.
+    /// Reads rows as an administrator.
     pub async fn rows(&self, sql: &str, args: Vec<Arg>) -> Vec<Row> {
-        let mut tx = self.db.begin(Mode::Snapshot).await.expect("begin");
+        let mut tx = self.admin.begin(Mode::Snapshot).await.expect("begin");
         let rows = tx.fetch_all(Query::new("test", sql), args).await;
         let rows = rows.unwrap_or_else(|error| panic!("{sql}: {}", daymend::error::chain(&error)));
         tx.commit().await.expect("commit");
@@ -115,11 +142,8 @@ impl TestDb {
     }
 }
 
-/// A new database on the server on that port; its URL.
-async fn database_on(port: u16) -> String {
-    let name = format!("t{}", NEXT_DATABASE.fetch_add(1, Ordering::Relaxed));
-    server::create_database(port, &name).await;
-    server::url(port, &name)
+fn pool(url: &str) -> Db {
+    connect(url, ConnectOptions { create: true, ..ConnectOptions::new(20) }).expect("a database URL")
 }
 
 /// Waits until `condition` holds, at most `limit`.

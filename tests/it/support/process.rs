@@ -14,11 +14,12 @@ pub struct Process {
 }
 
 fn command(db: &TestDb, args: &[&str]) -> Command {
+    let url = if args.contains(&"migrate") { &db.migrate_url } else { &db.url };
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_daymend")])
         .args(args)
-        .env("DAYMEND_DATABASE_URL", &db.url)
+        .env("DAYMEND_DATABASE_URL", url)
         .env("DAYMEND_HTTP_ADDR", "127.0.0.1:0")
         .env_remove("RUST_LOG")
         .stdin(Stdio::null());

@@ -11,7 +11,8 @@ use std::{
 
 use sqlx::{Connection, Executor, MySqlConnection};
 
-const PASSWORD: &str = "daymend-test";
+const ADMIN: &str = "admin";
+const PASSWORD: &str = "admin-test";
 
 /// How long the server may take to answer.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -46,16 +47,38 @@ pub fn shared_port() -> u16 {
     *SHARED
 }
 
-/// The URL of a database of the server on that port.
+/// The URL of a database of the server on that port, for an administrator.
 pub fn url(port: u16, database: &str) -> String {
-    format!("mysql://daymend:{PASSWORD}@127.0.0.1:{port}/{database}")
+    format!("mysql://{ADMIN}:{PASSWORD}@127.0.0.1:{port}/{database}")
+}
+
+/// The port in a URL of a database.
+pub fn port(url: &str) -> u16 {
+    let address = url.rsplit_once('/').and_then(|(address, _)| address.rsplit_once(':'));
+    address.and_then(|(_, port)| port.parse().ok()).expect("a URL with a port")
+}
+
+/// The same URL with another port.
+pub fn at_port(database_url: &str, other: u16) -> String {
+    database_url.replace(&format!(":{}/", port(database_url)), &format!(":{other}/"))
 }
 
 /// Creates an empty database on the server on that port.
 pub async fn create_database(port: u16, name: &str) {
+    run(port, &format!("CREATE DATABASE {name} CHARACTER SET utf8mb4")).await;
+}
+
+/// Runs statements as an administrator, all in one message.
+pub async fn run(port: u16, sql: &str) {
     let mut connection = MySqlConnection::connect(&url(port, "")).await.expect("a connection to MariaDB");
-    let sql = format!("CREATE DATABASE {name} CHARACTER SET utf8mb4");
-    connection.execute(sql.as_str()).await.expect("CREATE DATABASE");
+    connection.execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    connection.close().await.expect("the end of a connection");
+}
+
+/// The statements of a file, without its comments.
+pub fn statements(text: &str) -> Vec<String> {
+    let text: String = text.lines().map(|line| line.split("--").next().unwrap_or_default().to_owned() + "\n").collect();
+    text.split(';').map(|sql| sql.trim().to_owned()).filter(|sql| !sql.is_empty()).collect()
 }
 
 impl Server {
@@ -120,7 +143,7 @@ fn install(dir: &Path) -> Result<(), String> {
         return Err(format!("mariadb-install-db failed: {}", String::from_utf8_lossy(&installed.stderr)));
     }
     let grant = format!(
-        "CREATE USER IF NOT EXISTS daymend@'%' IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO daymend@'%' WITH GRANT OPTION;\n"
+        "CREATE USER IF NOT EXISTS {ADMIN}@'%' IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO {ADMIN}@'%' WITH GRANT OPTION;\n"
     );
     fs::write(dir.join("init.sql"), grant).map_err(|error| error.to_string())
 }

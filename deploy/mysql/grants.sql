@@ -1,0 +1,77 @@
+-- The two users of daymend on MySQL 8 and MariaDB, and no more than they need.
+--
+-- Replace four things, then run the file as an administrator; README.md beside it has the
+-- commands. It can be run again at any time, and has to be after an upgrade, before `daymend migrate`.
+--   `lab`                 the lab system's database
+--   '%'                   the hosts that the users may come from
+--   'CHANGE_ME_MIGRATE'   two passwords
+--   'CHANGE_ME_RUN_TIME'
+
+CREATE USER IF NOT EXISTS daymend_migrate@'%' IDENTIFIED BY 'CHANGE_ME_MIGRATE';
+CREATE USER IF NOT EXISTS daymend@'%' IDENTIFIED BY 'CHANGE_ME_RUN_TIME';
+
+-- `daymend migrate`: creates tables and writes down which version they have.
+
+GRANT CREATE, SELECT, INSERT ON `lab`.daymend_schema TO daymend_migrate@'%';
+GRANT CREATE ON `lab`.daymend_runs TO daymend_migrate@'%';
+GRANT CREATE ON `lab`.daymend_jobs TO daymend_migrate@'%';
+GRANT CREATE ON `lab`.daymend_attempts TO daymend_migrate@'%';
+GRANT CREATE ON `lab`.daymend_workers TO daymend_migrate@'%';
+GRANT CREATE ON `lab`.daymend_labs TO daymend_migrate@'%';
+GRANT CREATE ON `lab`.daymend_migrations TO daymend_migrate@'%';
+GRANT CREATE ON `lab`.daymend_admin_log TO daymend_migrate@'%';
+GRANT CREATE ON `lab`.daymend_pauses TO daymend_migrate@'%';
+-- The lab system's output tables. The right is asked for even where they exist.
+GRANT CREATE ON `lab`.operation_historical_summary TO daymend_migrate@'%';
+GRANT CREATE ON `lab`.operation_event_log TO daymend_migrate@'%';
+GRANT CREATE ON `lab`.crelio_data_migrations TO daymend_migrate@'%';
+
+-- Everything else that daymend does. What the SELECTs of jobs/ read of the lab system, by column: no
+-- name and no result of a patient. LOCK IN SHARE MODE asks for no more (MySQL before 8.0.22 does:
+-- see README.md).
+
+GRANT SELECT (id, labTimeZone, historicalViewEnabled) ON `lab`.labs TO daymend@'%';
+GRANT SELECT (id, lab_id, billTime, isCancelled) ON `lab`.billing TO daymend@'%';
+GRANT SELECT (billing_id, organization_id, referral_id, branch_id) ON `lab`.billingInfo TO daymend@'%';
+GRANT SELECT (id, department_id) ON `lab`.allTests TO daymend@'%';
+GRANT SELECT (billing_id, test_id, isCancelled) ON `lab`.labReportRelation TO daymend@'%';
+GRANT SELECT (billing_id, sampleType_id, isAccessed) ON `lab`.collectedSample TO daymend@'%';
+
+-- Its own tables. They may not exist yet, and rights on such a table can only be granted together
+-- with CREATE, which is taken back at once.
+-- Nobody who has these rights can change or delete what the admin log says.
+
+GRANT CREATE, SELECT ON `lab`.daymend_schema TO daymend@'%';
+REVOKE CREATE ON `lab`.daymend_schema FROM daymend@'%';
+GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON `lab`.daymend_runs TO daymend@'%';
+REVOKE CREATE ON `lab`.daymend_runs FROM daymend@'%';
+GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON `lab`.daymend_jobs TO daymend@'%';
+REVOKE CREATE ON `lab`.daymend_jobs FROM daymend@'%';
+GRANT CREATE, SELECT, INSERT, DELETE ON `lab`.daymend_attempts TO daymend@'%';
+REVOKE CREATE ON `lab`.daymend_attempts FROM daymend@'%';
+GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON `lab`.daymend_workers TO daymend@'%';
+REVOKE CREATE ON `lab`.daymend_workers FROM daymend@'%';
+GRANT CREATE, SELECT, INSERT, UPDATE ON `lab`.daymend_labs TO daymend@'%';
+REVOKE CREATE ON `lab`.daymend_labs FROM daymend@'%';
+GRANT CREATE, SELECT, INSERT, DELETE ON `lab`.daymend_migrations TO daymend@'%';
+REVOKE CREATE ON `lab`.daymend_migrations FROM daymend@'%';
+GRANT CREATE, SELECT, INSERT ON `lab`.daymend_admin_log TO daymend@'%';
+REVOKE CREATE ON `lab`.daymend_admin_log FROM daymend@'%';
+GRANT CREATE, SELECT, INSERT, DELETE ON `lab`.daymend_pauses TO daymend@'%';
+REVOKE CREATE ON `lab`.daymend_pauses FROM daymend@'%';
+
+-- The three tables of the lab system that daymend writes to. Columns can only be granted of tables
+-- that exist: where these do not, run `daymend migrate` when this point has been reached, and the
+-- file once more.
+
+GRANT SELECT, INSERT, DELETE, UPDATE (event_count, modified_at)
+    ON `lab`.operation_historical_summary TO daymend@'%';
+GRANT INSERT (event_name, status, created_at)
+    ON `lab`.operation_event_log TO daymend@'%';
+GRANT SELECT (id, lab_id, is_scheduled, job_status, initiated_by_id, migration_type),
+    INSERT (lab_id, is_scheduled, job_status, initiated_by_id, migration_type, created_at, modified_at),
+    UPDATE (is_scheduled, start_date, end_date, job_status, time_taken, modified_at)
+    ON `lab`.crelio_data_migrations TO daymend@'%';
+
+SHOW GRANTS FOR daymend_migrate@'%';
+SHOW GRANTS FOR daymend@'%';

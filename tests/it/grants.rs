@@ -1,0 +1,199 @@
+//! The users of `deploy/mysql/grants.sql` can do their work, which all other tests show, and nothing
+//! else; no right of theirs could be left out.
+
+use daymend::{
+    args,
+    db::{ConnectOptions, Db, Mode, Query, Statement, code, connect, migrate},
+    recompute::stored,
+    rollup::source,
+};
+
+use crate::{
+    statements::{is_of_migrate, written_out},
+    support::{
+        Engine, TestDb,
+        process::{run_fails, run_ok},
+        work::rollups,
+    },
+};
+
+const USAGE: i32 = 2;
+
+/// Access denied: to a database, for want of a right, to a table, to a column; and GRANT itself.
+const DENIED: [u32; 5] = [1044, 1045, 1142, 1143, 1227];
+
+/// A right on a table, or on some of its columns.
+#[derive(Debug)]
+struct Right {
+    table: String,
+    /// As GRANT and REVOKE have it: `DELETE`, or `SELECT (id)`.
+    what: String,
+}
+
+/// What a user has been granted.
+async fn rights(db: &TestDb, user: &str) -> Vec<Right> {
+    let grantee = format!("'{user}'@'%'");
+    let sql = "SELECT table_name, privilege_type FROM information_schema.table_privileges WHERE grantee = ?
+               UNION ALL
+               SELECT table_name, CONCAT(privilege_type, ' (', column_name, ')')
+               FROM information_schema.column_privileges WHERE grantee = ?";
+    let rows = db.rows(sql, args![grantee.as_str(), grantee.as_str()]).await;
+    rows.iter().map(|row| Right { table: row.text(0).unwrap(), what: row.text(1).unwrap() }).collect()
+}
+
+/// Takes a right away for as long as `work` goes on.
+async fn without<T>(db: &TestDb, user: &str, right: &Right, work: impl AsyncFnOnce() -> T) -> T {
+    let Right { table, what } = right;
+    db.execute(&format!("REVOKE {what} ON {}.{table} FROM {user}@'%'", db.name()), args![]).await;
+    let done = work().await;
+    db.execute(&format!("GRANT {what} ON {}.{table} TO {user}@'%'", db.name()), args![]).await;
+    done
+}
+
+/// The statements that daymend may not run: registered ones that name the table, and a rollup's.
+async fn refused(db: &Db, table: &str) -> Vec<String> {
+    // A connection remembers what it has prepared.
+    let db = &db.renewed();
+    let mut refused = Vec::new();
+    for statement in Statement::all().filter(|statement| statement.sql.contains(table)) {
+        // `bench` measures on a scratch database: it may not be what a right is for.
+        if statement.name.starts_with("bench") || statement.name.ends_with("(sqlite)") || is_of_migrate(statement) {
+            continue;
+        }
+        if let Err(error) = db.columns(Query::new(statement.name, written_out(statement))).await {
+            assert!(DENIED.contains(&code(&error.source)), "{}", daymend::error::chain(&error));
+            refused.push(statement.name.to_owned());
+        }
+    }
+    for rollup in rollups().iter() {
+        refused.extend(source::check(db, rollup).await);
+        refused.extend(stored::check(db, rollup).await);
+    }
+    db.close().await;
+    refused
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_right_of_the_run_time_user_is_needed() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let rights = rights(&db, db.name()).await;
+    assert!(rights.len() > 50, "{rights:#?}");
+    let mut needless = Vec::new();
+    for right in &rights {
+        if without(&db, db.name(), right, async || refused(&db.db, &right.table).await).await.is_empty() {
+            needless.push(right);
+        }
+    }
+    assert!(needless.is_empty(), "no statement needs {needless:#?}");
+    assert_eq!(refused(&db.db, "daymend").await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_right_of_the_migrating_user_is_needed() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let user = format!("{}_migrate", db.name());
+    let rights = rights(&db, &user).await;
+    assert!(rights.len() > 10, "{rights:#?}");
+    let migrating = connect(&db.migrate_url, ConnectOptions::new(1)).unwrap();
+    for right in &rights {
+        // Every statement of a migration can be run again: as if none had been.
+        db.execute("DELETE FROM daymend_schema", args![]).await;
+        let migrated = without(&db, &user, right, async || migrate::migrate(&migrating).await).await;
+        let error = migrated.expect_err(&format!("migrate does not need {right:?}"));
+        assert!(DENIED.contains(&code(&error.source)), "{right:?}: {}", daymend::error::chain(&error));
+    }
+    assert!(!migrate::migrate(&migrating).await.unwrap().is_empty());
+}
+
+/// Runs a statement that has to be denied.
+async fn assert_denied(db: &Db, sql: &str) {
+    let mut tx = db.begin(Mode::Write).await.unwrap();
+    match tx.fetch_all(Query::new("not allowed", sql), args![]).await {
+        Ok(_) => panic!("allowed: {sql}"),
+        Err(error) => assert!(DENIED.contains(&code(&error.source)), "{sql}: {}", daymend::error::chain(&error)),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_run_time_user_can_do_nothing_else() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    for sql in [
+        // The lab system's data is read, and of that only what is counted.
+        "DELETE FROM billing",
+        "UPDATE billing SET isCancelled = 0",
+        "INSERT INTO billing (lab_id, billTime, modified_at) VALUES (1, '2026-01-01', '2026-01-01')",
+        "UPDATE labs SET labTimeZone = NULL",
+        "REPLACE INTO allTests (id, lab_id, testName) VALUES (1, 1, '')",
+        "TRUNCATE TABLE collectedSample",
+        "SELECT labName FROM labs",
+        "SELECT * FROM billing",
+        "SELECT testName FROM allTests",
+        // Of its output, what it has to write.
+        "UPDATE operation_historical_summary SET lab_id = 2",
+        "TRUNCATE TABLE operation_historical_summary",
+        "SELECT * FROM operation_event_log",
+        "UPDATE operation_event_log SET status = ''",
+        "DELETE FROM operation_event_log",
+        "UPDATE crelio_data_migrations SET lab_id = 2",
+        "DELETE FROM crelio_data_migrations",
+        "SELECT * FROM crelio_data_migrations",
+        // Its own tables stay as they are, and so does what the admin log says.
+        "ALTER TABLE daymend_jobs ADD COLUMN more INT",
+        "CREATE INDEX more ON daymend_jobs (day)",
+        "DROP TABLE daymend_jobs",
+        "TRUNCATE TABLE daymend_attempts",
+        "CREATE TABLE daymend_more (id INT PRIMARY KEY)",
+        "INSERT INTO daymend_schema VALUES (999, 'later', '2026-01-01')",
+        "UPDATE daymend_admin_log SET who = 'nobody'",
+        "DELETE FROM daymend_admin_log",
+        "CREATE TRIGGER more AFTER INSERT ON daymend_jobs FOR EACH ROW SET @more = 1",
+        "CREATE VIEW more AS SELECT id FROM daymend_jobs",
+        "LOCK TABLES daymend_jobs WRITE",
+        // The server is somebody else's.
+        "SELECT user FROM mysql.user",
+        "CREATE USER more@'%'",
+        "CREATE DATABASE more",
+        "SET GLOBAL max_connections = 1",
+        "SELECT id FROM daymend_jobs INTO OUTFILE '/tmp/more'",
+    ] {
+        assert_denied(&db.db, sql).await;
+    }
+    let grant = format!("GRANT SELECT ON {}.daymend_jobs TO {}_migrate@'%'", db.name(), db.name());
+    assert_denied(&db.db, &grant).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_migrating_user_sees_no_data() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let migrating = connect(&db.migrate_url, ConnectOptions::new(1)).unwrap();
+    for sql in [
+        "SELECT id FROM labs",
+        "SELECT id FROM daymend_jobs",
+        "SELECT id FROM operation_historical_summary",
+        "INSERT INTO operation_event_log (event_name, status, created_at) VALUES ('', '', '2026-01-01')",
+        "DROP TABLE daymend_jobs",
+        "DELETE FROM daymend_schema",
+        "CREATE TABLE more (id INT PRIMARY KEY)",
+        "SELECT user FROM mysql.user",
+    ] {
+        assert_denied(&migrating, sql).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_right_is_named_before_anything_is_begun() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    for (table, what) in [("operation_historical_summary", "DELETE"), ("collectedSample", "SELECT (isAccessed)")] {
+        let right = Right { table: table.to_owned(), what: what.to_owned() };
+        without(&db, db.name(), &right, async || {
+            for command in [&["rollups", "check"][..], &["worker", "--drain"], &["scheduler", "--once"]] {
+                let error = run_fails(&db, USAGE, command);
+                let verb = what.split(' ').next().unwrap();
+                assert!(error.contains(&format!("{verb} command denied")) && error.contains(table), "{error}");
+            }
+        })
+        .await;
+    }
+    assert!(run_ok(&db, &["rollups", "check"]).contains("no problem found"));
+}

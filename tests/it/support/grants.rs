@@ -1,0 +1,25 @@
+//! The users of `deploy/mysql/grants.sql`, made anew for every test database.
+
+use super::server;
+
+const FILE: &str = include_str!("../../../deploy/mysql/grants.sql");
+
+/// For everything but `daymend migrate`.
+pub fn run_time_url(port: u16, database: &str) -> String {
+    format!("mysql://{database}:CHANGE_ME_RUN_TIME@127.0.0.1:{port}/{database}")
+}
+
+/// For `daymend migrate`.
+pub fn migrate_url(port: u16, database: &str) -> String {
+    format!("mysql://{database}_migrate:CHANGE_ME_MIGRATE@127.0.0.1:{port}/{database}")
+}
+
+/// The file for a database, whose two users are named after it.
+pub fn statements(database: &str) -> String {
+    let file = FILE
+        .replace("`lab`", database)
+        .replace("daymend@'%'", &format!("{database}@'%'"))
+        .replace("daymend_migrate@'%'", &format!("{database}_migrate@'%'"));
+    let statements = server::statements(&file).into_iter().filter(|sql| !sql.starts_with("SHOW "));
+    statements.collect::<Vec<_>>().join(";\n")
+}
