@@ -1,6 +1,6 @@
 //! `daymend doctor`.
 
-use std::{process::ExitCode, time::Duration};
+use std::{error::Error, process::ExitCode, time::Duration};
 
 use clap::Args;
 
@@ -42,7 +42,7 @@ impl Options {
         let rollups = global.rollups()?;
         let db = match global.connect_bare(doctor::connect_options()).await {
             Ok(db) => db,
-            Err(error) if !self.print_fixes && error.chain().any(|cause| cause.is::<DbError>()) => {
+            Err(error) if !self.print_fixes && error.chain().any(<dyn Error>::is::<DbError>) => {
                 let report = Report::unreachable(&chain(error.as_ref()));
                 return show(global, &report, Exit::Unavailable);
             }

@@ -3,7 +3,7 @@
 //! MySQL returns the columns of `information_schema` under names in upper case, and some of them as
 //! binary strings: they are read by their place, and as text.
 
-use super::{Patient, sql_text};
+use super::{Patient, is_absent, sql_text};
 use crate::{args, db::DbError, statement};
 
 statement!(
@@ -178,7 +178,11 @@ pub(super) async fn indexes(patient: &Patient<'_>, table: &str) -> Result<Vec<In
 /// Whether a CHECK of the table mentions a column.
 pub(super) async fn has_check(patient: &Patient<'_>, table: &str, column: &str) -> Result<bool, DbError> {
     if patient.is_mysql() {
-        let clauses = patient.read(&CHECKS_MYSQL, args![table], |row| row.text(0)).await?;
+        let clauses = match patient.read(&CHECKS_MYSQL, args![table], |row| row.text(0)).await {
+            // MySQL before 8.0.16 has no such view, and checks nothing.
+            Err(error) if is_absent(&error) => Vec::new(),
+            clauses => clauses?,
+        };
         return Ok(clauses.iter().any(|clause| mentions(&sql_text::tokens(clause), column)));
     }
     let definition = patient.read(&TABLE_SQLITE, args![table], |row| row.text(0)).await?.pop().unwrap_or_default();

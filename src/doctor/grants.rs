@@ -7,11 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Chart, Check, Patient, Severity, catalogue, is_denied, privileges::Grants, privileges::Scope, server, sql_text,
+    Chart, Check, Patient, Severity, catalogue, is_denied,
+    needs::{ALL_FOUR, SCHEMA_TABLE, needed, own_statements, rights_of},
+    privileges::{Grants, Scope},
+    server, sql_text,
 };
 use crate::{
     args,
-    db::{DbError, Mode, Query, code, migrate},
+    db::{DbError, Query, code, migrate},
+    recompute::stored,
+    rollup::source,
     statement,
 };
 
@@ -25,8 +30,6 @@ pub(super) const CHECKS: &[Check] = &[
 
 statement!(GRANTS, "doctor grants (mysql)", "SHOW GRANTS FOR CURRENT_USER");
 
-const ALL_FOUR: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
-
 /// Rights on the whole server that do no harm: to watch it.
 const HARMLESS: &[&str] = &["PROCESS", "REPLICATION CLIENT", "BINLOG MONITOR", "SLAVE MONITOR", "REPLICA MONITOR"];
 
@@ -39,25 +42,6 @@ pub(super) async fn grants(patient: &Patient<'_>) -> Result<Grants, DbError> {
     Ok(Grants::parse(lines.iter().map(String::as_str)))
 }
 
-/// Each table that daymend uses, with the rights that it needs there.
-fn needed(patient: &Patient<'_>) -> BTreeMap<String, BTreeSet<&'static str>> {
-    let mut needed: BTreeMap<String, BTreeSet<&'static str>> = BTreeMap::new();
-    let mut need = |table: &str, rights: &[&'static str]| needed.entry(table.to_owned()).or_default().extend(rights);
-    for rollup in patient.rollups.iter() {
-        for table in sql_text::source_tables(rollup) {
-            need(&table, &["SELECT"]);
-        }
-        need(&rollup.summary.table, ALL_FOUR);
-    }
-    need("operation_event_log", &["INSERT"]);
-    need("crelio_data_migrations", &["SELECT", "INSERT", "UPDATE"]);
-    need("daymend_schema", &["SELECT"]);
-    for table in migrate::tables() {
-        need(table, ALL_FOUR);
-    }
-    needed
-}
-
 /// How an account is written in a statement: `daymend@%` is `` `daymend`@`%` ``.
 fn quoted_account(account: &str) -> String {
     let (user, host) = account.rsplit_once('@').unwrap_or((account, "%"));
@@ -68,9 +52,16 @@ async fn narrow(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     let session = server::session(patient).await?;
     let grants = grants(patient).await?;
-    let account = quoted_account(&session.account);
-    let database = catalogue::quoted(&session.database);
+    let grant = |rights: &str, table: &str| {
+        let (database, table) = (catalogue::quoted(&session.database), catalogue::quoted(table));
+        format!("GRANT {rights} ON {database}.{table} TO {};", quoted_account(&session.account))
+    };
+    // Rights on tables that are not there yet come with `daymend migrate`.
+    let is_behind = migrate::check(patient.db).await.is_err() && !is_refused(patient, "SELECT", SCHEMA_TABLE).await?;
     for (table, rights) in needed(patient) {
+        if is_behind && table.starts_with("daymend_") {
+            continue;
+        }
         let mut missing = Vec::new();
         for right in rights {
             if !grants.covers(right, &session.database, &table) && is_refused(patient, right, &table).await? {
@@ -79,22 +70,20 @@ async fn narrow(patient: &Patient<'_>) -> Result<Chart, DbError> {
         }
         if !missing.is_empty() {
             let missing = missing.join(", ");
-            let grant = format!("GRANT {missing} ON {database}.{} TO {account};", catalogue::quoted(&table));
-            chart.find(table, format!("{missing} is not granted"), grant);
+            let advice = grant(&missing, &table);
+            chart.find(table, format!("{missing} is not granted"), advice);
         }
     }
     if chart.found.is_empty() {
-        columns(patient, &mut chart, &format!("{database}.%"), &account).await?;
+        columns(patient, &mut chart, &grants, &session.database, &grant).await;
     }
     // Before 8.0.22 MySQL wants another right for a shared lock on rows that are only read.
     let needs_lock = !session.version.contains("MariaDB") && patch(&session.version) < (8, 0, 22);
     if needs_lock && !grants.has_roles && !grants.covers_database("LOCK TABLES", &session.database) {
-        let grant = format!("GRANT LOCK TABLES ON {database}.* TO {account};");
-        chart.find(
-            session.database,
-            "LOCK TABLES is not granted, which MySQL before 8.0.22 wants for shared locks",
-            grant,
-        );
+        let what = "LOCK TABLES is not granted, which MySQL before 8.0.22 wants for shared locks";
+        let on = format!("{}.*", catalogue::quoted(&session.database));
+        let advice = format!("GRANT LOCK TABLES ON {on} TO {};", quoted_account(&session.account));
+        chart.find(session.database.clone(), what, advice);
     }
     Ok(chart)
 }
@@ -105,33 +94,50 @@ fn patch(version: &str) -> (u32, u32, u32) {
     (major, minor, third.unwrap_or(0))
 }
 
-/// The SELECTs of the rollups, whose rights may be granted on some columns only.
-async fn columns(patient: &Patient<'_>, chart: &mut Chart, on: &str, account: &str) -> Result<(), DbError> {
+/// A table, and a right on it.
+type Right = (String, &'static str);
+
+/// Where rights are on columns only: whether they are on those that daymend's statements name.
+async fn columns(
+    patient: &Patient<'_>,
+    chart: &mut Chart,
+    grants: &Grants,
+    database: &str,
+    grant: &impl Fn(&str, &str) -> String,
+) {
+    // By file or statement: what the database says, and which rights would be enough.
+    let mut refused: BTreeMap<String, (String, BTreeSet<Right>)> = BTreeMap::new();
     for rollup in patient.rollups.iter() {
-        for sql in std::iter::once(&rollup.labs).chain([&rollup.days]).chain(rollup.facts.iter().map(|fact| &fact.sql))
-        {
-            let mut tx = patient.db.begin(Mode::Snapshot).await?;
-            let refused = tx.columns(Query::new(&sql.file, sql.text.as_str())).await;
-            tx.rollback().await?;
-            if let Err(error) = refused
-                && is_denied(&error)
-            {
-                let tables = sql_text::read(sql).tables;
-                let grants: Vec<String> = tables
-                    .iter()
-                    .map(|table| {
-                        format!("GRANT SELECT ON {} TO {account};", on.replace('%', &catalogue::quoted(&table.name)))
-                    })
-                    .collect();
-                chart.find(sql.file.clone(), error.source.to_string(), grants.join(" "));
+        let problems =
+            source::check(patient.db, rollup).await.into_iter().chain(stored::check(patient.db, rollup).await);
+        for problem in problems.filter(|problem| problem.contains("command denied")) {
+            let (file, what) = problem.split_once(": ").unwrap_or(("", &problem));
+            let sql = rollup.facts.iter().map(|fact| &fact.sql).chain([&rollup.labs, &rollup.days]);
+            let tables = sql.filter(|sql| sql.file == file).flat_map(|sql| sql_text::read(sql).tables);
+            let mut rights: BTreeSet<_> = tables.map(|table| (table.name, "SELECT")).collect();
+            if rights.is_empty() {
+                rights.extend(ALL_FOUR.map(|right| (rollup.summary.table.clone(), right)));
             }
+            refused.insert(file.to_owned(), (what.to_owned(), rights));
         }
     }
-    Ok(())
+    for statement in own_statements() {
+        let sql = statement.with_list(1).replace("{rows}", statement.row);
+        if let Err(error) = patient.db.columns(Query::new(statement.name, sql)).await
+            && is_denied(&error)
+        {
+            refused.insert(format!("statement {:?}", statement.name), (error.source.to_string(), rights_of(statement)));
+        }
+    }
+    for (place, (what, rights)) in refused {
+        let uncovered = rights.iter().filter(|(table, right)| !grants.covers(right, database, table));
+        let grants: Vec<String> = uncovered.map(|(table, right)| grant(right, table)).collect();
+        chart.find(place, what, format!("if the column exists: {}", grants.join(" ")));
+    }
 }
 
-/// Asks the server whether it would refuse a statement. The column does not exist, so that the
-/// statement could not run either; but rights are looked at first.
+/// Asks the server whether it would refuse a statement to whoever has no right on the table. The
+/// column does not exist, so that the statement could not run either; but rights are looked at first.
 async fn is_refused(patient: &Patient<'_>, right: &str, table: &str) -> Result<bool, DbError> {
     let table = catalogue::quoted(table);
     let sql = match right {
@@ -140,17 +146,16 @@ async fn is_refused(patient: &Patient<'_>, right: &str, table: &str) -> Result<b
         "UPDATE" => format!("UPDATE {table} SET daymend_doctor = 1 WHERE 1 = 0"),
         _ => format!("DELETE FROM {table} WHERE 1 = 0"),
     };
-    // In a transaction that is read only, MariaDB refuses a write before it looks at rights.
-    let mut tx = patient.db.begin(Mode::Write).await?;
-    let prepared = tx.columns(Query::new("doctor rights", format!("-- daymend: doctor rights\n{sql}"))).await;
-    tx.rollback().await?;
-    match prepared {
+    let sql = format!("-- daymend: doctor rights\n{sql}");
+    match patient.db.columns(Query::new("doctor rights", sql)).await {
         Ok(_) => Ok(false),
-        Err(error) if is_denied(&error) => Ok(true),
-        // No such column, or the server takes no writes at all: it may. No such table: the checks of
-        // tables say so.
-        Err(error) if matches!(code(&error.source), 1054 | 1146 | 1290 | 1792 | 1836) => Ok(false),
-        Err(error) => Err(error),
+        Err(error) => match code(&error.source) {
+            1044 | 1142 => Ok(true),
+            // No such column, or rights on other columns: it may. No such table: the checks of
+            // tables say so. A server that takes no writes at all says so by itself.
+            1054 | 1143 | 1146 | 1290 | 1792 | 1836 => Ok(false),
+            _ => Err(error),
+        },
     }
 }
 
@@ -197,7 +202,9 @@ async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
 
 async fn roles(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
-    if grants(patient).await?.has_roles {
+    let grants = grants(patient).await?;
+    // Whoever may do everything gains nothing by a role.
+    if grants.has_roles && !grants.is_almighty() {
         chart.find(
             server::session(patient).await?.account,
             "has roles, of which SHOW GRANTS may not tell the rights: whether they are too wide is not known",

@@ -5,10 +5,11 @@
 //! read only, so that the server itself refuses a write.
 //!
 //! - [`server`], [`settings`]: can it be reached, is it one that daymend works with, is it set up so.
-//! - [`grants`], [`privileges`]: what daymend's user may do, too little and too much.
+//! - [`grants`], [`needs`], [`privileges`]: what daymend's user may do, too little and too much.
 //! - [`tables`], [`summary`]: tables, columns, indexes; rows that break the summary's own rules.
 //! - [`replaced`]: what daymend takes the place of, and is still there.
 //! - [`labs`], [`queue`], [`records`]: the work itself.
+//! - [`report`]: what was found.
 //! - [`fixes`]: the DDL that keeps faults from coming back; printed, never carried out.
 //! - [`catalogue`], [`sql_text`]: the schema as the database and a definition's SELECTs have it.
 //!
@@ -21,17 +22,19 @@ pub mod fixes;
 mod catalogue;
 mod grants;
 mod labs;
+mod needs;
 mod privileges;
 mod queue;
 mod records;
 mod replaced;
+mod report;
 mod server;
 mod settings;
 mod sql_text;
 mod summary;
 mod tables;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
@@ -43,65 +46,19 @@ use crate::{
     scheduler::nightly::NightlyAt,
 };
 
+pub use report::{Fact, Finding, Report, Severity};
+
 /// How long one look may take. The server ends its statements a little earlier, with a better reason.
-const LOOK_MAX: Duration = Duration::from_secs(30);
+const LOOK_MAX: Duration = Duration::from_secs(20);
+
+/// How long all of them may take: where every table is locked, the last ones are left out.
+const ALL_MAX: Duration = Duration::from_secs(120);
 
 /// How many rows of one fault are counted, at most.
 const COUNT_MAX: usize = 1000;
 
 /// How many examples of one fault are named.
 const EXAMPLES_MAX: usize = 3;
-
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Worth knowing; nothing has to be done.
-    Note,
-    /// daymend works, but some numbers are wrong, or will be, or something waits for an operator.
-    Warning,
-    /// daymend cannot do its work, or somebody undoes it.
-    Error,
-}
-
-impl Severity {
-    /// The name that is printed.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Note => "note",
-            Self::Warning => "warning",
-            Self::Error => "error",
-        }
-    }
-}
-
-/// Something that is wrong: what, where, and what to do.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Finding {
-    /// The check that found it, such as `grants.narrow`.
-    pub id: &'static str,
-    /// The group that the check belongs to.
-    pub group: &'static str,
-    /// How bad it is.
-    pub severity: Severity,
-    /// Where: a table, a lab, a setting.
-    #[serde(rename = "where")]
-    pub place: String,
-    /// What is wrong.
-    pub what: String,
-    /// What to do: a command or a statement, where there is one.
-    pub advice: String,
-}
-
-/// Something that is simply so.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Fact {
-    /// What it is about.
-    pub name: &'static str,
-    /// What is so.
-    pub value: String,
-}
 
 /// What a look saw.
 #[derive(Debug, Default)]
@@ -211,7 +168,7 @@ impl Check {
 
 /// Every check, by group, in the order of the page.
 const GROUPS: &[(&str, &[Check])] = &[
-    (CONNECTION_GROUP, server::CHECKS),
+    ("Server", server::CHECKS),
     ("Settings", settings::CHECKS),
     ("Rights", grants::CHECKS),
     ("Tables", tables::CHECKS),
@@ -222,74 +179,11 @@ const GROUPS: &[(&str, &[Check])] = &[
     ("Records", records::CHECKS),
 ];
 
-const CONNECTION_GROUP: &str = "Server";
-
 /// The check that stands for the connection itself.
 pub const REACHABLE: &str = "connection.reachable";
 
 /// The check of daymend's schema version.
 pub const SCHEMA: &str = "schema.version";
-
-/// What all checks found.
-#[derive(Debug, Default, serde::Serialize)]
-pub struct Report {
-    /// What is wrong, in the order of the page.
-    pub findings: Vec<Finding>,
-    /// What is so.
-    pub facts: Vec<Fact>,
-    /// The checks that looked, with their group.
-    #[serde(serialize_with = "ids")]
-    pub checked: Vec<(&'static str, &'static str)>,
-    /// The checks that could not look, because what they read is not there.
-    #[serde(serialize_with = "ids")]
-    pub skipped: Vec<(&'static str, &'static str)>,
-}
-
-fn ids<S: serde::Serializer>(list: &[(&'static str, &'static str)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(list.iter().map(|(_, id)| id))
-}
-
-impl Report {
-    /// The worst severity; none where nothing was found.
-    #[must_use]
-    pub fn worst(&self) -> Option<Severity> {
-        self.findings.iter().map(|finding| finding.severity).max()
-    }
-
-    /// How many findings are that bad.
-    #[must_use]
-    pub fn count(&self, severity: Severity) -> usize {
-        self.findings.iter().filter(|finding| finding.severity == severity).count()
-    }
-
-    /// Whether a check found something.
-    #[must_use]
-    pub fn has(&self, id: &str) -> bool {
-        self.findings.iter().any(|finding| finding.id == id)
-    }
-
-    /// The groups of the page: each with how many of its checks looked.
-    #[must_use]
-    pub fn groups(&self) -> Vec<(&'static str, usize)> {
-        let looked = |group| self.checked.iter().filter(|(of, _)| *of == group).count();
-        GROUPS.iter().map(|(group, _)| (*group, looked(*group))).collect()
-    }
-
-    /// The report on a database that cannot be reached, and why.
-    #[must_use]
-    pub fn unreachable(why: &str) -> Self {
-        let finding = Finding {
-            id: REACHABLE,
-            group: CONNECTION_GROUP,
-            severity: Severity::Error,
-            place: "database".to_owned(),
-            what: why.to_owned(),
-            advice: "check --database-url (DAYMEND_DATABASE_URL), the network, and that the server runs".to_owned(),
-        };
-        let skipped = GROUPS.iter().flat_map(|(group, checks)| checks.iter().map(|check| (*group, check.id)));
-        Self { findings: vec![finding], skipped: skipped.collect(), ..Self::default() }
-    }
-}
 
 /// How to open a pool for an examination: no statement of it runs for long.
 #[must_use]
@@ -303,9 +197,11 @@ pub async fn examine(patient: &Patient<'_>) -> Report {
     let patient = &Patient { db: &db, ..*patient };
     let has_schema = migrate::check(&db).await.is_ok();
     let mut report = Report::default();
+    let begun = Instant::now();
     for (group, checks) in GROUPS {
         for check in checks.iter().filter(|check| check.applies_to(db.dialect())) {
-            if (check.needs == Needs::Schema && !has_schema) || report.has(REACHABLE) {
+            let has_its_tables = check.needs == Needs::Database || has_schema;
+            if !has_its_tables || report.has(REACHABLE) || begun.elapsed() > ALL_MAX {
                 report.skipped.push((group, check.id));
                 continue;
             }
@@ -342,12 +238,6 @@ pub async fn examine(patient: &Patient<'_>) -> Report {
     report
 }
 
-impl Report {
-    fn has_missing_tables(&self) -> bool {
-        self.findings.iter().any(|finding| finding.id.starts_with("tables.") && finding.severity == Severity::Error)
-    }
-}
-
 const SLOW: &str = "try again when the database is less busy";
 
 /// The finding of a check that could not look.
@@ -374,7 +264,8 @@ fn is_denied(error: &DbError) -> bool {
 /// Whether a table or a column is missing.
 fn is_absent(error: &DbError) -> bool {
     matches!(code(&error.source), 1054 | 1109 | 1146)
-        || (code(&error.source) == 1 && error.source.to_string().contains("no such"))
+        || (code(&error.source) == 1
+            && ["no such", "has no column"].iter().any(|words| error.source.to_string().contains(words)))
 }
 
 /// How many, of a list that was cut after [`COUNT_MAX`].

@@ -64,8 +64,15 @@ impl Grants {
         let has = |grant: &Grant| grant.rights.contains(right) || grant.rights.contains(ALL);
         let revoked = self.grants.iter().filter(|grant| grant.is_revoke).filter(on_table).any(has);
         // A revoke takes from the server-wide rights only.
-        let fits = |grant: &&Grant| !grant.is_revoke && !(revoked && grant.scope == Scope::Server);
+        let is_void = |grant: &Grant| grant.is_revoke || (revoked && grant.scope == Scope::Server);
+        let fits = |grant: &&Grant| !is_void(grant);
         self.grants.iter().filter(fits).filter(on_table).any(has)
+    }
+
+    /// Whether every right on the whole server is granted.
+    pub(super) fn is_almighty(&self) -> bool {
+        let all = |grant: &Grant| grant.scope == Scope::Server && grant.rights.contains(ALL);
+        self.grants.iter().any(|grant| !grant.is_revoke && all(grant))
     }
 
     /// Whether a right on a whole database is granted.

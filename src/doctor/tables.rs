@@ -2,10 +2,14 @@
 
 use chrono::Duration;
 
-use super::{Chart, Check, Patient, Severity, catalogue, is_absent, is_denied, sql_text};
+use super::{
+    Chart, Check, Patient, Severity, catalogue, is_absent, is_denied,
+    needs::{OUTPUT_TABLES, own_statements},
+    sql_text,
+};
 use crate::{
     args,
-    db::{Arg, DbError, Mode, Query, Row, migrate, migrate::SchemaError},
+    db::{Arg, DbError, Mode, Query, Row, Statement, migrate, migrate::SchemaError},
     recompute::stored,
     rollup::{NamedSql, Rollup, source},
     statement,
@@ -22,20 +26,6 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 statement!(SCHEMA_READABLE, "doctor schema readable", "SELECT version FROM daymend_schema LIMIT 1");
-
-statement!(
-    LOG_COLUMNS,
-    "doctor event log columns",
-    "SELECT id, event_name, status, created_at FROM operation_event_log"
-);
-
-statement!(
-    RECORD_COLUMNS,
-    "doctor record columns",
-    "SELECT id, lab_id, is_scheduled, start_date, end_date, job_status, time_taken, initiated_by_id, migration_type,
-            created_at, modified_at
-     FROM crelio_data_migrations"
-);
 
 async fn schema(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
@@ -74,10 +64,7 @@ async fn own(patient: &Patient<'_>) -> Result<Chart, DbError> {
 
 /// What is missing of a statement, in the database's words; nothing where only a right is.
 async fn is_missing(patient: &Patient<'_>, query: Query<'_>) -> Result<Option<String>, DbError> {
-    let mut tx = patient.db.begin(Mode::Snapshot).await?;
-    let prepared = tx.columns(query).await;
-    tx.rollback().await?;
-    match prepared {
+    match patient.db.columns(query).await {
         Err(error) if is_absent(&error) => Ok(Some(error.source.to_string())),
         Err(error) if !is_denied(&error) => Err(error),
         _ => Ok(None),
@@ -87,10 +74,8 @@ async fn is_missing(patient: &Patient<'_>, query: Query<'_>) -> Result<Option<St
 async fn source_tables(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     for rollup in patient.rollups.iter() {
-        let mut tx = patient.db.begin(Mode::Snapshot).await?;
-        let mut problems = source::check(&mut tx, rollup).await;
-        problems.extend(stored::check(&mut tx, rollup).await);
-        tx.rollback().await?;
+        let mut problems = source::check(patient.db, rollup).await;
+        problems.extend(stored::check(patient.db, rollup).await);
         // Rights are a check of their own.
         for problem in problems.into_iter().filter(|problem| !problem.contains("command denied")) {
             let (file, what) = problem.split_once(": ").unwrap_or((rollup.name.as_str(), problem.as_str()));
@@ -104,13 +89,15 @@ async fn source_tables(patient: &Patient<'_>) -> Result<Chart, DbError> {
 
 async fn output(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
-    for (table, statement) in [("operation_event_log", LOG_COLUMNS), ("crelio_data_migrations", RECORD_COLUMNS)] {
-        if let Some(what) = is_missing(patient, Query::from(&statement)).await? {
-            chart.find(
-                table,
-                what,
-                "add the column; a missing table is created by daymend migrate before its first version",
-            );
+    for table in OUTPUT_TABLES {
+        let names = |statement: &&Statement| sql_text::tokens(statement.sql).iter().any(|token| token == table);
+        for statement in own_statements().filter(names) {
+            let query = Query::new(statement.name, statement.with_list(1).replace("{rows}", statement.row));
+            if let Some(what) = is_missing(patient, query).await? {
+                let advice = "add the column; a missing table is created by daymend migrate before its first version";
+                chart.find(table, what, advice);
+                break;
+            }
         }
     }
     Ok(chart)
@@ -166,8 +153,11 @@ async fn missing_of(patient: &Patient<'_>, rollup: &Rollup, sql: &NamedSql) -> R
         let step = steps.iter().find(|step| step.table == table.alias && !step.is_by_key);
         let (false, Some(step)) = (columns.is_empty(), step) else { continue };
         let indexes = catalogue::indexes(patient, &table.name).await?;
-        // A view has none, and is the site's own business.
-        if indexes.is_empty() || indexes.iter().any(|index| index.serves(&columns)) {
+        // The database shows no index of a table to whoever has rights on some of its columns only:
+        // then the plan has to do. (A view has none either, and is another table in the plan.)
+        let is_served =
+            if indexes.is_empty() { !step.has_no_choice } else { indexes.iter().any(|index| index.serves(&columns)) };
+        if is_served {
             continue;
         }
         let (file, how) = (sql.file.clone(), step.how.clone());
@@ -182,6 +172,8 @@ struct Step {
     table: String,
     /// By its primary key or a unique one.
     is_by_key: bool,
+    /// Reads all of it, as no index could be used.
+    has_no_choice: bool,
     how: String,
 }
 
@@ -210,7 +202,8 @@ fn mysql_step(row: &Row) -> Result<Option<Step>, sqlx::Error> {
         (_, Some(key)) => format!("reads about {rows} rows of {table} by {key}"),
     };
     let is_by_key = matches!(access.as_str(), "const" | "eq_ref" | "system");
-    Ok(Some(Step { table, is_by_key, how }))
+    let has_no_choice = matches!(access.as_str(), "ALL" | "index") && text("possible_keys")?.is_none();
+    Ok(Some(Step { table, is_by_key, has_no_choice, how }))
 }
 
 /// `SEARCH billing USING INDEX billing_lab_time (lab_id=? AND billTime>?)`, or `SCAN billing`.
@@ -221,10 +214,12 @@ fn sqlite_step(row: &Row) -> Result<Option<Step>, sqlx::Error> {
     if !matches!(verb, "SEARCH" | "SCAN") {
         return Ok(None);
     }
-    let how = if verb == "SCAN" || detail.contains("AUTOMATIC") {
+    let has_no_choice = verb == "SCAN" || detail.contains("AUTOMATIC");
+    let how = if has_no_choice {
         format!("reads all of {table}")
     } else {
         format!("finds its rows of {table} by less than it could")
     };
-    Ok(Some(Step { table: table.to_owned(), is_by_key: detail.contains("INTEGER PRIMARY KEY"), how }))
+    let is_by_key = detail.contains("INTEGER PRIMARY KEY");
+    Ok(Some(Step { table: table.to_owned(), is_by_key, has_no_choice, how }))
 }

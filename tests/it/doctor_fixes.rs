@@ -7,7 +7,7 @@ use crate::{
     on_both,
     support::{
         Engine, TestDb,
-        doctor::{NOW, arguments, examine, healthy, now},
+        doctor::{NOW, arguments, examine, examine_as_admin, healthy, now},
         process::run_ok,
     },
 };
@@ -26,7 +26,7 @@ fn statements(script: &str) -> String {
 }
 
 fn print_fixes(db: &TestDb) -> String {
-    run_ok(db, &["--now", NOW, "doctor", "--print-fixes"])
+    run_ok(db, &["--now", NOW, "doctor", "--print-fixes", "--database-url", &db.admin_url()])
 }
 
 /// Takes the unique key and NOT NULL away.
@@ -118,7 +118,7 @@ async fn a_summary_without_constraints_is_found_repaired_and_constrained(engine:
     for row in
         [args!["2026-06-10", None::<i64>, 0_i64, "branch_bill", 1_i64], args!["2026-06-12", 5_i64, 6_i64, "x", -1_i64]]
     {
-        let mut tx = db.db.begin(daymend::db::Mode::Write).await.unwrap();
+        let mut tx = db.admin.begin(daymend::db::Mode::Write).await.unwrap();
         let refused = tx.execute(daymend::db::Query::new("refused", insert), row).await;
         assert!(refused.is_err());
         tx.rollback().await.unwrap();
@@ -158,7 +158,7 @@ async fn missing_indexes_of_the_fact_queries_are_named_and_printed(engine: Engin
     let on = if engine == Engine::MariaDb { " ON billing" } else { "" };
     db.execute(&format!("DROP INDEX daymend_billing_lab_id_billTime{on}"), args![]).await;
     db.execute("CREATE INDEX by_lab_only ON billing (lab_id, isCancelled)", args![]).await;
-    assert!(examine(&db).what("indexes.facts").ends_with("no index on (lab_id, billTime)"));
+    assert!(examine_as_admin(&db).what("indexes.facts").ends_with("no index on (lab_id, billTime)"));
     db.execute("CREATE INDEX wider ON billing (lab_id, billTime, isCancelled)", args![]).await;
     examine(&db).assert_well();
 }
@@ -177,7 +177,7 @@ async fn constraints_wait_for_the_delta_triggers(engine: Engine) {
 async fn a_table_that_is_as_it_should_be_needs_nothing_but_the_check(engine: Engine) {
     let db = healthy(engine).await;
     examine(&db).assert_well();
-    let json = run_ok(&db, &["doctor", "--print-fixes", "--json"]);
+    let json = run_ok(&db, &["doctor", "--print-fixes", "--json", "--database-url", &db.admin_url()]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json.as_array().unwrap().len(), 1, "{json:#}");
     assert_eq!(json[0]["id"], "summary.negative");

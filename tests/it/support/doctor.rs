@@ -4,14 +4,14 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{Connection as _, Executor as _, MySqlConnection, SqliteConnection};
 
-use super::{Engine, TestDb, process::run};
+use super::{Engine, TestDb, process::run, server};
 
 /// What the tests of the doctor take for the present.
 pub const NOW: &str = "2026-06-15T12:00:00Z";
 
-/// What is the matter with the tests' shared server itself: its user may do everything, and it is
-/// not durable.
-const OF_THE_SERVER: &[&str] = &["settings.durability", "grants.wide"];
+/// What is the matter with the tests' shared server itself, which is not durable, and with its users:
+/// the one of `deploy/mysql/grants.sql` sees no triggers, the administrator may do everything.
+const OF_THE_SERVER: &[&str] = &["settings.durability", "grants.unseen", "grants.wide"];
 
 pub fn now() -> DateTime<Utc> {
     NOW.parse().unwrap()
@@ -50,6 +50,11 @@ pub fn examine_with(db: &TestDb, more: &[&str]) -> Diagnosis {
 /// Runs the doctor.
 pub fn examine(db: &TestDb) -> Diagnosis {
     examine_with(db, &[])
+}
+
+/// Runs the doctor as an administrator, who sees triggers and events.
+pub fn examine_as_admin(db: &TestDb) -> Diagnosis {
+    examine_with(db, &["--database-url", &db.admin_url()])
 }
 
 impl Diagnosis {
@@ -99,6 +104,14 @@ impl Diagnosis {
 }
 
 impl TestDb {
+    /// The URL for an administrator.
+    pub fn admin_url(&self) -> String {
+        match self.engine {
+            Engine::MariaDb => server::url(server::port(&self.url), self.name()),
+            Engine::Sqlite => self.url.clone(),
+        }
+    }
+
     /// Enqueues, works off, and closes.
     pub async fn settle(&self, now: DateTime<Utc>) {
         self.tick(now).await;
@@ -106,11 +119,11 @@ impl TestDb {
         self.tick(now).await;
     }
 
-    /// Applies a script as a client of the database does: all of it, in one go.
+    /// Applies a script as an administrator's client does: all of it, in one go.
     pub async fn apply(&self, script: &str) {
         let applied = match self.engine {
             Engine::MariaDb => {
-                let mut connection = MySqlConnection::connect(&self.url).await.unwrap();
+                let mut connection = MySqlConnection::connect(&self.admin_url()).await.unwrap();
                 connection.execute(sqlx::raw_sql(script)).await.map(drop)
             }
             Engine::Sqlite => {
