@@ -40,6 +40,8 @@ pub struct Fix {
     pub sql: String,
     /// Which of today's rows it would refuse, with some of their keys.
     pub rejects: Option<String>,
+    /// Whether only the latest rows were looked at: an older one may be refused too.
+    pub is_partial: bool,
     /// What has to be done before it can be applied.
     pub first: Vec<String>,
 }
@@ -72,7 +74,15 @@ pub async fn fixes(patient: &Patient<'_>) -> Result<Vec<Fix>, DbError> {
             format!("CREATE INDEX IF NOT EXISTS {name} ON {table} ({columns});")
         };
         let why = format!("{} {}", missing.file, missing.how);
-        fixes.push(Fix { id: "indexes.facts", table: missing.table, why, sql, rejects: None, first: Vec::new() });
+        fixes.push(Fix {
+            id: "indexes.facts",
+            table: missing.table,
+            why,
+            sql,
+            rejects: None,
+            is_partial: false,
+            first: Vec::new(),
+        });
     }
     Ok(fixes)
 }
@@ -96,12 +106,13 @@ async fn writers(patient: &Patient<'_>) -> Result<Vec<String>, DbError> {
 
 fn fix(id: &'static str, summary: &Summary, why: impl Into<String>, sql: String, writers: &[String]) -> Fix {
     let (table, why) = (summary.table.clone(), why.into());
-    Fix { id, table, why, sql, rejects: None, first: writers.to_vec() }
+    Fix { id, table, why, sql, rejects: None, is_partial: false, first: writers.to_vec() }
 }
 
 impl Fix {
     /// Notes what the fix would refuse of today's rows.
     fn refusing(mut self, faulty: &Faulty, fault: Fault) -> Self {
+        self.is_partial |= faulty.is_partial;
         if faulty.count > 0 {
             let rows = faulty.describe(fault);
             self.rejects = Some(self.rejects.map_or(rows.clone(), |known| format!("{known}; {rows}")));
@@ -117,7 +128,8 @@ impl Fix {
     fn script(&self) -> String {
         let mut text = format!("\n{}", comment(&format!("{}: {}.", self.id, self.why)));
         let rejects = self.rejects.as_deref().unwrap_or("nothing");
-        text += &comment(&format!("Would refuse today: {rejects}."));
+        let partial = if self.is_partial { " Older rows were not looked at: daymend audit." } else { "" };
+        text += &comment(&format!("Would refuse today: {rejects}.{partial}"));
         for first in &self.first {
             text += &comment(&format!("First: {first}"));
         }
@@ -291,6 +303,7 @@ mod tests {
             why: "because".to_owned(),
             sql: "ALTER TABLE t\n  ADD x;".to_owned(),
             rejects: rejects.map(str::to_owned),
+            is_partial: false,
             first: first.iter().map(|text| (*text).to_owned()).collect(),
         }
     }

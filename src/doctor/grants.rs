@@ -194,7 +194,10 @@ async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
         } else {
             vec![format!("REVOKE {} ON {on} FROM {account};", wide.into_iter().collect::<Vec<_>>().join(", "))]
         };
-        let advice = format!("{} then run daymend doctor again, which says what to grant", revoke.join(" "));
+        let advice = format!(
+            "where daymend runs as this user: {} then deploy/mysql/grants.sql, or what daymend doctor then asks for",
+            revoke.join(" ")
+        );
         chart.find(session.account.clone(), format!("{shown} on {place}: more than daymend needs"), advice);
     }
     Ok(chart)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{Duration, NaiveDate};
 
-use super::{COUNT_MAX, Chart, Check, Patient, Severity, counted, examples, lab_options};
+use super::{COUNT_MAX, Chart, Check, Patient, Severity, counted, lab_list, lab_options};
 use crate::{
     args,
     calendar::{self, Zone},
@@ -54,11 +54,6 @@ async fn known(patient: &Patient<'_>) -> Result<BTreeMap<i64, (Option<NaiveDate>
     let rows = patient
         .read(&KNOWN, args![HISTORICAL_SUMMARY], |row| Ok((row.int(0)?, (row.date_or_null(1)?, row.text_or_null(2)?))));
     Ok(rows.await?.into_iter().collect())
-}
-
-fn lab_list(labs: &[i64]) -> String {
-    let word = if labs.len() == 1 { "lab" } else { "labs" };
-    format!("{word} {}", examples(labs))
 }
 
 async fn zones(patient: &Patient<'_>) -> Result<Chart, DbError> {
@@ -133,7 +128,8 @@ async fn overdue(patient: &Patient<'_>) -> Result<Chart, DbError> {
     }
     for (through, labs) in behind.iter().take(20) {
         let advice = format!(
-            "{advice}; what is older than its --catch-up-days: daymend repair --day {}",
+            "{advice}; what is older than its --catch-up-days: daymend repair {} --day {}",
+            lab_options(labs.iter().copied()),
             calendar::next(*through)
         );
         chart.find(lab_list(labs), format!("overdue: no day after {through} has been enqueued"), advice);
@@ -147,7 +143,7 @@ async fn late(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let before = chrono::DateTime::from_timestamp_micros(now_us).unwrap_or_default() - GRACE;
     let late = patient.read(&LATE, args![before, COUNT_MAX + 1], |row| Ok((row.int(0)?, row.text(1)?))).await?;
     if let Some((first, reason)) = late.first() {
-        let what = format!("{} nightly runs are open for more than an hour, the first: {reason}", counted(late.len()));
+        let what = format!("open for more than an hour ({} in all): {reason}", counted(late.len(), "nightly run"));
         chart.find(
             format!("run {first}"),
             what,

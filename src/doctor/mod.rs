@@ -268,9 +268,13 @@ fn is_absent(error: &DbError) -> bool {
             && ["no such", "has no column"].iter().any(|words| error.source.to_string().contains(words)))
 }
 
-/// How many, of a list that was cut after [`COUNT_MAX`].
-fn counted(found: usize) -> String {
-    if found > COUNT_MAX { format!("more than {COUNT_MAX}") } else { found.to_string() }
+/// How many of something, of a list that was cut after [`COUNT_MAX`]: `1 row`, `more than 1000 rows`.
+fn counted(found: usize, what: &str) -> String {
+    match found {
+        1 => format!("1 {what}"),
+        found if found > COUNT_MAX => format!("more than {COUNT_MAX} {what}s"),
+        found => format!("{found} {what}s"),
+    }
 }
 
 /// The first few of a list, and how many more there are.
@@ -278,6 +282,12 @@ fn examples<T: ToString>(list: impl IntoIterator<Item = T>) -> String {
     let list: Vec<String> = list.into_iter().map(|item| item.to_string()).collect();
     let shown = list.iter().take(EXAMPLES_MAX).cloned().collect::<Vec<_>>().join(", ");
     if list.len() > EXAMPLES_MAX { format!("{shown}, …") } else { shown }
+}
+
+/// Labs by their ids: `labs 1, 2, 3, …`.
+fn lab_list<'a>(labs: impl IntoIterator<Item = &'a i64>) -> String {
+    let ids: Vec<&i64> = labs.into_iter().collect();
+    format!("{} {}", if ids.len() == 1 { "lab" } else { "labs" }, examples(ids))
 }
 
 /// Options that name labs: `--lab 1 --lab 2`; a few of them, where there are many.
@@ -303,8 +313,9 @@ mod tests {
 
     #[test]
     fn long_lists_say_that_they_go_on() {
-        assert_eq!(counted(1000), "1000");
-        assert_eq!(counted(1001), "more than 1000");
+        assert_eq!(counted(1, "row"), "1 row");
+        assert_eq!(counted(1000, "row"), "1000 rows");
+        assert_eq!(counted(1001, "row"), "more than 1000 rows");
         assert_eq!(examples([1, 2, 3]), "1, 2, 3");
         assert_eq!(examples([1, 2, 3, 4]), "1, 2, 3, …");
         assert_eq!(lab_options([7, 3, 7]), "--lab 3 --lab 7");

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, Utc};
 
-use super::{COUNT_MAX, Chart, Check, Patient, Severity, counted, examples};
+use super::{COUNT_MAX, Chart, Check, Patient, Severity, counted, lab_list};
 use crate::{
     args,
     db::{DbError, Mode},
@@ -101,7 +101,7 @@ async fn workers(patient: &Patient<'_>) -> Result<Chart, DbError> {
     if waiting > 0 {
         chart.find(
             "workers",
-            format!("none is alive, and {} jobs wait", counted(waiting)),
+            format!("none is alive, and {} to be worked off", counted(waiting, "job")),
             "start daymend worker (or serve)",
         );
     }
@@ -121,7 +121,7 @@ async fn scheduler(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let before = database_now(patient).await? - CLOSING_MAX;
     let ended = patient.read(&ENDED, args![before], |row| Ok((row.int(0)?, row.text(1)?))).await?;
     if let Some((id, reason)) = ended.first() {
-        let what = format!("{} runs have ended and nobody closes them, the first: {reason}", counted(ended.len()));
+        let what = format!("has ended and nobody closes it ({} in all): {reason}", counted(ended.len(), "run"));
         chart.find(format!("run {id}"), what, "start daymend scheduler (or serve)");
     }
     Ok(chart)
@@ -133,9 +133,9 @@ async fn discarded(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let jobs = patient.read(&DISCARDED, args![COUNT_MAX + 1], read).await?;
     if let Some((id, _, error)) = jobs.last() {
         let labs: BTreeSet<i64> = jobs.iter().map(|(_, lab, _)| *lab).collect();
-        let what = format!("{} jobs were discarded, such as job {id}: {error}", counted(jobs.len()));
+        let what = format!("{} discarded, such as job {id}: {error}", counted(jobs.len(), "job"));
         let advice = "daymend queue list --state discarded; when the cause is gone: daymend queue retry --all";
-        chart.find(format!("labs {}", examples(labs)), what, advice);
+        chart.find(lab_list(&labs), what, advice);
     }
     Ok(chart)
 }
@@ -165,8 +165,11 @@ async fn unpruned(patient: &Patient<'_>) -> Result<Chart, DbError> {
     if let Some(oldest) = old.iter().min() {
         let days = retention.as_secs() / 86400;
         let retention = humantime::format_duration(retention);
-        let what =
-            format!("{} runs are older than {days} days, the oldest since {}", counted(old.len()), oldest.date_naive());
+        let what = format!(
+            "{} kept for longer than {days} days, the oldest since {}",
+            counted(old.len(), "run"),
+            oldest.date_naive()
+        );
         let advice =
             format!("daymend queue prune --older-than \"{retention}\"; a scheduler with --retention does it by itself");
         chart.find("daymend_runs", what, advice);

@@ -129,7 +129,7 @@ async fn waiting(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let args = args![MIGRATION_TYPE, before, COUNT_MAX + 1];
     let waiting = patient.read(&WAITING, args, |row| Ok((row.int(0)?, row.int(1)?))).await?;
     if !waiting.is_empty() {
-        let what = format!("{} migration records wait for more than ten minutes", counted(waiting.len()));
+        let what = format!("{} not taken for more than ten minutes", counted(waiting.len(), "migration record"));
         let records = waiting.iter().map(|(id, lab)| format!("record {id} of lab {lab}"));
         chart.find(examples(records), what, "start daymend scheduler (or serve)");
     }

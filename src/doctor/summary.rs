@@ -37,11 +37,12 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    fn name(self) -> &'static str {
+    /// What there is one of, and what is the matter with it.
+    fn name(self) -> (&'static str, &'static str) {
         match self {
-            Self::NullDimension => "with a NULL dimension, which the unique key does not hold together",
-            Self::Duplicate => "that are there more than once, so that readers count them twice",
-            Self::Negative => "with a count below zero",
+            Self::NullDimension => ("row", "with a NULL dimension, which the unique key does not hold together"),
+            Self::Duplicate => ("key", "of more than one row, so that readers count it again"),
+            Self::Negative => ("row", "with a count below zero"),
         }
     }
 }
@@ -62,8 +63,9 @@ pub(super) struct Faulty {
 impl Faulty {
     /// How many there are, in words, and some of them.
     pub(super) fn describe(&self, fault: Fault) -> String {
+        let (what, matter) = fault.name();
         let among = if self.is_partial { " among the latest" } else { "" };
-        format!("{} rows{among} {} ({})", counted(self.count), fault.name(), examples(&self.keys))
+        format!("{}{among} {matter} ({})", counted(self.count, what), examples(&self.keys))
     }
 
     /// The command that corrects the days of these rows.

@@ -196,7 +196,11 @@ async fn explain(patient: &Patient<'_>, rollup: &Rollup, sql: &NamedSql) -> Resu
 fn mysql_step(row: &Row) -> Result<Option<Step>, sqlx::Error> {
     let text = |name: &str| row.position(name).map_or(Ok(None), |at| row.text_or_null(at));
     let (Some(table), Some(access)) = (text("table")?, text("type")?) else { return Ok(None) };
-    let rows = row.position("rows").and_then(|at| row.int_or_null(at).ok().flatten()).unwrap_or(0);
+    // A number on MySQL, text on MariaDB.
+    let rows = match row.position("rows") {
+        Some(at) => row.int_or_null(at).or_else(|_| row.text_or_null(at).map(|text| text?.parse().ok()))?.unwrap_or(0),
+        None => 0,
+    };
     let how = match (access.as_str(), text("key")?) {
         ("ALL" | "index", _) | (_, None) => format!("reads all of {table} (about {rows} rows)"),
         (_, Some(key)) => format!("reads about {rows} rows of {table} by {key}"),

@@ -166,7 +166,7 @@ async fn jobs_that_nobody_works_off_and_runs_that_nobody_closes_are_found(engine
     );
     let found = examine(&db);
     assert_eq!(found.code, 1);
-    assert!(found.what("queue.workers").contains("none is alive, and 3 jobs wait"));
+    assert!(found.what("queue.workers").contains("none is alive, and 3 jobs to be worked off"));
     assert!(found.advice("queue.workers", "error").contains("start daymend worker"));
     // A paused kind is not meant to be worked off.
     run_ok(&db, &["queue", "pause", "repair"]);
@@ -185,7 +185,7 @@ async fn discarded_jobs_pauses_and_old_runs_are_found(engine: Engine) {
     let db = healthy(engine).await;
     db.execute("UPDATE daymend_jobs SET state = 'discarded', error = 'lab 1: the reason'", args![]).await;
     let found = examine(&db);
-    assert!(found.what("queue.discarded").contains("labs 1: 1 jobs were discarded"));
+    assert!(found.what("queue.discarded").contains("lab 1: 1 job discarded"));
     assert!(found.what("queue.discarded").contains("the reason"));
     let advice = found.advice("queue.discarded", "warning");
     let retry = arguments(advice.split_once("; ").unwrap().1);
@@ -205,7 +205,7 @@ async fn discarded_jobs_pauses_and_old_runs_are_found(engine: Engine) {
 
     db.execute("UPDATE daymend_runs SET finished_at = '2020-01-01 00:00:00'", args![]).await;
     let found = examine(&db);
-    assert!(found.what("queue.unpruned").contains("1 runs are older than 90 days, the oldest since 2020-01-01"));
+    assert!(found.what("queue.unpruned").contains("1 run kept for longer than 90 days, the oldest since 2020-01-01"));
     examine_with(&db, &["--retention", "0s"]).assert_well();
     let advice = found.advice("queue.unpruned", "warning");
     let quoted: Vec<&str> = advice.split('"').collect();

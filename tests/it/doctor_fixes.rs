@@ -79,7 +79,7 @@ async fn a_summary_without_constraints_is_found_repaired_and_constrained(engine:
     assert_eq!(found.code, 3);
     for (id, expected) in [
         ("summary.null_rows", "2 rows with a NULL dimension"),
-        ("summary.duplicates", "2 rows that are there more than once"),
+        ("summary.duplicates", "2 keys of more than one row"),
         ("summary.negative", "2 rows with a count below zero"),
     ] {
         assert!(found.what(id).contains(expected), "{}", found.what(id));
