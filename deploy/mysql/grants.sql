@@ -13,10 +13,10 @@ CREATE USER IF NOT EXISTS daymend@'%' IDENTIFIED BY 'CHANGE_ME_RUN_TIME';
 -- `daymend migrate`: creates tables and writes down which version they have.
 
 GRANT CREATE, SELECT, INSERT ON `lab`.daymend_schema TO daymend_migrate@'%';
-GRANT CREATE ON `lab`.daymend_runs TO daymend_migrate@'%';
+GRANT CREATE, ALTER ON `lab`.daymend_runs TO daymend_migrate@'%';
 GRANT CREATE ON `lab`.daymend_jobs TO daymend_migrate@'%';
 GRANT CREATE ON `lab`.daymend_attempts TO daymend_migrate@'%';
-GRANT CREATE ON `lab`.daymend_workers TO daymend_migrate@'%';
+GRANT CREATE, ALTER ON `lab`.daymend_workers TO daymend_migrate@'%';
 GRANT CREATE ON `lab`.daymend_labs TO daymend_migrate@'%';
 GRANT CREATE ON `lab`.daymend_migrations TO daymend_migrate@'%';
 GRANT CREATE ON `lab`.daymend_admin_log TO daymend_migrate@'%';

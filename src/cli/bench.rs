@@ -14,7 +14,7 @@ use crate::{
     db::{Db, Dialect, Mode},
     output::table::table,
     queue::{JobKind, claim, ids_of, lease, settle},
-    recompute::Changes,
+    recompute::{Changes, shrink::MaxShrink},
     runs::{self, NewRun},
     statement,
     worker::NOTHING_TO_DO,
@@ -157,6 +157,7 @@ async fn enqueue(db: &Db, jobs: u32) -> anyhow::Result<i64> {
         as_of: calendar::EARLIEST.and_utc(),
         labs,
         attempts_max: 5,
+        max_shrink: MaxShrink::OFF,
     };
     let mut tx = db.begin(Mode::Write).await?;
     let id = runs::create(&mut tx, &run).await?;

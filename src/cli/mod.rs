@@ -240,9 +240,16 @@ fn init_log(global: &Global, is_service: bool) {
     }
 }
 
-/// A panic is one line of the log like other errors; whoever catches it says what follows.
+/// A panic is one line of the log like other errors; whoever catches it says what follows. But a
+/// reader that has seen enough (`daymend queue list | head`) is no error: print panics on it.
 fn log_panics() {
-    std::panic::set_hook(Box::new(|panic| tracing::error!("{}", panic.to_string().replace('\n', " "))));
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.to_string().replace('\n', " ");
+        if text.contains("failed printing to stdout: Broken pipe") {
+            std::process::exit(i32::from(Exit::Failed as u8));
+        }
+        tracing::error!("{text}");
+    }));
 }
 
 impl Global {

@@ -7,6 +7,7 @@ use clap::Args;
 use super::{Exit, Global, follow, historical_summary, print_json, service::AttemptsArgs, usage};
 use crate::{
     db::{Db, Mode, retry},
+    recompute::shrink::MaxShrink,
     rollup::Rollup,
     runs::records,
     scheduler::{self, migrations, nightly::NightlyAt},
@@ -96,6 +97,8 @@ impl Options {
             nightly_at: NightlyAt::DEFAULT,
             catch_up_days: 1,
             attempts_max: self.attempts.attempts,
+            max_shrink: MaxShrink::OFF,
+            max_shrink_rebuild: MaxShrink::OFF,
             retention: None,
         };
         let mut report = scheduler::Report::default();

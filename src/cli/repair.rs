@@ -5,7 +5,11 @@ use std::process::ExitCode;
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use clap::Args;
 
-use super::{Global, follow, historical_summary, in_range, print_json, service::AttemptsArgs, usage, who};
+use super::{
+    Global, follow, historical_summary, in_range, print_json,
+    service::{AttemptsArgs, ShrinkArgs},
+    usage, who,
+};
 use crate::{
     cli::Exit,
     scheduler::adhoc::{self, Days, Plan, PlanError},
@@ -41,6 +45,9 @@ pub(super) struct Options {
 
     #[command(flatten)]
     attempts: AttemptsArgs,
+
+    #[command(flatten)]
+    shrink: ShrinkArgs,
 }
 
 impl Options {
@@ -70,7 +77,8 @@ impl Options {
         if self.dry_run {
             return print_plan(global, &plan);
         }
-        let run = adhoc::enqueue(&db, rollup, &plan, &who(), now, self.attempts.attempts).await?;
+        let run =
+            adhoc::enqueue(&db, rollup, &plan, &who(), now, self.attempts.attempts, self.shrink.max_shrink).await?;
         if self.wait {
             return follow::follow_all(global, &db, &[run]).await;
         }

@@ -12,12 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Global, historical_summary, print_json, usage};
 use crate::{
-    db::{ConnectOptions, Db},
+    db::{self, ConnectOptions, Db},
+    error::chain,
     health::Health,
     http::{self, Site},
     metrics, queue,
+    recompute::shrink::MaxShrink,
     scheduler::{self, nightly::NightlyAt},
-    worker,
+    worker::{self, throttle::Limits},
 };
 
 /// How many connections a process needs beside those of its worker's slots.
@@ -82,6 +84,22 @@ pub(super) struct SchedulerArgs {
 
     #[command(flatten)]
     attempts: AttemptsArgs,
+
+    #[command(flatten)]
+    shrink: ShrinkArgs,
+
+    /// The same for rebuilds
+    #[arg(long, env = "DAYMEND_MAX_SHRINK_REBUILD", default_value = "off", value_name = "SHARE")]
+    max_shrink_rebuild: MaxShrink,
+}
+
+/// How much may vanish.
+#[derive(Debug, Args)]
+pub(super) struct ShrinkArgs {
+    /// Discard a job that would take more than this share of its day's rows away, beyond what
+    /// cancelled facts explain: the source may have lost them. A percentage, or off
+    #[arg(long, env = "DAYMEND_MAX_SHRINK", default_value = "50%", value_name = "SHARE")]
+    pub(super) max_shrink: MaxShrink,
 }
 
 /// How often a job is tried.
@@ -99,6 +117,8 @@ impl SchedulerArgs {
             nightly_at: self.nightly_at,
             catch_up_days: self.catch_up_days,
             attempts_max: self.attempts.attempts,
+            max_shrink: self.shrink.max_shrink,
+            max_shrink_rebuild: self.max_shrink_rebuild,
             retention: (!self.retention.is_zero()).then_some(self.retention),
         }
     }
@@ -132,6 +152,22 @@ pub(super) struct WorkerArgs {
     #[arg(long, env = "DAYMEND_BACKOFF", default_value = "5s", value_name = "TIME", value_parser = humantime::parse_duration)]
     backoff: Duration,
 
+    /// Hold back while more threads than this run on the server, this worker's own among them
+    #[arg(long, env = "DAYMEND_THROTTLE_THREADS", value_name = "N")]
+    throttle_threads: Option<u32>,
+
+    /// Hold back while this query's first value is above zero
+    #[arg(long, env = "DAYMEND_THROTTLE_QUERY", value_name = "SQL")]
+    throttle_query: Option<String>,
+
+    /// Hold back while this replica is behind by more than --max-lag (may be repeated)
+    #[arg(long, env = "DAYMEND_REPLICA_URL", value_name = "URL", value_delimiter = ' ', hide_env_values = true)]
+    replica_url: Vec<String>,
+
+    /// How far a replica may be behind
+    #[arg(long, env = "DAYMEND_MAX_LAG", default_value = "10s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    max_lag: Duration,
+
     /// The worker's name for operators; the host's name by default
     #[arg(long, env = "DAYMEND_WORKER_NAME", value_name = "NAME")]
     name: Option<String>,
@@ -164,6 +200,12 @@ impl WorkerArgs {
             job_timeout: self.job_timeout,
             backoff: self.backoff,
             drain,
+            limits: Limits {
+                threads_max: self.throttle_threads,
+                lag_max: self.max_lag,
+                replicas: self.replica_url.iter().map(|url| connect_replica(url)).collect::<Result<_, _>>()?,
+                query: self.throttle_query.clone(),
+            },
         })
     }
 
@@ -171,6 +213,15 @@ impl WorkerArgs {
         let connections = self.concurrency + CONNECTIONS_SPARE + more;
         ConnectOptions { statement_max: self.job_timeout, idle_max: self.lease, ..ConnectOptions::new(connections) }
     }
+}
+
+fn connect_replica(url: &str) -> anyhow::Result<Db> {
+    db::connect(url, ConnectOptions::new(1)).map_err(|error| usage(format!("--replica-url: {}", chain(error.as_ref()))))
+}
+
+/// Limits that nobody can read would hold the worker back for ever.
+async fn check_limits(config: &worker::Config, db: &Db) -> anyhow::Result<()> {
+    config.limits.check(db).await.map_err(usage)
 }
 
 /// Runs the scheduler.
@@ -252,6 +303,7 @@ impl WorkerOptions {
         let config = self.worker.config(self.drain)?;
         let (db, rollups) = global.connect_checked(self.worker.connect(0)).await?;
         let lease_db = global.connect_bare(1).await?;
+        check_limits(&config, &db).await?;
         let begun = queue::settle::database_now_us(&db).await?;
         let health = Arc::new(Health::default());
         self.http.serve(global, "worker", &health).await?;
@@ -287,6 +339,7 @@ impl ServeOptions {
         let config = self.worker.config(false)?;
         let (db, rollups) = global.connect_checked(self.worker.connect(CONNECTIONS_SPARE)).await?;
         let lease_db = global.connect_bare(1).await?;
+        check_limits(&config, &db).await?;
         let rollup = historical_summary(&rollups)?;
         let health = Arc::new(Health::default());
         self.http.serve(global, "serve", &health).await?;

@@ -6,7 +6,7 @@
 //! `daymend_` are ever altered; the lab system's three output tables are created where
 //! they do not exist.
 
-use super::{Db, DbError, Dialect, Mode, Query};
+use super::{Db, DbError, Dialect, Mode, Query, code};
 use crate::{args, statement};
 
 /// One version of the schema.
@@ -31,9 +31,15 @@ macro_rules! migration {
     };
 }
 
+/// MySQL's number for a column that is there already.
+const DUPLICATE_COLUMN: u32 = 1060;
+
 /// Every version, oldest first.
-pub const MIGRATIONS: &[Migration] =
-    &[migration!(1, "queue", "0001_queue.sql"), migration!(2, "admin", "0002_admin.sql")];
+pub const MIGRATIONS: &[Migration] = &[
+    migration!(1, "queue", "0001_queue.sql"),
+    migration!(2, "admin", "0002_admin.sql"),
+    migration!(5, "limits", "0005_limits.sql"),
+];
 
 /// Why the schema does not fit this binary.
 #[derive(Debug, thiserror::Error)]
@@ -132,13 +138,26 @@ pub async fn migrate(db: &Db) -> Result<Vec<&'static Migration>, DbError> {
         };
         for sql in statements(text) {
             let name = sql.lines().find(|line| !line.starts_with("--")).unwrap_or("migrate");
-            tx.execute(Query::new(name.trim_end_matches(" ("), sql), args![]).await?;
+            match tx.execute(Query::new(name.trim_end_matches(" ("), sql), args![]).await {
+                // A migration that was cut off has been here: MySQL has no ADD COLUMN IF NOT EXISTS.
+                Err(error) if is_duplicate_column(&error) => {}
+                result => result.map(drop)?,
+            }
         }
         tx.execute(&SCHEMA_RECORD, args![migration.version, migration.name]).await?;
         tx.commit().await?;
         applied.push(migration);
     }
     Ok(applied)
+}
+
+/// Whether a column is there already; SQLite has no number of its own for that.
+fn is_duplicate_column(error: &DbError) -> bool {
+    match code(&error.source) {
+        DUPLICATE_COLUMN => true,
+        1 => error.source.to_string().contains("duplicate column name"),
+        _ => false,
+    }
 }
 
 /// daymend's own tables, of every version.

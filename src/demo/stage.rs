@@ -18,10 +18,11 @@ use crate::{
     args, calendar,
     clock::Clock,
     db::{self, ConnectOptions, Db, Mode, Query},
+    recompute::shrink::MaxShrink,
     rollup::{HISTORICAL_SUMMARY, Rollups},
     runs::{self, records},
     scheduler::{self, Report, nightly::NightlyAt},
-    worker,
+    worker::{self, throttle::Limits},
 };
 
 /// The same bills and the same drift in every demo of a day.
@@ -145,6 +146,8 @@ impl Stage {
             nightly_at: NightlyAt::Local(NaiveTime::MIN),
             catch_up_days: 7,
             attempts_max: 5,
+            max_shrink: MaxShrink::OFF,
+            max_shrink_rebuild: MaxShrink::OFF,
             retention: None,
         };
         let tick = scheduler::tick(&self.db, rollup, &config, clock).await?;
@@ -158,6 +161,7 @@ impl Stage {
             job_timeout: Duration::from_secs(60),
             backoff: Duration::from_secs(1),
             drain: true,
+            limits: Limits::default(),
         };
         let shutdown = CancellationToken::new();
         let pulse = Arc::default();

@@ -129,6 +129,9 @@ catalogue! {
     /// Jobs that the worker holds: those it works on, and those that wait in it.
     JOBS_HELD = Worker Type::Gauge, "daymend_worker_jobs_held", [];
 
+    /// Whether the worker holds back, by reason: threads, lag or query; 0 where it need not.
+    THROTTLED = Worker Type::Gauge, "daymend_worker_throttled", ["reason"];
+
     /// When the worker's lease was last extended.
     HEARTBEAT = Worker Type::Gauge, "daymend_worker_heartbeat_timestamp_seconds", [];
 

@@ -20,6 +20,7 @@
 //! Nothing is written for a day that is not over: such a day is expected to be empty.
 
 pub mod diff;
+pub mod shrink;
 pub mod stored;
 
 use std::future::Future;
@@ -36,6 +37,7 @@ use crate::{
     },
 };
 use diff::Difference;
+use shrink::{MaxShrink, Shrinking, shrinking};
 
 /// Neighbouring days of one lab that are recomputed together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub struct Target {
     pub last: NaiveDate,
     /// The moment by which a day must be over to have rows.
     pub as_of: DateTime<Utc>,
+    /// How much of a day may vanish at once.
+    pub max_shrink: MaxShrink,
 }
 
 /// Why a recompute did not happen.
@@ -74,6 +78,20 @@ pub enum RecomputeError {
         day: NaiveDate,
         /// The count.
         count: u32,
+    },
+    /// Too much of a day would vanish at once.
+    #[error(
+        "lab {lab_id}, {}: {} of {} rows would vanish, more than --max-shrink {max}, and no cancelled fact explains \
+         them: is the source complete? If it is: daymend repair --max-shrink off",
+        shrinking.day, shrinking.vanishing, shrinking.stored
+    )]
+    Shrinks {
+        /// The lab.
+        lab_id: i64,
+        /// The day, and how much of it.
+        shrinking: Shrinking,
+        /// How much may.
+        max: MaxShrink,
     },
     /// The queue has given the job to somebody else.
     #[error("the lease was lost")]
@@ -159,7 +177,36 @@ pub async fn compare(
     let zone = lab.zone().map_err(|source| RecomputeError::Zone { lab_id, source })?;
     let expected = expected(tx, rollup, target, zone, locking).await?;
     let stored = stored::read(tx, rollup, lab_id, (target.first, target.last), locking).await?;
-    Ok(diff::difference(rollup, &expected, stored))
+    let difference = diff::difference(rollup, &expected, stored);
+    check_shrink(tx, rollup, target, zone, locking, &expected, &difference).await?;
+    Ok(difference)
+}
+
+/// Refuses a difference that takes too much of a day away.
+async fn check_shrink(
+    tx: &mut Tx,
+    rollup: &Rollup,
+    target: Target,
+    zone: Zone,
+    locking: Locking,
+    expected: &[(Key, u32)],
+    difference: &Difference,
+) -> Result<(), RecomputeError> {
+    // Days that are not over are expected to be empty.
+    let last = zone.yesterday(target.as_of);
+    if shrinking(expected, difference, last, target.max_shrink, |_| false).is_none() {
+        return Ok(());
+    }
+    let explained = self::expected(tx, &rollup.without_conditions(), target, zone, locking).await?;
+    let is_explained = |row: &stored::StoredRow| {
+        let event = rollup.events.iter().position(|event| event.name == row.event);
+        let key = event.zip(row.a).zip(row.b).map(|((event, a), b)| Key { day: row.day, a, b, event });
+        key.is_none_or(|key| explained.binary_search_by_key(&key, |(key, _)| *key).is_ok())
+    };
+    match shrinking(expected, difference, last, target.max_shrink, is_explained) {
+        Some(shrinking) => Err(shrinking.error(target.lab_id, target.max_shrink)),
+        None => Ok(()),
+    }
 }
 
 /// The rows that the source supports, in key order.

@@ -88,6 +88,16 @@ pub enum Dimension {
     Constant(i64),
 }
 
+impl Rollup {
+    /// The same, where every fact counts: cancelled ones too.
+    #[must_use]
+    pub fn without_conditions(&self) -> Self {
+        let mut rollup = self.clone();
+        rollup.events.iter_mut().for_each(|event| event.conditions.clear());
+        rollup
+    }
+}
+
 /// The definitions that are compiled in.
 const BUILTIN: &[(&str, &[(&str, &str)])] = &[(
     "historical_summary",

@@ -18,6 +18,7 @@ use crate::{
         enqueue::{self, Batch},
         ids_of,
     },
+    recompute::shrink::MaxShrink,
     statement,
 };
 
@@ -25,8 +26,8 @@ statement!(
     RUN_INSERT,
     "insert run",
     "INSERT INTO daymend_runs (rollup, kind, state, reason, requested_by, time_zone, lab_id,
-                               first_day, last_day, as_of, event_name, created_at)
-     VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, '', {now})"
+                               first_day, last_day, as_of, max_shrink, event_name, created_at)
+     VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, '', {now})"
 );
 
 statement!(RUN_NAME, "name run", "UPDATE daymend_runs SET event_name = ? WHERE id = ?");
@@ -41,7 +42,7 @@ statement!(
     RUN_SHOW,
     "show run",
     "SELECT id, rollup, kind, state, reason, requested_by, time_zone, lab_id, first_day, last_day, as_of,
-            event_name, created_at, finished_at
+            event_name, created_at, finished_at, max_shrink
      FROM daymend_runs WHERE id = ?"
 );
 
@@ -49,7 +50,7 @@ statement!(
     RUNS_LIST,
     "list runs",
     "SELECT id, rollup, kind, state, reason, requested_by, time_zone, lab_id, first_day, last_day, as_of,
-            event_name, created_at, finished_at
+            event_name, created_at, finished_at, max_shrink
      FROM daymend_runs ORDER BY id DESC LIMIT ?"
 );
 
@@ -57,7 +58,7 @@ statement!(
     RUNS_OPEN,
     "open runs",
     "SELECT id, rollup, kind, state, reason, requested_by, time_zone, lab_id, first_day, last_day, as_of,
-            event_name, created_at, finished_at
+            event_name, created_at, finished_at, max_shrink
      FROM daymend_runs WHERE state = 'running' ORDER BY id"
 );
 
@@ -165,6 +166,8 @@ pub struct Run {
     pub created_at: DateTime<Utc>,
     /// When it ended.
     pub finished_at: Option<DateTime<Utc>>,
+    /// How much of a day its jobs may take away.
+    pub max_shrink: MaxShrink,
 }
 
 impl Run {
@@ -184,6 +187,7 @@ impl Run {
             event_name: row.text(11)?,
             created_at: row.instant(12)?,
             finished_at: row.instant_or_null(13)?,
+            max_shrink: MaxShrink(row.int_or_null(14)?.and_then(|percent| u8::try_from(percent).ok())),
         })
     }
 }
@@ -256,6 +260,8 @@ pub struct NewRun {
     pub labs: Vec<(i64, Vec<NaiveDate>)>,
     /// How many attempts each job may have.
     pub attempts_max: u32,
+    /// How much of a day its jobs may take away.
+    pub max_shrink: MaxShrink,
 }
 
 impl NewRun {
@@ -292,6 +298,7 @@ pub async fn create(tx: &mut Tx, new: &NewRun) -> Result<i64, DbError> {
                 days().min().copied(),
                 days().max().copied(),
                 new.as_of,
+                new.max_shrink.0.map(i64::from),
             ],
         )
         .await?;

@@ -10,6 +10,7 @@ use crate::{
     db::{Db, DbError, Mode, Tx, retry},
     error::chain,
     queue::JobKind,
+    recompute::shrink::MaxShrink,
     rollup::{
         Rollup,
         source::{self, Lab},
@@ -129,6 +130,7 @@ pub async fn enqueue(
     requested_by: &str,
     now: DateTime<Utc>,
     attempts_max: u32,
+    max_shrink: MaxShrink,
 ) -> Result<i64, DbError> {
     let days = || plan.labs.iter().flat_map(|(_, days)| days);
     let span = match (days().min(), days().max()) {
@@ -149,6 +151,7 @@ pub async fn enqueue(
         as_of: now,
         labs: plan.labs.clone(),
         attempts_max,
+        max_shrink,
     };
     retry("enqueue repair", || async {
         let mut tx = db.begin(Mode::Write).await?;

@@ -133,6 +133,7 @@ async fn enqueue_rebuild(
         as_of: now,
         labs: vec![(lab_id, history.days.clone())],
         attempts_max: config.attempts_max,
+        max_shrink: config.max_shrink_rebuild,
     };
     let id = runs::create(&mut tx, &run).await?;
     for record in taken {

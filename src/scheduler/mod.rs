@@ -40,6 +40,7 @@ use crate::{
         JobKind,
         admin::{filter::Filter, prune},
     },
+    recompute::shrink::MaxShrink,
     rollup::Rollup,
     runs::{self, Progress, Run, RunState, records},
 };
@@ -67,6 +68,10 @@ pub struct Config {
     pub catch_up_days: u32,
     /// How many attempts each job may have.
     pub attempts_max: u32,
+    /// How much of a day nightly jobs and repairs may take away at once.
+    pub max_shrink: MaxShrink,
+    /// The same of rebuilds.
+    pub max_shrink_rebuild: MaxShrink,
     /// How long runs are kept after they have closed, with their jobs; for ever where it is none.
     pub retention: Option<Duration>,
 }

@@ -230,6 +230,7 @@ async fn create_run(
         as_of: now,
         labs,
         attempts_max: config.attempts_max,
+        max_shrink: config.max_shrink,
     };
     let id = runs::create(tx, &run).await?;
     Ok((id, run.reason.clone(), run.jobs()))

@@ -20,7 +20,8 @@ use crate::{
         enqueue::DAYS_A_TURN,
         lease, run_of,
     },
-    recompute, runs,
+    recompute::{self, shrink::MaxShrink},
+    runs,
 };
 
 /// How long an idle worker waits before it looks again.
@@ -49,6 +50,8 @@ pub(super) struct Unit {
     pub(super) jobs: Vec<Job>,
     /// The moment by which a day must be over to have rows.
     pub(super) as_of: DateTime<Utc>,
+    /// How much of a day may vanish.
+    pub(super) max_shrink: MaxShrink,
     /// The room that its jobs take up, given back when the unit is done.
     _room: OwnedSemaphorePermit,
 }
@@ -82,6 +85,7 @@ pub(super) fn start(
 struct Seen {
     as_of: DateTime<Utc>,
     created_at: DateTime<Utc>,
+    max_shrink: MaxShrink,
 }
 
 struct Fetcher {
@@ -113,6 +117,9 @@ impl Fetcher {
                 self.room_wanted = (self.room_wanted * 2).min(ROOM_MAX);
             } else if begun.elapsed() > TOO_LATE {
                 self.room_wanted = (self.room_wanted / 2).max(self.room_min);
+            }
+            if !self.session.may_begin().await {
+                return;
             }
             match self.claim().await {
                 Ok(0) if self.session.config.drain => match self.is_drained().await {
@@ -182,8 +189,11 @@ impl Fetcher {
         // Runs keep their order of priority; within a run, days of a lab come together.
         jobs.sort_by(|a, b| (a.kind, &a.rollup, a.lab_id, a.day).cmp(&(b.kind, &b.rollup, b.lab_id, b.day)));
         let now = self.session.clock.now();
+        let max_shrink = |job: &Job| self.runs.get(&run_of(job.id)).map_or(MaxShrink::OFF, |run| run.max_shrink);
         for jobs in jobs.chunk_by(|a, b| {
-            (a.kind, &a.rollup, a.lab_id) == (b.kind, &b.rollup, b.lab_id) && recompute::are_neighbours(a.day, b.day)
+            max_shrink(a) == max_shrink(b)
+                && (a.kind, &a.rollup, a.lab_id) == (b.kind, &b.rollup, b.lab_id)
+                && recompute::are_neighbours(a.day, b.day)
         }) {
             for jobs in jobs.chunks(DAYS_A_TURN) {
                 let as_of = jobs.iter().filter_map(|job| self.runs.get(&run_of(job.id))).map(|run| run.as_of).max();
@@ -192,8 +202,9 @@ impl Fetcher {
                 let Ok(room) = Arc::clone(&self.session.room).acquire_many_owned(count).await else {
                     return Ok(claimed);
                 };
+                let max_shrink = jobs.first().map_or(MaxShrink::OFF, max_shrink);
                 self.session.held.fetch_add(jobs.len(), Ordering::Relaxed);
-                let unit = Unit { jobs: jobs.to_vec(), as_of, _room: room };
+                let unit = Unit { jobs: jobs.to_vec(), as_of, max_shrink, _room: room };
                 if self.units.send(unit).is_err() {
                     return Ok(claimed);
                 }
@@ -227,7 +238,8 @@ impl Fetcher {
         let mut tx = self.session.db.begin(Mode::Snapshot).await?;
         for run in unknown {
             if let Some(run) = runs::get(&mut tx, run).await? {
-                self.runs.insert(run.id, Seen { as_of: run.as_of, created_at: run.created_at });
+                let seen = Seen { as_of: run.as_of, created_at: run.created_at, max_shrink: run.max_shrink };
+                self.runs.insert(run.id, seen);
             }
         }
         tx.commit().await

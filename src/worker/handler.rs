@@ -69,7 +69,10 @@ impl AttemptError {
             Self::UnknownRollup(_) => true,
             Self::Recompute(error) => matches!(
                 error,
-                RecomputeError::NoSuchLab(_) | RecomputeError::Zone { .. } | RecomputeError::Overflow { .. }
+                RecomputeError::NoSuchLab(_)
+                    | RecomputeError::Zone { .. }
+                    | RecomputeError::Overflow { .. }
+                    | RecomputeError::Shrinks { .. }
             ),
             Self::TimedOut(_) | Self::Panicked(_) => false,
         }
@@ -78,6 +81,10 @@ impl AttemptError {
 
 /// Runs a unit to its end. Whatever goes wrong is settled here; nothing is left for apalis.
 pub(super) async fn handle(session: Arc<Session>, acks: UnboundedSender<Vec<Job>>, unit: Unit) {
+    // What is not begun any more is handed back at the end of the session.
+    if !session.may_begin().await {
+        return;
+    }
     session.busy.fetch_add(1, Ordering::Relaxed);
     let jobs = unit.jobs.len();
     handle_unit(&session, &acks, unit).await;
@@ -198,7 +205,13 @@ async fn attempt(session: &Arc<Session>, unit: &Unit, jobs: &[Job]) -> Result<Di
     let (Some(first), Some(last)) = (jobs.first(), jobs.last()) else {
         return Ok(Difference::default());
     };
-    let target = Target { lab_id: first.lab_id, first: first.day, last: last.day, as_of: unit.as_of };
+    let target = Target {
+        lab_id: first.lab_id,
+        first: first.day,
+        last: last.day,
+        as_of: unit.as_of,
+        max_shrink: unit.max_shrink,
+    };
     let timeout = session.config.job_timeout;
     let begun = Instant::now();
     let task = AbortOnDropHandle::new(tokio::spawn(

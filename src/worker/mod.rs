@@ -19,6 +19,7 @@
 mod backend;
 mod fetch;
 mod handler;
+pub mod throttle;
 mod upkeep;
 
 use std::{
@@ -29,6 +30,8 @@ use std::{
 use apalis::prelude::{ParallelizeExt as _, WorkerBuilder, WorkerBuilderExt as _};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use throttle::{Gate, Limits};
 
 use crate::{
     clock::Clock,
@@ -66,6 +69,8 @@ pub struct Config {
     pub backoff: Duration,
     /// Whether it ends when no job is left to run.
     pub drain: bool,
+    /// What makes it hold back.
+    pub limits: Limits,
 }
 
 /// What the parts of a session share.
@@ -78,11 +83,28 @@ struct Session {
     worker_id: i64,
     /// Cancelled when the lease is lost: nothing of this session counts any more.
     lost: CancellationToken,
+    /// Cancelled when nothing more is to be begun.
+    stopping: CancellationToken,
+    /// Open unless the database suffers.
+    gate: Gate,
     /// One permit a job that this process could hold.
     room: Arc<Semaphore>,
     /// How many units are being worked on, and how many jobs are held.
     busy: AtomicUsize,
     held: AtomicUsize,
+}
+
+impl Session {
+    /// Waits until the gate is open; false where nothing more is to be begun.
+    async fn may_begin(&self) -> bool {
+        let mut gate = self.gate.clone();
+        tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => false,
+            // A gate without a keeper stays as it is.
+            open = gate.wait_for(Option::is_none) => open.is_ok(),
+        }
+    }
 }
 
 /// Why a session ended.
@@ -118,6 +140,7 @@ pub async fn run(
         {
             tracing::warn!(worker = last, error = %chain(&error), "its jobs are rescued when its lease runs out");
         }
+        let (gate_keeper, gate) = config.limits.gate();
         let session = Arc::new(Session {
             db: db.clone(),
             rollups: Arc::clone(&rollups),
@@ -125,12 +148,16 @@ pub async fn run(
             clock,
             worker_id,
             lost: CancellationToken::new(),
+            stopping: shutdown.child_token(),
+            gate,
             room: Arc::new(Semaphore::new(fetch::ROOM_MAX)),
             busy: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
         });
         tracing::info!(worker = worker_id, name = config.name, "worker registered");
         pulse.beat();
+        let _throttle = (!config.limits.is_empty())
+            .then(|| AbortOnDropHandle::new(tokio::spawn(throttle::watch(Arc::clone(&session), gate_keeper))));
         match run_session(&session, &lease_db, pulse, shutdown).await {
             Ended::Lost => {
                 LEASES_LOST.add([], 1);
@@ -166,8 +193,7 @@ async fn run_session(session: &Arc<Session>, lease_db: &Db, pulse: &Arc<Pulse>, 
     let (acks, acker) = upkeep::acker(Arc::clone(session));
     let acker = AbortOnDropHandle::new(tokio::spawn(acker));
 
-    let stopping = shutdown.child_token();
-    let (backend, fetcher) = fetch::start(Arc::clone(session), stopping.clone());
+    let (backend, fetcher) = fetch::start(Arc::clone(session), session.stopping.clone());
     let fetcher = AbortOnDropHandle::new(tokio::spawn(fetcher));
     let state = Arc::clone(session);
     let worker = WorkerBuilder::new(config.name.as_str())

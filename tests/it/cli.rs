@@ -285,6 +285,16 @@ async fn runs_can_be_listed_shown_and_cancelled(engine: Engine) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_has_seen_enough_is_no_error_to_report() {
+    let db = TestDb::new(Engine::Sqlite).await;
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = crate::support::process::command(&db, &["queue", "stats"]).stdout(writer).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_demo_repairs_what_it_damaged_and_replaces_only_its_own_file() {
     let db = TestDb::source_only(Engine::Sqlite).await;
     let dir = tempfile::tempdir().unwrap();

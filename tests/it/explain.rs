@@ -43,6 +43,7 @@ async fn enqueue(db: &TestDb, kind: JobKind, labs: std::ops::RangeInclusive<i64>
         as_of: DateTime::UNIX_EPOCH,
         labs: labs.map(|lab| (lab, days.clone())).collect(),
         attempts_max: 3,
+        max_shrink: daymend::recompute::shrink::MaxShrink::OFF,
     };
     let mut tx = db.db.begin(Mode::Write).await.unwrap();
     let run = runs::create(&mut tx, &new).await.unwrap();

@@ -36,6 +36,7 @@ async fn enqueue(db: &TestDb, kind: JobKind, labs: std::ops::RangeInclusive<i64>
         as_of,
         labs: labs.map(|lab| (lab, days.clone())).collect(),
         attempts_max: 5,
+        max_shrink: daymend::recompute::shrink::MaxShrink::OFF,
     };
     let mut tx = db.db.begin(Mode::Write).await.unwrap();
     runs::create(&mut tx, &run).await.unwrap();

@@ -1,6 +1,8 @@
 //! The users of `deploy/mysql/grants.sql` can do their work, which all other tests show, and nothing
 //! else; no right of theirs could be left out.
 
+use std::{os::unix::fs::symlink, path::Path, process::Command};
+
 use daymend::{
     args,
     db::{ConnectOptions, Db, Mode, Query, Statement, code, connect, migrate},
@@ -9,15 +11,42 @@ use daymend::{
 };
 
 use crate::{
+    runbooks::pages::{blocks, read},
     statements::{is_of_migrate, written_out},
     support::{
         Engine, TestDb,
         process::{run_fails, run_ok},
+        server,
         work::rollups,
     },
 };
 
 const USAGE: i32 = 2;
+
+/// How the client logs in as an administrator of the test server.
+const ADMIN: &str = "--user=admin --password=admin-test";
+
+/// The commands of deploy/mysql/README.md, through the client, as they stand there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_readmes_commands_make_two_users_that_work() {
+    let mut db = TestDb::source_only(Engine::MariaDb).await;
+    let (port, dir) = (server::port(&db.url), tempfile::tempdir().unwrap());
+    symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy"), dir.path().join("deploy")).unwrap();
+    let client = format!("mariadb() {{ command mariadb --no-defaults --host=127.0.0.1 --port={port} {ADMIN}; }}\n");
+    let script = &blocks(&read("deploy/mysql/README.md"))[0];
+    assert_eq!(script.language, "console");
+    // The database of the test instead of the example's.
+    let script = script.text.replace("$ ", "").replace("`crelio`", &format!("`{}`", db.name()));
+    let output = Command::new("bash").args(["-euc", &(client + &script)]).current_dir(dir.path()).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("GRANT SELECT, INSERT, UPDATE, DELETE ON"), "SHOW GRANTS: {said}");
+    db.migrate_url = format!("mysql://daymend_migrate:one-password@127.0.0.1:{port}/{}", db.name());
+    db.url = format!("mysql://daymend:another-one@127.0.0.1:{port}/{}", db.name());
+    assert!(run_ok(&db, &["migrate"]).contains("applied version 1"));
+    assert!(run_ok(&db, &["rollups", "check"]).contains("no problem found"));
+    run_ok(&db, &["scheduler", "--once"]);
+}
 
 /// Access denied: to a database, for want of a right, to a table, to a column; and GRANT itself.
 const DENIED: [u32; 5] = [1044, 1045, 1142, 1143, 1227];
@@ -99,7 +128,7 @@ async fn every_right_of_the_migrating_user_is_needed() {
         // Every statement of a migration can be run again: as if none had been.
         db.execute("DELETE FROM daymend_schema", args![]).await;
         let migrated = without(&db, &user, right, async || migrate::migrate(&migrating).await).await;
-        let error = migrated.expect_err(&format!("migrate does not need {right:?}"));
+        let error = migrated.map(drop).expect_err(&format!("migrate does not need {right:?}"));
         assert!(DENIED.contains(&code(&error.source)), "{right:?}: {}", daymend::error::chain(&error));
     }
     assert!(!migrate::migrate(&migrating).await.unwrap().is_empty());

@@ -75,6 +75,7 @@ async fn new_run(db: &TestDb, kind: JobKind, labs: &[(i64, Vec<NaiveDate>)]) -> 
         as_of: now(),
         labs: labs.to_vec(),
         attempts_max: ATTEMPTS_MAX,
+        max_shrink: daymend::recompute::shrink::MaxShrink::OFF,
     };
     let mut tx = db.db.begin(Mode::Write).await.unwrap();
     let id = runs::create(&mut tx, &run).await.unwrap();

@@ -12,6 +12,7 @@ use daymend::{
     calendar::dates,
     db::Mode,
     queue::{JobKind, claim, lease, run_of, settle},
+    recompute::shrink::MaxShrink,
     rollup::HISTORICAL_SUMMARY,
     runs::{self, RunState},
     scheduler::{
@@ -497,7 +498,7 @@ async fn the_event_log_pairs_started_with_how_the_run_ended(engine: Engine) {
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let range = Days::Range(date("2026-06-01"), date("2026-06-03"));
     let plan = adhoc::plan(&db.db, rollup, &[1], range, now()).await.unwrap();
-    let repair = adhoc::enqueue(&db.db, rollup, &plan, "a test", now(), 3).await.unwrap();
+    let repair = adhoc::enqueue(&db.db, rollup, &plan, "a test", now(), 3, MaxShrink::OFF).await.unwrap();
     db.drain(now()).await;
     let started = events(&db).await;
     assert_eq!(started.iter().map(|(_, status)| status.as_str()).collect::<Vec<_>>(), ["STARTED", "STARTED"]);

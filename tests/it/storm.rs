@@ -14,6 +14,7 @@ use daymend::{
     args,
     clock::Clock,
     db::{Kind, Mode, Query},
+    recompute::shrink::MaxShrink,
     rollup::{HISTORICAL_SUMMARY, Rollups},
     scheduler::adhoc::{self, Days},
     worker,
@@ -135,7 +136,7 @@ async fn toggle(db: &TestDb, bill: i64) -> bool {
 async fn recompute(db: &TestDb, rollups: &Arc<Rollups>, (first, last): (NaiveDate, NaiveDate), now: DateTime<Utc>) {
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let plan = adhoc::plan(&db.db, rollup, &[LAB], Days::Range(first, last), now).await.unwrap();
-    adhoc::enqueue(&db.db, rollup, &plan, "storm", now, 5).await.unwrap();
+    adhoc::enqueue(&db.db, rollup, &plan, "storm", now, 5, MaxShrink::OFF).await.unwrap();
     let config = draining();
     let token = CancellationToken::new();
     let pulse = Arc::default();

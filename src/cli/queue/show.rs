@@ -67,6 +67,11 @@ pub(super) async fn stats(global: &Global, db: &Db) -> anyhow::Result<ExitCode> 
         ]);
     }
     println!("{workers}");
+    for worker in &stats.workers {
+        if let Some(why) = &worker.throttled {
+            println!("worker {} holds back: {why}", worker.id);
+        }
+    }
     Ok(Exit::Ok.into())
 }
 

@@ -34,7 +34,7 @@ statement!(NOW, "database now", "SELECT {now}");
 statement!(
     WORKERS,
     "workers",
-    "SELECT workers.id, workers.name, workers.version, workers.started_at, workers.heartbeat_at,
+    "SELECT workers.id, workers.name, workers.version, workers.started_at, workers.heartbeat_at, workers.throttled,
             (SELECT COUNT(*) FROM daymend_jobs AS jobs
              WHERE jobs.kind IN ('nightly', 'repair', 'rebuild') AND jobs.state = 'running'
                AND jobs.sort_key = workers.id)
@@ -80,6 +80,8 @@ pub struct WorkerRow {
     pub started_at: DateTime<Utc>,
     /// When it was last heard of.
     pub heartbeat_at: DateTime<Utc>,
+    /// Why it holds back for now.
+    pub throttled: Option<String>,
     /// How many jobs it holds.
     pub jobs: i64,
 }
@@ -109,7 +111,8 @@ pub async fn stats(db: &Db) -> Result<Stats, DbError> {
             version: row.text(2)?,
             started_at: row.instant(3)?,
             heartbeat_at: row.instant(4)?,
-            jobs: row.int(5)?,
+            throttled: row.text_or_null(5)?,
+            jobs: row.int(6)?,
         });
         Ok(())
     })

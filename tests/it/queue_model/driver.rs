@@ -168,6 +168,7 @@ impl Driver {
             as_of: DateTime::from_timestamp_micros(START_US).unwrap_or_default(),
             labs,
             attempts_max: ATTEMPTS_MAX,
+            max_shrink: daymend::recompute::shrink::MaxShrink::OFF,
         };
         let mut tx = self.db.begin(Mode::Write).await?;
         let run = runs::create(&mut tx, &new).await?;

@@ -13,7 +13,8 @@ pub struct Process {
     child: Child,
 }
 
-fn command(db: &TestDb, args: &[&str]) -> Command {
+/// The binary with a database in its environment, not yet running.
+pub fn command(db: &TestDb, args: &[&str]) -> Command {
     let url = if args.contains(&"migrate") { &db.migrate_url } else { &db.url };
     let mut command = Command::new("setpriv");
     command

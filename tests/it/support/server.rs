@@ -11,8 +11,8 @@ use std::{
 
 use sqlx::{Connection, Executor, MySqlConnection};
 
-const ADMIN: &str = "admin";
-const PASSWORD: &str = "admin-test";
+pub const ADMIN: &str = "admin";
+pub const PASSWORD: &str = "admin-test";
 
 /// How long the server may take to answer.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -22,6 +22,7 @@ const START_MAX: Duration = Duration::from_secs(60);
 pub struct Server {
     pub port: u16,
     dir: PathBuf,
+    options: &'static [&'static str],
     child: Child,
 }
 
@@ -84,6 +85,11 @@ pub fn statements(text: &str) -> Vec<String> {
 impl Server {
     /// A server of its own, which ends with the calling thread or when it is dropped.
     pub fn start(name: &str) -> Result<Self, String> {
+        Self::start_with(name, &[])
+    }
+
+    /// The same with more options.
+    pub fn start_with(name: &str, options: &'static [&'static str]) -> Result<Self, String> {
         let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
         remove_stale(&root);
         let dir = root.join(format!("mariadb-{}-{name}", std::process::id()));
@@ -91,8 +97,8 @@ impl Server {
         fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         install(&dir)?;
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(|e| e.to_string())?.port();
-        let child = launch(&dir, port)?;
-        Ok(Self { port, dir, child })
+        let child = launch(&dir, port, options)?;
+        Ok(Self { port, dir, options, child })
     }
 
     /// Kills the server (SIGKILL), as a crash would.
@@ -103,7 +109,7 @@ impl Server {
 
     /// Starts it again, on its data and its port.
     pub fn restart(&mut self) {
-        self.child = launch(&self.dir, self.port).expect("MariaDB starts again");
+        self.child = launch(&self.dir, self.port, self.options).expect("MariaDB starts again");
     }
 }
 
@@ -148,15 +154,16 @@ fn install(dir: &Path) -> Result<(), String> {
     fs::write(dir.join("init.sql"), grant).map_err(|error| error.to_string())
 }
 
-fn launch(dir: &Path, port: u16) -> Result<Child, String> {
+fn launch(dir: &Path, port: u16, options: &[&str]) -> Result<Child, String> {
     let log = dir.join("log");
     let mut child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL"])
         .arg(program("mariadbd")?)
-        .args(["--no-defaults", "--bind-address=127.0.0.1", "--skip-name-resolve", "--skip-log-bin", &user()])
+        .args(["--no-defaults", "--bind-address=127.0.0.1", "--skip-name-resolve", &user()])
         .args(["--innodb-buffer-pool-size=256M", "--innodb-flush-log-at-trx-commit=2", "--max-connections=500"])
         // Hundreds of test databases stay within the default limit of open files.
         .args(["--table-open-cache=2000", "--innodb-print-all-deadlocks=ON"])
+        .args(if options.is_empty() { &["--skip-log-bin"] } else { options })
         // As on servers that replicate: every table needs a primary key.
         .arg("--innodb-force-primary-key=ON")
         .arg(format!("--datadir={}", dir.join("data").display()))

@@ -6,10 +6,11 @@ use chrono::{DateTime, Utc};
 use daymend::{
     clock::Clock,
     db::Mode,
+    recompute::shrink::MaxShrink,
     rollup::{HISTORICAL_SUMMARY, Rollups},
     runs::{self, Progress, Run, records},
     scheduler::{self, Report, nightly::NightlyAt},
-    worker,
+    worker::{self, throttle::Limits},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -21,8 +22,14 @@ pub fn rollups() -> Arc<Rollups> {
 }
 
 /// The scheduler's defaults, with few attempts.
-pub const SCHEDULER: scheduler::Config =
-    scheduler::Config { nightly_at: NightlyAt::DEFAULT, catch_up_days: 7, attempts_max: 3, retention: None };
+pub const SCHEDULER: scheduler::Config = scheduler::Config {
+    nightly_at: NightlyAt::DEFAULT,
+    catch_up_days: 7,
+    attempts_max: 3,
+    max_shrink: MaxShrink::OFF,
+    max_shrink_rebuild: MaxShrink::OFF,
+    retention: None,
+};
 
 /// A worker that ends when nothing is left to do.
 pub fn draining() -> worker::Config {
@@ -35,6 +42,7 @@ pub fn draining() -> worker::Config {
         job_timeout: Duration::from_secs(60),
         backoff: Duration::from_secs(1),
         drain: true,
+        limits: Limits::default(),
     }
 }
 

@@ -1,0 +1,178 @@
+//! Holding back while the database suffers, after the example of pt-table-checksum and gh-ost.
+//!
+//! Every two seconds a worker asks what it was told to watch: how many threads run on the server, how
+//! far its replicas are behind, and a query of the operator's own. While one of them is over its
+//! limit, the worker claims nothing and begins nothing; what runs already goes on, and is over
+//! soon, as a unit is a week of one lab at most. The reason is in the worker's row, where `daymend queue
+//! stats` finds it, and in a metric. What cannot be read counts as suffering: a replica that
+//! is away is as far behind as one can be.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use super::Session;
+use crate::{
+    args,
+    db::{Db, DbError, Mode, Query},
+    error::chain,
+    metrics::catalogue::THROTTLED,
+    statement,
+};
+
+/// How often the limits are looked at.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// How long an answer may take.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+statement!(THREADS_RUNNING, "threads running (mysql)", "SHOW GLOBAL STATUS LIKE 'Threads_running'");
+
+statement!(THROTTLE_RECORD, "record throttle", "UPDATE daymend_workers SET throttled = ? WHERE id = ?");
+
+/// The names of what can hold a worker back, as the metric has them.
+const REASONS: [&str; 3] = ["threads", "lag", "query"];
+
+/// What holds a worker back.
+#[derive(Debug, Clone, Default)]
+pub struct Limits {
+    /// So many threads may run on the server, this worker's own among them.
+    pub threads_max: Option<u32>,
+    /// So far may replicas be behind...
+    pub lag_max: Duration,
+    /// ... which are these.
+    pub replicas: Vec<Db>,
+    /// A query of the operator's own: it holds back while its first value is above zero.
+    pub query: Option<String>,
+}
+
+/// The gate that work waits at; the reason while it is closed.
+pub(super) type Gate = watch::Receiver<Option<String>>;
+
+impl Limits {
+    /// Whether there is nothing to look at.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.threads_max.is_none() && self.replicas.is_empty() && self.query.is_none()
+    }
+
+    /// The gate, and who keeps it: closed until somebody has looked, open for ever where there is
+    /// nothing to look at.
+    pub(super) fn gate(&self) -> (watch::Sender<Option<String>>, Gate) {
+        watch::channel((!self.is_empty()).then(|| "nobody has looked yet".to_owned()))
+    }
+
+    /// Looks once; for each reason why to hold back, if there is one.
+    async fn look(&self, db: &Db) -> [Option<String>; REASONS.len()] {
+        [self.threads(db).await, self.lag().await, self.query(db).await]
+    }
+
+    /// Whether everything can be looked at: a limit that nobody can read would hold back for ever.
+    ///
+    /// # Errors
+    /// What cannot be read, and why.
+    pub async fn check(&self, db: &Db) -> Result<(), String> {
+        if let Some(query) = &self.query {
+            number(db, query).await.map_err(|error| format!("--throttle-query: {}", chain(&error)))?;
+        }
+        if self.threads_max.is_some() {
+            threads_running(db).await.map_err(|error| format!("--throttle-threads: {}", chain(&error)))?;
+        }
+        for replica in &self.replicas {
+            lag(replica).await.map_err(|error| format!("--replica-url: {}", chain(&error)))?;
+        }
+        Ok(())
+    }
+
+    async fn threads(&self, db: &Db) -> Option<String> {
+        let max = i64::from(self.threads_max?);
+        match threads_running(db).await {
+            Ok(running) => (running > max).then(|| format!("{running} threads run, more than {max}")),
+            Err(error) => Some(format!("the running threads cannot be counted: {}", chain(&error))),
+        }
+    }
+
+    async fn lag(&self) -> Option<String> {
+        for (place, replica) in self.replicas.iter().enumerate() {
+            let place = place + 1;
+            let reason = match lag(replica).await {
+                Ok(Some(lag)) if lag <= self.lag_max => continue,
+                Ok(Some(lag)) => format!(
+                    "replica {place} is {} behind, more than {}",
+                    humantime::format_duration(lag),
+                    humantime::format_duration(self.lag_max)
+                ),
+                Ok(None) => format!("replica {place} does not replicate"),
+                Err(error) => format!("the lag of replica {place} cannot be read: {}", chain(&error)),
+            };
+            return Some(reason);
+        }
+        None
+    }
+
+    async fn query(&self, db: &Db) -> Option<String> {
+        match number(db, self.query.as_deref()?).await {
+            Ok(value) => (value > 0).then(|| format!("--throttle-query says {value}")),
+            Err(error) => Some(format!("--throttle-query cannot be read: {}", chain(&error))),
+        }
+    }
+}
+
+/// Looks again and again, and opens and closes the gate.
+pub(super) async fn watch(session: Arc<Session>, gate: watch::Sender<Option<String>>) {
+    let limits = &session.config.limits;
+    let mut last = None;
+    loop {
+        let found = limits.look(&session.db).await;
+        for (reason, found) in REASONS.into_iter().zip(&found) {
+            THROTTLED.set([reason], f64::from(u8::from(found.is_some())));
+        }
+        let reason = found.into_iter().flatten().next();
+        if last != reason {
+            match &reason {
+                Some(reason) => tracing::warn!(worker = session.worker_id, "holding back: {reason}"),
+                None => tracing::info!(worker = session.worker_id, "going on"),
+            }
+            let shown: Option<String> = reason.as_ref().map(|reason| reason.chars().take(255).collect());
+            if let Err(error) = session.db.execute(&THROTTLE_RECORD, args![shown, session.worker_id]).await {
+                tracing::warn!(error = %chain(&error), "the reason for holding back cannot be recorded");
+            }
+        }
+        gate.send_if_modified(|gate| {
+            let is_changed = *gate != reason;
+            gate.clone_from(&reason);
+            is_changed
+        });
+        last = reason;
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+async fn threads_running(db: &Db) -> Result<i64, DbError> {
+    let db = db.with_limit(ANSWER_MAX);
+    let row = db.begin(Mode::Snapshot).await?.fetch_one(&THREADS_RUNNING, args![]).await?;
+    let named = |error| DbError::new(THREADS_RUNNING.name, error);
+    row.text(1).map_err(named)?.parse().map_err(|error| named(sqlx::Error::Decode(Box::new(error))))
+}
+
+/// How far a replica is behind; none where it does not replicate.
+async fn lag(replica: &Db) -> Result<Option<Duration>, DbError> {
+    let replica = replica.with_limit(ANSWER_MAX);
+    // MySQL 8.0.22+ and MariaDB 10.5.1+; each has its own name for the column.
+    let query = Query::new("replica status", "SHOW REPLICA STATUS");
+    let Some(row) = replica.begin(Mode::Snapshot).await?.fetch_optional(query, args![]).await? else {
+        return Ok(None);
+    };
+    let column = row.position("Seconds_Behind_Source").or_else(|| row.position("Seconds_Behind_Master"));
+    let Some(column) = column else { return Ok(None) };
+    let seconds = row.int_or_null(column).map_err(|error| DbError::new("replica status", error))?;
+    Ok(seconds.map(|seconds| Duration::from_secs(seconds.unsigned_abs())))
+}
+
+/// The first value of the operator's query.
+async fn number(db: &Db, query: &str) -> Result<i64, DbError> {
+    let db = db.with_limit(ANSWER_MAX);
+    let name = "throttle query";
+    let row = db.begin(Mode::Snapshot).await?.fetch_one(Query::new(name, query), args![]).await?;
+    Ok(row.int_or_null(0).map_err(|error| DbError::new(name, error))?.unwrap_or(0))
+}

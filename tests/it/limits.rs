@@ -1,0 +1,230 @@
+//! What keeps a recompute from trusting a source that has lost rows, and a worker from working
+//! while the database suffers.
+
+use std::time::Duration;
+
+use daymend::args;
+use sqlx::{Connection as _, Executor as _, MySqlConnection};
+
+use crate::{
+    on_both,
+    support::{
+        Engine, TestDb,
+        process::{Process, run, run_fails, run_ok},
+        server::{self, Server},
+        wait_until,
+    },
+};
+
+const NOW: &str = "2026-06-15T12:00:00Z";
+const LIMIT: Duration = Duration::from_secs(60);
+const USAGE: i32 = 2;
+
+on_both! {
+    a_day_that_would_vanish_is_discarded_with_the_reason;
+    cancelled_and_moved_bills_may_take_rows_away;
+    a_rebuild_takes_away_what_it_finds_gone;
+    a_query_of_the_operators_own_holds_workers_back;
+    a_worker_that_holds_back_ends_at_once_on_sigterm;
+    limits_that_cannot_be_read_are_bad_input;
+}
+
+/// A lab with some days of bills, in the summary.
+async fn lab(engine: Engine, days: u32) -> TestDb {
+    let db = TestDb::new(engine).await;
+    for test in 1..=5 {
+        db.add_test(test, Some(test)).await;
+    }
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    db.fill_lab(1, daymend::calendar::days_before("2026-06-15".parse().unwrap(), days), days, 8).await;
+    run_ok(&db, &["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-11", "--to", "2026-06-14"]);
+    run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    db
+}
+
+async fn rows_of(db: &TestDb, day: &str) -> i64 {
+    let sql = "SELECT COUNT(*) FROM operation_historical_summary WHERE ordered_at = ?";
+    db.rows(sql, args![day]).await[0].int(0).unwrap()
+}
+
+/// Repairs a day; the exit code of the worker, and the errors of discarded jobs.
+async fn repair(db: &TestDb, more: &[&str]) -> (Option<i32>, Vec<String>) {
+    let repair = ["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-12", "--to", "2026-06-13"];
+    run_ok(db, &[&repair[..], more].concat());
+    let code = run(db, &["--now", NOW, "worker", "--drain"]).status.code();
+    let errors = db.rows("SELECT error FROM daymend_jobs WHERE state = 'discarded' ORDER BY id", vec![]).await;
+    (code, errors.iter().map(|row| row.text(0).unwrap()).collect())
+}
+
+const BILLS_OF_THE_DAY: &str = "lab_id = 1 AND billTime >= '2026-06-11 18:30:00' AND billTime < '2026-06-12 18:30:00'";
+
+async fn a_day_that_would_vanish_is_discarded_with_the_reason(engine: Engine) {
+    let db = lab(engine, 6).await;
+    let rows = rows_of(&db, "2026-06-12").await;
+    assert!(rows > 20, "{rows}");
+    db.execute(&format!("DELETE FROM billing WHERE {BILLS_OF_THE_DAY}"), vec![]).await;
+    // Something of the neighbouring day is wrong, and must not wait for anybody.
+    db.execute("UPDATE operation_historical_summary SET event_count = 99 WHERE ordered_at = '2026-06-13'", vec![])
+        .await;
+    let (code, errors) = repair(&db, &[]).await;
+    assert_eq!((code, errors.len()), (Some(1), 1), "{errors:?}");
+    let expected = format!("lab 1, 2026-06-12: {rows} of {rows} rows would vanish, more than --max-shrink 50%");
+    assert!(errors[0].starts_with(&expected), "{errors:?}");
+    assert_eq!(rows_of(&db, "2026-06-12").await, rows, "nothing is taken away");
+    assert_eq!(db.number("SELECT COUNT(*) FROM operation_historical_summary WHERE event_count = 99").await, 0);
+    // Somebody has looked, and the bills are really gone.
+    let (code, _) = repair(&db, &["--max-shrink", "off"]).await;
+    assert_eq!(code, Some(0));
+    assert_eq!(rows_of(&db, "2026-06-12").await, 0);
+}
+
+async fn cancelled_and_moved_bills_may_take_rows_away(engine: Engine) {
+    let db = lab(engine, 6).await;
+    db.execute(&format!("UPDATE billing SET isCancelled = 1 WHERE {BILLS_OF_THE_DAY}"), vec![]).await;
+    let moved = "UPDATE billingInfo SET organization_id = organization_id + 1000, referral_id = referral_id + 1000,
+                        branch_id = branch_id + 1000
+                 WHERE billing_id IN (SELECT id FROM billing WHERE billTime >= '2026-06-12 18:30:00')";
+    db.execute(moved, vec![]).await;
+    assert_eq!(repair(&db, &[]).await, (Some(0), vec![]));
+    assert_eq!(rows_of(&db, "2026-06-12").await, 0);
+    let new = "SELECT COUNT(*) FROM operation_historical_summary
+               WHERE ordered_at = '2026-06-13' AND dimension_a_id < 1000 AND event_type <> 'department_test'";
+    assert_eq!(db.number(new).await, 0, "all of them have moved");
+}
+
+async fn a_rebuild_takes_away_what_it_finds_gone(engine: Engine) {
+    let db = lab(engine, 6).await;
+    db.execute(&format!("DELETE FROM billing WHERE {BILLS_OF_THE_DAY}"), vec![]).await;
+    run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    assert_eq!(rows_of(&db, "2026-06-12").await, 0);
+    assert!(rows_of(&db, "2026-06-13").await > 20);
+}
+
+async fn completed(db: &TestDb) -> i64 {
+    db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await
+}
+
+/// A worker that obeys the table `suffering`, which says that the database suffers.
+async fn worker_that_is_held_back(db: &TestDb) -> Process {
+    db.execute("CREATE TABLE suffering (id INT PRIMARY KEY, much INT NOT NULL)", vec![]).await;
+    db.execute("INSERT INTO suffering VALUES (1, 7)", vec![]).await;
+    if db.engine == Engine::MariaDb {
+        let name = db.name();
+        db.execute(&format!("GRANT SELECT ON {name}.suffering TO {name}@'%'"), vec![]).await;
+    }
+    let worker = Process::start(db, &["--now", NOW, "worker", "--throttle-query", "SELECT MAX(much) FROM suffering"]);
+    wait_until("the worker to hold back", LIMIT, || async {
+        db.number("SELECT COUNT(*) FROM daymend_workers WHERE throttled IS NOT NULL").await == 1
+    })
+    .await;
+    worker
+}
+
+async fn a_query_of_the_operators_own_holds_workers_back(engine: Engine) {
+    let db = lab(engine, 200).await;
+    let _worker = worker_that_is_held_back(&db).await;
+    let before = completed(&db).await;
+    run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(completed(&db).await, before, "nothing is begun");
+    assert!(run_ok(&db, &["queue", "stats"]).contains("holds back: --throttle-query says 7"));
+    // Better for a moment...
+    db.execute("UPDATE suffering SET much = 0", vec![]).await;
+    wait_until("the work to go on", LIMIT, || async { completed(&db).await > before }).await;
+    assert!(!run_ok(&db, &["queue", "stats"]).contains("holds back"));
+    // ... and worse again, in the middle of the work.
+    db.execute("UPDATE suffering SET much = 1", vec![]).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let stopped = completed(&db).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(completed(&db).await, stopped, "it takes effect within seconds");
+    db.execute("UPDATE suffering SET much = 0", vec![]).await;
+    wait_until("the work to be done", LIMIT, || async {
+        db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state IN ('available', 'running')").await == 0
+    })
+    .await;
+}
+
+async fn a_worker_that_holds_back_ends_at_once_on_sigterm(engine: Engine) {
+    let db = lab(engine, 6).await;
+    let mut worker = worker_that_is_held_back(&db).await;
+    run_ok(&db, &["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-12"]);
+    let begun = std::time::Instant::now();
+    worker.signal("TERM");
+    assert_eq!(worker.wait(LIMIT), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'available' AND attempt = 0").await, 1);
+}
+
+async fn limits_that_cannot_be_read_are_bad_input(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let error = run_fails(&db, USAGE, &["worker", "--drain", "--throttle-query", "SELECT nonsense FROM nowhere"]);
+    assert!(error.contains("--throttle-query"), "{error}");
+    if engine == Engine::Sqlite {
+        let error = run_fails(&db, USAGE, &["worker", "--drain", "--throttle-threads", "10"]);
+        assert!(error.contains("--throttle-threads"), "{error}");
+    }
+    let error =
+        run_fails(&db, USAGE, &["worker", "--drain", "--replica-url", "mysql://daymend:verysecret@127.0.0.1:1/lab"]);
+    assert!(error.contains("--replica-url") && !error.contains("verysecret"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn running_threads_hold_workers_back() {
+    let db = lab(Engine::MariaDb, 6).await;
+    let before = completed(&db).await;
+    run_ok(&db, &["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-12"]);
+    let worker = Process::start(&db, &["--now", NOW, "worker", "--throttle-threads", "0"]);
+    wait_until("the worker to hold back", LIMIT, || async {
+        db.number("SELECT COUNT(*) FROM daymend_workers WHERE throttled LIKE '%threads run, more than 0'").await == 1
+    })
+    .await;
+    assert_eq!(completed(&db).await, before);
+    drop(worker);
+    run_ok(&db, &["--now", NOW, "worker", "--drain", "--throttle-threads", "5000"]);
+    assert_eq!(completed(&db).await, before + 1);
+}
+
+/// A primary with the lab's data, a replica that applies everything ten minutes late, and a worker
+/// that lets it be a second behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_behind_holds_workers_back() {
+    let primary = Server::start_with("primary", &["--log-bin=log", "--server-id=1", "--binlog-format=ROW"]).unwrap();
+    let replica = Server::start_with("replica", &["--server-id=2"]).unwrap();
+    let db = TestDb::on_server(primary.port).await;
+    let on_replica = TestDb::on_server(replica.port).await;
+    let source = format!(
+        "CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {}, MASTER_USER = '{}',
+         MASTER_PASSWORD = '{}', MASTER_DELAY = 600, MASTER_LOG_FILE = 'log.000001', MASTER_LOG_POS = 4",
+        primary.port,
+        server::ADMIN,
+        server::PASSWORD
+    );
+    // What is replicated is of no interest here; a statement that fails would stop the replica.
+    // Somebody who may ask a replica how it is.
+    let url = server::url(replica.port, on_replica.name());
+    let mut replication = MySqlConnection::connect(&url).await.unwrap();
+    for sql in ["SET GLOBAL replicate_do_db = 'only_this'", source.as_str(), "START SLAVE"] {
+        replication.execute(sql).await.unwrap();
+    }
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    db.fill_lab(1, "2026-06-10".parse().unwrap(), 4, 3).await;
+    run_ok(&db, &["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-12"]);
+    // By now the replica is further behind than the worker allows, whenever it looks.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let worker = ["--now", NOW, "worker", "--replica-url", url.as_str(), "--max-lag", "1s"];
+    let _worker = Process::start(&db, &worker);
+    let reason = "SELECT COUNT(*) FROM daymend_workers WHERE throttled LIKE ";
+    let behind = format!("{reason}'replica 1 is % behind, more than 1s'");
+    wait_until("the replica to be behind", LIMIT, || async { db.number(&behind).await == 1 }).await;
+    assert_eq!(completed(&db).await, 0);
+    replication.execute("STOP SLAVE").await.unwrap();
+    let stopped = format!("{reason}'replica 1 does not replicate'");
+    wait_until("the replica to be stopped", LIMIT, || async { db.number(&stopped).await == 1 }).await;
+    replication.execute("CHANGE MASTER TO MASTER_DELAY = 0").await.unwrap();
+    replication.execute("START SLAVE").await.unwrap();
+    wait_until("the work to be done", LIMIT, || async { completed(&db).await == 1 }).await;
+}
