@@ -23,7 +23,7 @@ statement!(
     EVENTS,
     "doctor events (mysql)",
     "SELECT event_schema, event_name FROM information_schema.events
-     WHERE event_name = ? AND status = 'ENABLED' ORDER BY event_schema LIMIT 100"
+     WHERE event_schema = DATABASE() AND event_name = ? AND status = 'ENABLED' LIMIT 100"
 );
 
 async fn event(patient: &Patient<'_>, name: &str, why: &str) -> Result<Chart, DbError> {
