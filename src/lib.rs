@@ -12,6 +12,7 @@
 //! - [`worker`]: the apalis runtime that works the queue off.
 //! - [`triggers`]: what marks the days whose source changes.
 //! - [`scheduler`]: reconciles what should be enqueued with what is.
+//! - [`doctor`]: what is wrong with a site, and what to do about it.
 //! - [`metrics`], [`health`], [`http`]: what a process shows of itself.
 //! - [`cli`]: one file a command.
 
@@ -23,6 +24,7 @@ pub mod cli;
 pub mod clock;
 pub mod db;
 pub mod demo;
+pub mod doctor;
 pub mod error;
 pub mod health;
 pub mod http;

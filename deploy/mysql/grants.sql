@@ -74,13 +74,13 @@ REVOKE CREATE ON `lab`.daymend_dirty FROM daymend@'%';
 
 -- The three tables of the lab system that daymend writes to. Columns can only be granted of tables
 -- that exist: where these do not, run `daymend migrate` when this point has been reached, and the
--- file once more.
+-- file once more. What `daymend doctor` alone reads: the event log, and when a record was modified.
 
 GRANT SELECT, INSERT, DELETE, UPDATE (event_count, modified_at)
     ON `lab`.operation_historical_summary TO daymend@'%';
-GRANT INSERT (event_name, status, created_at)
+GRANT SELECT (id, event_name, status, created_at), INSERT (event_name, status, created_at)
     ON `lab`.operation_event_log TO daymend@'%';
-GRANT SELECT (id, lab_id, is_scheduled, job_status, initiated_by_id, migration_type),
+GRANT SELECT (id, lab_id, is_scheduled, job_status, initiated_by_id, migration_type, modified_at),
     INSERT (lab_id, is_scheduled, job_status, initiated_by_id, migration_type, created_at, modified_at),
     UPDATE (is_scheduled, start_date, end_date, job_status, time_taken, modified_at)
     ON `lab`.crelio_data_migrations TO daymend@'%';

@@ -75,12 +75,12 @@ CREATE TABLE IF NOT EXISTS daymend_workers (
     stopped_at     DATETIME(6)  NULL
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 
--- Through which day each lab has been enqueued.
+-- Through which day each lab has been enqueued, and by which zone its history was built.
 CREATE TABLE IF NOT EXISTS daymend_labs (
     rollup           VARCHAR(32) NOT NULL,
     lab_id           BIGINT      NOT NULL,
     enqueued_through DATE        NULL,
-    time_zone        VARCHAR(64) NULL,        -- when it was last enqueued
+    time_zone        VARCHAR(64) NULL,        -- when it was first enqueued or last rebuilt
     PRIMARY KEY (rollup, lab_id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 

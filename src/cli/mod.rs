@@ -9,6 +9,7 @@ mod audit;
 mod bench;
 mod completions;
 mod demo;
+mod doctor;
 mod follow;
 mod migrate;
 mod queue;
@@ -44,7 +45,7 @@ pub enum Exit {
     Failed = 1,
     /// The input was wrong (an option, a lab, a day, a rollup definition); nothing was done.
     Usage = 2,
-    /// An audit found rows that differ from their source.
+    /// Something is wrong with what is stored, or will be: an audit found drift, or the doctor warns.
     Drift = 3,
     /// The database cannot be reached.
     Unavailable = 4,
@@ -156,6 +157,8 @@ enum Command {
     /// Look at the queue, retry, cancel, pause and prune jobs
     #[command(subcommand)]
     Queue(queue::Command),
+    /// Say what is wrong with this site, and what to do about it
+    Doctor(doctor::Options),
     /// Show and check rollup definitions
     #[command(subcommand)]
     Rollups(rollups::Command),
@@ -200,6 +203,7 @@ pub fn main() -> ExitCode {
             Command::Rebuild(options) => options.run(global).await,
             Command::Runs(command) => command.run(global).await,
             Command::Queue(command) => command.run(global).await,
+            Command::Doctor(options) => options.run(global).await,
             Command::Rollups(command) => command.run(global).await,
             Command::Triggers(command) => command.run(global).await,
             Command::Bench(command) => command.run(global).await,

@@ -56,7 +56,7 @@ impl From<u32> for ConnectOptions {
 /// deadlock; a lock that is not granted within five seconds means that somebody else holds
 /// it for long, and starting over is better than to wait with locks of our own.
 const SESSION_MYSQL: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
-     SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = 5, \
+     SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = 5, autocommit = 1, \
      sql_mode = 'STRICT_TRANS_TABLES,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'";
 
 /// Opens a pool to `url`: `mysql://…` or `sqlite:…`. No message repeats the URL, which holds

@@ -142,7 +142,7 @@ pub async fn migrate(db: &Db) -> Result<Vec<&'static Migration>, DbError> {
             let name = sql.lines().find(|line| !line.starts_with("--")).unwrap_or("migrate");
             match tx.execute(Query::new(name.trim_end_matches(" ("), sql), args![]).await {
                 // A migration that was cut off has been here: MySQL has no ADD COLUMN IF NOT EXISTS.
-                Err(error) if code(&error.source) == DUPLICATE_COLUMN => {}
+                Err(error) if is_duplicate_column(&error) => {}
                 result => result.map(drop)?,
             }
         }
@@ -151,6 +151,25 @@ pub async fn migrate(db: &Db) -> Result<Vec<&'static Migration>, DbError> {
         applied.push(migration);
     }
     Ok(applied)
+}
+
+/// Whether a column is there already; SQLite has no number of its own for that.
+fn is_duplicate_column(error: &DbError) -> bool {
+    match code(&error.source) {
+        DUPLICATE_COLUMN => true,
+        1 => error.source.to_string().contains("duplicate column name"),
+        _ => false,
+    }
+}
+
+/// daymend's own tables, of every version.
+pub fn tables() -> impl Iterator<Item = &'static str> {
+    let created = |text: &'static str| text.split("CREATE TABLE IF NOT EXISTS ").skip(1);
+    MIGRATIONS
+        .iter()
+        .flat_map(move |migration| created(migration.mysql))
+        .filter_map(|rest| rest.split([' ', '(']).next())
+        .filter(|name| name.starts_with("daymend_"))
 }
 
 /// The statements of a file: they end with a semicolon at the end of a line.

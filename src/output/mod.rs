@@ -1,5 +1,6 @@
-//! What people see: tables and progress bars.
+//! What people see: tables, progress bars and colours.
 
 pub(crate) mod bar;
 pub(crate) mod calendar;
+pub(crate) mod page;
 pub(crate) mod table;

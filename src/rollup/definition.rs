@@ -256,7 +256,7 @@ impl Parser<'_> {
 }
 
 /// Whether `name` may stand in a statement as a table or a column.
-pub(super) fn is_identifier(name: &str) -> bool {
+pub(crate) fn is_identifier(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 64
         && !name.starts_with(|c: char| c.is_ascii_digit())

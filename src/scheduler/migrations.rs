@@ -10,6 +10,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 
 use super::{Config, Report};
 use crate::{
+    args,
     db::{Db, DbError, Mode, retry},
     error::chain,
     metrics::catalogue::JOBS_ENQUEUED,
@@ -20,7 +21,10 @@ use crate::{
         self, NewRun, Progress,
         records::{self, Pending},
     },
+    statement,
 };
+
+statement!(LAB_REBUILT, "record rebuild", "UPDATE daymend_labs SET time_zone = ? WHERE rollup = ? AND lab_id = ?");
 
 /// The days a rebuild recomputes, and the history they make up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub struct History {
     /// Every day with facts or with stored rows; stored rows may lie outside of the history,
     /// where a recompute removes them.
     pub days: Vec<NaiveDate>,
+    /// The zone whose days they are.
+    pub zone: &'static str,
 }
 
 /// Takes every pending record and enqueues one rebuild run a lab.
@@ -93,7 +99,7 @@ pub async fn history(
     tx.commit().await?;
     let first = with_facts.first().copied();
     let days: BTreeSet<NaiveDate> = with_facts.into_iter().chain(with_rows).collect();
-    Ok(Ok(History { first, last, days: days.into_iter().collect() }))
+    Ok(Ok(History { first, last, days: days.into_iter().collect(), zone: zone.name() }))
 }
 
 async fn enqueue_rebuild(
@@ -133,6 +139,7 @@ async fn enqueue_rebuild(
     for record in taken {
         records::link(&mut tx, record.id, id).await?;
     }
+    tx.execute(&LAB_REBUILT, args![history.zone, rollup.name.as_str(), lab_id]).await?;
     tx.commit().await?;
     Ok(Some((id, run.reason.clone(), total)))
 }

@@ -41,11 +41,12 @@ statement!(
      WHERE rollup = ? AND lab_id IN ({list}) ORDER BY lab_id {for_update}"
 );
 
-// Never backwards: another scheduler, whose clock is ahead, may have come first.
+// Never backwards: another scheduler, whose clock is ahead, may have come first. The zone stays the one
+// by which the history was built, so that the doctor sees a change until a rebuild has followed it.
 statement!(
     LABS_RECORD,
     "record labs",
-    "UPDATE daymend_labs SET enqueued_through = ?, time_zone = ?
+    "UPDATE daymend_labs SET enqueued_through = ?, time_zone = COALESCE(time_zone, ?)
      WHERE rollup = ? AND lab_id IN ({list}) AND (enqueued_through IS NULL OR enqueued_through < ?)"
 );
 

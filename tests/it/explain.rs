@@ -161,6 +161,7 @@ fn hot_statements(run: i64, worker: i64, jobs: &[i64]) -> Vec<(String, Vec<Arg>,
         ("waiting in run", args![first, last, FIRST_DUE_US], PRIMARY),
         ("heartbeat", args![1_i64, worker], PRIMARY),
         ("jobs waiting", args![], CLAIM),
+        ("doctor discarded jobs", args![1001_i64], CLAIM),
     ];
     let mut marked = args![201_i64, "historical_summary", "dirty days"];
     marked.extend((0..BATCH).map(|day| Arg::from(format!("2026-0{}-{:02}", day / 28 + 1, day % 28 + 1))));
@@ -172,6 +173,7 @@ fn hot_statements(run: i64, worker: i64, jobs: &[i64]) -> Vec<(String, Vec<Arg>,
             ("jobs front", args![kind, FIRST_DUE_US], CLAIM),
             ("jobs open", args![kind, kind, FIRST_DUE_US, "kind:repair"], CLAIM),
             ("lapsed jobs", args![500_i64], CLAIM),
+            ("doctor waiting jobs", args![kind, 1001_i64], CLAIM),
             ("record hand-back", args![kind, worker], CLAIM),
             ("hand back", args![kind, worker], CLAIM),
         ]);

@@ -8,6 +8,7 @@
 pub mod dashboard;
 pub mod delta_triggers;
 pub mod dirty;
+pub mod doctor;
 pub mod drifting;
 pub mod grants;
 pub mod http;

@@ -1,0 +1,257 @@
+//! The schema as the database itself describes it.
+//!
+//! MySQL returns the columns of `information_schema` under names in upper case, and some of them as
+//! binary strings: they are read by their place, and as text.
+
+use super::{Patient, is_absent, sql_text};
+use crate::{args, db::DbError, statement};
+
+statement!(
+    COLUMNS_MYSQL,
+    "doctor columns (mysql)",
+    "SELECT column_name, is_nullable, column_type, column_default, column_comment, 0 FROM information_schema.columns
+     WHERE table_schema = DATABASE() AND table_name = ? ORDER BY ordinal_position"
+);
+
+statement!(
+    COLUMNS_SQLITE,
+    "doctor columns (sqlite)",
+    "SELECT name, CASE WHEN \"notnull\" THEN 'NO' ELSE 'YES' END, type, dflt_value, '', pk FROM pragma_table_info(?)"
+);
+
+statement!(
+    INDEXES_MYSQL,
+    "doctor indexes (mysql)",
+    "SELECT index_name, 1 - non_unique, CASE WHEN sub_part IS NULL THEN column_name END FROM information_schema.statistics
+     WHERE table_schema = DATABASE() AND table_name = ? ORDER BY index_name, seq_in_index"
+);
+
+statement!(
+    INDEXES_SQLITE,
+    "doctor indexes (sqlite)",
+    "SELECT indexes.name, indexes.\"unique\", columns.name
+     FROM pragma_index_list(?) AS indexes, pragma_index_info(indexes.name) AS columns
+     WHERE indexes.partial = 0 ORDER BY indexes.name, columns.seqno"
+);
+
+// The names of MySQL's constraints are unique in a database, MariaDB's in a table: a clause of
+// another table may come along, which then is about another column.
+statement!(
+    CHECKS_MYSQL,
+    "doctor checks (mysql)",
+    "SELECT checks.check_clause
+     FROM information_schema.table_constraints AS named
+     JOIN information_schema.check_constraints AS checks
+       ON checks.constraint_schema = named.constraint_schema AND checks.constraint_name = named.constraint_name
+     WHERE named.table_schema = DATABASE() AND named.table_name = ? AND named.constraint_type = 'CHECK' LIMIT 1000"
+);
+
+statement!(TABLE_SQLITE, "doctor table (sqlite)", "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?");
+
+statement!(
+    TRIGGERS_MYSQL,
+    "doctor triggers (mysql)",
+    "SELECT trigger_name, event_object_table, event_manipulation, action_statement FROM information_schema.triggers
+     WHERE event_object_schema = DATABASE() ORDER BY event_object_table, trigger_name LIMIT 1000"
+);
+
+statement!(
+    TRIGGERS_SQLITE,
+    "doctor triggers (sqlite)",
+    "SELECT name, tbl_name, '', sql FROM sqlite_master WHERE type = 'trigger' ORDER BY tbl_name, name LIMIT 1000"
+);
+
+statement!(
+    ROUTINES,
+    "doctor routines (mysql)",
+    "SELECT routine_name, COALESCE(routine_definition, '') FROM information_schema.routines
+     WHERE routine_schema = DATABASE() AND LOCATE(?, routine_definition) > 0 LIMIT 1000"
+);
+
+/// A column of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Column {
+    /// Its name.
+    pub(super) name: String,
+    /// Whether it may be NULL.
+    pub(super) is_nullable: bool,
+    /// Its type as DDL has it.
+    pub(super) column_type: String,
+    /// Its default, where that is a number.
+    pub(super) default: Option<i64>,
+    /// Its comment.
+    pub(super) comment: String,
+}
+
+/// An index of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Index {
+    /// Its name.
+    pub(super) name: String,
+    /// Whether it is unique.
+    pub(super) is_unique: bool,
+    /// Its columns, in order; empty text for an expression or the beginning of a column.
+    pub(super) columns: Vec<String>,
+}
+
+impl Index {
+    /// Whether the rows with given values of these columns, the last of which may be a range, are
+    /// one stretch of the index.
+    pub(super) fn serves(&self, wanted: &[String]) -> bool {
+        let Some((last, given)) = wanted.split_last() else { return true };
+        let leads = |count: usize, column: &String| {
+            self.columns.iter().take(count).any(|known| known.eq_ignore_ascii_case(column))
+        };
+        given.iter().all(|column| leads(given.len(), column)) && leads(wanted.len(), last)
+    }
+
+    /// Whether it makes exactly these columns unique together.
+    pub(super) fn is_unique_key_of(&self, wanted: &[&str]) -> bool {
+        let has = |wanted: &&str| self.columns.iter().any(|known| known.eq_ignore_ascii_case(wanted));
+        self.is_unique && self.columns.len() == wanted.len() && wanted.iter().all(has)
+    }
+}
+
+/// A trigger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Trigger {
+    /// Its name.
+    pub(super) name: String,
+    /// The table that sets it off.
+    pub(super) table: String,
+    /// INSERT, UPDATE or DELETE.
+    pub(super) event: String,
+    /// What it does; on SQLite the whole of its definition.
+    pub(super) body: String,
+}
+
+/// A name as it may stand in a statement; both databases know backticks.
+pub(super) fn quoted(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+/// The columns of a table, in order.
+pub(super) async fn columns(patient: &Patient<'_>, table: &str) -> Result<Vec<Column>, DbError> {
+    Ok(columns_and_keys(patient, table).await?.into_iter().map(|(column, _)| column).collect())
+}
+
+async fn columns_and_keys(patient: &Patient<'_>, table: &str) -> Result<Vec<(Column, bool)>, DbError> {
+    let statement = if patient.is_mysql() { &COLUMNS_MYSQL } else { &COLUMNS_SQLITE };
+    patient
+        .read(statement, args![table], |row| {
+            let column = Column {
+                name: row.text(0)?,
+                is_nullable: row.text(1)?.eq_ignore_ascii_case("YES"),
+                column_type: row.text(2)?,
+                default: row.text_or_null(3)?.and_then(|text| text.trim_matches('\'').parse().ok()),
+                comment: row.text(4)?,
+            };
+            Ok((column, row.int(5)? > 0))
+        })
+        .await
+}
+
+/// The indexes of a table; the primary key is one of them.
+pub(super) async fn indexes(patient: &Patient<'_>, table: &str) -> Result<Vec<Index>, DbError> {
+    let statement = if patient.is_mysql() { &INDEXES_MYSQL } else { &INDEXES_SQLITE };
+    let parts = patient
+        .read(statement, args![table], |row| {
+            Ok((row.text(0)?, row.int(1)? != 0, row.text_or_null(2)?.unwrap_or_default()))
+        })
+        .await?;
+    let mut indexes: Vec<Index> = Vec::new();
+    for (name, is_unique, column) in parts {
+        match indexes.last_mut() {
+            Some(index) if index.name == name => index.columns.push(column),
+            _ => indexes.push(Index { name, is_unique, columns: vec![column] }),
+        }
+    }
+    if !patient.is_mysql() {
+        // The row's own number is the primary key, and no index of its own.
+        let keys = columns_and_keys(patient, table).await?.into_iter().filter(|(_, is_key)| *is_key);
+        let columns: Vec<String> = keys.map(|(column, _)| column.name).collect();
+        indexes.push(Index { name: "PRIMARY".to_owned(), is_unique: true, columns });
+    }
+    Ok(indexes)
+}
+
+/// Whether a CHECK of the table mentions a column.
+pub(super) async fn has_check(patient: &Patient<'_>, table: &str, column: &str) -> Result<bool, DbError> {
+    if patient.is_mysql() {
+        let clauses = match patient.read(&CHECKS_MYSQL, args![table], |row| row.text(0)).await {
+            // MySQL before 8.0.16 has no such view, and checks nothing.
+            Err(error) if is_absent(&error) => Vec::new(),
+            clauses => clauses?,
+        };
+        return Ok(clauses.iter().any(|clause| mentions(&sql_text::tokens(clause), column)));
+    }
+    let definition = patient.read(&TABLE_SQLITE, args![table], |row| row.text(0)).await?.pop().unwrap_or_default();
+    let tokens = sql_text::tokens(&definition);
+    let mut checks = tokens.iter().enumerate().filter(|(_, token)| token.eq_ignore_ascii_case("CHECK"));
+    Ok(checks.any(|(at, _)| {
+        let clause = tokens[at..].iter().take_while(|token| *token != ")").cloned().collect::<Vec<_>>();
+        mentions(&clause, column)
+    }))
+}
+
+fn mentions(tokens: &[String], name: &str) -> bool {
+    tokens.iter().any(|token| token.eq_ignore_ascii_case(name))
+}
+
+/// All triggers that the user may see.
+pub(super) async fn triggers(patient: &Patient<'_>) -> Result<Vec<Trigger>, DbError> {
+    let statement = if patient.is_mysql() { &TRIGGERS_MYSQL } else { &TRIGGERS_SQLITE };
+    let read = patient.read(statement, args![], |row| {
+        Ok(Trigger { name: row.text(0)?, table: row.text(1)?, event: row.text(2)?, body: row.text(3)? })
+    });
+    let mut triggers = read.await?;
+    for trigger in triggers.iter_mut().filter(|trigger| trigger.event.is_empty()) {
+        let tokens = sql_text::tokens(&trigger.body);
+        let event = tokens.iter().map(|token| token.to_uppercase());
+        let event = event.into_iter().find(|token| ["INSERT", "UPDATE", "DELETE"].contains(&token.as_str()));
+        trigger.event = event.unwrap_or_default();
+    }
+    Ok(triggers)
+}
+
+/// The stored procedures whose text has a word: name and text.
+pub(super) async fn routines(patient: &Patient<'_>, word: &str) -> Result<Vec<(String, String)>, DbError> {
+    if !patient.is_mysql() {
+        return Ok(Vec::new());
+    }
+    patient.read(&ROUTINES, args![word], |row| Ok((row.text(0)?, row.text(1)?))).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index(columns: &[&str]) -> Index {
+        let columns = columns.iter().map(|column| (*column).to_owned()).collect();
+        Index { name: "i".to_owned(), is_unique: true, columns }
+    }
+
+    #[test]
+    fn an_index_serves_what_its_first_columns_find() {
+        let wanted = ["lab_id".to_owned(), "billTime".to_owned()];
+        assert!(index(&["lab_id", "billTime"]).serves(&wanted));
+        assert!(index(&["lab_id", "billtime", "isCancelled"]).serves(&wanted));
+        assert!(!index(&["lab_id"]).serves(&wanted));
+        assert!(!index(&["billTime", "lab_id"]).serves(&wanted));
+        assert!(!index(&["lab_id", "isCancelled", "billTime"]).serves(&wanted));
+        assert!(!index(&["lab_id", ""]).serves(&wanted));
+    }
+
+    #[test]
+    fn a_unique_key_has_exactly_its_columns() {
+        assert!(index(&["b", "a"]).is_unique_key_of(&["a", "b"]));
+        assert!(!index(&["a"]).is_unique_key_of(&["a", "b"]));
+        assert!(!index(&["a", "b", "c"]).is_unique_key_of(&["a", "b"]));
+    }
+
+    #[test]
+    fn names_are_quoted_so_that_they_cannot_end() {
+        assert_eq!(quoted("labs"), "`labs`");
+        assert_eq!(quoted("a`; DROP TABLE labs"), "`a``; DROP TABLE labs`");
+    }
+}

@@ -1,0 +1,266 @@
+//! What daymend's user may do: what it needs and lacks, and what it has and should not.
+//!
+//! Rights that SHOW GRANTS gives outright are taken from there. For the others the server is asked:
+//! it checks rights when a statement is prepared, and none of these is ever executed. So
+//! rights that come from roles and on columns count too.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Chart, Check, Patient, Severity, catalogue, is_denied,
+    needs::{ALL_FOUR, SCHEMA_TABLE, needed, own_statements, rights_of},
+    privileges::{Grants, Scope},
+    server, sql_text,
+};
+use crate::{
+    args,
+    db::{DbError, Query, code, migrate},
+    recompute::stored,
+    rollup::source,
+    statement,
+};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check::new("grants.narrow", Severity::Error, "the rights that daymend needs", |p| Box::pin(narrow(p))).mysql(),
+    Check::new("grants.wide", Severity::Warning, "rights that daymend does not need", |p| Box::pin(wide(p))).mysql(),
+    Check::new("grants.roles", Severity::Note, "roles", |p| Box::pin(roles(p))).mysql(),
+    Check::new("grants.unseen", Severity::Note, "the rights to see triggers and events", |p| Box::pin(unseen(p)))
+        .mysql(),
+];
+
+statement!(GRANTS, "doctor grants (mysql)", "SHOW GRANTS FOR CURRENT_USER");
+
+/// Rights on the whole server that do no harm: to watch it.
+const HARMLESS: &[&str] = &["PROCESS", "REPLICATION CLIENT", "BINLOG MONITOR", "SLAVE MONITOR", "REPLICA MONITOR"];
+
+/// Rights on the lab system's tables that do no harm.
+const HARMLESS_ON_SOURCE: &[&str] = &["SELECT", "SHOW VIEW", "LOCK TABLES"];
+
+/// What SHOW GRANTS says.
+pub(super) async fn grants(patient: &Patient<'_>) -> Result<Grants, DbError> {
+    let lines = patient.read(&GRANTS, args![], |row| row.text(0)).await?;
+    Ok(Grants::parse(lines.iter().map(String::as_str)))
+}
+
+/// How an account is written in a statement: `daymend@%` is `` `daymend`@`%` ``.
+fn quoted_account(account: &str) -> String {
+    let (user, host) = account.rsplit_once('@').unwrap_or((account, "%"));
+    format!("{}@{}", catalogue::quoted(user), catalogue::quoted(host))
+}
+
+async fn narrow(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    let session = server::session(patient).await?;
+    let grants = grants(patient).await?;
+    let grant = |rights: &str, table: &str| {
+        let (database, table) = (catalogue::quoted(&session.database), catalogue::quoted(table));
+        format!("GRANT {rights} ON {database}.{table} TO {};", quoted_account(&session.account))
+    };
+    // Rights on tables that are not there yet come with `daymend migrate`.
+    let is_behind = migrate::check(patient.db).await.is_err() && !is_refused(patient, "SELECT", SCHEMA_TABLE).await?;
+    for (table, rights) in needed(patient) {
+        if is_behind && table.starts_with("daymend_") {
+            continue;
+        }
+        let mut missing = Vec::new();
+        for right in rights {
+            if !grants.covers(right, &session.database, &table) && is_refused(patient, right, &table).await? {
+                missing.push(right);
+            }
+        }
+        if !missing.is_empty() {
+            let missing = missing.join(", ");
+            let advice = grant(&missing, &table);
+            chart.find(table, format!("{missing} is not granted"), advice);
+        }
+    }
+    if chart.found.is_empty() {
+        columns(patient, &mut chart, &grants, &session.database, &grant).await;
+    }
+    // Before 8.0.22 MySQL wants another right for a shared lock on rows that are only read.
+    let needs_lock = !session.version.contains("MariaDB") && patch(&session.version) < (8, 0, 22);
+    if needs_lock && !grants.has_roles && !grants.covers_database("LOCK TABLES", &session.database) {
+        let what = "LOCK TABLES is not granted, which MySQL before 8.0.22 wants for shared locks";
+        let on = format!("{}.*", catalogue::quoted(&session.database));
+        let advice = format!("GRANT LOCK TABLES ON {on} TO {};", quoted_account(&session.account));
+        chart.find(session.database.clone(), what, advice);
+    }
+    Ok(chart)
+}
+
+fn patch(version: &str) -> (u32, u32, u32) {
+    let (major, minor) = server::number(version);
+    let third = version.split(|c: char| !c.is_ascii_digit()).nth(2).and_then(|part| part.parse().ok());
+    (major, minor, third.unwrap_or(0))
+}
+
+/// A table, and a right on it.
+type Right = (String, &'static str);
+
+/// Where rights are on columns only: whether they are on those that daymend's statements name.
+async fn columns(
+    patient: &Patient<'_>,
+    chart: &mut Chart,
+    grants: &Grants,
+    database: &str,
+    grant: &impl Fn(&str, &str) -> String,
+) {
+    // By file or statement: what the database says, and which rights would be enough.
+    let mut refused: BTreeMap<String, (String, BTreeSet<Right>)> = BTreeMap::new();
+    for rollup in patient.rollups.iter() {
+        let problems =
+            source::check(patient.db, rollup).await.into_iter().chain(stored::check(patient.db, rollup).await);
+        for problem in problems.filter(|problem| problem.contains("command denied")) {
+            let (file, what) = problem.split_once(": ").unwrap_or(("", &problem));
+            let sql = rollup.facts.iter().map(|fact| &fact.sql).chain([&rollup.labs, &rollup.days]);
+            let tables = sql.filter(|sql| sql.file == file).flat_map(|sql| sql_text::read(sql).tables);
+            let mut rights: BTreeSet<_> = tables.map(|table| (table.name, "SELECT")).collect();
+            if rights.is_empty() {
+                rights.extend(ALL_FOUR.map(|right| (rollup.summary.table.clone(), right)));
+            }
+            refused.insert(file.to_owned(), (what.to_owned(), rights));
+        }
+    }
+    for statement in own_statements() {
+        let sql = statement.with_list(1).replace("{rows}", statement.row);
+        if let Err(error) = patient.db.columns(Query::new(statement.name, sql)).await
+            && is_denied(&error)
+        {
+            refused.insert(format!("statement {:?}", statement.name), (error.source.to_string(), rights_of(statement)));
+        }
+    }
+    for (place, (what, rights)) in refused {
+        let uncovered = rights.iter().filter(|(table, right)| !grants.covers(right, database, table));
+        let grants: Vec<String> = uncovered.map(|(table, right)| grant(right, table)).collect();
+        chart.find(place, what, format!("if the column exists: {}", grants.join(" ")));
+    }
+}
+
+/// Asks the server whether it would refuse a statement to whoever has no right on the table. The
+/// column does not exist, so that the statement could not run either; but rights are looked at first.
+async fn is_refused(patient: &Patient<'_>, right: &str, table: &str) -> Result<bool, DbError> {
+    let table = catalogue::quoted(table);
+    let sql = match right {
+        "SELECT" => format!("SELECT 1 FROM {table} WHERE 1 = 0"),
+        "INSERT" => format!("INSERT INTO {table} (daymend_doctor) VALUES (1)"),
+        "UPDATE" => format!("UPDATE {table} SET daymend_doctor = 1 WHERE 1 = 0"),
+        _ => format!("DELETE FROM {table} WHERE 1 = 0"),
+    };
+    let sql = format!("-- daymend: doctor rights\n{sql}");
+    match patient.db.columns(Query::new("doctor rights", sql)).await {
+        Ok(_) => Ok(false),
+        Err(error) => match code(&error.source) {
+            1044 | 1142 => Ok(true),
+            // No such column, or rights on other columns: it may. No such table: the checks of
+            // tables say so. A server that takes no writes at all says so by itself.
+            1054 | 1143 | 1146 | 1290 | 1792 | 1836 => Ok(false),
+            _ => Err(error),
+        },
+    }
+}
+
+async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    let session = server::session(patient).await?;
+    let account = quoted_account(&session.account);
+    let source: BTreeSet<String> = patient.rollups.iter().flat_map(sql_text::source_tables).collect();
+    for grant in grants(patient).await?.grants.iter().filter(|grant| !grant.is_revoke) {
+        let (place, on, harmless) = match &grant.scope {
+            Scope::Server => ("the whole server".to_owned(), "*.*".to_owned(), HARMLESS),
+            Scope::Database(name) => {
+                (format!("the whole database {name}"), format!("{}.*", catalogue::quoted(name)), HARMLESS_ON_SOURCE)
+            }
+            Scope::Table(database, table) if source.iter().any(|name| name.eq_ignore_ascii_case(table)) => (
+                table.clone(),
+                format!("{}.{}", catalogue::quoted(database), catalogue::quoted(table)),
+                HARMLESS_ON_SOURCE,
+            ),
+            Scope::Table(..) => continue,
+        };
+        let all = grant.rights.iter().chain(&grant.on_columns);
+        let wide: BTreeSet<&str> = all.map(String::as_str).filter(|right| !harmless.contains(right)).collect();
+        if wide.is_empty() {
+            continue;
+        }
+        let shown = if wide.contains("ALL PRIVILEGES") || wide.len() <= 5 {
+            wide.iter().copied().collect::<Vec<_>>().join(", ")
+        } else {
+            let first: Vec<&str> = wide.iter().copied().take(4).collect();
+            format!("{} and {} more", first.join(", "), wide.len() - 4)
+        };
+        // GRANT OPTION is revoked by itself: not beside ALL PRIVILEGES ON something.
+        let revoke: Vec<String> = if wide.contains("ALL PRIVILEGES") && wide.contains("GRANT OPTION") {
+            ["ALL PRIVILEGES", "GRANT OPTION"].map(|right| format!("REVOKE {right} ON {on} FROM {account};")).into()
+        } else {
+            vec![format!("REVOKE {} ON {on} FROM {account};", wide.into_iter().collect::<Vec<_>>().join(", "))]
+        };
+        let advice = format!(
+            "where daymend runs as this user: {} then deploy/mysql/grants.sql, or what daymend doctor then asks for",
+            revoke.join(" ")
+        );
+        chart.find(session.account.clone(), format!("{shown} on {place}: more than daymend needs"), advice);
+    }
+    Ok(chart)
+}
+
+async fn roles(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    let grants = grants(patient).await?;
+    // Whoever may do everything gains nothing by a role.
+    if grants.has_roles && !grants.is_almighty() {
+        chart.find(
+            server::session(patient).await?.account,
+            "has roles, of which SHOW GRANTS may not tell the rights: whether they are too wide is not known",
+            "SHOW GRANTS FOR … USING …; or look at the roles' own grants",
+        );
+    }
+    Ok(chart)
+}
+
+/// Which of triggers and events the user may not see; they are left out silently.
+pub(super) async fn blind_to(patient: &Patient<'_>) -> Result<Vec<&'static str>, DbError> {
+    if !patient.is_mysql() {
+        return Ok(Vec::new());
+    }
+    let session = server::session(patient).await?;
+    let grants = grants(patient).await?;
+    let mut tables = patient.rollups.iter().flat_map(sql_text::source_tables);
+    let mut blind = Vec::new();
+    if !tables.all(|table| grants.covers("TRIGGER", &session.database, &table)) {
+        blind.push("triggers");
+    }
+    if !grants.covers_database("EVENT", &session.database) {
+        blind.push("events");
+    }
+    Ok(blind)
+}
+
+async fn unseen(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    let blind = blind_to(patient).await?;
+    if !blind.is_empty() {
+        chart.find(
+            server::session(patient).await?.account,
+            format!("may not see {}: whether the old ones are still there is not known", blind.join(" and ")),
+            "nothing for daymend, which does not need to; run daymend doctor once as an administrator",
+        );
+    }
+    Ok(chart)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_are_quoted_in_two_parts() {
+        assert_eq!(quoted_account("daymend@%"), "`daymend`@`%`");
+        assert_eq!(quoted_account("da@y`m@10.0.0.%"), "`da@y``m`@`10.0.0.%`");
+    }
+
+    #[test]
+    fn the_patch_level_of_a_version_is_read() {
+        assert_eq!(patch("8.0.21-log"), (8, 0, 21));
+        assert!(patch("8.0.36-28") > (8, 0, 22) && patch("8.4.0") > (8, 0, 22));
+    }
+}

@@ -1,0 +1,171 @@
+//! Labs: their zones, and whether their closed days are in the summary.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{Duration, NaiveDate};
+
+use super::{COUNT_MAX, Chart, Check, Patient, Severity, counted, lab_list, lab_options};
+use crate::{
+    args,
+    calendar::{self, Zone},
+    db::{DbError, Mode},
+    queue::settle,
+    rollup::{HISTORICAL_SUMMARY, source, source::Lab},
+    statement,
+};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check::new("labs.zone_unusable", Severity::Warning, "the labs' time zones", |p| Box::pin(zones(p))),
+    Check::new("labs.zone_changed", Severity::Warning, "the zones by which histories were built", |p| {
+        Box::pin(moved(p))
+    })
+    .of_daymend(),
+    Check::new("labs.overdue", Severity::Warning, "days that should be in the summary", |p| Box::pin(overdue(p)))
+        .of_daymend(),
+    Check::new("labs.late", Severity::Warning, "nightly runs", |p| Box::pin(late(p))).of_daymend(),
+];
+
+statement!(KNOWN, "doctor labs", "SELECT lab_id, enqueued_through, time_zone FROM daymend_labs WHERE rollup = ?");
+
+statement!(
+    LATE,
+    "doctor late runs",
+    "SELECT id, reason FROM daymend_runs WHERE state = 'running' AND kind = 'nightly' AND created_at < ? ORDER BY id LIMIT ?"
+);
+
+/// For how long a nightly run may be on its way before it is late.
+const GRACE: Duration = Duration::hours(1);
+
+/// How far back a change of zone is looked at, in days.
+const HISTORY_DAYS: u32 = 3660;
+
+/// The labs that are kept, by id.
+async fn enabled(patient: &Patient<'_>) -> Result<Vec<Lab>, DbError> {
+    let Some(rollup) = patient.rollups.get(HISTORICAL_SUMMARY) else { return Ok(Vec::new()) };
+    let mut tx = patient.db.begin(Mode::Snapshot).await?;
+    let mut labs = source::labs(&mut tx, rollup).await?;
+    tx.rollback().await?;
+    labs.retain(|lab| lab.enabled);
+    Ok(labs)
+}
+
+/// Through which day each lab has been enqueued, and by which zone its history was built.
+async fn known(patient: &Patient<'_>) -> Result<BTreeMap<i64, (Option<NaiveDate>, Option<String>)>, DbError> {
+    let rows = patient
+        .read(&KNOWN, args![HISTORICAL_SUMMARY], |row| Ok((row.int(0)?, (row.date_or_null(1)?, row.text_or_null(2)?))));
+    Ok(rows.await?.into_iter().collect())
+}
+
+async fn zones(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    let labs = enabled(patient).await?;
+    let mut names = BTreeSet::new();
+    // One finding a reason: a hundred labs without a zone are one thing to do.
+    let mut unusable: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for lab in &labs {
+        match lab.zone() {
+            Ok(zone) => {
+                names.insert(zone.name());
+            }
+            Err(error) => unusable.entry(error.to_string()).or_default().push(lab.id),
+        }
+    }
+    chart.fact("labs", format!("{} enabled, in {} time zones", labs.len(), names.len()));
+    for (why, labs) in unusable.iter().take(20) {
+        let ids: Vec<String> = labs.iter().take(10).map(ToString::to_string).collect();
+        let advice = format!("set labTimeZone to an IANA name for lab {}: the next tick catches up", ids.join(", "));
+        chart.find(lab_list(labs), format!("is not kept: {why}"), advice);
+    }
+    Ok(chart)
+}
+
+async fn moved(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    let known = known(patient).await?;
+    let mut changed: BTreeMap<(String, &str), Vec<i64>> = BTreeMap::new();
+    for lab in enabled(patient).await? {
+        let (Ok(zone), Some((through, Some(built)))) = (lab.zone(), known.get(&lab.id)) else { continue };
+        let through = through.unwrap_or_else(|| zone.yesterday(patient.now));
+        if days_differ(built, zone, through) {
+            changed.entry((built.clone(), zone.name())).or_default().push(lab.id);
+        }
+    }
+    for ((built, zone), labs) in changed.into_iter().take(20) {
+        let what = format!("history was built by {built}, the lab is now in {zone}: its days have moved");
+        chart.find(lab_list(&labs), what, format!("daymend rebuild {}", lab_options(labs)));
+    }
+    Ok(chart)
+}
+
+/// Whether the days of a history begin at other moments in another zone. A zone's other name
+/// (Asia/Calcutta) moves nothing.
+fn days_differ(built: &str, zone: Zone, through: NaiveDate) -> bool {
+    if built == zone.name() {
+        return false;
+    }
+    let Ok(built) = Zone::parse(Some(built)) else { return true };
+    let first = calendar::days_before(through, HISTORY_DAYS);
+    calendar::dates(first, calendar::next(through)).any(|date| built.first_instant(date) != zone.first_instant(date))
+}
+
+async fn overdue(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    let known = known(patient).await?;
+    let mut behind: BTreeMap<NaiveDate, Vec<i64>> = BTreeMap::new();
+    let mut unknown = Vec::new();
+    for lab in enabled(patient).await? {
+        let Ok(zone) = lab.zone() else { continue };
+        let due = patient.nightly_at.due_day(zone, patient.now - GRACE);
+        match known.get(&lab.id).and_then(|(through, _)| *through) {
+            Some(through) if through < due => behind.entry(through).or_default().push(lab.id),
+            Some(_) => {}
+            None => unknown.push(lab.id),
+        }
+    }
+    let advice = "start daymend scheduler (or serve)";
+    if !unknown.is_empty() {
+        chart.find(lab_list(&unknown), "no day has been enqueued yet", advice);
+    }
+    for (through, labs) in behind.iter().take(20) {
+        let advice = format!(
+            "{advice}; what is older than its --catch-up-days: daymend repair {} --day {}",
+            lab_options(labs.iter().copied()),
+            calendar::next(*through)
+        );
+        chart.find(lab_list(labs), format!("overdue: no day after {through} has been enqueued"), advice);
+    }
+    Ok(chart)
+}
+
+async fn late(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    let now_us = settle::database_now_us(patient.db).await?;
+    let before = chrono::DateTime::from_timestamp_micros(now_us).unwrap_or_default() - GRACE;
+    let late = patient.read(&LATE, args![before, COUNT_MAX + 1], |row| Ok((row.int(0)?, row.text(1)?))).await?;
+    if let Some((first, reason)) = late.first() {
+        let what = format!("open for more than an hour ({} in all): {reason}", counted(late.len(), "nightly run"));
+        chart.find(
+            format!("run {first}"),
+            what,
+            format!("daymend runs show {first}; daymend queue stats; start more workers"),
+        );
+    }
+    Ok(chart)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_name_of_a_zone_moves_no_day() {
+        let through: NaiveDate = "2026-06-14".parse().unwrap();
+        let zone = |name| Zone::parse(Some(name)).unwrap();
+        assert!(!days_differ("Asia/Calcutta", zone("Asia/Kolkata"), through));
+        assert!(!days_differ("Asia/Kolkata", zone("Asia/Kolkata"), through));
+        assert!(days_differ("Asia/Kolkata", zone("Asia/Karachi"), through));
+        assert!(days_differ("Mars/Base", zone("Asia/Karachi"), through));
+        // The same in winter, not in summer.
+        assert!(days_differ("Europe/Berlin", zone("Africa/Lagos"), through));
+    }
+}

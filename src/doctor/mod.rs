@@ -1,0 +1,323 @@
+//! `daymend doctor`: what is wrong with a site, and what to do about it.
+//!
+//! Every check is a row of a table ([`GROUPS`]): its id, how bad its finding is, what it needs,
+//! what it looks at, and the function that looks. The functions only read, in snapshots that are
+//! read only, so that the server itself refuses a write.
+//!
+//! - [`server`], [`settings`]: can it be reached, is it one that daymend works with, is it set up so.
+//! - [`grants`], [`needs`], [`privileges`]: what daymend's user may do, too little and too much.
+//! - [`tables`], [`summary`]: tables, columns, indexes; rows that break the summary's own rules.
+//! - [`replaced`]: what daymend takes the place of, and is still there.
+//! - [`labs`], [`queue`], [`records`]: the work itself.
+//! - [`report`]: what was found.
+//! - [`fixes`]: the DDL that keeps faults from coming back; printed, never carried out.
+//! - [`catalogue`], [`sql_text`]: the schema as the database and a definition's SELECTs have it.
+//!
+//! Invariants: a look that fails becomes a finding and stops no other; none takes longer than
+//! [`LOOK_MAX`], however large the tables: they read by an index, or the latest rows only, and say
+//! "more than" instead of counting on.
+
+pub mod fixes;
+
+mod catalogue;
+mod grants;
+mod labs;
+mod needs;
+mod privileges;
+mod queue;
+mod records;
+mod replaced;
+mod report;
+mod server;
+mod settings;
+mod sql_text;
+mod summary;
+mod tables;
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
+
+use crate::{
+    db::{Arg, ConnectOptions, Db, DbError, Dialect, Kind, Mode, Query, Row, code, migrate},
+    error::chain,
+    rollup::Rollups,
+    scheduler::nightly::NightlyAt,
+};
+
+pub use report::{Fact, Finding, Report, Severity};
+
+/// How long one look may take. The server ends its statements a little earlier, with a better reason.
+const LOOK_MAX: Duration = Duration::from_secs(20);
+
+/// How long all of them may take: where every table is locked, the last ones are left out.
+const ALL_MAX: Duration = Duration::from_secs(120);
+
+/// How many rows of one fault are counted, at most.
+const COUNT_MAX: usize = 1000;
+
+/// How many examples of one fault are named.
+const EXAMPLES_MAX: usize = 3;
+
+/// What a look saw.
+#[derive(Debug, Default)]
+struct Chart {
+    /// Where, what, and what to do.
+    found: Vec<(String, String, String)>,
+    facts: Vec<Fact>,
+}
+
+impl Chart {
+    fn find(&mut self, place: impl Into<String>, what: impl Into<String>, advice: impl Into<String>) {
+        self.found.push((place.into(), what.into(), advice.into()));
+    }
+
+    fn fact(&mut self, name: &'static str, value: impl Into<String>) {
+        self.facts.push(Fact { name, value: value.into() });
+    }
+}
+
+/// The database to look at, and what is expected of it.
+#[derive(Debug)]
+pub struct Patient<'a> {
+    /// The database.
+    pub db: &'a Db,
+    /// The rollups that are kept in it.
+    pub rollups: &'a Rollups,
+    /// What the scheduler takes for the present.
+    pub now: DateTime<Utc>,
+    /// When yesterday should be in the summary.
+    pub nightly_at: NightlyAt,
+    /// How long runs are kept; for ever where it is none.
+    pub retention: Option<Duration>,
+}
+
+impl Patient<'_> {
+    /// The rows of a statement, each read by `each`, from a snapshot that is read only.
+    async fn read<'q, T: Send>(
+        &self,
+        query: impl Into<Query<'q>>,
+        args: Vec<Arg>,
+        mut each: impl FnMut(&Row) -> Result<T, sqlx::Error> + Send,
+    ) -> Result<Vec<T>, DbError> {
+        let mut tx = self.db.begin(Mode::Snapshot).await?;
+        let mut rows = Vec::new();
+        tx.for_each(query, args, |row| {
+            rows.push(each(&row)?);
+            Ok(())
+        })
+        .await?;
+        tx.rollback().await?;
+        Ok(rows)
+    }
+
+    fn is_mysql(&self) -> bool {
+        self.db.dialect() == Dialect::MySql
+    }
+}
+
+/// What has to be there before a check can look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    /// Nothing but the database.
+    Database,
+    /// daymend's own tables, as this binary knows them.
+    Schema,
+}
+
+/// On which databases a check applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum On {
+    Both,
+    MySql,
+}
+
+type Look = for<'a> fn(&'a Patient<'a>) -> BoxFuture<'a, Result<Chart, DbError>>;
+
+/// A check: one row of the table.
+struct Check {
+    id: &'static str,
+    severity: Severity,
+    needs: Needs,
+    on: On,
+    /// What it looks at, for the one whose look fails.
+    looks_at: &'static str,
+    look: Look,
+}
+
+impl Check {
+    const fn new(id: &'static str, severity: Severity, looks_at: &'static str, look: Look) -> Self {
+        Self { id, severity, needs: Needs::Database, on: On::Both, looks_at, look }
+    }
+
+    /// The same, which reads daymend's own tables.
+    const fn of_daymend(self) -> Self {
+        Self { needs: Needs::Schema, ..self }
+    }
+
+    /// The same, which applies to MySQL and MariaDB only.
+    const fn mysql(self) -> Self {
+        Self { on: On::MySql, ..self }
+    }
+
+    fn applies_to(&self, dialect: Dialect) -> bool {
+        self.on == On::Both || dialect == Dialect::MySql
+    }
+}
+
+/// Every check, by group, in the order of the page.
+const GROUPS: &[(&str, &[Check])] = &[
+    ("Server", server::CHECKS),
+    ("Settings", settings::CHECKS),
+    ("Rights", grants::CHECKS),
+    ("Tables", tables::CHECKS),
+    ("Summary", summary::CHECKS),
+    ("What daymend replaces", replaced::CHECKS),
+    ("Labs", labs::CHECKS),
+    ("Queue", queue::CHECKS),
+    ("Records", records::CHECKS),
+];
+
+/// The check that stands for the connection itself.
+pub const REACHABLE: &str = "connection.reachable";
+
+/// The check of daymend's schema version.
+pub const SCHEMA: &str = "schema.version";
+
+/// How to open a pool for an examination: no statement of it runs for long.
+#[must_use]
+pub fn connect_options() -> ConnectOptions {
+    ConnectOptions { statement_max: LOOK_MAX - Duration::from_secs(5), ..ConnectOptions::new(2) }
+}
+
+/// Looks at everything.
+pub async fn examine(patient: &Patient<'_>) -> Report {
+    let db = patient.db.with_limit(LOOK_MAX);
+    let patient = &Patient { db: &db, ..*patient };
+    let has_schema = migrate::check(&db).await.is_ok();
+    let mut report = Report::default();
+    let begun = Instant::now();
+    for (group, checks) in GROUPS {
+        for check in checks.iter().filter(|check| check.applies_to(db.dialect())) {
+            let has_its_tables = check.needs == Needs::Database || has_schema;
+            if !has_its_tables || report.has(REACHABLE) || begun.elapsed() > ALL_MAX {
+                report.skipped.push((group, check.id));
+                continue;
+            }
+            let looked = tokio::time::timeout(LOOK_MAX, (check.look)(patient)).await;
+            let finding =
+                |severity, (place, what, advice)| Finding { id: check.id, group, severity, place, what, advice };
+            match looked {
+                Ok(Ok(chart)) => {
+                    report.checked.push((group, check.id));
+                    report.findings.extend(chart.found.into_iter().map(|found| finding(check.severity, found)));
+                    report.facts.extend(chart.facts);
+                }
+                // The checks of tables say which table is not there; one line is enough.
+                Ok(Err(error)) if is_absent(&error) && report.has_missing_tables() => {
+                    report.skipped.push((group, check.id));
+                }
+                Ok(Err(error)) if error.kind == Kind::Unavailable && db.ping().await.is_err() => {
+                    report.findings.extend(Report::unreachable(&chain(&error)).findings);
+                    report.skipped.push((group, check.id));
+                }
+                Ok(Err(error)) => {
+                    let (severity, why) = why_not(&error);
+                    report.checked.push((group, check.id));
+                    report.findings.push(finding(severity, could_not(check, &why, advice_for(&error))));
+                }
+                Err(_) => {
+                    let why = format!("it took longer than {}", humantime::format_duration(LOOK_MAX));
+                    report.checked.push((group, check.id));
+                    report.findings.push(finding(Severity::Warning, could_not(check, &why, SLOW)));
+                }
+            }
+        }
+    }
+    report
+}
+
+const SLOW: &str = "try again when the database is less busy";
+
+/// The finding of a check that could not look.
+fn could_not(check: &Check, why: &str, advice: &str) -> (String, String, String) {
+    (check.looks_at.to_owned(), format!("could not be looked at: {why}"), advice.to_owned())
+}
+
+/// How bad it is that a look failed. That a right is missing which only the doctor needs is
+/// worth a note; the rights that daymend itself needs are a check of their own.
+fn why_not(error: &DbError) -> (Severity, String) {
+    let severity = if is_denied(error) { Severity::Note } else { Severity::Warning };
+    (severity, chain(error))
+}
+
+fn advice_for(error: &DbError) -> &'static str {
+    if is_denied(error) { "run daymend doctor once as a user who may read it" } else { SLOW }
+}
+
+/// Whether a right is missing: access denied to a database, a command, a column, or in general.
+fn is_denied(error: &DbError) -> bool {
+    matches!(code(&error.source), 1044 | 1142 | 1143 | 1227 | 1370)
+}
+
+/// Whether a table or a column is missing.
+fn is_absent(error: &DbError) -> bool {
+    matches!(code(&error.source), 1054 | 1109 | 1146)
+        || (code(&error.source) == 1
+            && ["no such", "has no column"].iter().any(|words| error.source.to_string().contains(words)))
+}
+
+/// How many of something, of a list that was cut after [`COUNT_MAX`]: `1 row`, `more than 1000 rows`.
+fn counted(found: usize, what: &str) -> String {
+    match found {
+        1 => format!("1 {what}"),
+        found if found > COUNT_MAX => format!("more than {COUNT_MAX} {what}s"),
+        found => format!("{found} {what}s"),
+    }
+}
+
+/// The first few of a list, and how many more there are.
+fn examples<T: ToString>(list: impl IntoIterator<Item = T>) -> String {
+    let list: Vec<String> = list.into_iter().map(|item| item.to_string()).collect();
+    let shown = list.iter().take(EXAMPLES_MAX).cloned().collect::<Vec<_>>().join(", ");
+    if list.len() > EXAMPLES_MAX { format!("{shown}, …") } else { shown }
+}
+
+/// Labs by their ids: `labs 1, 2, 3, …`.
+fn lab_list<'a>(labs: impl IntoIterator<Item = &'a i64>) -> String {
+    let ids: Vec<&i64> = labs.into_iter().collect();
+    format!("{} {}", if ids.len() == 1 { "lab" } else { "labs" }, examples(ids))
+}
+
+/// Options that name labs: `--lab 1 --lab 2`; a few of them, where there are many.
+fn lab_options(labs: impl IntoIterator<Item = i64>) -> String {
+    let labs: std::collections::BTreeSet<i64> = labs.into_iter().collect();
+    labs.iter().take(10).map(|lab| format!("--lab {lab}")).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_and_begin_with_their_subject() {
+        let mut ids: Vec<&str> = GROUPS.iter().flat_map(|(_, checks)| checks.iter().map(|check| check.id)).collect();
+        ids.push(REACHABLE);
+        let count = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), count);
+        assert!(ids.iter().all(|id| id.split('.').count() == 2), "{ids:?}");
+    }
+
+    #[test]
+    fn long_lists_say_that_they_go_on() {
+        assert_eq!(counted(1, "row"), "1 row");
+        assert_eq!(counted(1000, "row"), "1000 rows");
+        assert_eq!(counted(1001, "row"), "more than 1000 rows");
+        assert_eq!(examples([1, 2, 3]), "1, 2, 3");
+        assert_eq!(examples([1, 2, 3, 4]), "1, 2, 3, …");
+        assert_eq!(lab_options([7, 3, 7]), "--lab 3 --lab 7");
+    }
+}

@@ -1,0 +1,97 @@
+//! Which rights daymend needs: what its own statements say, so that no list of them grows old.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Patient, sql_text};
+use crate::db::Statement;
+
+pub(super) const ALL_FOUR: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];
+
+pub(super) const SCHEMA_TABLE: &str = "daymend_schema";
+
+/// The lab system's tables that statements of daymend name, beside those of `jobs/`.
+pub(super) const OUTPUT_TABLES: [&str; 2] = ["operation_event_log", "crelio_data_migrations"];
+
+/// Tables, each with the rights that are needed there.
+pub(super) type Needed = BTreeMap<String, BTreeSet<&'static str>>;
+
+/// Each table that daymend uses, with the rights that it needs there: what its statements say.
+pub(super) fn needed(patient: &Patient<'_>) -> Needed {
+    let mut needed = Needed::new();
+    for rollup in patient.rollups.iter() {
+        for table in sql_text::source_tables(rollup) {
+            needed.entry(table).or_default().insert("SELECT");
+        }
+        needed.entry(rollup.summary.table.clone()).or_default().extend(ALL_FOUR);
+    }
+    for statement in own_statements() {
+        for (table, right) in rights_of(statement) {
+            needed.entry(table).or_default().insert(right);
+        }
+    }
+    needed
+}
+
+/// The statements that daymend lives by: not the doctor's own, nor those of another user or database.
+pub(super) fn own_statements() -> impl Iterator<Item = &'static Statement> {
+    Statement::all().filter(|statement| {
+        let name = statement.name;
+        let is_other = ["doctor ", "bench"].iter().any(|other| name.starts_with(other));
+        // Only `daymend migrate` writes to its own table.
+        !is_other && !name.ends_with("(sqlite)") && name != "schema record"
+    })
+}
+
+/// The rights that a statement asks for, as far as its text tells, on tables that daymend may use.
+pub(super) fn rights_of(statement: &Statement) -> BTreeSet<(String, &'static str)> {
+    let text = statement.sql.replace("{insert_ignore}", "INSERT IGNORE");
+    let tokens = sql_text::tokens(&text);
+    let mut rights = BTreeSet::new();
+    for (at, table) in tokens.iter().enumerate() {
+        let is_ours = table.starts_with("daymend_") || OUTPUT_TABLES.contains(&table.as_str());
+        let before = |back: usize| at.checked_sub(back).map_or("", |at| tokens[at].as_str()).to_uppercase();
+        // A column is written with its table: `daymend_jobs.id`.
+        if !is_ours || tokens.get(at + 1).is_some_and(|next| next == ".") {
+            continue;
+        }
+        let asked: &[&'static str] = match (before(2).as_str(), before(1).as_str()) {
+            (_, "UPDATE") => &["UPDATE"],
+            ("DELETE", "FROM") => &["DELETE"],
+            ("REPLACE", "INTO") => &["INSERT", "DELETE"],
+            (_, "INTO") => &["INSERT"],
+            (_, "FROM" | "JOIN") => &["SELECT"],
+            _ => &[],
+        };
+        rights.extend(asked.iter().map(|right| (table.clone(), *right)));
+    }
+    // What a WHERE compares has to be read.
+    let read: Vec<String> = rights
+        .iter()
+        .filter(|(_, right)| ["UPDATE", "DELETE"].contains(right))
+        .map(|(table, _)| table.clone())
+        .collect();
+    rights.extend(read.into_iter().map(|table| (table, "SELECT")));
+    rights
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rights_that_are_needed_follow_from_the_statements() {
+        let mut needed: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+        for (table, right) in own_statements().flat_map(rights_of) {
+            needed.entry(table).or_default().insert(right);
+        }
+        // No statement changes or deletes what the admin log says.
+        assert_eq!(needed["daymend_admin_log"], BTreeSet::from(["INSERT", "SELECT"]));
+        assert_eq!(needed["daymend_attempts"], BTreeSet::from(["DELETE", "INSERT", "SELECT"]));
+        assert_eq!(needed["daymend_migrations"], BTreeSet::from(["DELETE", "INSERT", "SELECT"]));
+        assert_eq!(needed["daymend_labs"], BTreeSet::from(["INSERT", "SELECT", "UPDATE"]));
+        assert_eq!(needed["daymend_jobs"], BTreeSet::from(ALL_FOUR));
+        assert_eq!(needed["daymend_schema"], BTreeSet::from(["SELECT"]));
+        assert_eq!(needed["operation_event_log"], BTreeSet::from(["INSERT"]));
+        assert_eq!(needed["crelio_data_migrations"], BTreeSet::from(["INSERT", "SELECT", "UPDATE"]));
+    }
+}

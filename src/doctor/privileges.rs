@@ -1,0 +1,271 @@
+//! What the lines of SHOW GRANTS say. Pure.
+//!
+//! MariaDB's lines end with the hash of the password: a line is never printed.
+
+use std::collections::BTreeSet;
+
+/// What a right is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Everything on the server (`*.*`).
+    Server,
+    /// A database, or all whose names fit a pattern.
+    Database(String),
+    /// One table.
+    Table(String, String),
+}
+
+/// One line: rights on something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Grant {
+    /// What the rights are on.
+    pub(super) scope: Scope,
+    /// The rights on all of it, in upper case; `ALL PRIVILEGES` is one of them.
+    pub(super) rights: BTreeSet<String>,
+    /// The rights on some of its columns only.
+    pub(super) on_columns: BTreeSet<String>,
+    /// Whether the line takes rights away (MySQL's partial revokes).
+    pub(super) is_revoke: bool,
+}
+
+/// Everything that SHOW GRANTS says of an account.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Grants {
+    /// The rights.
+    pub(super) grants: Vec<Grant>,
+    /// Whether the account has roles, whose rights may not be among them.
+    pub(super) has_roles: bool,
+}
+
+const ALL: &str = "ALL PRIVILEGES";
+
+impl Grants {
+    /// Reads the lines.
+    pub(super) fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut all = Self::default();
+        for line in lines {
+            let words = words(line);
+            let first = words.first().map(|word| word.text.to_uppercase()).unwrap_or_default();
+            let is_role = !words.iter().any(|word| word.is("ON"));
+            match first.as_str() {
+                "GRANT" if is_role => all.has_roles = true,
+                "GRANT" => all.grants.extend(grant(&words, false)),
+                "REVOKE" if !is_role => all.grants.extend(grant(&words, true)),
+                "SET" => all.has_roles = true,
+                _ => {}
+            }
+        }
+        all
+    }
+
+    /// Whether a right on all of a table is granted, whatever it comes from.
+    pub(super) fn covers(&self, right: &str, database: &str, table: &str) -> bool {
+        let on_table = |grant: &&Grant| grant.scope.includes(database, table);
+        let has = |grant: &Grant| grant.rights.contains(right) || grant.rights.contains(ALL);
+        let revoked = self.grants.iter().filter(|grant| grant.is_revoke).filter(on_table).any(has);
+        // A revoke takes from the server-wide rights only.
+        let is_void = |grant: &Grant| grant.is_revoke || (revoked && grant.scope == Scope::Server);
+        let fits = |grant: &&Grant| !is_void(grant);
+        self.grants.iter().filter(fits).filter(on_table).any(has)
+    }
+
+    /// Whether every right on the whole server is granted.
+    pub(super) fn is_almighty(&self) -> bool {
+        let all = |grant: &Grant| grant.scope == Scope::Server && grant.rights.contains(ALL);
+        self.grants.iter().any(|grant| !grant.is_revoke && all(grant))
+    }
+
+    /// Whether a right on a whole database is granted.
+    pub(super) fn covers_database(&self, right: &str, database: &str) -> bool {
+        self.covers(right, database, "*")
+    }
+}
+
+impl Scope {
+    fn includes(&self, database: &str, table: &str) -> bool {
+        match self {
+            Self::Server => true,
+            Self::Database(pattern) => like(pattern, database),
+            Self::Table(of, name) => of.eq_ignore_ascii_case(database) && name.eq_ignore_ascii_case(table),
+        }
+    }
+}
+
+/// Whether a name fits a database pattern: `%` is anything, `_` one character, a backslash takes
+/// the next one as it is.
+fn like(pattern: &str, name: &str) -> bool {
+    fn fits(pattern: &[char], name: &[char]) -> bool {
+        match pattern {
+            [] => name.is_empty(),
+            ['%', rest @ ..] => (0..=name.len()).any(|skip| fits(rest, &name[skip..])),
+            ['\\', literal, rest @ ..] => name.first() == Some(literal) && fits(rest, &name[1..]),
+            ['_', rest @ ..] => !name.is_empty() && fits(rest, &name[1..]),
+            [literal, rest @ ..] => {
+                name.first().is_some_and(|c| c.eq_ignore_ascii_case(literal)) && fits(rest, &name[1..])
+            }
+        }
+    }
+    fits(&pattern.chars().collect::<Vec<_>>(), &name.chars().collect::<Vec<_>>())
+}
+
+/// A word of a line: quoted names are one word, punctuation is a word of its own.
+struct Word {
+    text: String,
+    is_quoted: bool,
+}
+
+impl Word {
+    fn is(&self, text: &str) -> bool {
+        !self.is_quoted && self.text.eq_ignore_ascii_case(text)
+    }
+}
+
+fn words(line: &str) -> Vec<Word> {
+    let mut words = Vec::new();
+    let mut chars = line.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            c if c.is_whitespace() => {}
+            '`' | '\'' | '"' => {
+                let mut text = String::new();
+                while let Some(inner) = chars.next() {
+                    if inner != c {
+                        text.push(inner);
+                    } else if chars.peek() == Some(&c) {
+                        text.push(c);
+                        chars.next();
+                    } else {
+                        break;
+                    }
+                }
+                words.push(Word { text, is_quoted: true });
+            }
+            c if c.is_alphanumeric() || c == '_' => {
+                let mut text = c.to_string();
+                while let Some(next) = chars.next_if(|next| next.is_alphanumeric() || matches!(next, '_' | '$')) {
+                    text.push(next);
+                }
+                words.push(Word { text, is_quoted: false });
+            }
+            c => words.push(Word { text: c.to_string(), is_quoted: false }),
+        }
+    }
+    words
+}
+
+/// `GRANT a, b (c, d) ON scope TO …` or `REVOKE … ON scope FROM …`.
+fn grant(words: &[Word], is_revoke: bool) -> Option<Grant> {
+    let on = words.iter().position(|word| word.is("ON"))?;
+    let scope = scope(&words[on + 1..])?;
+    let (mut rights, mut on_columns) = (BTreeSet::new(), BTreeSet::new());
+    let mut name: Vec<String> = Vec::new();
+    let mut depth = 0;
+    let mut has_columns = false;
+    for word in &words[1..on] {
+        match word.text.as_str() {
+            "(" if !word.is_quoted => {
+                depth += 1;
+                has_columns = true;
+            }
+            ")" if !word.is_quoted => depth -= 1,
+            "," if !word.is_quoted && depth == 0 => {
+                let set = if has_columns { &mut on_columns } else { &mut rights };
+                set.insert(name.join(" "));
+                name.clear();
+                has_columns = false;
+            }
+            _ if depth > 0 => {}
+            text => name.push(text.to_uppercase()),
+        }
+    }
+    let set = if has_columns { &mut on_columns } else { &mut rights };
+    set.insert(name.join(" "));
+    if rights.remove("ALL") {
+        rights.insert(ALL.to_owned());
+    }
+    rights.remove("USAGE");
+    let text: Vec<String> = words[on..].iter().map(|word| word.text.to_uppercase()).collect();
+    if text.windows(3).any(|three| three == ["WITH", "GRANT", "OPTION"]) {
+        rights.insert("GRANT OPTION".to_owned());
+    }
+    Some(Grant { scope, rights, on_columns, is_revoke })
+}
+
+/// What follows ON; none for procedures, proxies and the like.
+fn scope(words: &[Word]) -> Option<Scope> {
+    let words = if words.first()?.is("TABLE") { &words[1..] } else { words };
+    let [database, dot, table, ..] = words else { return None };
+    if !dot.is(".") {
+        return None;
+    }
+    Some(match (database.is("*"), table.is("*")) {
+        (true, _) => Scope::Server,
+        (false, true) => Scope::Database(database.text.clone()),
+        (false, false) => Scope::Table(database.text.clone(), table.text.clone()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(lines: &[&str]) -> Grants {
+        Grants::parse(lines.iter().copied())
+    }
+
+    #[test]
+    fn rights_come_from_the_server_the_database_or_the_table() {
+        let grants = parse(&[
+            "GRANT USAGE ON *.* TO `daymend`@`%` IDENTIFIED BY PASSWORD '*2470C0C06DEE42FD1618BB99005ADCA2EC9D1E19'",
+            "GRANT SELECT, INSERT ON `lab`.`summary` TO `daymend`@`%`",
+            "GRANT LOCK TABLES ON `lab\\_prod`.* TO `daymend`@`%`",
+            "GRANT EXECUTE ON PROCEDURE `lab`.`nightly` TO `daymend`@`%`",
+            "GRANT PROXY ON ''@'%' TO 'root'@'localhost' WITH GRANT OPTION",
+        ]);
+        assert!(grants.covers("SELECT", "lab", "summary") && grants.covers("INSERT", "LAB", "Summary"));
+        assert!(!grants.covers("DELETE", "lab", "summary") && !grants.covers("SELECT", "lab", "labs"));
+        assert!(
+            grants.covers_database("LOCK TABLES", "lab_prod") && !grants.covers_database("LOCK TABLES", "labXprod")
+        );
+        assert!(!grants.has_roles);
+        assert_eq!(grants.grants.len(), 3);
+    }
+
+    #[test]
+    fn all_privileges_are_every_right() {
+        for line in [
+            "GRANT ALL PRIVILEGES ON *.* TO `root`@`localhost` WITH GRANT OPTION",
+            "GRANT ALL ON `lab`.* TO 'daymend'@'%'",
+            "GRANT ALL PRIVILEGES ON `l%`.* TO 'daymend'@'%'",
+        ] {
+            assert!(parse(&[line]).covers("DELETE", "lab", "labs"), "{line}");
+        }
+        assert!(!parse(&["GRANT ALL PRIVILEGES ON `x%`.* TO 'a'@'%'"]).covers("SELECT", "lab", "labs"));
+    }
+
+    #[test]
+    fn rights_on_columns_are_kept_apart() {
+        let grants = parse(&["GRANT SELECT (`id`, `lab_id`), INSERT (a), UPDATE ON `lab`.`billing` TO `d`@`%`"]);
+        let grant = &grants.grants[0];
+        assert_eq!(grant.rights, BTreeSet::from(["UPDATE".to_owned()]));
+        assert_eq!(grant.on_columns, BTreeSet::from(["SELECT".to_owned(), "INSERT".to_owned()]));
+        assert!(!grants.covers("SELECT", "lab", "billing"));
+    }
+
+    #[test]
+    fn roles_are_noticed_on_both_servers() {
+        assert!(parse(&["GRANT `daymend_role` TO `daymend`@`%`"]).has_roles);
+        assert!(parse(&["GRANT `a`@`%`,`b`@`%` TO `daymend`@`%`"]).has_roles);
+        assert!(parse(&["SET DEFAULT ROLE `daymend_role` FOR `daymend`@`%`"]).has_roles);
+        // A role that is called ON.
+        assert!(parse(&["GRANT `ON` TO `daymend`@`%`"]).has_roles);
+    }
+
+    #[test]
+    fn a_partial_revoke_takes_from_the_server_wide_right() {
+        let grants =
+            parse(&["GRANT SELECT, INSERT ON *.* TO `daymend`@`%`", "REVOKE INSERT ON `lab`.* FROM `daymend`@`%`"]);
+        assert!(grants.covers("SELECT", "lab", "labs") && !grants.covers("INSERT", "lab", "labs"));
+        assert!(grants.covers("INSERT", "other", "labs"));
+    }
+}

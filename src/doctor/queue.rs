@@ -1,0 +1,178 @@
+//! The queue: jobs that nobody works off, that gave up, or that should be gone; workers and
+//! schedulers.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Duration, Utc};
+
+use super::{COUNT_MAX, Chart, Check, Patient, Severity, counted, lab_list};
+use crate::{
+    args,
+    db::{DbError, Mode},
+    queue::{
+        JobKind,
+        admin::pause::{self, Pause},
+        claim, lease, settle,
+    },
+    statement,
+};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check::new("queue.workers", Severity::Error, "workers", |p| Box::pin(workers(p))).of_daymend(),
+    Check::new("queue.scheduler", Severity::Error, "schedulers", |p| Box::pin(scheduler(p))).of_daymend(),
+    Check::new("queue.discarded", Severity::Warning, "discarded jobs", |p| Box::pin(discarded(p))).of_daymend(),
+    Check::new("queue.paused", Severity::Note, "what is paused", |p| Box::pin(paused(p))).of_daymend(),
+    Check::new("queue.unpruned", Severity::Warning, "runs that should be gone", |p| Box::pin(unpruned(p))).of_daymend(),
+];
+
+statement!(
+    WAITING,
+    "doctor waiting jobs",
+    "SELECT lab_id FROM daymend_jobs {force_claim}
+     WHERE kind = ? AND state = 'available' AND sort_key <= {now_us} LIMIT ?"
+);
+
+statement!(
+    DISCARDED,
+    "doctor discarded jobs",
+    "SELECT id, lab_id, error FROM daymend_jobs {force_claim}
+     WHERE kind IN ('nightly', 'repair', 'rebuild') AND state = 'discarded' LIMIT ?"
+);
+
+// A run's jobs are one range of the primary key, of which the open ones come soon.
+statement!(
+    ENDED,
+    "doctor ended runs",
+    "SELECT id, reason FROM daymend_runs
+     WHERE state = 'running' AND created_at < ?
+       AND NOT EXISTS (SELECT 1 FROM daymend_jobs
+                       WHERE daymend_jobs.id BETWEEN daymend_runs.id * 100000000 AND daymend_runs.id * 100000000 + 99999999
+                         AND daymend_jobs.state IN ('available', 'running'))
+     ORDER BY id LIMIT 100"
+);
+
+statement!(
+    ACTIVITY,
+    "doctor scheduler activity",
+    "SELECT requested_by, created_at, finished_at FROM daymend_runs ORDER BY id DESC LIMIT 200"
+);
+
+statement!(
+    UNPRUNED,
+    "doctor old runs",
+    "SELECT id, finished_at FROM daymend_runs
+     WHERE state IN ('completed', 'failed', 'cancelled') AND finished_at < ? ORDER BY id LIMIT ?"
+);
+
+/// For how long a run may stay open after its last job: a scheduler closes it in a second or two.
+const CLOSING_MAX: Duration = Duration::minutes(5);
+
+/// For how long an old run may stay beyond the retention: it is pruned every hour.
+const PRUNING_MAX: Duration = Duration::days(1);
+
+/// The database's clock.
+pub(super) async fn database_now(patient: &Patient<'_>) -> Result<DateTime<Utc>, DbError> {
+    let now_us = settle::database_now_us(patient.db).await?;
+    Ok(DateTime::from_timestamp_micros(now_us).unwrap_or_default())
+}
+
+async fn pauses(patient: &Patient<'_>) -> Result<Vec<Pause>, DbError> {
+    let mut tx = patient.db.begin(Mode::Snapshot).await?;
+    let pauses = pause::list(&mut tx).await?;
+    tx.rollback().await?;
+    Ok(pauses)
+}
+
+async fn workers(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    let alive = lease::workers_alive(patient.db).await?;
+    chart.fact("workers", format!("{alive} alive"));
+    if alive > 0 {
+        return Ok(chart);
+    }
+    let pauses = pauses(patient).await?;
+    let mut waiting = 0;
+    for kind in JobKind::ALL {
+        if !pauses.iter().any(|pause| pause.what == claim::pause_name(kind)) {
+            let args = args![kind.name(), COUNT_MAX + 1];
+            waiting += patient.read(&WAITING, args, |row| row.int(0)).await?.len();
+        }
+    }
+    if waiting > 0 {
+        chart.find(
+            "workers",
+            format!("none is alive, and {} to be worked off", counted(waiting, "job")),
+            "start daymend worker (or serve)",
+        );
+    }
+    Ok(chart)
+}
+
+async fn scheduler(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    let runs = patient.read(&ACTIVITY, args![], |row| {
+        let created = if row.text(0)? == "scheduler" { Some(row.instant(1)?) } else { None };
+        Ok(created.max(row.instant_or_null(2)?))
+    });
+    let latest = runs.await?.into_iter().flatten().max();
+    let shown =
+        latest.map_or("never, as far as is known".to_owned(), |at| format!("{} UTC", at.format("%Y-%m-%d %H:%M:%S")));
+    chart.fact("scheduler", format!("last enqueued or closed a run: {shown}"));
+    let before = database_now(patient).await? - CLOSING_MAX;
+    let ended = patient.read(&ENDED, args![before], |row| Ok((row.int(0)?, row.text(1)?))).await?;
+    if let Some((id, reason)) = ended.first() {
+        let what = format!("has ended and nobody closes it ({} in all): {reason}", counted(ended.len(), "run"));
+        chart.find(format!("run {id}"), what, "start daymend scheduler (or serve)");
+    }
+    Ok(chart)
+}
+
+async fn discarded(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    let read = |row: &crate::db::Row| Ok((row.int(0)?, row.int(1)?, row.text_or_null(2)?.unwrap_or_default()));
+    let jobs = patient.read(&DISCARDED, args![COUNT_MAX + 1], read).await?;
+    if let Some((id, _, error)) = jobs.last() {
+        let labs: BTreeSet<i64> = jobs.iter().map(|(_, lab, _)| *lab).collect();
+        let what = format!("{} discarded, such as job {id}: {error}", counted(jobs.len(), "job"));
+        let advice = "daymend queue list --state discarded; when the cause is gone: daymend queue retry --all";
+        chart.find(lab_list(&labs), what, advice);
+    }
+    Ok(chart)
+}
+
+async fn paused(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    for pause in pauses(patient).await?.iter().take(20) {
+        let what = format!("is paused since {} UTC by {}", pause.paused_at.format("%Y-%m-%d %H:%M"), pause.paused_by);
+        let target = match pause.lab_id {
+            Some(lab) => format!("--lab {lab}"),
+            None => pause.what.trim_start_matches("kind:").to_owned(),
+        };
+        chart.find(pause.what.clone(), what, format!("daymend queue resume {target}"));
+    }
+    Ok(chart)
+}
+
+async fn unpruned(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    let Some(retention) = patient.retention else { return Ok(chart) };
+    let age = Duration::from_std(retention).unwrap_or(Duration::MAX);
+    let Some(before) = database_now(patient).await?.checked_sub_signed(age.checked_add(&PRUNING_MAX).unwrap_or(age))
+    else {
+        return Ok(chart);
+    };
+    let old = patient.read(&UNPRUNED, args![before, COUNT_MAX + 1], |row| row.instant(1)).await?;
+    if let Some(oldest) = old.iter().min() {
+        let days = retention.as_secs() / 86400;
+        let retention = humantime::format_duration(retention);
+        let what = format!(
+            "{} kept for longer than {days} days, the oldest since {}",
+            counted(old.len(), "run"),
+            oldest.date_naive()
+        );
+        let advice =
+            format!("daymend queue prune --older-than \"{retention}\"; a scheduler with --retention does it by itself");
+        chart.find("daymend_runs", what, advice);
+    }
+    Ok(chart)
+}

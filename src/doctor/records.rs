@@ -1,0 +1,178 @@
+//! The lab system's records: `operation_event_log`, and the migration records.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+use chrono::{DateTime, Duration, Utc};
+
+use super::{COUNT_MAX, Chart, Check, Patient, Severity, counted, examples, queue::database_now};
+use crate::{
+    args,
+    db::{DbError, Row},
+    runs::{self, records::MIGRATION_TYPE},
+    statement,
+};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check::new("records.event_log", Severity::Warning, "operation_event_log", |p| Box::pin(event_log(p))).of_daymend(),
+    Check::new("records.stuck", Severity::Warning, "migration records", |p| Box::pin(stuck(p))).of_daymend(),
+    Check::new("records.waiting", Severity::Warning, "migration records", |p| Box::pin(waiting(p))).of_daymend(),
+    Check::new("records.doubled", Severity::Note, "migration records", |p| Box::pin(doubled(p))).of_daymend(),
+];
+
+statement!(
+    EVENT_LOG,
+    "doctor event log",
+    "SELECT event_name, status, created_at FROM operation_event_log ORDER BY id DESC LIMIT 10000"
+);
+
+statement!(
+    STUCK,
+    "doctor stuck records",
+    "SELECT records.id, records.lab_id, records.job_status
+     FROM crelio_data_migrations AS records
+     LEFT JOIN daymend_migrations AS links ON links.migration_id = records.id
+     LEFT JOIN daymend_runs AS runs ON runs.id = links.run_id AND runs.state = 'running'
+     WHERE records.migration_type = ? AND records.job_status LIKE 'Running%' AND runs.id IS NULL
+     ORDER BY records.id LIMIT ?"
+);
+
+statement!(
+    WAITING,
+    "doctor waiting records",
+    "SELECT id, lab_id FROM crelio_data_migrations
+     WHERE migration_type = ? AND is_scheduled = 1 AND job_status = 'Pending' AND modified_at < ? ORDER BY id LIMIT ?"
+);
+
+statement!(
+    DOUBLED,
+    "doctor doubled records",
+    "SELECT lab_id, COUNT(*) FROM crelio_data_migrations
+     WHERE migration_type = ? AND is_scheduled = 1 AND job_status = 'Pending'
+     GROUP BY lab_id HAVING COUNT(*) > 1 ORDER BY lab_id LIMIT ?"
+);
+
+/// How long something that has STARTED may take; the old nightly event took hours at most.
+const STARTED_MAX: Duration = Duration::hours(6);
+
+/// How long a pending record may wait for a scheduler, which looks every second.
+const PENDING_MAX: Duration = Duration::minutes(10);
+
+/// A line of the event log.
+struct Entry {
+    name: String,
+    status: String,
+    at: DateTime<Utc>,
+}
+
+/// What has STARTED and not ended, by name, oldest first. The entries come newest first.
+fn unfinished(entries: &[Entry]) -> Vec<(&str, DateTime<Utc>)> {
+    let mut open: BTreeMap<&str, VecDeque<DateTime<Utc>>> = BTreeMap::new();
+    for entry in entries.iter().rev() {
+        let started = open.entry(entry.name.as_str()).or_default();
+        if entry.status.eq_ignore_ascii_case("STARTED") {
+            started.push_back(entry.at);
+        } else {
+            // An end belongs to the latest start before it: the one before that never ended.
+            started.pop_back();
+        }
+    }
+    let mut unfinished: Vec<_> =
+        open.into_iter().flat_map(|(name, at)| at.into_iter().map(move |at| (name, at))).collect();
+    unfinished.sort_unstable_by_key(|(_, at)| *at);
+    unfinished
+}
+
+async fn event_log(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    let read = |row: &Row| Ok(Entry { name: row.text(0)?, status: row.text(1)?, at: row.instant(2)? });
+    let entries = patient.read(&EVENT_LOG, args![], read).await?;
+    let open: HashSet<String> = runs::open(patient.db).await?.into_iter().map(|run| run.event_name).collect();
+    let before = database_now(patient).await? - STARTED_MAX;
+    let unfinished = unfinished(&entries);
+    let old: Vec<_> = unfinished.iter().filter(|(name, at)| *at < before && !open.contains(*name)).collect();
+    for (name, at) in old.iter().take(20) {
+        let day = (*at - Duration::days(1)).date_naive();
+        let advice = format!(
+            "daymend repair --day {day}; then note its end: INSERT INTO operation_event_log (event_name, status, created_at) \
+             VALUES ('{}', 'FAILED', '{}');",
+            name.replace('\\', "\\\\").replace('\'', "''"),
+            at.format("%Y-%m-%d %H:%M:%S")
+        );
+        let what = format!("{name} has STARTED {} UTC and never ended", at.format("%Y-%m-%d %H:%M"));
+        chart.find("operation_event_log", what, advice);
+    }
+    if old.len() > 20 {
+        chart.find("operation_event_log", format!("{} more never ended", old.len() - 20), "daymend audit");
+    }
+    Ok(chart)
+}
+
+async fn stuck(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    let read = |row: &Row| Ok((row.int(0)?, row.int(1)?, row.text(2)?));
+    for (id, lab, status) in patient.read(&STUCK, args![MIGRATION_TYPE, 21_i64], read).await?.into_iter().take(20) {
+        let ask_again = format!(
+            "UPDATE crelio_data_migrations SET job_status = 'Pending', is_scheduled = 1 WHERE id = {id}; (rebuilds lab {lab})"
+        );
+        chart.find(
+            format!("record {id}"),
+            format!("of lab {lab} says {status:?}, and no run carries it out"),
+            ask_again,
+        );
+    }
+    Ok(chart)
+}
+
+async fn waiting(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    let before = database_now(patient).await? - PENDING_MAX;
+    let args = args![MIGRATION_TYPE, before, COUNT_MAX + 1];
+    let waiting = patient.read(&WAITING, args, |row| Ok((row.int(0)?, row.int(1)?))).await?;
+    if !waiting.is_empty() {
+        let what = format!("{} not taken for more than ten minutes", counted(waiting.len(), "migration record"));
+        let records = waiting.iter().map(|(id, lab)| format!("record {id} of lab {lab}"));
+        chart.find(examples(records), what, "start daymend scheduler (or serve)");
+    }
+    Ok(chart)
+}
+
+async fn doubled(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    let args = args![MIGRATION_TYPE, COUNT_MAX + 1];
+    let doubled = patient.read(&DOUBLED, args, |row| Ok((row.int(0)?, row.int(1)?))).await?;
+    if !doubled.is_empty() {
+        let labs = doubled.iter().map(|(lab, records)| format!("lab {lab} ({records} records)"));
+        chart.find(
+            examples(labs),
+            "have several pending migration records",
+            "nothing: one rebuild carries all of them out",
+        );
+    }
+    Ok(chart)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_end_belongs_to_the_start_before_it() {
+        let entry = |name: &str, status: &str, hour: u32| Entry {
+            name: name.to_owned(),
+            status: status.to_owned(),
+            at: format!("2026-03-15T{hour:02}:00:00Z").parse().unwrap(),
+        };
+        // Newest first, as they are read.
+        let entries = [
+            entry("nightly", "COMPLETED", 9),
+            entry("nightly", "STARTED", 8),
+            entry("other", "FAILED", 7),
+            entry("other", "STARTED", 6),
+            entry("nightly", "STARTED", 4),
+            entry("cut off", "COMPLETED", 3),
+        ];
+        let hours: Vec<String> =
+            unfinished(&entries).iter().map(|(name, at)| format!("{name} {}", at.format("%H"))).collect();
+        assert_eq!(hours, ["nightly 04"]);
+    }
+}

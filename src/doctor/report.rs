@@ -1,0 +1,120 @@
+//! What the doctor found, and how bad it is.
+
+use super::{GROUPS, REACHABLE};
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth knowing; nothing has to be done.
+    Note,
+    /// daymend works, but some numbers are wrong, or will be, or something waits for an operator.
+    Warning,
+    /// daymend cannot do its work, or somebody undoes it.
+    Error,
+}
+
+impl Severity {
+    /// The name that is printed.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Something that is wrong: what, where, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Finding {
+    /// The check that found it, such as `grants.narrow`.
+    pub id: &'static str,
+    /// The group that the check belongs to.
+    pub group: &'static str,
+    /// How bad it is.
+    pub severity: Severity,
+    /// Where: a table, a lab, a setting.
+    #[serde(rename = "where")]
+    pub place: String,
+    /// What is wrong.
+    pub what: String,
+    /// What to do: a command or a statement, where there is one.
+    pub advice: String,
+}
+
+/// Something that is simply so.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Fact {
+    /// What it is about.
+    pub name: &'static str,
+    /// What is so.
+    pub value: String,
+}
+
+/// What all checks found.
+#[derive(Debug, Default, serde::Serialize)]
+pub struct Report {
+    /// What is wrong, in the order of the page.
+    pub findings: Vec<Finding>,
+    /// What is so.
+    pub facts: Vec<Fact>,
+    /// The checks that looked, with their group.
+    #[serde(serialize_with = "ids")]
+    pub checked: Vec<(&'static str, &'static str)>,
+    /// The checks that could not look, because what they read is not there.
+    #[serde(serialize_with = "ids")]
+    pub skipped: Vec<(&'static str, &'static str)>,
+}
+
+fn ids<S: serde::Serializer>(list: &[(&'static str, &'static str)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(list.iter().map(|(_, id)| id))
+}
+
+impl Report {
+    /// The worst severity; none where nothing was found.
+    #[must_use]
+    pub fn worst(&self) -> Option<Severity> {
+        self.findings.iter().map(|finding| finding.severity).max()
+    }
+
+    /// How many findings are that bad.
+    #[must_use]
+    pub fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
+    }
+
+    /// Whether a check found something.
+    #[must_use]
+    pub fn has(&self, id: &str) -> bool {
+        self.findings.iter().any(|finding| finding.id == id)
+    }
+
+    /// Whether a table or a column is not there, so that others who read it need not say so too.
+    pub(super) fn has_missing_tables(&self) -> bool {
+        self.findings.iter().any(|finding| finding.id.starts_with("tables.") && finding.severity == Severity::Error)
+    }
+
+    /// The groups of the page: each with how many of its checks looked.
+    #[must_use]
+    pub fn groups(&self) -> Vec<(&'static str, usize)> {
+        let looked = |group| self.checked.iter().filter(|(of, _)| *of == group).count();
+        GROUPS.iter().map(|(group, _)| (*group, looked(*group))).collect()
+    }
+
+    /// The report on a database that cannot be reached, and why.
+    #[must_use]
+    pub fn unreachable(why: &str) -> Self {
+        let finding = Finding {
+            id: REACHABLE,
+            group: GROUPS[0].0,
+            severity: Severity::Error,
+            place: "database".to_owned(),
+            what: why.to_owned(),
+            advice: "check --database-url (DAYMEND_DATABASE_URL), the network, and that the server runs".to_owned(),
+        };
+        let skipped = GROUPS.iter().flat_map(|(group, checks)| checks.iter().map(|check| (*group, check.id)));
+        Self { findings: vec![finding], skipped: skipped.collect(), ..Self::default() }
+    }
+}

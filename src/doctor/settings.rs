@@ -1,0 +1,281 @@
+//! The server's settings, as far as they matter.
+//!
+//! daymend's sessions set their own isolation level, time zone, `sql_mode` and lock timeout, so that
+//! the server's defaults do not matter for them; what is checked is that the sessions have
+//! them, which a pooling proxy may prevent.
+
+use std::collections::BTreeMap;
+
+use super::{Chart, Check, Patient, Severity};
+use crate::{
+    args,
+    db::{DbError, Statement},
+    statement,
+};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check::new("settings.session", Severity::Error, "the settings of daymend's sessions", |p| Box::pin(sessions(p)))
+        .mysql(),
+    Check::new("settings.read_only", Severity::Error, "read_only", |p| Box::pin(judge(p, read_only))).mysql(),
+    Check::new("settings.binlog", Severity::Error, "binlog_format", |p| Box::pin(judge(p, binlog))).mysql(),
+    Check::new("settings.connections", Severity::Warning, "max_connections", |p| Box::pin(judge(p, connections)))
+        .mysql(),
+    Check::new("settings.packet", Severity::Warning, "max_allowed_packet", |p| Box::pin(judge(p, packet))).mysql(),
+    Check::new("settings.durability", Severity::Note, "innodb_flush_log_at_trx_commit", |p| {
+        Box::pin(judge(p, durability))
+    })
+    .mysql(),
+    Check::new("settings.sql_mode", Severity::Note, "the server's sql_mode", |p| Box::pin(judge(p, strictness)))
+        .mysql(),
+];
+
+statement!(
+    GLOBAL,
+    "doctor server settings (mysql)",
+    "SHOW GLOBAL VARIABLES WHERE Variable_name IN
+         ('transaction_isolation', 'tx_isolation', 'time_zone', 'system_time_zone', 'sql_mode', 'innodb_lock_wait_timeout',
+          'innodb_flush_log_at_trx_commit', 'log_bin', 'binlog_format', 'max_connections', 'max_allowed_packet',
+          'event_scheduler', 'read_only', 'super_read_only', 'max_user_connections')"
+);
+
+statement!(
+    SESSION,
+    "doctor session settings (mysql)",
+    "SHOW SESSION VARIABLES WHERE Variable_name IN
+         ('transaction_isolation', 'tx_isolation', 'time_zone', 'sql_mode', 'innodb_lock_wait_timeout', 'autocommit',
+          'max_user_connections')"
+);
+
+statement!(THREADS, "doctor threads connected (mysql)", "SHOW GLOBAL STATUS LIKE 'Threads_connected'");
+
+/// What one more process of daymend may open: its worker's slots twice over, and what it keeps for
+/// leases, ticks and probes.
+const CONNECTIONS_NEEDED: u64 = 8;
+
+/// The largest statement that daymend sends is far below this.
+const PACKET_MIN: u64 = 1 << 20;
+
+/// Settings by name; names in lower case.
+type Variables = BTreeMap<String, String>;
+
+/// A finding: where, what, what to do.
+type Found = Option<(String, String, String)>;
+
+fn found(place: &str, what: impl Into<String>, advice: impl Into<String>) -> Found {
+    Some((place.to_owned(), what.into(), advice.into()))
+}
+
+async fn variables(patient: &Patient<'_>, statement: &'static Statement) -> Result<Variables, DbError> {
+    let rows = patient.db.fetch_all(statement, args![]).await?;
+    let pair = |row: &crate::db::Row| Ok((row.text(0)?.to_lowercase(), row.text_or_null(1)?.unwrap_or_default()));
+    rows.iter().map(pair).collect::<Result<_, _>>().map_err(|error| DbError::new(statement.name, error))
+}
+
+/// The value of a setting; empty where the server has no such setting.
+fn value<'a>(variables: &'a Variables, name: &str) -> &'a str {
+    variables.get(name).map_or("", String::as_str)
+}
+
+fn is_on(variables: &Variables, name: &str) -> bool {
+    matches!(value(variables, name).to_uppercase().as_str(), "ON" | "1" | "YES")
+}
+
+/// MariaDB knows the isolation level by another name before 11.1.
+fn isolation(variables: &Variables) -> &str {
+    let name = if variables.contains_key("transaction_isolation") { "transaction_isolation" } else { "tx_isolation" };
+    value(variables, name)
+}
+
+/// Judges the server's settings by a pure function.
+async fn judge(patient: &Patient<'_>, judge: fn(&Variables) -> Found) -> Result<Chart, DbError> {
+    let mut server = variables(patient, &GLOBAL).await?;
+    server.extend(variables(patient, &THREADS).await?);
+    let session = variables(patient, &SESSION).await?;
+    if let Some(limit) = session.get("max_user_connections") {
+        server.insert("max_user_connections".to_owned(), limit.clone());
+    }
+    let mut chart = Chart::default();
+    chart.found.extend(judge(&server));
+    Ok(chart)
+}
+
+async fn sessions(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    let session = variables(patient, &SESSION).await?;
+    let server = variables(patient, &GLOBAL).await?;
+    let describe = |of: &Variables| {
+        format!(
+            "isolation {}, time zone {}, sql_mode {}, lock wait {} s",
+            isolation(of),
+            value(of, "time_zone"),
+            if is_strict(value(of, "sql_mode")) { "strict" } else { "not strict" },
+            value(of, "innodb_lock_wait_timeout"),
+        )
+    };
+    chart.fact("sessions", format!("{} (set by daymend itself)", describe(&session)));
+    chart.fact("defaults", format!("{} (the server's; they do not matter to daymend)", describe(&server)));
+    chart.fact("event scheduler", value(&server, "event_scheduler").to_lowercase());
+    let wrong = wrong_in_session(&session);
+    if !wrong.is_empty() {
+        chart.find(
+            "sessions",
+            format!("daymend's sessions do not have the settings that they asked for: {}", wrong.join(", ")),
+            "connect to the server itself, not through a proxy that shares or resets sessions; set autocommit = ON",
+        );
+    }
+    Ok(chart)
+}
+
+/// Which settings of a session differ from what daymend relies on.
+fn wrong_in_session(session: &Variables) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut expect = |name: &str, found: &str, is_right: bool| {
+        if !is_right {
+            wrong.push(format!("{name} = {found:?}"));
+        }
+    };
+    expect("transaction_isolation", isolation(session), isolation(session) == "READ-COMMITTED");
+    expect("time_zone", value(session, "time_zone"), value(session, "time_zone") == "+00:00");
+    expect("sql_mode", value(session, "sql_mode"), is_strict(value(session, "sql_mode")));
+    let wait = value(session, "innodb_lock_wait_timeout");
+    expect("innodb_lock_wait_timeout", wait, wait == "5");
+    expect("autocommit", value(session, "autocommit"), is_on(session, "autocommit"));
+    wrong
+}
+
+fn is_strict(sql_mode: &str) -> bool {
+    sql_mode.split(',').any(|mode| matches!(mode, "STRICT_TRANS_TABLES" | "STRICT_ALL_TABLES" | "TRADITIONAL"))
+}
+
+fn read_only(server: &Variables) -> Found {
+    let name = ["super_read_only", "read_only"].into_iter().find(|name| is_on(server, name))?;
+    found(
+        name,
+        "the server takes no writes: it is a replica, or a failover is under way",
+        "give the primary in --database-url",
+    )
+}
+
+fn binlog(server: &Variables) -> Found {
+    if !is_on(server, "log_bin") || !value(server, "binlog_format").eq_ignore_ascii_case("STATEMENT") {
+        return None;
+    }
+    found(
+        "binlog_format",
+        "STATEMENT: the server refuses every write at READ COMMITTED, daymend's too",
+        "SET GLOBAL binlog_format = 'ROW'; and in the server's configuration",
+    )
+}
+
+fn connections(server: &Variables) -> Found {
+    let number = |name| value(server, name).parse::<u64>().unwrap_or(0);
+    let (max, used, of_user) = (number("max_connections"), number("threads_connected"), number("max_user_connections"));
+    if of_user != 0 && of_user < CONNECTIONS_NEEDED {
+        return found(
+            "max_user_connections",
+            format!("{of_user} for daymend's user; one process opens up to {CONNECTIONS_NEEDED}"),
+            "ALTER USER … WITH MAX_USER_CONNECTIONS 100;",
+        );
+    }
+    if max == 0 || used + CONNECTIONS_NEEDED <= max {
+        return None;
+    }
+    found(
+        "max_connections",
+        format!("{used} of {max} connections are in use; one more process of daymend needs {CONNECTIONS_NEEDED}"),
+        format!("SET GLOBAL max_connections = {}; and in the server's configuration", max * 2),
+    )
+}
+
+fn packet(server: &Variables) -> Found {
+    let packet: u64 = value(server, "max_allowed_packet").parse().ok()?;
+    if packet >= PACKET_MIN {
+        return None;
+    }
+    found(
+        "max_allowed_packet",
+        format!("{packet} bytes: writes of many rows at once may be refused"),
+        "SET GLOBAL max_allowed_packet = 16777216; and in the server's configuration",
+    )
+}
+
+fn durability(server: &Variables) -> Found {
+    let flush = value(server, "innodb_flush_log_at_trx_commit");
+    if flush.is_empty() || flush == "1" {
+        return None;
+    }
+    found(
+        "innodb_flush_log_at_trx_commit",
+        format!("{flush}: a crash of the host may lose the last second, the lab system's as well as daymend's"),
+        "SET GLOBAL innodb_flush_log_at_trx_commit = 1; (jobs and summary stay consistent either way)",
+    )
+}
+
+fn strictness(server: &Variables) -> Found {
+    if is_strict(value(server, "sql_mode")) {
+        return None;
+    }
+    found(
+        "sql_mode",
+        "the server's default is not strict: what the lab system and its triggers write may be cut silently",
+        "nothing for daymend, whose sessions are strict; ask the lab system's owner",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables(pairs: &[(&str, &str)]) -> Variables {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_session_is_right_only_with_every_setting() {
+        let right = [
+            ("tx_isolation", "READ-COMMITTED"),
+            ("time_zone", "+00:00"),
+            ("sql_mode", "STRICT_TRANS_TABLES,NO_ZERO_IN_DATE"),
+            ("innodb_lock_wait_timeout", "5"),
+            ("autocommit", "ON"),
+        ];
+        assert_eq!(wrong_in_session(&variables(&right)), Vec::<String>::new());
+        for (name, _) in right {
+            let mut wrong = variables(&right);
+            wrong.insert(name.to_owned(), "OFF".to_owned());
+            assert_eq!(wrong_in_session(&wrong).len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_a_binary_log_of_statements_is_in_the_way() {
+        let judged =
+            |log: &str, format: &str| binlog(&variables(&[("log_bin", log), ("binlog_format", format)])).is_some();
+        assert!(judged("ON", "STATEMENT"));
+        assert!(!judged("ON", "ROW") && !judged("ON", "MIXED") && !judged("OFF", "STATEMENT") && !judged("ON", ""));
+    }
+
+    #[test]
+    fn room_for_one_more_process_is_enough() {
+        let judged = |max: &str, used: &str, user: &str| {
+            let server = [("max_connections", max), ("threads_connected", used), ("max_user_connections", user)];
+            connections(&variables(&server)).map(|(place, _, _)| place)
+        };
+        assert_eq!(judged("151", "143", "0"), None);
+        assert_eq!(judged("151", "144", "0").as_deref(), Some("max_connections"));
+        assert_eq!(judged("151", "1", "4").as_deref(), Some("max_user_connections"));
+    }
+
+    #[test]
+    fn other_settings_are_judged_by_their_values() {
+        assert!(read_only(&variables(&[("read_only", "ON")])).is_some());
+        assert!(read_only(&variables(&[("read_only", "OFF"), ("super_read_only", "ON")])).is_some());
+        assert!(read_only(&variables(&[("read_only", "OFF")])).is_none());
+        assert!(packet(&variables(&[("max_allowed_packet", "1024")])).is_some());
+        assert!(packet(&variables(&[("max_allowed_packet", "1048576")])).is_none());
+        assert!(durability(&variables(&[("innodb_flush_log_at_trx_commit", "2")])).is_some());
+        assert!(durability(&variables(&[("innodb_flush_log_at_trx_commit", "1")])).is_none());
+        assert!(strictness(&variables(&[("sql_mode", "NO_ENGINE_SUBSTITUTION")])).is_some());
+        assert!(strictness(&variables(&[("sql_mode", "STRICT_ALL_TABLES")])).is_none());
+    }
+}

@@ -1,0 +1,193 @@
+//! The summary table: what its definition lets through, and rows that break its rules.
+//!
+//! NULL escapes a unique key, so that a row with a NULL dimension can be there any number of times; a
+//! recompute removes such rows. Only the latest rows are looked at, by the primary key: a table of
+//! hundreds of millions of rows is `daymend audit`'s.
+
+use super::{COUNT_MAX, Chart, Check, Patient, Severity, catalogue, counted, examples, lab_options};
+use crate::{
+    args,
+    db::{DbError, Query},
+    rollup::{Rollup, Summary},
+};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check::new("summary.nullable", Severity::Warning, "the summary's dimensions", |p| Box::pin(nullable(p))),
+    Check::new("summary.unique", Severity::Warning, "the summary's unique key", |p| Box::pin(unique(p))),
+    Check::new("summary.null_rows", Severity::Warning, "summary rows", |p| Box::pin(rows(p, Fault::NullDimension))),
+    Check::new("summary.duplicates", Severity::Warning, "summary rows", |p| Box::pin(rows(p, Fault::Duplicate))),
+    Check::new("summary.negative", Severity::Warning, "summary rows", |p| Box::pin(rows(p, Fault::Negative))),
+];
+
+/// How many of the latest ids are looked at.
+const WINDOW: i64 = 2_000_000;
+
+/// How many of them are sorted to find doubles.
+const WINDOW_SORTED: i64 = 300_000;
+
+/// What can be wrong with a row by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// A dimension is NULL.
+    NullDimension,
+    /// Another row has the same key.
+    Duplicate,
+    /// The count is below zero.
+    Negative,
+}
+
+impl Fault {
+    /// What there is one of, and what is the matter with it.
+    fn name(self) -> (&'static str, &'static str) {
+        match self {
+            Self::NullDimension => ("row", "with a NULL dimension, which the unique key does not hold together"),
+            Self::Duplicate => ("key", "of more than one row, so that readers count it again"),
+            Self::Negative => ("row", "with a count below zero"),
+        }
+    }
+}
+
+/// Rows with a fault.
+#[derive(Debug, Default)]
+pub(super) struct Faulty {
+    /// How many, and more than that where it is above [`COUNT_MAX`].
+    pub(super) count: usize,
+    /// Their labs, each once.
+    pub(super) labs: Vec<i64>,
+    /// Their keys.
+    pub(super) keys: Vec<String>,
+    /// Whether only the latest rows were looked at.
+    pub(super) is_partial: bool,
+}
+
+impl Faulty {
+    /// How many there are, in words, and some of them.
+    pub(super) fn describe(&self, fault: Fault) -> String {
+        let (what, matter) = fault.name();
+        let among = if self.is_partial { " among the latest" } else { "" };
+        format!("{}{among} {matter} ({})", counted(self.count, what), examples(&self.keys))
+    }
+
+    /// The command that corrects the days of these rows.
+    pub(super) fn repair(&self) -> String {
+        if self.count > COUNT_MAX || self.labs.len() > 10 {
+            "daymend audit --repair".to_owned()
+        } else {
+            format!("daymend rebuild {}", lab_options(self.labs.iter().copied()))
+        }
+    }
+}
+
+/// The columns that are unique together.
+pub(super) fn key(summary: &Summary) -> [&str; 5] {
+    [&summary.lab, &summary.day, &summary.dimension_a, &summary.dimension_b, &summary.event].map(String::as_str)
+}
+
+/// The dimensions that the table lets be NULL.
+pub(super) async fn nullable_dimensions(
+    patient: &Patient<'_>,
+    summary: &Summary,
+) -> Result<Vec<catalogue::Column>, DbError> {
+    let columns = catalogue::columns(patient, &summary.table).await?.into_iter();
+    let is_dimension = |column: &catalogue::Column| {
+        [&summary.dimension_a, &summary.dimension_b].iter().any(|name| name.eq_ignore_ascii_case(&column.name))
+    };
+    Ok(columns.filter(|column| column.is_nullable && is_dimension(column)).collect())
+}
+
+/// Whether the table has its unique key.
+pub(super) async fn has_unique_key(patient: &Patient<'_>, summary: &Summary) -> Result<bool, DbError> {
+    let indexes = catalogue::indexes(patient, &summary.table).await?;
+    Ok(indexes.iter().any(|index| index.is_unique_key_of(&key(summary))))
+}
+
+async fn nullable(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    for rollup in patient.rollups.iter() {
+        let columns = nullable_dimensions(patient, &rollup.summary).await?;
+        if !columns.is_empty() {
+            let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+            let what = format!("{} may be NULL, and NULL escapes the unique key", names.join(" and "));
+            chart.find(rollup.summary.table.clone(), what, "daymend doctor --print-fixes");
+        }
+    }
+    Ok(chart)
+}
+
+async fn unique(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    for rollup in patient.rollups.iter() {
+        let summary = &rollup.summary;
+        // Nothing is said of a table that is not there; that has been found.
+        let exists = !catalogue::columns(patient, &summary.table).await?.is_empty();
+        if exists && !has_unique_key(patient, summary).await? {
+            let what = format!("no unique key on ({})", key(summary).join(", "));
+            chart.find(summary.table.clone(), what, "daymend doctor --print-fixes");
+        }
+    }
+    Ok(chart)
+}
+
+async fn rows(patient: &Patient<'_>, fault: Fault) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    for rollup in patient.rollups.iter() {
+        let faulty = faulty(patient, rollup, fault).await?;
+        if faulty.count > 0 {
+            chart.find(rollup.summary.table.clone(), faulty.describe(fault), faulty.repair());
+        }
+    }
+    Ok(chart)
+}
+
+/// The rows with a fault, among the latest; none where the table's definition excludes it.
+pub(super) async fn faulty(patient: &Patient<'_>, rollup: &Rollup, fault: Fault) -> Result<Faulty, DbError> {
+    let s = &rollup.summary;
+    let is_excluded = match fault {
+        Fault::NullDimension => nullable_dimensions(patient, s).await?.is_empty(),
+        Fault::Duplicate => has_unique_key(patient, s).await? && nullable_dimensions(patient, s).await?.is_empty(),
+        Fault::Negative => catalogue::has_check(patient, &s.table, &s.count).await?,
+    };
+    if is_excluded {
+        return Ok(Faulty::default());
+    }
+    let window = if fault == Fault::Duplicate { WINDOW_SORTED } else { WINDOW };
+    let (first, is_partial) = first_of_window(patient, rollup, window).await?;
+    let columns = key(s).join(", ");
+    let (id, table, count) = (&s.id, &s.table, &s.count);
+    let tail = match fault {
+        Fault::NullDimension => format!("AND ({} IS NULL OR {} IS NULL) ORDER BY {id}", s.dimension_a, s.dimension_b),
+        Fault::Negative => format!("AND {count} < 0 ORDER BY {id}"),
+        Fault::Duplicate => format!("GROUP BY {columns} HAVING COUNT(*) > 1"),
+    };
+    let sql = format!("-- daymend: doctor summary rows\nSELECT {columns} FROM {table} WHERE {id} >= ? {tail} LIMIT ?");
+    let query = Query::new("doctor summary rows", sql);
+    let rows = patient
+        .read(query, args![first, COUNT_MAX + 1], |row| {
+            let number =
+                |column| Ok::<_, sqlx::Error>(row.int_or_null(column)?.map_or("NULL".to_owned(), |n| n.to_string()));
+            let day = row
+                .text_or_null(1)
+                .ok()
+                .flatten()
+                .or_else(|| row.date_or_null(1).ok().flatten().map(|day| day.to_string()));
+            let event = row.text_or_null(4)?.unwrap_or_else(|| "NULL".to_owned());
+            let key = format!("lab {} {} {event} {}/{}", number(0)?, day.unwrap_or_default(), number(2)?, number(3)?);
+            Ok((row.int_or_null(0)?, key))
+        })
+        .await?;
+    let mut labs: Vec<i64> = rows.iter().filter_map(|(lab, _)| *lab).collect();
+    labs.sort_unstable();
+    labs.dedup();
+    Ok(Faulty { count: rows.len(), labs, keys: rows.into_iter().map(|(_, key)| key).collect(), is_partial })
+}
+
+/// The first id of the latest so many, and whether there are earlier ones.
+async fn first_of_window(patient: &Patient<'_>, rollup: &Rollup, window: i64) -> Result<(i64, bool), DbError> {
+    let s = &rollup.summary;
+    let sql = format!("-- daymend: doctor summary ids\nSELECT MIN({}), MAX({}) FROM {}", s.id, s.id, s.table);
+    let query = Query::new("doctor summary ids", sql);
+    let ends = patient.read(query, args![], |row| Ok((row.int_or_null(0)?, row.int_or_null(1)?))).await?;
+    let Some((Some(min), Some(max))) = ends.first().copied() else { return Ok((0, false)) };
+    let first = max.saturating_sub(window).max(min);
+    Ok((first, first > min))
+}

@@ -1,0 +1,229 @@
+//! daymend's schema, the lab system's tables and columns, and the indexes of the fact queries.
+
+use chrono::Duration;
+
+use super::{
+    Chart, Check, Patient, Severity, catalogue, is_absent, is_denied,
+    needs::{OUTPUT_TABLES, own_statements},
+    sql_text,
+};
+use crate::{
+    args,
+    db::{Arg, DbError, Mode, Query, Row, Statement, migrate, migrate::SchemaError},
+    recompute::stored,
+    rollup::{NamedSql, Rollup, source},
+    statement,
+};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check::new(super::SCHEMA, Severity::Error, "daymend's schema version", |p| Box::pin(schema(p))),
+    Check::new("tables.daymend", Severity::Error, "daymend's own tables", |p| Box::pin(own(p))).of_daymend(),
+    Check::new("tables.source", Severity::Error, "the tables and columns that jobs/ reads", |p| {
+        Box::pin(source_tables(p))
+    }),
+    Check::new("tables.output", Severity::Error, "the tables that daymend writes to", |p| Box::pin(output(p))),
+    Check::new("indexes.facts", Severity::Warning, "how the fact queries find their rows", |p| Box::pin(indexes(p))),
+];
+
+statement!(SCHEMA_READABLE, "doctor schema readable", "SELECT version FROM daymend_schema LIMIT 1");
+
+async fn schema(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    match migrate::check(patient.db).await {
+        Ok(()) => chart.fact("schema", format!("version {}", migrate::wanted())),
+        Err(SchemaError::Database(error)) => return Err(error),
+        Err(SchemaError::Behind { found: 0, .. }) => {
+            // information_schema leaves out what the user has no right on.
+            let readable = patient.db.fetch_all(&SCHEMA_READABLE, args![]).await;
+            if readable.as_ref().is_err_and(is_denied) {
+                let what = "cannot be read, or is not there yet";
+                chart.find("daymend_schema", what, "grant what grants.narrow asks for; then daymend migrate --dry-run");
+            } else {
+                chart.find("daymend_schema", "daymend has no tables here yet", "daymend migrate");
+            }
+        }
+        Err(error @ SchemaError::Behind { .. }) => chart.find("daymend_schema", error.to_string(), "daymend migrate"),
+        Err(error @ SchemaError::Ahead { .. }) => {
+            chart.find("daymend_schema", error.to_string(), "use the daymend that migrated this database");
+        }
+    }
+    Ok(chart)
+}
+
+async fn own(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    for table in migrate::tables() {
+        if is_missing(patient, Query::new(table, format!("SELECT 1 FROM {table}"))).await?.is_some() {
+            let redo =
+                "every migration may be run again: DELETE FROM daymend_schema WHERE version >= 1; then daymend migrate";
+            chart.find(table, "is missing", redo);
+        }
+    }
+    Ok(chart)
+}
+
+/// What is missing of a statement, in the database's words; nothing where only a right is.
+async fn is_missing(patient: &Patient<'_>, query: Query<'_>) -> Result<Option<String>, DbError> {
+    match patient.db.columns(query).await {
+        Err(error) if is_absent(&error) => Ok(Some(error.source.to_string())),
+        Err(error) if !is_denied(&error) => Err(error),
+        _ => Ok(None),
+    }
+}
+
+async fn source_tables(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    for rollup in patient.rollups.iter() {
+        let mut problems = source::check(patient.db, rollup).await;
+        problems.extend(stored::check(patient.db, rollup).await);
+        // Rights are a check of their own.
+        for problem in problems.into_iter().filter(|problem| !problem.contains("command denied")) {
+            let (file, what) = problem.split_once(": ").unwrap_or((rollup.name.as_str(), problem.as_str()));
+            let advice =
+                format!("copy jobs/, change {file} to this site's names, give --jobs-dir, and daymend rollups check");
+            chart.find(file, what, advice);
+        }
+    }
+    Ok(chart)
+}
+
+async fn output(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    for table in OUTPUT_TABLES {
+        let names = |statement: &&Statement| sql_text::tokens(statement.sql).iter().any(|token| token == table);
+        for statement in own_statements().filter(names) {
+            let query = Query::new(statement.name, statement.with_list(1).replace("{rows}", statement.row));
+            if let Some(what) = is_missing(patient, query).await? {
+                let advice = "add the column; a missing table is created by daymend migrate before its first version";
+                chart.find(table, what, advice);
+                break;
+            }
+        }
+    }
+    Ok(chart)
+}
+
+async fn indexes(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    for missing in missing_indexes(patient).await? {
+        let what = format!("{} {}: no index on ({})", missing.file, missing.how, missing.columns.join(", "));
+        chart.find(missing.table, what, "daymend doctor --print-fixes");
+    }
+    Ok(chart)
+}
+
+/// An index that a SELECT of a rollup lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct MissingIndex {
+    /// The table.
+    pub(super) table: String,
+    /// Its columns.
+    pub(super) columns: Vec<String>,
+    /// The file of the SELECT.
+    pub(super) file: String,
+    /// How the database finds the rows instead.
+    pub(super) how: String,
+}
+
+/// The indexes that the SELECTs of the rollups lack, each once.
+pub(super) async fn missing_indexes(patient: &Patient<'_>) -> Result<Vec<MissingIndex>, DbError> {
+    let mut missing: Vec<MissingIndex> = Vec::new();
+    for rollup in patient.rollups.iter() {
+        let facts = rollup.facts.iter().map(|fact| &fact.sql);
+        for sql in facts.chain([&rollup.days]) {
+            for lacking in missing_of(patient, rollup, sql).await? {
+                if !missing.iter().any(|known| known.table == lacking.table && known.columns == lacking.columns) {
+                    missing.push(lacking);
+                }
+            }
+        }
+    }
+    Ok(missing)
+}
+
+/// Where the plan reads a table by no index that its comparisons could use, and the schema has none.
+///
+/// The plan alone does not tell: of a small table the database rather reads all, index or not.
+async fn missing_of(patient: &Patient<'_>, rollup: &Rollup, sql: &NamedSql) -> Result<Vec<MissingIndex>, DbError> {
+    let steps = explain(patient, rollup, sql).await?;
+    let mut missing = Vec::new();
+    let reading = sql_text::read(sql);
+    for table in &reading.tables {
+        let columns = reading.index_columns(table);
+        let step = steps.iter().find(|step| step.table == table.alias && !step.is_by_key);
+        let (false, Some(step)) = (columns.is_empty(), step) else { continue };
+        let indexes = catalogue::indexes(patient, &table.name).await?;
+        // The database shows no index of a table to whoever has rights on some of its columns only:
+        // then the plan has to do. (A view has none either, and is another table in the plan.)
+        let is_served =
+            if indexes.is_empty() { !step.has_no_choice } else { indexes.iter().any(|index| index.serves(&columns)) };
+        if is_served {
+            continue;
+        }
+        let (file, how) = (sql.file.clone(), step.how.clone());
+        missing.push(MissingIndex { table: table.name.clone(), columns, file, how });
+    }
+    Ok(missing)
+}
+
+/// How the database would read one table.
+#[derive(Debug)]
+struct Step {
+    table: String,
+    /// By its primary key or a unique one.
+    is_by_key: bool,
+    /// Reads all of it, as no index could be used.
+    has_no_choice: bool,
+    how: String,
+}
+
+/// The plan of a SELECT for one day of one lab.
+async fn explain(patient: &Patient<'_>, rollup: &Rollup, sql: &NamedSql) -> Result<Vec<Step>, DbError> {
+    let mut tx = patient.db.begin(Mode::Snapshot).await?;
+    let lab = source::labs(&mut tx, rollup).await?.first().map_or(1, |lab| lab.id);
+    tx.rollback().await?;
+    let args = sql.bind(|name| match name {
+        "lab_id" => Arg::Int(lab),
+        "from" => (patient.now - Duration::days(2)).into(),
+        _ => (patient.now - Duration::days(1)).into(),
+    });
+    let verb = if patient.is_mysql() { "EXPLAIN FORMAT=TRADITIONAL" } else { "EXPLAIN QUERY PLAN" };
+    let query = Query::new(&sql.file, format!("{verb} {}", sql.text));
+    let read = if patient.is_mysql() { mysql_step } else { sqlite_step };
+    Ok(patient.read(query, args, read).await?.into_iter().flatten().collect())
+}
+
+fn mysql_step(row: &Row) -> Result<Option<Step>, sqlx::Error> {
+    let text = |name: &str| row.position(name).map_or(Ok(None), |at| row.text_or_null(at));
+    let (Some(table), Some(access)) = (text("table")?, text("type")?) else { return Ok(None) };
+    // A number on MySQL, text on MariaDB.
+    let rows = match row.position("rows") {
+        Some(at) => row.int_or_null(at).or_else(|_| row.text_or_null(at).map(|text| text?.parse().ok()))?.unwrap_or(0),
+        None => 0,
+    };
+    let how = match (access.as_str(), text("key")?) {
+        ("ALL" | "index", _) | (_, None) => format!("reads all of {table} (about {rows} rows)"),
+        (_, Some(key)) => format!("reads about {rows} rows of {table} by {key}"),
+    };
+    let is_by_key = matches!(access.as_str(), "const" | "eq_ref" | "system");
+    let has_no_choice = matches!(access.as_str(), "ALL" | "index") && text("possible_keys")?.is_none();
+    Ok(Some(Step { table, is_by_key, has_no_choice, how }))
+}
+
+/// `SEARCH billing USING INDEX billing_lab_time (lab_id=? AND billTime>?)`, or `SCAN billing`.
+fn sqlite_step(row: &Row) -> Result<Option<Step>, sqlx::Error> {
+    let detail = row.text(3)?;
+    let mut words = detail.split(' ');
+    let (verb, table) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    if !matches!(verb, "SEARCH" | "SCAN") {
+        return Ok(None);
+    }
+    let has_no_choice = verb == "SCAN" || detail.contains("AUTOMATIC");
+    let how = if has_no_choice {
+        format!("reads all of {table}")
+    } else {
+        format!("finds its rows of {table} by less than it could")
+    };
+    let is_by_key = detail.contains("INTEGER PRIMARY KEY");
+    Ok(Some(Step { table: table.to_owned(), is_by_key, has_no_choice, how }))
+}

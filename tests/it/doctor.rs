@@ -1,0 +1,359 @@
+//! The doctor finds what was planted, says how bad it is and what to do, and finds it no more once
+//! that has been done. On a site that is well it finds nothing, and it never writes.
+
+use daymend::args;
+use sqlx::{Connection as _, Row as _, SqliteConnection};
+
+use crate::{
+    on_both,
+    support::{
+        Engine, TestDb,
+        doctor::{arguments, examine, examine_as_admin, examine_with, healthy, now},
+        process::{run, run_ok},
+    },
+};
+
+on_both! {
+    a_site_that_is_well_has_no_finding;
+    a_missing_or_newer_schema_is_an_exit_code_of_its_own;
+    missing_tables_and_columns_are_named;
+    labs_without_a_usable_zone_are_named;
+    a_lab_that_moved_to_another_zone_is_found_until_it_is_rebuilt;
+    overdue_labs_and_late_runs_are_found;
+    jobs_that_nobody_works_off_and_runs_that_nobody_closes_are_found;
+    discarded_jobs_pauses_and_old_runs_are_found;
+    what_started_and_never_ended_is_found;
+    stuck_waiting_and_doubled_records_are_found;
+    delta_triggers_are_found_and_daymends_own_are_not;
+    the_doctor_writes_nothing;
+    the_page_has_a_line_for_each_finding_and_ends_with_a_verdict;
+}
+
+async fn a_site_that_is_well_has_no_finding(engine: Engine) {
+    let db = healthy(engine).await;
+    let well = examine(&db);
+    well.assert_well();
+    let checked = well.json["checked"].as_array().unwrap();
+    assert!(checked.len() >= 25, "{checked:?}");
+    assert_eq!(well.json["skipped"].as_array().unwrap().len(), 0);
+    assert_eq!(well.json["exit_code"], well.code);
+    for fact in ["server", "schema", "labs", "workers", "scheduler"] {
+        assert!(well.json["facts"].as_array().unwrap().iter().any(|known| known["name"] == fact), "{fact}");
+    }
+    // Notes are no fault.
+    assert_eq!(well.code, 0);
+    assert!(well.json["verdict"].as_str().unwrap().starts_with("All well"));
+}
+
+async fn a_missing_or_newer_schema_is_an_exit_code_of_its_own(engine: Engine) {
+    let db = TestDb::source_only(engine).await;
+    let none = examine(&db);
+    assert_eq!(none.advice("schema.version", "error"), "daymend migrate");
+    assert_eq!(none.code, 5);
+    assert!(!none.json["skipped"].as_array().unwrap().is_empty());
+    run_ok(&db, &["migrate"]);
+    examine(&db).assert_well();
+    db.execute("INSERT INTO daymend_schema VALUES (999, 'later', '2026-01-01 00:00:00')", args![]).await;
+    let newer = examine(&db);
+    assert!(newer.what("schema.version").contains("newer"));
+    assert_eq!(newer.code, 5);
+}
+
+async fn missing_tables_and_columns_are_named(engine: Engine) {
+    let db = healthy(engine).await;
+    db.execute("ALTER TABLE billingInfo RENAME COLUMN branch_id TO site_id", args![]).await;
+    for found in [examine_as_admin(&db), examine(&db)] {
+        let id = "tables.source";
+        assert_eq!(found.code, 1);
+        let findings = found.of(id);
+        assert_eq!(findings.len(), 3, "{id}: {:#}", found.json);
+        assert!(findings.iter().all(|finding| finding["severity"] == "error"));
+        assert!(findings[0]["where"] == "bills.sql" && findings[0]["what"].as_str().unwrap().contains("branch_id"));
+        // Whatever else reads them is left out, or a note.
+        let others =
+            found.findings().into_iter().filter(|finding| finding["id"] != id && finding["id"] != "grants.wide");
+        assert!(others.into_iter().all(|finding| finding["severity"] == "note"), "{:#}", found.json);
+    }
+    db.apply("ALTER TABLE billingInfo RENAME COLUMN site_id TO branch_id").await;
+
+    db.execute("ALTER TABLE operation_event_log RENAME COLUMN status TO state", args![]).await;
+    db.execute("DROP TABLE daymend_pauses", args![]).await;
+    let found = examine_as_admin(&db);
+    assert!(found.what("tables.output").starts_with("operation_event_log:"));
+    let advice = found.advice("tables.daymend", "error");
+    assert!(found.what("tables.daymend").starts_with("daymend_pauses:"));
+    db.apply("ALTER TABLE operation_event_log RENAME COLUMN state TO status").await;
+    assert!(advice.contains("DELETE FROM daymend_schema WHERE version >= 1; then daymend migrate"), "{advice}");
+    db.execute("DELETE FROM daymend_schema WHERE version >= 1", args![]).await;
+    run_ok(&db, &["migrate"]);
+    examine(&db).assert_well();
+}
+
+async fn labs_without_a_usable_zone_are_named(engine: Engine) {
+    let db = healthy(engine).await;
+    for (lab, zone) in [(7, Some("Mars/Base")), (8, None), (9, None), (10, Some("evil\nzone\u{1b}[31m"))] {
+        db.add_lab(lab, zone).await;
+    }
+    let found = examine(&db);
+    let zones = found.of("labs.zone_unusable");
+    assert_eq!(zones.len(), 3, "{zones:#?}");
+    assert_eq!(found.code, 3);
+    let missing = zones.iter().find(|finding| finding["what"].as_str().unwrap().contains("no time zone")).unwrap();
+    assert_eq!(missing["where"], "labs 8, 9");
+    assert_eq!(missing["severity"], "warning");
+    // What stands in the database cannot break the page.
+    let page = String::from_utf8(run(&db, &["doctor"]).stdout).unwrap();
+    assert!(!page.contains('\u{1b}') && page.contains("evil"), "{page}");
+    db.execute("UPDATE labs SET labTimeZone = 'Europe/Berlin'", args![]).await;
+    assert!(!examine(&db).has("labs.zone_unusable"));
+    // A disabled lab is nobody's business.
+    db.execute("UPDATE labs SET labTimeZone = NULL, historicalViewEnabled = 0 WHERE id > 1", args![]).await;
+    assert!(!examine(&db).has("labs.zone_unusable"));
+}
+
+async fn a_lab_that_moved_to_another_zone_is_found_until_it_is_rebuilt(engine: Engine) {
+    let db = healthy(engine).await;
+    db.execute("UPDATE labs SET labTimeZone = 'Asia/Calcutta'", args![]).await;
+    examine(&db).assert_well();
+    db.execute("UPDATE labs SET labTimeZone = 'America/New_York'", args![]).await;
+    let found = examine(&db);
+    let advice = found.advice("labs.zone_changed", "warning");
+    assert_eq!(advice, "daymend rebuild --lab 1");
+    let what = found.what("labs.zone_changed");
+    assert!(what.contains("Asia/Kolkata") && what.contains("America/New_York"), "{what}");
+    // A night does not make it forget: the older days are as they were.
+    let later = now() + chrono::Duration::days(1);
+    db.settle(later).await;
+    let next = ["--now", "2026-06-16T12:00:00Z"];
+    assert!(examine_with(&db, &next).has("labs.zone_changed"));
+    run_ok(&db, &[&arguments(&advice)[..], &next].concat());
+    db.settle(later).await;
+    examine_with(&db, &next).assert_well();
+}
+
+async fn overdue_labs_and_late_runs_are_found(engine: Engine) {
+    let db = healthy(engine).await;
+    db.add_lab(2, Some("Asia/Kolkata")).await;
+    let found = examine(&db);
+    assert!(found.what("labs.overdue").starts_with("lab 2: no day has been enqueued yet"));
+    assert!(found.advice("labs.overdue", "warning").contains("start daymend scheduler"));
+    db.settle(now()).await;
+    examine(&db).assert_well();
+
+    let later = ["--now", "2026-06-18T12:00:00Z"];
+    let found = examine_with(&db, &later);
+    assert!(found.what("labs.overdue").contains("labs 1, 2: overdue: no day after 2026-06-14"), "{:#}", found.json);
+    let then = now() + chrono::Duration::days(3);
+    db.tick(then).await;
+    assert!(!examine_with(&db, &later).has("labs.overdue"));
+    // Enqueued, but nobody gets it done.
+    assert!(!examine_with(&db, &later).has("labs.late"));
+    db.execute("UPDATE daymend_runs SET created_at = '2026-01-01 00:00:00' WHERE state = 'running'", args![]).await;
+    assert!(examine_with(&db, &later).what("labs.late").contains("nightly Asia/Kolkata"));
+    db.settle(then).await;
+    examine_with(&db, &later).assert_well();
+    // Just before the hour is up nothing is overdue.
+    examine_with(&db, &["--now", "2026-06-19T04:59:00Z"]).assert_well();
+    assert!(examine_with(&db, &["--now", "2026-06-19T05:01:00Z"]).has("labs.overdue"));
+    examine_with(&db, &["--now", "2026-06-19T05:01:00Z", "--nightly-at", "05:00 UTC"]).assert_well();
+}
+
+async fn jobs_that_nobody_works_off_and_runs_that_nobody_closes_are_found(engine: Engine) {
+    let db = healthy(engine).await;
+    run_ok(
+        &db,
+        &["--now", "2026-06-15T12:00:00Z", "repair", "--lab", "1", "--day", "2026-06-10", "--to", "2026-06-12"],
+    );
+    let found = examine(&db);
+    assert_eq!(found.code, 1);
+    assert!(found.what("queue.workers").contains("none is alive, and 3 jobs to be worked off"));
+    assert!(found.advice("queue.workers", "error").contains("start daymend worker"));
+    // A paused kind is not meant to be worked off.
+    run_ok(&db, &["queue", "pause", "repair"]);
+    assert!(!examine(&db).has("queue.workers"));
+    run_ok(&db, &["queue", "resume", "repair"]);
+    db.drain(now()).await;
+    examine(&db).assert_well();
+    db.execute("UPDATE daymend_runs SET created_at = '2026-01-01 00:00:00' WHERE state = 'running'", args![]).await;
+    let found = examine(&db);
+    assert!(found.advice("queue.scheduler", "error").contains("start daymend scheduler"));
+    db.tick(now()).await;
+    examine(&db).assert_well();
+}
+
+async fn discarded_jobs_pauses_and_old_runs_are_found(engine: Engine) {
+    let db = healthy(engine).await;
+    db.execute("UPDATE daymend_jobs SET state = 'discarded', error = 'lab 1: the reason'", args![]).await;
+    let found = examine(&db);
+    assert!(found.what("queue.discarded").contains("lab 1: 1 job discarded"));
+    assert!(found.what("queue.discarded").contains("the reason"));
+    let advice = found.advice("queue.discarded", "warning");
+    let retry = arguments(advice.split_once("; ").unwrap().1);
+    assert_eq!(retry, ["queue", "retry", "--all"]);
+    run_ok(&db, &retry);
+    db.settle(now()).await;
+    examine(&db).assert_well();
+
+    for (target, advice) in [("rebuild", "daymend queue resume rebuild"), ("--lab 7", "daymend queue resume --lab 7")] {
+        run_ok(&db, &[&["queue", "pause"], &target.split(' ').collect::<Vec<_>>()[..]].concat());
+        let found = examine(&db);
+        assert_eq!(found.advice("queue.paused", "note"), advice);
+        assert_eq!(found.ids(), ["queue.paused"]);
+        run_ok(&db, &arguments(advice));
+        examine(&db).assert_well();
+    }
+
+    db.execute("UPDATE daymend_runs SET finished_at = '2020-01-01 00:00:00'", args![]).await;
+    let found = examine(&db);
+    assert!(found.what("queue.unpruned").contains("1 run kept for longer than 90 days, the oldest since 2020-01-01"));
+    examine_with(&db, &["--retention", "0s"]).assert_well();
+    let advice = found.advice("queue.unpruned", "warning");
+    let quoted: Vec<&str> = advice.split('"').collect();
+    run_ok(&db, &["queue", "prune", "--older-than", quoted[1]]);
+    examine(&db).assert_well();
+}
+
+async fn what_started_and_never_ended_is_found(engine: Engine) {
+    let db = healthy(engine).await;
+    let insert = "INSERT INTO operation_event_log (event_name, status, created_at) VALUES (?, ?, ?)";
+    let name = "Nightly-Operation-Summary of O'Brien";
+    for (status, at) in [
+        ("STARTED", "2026-03-14 04:00:00"),
+        ("COMPLETED", "2026-03-14 04:10:00"),
+        ("STARTED", "2026-03-15 04:00:00"),
+        ("STARTED", "2026-03-16 04:00:00"),
+        ("COMPLETED", "2026-03-16 04:10:00"),
+    ] {
+        db.execute(insert, args![name, status, at]).await;
+    }
+    let found = examine(&db);
+    let advice = found.advice("records.event_log", "warning");
+    assert!(found.what("records.event_log").contains("STARTED 2026-03-15 04:00"));
+    assert!(advice.starts_with("daymend repair --day 2026-03-14;"), "{advice}");
+    db.apply(&advice[advice.find("INSERT").unwrap()..]).await;
+    examine(&db).assert_well();
+    // A run that is open has not failed, however old it is.
+    run_ok(&db, &["--now", "2026-06-15T12:00:00Z", "repair", "--lab", "1", "--day", "2026-06-10"]);
+    db.execute("UPDATE operation_event_log SET created_at = '2026-06-01 00:00:00'", args![]).await;
+    assert!(!examine(&db).has("records.event_log"));
+    db.execute("DELETE FROM daymend_runs WHERE state = 'running'", args![]).await;
+    assert!(examine(&db).has("records.event_log"));
+}
+
+async fn stuck_waiting_and_doubled_records_are_found(engine: Engine) {
+    let db = healthy(engine).await;
+    let record = db.request_rebuild(1).await;
+    db.execute("UPDATE crelio_data_migrations SET job_status = 'Running (3/9)', is_scheduled = 0", args![]).await;
+    let found = examine(&db);
+    assert!(found.what("records.stuck").contains(&format!("record {record}: of lab 1 says \"Running (3/9)\"")));
+    let advice = found.advice("records.stuck", "warning");
+    db.apply(advice.split_once(" (").unwrap().0).await;
+    db.tick(now()).await;
+    assert!(db.record_status(record).await.starts_with("Running"), "its run is open");
+    assert!(!examine(&db).has("records.stuck"));
+    db.settle(now()).await;
+    assert_eq!(db.record_status(record).await, "Completed");
+    examine(&db).assert_well();
+
+    let records = [db.request_rebuild(1).await, db.request_rebuild(1).await];
+    let found = examine(&db);
+    assert_eq!(found.ids(), ["records.doubled"]);
+    assert!(found.what("records.doubled").starts_with("lab 1 (2 records)"));
+    assert!(found.advice("records.doubled", "note").starts_with("nothing"));
+    db.execute("UPDATE crelio_data_migrations SET modified_at = '2026-01-01 00:00:00'", args![]).await;
+    let found = examine(&db);
+    assert!(found.advice("records.waiting", "warning").contains("start daymend scheduler"));
+    assert!(found.what("records.waiting").contains(&format!("record {} of lab 1", records[0])));
+    db.settle(now()).await;
+    examine(&db).assert_well();
+}
+
+async fn delta_triggers_are_found_and_daymends_own_are_not(engine: Engine) {
+    let db = healthy(engine).await;
+    let own = "CREATE TRIGGER daymend_billing_update AFTER UPDATE ON billing FOR EACH ROW
+               BEGIN INSERT INTO daymend_admin_log (at, who, action, filter, jobs)
+                     VALUES ('2026-01-01 00:00:00', 'operation_historical_summary', '', '', NEW.id); END";
+    db.execute(own, args![]).await;
+    examine_as_admin(&db).assert_well();
+    db.install_delta_triggers().await;
+    let found = examine_as_admin(&db);
+    assert_eq!(found.ids(), ["triggers.delta"]);
+    assert!(found.what("triggers.delta").contains("billing_delta on billing"));
+    assert!(found.advice("triggers.delta", "note").contains("may stay"));
+
+    let write = "UPDATE operation_historical_summary SET event_count = event_count + 1 WHERE lab_id = NEW.lab_id";
+    let body = if engine == Engine::MariaDb {
+        let procedure = format!("CREATE PROCEDURE bump(lab BIGINT) BEGIN {}; END", write.replace("NEW.lab_id", "lab"));
+        db.apply(&procedure).await;
+        "CALL bump(NEW.lab_id)".to_owned()
+    } else {
+        write.to_owned()
+    };
+    db.execute(&format!("CREATE TRIGGER late_bills AFTER INSERT ON billing FOR EACH ROW BEGIN {body}; END"), args![])
+        .await;
+    let advice = examine_as_admin(&db).advice("triggers.delta_insert", "warning");
+    db.apply(advice.split_once(" (").unwrap().0).await;
+    assert_eq!(examine_as_admin(&db).ids(), ["triggers.delta"]);
+    db.execute("DROP TRIGGER billing_delta", args![]).await;
+    examine_as_admin(&db).assert_well();
+}
+
+/// Something that changes whenever anything is written.
+async fn fingerprint(db: &TestDb, sqlite: &mut Option<SqliteConnection>) -> String {
+    if db.engine == Engine::Sqlite {
+        let connection = match sqlite {
+            Some(connection) => connection,
+            None => sqlite.insert(SqliteConnection::connect(&db.url).await.unwrap()),
+        };
+        // Changes with every commit of another connection.
+        let row = sqlx::query("PRAGMA data_version").fetch_one(connection).await.unwrap();
+        return row.get::<i64, _>(0).to_string();
+    }
+    // The checksum of a table with virtual columns differs from time to time.
+    let tables = "SELECT GROUP_CONCAT(table_name ORDER BY table_name) FROM information_schema.tables
+                  WHERE table_schema = DATABASE() AND table_name <> 'daymend_jobs'";
+    let jobs = "SELECT COALESCE(GROUP_CONCAT(CONCAT_WS(' ', id, state, sort_key, attempt, worker_id, claimed_at)), '')
+                FROM daymend_jobs";
+    let jobs = db.text(jobs).await;
+    let tables = db.text(tables).await;
+    let rows = db.rows(&format!("CHECKSUM TABLE {tables}"), args![]).await;
+    let sums = rows.iter().map(|row| format!("{} {}", row.text(0).unwrap(), row.int(1).unwrap()));
+    sums.collect::<Vec<_>>().join("\n") + &jobs
+}
+
+async fn the_doctor_writes_nothing(engine: Engine) {
+    let db = healthy(engine).await;
+    db.request_rebuild(1).await;
+    db.tick(now()).await;
+    let mut connection = None;
+    let before = fingerprint(&db, &mut connection).await;
+    for more in [&[][..], &["--print-fixes"]] {
+        examine_with(&db, more);
+        assert_eq!(fingerprint(&db, &mut connection).await, before, "{more:?}");
+    }
+    db.tick(now() + chrono::Duration::days(1)).await;
+    assert_ne!(fingerprint(&db, &mut connection).await, before, "the test would notice");
+}
+
+async fn the_page_has_a_line_for_each_finding_and_ends_with_a_verdict(engine: Engine) {
+    let db = healthy(engine).await;
+    db.add_lab(7, Some("Mars/Base")).await;
+    run_ok(&db, &["queue", "pause", "rebuild", "--by", "Ann"]);
+    let findings = examine(&db);
+    let output = run(&db, &["doctor", "--now", "2026-06-15T12:00:00Z"]);
+    assert_eq!(output.status.code(), Some(3));
+    let page = String::from_utf8(output.stdout).unwrap();
+    println!("{page}");
+    let lines: Vec<&str> = page.lines().collect();
+    for finding in findings.findings() {
+        let id = format!("[{}]", finding["id"].as_str().unwrap());
+        let line = lines.iter().find(|line| line.ends_with(&id)).unwrap_or_else(|| panic!("{id} in {page}"));
+        for part in ["severity", "where", "what", "advice"] {
+            assert!(line.contains(finding[part].as_str().unwrap()), "{part} in {line}");
+        }
+    }
+    assert!(lines.contains(&"Tables: ok"), "{page}");
+    let verdict = lines.last().unwrap();
+    assert!(verdict.contains("warning") && verdict.contains("Begin with "), "{verdict}");
+    assert_eq!(findings.json["verdict"], **verdict);
+}

@@ -1,0 +1,301 @@
+//! What the doctor says of the server, its settings and the rights of daymend's user.
+
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
+
+use daymend::{
+    args,
+    db::DbClock,
+    doctor::{Patient, examine as examine_all},
+    scheduler::nightly::NightlyAt,
+};
+
+use crate::{
+    on_both,
+    support::{
+        Engine, TestDb,
+        doctor::{Diagnosis, examine, examine_as_admin, examine_with, healthy, now},
+        process::{run, run_ok},
+        proxy::{Proxy, Weather},
+        server::{self, Server},
+        work,
+    },
+};
+
+on_both! {
+    clocks_that_disagree_are_found;
+}
+
+const PASSWORD: &str = "daymend-test";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_cannot_be_reached_is_a_finding() {
+    let mut db = TestDb::source_only(Engine::Sqlite).await;
+    for url in ["mysql://daymend:verysecret@127.0.0.1:1/lab", "sqlite:/nowhere/lab.db"] {
+        db.url = url.to_owned();
+        let found = examine(&db);
+        assert_eq!(found.code, 4);
+        assert_eq!(found.ids(), ["connection.reachable"]);
+        assert!(found.advice("connection.reachable", "error").contains("--database-url"));
+        assert!(found.json["checked"].as_array().unwrap().is_empty());
+        assert!(!found.json.to_string().contains("verysecret"));
+        let page = run(&db, &["doctor"]);
+        assert_eq!(page.status.code(), Some(4));
+        assert!(String::from_utf8(page.stdout).unwrap().contains("cannot be reached"));
+    }
+    db.url = "postgres://x/y".to_owned();
+    assert_eq!(run(&db, &["doctor"]).status.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_connection_is_worth_a_note() {
+    let db = healthy(Engine::MariaDb).await;
+    let proxy = Proxy::start(server::port(&db.url)).await;
+    let url = server::at_port(&db.url, proxy.port);
+    assert_eq!(examine_as(&db, &url).ids(), Vec::<&str>::new());
+    proxy.set(Weather::Slow(Duration::from_millis(20)));
+    let found = tokio::task::block_in_place(|| examine_as(&db, &url));
+    assert!(found.advice("connection.latency", "note").contains("nearer"));
+    assert_eq!(found.code, 0);
+}
+
+async fn clocks_that_disagree_are_found(engine: Engine) {
+    let db = healthy(engine).await;
+    let rollups = work::rollups();
+    let clock = std::sync::Arc::new(AtomicI64::new(0));
+    let driven = db.db.with_clock(DbClock::Driven(std::sync::Arc::clone(&clock)));
+    let patient =
+        Patient { db: &driven, rollups: &rollups, now: now(), nightly_at: NightlyAt::DEFAULT, retention: None };
+    let system = daymend::clock::Clock::System;
+    for (off_s, expected) in [(0, None), (2, None), (-60, Some("60 s behind")), (90, Some("90 s ahead of"))] {
+        let at = (system.now() + chrono::Duration::seconds(off_s)).timestamp_micros();
+        clock.store(at, Ordering::SeqCst);
+        let report = examine_all(&patient).await;
+        let found = report.findings.iter().find(|finding| finding.id == "server.clock");
+        match (found, expected) {
+            (None, None) => {}
+            (Some(finding), Some(_)) => {
+                let number: i64 = finding.what.split(' ').nth(4).unwrap().parse().unwrap();
+                assert!((number - off_s.abs()).abs() <= 8, "{}", finding.what);
+                assert_eq!(finding.what.contains("ahead"), off_s > 0, "{}", finding.what);
+                assert!(finding.advice.contains("NTP"));
+            }
+            _ => panic!("{off_s}: {found:?}"),
+        }
+    }
+}
+
+/// The URL of a user who is made here, with the rights that `grants` give (`@` is the database).
+async fn user(db: &TestDb, name: &str, grants: &[&str]) -> String {
+    let database = db.name();
+    db.apply(&format!("CREATE USER {name}_{database}@`%` IDENTIFIED BY '{PASSWORD}'")).await;
+    for grant in grants {
+        db.apply(&format!("GRANT {} TO {name}_{database}@`%`", grant.replace('@', database))).await;
+    }
+    format!("mysql://{name}_{database}:{PASSWORD}@127.0.0.1:{}/{database}", server::port(&db.url))
+}
+
+/// Runs the doctor as another user.
+fn examine_as(db: &TestDb, url: &str) -> Diagnosis {
+    examine_with(db, &["--database-url", url])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_narrow_user_is_told_exactly_what_to_grant() {
+    let db = healthy(Engine::MariaDb).await;
+    let database = db.name();
+    let url = user(&db, "narrow", &["SELECT ON `@`.labs", "SELECT, INSERT ON `@`.operation_historical_summary"]).await;
+    let found = examine_as(&db, &url);
+    let narrow = found.of("grants.narrow");
+    let advice_for = |table: &str| {
+        let finding = narrow.iter().find(|finding| finding["where"] == table).unwrap_or_else(|| panic!("{table}"));
+        assert_eq!(finding["severity"], "error");
+        finding["advice"].as_str().unwrap().to_owned()
+    };
+    let on = |table: &str| format!("ON `{database}`.`{table}` TO `narrow_{database}`@`%`;");
+    assert_eq!(advice_for("billing"), format!("GRANT SELECT {}", on("billing")));
+    let summary = "operation_historical_summary";
+    assert_eq!(advice_for(summary), format!("GRANT DELETE, UPDATE {}", on(summary)));
+    assert_eq!(advice_for("daymend_jobs"), format!("GRANT DELETE, INSERT, SELECT, UPDATE {}", on("daymend_jobs")));
+    assert_eq!(advice_for("daymend_admin_log"), format!("GRANT INSERT, SELECT {}", on("daymend_admin_log")));
+    assert_eq!(advice_for("operation_event_log"), format!("GRANT INSERT {}", on("operation_event_log")));
+    assert!(!narrow.iter().any(|finding| finding["where"] == "labs"));
+    assert!(!found.has("grants.wide"), "{:#}", found.json);
+
+    // Everything that it says, granted: enough for all of daymend, and not too much.
+    for finding in &narrow {
+        db.apply(finding["advice"].as_str().unwrap()).await;
+    }
+    let found = examine_as(&db, &url);
+    // What only the doctor would want to read is a note.
+    assert_eq!(found.ids(), ["records.event_log"], "{:#}", found.json);
+    assert_eq!(found.code, 0);
+    assert!(!found.has("grants.wide") && !found.has("grants.narrow"));
+    assert!(found.advice("grants.unseen", "note").contains("as an administrator"));
+    assert!(found.what("records.event_log").contains("could not be looked at"));
+    let later = "2026-06-16T12:00:00Z";
+    let commands =
+        [&["rebuild", "--lab", "1"][..], &["scheduler", "--once"], &["worker", "--drain"], &["scheduler", "--once"]];
+    for command in commands {
+        run_ok(&db, &[command, &["--now", later, "--database-url", &url]].concat());
+    }
+    // Constraints wait, as triggers cannot be seen.
+    let fixes = run_ok(&db, &["doctor", "--print-fixes", "--database-url", &url]);
+    assert!(fixes.contains("-- First: this user may not see triggers"), "{fixes}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rights_on_columns_and_from_roles_count() {
+    let db = healthy(Engine::MariaDb).await;
+    let database = db.name();
+    // Everything through a role, but billingInfo by columns, of which one is missing.
+    db.apply(&format!("CREATE ROLE role_{database}")).await;
+    for table in ["labs", "billing", "allTests", "labReportRelation", "collectedSample", "daymend_schema"] {
+        db.apply(&format!("GRANT SELECT ON {table} TO role_{database}")).await;
+    }
+    let tables =
+        db.rows("SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()", args![]).await;
+    for table in tables.iter().map(|row| row.text(0).unwrap()) {
+        if table.starts_with("daymend_") || table.starts_with("operation_") || table.starts_with("crelio") {
+            db.apply(&format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO role_{database}")).await;
+        }
+    }
+    let columns = "SELECT (billing_id, organization_id, referral_id) ON `@`.billingInfo";
+    let url = user(&db, "roled", &[columns]).await;
+    db.apply(&format!(
+        "GRANT role_{database} TO roled_{database}; SET DEFAULT ROLE role_{database} FOR roled_{database}"
+    ))
+    .await;
+    let found = examine_as(&db, &url);
+    let narrow = found.of("grants.narrow");
+    assert_eq!(narrow.len(), 3, "{:#}", found.json);
+    assert!(narrow[0]["what"].as_str().unwrap().contains("branch_id"), "{narrow:#?}");
+    assert!(narrow[0]["advice"].as_str().unwrap().contains("`.`billingInfo` TO"), "{narrow:#?}");
+    assert!(found.advice("grants.roles", "note").contains("USING"));
+    db.apply(&format!("GRANT SELECT (branch_id) ON billingInfo TO roled_{database}")).await;
+    let found = examine_as(&db, &url);
+    assert_eq!(found.ids(), ["grants.roles"], "{:#}", found.json);
+    // A column of what daymend writes to.
+    db.apply(&format!("REVOKE SELECT, INSERT, UPDATE, DELETE ON crelio_data_migrations FROM role_{database}")).await;
+    db.apply(&format!("GRANT SELECT, INSERT, UPDATE (job_status) ON crelio_data_migrations TO roled_{database}")).await;
+    let found = examine_as(&db, &url);
+    let narrow = found.of("grants.narrow");
+    assert!(!narrow.is_empty(), "{:#}", found.json);
+    assert!(
+        narrow.iter().all(|finding| finding["advice"].as_str().unwrap().contains("GRANT UPDATE ON")),
+        "{narrow:#?}"
+    );
+    db.apply(&format!("GRANT UPDATE ON crelio_data_migrations TO roled_{database}")).await;
+    assert!(!examine_as(&db, &url).has("grants.narrow"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wide_user_is_told_what_to_revoke() {
+    let db = healthy(Engine::MariaDb).await;
+    for (name, grants, expected) in [
+        ("all", &["ALL ON `@`.*"][..], "ALL PRIVILEGES on the whole database"),
+        ("super", &["SUPER ON *.*", "ALL ON `@`.*"], "SUPER on the whole server"),
+        ("giver", &["SELECT ON `@`.*", "ALL ON *.*"], "ALL PRIVILEGES on the whole server"),
+        ("writer", &["SELECT ON `@`.*", "UPDATE, DELETE ON `@`.billing"], "DELETE, UPDATE on billing"),
+        ("columns", &["SELECT ON `@`.*", "UPDATE (labName) ON `@`.labs"], "UPDATE on labs"),
+        ("reader", &["SELECT ON `@`.*", "SELECT ON `@`.labs", "PROCESS ON *.*"], ""),
+    ] {
+        let url = user(&db, name, grants).await;
+        let found = examine_as(&db, &url);
+        let wide: Vec<_> = found.of("grants.wide");
+        if expected.is_empty() {
+            assert!(wide.is_empty(), "{:#}", found.json);
+            continue;
+        }
+        let finding = wide.iter().find(|finding| finding["what"].as_str().unwrap().contains(expected));
+        let finding = finding.unwrap_or_else(|| panic!("{name}: {wide:#?}"));
+        assert_eq!(finding["severity"], "warning");
+        assert!(finding["where"].as_str().unwrap().starts_with(name));
+        // The advice, followed: no longer too wide, and what is missing then is said.
+        for finding in &wide {
+            let advice = finding["advice"].as_str().unwrap();
+            db.apply(&advice[advice.find("REVOKE").unwrap()..advice.find(" then ").unwrap()]).await;
+        }
+        db.apply(&format!("GRANT SELECT ON labs TO {name}_{}", db.name())).await;
+        let found = examine_as(&db, &url);
+        assert!(!found.has("grants.wide"), "{name}: {:#}", found.json);
+        assert!(found.has("grants.narrow"), "{name}: {:#}", found.json);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_old_events_are_found_while_they_are_enabled() {
+    let db = healthy(Engine::MariaDb).await;
+    for (name, id, severity) in [
+        ("operation_summary_nightly_event", "events.nightly", "warning"),
+        ("operation_summary_migration_event", "events.migration", "error"),
+    ] {
+        db.apply(&format!("CREATE EVENT {name} ON SCHEDULE EVERY 1 DAY DO SELECT 1")).await;
+        let advice = examine_as_admin(&db).advice(id, severity);
+        assert_eq!(advice, format!("ALTER EVENT `{}`.`{name}` DISABLE;", db.name()));
+        // Whoever may not see events is told so.
+        let found = examine(&db);
+        assert!(!found.has(id) && found.what("grants.unseen").contains("triggers and events"));
+        db.apply(&advice).await;
+        examine_as_admin(&db).assert_well();
+    }
+}
+
+/// On a server of its own, whose settings are nobody else's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_that_matter_are_found_and_those_that_do_not_are_told() {
+    let server = Server::start("doctor").expect("MariaDB starts");
+    let db = TestDb::on_server(server.port).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    db.fill_lab(1, "2026-06-08".parse().unwrap(), 7, 4).await;
+    db.settle(now()).await;
+    let set = async |name: &str, value: &str| {
+        let before = db.text(&format!("SELECT CAST(@@GLOBAL.{name} AS CHAR)")).await;
+        db.apply(&format!("SET GLOBAL {name} = {value}")).await;
+        before
+    };
+    assert!(
+        examine(&db)
+            .advice("settings.durability", "note")
+            .starts_with("SET GLOBAL innodb_flush_log_at_trx_commit = 1;")
+    );
+    set("innodb_flush_log_at_trx_commit", "1").await;
+    examine(&db).assert_well();
+
+    // Defaults that daymend's own sessions override.
+    for (name, value) in [
+        ("tx_isolation", "'SERIALIZABLE'"),
+        ("time_zone", "'+05:30'"),
+        ("innodb_lock_wait_timeout", "50"),
+        ("event_scheduler", "0"),
+        ("autocommit", "0"),
+    ] {
+        set(name, value).await;
+    }
+    let found = examine(&db);
+    found.assert_well();
+    let fact = |name: &str| {
+        let facts = found.json["facts"].as_array().unwrap();
+        facts.iter().find(|fact| fact["name"] == name).unwrap()["value"].as_str().unwrap().to_owned()
+    };
+    assert!(fact("sessions").contains("isolation READ-COMMITTED, time zone +00:00, sql_mode strict, lock wait 5 s"));
+    assert!(fact("defaults").contains("isolation SERIALIZABLE, time zone +05:30"), "{}", fact("defaults"));
+
+    for (name, value, id, severity) in [
+        ("read_only", "1", "settings.read_only", "error"),
+        ("max_allowed_packet", "65536", "settings.packet", "warning"),
+        ("sql_mode", "''", "settings.sql_mode", "note"),
+        ("max_connections", "10", "settings.connections", "warning"),
+    ] {
+        let before = set(name, value).await;
+        let found = examine(&db);
+        let advice = found.advice(id, severity);
+        assert_eq!(found.ids(), [id], "{name}: {:#}", found.json);
+        assert!(!advice.is_empty());
+        let quoted = if name == "sql_mode" { format!("'{before}'") } else { before };
+        set(name, &quoted).await;
+        examine(&db).assert_well();
+    }
+}
