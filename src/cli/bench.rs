@@ -5,13 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use chrono::NaiveDate;
 use clap::{Args, Subcommand};
 
-use super::{Exit, Global, print_json, usage};
+use super::{Exit, Global, connect_to, print_json, usage};
 use crate::{
     args, calendar,
-    db::{Db, Dialect, Mode},
+    db::{Db, Dialect, Mode, migrate},
     output::table::table,
     queue::{JobKind, claim, ids_of, lease, settle},
     recompute::{Changes, shrink::MaxShrink},
@@ -27,6 +28,14 @@ const DAYS_A_LAB: usize = 1000;
 const CLAIM: usize = 100;
 const CLAIMS: usize = 51;
 
+/// The backlog of the database beside.
+const SMALL_BACKLOG: u32 = 1000;
+
+/// A server that writes less than this in this time has nothing left to write out.
+const QUIET_BYTES: u64 = 256 * 1024;
+const QUIET_FOR: Duration = Duration::from_secs(2);
+const SETTLED_WITHIN: Duration = Duration::from_secs(600);
+
 statement!(
     BENCH_SPAN,
     "bench span",
@@ -38,6 +47,9 @@ statement!(
 statement!(BENCH_CLEAN_JOBS_MYSQL, "bench clean jobs (mysql)", "TRUNCATE TABLE daymend_jobs");
 
 statement!(BENCH_CLEAN_JOBS_SQLITE, "bench clean jobs (sqlite)", "DELETE FROM daymend_jobs");
+
+// What InnoDB has written since it started, by the megabyte.
+statement!(BENCH_WRITTEN, "bench written (mysql)", "SHOW GLOBAL STATUS LIKE 'Innodb_data_written'");
 
 statement!(BENCH_CLEAN_RUN, "bench clean run", "DELETE FROM daymend_runs WHERE id = ?");
 
@@ -74,6 +86,11 @@ pub(super) struct QueueOptions {
     /// The backlogs at which the claim is timed
     #[arg(long, default_value = "1000,100000,1000000", value_delimiter = ',', value_name = "N,N")]
     backlogs: Vec<u32>,
+
+    /// A second scratch database on the same server, with a backlog of 1,000: each claim is timed in turn
+    /// with one there, so that both see the same disk
+    #[arg(long, value_name = "URL", hide_env_values = true, env = "DAYMEND_BENCH_BESIDE_URL")]
+    beside_url: Option<String>,
 }
 
 /// What was measured; rates are jobs a second, latencies milliseconds.
@@ -81,17 +98,26 @@ pub(super) struct QueueOptions {
 struct Figures {
     enqueue: Vec<f64>,
     work: Vec<f64>,
-    /// Backlog, the claims' median and their 99th percentile.
-    claims: Vec<(u32, f64, f64)>,
+    claims: Vec<Claims>,
+}
+
+/// What claims took at a backlog and, in turns with them, at [`SMALL_BACKLOG`] in another database.
+#[derive(Debug, serde::Serialize)]
+struct Claims {
+    backlog: u32,
+    median: f64,
+    p99: f64,
+    beside_median: Option<f64>,
+    beside_p99: Option<f64>,
 }
 
 impl QueueOptions {
     async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
-        let db = global.connect(4).await?;
-        let db = db.with_limit(Duration::from_secs(3600));
-        if !runs::list(&db, 1).await?.is_empty() {
-            return Err(usage("this database has runs: measure on a scratch database, after `daymend migrate`"));
-        }
+        let db = scratch(global.connect(4).await?).await?;
+        let beside = match &self.beside_url {
+            Some(url) => Some(scratch(connect_to(url, 4).await?).await?),
+            None => None,
+        };
         let mut figures = Figures::default();
         for round in 1..=self.rounds {
             eprintln!("round {round} of {}: {} jobs", self.rounds, self.jobs);
@@ -104,7 +130,7 @@ impl QueueOptions {
         }
         for backlog in &self.backlogs {
             eprintln!("claims at a backlog of {backlog}");
-            figures.claims.push(time_claims(&db, *backlog).await?);
+            figures.claims.push(time_claims(&db, *backlog, beside.as_ref()).await?);
         }
         print(global, &self, figures)
     }
@@ -131,6 +157,15 @@ impl QueueOptions {
         })
         .await?
     }
+}
+
+/// The database, if nothing can be lost there.
+async fn scratch(db: Db) -> anyhow::Result<Db> {
+    migrate::check(&db).await?;
+    if !runs::list(&db, 1).await?.is_empty() {
+        return Err(usage("this database has runs: measure on a scratch database, after `daymend migrate`"));
+    }
+    Ok(db.with_limit(Duration::from_secs(3600)))
 }
 
 /// Enqueues a run of jobs that do nothing; its id.
@@ -182,23 +217,89 @@ async fn clean(db: &Db, run: i64) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn time_claims(db: &Db, backlog: u32) -> anyhow::Result<(u32, f64, f64)> {
-    // The claims take some of it: there is as much behind them as was asked for.
-    let run = enqueue(db, backlog + u32::try_from(CLAIM * CLAIMS)?).await?;
-    let worker = lease::register(db, "bench", Duration::from_secs(3600)).await?;
-    let mut latencies = Vec::new();
-    for _ in 0..CLAIMS {
-        let begun = Instant::now();
-        let jobs = claim::claim(db, worker, CLAIM).await?;
-        latencies.push(begun.elapsed().as_secs_f64() * 1000.0);
-        let mut tx = db.begin(Mode::Write).await?;
-        settle::complete(&mut tx, worker, &jobs.iter().collect::<Vec<_>>(), Changes::default()).await?;
-        tx.commit().await?;
+/// Waits until the server has written out what was enqueued: the next figure is of the claims.
+async fn settled(db: &Db) -> anyhow::Result<()> {
+    if db.dialect() == Dialect::Sqlite {
+        return Ok(());
     }
-    lease::sign_off(db, worker).await?;
-    clean(db, run).await?;
-    latencies.sort_by(f64::total_cmp);
-    Ok((backlog, median(&latencies), latencies[CLAIMS * 99 / 100]))
+    let begun = Instant::now();
+    let mut before = None;
+    while begun.elapsed() < SETTLED_WITHIN {
+        let rows = db.fetch_all(&BENCH_WRITTEN, args![]).await?;
+        let written: u64 = rows.first().context("the server does not say what it has written")?.text(1)?.parse()?;
+        if before.is_some_and(|before| written - before < QUIET_BYTES) {
+            return Ok(());
+        }
+        before = Some(written);
+        tokio::time::sleep(QUIET_FOR).await;
+    }
+    eprintln!("the server is still writing after {} s: these claims are of a busy server", SETTLED_WITHIN.as_secs());
+    Ok(())
+}
+
+/// A scratch database with so many jobs waiting, and a worker that claims them.
+struct Backlog<'a> {
+    db: &'a Db,
+    run: i64,
+    worker: i64,
+    /// What each claim took, in milliseconds.
+    latencies: Vec<f64>,
+}
+
+impl<'a> Backlog<'a> {
+    async fn new(db: &'a Db, jobs: u32) -> anyhow::Result<Self> {
+        // The claims take some of it: there is as much behind them as was asked for.
+        let run = enqueue(db, jobs + u32::try_from(CLAIM * CLAIMS)?).await?;
+        let worker = lease::register(db, "bench", Duration::from_secs(3600)).await?;
+        Ok(Self { db, run, worker, latencies: Vec::new() })
+    }
+
+    async fn time_a_claim(&mut self) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let jobs = claim::claim(self.db, self.worker, CLAIM).await?;
+        self.latencies.push(begun.elapsed().as_secs_f64() * 1000.0);
+        let mut tx = self.db.begin(Mode::Write).await?;
+        settle::complete(&mut tx, self.worker, &jobs.iter().collect::<Vec<_>>(), Changes::default()).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Median and 99th percentile.
+    async fn end(mut self) -> anyhow::Result<(f64, f64)> {
+        lease::sign_off(self.db, self.worker).await?;
+        clean(self.db, self.run).await?;
+        self.latencies.sort_by(f64::total_cmp);
+        Ok((median(&self.latencies), self.latencies[CLAIMS * 99 / 100]))
+    }
+}
+
+/// Times claims at a backlog and, in turns with them, at a small one in another database of the same
+/// server: whatever the disk does meanwhile, it does to both.
+async fn time_claims(db: &Db, backlog: u32, beside: Option<&Db>) -> anyhow::Result<Claims> {
+    let mut measured = Backlog::new(db, backlog).await?;
+    let mut small = match beside {
+        Some(beside) => Some(Backlog::new(beside, SMALL_BACKLOG).await?),
+        None => None,
+    };
+    settled(db).await?;
+    for _ in 0..CLAIMS {
+        measured.time_a_claim().await?;
+        if let Some(small) = &mut small {
+            small.time_a_claim().await?;
+        }
+    }
+    let (median, p99) = measured.end().await?;
+    let beside = match small {
+        Some(small) => Some(small.end().await?),
+        None => None,
+    };
+    Ok(Claims {
+        backlog,
+        median,
+        p99,
+        beside_median: beside.map(|(median, _)| median),
+        beside_p99: beside.map(|(_, p99)| p99),
+    })
 }
 
 /// The middle of sorted numbers.
@@ -221,9 +322,13 @@ fn print(global: &Global, options: &QueueOptions, mut figures: Figures) -> anyho
         rates_table.add_row([name.to_owned(), median, lowest, highest]);
     }
     println!("{rates_table}");
-    let mut claims = table(&[">backlog", ">claim of 100, median ms", ">p99 ms"]);
-    for (backlog, median, p99) in &figures.claims {
-        claims.add_row([backlog.to_string(), format!("{median:.2}"), format!("{p99:.2}")]);
+    let mut claims =
+        table(&[">backlog", ">claim of 100, median ms", ">p99 ms", ">beside: median ms", ">p99 ms", ">ratio"]);
+    for figures in &figures.claims {
+        let text = |number: Option<f64>| number.map_or_else(String::new, |number| format!("{number:.2}"));
+        let ratio = figures.beside_median.map(|beside| figures.median / beside);
+        let numbers = [Some(figures.median), Some(figures.p99), figures.beside_median, figures.beside_p99, ratio];
+        claims.add_row([figures.backlog.to_string()].into_iter().chain(numbers.map(text)));
     }
     println!("{claims}");
     Ok(Exit::Ok.into())

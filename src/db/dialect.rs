@@ -45,6 +45,8 @@ pub enum Dialect {
 ///   never waits with locks of their own is in no deadlock, and so no user's transaction is the
 ///   victim of one. The shared lock has no spelling that both servers know together with NOWAIT: each
 ///   reads its own out of the comments.
+/// - `{waiting_for_nobody}`: the same for an INSERT, which meets the row that a user's transaction has
+///   inserted under the same key and not committed. MySQL has no word for it.
 /// - `{force_claim}`: the claim must walk its index in order; without the hint the
 ///   optimizer may prefer another one and sort (shared measurement: a claim that sorts
 ///   locks every waiting row).
@@ -57,6 +59,7 @@ const TOKENS: &[(&str, &str, &str)] = &[
     ("{for_update}", "FOR UPDATE", ""),
     ("{share_nowait}", "/*M! LOCK IN SHARE MODE NOWAIT */ /*!80000 FOR SHARE NOWAIT */", ""),
     ("{for_update_nowait}", "FOR UPDATE NOWAIT", ""),
+    ("{waiting_for_nobody}", "/*M! SET STATEMENT innodb_lock_wait_timeout = 0 FOR */", ""),
     ("{skip_locked}", "FOR UPDATE SKIP LOCKED", ""),
     ("{force_claim}", "FORCE INDEX (daymend_jobs_claim)", ""),
     ("{insert_ignore}", "INSERT IGNORE", "INSERT OR IGNORE"),

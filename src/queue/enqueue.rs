@@ -58,8 +58,13 @@ pub(super) async fn front(tx: &mut Tx, kind: JobKind) -> Result<i64, DbError> {
 /// nor behind them.
 pub async fn enqueue(tx: &mut Tx, batch: &Batch<'_>) -> Result<u64, DbError> {
     let front = front(tx, batch.kind).await?;
-    let jobs = batch.labs.iter().flat_map(|(lab_id, days)| {
-        days.iter().enumerate().map(|(place, day)| (*lab_id, *day, (place / DAYS_A_TURN) as i64))
+    let turns = batch.labs.iter().map(|(_, days)| days.len().div_ceil(DAYS_A_TURN)).max().unwrap_or(0);
+    // In the order in which they are claimed: the jobs of a claim share their pages.
+    let jobs = (0..turns).flat_map(|turn| {
+        batch.labs.iter().flat_map(move |(lab_id, days)| {
+            let days = days.chunks(DAYS_A_TURN).nth(turn).unwrap_or_default();
+            days.iter().map(move |day| (*lab_id, *day, turn as i64))
+        })
     });
     let mut full = String::new();
     let mut args: Vec<Arg> = Vec::with_capacity(JOBS_A_STATEMENT * 7);

@@ -28,6 +28,19 @@ impl Difference {
         self.insert.is_empty() && self.update.is_empty() && self.delete.is_empty()
     }
 
+    /// The rows to insert whose place in the unique key is free before anything is deleted: under the
+    /// usual collations `Branch_Bill` takes that of `branch_bill`.
+    pub(super) fn insertable(&self, rollup: &Rollup) -> Vec<(Key, u32)> {
+        let takes = |row: &StoredRow, key: &Key| {
+            (row.day, row.a, row.b) == (key.day, Some(key.a), Some(key.b))
+                && is_spelled(&rollup.events[key.event].name, &row.event)
+        };
+        let spelled: Vec<&StoredRow> =
+            self.delete.iter().filter(|row| rollup.events.iter().all(|event| event.name != row.event)).collect();
+        let is_free = |(key, _): &&(Key, u32)| !spelled.iter().any(|row| takes(row, key));
+        self.insert.iter().filter(is_free).copied().collect()
+    }
+
     /// The days that had rows, and wrong ones: a day of which nothing was stored has not drifted.
     #[must_use]
     pub fn drifted(&self) -> BTreeSet<NaiveDate> {
@@ -36,6 +49,38 @@ impl Difference {
         let confirmed: BTreeSet<NaiveDate> = self.confirmed.iter().copied().collect();
         drifted.extend(self.insert.iter().map(|(key, _)| key.day).filter(|day| confirmed.contains(day)));
         drifted
+    }
+}
+
+/// A difference, some rows of which its own transaction has inserted already.
+#[derive(Debug, Default)]
+pub(super) struct Correction {
+    /// From what was stored before, to what is expected.
+    pub(super) difference: Difference,
+    /// What is left to write for it, without what has been inserted.
+    pub(super) left: Difference,
+}
+
+impl Correction {
+    /// Compares as [`difference`] does; of the stored rows, those with a key of `inserted` (in key
+    /// order) are this transaction's own.
+    pub(super) fn new(
+        rollup: &Rollup,
+        expected: &[(Key, u32)],
+        stored: Vec<StoredRow>,
+        inserted: &[(Key, u32)],
+    ) -> Self {
+        let is_own = |row: &StoredRow| {
+            let event = rollup.events.iter().position(|event| event.name == row.event);
+            let key = event.zip(row.a).zip(row.b).map(|((event, a), b)| Key { day: row.day, a, b, event });
+            key.is_some_and(|key| inserted.binary_search_by_key(&key, |(key, _)| *key).is_ok())
+        };
+        if inserted.is_empty() {
+            let difference = difference(rollup, expected, stored);
+            return Self { left: difference.clone(), difference };
+        }
+        let before = stored.iter().filter(|row| !is_own(row)).cloned().collect();
+        Self { difference: difference(rollup, expected, before), left: difference(rollup, expected, stored) }
     }
 }
 
@@ -72,10 +117,14 @@ pub fn difference(rollup: &Rollup, expected: &[(Key, u32)], stored: Vec<StoredRo
     difference
 }
 
-/// Whether a stored event type is one of the rollup's in another spelling. Under the usual
-/// collations `Branch_Bill` takes the place of `branch_bill` in the unique key.
+/// Whether a stored event type is one of the rollup's, perhaps in another spelling.
 fn is_ours(rollup: &Rollup, event: &str) -> bool {
-    rollup.events.iter().any(|known| known.name.eq_ignore_ascii_case(event.trim_end()))
+    rollup.events.iter().any(|known| is_spelled(&known.name, event))
+}
+
+/// Whether `event` is how a row may spell `name`, for the usual collations.
+fn is_spelled(name: &str, event: &str) -> bool {
+    name.eq_ignore_ascii_case(event.trim_end())
 }
 
 #[cfg(test)]

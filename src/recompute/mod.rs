@@ -4,8 +4,9 @@
 //!
 //! 1. **Look without locks.** In one consistent snapshot: the lab's zone, the facts, the
 //!    stored rows. Equal: done; nothing was locked, nothing is written.
-//! 2. **Correct.** In a new transaction at READ COMMITTED: the facts again, now under shared
-//!    locks, then the stored rows, locked for writing; then the difference.
+//! 2. **Correct.** In a new transaction at READ COMMITTED: the rows that were found missing are
+//!    inserted; then the facts are read again, now under shared locks, then the stored rows, locked for
+//!    writing; then whatever still differs is written.
 //!
 //! Why the locks: the lab system's delta triggers add +1 and -1 to the summary inside the
 //! user's own transaction. Read before that transaction commits and written after it, a
@@ -14,9 +15,12 @@
 //! do not count (cancelled bills) are read and locked as well: at READ COMMITTED MySQL lets
 //! go of rows that a WHERE has turned away, and a bill restored just then would slip through.
 //!
-//! No lock is waited for: a row that somebody else has locked starts the correction over. A recompute
+//! No row is waited for: one that somebody else has locked starts the correction over. A recompute
 //! that waited with all its locks for a row of a user's transaction, which then wants another of that
-//! bill's rows, would be a deadlock, and the user's transaction, which has done less, the victim.
+//! bill's rows, would be a deadlock, and the user's transaction, which has done less, the victim. The
+//! one lock that cannot be asked for without waiting is the table's AUTO-INC lock, which a delta
+//! trigger's `INSERT … SELECT` keeps until its statement ends (`innodb_autoinc_lock_mode` 1, MariaDB's
+//! default). That is why rows are inserted first, while nothing is locked.
 //!
 //! The queue's fence runs inside the correcting transaction (`settle`): a worker that lost
 //! its lease has written nothing.
@@ -40,7 +44,7 @@ use crate::{
         source::{self, Locking},
     },
 };
-use diff::Difference;
+use diff::{Correction, Difference};
 use shrink::{MaxShrink, Shrinking, shrinking};
 use stored::StoredRow;
 
@@ -148,39 +152,54 @@ where
     S: Fn(Tx, Difference) -> F + Send + Sync + 'a,
     F: Future<Output = Result<(Tx, Difference), RecomputeError>> + Send + 'a,
 {
-    let mut look = db.begin(Mode::Snapshot).await?;
-    let found = compare(&mut look, rollup, target, Locking::None).await?;
-    look.commit().await?;
-    if found.is_empty() {
-        return Ok(found);
-    }
     crate::db::retry("correct", || async {
-        let mut tx = db.begin(Mode::Write).await?;
-        let difference = compare(&mut tx, rollup, target, Locking::Shared).await?;
-        if difference.is_empty() {
-            // What differed was somebody's work in progress, and is right by now.
-            tx.rollback().await?;
+        let mut looks = 0;
+        loop {
+            looks += 1;
+            let mut look = db.begin(Mode::Snapshot).await?;
+            let found = compare(&mut look, rollup, target, Locking::None, &[]).await?.difference;
+            look.commit().await?;
+            if found.is_empty() {
+                return Ok(found);
+            }
+            let mut tx = db.begin(Mode::Write).await?;
+            let inserted = found.insertable(rollup);
+            stored::insert(&mut tx, rollup, target.lab_id, &inserted).await?;
+            let correction = compare(&mut tx, rollup, target, Locking::Shared, &inserted).await?;
+            let is_late = correction.left.insert.iter().any(|row| !found.insert.contains(row));
+            if correction.difference.is_empty() || is_late && looks < LOOKS_MAX {
+                // What differed was somebody's work in progress: it is right by now, or differs otherwise.
+                tx.rollback().await?;
+                if correction.difference.is_empty() {
+                    return Ok(correction.difference);
+                }
+                continue;
+            }
+            stored::write(&mut tx, rollup, target.lab_id, &correction).await?;
+            let (tx, difference) = settle(tx, correction.difference).await?;
+            tx.commit().await?;
             return Ok(difference);
         }
-        stored::write(&mut tx, rollup, target.lab_id, &difference).await?;
-        let (tx, difference) = settle(tx, difference).await?;
-        tx.commit().await?;
-        Ok(difference)
     })
     .await
 }
 
-/// Reads facts and stored rows, and compares.
-pub async fn compare(
+/// How often to look again where the source has got new rows to insert since the last look, before
+/// they are inserted with locks held.
+const LOOKS_MAX: u32 = 5;
+
+/// Reads facts and stored rows, and compares; `inserted` are rows that this transaction has inserted.
+async fn compare(
     tx: &mut Tx,
     rollup: &Rollup,
     target: Target,
     locking: Locking,
-) -> Result<Difference, RecomputeError> {
+    inserted: &[(Key, u32)],
+) -> Result<Correction, RecomputeError> {
     let Sides { zone, expected, stored } = read(tx, rollup, target, locking).await?;
-    let difference = diff::difference(rollup, &expected, stored);
-    check_shrink(tx, rollup, target, zone, locking, &expected, &difference).await?;
-    Ok(difference)
+    let correction = Correction::new(rollup, &expected, stored, inserted);
+    check_shrink(tx, rollup, target, zone, locking, &expected, &correction.difference).await?;
+    Ok(correction)
 }
 
 /// What a comparison compares.

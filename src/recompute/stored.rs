@@ -4,11 +4,11 @@
 
 use chrono::NaiveDate;
 
-use super::diff::Difference;
+use super::diff::Correction;
 use crate::{
     args,
     db::{Arg, Db, DbError, Dialect, Query, Tx, json_list, repeat},
-    rollup::{Rollup, Summary, source::Locking},
+    rollup::{Rollup, Summary, aggregate::Key, source::Locking},
 };
 
 /// How many rows one statement writes at most: 6 parameters a row stay far below the limits
@@ -127,29 +127,36 @@ pub async fn check(db: &Db, rollup: &Rollup, locking: Locking) -> Option<String>
     None
 }
 
-/// Carries a difference out: deletes, then updates, then inserts, each in key order and in
-/// few statements of many rows.
-pub(super) async fn write(tx: &mut Tx, rollup: &Rollup, lab_id: i64, difference: &Difference) -> Result<(), DbError> {
+/// Carries out what is left of a correction: deletes, then updates, then inserts, each in key order
+/// and in few statements of many rows.
+pub(super) async fn write(tx: &mut Tx, rollup: &Rollup, lab_id: i64, correction: &Correction) -> Result<(), DbError> {
     let s = &rollup.summary;
-    for rows in difference.delete.chunks(ROWS_A_STATEMENT_MAX) {
+    let left = &correction.left;
+    for rows in left.delete.chunks(ROWS_A_STATEMENT_MAX) {
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
         let sql = delete_sql(s, tx.dialect());
         tx.execute(Query::new("delete summary rows", sql), args![json_list(&ids)]).await?;
     }
-    for rows in difference.update.chunks(ROWS_A_STATEMENT_MAX) {
+    for rows in left.update.chunks(ROWS_A_STATEMENT_MAX) {
         let cases = rows.iter().flat_map(|(id, _, count)| [Arg::Int(*id), Arg::from(*count)]);
         let ids = rows.iter().map(|(id, _, _)| Arg::Int(*id));
         let sql = update_sql(s, rows.len());
         tx.execute(Query::new("update summary rows", sql), cases.chain(ids).collect()).await?;
     }
-    for rows in difference.insert.chunks(ROWS_A_STATEMENT_MAX) {
+    insert(tx, rollup, lab_id, &left.insert).await
+}
+
+/// Inserts rows, in key order.
+pub(super) async fn insert(tx: &mut Tx, rollup: &Rollup, lab_id: i64, rows: &[(Key, u32)]) -> Result<(), DbError> {
+    for rows in rows.chunks(ROWS_A_STATEMENT_MAX) {
         let args = rows
             .iter()
             .flat_map(|(key, count)| {
                 args![lab_id, key.day, key.a, key.b, rollup.events[key.event].name.as_str(), *count]
             })
             .collect();
-        tx.execute(Query::new("insert summary rows", insert_sql(s, rows.len())), args).await?;
+        let sql = insert_sql(&rollup.summary, rows.len());
+        tx.execute(Query::new("insert summary rows", sql), args).await?;
     }
     Ok(())
 }
@@ -184,7 +191,7 @@ fn update_sql(s: &Summary, rows: usize) -> String {
 
 fn insert_sql(s: &Summary, rows: usize) -> String {
     format!(
-        "-- daymend: insert summary rows\nINSERT INTO {} ({}, {}, {}, {}, {}, {}, {}, {}) VALUES {}",
+        "-- daymend: insert summary rows\n{{waiting_for_nobody}} INSERT INTO {} ({}, {}, {}, {}, {}, {}, {}, {}) VALUES {}",
         s.table,
         s.lab,
         s.day,

@@ -52,6 +52,9 @@ impl Model {
         self.tables.runs.insert(run, Run { state: "running", finished_at: None });
         self.tables.events.push("STARTED".to_owned());
         let days = labs.iter().flat_map(|(lab, days)| days.iter().enumerate().map(|(place, day)| (*lab, place, *day)));
+        // The first days of every lab, then the next ones: a sort that keeps the order of equals.
+        let mut days: Vec<_> = days.collect();
+        days.sort_by_key(|(_, place, _)| place / DAYS_A_TURN);
         for (number, (lab, place, day)) in (0_i64..).zip(days) {
             let place = Place::Turn(front + (place / DAYS_A_TURN) as i64);
             let (attempt, lapses, worker, error) = (0, 0, None, None);
