@@ -19,7 +19,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
     on_both,
-    support::{Engine, TestDb, lab_system::Bill, oracle, process::Process, wait_until, work::rollups},
+    support::{Engine, TestDb, lab_system::Bill, oracle, process::Process, server, wait_until, work::rollups},
 };
 use writers::{Tally, Users, Work, moment};
 
@@ -159,14 +159,20 @@ async fn assert_no_drift(db: &TestDb) {
 }
 
 /// The users' errors are those that they have without daymend, too.
-fn compare(name: &str, engine: Engine, rounds: u32, without: &Tally, with: &Tally) {
+async fn compare(name: &str, db: &TestDb, rounds: u32, without: &Tally, with: &Tally) {
+    let engine = db.engine;
     println!("{name}, {engine:?}: without recomputes {without}");
     println!("{name}, {engine:?}: beside {rounds} rounds of them {with}");
     assert!(rounds >= 3 && with.writes() >= 100, "that was no storm");
-    // Delta triggers alone bring users into deadlocks with each other, marks never do.
+    // Delta triggers alone bring users into deadlocks with each other, and that is all; marks never do.
     let share = |tally: &Tally| tally.aborted() as f64 / tally.writes() as f64;
-    let allowed = if name == "dirty days" { 0.0 } else { share(without) };
+    let allowed = if name == "dirty days" { 0.0 } else { share(without) + 0.001 };
     assert!(share(with) <= allowed, "users saw errors that they do not see without daymend");
+    if engine == Engine::MariaDb {
+        let deadlocks = server::deadlocks(server::port(&db.url), db.name()).await;
+        let ours: Vec<_> = deadlocks.iter().filter(|text| text.contains("summary rows")).collect();
+        assert!(ours.is_empty(), "recomputes were in deadlocks: {}", ours[0]);
+    }
 }
 
 async fn delta_triggers_survive_recomputes_of_the_same_days(engine: Engine) {
@@ -185,7 +191,7 @@ async fn delta_triggers_survive_recomputes_of_the_same_days(engine: Engine) {
     recompute_for(&db, duration() / 3).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     users.stop().await;
-    compare("delta triggers", engine, rounds, &without, &with);
+    compare("delta triggers", &db, rounds, &without, &with).await;
     assert_no_drift(&db).await;
 }
 
@@ -207,7 +213,7 @@ async fn dirty_days_are_right_without_any_nightly_run(engine: Engine) {
         db.marks().await == 0 && db.number(open).await == 0
     })
     .await;
-    compare("dirty days", engine, rounds, &without, &with);
+    compare("dirty days", &db, rounds, &without, &with).await;
     let nightly = format!("SELECT COUNT(*) FROM daymend_jobs WHERE kind = 'nightly' AND day <= '{}'", last());
     assert_eq!(db.number(&nightly).await, 0);
     assert_no_drift(&db).await;

@@ -76,6 +76,21 @@ pub async fn run(port: u16, sql: &str) {
     connection.close().await.expect("the end of a connection");
 }
 
+/// What the server on that port has written of deadlocks over tables of `database`, one text each.
+pub async fn deadlocks(port: u16, database: &str) -> Vec<String> {
+    let mut connection = MySqlConnection::connect(&url(port, "")).await.expect("a connection to MariaDB");
+    let dir: String = sqlx::query_scalar("SELECT @@tmpdir").fetch_one(&mut connection).await.expect("a directory");
+    connection.close().await.expect("the end of a connection");
+    let log = fs::read(Path::new(&dir).join("log")).expect("the server's log");
+    let log = String::from_utf8_lossy(&log);
+    let deadlocks = log.split("Transactions deadlock detected").skip(1);
+    deadlocks
+        .filter_map(|text| text.split("WE ROLL BACK").next())
+        .filter(|text| text.contains(&format!("`{database}`.")))
+        .map(str::to_owned)
+        .collect()
+}
+
 /// The statements of a file, without its comments.
 pub fn statements(text: &str) -> Vec<String> {
     let text: String = text.lines().map(|line| line.split("--").next().unwrap_or_default().to_owned() + "\n").collect();
