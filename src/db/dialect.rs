@@ -82,6 +82,21 @@ impl Dialect {
         }
     }
 
+    /// A statement that locks the rows of `table` whose `key` is in such a list for writing, at once or not
+    /// at all; none where writers exclude each other.
+    ///
+    /// By their keys: a range would be locked to its end and one row further, and that row may be one that
+    /// a neighbour has just inserted.
+    #[must_use]
+    pub(crate) fn lock_by_key(self, table: &str, key: &str) -> Option<String> {
+        (self == Self::MySql).then(|| {
+            format!(
+                "SELECT {table}.{key} FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids
+                 STRAIGHT_JOIN {table} ON {table}.{key} = ids.id {{for_update_nowait}}"
+            )
+        })
+    }
+
     /// `sql` with every token replaced.
     #[must_use]
     pub(super) fn render<'a>(self, sql: &'a str, clock: &DbClock) -> Cow<'a, str> {

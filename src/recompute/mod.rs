@@ -5,8 +5,8 @@
 //! 1. **Look without locks.** In one consistent snapshot: the lab's zone, the facts, the
 //!    stored rows. Equal: done; nothing was locked, nothing is written.
 //! 2. **Correct.** In a new transaction at READ COMMITTED: the rows that were found missing are
-//!    inserted; then the facts are read again, now under shared locks, then the stored rows, locked for
-//!    writing; then whatever still differs is written.
+//!    inserted; then the facts are read again, now under shared locks, then the stored rows; then
+//!    whatever still differs is locked and written.
 //!
 //! Why the locks: the lab system's delta triggers add +1 and -1 to the summary inside the
 //! user's own transaction. Read before that transaction commits and written after it, a
@@ -219,7 +219,7 @@ pub async fn read(tx: &mut Tx, rollup: &Rollup, target: Target, locking: Locking
     let lab = source::lab(tx, rollup, lab_id).await?.ok_or(RecomputeError::NoSuchLab(lab_id))?;
     let zone = lab.zone().map_err(|source| RecomputeError::Zone { lab_id, source })?;
     let expected = expected(tx, rollup, target, zone, locking).await?;
-    let stored = stored::read(tx, rollup, lab_id, (target.first, target.last), locking).await?;
+    let stored = stored::read(tx, rollup, lab_id, (target.first, target.last)).await?;
     Ok(Sides { zone, expected, stored })
 }
 

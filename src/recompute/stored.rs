@@ -32,16 +32,15 @@ pub struct StoredRow {
     pub count: i64,
 }
 
-/// The stored rows of a lab from `first` to `last`; locked for writing where asked.
+/// The stored rows of a lab from `first` to `last`.
 pub async fn read(
     tx: &mut Tx,
     rollup: &Rollup,
     lab_id: i64,
     (first, last): (NaiveDate, NaiveDate),
-    locking: Locking,
 ) -> Result<Vec<StoredRow>, DbError> {
     let mut rows = Vec::new();
-    let sql = read_sql(&rollup.summary, locking);
+    let sql = read_sql(&rollup.summary);
     tx.for_each(Query::new("read summary", sql), args![lab_id, first, last], |row| {
         rows.push(StoredRow {
             id: row.int(0)?,
@@ -117,9 +116,10 @@ pub async fn labs(tx: &mut Tx, rollup: &Rollup) -> Result<Vec<i64>, DbError> {
 /// write only where rows are to be locked. One line for the first that does not.
 pub async fn check(db: &Db, rollup: &Rollup, locking: Locking) -> Option<String> {
     let s = &rollup.summary;
-    let statements = [read_sql(s, locking), delete_sql(s, db.dialect()), update_sql(s, 1), insert_sql(s, 1)];
-    let reading = if locking == Locking::None { 1 } else { statements.len() };
-    for sql in statements.into_iter().take(reading) {
+    let writing =
+        [lock_sql(s, db.dialect()), Some(delete_sql(s, db.dialect())), Some(update_sql(s, 1)), Some(insert_sql(s, 1))];
+    let writing = writing.into_iter().flatten().filter(|_| locking == Locking::Shared);
+    for sql in [read_sql(s)].into_iter().chain(writing) {
         if let Err(error) = db.columns(Query::new(&s.table, sql)).await {
             return Some(format!("rollup.toml [summary]: {}", error.source));
         }
@@ -127,11 +127,16 @@ pub async fn check(db: &Db, rollup: &Rollup, locking: Locking) -> Option<String>
     None
 }
 
-/// Carries out what is left of a correction: deletes, then updates, then inserts, each in key order
+/// Carries out what is left of a correction, on rows that are locked first: deletes, then updates, then inserts, each in key order
 /// and in few statements of many rows.
 pub(super) async fn write(tx: &mut Tx, rollup: &Rollup, lab_id: i64, correction: &Correction) -> Result<(), DbError> {
     let s = &rollup.summary;
     let left = &correction.left;
+    let changing: Vec<i64> =
+        left.delete.iter().map(|row| row.id).chain(left.update.iter().map(|(id, ..)| *id)).collect();
+    if let Some(sql) = lock_sql(s, tx.dialect()).filter(|_| !changing.is_empty()) {
+        tx.fetch_all(Query::new("lock summary rows", sql), args![json_list(&changing)]).await?;
+    }
     for rows in left.delete.chunks(ROWS_A_STATEMENT_MAX) {
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
         let sql = delete_sql(s, tx.dialect());
@@ -161,15 +166,15 @@ pub(super) async fn insert(tx: &mut Tx, rollup: &Rollup, lab_id: i64, rows: &[(K
     Ok(())
 }
 
-fn read_sql(s: &Summary, locking: Locking) -> String {
-    let lock = match locking {
-        Locking::None => "",
-        Locking::Shared => "{for_update_nowait}",
-    };
+fn read_sql(s: &Summary) -> String {
     format!(
-        "-- daymend: read summary\nSELECT {}, {}, {}, {}, {}, {} FROM {} WHERE {} = ? AND {} BETWEEN ? AND ? {lock}",
+        "-- daymend: read summary\nSELECT {}, {}, {}, {}, {}, {} FROM {} WHERE {} = ? AND {} BETWEEN ? AND ?",
         s.id, s.day, s.dimension_a, s.dimension_b, s.event, s.count, s.table, s.lab, s.day,
     )
+}
+
+fn lock_sql(s: &Summary, dialect: Dialect) -> Option<String> {
+    Some(format!("-- daymend: lock summary rows\n{}", dialect.lock_by_key(&s.table, &s.id)?))
 }
 
 fn delete_sql(s: &Summary, dialect: Dialect) -> String {
