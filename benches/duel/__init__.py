@@ -1,0 +1,1 @@
+"""daymend measured side by side with its rivals. See benches/run."""

@@ -1,0 +1,79 @@
+"""What daymend replaces, as the first seed document describes it: stored procedures that run sixteen
+`INSERT … SELECT … GROUP BY … ON DUPLICATE KEY UPDATE` a day, and DELETE first for a rebuild.
+
+It is given the benefit of every doubt: static statements for one lab, an IN list (which can use the
+index) for the labs of a zone, half-open days (`23:59:59` would lose the last second's bills), and a
+transaction a day."""
+
+import pymysql
+
+from .events import COLUMNS, EVENTS
+from .server import rows
+
+
+def _statement(event, labs: str, day: str, start: str, end: str) -> str:
+    return (
+        f"INSERT INTO operation_historical_summary ({COLUMNS}) "
+        f"SELECT billing.lab_id, {day}, {event.a}, {event.b}, '{event.name}', COUNT(*), UTC_TIMESTAMP(6), UTC_TIMESTAMP(6) "
+        f"FROM {event.tables} "
+        f"WHERE billing.lab_id {labs} AND billing.billTime >= {start} AND billing.billTime < {end} "
+        f"AND billing.isCancelled = 0 AND {event.a} IS NOT NULL {event.where} "
+        f"GROUP BY billing.lab_id, {event.a}{'' if event.b == '0' else ', ' + event.b} "
+        "ON DUPLICATE KEY UPDATE event_count = VALUES(event_count), modified_at = VALUES(modified_at)"
+    )
+
+
+def install(connection: pymysql.Connection) -> None:
+    static = "; ".join(_statement(event, "= p_lab", "p_day", "p_start", "p_end") for event in EVENTS)
+    dynamic = "".join(
+        "SET @sql = CONCAT("
+        + repr(_statement(event, "IN (#) ", "?", "?", "?")).replace("#", "', p_labs, '").replace('"', "'")
+        + "); PREPARE day FROM @sql; EXECUTE day USING @day, @start, @end; DEALLOCATE PREPARE day; "
+        for event in _quoted()
+    )
+    for name in ["summary_day", "summary_days", "summary_group", "summary_nightly", "summary_rebuild"]:
+        rows(connection, f"DROP PROCEDURE IF EXISTS {name}")
+    rows(
+        connection,
+        "CREATE PROCEDURE summary_day(p_lab BIGINT, p_day DATE, p_start DATETIME(6), p_end DATETIME(6)) "
+        f"BEGIN START TRANSACTION; {static}; COMMIT; END",
+    )
+    rows(
+        connection,
+        "CREATE PROCEDURE summary_days(p_lab BIGINT, p_first DATE, p_last DATE) BEGIN "
+        "DECLARE zone VARCHAR(64); DECLARE d DATE DEFAULT p_first; "
+        "SELECT labTimeZone INTO zone FROM labs WHERE id = p_lab; "
+        "WHILE d <= p_last DO "
+        "CALL summary_day(p_lab, d, CONVERT_TZ(d, zone, 'UTC'), CONVERT_TZ(d + INTERVAL 1 DAY, zone, 'UTC')); "
+        "SET d = d + INTERVAL 1 DAY; END WHILE; END",
+    )
+    rows(
+        connection,
+        "CREATE PROCEDURE summary_rebuild(p_lab BIGINT, p_first DATE, p_last DATE) BEGIN "
+        "DELETE FROM operation_historical_summary WHERE lab_id = p_lab; "
+        "CALL summary_days(p_lab, p_first, p_last); END",
+    )
+    rows(
+        connection,
+        "CREATE PROCEDURE summary_group(p_labs LONGTEXT, p_day DATE, p_start DATETIME(6), p_end DATETIME(6)) "
+        "BEGIN SET @day = p_day, @start = p_start, @end = p_end; START TRANSACTION; "
+        f"{dynamic} COMMIT; END",
+    )
+    rows(
+        connection,
+        "CREATE PROCEDURE summary_nightly(p_day DATE) BEGIN "
+        "DECLARE done INT DEFAULT 0; DECLARE zone VARCHAR(64); DECLARE labs_of LONGTEXT; "
+        "DECLARE zones CURSOR FOR SELECT labTimeZone, GROUP_CONCAT(id) FROM labs "
+        "WHERE historicalViewEnabled = 1 GROUP BY labTimeZone; "
+        "DECLARE CONTINUE HANDLER FOR NOT FOUND SET done = 1; "
+        "SET SESSION group_concat_max_len = 10000000; "
+        "OPEN zones; next_zone: LOOP FETCH zones INTO zone, labs_of; "
+        "IF done THEN LEAVE next_zone; END IF; "
+        "CALL summary_group(labs_of, p_day, CONVERT_TZ(p_day, zone, 'UTC'), "
+        "CONVERT_TZ(p_day + INTERVAL 1 DAY, zone, 'UTC')); END LOOP; CLOSE zones; END",
+    )
+
+
+def _quoted():
+    """The events, fit to stand inside a string of SQL."""
+    return [event._replace(name=f"'{event.name}'") for event in EVENTS]

@@ -1,0 +1,23 @@
+"""Medians, ratios and tables."""
+
+import statistics
+from typing import NamedTuple
+
+
+class Item(NamedTuple):
+    """One work item: what each contender took, round by round, in milliseconds a day."""
+
+    title: str
+    days: int
+    took: dict[str, list[float]]
+    notes: list[str]
+
+
+def table(item: Item) -> str:
+    """The item as a table of Markdown; the ratio is to daymend's, round by round."""
+    lines = [f"### {item.title}", "", "| | ms a day, median | lowest | highest | times daymend's |", "|---|---:|---:|---:|---:|"]
+    ours = item.took["daymend"]
+    for name, took in item.took.items():
+        ratio = statistics.median(theirs / own for theirs, own in zip(took, ours))
+        lines.append(f"| {name} | {statistics.median(took):.2f} | {min(took):.2f} | {max(took):.2f} | {ratio:.2f} |")
+    return "\n".join([*lines, "", *item.notes, ""])
