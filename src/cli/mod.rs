@@ -16,6 +16,7 @@ mod repair;
 mod rollups;
 mod runs;
 mod service;
+mod snapshot;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -147,6 +148,9 @@ enum Command {
     /// Look at the queue, retry, cancel, pause and prune jobs
     #[command(subcommand)]
     Queue(queue::Command),
+    /// Take, show, check and prune snapshots of the source's tables
+    #[command(subcommand)]
+    Snapshot(snapshot::Command),
     /// Show and check rollup definitions
     #[command(subcommand)]
     Rollups(rollups::Command),
@@ -187,6 +191,7 @@ pub fn main() -> ExitCode {
             Command::Rebuild(options) => options.run(global).await,
             Command::Runs(command) => command.run(global).await,
             Command::Queue(command) => command.run(global).await,
+            Command::Snapshot(command) => command.run(global).await,
             Command::Rollups(command) => command.run(global).await,
             Command::Bench(command) => command.run(global).await,
             Command::Demo(options) => options.run().await,
