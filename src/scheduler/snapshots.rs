@@ -207,7 +207,7 @@ pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationT
             let why = chain(&error);
             let attempt = db.fetch_all(&ATTEMPT, args![day]).await?;
             let attempt = attempt.first().map_or(Ok(1), |row| row.int(0)).map_err(named)?;
-            let wait = RETRY.saturating_mul(1 << attempt.clamp(1, 10) - 1).min(RETRY_MAX);
+            let wait = RETRY.saturating_mul(1 << (attempt.clamp(1, 10) - 1)).min(RETRY_MAX);
             tracing::error!(error = why, attempt, ?wait, "the daily snapshot failed, trying again");
             let why: String = why.chars().take(ERROR_LENGTH_MAX).collect();
             db.execute(&FAILED, args![micros(wait), why, day, daily.holder.as_str()]).await?;

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 
 use super::{Exit, Global, historical_summary, print_json, usage};
 use crate::{
-    db::{ConnectOptions, Db, connect},
+    db::{ConnectOptions, Db, code, connect},
     error::chain,
     rollup::Rollup,
     runs::records,
@@ -106,6 +106,12 @@ pub(super) fn explained(error: SnapshotError) -> anyhow::Error {
         | SnapshotError::NoSnapshot(_)
         | SnapshotError::Exists(_)
         | SnapshotError::Target(_) => usage(chain(&error)),
+        SnapshotError::Database(error) if matches!(code(&error.source), 1142 | 1143) => {
+            let needed =
+                "a snapshot needs SELECT on whole tables (the user daymend_snapshot of deploy/mysql/grants.sql)";
+            anyhow::Error::from(error).context(needed)
+        }
+        SnapshotError::Database(error) => error.into(),
         error => error.into(),
     }
 }

@@ -26,7 +26,12 @@ pub(in crate::cli) struct PruneOptions {
 pub(in crate::cli) struct KeepArgs {
     /// What to keep: the newest snapshot of each of the last so many days, weeks, months (also: yearly,
     /// last), in UTC; the newest of all is always kept
-    #[arg(long = "keep", env = "DAYMEND_SNAPSHOT_KEEP", default_value = "7 daily, 4 weekly, 12 monthly", value_name = "LIST")]
+    #[arg(
+        long = "keep",
+        env = "DAYMEND_SNAPSHOT_KEEP",
+        default_value = "7 daily, 4 weekly, 12 monthly",
+        value_name = "LIST"
+    )]
     pub(in crate::cli) keep: Keep,
 }
 

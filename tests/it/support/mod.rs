@@ -11,6 +11,7 @@ pub mod lab_system;
 pub mod oracle;
 pub mod process;
 pub mod proxy;
+pub mod s3;
 pub mod server;
 pub mod work;
 

@@ -68,6 +68,15 @@ async fn answer(
             Some(bytes) => respond(StatusCode::OK, bytes.clone()),
             None => respond(StatusCode::NOT_FOUND, "<Error><Code>NoSuchKey</Code></Error>"),
         },
+        ("POST", _) if query.contains_key("delete") => {
+            let text = String::from_utf8_lossy(&body).into_owned();
+            let keys = text.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next());
+            let deleted: String = keys
+                .inspect(|key| drop(bucket.objects.remove(*key)))
+                .map(|key| format!("<Deleted><Key>{key}</Key></Deleted>"))
+                .collect();
+            respond(StatusCode::OK, format!("<DeleteResult>{deleted}</DeleteResult>"))
+        }
         ("POST", None) => {
             bucket.next_upload += 1;
             let id = bucket.next_upload.to_string();
