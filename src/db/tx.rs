@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use futures::{FutureExt as _, StreamExt, TryStreamExt, stream::BoxStream};
 use sqlx::{Column as _, Executor as _, MySql, Sqlite, Statement as _, pool::PoolConnection};
 use tokio::sync::mpsc;
 
@@ -260,7 +260,12 @@ impl Tx {
             Connection::Sqlite(connection) => bound!(&sql, args).fetch(&mut **connection).map_ok(Row::from).boxed(),
         };
         loop {
-            let row = match within(limit, rows.try_next()).await {
+            // Rows that are there already need no timer.
+            let next = match rows.try_next().now_or_never() {
+                Some(next) => next.map_err(Failure::Error),
+                None => within(limit, rows.try_next()).await,
+            };
+            let row = match next {
                 Ok(Some(row)) => row,
                 Ok(None) => break,
                 Err(failure) => return Err(DbError::new(query.name, failure.into_error(limit))),

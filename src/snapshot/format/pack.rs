@@ -13,6 +13,11 @@ use super::row::hex;
 /// How hard to compress: more than this is slower than the database sends.
 const LEVEL: i32 = 3;
 
+/// How many threads compress, beside the one that hashes, and how far back they look: half of what the
+/// level does by itself, as each holds several times as much.
+const THREADS: u32 = 2;
+const WINDOW_LOG: u32 = 20;
+
 /// How much is read at a time.
 const CHUNK: usize = 256 * 1024;
 
@@ -74,6 +79,8 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
 pub(crate) fn pack(from: &Path, to: &Path) -> io::Result<Packed> {
     let source = File::open(from)?;
     let mut encoder = zstd::Encoder::new(Hashing::new(create(to)?), LEVEL)?;
+    encoder.window_log(WINDOW_LOG)?;
+    encoder.multithread(THREADS)?;
     encoder.include_checksum(true)?;
     // Whoever unpacks it knows how much room it needs.
     encoder.set_pledged_src_size(Some(source.metadata()?.len()))?;
