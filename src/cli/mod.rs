@@ -18,6 +18,7 @@ mod repair;
 mod rollups;
 mod runs;
 mod service;
+mod snapshot;
 mod triggers;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
@@ -159,6 +160,9 @@ enum Command {
     Queue(queue::Command),
     /// Say what is wrong with this site, and what to do about it
     Doctor(doctor::Options),
+    /// Take, show, check and prune snapshots of the source's tables
+    #[command(subcommand)]
+    Snapshot(snapshot::Command),
     /// Show and check rollup definitions
     #[command(subcommand)]
     Rollups(rollups::Command),
@@ -204,6 +208,7 @@ pub fn main() -> ExitCode {
             Command::Runs(command) => command.run(global).await,
             Command::Queue(command) => command.run(global).await,
             Command::Doctor(options) => options.run(global).await,
+            Command::Snapshot(command) => command.run(global).await,
             Command::Rollups(command) => command.run(global).await,
             Command::Triggers(command) => command.run(global).await,
             Command::Bench(command) => command.run(global).await,
