@@ -79,7 +79,9 @@ macro_rules! bound {
             query = match arg {
                 Arg::Null => query.bind(None::<i64>),
                 Arg::Int(value) => query.bind(value),
+                Arg::Real(value) => query.bind(value),
                 Arg::Text(value) => query.bind(value),
+                Arg::Bytes(value) => query.bind(value),
             };
         }
         query
@@ -239,7 +241,7 @@ impl Tx {
     }
 
     /// The names of the columns that a statement returns; prepares it and does not run it.
-    pub(super) async fn columns(&mut self, query: Query<'_>) -> Result<Vec<String>, DbError> {
+    pub(crate) async fn columns(&mut self, query: Query<'_>) -> Result<Vec<String>, DbError> {
         let sql = self.render(&query);
         on_connection!(self, query.name, |connection| async {
             let statement = connection.prepare(&sql).await?;
