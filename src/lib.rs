@@ -10,6 +10,7 @@
 //! - [`queue`], [`runs`]: jobs, and what asked for them.
 //! - [`worker`]: the apalis runtime that works the queue off.
 //! - [`scheduler`]: reconciles what should be enqueued with what is.
+//! - [`snapshot`]: consistent copies of tables, kept and read back.
 //! - [`metrics`], [`health`], [`http`]: what a process shows of itself.
 //! - [`cli`]: one file a command.
 
@@ -30,4 +31,5 @@ pub mod recompute;
 pub mod rollup;
 pub mod runs;
 pub mod scheduler;
+pub mod snapshot;
 pub mod worker;

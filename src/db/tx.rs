@@ -240,6 +240,50 @@ impl Tx {
         })
     }
 
+    /// Hands every row to `each` as it arrives, and waits for it. The limit is for the wait for each row:
+    /// all of them together may take as long as they like.
+    pub(crate) async fn stream<'q>(
+        &mut self,
+        query: impl Into<Query<'q>>,
+        args: Vec<Arg>,
+        mut each: impl AsyncFnMut(Row) -> Result<(), sqlx::Error>,
+    ) -> Result<(), DbError> {
+        let query = query.into();
+        let sql = self.render(&query);
+        let limit = self.limit;
+        let Some(connection) = &mut self.connection else {
+            unreachable!("a transaction has its connection until it is dropped")
+        };
+        self.is_busy = true;
+        let mut rows: BoxStream<'_, Result<Row, sqlx::Error>> = match connection {
+            Connection::MySql(connection) => bound!(&sql, args).fetch(&mut **connection).map_ok(Row::from).boxed(),
+            Connection::Sqlite(connection) => bound!(&sql, args).fetch(&mut **connection).map_ok(Row::from).boxed(),
+        };
+        loop {
+            let row = match within(limit, rows.try_next()).await {
+                Ok(Some(row)) => row,
+                Ok(None) => break,
+                Err(failure) => return Err(DbError::new(query.name, failure.into_error(limit))),
+            };
+            // One that is not read to its end leaves a connection behind that is still sending.
+            each(row).await.map_err(|error| DbError::new(query.name, error))?;
+        }
+        drop(rows);
+        self.is_busy = false;
+        Ok(())
+    }
+
+    /// What the transaction has read up to here; [`forget`](Self::forget) goes back to it.
+    pub(crate) async fn remember(&mut self) -> Result<(), DbError> {
+        self.control("savepoint", "SAVEPOINT daymend").await
+    }
+
+    /// Lets go of the locks on the definitions of the tables that were read since, and keeps the read
+    /// view: nobody who alters one of them has to wait for the end of the transaction.
+    pub(crate) async fn forget(&mut self) -> Result<(), DbError> {
+        self.control("rollback to savepoint", "ROLLBACK TO SAVEPOINT daymend").await
+    }
+
     /// The names of the columns that a statement returns; prepares it and does not run it.
     pub(crate) async fn columns(&mut self, query: Query<'_>) -> Result<Vec<String>, DbError> {
         let sql = self.render(&query);

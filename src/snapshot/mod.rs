@@ -15,15 +15,28 @@ pub mod schema;
 pub mod store;
 pub mod take;
 pub mod verify;
+mod work;
 
 use crate::db::DbError;
 
 pub use format::{
     manifest::{Manifest, Name, TableCopy},
     open::{Opened, open},
+    value::{Decoder, Value},
 };
 pub use store::Store;
-pub use take::{Options, take};
+pub use take::{Progress, take};
+
+impl SnapshotError {
+    /// The place of snapshots failed to do `what`.
+    pub(crate) fn store(what: impl Into<String>, source: impl Into<std::io::Error>) -> Self {
+        Self::Store { what: what.into(), source: source.into() }
+    }
+
+    pub(crate) fn damaged(name: Name, what: impl Into<String>) -> Self {
+        Self::Damaged { name: name.to_string(), what: what.into() }
+    }
+}
 
 /// Why something could not be done with a snapshot.
 #[derive(Debug, thiserror::Error)]
@@ -45,13 +58,13 @@ pub enum SnapshotError {
         /// The column that was kept from the user.
         column: String,
     },
-    /// Rows cannot be told apart.
+    /// A table that no faithful copy can be made of.
     #[error("table {table} cannot be copied: {why}")]
-    NoKey {
+    NotCopyable {
         /// The table.
         table: String,
-        /// Why its rows cannot be told apart.
-        why: &'static str,
+        /// Why not.
+        why: String,
     },
     /// The table was altered while it was copied.
     #[error("table {0} was altered while it was copied")]

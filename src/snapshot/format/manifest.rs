@@ -5,6 +5,9 @@ use std::{fmt, str::FromStr};
 use chrono::{DateTime, NaiveDateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use sha2::{Digest as _, Sha256};
+
+use super::row::hex;
 use crate::snapshot::{SnapshotError, schema::Table};
 
 /// The version of the format that this binary writes, and the latest that it reads.
@@ -98,6 +101,8 @@ pub struct Manifest {
     pub sqlite_size: u64,
     /// The SHA-256 of the compressed file.
     pub sha256: String,
+    /// The SHA-256 of this manifest as [`Manifest::checksum`] computes it.
+    pub checksum: String,
 }
 
 /// The database that was copied.
@@ -126,6 +131,40 @@ pub struct TableCopy {
 }
 
 impl Manifest {
+    /// The SHA-256 of everything that it says, but for the checksum itself.
+    #[must_use]
+    pub fn checksum(&self) -> String {
+        let said = Self { checksum: String::new(), ..self.clone() };
+        hex(&Sha256::digest(serde_json::to_vec(&said).unwrap_or_default()))
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// Where it is damaged, of another snapshot, or of a format that this binary does not know.
+    pub fn parse(name: Name, bytes: &[u8]) -> Result<Self, SnapshotError> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let unreadable = |error: serde_json::Error| SnapshotError::damaged(name, format!("its manifest: {error}"));
+        let version: Version = serde_json::from_slice(bytes).map_err(unreadable)?;
+        if version.format > FORMAT {
+            return Err(SnapshotError::damaged(
+                name,
+                format!("format {} is newer than this daymend, which reads up to {FORMAT}", version.format),
+            ));
+        }
+        let manifest: Self = serde_json::from_slice(bytes).map_err(unreadable)?;
+        if manifest.name != name {
+            return Err(SnapshotError::damaged(name, format!("its manifest is that of {}", manifest.name)));
+        }
+        if manifest.checksum != manifest.checksum() {
+            return Err(SnapshotError::damaged(name, "its manifest does not fit its own checksum"));
+        }
+        Ok(manifest)
+    }
+
     /// A table, by its name.
     #[must_use]
     pub fn table(&self, name: &str) -> Option<&TableCopy> {
