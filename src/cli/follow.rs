@@ -88,7 +88,7 @@ pub(super) async fn follow_all(global: &Global, db: &Db, run_ids: &[i64]) -> any
 }
 
 /// One line that says how a run ended.
-fn summary(run_id: i64, state: RunState, progress: &Progress) -> String {
+pub(super) fn summary(run_id: i64, state: RunState, progress: &Progress) -> String {
     let rows = match progress.rows() {
         0 => "0 rows written: everything was right".to_owned(),
         rows => format!(

@@ -16,6 +16,7 @@ mod repair;
 mod rollups;
 mod runs;
 mod service;
+mod snapshot;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -39,6 +40,8 @@ pub enum Exit {
     Failed = 1,
     /// The input was wrong (an option, a lab, a day, a rollup definition); nothing was done.
     Usage = 2,
+    /// Something differs, or is left for a person to decide.
+    Differs = 3,
     /// The database cannot be reached.
     Unavailable = 4,
     /// The database's schema does not fit this binary: run `daymend migrate`.
@@ -150,6 +153,9 @@ enum Command {
     /// Show and check rollup definitions
     #[command(subcommand)]
     Rollups(rollups::Command),
+    /// Compare snapshots, and bring back rows that have vanished
+    #[command(subcommand)]
+    Snapshot(snapshot::Command),
     /// Measure the queue on a scratch database
     #[command(subcommand)]
     Bench(bench::Command),
@@ -188,6 +194,7 @@ pub fn main() -> ExitCode {
             Command::Runs(command) => command.run(global).await,
             Command::Queue(command) => command.run(global).await,
             Command::Rollups(command) => command.run(global).await,
+            Command::Snapshot(command) => command.run(global).await,
             Command::Bench(command) => command.run(global).await,
             Command::Demo(options) => options.run().await,
             Command::Completions(options) => options.run(),

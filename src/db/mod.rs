@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use sqlx::{MySqlPool, SqlitePool};
 
-pub use connect::{ConnectOptions, connect};
 pub(crate) use connect::open_file;
+pub use connect::{ConnectOptions, connect};
 pub use dialect::{DbClock, Dialect};
 pub use error::{DbError, Kind, code};
 pub use retry::{Backoff, RETRIES_MAX, retry};

@@ -1,122 +1,53 @@
-//! Rows of tables whose columns are not known before: their values, and how a database is asked for
-//! them.
+//! Rows of tables whose columns are not known before, and their values in every other form they take.
 //!
-//! A value is an [`Arg`] in the form that snapshots store: DECIMALs, dates and times as the server
-//! prints them, numbers beyond 64 signed bits as text. Read from a live table and from a snapshot of
-//! it, the same value is the same [`Arg`].
+//! A value is an [`Arg`] in the form that snapshots store ([`Value`]), so that the same value is the same
+//! [`Arg`] whether it was read from a live table or from a snapshot of it.
 
-use sqlx::{Decode as _, Row as _, TypeInfo as _, ValueRef as _, mysql::MySqlRow};
-
-use super::schema::{Column, quote};
-use crate::db::{Arg, Dialect, Row};
+use super::{Value, schema::Column};
+use crate::db::{Arg, Dialect};
 
 /// The values of a row, in the order in which they were asked for.
 pub type Cells = Vec<Arg>;
-
-/// What kind of values a column of MySQL has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Class {
-    Whole,
-    Decimal,
-    Floating,
-    Time,
-    Json,
-    Text,
-    Bytes,
-}
-
-fn class(sql_type: &str) -> Class {
-    let name: String = sql_type.chars().take_while(char::is_ascii_alphabetic).collect::<String>().to_ascii_lowercase();
-    match name.as_str() {
-        "tinyint" | "smallint" | "mediumint" | "int" | "integer" | "bigint" => Class::Whole,
-        "decimal" | "numeric" => Class::Decimal,
-        "float" | "double" | "real" => Class::Floating,
-        "date" | "datetime" | "timestamp" | "time" | "year" => Class::Time,
-        "json" => Class::Json,
-        "bit" | "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" | "geometry" | "point"
-        | "linestring" | "polygon" | "multipoint" | "multilinestring" | "multipolygon" | "geometrycollection"
-        | "geomcollection" => Class::Bytes,
-        _ => Class::Text,
-    }
-}
-
-/// What to SELECT for a column, so that [`read`] gives its stored form.
-#[must_use]
-pub fn select(dialect: Dialect, column: &Column) -> String {
-    let name = quote(dialect, &column.name);
-    match (dialect, class(&column.sql_type)) {
-        (Dialect::MySql, Class::Decimal | Class::Time | Class::Json) => format!("CAST({name} AS CHAR)"),
-        _ => name,
-    }
-}
 
 /// The placeholder for a value that is compared with a column: text and numbers are compared as
 /// floating-point numbers by MySQL otherwise, which are not exact.
 #[must_use]
 pub fn placeholder(dialect: Dialect, column: &Column) -> &'static str {
-    match (dialect, class(&column.sql_type)) {
-        (Dialect::MySql, Class::Decimal) => "CAST(? AS DECIMAL(65, 30))",
-        (Dialect::MySql, Class::Whole) if column.sql_type.contains("unsigned") => "CAST(? AS UNSIGNED)",
-        (Dialect::MySql, Class::Whole) => "CAST(? AS SIGNED)",
-        _ => "?",
+    if dialect == Dialect::Sqlite {
+        "?"
+    } else if is_whole(column) {
+        if column.sql_type.contains("unsigned") { "CAST(? AS UNSIGNED)" } else { "CAST(? AS SIGNED)" }
+    } else if word(column).starts_with("dec") || word(column) == "numeric" {
+        "CAST(? AS DECIMAL(65, 30))"
+    } else {
+        "?"
     }
 }
 
 /// Whether a column holds whole numbers, as far as its type says.
 #[must_use]
 pub fn is_whole(column: &Column) -> bool {
-    column.sql_type.to_ascii_lowercase().contains("int") || class(&column.sql_type) == Class::Whole
+    let word = word(column);
+    word.ends_with("int") || word == "integer"
 }
 
-/// The first `count` values of a row.
-pub fn read(row: &Row, count: usize) -> Result<Cells, sqlx::Error> {
-    (0..count).map(|index| cell(row, index)).collect()
+/// The first word of a column's type, such as `bigint`.
+fn word(column: &Column) -> String {
+    let word = column.sql_type.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+    word.to_ascii_lowercase()
 }
 
-fn cell(row: &Row, index: usize) -> Result<Arg, sqlx::Error> {
-    match row {
-        Row::MySql(row) => mysql_cell(row, index),
-        Row::Sqlite(row) => {
-            let raw = row.try_get_raw(index)?;
-            if raw.is_null() {
-                return Ok(Arg::Null);
+impl From<Value> for Arg {
+    fn from(value: Value) -> Self {
+        match value {
+            Value::Null => Self::Null,
+            Value::Int(number) => Self::Int(number),
+            Value::Real(number) => Self::Real(number),
+            Value::Text(bytes) => {
+                String::from_utf8(bytes).map_or_else(|error| Self::Bytes(error.into_bytes()), Self::Text)
             }
-            // The class of this very value, whatever its column declares.
-            Ok(match raw.type_info().name() {
-                "INTEGER" => Arg::Int(row.try_get_unchecked(index)?),
-                "REAL" => Arg::Real(row.try_get_unchecked(index)?),
-                "TEXT" => Arg::Text(row.try_get_unchecked(index)?),
-                _ => Arg::Bytes(row.try_get_unchecked(index)?),
-            })
+            Value::Blob(bytes) => Self::Bytes(bytes),
         }
-    }
-}
-
-fn mysql_cell(row: &MySqlRow, index: usize) -> Result<Arg, sqlx::Error> {
-    let raw = row.try_get_raw(index)?;
-    if raw.is_null() {
-        return Ok(Arg::Null);
-    }
-    let info = raw.type_info().into_owned();
-    let name = info.name();
-    if <u64 as sqlx::Type<sqlx::MySql>>::compatible(&info) && name != "BIT" {
-        let value: u64 = row.try_get_unchecked(index)?;
-        return Ok(i64::try_from(value).map_or_else(|_| Arg::Text(value.to_string()), Arg::Int));
-    }
-    if <i64 as sqlx::Type<sqlx::MySql>>::compatible(&info) || <bool as sqlx::Type<sqlx::MySql>>::compatible(&info) && name != "BIT" {
-        return Ok(Arg::Int(row.try_get_unchecked(index)?));
-    }
-    if name == "FLOAT" {
-        return Ok(Arg::Real(f64::from(row.try_get_unchecked::<f32, _>(index)?)));
-    }
-    if name == "DOUBLE" {
-        return Ok(Arg::Real(row.try_get_unchecked(index)?));
-    }
-    let is_text = <str as sqlx::Type<sqlx::MySql>>::compatible(&info);
-    let bytes = <&[u8]>::decode(raw).map_err(sqlx::Error::Decode)?;
-    match std::str::from_utf8(bytes) {
-        Ok(text) if is_text => Ok(Arg::Text(text.to_owned())),
-        _ => Ok(Arg::Bytes(bytes.to_vec())),
     }
 }
 

@@ -43,7 +43,9 @@ impl Period {
         let time = name.time();
         let seconds = || time.timestamp();
         match self {
-            Self::Last => (i32::try_from(seconds() / 86400).unwrap_or(0), u32::try_from(seconds() % 86400).unwrap_or(0)),
+            Self::Last => {
+                (i32::try_from(seconds() / 86400).unwrap_or(0), u32::try_from(seconds() % 86400).unwrap_or(0))
+            }
             Self::Daily => (time.year(), time.ordinal()),
             Self::Weekly => (time.iso_week().year(), time.iso_week().week()),
             Self::Monthly => (time.year(), time.month()),
@@ -56,8 +58,7 @@ impl FromStr for Keep {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let expected =
-            || format!("`{text}` is no list such as `7 daily, 4 weekly, 12 monthly` (also: last, yearly)");
+        let expected = || format!("`{text}` is no list such as `7 daily, 4 weekly, 12 monthly` (also: last, yearly)");
         let mut rules: Vec<Rule> = Vec::new();
         for rule in text.split(',') {
             let (count, period) = rule.trim().split_once(' ').ok_or_else(expected)?;

@@ -84,8 +84,7 @@ impl Table {
         if !self.primary_key.is_empty() {
             return Some(self.primary_key.clone());
         }
-        let is_never_null =
-            |name: &String| self.columns.iter().any(|column| column.name == *name && !column.nullable);
+        let is_never_null = |name: &String| self.columns.iter().any(|column| column.name == *name && !column.nullable);
         let unique = self.unique_keys.iter().find(|key| key.columns.iter().all(is_never_null) && !key.partial);
         let all = || self.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
         unique.map(|key| key.columns.clone()).or_else(|| Some(all()).filter(|all| all.iter().all(is_never_null)))
@@ -250,12 +249,7 @@ async fn read_columns(tx: &mut Tx, table: &str) -> Result<(Vec<Column>, Vec<Stri
 }
 
 fn column(row: &Row) -> Result<Column, sqlx::Error> {
-    Ok(Column {
-        name: row.text(0)?,
-        sql_type: row.text(1)?,
-        nullable: row.int(2)? != 0,
-        generated: row.int(3)? != 0,
-    })
+    Ok(Column { name: row.text(0)?, sql_type: row.text(1)?, nullable: row.int(2)? != 0, generated: row.int(3)? != 0 })
 }
 
 async fn read_keys(tx: &mut Tx, table: &mut Table) -> Result<(), DbError> {

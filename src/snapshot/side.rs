@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
-    Manifest, SnapshotError,
+    Decoder, Manifest, SnapshotError,
     cells::{self, Cells},
     schema::{self, Column, Table, quote},
 };
@@ -84,7 +84,8 @@ impl Side {
             // Written out: MySQL does not use an index for (a, b) > (?, ?).
             let mut alternatives = Vec::new();
             for length in 0..keys.len() {
-                let mut terms: Vec<String> = keys[..length].iter().map(|(name, mark)| format!("{name} = {mark}")).collect();
+                let mut terms: Vec<String> =
+                    keys[..length].iter().map(|(name, mark)| format!("{name} = {mark}")).collect();
                 terms.push(format!("{} > {}", keys[length].0, keys[length].1));
                 alternatives.push(format!("({})", terms.join(" AND ")));
                 args.extend_from_slice(&after[..=length]);
@@ -93,7 +94,7 @@ impl Side {
         }
         let order = keys.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
         sql += &format!(" ORDER BY {order} LIMIT {PAGE}");
-        self.fetch(tx, "snapshot page", &sql, args, shape.columns.len()).await
+        self.fetch(tx, "snapshot page", shape, &sql, args).await
     }
 
     /// For each of `values`, the rows whose columns `by` (places in the shape) hold them, as the
@@ -122,7 +123,10 @@ impl Side {
             }
             // A row that is equal for the database only (case, trailing spaces, 1 and '1'): ask one by one.
             if unlike {
-                for (value, place) in chunk.iter().zip(start..).filter(|(_, place)| found[*place].is_empty()) {
+                for (value, place) in chunk.iter().zip(start..) {
+                    if !found[place].is_empty() {
+                        continue;
+                    }
                     found[place] = self.lookup_all(tx, shape, by, std::slice::from_ref(value), share).await?;
                 }
             }
@@ -157,21 +161,13 @@ impl Side {
         let lock = if share { " {share}" } else { "" };
         let sql = format!("{} WHERE {condition}{lock}", self.select(shape));
         let args = values.iter().flatten().cloned().collect();
-        self.fetch(tx, "snapshot lookup", &sql, args, shape.columns.len()).await
+        self.fetch(tx, "snapshot lookup", shape, &sql, args).await
     }
 
     fn select(&self, shape: &Shape) -> String {
         let dialect = self.db.dialect();
-        let columns: Vec<String> = shape
-            .columns
-            .iter()
-            .map(|name| self.column(&shape.table, name).map_or_else(|| quote(dialect, name), |column| self.value(column)))
-            .collect();
-        format!("SELECT {} FROM {}", columns.join(", "), quote(dialect, &shape.table))
-    }
-
-    fn value(&self, column: &Column) -> String {
-        cells::select(self.db.dialect(), column)
+        let columns = schema::quote_all(dialect, shape.columns.iter().map(String::as_str));
+        format!("SELECT {columns} FROM {}", quote(dialect, &shape.table))
     }
 
     /// The placeholder for a value of a column.
@@ -187,14 +183,17 @@ impl Side {
         &self,
         tx: &mut Tx,
         name: &str,
+        shape: &Shape,
         sql: &str,
         args: Vec<Arg>,
-        columns: usize,
     ) -> Result<Vec<Cells>, DbError> {
         let sql = format!("-- daymend: {name}\n{sql}");
+        let columns: Vec<Column> =
+            shape.columns.iter().filter_map(|column| self.column(&shape.table, column)).cloned().collect();
+        let decoder = Decoder::new(&columns);
         let mut rows = Vec::new();
         tx.for_each(Query::new(name, sql), args, |row| {
-            rows.push(cells::read(&row, columns)?);
+            rows.push(decoder.values(&row)?.into_iter().map(Arg::from).collect());
             Ok(())
         })
         .await?;
@@ -207,9 +206,8 @@ impl Shape {
     /// columns are not among it.
     #[must_use]
     pub fn new(old: &Table, new: &Table) -> Option<Self> {
-        let is_stored = |table: &Table, name: &str| {
-            table.columns.iter().any(|column| column.name == name && !column.generated)
-        };
+        let is_stored =
+            |table: &Table, name: &str| table.columns.iter().any(|column| column.name == name && !column.generated);
         let names = |table: &Table| -> Vec<String> {
             table.columns.iter().filter(|column| !column.generated).map(|column| column.name.clone()).collect()
         };

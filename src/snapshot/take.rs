@@ -199,9 +199,9 @@ async fn describe(tx: &mut Tx, names: Option<&[String]>) -> Result<Vec<Described
     for name in names {
         let table = schema::read(tx, &name).await?.ok_or(SnapshotError::NoTable(name))?;
         let refuse = |why: String| SnapshotError::NotCopyable { table: table.name.clone(), why };
-        let key = table
-            .key()
-            .ok_or_else(|| refuse("it has no primary key, and columns that may be NULL cannot serve as one".to_owned()))?;
+        let key = table.key().ok_or_else(|| {
+            refuse("it has no primary key, and columns that may be NULL cannot serve as one".to_owned())
+        })?;
         let (mut created_at, mut rows) = (None, 0);
         if tx.dialect() == Dialect::MySql {
             let row = tx.fetch_one(&STATUS_MYSQL, args![table.name.as_str()]).await?;

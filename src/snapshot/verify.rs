@@ -50,9 +50,9 @@ pub async fn verify(
             let _work = work;
             check(&connection, &manifest, &progress)
         });
-        let read = read.await.unwrap_or_else(|panic| {
-            Err(SnapshotError::store("read the snapshot", std::io::Error::other(panic)))
-        });
+        let read = read
+            .await
+            .unwrap_or_else(|panic| Err(SnapshotError::store("read the snapshot", std::io::Error::other(panic))));
         read.map_err(|error| match error {
             SnapshotError::File(error) => SnapshotError::damaged(name, format!("its SQLite file: {error}")),
             error => error,

@@ -20,6 +20,7 @@ mod processes;
 mod queue;
 mod queue_model;
 mod recompute_property;
+mod restore;
 mod scheduler;
 mod statements;
 mod storm;

@@ -48,11 +48,7 @@ impl std::str::FromStr for Condition {
         let Some((at, sign, operator)) = first.filter(|(at, ..)| *at > 0) else {
             return Err("expected COLUMN=VALUE, such as lab_id=7 (or !=, <, <=, >, >=; COLUMN=NULL)".to_owned());
         };
-        Ok(Self {
-            column: text[..at].trim().to_owned(),
-            operator,
-            value: text[at + sign.len()..].trim().to_owned(),
-        })
+        Ok(Self { column: text[..at].trim().to_owned(), operator, value: text[at + sign.len()..].trim().to_owned() })
     }
 }
 

@@ -68,11 +68,7 @@ impl Kind {
         };
         match word {
             "tinyint" | "smallint" | "mediumint" | "int" | "integer" | "bigint" | "bool" | "boolean" => {
-                if text.contains("unsigned") || text.contains("zerofill") {
-                    Self::Unsigned
-                } else {
-                    Self::Int
-                }
+                if text.contains("unsigned") || text.contains("zerofill") { Self::Unsigned } else { Self::Int }
             }
             "float" | "double" | "real" => Self::Real,
             "decimal" | "numeric" | "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" | "enum"

@@ -41,9 +41,8 @@ pub(crate) enum Message {
 pub(crate) fn write(path: &Path, mut messages: mpsc::Receiver<Message>) -> Result<Vec<TableCopy>, SnapshotError> {
     let connection = Connection::open(path)?;
     connection.execute_batch(PRAGMAS)?;
-    connection.execute_batch(&format!(
-        "CREATE TABLE {TABLES} (name TEXT PRIMARY KEY, json TEXT NOT NULL) WITHOUT ROWID"
-    ))?;
+    connection
+        .execute_batch(&format!("CREATE TABLE {TABLES} (name TEXT PRIMARY KEY, json TEXT NOT NULL) WITHOUT ROWID"))?;
     let mut copies = Vec::new();
     let mut next = messages.blocking_recv();
     while let Some(Message::Table(table, key, dialect)) = next {
@@ -71,7 +70,9 @@ fn create(table: &Table, key: &[String], dialect: Dialect) -> String {
     // large for it is kept as text, which such a key would refuse; and SQLite itself keeps whatever it
     // is given in a column that is declared as a number.
     let id = match key {
-        [only] if dialect == Dialect::MySql => table.columns.iter().find(|column| column.name == *only).filter(|column| is_id(&column.sql_type)),
+        [only] if dialect == Dialect::MySql => {
+            table.columns.iter().find(|column| column.name == *only).filter(|column| is_id(&column.sql_type))
+        }
         _ => None,
     };
     let sqlite = |name: &str| quote(Dialect::Sqlite, name);

@@ -26,8 +26,7 @@ use crate::{
 
 /// What MySQL needs to take values as they were: an id of 0 is not a request for a new one, and a date
 /// that another mode let in is no error now. Too long, out of range and no number stay errors.
-const SESSION_MYSQL: &str =
-    "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'";
+const SESSION_MYSQL: &str = "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'";
 
 /// What was done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -307,7 +306,8 @@ async fn ready(
         context.redirect(tx, link, &mut written, &parents).await?;
         let is_live = live_parents(context, &mut snapshot, tx, link, &rows, &written, &parents).await?;
         for index in 0..rows.len() {
-            let is_itself = link.parent == table && link.target(&written[index]) == Some(shape.values(&written[index], &link.parent_columns));
+            let is_itself = link.parent == table
+                && link.target(&written[index]) == Some(shape.values(&written[index], &link.parent_columns));
             if is_itself || waits[index].is_some() {
                 continue;
             }
@@ -325,7 +325,8 @@ async fn ready(
             if !is_live[index] {
                 let target = link.target(&written[index]).unwrap_or_default();
                 let parent = &context.shapes[link.parent].table;
-                waits[index] = Some((format!("its row of {parent} is gone"), format!("{parent} {}", cells::show_key(&target))));
+                waits[index] =
+                    Some((format!("its row of {parent} is gone"), format!("{parent} {}", cells::show_key(&target))));
             }
         }
     }

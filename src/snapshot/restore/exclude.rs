@@ -77,11 +77,14 @@ mod tests {
     #[test]
     fn rows_and_files_of_rows_are_read() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "# erased 2026-11-03, request 17\npartners:4011\n\nmembers: 5,a:b # twice\n").unwrap();
+        std::fs::write(file.path(), "# erased 2026-11-03, request 17\npartners:4011\n\nmembers: 5,a:b # twice\n")
+            .unwrap();
         let mut exclusions = Exclusions::default();
         exclusions.add(&file.path().display().to_string()).unwrap();
         exclusions.add("notes:9").unwrap();
-        assert!(exclusions.has("partners", "4011") && exclusions.has("members", "5,a:b") && exclusions.has("notes", "9"));
+        assert!(
+            exclusions.has("partners", "4011") && exclusions.has("members", "5,a:b") && exclusions.has("notes", "9")
+        );
         assert!(!exclusions.has("partners", "401") && !exclusions.has("clients", "4011"));
         let error = exclusions.add("partners").unwrap_err().to_string();
         assert_eq!(error, "--exclude: expected TABLE:KEY, such as partners:4011, found \"partners\"");

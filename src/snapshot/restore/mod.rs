@@ -117,11 +117,11 @@ impl Context {
         for shape in &shapes {
             identities.push(match relations.identities.get(&shape.table) {
                 None => None,
-                Some(columns) => Some(
-                    shape
-                        .places(columns)
-                        .ok_or_else(|| format!("the identity of {} names a column that it does not have", shape.table))?,
-                ),
+                Some(columns) => {
+                    Some(shape.places(columns).ok_or_else(|| {
+                        format!("the identity of {} names a column that it does not have", shape.table)
+                    })?)
+                }
             });
         }
         let names: Vec<String> = shapes.iter().map(|shape| shape.table.clone()).collect();
@@ -175,7 +175,8 @@ pub(super) fn links(relations: &Relations, shapes: &[Shape], side: &Side) -> Res
         let when = match &reference.when {
             None => None,
             Some((column, value)) => {
-                let place = shapes[child].places(std::slice::from_ref(column)).ok_or_else(|| unknown(&reference.table))?;
+                let place =
+                    shapes[child].places(std::slice::from_ref(column)).ok_or_else(|| unknown(&reference.table))?;
                 Some((place[0], value.clone()))
             }
         };
@@ -189,7 +190,16 @@ pub(super) fn links(relations: &Relations, shapes: &[Shape], side: &Side) -> Res
             .filter(|place| column(child, *place).is_some_and(|column| column.nullable))
             .collect();
         let is_whole = parent_columns.iter().all(|place| column(parent, *place).is_some_and(cells::is_whole));
-        links.push(Link { reference: reference.clone(), child, columns, parent, parent_columns, when, nullable, is_whole });
+        links.push(Link {
+            reference: reference.clone(),
+            child,
+            columns,
+            parent,
+            parent_columns,
+            when,
+            nullable,
+            is_whole,
+        });
     }
     Ok(links)
 }

@@ -64,12 +64,7 @@ impl Link {
 
 impl Context {
     /// What each row's reference leads to.
-    pub async fn parents(
-        &self,
-        snapshot: &mut Tx,
-        link: &Link,
-        rows: &[Cells],
-    ) -> Result<Vec<Parent>, SnapshotError> {
+    pub async fn parents(&self, snapshot: &mut Tx, link: &Link, rows: &[Cells]) -> Result<Vec<Parent>, SnapshotError> {
         let targets: Vec<Option<Cells>> = rows.iter().map(|row| link.target(row)).collect();
         let wanted: Vec<Cells> = targets.iter().flatten().cloned().collect();
         let shape = &self.shapes[link.parent];

@@ -80,8 +80,14 @@ async fn find(
         let live = context.live.lookup(&mut views.live, shape, &shape.key, &keys, false).await?;
         let mut found = Vec::new();
         for ((row, key), live) in page.iter().zip(keys).zip(live) {
-            let mut candidate =
-                Candidate { place: 0, key, state: State::Missing, reason: String::new(), detail: String::new(), holder: None };
+            let mut candidate = Candidate {
+                place: 0,
+                key,
+                state: State::Missing,
+                reason: String::new(),
+                detail: String::new(),
+                holder: None,
+            };
             if let Some(live) = live.first() {
                 if identity.is_empty() || shape.values(row, identity) == shape.values(live, identity) {
                     continue;
@@ -102,8 +108,29 @@ async fn find(
             }
             found.push(candidate);
         }
+        check_map(context, views, table, &mut found).await?;
         context.work.add(table, &found).await?;
     }
+}
+
+/// What a person has mapped has to be there.
+async fn check_map(
+    context: &Context,
+    views: &mut Views,
+    table: usize,
+    found: &mut [Candidate],
+) -> Result<(), SnapshotError> {
+    let shape = &context.shapes[table];
+    let mapped: Vec<&mut Candidate> = found.iter_mut().filter(|candidate| candidate.state == State::Mapped).collect();
+    let keys: Vec<Cells> = mapped.iter().map(|candidate| candidate.holder.clone().unwrap_or_default()).collect();
+    let live = context.live.lookup(&mut views.live, shape, &shape.key, &keys, false).await?;
+    for (candidate, live) in mapped.into_iter().zip(live) {
+        if live.is_empty() {
+            candidate.state = State::Ambiguous;
+            candidate.reason = "the map names a row that is not there".to_owned();
+        }
+    }
+    Ok(())
 }
 
 /// Judges the candidates of a table that are in a state; how many have another one now.

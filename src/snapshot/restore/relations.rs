@@ -103,9 +103,6 @@ pub enum RelationsError {
         /// What is wrong there.
         message: String,
     },
-    /// It does not fit the database.
-    #[error("{0}: {1}")]
-    Unfit(String, String),
 }
 
 #[derive(Deserialize)]
@@ -154,7 +151,27 @@ impl Names {
     }
 }
 
+/// What is compiled in.
+const BUILTIN: &str = include_str!("../../../jobs/historical_summary/relations.toml");
+
 impl Relations {
+    /// Those of jobs/: the compiled-in ones, or those of all folders of `jobs_dir` in their place.
+    pub fn of_jobs(jobs_dir: Option<&Path>) -> Result<Self, RelationsError> {
+        let Some(dir) = jobs_dir else { return Self::parse("historical_summary/relations.toml", BUILTIN) };
+        let unreadable = |error| RelationsError::Read(dir.display().to_string(), error);
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(unreadable)? {
+            files.push(entry.map_err(unreadable)?.path().join("relations.toml"));
+        }
+        files.retain(|file| file.is_file());
+        files.sort();
+        let mut relations = Self::default();
+        for file in files {
+            relations.extend(Self::read(&file)?);
+        }
+        Ok(relations)
+    }
+
     /// Reads a file.
     pub fn read(file: &Path) -> Result<Self, RelationsError> {
         let name = file.display().to_string();
@@ -165,7 +182,8 @@ impl Relations {
     /// Reads the text of a file of that name.
     pub fn parse(file: &str, text: &str) -> Result<Self, RelationsError> {
         let line_of = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
-        let problem = |at: usize, message: String| RelationsError::Parse { file: file.to_owned(), line: line_of(at), message };
+        let problem =
+            |at: usize, message: String| RelationsError::Parse { file: file.to_owned(), line: line_of(at), message };
         let parsed: File = toml::from_str(text)
             .map_err(|error| problem(error.span().map_or(0, |span| span.start), error.message().replace('\n', " ")))?;
         let mut this = Self { facts: parsed.facts, ..Self::default() };
@@ -302,7 +320,10 @@ mod tests {
     fn problems_name_their_line() {
         let cases = [
             ("[[reference]]\ntable = 'a'\ncolumns = 'b'\n", "r.toml:1: a: either parent, or type_column"),
-            ("\n[[reference]]\ntable = 'a'\ncolumns = ['b', 'c']\nparent = 'p'\nparent_columns = 'x'\n", "r.toml:2: columns of a"),
+            (
+                "\n[[reference]]\ntable = 'a'\ncolumns = ['b', 'c']\nparent = 'p'\nparent_columns = 'x'\n",
+                "r.toml:2: columns of a",
+            ),
             ("\n\n[[identty]]\n", "r.toml:3: unknown field `identty`"),
         ];
         for (text, expected) in cases {

@@ -72,7 +72,9 @@ pub fn parse_key(context: &Context, table: usize, text: &str) -> Cells {
     };
     match shape.key.as_slice() {
         [place] => vec![cells::parse(text, is_whole(*place))],
-        places => text.split(',').zip(places).map(|(part, place)| cells::parse(part.trim(), is_whole(*place))).collect(),
+        places => {
+            text.split(',').zip(places).map(|(part, place)| cells::parse(part.trim(), is_whole(*place))).collect()
+        }
     }
 }
 
@@ -95,10 +97,14 @@ pub async fn save(context: &Context, file: &Path) -> anyhow::Result<(usize, usiz
                     *(if new.is_some() { &mut mapped } else { &mut open }) += 1;
                     let new = new.map(|key| cells::show_key(key)).unwrap_or_default();
                     let why = match candidate.holder.as_ref().filter(|_| state != State::Mapped) {
-                        Some(holder) => format!("{}: {}, by {}", state.name(), candidate.reason, cells::show_key(holder)),
+                        Some(holder) => {
+                            format!("{}: {}, by {}", state.name(), candidate.reason, cells::show_key(holder))
+                        }
                         None => candidate.reason.clone(),
                     };
-                    writer.write_record([&shape.table, &cells::show_key(&candidate.key), &new, &why]).with_context(at)?;
+                    writer
+                        .write_record([&shape.table, &cells::show_key(&candidate.key), &new, &why])
+                        .with_context(at)?;
                 }
             }
         }
@@ -139,7 +145,9 @@ mod tests {
 
     #[test]
     fn an_edited_file_is_read() {
-        let remap = Remap::parse("table,old,new,why\nclients, 4011 ,200708,same card\nclients,6655,,\nm,\"1,2\",\"1,3\"\n").unwrap();
+        let remap =
+            Remap::parse("table,old,new,why\nclients, 4011 ,200708,same card\nclients,6655,,\nm,\"1,2\",\"1,3\"\n")
+                .unwrap();
         assert_eq!(remap.get("clients", "4011"), Some(Some("200708")));
         assert_eq!(remap.get("clients", "6655"), Some(None));
         assert_eq!(remap.get("clients", "1"), None);

@@ -66,7 +66,11 @@ impl Undo {
                 shape.columns.clone_from(columns);
                 // What refers to it may do so by a column that was not restored.
                 shape.columns.extend(
-                    table.columns.iter().filter(|column| !column.generated && !columns.contains(&column.name)).map(|column| column.name.clone()),
+                    table
+                        .columns
+                        .iter()
+                        .filter(|column| !column.generated && !columns.contains(&column.name))
+                        .map(|column| column.name.clone()),
                 );
                 shape.key.clone_from(key);
             }
@@ -154,9 +158,23 @@ impl Undo {
         Ok(done)
     }
 
+    /// Whether the database has a table of that name.
+    #[must_use]
+    pub fn has_table(&self, table: &str) -> bool {
+        self.live.tables.contains_key(table)
+    }
+
+    /// The live database, its tables, and what refers to what.
+    #[must_use]
+    pub fn parts(&self) -> (&Side, &[Shape], &[Link]) {
+        (&self.live, &self.shapes, &self.links)
+    }
+
     fn shape(&self, table: &str) -> anyhow::Result<(usize, &Shape)> {
         let number = self.shapes.iter().position(|shape| shape.table == table);
-        number.map(|number| (number, &self.shapes[number])).ok_or_else(|| anyhow::anyhow!("table {table} does not exist"))
+        number
+            .map(|number| (number, &self.shapes[number]))
+            .ok_or_else(|| anyhow::anyhow!("table {table} does not exist"))
     }
 
     async fn live_row(&self, tx: &mut Tx, shape: &Shape, row: &[Arg]) -> Result<Option<Cells>, SnapshotError> {
@@ -189,7 +207,8 @@ impl Undo {
             }
         }
         let (condition, args) = key_condition(&self.live, shape, &shape.key_of(row));
-        let sql = format!("-- daymend: undo delete\nDELETE FROM {} WHERE {condition}", quote(self.live.db.dialect(), table));
+        let sql =
+            format!("-- daymend: undo delete\nDELETE FROM {} WHERE {condition}", quote(self.live.db.dialect(), table));
         match tx.execute(Query::new("undo delete", sql), args).await {
             Ok(_) => done.removed += 1,
             Err(error) if is_passing(&error) || matches!(error.kind, Kind::Unavailable | Kind::Definition) => {
@@ -201,7 +220,13 @@ impl Undo {
     }
 
     /// The key of a row that refers to this one.
-    async fn child(&self, tx: &mut Tx, link: &Link, number: usize, row: &[Arg]) -> Result<Option<String>, SnapshotError> {
+    async fn child(
+        &self,
+        tx: &mut Tx,
+        link: &Link,
+        number: usize,
+        row: &[Arg],
+    ) -> Result<Option<String>, SnapshotError> {
         let child = &self.shapes[link.child];
         let mut target: Cells = link.parent_columns.iter().map(|place| row[*place].clone()).collect();
         if target.contains(&Arg::Null) {
@@ -221,9 +246,10 @@ impl Undo {
         }
         let found = self.live.lookup(tx, child, &link.columns, &[target], false).await?;
         let own = self.shapes[number].key_of(row);
-        let refers = found.into_iter().flatten().find(|found| {
-            link.target(found).is_some() && !(link.child == number && child.key_of(found) == own)
-        });
+        let refers = found
+            .into_iter()
+            .flatten()
+            .find(|found| link.target(found).is_some() && !(link.child == number && child.key_of(found) == own));
         Ok(refers.map(|found| format!("{} {}", child.table, cells::show_key(&child.key_of(&found)))))
     }
 

@@ -106,11 +106,14 @@ pub struct Writer {
 
 impl Writer {
     /// Begins the file, or goes on with it where it is about the same; without its torn last line.
-    pub fn open(path: &Path, snapshot: &str, tables: BTreeMap<String, (Vec<String>, Vec<usize>)>) -> anyhow::Result<Self> {
+    pub fn open(
+        path: &Path,
+        snapshot: &str,
+        tables: BTreeMap<String, (Vec<String>, Vec<usize>)>,
+    ) -> anyhow::Result<Self> {
         let header = Header { daymend_undo: VERSION, snapshot: snapshot.to_owned(), tables };
         let at = || format!("{}: cannot be written", path.display());
-        let mut file =
-            OpenOptions::new().read(true).append(true).create(true).open(path).with_context(at)?;
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).with_context(at)?;
         let whole = whole_length(&mut file).with_context(at)?;
         file.set_len(whole).with_context(at)?;
         if whole > 0 {
@@ -189,7 +192,11 @@ impl Reader {
         let header: Header =
             serde_json::from_str(&first).with_context(|| format!("{}: this is no undo file", path.display()))?;
         if header.daymend_undo != VERSION {
-            bail!("{}: its format is version {}, and this daymend knows {VERSION}", path.display(), header.daymend_undo);
+            bail!(
+                "{}: its format is version {}, and this daymend knows {VERSION}",
+                path.display(),
+                header.daymend_undo
+            );
         }
         let mut offsets = vec![first.len() as u64];
         let (mut at_byte, mut line) = (first.len() as u64, Vec::new());

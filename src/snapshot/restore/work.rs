@@ -4,8 +4,6 @@
 //! made anew by every run: what a run before it has done is read from the live database and from the
 //! undo file.
 
-use std::path::Path;
-
 use crate::{
     args,
     db::{self, Arg, ConnectOptions, Db, DbError, Mode, Query},
@@ -13,6 +11,7 @@ use crate::{
         SnapshotError,
         cells::{self, Cells},
         side::PAGE,
+        work::Work as Directory,
     },
 };
 
@@ -131,22 +130,20 @@ const COLUMNS: &str = "n, key, state, reason, detail, holder";
 #[derive(Debug)]
 pub struct Work {
     db: Db,
+    /// Where it is.
+    _dir: Directory,
 }
 
 impl Work {
-    /// An empty one at that path; what is there is thrown away.
-    pub async fn create(path: &Path) -> anyhow::Result<Self> {
-        for suffix in ["", "-wal", "-shm"] {
-            let file = format!("{}{suffix}", path.display());
-            match std::fs::remove_file(&file) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(anyhow::Error::new(error).context(format!("{file}: cannot be removed")));
-                }
-                _ => {}
-            }
-        }
+    /// An empty one in the directory for temporary files, which goes when this does.
+    pub async fn temporary() -> Result<Self, SnapshotError> {
+        let parent = std::env::temp_dir();
+        let dir = Directory::new(&parent)
+            .map_err(|error| SnapshotError::store(format!("a directory in {}", parent.display()), error))?;
         let options = ConnectOptions { create: true, ..ConnectOptions::new(2) };
-        let work = Self { db: db::connect(&format!("sqlite:{}", path.display()), options)? };
+        let url = format!("sqlite:{}", dir.file("plan.sqlite").display());
+        let db = db::connect(&url, options).map_err(|error| SnapshotError::Target(error.to_string()))?;
+        let work = Self { db, _dir: dir };
         for sql in SCHEMA {
             work.run(sql, vec![]).await?;
         }
@@ -216,7 +213,8 @@ impl Work {
 
     /// The next candidates of a table in a state, behind a place.
     pub async fn page(&self, table: usize, state: State, after: i64) -> Result<Vec<Candidate>, SnapshotError> {
-        let sql = format!("SELECT {COLUMNS} FROM candidates WHERE t = ? AND state = ? AND n > ? ORDER BY n LIMIT {PAGE}");
+        let sql =
+            format!("SELECT {COLUMNS} FROM candidates WHERE t = ? AND state = ? AND n > ? ORDER BY n LIMIT {PAGE}");
         self.read(sql, args![table, state.name(), after]).await
     }
 
@@ -228,7 +226,8 @@ impl Work {
         reason: &str,
         limit: usize,
     ) -> Result<Vec<Candidate>, SnapshotError> {
-        let sql = format!("SELECT {COLUMNS} FROM candidates WHERE t = ? AND state = ? AND reason = ? ORDER BY n LIMIT ?");
+        let sql =
+            format!("SELECT {COLUMNS} FROM candidates WHERE t = ? AND state = ? AND reason = ? ORDER BY n LIMIT ?");
         self.read(sql, args![table, state.name(), reason, limit]).await
     }
 
@@ -237,10 +236,8 @@ impl Work {
         let texts: Vec<String> = keys.iter().map(|key| cells::encode(key)).collect();
         let mut known = std::collections::HashMap::new();
         for chunk in texts.chunks(PAGE) {
-            let sql = format!(
-                "SELECT {COLUMNS} FROM candidates WHERE t = ? AND key IN ({})",
-                db::repeat("?", chunk.len())
-            );
+            let sql =
+                format!("SELECT {COLUMNS} FROM candidates WHERE t = ? AND key IN ({})", db::repeat("?", chunk.len()));
             let mut args = args![table];
             args.extend(chunk.iter().map(|key| Arg::from(key.as_str())));
             for candidate in self.read(sql, args).await? {
@@ -258,7 +255,8 @@ impl Work {
 
     /// How many candidates there are, by table, state and reason.
     pub async fn counts(&self) -> Result<Vec<Count>, SnapshotError> {
-        let sql = "SELECT t, state, reason, COUNT(*) FROM candidates GROUP BY t, state, reason ORDER BY t, state, reason";
+        let sql =
+            "SELECT t, state, reason, COUNT(*) FROM candidates GROUP BY t, state, reason ORDER BY t, state, reason";
         let mut tx = self.db.begin(Mode::Snapshot).await?;
         let rows = tx.fetch_all(Query::new("restore counts", sql), vec![]).await?;
         tx.commit().await?;
@@ -270,7 +268,7 @@ impl Work {
                 rows: row.int(3)?,
             })
         };
-        rows.iter().map(count).collect::<Result<_, sqlx::Error>>().map_err(named)
+        Ok(rows.iter().map(count).collect::<Result<_, sqlx::Error>>().map_err(named)?)
     }
 
     /// Keeps in mind what has to be filled in.
@@ -301,7 +299,7 @@ impl Work {
             let key = cells::decode(&row.text(2)?).unwrap_or_default();
             Ok((row.int(0)?, Fill { table: usize::try_from(row.int(1)?).unwrap_or(usize::MAX), key, values }))
         };
-        rows.iter().map(fill).collect::<Result<_, sqlx::Error>>().map_err(named)
+        Ok(rows.iter().map(fill).collect::<Result<_, sqlx::Error>>().map_err(named)?)
     }
 
     /// Forgets what was filled in.
@@ -324,11 +322,6 @@ impl Work {
             })
         };
         Ok(rows.iter().map(candidate).collect::<Result<_, sqlx::Error>>().map_err(named)?)
-    }
-
-    /// Closes the file.
-    pub async fn close(&self) {
-        self.db.close().await;
     }
 }
 

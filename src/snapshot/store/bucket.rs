@@ -73,9 +73,7 @@ impl Bucket {
         let prefix = (!self.prefix.as_ref().is_empty()).then_some(&self.prefix);
         let listed = self.objects.list_with_delimiter(prefix).await.map_err(|error| self.failed("list", error))?;
         let files = listed.objects.into_iter();
-        Ok(files
-            .filter_map(|meta| Some((meta.location.filename()?.to_owned(), meta.last_modified)))
-            .collect())
+        Ok(files.filter_map(|meta| Some((meta.location.filename()?.to_owned(), meta.last_modified))).collect())
     }
 
     /// A small object; none where it does not exist.
