@@ -81,6 +81,12 @@ impl Scene {
         if code == 2 { error } else { out }
     }
 
+    /// Runs a snapshot command; its exit code.
+    pub fn run_any(&self, command: &[&str]) -> Option<i32> {
+        let args = self.args(command);
+        run(&self.db, &args.iter().map(String::as_str).collect::<Vec<_>>()).status.code()
+    }
+
     /// The same, as JSON.
     pub fn json(&self, code: i32, command: &[&str]) -> Json {
         let mut command = command.to_vec();
