@@ -150,12 +150,12 @@ enum Command {
     /// Look at the queue, retry, cancel, pause and prune jobs
     #[command(subcommand)]
     Queue(queue::Command),
+    /// Take, show, check and prune snapshots of the source's tables
+    #[command(subcommand)]
+    Snapshot(snapshot::Command),
     /// Show and check rollup definitions
     #[command(subcommand)]
     Rollups(rollups::Command),
-    /// Compare snapshots, and bring back rows that have vanished
-    #[command(subcommand)]
-    Snapshot(snapshot::Command),
     /// Measure the queue on a scratch database
     #[command(subcommand)]
     Bench(bench::Command),

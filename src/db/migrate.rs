@@ -32,8 +32,11 @@ macro_rules! migration {
 }
 
 /// Every version, oldest first.
-pub const MIGRATIONS: &[Migration] =
-    &[migration!(1, "queue", "0001_queue.sql"), migration!(2, "admin", "0002_admin.sql")];
+pub const MIGRATIONS: &[Migration] = &[
+    migration!(1, "queue", "0001_queue.sql"),
+    migration!(2, "admin", "0002_admin.sql"),
+    migration!(6, "snapshots", "0006_snapshots.sql"),
+];
 
 /// Why the schema does not fit this binary.
 #[derive(Debug, thiserror::Error)]

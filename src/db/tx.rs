@@ -19,6 +19,7 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use sqlx::{Column as _, Executor as _, MySql, Sqlite, Statement as _, pool::PoolConnection};
+use tokio::sync::mpsc;
 
 use super::{Arg, Db, DbClock, DbError, Dialect, Mode, Pool, Row, Statement};
 
@@ -240,13 +241,14 @@ impl Tx {
         })
     }
 
-    /// Hands every row to `each` as it arrives, and waits for it. The limit is for the wait for each row:
-    /// all of them together may take as long as they like.
-    pub(crate) async fn stream<'q>(
+    /// Hands every row to `each` as it arrives, sends on what comes of it, and waits where the receiver is
+    /// slower. The limit is for the wait for each row: all of them together may take as long as they like.
+    pub(crate) async fn stream<'q, M: Send>(
         &mut self,
         query: impl Into<Query<'q>>,
         args: Vec<Arg>,
-        mut each: impl AsyncFnMut(Row) -> Result<(), sqlx::Error>,
+        sender: &mpsc::Sender<M>,
+        mut each: impl FnMut(Row) -> Result<Option<M>, sqlx::Error> + Send,
     ) -> Result<(), DbError> {
         let query = query.into();
         let sql = self.render(&query);
@@ -265,8 +267,11 @@ impl Tx {
                 Ok(None) => break,
                 Err(failure) => return Err(DbError::new(query.name, failure.into_error(limit))),
             };
-            // One that is not read to its end leaves a connection behind that is still sending.
-            each(row).await.map_err(|error| DbError::new(query.name, error))?;
+            // Who stops in the middle leaves a connection behind on which rows still arrive.
+            if let Some(message) = each(row).map_err(|error| DbError::new(query.name, error))? {
+                let sent = sender.send(message).await;
+                sent.map_err(|_| DbError::new(query.name, sqlx::Error::WorkerCrashed))?;
+            }
         }
         drop(rows);
         self.is_busy = false;

@@ -9,6 +9,7 @@
 //! - [`migrations`]: records of the Support Dashboard, one rebuild run a lab.
 //! - [`close_runs`]: runs whose jobs have all ended.
 //! - Runs that have outlived their retention are pruned, every hour.
+//! - [`snapshots`]: the daily snapshot, beside the ticks.
 //! - [`observe`]: gauges of the queue and of what is due, beside the ticks.
 //!
 //! How it fails: a step that cannot reach the database is logged and done at a later tick; a
@@ -18,6 +19,7 @@ pub mod adhoc;
 pub mod migrations;
 pub mod nightly;
 mod observe;
+pub mod snapshots;
 
 use std::{
     collections::BTreeMap,

@@ -310,15 +310,15 @@ async fn copy_table(
     let decoder = Decoder::new(&table.columns);
     let select = select(tx.dialect(), table, key);
     let mut batch = Vec::with_capacity(BATCH + BATCH / 4);
-    tx.stream(Query::new("snapshot rows", select), args![], async |row| {
+    tx.stream(Query::new("snapshot rows", select), args![], sender, |row| {
         decoder.encode(&row, &mut batch)?;
         so_far.rows += 1;
-        if batch.len() >= BATCH {
-            let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH + BATCH / 4));
-            sender.send(write::Message::Rows(full)).await.map_err(|_| sqlx::Error::WorkerCrashed)?;
-            progress(so_far);
+        if batch.len() < BATCH {
+            return Ok(None);
         }
-        Ok(())
+        progress(so_far);
+        let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH + BATCH / 4));
+        Ok(Some(write::Message::Rows(full)))
     })
     .await?;
     let sent = sender.send(write::Message::Rows(batch)).await;

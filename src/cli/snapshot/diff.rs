@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 
-use super::{Exit, Global, StoreArgs, name, print_json, restore, usage};
+use super::{Exit, Global, StoreArgs, explained, find, print_json, restore, usage};
 use crate::{
     output::table::table,
     snapshot::{
@@ -56,7 +56,7 @@ pub(in crate::cli) struct Options {
 
 impl Options {
     pub(in crate::cli) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
-        let store = self.store.open()?;
+        let store = self.store.store()?;
         let (names, is_live) = self.names(&store).await?;
         let mut options = diff::Options {
             tables: self.table,
@@ -65,7 +65,7 @@ impl Options {
             ..diff::Options::default()
         };
         let mut diffs = Vec::new();
-        let mut older = open(&store, names[0]).await?;
+        let mut older = open(&store, names[0]).await.map_err(explained)?;
         check_tables(&options.tables, &Side::snapshot(&older.manifest, &older.db))?;
         for at in 1..names.len() + usize::from(is_live) {
             let old = Side::snapshot(&older.manifest, &older.db);
@@ -77,16 +77,16 @@ impl Options {
             let mut newer = None;
             let new = match names.get(at) {
                 Some(name) => {
-                    let opened = newer.insert(open(&store, *name).await?);
+                    let opened = newer.insert(open(&store, *name).await.map_err(explained)?);
                     Side::snapshot(&opened.manifest, &opened.db)
                 }
                 None => {
                     let db = global.connect_bare(2).await?;
-                    Side::live(&db, old.tables.keys().map(String::as_str)).await?
+                    Side::live(&db, old.tables.keys().map(String::as_str)).await.map_err(explained)?
                 }
             };
             options.relations = restore::relations(global, &self.relations, &old, &new)?;
-            diffs.push(diff::compare(&old, &new, &options, &mut progress).await?);
+            diffs.push(diff::compare(&old, &new, &options, &mut progress).await.map_err(explained)?);
             if let Some(newer) = newer {
                 older = newer;
             }
@@ -102,8 +102,9 @@ impl Options {
 
     async fn names(&self, store: &Store) -> anyhow::Result<(Vec<Name>, bool)> {
         if let Some(since) = &self.since {
-            let since = name(store, since).await?;
-            let names: Vec<Name> = store.names().await?.into_iter().filter(|name| *name >= since).collect();
+            let since = find(store, since).await?;
+            let names: Vec<Name> =
+                store.names().await.map_err(explained)?.into_iter().filter(|name| *name >= since).collect();
             if names.first() != Some(&since) {
                 return Err(usage(format!("snapshot {since} does not exist (see `daymend snapshot list`)")));
             }
@@ -116,7 +117,7 @@ impl Options {
         }
         let mut names = Vec::new();
         for side in sides {
-            names.push(name(store, side).await?);
+            names.push(find(store, side).await?);
         }
         Ok((names, is_live))
     }

@@ -11,10 +11,10 @@ use clap::Args;
 use super::{
     AttemptsArgs, Exit, Global, StoreArgs,
     diff::{check_tables, progress},
-    follow, historical_summary, name, print_json, usage, who,
+    explained, find, follow, historical_summary, print_json, usage, who,
 };
 use crate::{
-    db::{Db, migrate},
+    db::{Db, code, migrate},
     error::chain,
     output::table::table,
     rollup::Rollup,
@@ -23,7 +23,7 @@ use crate::{
         cells, open,
         restore::{
             Context,
-            apply::{Applied, Apply},
+            apply::{Applied, Apply, database_error},
             exclude::Exclusions,
             plan,
             relations::Relations,
@@ -110,8 +110,8 @@ pub(in crate::cli) struct Options {
 
 impl Options {
     pub(in crate::cli) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
-        let store = self.store.open()?;
-        let opened = open(&store, name(&store, &self.snapshot).await?).await?;
+        let store = self.store.store()?;
+        let opened = open(&store, find(&store, &self.snapshot).await?).await.map_err(explained)?;
         let snapshot = Side::snapshot(&opened.manifest, &opened.db);
         let label = snapshot.label.clone();
         check_tables(&self.table, &snapshot)?;
@@ -123,7 +123,7 @@ impl Options {
             return Err(usage(format!("--remap: table {table} is not in snapshot {label}")));
         }
         let db = global.connect_bare(4).await?;
-        let live = Side::live(&db, snapshot.tables.keys().map(String::as_str)).await?;
+        let live = Side::live(&db, snapshot.tables.keys().map(String::as_str)).await.map_err(explained)?;
         let relations = relations(global, &self.relations, &snapshot, &live)?;
         let facts = relations.facts.clone();
         let context = Context::new(snapshot, live, &self.table, relations, Work::temporary().await?).map_err(usage)?;
@@ -153,7 +153,8 @@ impl Options {
             context.shapes.iter().map(|shape| (shape.table.clone(), (shape.columns.clone(), shape.key.clone())));
         let undo = Writer::open(&undo_path, &label, shapes.collect())?;
         let mut progress = progress(global, "restored".to_owned());
-        let applied = Apply::new(&context, undo, &mut Reader::open(&undo_path)?, &mut progress).await?.run().await?;
+        let apply = Apply::new(&context, undo, &mut Reader::open(&undo_path)?, &mut progress).await?;
+        let applied = apply.run().await.map_err(with_rights)?;
         let saved = save_map(&context, &map, self.remap.as_deref()).await?;
         report = Report::read(&context, self.samples).await?;
         let mut reader = Reader::open(&undo_path)?;
@@ -196,6 +197,17 @@ impl Options {
         }
         Ok(exclusions)
     }
+}
+
+/// Says who may do it, where the database says who may not.
+pub(super) fn with_rights(error: anyhow::Error) -> anyhow::Error {
+    let denied = [1044, 1142, 1143];
+    if database_error(&error).is_some_and(|error| denied.contains(&code(&error.source))) {
+        return error.context(
+            "this needs the --database-url of an operator who may SELECT, INSERT, UPDATE and DELETE in the tables",
+        );
+    }
+    error
 }
 
 /// What jobs/ and the given files declare; the files have to fit, of jobs/ only what does is used.

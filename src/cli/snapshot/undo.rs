@@ -70,7 +70,10 @@ impl Options {
             Writer::open(&self.file, &header.snapshot, header.tables)?
                 .append(&[Record::Days { labs: days.labs.clone() }])?;
         }
-        let undone = undo.run(&mut reader, self.dry_run, &mut progress(global, "undone".to_owned())).await?;
+        let undone = undo
+            .run(&mut reader, self.dry_run, &mut progress(global, "undone".to_owned()))
+            .await
+            .map_err(restore::with_rights)?;
         if !global.json {
             print(&undone, self.dry_run);
         }

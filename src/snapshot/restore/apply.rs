@@ -423,7 +423,8 @@ pub(super) async fn update(live: &Side, tx: &mut Tx, shape: &Shape, row: &[Arg])
 }
 
 /// The database's error in an error, where it is one.
-pub(super) fn database_error(error: &anyhow::Error) -> Option<&DbError> {
+#[must_use]
+pub fn database_error(error: &anyhow::Error) -> Option<&DbError> {
     error.chain().find_map(|cause| {
         cause.downcast_ref::<DbError>().or_else(|| match cause.downcast_ref::<SnapshotError>() {
             Some(SnapshotError::Database(error)) => Some(error),

@@ -141,7 +141,6 @@ async fn judge(
     state: State,
     is_mapped_by_hand: bool,
 ) -> Result<usize, SnapshotError> {
-    let shape = &context.shapes[table];
     let mut changed = 0;
     let mut after = 0;
     loop {

@@ -40,6 +40,8 @@ pub struct TestDb {
     pub url: String,
     /// For `daymend migrate`.
     pub migrate_url: String,
+    /// For `daymend snapshot take`.
+    pub snapshot_url: String,
     /// For the library under test.
     pub db: Db,
     /// For the test itself.
@@ -59,7 +61,8 @@ impl TestDb {
                 let dir = tempfile::tempdir().expect("a temporary directory");
                 let url = format!("sqlite:{}", dir.path().join("lab.db").display());
                 let db = pool(&url);
-                let this = Self { engine, migrate_url: url.clone(), url, admin: db.clone(), db, _dir: Some(dir) };
+                let (migrate_url, snapshot_url) = (url.clone(), url.clone());
+                let this = Self { engine, migrate_url, snapshot_url, url, admin: db.clone(), db, _dir: Some(dir) };
                 this.run_script(include_str!("../../../src/demo/source-schema.sqlite.sql")).await;
                 this
             }
@@ -71,7 +74,8 @@ impl TestDb {
         server::create_database(port, &name).await;
         let (url, migrate_url) = (grants::run_time_url(port, &name), grants::migrate_url(port, &name));
         let (db, admin) = (pool(&url), pool(&server::url(port, &name)));
-        let this = Self { engine: Engine::MariaDb, url, migrate_url, db, admin, _dir: None };
+        let snapshot_url = grants::snapshot_url(port, &name);
+        let this = Self { engine: Engine::MariaDb, url, migrate_url, snapshot_url, db, admin, _dir: None };
         this.run_script(include_str!("../../fixtures/source-schema.mysql.sql")).await;
         server::run(port, &grants::statements(&name)).await;
         this
