@@ -23,8 +23,5 @@ mod recompute_property;
 mod restore;
 mod scheduler;
 mod snapshot;
-mod snapshot_daily;
-mod snapshot_store;
-mod snapshot_take;
 mod statements;
 mod storm;

@@ -142,7 +142,9 @@ const KINDS: &[Kind] = &[
     ("DOUBLE", |random| format!("{:e}", random.random_range(-1e300_f64..1e300))),
     ("DATE", |random| pick(random, &["'0000-00-00'", "'1000-01-01'", "'9999-12-31'"])),
     ("DATETIME", |random| pick(random, &["'0000-00-00 00:00:00'", "'2026-11-21 04:00:00'"])),
-    ("DATETIME(6)", |random| pick(random, &["'2026-11-21 04:00:00.000001'", "'9999-12-31 23:59:59.999999'", "'2026-01-01'"])),
+    ("DATETIME(6)", |random| {
+        pick(random, &["'2026-11-21 04:00:00.000001'", "'9999-12-31 23:59:59.999999'", "'2026-01-01'"])
+    }),
     ("TIMESTAMP(3) NULL", |random| pick(random, &["'1970-01-01 00:00:01.000'", "'2038-01-19 03:14:07.999'"])),
     ("TIME(6)", |random| pick(random, &["'-838:59:59'", "'00:00:00'", "'-00:00:00.000001'", "'838:59:59'"])),
     ("TIME", |random| pick(random, &["'-01:02:03'", "'100:00:00'"])),
@@ -253,8 +255,20 @@ async fn a_snapshot_of_sqlite_keeps_every_storage_class() {
     let db = TestDb::new(Engine::Sqlite).await;
     db.execute("CREATE TABLE one (id TEXT COLLATE NOCASE PRIMARY KEY, \"a \"\"b\" INT, c, d REAL)", vec![]).await;
     let values = [
-        "NULL", "0", "-9223372036854775808", "9223372036854775807", "1.5", "-0.0", "1e308", "''", "x''", "'🩸'",
-        "CAST(x'00FF80' AS TEXT)", "x'00FF00'", "'12'", "'1e3'",
+        "NULL",
+        "0",
+        "-9223372036854775808",
+        "9223372036854775807",
+        "1.5",
+        "-0.0",
+        "1e308",
+        "''",
+        "x''",
+        "'🩸'",
+        "CAST(x'00FF80' AS TEXT)",
+        "x'00FF00'",
+        "'12'",
+        "'1e3'",
     ];
     let mut random = StdRng::seed_from_u64(7);
     for id in 0..200 {
