@@ -28,6 +28,9 @@ use crate::{
 /// that another mode let in is no error now. Too long, out of range and no number stay errors.
 const SESSION_MYSQL: &str = "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'";
 
+/// How many rows of a table that referred to a row are written down: where there were more, an undo leaves it.
+const REFERRED_MAX: usize = 1000;
+
 /// What was done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Applied {
@@ -66,7 +69,7 @@ impl<'a> Apply<'a> {
         // The rows whose references were never filled in.
         for start in (0..known.len()).step_by(PAGE) {
             for record in known.read(start..known.len().min(start + PAGE))? {
-                let Record::Insert { table, row, later } = record else { continue };
+                let Record::Insert { table, row, later, .. } = record else { continue };
                 let Some(number) = context.number(&table).filter(|_| !later.is_empty()) else { continue };
                 let key = context.shapes[number].key_of(&row.0);
                 let values = later.into_iter().map(|(place, value)| (place, value.0)).collect();
@@ -78,31 +81,116 @@ impl<'a> Apply<'a> {
 
     /// Until a pass changes nothing.
     pub async fn run(mut self) -> anyhow::Result<Applied> {
-        let mut states = vec![State::Missing];
         loop {
             let mut changed = 0;
             for group in &self.context.groups {
-                for table in &group.tables {
-                    for state in &states {
-                        changed += self.table(*table, *state).await?;
+                // Rows of a group may wait for each other.
+                loop {
+                    let mut restored = 0;
+                    for table in &group.tables {
+                        restored += self.table(*table).await?;
+                    }
+                    changed += restored;
+                    if restored == 0 || !group.is_cyclic {
+                        break;
                     }
                 }
                 self.fill().await?;
             }
             self.done.passes += 1;
-            if changed == 0 {
-                return Ok(self.done);
+            // Rows whose references stay empty are not what they were: their next try may be better.
+            let out = self.take_out().await?;
+            if changed <= out {
+                break;
             }
-            states = vec![State::Missing, State::Deferred];
+            self.context.work.retry().await?;
+            plan::settle(self.context).await?;
+        }
+        for table in 0..self.context.shapes.len() {
+            self.give_up(table).await?;
+        }
+        Ok(self.done)
+    }
+
+    /// Defers what still waits.
+    async fn give_up(&self, table: usize) -> Result<(), SnapshotError> {
+        loop {
+            let mut page = self.context.work.page(table, State::Missing, 0).await?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            for candidate in &mut page {
+                candidate.state = State::Deferred;
+                candidate.reason = "a row that it refers to cannot be restored".to_owned();
+            }
+            self.context.work.set(table, &page).await?;
         }
     }
 
-    /// One pass over the candidates of a table in a state; how many are restored now.
-    async fn table(&mut self, table: usize, state: State) -> anyhow::Result<u64> {
+    /// Takes out again what went in for a row that never came; how many rows.
+    async fn take_out(&mut self) -> anyhow::Result<u64> {
+        let context = self.context;
+        let (mut after, mut out) = (0, 0);
+        loop {
+            let page = context.work.fills(after).await?;
+            let Some((last, _)) = page.last() else { return Ok(out) };
+            after = *last;
+            for (id, fill) in page {
+                let shape = &context.shapes[fill.table];
+                let mut tx = context.live.db.begin(Mode::Write).await?;
+                let is_referred = self.is_referred(&mut tx, &fill).await?;
+                let (condition, args) = key_condition(&context.live, shape, &fill.key);
+                let table = quote(context.live.db.dialect(), &shape.table);
+                let sql = format!("-- daymend: restore take out\nDELETE FROM {table} WHERE {condition}");
+                let is_out = !is_referred && tx.execute(Query::new("restore take out", sql), args).await.is_ok();
+                if is_out {
+                    tx.commit().await?
+                } else {
+                    tx.rollback().await?
+                }
+                let known = context.work.find(fill.table, std::slice::from_ref(&fill.key)).await?.pop().flatten();
+                if let Some(mut candidate) = known {
+                    if is_out {
+                        out += 1;
+                        self.done.inserted = self.done.inserted.saturating_sub(1);
+                        candidate.state = State::Deferred;
+                        candidate.reason = "a row that it refers to cannot be restored".to_owned();
+                    } else {
+                        candidate.reason = "a reference of it is left empty, whose row cannot be restored".to_owned();
+                    }
+                    context.work.set(fill.table, &[candidate]).await?;
+                }
+                context.work.filled(id).await?;
+            }
+        }
+    }
+
+    async fn is_referred(&self, tx: &mut Tx, fill: &Fill) -> Result<bool, SnapshotError> {
+        let context = self.context;
+        let shape = &context.shapes[fill.table];
+        let found = context.live.lookup(tx, shape, &shape.key, std::slice::from_ref(&fill.key), true).await?;
+        let Some(row) = found.into_iter().flatten().next() else { return Ok(false) };
+        // Somebody has written it since.
+        if fill.values.iter().any(|(place, _)| row[*place] != Arg::Null) {
+            return Ok(true);
+        }
+        for link in context.links.iter().filter(|link| link.parent == fill.table) {
+            let Some(sought) = link.sought(&row) else { continue };
+            let child = &context.shapes[link.child];
+            let found = context.live.lookup(tx, child, &link.columns, &[sought], false).await?;
+            if found.iter().flatten().any(|found| link.target(found).is_some()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// One pass over the missing rows of a table; how many are restored now.
+    async fn table(&mut self, table: usize) -> anyhow::Result<u64> {
         let mut restored = 0;
         let mut after = 0;
         loop {
-            let page = self.context.work.page(table, state, after).await?;
+            let page = self.context.work.page(table, State::Missing, after).await?;
             let Some(last) = page.last() else { return Ok(restored) };
             after = last.place;
             restored += self.batch(table, page).await?;
@@ -209,9 +297,26 @@ impl<'a> Apply<'a> {
                 format!("the database changed {} as it went in", plan::names(shape, &differ))
             };
             let later = one.later.iter().map(|(place, value)| (*place, Value(value.clone()))).collect();
-            records.push(Record::Insert { table: shape.table.clone(), row: Values(row), later });
+            let referred = self.referred(tx, table, &row).await?;
+            records.push(Record::Insert { table: shape.table.clone(), row: Values(row), later, referred });
         }
         Ok(records)
+    }
+
+    /// The live rows that referred to a row all the while it was away.
+    async fn referred(&self, tx: &mut Tx, table: usize, row: &[Arg]) -> Result<Vec<(String, String)>, SnapshotError> {
+        let mut referred = Vec::new();
+        let links = self.context.links.iter().filter(|link| link.parent == table && !link.reference.is_enforced);
+        for link in links {
+            let Some(sought) = link.sought(row) else { continue };
+            let child = &self.context.shapes[link.child];
+            let found = self.context.live.lookup(tx, child, &link.columns, &[sought], false).await?;
+            let keys = found.iter().flatten().filter(|found| link.target(found).is_some());
+            referred.extend(
+                keys.take(REFERRED_MAX).map(|found| (child.table.clone(), cells::show_key(&child.key_of(found)))),
+            );
+        }
+        Ok(referred)
     }
 
     /// Fills in the references whose rows are there now.
@@ -225,7 +330,10 @@ impl<'a> Apply<'a> {
                 let mut failures = 0;
                 loop {
                     match self.fill_one(&fill).await {
-                        Ok(true) => break self.context.work.filled(id).await?,
+                        Ok(true) => {
+                            self.context.work.filled(id).await?;
+                            break;
+                        }
                         Ok(false) => break,
                         Err(error) => {
                             failures += 1;
@@ -301,6 +409,8 @@ async fn ready(
     let mut written = rows.clone();
     let mut later: Vec<Vec<(usize, Arg)>> = vec![Vec::new(); rows.len()];
     let mut waits: Vec<Option<(String, String)>> = vec![None; rows.len()];
+    // What they refer to is still to come: they stay as they are.
+    let mut is_early = vec![false; rows.len()];
     for link in context.links_of(table) {
         let parents = context.parents(&mut snapshot, link, &rows).await?;
         context.redirect(tx, link, &mut written, &parents).await?;
@@ -316,7 +426,11 @@ async fn ready(
                     waits[index] = Some(why);
                     continue;
                 }
-                if parent.state == State::Missing && !is_live[index] && !link.nullable.is_empty() {
+                if parent.state == State::Missing && !is_live[index] {
+                    if link.nullable.is_empty() {
+                        is_early[index] = true;
+                        continue;
+                    }
                     let values = link.nullable.iter().map(|place| (*place, written[index][*place].clone()));
                     later[index].extend(values);
                     continue;
@@ -331,8 +445,11 @@ async fn ready(
         }
     }
     let (mut ready, mut waiting) = (Vec::new(), Vec::new());
-    for (((candidate, mut row), later), wait) in candidates.into_iter().zip(written).zip(later).zip(waits) {
+    for ((((candidate, mut row), later), wait), is_early) in
+        candidates.into_iter().zip(written).zip(later).zip(waits).zip(is_early)
+    {
         match wait {
+            None if is_early => {}
             Some((reason, detail)) => waiting.push(Candidate { state: State::Deferred, reason, detail, ..candidate }),
             None => {
                 let mut unique: BTreeMap<usize, Arg> = BTreeMap::new();

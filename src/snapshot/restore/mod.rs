@@ -57,6 +57,8 @@ pub struct Link {
     pub nullable: Vec<usize>,
     /// Whether the parent's columns are whole numbers, which the child may hold as text.
     pub is_whole: bool,
+    /// Whether the child's are as well.
+    pub is_child_whole: bool,
 }
 
 /// Everything that a restore goes by.
@@ -190,6 +192,7 @@ pub(super) fn links(relations: &Relations, shapes: &[Shape], side: &Side) -> Res
             .filter(|place| column(child, *place).is_some_and(|column| column.nullable))
             .collect();
         let is_whole = parent_columns.iter().all(|place| column(parent, *place).is_some_and(cells::is_whole));
+        let is_child_whole = columns.iter().all(|place| column(child, *place).is_some_and(cells::is_whole));
         links.push(Link {
             reference: reference.clone(),
             child,
@@ -199,6 +202,7 @@ pub(super) fn links(relations: &Relations, shapes: &[Shape], side: &Side) -> Res
             when,
             nullable,
             is_whole,
+            is_child_whole,
         });
     }
     Ok(links)

@@ -41,6 +41,17 @@ impl Link {
         values.collect()
     }
 
+    /// The values by which rows refer to a row, in the child's terms; none where nothing can.
+    #[must_use]
+    pub fn sought(&self, parent: &[Arg]) -> Option<Cells> {
+        let values = self.parent_columns.iter().map(|place| match &parent[*place] {
+            Arg::Null => None,
+            value if self.is_whole && !self.is_child_whole => Some(Arg::Text(cells::show(value))),
+            value => Some(value.clone()),
+        });
+        values.collect()
+    }
+
     /// Makes a row refer to other values.
     pub fn redirect(&self, row: &mut [Arg], target: &[Arg]) {
         for (place, value) in self.columns.iter().zip(target) {

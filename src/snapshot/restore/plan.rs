@@ -51,7 +51,7 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
             break;
         }
     }
-    settle(context, &mut views).await?;
+    settle_in(context, &mut views).await?;
     views.snapshot.commit().await?;
     views.live.commit().await?;
     Ok(())
@@ -311,7 +311,15 @@ async fn lift(context: &Context, table: usize, candidate: &Candidate) -> Result<
 }
 
 /// Defers what refers to rows that will not come back.
-async fn settle(context: &Context, views: &mut Views) -> Result<(), SnapshotError> {
+pub(super) async fn settle(context: &Context) -> Result<(), SnapshotError> {
+    let mut views = Views {
+        snapshot: context.snapshot.db.begin(Mode::Snapshot).await?,
+        live: context.live.db.begin(Mode::Snapshot).await?,
+    };
+    settle_in(context, &mut views).await
+}
+
+async fn settle_in(context: &Context, views: &mut Views) -> Result<(), SnapshotError> {
     loop {
         let mut changed = 0;
         for table in tables_in_order(context) {

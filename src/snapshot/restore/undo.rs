@@ -145,7 +145,9 @@ impl Undo {
         let mut done = Undone::default();
         for record in records.iter().rev() {
             let (table, result) = match record {
-                Record::Insert { table, row, .. } => (table, self.remove(tx, table, &row.0, &mut done).await?),
+                Record::Insert { table, row, referred, .. } => {
+                    (table, self.remove(tx, table, &row.0, referred, &mut done).await?)
+                }
                 Record::Fill { table, before, after } => {
                     (table, self.empty(tx, table, &before.0, &after.0, &mut done).await?)
                 }
@@ -189,6 +191,7 @@ impl Undo {
         tx: &mut Tx,
         table: &str,
         row: &[Arg],
+        referred: &[(String, String)],
         done: &mut Undone,
     ) -> anyhow::Result<Option<(String, String)>> {
         let (number, shape) = self.shape(table)?;
@@ -201,10 +204,20 @@ impl Undo {
             return Ok(Some((key, "it has been changed since".to_owned())));
         }
         for link in self.links.iter().filter(|link| link.parent == number) {
-            if let Some(child) = self.child(tx, link, number, &live).await? {
+            if let Some(child) = self.child(tx, link, number, &live, referred).await? {
                 let why = format!("a row of {} refers to it by now", self.shapes[link.child].table);
                 return Ok(Some((format!("{key} ({child})"), why)));
             }
+        }
+        // InnoDB does not let a row go that refers to itself.
+        let mut alone = live.clone();
+        for link in self.links.iter().filter(|link| link.parent == number && link.child == number) {
+            if link.target(&live).is_some_and(|target| target == shape.values(&live, &link.parent_columns)) {
+                link.nullable.iter().for_each(|place| alone[*place] = Arg::Null);
+            }
+        }
+        if alone != live {
+            update(&self.live, tx, shape, &alone).await?;
         }
         let (condition, args) = key_condition(&self.live, shape, &shape.key_of(row));
         let sql =
@@ -219,38 +232,28 @@ impl Undo {
         Ok(None)
     }
 
-    /// The key of a row that refers to this one.
+    /// The key of a row that refers to this one, and did not when it came.
     async fn child(
         &self,
         tx: &mut Tx,
         link: &Link,
         number: usize,
         row: &[Arg],
+        referred: &[(String, String)],
     ) -> Result<Option<String>, SnapshotError> {
         let child = &self.shapes[link.child];
-        let mut target: Cells = link.parent_columns.iter().map(|place| row[*place].clone()).collect();
-        if target.contains(&Arg::Null) {
-            return Ok(None);
-        }
-        if link.when.is_some() && link.is_whole {
-            // Generic references hold numbers as text in some tables, and as numbers in others.
-            let column = |place: &usize| {
-                let name = &child.columns[*place];
-                self.live.tables[&child.table].columns.iter().find(|column| column.name == *name)
-            };
-            for (value, place) in target.iter_mut().zip(&link.columns) {
-                if !column(place).is_some_and(cells::is_whole) {
-                    *value = Arg::Text(cells::show(value));
-                }
+        let Some(sought) = link.sought(row) else { return Ok(None) };
+        let found = self.live.lookup(tx, child, &link.columns, &[sought], false).await?;
+        let own = self.shapes[number].key_of(row);
+        for found in found.into_iter().flatten().filter(|found| link.target(found).is_some()) {
+            let key = child.key_of(&found);
+            let is_itself = link.child == number && key == own;
+            let known = (child.table.clone(), cells::show_key(&key));
+            if !is_itself && !referred.contains(&known) {
+                return Ok(Some(format!("{} {}", known.0, known.1)));
             }
         }
-        let found = self.live.lookup(tx, child, &link.columns, &[target], false).await?;
-        let own = self.shapes[number].key_of(row);
-        let refers = found
-            .into_iter()
-            .flatten()
-            .find(|found| link.target(found).is_some() && !(link.child == number && child.key_of(found) == own));
-        Ok(refers.map(|found| format!("{} {}", child.table, cells::show_key(&child.key_of(&found)))))
+        Ok(None)
     }
 
     /// Empties the references of a row that were filled in; its key and the reason where they stay.

@@ -47,6 +47,10 @@ pub enum Record {
         /// The references that were left empty: their places and what they will be.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         later: Vec<(usize, Value)>,
+        /// The rows, as table and key, that referred to it when it came: references that the schema does not
+        /// know are left behind when their row vanishes.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        referred: Vec<(String, String)>,
     },
     /// References of a restored row were filled in.
     Fill {
@@ -242,7 +246,7 @@ mod tests {
 
     fn insert(id: i64) -> Record {
         let row = Values(vec![Arg::Int(id), Arg::Text("a\n\"b".to_owned())]);
-        Record::Insert { table: "t".to_owned(), row, later: vec![(1, Value(Arg::Real(0.5)))] }
+        Record::Insert { table: "t".to_owned(), row, later: vec![(1, Value(Arg::Real(0.5)))], referred: Vec::new() }
     }
 
     #[test]

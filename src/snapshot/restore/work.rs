@@ -231,6 +231,12 @@ impl Work {
         self.read(sql, args![table, state.name(), reason, limit]).await
     }
 
+    /// Gives deferred rows another try.
+    pub async fn retry(&self) -> Result<u64, DbError> {
+        let states = args![State::Missing.name(), State::Deferred.name()];
+        self.run("UPDATE candidates SET state = ?, reason = '', detail = '' WHERE state = ?", states).await
+    }
+
     /// What became of the candidates with these keys; none for a row that is no candidate.
     pub async fn find(&self, table: usize, keys: &[Cells]) -> Result<Vec<Option<Candidate>>, SnapshotError> {
         let texts: Vec<String> = keys.iter().map(|key| cells::encode(key)).collect();

@@ -135,7 +135,7 @@ async fn cycles_and_trees_go_in_by_two_passes(engine: Engine) {
     let relations = scene.file("r.toml", "[[reference]]\ntable = 'places'\ncolumns = 'capital'\nparent = 'cities'\n");
     let empty = scene.dump().await;
     let report = scene.json(0, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
-    assert_eq!((&report["applied"]["inserted"], &report["applied"]["filled"]), (&301.into(), &293.into()), "{report}");
+    assert_eq!((&report["applied"]["inserted"], &report["applied"]["filled"]), (&301.into(), &292.into()), "{report}");
     assert!(scene.dump().await == full);
     let undo = scene.path("undo.jsonl").display().to_string();
     let undone = scene.json(0, &["undo", &undo, "--relations", &relations, "--dry-run"]);
@@ -188,7 +188,8 @@ async fn the_map_can_be_edited(engine: Engine) {
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE id = 2").await, 0);
     let nobody = scene.file("nobody.csv", "table,old,new\npeople,2,77\n");
     let plan = scene.json(3, &["restore", &name, "--missing", "--remap", &nobody]);
-    assert_eq!(plan["report"]["groups"][0]["reason"], "the map names a row that is not there");
+    let groups = plan["report"]["groups"].as_array().unwrap();
+    assert!(groups.iter().any(|group| group["reason"] == "the map names a row that is not there"), "{plan}");
 }
 
 async fn a_reused_id_is_not_present(engine: Engine) {
