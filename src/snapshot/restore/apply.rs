@@ -144,9 +144,9 @@ impl<'a> Apply<'a> {
                 let sql = format!("-- daymend: restore take out\nDELETE FROM {table} WHERE {condition}");
                 let is_out = !is_referred && tx.execute(Query::new("restore take out", sql), args).await.is_ok();
                 if is_out {
-                    tx.commit().await?
+                    tx.commit().await?;
                 } else {
-                    tx.rollback().await?
+                    tx.rollback().await?;
                 }
                 let known = context.work.find(fill.table, std::slice::from_ref(&fill.key)).await?.pop().flatten();
                 if let Some(mut candidate) = known {
