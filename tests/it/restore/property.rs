@@ -54,7 +54,7 @@ async fn whatever_is_deleted_comes_back(engine: Engine) {
                 "NULL".to_owned()
             };
             let (t, j) = (text(&mut random), text(&mut random));
-            let blob = if random.random_bool(0.3) { "NULL".to_owned() } else { format!("x'00ff{:02x}'", id) };
+            let blob = if random.random_bool(0.3) { "NULL".to_owned() } else { format!("x'00ff{id:02x}'") };
             let real = f64::from(random.random_range(-1000..1000)) / 7.0;
             sql.push(format!("INSERT INTO a VALUES ({}, {}, '{}.123456', '2026-0{}-01 10:00:00.00000{}', {t}, {blob}, {real:e}, {j})", id - 1, if up == "NULL" { up } else { format!("{up} - 1") }, id * 1_000_003, 1 + id % 9, id % 10));
         }
