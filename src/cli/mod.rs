@@ -46,7 +46,8 @@ pub enum Exit {
     Failed = 1,
     /// The input was wrong (an option, a lab, a day, a rollup definition); nothing was done.
     Usage = 2,
-    /// Something is wrong with what is stored, or will be: an audit found drift, or the doctor warns.
+    /// Something is wrong with what is stored, or will be: an audit found drift, the doctor warns, a
+    /// snapshot differs, or a restore leaves rows for a person to decide.
     Drift = 3,
     /// The database cannot be reached.
     Unavailable = 4,

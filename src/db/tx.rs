@@ -80,7 +80,9 @@ macro_rules! bound {
             query = match arg {
                 Arg::Null => query.bind(None::<i64>),
                 Arg::Int(value) => query.bind(value),
+                Arg::Real(value) => query.bind(value),
                 Arg::Text(value) => query.bind(value),
+                Arg::Bytes(value) => query.bind(value),
             };
         }
         query

@@ -17,8 +17,12 @@ pub enum Arg {
     Null,
     /// A whole number.
     Int(i64),
+    /// A floating-point number.
+    Real(f64),
     /// Text; also dates and instants.
     Text(String),
+    /// Bytes.
+    Bytes(Vec<u8>),
 }
 
 /// The text form of an instant that both databases compare rightly.

@@ -7,11 +7,17 @@
 //! - [`schema`]: what a database says of its tables.
 //! - [`format`]: values, rows and their hash; writing and reading the file.
 //! - [`store`]: a directory or an S3-compatible bucket.
+//! - [`side`], [`cells`]: a snapshot and the live database, read in the same way.
+//! - [`diff`], [`restore`]: what differs between them, and putting back what has vanished.
 //! - [`take()`], [`verify`], [`retention`]: making them, checking them, letting go of old ones.
 
+pub mod cells;
+pub mod diff;
 pub mod format;
+pub mod restore;
 pub mod retention;
 pub mod schema;
+pub mod side;
 pub mod store;
 pub mod take;
 pub mod verify;

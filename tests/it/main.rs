@@ -33,6 +33,7 @@ mod processes;
 mod queue;
 mod queue_model;
 mod recompute_property;
+mod restore;
 mod rules;
 mod runbooks;
 mod scheduler;

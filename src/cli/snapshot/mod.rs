@@ -1,15 +1,22 @@
-//! `daymend snapshot`: consistent copies of tables.
+//! `daymend snapshot`: consistent copies of tables, what differs from them, and getting rows back.
 
+mod diff;
 mod list;
 pub(super) mod prune;
+mod restore;
 mod take;
+mod undo;
 mod verify;
 
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::{Exit, Global, historical_summary, print_json, usage};
+use super::{
+    Exit, Global, audit, follow, historical_summary, print_json,
+    service::{AttemptsArgs, ShrinkArgs},
+    usage, who,
+};
 use crate::{
     db::{ConnectOptions, Db, code, connect},
     error::chain,
@@ -18,7 +25,7 @@ use crate::{
     snapshot::{Name, SnapshotError, Store},
 };
 
-/// Takes, shows, checks and prunes snapshots of the source's tables.
+/// Takes, shows, checks, prunes and compares snapshots of tables, and brings back what has vanished.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Copy tables as they are at one moment; nobody has to wait
@@ -31,6 +38,12 @@ pub(super) enum Command {
     Verify(verify::VerifyOptions),
     /// Remove the snapshots that are not kept, and what takes that died have left behind
     Prune(prune::PruneOptions),
+    /// Say which rows vanished, were added or changed between snapshots, or since one
+    Diff(diff::Options),
+    /// Bring back rows that have vanished, and no others
+    Restore(restore::Options),
+    /// Take a restore back
+    Undo(undo::Options),
 }
 
 impl Command {
@@ -41,6 +54,9 @@ impl Command {
             Self::Show(options) => options.run(global).await,
             Self::Verify(options) => options.run(global).await,
             Self::Prune(options) => options.run(global).await,
+            Self::Diff(options) => options.run(global).await,
+            Self::Restore(options) => options.run(global).await,
+            Self::Undo(options) => options.run(global).await,
         }
     }
 }
