@@ -1,6 +1,7 @@
 //! `daymend snapshot`: consistent copies of tables, what differs from them, and getting rows back.
 
 mod diff;
+mod follow_up;
 mod list;
 pub(super) mod prune;
 mod restore;

@@ -4,9 +4,13 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-use super::{AttemptsArgs, Exit, Global, diff::progress, historical_summary, print_json, restore, usage};
+use super::{
+    AttemptsArgs, Exit, Global, diff::progress, follow_up::FollowUp, historical_summary, print_json, restore, usage,
+    who,
+};
 use crate::{
     error::chain,
+    recompute::shrink::MaxShrink,
     scheduler::adhoc,
     snapshot::restore::{
         relations::Relations,
@@ -37,7 +41,7 @@ pub(in crate::cli) struct Options {
     #[arg(long, value_name = "FILE")]
     relations: Vec<PathBuf>,
 
-    /// Follow the repair run of the days that were touched, and end with its result
+    /// Follow the repair run of the days that were touched, then audit those days
     #[arg(long)]
     wait: bool,
 
@@ -80,31 +84,38 @@ impl Options {
         let exit = if undone.left.is_empty() { Exit::Ok } else { Exit::Drift };
         if self.dry_run {
             if global.json {
-                print_json(&json(&undone, None))?;
+                print_json(&json(&undone))?;
             }
             return Ok(exit.into());
         }
-        let run = restore::enqueue(global, &db, &days, global.clock().now(), self.attempts.attempts).await?;
+        // The person who wants this has decided that the rows of those days go.
+        let follow_up = FollowUp {
+            requested_by: format!("undo of {} by {}", header.snapshot, who()),
+            attempts_max: self.attempts.attempts,
+            max_shrink: MaxShrink::OFF,
+            wait: self.wait,
+        };
+        let after = follow_up.run(global, &db, &days).await?;
         if global.json {
-            print_json(&json(&undone, run))?;
+            print_json(&after.add_to(json(&undone)))?;
         }
         if undone.left.is_empty() {
             let mut done = self.file.clone().into_os_string();
             done.push(".undone");
             std::fs::rename(&self.file, done)?;
         }
-        restore::finish(global, &db, run, &days, self.wait, exit).await
+        Ok(after.exit(exit).into())
     }
 }
 
-fn json(undone: &Undone, run: Option<i64>) -> serde_json::Value {
+fn json(undone: &Undone) -> serde_json::Value {
     let left: Vec<_> = undone
         .left
         .iter()
         .map(|((table, why), keys)| serde_json::json!({ "table": table, "why": why, "keys": keys }))
         .collect();
     serde_json::json!({
-        "removed": undone.removed, "gone": undone.gone, "emptied": undone.emptied, "left": left, "run": run,
+        "removed": undone.removed, "gone": undone.gone, "emptied": undone.emptied, "left": left,
     })
 }
 

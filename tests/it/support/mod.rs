@@ -95,7 +95,8 @@ impl TestDb {
         let triggers_url = server::url(port, &name);
         let (db, admin) = (pool(&url), pool(&triggers_url));
         let snapshot_url = grants::snapshot_url(port, &name);
-        let this = Self { engine: Engine::MariaDb, url, migrate_url, triggers_url, snapshot_url, db, admin, _dir: None };
+        let this =
+            Self { engine: Engine::MariaDb, url, migrate_url, triggers_url, snapshot_url, db, admin, _dir: None };
         this.run_script(include_str!("../../fixtures/source-schema.mysql.sql")).await;
         server::run(port, &grants::statements(&name)).await;
         this
@@ -134,6 +135,7 @@ impl TestDb {
             url: server::at_port(&self.url, proxy.port),
             migrate_url: self.migrate_url.clone(),
             triggers_url: self.triggers_url.clone(),
+            snapshot_url: self.snapshot_url.clone(),
             db: self.db.clone(),
             admin: self.admin.clone(),
             _dir: None,

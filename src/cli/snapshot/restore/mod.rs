@@ -1,29 +1,30 @@
 //! `daymend snapshot restore`.
 
+mod print;
+
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use chrono::{DateTime, Utc};
 use clap::Args;
 
 use super::{
-    AttemptsArgs, Exit, Global, StoreArgs,
+    AttemptsArgs, Exit, Global, ShrinkArgs, StoreArgs,
     diff::{check_tables, progress},
-    explained, find, follow, historical_summary, print_json, usage, who,
+    explained, find,
+    follow_up::FollowUp,
+    historical_summary, print_json, usage, who,
 };
 use crate::{
-    db::{Db, code, migrate},
+    db::code,
     error::chain,
-    output::table::table,
-    rollup::Rollup,
     scheduler::adhoc,
     snapshot::{
-        cells, open,
+        open,
         restore::{
             Context,
-            apply::{Applied, Apply, database_error},
+            apply::{Apply, database_error},
             exclude::Exclusions,
             plan,
             relations::Relations,
@@ -36,9 +37,6 @@ use crate::{
         side::Side,
     },
 };
-
-/// How many lines of the map are printed.
-const MAP_SHOWN: usize = 20;
 
 /// Brings back rows that have vanished, and no others.
 ///
@@ -100,12 +98,15 @@ pub(in crate::cli) struct Options {
     #[arg(long, default_value_t = 20, value_name = "N")]
     samples: usize,
 
-    /// Follow the repair run of the days that were touched, and end with its result
+    /// Follow the repair run of the days that were touched, then audit those days
     #[arg(long)]
     wait: bool,
 
     #[command(flatten)]
     attempts: AttemptsArgs,
+
+    #[command(flatten)]
+    shrink: ShrinkArgs,
 }
 
 impl Options {
@@ -115,6 +116,9 @@ impl Options {
         let snapshot = Side::snapshot(&opened.manifest, &opened.db);
         let label = snapshot.label.clone();
         check_tables(&self.table, &snapshot)?;
+        let rollups = global.rollups()?;
+        let rollup = historical_summary(&rollups)?;
+        let (tables, is_derived_left) = self.tables(&snapshot, &rollup.summary.table);
         let exclusions = self.exclusions(&snapshot)?;
         let remap = self.remap.as_deref().map(Remap::read).transpose().map_err(|error| usage(chain(error.as_ref())))?;
         if let Some((table, _)) =
@@ -126,7 +130,13 @@ impl Options {
         let live = Side::live(&db, snapshot.tables.keys().map(String::as_str)).await.map_err(explained)?;
         let relations = relations(global, &self.relations, &snapshot, &live)?;
         let facts = relations.facts.clone();
-        let context = Context::new(snapshot, live, &self.table, relations, Work::temporary().await?).map_err(usage)?;
+        let mut context = Context::new(snapshot, live, &tables, relations, Work::temporary().await?).map_err(usage)?;
+        if is_derived_left {
+            let summary = &rollup.summary.table;
+            context
+                .remarks
+                .push(format!("{summary} is not restored: it is recomputed (--table {summary} says otherwise)"));
+        }
         plan::plan(&context, &exclusions, remap.as_ref()).await?;
         let map = self.map.clone().unwrap_or_else(|| PathBuf::from(format!("{label}.map.csv")));
         let mut report = Report::read(&context, self.samples).await?;
@@ -135,8 +145,8 @@ impl Options {
             if global.json {
                 print_json(&serde_json::json!({ "dry_run": true, "report": report, "map": saved }))?;
             } else {
-                print_report(&report, true);
-                print_map(&context, saved.as_deref()).await?;
+                print::report(&report, true);
+                print::map(&context, saved.as_deref()).await?;
                 println!(
                     "{}",
                     if report.groups.is_empty() {
@@ -160,28 +170,42 @@ impl Options {
         let mut reader = Reader::open(&undo_path)?;
         let days = match &facts {
             Some(facts) => {
-                let rollups = global.rollups()?;
-                let rollup = historical_summary(&rollups)?;
                 let now = global.clock().now();
                 touched::days(&context.live, &context.shapes, &context.links, facts, rollup, &mut reader, now).await?
             }
             None => adhoc::Plan::default(),
         };
         if !global.json {
-            print_report(&report, false);
-            print_map(&context, saved.as_deref()).await?;
-            print_applied(&applied, &undo_path);
+            print::report(&report, false);
+            print::map(&context, saved.as_deref()).await?;
+            print::applied(&applied, &undo_path);
         }
-        let run = enqueue(global, &db, &days, global.clock().now(), self.attempts.attempts).await?;
+        let follow_up = FollowUp {
+            requested_by: format!("restore of {label} by {}", who()),
+            attempts_max: self.attempts.attempts,
+            max_shrink: self.shrink.max_shrink,
+            wait: self.wait,
+        };
+        let after = follow_up.run(global, &db, &days).await?;
         if global.json {
-            print_json(&serde_json::json!({
+            let done = serde_json::json!({
                 "dry_run": false, "report": report, "applied": applied, "map": saved,
-                "undo_file": undo_path, "days": days, "run": run,
-            }))?;
+                "undo_file": undo_path, "days": days,
+            });
+            print_json(&after.add_to(done))?;
         }
         let all_back = report.rows(State::Deferred) == 0 && report.quarantined() == 0;
         let exit = if all_back { Exit::Ok } else { Exit::Drift };
-        finish(global, &db, run, &days, self.wait, exit).await
+        Ok(after.exit(exit).into())
+    }
+
+    /// The tables to restore: rows of the summary that are gone may be gone because their facts are. Whether
+    /// it was left out.
+    fn tables(&self, snapshot: &Side, summary: &str) -> (Vec<String>, bool) {
+        if !self.table.is_empty() || !snapshot.tables.contains_key(summary) {
+            return (self.table.clone(), false);
+        }
+        (snapshot.tables.keys().filter(|name| *name != summary).cloned().collect(), true)
     }
 
     fn exclusions(&self, snapshot: &Side) -> anyhow::Result<Exclusions> {
@@ -247,128 +271,3 @@ async fn save_map(context: &Context, map: &Path, given: Option<&Path>) -> anyhow
     }
     Ok(Some(map.display().to_string()))
 }
-
-async fn print_map(context: &Context, saved: Option<&str>) -> anyhow::Result<()> {
-    let mut map = table(&["table", ">vanished", ">live", "why"]);
-    let mut rows = 0;
-    remap::for_each_mapped(context, MAP_SHOWN, |name, old, new, why| {
-        rows += 1;
-        map.add_row([name.to_owned(), cells::show_key(old), cells::show_key(new), why.to_owned()]);
-    })
-    .await?;
-    if rows > 0 {
-        println!("entered again under another key (the first {MAP_SHOWN} at most):\n{map}");
-    }
-    if let Some(saved) = saved {
-        println!("the map is in {saved}: edit it and give it with --remap");
-    }
-    Ok(())
-}
-
-fn print_report(report: &Report, is_plan: bool) {
-    for remark in &report.remarks {
-        println!("{remark}");
-    }
-    if !report.groups.is_empty() {
-        let restored = if is_plan { ">to restore" } else { ">restored" };
-        let mut overview =
-            table(&["table", restored, ">entered again", ">in quarantine", ">deferred", ">deleted on purpose"]);
-        for (name, states) in report.tables() {
-            let rows = |wanted: &dyn Fn(State) -> bool| -> String {
-                states.iter().filter(|(state, _)| wanted(*state)).map(|(_, rows)| rows).sum::<i64>().to_string()
-            };
-            overview.add_row([
-                name,
-                rows(&|state| matches!(state, State::Missing | State::Restored)),
-                rows(&|state| state == State::Mapped),
-                rows(&State::is_quarantined),
-                rows(&|state| state == State::Deferred),
-                rows(&|state| state == State::Excluded),
-            ]);
-        }
-        println!("{overview}");
-    }
-    for group in &report.groups {
-        let is_plain = group.reason.is_empty() || group.state == State::Mapped;
-        if is_plain {
-            continue;
-        }
-        println!("{} {}: {} row(s): {}", group.table, group.state.name(), group.rows, group.reason);
-        for sample in &group.samples {
-            let live = sample.live.as_ref().map(|key| format!(" (live: {key})")).unwrap_or_default();
-            println!("    {}{live} {}", sample.key, sample.detail);
-        }
-        if group.rows > i64::try_from(group.samples.len()).unwrap_or(i64::MAX) {
-            println!("    …");
-        }
-    }
-}
-
-fn print_applied(applied: &Applied, undo: &Path) {
-    println!(
-        "{} row(s) restored by this run ({} of them completed afterwards), in {} pass(es); \
-         `daymend snapshot undo {}` takes it back",
-        applied.inserted,
-        applied.filled,
-        applied.passes,
-        undo.display()
-    );
-}
-
-/// Enqueues the repair of those days; the run, where there is anything to repair and daymend's tables are there.
-pub(super) async fn enqueue(
-    global: &Global,
-    db: &Db,
-    days: &adhoc::Plan,
-    now: DateTime<Utc>,
-    attempts: u32,
-) -> anyhow::Result<Option<i64>> {
-    for (lab, why) in &days.left_out {
-        tracing::debug!(lab, why, "left out");
-    }
-    let jobs: usize = days.labs.iter().map(|(_, days)| days.len()).sum();
-    if jobs == 0 {
-        return Ok(None);
-    }
-    if let Err(error) = migrate::check(db).await {
-        eprintln!("{jobs} day(s) are to be recomputed and cannot be enqueued: {}", chain(&error));
-        return Ok(None);
-    }
-    let rollups = global.rollups()?;
-    let rollup: &Rollup = historical_summary(&rollups)?;
-    let run = adhoc::enqueue(db, rollup, days, &who(), now, attempts).await?;
-    if !global.json {
-        println!("run {run}: {jobs} day(s) of {} lab(s) are recomputed", days.labs.len());
-    }
-    Ok(Some(run))
-}
-
-/// Follows the repair run where that was asked for, then closes the story.
-pub(super) async fn finish(
-    global: &Global,
-    db: &Db,
-    run: Option<i64>,
-    days: &adhoc::Plan,
-    wait: bool,
-    exit: Exit,
-) -> anyhow::Result<ExitCode> {
-    let Some(run) = run else { return Ok(exit.into()) };
-    if !wait {
-        if !global.json {
-            println!("follow it with `daymend runs watch {run}`");
-        }
-        return Ok(exit.into());
-    }
-    let (state, progress) = follow::follow(db, run).await?;
-    if !global.json {
-        println!("{}", follow::summary(run, state, &progress));
-    }
-    if state != crate::runs::RunState::Completed {
-        return Ok(Exit::Failed.into());
-    }
-    audit(global, days);
-    Ok(exit.into())
-}
-
-/// Where the audit of the restored days is called (`src/audit/`), which closes the story.
-fn audit(_global: &Global, _days: &adhoc::Plan) {}

@@ -1,0 +1,148 @@
+//! References that were left empty: filled in when their rows are there, or their rows taken out again.
+
+use super::{Apply, database_error, is_passing, key_condition, update};
+use crate::{
+    db::{Arg, Backoff, Kind, Mode, Query, RETRIES_MAX, Tx},
+    snapshot::{
+        SnapshotError,
+        restore::{
+            undo_file::{Record, Values},
+            work::{Fill, State},
+        },
+        schema::quote,
+    },
+};
+
+impl Apply<'_> {
+    /// Fills in the references whose rows are there now.
+    pub(super) async fn fill(&mut self) -> anyhow::Result<()> {
+        let mut after = 0;
+        loop {
+            let page = self.context.work.fills(after).await?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = *last;
+            for (id, fill) in page {
+                let mut failures = 0;
+                loop {
+                    match self.fill_one(&fill).await {
+                        Ok(true) => {
+                            self.context.work.filled(id).await?;
+                            break;
+                        }
+                        Ok(false) => break,
+                        Err(error) => {
+                            failures += 1;
+                            let passing = database_error(&error).is_some_and(is_passing);
+                            if !passing || failures > RETRIES_MAX {
+                                return Err(error);
+                            }
+                            tokio::time::sleep(Backoff::CONFLICT.wait(failures)).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Fills in the references of one row; whether that is done with.
+    async fn fill_one(&mut self, fill: &Fill) -> anyhow::Result<bool> {
+        let context = self.context;
+        let shape = &context.shapes[fill.table];
+        let mut tx = context.live.db.begin(Mode::Write).await?;
+        let found = context.live.lookup(&mut tx, shape, &shape.key, std::slice::from_ref(&fill.key), true).await?;
+        let Some(before) = found.into_iter().flatten().next() else { return Ok(true) };
+        // Somebody has written it since.
+        if fill.values.iter().any(|(place, _)| before[*place] != Arg::Null) {
+            return Ok(true);
+        }
+        let mut after = before.clone();
+        for (place, value) in &fill.values {
+            after[*place] = value.clone();
+        }
+        for link in context.links_of(fill.table) {
+            if !fill.values.iter().any(|(place, _)| link.columns.contains(place)) {
+                continue;
+            }
+            let Some(target) = link.target(&after) else { continue };
+            let parent = &context.shapes[link.parent];
+            if context.live.lookup(&mut tx, parent, &link.parent_columns, &[target], true).await?[0].is_empty() {
+                return Ok(false);
+            }
+        }
+        match update(&context.live, &mut tx, shape, &after).await {
+            Ok(_) => {}
+            Err(error) if is_passing(&error) || matches!(error.kind, Kind::Unavailable | Kind::Definition) => {
+                return Err(error.into());
+            }
+            Err(_) => return Ok(false),
+        }
+        let found = context.live.lookup(&mut tx, shape, &shape.key, std::slice::from_ref(&fill.key), false).await?;
+        let after = found.into_iter().flatten().next().unwrap_or(after);
+        self.undo.append(&[Record::Fill {
+            table: shape.table.clone(),
+            before: Values(before),
+            after: Values(after),
+        }])?;
+        tx.commit().await?;
+        self.done.filled += 1;
+        Ok(true)
+    }
+
+    /// Takes out again what went in for a row that never came; how many rows.
+    pub(super) async fn take_out(&mut self) -> anyhow::Result<u64> {
+        let context = self.context;
+        let (mut after, mut out) = (0, 0);
+        loop {
+            let page = context.work.fills(after).await?;
+            let Some((last, _)) = page.last() else { return Ok(out) };
+            after = *last;
+            for (id, fill) in page {
+                let shape = &context.shapes[fill.table];
+                let mut tx = context.live.db.begin(Mode::Write).await?;
+                let is_referred = self.is_referred(&mut tx, &fill).await?;
+                let (condition, args) = key_condition(&context.live, shape, &fill.key);
+                let table = quote(context.live.db.dialect(), &shape.table);
+                let sql = format!("-- daymend: restore take out\nDELETE FROM {table} WHERE {condition}");
+                let is_out = !is_referred && tx.execute(Query::new("restore take out", sql), args).await.is_ok();
+                if is_out {
+                    tx.commit().await?;
+                } else {
+                    tx.rollback().await?;
+                }
+                let known = context.work.find(fill.table, std::slice::from_ref(&fill.key)).await?.pop().flatten();
+                if let Some(mut candidate) = known {
+                    if is_out {
+                        out += 1;
+                        self.done.inserted = self.done.inserted.saturating_sub(1);
+                        candidate.state = State::Deferred;
+                        candidate.reason = "a row that it refers to cannot be restored".to_owned();
+                    } else {
+                        candidate.reason = "a reference of it is left empty, whose row cannot be restored".to_owned();
+                    }
+                    context.work.set(fill.table, &[candidate]).await?;
+                }
+                context.work.filled(id).await?;
+            }
+        }
+    }
+
+    async fn is_referred(&self, tx: &mut Tx, fill: &Fill) -> Result<bool, SnapshotError> {
+        let context = self.context;
+        let shape = &context.shapes[fill.table];
+        let found = context.live.lookup(tx, shape, &shape.key, std::slice::from_ref(&fill.key), true).await?;
+        let Some(row) = found.into_iter().flatten().next() else { return Ok(false) };
+        // Somebody has written it since.
+        if fill.values.iter().any(|(place, _)| row[*place] != Arg::Null) {
+            return Ok(true);
+        }
+        for link in context.links.iter().filter(|link| link.parent == fill.table) {
+            let Some(sought) = link.sought(&row) else { continue };
+            let child = &context.shapes[link.child];
+            let found = context.live.lookup(tx, child, &link.columns, &[sought], false).await?;
+            if found.iter().flatten().any(|found| link.target(found).is_some()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
