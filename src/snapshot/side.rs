@@ -98,7 +98,8 @@ impl Side {
     }
 
     /// For each of `values`, the rows whose columns `by` (places in the shape) hold them, as the
-    /// database compares. With `share`, they stay locked against change until the transaction ends.
+    /// database compares. With `share`, they stay locked against change until the
+    /// transaction ends; whose lock cannot be had at once is a conflict.
     pub async fn lookup(
         &self,
         tx: &mut Tx,
@@ -158,7 +159,7 @@ impl Side {
                 format!("({columns}) IN (VALUES {})", vec![format!("({})", marks.join(", ")); values.len()].join(", "))
             }
         };
-        let lock = if share { " {share}" } else { "" };
+        let lock = if share { " {share_nowait}" } else { "" };
         let sql = format!("{} WHERE {condition}{lock}", self.select(shape));
         let args = values.iter().flatten().cloned().collect();
         self.fetch(tx, "snapshot lookup", shape, &sql, args).await

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 
 use super::{
     Link, add_foreign_keys,
-    apply::{database_error, is_passing, key_condition, update},
+    apply::{BACKOFF, CONFLICTS_MAX, database_error, is_passing, key_condition, update},
     links,
     relations::Relations,
     undo_file::{Reader, Record},
 };
 use crate::{
-    db::{Arg, Backoff, Db, Kind, Mode, Query, RETRIES_MAX, Tx},
+    db::{Arg, Db, Kind, Mode, Query, Tx},
     snapshot::{
         SnapshotError,
         cells::{self, Cells},
@@ -112,10 +112,10 @@ impl Undo {
                     Ok(batch) => break batch,
                     Err(error) => {
                         failures += 1;
-                        if dry_run || !database_error(&error).is_some_and(is_passing) || failures > RETRIES_MAX {
+                        if dry_run || !database_error(&error).is_some_and(is_passing) || failures > CONFLICTS_MAX {
                             return Err(error);
                         }
-                        tokio::time::sleep(Backoff::CONFLICT.wait(failures)).await;
+                        tokio::time::sleep(BACKOFF.wait(failures)).await;
                     }
                 }
             };

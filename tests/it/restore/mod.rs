@@ -2,8 +2,10 @@
 
 mod cases;
 mod kills;
+mod lab;
 mod property;
 mod story;
+mod taken_out;
 
 use std::{collections::BTreeMap, path::PathBuf};
 

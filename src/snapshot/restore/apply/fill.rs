@@ -1,8 +1,8 @@
 //! References that were left empty: filled in when their rows are there, or their rows taken out again.
 
-use super::{Apply, database_error, is_passing, key_condition, update};
+use super::{Apply, BACKOFF, CONFLICTS_MAX, database_error, is_passing, key_condition, update};
 use crate::{
-    db::{Arg, Backoff, Kind, Mode, Query, RETRIES_MAX, Tx},
+    db::{Arg, Kind, Mode, Query, Tx},
     snapshot::{
         SnapshotError,
         restore::{
@@ -33,10 +33,10 @@ impl Apply<'_> {
                         Err(error) => {
                             failures += 1;
                             let passing = database_error(&error).is_some_and(is_passing);
-                            if !passing || failures > RETRIES_MAX {
+                            if !passing || failures > CONFLICTS_MAX {
                                 return Err(error);
                             }
-                            tokio::time::sleep(Backoff::CONFLICT.wait(failures)).await;
+                            tokio::time::sleep(BACKOFF.wait(failures)).await;
                         }
                     }
                 }

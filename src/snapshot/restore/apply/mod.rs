@@ -16,13 +16,13 @@ use super::{
     work::{Candidate, Fill, State},
 };
 use crate::{
-    db::{Backoff, Dialect, Kind, Mode, Query, RETRIES_MAX},
+    db::{Dialect, Kind, Mode, Query},
     snapshot::{SnapshotError, side::PAGE},
 };
 use ready::ready;
 pub use sql::database_error;
+pub(super) use sql::{BACKOFF, CONFLICTS_MAX, is_passing, key_condition, update};
 use sql::{insert_sql, why};
-pub(super) use sql::{is_passing, key_condition, update};
 
 /// What MySQL needs to take values as they were: an id of 0 is not a request for a new one, and a date
 /// that another mode let in is no error now. Too long, out of range and no number stay errors.
@@ -141,8 +141,8 @@ impl<'a> Apply<'a> {
                 Err(error) => {
                     let Some(database) = database_error(&error) else { return Err(error) };
                     failures += 1;
-                    if is_passing(database) && failures <= RETRIES_MAX {
-                        tokio::time::sleep(Backoff::CONFLICT.wait(failures)).await;
+                    if is_passing(database) && failures <= CONFLICTS_MAX {
+                        tokio::time::sleep(BACKOFF.wait(failures)).await;
                         waiting.push(candidates);
                     } else if matches!(database.kind, Kind::Unavailable | Kind::Definition) || is_passing(database) {
                         return Err(error);

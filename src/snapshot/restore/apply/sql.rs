@@ -1,7 +1,9 @@
 //! The statements of a restore, and what the database says to them.
 
+use std::time::Duration;
+
 use crate::{
-    db::{self, Arg, DbError, Kind, Query, Tx},
+    db::{self, Arg, Backoff, DbError, Kind, Query, Tx},
     snapshot::{
         SnapshotError,
         schema::{quote, quote_all},
@@ -64,6 +66,14 @@ pub fn database_error(error: &anyhow::Error) -> Option<&DbError> {
         })
     })
 }
+
+/// How often a conflict is tried again: locks are never waited for beside users, whose own transactions may
+/// take a while.
+pub(in crate::snapshot::restore) const CONFLICTS_MAX: u32 = 120;
+
+/// How long to wait before that: a minute, all in all.
+pub(in crate::snapshot::restore) const BACKOFF: Backoff =
+    Backoff { base: Duration::from_millis(5), max: Duration::from_millis(600) };
 
 /// Whether it passes by itself: a conflict with another transaction, but not a key that is taken.
 pub(in crate::snapshot::restore) fn is_passing(error: &DbError) -> bool {
