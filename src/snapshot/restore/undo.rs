@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Link, add_foreign_keys,
-    apply::{BACKOFF, CONFLICTS_MAX, database_error, is_passing, key_condition, update},
+    apply::{Failures, database_error, is_passing, key_condition, update},
     links,
     relations::Relations,
     undo_file::{Reader, Record},
@@ -102,7 +102,7 @@ impl Undo {
         while end > 0 {
             let start = end.saturating_sub(PAGE);
             let records = reader.read(start..end)?;
-            let mut failures = 0;
+            let mut failures = Failures::default();
             let batch = loop {
                 let batch = match &mut trial {
                     Some(tx) => self.batch(tx, &records).await,
@@ -111,11 +111,10 @@ impl Undo {
                 match batch {
                     Ok(batch) => break batch,
                     Err(error) => {
-                        failures += 1;
-                        if dry_run || !database_error(&error).is_some_and(is_passing) || failures > CONFLICTS_MAX {
+                        let passing = !dry_run && database_error(&error).is_some_and(is_passing);
+                        if !passing || !failures.wait().await {
                             return Err(error);
                         }
-                        tokio::time::sleep(BACKOFF.wait(failures)).await;
                     }
                 }
             };

@@ -1,11 +1,14 @@
 //! One case each: why rows are set aside, who is taken for whom, what must not come back.
 
-use daymend::args;
+use daymend::{
+    args,
+    db::{Mode, Query},
+};
 
 use super::{Scene, differences, rows};
 use crate::{
     on_both,
-    support::{Engine, TestDb, oracle, server},
+    support::{Engine, TestDb, oracle, process::command, server},
 };
 
 on_both! {
@@ -344,9 +347,13 @@ async fn writers_meanwhile_do_no_harm(engine: Engine) {
             }
         }
     };
-    let restore = async { tokio::task::block_in_place(|| scene.run_any(&["restore", &name, "--missing", "--apply"])) };
-    let (_, code) = tokio::join!(write, restore);
-    assert!(matches!(code, Some(0 | 3)), "{code:?}");
+    // On a thread of its own: the writers must not stand still meanwhile, in the middle of a transaction.
+    let args = scene.args(&["restore", &name, "--missing", "--apply"]);
+    let mut restore = command(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    let restore = tokio::task::spawn_blocking(move || restore.output().expect("daymend runs"));
+    let (_, output) = tokio::join!(write, restore);
+    let output = output.unwrap();
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{output:?}");
     scene.run_any(&["restore", &name, "--missing", "--apply"]);
     let orphans = "SELECT COUNT(*) FROM pets LEFT JOIN people ON people.id = pets.owner WHERE people.id IS NULL";
     assert_eq!(scene.db.number(orphans).await, 0);
@@ -379,6 +386,28 @@ async fn bad_input_is_one_line(engine: Engine) {
         let error = scene.run(2, &command);
         assert!(error.contains(expected), "{command:?}: {error}");
     }
+}
+
+/// Somebody has a row in hand for a while, and is not waited for: the restore tries again until it is through.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_somebody_holds_is_tried_again() {
+    let scene = people(Engine::MariaDb).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM pets WHERE id < 4".to_owned()]).await;
+    let mut held = scene.db.admin.begin(Mode::Write).await.unwrap();
+    held.execute(Query::new("test", "UPDATE people SET name = 'held' WHERE id = 2"), args![]).await.unwrap();
+    let args = scene.args(&["restore", &name, "--missing", "--apply"]);
+    let mut restore = command(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    let begun = std::time::Instant::now();
+    let restore = tokio::task::spawn_blocking(move || restore.output().expect("daymend runs"));
+    // Longer than a statement waits for a lock.
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE id < 4").await, 0);
+    held.commit().await.unwrap();
+    let output = restore.await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(begun.elapsed().as_secs() < 30);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE id < 4").await, 3);
 }
 
 /// The run-time user must not write the lab system's tables, and hears who may.

@@ -1,6 +1,6 @@
 //! References that were left empty: filled in when their rows are there, or their rows taken out again.
 
-use super::{Apply, BACKOFF, CONFLICTS_MAX, database_error, is_passing, key_condition, update};
+use super::{Apply, Failures, database_error, is_passing, key_condition, update};
 use crate::{
     db::{Arg, Kind, Mode, Query, Tx},
     snapshot::{
@@ -22,7 +22,7 @@ impl Apply<'_> {
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = *last;
             for (id, fill) in page {
-                let mut failures = 0;
+                let mut failures = Failures::default();
                 loop {
                     match self.fill_one(&fill).await {
                         Ok(true) => {
@@ -31,12 +31,10 @@ impl Apply<'_> {
                         }
                         Ok(false) => break,
                         Err(error) => {
-                            failures += 1;
                             let passing = database_error(&error).is_some_and(is_passing);
-                            if !passing || failures > CONFLICTS_MAX {
+                            if !passing || !failures.wait().await {
                                 return Err(error);
                             }
-                            tokio::time::sleep(BACKOFF.wait(failures)).await;
                         }
                     }
                 }
@@ -97,18 +95,18 @@ impl Apply<'_> {
             let Some((last, _)) = page.last() else { return Ok(out) };
             after = *last;
             for (id, fill) in page {
-                let shape = &context.shapes[fill.table];
-                let mut tx = context.live.db.begin(Mode::Write).await?;
-                let is_referred = self.is_referred(&mut tx, &fill).await?;
-                let (condition, args) = key_condition(&context.live, shape, &fill.key);
-                let table = quote(context.live.db.dialect(), &shape.table);
-                let sql = format!("-- daymend: restore take out\nDELETE FROM {table} WHERE {condition}");
-                let is_out = !is_referred && tx.execute(Query::new("restore take out", sql), args).await.is_ok();
-                if is_out {
-                    tx.commit().await?;
-                } else {
-                    tx.rollback().await?;
-                }
+                let mut failures = Failures::default();
+                let is_out = loop {
+                    match self.take_out_one(&fill).await {
+                        Ok(is_out) => break is_out,
+                        Err(error) => {
+                            let passing = database_error(&error).is_some_and(is_passing);
+                            if !passing || !failures.wait().await {
+                                return Err(error);
+                            }
+                        }
+                    }
+                };
                 let known = context.work.find(fill.table, std::slice::from_ref(&fill.key)).await?.pop().flatten();
                 if let Some(mut candidate) = known {
                     if is_out {
@@ -122,6 +120,33 @@ impl Apply<'_> {
                     context.work.set(fill.table, &[candidate]).await?;
                 }
                 context.work.filled(id).await?;
+            }
+        }
+    }
+
+    /// Takes one row out, unless somebody refers to it or has written it; whether it is out.
+    async fn take_out_one(&self, fill: &Fill) -> anyhow::Result<bool> {
+        let context = self.context;
+        let shape = &context.shapes[fill.table];
+        let mut tx = context.live.db.begin(Mode::Write).await?;
+        if self.is_referred(&mut tx, fill).await? {
+            return Ok(false);
+        }
+        let (condition, args) = key_condition(&context.live, shape, &fill.key);
+        let table = quote(context.live.db.dialect(), &shape.table);
+        let sql = format!("-- daymend: restore take out\nDELETE FROM {table} WHERE {condition}");
+        match tx.execute(Query::new("restore take out", sql), args).await {
+            Ok(_) => {
+                tx.commit().await?;
+                Ok(true)
+            }
+            Err(error) if is_passing(&error) || matches!(error.kind, Kind::Unavailable | Kind::Definition) => {
+                Err(error.into())
+            }
+            // What daymend does not know of refers to it.
+            Err(_) => {
+                tx.rollback().await?;
+                Ok(false)
             }
         }
     }

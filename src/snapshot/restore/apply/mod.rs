@@ -21,7 +21,7 @@ use crate::{
 };
 use ready::ready;
 pub use sql::database_error;
-pub(super) use sql::{BACKOFF, CONFLICTS_MAX, is_passing, key_condition, update};
+pub(super) use sql::{Failures, is_passing, key_condition, update};
 use sql::{insert_sql, why};
 
 /// What MySQL needs to take values as they were: an id of 0 is not a request for a new one, and a date
@@ -134,15 +134,13 @@ impl<'a> Apply<'a> {
     async fn batch(&mut self, table: usize, candidates: Vec<Candidate>) -> anyhow::Result<u64> {
         let mut waiting = vec![candidates];
         let mut restored = 0;
-        let mut failures = 0;
+        let mut failures = Failures::default();
         while let Some(candidates) = waiting.pop() {
             match self.transaction(table, candidates.clone()).await {
                 Ok(count) => restored += count,
                 Err(error) => {
                     let Some(database) = database_error(&error) else { return Err(error) };
-                    failures += 1;
-                    if is_passing(database) && failures <= CONFLICTS_MAX {
-                        tokio::time::sleep(BACKOFF.wait(failures)).await;
+                    if is_passing(database) && failures.wait().await {
                         waiting.push(candidates);
                     } else if matches!(database.kind, Kind::Unavailable | Kind::Definition) || is_passing(database) {
                         return Err(error);

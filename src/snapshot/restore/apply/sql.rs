@@ -1,6 +1,6 @@
 //! The statements of a restore, and what the database says to them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{
     db::{self, Arg, Backoff, DbError, Kind, Query, Tx},
@@ -67,13 +67,30 @@ pub fn database_error(error: &anyhow::Error) -> Option<&DbError> {
     })
 }
 
-/// How often a conflict is tried again: locks are never waited for beside users, whose own transactions may
-/// take a while.
-pub(in crate::snapshot::restore) const CONFLICTS_MAX: u32 = 120;
+/// For how long conflicts are tried again: users' own transactions may take a while.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long to wait before that: a minute, all in all.
-pub(in crate::snapshot::restore) const BACKOFF: Backoff =
-    Backoff { base: Duration::from_millis(5), max: Duration::from_millis(600) };
+/// How long to wait between two tries.
+const BACKOFF: Backoff = Backoff { base: Duration::from_millis(5), max: Duration::from_millis(600) };
+
+/// How often and since when something has failed.
+#[derive(Debug, Default)]
+pub(in crate::snapshot::restore) struct Failures {
+    count: u32,
+    since: Option<Instant>,
+}
+
+impl Failures {
+    /// Waits before the next try; false where there is to be none.
+    pub(in crate::snapshot::restore) async fn wait(&mut self) -> bool {
+        self.count += 1;
+        if self.since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+            return false;
+        }
+        tokio::time::sleep(BACKOFF.wait(self.count)).await;
+        true
+    }
+}
 
 /// Whether it passes by itself: a conflict with another transaction, but not a key that is taken.
 pub(in crate::snapshot::restore) fn is_passing(error: &DbError) -> bool {
