@@ -23,6 +23,8 @@ pub enum Arg {
     Text(String),
     /// Bytes.
     Bytes(Vec<u8>),
+    /// Text of SQLite that is not UTF-8; the statement has to say `CAST(? AS TEXT)`.
+    RawText(Vec<u8>),
 }
 
 /// The text form of an instant that both databases compare rightly.

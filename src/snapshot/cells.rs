@@ -24,6 +24,19 @@ pub fn placeholder(dialect: Dialect, column: &Column) -> &'static str {
     }
 }
 
+/// The placeholder for a value that is written into a column: NULLs go out as numbers, of which MariaDB makes
+/// no geometry, and text that is not UTF-8 goes out as bytes.
+#[must_use]
+pub fn written(dialect: Dialect, column: &Column, value: &Arg) -> &'static str {
+    const SPATIAL: [&str; 5] = ["geom", "point", "linestring", "polygon", "multi"];
+    let is_spatial = || dialect == Dialect::MySql && SPATIAL.iter().any(|start| word(column).starts_with(start));
+    match value {
+        Arg::Null if is_spatial() => "IF(? IS NULL, NULL, NULL)",
+        Arg::RawText(_) => "CAST(? AS TEXT)",
+        _ => "?",
+    }
+}
+
 /// Whether a column holds whole numbers, as far as its type says.
 #[must_use]
 pub fn is_whole(column: &Column) -> bool {
@@ -44,7 +57,7 @@ impl From<Value> for Arg {
             Value::Int(number) => Self::Int(number),
             Value::Real(number) => Self::Real(number),
             Value::Text(bytes) => {
-                String::from_utf8(bytes).map_or_else(|error| Self::Bytes(error.into_bytes()), Self::Text)
+                String::from_utf8(bytes).map_or_else(|error| Self::RawText(error.into_bytes()), Self::Text)
             }
             Value::Blob(bytes) => Self::Bytes(bytes),
         }
@@ -61,9 +74,8 @@ pub fn to_json(value: &Arg) -> serde_json::Value {
         Arg::Text(text) => json!(text),
         // As text: JSON has neither infinities nor a rule for the last digit.
         Arg::Real(number) => json!({ "real": number.to_string() }),
-        Arg::Bytes(bytes) => {
-            json!({ "hex": bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() })
-        }
+        Arg::Bytes(bytes) => json!({ "hex": hex(bytes) }),
+        Arg::RawText(bytes) => json!({ "text": hex(bytes) }),
     }
 }
 
@@ -79,12 +91,22 @@ pub fn from_json(json: &serde_json::Value) -> Option<Arg> {
             if let Some(number) = object.get("real") {
                 return number.as_str()?.parse().ok().map(Arg::Real);
             }
-            let hex = object.get("hex")?.as_str()?;
-            let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
-            (0..hex.len()).step_by(2).map(byte).collect::<Option<Vec<u8>>>().map(Arg::Bytes)
+            if let Some(text) = object.get("text") {
+                return unhex(text.as_str()?).map(Arg::RawText);
+            }
+            unhex(object.get("hex")?.as_str()?).map(Arg::Bytes)
         }
         Value::Bool(_) | Value::Array(_) => None,
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(hex: &str) -> Option<Vec<u8>> {
+    let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+    (0..hex.len()).step_by(2).map(byte).collect()
 }
 
 /// Values as one text that tells them apart; a key of the working file.
@@ -108,7 +130,7 @@ pub fn show(value: &Arg) -> String {
         Arg::Int(number) => number.to_string(),
         Arg::Real(number) => number.to_string(),
         Arg::Text(text) => text.clone(),
-        Arg::Bytes(bytes) => format!("0x{}", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+        Arg::Bytes(bytes) | Arg::RawText(bytes) => format!("0x{}", hex(bytes)),
     }
 }
 
@@ -149,6 +171,7 @@ mod tests {
             Arg::Text("\"[,\u{1F600}\0".to_owned()),
             Arg::Bytes(vec![0, 255, 16]),
             Arg::Bytes(Vec::new()),
+            Arg::RawText(vec![0, 255, 16]),
         ];
         assert_eq!(decode(&encode(&cells)), Some(cells));
     }

@@ -176,6 +176,11 @@ impl Side {
         self.column(table, column).map_or("?", |column| cells::placeholder(self.db.dialect(), column))
     }
 
+    /// The placeholder for a value that is written into a column.
+    pub(super) fn written(&self, table: &str, column: &str, value: &Arg) -> &'static str {
+        self.column(table, column).map_or("?", |column| cells::written(self.db.dialect(), column, value))
+    }
+
     fn column(&self, table: &str, column: &str) -> Option<&Column> {
         self.tables.get(table)?.columns.iter().find(|known| known.name == column)
     }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How many random tables are tried; each has this many rows.
-const TABLES: u64 = 6;
+pub const TABLES: u64 = 6;
 const ROWS: u32 = 40;
 
 on_both! {
@@ -191,7 +191,7 @@ fn literal(value: &Value) -> String {
 }
 
 /// The rows of a table by the server's own tool.
-fn dump(db: &TestDb, table: &str) -> String {
+pub fn dump(db: &TestDb, table: &str) -> String {
     let output = Command::new("mariadb-dump")
         .args(["--no-defaults", "--host=127.0.0.1", "--user=admin", "--password=admin-test", "--hex-blob", "--compact"])
         .args(["--no-create-info", "--skip-extended-insert", "--order-by-primary", "--default-character-set=utf8mb4"])
@@ -203,30 +203,36 @@ fn dump(db: &TestDb, table: &str) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
+/// Two tables of random types, the first of them with rows; how many columns they have beside the key.
+pub async fn any_types(db: &TestDb, seed: u64) -> usize {
+    let mut random = StdRng::seed_from_u64(seed);
+    let key_kind = KEYS[usize::try_from(seed).unwrap() % KEYS.len()];
+    let kinds: Vec<&Kind> = KINDS.iter().filter(|_| random.random_bool(0.7)).collect();
+    let mut columns: Vec<String> =
+        kinds.iter().enumerate().map(|(index, (kind, _))| format!("`c {index}` {kind}")).collect();
+    columns.insert(random.random_range(0..columns.len()), format!("`the``key` {key_kind} NOT NULL PRIMARY KEY"));
+    let columns = columns.join(", ");
+    for table in ["one", "two"] {
+        db.execute(&format!("CREATE OR REPLACE TABLE {table} ({columns})"), vec![]).await;
+    }
+    for number in 0..ROWS {
+        let names: Vec<String> = (0..kinds.len()).map(|index| format!("`c {index}`")).collect();
+        let values: Vec<String> = kinds
+            .iter()
+            .map(|(_, value)| if random.random_bool(0.15) { "NULL".to_owned() } else { value(&mut random) })
+            .collect();
+        let (names, values) = (names.join(", "), values.join(", "));
+        let key = key(key_kind, number);
+        db.execute(&format!("INSERT INTO one (`the``key`, {names}) VALUES ({key}, {values})"), vec![]).await;
+    }
+    kinds.len()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_of_any_types_put_back_is_what_the_server_dumped() {
     let db = TestDb::new(Engine::MariaDb).await;
     for seed in 0..TABLES {
-        let mut random = StdRng::seed_from_u64(seed);
-        let key_kind = KEYS[usize::try_from(seed).unwrap() % KEYS.len()];
-        let kinds: Vec<&Kind> = KINDS.iter().filter(|_| random.random_bool(0.7)).collect();
-        let mut columns: Vec<String> =
-            kinds.iter().enumerate().map(|(index, (kind, _))| format!("`c {index}` {kind}")).collect();
-        columns.insert(random.random_range(0..columns.len()), format!("`the``key` {key_kind} NOT NULL PRIMARY KEY"));
-        let columns = columns.join(", ");
-        for table in ["one", "two"] {
-            db.execute(&format!("CREATE OR REPLACE TABLE {table} ({columns})"), vec![]).await;
-        }
-        for number in 0..ROWS {
-            let names: Vec<String> = (0..kinds.len()).map(|index| format!("`c {index}`")).collect();
-            let values: Vec<String> = kinds
-                .iter()
-                .map(|(_, value)| if random.random_bool(0.15) { "NULL".to_owned() } else { value(&mut random) })
-                .collect();
-            let (names, values) = (names.join(", "), values.join(", "));
-            let key = key(key_kind, number);
-            db.execute(&format!("INSERT INTO one (`the``key`, {names}) VALUES ({key}, {values})"), vec![]).await;
-        }
+        let kinds = any_types(&db, seed).await;
         let dir = tempfile::tempdir().unwrap();
         let store = Store::dir(dir.path());
         let manifest = take(&db, &store, &["one"]).await;
@@ -240,7 +246,7 @@ async fn a_snapshot_of_any_types_put_back_is_what_the_server_dumped() {
         }
         assert_eq!(dump(&db, "two").replace("INTO `two`", "INTO `one`"), dump(&db, "one"), "seed {seed}");
         // What the tool prints of a FLOAT or a DOUBLE is not all of it.
-        for (index, _) in kinds.iter().enumerate() {
+        for index in 0..kinds {
             let different = format!(
                 "SELECT COUNT(*) FROM one JOIN two USING (`the``key`) WHERE NOT (BINARY one.`c {index}` <=> BINARY two.`c {index}`)
                  OR NOT (one.`c {index}` <=> two.`c {index}`)"
@@ -250,9 +256,8 @@ async fn a_snapshot_of_any_types_put_back_is_what_the_server_dumped() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_snapshot_of_sqlite_keeps_every_storage_class() {
-    let db = TestDb::new(Engine::Sqlite).await;
+/// A table of SQLite whose rows have values of every storage class in every column.
+pub async fn any_classes(db: &TestDb) {
     db.execute("CREATE TABLE one (id TEXT COLLATE NOCASE PRIMARY KEY, \"a \"\"b\" INT, c, d REAL)", vec![]).await;
     let values = [
         "NULL",
@@ -276,6 +281,12 @@ async fn a_snapshot_of_sqlite_keeps_every_storage_class() {
         let id = format!("'{}{id}'", ["b", "A", "_"][id % 3]);
         db.execute(&format!("INSERT INTO one VALUES ({id}, {any})"), vec![]).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_of_sqlite_keeps_every_storage_class() {
+    let db = TestDb::new(Engine::Sqlite).await;
+    any_classes(&db).await;
     let dir = tempfile::tempdir().unwrap();
     let store = Store::dir(dir.path());
     let manifest = take(&db, &store, &["one"]).await;

@@ -173,10 +173,10 @@ impl<'a> Apply<'a> {
             tx.execute(Query::new("restore session", SESSION_MYSQL), vec![]).await?;
         }
         let (ready, mut settled) = ready(context, &mut tx, table, candidates).await?;
-        let insert = insert_sql(&context.live, shape);
         let mut inserted = Vec::new();
         for mut one in ready {
-            match tx.execute(Query::new("restore insert", insert.as_str()), one.row.clone()).await {
+            let insert = insert_sql(&context.live, shape, &one.row);
+            match tx.execute(Query::new("restore insert", insert), one.row.clone()).await {
                 Ok(_) => inserted.push(one),
                 Err(error) if is_passing(&error) || matches!(error.kind, Kind::Unavailable | Kind::Definition) => {
                     return Err(error.into());

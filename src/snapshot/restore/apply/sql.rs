@@ -11,13 +11,15 @@ use crate::{
     },
 };
 
-pub(super) fn insert_sql(live: &Side, shape: &Shape) -> String {
+pub(super) fn insert_sql(live: &Side, shape: &Shape, row: &[Arg]) -> String {
     let dialect = live.db.dialect();
+    let marks: Vec<&str> =
+        shape.columns.iter().zip(row).map(|(column, value)| live.written(&shape.table, column, value)).collect();
     format!(
         "-- daymend: restore insert\nINSERT INTO {} ({}) VALUES ({})",
         quote(dialect, &shape.table),
         quote_all(dialect, shape.columns.iter().map(String::as_str)),
-        db::repeat("?", shape.columns.len())
+        marks.join(", ")
     )
 }
 
@@ -44,8 +46,12 @@ pub(in crate::snapshot::restore) async fn update(
 ) -> Result<u64, DbError> {
     let dialect = live.db.dialect();
     let places = (0..shape.columns.len()).filter(|place| !shape.key.contains(place));
-    let (names, mut args): (Vec<String>, Vec<Arg>) =
-        places.map(|place| (format!("{} = ?", quote(dialect, &shape.columns[place])), row[place].clone())).unzip();
+    let (names, mut args): (Vec<String>, Vec<Arg>) = places
+        .map(|place| {
+            let (column, value) = (&shape.columns[place], &row[place]);
+            (format!("{} = {}", quote(dialect, column), live.written(&shape.table, column, value)), value.clone())
+        })
+        .unzip();
     let (condition, key) = key_condition(live, shape, &shape.key_of(row));
     args.extend(key);
     let sql = format!(
