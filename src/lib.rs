@@ -13,6 +13,7 @@
 //! - [`triggers`]: what marks the days whose source changes.
 //! - [`scheduler`]: reconciles what should be enqueued with what is.
 //! - [`doctor`]: what is wrong with a site, and what to do about it.
+//! - [`snapshot`]: consistent copies of tables, kept and read back.
 //! - [`metrics`], [`health`], [`http`]: what a process shows of itself.
 //! - [`cli`]: one file a command.
 
@@ -35,5 +36,6 @@ pub mod recompute;
 pub mod rollup;
 pub mod runs;
 pub mod scheduler;
+pub mod snapshot;
 pub mod triggers;
 pub mod worker;

@@ -1,14 +1,16 @@
--- The two users of daymend on MySQL 8 and MariaDB, and no more than they need.
+-- The three users of daymend on MySQL 8 and MariaDB, and no more than they need.
 --
--- Replace four things, then run the file as an administrator; README.md beside it has the
+-- Replace five things, then run the file as an administrator; README.md beside it has the
 -- commands. It can be run again at any time, and has to be after an upgrade, before `daymend migrate`.
 --   `lab`                 the lab system's database
 --   '%'                   the hosts that the users may come from
---   'CHANGE_ME_MIGRATE'   two passwords
+--   'CHANGE_ME_MIGRATE'   three passwords
 --   'CHANGE_ME_RUN_TIME'
+--   'CHANGE_ME_SNAPSHOT'  (leave the third user out where no snapshots are taken)
 
 CREATE USER IF NOT EXISTS daymend_migrate@'%' IDENTIFIED BY 'CHANGE_ME_MIGRATE';
 CREATE USER IF NOT EXISTS daymend@'%' IDENTIFIED BY 'CHANGE_ME_RUN_TIME';
+CREATE USER IF NOT EXISTS daymend_snapshot@'%' IDENTIFIED BY 'CHANGE_ME_SNAPSHOT';
 
 -- `daymend migrate`: creates tables and writes down which version they have.
 
@@ -25,6 +27,7 @@ GRANT CREATE ON `lab`.daymend_audits TO daymend_migrate@'%';
 GRANT CREATE ON `lab`.daymend_audit_days TO daymend_migrate@'%';
 GRANT CREATE ON `lab`.daymend_audit_labs TO daymend_migrate@'%';
 GRANT CREATE ON `lab`.daymend_dirty TO daymend_migrate@'%';
+GRANT CREATE ON `lab`.daymend_snapshots TO daymend_migrate@'%';
 -- The lab system's output tables. The right is asked for even where they exist.
 GRANT CREATE ON `lab`.operation_historical_summary TO daymend_migrate@'%';
 GRANT CREATE ON `lab`.operation_event_log TO daymend_migrate@'%';
@@ -71,6 +74,8 @@ GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON `lab`.daymend_audit_labs TO daym
 REVOKE CREATE ON `lab`.daymend_audit_labs FROM daymend@'%';
 GRANT CREATE, SELECT, INSERT, DELETE ON `lab`.daymend_dirty TO daymend@'%';
 REVOKE CREATE ON `lab`.daymend_dirty FROM daymend@'%';
+GRANT CREATE, SELECT, INSERT, UPDATE ON `lab`.daymend_snapshots TO daymend@'%';
+REVOKE CREATE ON `lab`.daymend_snapshots FROM daymend@'%';
 
 -- The three tables of the lab system that daymend writes to. Columns can only be granted of tables
 -- that exist: where these do not, run `daymend migrate` when this point has been reached, and the
@@ -85,5 +90,20 @@ GRANT SELECT (id, lab_id, is_scheduled, job_status, initiated_by_id, migration_t
     UPDATE (is_scheduled, start_date, end_date, job_status, time_taken, modified_at)
     ON `lab`.crelio_data_migrations TO daymend@'%';
 
+-- `daymend snapshot take`, by hand and every day: whole tables, names and results of patients with
+-- them. It writes nothing. Where snapshots are to have other tables, name them here.
+
+GRANT SELECT ON `lab`.labs TO daymend_snapshot@'%';
+GRANT SELECT ON `lab`.billing TO daymend_snapshot@'%';
+GRANT SELECT ON `lab`.billingInfo TO daymend_snapshot@'%';
+GRANT SELECT ON `lab`.allTests TO daymend_snapshot@'%';
+GRANT SELECT ON `lab`.labReportRelation TO daymend_snapshot@'%';
+GRANT SELECT ON `lab`.collectedSample TO daymend_snapshot@'%';
+GRANT CREATE, SELECT ON `lab`.operation_historical_summary TO daymend_snapshot@'%';
+REVOKE CREATE ON `lab`.operation_historical_summary FROM daymend_snapshot@'%';
+GRANT CREATE, SELECT ON `lab`.crelio_data_migrations TO daymend_snapshot@'%';
+REVOKE CREATE ON `lab`.crelio_data_migrations FROM daymend_snapshot@'%';
+
 SHOW GRANTS FOR daymend_migrate@'%';
 SHOW GRANTS FOR daymend@'%';
+SHOW GRANTS FOR daymend_snapshot@'%';

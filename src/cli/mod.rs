@@ -18,6 +18,7 @@ mod repair;
 mod rollups;
 mod runs;
 mod service;
+mod snapshot;
 mod triggers;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
@@ -45,7 +46,8 @@ pub enum Exit {
     Failed = 1,
     /// The input was wrong (an option, a lab, a day, a rollup definition); nothing was done.
     Usage = 2,
-    /// Something is wrong with what is stored, or will be: an audit found drift, or the doctor warns.
+    /// Something is wrong with what is stored, or will be: an audit found drift, the doctor warns, a
+    /// snapshot differs, or a restore leaves rows for a person to decide.
     Drift = 3,
     /// The database cannot be reached.
     Unavailable = 4,
@@ -159,6 +161,9 @@ enum Command {
     Queue(queue::Command),
     /// Say what is wrong with this site, and what to do about it
     Doctor(doctor::Options),
+    /// Take, show, check and prune snapshots of the source's tables
+    #[command(subcommand)]
+    Snapshot(snapshot::Command),
     /// Show and check rollup definitions
     #[command(subcommand)]
     Rollups(rollups::Command),
@@ -204,6 +209,7 @@ pub fn main() -> ExitCode {
             Command::Runs(command) => command.run(global).await,
             Command::Queue(command) => command.run(global).await,
             Command::Doctor(options) => options.run(global).await,
+            Command::Snapshot(command) => command.run(global).await,
             Command::Rollups(command) => command.run(global).await,
             Command::Triggers(command) => command.run(global).await,
             Command::Bench(command) => command.run(global).await,

@@ -10,7 +10,11 @@ use std::{
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Global, historical_summary, print_json, usage};
+use super::{
+    Exit, Global, historical_summary, print_json,
+    snapshot::{self, SourceArgs, prune::KeepArgs},
+    usage,
+};
 use crate::{
     db::{self, ConnectOptions, Db},
     error::chain,
@@ -18,7 +22,13 @@ use crate::{
     http::{self, Site},
     metrics, queue,
     recompute::shrink::MaxShrink,
-    scheduler::{self, audits::AuditConfig, nightly::NightlyAt},
+    rollup::Rollup,
+    scheduler::{
+        self,
+        audits::AuditConfig,
+        nightly::NightlyAt,
+        snapshots::{self, Daily, SnapshotAt},
+    },
     worker::{self, throttle::Limits},
 };
 
@@ -122,6 +132,48 @@ pub(super) struct AttemptsArgs {
     #[arg(long, env = "DAYMEND_ATTEMPTS", default_value_t = 5, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(super) attempts: u32,
+}
+
+/// What the scheduler copies every day.
+#[derive(Debug, Args)]
+struct SnapshotArgs {
+    /// Take a snapshot every day, to a directory or s3://BUCKET/PREFIX (endpoint, region and secrets as
+    /// AWS_… in the environment)
+    #[arg(long = "snapshot-to", env = "DAYMEND_SNAPSHOT_STORE", value_name = "PLACE")]
+    to: Option<String>,
+
+    /// When it is due, with --snapshot-to
+    #[arg(long = "snapshot-at", env = "DAYMEND_SNAPSHOT_AT", default_value = "02:00 UTC", value_name = "TIME")]
+    at: SnapshotAt,
+
+    #[command(flatten)]
+    source: SourceArgs,
+
+    #[command(flatten)]
+    keep: KeepArgs,
+}
+
+impl SnapshotArgs {
+    /// Takes snapshots in a task of its own until `shutdown`, where a target is set.
+    async fn start(
+        &self,
+        global: &Global,
+        db: &Db,
+        rollup: &Rollup,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+        let Some(place) = &self.to else { return Ok(tokio::spawn(async {})) };
+        let daily = Daily {
+            at: self.at,
+            store: snapshot::store(place)?,
+            source: self.source.connect(global).await?,
+            tables: Some(snapshot::default_tables(rollup)),
+            keep: self.keep.keep.clone(),
+            holder: format!("pid {} {:016x}", std::process::id(), rand::random::<u64>()),
+        };
+        let (db, clock, shutdown) = (db.clone(), global.clock(), shutdown.clone());
+        Ok(tokio::spawn(async move { snapshots::run(&db, &daily, clock, &shutdown).await }))
+    }
 }
 
 impl SchedulerArgs {
@@ -251,6 +303,9 @@ pub(super) struct SchedulerOptions {
     scheduler: SchedulerArgs,
 
     #[command(flatten)]
+    snapshot: SnapshotArgs,
+
+    #[command(flatten)]
     http: HttpArgs,
 }
 
@@ -267,7 +322,9 @@ impl SchedulerOptions {
         let pulse = health.part("scheduler", TICK_FRESH);
         self.http.serve(global, "scheduler", &health).await?;
         let shutdown = shutdown_on_signal(&health)?;
+        let snapshots = self.snapshot.start(global, &db, rollup, &shutdown).await?;
         scheduler::run(&db, rollup, &config, global.clock(), &pulse, &shutdown).await;
+        let _ = snapshots.await;
         db.close().await;
         Ok(Exit::Ok.into())
     }
@@ -344,6 +401,9 @@ pub(super) struct ServeOptions {
     scheduler: SchedulerArgs,
 
     #[command(flatten)]
+    snapshot: SnapshotArgs,
+
+    #[command(flatten)]
     worker: WorkerArgs,
 
     #[command(flatten)]
@@ -364,8 +424,10 @@ impl ServeOptions {
         let shutdown = shutdown_on_signal(&health)?;
         let clock = global.clock();
         let scheduling = self.scheduler.config();
+        let snapshots = self.snapshot.start(global, &db, rollup, &shutdown).await?;
         let working = worker::run(&db, &lease_db, rollups.clone(), &config, clock, &worker_pulse, &shutdown);
         tokio::join!(working, scheduler::run(&db, rollup, &scheduling, clock, &scheduler_pulse, &shutdown));
+        let _ = snapshots.await;
         close(&[&db, &lease_db]).await;
         Ok(Exit::Ok.into())
     }

@@ -1,6 +1,6 @@
 //! Opening a pool from a URL.
 
-use std::{str::FromStr, time::Duration};
+use std::{path::Path, str::FromStr, time::Duration};
 
 use anyhow::{Context, bail};
 use sqlx::{
@@ -93,6 +93,19 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
         _ => bail!("the database URL must begin with mysql:// or sqlite: (see --database-url)"),
     };
     Ok(Db::new(opened, pool))
+}
+
+/// Opens a SQLite file that nobody writes to any more, to read it and nothing else.
+#[must_use]
+pub(crate) fn open_file(path: &Path) -> Db {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(true)
+        .immutable(true)
+        .statement_cache_capacity(200)
+        .disable_statement_logging();
+    let pool = ConnectOptions::new(4);
+    Db::new(Pool::Sqlite(sqlite_pool(options, pool)), pool)
 }
 
 fn mysql_pool(options: MySqlConnectOptions, pool: ConnectOptions) -> MySqlPool {

@@ -41,6 +41,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!(3, "audits", "0003_audits.sql"),
     migration!(4, "dirty", "0004_dirty.sql"),
     migration!(5, "limits", "0005_limits.sql"),
+    migration!(6, "snapshots", "0006_snapshots.sql"),
 ];
 
 /// Why the schema does not fit this binary.

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use sqlx::{MySqlPool, SqlitePool};
 
+pub(crate) use connect::open_file;
 pub use connect::{ConnectOptions, connect};
 pub use dialect::{DbClock, Dialect};
 pub use error::{DbError, Kind, code};
@@ -27,7 +28,7 @@ pub use retry::{Backoff, RETRIES_MAX, retry};
 pub use statement::{Statement, repeat};
 pub use tx::{Query, Tx};
 pub(crate) use value::json_list;
-pub use value::{Arg, Row, instant_text};
+pub use value::{Arg, Cell, Row, instant_text};
 
 /// How long a statement may go without an answer, where nothing else is said.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -69,6 +70,12 @@ impl Db {
     #[must_use]
     pub fn renewed(&self) -> Self {
         Self { pool: self.pool.reopened(self.opened), ..self.clone() }
+    }
+
+    /// Another pool to the same database, opened in another way.
+    #[must_use]
+    pub(crate) fn reopened(&self, options: ConnectOptions) -> Self {
+        Self { pool: self.pool.reopened(options), opened: options, ..self.clone() }
     }
 
     /// The same pool with another clock, for tests.
@@ -129,6 +136,15 @@ impl Db {
     #[must_use]
     pub fn pool_max(&self) -> u32 {
         self.opened.connections
+    }
+
+    /// The name of the database: a schema of the server, or SQLite's file.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match &self.pool {
+            Pool::MySql(pool) => pool.connect_options().get_database().unwrap_or_default().to_owned(),
+            Pool::Sqlite(pool) => pool.connect_options().get_filename().display().to_string(),
+        }
     }
 
     /// Closes every connection.

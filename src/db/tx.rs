@@ -17,8 +17,9 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use futures::{FutureExt as _, StreamExt, TryStreamExt, stream::BoxStream};
 use sqlx::{Column as _, Executor as _, MySql, Sqlite, Statement as _, pool::PoolConnection};
+use tokio::sync::mpsc;
 
 use super::{Arg, Db, DbClock, DbError, Dialect, Mode, Pool, Row, Statement, connect::PING_TIMEOUT};
 
@@ -79,7 +80,9 @@ macro_rules! bound {
             query = match arg {
                 Arg::Null => query.bind(None::<i64>),
                 Arg::Int(value) => query.bind(value),
+                Arg::Real(value) => query.bind(value),
                 Arg::Text(value) => query.bind(value),
+                Arg::Bytes(value) | Arg::RawText(value) => query.bind(value),
             };
         }
         query
@@ -248,8 +251,61 @@ impl Tx {
         })
     }
 
+    /// Hands every row to `each` as it arrives, sends on what comes of it, and waits where the receiver is
+    /// slower. The limit is for the wait for each row: all of them together may take as long as they like.
+    pub(crate) async fn stream<'q, M: Send>(
+        &mut self,
+        query: impl Into<Query<'q>>,
+        args: Vec<Arg>,
+        sender: &mpsc::Sender<M>,
+        mut each: impl FnMut(Row) -> Result<Option<M>, sqlx::Error> + Send,
+    ) -> Result<(), DbError> {
+        let query = query.into();
+        let sql = self.render(&query);
+        let limit = self.limit;
+        let Some(connection) = &mut self.connection else {
+            unreachable!("a transaction has its connection until it is dropped")
+        };
+        self.is_busy = true;
+        let mut rows: BoxStream<'_, Result<Row, sqlx::Error>> = match connection {
+            Connection::MySql(connection) => bound!(&sql, args).fetch(&mut **connection).map_ok(Row::from).boxed(),
+            Connection::Sqlite(connection) => bound!(&sql, args).fetch(&mut **connection).map_ok(Row::from).boxed(),
+        };
+        loop {
+            // Rows that are there already need no timer.
+            let next = match rows.try_next().now_or_never() {
+                Some(next) => next.map_err(Failure::Error),
+                None => within(limit, rows.try_next()).await,
+            };
+            let row = match next {
+                Ok(Some(row)) => row,
+                Ok(None) => break,
+                Err(failure) => return Err(DbError::new(query.name, failure.into_error(limit))),
+            };
+            // Who stops in the middle leaves a connection behind on which rows still arrive.
+            if let Some(message) = each(row).map_err(|error| DbError::new(query.name, error))? {
+                let sent = sender.send(message).await;
+                sent.map_err(|_| DbError::new(query.name, sqlx::Error::WorkerCrashed))?;
+            }
+        }
+        drop(rows);
+        self.is_busy = false;
+        Ok(())
+    }
+
+    /// What the transaction has read up to here; [`forget`](Self::forget) goes back to it.
+    pub(crate) async fn remember(&mut self) -> Result<(), DbError> {
+        self.control("savepoint", "SAVEPOINT daymend").await
+    }
+
+    /// Lets go of the locks on the definitions of the tables that were read since, and keeps the read
+    /// view: nobody who alters one of them has to wait for the end of the transaction.
+    pub(crate) async fn forget(&mut self) -> Result<(), DbError> {
+        self.control("rollback to savepoint", "ROLLBACK TO SAVEPOINT daymend").await
+    }
+
     /// The names of the columns that a statement returns; prepares it and does not run it.
-    pub(super) async fn columns(&mut self, query: Query<'_>) -> Result<Vec<String>, DbError> {
+    pub(crate) async fn columns(&mut self, query: Query<'_>) -> Result<Vec<String>, DbError> {
         let sql = self.render(&query);
         on_connection!(self, query.name, |connection| async {
             let statement = connection.prepare(&sql).await?;

@@ -17,8 +17,14 @@ pub enum Arg {
     Null,
     /// A whole number.
     Int(i64),
+    /// A floating-point number.
+    Real(f64),
     /// Text; also dates and instants.
     Text(String),
+    /// Bytes.
+    Bytes(Vec<u8>),
+    /// Text of SQLite that is not UTF-8; the statement has to say `CAST(? AS TEXT)`.
+    RawText(Vec<u8>),
 }
 
 /// The text form of an instant that both databases compare rightly.
@@ -140,7 +146,52 @@ macro_rules! column {
     };
 }
 
+/// A value as its database has it, borrowed from its row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Cell<'r> {
+    /// SQL's NULL.
+    Null,
+    /// MySQL: the value in the binary protocol. A date or a time begins with its length, so that a zero
+    /// date is one byte, and no NULL.
+    Packed(&'r [u8]),
+    /// SQLite: a whole number.
+    Int(i64),
+    /// SQLite: a floating-point number.
+    Real(f64),
+    /// SQLite: text.
+    Text(&'r [u8]),
+    /// SQLite: bytes.
+    Blob(&'r [u8]),
+}
+
 impl Row {
+    /// A value as it is, whatever its type.
+    pub fn cell(&self, index: usize) -> Result<Cell<'_>, sqlx::Error> {
+        match self {
+            Self::MySql(row) => {
+                let raw = row.try_get_raw(index)?;
+                // The driver takes a zero date for NULL as well; only NULL has no bytes.
+                if raw.is_null() && raw.type_info().name() != "DATE" && !raw.type_info().name().contains("TIME") {
+                    return Ok(Cell::Null);
+                }
+                Ok(<&[u8] as sqlx::Decode<sqlx::MySql>>::decode(raw).map_or(Cell::Null, Cell::Packed))
+            }
+            Self::Sqlite(row) => {
+                let raw = row.try_get_raw(index)?;
+                if raw.is_null() {
+                    return Ok(Cell::Null);
+                }
+                // The storage class of this very value, whatever its column declares.
+                Ok(match raw.type_info().name() {
+                    "INTEGER" => Cell::Int(row.try_get_unchecked(index)?),
+                    "REAL" => Cell::Real(row.try_get_unchecked(index)?),
+                    "TEXT" => Cell::Text(row.try_get_unchecked(index)?),
+                    _ => Cell::Blob(row.try_get_unchecked(index)?),
+                })
+            }
+        }
+    }
+
     /// The position of a named column.
     #[must_use]
     pub fn position(&self, name: &str) -> Option<usize> {

@@ -114,6 +114,18 @@ catalogue! {
     /// Labs whose history the nightly audit has not been through yet, those it cannot read included.
     AUDIT_LABS_PENDING = Scheduler Type::Gauge, "daymend_audit_labs_pending", [];
 
+    /// When the last daily snapshot was taken, by the database's clock; 0 where there is none yet.
+    SNAPSHOT_COMPLETED = Scheduler Type::Gauge, "daymend_snapshot_completed_timestamp_seconds", [];
+
+    /// How many bytes that snapshot has, compressed.
+    SNAPSHOT_SIZE = Scheduler Type::Gauge, "daymend_snapshot_size_bytes", [];
+
+    /// How long it took to take.
+    SNAPSHOT_DURATION = Scheduler Type::Gauge, "daymend_snapshot_duration_seconds", [];
+
+    /// Daily snapshots that this scheduler took, by result: ok or failed.
+    SNAPSHOTS = Scheduler Type::Counter, "daymend_snapshots_total", ["result"];
+
     /// Jobs claimed by workers.
     JOBS_CLAIMED = Worker Type::Counter, "daymend_jobs_claimed_total", ["kind"];
 

@@ -12,6 +12,47 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 /// How often a plain line is printed.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
+/// Rows read and their rate.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    bar: ProgressBar,
+    title: &'static str,
+    is_terminal: bool,
+    begun: Instant,
+    printed: Instant,
+}
+
+impl Rows {
+    pub(crate) fn new(title: &'static str) -> Self {
+        let is_terminal = std::io::stderr().is_terminal();
+        let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(None, target).with_prefix(title);
+        if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos} rows  {per_sec}  {msg}") {
+            bar.set_style(style);
+        }
+        let now = Instant::now();
+        Self { bar, title, is_terminal, begun: now, printed: now }
+    }
+
+    /// So many rows of about so many; 0 where nobody knows.
+    pub(crate) fn update(&mut self, rows: u64, expected: u64, what: &str) {
+        if expected > 0 {
+            self.bar.set_length(expected.max(rows));
+        }
+        self.bar.set_position(rows);
+        self.bar.set_message(what.to_owned());
+        if !self.is_terminal && self.printed.elapsed() >= LINE_EVERY {
+            self.printed = Instant::now();
+            let rate = rows as f64 / self.begun.elapsed().as_secs_f64();
+            eprintln!("{}: {rows} rows, {rate:.0} a second, {what}", self.title);
+        }
+    }
+
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 /// Days done, their rate and the time left.
 #[derive(Debug)]
 pub(crate) struct Bar {

@@ -122,6 +122,19 @@ pub const HISTORICAL_SUMMARY: &str = "historical_summary";
 #[derive(Debug, Clone)]
 pub struct Rollups(Vec<Rollup>);
 
+impl Rollup {
+    /// The tables that it reads, and the one that it writes; each once.
+    #[must_use]
+    pub fn tables(&self) -> Vec<String> {
+        let selects = self.facts.iter().map(|facts| &facts.sql).chain([&self.labs, &self.days]);
+        let mut tables: Vec<String> = selects.flat_map(NamedSql::tables).collect();
+        tables.push(self.summary.table.clone());
+        tables.sort();
+        tables.dedup();
+        tables
+    }
+}
+
 impl Rollups {
     /// The compiled-in definitions, or those of `jobs_dir` in their place.
     ///

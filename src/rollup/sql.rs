@@ -32,6 +32,17 @@ impl NamedSql {
         self.parameters.iter().map(|name| value(name)).collect()
     }
 
+    /// The tables that it reads: what stands behind FROM and JOIN.
+    #[must_use]
+    pub fn tables(&self) -> Vec<String> {
+        let lines = self.text.lines().map(|line| line.split("--").next().unwrap_or_default());
+        let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
+        let behind = words.windows(2).filter(|pair| {
+            ["from", "join"].iter().any(|keyword| pair[0].eq_ignore_ascii_case(keyword)) && !pair[1].starts_with('(')
+        });
+        behind.map(|pair| pair[1].trim_matches(['`', '"', ',', ')']).to_owned()).collect()
+    }
+
     /// Reads a SELECT that may use the parameters `allowed`.
     pub(super) fn parse(file: &str, source: &str, allowed: &[&str]) -> Result<Self, Problem> {
         let mut parameters = Vec::new();

@@ -13,6 +13,9 @@ use crate::{
     statement,
 };
 
+/// The table of the records.
+pub const TABLE: &str = "crelio_data_migrations";
+
 /// The `migration_type` of the records that ask for a rebuild.
 pub const MIGRATION_TYPE: &str = "HISTORICAL_SUMMARY";
 

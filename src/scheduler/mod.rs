@@ -11,6 +11,7 @@
 //! - [`close_runs`]: runs whose jobs have all ended.
 //! - Runs that have outlived their retention are pruned, every hour.
 //! - [`audits`]: every night a slice of the history is audited, beside the ticks.
+//! - [`snapshots`]: the daily snapshot, beside the ticks.
 //! - [`observe`]: gauges of the queue and of what is due, beside the ticks.
 //!
 //! How it fails: a step that cannot reach the database is logged and done at a later tick; a
@@ -23,6 +24,7 @@ pub mod migrations;
 pub mod nightly;
 mod nightly_at;
 mod observe;
+pub mod snapshots;
 
 use std::{
     collections::BTreeMap,

@@ -24,6 +24,10 @@ const NOT_SHOWN: &[(&str, &str)] = &[
     ("daymend_audit_last_end_timestamp_seconds", "as above"),
     ("daymend_audit_oldest_timestamp_seconds", "as above"),
     ("daymend_audit_labs_pending", "as above"),
+    ("daymend_snapshot_completed_timestamp_seconds", "a row of its own is still to come; an alert watches it"),
+    ("daymend_snapshot_size_bytes", "as above"),
+    ("daymend_snapshot_duration_seconds", "as above"),
+    ("daymend_snapshots_total", "as above"),
 ];
 
 const UNITS: [&str; 4] = ["short", "s", "percentunit", "suffix:/s"];

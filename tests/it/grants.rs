@@ -143,6 +143,36 @@ async fn every_right_of_the_migrating_user_is_needed() {
     assert!(!migrate::migrate(&migrating).await.unwrap().is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_right_of_the_user_of_snapshots_is_needed() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let user = format!("{}_snapshot", db.name());
+    let rights = rights(&db, &user).await;
+    assert_eq!(rights.len(), 8, "{rights:#?}");
+    let dir = tempfile::tempdir().unwrap();
+    let take = ["snapshot", "take", "--to", dir.path().to_str().unwrap()];
+    run_ok(&db, &take);
+    for right in &rights {
+        assert_eq!(right.what, "SELECT");
+        let error = without(&db, &user, right, async || run_fails(&db, USAGE, &take)).await;
+        assert!(error.contains(&right.table), "{error}");
+    }
+    // Some columns are not the table: no copy without the others is made.
+    let whole = Right { table: "billing".to_owned(), what: "SELECT".to_owned() };
+    without(&db, &user, &whole, async || {
+        let some = format!("SELECT (id) ON {}.billing", db.name());
+        db.execute(&format!("GRANT {some} TO {user}@'%'"), args![]).await;
+        let error = run_fails(&db, USAGE, &take);
+        assert!(error.contains("billing"), "{error}");
+        db.execute(&format!("REVOKE {some} FROM {user}@'%'"), args![]).await;
+    })
+    .await;
+    let snapshots = connect(&db.snapshot_url, ConnectOptions::new(1)).unwrap();
+    for sql in ["SELECT id FROM daymend_jobs", "DELETE FROM billing", "UPDATE labs SET labTimeZone = NULL"] {
+        assert_denied(&snapshots, sql).await;
+    }
+}
+
 /// Runs a statement that has to be denied.
 async fn assert_denied(db: &Db, sql: &str) {
     let mut tx = db.begin(Mode::Write).await.unwrap();

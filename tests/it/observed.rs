@@ -81,8 +81,10 @@ async fn every_panel_and_rule_finds_data_and_no_alert_fires_beside_a_rebuild() {
     let proxy = Proxy::start(server::shared_port()).await;
     proxy.set(Weather::Slow(Duration::from_millis(20)));
     let far = db.through(&proxy);
+    let snapshots = tempfile::tempdir().unwrap();
+    let snapshots = snapshots.path().to_str().unwrap();
     let started = [
-        Process::start_with_pages(&db, &["--now", NOW, "scheduler", "--lab-metrics"]),
+        Process::start_with_pages(&db, &["--now", NOW, "scheduler", "--lab-metrics", "--snapshot-to", snapshots]),
         Process::start_with_pages(&far, &["--now", NOW, "worker", "--lab-metrics", "--throttle-query", "SELECT 0"]),
         Process::start_with_pages(&db, &["--now", NOW, "scheduler"]),
         Process::start_with_pages(&far, &["--now", NOW, "worker"]),

@@ -13,6 +13,8 @@ use clap::{Args, Subcommand};
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
+pub(super) use print::json as report_json;
+
 use super::{
     Exit, Global, check_rollups, connect_to, follow, historical_summary, print_json,
     service::{AttemptsArgs, ShrinkArgs},
@@ -158,13 +160,7 @@ impl AuditArgs {
             let enqueued = self.repair(global, db, rollup, &report).await?;
             if enqueued.ended.is_some() {
                 // Not from the replica, which may be behind.
-                let plan = audit::again(db, rollup, &enqueued.days).await?;
-                let again = self.audit(db, rollup, &plan, global.clock().now()).await?;
-                if !global.json {
-                    println!("\nThe repaired days, audited again:");
-                    print::report(&again, None);
-                }
-                after = Some(again);
+                after = Some(again(global, db, rollup, &enqueued.days, &self.options(global.clock().now())).await?);
             }
             repair = Some(enqueued);
         }
@@ -186,13 +182,11 @@ impl AuditArgs {
     }
 
     async fn audit(&self, db: &Db, rollup: &Rollup, plan: &Plan, as_of: DateTime<Utc>) -> anyhow::Result<Report> {
-        let options = audit::Options { as_of, except: self.except.iter().copied().collect(), rows_max: self.rows };
-        let total = plan.days();
-        let mut bar = Bar::new("audit");
-        let progress = |done, drifted| bar.update_noting(done, total, drifted, "drifted");
-        let report = audit::run(db, rollup, plan, &options, progress).await;
-        bar.finish();
-        Ok(report?)
+        watched(db, rollup, plan, &self.options(as_of)).await
+    }
+
+    fn options(&self, as_of: DateTime<Utc>) -> audit::Options {
+        audit::Options { as_of, except: self.except.iter().copied().collect(), rows_max: self.rows }
     }
 
     /// Enqueues the days that differ and that a recompute puts right; follows the run if asked to.
@@ -250,9 +244,36 @@ impl AuditArgs {
     }
 }
 
+/// Audits days that have been repaired, and prints what is left.
+pub(super) async fn again(
+    global: &Global,
+    db: &Db,
+    rollup: &Rollup,
+    days: &BTreeMap<i64, BTreeSet<NaiveDate>>,
+    options: &audit::Options,
+) -> anyhow::Result<Report> {
+    let plan = audit::again(db, rollup, days).await?;
+    let report = watched(db, rollup, &plan, options).await?;
+    if !global.json {
+        println!("\nThe repaired days, audited again:");
+        print::report(&report, None);
+    }
+    Ok(report)
+}
+
+/// An audit with a bar.
+async fn watched(db: &Db, rollup: &Rollup, plan: &Plan, options: &audit::Options) -> anyhow::Result<Report> {
+    let total = plan.days();
+    let mut bar = Bar::new("audit");
+    let progress = |done, drifted| bar.update_noting(done, total, drifted, "drifted");
+    let report = audit::run(db, rollup, plan, options, progress).await;
+    bar.finish();
+    Ok(report?)
+}
+
 /// Clean is what was clean from the start, or is after its repair, with nothing left that no
 /// repair mends.
-fn exit(report: &Report, after: Option<&Report>) -> Exit {
+pub(super) fn exit(report: &Report, after: Option<&Report>) -> Exit {
     let is_clean = match after {
         Some(after) => after.is_clean() && report.beyond_repair().is_empty(),
         None => report.is_clean(),

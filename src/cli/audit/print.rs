@@ -227,7 +227,7 @@ pub(super) fn would_enqueue(days: &BTreeMap<i64, BTreeSet<NaiveDate>>) {
 }
 
 /// Everything, for machines.
-pub(super) fn json(report: &Report) -> Value {
+pub(in crate::cli) fn json(report: &Report) -> Value {
     json!({
         "as_of": report.as_of,
         "is_clean": report.is_clean(),

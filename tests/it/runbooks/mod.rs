@@ -72,6 +72,7 @@ fn thresholds(rule: &str) -> Vec<String> {
     let of = |words: &[&str]| match words {
         [">", hours, "*", "3600", ..] => Some(format!("{hours} hours")),
         [">", minutes, "*", "60", ..] => Some(format!("{minutes} minutes")),
+        ["<", hours, "*", "3600", ..] => Some(format!("{hours} hours")),
         ["<", seconds, ..] if seconds.parse::<u32>().is_ok() => Some(format!("{seconds} s")),
         _ => None,
     };
@@ -208,7 +209,14 @@ impl Shell {
         fs::set_permissions(&daymend, fs::Permissions::from_mode(0o755)).unwrap();
         let mut variables: Vec<(String, String)> =
             wreck.variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        variables.push(("DAYMEND_DATABASE_URL".to_owned(), wreck.db.url.clone()));
+        let store = bin.path().join("snapshots").display().to_string();
+        for (name, value) in [
+            ("DAYMEND_DATABASE_URL", &wreck.db.url),
+            ("DAYMEND_SNAPSHOT_DATABASE_URL", &wreck.db.snapshot_url),
+            ("DAYMEND_SNAPSHOT_STORE", &store),
+        ] {
+            variables.push((name.to_owned(), value.clone()));
+        }
         let mut processes = Vec::new();
         if ["curl ", "--wait", "runs watch"].iter().any(|waits| page.text.contains(waits)) {
             let ready = [

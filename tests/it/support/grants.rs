@@ -14,12 +14,18 @@ pub fn migrate_url(port: u16, database: &str) -> String {
     format!("mysql://{database}_migrate:CHANGE_ME_MIGRATE@127.0.0.1:{port}/{database}")
 }
 
-/// The file for a database, whose two users are named after it.
+/// For `daymend snapshot take`.
+pub fn snapshot_url(port: u16, database: &str) -> String {
+    format!("mysql://{database}_snapshot:CHANGE_ME_SNAPSHOT@127.0.0.1:{port}/{database}")
+}
+
+/// The file for a database, whose three users are named after it.
 pub fn statements(database: &str) -> String {
     let file = FILE
         .replace("`lab`", database)
         .replace("daymend@'%'", &format!("{database}@'%'"))
-        .replace("daymend_migrate@'%'", &format!("{database}_migrate@'%'"));
+        .replace("daymend_migrate@'%'", &format!("{database}_migrate@'%'"))
+        .replace("daymend_snapshot@'%'", &format!("{database}_snapshot@'%'"));
     let statements = server::statements(&file).into_iter().filter(|sql| !sql.starts_with("SHOW "));
     statements.collect::<Vec<_>>().join(";\n")
 }

@@ -19,6 +19,7 @@ pub mod prometheus;
 pub mod promql;
 pub mod proxy;
 pub mod rules;
+pub mod s3;
 pub mod server;
 pub mod work;
 
@@ -50,6 +51,8 @@ pub struct TestDb {
     pub migrate_url: String,
     /// For `daymend triggers`, which is an administrator's to run.
     pub triggers_url: String,
+    /// For `daymend snapshot take`.
+    pub snapshot_url: String,
     /// For the library under test.
     pub db: Db,
     /// For the test itself.
@@ -73,6 +76,7 @@ impl TestDb {
                     engine,
                     migrate_url: url.clone(),
                     triggers_url: url.clone(),
+                    snapshot_url: url.clone(),
                     url,
                     admin: db.clone(),
                     db,
@@ -90,7 +94,9 @@ impl TestDb {
         let (url, migrate_url) = (grants::run_time_url(port, &name), grants::migrate_url(port, &name));
         let triggers_url = server::url(port, &name);
         let (db, admin) = (pool(&url), pool(&triggers_url));
-        let this = Self { engine: Engine::MariaDb, url, migrate_url, triggers_url, db, admin, _dir: None };
+        let snapshot_url = grants::snapshot_url(port, &name);
+        let this =
+            Self { engine: Engine::MariaDb, url, migrate_url, triggers_url, snapshot_url, db, admin, _dir: None };
         this.run_script(include_str!("../../fixtures/source-schema.mysql.sql")).await;
         server::run(port, &grants::statements(&name)).await;
         this
@@ -129,6 +135,7 @@ impl TestDb {
             url: server::at_port(&self.url, proxy.port),
             migrate_url: self.migrate_url.clone(),
             triggers_url: self.triggers_url.clone(),
+            snapshot_url: self.snapshot_url.clone(),
             db: self.db.clone(),
             admin: self.admin.clone(),
             _dir: None,

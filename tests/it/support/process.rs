@@ -30,6 +30,7 @@ pub fn command(db: &TestDb, args: &[&str]) -> Command {
         .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_daymend")])
         .args(args)
         .env("DAYMEND_DATABASE_URL", url)
+        .env("DAYMEND_SNAPSHOT_DATABASE_URL", &db.snapshot_url)
         .env("DAYMEND_HTTP_ADDR", "127.0.0.1:0")
         .env_remove("RUST_LOG")
         .stdin(Stdio::null());
@@ -89,6 +90,13 @@ impl Process {
         let this = Self { child };
         let address = address.recv_timeout(PAGES_MAX).unwrap_or_else(|_| panic!("daymend {args:?} serves no pages"));
         (this, address)
+    }
+
+    /// The most memory that it has had up to now, in KiB; none when it has ended.
+    pub fn memory_peak_kib(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
     }
 
     /// Sends a signal by name, such as `TERM`.

@@ -1,0 +1,185 @@
+//! `daymend snapshot diff`.
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+
+use super::{Exit, Global, StoreArgs, explained, find, print_json, restore, usage};
+use crate::{
+    output::table::table,
+    snapshot::{
+        Name, Store,
+        diff::{self, Diff, Rows, filter::Condition},
+        open,
+        side::Side,
+    },
+};
+
+/// Compares snapshots with each other, and with the live database.
+///
+/// Given several, each is compared with the next one, which says between which two of them a row vanished.
+/// Exits with 3 where anything differs.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Options {
+    /// The snapshots, oldest first, and `live` for the database (which is meant where only one is given);
+    /// `latest` is the last snapshot
+    #[arg(value_name = "SNAPSHOT", required_unless_present = "since")]
+    sides: Vec<String>,
+
+    /// All snapshots from this one on, and the database
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with = "sides")]
+    since: Option<String>,
+
+    #[command(flatten)]
+    store: StoreArgs,
+
+    /// Only this table (may be repeated)
+    #[arg(long, value_name = "TABLE")]
+    table: Vec<String>,
+
+    /// Only rows for which this holds: COLUMN=VALUE (!=, <, <=, >, >=; COLUMN=NULL); all that are given have to
+    #[arg(long = "where", value_name = "CONDITION")]
+    conditions: Vec<Condition>,
+
+    /// How many rows of each kind to name
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    samples: usize,
+
+    /// More references and identities, besides foreign keys and jobs/
+    #[arg(long, value_name = "FILE")]
+    relations: Vec<PathBuf>,
+}
+
+impl Options {
+    pub(in crate::cli) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let store = self.store.store()?;
+        let (names, is_live) = self.names(&store).await?;
+        let mut options = diff::Options {
+            tables: self.table,
+            conditions: self.conditions,
+            samples: self.samples,
+            ..diff::Options::default()
+        };
+        let mut diffs = Vec::new();
+        let mut older = open(&store, names[0]).await.map_err(explained)?;
+        check_tables(&options.tables, &Side::snapshot(&older.manifest, &older.db))?;
+        for at in 1..names.len() + usize::from(is_live) {
+            let old = Side::snapshot(&older.manifest, &older.db);
+            let mut progress = progress(
+                global,
+                format!("{} to {}", old.label, names.get(at).map_or("live".to_owned(), Name::to_string)),
+            );
+            // Kept open until the comparison is done.
+            let mut newer = None;
+            let new = match names.get(at) {
+                Some(name) => {
+                    let opened = newer.insert(open(&store, *name).await.map_err(explained)?);
+                    Side::snapshot(&opened.manifest, &opened.db)
+                }
+                None => {
+                    let db = global.connect_bare(2).await?;
+                    Side::live(&db, old.tables.keys().map(String::as_str)).await.map_err(explained)?
+                }
+            };
+            options.relations = restore::relations(global, &self.relations, &old, &new)?;
+            diffs.push(diff::compare(&old, &new, &options, &mut progress).await.map_err(explained)?);
+            if let Some(newer) = newer {
+                older = newer;
+            }
+        }
+        let differs = diffs.iter().any(|diff| !diff.is_empty());
+        if global.json {
+            print_json(&diffs)?;
+        } else {
+            diffs.iter().for_each(print);
+        }
+        Ok(if differs { Exit::Drift } else { Exit::Ok }.into())
+    }
+
+    async fn names(&self, store: &Store) -> anyhow::Result<(Vec<Name>, bool)> {
+        if let Some(since) = &self.since {
+            let since = find(store, since).await?;
+            let names: Vec<Name> =
+                store.names().await.map_err(explained)?.into_iter().filter(|name| *name >= since).collect();
+            if names.first() != Some(&since) {
+                return Err(usage(format!("snapshot {since} does not exist (see `daymend snapshot list`)")));
+            }
+            return Ok((names, true));
+        }
+        let is_live = self.sides.len() == 1 || self.sides.last().is_some_and(|side| side == "live");
+        let sides = self.sides.strip_suffix(&["live".to_owned()]).unwrap_or(&self.sides);
+        if sides.is_empty() || sides.iter().any(|side| side == "live") {
+            return Err(usage("give the snapshots first, oldest first, and `live` last"));
+        }
+        let mut names = Vec::new();
+        for side in sides {
+            names.push(find(store, side).await?);
+        }
+        Ok((names, is_live))
+    }
+}
+
+/// A table that is named has to be there.
+pub(super) fn check_tables(tables: &[String], snapshot: &Side) -> anyhow::Result<()> {
+    match tables.iter().find(|table| !snapshot.tables.contains_key(*table)) {
+        Some(table) => Err(usage(format!("table {table} is not in snapshot {}", snapshot.label))),
+        None => Ok(()),
+    }
+}
+
+/// Says on standard error, every few seconds, how many rows have been looked at.
+pub(super) fn progress(global: &Global, what: String) -> impl FnMut(u64) + Send + use<> {
+    let is_quiet = global.json;
+    let mut said = Instant::now();
+    move |rows| {
+        if !is_quiet && said.elapsed() > Duration::from_secs(5) {
+            said = Instant::now();
+            eprintln!("{what}: {rows} rows");
+        }
+    }
+}
+
+fn print(diff: &Diff) {
+    println!("{} to {}: {} rows compared", diff.from, diff.to, diff.compared);
+    for remark in &diff.remarks {
+        println!("  {remark}");
+    }
+    if diff.tables.is_empty() {
+        println!("  no row differs");
+        return;
+    }
+    let mut overview = table(&["table", ">vanished", ">added", ">changed", ">id reused"]);
+    for table in &diff.tables {
+        overview.add_row([
+            table.table.clone(),
+            table.vanished.rows.to_string(),
+            table.added.rows.to_string(),
+            table.changed.rows.to_string(),
+            table.reused.rows.to_string(),
+        ]);
+    }
+    println!("{overview}");
+    for table in &diff.tables {
+        let with: Vec<String> = table.with.iter().map(|(reference, rows)| format!("{rows} by {reference}")).collect();
+        if !with.is_empty() {
+            println!("  {}: vanished with the row that they refer to: {}", table.table, with.join("; "));
+        }
+        let kinds: [(&str, &Rows); 4] = [
+            ("vanished", &table.vanished),
+            ("added", &table.added),
+            ("changed", &table.changed),
+            ("id reused", &table.reused),
+        ];
+        for (kind, rows) in kinds {
+            let more = if rows.rows > rows.samples.len() as u64 { ", …" } else { "" };
+            if rows.rows > 0 && !rows.samples.is_empty() {
+                let separator = if matches!(kind, "changed" | "id reused") { "; " } else { ", " };
+                println!("  {} {kind}: {}{more}", table.table, rows.samples.join(separator));
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! `daymend snapshot`: consistent copies of tables, what differs from them, and getting rows back.
+
+mod diff;
+mod follow_up;
+mod list;
+pub(super) mod prune;
+mod restore;
+mod take;
+mod undo;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::{
+    Exit, Global, audit, follow, historical_summary, print_json,
+    service::{AttemptsArgs, ShrinkArgs},
+    usage, who,
+};
+use crate::{
+    db::{ConnectOptions, Db, code, connect},
+    error::chain,
+    rollup::Rollup,
+    runs::records,
+    snapshot::{Name, SnapshotError, Store},
+};
+
+/// Takes, shows, checks, prunes and compares snapshots of tables, and brings back what has vanished.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Copy tables as they are at one moment; nobody has to wait
+    Take(take::TakeOptions),
+    /// List the snapshots, oldest first
+    List(StoreArgs),
+    /// Show one snapshot and its tables
+    Show(list::ShowOptions),
+    /// Read snapshots back, against every hash that they have; 1 if one is damaged
+    Verify(verify::VerifyOptions),
+    /// Remove the snapshots that are not kept, and what takes that died have left behind
+    Prune(prune::PruneOptions),
+    /// Say which rows vanished, were added or changed between snapshots, or since one
+    Diff(diff::Options),
+    /// Bring back rows that have vanished, and no others
+    Restore(restore::Options),
+    /// Take a restore back
+    Undo(undo::Options),
+}
+
+impl Command {
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Take(options) => options.run(global).await,
+            Self::List(options) => list::list(global, &options).await,
+            Self::Show(options) => options.run(global).await,
+            Self::Verify(options) => options.run(global).await,
+            Self::Prune(options) => options.run(global).await,
+            Self::Diff(options) => options.run(global).await,
+            Self::Restore(options) => options.run(global).await,
+            Self::Undo(options) => options.run(global).await,
+        }
+    }
+}
+
+/// Where snapshots are.
+#[derive(Debug, Args)]
+pub(super) struct StoreArgs {
+    /// Where snapshots are: a directory, or s3://BUCKET/PREFIX (endpoint, region and secrets as AWS_…
+    /// in the environment)
+    #[arg(long = "store", visible_alias = "to", env = "DAYMEND_SNAPSHOT_STORE", value_name = "PLACE")]
+    place: Option<String>,
+}
+
+impl StoreArgs {
+    pub(super) fn store(&self) -> anyhow::Result<Store> {
+        let place = self
+            .place
+            .as_deref()
+            .ok_or_else(|| usage("no place for snapshots is given: use --to or --store, or DAYMEND_SNAPSHOT_STORE"))?;
+        store(place)
+    }
+}
+
+/// The store at a place.
+pub(super) fn store(place: &str) -> anyhow::Result<Store> {
+    Store::parse(place).map_err(|error| usage(chain(&error)))
+}
+
+/// Whose eyes the tables are read with.
+#[derive(Debug, Args)]
+pub(super) struct SourceArgs {
+    /// The database as a user who may read whole tables (default: --database-url)
+    #[arg(long, env = "DAYMEND_SNAPSHOT_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    snapshot_database_url: Option<String>,
+}
+
+impl SourceArgs {
+    /// A pool to the database that is copied, which answers.
+    pub(super) async fn connect(&self, global: &Global) -> anyhow::Result<Db> {
+        let Some(url) = &self.snapshot_database_url else { return global.connect_bare(1).await };
+        let db = connect(url, ConnectOptions::new(1)).map_err(|error| usage(chain(error.as_ref())))?;
+        db.ping().await?;
+        Ok(db)
+    }
+}
+
+/// The tables that a snapshot has if nobody says otherwise: what the rollup reads and writes, and the
+/// migration records.
+pub(super) fn default_tables(rollup: &Rollup) -> Vec<String> {
+    let mut tables = rollup.tables();
+    tables.push(records::TABLE.to_owned());
+    tables.sort();
+    tables.dedup();
+    tables
+}
+
+/// Input that cannot be carried out, where that is what the error says.
+pub(super) fn explained(error: SnapshotError) -> anyhow::Error {
+    match error {
+        SnapshotError::NoTable(_)
+        | SnapshotError::Hidden { .. }
+        | SnapshotError::NotCopyable { .. }
+        | SnapshotError::NoSnapshot(_)
+        | SnapshotError::Exists(_)
+        | SnapshotError::Target(_) => usage(chain(&error)),
+        SnapshotError::Database(error) if matches!(code(&error.source), 1142 | 1143) => {
+            let needed =
+                "a snapshot needs SELECT on whole tables (the user daymend_snapshot of deploy/mysql/grants.sql)";
+            anyhow::Error::from(error).context(needed)
+        }
+        SnapshotError::Database(error) => error.into(),
+        error => error.into(),
+    }
+}
+
+/// One snapshot, by its name; `latest` for the newest.
+pub(super) async fn find(store: &Store, name: &str) -> anyhow::Result<Name> {
+    if name != "latest" {
+        return name.parse().map_err(explained);
+    }
+    let newest = store.names().await.map_err(explained)?.pop();
+    newest.ok_or_else(|| usage("there is no snapshot yet: see `daymend snapshot take`"))
+}
+
+/// A number of bytes for people.
+pub(super) fn bytes(count: u64) -> String {
+    indicatif::BinaryBytes(count).to_string()
+}

@@ -1,0 +1,273 @@
+//! `daymend snapshot restore`.
+
+mod print;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Args;
+
+use super::{
+    AttemptsArgs, Exit, Global, ShrinkArgs, StoreArgs,
+    diff::{check_tables, progress},
+    explained, find,
+    follow_up::FollowUp,
+    historical_summary, print_json, usage, who,
+};
+use crate::{
+    db::code,
+    error::chain,
+    scheduler::adhoc,
+    snapshot::{
+        open,
+        restore::{
+            Context,
+            apply::{Apply, database_error},
+            exclude::Exclusions,
+            plan,
+            relations::Relations,
+            remap::{self, Remap},
+            report::Report,
+            touched,
+            undo_file::{Reader, Writer},
+            work::{State, Work},
+        },
+        side::Side,
+    },
+};
+
+/// Brings back rows that have vanished, and no others.
+///
+/// Without --apply it only says what it would do, and saves the map of re-created rows. Exits with 3 where
+/// something would be done, or was left for a person to decide.
+///
+/// The run-time user of daymend must not write the lab system's tables, and cannot run this: give the
+/// --database-url of an operator who may SELECT, INSERT, UPDATE and DELETE in them.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Options {
+    /// The snapshot to take rows from
+    #[arg(value_name = "SNAPSHOT")]
+    snapshot: String,
+
+    /// The rows that the database does not have (the only kind there is)
+    #[arg(long, required = true)]
+    missing: bool,
+
+    /// Carry the plan out
+    #[arg(long, conflicts_with = "dry_run")]
+    apply: bool,
+
+    /// Only print the plan (the default)
+    #[arg(long)]
+    dry_run: bool,
+
+    #[command(flatten)]
+    store: StoreArgs,
+
+    /// Only rows of this table (may be repeated)
+    #[arg(long, value_name = "TABLE")]
+    table: Vec<String>,
+
+    /// More references and identities, besides foreign keys and jobs/
+    #[arg(long, value_name = "FILE")]
+    relations: Vec<PathBuf>,
+
+    /// Leave this row out, which was deleted on purpose (TABLE:KEY, or a file of such lines)
+    #[arg(long, value_name = "ROW")]
+    exclude: Vec<String>,
+
+    /// A list of rows that must never come back: lines TABLE:KEY
+    #[arg(long, env = "DAYMEND_TOMBSTONES", value_name = "FILE")]
+    tombstones: Option<PathBuf>,
+
+    /// The map of re-created rows, edited; no row that it does not have is taken for re-created
+    #[arg(long, value_name = "FILE")]
+    remap: Option<PathBuf>,
+
+    /// Where to save the map [default: SNAPSHOT.map.csv]
+    #[arg(long, value_name = "FILE")]
+    map: Option<PathBuf>,
+
+    /// Where to write down what was restored, for `snapshot undo` [default: SNAPSHOT.undo.jsonl]
+    #[arg(long, value_name = "FILE")]
+    undo_file: Option<PathBuf>,
+
+    /// How many rows to show of each group
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    samples: usize,
+
+    /// Follow the repair run of the days that were touched, then audit those days
+    #[arg(long)]
+    wait: bool,
+
+    #[command(flatten)]
+    attempts: AttemptsArgs,
+
+    #[command(flatten)]
+    shrink: ShrinkArgs,
+}
+
+impl Options {
+    pub(in crate::cli) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let store = self.store.store()?;
+        let opened = open(&store, find(&store, &self.snapshot).await?).await.map_err(explained)?;
+        let snapshot = Side::snapshot(&opened.manifest, &opened.db);
+        let label = snapshot.label.clone();
+        check_tables(&self.table, &snapshot)?;
+        let rollups = global.rollups()?;
+        let rollup = historical_summary(&rollups)?;
+        let (tables, is_derived_left) = self.tables(&snapshot, &rollup.summary.table);
+        let exclusions = self.exclusions(&snapshot)?;
+        let remap = self.remap.as_deref().map(Remap::read).transpose().map_err(|error| usage(chain(error.as_ref())))?;
+        if let Some((table, _)) =
+            remap.iter().flat_map(Remap::rows).find(|(table, _)| !snapshot.tables.contains_key(*table))
+        {
+            return Err(usage(format!("--remap: table {table} is not in snapshot {label}")));
+        }
+        let db = global.connect_bare(4).await?;
+        let live = Side::live(&db, snapshot.tables.keys().map(String::as_str)).await.map_err(explained)?;
+        let relations = relations(global, &self.relations, &snapshot, &live)?;
+        let facts = relations.facts.clone();
+        let mut context = Context::new(snapshot, live, &tables, relations, Work::temporary().await?).map_err(usage)?;
+        if is_derived_left {
+            let summary = &rollup.summary.table;
+            context
+                .remarks
+                .push(format!("{summary} is not restored: it is recomputed (--table {summary} says otherwise)"));
+        }
+        plan::plan(&context, &exclusions, remap.as_ref()).await?;
+        let map = self.map.clone().unwrap_or_else(|| PathBuf::from(format!("{label}.map.csv")));
+        let mut report = Report::read(&context, self.samples).await?;
+        if !self.apply {
+            let saved = save_map(&context, &map, self.remap.as_deref()).await?;
+            if global.json {
+                print_json(&serde_json::json!({ "dry_run": true, "report": report, "map": saved }))?;
+            } else {
+                print::report(&report, true);
+                print::map(&context, saved.as_deref()).await?;
+                println!(
+                    "{}",
+                    if report.groups.is_empty() {
+                        "no row is missing"
+                    } else {
+                        "nothing was written: --apply carries this out"
+                    }
+                );
+            }
+            return Ok(if report.groups.is_empty() { Exit::Ok } else { Exit::Drift }.into());
+        }
+        let undo_path = self.undo_file.clone().unwrap_or_else(|| PathBuf::from(format!("{label}.undo.jsonl")));
+        let shapes =
+            context.shapes.iter().map(|shape| (shape.table.clone(), (shape.columns.clone(), shape.key.clone())));
+        let undo = Writer::open(&undo_path, &label, shapes.collect())?;
+        let mut progress = progress(global, "restored".to_owned());
+        let apply = Apply::new(&context, undo, &mut Reader::open(&undo_path)?, &mut progress).await?;
+        let applied = apply.run().await.map_err(with_rights)?;
+        let saved = save_map(&context, &map, self.remap.as_deref()).await?;
+        report = Report::read(&context, self.samples).await?;
+        let mut reader = Reader::open(&undo_path)?;
+        let days = match &facts {
+            Some(facts) => {
+                let now = global.clock().now();
+                touched::days(&context.live, &context.shapes, &context.links, facts, rollup, &mut reader, now).await?
+            }
+            None => adhoc::Plan::default(),
+        };
+        if !global.json {
+            print::report(&report, false);
+            print::map(&context, saved.as_deref()).await?;
+            print::applied(&applied, &undo_path);
+        }
+        let follow_up = FollowUp {
+            requested_by: format!("restore of {label} by {}", who()),
+            attempts_max: self.attempts.attempts,
+            max_shrink: self.shrink.max_shrink,
+            wait: self.wait,
+        };
+        let after = follow_up.run(global, &db, &days).await?;
+        if global.json {
+            let done = serde_json::json!({
+                "dry_run": false, "report": report, "applied": applied, "map": saved,
+                "undo_file": undo_path, "days": days,
+            });
+            print_json(&after.add_to(done))?;
+        }
+        let all_back = report.rows(State::Deferred) == 0 && report.quarantined() == 0;
+        let exit = if all_back { Exit::Ok } else { Exit::Drift };
+        Ok(after.exit(exit).into())
+    }
+
+    /// The tables to restore: rows of the summary that are gone may be gone because their facts are. Whether
+    /// it was left out.
+    fn tables(&self, snapshot: &Side, summary: &str) -> (Vec<String>, bool) {
+        if !self.table.is_empty() || !snapshot.tables.contains_key(summary) {
+            return (self.table.clone(), false);
+        }
+        (snapshot.tables.keys().filter(|name| *name != summary).cloned().collect(), true)
+    }
+
+    fn exclusions(&self, snapshot: &Side) -> anyhow::Result<Exclusions> {
+        let mut exclusions = Exclusions::default();
+        for row in &self.exclude {
+            exclusions.add(row).map_err(|error| usage(chain(&error)))?;
+        }
+        if let Some(table) = exclusions.tables().find(|table| !snapshot.tables.contains_key(*table)) {
+            return Err(usage(format!("--exclude: table {table} is not in snapshot {}", snapshot.label)));
+        }
+        if let Some(file) = &self.tombstones {
+            exclusions.read(file).map_err(|error| usage(chain(&error)))?;
+        }
+        Ok(exclusions)
+    }
+}
+
+/// Says who may do it, where the database says who may not.
+pub(super) fn with_rights(error: anyhow::Error) -> anyhow::Error {
+    let denied = [1044, 1142, 1143];
+    if database_error(&error).is_some_and(|error| denied.contains(&code(&error.source))) {
+        return error.context(
+            "this needs the --database-url of an operator who may SELECT, INSERT, UPDATE and DELETE in the tables",
+        );
+    }
+    error
+}
+
+/// What jobs/ and the given files declare; the files have to fit, of jobs/ only what does is used.
+pub(super) fn relations(global: &Global, files: &[PathBuf], old: &Side, new: &Side) -> anyhow::Result<Relations> {
+    let has_table = |name: &str| old.tables.contains_key(name) && new.tables.contains_key(name);
+    let mut relations = Relations::of_jobs(global.jobs_dir.as_deref()).map_err(|error| usage(chain(&error)))?;
+    relations.retain_tables(has_table);
+    for file in files {
+        let mut given = Relations::read(file).map_err(|error| usage(chain(&error)))?;
+        let file = file.display();
+        for (table, column) in given.columns() {
+            if let Some(known) = old.tables.get(table)
+                && known.position(column).is_none()
+            {
+                return Err(usage(format!("{file}: table {table} has no column {column}")));
+            }
+        }
+        let is_known = |name: &str| old.tables.contains_key(name);
+        if let Some(dropped) = given.clone().retain_tables(is_known).first() {
+            return Err(usage(format!("{file}: {dropped}: there is no such table in {}", old.label)));
+        }
+        given.retain_tables(has_table);
+        relations.extend(given);
+    }
+    Ok(relations)
+}
+
+/// Saves the map, but never over the one that was given; where.
+async fn save_map(context: &Context, map: &Path, given: Option<&Path>) -> anyhow::Result<Option<String>> {
+    if given == Some(map) {
+        return Ok(None);
+    }
+    let rows = remap::save(context, map).await?;
+    if rows == (0, 0) {
+        std::fs::remove_file(map)?;
+        return Ok(None);
+    }
+    Ok(Some(map.display().to_string()))
+}

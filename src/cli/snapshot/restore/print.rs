@@ -1,0 +1,84 @@
+//! What a restore has to say, for people.
+
+use std::path::Path;
+
+use crate::{
+    output::table::table,
+    snapshot::{
+        cells,
+        restore::{Context, apply::Applied, remap, report::Report, work::State},
+    },
+};
+
+/// How many lines of the map are printed.
+const MAP_SHOWN: usize = 20;
+
+/// The map of rows that were entered again.
+pub(super) async fn map(context: &Context, saved: Option<&str>) -> anyhow::Result<()> {
+    let mut map = table(&["table", ">vanished", ">live", "why"]);
+    let mut rows = 0;
+    remap::for_each_mapped(context, MAP_SHOWN, |name, old, new, why| {
+        rows += 1;
+        map.add_row([name.to_owned(), cells::show_key(old), cells::show_key(new), why.to_owned()]);
+    })
+    .await?;
+    if rows > 0 {
+        println!("entered again under another key (the first {MAP_SHOWN} at most):\n{map}");
+    }
+    if let Some(saved) = saved {
+        println!("the map is in {saved}: edit it and give it with --remap");
+    }
+    Ok(())
+}
+
+/// What became of the rows, or will.
+pub(super) fn report(report: &Report, is_plan: bool) {
+    for remark in &report.remarks {
+        println!("{remark}");
+    }
+    if !report.groups.is_empty() {
+        let restored = if is_plan { ">to restore" } else { ">restored" };
+        let mut overview =
+            table(&["table", restored, ">entered again", ">in quarantine", ">deferred", ">deleted on purpose"]);
+        for (name, states) in report.tables() {
+            let rows = |wanted: &dyn Fn(State) -> bool| -> String {
+                states.iter().filter(|(state, _)| wanted(*state)).map(|(_, rows)| rows).sum::<i64>().to_string()
+            };
+            overview.add_row([
+                name,
+                rows(&|state| matches!(state, State::Missing | State::Restored)),
+                rows(&|state| state == State::Mapped),
+                rows(&State::is_quarantined),
+                rows(&|state| state == State::Deferred),
+                rows(&|state| state == State::Excluded),
+            ]);
+        }
+        println!("{overview}");
+    }
+    for group in &report.groups {
+        let is_plain = group.reason.is_empty() || group.state == State::Mapped;
+        if is_plain {
+            continue;
+        }
+        println!("{} {}: {} row(s): {}", group.table, group.state.name(), group.rows, group.reason);
+        for sample in &group.samples {
+            let live = sample.live.as_ref().map(|key| format!(" (live: {key})")).unwrap_or_default();
+            println!("    {}{live} {}", sample.key, sample.detail);
+        }
+        if group.rows > i64::try_from(group.samples.len()).unwrap_or(i64::MAX) {
+            println!("    …");
+        }
+    }
+}
+
+/// What this run has done.
+pub(super) fn applied(applied: &Applied, undo: &Path) {
+    println!(
+        "{} row(s) restored by this run ({} of them completed afterwards), in {} pass(es); \
+         `daymend snapshot undo {}` takes it back",
+        applied.inserted,
+        applied.filled,
+        applied.passes,
+        undo.display()
+    );
+}

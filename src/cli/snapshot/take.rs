@@ -1,0 +1,77 @@
+//! `daymend snapshot take`.
+
+use std::{process::ExitCode, sync::Mutex};
+
+use clap::Args;
+
+use super::{Exit, Global, SourceArgs, StoreArgs, bytes, default_tables, explained, historical_summary, print_json};
+use crate::{
+    output::bar::Rows,
+    snapshot::{self, Progress},
+};
+
+/// What to copy, and where to.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct TakeOptions {
+    /// A table to copy, in place of those that daymend reads and writes
+    #[arg(long = "table", value_name = "TABLE", conflicts_with = "all")]
+    tables: Vec<String>,
+
+    /// Copy every table of the database
+    #[arg(long)]
+    all: bool,
+
+    #[command(flatten)]
+    store: StoreArgs,
+
+    #[command(flatten)]
+    source: SourceArgs,
+}
+
+impl TakeOptions {
+    pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let store = self.store.store()?;
+        let tables = if self.all {
+            None
+        } else if self.tables.is_empty() {
+            Some(default_tables(historical_summary(&global.rollups()?)?))
+        } else {
+            let mut tables = self.tables;
+            tables.sort();
+            tables.dedup();
+            Some(tables)
+        };
+        let db = self.source.connect(global).await?;
+        let bar = Mutex::new(Rows::new("snapshot"));
+        let show = |progress: &Progress| {
+            if let Ok(mut bar) = bar.lock() {
+                let what = if progress.table.is_empty() { "packing" } else { &progress.table };
+                bar.update(progress.rows, progress.rows_expected, what);
+            }
+        };
+        let taken = snapshot::take(&db, &store, tables.as_deref(), global.clock(), &show).await;
+        db.close().await;
+        if let Ok(bar) = bar.lock() {
+            bar.finish();
+        }
+        let manifest = taken.map_err(explained)?;
+        // What others have left takes room; that it cannot be removed is no failure of this one.
+        if let Err(error) = store.clean().await {
+            tracing::warn!(error = %crate::error::chain(&error), "leftovers cannot be removed");
+        }
+        if global.json {
+            print_json(&manifest)?;
+        } else {
+            let seconds = manifest.took_ms as f64 / 1000.0;
+            println!(
+                "snapshot {}: {} rows of {} tables, {} ({} unpacked), in {seconds:.1} s",
+                manifest.name,
+                manifest.rows(),
+                manifest.tables.len(),
+                bytes(manifest.size),
+                bytes(manifest.sqlite_size)
+            );
+        }
+        Ok(Exit::Ok.into())
+    }
+}

@@ -1,0 +1,130 @@
+//! `daymend snapshot undo`.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Args;
+
+use super::{
+    AttemptsArgs, Exit, Global, diff::progress, follow_up::FollowUp, historical_summary, print_json, restore, usage,
+    who,
+};
+use crate::{
+    error::chain,
+    recompute::shrink::MaxShrink,
+    scheduler::adhoc,
+    snapshot::restore::{
+        relations::Relations,
+        touched,
+        undo::{Undo, Undone},
+        undo_file::{Reader, Record, Writer},
+    },
+};
+
+/// How many keys of a group are printed.
+const SHOWN: usize = 20;
+
+/// Takes a restore back: removes the rows that it has put in.
+///
+/// A row that has been changed since, or that others refer to by now, stays and is reported; then it exits
+/// with 3. What is through is renamed to FILE.undone. Needs the same user as the restore did.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Options {
+    /// What `snapshot restore --apply` has written
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+
+    /// More references, besides foreign keys and jobs/
+    #[arg(long, value_name = "FILE")]
+    relations: Vec<PathBuf>,
+
+    /// Follow the repair run of the days that were touched, then audit those days
+    #[arg(long)]
+    wait: bool,
+
+    #[command(flatten)]
+    attempts: AttemptsArgs,
+}
+
+impl Options {
+    pub(in crate::cli) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let mut reader = Reader::open(&self.file).map_err(|error| usage(chain(error.as_ref())))?;
+        let header = reader.header.clone();
+        let db = global.connect_bare(2).await?;
+        let mut relations = Relations::of_jobs(global.jobs_dir.as_deref()).map_err(|error| usage(chain(&error)))?;
+        for file in &self.relations {
+            relations.extend(Relations::read(file).map_err(|error| usage(chain(&error)))?);
+        }
+        let facts = relations.facts.clone();
+        let undo = Undo::new(&db, &reader, relations).await?;
+        let days = match facts.filter(|facts| undo.has_table(&facts.table)) {
+            Some(facts) => {
+                let rollups = global.rollups()?;
+                let rollup = historical_summary(&rollups)?;
+                let (live, shapes, links) = undo.parts();
+                touched::days(live, shapes, links, &facts, rollup, &mut reader, global.clock().now()).await?
+            }
+            None => adhoc::Plan::default(),
+        };
+        // Once its rows are gone nobody could say which days they were.
+        if !self.dry_run && !days.labs.is_empty() {
+            Writer::open(&self.file, &header.snapshot, header.tables)?
+                .append(&[Record::Days { labs: days.labs.clone() }])?;
+        }
+        let undone = undo
+            .run(&mut reader, self.dry_run, &mut progress(global, "undone".to_owned()))
+            .await
+            .map_err(restore::with_rights)?;
+        if !global.json {
+            print(&undone, self.dry_run);
+        }
+        let exit = if undone.left.is_empty() { Exit::Ok } else { Exit::Drift };
+        if self.dry_run {
+            if global.json {
+                print_json(&json(&undone))?;
+            }
+            return Ok(exit.into());
+        }
+        // The person who wants this has decided that the rows of those days go.
+        let follow_up = FollowUp {
+            requested_by: format!("undo of {} by {}", header.snapshot, who()),
+            attempts_max: self.attempts.attempts,
+            max_shrink: MaxShrink::OFF,
+            wait: self.wait,
+        };
+        let after = follow_up.run(global, &db, &days).await?;
+        if global.json {
+            print_json(&after.add_to(json(&undone)))?;
+        }
+        if undone.left.is_empty() {
+            let mut done = self.file.clone().into_os_string();
+            done.push(".undone");
+            std::fs::rename(&self.file, done)?;
+        }
+        Ok(after.exit(exit).into())
+    }
+}
+
+fn json(undone: &Undone) -> serde_json::Value {
+    let left: Vec<_> = undone
+        .left
+        .iter()
+        .map(|((table, why), keys)| serde_json::json!({ "table": table, "why": why, "keys": keys }))
+        .collect();
+    serde_json::json!({
+        "removed": undone.removed, "gone": undone.gone, "emptied": undone.emptied, "left": left,
+    })
+}
+
+fn print(undone: &Undone, dry_run: bool) {
+    let would = if dry_run { "would be " } else { "" };
+    println!("{} row(s) {would}removed, {} were gone already", undone.removed, undone.gone);
+    for ((table, why), keys) in &undone.left {
+        println!("{table}: {} row(s) stay: {why}", keys.len());
+        let more = if keys.len() > SHOWN { ", …" } else { "" };
+        println!("    {}{more}", keys.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", "));
+    }
+}

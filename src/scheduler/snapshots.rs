@@ -1,0 +1,299 @@
+//! The daily snapshot: one a day, however many schedulers there are.
+//!
+//! `daymend_snapshots` has a row for each day. Whoever turns it from `waiting` to `running` takes the
+//! snapshot and says so again and again; where nobody has said so for a while, the next one may take
+//! it over. That is a task of its own: the ticks go on whatever it does.
+//!
+//! How it fails: a snapshot that cannot be taken is tried again, first after a minute and then more
+//! and more rarely; one whose taker died after it was there, and before that was written down, is
+//! found in the store and not taken again.
+
+use std::{
+    str::FromStr,
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
+use tokio_util::sync::CancellationToken;
+
+use super::nightly::NightlyAt;
+use crate::{
+    args,
+    clock::Clock,
+    db::{Db, DbError, Mode},
+    error::chain,
+    metrics::{
+        self,
+        catalogue::{SNAPSHOT_COMPLETED, SNAPSHOT_DURATION, SNAPSHOT_SIZE, SNAPSHOTS},
+    },
+    snapshot::{self, Manifest, SnapshotError, Store, retention},
+    statement,
+};
+
+/// How often it is looked whether one is due.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// For how long a sign of life counts, and how often there is one.
+const LEASE: Duration = Duration::from_secs(60);
+const HOLD_EVERY: Duration = Duration::from_secs(15);
+
+/// How long to wait after the first failure; it doubles with each.
+const RETRY: Duration = Duration::from_secs(60);
+const RETRY_MAX: Duration = Duration::from_secs(1800);
+
+/// The width of the column.
+const ERROR_LENGTH_MAX: usize = 1000;
+
+statement!(STATE, "snapshot state", "SELECT state FROM daymend_snapshots WHERE day = ?");
+
+statement!(
+    ADD,
+    "snapshot add",
+    "{insert_ignore} INTO daymend_snapshots (day, state, attempt, due_us) VALUES (?, 'waiting', 0, 0)"
+);
+
+statement!(
+    TAKE,
+    "snapshot take",
+    "UPDATE daymend_snapshots SET state = 'running', attempt = attempt + 1, due_us = {now_us} + ?, holder = ?
+     WHERE day = ? AND state IN ('waiting', 'running') AND due_us <= {now_us}"
+);
+
+statement!(
+    HOLD,
+    "snapshot hold",
+    "UPDATE daymend_snapshots SET due_us = {now_us} + ? WHERE day = ? AND holder = ? AND state = 'running'"
+);
+
+statement!(
+    DONE,
+    "snapshot done",
+    "UPDATE daymend_snapshots SET state = 'done', name = ?, size = ?, row_count = ?, took_ms = ?, finished_at = {now},
+            error = NULL
+     WHERE day = ? AND holder = ? AND state = 'running'"
+);
+
+statement!(
+    FAILED,
+    "snapshot failed",
+    "UPDATE daymend_snapshots SET state = 'waiting', due_us = {now_us} + ?, error = ?
+     WHERE day = ? AND holder = ? AND state = 'running'"
+);
+
+statement!(ATTEMPT, "snapshot attempt", "SELECT attempt FROM daymend_snapshots WHERE day = ?");
+
+statement!(
+    LAST,
+    "snapshot last",
+    "SELECT finished_at, size, took_ms FROM daymend_snapshots WHERE state = 'done' ORDER BY day DESC LIMIT 1"
+);
+
+/// When the daily snapshot is due: a time UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotAt(NaiveTime);
+
+impl FromStr for SnapshotAt {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(NightlyAt::Utc(time)) => Ok(Self(time)),
+            _ => Err(format!("{text:?} is not a time such as \"02:00 UTC\"")),
+        }
+    }
+}
+
+impl SnapshotAt {
+    /// The latest day whose moment has come, and that moment.
+    fn due(self, now: DateTime<Utc>) -> (NaiveDate, DateTime<Utc>) {
+        let today = now.date_naive();
+        let day = if now.time() < self.0 { today.checked_sub_days(Days::new(1)).unwrap_or(today) } else { today };
+        (day, day.and_time(self.0).and_utc())
+    }
+}
+
+/// What to take every day.
+#[derive(Debug, Clone)]
+pub struct Daily {
+    /// When.
+    pub at: SnapshotAt,
+    /// Where to.
+    pub store: Store,
+    /// The database as a user sees it who may read all of the tables.
+    pub source: Db,
+    /// Which tables; all where none are named.
+    pub tables: Option<Vec<String>>,
+    /// What is kept.
+    pub keep: retention::Keep,
+    /// Who takes it: of all processes, this one.
+    pub holder: String,
+}
+
+/// How one look ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing is due, or somebody else takes it.
+    Nothing,
+    /// It was taken.
+    Taken,
+    /// It could not be taken, and is tried again.
+    Failed,
+}
+
+/// Takes what is due until `shutdown`.
+pub async fn run(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationToken) {
+    for result in ["ok", "failed"] {
+        SNAPSHOTS.add([result], 0);
+    }
+    while !shutdown.is_cancelled() {
+        if let Err(error) = look(db, daily, clock, shutdown).await {
+            metrics::database_error(&error);
+            tracing::warn!(error = %chain(&error), "the daily snapshot cannot be looked at, trying again");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
+
+/// Takes the daily snapshot if it is due and nobody else takes it.
+///
+/// # Errors
+/// Where the database cannot say.
+pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationToken) -> Result<Look, DbError> {
+    show(db).await?;
+    let (day, due_at) = daily.at.due(clock.now());
+    let state = db.fetch_all(&STATE, args![day]).await?;
+    let named = |error| DbError::new(STATE.name, error);
+    match state.first().map(|row| row.text(0)).transpose().map_err(named)?.as_deref() {
+        Some("done") => return Ok(Look::Nothing),
+        Some(_) => {}
+        None => {
+            db.execute(&ADD, args![day]).await?;
+        }
+    }
+    if db.execute(&TAKE, args![micros(LEASE), daily.holder.as_str(), day]).await? == 0 {
+        return Ok(Look::Nothing);
+    }
+    let begun = Instant::now();
+    let result = tokio::select! {
+        result = take(daily, due_at, clock) => result,
+        () = hold(db, daily, day) => {
+            tracing::warn!("the daily snapshot was taken over, as this process was not heard of");
+            return Ok(Look::Failed);
+        }
+        () = shutdown.cancelled() => {
+            db.execute(&FAILED, args![0_i64, "shut down", day, daily.holder.as_str()]).await?;
+            return Ok(Look::Failed);
+        }
+    };
+    let took = begun.elapsed();
+    match result {
+        Ok(manifest) => {
+            let size = i64::try_from(manifest.size).unwrap_or(i64::MAX);
+            let rows = i64::try_from(manifest.rows()).unwrap_or(i64::MAX);
+            let millis = i64::try_from(manifest.took_ms).unwrap_or(i64::MAX);
+            let name = manifest.name.to_string();
+            db.execute(&DONE, args![name, size, rows, millis, day, daily.holder.as_str()]).await?;
+            SNAPSHOTS.add(["ok"], 1);
+            tracing::info!(snapshot = %manifest.name, rows, size, ?took, "daily snapshot");
+            prune(daily).await;
+            show(db).await?;
+            Ok(Look::Taken)
+        }
+        Err(error) => {
+            SNAPSHOTS.add(["failed"], 1);
+            let why = chain(&error);
+            let attempt = db.fetch_all(&ATTEMPT, args![day]).await?;
+            let attempt = attempt.first().map_or(Ok(1), |row| row.int(0)).map_err(named)?;
+            let wait = RETRY.saturating_mul(1 << (attempt.clamp(1, 10) - 1)).min(RETRY_MAX);
+            tracing::error!(error = why, attempt, ?wait, "the daily snapshot failed, trying again");
+            let why: String = why.chars().take(ERROR_LENGTH_MAX).collect();
+            db.execute(&FAILED, args![micros(wait), why, day, daily.holder.as_str()]).await?;
+            Ok(Look::Failed)
+        }
+    }
+}
+
+/// Takes a snapshot, unless one of these tables has been taken since it was due.
+async fn take(daily: &Daily, due_at: DateTime<Utc>, clock: Clock) -> Result<Manifest, SnapshotError> {
+    for name in daily.store.names().await?.into_iter().rev().take_while(|name| name.time() >= due_at) {
+        match (daily.store.manifest(name).await, &daily.tables) {
+            (Ok(manifest), Some(tables)) if tables.iter().all(|table| manifest.table(table).is_some()) => {
+                return Ok(manifest);
+            }
+            _ => {}
+        }
+    }
+    snapshot::take(&daily.source, &daily.store, daily.tables.as_deref(), clock, &|_| ()).await
+}
+
+/// Says again and again that the snapshot is being taken; ends when that is no longer so.
+async fn hold(db: &Db, daily: &Daily, day: NaiveDate) {
+    let mut held = Instant::now();
+    while held.elapsed() < LEASE {
+        tokio::time::sleep(HOLD_EVERY).await;
+        match db.execute(&HOLD, args![micros(LEASE), day, daily.holder.as_str()]).await {
+            Ok(0) => return,
+            Ok(_) => held = Instant::now(),
+            Err(error) => metrics::database_error(&error),
+        }
+        let _ = show(db).await;
+    }
+}
+
+/// A snapshot that is there is worth more than the room that old ones take.
+async fn prune(daily: &Daily) {
+    match retention::prune(&daily.store, &daily.keep, false).await {
+        Ok(pruned) if pruned.is_empty() => {}
+        Ok(pruned) => tracing::info!(snapshots = pruned.len(), "pruned snapshots that are not kept"),
+        Err(error) => tracing::warn!(error = %chain(&error), "old snapshots cannot be pruned"),
+    }
+}
+
+/// Sets the gauges, to zero where there is no snapshot yet.
+async fn show(db: &Db) -> Result<(), DbError> {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let last = tx.fetch_optional(&LAST, args![]).await?;
+    tx.commit().await?;
+    let named = |error| DbError::new(LAST.name, error);
+    let (at, size, took_ms) = match last {
+        Some(row) => (
+            row.instant_or_null(0).map_err(named)?.map_or(0.0, |at| at.timestamp() as f64),
+            row.int_or_null(1).map_err(named)?.unwrap_or(0),
+            row.int_or_null(2).map_err(named)?.unwrap_or(0),
+        ),
+        None => (0.0, 0, 0),
+    };
+    SNAPSHOT_COMPLETED.set([], at);
+    SNAPSHOT_SIZE.set([], size as f64);
+    SNAPSHOT_DURATION.set([], took_ms as f64 / 1000.0);
+    Ok(())
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_day_is_due_when_its_time_has_come() {
+        let at: SnapshotAt = "02:00 UTC".parse().unwrap();
+        for (now, day) in [
+            ("2026-11-21T02:00:00Z", "2026-11-21"),
+            ("2026-11-21T01:59:59Z", "2026-11-20"),
+            ("2026-11-21T23:59:59Z", "2026-11-21"),
+            ("2026-01-01T00:00:00Z", "2025-12-31"),
+        ] {
+            let (due, moment) = at.due(now.parse().unwrap());
+            assert_eq!(due.to_string(), day, "{now}");
+            assert_eq!(moment.to_rfc3339(), format!("{day}T02:00:00+00:00"));
+        }
+        assert!("02:00 local".parse::<SnapshotAt>().is_err());
+        assert!("2".parse::<SnapshotAt>().is_err());
+    }
+}

@@ -1,0 +1,185 @@
+//! Rows of tables whose columns are not known before, and their values in every other form they take.
+//!
+//! A value is an [`Arg`] in the form that snapshots store ([`Value`]), so that the same value is the same
+//! [`Arg`] whether it was read from a live table or from a snapshot of it.
+
+use super::{Value, schema::Column};
+use crate::db::{Arg, Dialect};
+
+/// The values of a row, in the order in which they were asked for.
+pub type Cells = Vec<Arg>;
+
+/// The placeholder for a value that is compared with a column: text and numbers are compared as
+/// floating-point numbers by MySQL otherwise, which are not exact.
+#[must_use]
+pub fn placeholder(dialect: Dialect, column: &Column) -> &'static str {
+    if dialect == Dialect::Sqlite {
+        "?"
+    } else if is_whole(column) {
+        if column.sql_type.contains("unsigned") { "CAST(? AS UNSIGNED)" } else { "CAST(? AS SIGNED)" }
+    } else if word(column).starts_with("dec") || word(column) == "numeric" {
+        "CAST(? AS DECIMAL(65, 30))"
+    } else {
+        "?"
+    }
+}
+
+/// The placeholder for a value that is written into a column: NULLs go out as numbers, of which MariaDB makes
+/// no geometry, and text that is not UTF-8 goes out as bytes.
+#[must_use]
+pub fn written(dialect: Dialect, column: &Column, value: &Arg) -> &'static str {
+    const SPATIAL: [&str; 5] = ["geom", "point", "linestring", "polygon", "multi"];
+    let is_spatial = || dialect == Dialect::MySql && SPATIAL.iter().any(|start| word(column).starts_with(start));
+    match value {
+        Arg::Null if is_spatial() => "IF(? IS NULL, NULL, NULL)",
+        Arg::RawText(_) => "CAST(? AS TEXT)",
+        _ => "?",
+    }
+}
+
+/// Whether a column holds whole numbers, as far as its type says.
+#[must_use]
+pub fn is_whole(column: &Column) -> bool {
+    let word = word(column);
+    word.ends_with("int") || word == "integer"
+}
+
+/// The first word of a column's type, such as `bigint`.
+fn word(column: &Column) -> String {
+    let word = column.sql_type.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+    word.to_ascii_lowercase()
+}
+
+impl From<Value> for Arg {
+    fn from(value: Value) -> Self {
+        match value {
+            Value::Null => Self::Null,
+            Value::Int(number) => Self::Int(number),
+            Value::Real(number) => Self::Real(number),
+            Value::Text(bytes) => {
+                String::from_utf8(bytes).map_or_else(|error| Self::RawText(error.into_bytes()), Self::Text)
+            }
+            Value::Blob(bytes) => Self::Bytes(bytes),
+        }
+    }
+}
+
+/// A value as JSON that says its type.
+#[must_use]
+pub fn to_json(value: &Arg) -> serde_json::Value {
+    use serde_json::json;
+    match value {
+        Arg::Null => serde_json::Value::Null,
+        Arg::Int(number) => json!(number),
+        Arg::Text(text) => json!(text),
+        // As text: JSON has neither infinities nor a rule for the last digit.
+        Arg::Real(number) => json!({ "real": number.to_string() }),
+        Arg::Bytes(bytes) => json!({ "hex": hex(bytes) }),
+        Arg::RawText(bytes) => json!({ "text": hex(bytes) }),
+    }
+}
+
+/// The value of such JSON.
+#[must_use]
+pub fn from_json(json: &serde_json::Value) -> Option<Arg> {
+    use serde_json::Value;
+    match json {
+        Value::Null => Some(Arg::Null),
+        Value::Number(number) => number.as_i64().map(Arg::Int),
+        Value::String(text) => Some(Arg::Text(text.clone())),
+        Value::Object(object) => {
+            if let Some(number) = object.get("real") {
+                return number.as_str()?.parse().ok().map(Arg::Real);
+            }
+            if let Some(text) = object.get("text") {
+                return unhex(text.as_str()?).map(Arg::RawText);
+            }
+            unhex(object.get("hex")?.as_str()?).map(Arg::Bytes)
+        }
+        Value::Bool(_) | Value::Array(_) => None,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(hex: &str) -> Option<Vec<u8>> {
+    let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+    (0..hex.len()).step_by(2).map(byte).collect()
+}
+
+/// Values as one text that tells them apart; a key of the working file.
+#[must_use]
+pub fn encode(cells: &[Arg]) -> String {
+    serde_json::Value::Array(cells.iter().map(to_json).collect()).to_string()
+}
+
+/// The values of such a text.
+#[must_use]
+pub fn decode(text: &str) -> Option<Cells> {
+    let serde_json::Value::Array(values) = serde_json::from_str(text).ok()? else { return None };
+    values.iter().map(from_json).collect()
+}
+
+/// A value for people.
+#[must_use]
+pub fn show(value: &Arg) -> String {
+    match value {
+        Arg::Null => "NULL".to_owned(),
+        Arg::Int(number) => number.to_string(),
+        Arg::Real(number) => number.to_string(),
+        Arg::Text(text) => text.clone(),
+        Arg::Bytes(bytes) | Arg::RawText(bytes) => format!("0x{}", hex(bytes)),
+    }
+}
+
+/// How much of a value is shown beside others.
+const SHOWN: usize = 40;
+
+/// The beginning of a value for people.
+#[must_use]
+pub fn show_short(value: &Arg) -> String {
+    let text = show(value);
+    if text.chars().count() > SHOWN { format!("{}…", text.chars().take(SHOWN).collect::<String>()) } else { text }
+}
+
+/// A key for people, such as `4011` or `12,B`.
+#[must_use]
+pub fn show_key(key: &[Arg]) -> String {
+    key.iter().map(show).collect::<Vec<_>>().join(",")
+}
+
+/// The value that a person wrote for a column: a number where the column holds numbers.
+#[must_use]
+pub fn parse(text: &str, is_whole: bool) -> Arg {
+    text.parse().ok().filter(|_| is_whole).map_or_else(|| Arg::Text(text.to_owned()), Arg::Int)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_survive_as_text() {
+        let cells = vec![
+            Arg::Null,
+            Arg::Int(i64::MIN),
+            Arg::Real(0.1 + 0.2),
+            Arg::Real(f64::NEG_INFINITY),
+            Arg::Text("1".to_owned()),
+            Arg::Text("\"[,\u{1F600}\0".to_owned()),
+            Arg::Bytes(vec![0, 255, 16]),
+            Arg::Bytes(Vec::new()),
+            Arg::RawText(vec![0, 255, 16]),
+        ];
+        assert_eq!(decode(&encode(&cells)), Some(cells));
+    }
+
+    #[test]
+    fn numbers_and_their_text_are_told_apart() {
+        assert_ne!(encode(&[Arg::Int(1)]), encode(&[Arg::Text("1".to_owned())]));
+        assert_eq!(parse("4011", true), Arg::Int(4011));
+        assert_eq!(parse("4011", false), Arg::Text("4011".to_owned()));
+    }
+}

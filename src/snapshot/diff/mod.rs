@@ -1,0 +1,264 @@
+//! What differs between two snapshots, or between a snapshot and the live database.
+//!
+//! Every page of one side is looked up in the other by its key, both ways: memory is bounded by a page,
+//! whatever the tables' size, and nothing depends on how either side sorts. Over several snapshots each
+//! neighbouring pair is compared, which says between which two of them a row vanished.
+
+pub mod filter;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use self::filter::{Condition, Filter};
+use super::{
+    SnapshotError,
+    cells::{self, Cells},
+    restore::{self, Link, relations::Relations},
+    side::{Shape, Side},
+};
+use crate::{
+    db::{Mode, Tx},
+    snapshot::schema::Table,
+};
+
+/// What to compare.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Only these tables.
+    pub tables: Vec<String>,
+    /// Only rows that fulfil these.
+    pub conditions: Vec<Condition>,
+    /// How many rows of each kind to name.
+    pub samples: usize,
+    /// What refers to what beside foreign keys, and what identifies rows.
+    pub relations: Relations,
+}
+
+/// What differs between two sides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Diff {
+    /// The older side.
+    pub from: String,
+    /// The newer side.
+    pub to: String,
+    /// The tables in which rows differ.
+    pub tables: Vec<TableDiff>,
+    /// How many rows were compared.
+    pub compared: u64,
+    /// Tables and columns that only one side has, or that were left out.
+    pub remarks: Vec<String>,
+}
+
+/// What differs in a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TableDiff {
+    /// The table.
+    pub table: String,
+    /// Rows whose key the newer side does not have.
+    pub vanished: Rows,
+    /// Rows whose key the older side does not have.
+    pub added: Rows,
+    /// Rows with the same key and other values.
+    pub changed: Rows,
+    /// Rows with the same key, which are somebody else: the columns that identify them differ.
+    pub reused: Rows,
+    /// Vanished rows that referred to rows that vanished as well, by the reference.
+    pub with: BTreeMap<String, u64>,
+}
+
+/// Rows, the first of which are named.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Rows {
+    /// How many.
+    pub rows: u64,
+    /// The first of them.
+    pub samples: Vec<String>,
+}
+
+impl Rows {
+    fn add(&mut self, limit: usize, text: impl FnOnce() -> String) {
+        self.rows += 1;
+        if self.samples.len() < limit {
+            self.samples.push(text());
+        }
+    }
+}
+
+impl Diff {
+    /// Whether nothing differs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty() && !self.remarks.iter().any(|remark| remark.ends_with(MISSING_TABLE))
+    }
+}
+
+const MISSING_TABLE: &str = "does not have it";
+
+impl TableDiff {
+    fn is_empty(&self) -> bool {
+        [&self.vanished, &self.added, &self.changed, &self.reused].iter().all(|rows| rows.rows == 0)
+    }
+}
+
+struct Views {
+    old: Tx,
+    new: Tx,
+}
+
+/// Compares two sides; `progress` is told how many rows have been compared.
+pub async fn compare(
+    old: &Side,
+    new: &Side,
+    options: &Options,
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<Diff, SnapshotError> {
+    let mut diff =
+        Diff { from: old.label.clone(), to: new.label.clone(), tables: Vec::new(), compared: 0, remarks: Vec::new() };
+    let shapes = shapes(old, new, options, &mut diff.remarks);
+    let mut relations = options.relations.clone();
+    for shape in &shapes {
+        restore::add_foreign_keys(&mut relations, &old.tables[&shape.table]);
+    }
+    let links = restore::links(&relations, &shapes, old).map_err(SnapshotError::Target)?;
+    let mut views = Views { old: old.db.begin(Mode::Snapshot).await?, new: new.db.begin(Mode::Snapshot).await? };
+    for (number, shape) in shapes.iter().enumerate() {
+        let Some(filter) = Filter::new(&options.conditions, shape) else {
+            diff.remarks.push(format!("table {} is left out: it does not have the columns of --where", shape.table));
+            continue;
+        };
+        let compare = Compare { old, new, shapes: &shapes, links: &links, number, filter, options };
+        let table = compare.run(&mut views, &mut diff.compared, progress).await?;
+        if !table.is_empty() {
+            diff.tables.push(table);
+        }
+    }
+    views.old.commit().await?;
+    views.new.commit().await?;
+    Ok(diff)
+}
+
+fn shapes(old: &Side, new: &Side, options: &Options, remarks: &mut Vec<String>) -> Vec<Shape> {
+    let is_meant = |name: &&String| options.tables.is_empty() || options.tables.contains(name);
+    let mut shapes = Vec::new();
+    for (name, table) in old.tables.iter().filter(|(name, _)| is_meant(name)) {
+        let other: Option<&Table> = new.tables.get(name);
+        match other.map(|other| Shape::new(table, other)) {
+            None => remarks.push(format!("table {name}: {} {MISSING_TABLE}", new.label)),
+            Some(None) => remarks.push(format!("table {name}: {} has lost its key", new.label)),
+            Some(Some(shape)) => {
+                if !shape.lost.is_empty() {
+                    remarks.push(format!("table {name}: {} has no column {}", new.label, shape.lost.join(", ")));
+                }
+                if !shape.new.is_empty() {
+                    remarks.push(format!("table {name}: {} has no column {}", old.label, shape.new.join(", ")));
+                }
+                shapes.push(shape);
+            }
+        }
+    }
+    shapes
+}
+
+struct Compare<'a> {
+    old: &'a Side,
+    new: &'a Side,
+    shapes: &'a [Shape],
+    links: &'a [Link],
+    number: usize,
+    filter: Filter<'a>,
+    options: &'a Options,
+}
+
+impl Compare<'_> {
+    async fn run(
+        &self,
+        views: &mut Views,
+        compared: &mut u64,
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<TableDiff, SnapshotError> {
+        let shape = &self.shapes[self.number];
+        let mut diff = TableDiff {
+            table: shape.table.clone(),
+            vanished: Rows::default(),
+            added: Rows::default(),
+            changed: Rows::default(),
+            reused: Rows::default(),
+            with: BTreeMap::new(),
+        };
+        let mut after: Option<Cells> = None;
+        loop {
+            let page = self.old.page(&mut views.old, shape, after.as_deref()).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(shape.key_of(last));
+            *compared += page.len() as u64;
+            self.old_page(views, &page, &mut diff).await?;
+            progress(*compared);
+        }
+        let mut after: Option<Cells> = None;
+        loop {
+            let page = self.new.page(&mut views.new, shape, after.as_deref()).await?;
+            let Some(last) = page.last() else { return Ok(diff) };
+            after = Some(shape.key_of(last));
+            let keys: Vec<Cells> = page.iter().map(|row| shape.key_of(row)).collect();
+            let known = self.old.lookup(&mut views.old, shape, &shape.key, &keys, false).await?;
+            for ((row, key), known) in page.iter().zip(&keys).zip(known) {
+                if known.is_empty() && self.filter.takes(row) {
+                    diff.added.add(self.options.samples, || cells::show_key(key));
+                }
+            }
+        }
+    }
+
+    async fn old_page(&self, views: &mut Views, page: &[Cells], diff: &mut TableDiff) -> Result<(), SnapshotError> {
+        let shape = &self.shapes[self.number];
+        let identity = self.options.relations.identities.get(&shape.table).and_then(|columns| shape.places(columns));
+        let identity = identity.unwrap_or_default();
+        let samples = self.options.samples;
+        let keys: Vec<Cells> = page.iter().map(|row| shape.key_of(row)).collect();
+        let found = self.new.lookup(&mut views.new, shape, &shape.key, &keys, false).await?;
+        let mut vanished = Vec::new();
+        for ((row, key), found) in page.iter().zip(&keys).zip(found) {
+            match found.first() {
+                None if self.filter.takes(row) => {
+                    diff.vanished.add(samples, || cells::show_key(key));
+                    vanished.push(row.clone());
+                }
+                Some(found) if found != row && (self.filter.takes(row) || self.filter.takes(found)) => {
+                    let is_other = shape.values(row, &identity) != shape.values(found, &identity);
+                    let rows = if is_other { &mut diff.reused } else { &mut diff.changed };
+                    rows.add(samples, || format!("{}: {}", cells::show_key(key), changes(shape, row, found)));
+                }
+                _ => {}
+            }
+        }
+        for link in self.links.iter().filter(|link| link.child == self.number) {
+            let rows = self.gone_parents(views, link, &vanished).await?;
+            if rows > 0 {
+                *diff.with.entry(link.reference.text()).or_default() += rows;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many rows refer to rows that are in the older side and not in the newer one.
+    async fn gone_parents(&self, views: &mut Views, link: &Link, rows: &[Cells]) -> Result<u64, SnapshotError> {
+        let parent = &self.shapes[link.parent];
+        let targets: Vec<Cells> = rows.iter().filter_map(|row| link.target(row)).collect();
+        let (by, share) = (link.parent_columns.as_slice(), false);
+        let there = self.new.lookup(&mut views.new, parent, by, &targets, share).await?;
+        let gone: Vec<Cells> =
+            targets.into_iter().zip(there).filter(|(_, rows)| rows.is_empty()).map(|(target, _)| target).collect();
+        let before = self.old.lookup(&mut views.old, parent, by, &gone, share).await?;
+        Ok(before.iter().filter(|rows| !rows.is_empty()).count() as u64)
+    }
+}
+
+/// What differs between two rows: `name: a -> b`.
+fn changes(shape: &Shape, old: &[crate::db::Arg], new: &[crate::db::Arg]) -> String {
+    let differing = (0..old.len()).filter(|place| old[*place] != new[*place]);
+    let texts = differing.map(|place| {
+        format!("{} {} -> {}", shape.columns[place], cells::show_short(&old[place]), cells::show_short(&new[place]))
+    });
+    texts.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,179 @@
+//! The manifest: what a snapshot says of itself.
+
+use std::{fmt, str::FromStr};
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use sha2::{Digest as _, Sha256};
+
+use super::row::hex;
+use crate::snapshot::{SnapshotError, schema::Table};
+
+/// The version of the format that this binary writes, and the latest that it reads.
+pub const FORMAT: u32 = 1;
+
+/// How a name is written: sorted as text, names are sorted by time.
+const NAME: &str = "%Y-%m-%dT%H%M%SZ";
+
+/// The name of a snapshot: the UTC second at which it was taken, such as `2026-11-21T040000Z`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(DateTime<Utc>);
+
+impl Name {
+    /// The name of a snapshot taken at that moment.
+    #[must_use]
+    pub fn at(time: DateTime<Utc>) -> Self {
+        use chrono::SubsecRound as _;
+        Self(time.trunc_subsecs(0))
+    }
+
+    /// The moment in the name.
+    #[must_use]
+    pub fn time(self) -> DateTime<Utc> {
+        self.0
+    }
+
+    /// The object that holds the rows.
+    #[must_use]
+    pub fn data(self) -> String {
+        format!("{self}{DATA}")
+    }
+
+    /// The object that says that the snapshot is whole.
+    #[must_use]
+    pub fn manifest(self) -> String {
+        format!("{self}{MANIFEST}")
+    }
+}
+
+/// How the two objects' names end.
+pub(crate) const DATA: &str = ".sqlite.zst";
+pub(crate) const MANIFEST: &str = ".json";
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.format(NAME).fmt(f)
+    }
+}
+
+impl FromStr for Name {
+    type Err = SnapshotError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let time = NaiveDateTime::parse_from_str(text, NAME).map(|time| Self(time.and_utc())).ok();
+        time.filter(|name| name.to_string() == text).ok_or_else(|| SnapshotError::NoSnapshot(text.to_owned()))
+    }
+}
+
+impl Serialize for Name {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What a snapshot says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The version of the format.
+    pub format: u32,
+    /// The snapshot's name.
+    pub name: Name,
+    /// The version of the daymend that took it.
+    pub daymend: String,
+    /// The moment whose rows it holds.
+    pub taken_at: DateTime<Utc>,
+    /// How long it took to copy, in milliseconds.
+    pub took_ms: u64,
+    /// What it is a copy of.
+    pub server: Server,
+    /// Its tables, in the order of their names.
+    pub tables: Vec<TableCopy>,
+    /// How many bytes the compressed file has.
+    pub size: u64,
+    /// How many bytes the SQLite file has.
+    pub sqlite_size: u64,
+    /// The SHA-256 of the compressed file.
+    pub sha256: String,
+    /// The SHA-256 of this manifest as [`Manifest::checksum`] computes it.
+    pub checksum: String,
+}
+
+/// The database that was copied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// `mysql`, `mariadb` or `sqlite`.
+    pub kind: String,
+    /// Its version, as it says.
+    pub version: String,
+    /// The name of the database; of SQLite's, its file.
+    pub database: String,
+}
+
+/// A table of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableCopy {
+    /// What it looked like.
+    #[serde(flatten)]
+    pub table: Table,
+    /// How many rows it has.
+    pub rows: u64,
+    /// The SHA-256 of its rows in the order of its key (see [`super::row`]).
+    pub sha256: String,
+    /// The columns that tell its rows apart, and sort them.
+    pub key: Vec<String>,
+}
+
+impl Manifest {
+    /// The SHA-256 of everything that it says, but for the checksum itself.
+    #[must_use]
+    pub fn checksum(&self) -> String {
+        let said = Self { checksum: String::new(), ..self.clone() };
+        hex(&Sha256::digest(serde_json::to_vec(&said).unwrap_or_default()))
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// Where it is damaged, of another snapshot, or of a format that this binary does not know.
+    pub fn parse(name: Name, bytes: &[u8]) -> Result<Self, SnapshotError> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let unreadable = |error: serde_json::Error| SnapshotError::damaged(name, format!("its manifest: {error}"));
+        let version: Version = serde_json::from_slice(bytes).map_err(unreadable)?;
+        if version.format > FORMAT {
+            return Err(SnapshotError::damaged(
+                name,
+                format!("format {} is newer than this daymend, which reads up to {FORMAT}", version.format),
+            ));
+        }
+        let manifest: Self = serde_json::from_slice(bytes).map_err(unreadable)?;
+        if manifest.name != name {
+            return Err(SnapshotError::damaged(name, format!("its manifest is that of {}", manifest.name)));
+        }
+        if manifest.checksum != manifest.checksum() {
+            return Err(SnapshotError::damaged(name, "its manifest does not fit its own checksum"));
+        }
+        Ok(manifest)
+    }
+
+    /// A table, by its name.
+    #[must_use]
+    pub fn table(&self, name: &str) -> Option<&TableCopy> {
+        self.tables.iter().find(|copy| copy.table.name == name)
+    }
+
+    /// How many rows there are in all tables.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.tables.iter().map(|copy| copy.rows).sum()
+    }
+}

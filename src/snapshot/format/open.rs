@@ -1,0 +1,58 @@
+//! Reading a snapshot: unpacked to a file that is gone afterwards.
+
+use std::path::PathBuf;
+
+use super::{
+    manifest::{Manifest, Name},
+    pack,
+};
+use crate::{
+    db::{Db, open_file},
+    snapshot::{SnapshotError, Store, work::Work},
+};
+
+/// A snapshot that can be read with SQL, as long as this lives.
+#[derive(Debug)]
+pub struct Opened {
+    /// What it says of itself.
+    pub manifest: Manifest,
+    /// Its SQLite database, read only: each table under its own name, with its columns under theirs.
+    pub db: Db,
+    _work: Work,
+}
+
+/// Opens a snapshot: fetches it, checks the hash of its file, and unpacks it to a temporary file
+/// (in `TMPDIR`).
+///
+/// # Errors
+/// Where there is no such snapshot, where it is damaged, and where there is no room for it.
+pub async fn open(store: &Store, name: Name) -> Result<Opened, SnapshotError> {
+    let manifest = store.manifest(name).await?;
+    let (work, path) = unpack(store, &manifest).await?;
+    Ok(Opened { manifest, db: open_file(&path), _work: work })
+}
+
+/// Fetches a snapshot's file and unpacks it; where it is, for as long as the directory is there.
+pub(crate) async fn unpack(store: &Store, manifest: &Manifest) -> Result<(Work, PathBuf), SnapshotError> {
+    let parent = std::env::temp_dir();
+    let work = Work::new(&parent)
+        .map_err(|error| SnapshotError::store(format!("a directory in {}", parent.display()), error))?;
+    let packed = store.fetch(manifest.name, &work).await?;
+    let path = work.file("snapshot.sqlite");
+    let (to, size) = (path.clone(), manifest.sqlite_size);
+    let found = tokio::task::spawn_blocking(move || pack::unpack(&packed, &to, size))
+        .await
+        .map_err(|error| SnapshotError::store("unpack", std::io::Error::other(error)))?;
+    let damaged = |what: String| SnapshotError::damaged(manifest.name, what);
+    let found = found.map_err(|error| match error.kind() {
+        std::io::ErrorKind::StorageFull => SnapshotError::store(format!("unpack to {}", parent.display()), error),
+        _ => damaged(format!("{} cannot be unpacked: {error}", manifest.name.data())),
+    })?;
+    if found.size != manifest.size {
+        return Err(damaged(format!("its file has {} bytes and not {}", found.size, manifest.size)));
+    }
+    if found.sha256 != manifest.sha256 {
+        return Err(damaged("its file does not fit its hash".to_owned()));
+    }
+    Ok((work, path))
+}

@@ -1,0 +1,107 @@
+//! Packing and unpacking the SQLite file.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, BufReader, Read, Write},
+    path::Path,
+};
+
+use sha2::{Digest as _, Sha256};
+
+use super::row::hex;
+
+/// How hard to compress: more than this is slower than the database sends.
+const LEVEL: i32 = 3;
+
+/// How many threads compress, beside the one that hashes, and how far back they look: half of what the
+/// level does by itself, as each holds several times as much.
+const THREADS: u32 = 2;
+const WINDOW_LOG: u32 = 20;
+
+/// How much is read at a time.
+const CHUNK: usize = 256 * 1024;
+
+/// Hashes and counts what passes.
+struct Hashing<T> {
+    inner: T,
+    hasher: Sha256,
+    size: u64,
+}
+
+impl<T> Hashing<T> {
+    fn new(inner: T) -> Self {
+        Self { inner, hasher: Sha256::new(), size: 0 }
+    }
+
+    fn pass(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.size += bytes.len() as u64;
+    }
+}
+
+impl<T: Write> Write for Hashing<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.pass(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<T: Read> Read for Hashing<T> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(bytes)?;
+        self.pass(&bytes[..read]);
+        Ok(read)
+    }
+}
+
+/// A packed file: its size and its hash.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Packed {
+    pub(crate) size: u64,
+    pub(crate) sha256: String,
+}
+
+/// Creates a file that nobody else may read: it holds what the database keeps from others.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+/// Compresses a file into another one, which is on the disk when this returns.
+pub(crate) fn pack(from: &Path, to: &Path) -> io::Result<Packed> {
+    let source = File::open(from)?;
+    let mut encoder = zstd::Encoder::new(Hashing::new(create(to)?), LEVEL)?;
+    encoder.window_log(WINDOW_LOG)?;
+    encoder.multithread(THREADS)?;
+    encoder.include_checksum(true)?;
+    // Whoever unpacks it knows how much room it needs.
+    encoder.set_pledged_src_size(Some(source.metadata()?.len()))?;
+    io::copy(&mut BufReader::with_capacity(CHUNK, source), &mut encoder)?;
+    let hashing = encoder.finish()?;
+    hashing.inner.sync_all()?;
+    Ok(Packed { size: hashing.size, sha256: hex(&hashing.hasher.finalize()) })
+}
+
+/// Unpacks a file into another one; the size and hash of the packed file. An error where it is damaged
+/// in a way that zstd sees, and also where it unpacks to more than `max` bytes.
+pub(crate) fn unpack(from: &Path, to: &Path, max: u64) -> io::Result<Packed> {
+    let mut source = BufReader::with_capacity(CHUNK, Hashing::new(File::open(from)?));
+    let mut target = create(to)?;
+    let mut decoder = zstd::Decoder::with_buffer(&mut source)?;
+    if io::copy(&mut Read::by_ref(&mut decoder).take(max + 1), &mut target)? > max {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "more bytes than were packed"));
+    }
+    drop(decoder);
+    // What is behind the end belongs to the file as well.
+    io::copy(&mut source, &mut io::sink())?;
+    let hashing = source.into_inner();
+    Ok(Packed { size: hashing.size, sha256: hex(&hashing.hasher.finalize()) })
+}

@@ -1,0 +1,238 @@
+//! Writing a snapshot's SQLite file, on a thread of its own.
+//!
+//! Rows arrive in batches, as [`super::row`] has them. Each table is kept by its key and nothing
+//! else, so that a row is looked up by it and read in its order. Nothing is synced here: the file is
+//! packed afterwards, and whoever dies before that begins anew.
+
+use std::path::Path;
+
+use rusqlite::{
+    Connection, ToSql, params,
+    types::{ToSqlOutput, ValueRef},
+};
+use tokio::sync::mpsc;
+
+use super::{
+    TABLES,
+    manifest::TableCopy,
+    row::{self, Hasher},
+};
+use crate::{
+    db::Dialect,
+    snapshot::{
+        SnapshotError,
+        schema::{Table, quote, quote_all},
+    },
+};
+
+/// What a page holds at most, and how many of them are kept in memory.
+const PRAGMAS: &str = "PRAGMA page_size = 16384; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
+     PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_size = -8192; PRAGMA temp_store = FILE; BEGIN";
+
+/// What the writer is told.
+pub(crate) enum Message {
+    /// The rows that follow are of this table, kept by these columns, as a database of this kind has them.
+    Table(Box<Table>, Vec<String>, Dialect),
+    /// Whole rows.
+    Rows(Vec<u8>),
+}
+
+/// Writes what arrives until nobody sends any more; the tables, with their hashes.
+pub(crate) fn write(path: &Path, mut messages: mpsc::Receiver<Message>) -> Result<Vec<TableCopy>, SnapshotError> {
+    let connection = Connection::open(path)?;
+    connection.execute_batch(PRAGMAS)?;
+    connection
+        .execute_batch(&format!("CREATE TABLE {TABLES} (name TEXT PRIMARY KEY, json TEXT NOT NULL) WITHOUT ROWID"))?;
+    let mut copies = Vec::new();
+    let mut next = messages.blocking_recv();
+    while let Some(Message::Table(table, key, dialect)) = next {
+        let mut writer = Writer::new(&connection, *table, key, dialect)?;
+        next = loop {
+            match messages.blocking_recv() {
+                Some(Message::Rows(rows)) => writer.rows(&rows)?,
+                other => break other,
+            }
+        };
+        let copy = writer.finish()?;
+        let json = serde_json::to_string(&copy).unwrap_or_default();
+        connection.execute(&format!("INSERT INTO {TABLES} VALUES (?, ?)"), params![copy.table.name, json])?;
+        copies.push(copy);
+    }
+    connection.execute_batch("COMMIT")?;
+    connection.close().map_err(|(_, error)| error)?;
+    Ok(copies)
+}
+
+/// The statement that creates a table in the snapshot.
+fn create(table: &Table, key: &[String], dialect: Dialect) -> String {
+    let names = || table.columns.iter().map(|column| column.name.as_str());
+    // A key of one whole number is the row's id: the smallest that SQLite knows. One that may be too
+    // large for it is kept as text, which such a key would refuse; and SQLite itself keeps whatever it
+    // is given in a column that is declared as a number.
+    let id = match key {
+        [only] if dialect == Dialect::MySql => {
+            table.columns.iter().find(|column| column.name == *only).filter(|column| is_id(&column.sql_type))
+        }
+        _ => None,
+    };
+    let sqlite = |name: &str| quote(Dialect::Sqlite, name);
+    let columns: Vec<String> = names()
+        .map(|name| match id {
+            Some(id) if id.name == name => format!("{} INTEGER PRIMARY KEY", sqlite(name)),
+            _ => sqlite(name),
+        })
+        .collect();
+    let columns = columns.join(", ");
+    match id {
+        Some(_) => format!("CREATE TABLE {} ({columns})", sqlite(&table.name)),
+        None => format!(
+            "CREATE TABLE {} ({columns}, PRIMARY KEY ({})) WITHOUT ROWID",
+            sqlite(&table.name),
+            quote_all(Dialect::Sqlite, key.iter().map(String::as_str))
+        ),
+    }
+}
+
+/// Whether every value of MySQL's type is a whole number that SQLite can count to.
+fn is_id(sql_type: &str) -> bool {
+    let text = sql_type.to_ascii_lowercase();
+    let word = text.split(|c: char| !c.is_ascii_alphanumeric()).next();
+    match word {
+        Some("tinyint" | "smallint" | "mediumint" | "int") => true,
+        Some("bigint") => !text.contains("unsigned") && !text.contains("zerofill"),
+        _ => false,
+    }
+}
+
+/// SELECT of all columns of a table, in the order of its key.
+pub(crate) fn select(table: &Table, key: &[String]) -> String {
+    let names = table.columns.iter().map(|column| column.name.as_str());
+    format!(
+        "SELECT {} FROM {} ORDER BY {}",
+        quote_all(Dialect::Sqlite, names),
+        quote(Dialect::Sqlite, &table.name),
+        quote_all(Dialect::Sqlite, key.iter().map(String::as_str))
+    )
+}
+
+/// Hashes a table as it is in the file, row by row; how many rows there are, and their hash.
+pub(crate) fn hash(
+    connection: &Connection,
+    table: &Table,
+    key: &[String],
+    mut each: impl FnMut(u64),
+) -> Result<(u64, String), rusqlite::Error> {
+    let mut statement = connection.prepare(&select(table, key))?;
+    let mut hasher = Hasher::default();
+    let mut bytes = Vec::new();
+    let mut count = 0;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        bytes.clear();
+        for index in 0..table.columns.len() {
+            row::put(&mut bytes, row.get_ref(index)?);
+        }
+        hasher.rows(&bytes);
+        count += 1;
+        if count % 10_000 == 0 {
+            each(count);
+        }
+    }
+    Ok((count, hasher.finish()))
+}
+
+/// Binds a borrowed value.
+struct Bound<'a>(ValueRef<'a>);
+
+impl ToSql for Bound<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(self.0))
+    }
+}
+
+struct Writer<'c> {
+    connection: &'c Connection,
+    statement: rusqlite::Statement<'c>,
+    table: Table,
+    key: Vec<String>,
+    /// Where the columns of the key are.
+    key_at: Vec<usize>,
+    rows: u64,
+    hasher: Hasher,
+    /// Whether the rows have come in SQLite's order up to now; the database sorts text by its own rules.
+    is_sorted: bool,
+    /// The key of the row before.
+    before: Vec<u8>,
+}
+
+impl<'c> Writer<'c> {
+    fn new(
+        connection: &'c Connection,
+        table: Table,
+        key: Vec<String>,
+        dialect: Dialect,
+    ) -> Result<Self, SnapshotError> {
+        connection.execute_batch(&create(&table, &key, dialect))?;
+        let places = crate::db::repeat("?", table.columns.len());
+        let insert = format!("INSERT INTO {} VALUES ({places})", quote(Dialect::Sqlite, &table.name));
+        Ok(Self {
+            connection,
+            statement: connection.prepare(&insert)?,
+            key_at: key.iter().filter_map(|name| table.position(name)).collect(),
+            table,
+            key,
+            rows: 0,
+            hasher: Hasher::default(),
+            is_sorted: true,
+            before: Vec::new(),
+        })
+    }
+
+    fn rows(&mut self, mut bytes: &[u8]) -> Result<(), SnapshotError> {
+        if self.is_sorted {
+            self.hasher.rows(bytes);
+        }
+        let mut values = vec![ValueRef::Null; self.table.columns.len()];
+        while !bytes.is_empty() {
+            for (index, value) in values.iter_mut().enumerate() {
+                *value = row::take(&mut bytes).unwrap_or(ValueRef::Null);
+                self.statement.raw_bind_parameter(index + 1, Bound(*value))?;
+            }
+            self.statement.raw_execute().map_err(|error| self.refused(error))?;
+            self.rows += 1;
+            if self.is_sorted {
+                self.is_sorted = self.is_behind(&values);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the row sorts behind the one before; it is the one before from now on.
+    fn is_behind(&mut self, values: &[ValueRef<'_>]) -> bool {
+        let mut before = self.before.as_slice();
+        let order = self.key_at.iter().map(|at| row::take(&mut before).map(|key| row::compare(key, values[*at])));
+        let is_behind = order.flatten().find(|order| order.is_ne()).is_none_or(std::cmp::Ordering::is_lt);
+        self.before.clear();
+        self.key_at.iter().for_each(|at| row::put(&mut self.before, values[*at]));
+        is_behind
+    }
+
+    fn refused(&self, error: rusqlite::Error) -> SnapshotError {
+        let is_constraint = error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation);
+        if is_constraint && self.table.primary_key.is_empty() {
+            let why = "it has no primary key, and rows that cannot be told apart".to_owned();
+            return SnapshotError::NotCopyable { table: self.table.name.clone(), why };
+        }
+        error.into()
+    }
+
+    fn finish(self) -> Result<TableCopy, SnapshotError> {
+        drop(self.statement);
+        let sha256 = if self.is_sorted {
+            self.hasher.finish()
+        } else {
+            hash(self.connection, &self.table, &self.key, |_| ())?.1
+        };
+        Ok(TableCopy { table: self.table, rows: self.rows, sha256, key: self.key })
+    }
+}

@@ -1,0 +1,173 @@
+//! References that were left empty: filled in when their rows are there, or their rows taken out again.
+
+use super::{Apply, Failures, database_error, is_passing, key_condition, update};
+use crate::{
+    db::{Arg, Kind, Mode, Query, Tx},
+    snapshot::{
+        SnapshotError,
+        restore::{
+            undo_file::{Record, Values},
+            work::{Fill, State},
+        },
+        schema::quote,
+    },
+};
+
+impl Apply<'_> {
+    /// Fills in the references whose rows are there now.
+    pub(super) async fn fill(&mut self) -> anyhow::Result<()> {
+        let mut after = 0;
+        loop {
+            let page = self.context.work.fills(after).await?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = *last;
+            for (id, fill) in page {
+                let mut failures = Failures::default();
+                loop {
+                    match self.fill_one(&fill).await {
+                        Ok(true) => {
+                            self.context.work.filled(id).await?;
+                            break;
+                        }
+                        Ok(false) => break,
+                        Err(error) => {
+                            let passing = database_error(&error).is_some_and(is_passing);
+                            if !passing || !failures.wait().await {
+                                return Err(error);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Fills in the references of one row; whether that is done with.
+    async fn fill_one(&mut self, fill: &Fill) -> anyhow::Result<bool> {
+        let context = self.context;
+        let shape = &context.shapes[fill.table];
+        let mut tx = context.live.db.begin(Mode::Write).await?;
+        let found = context.live.lookup(&mut tx, shape, &shape.key, std::slice::from_ref(&fill.key), true).await?;
+        let Some(before) = found.into_iter().flatten().next() else { return Ok(true) };
+        // Somebody has written it since.
+        if fill.values.iter().any(|(place, _)| before[*place] != Arg::Null) {
+            return Ok(true);
+        }
+        let mut after = before.clone();
+        for (place, value) in &fill.values {
+            after[*place] = value.clone();
+        }
+        for link in context.links_of(fill.table) {
+            if !fill.values.iter().any(|(place, _)| link.columns.contains(place)) {
+                continue;
+            }
+            let Some(target) = link.target(&after) else { continue };
+            let parent = &context.shapes[link.parent];
+            if context.live.lookup(&mut tx, parent, &link.parent_columns, &[target], true).await?[0].is_empty() {
+                return Ok(false);
+            }
+        }
+        match update(&context.live, &mut tx, shape, &after).await {
+            Ok(_) => {}
+            Err(error) if is_passing(&error) || matches!(error.kind, Kind::Unavailable | Kind::Definition) => {
+                return Err(error.into());
+            }
+            Err(_) => return Ok(false),
+        }
+        let found = context.live.lookup(&mut tx, shape, &shape.key, std::slice::from_ref(&fill.key), false).await?;
+        let after = found.into_iter().flatten().next().unwrap_or(after);
+        self.undo.append(&[Record::Fill {
+            table: shape.table.clone(),
+            before: Values(before),
+            after: Values(after),
+        }])?;
+        tx.commit().await?;
+        self.done.filled += 1;
+        Ok(true)
+    }
+
+    /// Takes out again what went in for a row that never came; how many rows.
+    pub(super) async fn take_out(&mut self) -> anyhow::Result<u64> {
+        let context = self.context;
+        let (mut after, mut out) = (0, 0);
+        loop {
+            let page = context.work.fills(after).await?;
+            let Some((last, _)) = page.last() else { return Ok(out) };
+            after = *last;
+            for (id, fill) in page {
+                let mut failures = Failures::default();
+                let is_out = loop {
+                    match self.take_out_one(&fill).await {
+                        Ok(is_out) => break is_out,
+                        Err(error) => {
+                            let passing = database_error(&error).is_some_and(is_passing);
+                            if !passing || !failures.wait().await {
+                                return Err(error);
+                            }
+                        }
+                    }
+                };
+                let known = context.work.find(fill.table, std::slice::from_ref(&fill.key)).await?.pop().flatten();
+                if let Some(mut candidate) = known {
+                    if is_out {
+                        out += 1;
+                        self.done.inserted = self.done.inserted.saturating_sub(1);
+                        candidate.state = State::Deferred;
+                        candidate.reason = "a row that it refers to cannot be restored".to_owned();
+                    } else {
+                        candidate.reason = "a reference of it is left empty, whose row cannot be restored".to_owned();
+                    }
+                    context.work.set(fill.table, &[candidate]).await?;
+                }
+                context.work.filled(id).await?;
+            }
+        }
+    }
+
+    /// Takes one row out, unless somebody refers to it or has written it; whether it is out.
+    async fn take_out_one(&self, fill: &Fill) -> anyhow::Result<bool> {
+        let context = self.context;
+        let shape = &context.shapes[fill.table];
+        let mut tx = context.live.db.begin(Mode::Write).await?;
+        if self.is_referred(&mut tx, fill).await? {
+            return Ok(false);
+        }
+        let (condition, args) = key_condition(&context.live, shape, &fill.key);
+        let table = quote(context.live.db.dialect(), &shape.table);
+        let sql = format!("-- daymend: restore take out\nDELETE FROM {table} WHERE {condition}");
+        match tx.execute(Query::new("restore take out", sql), args).await {
+            Ok(_) => {
+                tx.commit().await?;
+                Ok(true)
+            }
+            Err(error) if is_passing(&error) || matches!(error.kind, Kind::Unavailable | Kind::Definition) => {
+                Err(error.into())
+            }
+            // What daymend does not know of refers to it.
+            Err(_) => {
+                tx.rollback().await?;
+                Ok(false)
+            }
+        }
+    }
+
+    async fn is_referred(&self, tx: &mut Tx, fill: &Fill) -> Result<bool, SnapshotError> {
+        let context = self.context;
+        let shape = &context.shapes[fill.table];
+        let found = context.live.lookup(tx, shape, &shape.key, std::slice::from_ref(&fill.key), true).await?;
+        let Some(row) = found.into_iter().flatten().next() else { return Ok(false) };
+        // Somebody has written it since.
+        if fill.values.iter().any(|(place, _)| row[*place] != Arg::Null) {
+            return Ok(true);
+        }
+        for link in context.links.iter().filter(|link| link.parent == fill.table) {
+            let Some(sought) = link.sought(&row) else { continue };
+            let child = &context.shapes[link.child];
+            let found = context.live.lookup(tx, child, &link.columns, &[sought], false).await?;
+            if found.iter().flatten().any(|found| link.target(found).is_some()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

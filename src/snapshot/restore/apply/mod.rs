@@ -1,0 +1,206 @@
+//! Inserting what is to be restored.
+//!
+//! Tables go parents first, in transactions of [`PAGE`] rows at most. A row that the database does not
+//! take is deferred; deferred rows are tried again until a pass changes nothing. In tables that refer to
+//! each other a row goes in with the references empty whose rows are still to come, where the columns may
+//! be NULL; they are filled in when the group is through.
+
+mod fill;
+mod ready;
+mod record;
+mod sql;
+
+use super::{
+    Context, plan,
+    undo_file::{Reader, Record, Writer},
+    work::{Candidate, Fill, State},
+};
+use crate::{
+    db::{Dialect, Kind, Mode, Query},
+    snapshot::{SnapshotError, side::PAGE},
+};
+use ready::ready;
+pub use sql::database_error;
+pub(super) use sql::{Failures, is_passing, key_condition, update};
+use sql::{insert_sql, why};
+
+/// What MySQL needs to take values as they were: an id of 0 is not a request for a new one, and a date
+/// that another mode let in is no error now. Too long, out of range and no number stay errors.
+const SESSION_MYSQL: &str = "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'";
+
+/// What was done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Applied {
+    /// Rows inserted by this run.
+    pub inserted: u64,
+    /// Rows whose references were filled in afterwards.
+    pub filled: u64,
+    /// How often deferred rows were tried.
+    pub passes: u32,
+}
+
+/// Restores what the plan says.
+pub struct Apply<'a> {
+    context: &'a Context,
+    undo: Writer,
+    done: Applied,
+    /// Told after each transaction how many rows have been inserted.
+    progress: &'a mut (dyn FnMut(u64) + Send),
+}
+
+impl<'a> Apply<'a> {
+    /// Goes on from where the undo file says that another run has ended.
+    pub async fn new(
+        context: &'a Context,
+        undo: Writer,
+        known: &mut Reader,
+        progress: &'a mut (dyn FnMut(u64) + Send),
+    ) -> anyhow::Result<Self> {
+        // The rows whose references were never filled in.
+        for start in (0..known.len()).step_by(PAGE) {
+            for record in known.read(start..known.len().min(start + PAGE))? {
+                let Record::Insert { table, row, later, .. } = record else { continue };
+                let Some(number) = context.number(&table).filter(|_| !later.is_empty()) else { continue };
+                let key = context.shapes[number].key_of(&row.0);
+                let values = later.into_iter().map(|(place, value)| (place, value.0)).collect();
+                context.work.add_fills(&[Fill { table: number, key, values }]).await?;
+            }
+        }
+        Ok(Self { context, undo, done: Applied::default(), progress })
+    }
+
+    /// Until a pass changes nothing.
+    pub async fn run(mut self) -> anyhow::Result<Applied> {
+        loop {
+            let mut changed = 0;
+            for group in &self.context.groups {
+                // Rows of a group may wait for each other.
+                loop {
+                    let mut restored = 0;
+                    for table in &group.tables {
+                        restored += self.table(*table).await?;
+                    }
+                    changed += restored;
+                    if restored == 0 || !group.is_cyclic {
+                        break;
+                    }
+                }
+                self.fill().await?;
+            }
+            self.done.passes += 1;
+            // Rows whose references stay empty are not what they were: their next try may be better.
+            let out = self.take_out().await?;
+            if changed <= out {
+                break;
+            }
+            self.context.work.retry().await?;
+            plan::settle(self.context).await?;
+        }
+        for table in 0..self.context.shapes.len() {
+            self.give_up(table).await?;
+        }
+        Ok(self.done)
+    }
+
+    /// Defers what still waits.
+    async fn give_up(&self, table: usize) -> Result<(), SnapshotError> {
+        loop {
+            let mut page = self.context.work.page(table, State::Missing, 0).await?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            for candidate in &mut page {
+                candidate.state = State::Deferred;
+                candidate.reason = "a row that it refers to cannot be restored".to_owned();
+            }
+            self.context.work.set(table, &page).await?;
+        }
+    }
+
+    /// One pass over the missing rows of a table; how many are restored now.
+    async fn table(&mut self, table: usize) -> anyhow::Result<u64> {
+        let mut restored = 0;
+        let mut after = 0;
+        loop {
+            let page = self.context.work.page(table, State::Missing, after).await?;
+            let Some(last) = page.last() else { return Ok(restored) };
+            after = last.place;
+            restored += self.batch(table, page).await?;
+            (self.progress)(self.done.inserted);
+        }
+    }
+
+    /// Restores some rows in one transaction; one by one where that fails at its commit.
+    async fn batch(&mut self, table: usize, candidates: Vec<Candidate>) -> anyhow::Result<u64> {
+        let mut waiting = vec![candidates];
+        let mut restored = 0;
+        let mut failures = Failures::default();
+        while let Some(candidates) = waiting.pop() {
+            match self.transaction(table, candidates.clone()).await {
+                Ok(count) => restored += count,
+                Err(error) => {
+                    let Some(database) = database_error(&error) else { return Err(error) };
+                    if is_passing(database) && failures.wait().await {
+                        waiting.push(candidates);
+                    } else if matches!(database.kind, Kind::Unavailable | Kind::Definition) || is_passing(database) {
+                        return Err(error);
+                    } else if candidates.len() > 1 {
+                        // A constraint that is checked at the commit: find out whose it is.
+                        waiting.extend(candidates.into_iter().rev().map(|candidate| vec![candidate]));
+                    } else {
+                        let (reason, detail) = why(database);
+                        let deferred = |candidate| Candidate {
+                            state: State::Deferred,
+                            reason: reason.clone(),
+                            detail: detail.clone(),
+                            ..candidate
+                        };
+                        let candidates: Vec<Candidate> = candidates.into_iter().map(deferred).collect();
+                        self.context.work.set(table, &candidates).await?;
+                    }
+                }
+            }
+        }
+        self.done.inserted += restored;
+        Ok(restored)
+    }
+
+    async fn transaction(&mut self, table: usize, candidates: Vec<Candidate>) -> anyhow::Result<u64> {
+        let context = self.context;
+        let shape = &context.shapes[table];
+        let mut tx = context.live.db.begin(Mode::Write).await?;
+        if tx.dialect() == Dialect::MySql {
+            tx.execute(Query::new("restore session", SESSION_MYSQL), vec![]).await?;
+        }
+        let (ready, mut settled) = ready(context, &mut tx, table, candidates).await?;
+        let mut inserted = Vec::new();
+        for mut one in ready {
+            let insert = insert_sql(&context.live, shape, &one.row);
+            match tx.execute(Query::new("restore insert", insert), one.row.clone()).await {
+                Ok(_) => inserted.push(one),
+                Err(error) if is_passing(&error) || matches!(error.kind, Kind::Unavailable | Kind::Definition) => {
+                    return Err(error.into());
+                }
+                Err(error) => {
+                    (one.candidate.reason, one.candidate.detail) = why(&error);
+                    one.candidate.state = State::Deferred;
+                    settled.push(one.candidate);
+                }
+            }
+        }
+        let records = self.read_back(&mut tx, table, &mut inserted).await?;
+        self.undo.append(&records)?;
+        tx.commit().await?;
+        let count = inserted.len() as u64;
+        let mut fills = Vec::new();
+        for one in inserted {
+            if !one.later.is_empty() {
+                fills.push(Fill { table, key: shape.key_of(&one.row), values: one.later });
+            }
+            settled.push(one.candidate);
+        }
+        context.work.add_fills(&fills).await?;
+        context.work.set(table, &settled).await?;
+        Ok(count)
+    }
+}

@@ -1,0 +1,130 @@
+//! Which rows can go in now: those whose references lead somewhere.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    db::{Arg, Mode, Tx},
+    snapshot::{
+        SnapshotError,
+        cells::{self, Cells},
+        restore::{
+            Context, Link,
+            parents::Parent,
+            plan,
+            work::{Candidate, State},
+        },
+    },
+};
+
+/// A row on its way.
+pub(super) struct Ready {
+    pub(super) candidate: Candidate,
+    pub(super) row: Cells,
+    /// References to rows that are still to come, by place.
+    pub(super) later: Vec<(usize, Arg)>,
+}
+
+/// Rows with their references rewritten, and the candidates that have to wait.
+pub(super) async fn ready(
+    context: &Context,
+    tx: &mut Tx,
+    table: usize,
+    candidates: Vec<Candidate>,
+) -> Result<(Vec<Ready>, Vec<Candidate>), SnapshotError> {
+    let shape = &context.shapes[table];
+    let mut snapshot = context.snapshot.db.begin(Mode::Snapshot).await?;
+    let keys: Vec<Cells> = candidates.iter().map(|candidate| candidate.key.clone()).collect();
+    let rows = context.snapshot.lookup(&mut snapshot, shape, &shape.key, &keys, false).await?;
+    let rows: Vec<Cells> = rows.into_iter().filter_map(|rows| rows.into_iter().next()).collect();
+    let mut written = rows.clone();
+    let mut later: Vec<Vec<(usize, Arg)>> = vec![Vec::new(); rows.len()];
+    let mut waits: Vec<Option<(String, String)>> = vec![None; rows.len()];
+    // What they refer to is still to come: they stay as they are.
+    let mut is_early = vec![false; rows.len()];
+    for link in context.links_of(table) {
+        let parents = context.parents(&mut snapshot, link, &rows).await?;
+        context.redirect(tx, link, &mut written, &parents).await?;
+        let is_live = live_parents(context, &mut snapshot, tx, link, &rows, &written, &parents).await?;
+        for index in 0..rows.len() {
+            let is_itself = link.parent == table
+                && link.target(&written[index]) == Some(shape.values(&written[index], &link.parent_columns));
+            if is_itself || waits[index].is_some() {
+                continue;
+            }
+            if let Parent::Candidate(parent) = &parents[index] {
+                if let Some(why) = plan::why_not(context, link.parent, parent) {
+                    waits[index] = Some(why);
+                    continue;
+                }
+                if parent.state == State::Missing && !is_live[index] {
+                    if link.nullable.is_empty() {
+                        is_early[index] = true;
+                        continue;
+                    }
+                    let values = link.nullable.iter().map(|place| (*place, written[index][*place].clone()));
+                    later[index].extend(values);
+                    continue;
+                }
+            }
+            if !is_live[index] {
+                let target = link.target(&written[index]).unwrap_or_default();
+                let parent = &context.shapes[link.parent].table;
+                waits[index] =
+                    Some((format!("its row of {parent} is gone"), format!("{parent} {}", cells::show_key(&target))));
+            }
+        }
+    }
+    let (mut ready, mut waiting) = (Vec::new(), Vec::new());
+    for ((((candidate, mut row), later), wait), is_early) in
+        candidates.into_iter().zip(written).zip(later).zip(waits).zip(is_early)
+    {
+        match wait {
+            None if is_early => {}
+            Some((reason, detail)) => waiting.push(Candidate { state: State::Deferred, reason, detail, ..candidate }),
+            None => {
+                let mut unique: BTreeMap<usize, Arg> = BTreeMap::new();
+                for (place, value) in later {
+                    row[place] = Arg::Null;
+                    unique.insert(place, value);
+                }
+                ready.push(Ready { candidate, row, later: unique.into_iter().collect() });
+            }
+        }
+    }
+    Ok((ready, waiting))
+}
+
+/// Whether what each row refers to is there, and stays there until the transaction ends. A declared
+/// reference that led nowhere in the snapshot may lead nowhere again.
+async fn live_parents(
+    context: &Context,
+    snapshot: &mut Tx,
+    tx: &mut Tx,
+    link: &Link,
+    rows: &[Cells],
+    written: &[Cells],
+    parents: &[Parent],
+) -> Result<Vec<bool>, SnapshotError> {
+    let shape = &context.shapes[link.parent];
+    let mut is_live = vec![true; written.len()];
+    let mut asked = Vec::new();
+    for (index, row) in written.iter().enumerate() {
+        if let (Some(target), true) = (link.target(row), parents[index] != Parent::None) {
+            asked.push((index, target));
+        }
+    }
+    let targets: Vec<Cells> = asked.iter().map(|(_, target)| target.clone()).collect();
+    let found = context.live.lookup(tx, shape, &link.parent_columns, &targets, true).await?;
+    let gone: Vec<usize> =
+        asked.iter().zip(found).filter(|(_, found)| found.is_empty()).map(|((index, _), _)| *index).collect();
+    let before: Vec<Cells> = gone.iter().map(|index| link.target(&rows[*index]).unwrap_or_default()).collect();
+    let dangled = if link.reference.is_enforced {
+        vec![Vec::new(); gone.len()]
+    } else {
+        context.snapshot.lookup(snapshot, shape, &link.parent_columns, &before, false).await?
+    };
+    for (index, before) in gone.into_iter().zip(dangled) {
+        is_live[index] = before.is_empty() && !link.reference.is_enforced;
+    }
+    Ok(is_live)
+}

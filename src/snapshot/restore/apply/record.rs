@@ -1,0 +1,70 @@
+//! What goes into the undo file of rows that went in.
+
+use super::{Apply, ready::Ready};
+use crate::{
+    db::{Arg, Tx},
+    snapshot::{
+        SnapshotError,
+        cells::{self, Cells},
+        restore::{
+            plan,
+            undo_file::{Record, Value, Values},
+            work::State,
+        },
+    },
+};
+
+/// How many rows of a table that referred to a row are written down: where there were more, an undo leaves it.
+const REFERRED_MAX: usize = 1000;
+
+impl Apply<'_> {
+    /// Reads what was inserted as it is now: triggers and types may have changed it.
+    pub(super) async fn read_back(
+        &self,
+        tx: &mut Tx,
+        table: usize,
+        inserted: &mut [Ready],
+    ) -> anyhow::Result<Vec<Record>> {
+        let shape = &self.context.shapes[table];
+        let keys: Vec<Cells> = inserted.iter().map(|one| shape.key_of(&one.row)).collect();
+        let found = self.context.live.lookup(tx, shape, &shape.key, &keys, false).await?;
+        let mut records = Vec::new();
+        for (one, found) in inserted.iter_mut().zip(found) {
+            let Some(row) = found.into_iter().next() else {
+                anyhow::bail!(
+                    "{} {}: was inserted and is not there: a trigger must have moved it; nothing of its batch is kept",
+                    shape.table,
+                    cells::show_key(&one.candidate.key)
+                );
+            };
+            let differ: Vec<usize> = (0..row.len()).filter(|place| row[*place] != one.row[*place]).collect();
+            one.candidate.state = State::Restored;
+            one.candidate.detail = String::new();
+            one.candidate.reason = if differ.is_empty() {
+                String::new()
+            } else {
+                format!("the database changed {} as it went in", plan::names(shape, &differ))
+            };
+            let later = one.later.iter().map(|(place, value)| (*place, Value(value.clone()))).collect();
+            let referred = self.referred(tx, table, &row).await?;
+            records.push(Record::Insert { table: shape.table.clone(), row: Values(row), later, referred });
+        }
+        Ok(records)
+    }
+
+    /// The live rows that referred to a row all the while it was away.
+    async fn referred(&self, tx: &mut Tx, table: usize, row: &[Arg]) -> Result<Vec<(String, String)>, SnapshotError> {
+        let mut referred = Vec::new();
+        let links = self.context.links.iter().filter(|link| link.parent == table && !link.reference.is_enforced);
+        for link in links {
+            let Some(sought) = link.sought(row) else { continue };
+            let child = &self.context.shapes[link.child];
+            let found = self.context.live.lookup(tx, child, &link.columns, &[sought], false).await?;
+            let keys = found.iter().flatten().filter(|found| link.target(found).is_some());
+            referred.extend(
+                keys.take(REFERRED_MAX).map(|found| (child.table.clone(), cells::show_key(&child.key_of(found)))),
+            );
+        }
+        Ok(referred)
+    }
+}

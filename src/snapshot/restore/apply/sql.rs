@@ -1,0 +1,123 @@
+//! The statements of a restore, and what the database says to them.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    db::{self, Arg, Backoff, DbError, Kind, Query, Tx},
+    snapshot::{
+        SnapshotError,
+        schema::{quote, quote_all},
+        side::{Shape, Side},
+    },
+};
+
+pub(super) fn insert_sql(live: &Side, shape: &Shape, row: &[Arg]) -> String {
+    let dialect = live.db.dialect();
+    let marks: Vec<&str> =
+        shape.columns.iter().zip(row).map(|(column, value)| live.written(&shape.table, column, value)).collect();
+    format!(
+        "-- daymend: restore insert\nINSERT INTO {} ({}) VALUES ({})",
+        quote(dialect, &shape.table),
+        quote_all(dialect, shape.columns.iter().map(String::as_str)),
+        marks.join(", ")
+    )
+}
+
+/// The condition that a row has a key, and its arguments.
+pub(in crate::snapshot::restore) fn key_condition(live: &Side, shape: &Shape, key: &[Arg]) -> (String, Vec<Arg>) {
+    let terms: Vec<String> = shape
+        .key
+        .iter()
+        .map(|place| {
+            let name = &shape.columns[*place];
+            format!("{} = {}", quote(live.db.dialect(), name), live.placeholder(&shape.table, name))
+        })
+        .collect();
+    (terms.join(" AND "), key.to_vec())
+}
+
+/// Writes every column of a row but its key: one that was left out might write itself (ON UPDATE
+/// CURRENT_TIMESTAMP).
+pub(in crate::snapshot::restore) async fn update(
+    live: &Side,
+    tx: &mut Tx,
+    shape: &Shape,
+    row: &[Arg],
+) -> Result<u64, DbError> {
+    let dialect = live.db.dialect();
+    let places = (0..shape.columns.len()).filter(|place| !shape.key.contains(place));
+    let (names, mut args): (Vec<String>, Vec<Arg>) = places
+        .map(|place| {
+            let (column, value) = (&shape.columns[place], &row[place]);
+            (format!("{} = {}", quote(dialect, column), live.written(&shape.table, column, value)), value.clone())
+        })
+        .unzip();
+    let (condition, key) = key_condition(live, shape, &shape.key_of(row));
+    args.extend(key);
+    let sql = format!(
+        "-- daymend: restore update\nUPDATE {} SET {} WHERE {condition}",
+        quote(dialect, &shape.table),
+        names.join(", ")
+    );
+    tx.execute(Query::new("restore update", sql), args).await
+}
+
+/// The database's error in an error, where it is one.
+#[must_use]
+pub fn database_error(error: &anyhow::Error) -> Option<&DbError> {
+    error.chain().find_map(|cause| {
+        cause.downcast_ref::<DbError>().or_else(|| match cause.downcast_ref::<SnapshotError>() {
+            Some(SnapshotError::Database(error)) => Some(error),
+            _ => None,
+        })
+    })
+}
+
+/// For how long conflicts are tried again: users' own transactions may take a while.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long to wait between two tries.
+const BACKOFF: Backoff = Backoff { base: Duration::from_millis(5), max: Duration::from_millis(600) };
+
+/// How often and since when something has failed.
+#[derive(Debug, Default)]
+pub(in crate::snapshot::restore) struct Failures {
+    count: u32,
+    since: Option<Instant>,
+}
+
+impl Failures {
+    /// Waits before the next try; false where there is to be none.
+    pub(in crate::snapshot::restore) async fn wait(&mut self) -> bool {
+        self.count += 1;
+        if self.since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+            return false;
+        }
+        tokio::time::sleep(BACKOFF.wait(self.count)).await;
+        true
+    }
+}
+
+/// Whether it passes by itself: a conflict with another transaction, but not a key that is taken.
+pub(in crate::snapshot::restore) fn is_passing(error: &DbError) -> bool {
+    error.kind == Kind::Conflict && !error.is_duplicate()
+}
+
+/// Why the database does not take a row, in one of a few words, and its own.
+pub(super) fn why(error: &DbError) -> (String, String) {
+    let reason = match db::code(&error.source) {
+        1062 | 1586 | 2067 | 1555 | 2579 => "a unique key is taken",
+        1452 | 1216 | 787 => "what it refers to is gone",
+        3819 | 4025 | 275 => "a CHECK does not hold",
+        1406 | 1162 => "a value is too long",
+        1264 | 1365 | 1366 | 1292 | 1265 | 3140 | 1416 | 3091 => "a value does not fit its column",
+        1048 | 1364 | 1299 => "a value is missing",
+        1644 | 1811 => "a trigger refuses it",
+        _ => "the database refuses it",
+    };
+    let words = match &error.source {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        other => other.to_string(),
+    };
+    (reason.to_owned(), words.replace('\n', " "))
+}

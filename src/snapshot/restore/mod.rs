@@ -1,0 +1,209 @@
+//! Bringing back rows that have vanished from the live database, and no others.
+//!
+//! [`plan`] finds the rows of a snapshot that the live database does not have (*candidates*), and
+//! judges each: it will be restored, or a live row stands for it under another key (*mapped*), or its
+//! identity has to be decided by a person (*quarantined*), or it was deleted on purpose (*excluded*).
+//! [`apply`] inserts what is to be restored, parents before children, and sets aside what the database
+//! does not take (*deferred*). [`undo`] takes it all back.
+//!
+//! Invariants:
+//! - nothing is written but INSERTs of vanished rows, and UPDATEs that fill in their own references;
+//! - foreign key checks and CHECKs are never switched off;
+//! - a row is in the undo file, synced, before the transaction that inserts it commits;
+//! - two rows are taken for one only where an identity says so, and the live one is not in the snapshot.
+//!
+//! A run that was killed is repeated: what it has restored is no longer missing, and the references that
+//! it had left empty are in the undo file.
+
+pub mod apply;
+pub mod exclude;
+pub mod graph;
+pub mod parents;
+pub mod plan;
+pub mod relations;
+pub mod remap;
+pub mod report;
+pub mod touched;
+pub mod undo;
+pub mod undo_file;
+pub mod work;
+
+use graph::Group;
+use relations::{Reference, Relations};
+use work::Work;
+
+use super::{
+    cells,
+    schema::Table,
+    side::{Shape, Side},
+};
+
+/// A reference between two tables that are restored, with the places of its columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// What it is.
+    pub reference: Reference,
+    /// The number of the table that refers.
+    pub child: usize,
+    /// The places of its columns.
+    pub columns: Vec<usize>,
+    /// The number of the table that is referred to.
+    pub parent: usize,
+    /// The places of its columns.
+    pub parent_columns: Vec<usize>,
+    /// Only where the column at this place shows this value.
+    pub when: Option<(usize, String)>,
+    /// Which of its columns may be NULL.
+    pub nullable: Vec<usize>,
+    /// Whether the parent's columns are whole numbers, which the child may hold as text.
+    pub is_whole: bool,
+    /// Whether the child's are as well.
+    pub is_child_whole: bool,
+}
+
+/// Everything that a restore goes by.
+#[derive(Debug)]
+pub struct Context {
+    /// Where rows are taken from.
+    pub snapshot: Side,
+    /// Where they are put.
+    pub live: Side,
+    /// The tables, by number.
+    pub shapes: Vec<Shape>,
+    /// What refers to what.
+    pub links: Vec<Link>,
+    /// By table, the columns that identify its rows, where that is declared.
+    pub identities: Vec<Option<Vec<usize>>>,
+    /// In which order tables are restored.
+    pub groups: Vec<Group>,
+    /// The candidates.
+    pub work: Work,
+    /// What else there is to say: tables and columns that cannot be restored.
+    pub remarks: Vec<String>,
+}
+
+impl Context {
+    /// What a restore of those tables goes by; all tables of the snapshot where none is named.
+    pub fn new(
+        snapshot: Side,
+        live: Side,
+        tables: &[String],
+        mut relations: Relations,
+        work: Work,
+    ) -> Result<Self, String> {
+        let mut remarks = Vec::new();
+        let mut shapes = Vec::new();
+        for (name, old) in &snapshot.tables {
+            if !tables.is_empty() && !tables.contains(name) {
+                continue;
+            }
+            let Some(new) = live.tables.get(name) else {
+                remarks.push(format!("table {name} does not exist any more: none of its rows can be restored"));
+                continue;
+            };
+            let Some(shape) = Shape::new(old, new) else {
+                remarks.push(format!("table {name} has lost its key: none of its rows can be restored"));
+                continue;
+            };
+            if !shape.lost.is_empty() {
+                let lost = shape.lost.join(", ");
+                remarks.push(format!("table {name} has no column {lost} any more: its values are not restored"));
+            }
+            shapes.push(shape);
+        }
+        for shape in &shapes {
+            add_foreign_keys(&mut relations, &live.tables[&shape.table]);
+        }
+        let links = links(&relations, &shapes, &live)?;
+        let mut identities = Vec::new();
+        for shape in &shapes {
+            identities.push(match relations.identities.get(&shape.table) {
+                None => None,
+                Some(columns) => {
+                    Some(shape.places(columns).ok_or_else(|| {
+                        format!("the identity of {} names a column that it does not have", shape.table)
+                    })?)
+                }
+            });
+        }
+        let names: Vec<String> = shapes.iter().map(|shape| shape.table.clone()).collect();
+        let references: Vec<Reference> = links.iter().map(|link| link.reference.clone()).collect();
+        let groups = graph::order(&names, &references);
+        Ok(Self { snapshot, live, shapes, links, identities, groups, work, remarks })
+    }
+
+    /// The links of a table to its parents.
+    pub fn links_of(&self, table: usize) -> impl Iterator<Item = &Link> {
+        self.links.iter().filter(move |link| link.child == table)
+    }
+
+    /// The number of a table.
+    #[must_use]
+    pub fn number(&self, table: &str) -> Option<usize> {
+        self.shapes.iter().position(|shape| shape.table == table)
+    }
+}
+
+/// Adds what a table's foreign keys say.
+pub(super) fn add_foreign_keys(relations: &mut Relations, table: &Table) {
+    for key in &table.foreign_keys {
+        relations.add(Reference {
+            table: table.name.clone(),
+            columns: key.columns.clone(),
+            parent: key.parent.clone(),
+            parent_columns: key.parent_columns.clone(),
+            when: None,
+            is_enforced: true,
+        });
+    }
+}
+
+/// The references between those tables; one that names a column which does not exist is an error.
+pub(super) fn links(relations: &Relations, shapes: &[Shape], side: &Side) -> Result<Vec<Link>, String> {
+    let number = |name: &str| shapes.iter().position(|shape| shape.table == name);
+    let mut links = Vec::new();
+    for reference in &relations.references {
+        let (Some(child), Some(parent)) = (number(&reference.table), number(&reference.parent)) else { continue };
+        let unknown = |of: &str| format!("{}: a column of {of} does not exist", reference.text());
+        let columns = shapes[child].places(&reference.columns).ok_or_else(|| unknown(&reference.table))?;
+        let parent_columns = if reference.parent_columns.is_empty() {
+            shapes[parent].key.clone()
+        } else {
+            shapes[parent].places(&reference.parent_columns).ok_or_else(|| unknown(&reference.parent))?
+        };
+        if columns.len() != parent_columns.len() {
+            return Err(format!("{}: the key of {} has other columns", reference.text(), reference.parent));
+        }
+        let when = match &reference.when {
+            None => None,
+            Some((column, value)) => {
+                let place =
+                    shapes[child].places(std::slice::from_ref(column)).ok_or_else(|| unknown(&reference.table))?;
+                Some((place[0], value.clone()))
+            }
+        };
+        let column = |table: usize, place: usize| {
+            let name = &shapes[table].columns[place];
+            side.tables.get(&shapes[table].table)?.columns.iter().find(|column| column.name == *name)
+        };
+        let nullable = columns
+            .iter()
+            .copied()
+            .filter(|place| column(child, *place).is_some_and(|column| column.nullable))
+            .collect();
+        let is_whole = parent_columns.iter().all(|place| column(parent, *place).is_some_and(cells::is_whole));
+        let is_child_whole = columns.iter().all(|place| column(child, *place).is_some_and(cells::is_whole));
+        links.push(Link {
+            reference: reference.clone(),
+            child,
+            columns,
+            parent,
+            parent_columns,
+            when,
+            nullable,
+            is_whole,
+            is_child_whole,
+        });
+    }
+    Ok(links)
+}

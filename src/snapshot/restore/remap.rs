@@ -1,0 +1,163 @@
+//! The map of re-created rows, as a CSV file that people can edit.
+//!
+//! Each line says which live row stands for a vanished one: `table,old,new,why`. A line without `new`
+//! is undecided: the vanished row stays in quarantine.
+
+use std::{collections::HashMap, path::Path};
+
+use anyhow::{Context as _, bail};
+
+use super::{Context, work::State};
+use crate::snapshot::{
+    SnapshotError,
+    cells::{self, Cells},
+};
+
+/// The first line of the file.
+const HEADINGS: [&str; 4] = ["table", "old", "new", "why"];
+
+/// What a person has decided.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Remap {
+    rows: HashMap<(String, String), Option<String>>,
+}
+
+impl Remap {
+    /// Reads a file.
+    pub fn read(file: &Path) -> anyhow::Result<Self> {
+        let name = file.display();
+        let text = std::fs::read_to_string(file).with_context(|| format!("{name}: cannot be read"))?;
+        Self::parse(&text).with_context(|| name.to_string())
+    }
+
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(text.as_bytes());
+        let headings: Vec<&str> = reader.headers()?.iter().take(3).collect();
+        if headings != HEADINGS[..3] {
+            bail!("the first line must be {}", HEADINGS.join(","));
+        }
+        let mut rows = HashMap::new();
+        for record in reader.records() {
+            let record = record?;
+            let line = record.position().map_or(0, csv::Position::line);
+            let (Some(table), Some(old)) = (record.get(0), record.get(1)) else { bail!("line {line}: too short") };
+            let new = record.get(2).filter(|new| !new.is_empty()).map(str::to_owned);
+            if rows.insert((table.to_owned(), old.to_owned()), new).is_some() {
+                bail!("line {line}: {table} {old} is there twice");
+            }
+        }
+        Ok(Self { rows })
+    }
+
+    /// What was decided of a row: nothing, that it is undecided, or the key of its live row.
+    #[must_use]
+    pub fn get(&self, table: &str, key_text: &str) -> Option<Option<&str>> {
+        self.rows.get(&(table.to_owned(), key_text.to_owned())).map(Option::as_deref)
+    }
+
+    /// The tables and old keys that are named.
+    pub fn rows(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.rows.keys().map(|(table, key)| (table.as_str(), key.as_str()))
+    }
+}
+
+/// The key of a table that a person has written.
+#[must_use]
+pub fn parse_key(context: &Context, table: usize, text: &str) -> Cells {
+    let shape = &context.shapes[table];
+    let is_whole = |place: usize| {
+        let name = &shape.columns[place];
+        let of = context.live.tables.get(&shape.table);
+        of.is_some_and(|of| of.columns.iter().any(|column| column.name == *name && cells::is_whole(column)))
+    };
+    match shape.key.as_slice() {
+        [place] => vec![cells::parse(text, is_whole(*place))],
+        places => {
+            text.split(',').zip(places).map(|(part, place)| cells::parse(part.trim(), is_whole(*place))).collect()
+        }
+    }
+}
+
+/// Saves what is mapped, and what a person has to decide; the number of lines of each.
+pub async fn save(context: &Context, file: &Path) -> anyhow::Result<(usize, usize)> {
+    let (mut mapped, mut open) = (0, 0);
+    let temporary = file.with_extension("csv.new");
+    let at = || format!("{}: cannot be written", temporary.display());
+    let mut writer = csv::Writer::from_path(&temporary).with_context(at)?;
+    writer.write_record(HEADINGS).with_context(at)?;
+    for (table, shape) in context.shapes.iter().enumerate() {
+        for state in [State::Mapped, State::TakenOver, State::Reused, State::Ambiguous] {
+            let mut after = 0;
+            loop {
+                let page = context.work.page(table, state, after).await?;
+                let Some(last) = page.last() else { break };
+                after = last.place;
+                for candidate in &page {
+                    let new = candidate.holder.as_ref().filter(|_| state == State::Mapped);
+                    *(if new.is_some() { &mut mapped } else { &mut open }) += 1;
+                    let new = new.map(|key| cells::show_key(key)).unwrap_or_default();
+                    let why = match candidate.holder.as_ref().filter(|_| state != State::Mapped) {
+                        Some(holder) => {
+                            format!("{}: {}, by {}", state.name(), candidate.reason, cells::show_key(holder))
+                        }
+                        None => candidate.reason.clone(),
+                    };
+                    writer
+                        .write_record([&shape.table, &cells::show_key(&candidate.key), &new, &why])
+                        .with_context(at)?;
+                }
+            }
+        }
+    }
+    writer.into_inner().map_err(|error| anyhow::anyhow!("{error}"))?.sync_all().with_context(at)?;
+    std::fs::rename(&temporary, file).with_context(|| format!("{}: cannot be written", file.display()))?;
+    Ok((mapped, open))
+}
+
+/// Every line of the map that has a live row, handed to `each`.
+pub async fn for_each_mapped(
+    context: &Context,
+    limit: usize,
+    mut each: impl FnMut(&str, &[crate::db::Arg], &[crate::db::Arg], &str),
+) -> Result<(), SnapshotError> {
+    let mut left = limit;
+    for (table, shape) in context.shapes.iter().enumerate() {
+        let mut after = 0;
+        loop {
+            let page = context.work.page(table, State::Mapped, after).await?;
+            let Some(last) = page.last() else { break };
+            after = last.place;
+            for candidate in &page {
+                if left == 0 {
+                    return Ok(());
+                }
+                left -= 1;
+                each(&shape.table, &candidate.key, candidate.holder.as_deref().unwrap_or_default(), &candidate.reason);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edited_file_is_read() {
+        let remap =
+            Remap::parse("table,old,new,why\nclients, 4011 ,200708,same card\nclients,6655,,\nm,\"1,2\",\"1,3\"\n")
+                .unwrap();
+        assert_eq!(remap.get("clients", "4011"), Some(Some("200708")));
+        assert_eq!(remap.get("clients", "6655"), Some(None));
+        assert_eq!(remap.get("clients", "1"), None);
+        assert_eq!(remap.get("m", "1,2"), Some(Some("1,3")));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        assert!(Remap::parse("old,new\n").unwrap_err().to_string().contains("the first line must be"));
+        let twice = Remap::parse("table,old,new\na,1,2\na,1,3\n").unwrap_err().to_string();
+        assert_eq!(twice, "line 3: a 1 is there twice");
+    }
+}

@@ -1,0 +1,100 @@
+//! What a plan, and what was done, look like to people and machines.
+
+use serde::Serialize;
+
+use super::{
+    Context,
+    work::{Count, State},
+};
+use crate::snapshot::{SnapshotError, cells};
+
+/// Rows of a table in one state for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Group {
+    /// The table.
+    pub table: String,
+    /// The state.
+    pub state: State,
+    /// The reason; empty where there is none to give.
+    pub reason: String,
+    /// How many rows.
+    pub rows: i64,
+    /// The first of them.
+    pub samples: Vec<Sample>,
+}
+
+/// One row of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Sample {
+    /// Its key in the snapshot.
+    pub key: String,
+    /// The key of the live row that stands for it, or in its way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live: Option<String>,
+    /// More about it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+/// All of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The groups, tables in the order in which they are restored.
+    pub groups: Vec<Group>,
+    /// What else there is to say.
+    pub remarks: Vec<String>,
+}
+
+impl Report {
+    /// Reads it from the working file, with so many samples a group.
+    pub async fn read(context: &Context, samples: usize) -> Result<Self, SnapshotError> {
+        let mut counts = context.work.counts().await?;
+        let order: Vec<usize> = context.groups.iter().flat_map(|group| group.tables.iter().copied()).collect();
+        counts.sort_by_key(|count| (order.iter().position(|table| *table == count.table), count.state));
+        let mut groups = Vec::new();
+        for Count { table, state, reason, rows } in counts {
+            let is_plain = matches!(state, State::Missing | State::Restored) && reason.is_empty();
+            let limit = if is_plain { samples.min(3) } else { samples };
+            let found = context.work.first(table, state, &reason, limit).await?;
+            let samples = found
+                .into_iter()
+                .map(|candidate| Sample {
+                    key: cells::show_key(&candidate.key),
+                    live: candidate.holder.as_ref().map(|key| cells::show_key(key)),
+                    detail: candidate.detail,
+                })
+                .collect();
+            groups.push(Group { table: context.shapes[table].table.clone(), state, reason, rows, samples });
+        }
+        Ok(Self { groups, remarks: context.remarks.clone() })
+    }
+
+    /// How many rows are in a state.
+    #[must_use]
+    pub fn rows(&self, state: State) -> i64 {
+        self.groups.iter().filter(|group| group.state == state).map(|group| group.rows).sum()
+    }
+
+    /// How many rows a person has to decide.
+    #[must_use]
+    pub fn quarantined(&self) -> i64 {
+        self.groups.iter().filter(|group| group.state.is_quarantined()).map(|group| group.rows).sum()
+    }
+
+    /// The tables with how many of their rows are in each state, in the order of the groups.
+    #[must_use]
+    pub fn tables(&self) -> Vec<(String, Vec<(State, i64)>)> {
+        let mut tables: Vec<(String, Vec<(State, i64)>)> = Vec::new();
+        for group in &self.groups {
+            if tables.last().is_none_or(|(name, _)| *name != group.table) {
+                tables.push((group.table.clone(), Vec::new()));
+            }
+            let Some((_, states)) = tables.last_mut() else { continue };
+            match states.iter_mut().find(|(state, _)| *state == group.state) {
+                Some((_, rows)) => *rows += group.rows,
+                None => states.push((group.state, group.rows)),
+            }
+        }
+        tables
+    }
+}

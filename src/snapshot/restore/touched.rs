@@ -1,0 +1,193 @@
+//! Which days of which labs a restore touches: they have to be recomputed.
+//!
+//! From every restored row the references lead up to the table of facts (a sample to its bill), or, where
+//! they do not, down one step and up again (a test to the bills that ordered it, a lab to its bills).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use chrono::{DateTime, NaiveDate, Utc};
+
+use super::{
+    Link,
+    relations::Facts,
+    undo_file::{Reader, Record},
+};
+use crate::{
+    calendar::Zone,
+    db::{Arg, DbError, Mode, Query, Tx},
+    rollup::{Rollup, source},
+    scheduler::adhoc,
+    snapshot::{
+        cells::Cells,
+        schema::quote,
+        side::{PAGE, Shape, Side},
+    },
+};
+
+/// The way from a table to the facts: a chain of JOINs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Way {
+    /// Each table on it, beginning with the restored one, and the condition that joins it.
+    joins: Vec<(usize, String)>,
+}
+
+/// The days that the rows of an undo file touch; those that are not over are left out.
+pub async fn days(
+    live: &Side,
+    shapes: &[Shape],
+    links: &[Link],
+    facts: &Facts,
+    rollup: &Rollup,
+    reader: &mut Reader,
+    now: DateTime<Utc>,
+) -> anyhow::Result<adhoc::Plan> {
+    let Some(target) = shapes.iter().position(|shape| shape.table == facts.table) else {
+        return Ok(adhoc::Plan::default());
+    };
+    let mut tx = live.db.begin(Mode::Snapshot).await?;
+    let mut plan = adhoc::Plan::default();
+    let mut zones: BTreeMap<i64, Zone> = BTreeMap::new();
+    for lab in source::labs(&mut tx, rollup).await? {
+        match lab.zone() {
+            Ok(zone) => drop(zones.insert(lab.id, zone)),
+            Err(error) => plan.left_out.push((lab.id, error.to_string())),
+        }
+    }
+    let ways: Vec<Option<Way>> =
+        (0..shapes.len()).map(|table| way(live, shapes, links, facts, table, target)).collect();
+    let mut days: BTreeMap<i64, BTreeSet<NaiveDate>> = BTreeMap::new();
+    for start in (0..reader.len()).step_by(PAGE) {
+        let mut keys: BTreeMap<usize, Vec<Cells>> = BTreeMap::new();
+        for record in reader.read(start..reader.len().min(start + PAGE))? {
+            let (table, row) = match record {
+                Record::Insert { table, row, .. } => (table, row.0),
+                Record::Fill { table, after, .. } => (table, after.0),
+                Record::Days { labs } => {
+                    labs.into_iter().for_each(|(lab, more)| days.entry(lab).or_default().extend(more));
+                    continue;
+                }
+            };
+            if let Some(number) = shapes.iter().position(|shape| shape.table == table) {
+                keys.entry(number).or_default().push(shapes[number].key_of(&row));
+            }
+        }
+        for (table, keys) in keys {
+            let Some(way) = &ways[table] else { continue };
+            add(live, shapes, facts, &mut tx, way, &keys, |lab, at| {
+                if let Some(zone) = zones.get(&lab) {
+                    days.entry(lab).or_default().insert(zone.date_of(at));
+                }
+            })
+            .await?;
+        }
+    }
+    tx.commit().await?;
+    for (lab, mut days) in days {
+        let yesterday = zones.get(&lab).map(|zone| zone.yesterday(now));
+        days.retain(|day| yesterday.is_some_and(|yesterday| *day <= yesterday));
+        if !days.is_empty() {
+            plan.labs.push((lab, days.into_iter().collect()));
+        }
+    }
+    plan.left_out.retain(|(lab, _)| !plan.labs.iter().any(|(known, _)| known == lab));
+    Ok(plan)
+}
+
+/// The shortest way up; otherwise the first one that goes down a step.
+fn way(live: &Side, shapes: &[Shape], links: &[Link], facts: &Facts, table: usize, target: usize) -> Option<Way> {
+    let _ = facts;
+    if let Some(joins) = up(live, shapes, links, table, target, 0) {
+        return Some(Way { joins });
+    }
+    links.iter().filter(|link| link.parent == table && link.when.is_none()).find_map(|link| {
+        let first = (link.child, condition(live, shapes, link, 0, 1, true));
+        let rest = up(live, shapes, links, link.child, target, 1)?;
+        Some(Way { joins: [(table, String::new()), first].into_iter().chain(rest.into_iter().skip(1)).collect() })
+    })
+}
+
+/// The JOINs from a table up to another; `depth` is the number of the first one's alias.
+fn up(
+    live: &Side,
+    shapes: &[Shape],
+    links: &[Link],
+    from: usize,
+    to: usize,
+    depth: usize,
+) -> Option<Vec<(usize, String)>> {
+    let mut before: BTreeMap<usize, &Link> = BTreeMap::new();
+    let mut seen = BTreeSet::from([from]);
+    let mut queue = VecDeque::from([from]);
+    while let Some(table) = queue.pop_front() {
+        if table == to {
+            let mut chain = Vec::new();
+            let mut at = to;
+            while at != from {
+                let link = before[&at];
+                chain.push(link);
+                at = link.child;
+            }
+            chain.reverse();
+            let joins = chain.iter().enumerate().map(|(step, link)| {
+                (link.parent, condition(live, shapes, link, depth + step, depth + step + 1, false))
+            });
+            return Some(std::iter::once((from, String::new())).chain(joins).collect());
+        }
+        for link in links.iter().filter(|link| link.child == table && link.when.is_none()) {
+            if seen.insert(link.parent) {
+                before.insert(link.parent, link);
+                queue.push_back(link.parent);
+            }
+        }
+    }
+    None
+}
+
+/// How a link joins the tables with these aliases: its child first, or its parent.
+fn condition(live: &Side, shapes: &[Shape], link: &Link, first: usize, second: usize, is_down: bool) -> String {
+    let dialect = live.db.dialect();
+    let (child, parent) = if is_down { (second, first) } else { (first, second) };
+    let terms = link.columns.iter().zip(&link.parent_columns).map(|(column, parent_column)| {
+        let column = quote(dialect, &shapes[link.child].columns[*column]);
+        let parent_column = quote(dialect, &shapes[link.parent].columns[*parent_column]);
+        format!("w{child}.{column} = w{parent}.{parent_column}")
+    });
+    terms.collect::<Vec<_>>().join(" AND ")
+}
+
+async fn add(
+    live: &Side,
+    shapes: &[Shape],
+    facts: &Facts,
+    tx: &mut Tx,
+    way: &Way,
+    keys: &[Cells],
+    mut each: impl FnMut(i64, DateTime<Utc>) + Send,
+) -> Result<(), DbError> {
+    let dialect = live.db.dialect();
+    let last = way.joins.len() - 1;
+    let table = &shapes[way.joins[0].0];
+    let mut sql = format!(
+        "-- daymend: restore days\nSELECT DISTINCT w{last}.{}, w{last}.{} FROM {} AS w0",
+        quote(dialect, &facts.lab),
+        quote(dialect, &facts.time),
+        quote(dialect, &table.table)
+    );
+    for (number, (place, condition)) in way.joins.iter().enumerate().skip(1) {
+        sql += &format!(" JOIN {} AS w{number} ON {condition}", quote(dialect, &shapes[*place].table));
+    }
+    let one = table.key.iter().map(|place| {
+        let name = &table.columns[*place];
+        format!("w0.{} = {}", quote(dialect, name), live.placeholder(&table.table, name))
+    });
+    let one = format!("({})", one.collect::<Vec<_>>().join(" AND "));
+    sql += &format!(" WHERE {}", vec![one; keys.len()].join(" OR "));
+    let args: Vec<Arg> = keys.iter().flatten().cloned().collect();
+    tx.for_each(Query::new("restore days", sql), args, |row| {
+        if let (Some(lab), Some(at)) = (row.int_or_null(0)?, row.instant_or_null(1)?) {
+            each(lab, at);
+        }
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,281 @@
+//! Taking a restore back: the undo file, read from its end.
+//!
+//! A row is removed only if it still is what was restored, and if nothing refers to it by now: what
+//! somebody has written since stays, and is reported. References that were filled in are emptied first,
+//! as they were. Killed at any point, it is run again: a row that is gone already is no matter.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Link, add_foreign_keys,
+    apply::{Failures, database_error, is_passing, key_condition, update},
+    links,
+    relations::Relations,
+    undo_file::{Reader, Record},
+};
+use crate::{
+    db::{Arg, Db, Kind, Mode, Query, Tx},
+    snapshot::{
+        SnapshotError,
+        cells::{self, Cells},
+        schema::{self, quote},
+        side::{PAGE, Shape, Side},
+    },
+};
+
+/// What was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Undone {
+    /// Rows removed.
+    pub removed: u64,
+    /// Rows that were not there.
+    pub gone: u64,
+    /// References emptied.
+    pub emptied: u64,
+    /// Rows left, by table and reason, with their keys.
+    pub left: BTreeMap<(String, String), Vec<String>>,
+}
+
+/// The live database, as far as an undo needs it.
+#[derive(Debug)]
+pub struct Undo {
+    live: Side,
+    shapes: Vec<Shape>,
+    links: Vec<Link>,
+}
+
+impl Undo {
+    /// What the file's tables look like now, and what refers to them.
+    pub async fn new(db: &Db, reader: &Reader, relations: Relations) -> anyhow::Result<Self> {
+        let mut tx = db.begin(Mode::Snapshot).await?;
+        let names = schema::table_names(&mut tx).await?;
+        tx.commit().await?;
+        let live = Side::live(db, names.iter().map(String::as_str)).await?;
+        Self::with(live, reader, relations)
+    }
+
+    fn with(live: Side, reader: &Reader, mut relations: Relations) -> anyhow::Result<Self> {
+        let mut shapes = Vec::new();
+        for (name, table) in &live.tables {
+            let Some(mut shape) = Shape::new(table, table) else { continue };
+            if let Some((columns, key)) = reader.header.tables.get(name) {
+                let missing = columns.iter().find(|column| !shape.columns.contains(column));
+                if let Some(column) = missing {
+                    anyhow::bail!("table {name} has no column {column} any more: its rows cannot be compared");
+                }
+                shape.columns.clone_from(columns);
+                // What refers to it may do so by a column that was not restored.
+                shape.columns.extend(
+                    table
+                        .columns
+                        .iter()
+                        .filter(|column| !column.generated && !columns.contains(&column.name))
+                        .map(|column| column.name.clone()),
+                );
+                shape.key.clone_from(key);
+            }
+            shapes.push(shape);
+        }
+        for name in reader.header.tables.keys() {
+            if !live.tables.contains_key(name) {
+                anyhow::bail!("table {name} does not exist any more");
+            }
+        }
+        for table in live.tables.values() {
+            add_foreign_keys(&mut relations, table);
+        }
+        let links = links(&relations, &shapes, &live).map_err(anyhow::Error::msg)?;
+        Ok(Self { live, shapes, links })
+    }
+
+    /// Takes everything back; with `dry_run`, only says what would be.
+    pub async fn run(
+        &self,
+        reader: &mut Reader,
+        dry_run: bool,
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> anyhow::Result<Undone> {
+        let mut undone = Undone::default();
+        let mut end = reader.len();
+        // A dry run does it all in one transaction, and does not commit.
+        let mut trial = if dry_run { Some(self.live.db.begin(Mode::Write).await?) } else { None };
+        while end > 0 {
+            let start = end.saturating_sub(PAGE);
+            let records = reader.read(start..end)?;
+            let mut failures = Failures::default();
+            let batch = loop {
+                let batch = match &mut trial {
+                    Some(tx) => self.batch(tx, &records).await,
+                    None => self.transaction(&records).await,
+                };
+                match batch {
+                    Ok(batch) => break batch,
+                    Err(error) => {
+                        let passing = !dry_run && database_error(&error).is_some_and(is_passing);
+                        if !passing || !failures.wait().await {
+                            return Err(error);
+                        }
+                    }
+                }
+            };
+            undone.removed += batch.removed;
+            undone.gone += batch.gone;
+            undone.emptied += batch.emptied;
+            for (why, keys) in batch.left {
+                undone.left.entry(why).or_default().extend(keys);
+            }
+            end = start;
+            progress(undone.removed);
+        }
+        if let Some(tx) = trial {
+            tx.rollback().await?;
+        }
+        Ok(undone)
+    }
+
+    async fn transaction(&self, records: &[Record]) -> anyhow::Result<Undone> {
+        let mut tx = self.live.db.begin(Mode::Write).await?;
+        let done = self.batch(&mut tx, records).await?;
+        tx.commit().await?;
+        Ok(done)
+    }
+
+    async fn batch(&self, tx: &mut Tx, records: &[Record]) -> anyhow::Result<Undone> {
+        let mut done = Undone::default();
+        for record in records.iter().rev() {
+            let (table, result) = match record {
+                Record::Insert { table, row, referred, .. } => {
+                    (table, self.remove(tx, table, &row.0, referred, &mut done).await?)
+                }
+                Record::Fill { table, before, after } => {
+                    (table, self.empty(tx, table, &before.0, &after.0, &mut done).await?)
+                }
+                Record::Days { .. } => continue,
+            };
+            if let Some((key, why)) = result {
+                done.left.entry((table.clone(), why)).or_default().push(key);
+            }
+        }
+        Ok(done)
+    }
+
+    /// Whether the database has a table of that name.
+    #[must_use]
+    pub fn has_table(&self, table: &str) -> bool {
+        self.live.tables.contains_key(table)
+    }
+
+    /// The live database, its tables, and what refers to what.
+    #[must_use]
+    pub fn parts(&self) -> (&Side, &[Shape], &[Link]) {
+        (&self.live, &self.shapes, &self.links)
+    }
+
+    fn shape(&self, table: &str) -> anyhow::Result<(usize, &Shape)> {
+        let number = self.shapes.iter().position(|shape| shape.table == table);
+        number
+            .map(|number| (number, &self.shapes[number]))
+            .ok_or_else(|| anyhow::anyhow!("table {table} does not exist"))
+    }
+
+    async fn live_row(&self, tx: &mut Tx, shape: &Shape, row: &[Arg]) -> Result<Option<Cells>, SnapshotError> {
+        let key = shape.key_of(row);
+        let found = self.live.lookup(tx, shape, &shape.key, &[key], true).await?;
+        Ok(found.into_iter().flatten().next())
+    }
+
+    /// Removes a row; its key and the reason where it stays.
+    async fn remove(
+        &self,
+        tx: &mut Tx,
+        table: &str,
+        row: &[Arg],
+        referred: &[(String, String)],
+        done: &mut Undone,
+    ) -> anyhow::Result<Option<(String, String)>> {
+        let (number, shape) = self.shape(table)?;
+        let Some(live) = self.live_row(tx, shape, row).await? else {
+            done.gone += 1;
+            return Ok(None);
+        };
+        let key = cells::show_key(&shape.key_of(row));
+        if live[..row.len()] != *row {
+            return Ok(Some((key, "it has been changed since".to_owned())));
+        }
+        for link in self.links.iter().filter(|link| link.parent == number) {
+            if let Some(child) = self.child(tx, link, number, &live, referred).await? {
+                let why = format!("a row of {} refers to it by now", self.shapes[link.child].table);
+                return Ok(Some((format!("{key} ({child})"), why)));
+            }
+        }
+        // InnoDB does not let a row go that refers to itself.
+        let mut alone = live.clone();
+        for link in self.links.iter().filter(|link| link.parent == number && link.child == number) {
+            if link.target(&live).is_some_and(|target| target == shape.values(&live, &link.parent_columns)) {
+                link.nullable.iter().for_each(|place| alone[*place] = Arg::Null);
+            }
+        }
+        if alone != live {
+            update(&self.live, tx, shape, &alone).await?;
+        }
+        let (condition, args) = key_condition(&self.live, shape, &shape.key_of(row));
+        let sql =
+            format!("-- daymend: undo delete\nDELETE FROM {} WHERE {condition}", quote(self.live.db.dialect(), table));
+        match tx.execute(Query::new("undo delete", sql), args).await {
+            Ok(_) => done.removed += 1,
+            Err(error) if is_passing(&error) || matches!(error.kind, Kind::Unavailable | Kind::Definition) => {
+                return Err(error.into());
+            }
+            Err(error) => return Ok(Some((key, format!("the database refuses: {}", error.source)))),
+        }
+        Ok(None)
+    }
+
+    /// The key of a row that refers to this one, and did not when it came.
+    async fn child(
+        &self,
+        tx: &mut Tx,
+        link: &Link,
+        number: usize,
+        row: &[Arg],
+        referred: &[(String, String)],
+    ) -> Result<Option<String>, SnapshotError> {
+        let child = &self.shapes[link.child];
+        let Some(sought) = link.sought(row) else { return Ok(None) };
+        let found = self.live.lookup(tx, child, &link.columns, &[sought], false).await?;
+        let own = self.shapes[number].key_of(row);
+        for found in found.into_iter().flatten().filter(|found| link.target(found).is_some()) {
+            let key = child.key_of(&found);
+            let is_itself = link.child == number && key == own;
+            let known = (child.table.clone(), cells::show_key(&key));
+            if !is_itself && !referred.contains(&known) {
+                return Ok(Some(format!("{} {}", known.0, known.1)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Empties the references of a row that were filled in; its key and the reason where they stay.
+    async fn empty(
+        &self,
+        tx: &mut Tx,
+        table: &str,
+        before: &[Arg],
+        after: &[Arg],
+        done: &mut Undone,
+    ) -> anyhow::Result<Option<(String, String)>> {
+        let (_, shape) = self.shape(table)?;
+        let Some(live) = self.live_row(tx, shape, after).await? else { return Ok(None) };
+        if live[..before.len()] == *before {
+            return Ok(None);
+        }
+        if live[..after.len()] != *after {
+            return Ok(Some((cells::show_key(&shape.key_of(after)), "it has been changed since".to_owned())));
+        }
+        let mut row = live;
+        row[..before.len()].clone_from_slice(before);
+        update(&self.live, tx, shape, &row).await?;
+        done.emptied += 1;
+        Ok(None)
+    }
+}

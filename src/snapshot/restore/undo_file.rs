@@ -1,0 +1,284 @@
+//! The undo file: one JSON object a line, each synced before the transaction that it describes commits.
+//!
+//! It begins with a [`Header`]; then come the rows that were inserted, as the database had them
+//! afterwards, and the references that were filled in. The last line may be torn by a crash: nothing that
+//! it describes was committed. A line may describe a transaction that was never committed: whoever reads
+//! it compares it with the live row.
+
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use chrono::NaiveDate;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    db::Arg,
+    snapshot::cells::{self, Cells},
+};
+
+const VERSION: u32 = 1;
+
+/// What the file is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The version of the format.
+    pub daymend_undo: u32,
+    /// The snapshot whose rows were restored.
+    pub snapshot: String,
+    /// By table, the columns of the rows that follow, and the places of the key's.
+    pub tables: BTreeMap<String, (Vec<String>, Vec<usize>)>,
+}
+
+/// One line behind the header.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Record {
+    /// A row was inserted.
+    Insert {
+        /// Its table.
+        table: String,
+        /// Its values.
+        row: Values,
+        /// The references that were left empty: their places and what they will be.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        later: Vec<(usize, Value)>,
+        /// The rows, as table and key, that referred to it when it came: references that the schema does not
+        /// know are left behind when their row vanishes.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        referred: Vec<(String, String)>,
+    },
+    /// References of a restored row were filled in.
+    Fill {
+        /// Its table.
+        table: String,
+        /// The row before.
+        before: Values,
+        /// The row after.
+        after: Values,
+    },
+    /// The days to recompute, written down before anything is undone.
+    Days {
+        /// Each lab's days.
+        labs: Vec<(i64, Vec<NaiveDate>)>,
+    },
+}
+
+/// A row's values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Values(pub Cells);
+
+/// A value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Value(pub Arg);
+
+impl Serialize for Value {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        cells::to_json(&self.0).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = serde_json::Value::deserialize(deserializer)?;
+        cells::from_json(&json).map(Self).ok_or_else(|| serde::de::Error::custom("no value"))
+    }
+}
+
+impl Serialize for Values {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(cells::to_json))
+    }
+}
+
+impl<'de> Deserialize<'de> for Values {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Vec::<Value>::deserialize(deserializer).map(|values| Self(values.into_iter().map(|value| value.0).collect()))
+    }
+}
+
+/// The file, being written.
+#[derive(Debug)]
+pub struct Writer {
+    file: File,
+    path: PathBuf,
+}
+
+impl Writer {
+    /// Begins the file, or goes on with it where it is about the same; without its torn last line.
+    pub fn open(
+        path: &Path,
+        snapshot: &str,
+        tables: BTreeMap<String, (Vec<String>, Vec<usize>)>,
+    ) -> anyhow::Result<Self> {
+        let header = Header { daymend_undo: VERSION, snapshot: snapshot.to_owned(), tables };
+        let at = || format!("{}: cannot be written", path.display());
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).with_context(at)?;
+        let whole = whole_length(&mut file).with_context(at)?;
+        file.set_len(whole).with_context(at)?;
+        if whole > 0 {
+            let known = Reader::open(path)?.header;
+            if known != header {
+                bail!(
+                    "{}: this undo file is of snapshot {} and other tables: give another one with --undo-file",
+                    path.display(),
+                    known.snapshot
+                );
+            }
+            return Ok(Self { file, path: path.to_owned() });
+        }
+        let mut this = Self { file, path: path.to_owned() };
+        this.write(&serde_json::to_string(&header)?)?;
+        // The name of a new file is the directory's.
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(directory).and_then(|directory| directory.sync_all()).with_context(at)?;
+        Ok(this)
+    }
+
+    /// Adds records, and waits until they are on the disk.
+    pub fn append(&mut self, records: &[Record]) -> anyhow::Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let lines = records.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+        self.write(&lines.join("\n"))
+    }
+
+    fn write(&mut self, lines: &str) -> anyhow::Result<()> {
+        let at = || format!("{}: cannot be written", self.path.display());
+        self.file.write_all(format!("{lines}\n").as_bytes()).with_context(at)?;
+        self.file.sync_data().with_context(at)
+    }
+}
+
+/// How long the file is up to the end of its last whole line.
+fn whole_length(file: &mut File) -> std::io::Result<u64> {
+    let mut end = file.seek(SeekFrom::End(0))?;
+    let mut block = vec![0; 64 * 1024];
+    while end > 0 {
+        let start = end.saturating_sub(block.len() as u64);
+        let length = usize::try_from(end - start).unwrap_or(block.len());
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(&mut block[..length])?;
+        if let Some(at) = block[..length].iter().rposition(|byte| *byte == b'\n') {
+            return Ok(start + at as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
+/// The file, being read: from its beginning or from its end. Keeps eight bytes a line.
+#[derive(Debug)]
+pub struct Reader {
+    /// What the file is about.
+    pub header: Header,
+    file: File,
+    path: PathBuf,
+    /// Where each record begins, and the last one ends.
+    offsets: Vec<u64>,
+}
+
+impl Reader {
+    /// Opens a file.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let at = || format!("{}: cannot be read", path.display());
+        let mut file = File::open(path).with_context(at)?;
+        let whole = whole_length(&mut file).with_context(at)?;
+        file.seek(SeekFrom::Start(0)).with_context(at)?;
+        let mut lines = BufReader::new(&mut file);
+        let mut first = String::new();
+        lines.read_line(&mut first).with_context(at)?;
+        let header: Header =
+            serde_json::from_str(&first).with_context(|| format!("{}: this is no undo file", path.display()))?;
+        if header.daymend_undo != VERSION {
+            bail!(
+                "{}: its format is version {}, and this daymend knows {VERSION}",
+                path.display(),
+                header.daymend_undo
+            );
+        }
+        let mut offsets = vec![first.len() as u64];
+        let (mut at_byte, mut line) = (first.len() as u64, Vec::new());
+        while at_byte < whole {
+            line.clear();
+            at_byte += lines.read_until(b'\n', &mut line).with_context(at)? as u64;
+            offsets.push(at_byte);
+        }
+        Ok(Self { header, file, path: path.to_owned(), offsets })
+    }
+
+    /// How many records there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The records of a range.
+    pub fn read(&mut self, range: std::ops::Range<usize>) -> anyhow::Result<Vec<Record>> {
+        let at = || format!("{}: cannot be read", self.path.display());
+        let (start, end) = (self.offsets[range.start], self.offsets[range.end]);
+        let mut bytes = vec![0; usize::try_from(end - start)?];
+        self.file.seek(SeekFrom::Start(start)).with_context(at)?;
+        self.file.read_exact(&mut bytes).with_context(at)?;
+        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        lines.map(|line| serde_json::from_slice(line).with_context(at)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tables() -> BTreeMap<String, (Vec<String>, Vec<usize>)> {
+        BTreeMap::from([("t".to_owned(), (vec!["id".to_owned(), "name".to_owned()], vec![0]))])
+    }
+
+    fn insert(id: i64) -> Record {
+        let row = Values(vec![Arg::Int(id), Arg::Text("a\n\"b".to_owned())]);
+        Record::Insert { table: "t".to_owned(), row, later: vec![(1, Value(Arg::Real(0.5)))], referred: Vec::new() }
+    }
+
+    #[test]
+    fn what_was_appended_is_read_also_after_a_torn_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("undo.jsonl");
+        Writer::open(&path, "s", tables()).unwrap().append(&[insert(1), insert(2)]).unwrap();
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"op\":\"insert\",\"tab").unwrap();
+        assert_eq!(Reader::open(&path).unwrap().len(), 2, "the torn line is none");
+        Writer::open(&path, "s", tables()).unwrap().append(&[insert(3)]).unwrap();
+        let mut reader = Reader::open(&path).unwrap();
+        assert_eq!(reader.read(1..3).unwrap(), [insert(2), insert(3)]);
+        assert_eq!(reader.read(0..0).unwrap(), []);
+    }
+
+    #[test]
+    fn a_file_of_something_else_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("undo.jsonl");
+        Writer::open(&path, "s", tables()).unwrap();
+        let error = Writer::open(&path, "other", tables()).unwrap_err().to_string();
+        assert!(error.contains("this undo file is of snapshot s"), "{error}");
+        std::fs::write(&path, "hello\n").unwrap();
+        assert!(Reader::open(&path).unwrap_err().to_string().contains("this is no undo file"));
+    }
+
+    #[test]
+    fn a_header_torn_by_a_crash_is_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("undo.jsonl");
+        std::fs::write(&path, "{\"daymend_un").unwrap();
+        Writer::open(&path, "s", tables()).unwrap();
+        assert!(Reader::open(&path).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,336 @@
+//! The working file: which rows are candidates for being restored, and what became of each.
+//!
+//! A SQLite file of its own, so that a million vanished rows need no memory. It is thrown away and
+//! made anew by every run: what a run before it has done is read from the live database and from the
+//! undo file.
+
+use crate::{
+    args,
+    db::{self, Arg, ConnectOptions, Db, DbError, Mode, Query},
+    snapshot::{
+        SnapshotError,
+        cells::{self, Cells},
+        side::PAGE,
+        work::Work as Directory,
+    },
+};
+
+/// What is, or will be, done with a row of the snapshot that the live database does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It will be restored.
+    Missing,
+    /// It has been restored.
+    Restored,
+    /// It was entered again under another key, which references are written as.
+    Mapped,
+    /// Its unique key is held by somebody else, who was there before.
+    TakenOver,
+    /// Its own key is held by a row of another identity.
+    Reused,
+    /// Who holds its unique key cannot be told.
+    Ambiguous,
+    /// It was deleted on purpose.
+    Excluded,
+    /// It cannot go in, for a reason that the database or its parents give.
+    Deferred,
+}
+
+impl State {
+    const ALL: [Self; 8] = [
+        Self::Missing,
+        Self::Restored,
+        Self::Mapped,
+        Self::TakenOver,
+        Self::Reused,
+        Self::Ambiguous,
+        Self::Excluded,
+        Self::Deferred,
+    ];
+
+    /// The name in the working file and in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Restored => "restored",
+            Self::Mapped => "mapped",
+            Self::TakenOver => "taken over",
+            Self::Reused => "id reused",
+            Self::Ambiguous => "ambiguous",
+            Self::Excluded => "excluded",
+            Self::Deferred => "deferred",
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+
+    /// Whether a person has to decide.
+    #[must_use]
+    pub fn is_quarantined(self) -> bool {
+        matches!(self, Self::TakenOver | Self::Reused | Self::Ambiguous)
+    }
+}
+
+/// A candidate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    /// Its place among the table's candidates, in the order of their keys.
+    pub place: i64,
+    /// Its key in the snapshot.
+    pub key: Cells,
+    /// What is done with it.
+    pub state: State,
+    /// Why.
+    pub reason: String,
+    /// More about it.
+    pub detail: String,
+    /// The key of the live row that stands for it, or in its way.
+    pub holder: Option<Cells>,
+}
+
+/// A row that went in with references left empty, to be filled in when their rows are there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fill {
+    /// The table's number.
+    pub table: usize,
+    /// The row's key in the live database.
+    pub key: Cells,
+    /// The places of the columns, and their values.
+    pub values: Vec<(usize, Arg)>,
+}
+
+/// How many candidates of a table are in a state for a reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Count {
+    /// The table's number.
+    pub table: usize,
+    /// The state.
+    pub state: State,
+    /// The reason.
+    pub reason: String,
+    /// How many.
+    pub rows: i64,
+}
+
+const SCHEMA: [&str; 4] = [
+    "CREATE TABLE candidates (t INTEGER NOT NULL, n INTEGER NOT NULL, key TEXT NOT NULL, state TEXT NOT NULL,
+        reason TEXT NOT NULL, detail TEXT NOT NULL, holder TEXT, PRIMARY KEY (t, n)) WITHOUT ROWID",
+    "CREATE UNIQUE INDEX candidates_key ON candidates (t, key)",
+    "CREATE INDEX candidates_state ON candidates (t, state, n)",
+    "CREATE TABLE fills (id INTEGER PRIMARY KEY, t INTEGER NOT NULL, key TEXT NOT NULL, row TEXT NOT NULL)",
+];
+
+const COLUMNS: &str = "n, key, state, reason, detail, holder";
+
+/// The working file.
+#[derive(Debug)]
+pub struct Work {
+    db: Db,
+    /// Where it is.
+    _dir: Directory,
+}
+
+impl Work {
+    /// An empty one in the directory for temporary files, which goes when this does.
+    pub async fn temporary() -> Result<Self, SnapshotError> {
+        let parent = std::env::temp_dir();
+        let dir = Directory::new(&parent)
+            .map_err(|error| SnapshotError::store(format!("a directory in {}", parent.display()), error))?;
+        let options = ConnectOptions { create: true, ..ConnectOptions::new(2) };
+        let url = format!("sqlite:{}", dir.file("plan.sqlite").display());
+        let db = db::connect(&url, options).map_err(|error| SnapshotError::Target(error.to_string()))?;
+        let work = Self { db, _dir: dir };
+        for sql in SCHEMA {
+            work.run(sql, vec![]).await?;
+        }
+        Ok(work)
+    }
+
+    async fn run(&self, sql: &str, args: Vec<Arg>) -> Result<u64, DbError> {
+        let mut tx = self.db.begin(Mode::Write).await?;
+        let found = tx.execute(Query::new("restore plan", sql), args).await?;
+        tx.commit().await?;
+        Ok(found)
+    }
+
+    /// Adds candidates of a table behind those that it has.
+    pub async fn add(&self, table: usize, candidates: &[Candidate]) -> Result<(), DbError> {
+        if candidates.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.db.begin(Mode::Write).await?;
+        for candidate in candidates {
+            tx.execute(
+                Query::new(
+                    "restore candidate",
+                    "INSERT INTO candidates (t, n, key, state, reason, detail, holder)
+                     SELECT ?, COALESCE(MAX(n), 0) + 1, ?, ?, ?, ?, ? FROM candidates WHERE t = ?",
+                ),
+                args![
+                    table,
+                    cells::encode(&candidate.key),
+                    candidate.state.name(),
+                    candidate.reason.as_str(),
+                    candidate.detail.as_str(),
+                    candidate.holder.as_ref().map(|key| cells::encode(key)),
+                    table
+                ],
+            )
+            .await?;
+        }
+        tx.commit().await
+    }
+
+    /// Writes down what became of candidates of a table.
+    pub async fn set(&self, table: usize, candidates: &[Candidate]) -> Result<(), DbError> {
+        if candidates.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.db.begin(Mode::Write).await?;
+        for candidate in candidates {
+            tx.execute(
+                Query::new(
+                    "restore state",
+                    "UPDATE candidates SET state = ?, reason = ?, detail = ?, holder = ? WHERE t = ? AND n = ?",
+                ),
+                args![
+                    candidate.state.name(),
+                    candidate.reason.as_str(),
+                    candidate.detail.as_str(),
+                    candidate.holder.as_ref().map(|key| cells::encode(key)),
+                    table,
+                    candidate.place
+                ],
+            )
+            .await?;
+        }
+        tx.commit().await
+    }
+
+    /// The next candidates of a table in a state, behind a place.
+    pub async fn page(&self, table: usize, state: State, after: i64) -> Result<Vec<Candidate>, SnapshotError> {
+        let sql =
+            format!("SELECT {COLUMNS} FROM candidates WHERE t = ? AND state = ? AND n > ? ORDER BY n LIMIT {PAGE}");
+        self.read(sql, args![table, state.name(), after]).await
+    }
+
+    /// The first candidates of a table in a state for a reason.
+    pub async fn first(
+        &self,
+        table: usize,
+        state: State,
+        reason: &str,
+        limit: usize,
+    ) -> Result<Vec<Candidate>, SnapshotError> {
+        let sql =
+            format!("SELECT {COLUMNS} FROM candidates WHERE t = ? AND state = ? AND reason = ? ORDER BY n LIMIT ?");
+        self.read(sql, args![table, state.name(), reason, limit]).await
+    }
+
+    /// Gives deferred rows another try.
+    pub async fn retry(&self) -> Result<u64, DbError> {
+        let states = args![State::Missing.name(), State::Deferred.name()];
+        self.run("UPDATE candidates SET state = ?, reason = '', detail = '' WHERE state = ?", states).await
+    }
+
+    /// What became of the candidates with these keys; none for a row that is no candidate.
+    pub async fn find(&self, table: usize, keys: &[Cells]) -> Result<Vec<Option<Candidate>>, SnapshotError> {
+        let texts: Vec<String> = keys.iter().map(|key| cells::encode(key)).collect();
+        let mut known = std::collections::HashMap::new();
+        for chunk in texts.chunks(PAGE) {
+            let sql =
+                format!("SELECT {COLUMNS} FROM candidates WHERE t = ? AND key IN ({})", db::repeat("?", chunk.len()));
+            let mut args = args![table];
+            args.extend(chunk.iter().map(|key| Arg::from(key.as_str())));
+            for candidate in self.read(sql, args).await? {
+                known.insert(cells::encode(&candidate.key), candidate);
+            }
+        }
+        Ok(texts.iter().map(|text| known.get(text).cloned()).collect())
+    }
+
+    /// The candidate of a table that a live row stands for already.
+    pub async fn mapped_to(&self, table: usize, holder: &[Arg]) -> Result<Option<Candidate>, SnapshotError> {
+        let sql = format!("SELECT {COLUMNS} FROM candidates WHERE t = ? AND state = ? AND holder = ?");
+        Ok(self.read(sql, args![table, State::Mapped.name(), cells::encode(holder)]).await?.pop())
+    }
+
+    /// How many candidates there are, by table, state and reason.
+    pub async fn counts(&self) -> Result<Vec<Count>, SnapshotError> {
+        let sql =
+            "SELECT t, state, reason, COUNT(*) FROM candidates GROUP BY t, state, reason ORDER BY t, state, reason";
+        let mut tx = self.db.begin(Mode::Snapshot).await?;
+        let rows = tx.fetch_all(Query::new("restore counts", sql), vec![]).await?;
+        tx.commit().await?;
+        let count = |row: &db::Row| {
+            Ok(Count {
+                table: usize::try_from(row.int(0)?).unwrap_or(usize::MAX),
+                state: State::parse(&row.text(1)?).unwrap_or(State::Deferred),
+                reason: row.text(2)?,
+                rows: row.int(3)?,
+            })
+        };
+        Ok(rows.iter().map(count).collect::<Result<_, sqlx::Error>>().map_err(named)?)
+    }
+
+    /// Keeps in mind what has to be filled in.
+    pub async fn add_fills(&self, fills: &[Fill]) -> Result<(), DbError> {
+        if fills.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.db.begin(Mode::Write).await?;
+        for fill in fills {
+            let row: Vec<(usize, serde_json::Value)> =
+                fill.values.iter().map(|(place, value)| (*place, cells::to_json(value))).collect();
+            let row = serde_json::to_string(&row).unwrap_or_default();
+            let sql = "INSERT INTO fills (t, key, row) VALUES (?, ?, ?)";
+            tx.execute(Query::new("restore fill", sql), args![fill.table, cells::encode(&fill.key), row]).await?;
+        }
+        tx.commit().await
+    }
+
+    /// The next rows that have references to be filled in, each with its number.
+    pub async fn fills(&self, after: i64) -> Result<Vec<(i64, Fill)>, SnapshotError> {
+        let sql = format!("SELECT id, t, key, row FROM fills WHERE id > ? ORDER BY id LIMIT {PAGE}");
+        let mut tx = self.db.begin(Mode::Snapshot).await?;
+        let rows = tx.fetch_all(Query::new("restore fills", sql), args![after]).await?;
+        tx.commit().await?;
+        let fill = |row: &db::Row| {
+            let values: Vec<(usize, serde_json::Value)> = serde_json::from_str(&row.text(3)?).unwrap_or_default();
+            let values = values.iter().filter_map(|(place, value)| Some((*place, cells::from_json(value)?))).collect();
+            let key = cells::decode(&row.text(2)?).unwrap_or_default();
+            Ok((row.int(0)?, Fill { table: usize::try_from(row.int(1)?).unwrap_or(usize::MAX), key, values }))
+        };
+        Ok(rows.iter().map(fill).collect::<Result<_, sqlx::Error>>().map_err(named)?)
+    }
+
+    /// Forgets what was filled in.
+    pub async fn filled(&self, id: i64) -> Result<(), DbError> {
+        self.run("DELETE FROM fills WHERE id = ?", args![id]).await.map(drop)
+    }
+
+    async fn read(&self, sql: String, args: Vec<Arg>) -> Result<Vec<Candidate>, SnapshotError> {
+        let mut tx = self.db.begin(Mode::Snapshot).await?;
+        let rows = tx.fetch_all(Query::new("restore candidates", sql), args).await?;
+        tx.commit().await?;
+        let candidate = |row: &db::Row| {
+            Ok(Candidate {
+                place: row.int(0)?,
+                key: cells::decode(&row.text(1)?).unwrap_or_default(),
+                state: State::parse(&row.text(2)?).unwrap_or(State::Deferred),
+                reason: row.text(3)?,
+                detail: row.text(4)?,
+                holder: row.text_or_null(5)?.and_then(|text| cells::decode(&text)),
+            })
+        };
+        Ok(rows.iter().map(candidate).collect::<Result<_, sqlx::Error>>().map_err(named)?)
+    }
+}
+
+fn named(error: sqlx::Error) -> DbError {
+    DbError::new("restore plan", error)
+}

@@ -1,0 +1,196 @@
+//! Which snapshots to keep: `7 daily, 4 weekly, 12 monthly`.
+//!
+//! A rule keeps the newest snapshot of each of the last so many days, weeks (Monday to Sunday), months or
+//! years that have one, all in UTC. What no rule keeps goes. The newest snapshot always stays.
+
+use std::{collections::BTreeSet, fmt, str::FromStr};
+
+use chrono::Datelike as _;
+
+use super::{Name, SnapshotError, Store};
+
+/// What `--keep` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keep(Vec<Rule>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rule {
+    count: usize,
+    period: Period,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Period {
+    /// Each snapshot counts.
+    Last,
+    Daily,
+    Weekly,
+    Monthly,
+    Yearly,
+}
+
+const PERIODS: [(Period, &str); 5] = [
+    (Period::Last, "last"),
+    (Period::Daily, "daily"),
+    (Period::Weekly, "weekly"),
+    (Period::Monthly, "monthly"),
+    (Period::Yearly, "yearly"),
+];
+
+impl Period {
+    /// The same for snapshots of the same period.
+    fn of(self, name: Name) -> (i32, u32) {
+        let time = name.time();
+        let seconds = || time.timestamp();
+        match self {
+            Self::Last => {
+                (i32::try_from(seconds() / 86400).unwrap_or(0), u32::try_from(seconds() % 86400).unwrap_or(0))
+            }
+            Self::Daily => (time.year(), time.ordinal()),
+            Self::Weekly => (time.iso_week().year(), time.iso_week().week()),
+            Self::Monthly => (time.year(), time.month()),
+            Self::Yearly => (time.year(), 0),
+        }
+    }
+}
+
+impl FromStr for Keep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let expected = || format!("`{text}` is no list such as `7 daily, 4 weekly, 12 monthly` (also: last, yearly)");
+        let mut rules: Vec<Rule> = Vec::new();
+        for rule in text.split(',') {
+            let (count, period) = rule.trim().split_once(' ').ok_or_else(expected)?;
+            let period = PERIODS.iter().find(|(_, name)| *name == period.trim()).ok_or_else(expected)?.0;
+            let count = count.parse().map_err(|_| expected())?;
+            if rules.iter().any(|rule| rule.period == period) {
+                return Err(expected());
+            }
+            rules.push(Rule { count, period });
+        }
+        if rules.iter().all(|rule| rule.count == 0) {
+            return Err(format!("`{text}` keeps nothing"));
+        }
+        Ok(Self(rules))
+    }
+}
+
+impl fmt::Display for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, rule) in self.0.iter().enumerate() {
+            let name = PERIODS.iter().find(|(period, _)| *period == rule.period).map_or("", |(_, name)| name);
+            write!(f, "{}{} {name}", if index > 0 { ", " } else { "" }, rule.count)?;
+        }
+        Ok(())
+    }
+}
+
+impl Keep {
+    /// The snapshots that are not kept, oldest first.
+    #[must_use]
+    pub fn to_prune(&self, names: &[Name]) -> Vec<Name> {
+        let names: BTreeSet<Name> = names.iter().copied().collect();
+        let mut kept: BTreeSet<Name> = names.last().copied().into_iter().collect();
+        for rule in &self.0 {
+            let mut periods = Vec::new();
+            for name in names.iter().rev() {
+                let period = rule.period.of(*name);
+                if periods.last() == Some(&period) {
+                    continue;
+                }
+                if periods.len() == rule.count {
+                    break;
+                }
+                periods.push(period);
+                kept.insert(*name);
+            }
+        }
+        names.difference(&kept).copied().collect()
+    }
+}
+
+/// Removes what is not kept, and what takes that died have left behind; the snapshots that were
+/// removed, or would be.
+///
+/// # Errors
+/// Where the store fails; what was removed before stays so.
+pub async fn prune(store: &Store, keep: &Keep, dry_run: bool) -> Result<Vec<Name>, SnapshotError> {
+    let going = keep.to_prune(&store.names().await?);
+    if !dry_run {
+        for name in &going {
+            store.remove(*name).await?;
+        }
+        store.clean().await?;
+    }
+    Ok(going)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The days of the month, with what is at each; all at 02:00.
+    fn names(days: &[&str]) -> Vec<Name> {
+        days.iter().map(|day| format!("{day}T020000Z").parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn rules_keep_the_newest_of_each_period() {
+        let november: Vec<String> = (1..=30).map(|day| format!("2026-11-{day:02}")).collect();
+        let november: Vec<&str> = november.iter().map(String::as_str).collect();
+        let months = ["2026-01-31", "2026-02-01", "2026-02-27", "2026-04-30", "2026-05-02"];
+        for (keep, have, kept) in [
+            ("3 daily", november.as_slice(), &["2026-11-28", "2026-11-29", "2026-11-30"][..]),
+            // 2026-11-30 is a Monday.
+            ("3 weekly", &november, &["2026-11-22", "2026-11-29", "2026-11-30"]),
+            ("2 daily, 2 weekly", &november, &["2026-11-29", "2026-11-30"]),
+            ("1 monthly", &november, &["2026-11-30"]),
+            ("2 monthly", &months, &["2026-04-30", "2026-05-02"]),
+            // A month without a snapshot uses up none.
+            ("3 monthly", &months, &["2026-02-27", "2026-04-30", "2026-05-02"]),
+            ("9 yearly", &months, &["2026-05-02"]),
+            ("2 last", &months, &["2026-04-30", "2026-05-02"]),
+            // Old ones alone: nothing goes because time passes.
+            ("7 daily, 4 weekly, 12 monthly", &["2020-01-01", "2020-01-02"], &["2020-01-01", "2020-01-02"]),
+            // The newest always stays.
+            ("0 daily, 1 yearly", &["2026-12-31"], &["2026-12-31"]),
+            // Weeks go by ISO 8601 across the year's end.
+            ("2 weekly", &["2025-12-28", "2025-12-29", "2026-01-04", "2026-01-05"], &["2026-01-04", "2026-01-05"]),
+            ("1 daily", &[], &[]),
+        ] {
+            let have = names(have);
+            let going = keep.parse::<Keep>().unwrap().to_prune(&have);
+            let left: Vec<Name> = have.iter().copied().filter(|name| !going.contains(name)).collect();
+            assert_eq!(left, names(kept), "{keep}");
+        }
+    }
+
+    #[test]
+    fn several_a_day_are_one_day() {
+        let names: Vec<Name> = ["2026-11-20T020000Z", "2026-11-21T020000Z", "2026-11-21T093000Z"]
+            .map(|name| name.parse().unwrap())
+            .to_vec();
+        assert_eq!("2 daily".parse::<Keep>().unwrap().to_prune(&names), [names[1]]);
+    }
+
+    #[test]
+    fn pruning_twice_prunes_once() {
+        let days: Vec<String> = (1..=30).map(|day| format!("2026-06-{day:02}")).collect();
+        let have = names(&days.iter().map(String::as_str).collect::<Vec<_>>());
+        let keep: Keep = "7 daily, 4 weekly, 12 monthly".parse().unwrap();
+        let going = keep.to_prune(&have);
+        let left: Vec<Name> = have.into_iter().filter(|name| !going.contains(name)).collect();
+        assert!(!going.is_empty());
+        assert_eq!(keep.to_prune(&left), []);
+    }
+
+    #[test]
+    fn what_is_no_rule_is_refused() {
+        for text in ["", "7", "daily", "7 hourly", "7 daily 4 weekly", "-1 daily", "7 daily, 2 daily", "0 daily"] {
+            assert!(text.parse::<Keep>().is_err(), "{text}");
+        }
+        let keep: Keep = "7 daily,4  weekly, 12 monthly".parse().unwrap();
+        assert_eq!(keep.to_string(), "7 daily, 4 weekly, 12 monthly");
+    }
+}

@@ -1,0 +1,426 @@
+//! What a database says of its tables: columns, keys, foreign keys, CHECKs.
+//!
+//! Names of tables and columns come from here and nowhere else, and go into SQL through
+//! [`quote`]. A user who may read only some columns of a table sees only those in
+//! `information_schema`: [`read`] asks for the whole table as well, so that no column is left out
+//! in silence.
+
+use serde::{Deserialize, Serialize};
+
+use super::SnapshotError;
+use crate::{
+    args,
+    db::{DbError, Dialect, Query, Row, Tx},
+    statement,
+};
+
+/// A table, as its database describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// Its name.
+    pub name: String,
+    /// Its columns, in their order.
+    pub columns: Vec<Column>,
+    /// The columns of its primary key, in the key's order; empty where it has none.
+    pub primary_key: Vec<String>,
+    /// Its other unique keys.
+    pub unique_keys: Vec<UniqueKey>,
+    /// What its rows point to.
+    pub foreign_keys: Vec<ForeignKey>,
+    /// The expressions of its CHECKs, as the database writes them.
+    pub checks: Vec<String>,
+    /// The statement that creates it, as the database writes it.
+    pub create_sql: String,
+}
+
+/// A column of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Its type as declared, such as `bigint(20) unsigned`.
+    #[serde(rename = "type")]
+    pub sql_type: String,
+    /// Whether it may be NULL.
+    pub nullable: bool,
+    /// Whether the database computes it: such a column is read, and never written.
+    #[serde(default)]
+    pub generated: bool,
+}
+
+/// A unique key beside the primary key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UniqueKey {
+    /// Its name.
+    pub name: String,
+    /// Its columns.
+    pub columns: Vec<String>,
+    /// Whether equal columns are only equal for the key if more holds: it covers the beginning of a
+    /// text alone (MySQL), or only some rows (a partial index of SQLite).
+    #[serde(default)]
+    pub partial: bool,
+}
+
+/// A foreign key of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignKey {
+    /// Its name; SQLite's have none, and are numbered.
+    pub name: String,
+    /// The columns that point.
+    pub columns: Vec<String>,
+    /// The table that they point to.
+    pub parent: String,
+    /// Its columns.
+    pub parent_columns: Vec<String>,
+    /// What happens to rows whose parent is deleted: `CASCADE`, `SET NULL`, `RESTRICT`, `NO ACTION`.
+    pub on_delete: String,
+}
+
+impl Table {
+    /// What identifies a row: the primary key, otherwise a unique key of columns that are never NULL,
+    /// otherwise all columns together; none where a column may be NULL.
+    #[must_use]
+    pub fn key(&self) -> Option<Vec<String>> {
+        if !self.primary_key.is_empty() {
+            return Some(self.primary_key.clone());
+        }
+        let is_never_null = |name: &String| self.columns.iter().any(|column| column.name == *name && !column.nullable);
+        let unique = self.unique_keys.iter().find(|key| key.columns.iter().all(is_never_null) && !key.partial);
+        let all = || self.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
+        unique.map(|key| key.columns.clone()).or_else(|| Some(all()).filter(|all| all.iter().all(is_never_null)))
+    }
+
+    /// The position of a column.
+    #[must_use]
+    pub fn position(&self, column: &str) -> Option<usize> {
+        self.columns.iter().position(|of| of.name == column)
+    }
+}
+
+/// An identifier, quoted for the database.
+#[must_use]
+pub fn quote(dialect: Dialect, identifier: &str) -> String {
+    match dialect {
+        Dialect::MySql => format!("`{}`", identifier.replace('`', "``")),
+        Dialect::Sqlite => format!("\"{}\"", identifier.replace('"', "\"\"")),
+    }
+}
+
+/// Identifiers, quoted and separated by commas.
+#[must_use]
+pub fn quote_all<'a>(dialect: Dialect, identifiers: impl IntoIterator<Item = &'a str>) -> String {
+    identifiers.into_iter().map(|name| quote(dialect, name)).collect::<Vec<_>>().join(", ")
+}
+
+statement!(
+    TABLES_MYSQL,
+    "snapshot tables (mysql)",
+    "SELECT table_name FROM information_schema.tables
+     WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE' ORDER BY table_name"
+);
+
+statement!(
+    TABLES_SQLITE,
+    "snapshot tables (sqlite)",
+    "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite~_%' ESCAPE '~' ORDER BY name"
+);
+
+statement!(
+    COLUMNS_MYSQL,
+    "snapshot columns (mysql)",
+    "SELECT column_name, column_type, is_nullable = 'YES',
+            extra LIKE '%GENERATED%' AND extra NOT LIKE '%DEFAULT_GENERATED%'
+     FROM information_schema.columns
+     WHERE table_schema = DATABASE() AND table_name = ? ORDER BY ordinal_position"
+);
+
+// A column of a primary key may be NULL in SQLite, where nobody forbade it.
+statement!(
+    COLUMNS_SQLITE,
+    "snapshot columns (sqlite)",
+    "SELECT name, type, \"notnull\" = 0, hidden IN (2, 3), pk FROM pragma_table_xinfo(?) WHERE hidden <> 1 ORDER BY cid"
+);
+
+statement!(
+    KEYS_MYSQL,
+    "snapshot keys (mysql)",
+    "SELECT index_name, column_name, sub_part IS NOT NULL FROM information_schema.statistics
+     WHERE table_schema = DATABASE() AND table_name = ? AND non_unique = 0 ORDER BY index_name, seq_in_index"
+);
+
+statement!(
+    KEYS_SQLITE,
+    "snapshot keys (sqlite)",
+    "SELECT list.name, info.name, list.partial FROM pragma_index_list(?) AS list
+     JOIN pragma_index_info(list.name) AS info WHERE list.\"unique\" = 1 AND list.origin <> 'pk'
+     ORDER BY list.name, info.seqno"
+);
+
+statement!(
+    FOREIGN_KEYS_MYSQL,
+    "snapshot foreign keys (mysql)",
+    "SELECT columns.constraint_name, columns.column_name, columns.referenced_table_name,
+            columns.referenced_column_name, rules.delete_rule
+     FROM information_schema.key_column_usage AS columns
+     JOIN information_schema.referential_constraints AS rules
+       ON rules.constraint_schema = columns.constraint_schema AND rules.table_name = columns.table_name
+      AND rules.constraint_name = columns.constraint_name
+     WHERE columns.table_schema = DATABASE() AND columns.table_name = ?
+       AND columns.referenced_table_schema = columns.table_schema
+     ORDER BY columns.constraint_name, columns.ordinal_position"
+);
+
+statement!(
+    FOREIGN_KEYS_SQLITE,
+    "snapshot foreign keys (sqlite)",
+    "SELECT CAST(id AS TEXT), \"from\", \"table\", \"to\", on_delete FROM pragma_foreign_key_list(?) ORDER BY id, seq"
+);
+
+statement!(
+    CREATE_SQLITE,
+    "snapshot create (sqlite)",
+    "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?"
+);
+
+/// The names of the database's tables, without views.
+pub async fn table_names(tx: &mut Tx) -> Result<Vec<String>, DbError> {
+    let statement = match tx.dialect() {
+        Dialect::MySql => TABLES_MYSQL,
+        Dialect::Sqlite => TABLES_SQLITE,
+    };
+    let rows = tx.fetch_all(&statement, args![]).await?;
+    rows.iter().map(|row| row.text(0)).collect::<Result<_, _>>().map_err(named)
+}
+
+/// Reads what a table looks like; none where there is no such table.
+///
+/// # Errors
+/// Where the database does not answer, and where its user may not read all of the table.
+pub async fn read(tx: &mut Tx, name: &str) -> Result<Option<Table>, SnapshotError> {
+    let dialect = tx.dialect();
+    let Some(name) = table_names(tx).await?.into_iter().find(|of| of == name) else { return Ok(None) };
+    let (columns, primary_key) = read_columns(tx, &name).await?;
+    let mut table = Table {
+        create_sql: create_sql(tx, &name).await?,
+        columns,
+        primary_key,
+        unique_keys: Vec::new(),
+        foreign_keys: Vec::new(),
+        checks: Vec::new(),
+        name,
+    };
+    table.checks = checks(&table.create_sql);
+    read_keys(tx, &mut table).await?;
+    read_foreign_keys(tx, &mut table).await?;
+    // Every column that there is, also one that information_schema keeps from this user.
+    let all = format!("SELECT * FROM {} LIMIT 0", quote(dialect, &table.name));
+    for name in tx.columns(Query::new("snapshot columns", all)).await? {
+        if table.position(&name).is_none() {
+            return Err(SnapshotError::Hidden { table: table.name, column: name });
+        }
+    }
+    Ok(Some(table))
+}
+
+async fn read_columns(tx: &mut Tx, table: &str) -> Result<(Vec<Column>, Vec<String>), DbError> {
+    let is_sqlite = tx.dialect() == Dialect::Sqlite;
+    let statement = if is_sqlite { COLUMNS_SQLITE } else { COLUMNS_MYSQL };
+    let mut columns = Vec::new();
+    let mut key = Vec::new();
+    for row in tx.fetch_all(&statement, args![table]).await? {
+        let column = column(&row).map_err(named)?;
+        if is_sqlite {
+            let place = row.int(4).map_err(named)?;
+            if place > 0 {
+                key.push((place, column.name.clone()));
+            }
+        }
+        columns.push(column);
+    }
+    key.sort();
+    // The rowid is never NULL, and neither is what names it.
+    if let [(_, only)] = key.as_slice()
+        && let Some(column) = columns.iter_mut().find(|column| column.name == *only)
+        && column.sql_type.eq_ignore_ascii_case("integer")
+    {
+        column.nullable = false;
+    }
+    Ok((columns, key.into_iter().map(|(_, name)| name).collect()))
+}
+
+fn column(row: &Row) -> Result<Column, sqlx::Error> {
+    Ok(Column { name: row.text(0)?, sql_type: row.text(1)?, nullable: row.int(2)? != 0, generated: row.int(3)? != 0 })
+}
+
+async fn read_keys(tx: &mut Tx, table: &mut Table) -> Result<(), DbError> {
+    let statement = match tx.dialect() {
+        Dialect::MySql => KEYS_MYSQL,
+        Dialect::Sqlite => KEYS_SQLITE,
+    };
+    let mut keys: Vec<UniqueKey> = Vec::new();
+    let mut of_expressions = Vec::new();
+    for row in tx.fetch_all(&statement, args![table.name.as_str()]).await? {
+        let (name, column) = (row.text(0).map_err(named)?, row.text_or_null(1).map_err(named)?);
+        let partial = row.int(2).map_err(named)? != 0;
+        // An expression has no column.
+        let Some(column) = column else {
+            of_expressions.push(name);
+            continue;
+        };
+        match keys.last_mut() {
+            Some(key) if key.name == name => {
+                key.columns.push(column);
+                key.partial |= partial;
+            }
+            _ => keys.push(UniqueKey { name, columns: vec![column], partial }),
+        }
+    }
+    keys.retain(|key| !of_expressions.contains(&key.name));
+    if tx.dialect() == Dialect::MySql
+        && let Some(primary) = keys.iter().position(|key| key.name == "PRIMARY")
+    {
+        table.primary_key = keys.remove(primary).columns;
+    }
+    table.unique_keys = keys;
+    Ok(())
+}
+
+async fn read_foreign_keys(tx: &mut Tx, table: &mut Table) -> Result<(), SnapshotError> {
+    let statement = match tx.dialect() {
+        Dialect::MySql => FOREIGN_KEYS_MYSQL,
+        Dialect::Sqlite => FOREIGN_KEYS_SQLITE,
+    };
+    let mut keys: Vec<ForeignKey> = Vec::new();
+    for row in tx.fetch_all(&statement, args![table.name.as_str()]).await? {
+        let (name, column) = (row.text(0).map_err(named)?, row.text(1).map_err(named)?);
+        let (parent, parent_column) = (row.text(2).map_err(named)?, row.text_or_null(3).map_err(named)?);
+        match keys.last_mut() {
+            Some(key) if key.name == name => {
+                key.columns.push(column);
+                key.parent_columns.extend(parent_column);
+            }
+            _ => keys.push(ForeignKey {
+                name,
+                columns: vec![column],
+                parent,
+                parent_columns: parent_column.into_iter().collect(),
+                on_delete: row.text(4).map_err(named)?,
+            }),
+        }
+    }
+    // SQLite: a reference that names no columns means the parent's primary key.
+    for key in keys.iter_mut().filter(|key| key.parent_columns.is_empty()) {
+        key.parent_columns = read_columns(tx, &key.parent).await?.1;
+    }
+    table.foreign_keys = keys;
+    Ok(())
+}
+
+async fn create_sql(tx: &mut Tx, table: &str) -> Result<String, DbError> {
+    let row = match tx.dialect() {
+        Dialect::Sqlite => return tx.fetch_one(&CREATE_SQLITE, args![table]).await?.text(0).map_err(named),
+        Dialect::MySql => {
+            let show = format!("SHOW CREATE TABLE {}", quote(Dialect::MySql, table));
+            tx.fetch_one(Query::new("snapshot create", show), args![]).await?
+        }
+    };
+    Ok(without_counter(&row.text(1).map_err(named)?))
+}
+
+/// `CREATE TABLE` without the number that the next row will have: it changes with every row.
+fn without_counter(sql: &str) -> String {
+    const COUNTER: &str = " AUTO_INCREMENT=";
+    // Behind the last parenthesis: a comment or a default may say anything.
+    let options = sql.rfind("\n)").unwrap_or(0);
+    let Some(at) = sql[options..].find(COUNTER).map(|at| options + at) else { return sql.to_owned() };
+    let rest = sql[at + COUNTER.len()..].trim_start_matches(|c: char| c.is_ascii_digit());
+    format!("{}{rest}", &sql[..at])
+}
+
+/// The expressions behind each CHECK of a `CREATE TABLE`, parentheses included.
+fn checks(sql: &str) -> Vec<String> {
+    let mut checks = Vec::new();
+    let bytes = sql.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        if let b'\'' | b'"' | b'`' = bytes[at] {
+            at = after_quoted(bytes, at);
+            continue;
+        }
+        let is_word = |place: usize| bytes.get(place).is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
+        let is_check = bytes[at..].len() > 5 && bytes[at..at + 5].eq_ignore_ascii_case(b"check");
+        if is_check && !is_word(at + 5) && (at == 0 || !is_word(at - 1)) {
+            let open = at + 5 + bytes[at + 5..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+            let close = after_parenthesis(bytes, open);
+            if close > open {
+                checks.push(sql[open..close].to_owned());
+                at = close;
+                continue;
+            }
+        }
+        at += 1;
+    }
+    checks
+}
+
+/// The place behind a quoted text that begins at `at`.
+fn after_quoted(bytes: &[u8], at: usize) -> usize {
+    let quote = bytes[at];
+    let mut end = at + 1;
+    while end < bytes.len() && bytes[end] != quote {
+        end += if bytes[end] == b'\\' && quote == b'\'' { 2 } else { 1 };
+    }
+    (end + 1).min(bytes.len())
+}
+
+/// The place behind the parenthesis that closes the one at `open`; `open` where there is none.
+fn after_parenthesis(bytes: &[u8], open: usize) -> usize {
+    let (mut depth, mut at) = (0_u32, open);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\'' | b'"' | b'`' => {
+                at = after_quoted(bytes, at);
+                continue;
+            }
+            b'(' => depth += 1,
+            b')' if depth == 1 => return at + 1,
+            b')' => depth = depth.saturating_sub(1),
+            _ if depth == 0 => return open,
+            _ => {}
+        }
+        at += 1;
+    }
+    open
+}
+
+fn named(error: sqlx::Error) -> DbError {
+    DbError::new("snapshot schema", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_quoted_whatever_is_in_them() {
+        assert_eq!(quote(Dialect::MySql, "a`b"), "`a``b`");
+        assert_eq!(quote(Dialect::Sqlite, "a\"b"), "\"a\"\"b\"");
+    }
+
+    #[test]
+    fn checks_are_found_and_texts_are_not() {
+        let sql = "CREATE TABLE t (a int CHECK (a > 0), b text DEFAULT 'check (1)', c int COMMENT ')',
+                   CONSTRAINT `check` CHECK ( b <> ')' and (a < 5)), recheck (int))";
+        assert_eq!(checks(sql), ["(a > 0)", "( b <> ')' and (a < 5))"]);
+        assert!(checks("CREATE TABLE check_in (a int, b check").is_empty());
+    }
+
+    #[test]
+    fn the_counter_is_no_part_of_a_schema() {
+        let sql = "CREATE TABLE `t` (\n  `a` int COMMENT ' AUTO_INCREMENT=7'\n) ENGINE=InnoDB AUTO_INCREMENT=12 X=1";
+        assert_eq!(
+            without_counter(sql),
+            "CREATE TABLE `t` (\n  `a` int COMMENT ' AUTO_INCREMENT=7'\n) ENGINE=InnoDB X=1"
+        );
+    }
+}

@@ -1,0 +1,287 @@
+//! One of the things that are compared: a snapshot, or the live database.
+//!
+//! Rows are read a page at a time in the order of their key, or looked up by the values of some of
+//! their columns, so that two sides of any size are compared in bounded memory, and without relying on
+//! both of them sorting text alike. A [`Shape`] is what two sides have in common of a table.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{
+    Decoder, Manifest, SnapshotError,
+    cells::{self, Cells},
+    schema::{self, Column, Table, quote},
+};
+use crate::db::{Arg, Db, DbError, Dialect, Mode, Query, Tx};
+
+/// How many rows are read at a time.
+pub const PAGE: usize = 200;
+
+/// A snapshot or the live database, with what it says of its tables.
+#[derive(Debug, Clone)]
+pub struct Side {
+    /// What to call it: a snapshot's name, or `live`.
+    pub label: String,
+    /// Its database.
+    pub db: Db,
+    /// Its tables.
+    pub tables: BTreeMap<String, Table>,
+}
+
+/// What two sides have in common of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// The table's name.
+    pub table: String,
+    /// The columns that are compared and restored; those that the database computes are not.
+    pub columns: Vec<String>,
+    /// The places of the key's columns among them.
+    pub key: Vec<usize>,
+    /// The places of the columns of each other unique key.
+    pub unique_keys: Vec<Vec<usize>>,
+    /// Columns that only the older side has: their values cannot be restored.
+    pub lost: Vec<String>,
+    /// Columns that only the newer side has.
+    pub new: Vec<String>,
+}
+
+impl Side {
+    /// The live database. Reads what it says of those tables; the ones that it does not have are left out.
+    pub async fn live(db: &Db, tables: impl IntoIterator<Item = &str>) -> Result<Self, SnapshotError> {
+        let mut tx = db.begin(Mode::Snapshot).await?;
+        let mut known = BTreeMap::new();
+        for name in tables {
+            if let Some(table) = schema::read(&mut tx, name).await? {
+                known.insert(name.to_owned(), table);
+            }
+        }
+        tx.commit().await?;
+        Ok(Self { label: "live".to_owned(), db: db.clone(), tables: known })
+    }
+
+    /// A snapshot that was opened.
+    #[must_use]
+    pub fn snapshot(manifest: &Manifest, db: &Db) -> Self {
+        let table = |copy: &super::TableCopy| {
+            let mut table = copy.table.clone();
+            table.primary_key.clone_from(&copy.key);
+            (table.name.clone(), table)
+        };
+        Self { label: manifest.name.to_string(), db: db.clone(), tables: manifest.tables.iter().map(table).collect() }
+    }
+
+    /// The next page of a table's rows behind that key, in the order of the key.
+    pub async fn page(&self, tx: &mut Tx, shape: &Shape, after: Option<&[Arg]>) -> Result<Vec<Cells>, DbError> {
+        let dialect = self.db.dialect();
+        let keys: Vec<(String, &str)> = shape
+            .key
+            .iter()
+            .map(|place| &shape.columns[*place])
+            .map(|name| (quote(dialect, name), self.placeholder(&shape.table, name)))
+            .collect();
+        let mut args = Vec::new();
+        let mut sql = self.select(shape);
+        if let Some(after) = after {
+            // Written out: MySQL does not use an index for (a, b) > (?, ?).
+            let mut alternatives = Vec::new();
+            for length in 0..keys.len() {
+                let mut terms: Vec<String> =
+                    keys[..length].iter().map(|(name, mark)| format!("{name} = {mark}")).collect();
+                terms.push(format!("{} > {}", keys[length].0, keys[length].1));
+                alternatives.push(format!("({})", terms.join(" AND ")));
+                args.extend_from_slice(&after[..=length]);
+            }
+            sql += &format!(" WHERE {}", alternatives.join(" OR "));
+        }
+        let order = keys.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+        sql += &format!(" ORDER BY {order} LIMIT {PAGE}");
+        self.fetch(tx, "snapshot page", shape, &sql, args).await
+    }
+
+    /// For each of `values`, the rows whose columns `by` (places in the shape) hold them, as the
+    /// database compares. With `share`, they stay locked against change until the
+    /// transaction ends; whose lock cannot be had at once is a conflict.
+    pub async fn lookup(
+        &self,
+        tx: &mut Tx,
+        shape: &Shape,
+        by: &[usize],
+        values: &[Cells],
+        share: bool,
+    ) -> Result<Vec<Vec<Cells>>, DbError> {
+        let mut found = vec![Vec::new(); values.len()];
+        for (chunk, start) in values.chunks(PAGE).zip((0..).step_by(PAGE)) {
+            let mut wanted: HashMap<String, Vec<usize>> = HashMap::new();
+            for (value, place) in chunk.iter().zip(start..) {
+                wanted.entry(cells::encode(value)).or_default().push(place);
+            }
+            let mut unlike = false;
+            for row in self.lookup_all(tx, shape, by, chunk, share).await? {
+                let value: Cells = by.iter().map(|place| row[*place].clone()).collect();
+                match wanted.get(&cells::encode(&value)) {
+                    Some(places) => places.iter().for_each(|place| found[*place].push(row.clone())),
+                    None => unlike = true,
+                }
+            }
+            // A row that is equal for the database only (case, trailing spaces, 1 and '1'): ask one by one.
+            if unlike {
+                for (value, place) in chunk.iter().zip(start..) {
+                    if !found[place].is_empty() {
+                        continue;
+                    }
+                    found[place] = self.lookup_all(tx, shape, by, std::slice::from_ref(value), share).await?;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn lookup_all(
+        &self,
+        tx: &mut Tx,
+        shape: &Shape,
+        by: &[usize],
+        values: &[Cells],
+        share: bool,
+    ) -> Result<Vec<Cells>, DbError> {
+        if values.is_empty() {
+            return Ok(Vec::new());
+        }
+        let dialect = self.db.dialect();
+        let names: Vec<&str> = by.iter().map(|place| shape.columns[*place].as_str()).collect();
+        let marks: Vec<&str> = names.iter().map(|name| self.placeholder(&shape.table, name)).collect();
+        let columns = schema::quote_all(dialect, names.iter().copied());
+        let condition = match (marks.as_slice(), dialect) {
+            ([mark], _) => format!("{columns} IN ({})", vec![*mark; values.len()].join(", ")),
+            (marks, Dialect::MySql) => {
+                format!("({columns}) IN ({})", vec![format!("({})", marks.join(", ")); values.len()].join(", "))
+            }
+            (marks, Dialect::Sqlite) => {
+                format!("({columns}) IN (VALUES {})", vec![format!("({})", marks.join(", ")); values.len()].join(", "))
+            }
+        };
+        let lock = if share { " {share_nowait}" } else { "" };
+        let sql = format!("{} WHERE {condition}{lock}", self.select(shape));
+        let args = values.iter().flatten().cloned().collect();
+        self.fetch(tx, "snapshot lookup", shape, &sql, args).await
+    }
+
+    fn select(&self, shape: &Shape) -> String {
+        let dialect = self.db.dialect();
+        let columns = schema::quote_all(dialect, shape.columns.iter().map(String::as_str));
+        format!("SELECT {columns} FROM {}", quote(dialect, &shape.table))
+    }
+
+    /// The placeholder for a value of a column.
+    pub(super) fn placeholder(&self, table: &str, column: &str) -> &'static str {
+        self.column(table, column).map_or("?", |column| cells::placeholder(self.db.dialect(), column))
+    }
+
+    /// The placeholder for a value that is written into a column.
+    pub(super) fn written(&self, table: &str, column: &str, value: &Arg) -> &'static str {
+        self.column(table, column).map_or("?", |column| cells::written(self.db.dialect(), column, value))
+    }
+
+    fn column(&self, table: &str, column: &str) -> Option<&Column> {
+        self.tables.get(table)?.columns.iter().find(|known| known.name == column)
+    }
+
+    async fn fetch(
+        &self,
+        tx: &mut Tx,
+        name: &str,
+        shape: &Shape,
+        sql: &str,
+        args: Vec<Arg>,
+    ) -> Result<Vec<Cells>, DbError> {
+        let sql = format!("-- daymend: {name}\n{sql}");
+        let columns: Vec<Column> =
+            shape.columns.iter().filter_map(|column| self.column(&shape.table, column)).cloned().collect();
+        let decoder = Decoder::new(&columns);
+        let mut rows = Vec::new();
+        tx.for_each(Query::new(name, sql), args, |row| {
+            rows.push(decoder.values(&row)?.into_iter().map(Arg::from).collect());
+            Ok(())
+        })
+        .await?;
+        Ok(rows)
+    }
+}
+
+impl Shape {
+    /// What an older and a newer side have in common of a table that both have; none where the key's
+    /// columns are not among it.
+    #[must_use]
+    pub fn new(old: &Table, new: &Table) -> Option<Self> {
+        let is_stored =
+            |table: &Table, name: &str| table.columns.iter().any(|column| column.name == name && !column.generated);
+        let names = |table: &Table| -> Vec<String> {
+            table.columns.iter().filter(|column| !column.generated).map(|column| column.name.clone()).collect()
+        };
+        let (columns, lost): (Vec<_>, Vec<_>) = names(old).into_iter().partition(|name| is_stored(new, name));
+        let added = names(new).into_iter().filter(|name| !is_stored(old, name)).collect();
+        let places = |names: &[String]| -> Option<Vec<usize>> {
+            names.iter().map(|name| columns.iter().position(|column| column == name)).collect()
+        };
+        let key = places(&old.key()?)?;
+        let unique_keys = new
+            .unique_keys
+            .iter()
+            .filter(|unique| !unique.partial)
+            .filter_map(|unique| places(&unique.columns))
+            .filter(|unique| *unique != key)
+            .collect();
+        Some(Self { table: old.name.clone(), key, unique_keys, lost, new: added, columns })
+    }
+
+    /// The key of a row.
+    #[must_use]
+    pub fn key_of(&self, row: &[Arg]) -> Cells {
+        self.values(row, &self.key)
+    }
+
+    /// Some of a row's values.
+    #[must_use]
+    pub fn values(&self, row: &[Arg], places: &[usize]) -> Cells {
+        places.iter().map(|place| row[*place].clone()).collect()
+    }
+
+    /// The places of some columns; none where one of them is not common to both sides.
+    #[must_use]
+    pub fn places(&self, columns: &[String]) -> Option<Vec<usize>> {
+        columns.iter().map(|name| self.columns.iter().position(|column| column == name)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::schema::UniqueKey, *};
+
+    fn table(columns: &[(&str, bool)]) -> Table {
+        let column = |(name, generated): &(&str, bool)| Column {
+            name: (*name).to_owned(),
+            sql_type: "int".to_owned(),
+            nullable: false,
+            generated: *generated,
+        };
+        Table {
+            name: "t".to_owned(),
+            columns: columns.iter().map(column).collect(),
+            primary_key: vec!["id".to_owned()],
+            unique_keys: vec![UniqueKey { name: "code".to_owned(), columns: vec!["code".to_owned()], partial: false }],
+            foreign_keys: Vec::new(),
+            checks: Vec::new(),
+            create_sql: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_shape_is_what_both_sides_store() {
+        let old = table(&[("gone", false), ("code", false), ("id", false), ("sum", true)]);
+        let new = table(&[("id", false), ("code", false), ("sum", true), ("added", false)]);
+        let shape = Shape::new(&old, &new).unwrap();
+        assert_eq!(shape.columns, ["code", "id"]);
+        assert_eq!((shape.key, shape.unique_keys), (vec![1], vec![vec![0]]));
+        assert_eq!((shape.lost, shape.new), (vec!["gone".to_owned()], vec!["added".to_owned()]));
+        assert_eq!(Shape::new(&old, &table(&[("code", false)])), None, "no key, no comparison");
+    }
+}

@@ -1,0 +1,154 @@
+//! Snapshots in a directory.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind, Write as _},
+    path::{Path, PathBuf},
+};
+
+use super::manifest_text;
+use crate::snapshot::{
+    SnapshotError,
+    format::{
+        manifest::{DATA, MANIFEST, Manifest, Name},
+        pack,
+    },
+    work::{self, Work},
+};
+
+/// Who holds it may add and remove snapshots.
+const LOCK: &str = ".daymend-snapshots.lock";
+
+/// A directory of snapshots.
+#[derive(Debug, Clone)]
+pub(super) struct Dir {
+    path: PathBuf,
+}
+
+impl Dir {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// The directory, made where it is missing.
+    pub(super) fn created(&self) -> Result<PathBuf, SnapshotError> {
+        fs::create_dir_all(&self.path).map_err(|error| self.failed("create the directory", error))?;
+        Ok(self.path.clone())
+    }
+
+    pub(super) async fn files(&self) -> Result<Vec<String>, SnapshotError> {
+        self.blocking("list", |dir| match fs::read_dir(&dir.path) {
+            Ok(entries) => entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        })
+        .await
+    }
+
+    /// A small file; none where it does not exist.
+    pub(super) async fn read(&self, file: &str) -> Result<Option<Vec<u8>>, SnapshotError> {
+        let file = file.to_owned();
+        self.blocking("read a manifest", move |dir| match fs::read(dir.path.join(file)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        })
+        .await
+    }
+
+    /// The packed file of a snapshot, where it is.
+    pub(super) fn data(&self, name: Name) -> Result<PathBuf, SnapshotError> {
+        let path = self.path.join(name.data());
+        match fs::metadata(&path) {
+            Ok(_) => Ok(path),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Err(SnapshotError::damaged(name, format!("{} is missing", name.data())))
+            }
+            Err(error) => Err(self.failed("read a snapshot", error)),
+        }
+    }
+
+    pub(super) async fn publish(&self, work: &Work, packed: PathBuf, manifest: &Manifest) -> Result<(), SnapshotError> {
+        let (name, text, temporary) = (manifest.name, manifest_text(manifest), work.file("manifest"));
+        let published = self.blocking("add a snapshot", move |dir| {
+            let mut file = pack::create(&temporary)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            let _lock = dir.lock()?;
+            if fs::exists(dir.path.join(name.manifest()))? {
+                return Ok(false);
+            }
+            // In this order, and each for good before the next: a crash leaves data without a
+            // manifest, which is no snapshot.
+            fs::rename(&packed, dir.path.join(name.data()))?;
+            sync(&dir.path)?;
+            fs::rename(&temporary, dir.path.join(name.manifest()))?;
+            sync(&dir.path)?;
+            Ok(true)
+        });
+        if published.await? { Ok(()) } else { Err(SnapshotError::Exists(name.to_string())) }
+    }
+
+    pub(super) async fn remove(&self, name: Name) -> Result<(), SnapshotError> {
+        self.blocking("remove a snapshot", move |dir| {
+            let _lock = dir.lock()?;
+            remove_file(&dir.path.join(name.manifest()))?;
+            sync(&dir.path)?;
+            remove_file(&dir.path.join(name.data()))
+        })
+        .await
+    }
+
+    pub(super) async fn clean(&self) -> Result<usize, SnapshotError> {
+        if !self.path.exists() {
+            return Ok(0);
+        }
+        self.blocking("clean up", |dir| {
+            let mut removed = work::remove_leftovers(&dir.path)?;
+            let _lock = dir.lock()?;
+            for entry in fs::read_dir(&dir.path)? {
+                let path = entry?.path();
+                let file = path.file_name().unwrap_or_default().to_string_lossy();
+                let Some(name) = file.strip_suffix(DATA).and_then(|name| name.parse::<Name>().ok()) else { continue };
+                if !fs::exists(path.with_file_name(format!("{name}{MANIFEST}")))? {
+                    remove_file(&path)?;
+                    removed += 1;
+                }
+            }
+            Ok(removed)
+        })
+        .await
+    }
+
+    fn lock(&self) -> io::Result<File> {
+        let lock = File::options().create(true).append(true).open(self.path.join(LOCK))?;
+        lock.lock()?;
+        Ok(lock)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        what: &str,
+        work: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, SnapshotError> {
+        let this = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&this)).await;
+        done.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(|error| self.failed(what, error))
+    }
+
+    fn failed(&self, what: &str, error: io::Error) -> SnapshotError {
+        SnapshotError::store(format!("snapshots in {}: cannot {what}", self.path.display()), error)
+    }
+}
+
+/// Makes what was renamed or removed in a directory so for good.
+fn sync(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

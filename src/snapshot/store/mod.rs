@@ -1,0 +1,142 @@
+//! Where snapshots live: a directory, or a bucket.
+//!
+//! Either way the manifest is the last thing that appears and the first that goes, so that a
+//! snapshot that is listed is whole.
+
+mod bucket;
+mod dir;
+
+use std::{path::PathBuf, sync::Arc};
+
+use object_store::ObjectStore;
+
+use super::{
+    SnapshotError,
+    format::manifest::{MANIFEST, Manifest, Name},
+    work::Work,
+};
+
+/// A place of snapshots.
+#[derive(Debug, Clone)]
+pub struct Store(Place);
+
+#[derive(Debug, Clone)]
+enum Place {
+    Dir(dir::Dir),
+    Bucket(bucket::Bucket),
+}
+
+/// A snapshot that is there, and its manifest where that can be read.
+pub type Listed = (Name, Result<Manifest, SnapshotError>);
+
+impl Store {
+    /// A directory, or a bucket: `s3://BUCKET/PREFIX`, whose endpoint, region and secrets come from the
+    /// environment (`AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_ACCESS_KEY_ID`, …).
+    ///
+    /// # Errors
+    /// Where the text is neither.
+    pub fn parse(text: &str) -> Result<Self, SnapshotError> {
+        if let Some(rest) = text.strip_prefix("s3://") {
+            return bucket::Bucket::s3(rest).map(|bucket| Self(Place::Bucket(bucket)));
+        }
+        if text.contains("://") || text.is_empty() {
+            return Err(SnapshotError::Target(format!(
+                "`{text}` is no place for snapshots: give a directory, or s3://BUCKET/PREFIX"
+            )));
+        }
+        Ok(Self::dir(text))
+    }
+
+    /// A directory.
+    #[must_use]
+    pub fn dir(path: impl Into<PathBuf>) -> Self {
+        Self(Place::Dir(dir::Dir::new(path.into())))
+    }
+
+    /// Anything that stores objects, under a prefix.
+    #[must_use]
+    pub fn objects(objects: Arc<dyn ObjectStore>, prefix: &str) -> Self {
+        Self(Place::Bucket(bucket::Bucket::new(objects, prefix)))
+    }
+
+    /// The names of the snapshots, oldest first.
+    pub async fn names(&self) -> Result<Vec<Name>, SnapshotError> {
+        let files = match &self.0 {
+            Place::Dir(dir) => dir.files().await?,
+            Place::Bucket(bucket) => bucket.files().await?.into_iter().map(|(name, _)| name).collect(),
+        };
+        let mut names: Vec<Name> = files.iter().filter_map(|file| file.strip_suffix(MANIFEST)?.parse().ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The snapshots, oldest first.
+    pub async fn list(&self) -> Result<Vec<Listed>, SnapshotError> {
+        let mut listed = Vec::new();
+        for name in self.names().await? {
+            match self.manifest(name).await {
+                // Gone between the two looks.
+                Err(SnapshotError::NoSnapshot(_)) => {}
+                manifest => listed.push((name, manifest)),
+            }
+        }
+        Ok(listed)
+    }
+
+    /// What a snapshot says of itself.
+    pub async fn manifest(&self, name: Name) -> Result<Manifest, SnapshotError> {
+        let bytes = match &self.0 {
+            Place::Dir(dir) => dir.read(&name.manifest()).await?,
+            Place::Bucket(bucket) => bucket.read(&name.manifest()).await?,
+        };
+        Manifest::parse(name, &bytes.ok_or_else(|| SnapshotError::NoSnapshot(name.to_string()))?)
+    }
+
+    /// Removes a snapshot.
+    pub async fn remove(&self, name: Name) -> Result<(), SnapshotError> {
+        match &self.0 {
+            Place::Dir(dir) => dir.remove(name).await,
+            Place::Bucket(bucket) => bucket.remove(name).await,
+        }
+    }
+
+    /// Removes what takes that died have left behind; how much.
+    pub async fn clean(&self) -> Result<usize, SnapshotError> {
+        match &self.0 {
+            Place::Dir(dir) => dir.clean().await,
+            Place::Bucket(bucket) => bucket.clean().await,
+        }
+    }
+
+    /// A directory to make a snapshot in.
+    pub(super) fn work(&self) -> Result<Work, SnapshotError> {
+        let parent = match &self.0 {
+            Place::Dir(dir) => dir.created()?,
+            Place::Bucket(_) => std::env::temp_dir(),
+        };
+        Work::new(&parent).map_err(|error| SnapshotError::store(format!("a directory in {}", parent.display()), error))
+    }
+
+    /// Makes a packed file and its manifest a snapshot; it is there, for good, when this returns.
+    pub(super) async fn publish(&self, work: &Work, packed: PathBuf, manifest: &Manifest) -> Result<(), SnapshotError> {
+        match &self.0 {
+            Place::Dir(dir) => dir.publish(work, packed, manifest).await,
+            Place::Bucket(bucket) => bucket.publish(&packed, manifest).await,
+        }
+    }
+
+    /// The packed file of a snapshot, on this machine.
+    pub(super) async fn fetch(&self, name: Name, work: &Work) -> Result<PathBuf, SnapshotError> {
+        match &self.0 {
+            Place::Dir(dir) => dir.data(name),
+            Place::Bucket(bucket) => bucket.fetch(name, work.file("fetched")).await,
+        }
+    }
+}
+
+/// A manifest as it is stored.
+fn manifest_text(manifest: &Manifest) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(manifest).unwrap_or_default();
+    text.push(b'\n');
+    text
+}

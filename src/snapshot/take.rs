@@ -1,0 +1,326 @@
+//! Taking a snapshot: one read view, read to its end.
+//!
+//! The database sends rows in the order of each table's key; they pass through a few batches to the
+//! thread that writes the SQLite file, so that memory stays what it is however many there are. No row
+//! is locked and nobody has to wait. A table that somebody alters meanwhile would be read as it is,
+//! and not as it was: the read view does not cover definitions. So those are read before and after,
+//! and one that has changed makes the whole copy begin anew.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::{
+    Decoder, Manifest, Name, SnapshotError, Store,
+    format::{
+        manifest::{FORMAT, Server, TableCopy},
+        pack, write,
+    },
+    schema::{self, Table, quote, quote_all},
+};
+use crate::{
+    args,
+    clock::Clock,
+    db::{ConnectOptions, Db, DbError, Dialect, Mode, Query, Tx, code},
+    statement,
+};
+
+/// How many bytes of rows travel together, and how many such batches wait for the writer.
+const BATCH: usize = 256 * 1024;
+const BATCHES: usize = 4;
+
+/// How often a copy is begun when tables are altered under it.
+const TRIES: u32 = 3;
+
+/// How long the server may work on one SELECT.
+const SELECT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How long the database may be silent, and how long it has to be patient with us.
+const SILENCE_MAX: Duration = Duration::from_secs(600);
+
+statement!(
+    STATUS_MYSQL,
+    "snapshot status (mysql)",
+    "SELECT CAST(tables.create_time AS CHAR), CAST(COALESCE(tables.table_rows, 0) AS SIGNED), tables.engine,
+            COALESCE(engines.transactions, 'NO')
+     FROM information_schema.tables AS tables
+     LEFT JOIN information_schema.engines AS engines ON engines.engine = tables.engine
+     WHERE tables.table_schema = DATABASE() AND tables.table_name = ?"
+);
+
+statement!(VERSION_MYSQL, "snapshot version (mysql)", "SELECT VERSION()");
+
+statement!(VERSION_SQLITE, "snapshot version (sqlite)", "SELECT sqlite_version()");
+
+/// How far a copy is.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// The table that is copied; empty while the file is packed.
+    pub table: String,
+    /// How many rows have been copied, of all tables.
+    pub rows: u64,
+    /// How many there are about; 0 where nobody knows.
+    pub rows_expected: u64,
+}
+
+/// Copies tables into a new snapshot of `store`; those named, or all. `progress` is told now and then.
+///
+/// # Errors
+/// Where the database or the store fails, or a table cannot be copied. No snapshot is there then.
+pub async fn take(
+    db: &Db,
+    store: &Store,
+    tables: Option<&[String]>,
+    clock: Clock,
+    progress: &(dyn Fn(&Progress) + Send + Sync),
+) -> Result<Manifest, SnapshotError> {
+    let options = ConnectOptions { statement_max: SELECT_MAX, idle_max: SELECT_MAX, ..ConnectOptions::new(1) };
+    let db = db.reopened(options).with_limit(SILENCE_MAX);
+    let mut tries = 0;
+    let taken = loop {
+        tries += 1;
+        match take_once(&db, store, tables, clock, progress).await {
+            Err(SnapshotError::Altered(table)) if tries < TRIES => {
+                tracing::warn!(table, "a table was altered while it was copied: beginning anew");
+            }
+            taken => break taken,
+        }
+    };
+    db.close().await;
+    taken
+}
+
+async fn take_once(
+    db: &Db,
+    store: &Store,
+    tables: Option<&[String]>,
+    clock: Clock,
+    progress: &(dyn Fn(&Progress) + Send + Sync),
+) -> Result<Manifest, SnapshotError> {
+    let work = store.work()?;
+    let sqlite = work.file("snapshot.sqlite");
+    let name = free_name(store, clock).await?;
+    let begun = Instant::now();
+    let (server, described) = {
+        let mut tx = db.begin(Mode::Snapshot).await?;
+        let described = describe(&mut tx, tables).await?;
+        let server = server(&mut tx, db).await?;
+        tx.commit().await?;
+        (server, described)
+    };
+    let (sender, receiver) = mpsc::channel(BATCHES);
+    let path = sqlite.clone();
+    let writer = tokio::task::spawn_blocking(move || write::write(&path, receiver));
+    let taken_at = name.time().max(clock.now());
+    let copied = copy(db, &described, tables, sender, progress).await;
+    let written = writer.await.map_err(|panic| SnapshotError::store("write", std::io::Error::other(panic)))?;
+    // A writer that has failed is why nothing more could be sent to it.
+    let copies = match (copied, written) {
+        (Err(SnapshotError::Database(_)), Err(error)) | (Ok(()), Err(error)) => return Err(error),
+        (Err(error), _) => return Err(error),
+        (Ok(()), Ok(copies)) => copies,
+    };
+    progress(&Progress { rows: copies.iter().map(|copy| copy.rows).sum(), ..Progress::default() });
+    let packed = work.file(&name.data());
+    let (from, to) = (sqlite.clone(), packed.clone());
+    let (sqlite_size, packing) = tokio::task::spawn_blocking(move || {
+        Ok::<_, std::io::Error>((std::fs::metadata(&from)?.len(), pack::pack(&from, &to)?))
+    })
+    .await
+    .unwrap_or_else(|panic| Err(std::io::Error::other(panic)))
+    .map_err(|error| SnapshotError::store("pack the snapshot", error))?;
+    let mut manifest = Manifest {
+        format: FORMAT,
+        name,
+        daymend: env!("CARGO_PKG_VERSION").to_owned(),
+        taken_at,
+        took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        server,
+        tables: sorted(copies),
+        size: packing.size,
+        sqlite_size,
+        sha256: packing.sha256,
+        checksum: String::new(),
+    };
+    manifest.checksum = manifest.checksum();
+    store.publish(&work, packed, &manifest).await?;
+    Ok(manifest)
+}
+
+fn sorted(mut copies: Vec<TableCopy>) -> Vec<TableCopy> {
+    copies.sort_by(|a, b| a.table.name.cmp(&b.table.name));
+    copies
+}
+
+/// A name that no snapshot has yet: they are told apart by the second.
+async fn free_name(store: &Store, clock: Clock) -> Result<Name, SnapshotError> {
+    for _ in 0..TRIES {
+        let name = Name::at(clock.now());
+        if !store.names().await?.contains(&name) {
+            return Ok(name);
+        }
+        if matches!(clock, Clock::System) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+    Err(SnapshotError::Exists(Name::at(clock.now()).to_string()))
+}
+
+/// A table as it is just now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Described {
+    table: Table,
+    key: Vec<String>,
+    /// When it was created or last put in the place of another; SQLite's definitions are part of the
+    /// read view.
+    created_at: Option<String>,
+    /// How many rows it has, about.
+    rows: Rows,
+}
+
+/// A number that says nothing about the definition.
+#[derive(Debug, Clone)]
+struct Rows(u64);
+
+impl PartialEq for Rows {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Rows {}
+
+async fn describe(tx: &mut Tx, names: Option<&[String]>) -> Result<Vec<Described>, SnapshotError> {
+    let names = match names {
+        Some(names) => names.to_vec(),
+        None => schema::table_names(tx).await?,
+    };
+    let mut described = Vec::new();
+    for name in names {
+        let table = schema::read(tx, &name).await?.ok_or(SnapshotError::NoTable(name))?;
+        let refuse = |why: String| SnapshotError::NotCopyable { table: table.name.clone(), why };
+        let key = table.key().ok_or_else(|| {
+            refuse("it has no primary key, and columns that may be NULL cannot serve as one".to_owned())
+        })?;
+        let (mut created_at, mut rows) = (None, 0);
+        if tx.dialect() == Dialect::MySql {
+            let row = tx.fetch_one(&STATUS_MYSQL, args![table.name.as_str()]).await?;
+            let named = |error| DbError::new("snapshot status", error);
+            let engine = row.text_or_null(2).map_err(named)?.unwrap_or_default();
+            if row.text(3).map_err(named)? != "YES" {
+                return Err(refuse(format!("its engine, {engine}, knows no moment to copy")));
+            }
+            created_at = row.text_or_null(0).map_err(named)?;
+            rows = row.int(1).map_err(named)?.unsigned_abs();
+        }
+        described.push(Described { table, key, created_at, rows: Rows(rows) });
+    }
+    Ok(described)
+}
+
+async fn server(tx: &mut Tx, db: &Db) -> Result<Server, DbError> {
+    let statement = match tx.dialect() {
+        Dialect::MySql => VERSION_MYSQL,
+        Dialect::Sqlite => VERSION_SQLITE,
+    };
+    let row = tx.fetch_one(&statement, args![]).await?;
+    let version = row.text(0).map_err(|error| DbError::new(statement.name, error))?;
+    let kind = match tx.dialect() {
+        Dialect::Sqlite => "sqlite",
+        Dialect::MySql if version.contains("MariaDB") => "mariadb",
+        Dialect::MySql => "mysql",
+    };
+    Ok(Server { kind: kind.to_owned(), version, database: db.name() })
+}
+
+/// Sends every row of every table to the writer, all of them from one read view.
+async fn copy(
+    db: &Db,
+    described: &[Described],
+    names: Option<&[String]>,
+    sender: mpsc::Sender<write::Message>,
+    progress: &(dyn Fn(&Progress) + Send + Sync),
+) -> Result<(), SnapshotError> {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let is_mysql = tx.dialect() == Dialect::MySql;
+    if is_mysql {
+        let patience = format!("SET SESSION net_write_timeout = {}", SILENCE_MAX.as_secs());
+        tx.execute(Query::new("snapshot patience", patience), args![]).await?;
+        tx.remember().await?;
+    }
+    let mut so_far =
+        Progress { rows_expected: described.iter().map(|described| described.rows.0).sum(), ..Progress::default() };
+    for Described { table, key, .. } in described {
+        so_far.table.clone_from(&table.name);
+        progress(&so_far);
+        let begin = write::Message::Table(Box::new(table.clone()), key.clone(), tx.dialect());
+        // Where the writer has died, why comes from itself.
+        let _ = sender.send(begin).await;
+        copy_table(&mut tx, table, key, &sender, &mut so_far, progress).await.map_err(|error| altered(table, error))?;
+        if is_mysql {
+            tx.forget().await?;
+        }
+    }
+    if is_mysql && describe(&mut tx, names).await? != described {
+        let now = describe(&mut tx, names).await?;
+        let changed = described.iter().zip(&now).find(|(before, now)| before != now);
+        let name = changed.map_or_else(|| "(the list of tables)".to_owned(), |(before, _)| before.table.name.clone());
+        return Err(SnapshotError::Altered(name));
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// The codes of a definition that is another than before: the read view is older than the table; no
+/// such table; no such column; the statement has to be prepared anew.
+fn altered(table: &Table, error: DbError) -> SnapshotError {
+    match code(&error.source) {
+        1412 | 1146 | 1054 | 1615 => SnapshotError::Altered(table.name.clone()),
+        _ => error.into(),
+    }
+}
+
+/// The SELECT of all rows of a table, in the order of an index: nothing is sorted.
+fn select(dialect: Dialect, table: &Table, key: &[String]) -> String {
+    let columns = quote_all(dialect, table.columns.iter().map(|column| column.name.as_str()));
+    let index = match dialect {
+        Dialect::Sqlite => None,
+        Dialect::MySql if key == table.primary_key => Some("PRIMARY"),
+        Dialect::MySql => table.unique_keys.iter().find(|unique| unique.columns == key).map(|key| key.name.as_str()),
+    };
+    let mut sql = format!("-- daymend: snapshot rows\nSELECT {columns} FROM {}", quote(dialect, &table.name));
+    if let Some(index) = index {
+        sql.push_str(&format!(" FORCE INDEX ({})", quote(dialect, index)));
+    }
+    // Where all columns together are the key there is no index to follow, and the writer sorts.
+    if index.is_some() || key == table.primary_key {
+        sql.push_str(&format!(" ORDER BY {}", quote_all(dialect, key.iter().map(String::as_str))));
+    }
+    sql
+}
+
+async fn copy_table(
+    tx: &mut Tx,
+    table: &Table,
+    key: &[String],
+    sender: &mpsc::Sender<write::Message>,
+    so_far: &mut Progress,
+    progress: &(dyn Fn(&Progress) + Send + Sync),
+) -> Result<(), DbError> {
+    let decoder = Decoder::new(&table.columns);
+    let select = select(tx.dialect(), table, key);
+    let mut batch = Vec::with_capacity(BATCH + BATCH / 4);
+    tx.stream(Query::new("snapshot rows", select), args![], sender, |row| {
+        decoder.encode(&row, &mut batch)?;
+        so_far.rows += 1;
+        if batch.len() < BATCH {
+            return Ok(None);
+        }
+        progress(so_far);
+        let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH + BATCH / 4));
+        Ok(Some(write::Message::Rows(full)))
+    })
+    .await?;
+    let sent = sender.send(write::Message::Rows(batch)).await;
+    sent.map_err(|_| DbError::new("snapshot rows", sqlx::Error::WorkerCrashed))
+}

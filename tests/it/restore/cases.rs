@@ -1,0 +1,432 @@
+//! One case each: why rows are set aside, who is taken for whom, what must not come back.
+
+use daymend::{
+    args,
+    db::{Mode, Query},
+};
+
+use super::{Scene, differences, rows};
+use crate::{
+    on_both,
+    support::{Engine, TestDb, oracle, process::command, server},
+};
+
+on_both! {
+    what_the_database_does_not_take_is_deferred_with_its_reason;
+    cycles_and_trees_go_in_by_two_passes;
+    what_was_deleted_on_purpose_stays_away_with_what_hangs_on_it;
+    the_map_can_be_edited;
+    a_reused_id_is_not_present;
+    rows_that_were_touched_since_are_not_undone;
+    a_filter_and_a_row_of_snapshots_say_when_rows_vanished;
+    days_of_restored_facts_are_recomputed;
+    writers_meanwhile_do_no_harm;
+    bad_input_is_one_line;
+}
+
+const PEOPLE: [&str; 2] = [
+    "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, code VARCHAR(20) NULL UNIQUE, name VARCHAR(40) NULL)",
+    "CREATE TABLE pets (id BIGINT NOT NULL PRIMARY KEY, owner BIGINT NULL, name VARCHAR(40) NULL,
+        FOREIGN KEY (owner) REFERENCES people (id))",
+];
+
+async fn people(engine: Engine) -> Scene {
+    let scene = Scene::new(engine, &PEOPLE).await;
+    let rows: Vec<String> = (1..=9).map(|id| format!("({id}, 'c{id}', 'n{id}')")).collect();
+    scene.db.execute(&format!("INSERT INTO people VALUES {}", rows.join(", ")), args![]).await;
+    let rows: Vec<String> = (1..=9).map(|id| format!("({id}, {id}, 'p{id}')")).collect();
+    scene.db.execute(&format!("INSERT INTO pets VALUES {}", rows.join(", ")), args![]).await;
+    scene
+}
+
+async fn what_the_database_does_not_take_is_deferred_with_its_reason(engine: Engine) {
+    let table = "CREATE TABLE t (id BIGINT NOT NULL PRIMARY KEY, code VARCHAR(20) NULL UNIQUE, v VARCHAR(50) NULL, n BIGINT NULL, p BIGINT NULL)";
+    let scene = Scene::new(engine, &[table, "CREATE TABLE parents (id BIGINT NOT NULL PRIMARY KEY)"]).await;
+    scene.db.execute("INSERT INTO parents VALUES (1), (2)", args![]).await;
+    scene.db.execute("INSERT INTO t VALUES (1, 'taken', 'a', 1, 1), (2, 'b', 'much too long', 1, 1), (3, 'c', 'c', NULL, 1), (4, 'd', 'd', -1, 1), (5, 'e', 'e', 1, 2), (6, 'f', 'f', 1, 1), (7, 'g', 'refused', 1, NULL)", args![]).await;
+    let name = scene.take().await.to_string();
+    // Stricter than it was.
+    let length = if engine == Engine::Sqlite { "CHECK (length(v) <= 5)" } else { "" };
+    let strict = format!(
+        "CREATE TABLE t (id BIGINT NOT NULL PRIMARY KEY, code VARCHAR(20) NULL UNIQUE, v VARCHAR(7) NULL {length}, n BIGINT NOT NULL,
+            p BIGINT NULL, CHECK (n > 0), FOREIGN KEY (p) REFERENCES parents (id))"
+    );
+    let trigger = match engine {
+        Engine::Sqlite => {
+            "CREATE TRIGGER no BEFORE INSERT ON t WHEN NEW.v = 'refused' BEGIN SELECT RAISE(ABORT, 'never'); END"
+        }
+        Engine::MariaDb => {
+            "CREATE TRIGGER no BEFORE INSERT ON t FOR EACH ROW
+             IF NEW.v = 'refused' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'never'; END IF"
+        }
+    };
+    for sql in [
+        "DROP TABLE t",
+        &strict,
+        trigger,
+        "DELETE FROM parents WHERE id = 2",
+        "INSERT INTO t VALUES (100, 'taken', 'x', 1, 1)",
+    ] {
+        scene.db.execute(sql, args![]).await;
+    }
+    // Nobody has said that the code identifies anybody.
+    let relations = scene.file("r.toml", "[[identity]]\ntable = 't'\ncolumns = []\n");
+    let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--table", "t", "--relations", &relations]);
+    let found: Vec<(String, String)> = report["report"]["groups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|group| {
+            let keys: Vec<&str> =
+                group["samples"].as_array().unwrap().iter().map(|sample| sample["key"].as_str().unwrap()).collect();
+            (keys.join(","), format!("{}: {}", group["state"].as_str().unwrap(), group["reason"].as_str().unwrap()))
+        })
+        .collect();
+    let too_long = if engine == Engine::Sqlite { "a CHECK does not hold" } else { "a value is too long" };
+    let mut expected = vec![
+        ("1".to_owned(), "deferred: a unique key is taken".to_owned()),
+        ("2".to_owned(), format!("deferred: {too_long}")),
+        ("3".to_owned(), "deferred: a value is missing".to_owned()),
+        ("4".to_owned(), "deferred: a CHECK does not hold".to_owned()),
+        ("5".to_owned(), "deferred: what it refers to is gone".to_owned()),
+        ("6".to_owned(), "restored: ".to_owned()),
+        ("7".to_owned(), "deferred: a trigger refuses it".to_owned()),
+    ];
+    if engine == Engine::Sqlite {
+        expected.retain(|(key, _)| key != "2");
+        expected[2] = ("2,4".to_owned(), "deferred: a CHECK does not hold".to_owned());
+    }
+    let mut found = found;
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+    // What was in the way goes: the next run finds the rest.
+    scene.db.execute("DELETE FROM t WHERE id = 100", args![]).await;
+    scene.db.execute("INSERT INTO parents VALUES (2)", args![]).await;
+    let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--table", "t", "--relations", &relations]);
+    assert_eq!(report["applied"]["inserted"], 2, "{report}");
+}
+
+async fn cycles_and_trees_go_in_by_two_passes(engine: Engine) {
+    let scene = Scene::new(
+        engine,
+        &[
+            "CREATE TABLE places (id BIGINT NOT NULL PRIMARY KEY, parent BIGINT NULL, capital BIGINT NULL, name VARCHAR(20) NULL,
+                at TIMESTAMP NULL, FOREIGN KEY (parent) REFERENCES places (id))",
+            "CREATE TABLE cities (id BIGINT NOT NULL PRIMARY KEY, place BIGINT NOT NULL, FOREIGN KEY (place) REFERENCES places (id))",
+        ],
+    )
+    .await;
+    // A tree upside down, a circle of three, one that is its own parent, and a circle through two tables.
+    let mut sql: Vec<String> = (1..300)
+        .map(|id| format!("INSERT INTO places VALUES ({id}, NULL, NULL, 'x', '2020-02-02 02:02:02')"))
+        .collect();
+    sql.push("UPDATE places SET parent = id + 1, at = '2020-02-02 02:02:02' WHERE id < 290".to_owned());
+    sql.push("UPDATE places SET parent = 291, at = '2020-02-02 02:02:02' WHERE id = 293".to_owned());
+    sql.push("UPDATE places SET parent = id + 1, at = '2020-02-02 02:02:02' WHERE id IN (291, 292)".to_owned());
+    sql.push("UPDATE places SET parent = id, at = '2020-02-02 02:02:02' WHERE id = 295".to_owned());
+    sql.push("INSERT INTO cities VALUES (1, 5), (2, 6)".to_owned());
+    sql.push("UPDATE places SET capital = 1, at = '2020-02-02 02:02:02' WHERE id = 5".to_owned());
+    scene.execute_all(&sql).await;
+    let full = scene.dump().await;
+    let name = scene.take().await.to_string();
+    scene
+        .execute_all(
+            &["DELETE FROM cities", "UPDATE places SET parent = NULL", "DELETE FROM places"].map(str::to_owned),
+        )
+        .await;
+    let relations = scene.file("r.toml", "[[reference]]\ntable = 'places'\ncolumns = 'capital'\nparent = 'cities'\n");
+    let empty = scene.dump().await;
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
+    assert_eq!((&report["applied"]["inserted"], &report["applied"]["filled"]), (&301.into(), &292.into()), "{report}");
+    assert!(scene.dump().await == full);
+    let undo = scene.path("undo.jsonl").display().to_string();
+    let undone = scene.json(0, &["undo", &undo, "--relations", &relations, "--dry-run"]);
+    assert_eq!(undone["removed"], 301);
+    assert!(scene.dump().await == full, "a dry run changes nothing");
+    scene.json(0, &["undo", &undo, "--relations", &relations]);
+    assert!(scene.dump().await == empty);
+}
+
+async fn what_was_deleted_on_purpose_stays_away_with_what_hangs_on_it(engine: Engine) {
+    let scene = people(engine).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM pets", "DELETE FROM people WHERE id < 5"].map(str::to_owned)).await;
+    let tombstones = scene.file("tombstones", "# erased on request\npeople:2\nnobody:7\n");
+    let report = scene
+        .json(3, &["restore", &name, "--missing", "--apply", "--exclude", "people:3", "--tombstones", &tombstones]);
+    assert_eq!(rows(&report, "excluded")["people"], 2);
+    assert_eq!(rows(&report, "deferred")["pets"], 2);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE id IN (2, 3)").await, 0);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner IN (2, 3)").await, 0);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 7);
+    assert!(
+        scene
+            .run(2, &["restore", &name, "--missing", "--exclude", "peple:3"])
+            .contains("table peple is not in snapshot")
+    );
+}
+
+async fn the_map_can_be_edited(engine: Engine) {
+    let scene = people(engine).await;
+    let name = scene.take().await.to_string();
+    let sql = [
+        "DELETE FROM pets WHERE id IN (1, 2, 3)",
+        "DELETE FROM people WHERE id IN (1, 2, 3)",
+        "INSERT INTO people VALUES (11, 'c1', 'again'), (12, 'c2', 'another with the same code'), (13, 'other', 'n3')",
+    ];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let plan = scene.json(3, &["restore", &name, "--missing"]);
+    assert_eq!(rows(&plan, "mapped")["people"], 2);
+    let map = std::fs::read_to_string(scene.path("map.csv")).unwrap();
+    assert_eq!(map, "table,old,new,why\npeople,1,11,code is the same\npeople,2,12,code is the same\n");
+    // 2 is not 12 after all, and 3 is 13.
+    let edited = scene.file("edited.csv", "table,old,new,why\npeople,1,11,\npeople,2,,no\npeople,3,13,she told us\n");
+    let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--remap", &edited]);
+    assert_eq!(rows(&report, "mapped")["people"], 2);
+    assert_eq!(rows(&report, "ambiguous")["people"], 1);
+    assert_eq!(rows(&report, "deferred")["pets"], 1);
+    assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 1").await, 11);
+    assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 3").await, 13);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE id = 2").await, 0);
+    let nobody = scene.file("nobody.csv", "table,old,new\npeople,2,77\n");
+    let plan = scene.json(3, &["restore", &name, "--missing", "--remap", &nobody]);
+    let groups = plan["report"]["groups"].as_array().unwrap();
+    assert!(groups.iter().any(|group| group["reason"] == "the map names a row that is not there"), "{plan}");
+}
+
+async fn a_reused_id_is_not_present(engine: Engine) {
+    let scene = people(engine).await;
+    let name = scene.take().await.to_string();
+    let sql = [
+        "DELETE FROM pets WHERE id IN (1, 2)",
+        "DELETE FROM people WHERE id IN (1, 2)",
+        // Somebody else got the id of the first, who came again under another one.
+        "INSERT INTO people VALUES (1, 'new', 'somebody'), (2, 'also new', 'somebody'), (10, 'c1', 'again')",
+    ];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let relations = scene.file("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'code'\n");
+    let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
+    assert_eq!(rows(&report, "mapped")["people"], 1);
+    assert_eq!(rows(&report, "reused")["people"], 1);
+    assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 1").await, 10);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner IN (1, 2)").await, 0, "nobody else's pets");
+}
+
+async fn rows_that_were_touched_since_are_not_undone(engine: Engine) {
+    let scene = people(engine).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM pets WHERE id < 4", "DELETE FROM people WHERE id < 4"].map(str::to_owned)).await;
+    scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    let sql = ["UPDATE pets SET name = 'renamed' WHERE id = 1", "INSERT INTO pets VALUES (100, 2, 'new')"];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let undo = scene.path("undo.jsonl").display().to_string();
+    let undone = scene.json(3, &["undo", &undo]);
+    assert_eq!(undone["removed"], 3, "two pets and the third owner: {undone}");
+    let left: Vec<String> = undone["left"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|left| format!("{} {} {}", left["table"], left["why"], left["keys"][0]))
+        .collect();
+    assert_eq!(
+        left,
+        [
+            "\"people\" \"a row of pets refers to it by now\" \"2 (pets 100)\"",
+            "\"pets\" \"it has been changed since\" \"1\"",
+        ]
+        .map(str::to_owned),
+    );
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE id IN (1, 2)").await, 2);
+}
+
+async fn a_filter_and_a_row_of_snapshots_say_when_rows_vanished(engine: Engine) {
+    let scene = people(engine).await;
+    let take = async || {
+        let name = scene.take().await.to_string();
+        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+        name
+    };
+    let first = take().await;
+    assert!(differences(&scene.json(0, &["diff", &first])[0]).is_empty());
+    scene.execute_all(&["DELETE FROM pets WHERE id IN (1, 2)".to_owned()]).await;
+    let second = take().await;
+    scene
+        .execute_all(
+            &[
+                "DELETE FROM pets WHERE id = 3",
+                "UPDATE pets SET name = 'new' WHERE id = 4",
+                "INSERT INTO pets VALUES (20, NULL, NULL)",
+            ]
+            .map(str::to_owned),
+        )
+        .await;
+    let diff = scene.json(3, &["diff", "--since", &first]);
+    assert_eq!((&diff[0]["to"], &diff[1]["to"]), (&second.as_str().into(), &"live".into()));
+    assert_eq!(differences(&diff[0])["pets"], [2, 0, 0, 0]);
+    assert_eq!(differences(&diff[1])["pets"], [1, 1, 1, 0]);
+    let diff = scene.json(3, &["diff", &first, &second, "live", "--where", "owner=3"]);
+    assert!(differences(&diff[0]).is_empty());
+    assert_eq!(differences(&diff[1])["pets"], [1, 0, 0, 0]);
+    scene.json(0, &["diff", &first, "--where", "name=x' OR '1'='1"]);
+    scene.json(0, &["diff", &first, &second, "--table", "people"]);
+}
+
+async fn days_of_restored_facts_are_recomputed(engine: Engine) {
+    const NOW: &str = "2026-06-15T12:00:00Z";
+    let tables = ["labs", "billing", "billingInfo", "allTests", "labReportRelation", "collectedSample"];
+    let mut scene = Scene::new(engine, &[]).await;
+    scene.tables = tables.map(str::to_owned).to_vec();
+    for test in 1..=10 {
+        scene.db.add_test(test, Some(test % 3)).await;
+    }
+    scene.db.add_lab(1, Some("Asia/Kolkata")).await;
+    scene.db.fill_lab(1, "2026-06-01".parse().unwrap(), 10, 5).await;
+    let labs = [(1, chrono_tz::Asia::Kolkata)];
+    let now = NOW.parse().unwrap();
+    let name = scene.take().await.to_string();
+    let expected = oracle::expected(&scene.db, &labs, now).await;
+    scene
+        .execute_all(&[
+            "DELETE FROM labReportRelation WHERE billing_id IN (SELECT id FROM billing WHERE billTime < '2026-06-04')"
+                .to_owned(),
+            "DELETE FROM collectedSample WHERE billing_id IN (SELECT id FROM billing WHERE billTime < '2026-06-06')"
+                .to_owned(),
+            "DELETE FROM billing WHERE billTime < '2026-06-03'".to_owned(),
+        ])
+        .await;
+    let url = scene.url.clone();
+    super::ok(&scene.db, &["--now", NOW, "repair", "--day", "2026-06-03", "--to", "2026-06-11"]);
+    scene.db.drain(now).await;
+    let args = scene.args(&["restore", &name, "--missing", "--apply", "--json"]);
+    let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
+    args.splice(0..0, ["--now", NOW]);
+    let done: serde_json::Value = serde_json::from_str(&super::ok(&scene.db, &args)).unwrap();
+    assert!(done["days"]["labs"][0][1].as_array().unwrap().len() >= 5, "{done}");
+    scene.db.drain(now).await;
+    oracle::assert_equal(&oracle::stored(&scene.db).await, &expected);
+    let undo = scene.path("undo.jsonl").display().to_string();
+    super::ok(&scene.db, &["--database-url", &url, "--now", NOW, "snapshot", "undo", &undo]);
+    scene.db.drain(now).await;
+    let expected = oracle::expected(&scene.db, &labs, now).await;
+    oracle::assert_equal(&oracle::stored(&scene.db).await, &expected);
+}
+
+async fn writers_meanwhile_do_no_harm(engine: Engine) {
+    let scene = Scene::new(engine, &PEOPLE).await;
+    let people: Vec<String> = (1..=4000).map(|id| format!("({id}, 'c{id}', 'n')")).collect();
+    let pets: Vec<String> = (1..=4000).map(|id| format!("({id}, {id}, 'p')")).collect();
+    let mut sql = super::inserts("people", &people);
+    sql.extend(super::inserts("pets", &pets));
+    scene.execute_all(&sql).await;
+    let name = scene.take().await.to_string();
+    scene
+        .execute_all(&["DELETE FROM pets WHERE id > 1000", "DELETE FROM people WHERE id > 1000"].map(str::to_owned))
+        .await;
+    let write = async {
+        for round in 0..60 {
+            let id = 1001 + round * 40;
+            // Enters people again, under their old ids and under new ones, and takes some of them away.
+            for sql in [
+                format!(
+                    "INSERT INTO people SELECT {id}, 'w{id}', 'writer' WHERE NOT EXISTS (SELECT 1 FROM people WHERE id = {id})"
+                ),
+                format!(
+                    "INSERT INTO people SELECT {}, 'c{}', 'writer' WHERE NOT EXISTS (SELECT 1 FROM people WHERE code = 'c{}')",
+                    10_000 + id,
+                    id + 1,
+                    id + 1
+                ),
+                format!(
+                    "DELETE FROM people WHERE id = {} AND NOT EXISTS (SELECT 1 FROM pets WHERE owner = {})",
+                    id + 2,
+                    id + 2
+                ),
+            ] {
+                let _ = tokio::time::timeout(std::time::Duration::from_secs(20), scene.db.execute(&sql, args![])).await;
+            }
+        }
+    };
+    // On a thread of its own: the writers must not stand still meanwhile, in the middle of a transaction.
+    let args = scene.args(&["restore", &name, "--missing", "--apply"]);
+    let mut restore = command(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    let restore = tokio::task::spawn_blocking(move || restore.output().expect("daymend runs"));
+    let (_, output) = tokio::join!(write, restore);
+    let output = output.unwrap();
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{output:?}");
+    scene.run_any(&["restore", &name, "--missing", "--apply"]);
+    let orphans = "SELECT COUNT(*) FROM pets LEFT JOIN people ON people.id = pets.owner WHERE people.id IS NULL";
+    assert_eq!(scene.db.number(orphans).await, 0);
+    let twice = "SELECT COUNT(*) - COUNT(DISTINCT code) FROM people";
+    assert_eq!(scene.db.number(twice).await, 0);
+    // Everybody who did not come again is back with the pet.
+    let back = scene.db.number("SELECT COUNT(*) FROM people WHERE id BETWEEN 1001 AND 4000").await;
+    assert!(back >= 3000 - 180, "{back}");
+}
+
+async fn bad_input_is_one_line(engine: Engine) {
+    let scene = people(engine).await;
+    let name = scene.take().await.to_string();
+    let bad = scene.file("bad.toml", "[[reference]]\ntable = 'pets'\ncolumns = 'ownr'\nparent = 'people'\n");
+    let unknown = scene.file("unknown.toml", "[[identity]]\ntable = 'persons'\ncolumns = 'code'\n");
+    for (command, expected) in [
+        (vec!["restore", "2020-01-01T000000Z", "--missing"], "snapshot 2020-01-01T000000Z does not exist"),
+        (vec!["restore", "yesterday", "--missing"], "snapshot yesterday does not exist"),
+        (vec!["restore", &name], "--missing"),
+        (vec!["restore", &name, "--missing", "--table", "persons"], "table persons is not in snapshot"),
+        (vec!["restore", &name, "--missing", "--relations", &bad], "table pets has no column ownr"),
+        (
+            vec!["restore", &name, "--missing", "--relations", &unknown],
+            "the identity of persons: there is no such table",
+        ),
+        (vec!["diff", "live", &name], "give the snapshots first"),
+        (vec!["diff", &name, "--where", "id"], "expected COLUMN=VALUE"),
+        (vec!["undo", &bad], "this is no undo file"),
+    ] {
+        let error = scene.run(2, &command);
+        assert!(error.contains(expected), "{command:?}: {error}");
+    }
+}
+
+/// Somebody has a row in hand for a while, and is not waited for: the restore tries again until it is through.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_somebody_holds_is_tried_again() {
+    let scene = people(Engine::MariaDb).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM pets WHERE id < 4".to_owned()]).await;
+    let mut held = scene.db.admin.begin(Mode::Write).await.unwrap();
+    held.execute(Query::new("test", "UPDATE people SET name = 'held' WHERE id = 2"), args![]).await.unwrap();
+    let args = scene.args(&["restore", &name, "--missing", "--apply"]);
+    let mut restore = command(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    let begun = std::time::Instant::now();
+    let restore = tokio::task::spawn_blocking(move || restore.output().expect("daymend runs"));
+    // Longer than a statement waits for a lock.
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE id < 4").await, 0);
+    held.commit().await.unwrap();
+    let output = restore.await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(begun.elapsed().as_secs() < 30);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE id < 4").await, 3);
+}
+
+/// The run-time user must not write the lab system's tables, and hears who may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_run_time_user_can_restore_nothing() {
+    let mut scene = people(Engine::MariaDb).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM pets".to_owned()]).await;
+    let (port, database) = (server::port(&scene.db.url), scene.db.name().to_owned());
+    server::run(
+        port,
+        &format!(
+            "GRANT SELECT ON {database}.people TO {database}@'%'; GRANT SELECT ON {database}.pets TO {database}@'%'"
+        ),
+    )
+    .await;
+    scene.url.clone_from(&scene.db.url);
+    let error = scene.run(2, &["restore", &name, "--missing", "--apply"]);
+    assert!(error.contains("INSERT command denied") && error.contains("an operator"), "{error}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 0);
+    let _: &TestDb = &scene.db;
+}

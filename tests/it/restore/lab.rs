@@ -1,0 +1,132 @@
+//! A restore of the lab system's own tables: its days are recomputed, and audited.
+
+use serde_json::Value as Json;
+
+use super::Scene;
+use crate::{
+    on_both,
+    support::{
+        Engine, oracle,
+        process::{Process, run_ok},
+        work::jobs_with,
+    },
+};
+
+on_both! {
+    days_of_restored_facts_are_repaired_and_audited;
+    an_audit_that_finds_drift_is_heard;
+    without_wait_the_run_is_left_to_the_workers;
+}
+
+const NOW: &str = "2026-06-15T12:00:00Z";
+
+/// A lab with its summary, and a snapshot of the default tables; its name.
+async fn lab(engine: Engine) -> (Scene, String) {
+    let scene = Scene::new(engine, &[]).await;
+    for test in 1..=10 {
+        scene.db.add_test(test, Some(test % 3)).await;
+    }
+    scene.db.add_lab(1, Some("Asia/Kolkata")).await;
+    scene.db.fill_lab(1, "2026-06-01".parse().unwrap(), 10, 5).await;
+    repair(&scene).await;
+    // The day after the last bill has a row that nothing supports.
+    scene.db.add_summary_row(1, "2026-06-12", 1, 0, "branch_bill", 7).await;
+    let store = scene.path("snapshots").display().to_string();
+    let taken = run_ok(&scene.db, &["snapshot", "take", "--store", &store, "--json"]);
+    let taken: Json = serde_json::from_str(&taken).unwrap();
+    (scene, taken["name"].as_str().unwrap().to_owned())
+}
+
+/// Recomputes every day there is.
+async fn repair(scene: &Scene) {
+    run_ok(
+        &scene.db,
+        &["--now", NOW, "repair", "--day", "2026-06-01", "--to", "2026-06-14", "--lab", "1", "--max-shrink", "off"],
+    );
+    scene.db.drain(NOW.parse().unwrap()).await;
+}
+
+/// Facts of five days are gone, and the summary has followed.
+async fn lose(scene: &Scene) {
+    let sql = [
+        "DELETE FROM labReportRelation WHERE billing_id IN (SELECT id FROM billing WHERE billTime < '2026-06-04')",
+        "DELETE FROM collectedSample WHERE billing_id IN (SELECT id FROM billing WHERE billTime < '2026-06-06')",
+        "DELETE FROM billing WHERE billTime >= '2026-06-02' AND billTime < '2026-06-03'",
+    ];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    repair(scene).await;
+}
+
+async fn assert_true(scene: &Scene) {
+    let labs = [(1, chrono_tz::Asia::Kolkata)];
+    let expected = oracle::expected(&scene.db, &labs, NOW.parse().unwrap()).await;
+    oracle::assert_equal(&oracle::stored(&scene.db).await, &expected);
+}
+
+fn command(command: &[&'static str], more: &[&str]) -> Vec<String> {
+    command.iter().chain(more).map(|arg| (*arg).to_owned()).collect()
+}
+
+fn strs(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
+async fn days_of_restored_facts_are_repaired_and_audited(engine: Engine) {
+    let (scene, name) = lab(engine).await;
+    let full = oracle::stored(&scene.db).await;
+    lose(&scene).await;
+    let lost = oracle::stored(&scene.db).await;
+    assert!(lost.len() < full.len());
+    let facts = scene.db.number("SELECT COUNT(*) FROM billing").await;
+    let worker = Process::start(&scene.db, &["--now", NOW, "worker"]);
+    let args = command(&["restore"], &[&name, "--missing", "--apply", "--wait", "--now", NOW]);
+    let done = scene.json(0, &strs(&args));
+    assert_eq!(done["state"], "completed", "{done}");
+    assert!(scene.db.number("SELECT COUNT(*) FROM billing").await > facts);
+    let touched = done["days"]["labs"][0][1].as_array().unwrap();
+    assert!(touched.len() >= 5 && touched.contains(&"2026-06-02".into()), "{touched:?}");
+    assert_eq!(done["audit"]["days_audited"], touched.len(), "{}", done["audit"]);
+    assert_eq!(done["audit"]["differences"], 0);
+    // What the summary had lost rightly has not come back with it.
+    assert_eq!(
+        scene.db.number("SELECT COUNT(*) FROM operation_historical_summary WHERE ordered_at = '2026-06-12'").await,
+        0
+    );
+    assert!(done["report"]["remarks"][0].as_str().unwrap().contains("it is recomputed"), "{done}");
+    assert_true(&scene).await;
+
+    // Taken back, more than half of a day goes: a person has decided that.
+    let undo = scene.path("undo.jsonl").display().to_string();
+    let args = command(&["undo"], &[&undo, "--wait", "--now", NOW]);
+    let out = scene.run(0, &strs(&args));
+    assert!(out.contains("completed") && out.contains("clean: every row of"), "{out}");
+    drop(worker);
+    oracle::assert_equal(&oracle::stored(&scene.db).await, &lost);
+    assert_true(&scene).await;
+}
+
+async fn an_audit_that_finds_drift_is_heard(engine: Engine) {
+    let (scene, name) = lab(engine).await;
+    lose(&scene).await;
+    // The worker goes by other rules than who asks.
+    let jobs = jobs_with("billing.id % 2 = 0");
+    let jobs = jobs.path().display().to_string();
+    let _worker = Process::start(&scene.db, &["--now", NOW, "--jobs-dir", &jobs, "worker"]);
+    let args = command(&["restore"], &[&name, "--missing", "--apply", "--wait", "--now", NOW, "--max-shrink", "off"]);
+    let out = scene.run(3, &strs(&args));
+    assert!(out.contains("completed") && out.contains("\ndrift: "), "{out}");
+}
+
+async fn without_wait_the_run_is_left_to_the_workers(engine: Engine) {
+    let (scene, name) = lab(engine).await;
+    lose(&scene).await;
+    let args = command(&["restore"], &[&name, "--missing", "--apply", "--now", NOW]);
+    let out = scene.run(0, &strs(&args));
+    assert!(out.contains("follow it with `daymend runs watch") && out.contains("`daymend audit`"), "{out}");
+    scene.db.drain(NOW.parse().unwrap()).await;
+    assert_true(&scene).await;
+    // Where somebody asks for the summary, its rows are restored as any others.
+    let args = command(&["restore"], &[&name, "--missing", "--table", "operation_historical_summary", "--now", NOW]);
+    let plan = scene.json(3, &strs(&args));
+    assert_eq!(super::rows(&plan, "missing")["operation_historical_summary"], 1, "{plan}");
+}

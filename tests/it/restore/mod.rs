@@ -1,0 +1,169 @@
+//! Rows that vanish, and come back: snapshots compared with the live database, and restores.
+
+mod any_types;
+mod cases;
+mod kills;
+mod lab;
+mod property;
+mod story;
+mod taken_out;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use daymend::{
+    clock::Clock,
+    db::{Mode, Query},
+    snapshot::{self, Decoder, Name, Store, Value, schema},
+};
+use serde_json::Value as Json;
+
+use crate::support::{
+    Engine, TestDb,
+    process::{run, run_ok},
+    server,
+};
+
+/// A database, the user who may write all of it, and a directory for snapshots and files.
+pub struct Scene {
+    pub db: TestDb,
+    pub url: String,
+    pub dir: tempfile::TempDir,
+    tables: Vec<String>,
+}
+
+impl Scene {
+    /// A database with these tables.
+    pub async fn new(engine: Engine, tables: &[&str]) -> Self {
+        let db = TestDb::new(engine).await;
+        let mut names = Vec::new();
+        for sql in tables {
+            db.execute(sql, vec![]).await;
+            names.push(sql.split_whitespace().nth(2).unwrap().to_owned());
+        }
+        let url = operator(&db).await;
+        Self { db, url, dir: tempfile::tempdir().unwrap(), tables: names }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn file(&self, name: &str, text: &str) -> String {
+        std::fs::write(self.path(name), text).unwrap();
+        self.path(name).display().to_string()
+    }
+
+    /// Takes a snapshot of the tables.
+    pub async fn take(&self) -> Name {
+        let store = Store::dir(self.path("snapshots"));
+        let manifest = snapshot::take(&self.db.admin, &store, Some(&self.tables), Clock::System, &|_| {}).await;
+        manifest.unwrap_or_else(|error| panic!("{}", daymend::error::chain(&error))).name
+    }
+
+    /// The arguments of a snapshot command, with the operator's URL and the files of this scene.
+    pub fn args<'a>(&'a self, command: &[&'a str]) -> Vec<String> {
+        let mut args = vec!["--database-url".to_owned(), self.url.clone(), "snapshot".to_owned()];
+        args.extend(command.iter().map(|arg| (*arg).to_owned()));
+        if command[0] != "undo" {
+            args.extend(["--store".to_owned(), self.path("snapshots").display().to_string()]);
+        }
+        if command[0] == "restore" {
+            args.extend(["--map".to_owned(), self.path("map.csv").display().to_string()]);
+            args.extend(["--undo-file".to_owned(), self.path("undo.jsonl").display().to_string()]);
+        }
+        args
+    }
+
+    /// Runs a snapshot command that ends with this exit code; what it printed.
+    pub fn run(&self, code: i32, command: &[&str]) -> String {
+        let args = self.args(command);
+        let output = run(&self.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (out, error) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{command:?}\n{out}\n{error}");
+        if code == 2 { error } else { out }
+    }
+
+    /// Runs a snapshot command; its exit code.
+    pub fn run_any(&self, command: &[&str]) -> Option<i32> {
+        let args = self.args(command);
+        run(&self.db, &args.iter().map(String::as_str).collect::<Vec<_>>()).status.code()
+    }
+
+    /// The same, as JSON.
+    pub fn json(&self, code: i32, command: &[&str]) -> Json {
+        let mut command = command.to_vec();
+        command.push("--json");
+        serde_json::from_str(&self.run(code, &command)).unwrap()
+    }
+
+    /// Every row of every table, in the order of the keys.
+    pub async fn dump(&self) -> BTreeMap<String, Vec<Vec<Value>>> {
+        let mut tx = self.db.admin.begin(Mode::Snapshot).await.unwrap();
+        let mut dump = BTreeMap::new();
+        for name in &self.tables {
+            let table = schema::read(&mut tx, name).await.unwrap().unwrap();
+            let sql = format!("SELECT * FROM {name} ORDER BY {}", table.primary_key.join(", "));
+            let rows = tx.fetch_all(Query::new("dump", sql), vec![]).await.unwrap();
+            let decoder = Decoder::new(&table.columns);
+            dump.insert(name.clone(), rows.iter().map(|row| decoder.values(row).unwrap()).collect());
+        }
+        dump
+    }
+
+    /// Runs many statements in one transaction.
+    pub async fn execute_all(&self, statements: &[String]) {
+        let mut tx = self.db.admin.begin(Mode::Write).await.unwrap();
+        for sql in statements {
+            if let Err(error) = tx.execute(Query::new("test", sql.as_str()), vec![]).await {
+                panic!("{sql}: {}", daymend::error::chain(&error));
+            }
+        }
+        tx.commit().await.unwrap();
+    }
+}
+
+/// A user who may read and write rows of the lab system's tables, and alter none.
+async fn operator(db: &TestDb) -> String {
+    if db.engine == Engine::Sqlite {
+        return db.url.clone();
+    }
+    let (name, port) = (db.name(), server::port(&db.url));
+    let grants = format!(
+        "CREATE USER {name}_operator@'%' IDENTIFIED BY 'operator';
+         GRANT SELECT, INSERT, UPDATE, DELETE ON {name}.* TO {name}_operator@'%'"
+    );
+    server::run(port, &grants).await;
+    format!("mysql://{name}_operator:operator@127.0.0.1:{port}/{name}")
+}
+
+/// The rows of a report in a state, by table.
+pub fn rows(report: &Json, state: &str) -> BTreeMap<String, i64> {
+    let mut rows = BTreeMap::new();
+    for group in report["report"]["groups"].as_array().unwrap() {
+        if group["state"] == state {
+            *rows.entry(group["table"].as_str().unwrap().to_owned()).or_default() += group["rows"].as_i64().unwrap();
+        }
+    }
+    rows
+}
+
+/// What `diff` says of one pair: by table, how many rows vanished, were added, changed, and are somebody else.
+pub fn differences(diff: &Json) -> BTreeMap<String, [i64; 4]> {
+    let count = |table: &Json, kind: &str| table[kind]["rows"].as_i64().unwrap();
+    let table = |table: &Json| {
+        let counts = ["vanished", "added", "changed", "reused"].map(|kind| count(table, kind));
+        (table["table"].as_str().unwrap().to_owned(), counts)
+    };
+    diff["tables"].as_array().unwrap().iter().map(table).collect()
+}
+
+/// `INSERT` statements of some hundred rows each.
+pub fn inserts(table: &str, rows: &[String]) -> Vec<String> {
+    rows.chunks(500).map(|rows| format!("INSERT INTO {table} VALUES {}", rows.join(", "))).collect()
+}
+
+/// Runs any command that has to succeed.
+pub fn ok(db: &TestDb, args: &[&str]) -> String {
+    run_ok(db, args)
+}

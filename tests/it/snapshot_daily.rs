@@ -1,0 +1,136 @@
+//! The scheduler takes one snapshot a day, however many schedulers there are.
+
+use std::time::Duration;
+
+use daymend::{
+    args,
+    clock::Clock,
+    scheduler::snapshots::{Daily, Look, look},
+    snapshot::Store,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    on_both,
+    support::{
+        Engine, TestDb,
+        process::{Process, run_fails},
+        wait_until,
+    },
+};
+
+on_both! {
+    many_schedulers_take_one_a_day;
+    two_processes_take_one;
+    one_whose_taker_died_is_taken_by_another;
+    one_that_fails_is_tried_again;
+}
+
+const USAGE: i32 = 2;
+
+fn daily(db: &TestDb, dir: &std::path::Path, holder: &str) -> Daily {
+    Daily {
+        at: "02:00 UTC".parse().unwrap(),
+        store: Store::dir(dir),
+        source: db.admin.clone(),
+        tables: Some(vec!["labs".to_owned()]),
+        keep: "2 daily".parse().unwrap(),
+        holder: holder.to_owned(),
+    }
+}
+
+fn at(text: &str) -> Clock {
+    Clock::Fixed(text.parse().unwrap())
+}
+
+async fn many_schedulers_take_one_a_day(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::dir(dir.path());
+    let shutdown = CancellationToken::new();
+    for (now, names) in [
+        ("2026-11-20T23:00:00Z", &["2026-11-20T230000Z"][..]),
+        ("2026-11-21T01:59:59Z", &["2026-11-20T230000Z"]),
+        ("2026-11-21T02:00:00Z", &["2026-11-20T230000Z", "2026-11-21T020000Z"]),
+        ("2026-11-21T23:00:00Z", &["2026-11-20T230000Z", "2026-11-21T020000Z"]),
+        ("2026-11-22T02:00:09Z", &["2026-11-21T020000Z", "2026-11-22T020009Z"]),
+    ] {
+        let schedulers = (0..6).map(|number| daily(&db, dir.path(), &format!("scheduler {number}")));
+        let schedulers: Vec<Daily> = schedulers.collect();
+        let looks = schedulers.iter().map(|daily| look(&db.db, daily, at(now), &shutdown));
+        let looked = futures::future::try_join_all(looks).await.unwrap();
+        assert!(looked.iter().filter(|look| **look == Look::Taken).count() <= 1, "{looked:?}");
+        assert!(!looked.contains(&Look::Failed));
+        let found: Vec<String> = store.names().await.unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(found, names, "{now}");
+    }
+    assert_eq!(db.number("SELECT CAST(SUM(attempt) AS SIGNED) FROM daymend_snapshots WHERE state = 'done'").await, 3);
+}
+
+async fn two_processes_take_one(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().to_str().unwrap();
+    let arguments = ["scheduler", "--snapshot-to", place, "--snapshot-at", "02:00 UTC"];
+    let processes = [Process::start(&db, &arguments), Process::start(&db, &arguments)];
+    wait_until("a snapshot", Duration::from_secs(60), || async {
+        db.number("SELECT COUNT(*) FROM daymend_snapshots WHERE state = 'done'").await == 1
+    })
+    .await;
+    let store = Store::dir(dir.path());
+    let name = store.names().await.unwrap()[0];
+    assert_eq!(store.manifest(name).await.unwrap().tables.len(), 8);
+    for mut process in processes {
+        process.signal("TERM");
+        assert_eq!(process.wait(Duration::from_secs(30)), Some(0));
+    }
+    assert_eq!(store.names().await.unwrap(), [name]);
+    assert_eq!(db.number("SELECT attempt FROM daymend_snapshots").await, 1);
+    let error = run_fails(&db, USAGE, &["scheduler", "--snapshot-to", place, "--snapshot-at", "02:00 local"]);
+    assert!(error.contains("02:00 UTC"), "{error}");
+}
+
+async fn one_whose_taker_died_is_taken_by_another(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let dir = tempfile::tempdir().unwrap();
+    let shutdown = CancellationToken::new();
+    let now = at("2026-11-21T02:00:00Z");
+    let mine = daily(&db, dir.path(), "mine");
+    // Somebody takes it, and is alive.
+    let held = "INSERT INTO daymend_snapshots (day, state, attempt, due_us, holder) VALUES ('2026-11-21', 'running', 1, ?, 'gone')";
+    db.execute(held, args![i64::MAX]).await;
+    assert_eq!(look(&db.db, &mine, now, &shutdown).await.unwrap(), Look::Nothing);
+    // And is not any more.
+    db.execute("UPDATE daymend_snapshots SET due_us = 1", vec![]).await;
+    assert_eq!(look(&db.db, &mine, now, &shutdown).await.unwrap(), Look::Taken);
+    assert_eq!(db.text("SELECT state FROM daymend_snapshots WHERE attempt = 2 AND holder = 'mine'").await, "done");
+    // One that had died when the snapshot was there already: it is not taken again.
+    db.execute("UPDATE daymend_snapshots SET state = 'running', due_us = 1, name = NULL", vec![]).await;
+    let later = at("2026-11-21T05:00:00Z");
+    assert_eq!(look(&db.db, &mine, later, &shutdown).await.unwrap(), Look::Taken);
+    assert_eq!(Store::dir(dir.path()).names().await.unwrap().len(), 1);
+    assert_eq!(db.text("SELECT name FROM daymend_snapshots").await, "2026-11-21T020000Z");
+}
+
+async fn one_that_fails_is_tried_again(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let dir = tempfile::tempdir().unwrap();
+    let shutdown = CancellationToken::new();
+    let now = at("2026-11-21T02:00:00Z");
+    let mut mine = daily(&db, dir.path(), "mine");
+    mine.tables = Some(vec!["nowhere".to_owned()]);
+    assert_eq!(look(&db.db, &mine, now, &shutdown).await.unwrap(), Look::Failed);
+    assert!(db.text("SELECT error FROM daymend_snapshots").await.contains("nowhere"));
+    // Not at once.
+    assert_eq!(look(&db.db, &mine, now, &shutdown).await.unwrap(), Look::Nothing);
+    db.execute("UPDATE daymend_snapshots SET due_us = 1", vec![]).await;
+    mine.tables = Some(vec!["labs".to_owned()]);
+    assert_eq!(look(&db.db, &mine, now, &shutdown).await.unwrap(), Look::Taken);
+    // A shutdown in the middle hands it on at once.
+    shutdown.cancel();
+    let tomorrow = at("2026-11-22T02:00:00Z");
+    let handed_on = look(&db.db, &mine, tomorrow, &shutdown).await.unwrap();
+    assert!([Look::Failed, Look::Taken].contains(&handed_on), "{handed_on:?}");
+    let next = look(&db.db, &mine, tomorrow, &CancellationToken::new()).await.unwrap();
+    assert_eq!(next == Look::Taken, handed_on == Look::Failed);
+}

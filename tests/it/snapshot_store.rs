@@ -1,0 +1,164 @@
+//! Where snapshots are: what is listed is whole, what is damaged is found, what is old goes.
+
+use std::{fs, path::Path, sync::Arc};
+
+use daymend::{
+    clock::Clock,
+    snapshot::{self, Name, SnapshotError, Store, retention, verify},
+};
+
+use crate::{
+    on_both,
+    snapshot::{open_latest, rows},
+    support::{
+        Engine, TestDb,
+        process::{run, run_fails, run_ok},
+        s3,
+    },
+};
+
+on_both! {
+    every_sort_of_damage_is_found;
+    commands_list_show_and_prune;
+}
+
+const FAILED: i32 = 1;
+const USAGE: i32 = 2;
+
+async fn some_rows(engine: Engine) -> TestDb {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    db.fill_lab(1, "2026-03-01".parse().unwrap(), 2, 30).await;
+    db
+}
+
+async fn take_at(db: &TestDb, store: &Store, at: &str) -> Name {
+    let clock = Clock::Fixed(at.parse().unwrap());
+    let tables = ["billing".to_owned()];
+    snapshot::take(&db.admin, store, Some(&tables), clock, &|_| ()).await.unwrap().name
+}
+
+async fn every_sort_of_damage_is_found(engine: Engine) {
+    let db = some_rows(engine).await;
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().to_str().unwrap();
+    let store = Store::dir(dir.path());
+    let name = take_at(&db, &store, "2026-11-21T04:00:00Z").await;
+    assert!(run_ok(&db, &["snapshot", "verify", "latest", "--store", place]).contains("whole (60 rows of 1 tables)"));
+    let (data, manifest) = (dir.path().join(name.data()), dir.path().join(name.manifest()));
+    let (packed, said) = (fs::read(&data).unwrap(), fs::read_to_string(&manifest).unwrap());
+    let damages: [(&str, &Path, Vec<u8>); 6] = [
+        ("a byte in the middle", &data, flipped(&packed, packed.len() / 2)),
+        ("the last byte", &data, flipped(&packed, packed.len() - 1)),
+        ("cut off", &data, packed[..packed.len() - 100].to_vec()),
+        ("something behind it", &data, [packed.as_slice(), b"more"].concat()),
+        ("another count", &manifest, said.replace("\"rows\": 60", "\"rows\": 61").into_bytes()),
+        ("half a manifest", &manifest, said.as_bytes()[..said.len() / 2].to_vec()),
+    ];
+    for (what, path, bytes) in damages {
+        let good = fs::read(path).unwrap();
+        assert_ne!(good, bytes, "{what}");
+        fs::write(path, bytes).unwrap();
+        let report = verify::verify(&store, name, |_| ()).await.unwrap();
+        assert!(!report.is_whole(), "{what}");
+        assert!(matches!(snapshot::open(&store, name).await, Err(SnapshotError::Damaged { .. })), "{what}");
+        let output = run(&db, &["snapshot", "verify", "--all", "--store", place]);
+        assert_eq!(output.status.code(), Some(FAILED), "{what}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("DAMAGED"), "{what}");
+        fs::write(path, good).unwrap();
+    }
+    fs::remove_file(&data).unwrap();
+    let report = verify::verify(&store, name, |_| ()).await.unwrap();
+    assert!(report.problems[0].contains("is missing"), "{report:?}");
+    fs::write(&data, &packed).unwrap();
+    assert!(verify::verify(&store, name, |_| ()).await.unwrap().is_whole());
+    // The hashes of the rows are more than those of the file: one that was made anew around other rows.
+    assert!(
+        run_fails(&db, USAGE, &["snapshot", "verify", "2020-01-01T000000Z", "--store", place])
+            .contains("does not exist")
+    );
+}
+
+fn flipped(bytes: &[u8], at: usize) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[at] ^= 0x10;
+    bytes
+}
+
+async fn commands_list_show_and_prune(engine: Engine) {
+    let db = some_rows(engine).await;
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().to_str().unwrap();
+    let store = Store::dir(dir.path());
+    assert!(run_ok(&db, &["snapshot", "list", "--store", place]).contains("no snapshot yet"));
+    for day in 1..=12 {
+        take_at(&db, &store, &format!("2026-11-{day:02}T02:00:00Z")).await;
+    }
+    let again = ["--now", "2026-11-12T02:00:00Z", "snapshot", "take", "--to", place];
+    assert!(run_fails(&db, USAGE, &again).contains("exists already"));
+    let listed: serde_json::Value =
+        serde_json::from_str(&run_ok(&db, &["snapshot", "list", "--store", place, "--json"])).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 12);
+    assert_eq!(listed[0]["rows"], 60);
+    assert!(run_ok(&db, &["snapshot", "show", "latest", "--store", place]).contains("billing"));
+    let prune = ["snapshot", "prune", "--keep", "3 daily, 2 weekly", "--store", place];
+    assert!(run_ok(&db, &[&prune[..], &["--dry-run"]].concat()).contains("8 snapshot(s) would be removed, 4 kept"));
+    assert_eq!(store.names().await.unwrap().len(), 12);
+    // What a take that died has left behind goes with them.
+    fs::write(dir.path().join("2026-11-20T020000Z.sqlite.zst"), "half").unwrap();
+    run_ok(&db, &prune);
+    let names: Vec<String> = store.names().await.unwrap().iter().map(ToString::to_string).collect();
+    let kept = ["08", "10", "11", "12"].map(|day| format!("2026-11-{day}T020000Z"));
+    assert_eq!(names, kept);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4 * 2 + 1);
+    assert!(run_fails(&db, USAGE, &["snapshot", "prune", "--keep", "all", "--store", place]).contains("--keep"));
+    assert!(run_fails(&db, USAGE, &["snapshot", "take", "--to", "ftp://x"]).contains("no place for snapshots"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_in_memory_are_a_store_as_well() {
+    let db = some_rows(Engine::Sqlite).await;
+    let objects = Arc::new(object_store::memory::InMemory::new());
+    let store = Store::objects(Arc::clone(&objects) as _, "lab/daily");
+    for day in 1..=3 {
+        take_at(&db, &store, &format!("2026-11-{day:02}T02:00:00Z")).await;
+    }
+    let clock = Clock::Fixed("2026-11-03T02:00:00Z".parse().unwrap());
+    let again = snapshot::take(&db.admin, &store, Some(&["labs".to_owned()]), clock, &|_| ()).await;
+    assert!(matches!(again, Err(SnapshotError::Exists(_))));
+    for (name, _) in store.list().await.unwrap() {
+        assert!(verify::verify(&store, name, |_| ()).await.unwrap().is_whole());
+    }
+    let pruned = retention::prune(&store, &"1 daily".parse().unwrap(), false).await.unwrap();
+    assert_eq!((pruned.len(), store.names().await.unwrap().len()), (2, 1));
+    assert_eq!(rows(&open_latest(&store).await, "billing").await.len(), 60);
+}
+
+/// Over HTTP, by the binary, with the secrets in its environment: signed, in parts, manifest last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_bucket_is_written_and_read_over_http() {
+    let db = some_rows(Engine::Sqlite).await;
+    let (address, bucket) = s3::serve().await;
+    let daymend = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_daymend"));
+        command
+            .args(args)
+            .env("DAYMEND_DATABASE_URL", &db.url)
+            .env("DAYMEND_SNAPSHOT_STORE", "s3://backups/lab")
+            .env("AWS_ENDPOINT_URL", format!("http://{address}"))
+            .env("AWS_ALLOW_HTTP", "true")
+            .env("AWS_REGION", "eu-central-1")
+            .env("AWS_ACCESS_KEY_ID", "test-key")
+            .env("AWS_SECRET_ACCESS_KEY", "test-secret");
+        let output = tokio::task::block_in_place(|| command.output()).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    daymend(&["snapshot", "take", "--now", "2026-11-20T02:00:00Z"]);
+    assert!(daymend(&["snapshot", "take", "--now", "2026-11-21T02:00:00Z"]).contains("8 tables"));
+    assert!(daymend(&["snapshot", "verify", "--all"]).contains("whole"));
+    assert!(daymend(&["snapshot", "prune", "--keep", "1 daily"]).contains("1 snapshot(s) removed, 1 kept"));
+    let keys: Vec<String> = bucket.lock().unwrap().objects.keys().cloned().collect();
+    assert_eq!(keys, ["lab/2026-11-21T020000Z.json", "lab/2026-11-21T020000Z.sqlite.zst"]);
+    assert_eq!(bucket.lock().unwrap().unsigned, 0);
+}

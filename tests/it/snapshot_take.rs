@@ -1,0 +1,235 @@
+//! Taking a snapshot while others write, alter, and kill.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    time::Duration,
+};
+
+use daymend::{
+    args,
+    clock::Clock,
+    db::{Mode, Query},
+    snapshot::{self, SnapshotError, Store, verify},
+};
+use rand::RngExt as _;
+
+use crate::{
+    on_both,
+    snapshot::{open_latest, rows, take},
+    support::{Engine, TestDb, process::Process},
+};
+
+/// How many rows the tables have that take a moment to copy.
+const MANY: u32 = 60_000;
+
+on_both! {
+    foreign_keys_hold_inside_while_others_write;
+    a_take_that_is_killed_leaves_nothing_that_looks_whole;
+    memory_does_not_grow_with_the_rows;
+}
+
+/// A table of so many rows, each of some 100 bytes.
+async fn fill(db: &TestDb, table: &str, rows: u32) {
+    let columns = "id INTEGER NOT NULL PRIMARY KEY, number BIGINT NOT NULL, words VARCHAR(200) NULL";
+    db.execute(&format!("CREATE TABLE {table} ({columns})"), vec![]).await;
+    let mut tx = db.admin.begin(Mode::Write).await.unwrap();
+    let places = vec!["(?, ?, ?)"; 1000].join(", ");
+    let insert = format!("INSERT INTO {table} VALUES {places}");
+    for first in (0..rows).step_by(1000) {
+        let values = (first..first + 1000).flat_map(|id| {
+            args![
+                id,
+                i64::from(id) * 7919,
+                format!("some words about row {id}, and then some more: {:x}", u64::from(id) << 32)
+            ]
+        });
+        tx.execute(Query::new("test", insert.as_str()), values.collect()).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+}
+
+async fn foreign_keys_hold_inside_while_others_write(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.execute("CREATE TABLE parents (id INTEGER NOT NULL PRIMARY KEY, children INT NOT NULL)", vec![]).await;
+    db.execute(
+        "CREATE TABLE children (id INTEGER NOT NULL PRIMARY KEY, parent INTEGER NOT NULL, FOREIGN KEY (parent) REFERENCES parents (id))",
+        vec![],
+    )
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::dir(dir.path());
+    let stop = AtomicBool::new(false);
+    let writing = async {
+        for round in 0..5_000_i64 {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let mut tx = db.admin.begin(Mode::Write).await.unwrap();
+            let mut run = async |sql: &'static str, values| {
+                tx.execute(Query::new("test", sql), values).await.unwrap();
+            };
+            run("INSERT INTO parents VALUES (?, ?)", args![round, round % 4]).await;
+            for child in 0..round % 4 {
+                run("INSERT INTO children VALUES (?, ?)", args![round * 10 + child, round]).await;
+            }
+            let gone = round - 50;
+            run("DELETE FROM children WHERE parent = ?", args![gone]).await;
+            run("DELETE FROM parents WHERE id = ?", args![gone]).await;
+            tx.commit().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    let taking = async {
+        for _ in 0..4 {
+            take(&db, &store, &["children", "parents"]).await;
+            let opened = open_latest(&store).await;
+            let mut tx = opened.db.begin(Mode::Snapshot).await.unwrap();
+            let wrong = "SELECT (SELECT COUNT(*) FROM children WHERE parent NOT IN (SELECT id FROM parents))
+                 + (SELECT COUNT(*) FROM parents
+                    WHERE children <> (SELECT COUNT(*) FROM children WHERE parent = parents.id))";
+            let wrong = tx.fetch_one(Query::new("test", wrong), vec![]).await.unwrap().int(0).unwrap();
+            assert_eq!(wrong, 0);
+            let foreign = &opened.manifest.table("children").unwrap().table.foreign_keys;
+            assert_eq!((foreign[0].parent.as_str(), foreign[0].parent_columns[0].as_str()), ("parents", "id"));
+        }
+        stop.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(writing, taking);
+    assert_eq!(store.names().await.unwrap().len(), 4);
+}
+
+async fn a_take_that_is_killed_leaves_nothing_that_looks_whole(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    fill(&db, "billing2", MANY).await;
+    let url = [("DAYMEND_SNAPSHOT_DATABASE_URL", db.url.as_str())];
+    let admin = admin_url(&db);
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().to_str().unwrap();
+    let store = Store::dir(dir.path());
+    let arguments = ["snapshot", "take", "--to", place, "--table", "billing2"];
+    let variable = (url[0].0, admin.as_str());
+    let begun = std::time::Instant::now();
+    Process::start_with(&db, &arguments, variable).wait(Duration::from_secs(120));
+    let whole = begun.elapsed();
+    let before = store.names().await.unwrap().len();
+    assert_eq!(before, 1);
+    let mut killed = 0;
+    for _ in 0..12 {
+        let mut process = Process::start_with(&db, &arguments, variable);
+        tokio::time::sleep(whole.mul_f64(rand::rng().random_range(0.0..1.1))).await;
+        killed += u32::from(process.is_running());
+        drop(process);
+        for (name, manifest) in store.list().await.unwrap() {
+            let manifest = manifest.unwrap();
+            assert_eq!(manifest.rows(), u64::from(MANY), "{name}");
+            assert!(dir.path().join(name.data()).exists());
+        }
+    }
+    assert!(killed > 0, "no kill has hit");
+    let mut last = Process::start_with(&db, &arguments, variable);
+    assert_eq!(last.wait(Duration::from_secs(120)), Some(0));
+    let names = store.names().await.unwrap();
+    for name in &names {
+        assert!(verify::verify(&store, *name, |_| ()).await.unwrap().is_whole());
+    }
+    let files = std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(files, names.len() * 2 + 1, "leftovers of killed takes are gone");
+}
+
+/// The URL of an administrator, for tables that no user of daymend's may read.
+fn admin_url(db: &TestDb) -> String {
+    match db.engine {
+        Engine::Sqlite => db.url.clone(),
+        Engine::MariaDb => crate::support::server::url(crate::support::server::port(&db.url), db.name()),
+    }
+}
+
+async fn memory_does_not_grow_with_the_rows(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    fill(&db, "billing2", MANY * 4).await;
+    let dir = tempfile::tempdir().unwrap();
+    let admin = admin_url(&db);
+    let arguments = ["snapshot", "take", "--to", dir.path().to_str().unwrap(), "--table", "billing2"];
+    let mut process = Process::start_with(&db, &arguments, ("DAYMEND_SNAPSHOT_DATABASE_URL", &admin));
+    let mut peak_kib = 0;
+    while process.is_running() {
+        peak_kib = process.memory_peak_kib().unwrap_or(0).max(peak_kib);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(process.wait(Duration::from_secs(1)), Some(0));
+    assert!(peak_kib > 1024 && peak_kib < 64 * 1024, "{peak_kib} KiB");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_table_that_is_altered_meanwhile_is_copied_anew() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    for table in ["first", "second"] {
+        db.execute(&format!("CREATE TABLE {table} (id INT PRIMARY KEY, a INT)"), vec![]).await;
+        db.execute(&format!("INSERT INTO {table} VALUES (1, 1), (2, 2)"), vec![]).await;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::dir(dir.path());
+    let tables = ["first".to_owned(), "second".to_owned()];
+    // While the first table is copied somebody alters the second, at most so many times.
+    let altering = |most: u32| {
+        let times = AtomicU32::new(0);
+        let db = &db;
+        move |progress: &snapshot::Progress, sql: &dyn Fn(u32) -> Vec<String>| {
+            let time = times.load(Ordering::Relaxed);
+            if progress.table != "second" || time >= most {
+                return;
+            }
+            times.store(time + 1, Ordering::Relaxed);
+            tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(async {
+                    for sql in sql(time) {
+                        db.execute(&sql, vec![]).await;
+                    }
+                });
+            });
+        }
+    };
+    let add = |time: u32| vec![format!("ALTER TABLE second ADD COLUMN more_{time} INT DEFAULT 5")];
+    let (once, always) = (altering(1), altering(u32::MAX));
+    let progress = |progress: &snapshot::Progress| once(progress, &add);
+    let manifest = snapshot::take(&db.admin, &store, Some(&tables), Clock::System, &progress).await.unwrap();
+    assert_eq!(manifest.table("second").unwrap().table.columns.last().unwrap().name, "more_0");
+    // Another table in its place, as online schema changes end.
+    db.execute("CREATE TABLE ghost LIKE second", vec![]).await;
+    db.execute("INSERT INTO ghost SELECT * FROM second", vec![]).await;
+    let swap = |_| vec!["RENAME TABLE second TO old, ghost TO second".to_owned()];
+    let swapped = altering(1);
+    let progress = |progress: &snapshot::Progress| swapped(progress, &swap);
+    take_with(&db, &store, &tables, &progress).await.unwrap();
+    let opened = open_latest(&store).await;
+    assert_eq!(rows(&opened, "second").await.len(), 2);
+    let add = |time: u32| vec![format!("ALTER TABLE second ADD COLUMN again_{time} INT")];
+    let progress = |progress: &snapshot::Progress| always(progress, &add);
+    let error = take_with(&db, &store, &tables, &progress).await.unwrap_err();
+    assert!(matches!(&error, SnapshotError::Altered(table) if table == "second"), "{error}");
+}
+
+async fn take_with(
+    db: &TestDb,
+    store: &Store,
+    tables: &[String],
+    progress: &(dyn Fn(&snapshot::Progress) + Send + Sync),
+) -> Result<snapshot::Manifest, SnapshotError> {
+    snapshot::take(&db.admin, store, Some(tables), Clock::System, progress).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_who_alters_or_writes_waits_for_the_end() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    fill(&db, "first", 2000).await;
+    fill(&db, "second", 2000).await;
+    let mut tx = db.admin.begin(Mode::Write).await.unwrap();
+    tx.execute(Query::new("test", "UPDATE first SET number = 0 WHERE id = 5"), vec![]).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::dir(dir.path());
+    // A row that somebody else has locked is read as it was.
+    take(&db, &store, &["first", "second"]).await;
+    tx.commit().await.unwrap();
+    let row = &rows(&open_latest(&store).await, "first").await[5];
+    assert_eq!(row[1], snapshot::Value::Int(5 * 7919));
+}

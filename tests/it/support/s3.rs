@@ -1,0 +1,133 @@
+//! As much of S3 as snapshots need, over HTTP: a bucket in memory.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Query, State},
+    http::{HeaderMap, Method, Response, StatusCode, Uri},
+};
+
+/// A bucket, and what is being uploaded to it in parts.
+#[derive(Debug, Default)]
+pub struct Bucket {
+    pub objects: BTreeMap<String, Vec<u8>>,
+    uploads: HashMap<String, BTreeMap<u32, Vec<u8>>>,
+    next_upload: u32,
+    /// Objects whose requests failed for want of a signature.
+    pub unsigned: usize,
+}
+
+pub type Shared = Arc<Mutex<Bucket>>;
+
+/// Serves an empty bucket, on a thread of the runtime; its address.
+pub async fn serve() -> (SocketAddr, Shared) {
+    let bucket = Shared::default();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    // The default limit of a body is less than a part.
+    let limit = axum::extract::DefaultBodyLimit::disable();
+    let app = Router::new().fallback(answer).layer(limit).with_state(Arc::clone(&bucket));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    (address, bucket)
+}
+
+fn respond(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
+    Response::builder()
+        .status(status)
+        .header("ETag", "\"e\"")
+        .header("Last-Modified", "Sat, 21 Nov 2026 04:00:00 GMT")
+        .body(body.into())
+        .expect("a response")
+}
+
+async fn answer(
+    State(bucket): State<Shared>,
+    method: Method,
+    uri: Uri,
+    Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
+    let mut bucket = bucket.lock().expect("the bucket");
+    if !headers.get("authorization").is_some_and(|value| value.to_str().is_ok_and(|text| text.contains("test-key"))) {
+        bucket.unsigned += 1;
+        return respond(StatusCode::FORBIDDEN, "");
+    }
+    // /BUCKET/KEY
+    let key = uri.path().splitn(3, '/').nth(2).unwrap_or_default().to_owned();
+    let upload = query.get("uploadId").cloned();
+    match (method.as_str(), upload) {
+        ("GET", _) if query.contains_key("list-type") => list(&bucket, query.get("prefix").map_or("", String::as_str)),
+        ("GET" | "HEAD", _) => match bucket.objects.get(&key) {
+            Some(bytes) => respond(StatusCode::OK, bytes.clone()),
+            None => respond(StatusCode::NOT_FOUND, "<Error><Code>NoSuchKey</Code></Error>"),
+        },
+        ("POST", _) if query.contains_key("delete") => {
+            let text = String::from_utf8_lossy(&body).into_owned();
+            let keys = text.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next());
+            let deleted: String = keys
+                .inspect(|key| drop(bucket.objects.remove(*key)))
+                .map(|key| format!("<Deleted><Key>{key}</Key></Deleted>"))
+                .collect();
+            respond(StatusCode::OK, format!("<DeleteResult>{deleted}</DeleteResult>"))
+        }
+        ("POST", None) => {
+            bucket.next_upload += 1;
+            let id = bucket.next_upload.to_string();
+            bucket.uploads.insert(id.clone(), BTreeMap::new());
+            let xml = format!(
+                "<InitiateMultipartUploadResult><Bucket>b</Bucket><Key>{key}</Key><UploadId>{id}</UploadId></InitiateMultipartUploadResult>"
+            );
+            respond(StatusCode::OK, xml)
+        }
+        ("PUT", Some(upload)) => {
+            let number = query.get("partNumber").and_then(|number| number.parse().ok()).expect("a part's number");
+            bucket.uploads.entry(upload).or_default().insert(number, body.to_vec());
+            respond(StatusCode::OK, "")
+        }
+        ("POST", Some(upload)) => {
+            let parts = bucket.uploads.remove(&upload).unwrap_or_default();
+            bucket.objects.insert(key.clone(), parts.into_values().flatten().collect());
+            let xml = format!(
+                "<CompleteMultipartUploadResult><Bucket>b</Bucket><Key>{key}</Key><ETag>\"e\"</ETag></CompleteMultipartUploadResult>"
+            );
+            respond(StatusCode::OK, xml)
+        }
+        ("PUT", None) => {
+            if headers.contains_key("if-none-match") && bucket.objects.contains_key(&key) {
+                return respond(StatusCode::PRECONDITION_FAILED, "");
+            }
+            bucket.objects.insert(key, body.to_vec());
+            respond(StatusCode::OK, "")
+        }
+        ("DELETE", _) => {
+            bucket.objects.remove(&key);
+            respond(StatusCode::NO_CONTENT, "")
+        }
+        _ => respond(StatusCode::NOT_IMPLEMENTED, ""),
+    }
+}
+
+fn list(bucket: &Bucket, prefix: &str) -> Response<Body> {
+    let contents: String = bucket
+        .objects
+        .iter()
+        .filter(|(key, _)| key.starts_with(prefix) && !key[prefix.len()..].contains('/'))
+        .map(|(key, bytes)| {
+            format!(
+                "<Contents><Key>{key}</Key><LastModified>2026-11-21T04:00:00.000Z</LastModified><ETag>\"e\"</ETag><Size>{}</Size></Contents>",
+                bytes.len()
+            )
+        })
+        .collect();
+    let xml = format!(
+        "<ListBucketResult><Name>b</Name><Prefix>{prefix}</Prefix><KeyCount>1</KeyCount><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>"
+    );
+    respond(StatusCode::OK, xml)
+}
