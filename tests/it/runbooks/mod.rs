@@ -257,6 +257,7 @@ impl Shell {
             .args(arguments)
             .env_clear()
             .env("PATH", path)
+            .current_dir(self.bin.path())
             .env("HOME", self.bin.path())
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
