@@ -12,7 +12,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, dirty, nightly};
+use super::{Config, audits, dirty, nightly};
 use crate::{
     args,
     clock::Clock,
@@ -140,6 +140,9 @@ async fn observe(db: &Db, rollup: &Rollup, config: &Config, now: DateTime<Utc>) 
     DIRTY_OLDEST.set([], oldest.unwrap_or(0).max(0) as f64 / 1e6);
     observe_labs(&mut tx, rollup, config, now).await?;
     tx.commit().await?;
+    if config.audit.is_some() {
+        audits::observe(db, &rollup.name).await?;
+    }
     WORKERS_ALIVE.set([], lease::workers_alive(db).await? as f64);
     Ok(())
 }

@@ -32,6 +32,7 @@ use crate::{
     support::{
         Engine, TestDb,
         drifting::{KOLKATA, LABS, NEW_YORK, NOW, date, histories, now},
+        http::get,
         oracle,
         process::{Process, run_ok},
         wait_until,
@@ -53,6 +54,7 @@ on_both! {
     what_is_found_is_repaired_where_that_is_wanted;
     results_are_kept_shown_and_pruned;
     serve_finds_and_repairs_by_itself;
+    an_audit_that_fails_again_and_again_is_seen;
 }
 
 fn config(budget: Duration, repair: bool) -> scheduler::Config {
@@ -334,4 +336,23 @@ async fn serve_finds_and_repairs_by_itself(engine: Engine) {
     })
     .await;
     oracle::assert_equal(&oracle::stored(&db).await, &oracle::expected(&db, &LABS, now()).await);
+}
+
+/// What it said last stays on the page, so that an alert sees how long ago that was.
+async fn an_audit_that_fails_again_and_again_is_seen(engine: Engine) {
+    let db = histories(engine).await;
+    assert!(night(&db, &config(LONG, false), 0).await.is_some());
+    ghosts_everywhere(&db, &[KOLKATA]).await;
+    db.execute("DROP TABLE daymend_audit_days", args![]).await;
+    let tomorrow = (now() + TimeDelta::days(1)).to_rfc3339();
+    let (_scheduler, address) = Process::start_with_pages(&db, &["--now", &tomorrow, "scheduler"]);
+    wait_until("the audit to fail", Duration::from_secs(60), async || {
+        let page = get(&address, "/metrics").unwrap().body;
+        page.contains("daymend_database_errors_total{") && page.contains("\ndaymend_stats_timestamp_seconds ")
+    })
+    .await;
+    let page = get(&address, "/metrics").unwrap().body;
+    for gauge in ["last_end_timestamp_seconds", "oldest_timestamp_seconds", "labs_pending"] {
+        assert!(page.contains(&format!("\ndaymend_audit_{gauge} ")), "{gauge} is missing:\n{page}");
+    }
 }

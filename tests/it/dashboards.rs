@@ -15,15 +15,6 @@ use crate::support::{
 /// What is not on the dashboard, and why.
 const NOT_SHOWN: &[(&str, &str)] = &[
     ("daymend_schema_version", "it says no more than the version does"),
-    ("daymend_dirty_marks_total", "of sites with triggers only; a row of its own is still to come"),
-    ("daymend_dirty_jobs_enqueued_total", "as above"),
-    ("daymend_dirty_oldest_mark_age_seconds", "as above"),
-    ("daymend_audit_checked_total", "the audit's row is still to come; `daymend audit history` shows it"),
-    ("daymend_audit_drifted_total", "as above"),
-    ("daymend_audit_differences_total", "as above"),
-    ("daymend_audit_last_end_timestamp_seconds", "as above"),
-    ("daymend_audit_oldest_timestamp_seconds", "as above"),
-    ("daymend_audit_labs_pending", "as above"),
     ("daymend_snapshot_completed_timestamp_seconds", "a row of its own is still to come; an alert watches it"),
     ("daymend_snapshot_size_bytes", "as above"),
     ("daymend_snapshot_duration_seconds", "as above"),

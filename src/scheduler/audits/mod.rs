@@ -62,11 +62,7 @@ pub struct SliceReport {
 /// Looks again and again whether a slice is due, until `shutdown`.
 pub(super) async fn audit_until(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, shutdown: &CancellationToken) {
     while config.audit.is_some() && !shutdown.is_cancelled() {
-        let result = async {
-            audit_tonight(db, rollup, config, clock.now(), shutdown).await?;
-            observe(db, &rollup.name).await
-        };
-        if let Err(error) = result.await {
+        if let Err(error) = audit_tonight(db, rollup, config, clock.now(), shutdown).await {
             metrics::database_error(&error);
             tracing::warn!(error = %chain(&error), "the audit was interrupted, going on later");
         }
@@ -77,7 +73,8 @@ pub(super) async fn audit_until(db: &Db, rollup: &Rollup, config: &Config, clock
     }
 }
 
-async fn observe(db: &Db, rollup: &str) -> Result<(), DbError> {
+/// Sets the gauges; beside the slices, which may take long, or fail again and again.
+pub(super) async fn observe(db: &Db, rollup: &str) -> Result<(), DbError> {
     if let Some(at) = slices::last_ended(db, rollup).await? {
         AUDIT_LAST.set([], at.timestamp() as f64);
     }
