@@ -5,7 +5,7 @@
 //! snapshot, whatever else a crash has left behind.
 //!
 //! - [`schema`]: what a database says of its tables.
-//! - [`format`]: values, rows and their hash; writing and reading the file.
+//! - [`mod@format`]: values, rows and their hash; writing and reading the file.
 //! - [`store`]: a directory or an S3-compatible bucket.
 //! - [`side`], [`cells`]: a snapshot and the live database, read in the same way.
 //! - [`diff`], [`restore`]: what differs between them, and putting back what has vanished.
