@@ -8,6 +8,7 @@
 //! - [`grants`], [`needs`], [`privileges`]: what daymend's user may do, too little and too much.
 //! - [`tables`], [`summary`]: tables, columns, indexes; rows that break the summary's own rules.
 //! - [`replaced`]: what daymend takes the place of, and is still there.
+//! - [`late`]: daymend's own triggers, and their marks.
 //! - [`labs`], [`queue`], [`records`]: the work itself.
 //! - [`report`]: what was found.
 //! - [`fixes`]: the DDL that keeps faults from coming back; printed, never carried out.
@@ -22,6 +23,7 @@ pub mod fixes;
 mod catalogue;
 mod grants;
 mod labs;
+mod late;
 mod needs;
 mod privileges;
 mod queue;
@@ -174,6 +176,7 @@ const GROUPS: &[(&str, &[Check])] = &[
     ("Tables", tables::CHECKS),
     ("Summary", summary::CHECKS),
     ("What daymend replaces", replaced::CHECKS),
+    ("Late changes", late::CHECKS),
     ("Labs", labs::CHECKS),
     ("Queue", queue::CHECKS),
     ("Records", records::CHECKS),

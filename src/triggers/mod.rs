@@ -154,6 +154,18 @@ pub async fn list(tx: &mut Tx) -> Result<Vec<Existing>, DbError> {
     Ok(triggers)
 }
 
+/// Which triggers are missing, or do something else, where some are installed; none where none is.
+pub async fn wanting(tx: &mut Tx, watch: &Watch) -> Result<Vec<String>, DbError> {
+    let existing: Vec<Existing> = list(tx).await?.into_iter().filter(Existing::is_ours).collect();
+    if existing.is_empty() {
+        return Ok(Vec::new());
+    }
+    let is_wanting = |trigger: &Trigger| {
+        !existing.iter().any(|known| known.name.eq_ignore_ascii_case(&trigger.name) && known.is(trigger, tx.dialect()))
+    };
+    Ok(sql::triggers(watch, tx.dialect()).into_iter().filter(is_wanting).map(|trigger| trigger.name).collect())
+}
+
 /// Installs what is missing and replaces what differs; with `dry_run` it only says so.
 pub async fn install(db: &Db, watch: &Watch, summary: &str, dry_run: bool) -> Result<Installed, InstallError> {
     let mut tx = db.begin(Mode::Write).await?;

@@ -24,6 +24,7 @@ on_both! {
     schedulers_side_by_side_repair_each_day_once;
     a_change_is_repaired_within_seconds;
     without_triggers_nothing_happens;
+    marks_that_have_to_wait_keep_no_others_waiting;
 }
 
 pub(crate) fn at(text: &str) -> DateTime<Utc> {
@@ -299,4 +300,27 @@ async fn a_test_added_while_its_bill_is_moved_counts_where_the_bill_has_gone() {
     let stored = oracle::stored(&db).await;
     let added = (2, "2026-06-05".parse().unwrap(), 1, 2, "organization_test".to_owned());
     assert_eq!(stored.get(&added), Some(&1), "{stored:?}");
+}
+
+/// More than one batch of them, of a lab that moved to a zone farther west: its today has been enqueued.
+async fn marks_that_have_to_wait_keep_no_others_waiting(engine: Engine) {
+    let db = labs(engine).await;
+    db.execute(
+        "INSERT INTO daymend_labs (rollup, lab_id, enqueued_through) VALUES ('historical_summary', 1, '2026-06-15')",
+        vec![],
+    )
+    .await;
+    let numbers = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 80)";
+    let today = format!(
+        "INSERT INTO daymend_dirty (lab_id, bill_time, marked_at)
+         {numbers} SELECT 1, '2026-06-15 10:00:00', '2026-06-15 10:00:00' FROM n CROSS JOIN n AS m"
+    );
+    db.execute(&today, vec![]).await;
+    db.execute(
+        "INSERT INTO daymend_dirty (lab_id, bill_time, marked_at) VALUES (2, '2026-06-10 06:00:00', '2026-06-15 11:00:00')",
+        vec![],
+    )
+    .await;
+    assert_eq!(db.repair_marked(now()).await, [(2, "2026-06-10".parse().unwrap())]);
+    assert_eq!(db.marks().await, 80 * 80);
 }

@@ -25,6 +25,7 @@ on_both! {
     what_started_and_never_ended_is_found;
     stuck_waiting_and_doubled_records_are_found;
     delta_triggers_are_found_and_daymends_own_are_not;
+    incomplete_triggers_and_marks_that_nobody_takes_are_found;
     the_doctor_writes_nothing;
     the_page_has_a_line_for_each_finding_and_ends_with_a_verdict;
 }
@@ -319,6 +320,32 @@ async fn fingerprint(db: &TestDb, sqlite: &mut Option<SqliteConnection>) -> Stri
     let rows = db.rows(&format!("CHECKSUM TABLE {tables}"), args![]).await;
     let sums = rows.iter().map(|row| format!("{} {}", row.text(0).unwrap(), row.int(1).unwrap()));
     sums.collect::<Vec<_>>().join("\n") + &jobs
+}
+
+async fn incomplete_triggers_and_marks_that_nobody_takes_are_found(engine: Engine) {
+    let db = healthy(engine).await;
+    db.install_dirty_triggers().await;
+    examine_as_admin(&db).assert_well();
+    // One is gone, and one is an older daymend's.
+    db.execute("DROP TRIGGER daymend_billing_delete", args![]).await;
+    let older = "DROP TRIGGER daymend_allTests_update;
+                 CREATE TRIGGER daymend_allTests_update AFTER UPDATE ON allTests FOR EACH ROW
+                 BEGIN INSERT INTO daymend_dirty (test_id, marked_at) VALUES (NEW.id, '2026-01-01 00:00:00'); END;";
+    db.execute_script(older).await;
+    let found = examine_as_admin(&db);
+    assert_eq!(found.ids(), ["triggers.own"]);
+    assert!(found.what("triggers.own").contains("2 of"), "{:#}", found.json);
+    assert_eq!(found.advice("triggers.own", "warning"), "daymend triggers install");
+    db.install_dirty_triggers().await;
+    examine_as_admin(&db).assert_well();
+
+    let mark = "INSERT INTO daymend_dirty (lab_id, bill_time, marked_at) VALUES (1, '2026-06-10 06:00:00', ";
+    db.execute(&format!("{mark}'2026-06-10 07:00:00')"), args![]).await;
+    let found = examine(&db);
+    assert_eq!(found.ids(), ["queue.marks"]);
+    assert!(found.advice("queue.marks", "warning").starts_with("start daymend scheduler"));
+    db.repair_marked(now()).await;
+    assert!(!examine(&db).has("queue.marks"));
 }
 
 async fn the_doctor_writes_nothing(engine: Engine) {

@@ -59,8 +59,8 @@ pub(super) struct Batch {
     pub(super) outcomes: [u64; 4],
     /// The highest id that was deleted.
     pub(super) last_deleted: Option<i64>,
-    /// Whether there may be more to read.
-    pub(super) is_full: bool,
+    /// The last id that was read, where there may be more behind it.
+    pub(super) more_after: Option<i64>,
 }
 
 /// Where a mark points.
@@ -86,7 +86,7 @@ pub(super) async fn any(db: &Db, floor: i64) -> Result<bool, DbError> {
 }
 
 /// How long ago the oldest mark was made, in microseconds, by the database's clock.
-pub(in crate::scheduler) async fn oldest_us(tx: &mut Tx) -> Result<Option<i64>, DbError> {
+pub(crate) async fn oldest_us(tx: &mut Tx) -> Result<Option<i64>, DbError> {
     let row = tx.fetch_optional(&MARKS_OLDEST, args![]).await?;
     row.map_or(Ok(None), |row| row.int_or_null(0)).map_err(|error| DbError::new(MARKS_OLDEST.name, error))
 }
@@ -128,7 +128,8 @@ pub(super) async fn enqueue(
         }
         done.push(*id);
     }
-    batch.is_full = marks.len() == MARKS_A_BATCH && !done.is_empty();
+    // Behind marks that stay too: however many of those there are, they keep no other waiting.
+    batch.more_after = marks.last().map(|(id, _)| *id).filter(|_| marks.len() == MARKS_A_BATCH);
     batch.last_deleted = done.last().copied();
     let days = without_waiting(&mut tx, rollup, days).await?;
     if !days.is_empty() {

@@ -47,7 +47,7 @@ use crate::{
 };
 use expand::Expansion;
 pub use marks::REQUESTED_BY;
-pub(super) use marks::oldest_us;
+pub(crate) use marks::oldest_us;
 
 /// How often marks are looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -143,8 +143,11 @@ impl Watcher {
             self.floor = 0;
             self.looked_at_all = Some(Instant::now());
         }
-        while marks::any(db, self.floor).await? {
-            let batch = retry("dirty days", || marks::enqueue(db, rollup, watch, config, now, self.floor)).await?;
+        let mut next = Some(self.floor);
+        while let Some(after) = next
+            && marks::any(db, after).await?
+        {
+            let batch = retry("dirty days", || marks::enqueue(db, rollup, watch, config, now, after)).await?;
             for (outcome, count) in OUTCOMES.into_iter().zip(batch.outcomes) {
                 DIRTY_MARKS.add([outcome], count);
             }
@@ -157,9 +160,7 @@ impl Watcher {
             if let Some(last) = batch.last_deleted {
                 self.floor = self.floor.max(last - LOOK_BACK_IDS);
             }
-            if !batch.is_full {
-                break;
-            }
+            next = batch.more_after;
         }
         Ok(())
     }

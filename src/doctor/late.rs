@@ -1,0 +1,49 @@
+//! Late changes: daymend's own triggers, and whether anybody takes their marks.
+//!
+//! Triggers that the user has no right to see are left out by the server; `grants.unseen` says so.
+
+use chrono::Duration;
+
+use super::{Chart, Check, Patient, Severity, examples};
+use crate::{
+    db::{DbError, Mode},
+    scheduler::dirty,
+    triggers,
+};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check::new("triggers.own", Severity::Warning, "daymend's own triggers", |p| Box::pin(own(p))),
+    Check::new("queue.marks", Severity::Warning, "marks of late changes", |p| Box::pin(marks(p))).of_daymend(),
+];
+
+/// How long a mark may wait for a scheduler, which looks every second.
+const MARK_MAX: Duration = Duration::minutes(15);
+
+async fn own(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    for watch in patient.rollups.iter().filter_map(|rollup| rollup.watch.as_ref()) {
+        let mut tx = patient.db.begin(Mode::Snapshot).await?;
+        let wanting = triggers::wanting(&mut tx, watch).await?;
+        tx.rollback().await?;
+        if !wanting.is_empty() {
+            let what = format!(
+                "{} of daymend's triggers are missing, or another daymend's: late changes go unseen",
+                wanting.len()
+            );
+            chart.find(examples(&wanting), what, "daymend triggers install");
+        }
+    }
+    Ok(chart)
+}
+
+async fn marks(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    let mut tx = patient.db.begin(Mode::Snapshot).await?;
+    let age = Duration::microseconds(dirty::oldest_us(&mut tx).await?.unwrap_or(0));
+    tx.rollback().await?;
+    if age > MARK_MAX {
+        let what = format!("the oldest mark of a late change has waited for {} minutes", age.num_minutes());
+        chart.find("daymend_dirty", what, "start daymend scheduler (or serve); its log says what keeps it");
+    }
+    Ok(chart)
+}
