@@ -51,13 +51,13 @@ def create(server: Server, name: str, labs: int, days: int, bills_a_day: int = B
     rows(
         connection,
         "INSERT INTO billingInfo (billing_id, organization_id, referral_id, branch_id) "
-        "SELECT seq, FLOOR(40 * POW(RAND(3), 2)), FLOOR(120 * POW(RAND(4), 2)), FLOOR(6 * RAND(5)) "
+        "SELECT seq, FLOOR(40 * POW(RAND(3), 4)), FLOOR(120 * POW(RAND(4), 4)), FLOOR(6 * POW(RAND(5), 2)) "
         f"FROM seq_1_to_{bills}",
     )
     rows(
         connection,
         "INSERT INTO labReportRelation (billing_id, test_id, isCancelled) "
-        f"SELECT 1 + FLOOR((seq - 1) / 2.5), FLOOR(1 + {TESTS} * POW(RAND(7), 2)), RAND(8) < 0.02 "
+        f"SELECT 1 + FLOOR((seq - 1) / 2.5), FLOOR(1 + {TESTS} * POW(RAND(7), 3)), RAND(8) < 0.02 "
         f"FROM seq_1_to_{tests}",
     )
     rows(
