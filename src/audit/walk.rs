@@ -21,11 +21,7 @@ use crate::{
     db::{Db, DbError, Kind, Mode, Tx, retry},
     error::chain,
     recompute::{self, RecomputeError, Sides, Target, diff, shrink::MaxShrink, stored},
-    rollup::{
-        Rollup,
-        aggregate::DaySpan,
-        source::{self, Locking},
-    },
+    rollup::{Rollup, aggregate::DaySpan, source},
 };
 
 /// How many neighbouring days share their reads; as many as in a recompute.
@@ -170,7 +166,7 @@ impl<'a> Walk<'a> {
     ) -> Result<Compared, RecomputeError> {
         let lab_id = self.subject.lab_id;
         let target = Target { lab_id, first, last, as_of: self.as_of, max_shrink: MaxShrink::OFF };
-        let Sides { zone, expected, stored } = recompute::read(tx, self.rollup, target, Locking::None).await?;
+        let Sides { zone, expected, stored } = recompute::read(tx, self.rollup, target).await?;
         let rows_held = stored.len();
         if diff::difference(self.rollup, &expected, stored).is_empty() {
             return Ok(Compared { findings: Vec::new(), rows_held });
@@ -178,10 +174,10 @@ impl<'a> Walk<'a> {
         // The same snapshot once more, with the days around: what differs stays the same.
         let (mut from, mut until) = (calendar::days_before(first, MARGIN), calendar::days_after(last, MARGIN));
         let wide = Target { first: from, last: until, ..target };
-        let sides = match recompute::read(tx, self.rollup, wide, Locking::None).await {
+        let sides = match recompute::read(tx, self.rollup, wide).await {
             Err(error) if is_bad_data(&error) => {
                 (from, until) = (first, last);
-                recompute::read(tx, self.rollup, target, Locking::None).await?
+                recompute::read(tx, self.rollup, target).await?
             }
             sides => sides?,
         };
@@ -192,7 +188,7 @@ impl<'a> Walk<'a> {
             if !window.is_unexplained(first, last) {
                 break;
             }
-            match source::count_facts(tx, self.rollup, lab_id, &days, Locking::None).await {
+            match source::count_facts(tx, self.rollup, lab_id, &days).await {
                 Err(error) if error.is_bad_data() => {}
                 otherwise => window.suppose(&otherwise?.into_rows()),
             }

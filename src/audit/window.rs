@@ -4,7 +4,7 @@
 //! names it. A cause is a finding, not a proof: a row that is missing on one day and too much on
 //! the next is called a wrong day, whoever did it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::NaiveDate;
 
@@ -27,8 +27,6 @@ pub struct Window<'a> {
     rollup: &'a Rollup,
     limits: Limits,
     difference: Difference,
-    /// Of each stored row its count.
-    counts: HashMap<i64, i64>,
     /// Stored rows whose key came before.
     duplicates: HashSet<i64>,
     /// The stored rows without those, and without those that have a NULL dimension.
@@ -43,13 +41,12 @@ impl<'a> Window<'a> {
     /// Compares, and looks for what stands on a neighbouring day.
     #[must_use]
     pub fn new(rollup: &'a Rollup, limits: Limits, expected: &[(Key, u32)], stored: Vec<StoredRow>) -> Self {
-        let counts = stored.iter().map(|row| (row.id, row.count)).collect();
         let duplicates = duplicates(&stored);
         let is_plain = |row: &&StoredRow| row.a.is_some() && row.b.is_some() && !duplicates.contains(&row.id);
         let plain = stored.iter().filter(is_plain).cloned().collect();
         let difference = difference(rollup, expected, stored);
         let (moved, moved_days) = (HashSet::new(), BTreeSet::new());
-        let mut window = Self { rollup, limits, difference, counts, duplicates, plain, moved, moved_days };
+        let mut window = Self { rollup, limits, difference, duplicates, plain, moved, moved_days };
         window.moved = moved::moved(&window.deltas());
         for neighbour in [calendar::next, calendar::previous] {
             let otherwise: Vec<_> =
@@ -93,7 +90,7 @@ impl<'a> Window<'a> {
         let difference = &self.difference;
         let missing = difference.insert.iter().map(|(key, count)| supported(key, None, *count, Cause::Missing));
         let wrong = difference.update.iter();
-        let wrong = wrong.map(|(id, key, count)| supported(key, self.count(*id), *count, Cause::WrongCount));
+        let wrong = wrong.map(|row| supported(&row.key, Some(row.from), row.to, Cause::WrongCount));
         let superfluous = difference.delete.iter().map(|row| Finding::superfluous(row, self.cause_of(row)));
         let all = missing.chain(wrong).chain(superfluous);
         let mut findings: Vec<_> = all.filter(|finding| (first..=last).contains(&finding.day)).collect();
@@ -113,10 +110,6 @@ impl<'a> Window<'a> {
         } else {
             Cause::Ghost
         }
-    }
-
-    fn count(&self, id: i64) -> Option<i64> {
-        self.counts.get(&id).copied()
     }
 
     fn is_moved(&self, key: &Key) -> bool {
@@ -143,8 +136,8 @@ impl<'a> Window<'a> {
                 add(key, row.count, true);
             }
         }
-        for (id, key, count) in &self.difference.update {
-            add(*key, self.count(*id).unwrap_or(0) - i64::from(*count), false);
+        for row in &self.difference.update {
+            add(row.key, row.from - i64::from(row.to), false);
         }
         for (key, count) in &self.difference.insert {
             add(*key, -i64::from(*count), true);
@@ -168,7 +161,7 @@ fn duplicates(stored: &[StoredRow]) -> HashSet<i64> {
 /// The days on which something differs.
 fn differing(difference: &Difference) -> BTreeSet<NaiveDate> {
     let missing = difference.insert.iter().map(|(key, _)| key.day);
-    let wrong = difference.update.iter().map(|(_, key, _)| key.day);
+    let wrong = difference.update.iter().map(|row| row.key.day);
     missing.chain(wrong).chain(difference.delete.iter().map(|row| row.day)).collect()
 }
 

@@ -30,11 +30,8 @@ use crate::{
     clock::Clock,
     db::{self, ConnectOptions, Db, DbError, Kind, migrate::SchemaError},
     error::{UsageError, chain, usage},
-    recompute::stored,
-    rollup::{
-        HISTORICAL_SUMMARY, Rollup, Rollups,
-        source::{self, Locking},
-    },
+    recompute::stored::{self, Access},
+    rollup::{HISTORICAL_SUMMARY, Rollup, Rollups, source},
 };
 
 /// What the exit code of a command means.
@@ -307,18 +304,18 @@ impl Global {
 
     /// The same, with rollup definitions that fit the database too, for recomputing.
     async fn connect_checked(&self, options: impl Into<ConnectOptions>) -> anyhow::Result<(Db, Arc<Rollups>)> {
-        self.connect_checked_for(Locking::Shared, options).await
+        self.connect_checked_for(Access::Write, options).await
     }
 
     /// The same, for recomputing or just for reading.
     async fn connect_checked_for(
         &self,
-        locking: Locking,
+        access: Access,
         options: impl Into<ConnectOptions>,
     ) -> anyhow::Result<(Db, Arc<Rollups>)> {
         let rollups = self.rollups()?;
         let db = self.connect(options).await?;
-        let problems = check_rollups(&db, &rollups, locking).await;
+        let problems = check_rollups(&db, &rollups, access).await;
         if problems.is_empty() {
             Ok((db, Arc::new(rollups)))
         } else {
@@ -335,11 +332,11 @@ async fn connect_to(url: &str, options: impl Into<ConnectOptions>) -> anyhow::Re
 }
 
 /// Checks every rollup against the database, for reading or for recomputing; one line a problem.
-async fn check_rollups(db: &Db, rollups: &Rollups, locking: Locking) -> Vec<String> {
+async fn check_rollups(db: &Db, rollups: &Rollups, access: Access) -> Vec<String> {
     let mut problems = Vec::new();
     for rollup in rollups.iter() {
-        problems.extend(source::check(db, rollup, locking).await);
-        problems.extend(stored::check(db, rollup, locking).await);
+        problems.extend(source::check(db, rollup).await);
+        problems.extend(stored::check(db, rollup, access).await);
     }
     problems
 }

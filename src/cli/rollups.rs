@@ -5,10 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::{Exit, Global, check_rollups, print_json};
-use crate::{
-    output::table::table,
-    rollup::{Rollups, source::Locking},
-};
+use crate::{output::table::table, recompute::stored::Access, rollup::Rollups};
 
 /// Shows and checks rollup definitions.
 #[derive(Debug, Subcommand)]
@@ -70,7 +67,7 @@ async fn check(global: &Global) -> anyhow::Result<ExitCode> {
         return Ok(Exit::Ok.into());
     }
     let db = global.connect_bare(1).await?;
-    let problems = check_rollups(&db, &rollups, Locking::Shared).await;
+    let problems = check_rollups(&db, &rollups, Access::Write).await;
     for problem in &problems {
         eprintln!("{problem}");
     }

@@ -7,7 +7,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::{Exit, Global, historical_summary, print_json, usage};
 use crate::{
     db::Dialect,
-    rollup::{Rollup, source::Locking, watch::Watch},
+    recompute::stored::Access,
+    rollup::{Rollup, watch::Watch},
     triggers::{self, InstallError},
 };
 
@@ -85,7 +86,7 @@ fn show(global: &Global, database: Option<Database>) -> anyhow::Result<ExitCode>
 }
 
 async fn install(global: &Global, dry_run: bool) -> anyhow::Result<ExitCode> {
-    let (db, rollups) = global.connect_checked_for(Locking::None, 2).await?;
+    let (db, rollups) = global.connect_checked_for(Access::Read, 2).await?;
     let rollup = historical_summary(&rollups)?;
     let watch = watch_of(rollup)?;
     let installed = triggers::install(&db, watch, &rollup.summary.table, dry_run).await.map_err(refused)?;

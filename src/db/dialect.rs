@@ -46,7 +46,8 @@ pub enum Dialect {
 ///   victim of one. The shared lock has no spelling that both servers know together with NOWAIT: each
 ///   reads its own out of the comments.
 /// - `{waiting_for_nobody}`: the same for an INSERT, which meets the row that a user's transaction has
-///   inserted under the same key and not committed. MySQL has no word for it.
+///   inserted under the same key and not committed, and for a DELETE, which locks the row's entries in
+///   other indexes after the row itself, while an upsert begins with them. MySQL has no word for it.
 /// - `{force_claim}`: the claim must walk its index in order; without the hint the
 ///   optimizer may prefer another one and sort (shared measurement: a claim that sorts
 ///   locks every waiting row).
@@ -82,19 +83,23 @@ impl Dialect {
         }
     }
 
-    /// A statement that locks the rows of `table` whose `key` is in such a list for writing, at once or not
-    /// at all; none where writers exclude each other.
+    /// A statement that returns `key` and `column` of the rows of `table` whose `key` is in such a list,
+    /// locked for writing, at once or not at all; not locked where writers exclude each other.
     ///
     /// By their keys: a range would be locked to its end and one row further, and that row may be one that
     /// a neighbour has just inserted.
     #[must_use]
-    pub(crate) fn lock_by_key(self, table: &str, key: &str) -> Option<String> {
-        (self == Self::MySql).then(|| {
-            format!(
-                "SELECT {table}.{key} FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids
+    pub(crate) fn lock_by_key(self, table: &str, key: &str, column: &str) -> String {
+        match self {
+            Self::MySql => format!(
+                "SELECT {table}.{key}, {table}.{column}
+                 FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids
                  STRAIGHT_JOIN {table} ON {table}.{key} = ids.id {{for_update_nowait}}"
-            )
-        })
+            ),
+            Self::Sqlite => {
+                format!("SELECT {key}, {column} FROM {table} WHERE {key} IN (SELECT value FROM json_each(?))")
+            }
+        }
     }
 
     /// `sql` with every token replaced.

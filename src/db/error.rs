@@ -48,6 +48,15 @@ impl DbError {
     }
 }
 
+impl DbError {
+    /// A conflict that the database does not know of: a row is not what it was when it was read.
+    #[must_use]
+    pub(crate) fn changed(statement: &str) -> Self {
+        let source = sqlx::Error::Protocol("a row has changed since it was read".to_owned());
+        Self { kind: Kind::Conflict, ..Self::new(statement, source) }
+    }
+}
+
 /// The database's own number for an error, such as 1213; 0 where it has none.
 #[must_use]
 pub fn code(error: &sqlx::Error) -> u32 {

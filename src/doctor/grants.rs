@@ -108,10 +108,10 @@ async fn columns(
     // By file or statement: what the database says, and which rights would be enough.
     let mut refused: BTreeMap<String, (String, BTreeSet<Right>)> = BTreeMap::new();
     for rollup in patient.rollups.iter() {
-        let problems = source::check(patient.db, rollup, source::Locking::Shared)
+        let problems = source::check(patient.db, rollup)
             .await
             .into_iter()
-            .chain(stored::check(patient.db, rollup, source::Locking::Shared).await);
+            .chain(stored::check(patient.db, rollup, stored::Access::Write).await);
         for problem in problems.filter(|problem| problem.contains("command denied")) {
             let (file, what) = problem.split_once(": ").unwrap_or(("", &problem));
             let sql = rollup.facts.iter().map(|fact| &fact.sql).chain([&rollup.labs, &rollup.days]);

@@ -74,8 +74,8 @@ async fn is_missing(patient: &Patient<'_>, query: Query<'_>) -> Result<Option<St
 async fn source_tables(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     for rollup in patient.rollups.iter() {
-        let mut problems = source::check(patient.db, rollup, source::Locking::Shared).await;
-        problems.extend(stored::check(patient.db, rollup, source::Locking::Shared).await);
+        let mut problems = source::check(patient.db, rollup).await;
+        problems.extend(stored::check(patient.db, rollup, stored::Access::Write).await);
         // Rights are a check of their own.
         for problem in problems.into_iter().filter(|problem| !problem.contains("command denied")) {
             let (file, what) = problem.split_once(": ").unwrap_or((rollup.name.as_str(), problem.as_str()));

@@ -248,7 +248,7 @@ const CHANGES: [&str; 3] = ["inserted", "updated", "deleted"];
 pub fn corrected(rollup: &Rollup, lab_id: i64, difference: &Difference) {
     let mut counts = vec![[0; CHANGES.len()]; rollup.events.len()];
     difference.insert.iter().for_each(|(key, _)| counts[key.event][0] += 1);
-    difference.update.iter().for_each(|(_, key, _)| counts[key.event][1] += 1);
+    difference.update.iter().for_each(|update| counts[update.key.event][1] += 1);
     // A row that nobody computes any more may be of an event type that nobody knows any more.
     let mut unknown = 0;
     for row in &difference.delete {

@@ -13,12 +13,25 @@ use super::stored::StoredRow;
 pub struct Difference {
     /// Expected rows that are not stored.
     pub insert: Vec<(Key, u32)>,
-    /// Stored rows with the wrong count: their id, their key and the right count.
-    pub update: Vec<(i64, Key, u32)>,
+    /// Stored rows with the wrong count.
+    pub update: Vec<Update>,
     /// Stored rows that the source does not support, or that are there twice.
     pub delete: Vec<StoredRow>,
     /// Days of which some stored row is right, each at least once.
     pub confirmed: Vec<NaiveDate>,
+}
+
+/// A stored row with the wrong count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Update {
+    /// Its primary key.
+    pub id: i64,
+    /// Its key.
+    pub key: Key,
+    /// The count it has.
+    pub from: i64,
+    /// The right count.
+    pub to: u32,
 }
 
 impl Difference {
@@ -28,59 +41,29 @@ impl Difference {
         self.insert.is_empty() && self.update.is_empty() && self.delete.is_empty()
     }
 
-    /// The rows to insert whose place in the unique key is free before anything is deleted: under the
-    /// usual collations `Branch_Bill` takes that of `branch_bill`.
-    pub(super) fn insertable(&self, rollup: &Rollup) -> Vec<(Key, u32)> {
+    /// The rows to insert, in two parts: those whose place in the unique key is free, and those whose
+    /// place is not before something is deleted (under the usual collations `Branch_Bill` takes that of
+    /// `branch_bill`).
+    pub(super) fn insertable(&self, rollup: &Rollup) -> [Vec<(Key, u32)>; 2] {
         let takes = |row: &StoredRow, key: &Key| {
             (row.day, row.a, row.b) == (key.day, Some(key.a), Some(key.b))
                 && is_spelled(&rollup.events[key.event].name, &row.event)
         };
         let spelled: Vec<&StoredRow> =
             self.delete.iter().filter(|row| rollup.events.iter().all(|event| event.name != row.event)).collect();
-        let is_free = |(key, _): &&(Key, u32)| !spelled.iter().any(|row| takes(row, key));
-        self.insert.iter().filter(is_free).copied().collect()
+        let is_free = |(key, _): &(Key, u32)| !spelled.iter().any(|row| takes(row, key));
+        let (free, taken) = self.insert.iter().partition(|row| is_free(row));
+        [free, taken]
     }
 
     /// The days that had rows, and wrong ones: a day of which nothing was stored has not drifted.
     #[must_use]
     pub fn drifted(&self) -> BTreeSet<NaiveDate> {
-        let updated = self.update.iter().map(|(_, key, _)| key.day);
+        let updated = self.update.iter().map(|update| update.key.day);
         let mut drifted: BTreeSet<NaiveDate> = updated.chain(self.delete.iter().map(|row| row.day)).collect();
         let confirmed: BTreeSet<NaiveDate> = self.confirmed.iter().copied().collect();
         drifted.extend(self.insert.iter().map(|(key, _)| key.day).filter(|day| confirmed.contains(day)));
         drifted
-    }
-}
-
-/// A difference, some rows of which its own transaction has inserted already.
-#[derive(Debug, Default)]
-pub(super) struct Correction {
-    /// From what was stored before, to what is expected.
-    pub(super) difference: Difference,
-    /// What is left to write for it, without what has been inserted.
-    pub(super) left: Difference,
-}
-
-impl Correction {
-    /// Compares as [`difference`] does; of the stored rows, those with a key of `inserted` (in key
-    /// order) are this transaction's own.
-    pub(super) fn new(
-        rollup: &Rollup,
-        expected: &[(Key, u32)],
-        stored: Vec<StoredRow>,
-        inserted: &[(Key, u32)],
-    ) -> Self {
-        let is_own = |row: &StoredRow| {
-            let event = rollup.events.iter().position(|event| event.name == row.event);
-            let key = event.zip(row.a).zip(row.b).map(|((event, a), b)| Key { day: row.day, a, b, event });
-            key.is_some_and(|key| inserted.binary_search_by_key(&key, |(key, _)| *key).is_ok())
-        };
-        if inserted.is_empty() {
-            let difference = difference(rollup, expected, stored);
-            return Self { left: difference.clone(), difference };
-        }
-        let before = stored.iter().filter(|row| !is_own(row)).cloned().collect();
-        Self { difference: difference(rollup, expected, before), left: difference(rollup, expected, stored) }
     }
 }
 
@@ -105,7 +88,7 @@ pub fn difference(rollup: &Rollup, expected: &[(Key, u32)], stored: Vec<StoredRo
                 found[place] = true;
                 let (key, count) = expected[place];
                 if row.count != i64::from(count) {
-                    difference.update.push((row.id, key, count));
+                    difference.update.push(Update { id: row.id, key, from: row.count, to: count });
                 } else if difference.confirmed.last() != Some(&key.day) {
                     difference.confirmed.push(key.day);
                 }
@@ -160,7 +143,7 @@ mod tests {
         ];
         let found = difference(rollup, &expected, stored);
         assert_eq!(found.insert, [(key(3), 7)]);
-        assert_eq!(found.update, [(11, key(2), 6)]);
+        assert_eq!(found.update, [Update { id: 11, key: key(2), from: 9, to: 6 }]);
         let deleted: Vec<_> = found.delete.iter().map(|row| row.id).collect();
         assert_eq!(deleted, [12, 13, 14, 15]);
     }

@@ -2,18 +2,23 @@
 //!
 //! Table and column names come from the rollup's checked definition; every value is bound.
 
+use std::collections::HashMap;
+
 use chrono::NaiveDate;
 
-use super::diff::Correction;
+use super::{diff::Difference, digest};
 use crate::{
     args,
     db::{Arg, Db, DbError, Dialect, Query, Tx, json_list, repeat},
-    rollup::{Rollup, Summary, aggregate::Key, source::Locking},
+    rollup::{Rollup, Summary, aggregate::Key},
 };
 
 /// How many rows one statement writes at most: 6 parameters a row stay far below the limits
 /// of 65,535 (MySQL) and 32,766 (SQLite).
 const ROWS_A_STATEMENT_MAX: usize = 500;
+
+/// What stands for a count of NULL, which a site's table may allow: wrong, whatever is expected.
+const NO_COUNT: i64 = -1;
 
 /// A row of the summary table, of one lab.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +53,7 @@ pub async fn read(
             a: row.int_or_null(2)?,
             b: row.int_or_null(3)?,
             event: row.text(4)?,
-            count: row.int_or_null(5)?.unwrap_or(-1),
+            count: row.int_or_null(5)?.unwrap_or(NO_COUNT),
         });
         Ok(())
     })
@@ -112,14 +117,23 @@ pub async fn labs(tx: &mut Tx, rollup: &Rollup) -> Result<Vec<i64>, DbError> {
     }
 }
 
-/// Checks that every statement fits the summary table, and that this user may run it; those that
-/// write only where rows are to be locked. One line for the first that does not.
-pub async fn check(db: &Db, rollup: &Rollup, locking: Locking) -> Option<String> {
+/// What is done with the summary table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Reading it.
+    Read,
+    /// Correcting it as well.
+    Write,
+}
+
+/// Checks that every statement of `access` fits the summary table, and that this user may run it. One
+/// line for the first that does not.
+pub async fn check(db: &Db, rollup: &Rollup, access: Access) -> Option<String> {
     let s = &rollup.summary;
-    let writing =
-        [lock_sql(s, db.dialect()), Some(delete_sql(s, db.dialect())), Some(update_sql(s, 1)), Some(insert_sql(s, 1))];
-    let writing = writing.into_iter().flatten().filter(|_| locking == Locking::Shared);
-    for sql in [read_sql(s)].into_iter().chain(writing) {
+    let reading = [Some(read_sql(s)), digest::sql(s, db.dialect())];
+    let writing = [lock_sql(s, db.dialect()), delete_sql(s, db.dialect()), update_sql(s, 1), insert_sql(s, 1)];
+    let writing = writing.into_iter().filter(|_| access == Access::Write);
+    for sql in reading.into_iter().flatten().chain(writing) {
         if let Err(error) = db.columns(Query::new(&s.table, sql)).await {
             return Some(format!("rollup.toml [summary]: {}", error.source));
         }
@@ -127,32 +141,52 @@ pub async fn check(db: &Db, rollup: &Rollup, locking: Locking) -> Option<String>
     None
 }
 
-/// Carries out what is left of a correction, on rows that are locked first: deletes, then updates, then inserts, each in key order
-/// and in few statements of many rows.
-pub(super) async fn write(tx: &mut Tx, rollup: &Rollup, lab_id: i64, correction: &Correction) -> Result<(), DbError> {
+/// Carries a difference out; a conflict where a row has changed since it was read.
+///
+/// Inserts come first, while nothing is locked; then the other rows are locked, deletes before updates;
+/// each in key order and in few statements of many rows.
+pub(super) async fn write(tx: &mut Tx, rollup: &Rollup, lab_id: i64, difference: &Difference) -> Result<(), DbError> {
     let s = &rollup.summary;
-    let left = &correction.left;
-    let changing: Vec<i64> =
-        left.delete.iter().map(|row| row.id).chain(left.update.iter().map(|(id, ..)| *id)).collect();
-    if let Some(sql) = lock_sql(s, tx.dialect()).filter(|_| !changing.is_empty()) {
-        tx.fetch_all(Query::new("lock summary rows", sql), args![json_list(&changing)]).await?;
-    }
-    for rows in left.delete.chunks(ROWS_A_STATEMENT_MAX) {
+    let [insert_first, insert_last] = difference.insertable(rollup);
+    insert(tx, rollup, lab_id, &insert_first).await?;
+    lock(tx, s, difference).await?;
+    for rows in difference.delete.chunks(ROWS_A_STATEMENT_MAX) {
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
         let sql = delete_sql(s, tx.dialect());
         tx.execute(Query::new("delete summary rows", sql), args![json_list(&ids)]).await?;
     }
-    for rows in left.update.chunks(ROWS_A_STATEMENT_MAX) {
-        let cases = rows.iter().flat_map(|(id, _, count)| [Arg::Int(*id), Arg::from(*count)]);
-        let ids = rows.iter().map(|(id, _, _)| Arg::Int(*id));
+    for rows in difference.update.chunks(ROWS_A_STATEMENT_MAX) {
+        let cases = rows.iter().flat_map(|update| [Arg::Int(update.id), Arg::from(update.to)]);
+        let ids = rows.iter().map(|update| Arg::Int(update.id));
         let sql = update_sql(s, rows.len());
         tx.execute(Query::new("update summary rows", sql), cases.chain(ids).collect()).await?;
     }
-    insert(tx, rollup, lab_id, &left.insert).await
+    insert(tx, rollup, lab_id, &insert_last).await
+}
+
+/// Locks the rows that are to be changed, and checks that they hold what was read.
+async fn lock(tx: &mut Tx, s: &Summary, difference: &Difference) -> Result<(), DbError> {
+    let mut seen: HashMap<i64, i64> = difference.delete.iter().map(|row| (row.id, row.count)).collect();
+    seen.extend(difference.update.iter().map(|update| (update.id, update.from)));
+    if seen.is_empty() {
+        return Ok(());
+    }
+    let mut ids: Vec<i64> = seen.keys().copied().collect();
+    ids.sort_unstable();
+    let query = Query::new("lock summary rows", lock_sql(s, tx.dialect()));
+    tx.for_each(query, args![json_list(&ids)], |row| {
+        let (id, count) = (row.int(0)?, row.int_or_null(1)?.unwrap_or(NO_COUNT));
+        if seen.get(&id) == Some(&count) {
+            seen.remove(&id);
+        }
+        Ok(())
+    })
+    .await?;
+    if seen.is_empty() { Ok(()) } else { Err(DbError::changed("lock summary rows")) }
 }
 
 /// Inserts rows, in key order.
-pub(super) async fn insert(tx: &mut Tx, rollup: &Rollup, lab_id: i64, rows: &[(Key, u32)]) -> Result<(), DbError> {
+async fn insert(tx: &mut Tx, rollup: &Rollup, lab_id: i64, rows: &[(Key, u32)]) -> Result<(), DbError> {
     for rows in rows.chunks(ROWS_A_STATEMENT_MAX) {
         let args = rows
             .iter()
@@ -173,12 +207,12 @@ fn read_sql(s: &Summary) -> String {
     )
 }
 
-fn lock_sql(s: &Summary, dialect: Dialect) -> Option<String> {
-    Some(format!("-- daymend: lock summary rows\n{}", dialect.lock_by_key(&s.table, &s.id)?))
+fn lock_sql(s: &Summary, dialect: Dialect) -> String {
+    format!("-- daymend: lock summary rows\n{}", dialect.lock_by_key(&s.table, &s.id, &s.count))
 }
 
 fn delete_sql(s: &Summary, dialect: Dialect) -> String {
-    format!("-- daymend: delete summary rows\n{}", dialect.delete_by_key(&s.table, &s.id))
+    format!("-- daymend: delete summary rows\n{{waiting_for_nobody}} {}", dialect.delete_by_key(&s.table, &s.id))
 }
 
 fn update_sql(s: &Summary, rows: usize) -> String {

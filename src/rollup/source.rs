@@ -38,16 +38,6 @@ impl Lab {
     }
 }
 
-/// Whether facts are locked against change until the transaction ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Locking {
-    /// No locks: the caller reads from a snapshot.
-    None,
-    /// A shared lock on every row that is read, counted or not; a conflict where one is not to be had
-    /// at once.
-    Shared,
-}
-
 /// All labs, by id.
 pub async fn labs(tx: &mut Tx, rollup: &Rollup) -> Result<Vec<Lab>, DbError> {
     read_labs(tx, rollup, rollup.labs.text.clone(), Vec::new()).await
@@ -123,7 +113,6 @@ pub async fn count_facts<'a>(
     rollup: &'a Rollup,
     lab_id: i64,
     days: &'a DaySpan,
-    locking: Locking,
 ) -> Result<Counts<'a>, DbError> {
     let mut counts = Counts::new(rollup, days);
     let interval = days.interval();
@@ -136,14 +125,10 @@ pub async fn count_facts<'a>(
         _ => interval.until.into(),
     };
     for (index, fact) in rollup.facts.iter().enumerate() {
-        let sql = match locking {
-            Locking::None => fact.sql.text.clone(),
-            Locking::Shared => locked(&fact.sql),
-        };
         let mut columns = Vec::new();
         let mut values = vec![None; fact.columns.len()];
         let mut bill_time = 0;
-        tx.for_each(Query::new(&fact.sql.file, sql), fact.sql.bind(value), |row| {
+        tx.for_each(query(&fact.sql), fact.sql.bind(value), |row| {
             if columns.is_empty() {
                 [bill_time] = positions(&row, ["bill_time"])?;
                 columns =
@@ -160,22 +145,19 @@ pub async fn count_facts<'a>(
     Ok(counts)
 }
 
-/// Prepares every SELECT on the database, those of facts with their locks where they are to be
-/// locked, and checks that it returns the columns used.
+/// Prepares every SELECT on the database, and checks that it returns the columns used.
 ///
 /// One line a problem.
-pub async fn check(db: &Db, rollup: &Rollup, locking: Locking) -> Vec<String> {
+pub async fn check(db: &Db, rollup: &Rollup) -> Vec<String> {
     let mut problems = Vec::new();
     let fixed = [(&rollup.labs, vec!["lab_id", "time_zone", "enabled"]), (&rollup.days, vec![])];
-    let fixed = fixed.map(|(sql, columns)| (sql, sql.text.clone(), columns));
     let facts = rollup.facts.iter().map(|fact| {
         let mut columns = vec!["bill_time"];
         columns.extend(fact.columns.iter().map(String::as_str));
-        let text = if locking == Locking::Shared { locked(&fact.sql) } else { fact.sql.text.clone() };
-        (&fact.sql, text, columns)
+        (&fact.sql, columns)
     });
-    for (sql, text, columns) in fixed.into_iter().chain(facts) {
-        match db.columns(Query::new(&sql.file, text)).await {
+    for (sql, columns) in fixed.into_iter().chain(facts) {
+        match db.columns(query(sql)).await {
             Err(error) => problems.push(format!("{}: {}", sql.file, error.source)),
             Ok(found) => problems.extend(
                 columns
@@ -186,11 +168,6 @@ pub async fn check(db: &Db, rollup: &Rollup, locking: Locking) -> Vec<String> {
         }
     }
     problems
-}
-
-/// The text with a shared lock on every row that it reads.
-fn locked(sql: &NamedSql) -> String {
-    format!("{}\n{{share_nowait}}", sql.text)
 }
 
 fn query(sql: &NamedSql) -> Query<'_> {

@@ -6,8 +6,8 @@ use std::{os::unix::fs::symlink, path::Path, process::Command};
 use daymend::{
     args,
     db::{ConnectOptions, Db, Mode, Query, Statement, code, connect, migrate},
-    recompute::stored,
-    rollup::source::{self, Locking},
+    recompute::stored::{self, Access},
+    rollup::source,
 };
 
 use crate::{
@@ -104,8 +104,8 @@ async fn refused(db: &Db, table: &str) -> Vec<String> {
         refused.extend(db.columns(Query::new("marks", *sql)).await.err().map(|_| (*sql).to_owned()));
     }
     for rollup in rollups().iter() {
-        refused.extend(source::check(db, rollup, Locking::Shared).await);
-        refused.extend(stored::check(db, rollup, Locking::Shared).await);
+        refused.extend(source::check(db, rollup).await);
+        refused.extend(stored::check(db, rollup, Access::Write).await);
     }
     db.close().await;
     refused

@@ -3,11 +3,8 @@
 
 use daymend::{
     db::{ConnectOptions, Dialect, Query, Statement, connect, repeat},
-    recompute::stored,
-    rollup::{
-        Rollups,
-        source::{self, Locking},
-    },
+    recompute::stored::{self, Access},
+    rollup::{Rollups, source},
 };
 
 use crate::{
@@ -48,7 +45,7 @@ async fn every_statement_prepares(engine: Engine) {
     }
     assert!(prepared > 30, "only {prepared} statements are registered");
     for rollup in Rollups::load(None).unwrap().iter() {
-        assert_eq!(source::check(&db.db, rollup, Locking::Shared).await, Vec::<String>::new());
-        assert_eq!(stored::check(&db.db, rollup, Locking::Shared).await, None);
+        assert_eq!(source::check(&db.db, rollup).await, Vec::<String>::new());
+        assert_eq!(stored::check(&db.db, rollup, Access::Write).await, None);
     }
 }

@@ -24,7 +24,8 @@ use crate::{
     audit::{self, Plan, PlanError, Sample, Scope, cause::Cause, report::Report},
     db::Db,
     output::bar::Bar,
-    rollup::{Rollup, source::Locking},
+    recompute::stored::Access,
+    rollup::Rollup,
     runs::RunState,
     scheduler::adhoc,
 };
@@ -141,7 +142,7 @@ impl AuditArgs {
             Some(url) => connect_to(url, 2).await?,
             None => global.connect_bare(2).await?,
         };
-        let problems = check_rollups(&reading, &rollups, Locking::None).await;
+        let problems = check_rollups(&reading, &rollups, Access::Read).await;
         if !problems.is_empty() {
             return Err(usage(format!("the database does not fit: {}", problems.join("; "))));
         }

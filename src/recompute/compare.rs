@@ -1,0 +1,136 @@
+//! Comparing the days of a lab with the source.
+
+use std::collections::BTreeSet;
+
+use chrono::NaiveDate;
+
+use super::{
+    RecomputeError, Target,
+    diff::{Difference, difference},
+    digest,
+    shrink::shrinking,
+    stored::{self, StoredRow},
+};
+use crate::{
+    calendar::Zone,
+    db::Tx,
+    rollup::{
+        Rollup,
+        aggregate::{DaySpan, Key},
+        source,
+    },
+};
+
+/// What a comparison compares.
+#[derive(Debug)]
+pub struct Sides {
+    /// The lab's time zone.
+    pub zone: Zone,
+    /// The rows that the source supports, in key order.
+    pub expected: Vec<(Key, u32)>,
+    /// The rows that are there.
+    pub stored: Vec<StoredRow>,
+}
+
+/// Reads both sides of the comparison.
+pub async fn read(tx: &mut Tx, rollup: &Rollup, target: Target) -> Result<Sides, RecomputeError> {
+    let zone = zone(tx, rollup, target.lab_id).await?;
+    let expected = expected(tx, rollup, target, zone).await?;
+    let stored = stored::read(tx, rollup, target.lab_id, (target.first, target.last)).await?;
+    Ok(Sides { zone, expected, stored })
+}
+
+/// What has to change on the days of `target`.
+pub(super) async fn look(tx: &mut Tx, rollup: &Rollup, target: Target) -> Result<Difference, RecomputeError> {
+    let lab_id = target.lab_id;
+    let zone = zone(tx, rollup, lab_id).await?;
+    let expected = expected(tx, rollup, target, zone).await?;
+    let Some(suspect) = suspect(tx, rollup, target, &expected).await? else {
+        return Ok(Difference::default());
+    };
+    let days = (suspect.first, suspect.last);
+    let stored = if suspect.is_stored { stored::read(tx, rollup, lab_id, days).await? } else { Vec::new() };
+    let found = difference(rollup, of_days(&expected, days), stored);
+    check_shrink(tx, rollup, target, zone, &expected, &found).await?;
+    Ok(found)
+}
+
+/// The days from the first to the last that may be wrong.
+struct Suspect {
+    first: NaiveDate,
+    last: NaiveDate,
+    /// Whether any of them may have stored rows.
+    is_stored: bool,
+}
+
+/// Which days may be wrong, by their digests; none where all are right.
+async fn suspect(
+    tx: &mut Tx,
+    rollup: &Rollup,
+    target: Target,
+    expected: &[(Key, u32)],
+) -> Result<Option<Suspect>, RecomputeError> {
+    let Target { first, last, .. } = target;
+    let Some(stored) = digest::stored(tx, rollup, target.lab_id, (first, last)).await? else {
+        return Ok(Some(Suspect { first, last, is_stored: true }));
+    };
+    let expected = digest::expected(rollup, expected);
+    let days: BTreeSet<NaiveDate> = expected.keys().chain(stored.keys()).copied().collect();
+    let mut wrong = days.into_iter().filter(|day| expected.get(day) != stored.get(day));
+    let Some(first) = wrong.next() else { return Ok(None) };
+    let last = wrong.next_back().unwrap_or(first);
+    Ok(Some(Suspect { first, last, is_stored: stored.range(first..=last).next().is_some() }))
+}
+
+/// Those of `rows`, which are in key order, that are of the days from `first` to `last`.
+fn of_days(rows: &[(Key, u32)], (first, last): (NaiveDate, NaiveDate)) -> &[(Key, u32)] {
+    let from = rows.partition_point(|(key, _)| key.day < first);
+    let until = rows.partition_point(|(key, _)| key.day <= last);
+    &rows[from..until]
+}
+
+async fn zone(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Zone, RecomputeError> {
+    let lab = source::lab(tx, rollup, lab_id).await?.ok_or(RecomputeError::NoSuchLab(lab_id))?;
+    lab.zone().map_err(|source| RecomputeError::Zone { lab_id, source })
+}
+
+/// Refuses a difference that takes too much of a day away.
+async fn check_shrink(
+    tx: &mut Tx,
+    rollup: &Rollup,
+    target: Target,
+    zone: Zone,
+    expected: &[(Key, u32)],
+    difference: &Difference,
+) -> Result<(), RecomputeError> {
+    // Days that are not over are expected to be empty.
+    let last = zone.yesterday(target.as_of);
+    if shrinking(expected, difference, last, target.max_shrink, |_| false).is_none() {
+        return Ok(());
+    }
+    let explained = self::expected(tx, &rollup.without_conditions(), target, zone).await?;
+    let is_explained = |row: &StoredRow| {
+        let event = rollup.events.iter().position(|event| event.name == row.event);
+        let key = event.zip(row.a).zip(row.b).map(|((event, a), b)| Key { day: row.day, a, b, event });
+        key.is_none_or(|key| explained.binary_search_by_key(&key, |(key, _)| *key).is_ok())
+    };
+    match shrinking(expected, difference, last, target.max_shrink, is_explained) {
+        Some(shrinking) => Err(shrinking.error(target.lab_id, target.max_shrink)),
+        None => Ok(()),
+    }
+}
+
+/// The rows that the source supports, in key order.
+async fn expected(tx: &mut Tx, rollup: &Rollup, target: Target, zone: Zone) -> Result<Vec<(Key, u32)>, RecomputeError> {
+    let lab_id = target.lab_id;
+    let last = target.last.min(zone.yesterday(target.as_of));
+    if last < target.first {
+        return Ok(Vec::new());
+    }
+    let days = DaySpan::new(zone, target.first, last);
+    let rows = source::count_facts(tx, rollup, lab_id, &days).await?.into_rows();
+    match rows.iter().find(|(_, count)| i32::try_from(*count).is_err()) {
+        Some((key, count)) => Err(RecomputeError::Overflow { lab_id, day: key.day, count: *count }),
+        None => Ok(rows),
+    }
+}

@@ -1,0 +1,94 @@
+//! Digests of days, by which the database tells that a day is right without sending its rows.
+//!
+//! A day's digest is the SHA-256 of its rows as text, in the order of the summary's unique key, made where
+//! the rows are; ours is made of the expected rows. Equal digests and numbers of rows: the day is right.
+//! Nothing is taken to be right that is not: a text that the server has cut short
+//! (`group_concat_max_len`, `max_allowed_packet`), rows in another order (a collation of its own, an index
+//! that is not there) or rows of other event types make another digest, and then the rows themselves are
+//! read. SQLite has no such function and needs none: its rows have no way to go.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use chrono::NaiveDate;
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    args,
+    db::{DbError, Dialect, Query, Tx},
+    rollup::{Rollup, Summary, aggregate::Key},
+};
+
+/// What stands for the rows of a day.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Digest {
+    /// How many rows there are.
+    pub rows: u64,
+    /// The SHA-256 of their text in hexadecimal, lower case; empty where there are none.
+    pub sha256: String,
+}
+
+/// The digests of a lab's days from `first` to `last` that have stored rows; none where the database
+/// cannot make any.
+pub async fn stored(
+    tx: &mut Tx,
+    rollup: &Rollup,
+    lab_id: i64,
+    (first, last): (NaiveDate, NaiveDate),
+) -> Result<Option<BTreeMap<NaiveDate, Digest>>, DbError> {
+    let Some(sql) = sql(&rollup.summary, tx.dialect()) else { return Ok(None) };
+    let mut digests = BTreeMap::new();
+    tx.for_each(Query::new("digest summary", sql), args![lab_id, first, last], |row| {
+        let rows = u64::try_from(row.int(1)?).unwrap_or_default();
+        digests.insert(row.date(0)?, Digest { rows, sha256: row.text_or_null(2)?.unwrap_or_default() });
+        Ok(())
+    })
+    .await?;
+    Ok(Some(digests))
+}
+
+/// The digests of the days that `rows`, in key order, are expected on.
+#[must_use]
+pub fn expected(rollup: &Rollup, rows: &[(Key, u32)]) -> BTreeMap<NaiveDate, Digest> {
+    let digests = rows.chunk_by(|(one, _), (other, _)| one.day == other.day).filter_map(|rows| {
+        let (first, _) = rows.first()?;
+        Some((first.day, digest(rollup, rows)))
+    });
+    digests.collect()
+}
+
+/// The digest of one day's rows.
+fn digest(rollup: &Rollup, rows: &[(Key, u32)]) -> Digest {
+    let mut text = String::with_capacity(rows.len() * 40);
+    let mut events = Vec::with_capacity(rollup.events.len());
+    for rows in rows.chunk_by(|(one, _), (other, _)| (one.a, one.b) == (other.a, other.b)) {
+        // The unique key sorts event types by their names.
+        events.clear();
+        events.extend(rows.iter().map(|(key, count)| (rollup.events[key.event].name.as_str(), key, *count)));
+        events.sort_unstable_by_key(|(name, ..)| *name);
+        for (name, key, count) in &events {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{} {} {name} {count},", key.a, key.b);
+        }
+    }
+    text.pop();
+    Digest { rows: rows.len() as u64, sha256: hex::encode(Sha256::digest(text)) }
+}
+
+/// The statement, where the database can do it.
+#[must_use]
+pub fn sql(s: &Summary, dialect: Dialect) -> Option<String> {
+    (dialect == Dialect::MySql).then(|| {
+        format!(
+            "-- daymend: digest summary\n\
+             SELECT {day}, COUNT(*), SHA2(GROUP_CONCAT({a}, ' ', {b}, ' ', {event}, ' ', {count}), 256) \
+             FROM {table} WHERE {lab} = ? AND {day} BETWEEN ? AND ? GROUP BY {day}",
+            day = s.day,
+            a = s.dimension_a,
+            b = s.dimension_b,
+            event = s.event,
+            count = s.count,
+            table = s.table,
+            lab = s.lab,
+        )
+    })
+}
