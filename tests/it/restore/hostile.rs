@@ -16,6 +16,7 @@ on_both! {
     a_reference_that_somebody_has_emptied_stays_empty;
     a_row_that_somebody_has_changed_is_not_taken_out;
     an_undo_that_is_through_is_no_error;
+    what_a_trigger_writes_meanwhile_keeps_no_reference_empty;
 }
 
 async fn one_table_alone_is_not_restored_blindly(engine: Engine) {
@@ -102,7 +103,7 @@ async fn a_row_that_somebody_has_changed_is_not_taken_out(engine: Engine) {
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2 AND name = 'married'").await, 1, "{report}");
     // What is in the way goes: the reference is somebody else's business by now.
     scene.db.execute("DELETE FROM teams WHERE id = 99", args![]).await;
-    let report = scene.json(0, &again);
+    let report = scene.json(3, &again);
     assert_eq!((&report["applied"]["filled"], &report["applied"]["changed"]), (&0.into(), &1.into()), "{report}");
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2 AND leads IS NULL").await, 1);
 }
@@ -145,4 +146,18 @@ async fn an_undo_that_is_through_is_no_error(engine: Engine) {
     assert!(scene.run(0, &["undo", &undo]).contains("was taken back before"));
     std::fs::remove_file(scene.path("undo.jsonl.undone")).unwrap();
     assert!(scene.run(2, &["undo", &undo]).contains("cannot be read"), "a file that never was");
+}
+
+async fn what_a_trigger_writes_meanwhile_keeps_no_reference_empty(engine: Engine) {
+    let case = super::taken_out::Case::new(engine, false).await;
+    let scene = &case.scene;
+    let write = "UPDATE members SET name = 'has a team' WHERE id = NEW.first_member";
+    let trigger = match engine {
+        Engine::Sqlite => format!("CREATE TRIGGER counts AFTER INSERT ON teams BEGIN {write}; END"),
+        Engine::MariaDb => format!("CREATE TRIGGER counts AFTER INSERT ON teams FOR EACH ROW {write}"),
+    };
+    scene.execute_all(&[trigger, "DELETE FROM teams".to_owned()]).await;
+    let report = case.restore(0);
+    assert_eq!((&report["applied"]["filled"], &report["applied"]["changed"]), (&2.into(), &0.into()), "{report}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM members WHERE leads = id * 10").await, 2);
 }

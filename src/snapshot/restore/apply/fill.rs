@@ -53,9 +53,14 @@ impl Apply<'_> {
         let key = std::slice::from_ref(&fill.key);
         let found = context.live.lookup(&mut tx, shape, &shape.key, key, true).await?;
         let Some(before) = found.into_iter().flatten().next() else { return Ok(true) };
-        if before != fill.row {
-            let is_empty = fill.values.iter().all(|(place, _)| before[*place] == Arg::Null);
-            self.done.changed += u64::from(is_empty);
+        let is_empty = fill.values.iter().all(|(place, _)| before[*place] == Arg::Null);
+        if !is_empty {
+            return Ok(true);
+        }
+        // Since this run has put it in, triggers may have written it; since another has, anybody.
+        let own = context.work.find(fill.table, key).await?.pop().flatten();
+        if before != fill.row && own.is_none_or(|candidate| candidate.state != State::Restored) {
+            self.done.changed += 1;
             return Ok(true);
         }
         let mut after = before.clone();
