@@ -51,6 +51,18 @@ pub(in crate::cli) struct Options {
 
 impl Options {
     pub(in crate::cli) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let mut done = self.file.clone().into_os_string();
+        done.push(".undone");
+        let done = PathBuf::from(done);
+        // As where a run was killed behind its last step.
+        if !self.file.exists() && done.exists() {
+            if global.json {
+                print_json(&json(&Undone::default()))?;
+            } else {
+                println!("{} was taken back before: see {}", self.file.display(), done.display());
+            }
+            return Ok(Exit::Ok.into());
+        }
         let mut reader = Reader::open(&self.file).map_err(|error| usage(chain(error.as_ref())))?;
         let header = reader.header.clone();
         let db = global.connect_bare(2).await?;
@@ -100,8 +112,6 @@ impl Options {
             print_json(&after.add_to(json(&undone)))?;
         }
         if undone.left.is_empty() {
-            let mut done = self.file.clone().into_os_string();
-            done.push(".undone");
             std::fs::rename(&self.file, done)?;
         }
         Ok(after.exit(exit).into())

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use rusqlite::{
-    Connection, ToSql, params,
+    Connection, OpenFlags, ToSql, params,
     types::{ToSqlOutput, ValueRef},
 };
 use tokio::sync::mpsc;
@@ -39,7 +39,9 @@ pub(crate) enum Message {
 
 /// Writes what arrives until nobody sends any more; the tables, with their hashes.
 pub(crate) fn write(path: &Path, mut messages: mpsc::Receiver<Message>) -> Result<Vec<TableCopy>, SnapshotError> {
-    let connection = Connection::open(path)?;
+    // One thread has it: SQLite need not lock anything for each value.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
     connection.execute_batch(PRAGMAS)?;
     connection
         .execute_batch(&format!("CREATE TABLE {TABLES} (name TEXT PRIMARY KEY, json TEXT NOT NULL) WITHOUT ROWID"))?;

@@ -68,8 +68,10 @@ pub struct Context {
     pub snapshot: Side,
     /// Where they are put.
     pub live: Side,
-    /// The tables, by number.
+    /// The tables, by number: all that both sides have.
     pub shapes: Vec<Shape>,
+    /// Whose rows are restored. Of the others is only asked what became of rows that these refer to.
+    pub chosen: Vec<bool>,
     /// What refers to what.
     pub links: Vec<Link>,
     /// By table, the columns that identify its rows, where that is declared.
@@ -83,7 +85,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// What a restore of those tables goes by; all tables of the snapshot where none is named.
+    /// What a restore of those tables goes by; of all tables of the snapshot where none is named.
     pub fn new(
         snapshot: Side,
         live: Side,
@@ -93,23 +95,27 @@ impl Context {
     ) -> Result<Self, String> {
         let mut remarks = Vec::new();
         let mut shapes = Vec::new();
+        let mut chosen = Vec::new();
         for (name, old) in &snapshot.tables {
-            if !tables.is_empty() && !tables.contains(name) {
-                continue;
-            }
+            let is_chosen = tables.is_empty() || tables.contains(name);
+            let mut remark = |text: String| {
+                if is_chosen {
+                    remarks.push(format!("table {name} {text}"));
+                }
+            };
             let Some(new) = live.tables.get(name) else {
-                remarks.push(format!("table {name} does not exist any more: none of its rows can be restored"));
+                remark("does not exist any more: none of its rows can be restored".to_owned());
                 continue;
             };
             let Some(shape) = Shape::new(old, new) else {
-                remarks.push(format!("table {name} has lost its key: none of its rows can be restored"));
+                remark("has lost its key: none of its rows can be restored".to_owned());
                 continue;
             };
             if !shape.lost.is_empty() {
-                let lost = shape.lost.join(", ");
-                remarks.push(format!("table {name} has no column {lost} any more: its values are not restored"));
+                remark(format!("has no column {} any more: its values are not restored", shape.lost.join(", ")));
             }
             shapes.push(shape);
+            chosen.push(is_chosen);
         }
         for shape in &shapes {
             add_foreign_keys(&mut relations, &live.tables[&shape.table]);
@@ -129,7 +135,18 @@ impl Context {
         let names: Vec<String> = shapes.iter().map(|shape| shape.table.clone()).collect();
         let references: Vec<Reference> = links.iter().map(|link| link.reference.clone()).collect();
         let groups = graph::order(&names, &references);
-        Ok(Self { snapshot, live, shapes, links, identities, groups, work, remarks })
+        Ok(Self { snapshot, live, shapes, chosen, links, identities, groups, work, remarks })
+    }
+
+    /// The tables whose rows are restored, and all that they refer to, however far up.
+    #[must_use]
+    pub fn judged(&self) -> Vec<bool> {
+        let mut judged = self.chosen.clone();
+        loop {
+            let found = self.links.iter().find(|link| judged[link.child] && !judged[link.parent]);
+            let Some(link) = found else { return judged };
+            judged[link.parent] = true;
+        }
     }
 
     /// The links of a table to its parents.

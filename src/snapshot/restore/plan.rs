@@ -37,7 +37,7 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
         snapshot: context.snapshot.db.begin(Mode::Snapshot).await?,
         live: context.live.db.begin(Mode::Snapshot).await?,
     };
-    for table in 0..context.shapes.len() {
+    for (table, _) in context.judged().iter().enumerate().filter(|(_, is_judged)| **is_judged) {
         find(context, &mut views, table, exclusions, remap).await?;
     }
     for _ in 0..context.shapes.len() + 2 {
@@ -50,6 +50,9 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
         if changed == 0 {
             break;
         }
+    }
+    for (table, _) in context.chosen.iter().enumerate().filter(|(_, is_chosen)| !**is_chosen) {
+        context.work.leave_out(table).await?;
     }
     settle_in(context, &mut views).await?;
     views.snapshot.commit().await?;
@@ -357,6 +360,7 @@ pub(super) fn why_not(context: &Context, table: usize, parent: &Candidate) -> Op
         State::Missing | State::Restored | State::Mapped => return None,
         State::Excluded => "was deleted on purpose",
         State::Deferred => "is deferred",
+        State::LeftOut => "is missing, and not of a --table that was asked for",
         State::TakenOver | State::Reused | State::Ambiguous => "is in quarantine",
     };
     Some((format!("its row of {name} {what}"), format!("{name} {}", cells::show_key(&parent.key))))

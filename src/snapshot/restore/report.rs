@@ -49,6 +49,7 @@ impl Report {
     /// Reads it from the working file, with so many samples a group.
     pub async fn read(context: &Context, samples: usize) -> Result<Self, SnapshotError> {
         let mut counts = context.work.counts().await?;
+        counts.retain(|count| context.chosen[count.table]);
         let order: Vec<usize> = context.groups.iter().flat_map(|group| group.tables.iter().copied()).collect();
         counts.sort_by_key(|count| (order.iter().position(|table| *table == count.table), count.state));
         let mut groups = Vec::new();

@@ -150,7 +150,7 @@ impl Undo {
                 Record::Fill { table, before, after } => {
                     (table, self.empty(tx, table, &before.0, &after.0, &mut done).await?)
                 }
-                Record::Days { .. } => continue,
+                Record::Days { .. } | Record::End => continue,
             };
             if let Some((key, why)) = result {
                 done.left.entry((table.clone(), why)).or_default().push(key);

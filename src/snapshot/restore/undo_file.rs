@@ -61,6 +61,8 @@ pub enum Record {
         /// The row after.
         after: Values,
     },
+    /// A run of the restore has come to its end: what is left empty above was left empty knowingly.
+    End,
     /// The days to recompute, written down before anything is undone.
     Days {
         /// Each lab's days.

@@ -35,10 +35,12 @@ pub enum State {
     Excluded,
     /// It cannot go in, for a reason that the database or its parents give.
     Deferred,
+    /// Nobody has asked for rows of its table.
+    LeftOut,
 }
 
 impl State {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Missing,
         Self::Restored,
         Self::Mapped,
@@ -47,6 +49,7 @@ impl State {
         Self::Ambiguous,
         Self::Excluded,
         Self::Deferred,
+        Self::LeftOut,
     ];
 
     /// The name in the working file and in reports.
@@ -61,6 +64,7 @@ impl State {
             Self::Ambiguous => "ambiguous",
             Self::Excluded => "excluded",
             Self::Deferred => "deferred",
+            Self::LeftOut => "left out",
         }
     }
 
@@ -99,8 +103,12 @@ pub struct Fill {
     pub table: usize,
     /// The row's key in the live database.
     pub key: Cells,
+    /// The row as it went in: one that is another by now is somebody else's business.
+    pub row: Cells,
     /// The places of the columns, and their values.
     pub values: Vec<(usize, Arg)>,
+    /// Whether the run that put it in has ended, and said that its references are empty.
+    pub is_known: bool,
 }
 
 /// How many candidates of a table are in a state for a reason.
@@ -116,12 +124,15 @@ pub struct Count {
     pub rows: i64,
 }
 
-const SCHEMA: [&str; 4] = [
+const SCHEMA: [&str; 6] = [
     "CREATE TABLE candidates (t INTEGER NOT NULL, n INTEGER NOT NULL, key TEXT NOT NULL, state TEXT NOT NULL,
         reason TEXT NOT NULL, detail TEXT NOT NULL, holder TEXT, PRIMARY KEY (t, n)) WITHOUT ROWID",
     "CREATE UNIQUE INDEX candidates_key ON candidates (t, key)",
     "CREATE INDEX candidates_state ON candidates (t, state, n)",
-    "CREATE TABLE fills (id INTEGER PRIMARY KEY, t INTEGER NOT NULL, key TEXT NOT NULL, row TEXT NOT NULL)",
+    "CREATE INDEX candidates_holder ON candidates (t, holder) WHERE holder IS NOT NULL",
+    "CREATE TABLE fills (id INTEGER PRIMARY KEY, t INTEGER NOT NULL, key TEXT NOT NULL, row TEXT NOT NULL,
+        later TEXT NOT NULL, known INTEGER NOT NULL)",
+    "CREATE UNIQUE INDEX fills_key ON fills (t, key)",
 ];
 
 const COLUMNS: &str = "n, key, state, reason, detail, holder";
@@ -231,6 +242,12 @@ impl Work {
         self.read(sql, args![table, state.name(), reason, limit]).await
     }
 
+    /// Nobody has asked for what is missing of a table.
+    pub async fn leave_out(&self, table: usize) -> Result<u64, DbError> {
+        let states = args![State::LeftOut.name(), table, State::Missing.name()];
+        self.run("UPDATE candidates SET state = ? WHERE t = ? AND state = ?", states).await
+    }
+
     /// Gives deferred rows another try.
     pub async fn retry(&self) -> Result<u64, DbError> {
         let states = args![State::Missing.name(), State::Deferred.name()];
@@ -277,33 +294,47 @@ impl Work {
         Ok(rows.iter().map(count).collect::<Result<_, sqlx::Error>>().map_err(named)?)
     }
 
-    /// Keeps in mind what has to be filled in.
+    /// Keeps in mind what has to be filled in; of a row that has come before, only this.
     pub async fn add_fills(&self, fills: &[Fill]) -> Result<(), DbError> {
         if fills.is_empty() {
             return Ok(());
         }
         let mut tx = self.db.begin(Mode::Write).await?;
         for fill in fills {
-            let row: Vec<(usize, serde_json::Value)> =
+            let later: Vec<(usize, serde_json::Value)> =
                 fill.values.iter().map(|(place, value)| (*place, cells::to_json(value))).collect();
-            let row = serde_json::to_string(&row).unwrap_or_default();
-            let sql = "INSERT INTO fills (t, key, row) VALUES (?, ?, ?)";
-            tx.execute(Query::new("restore fill", sql), args![fill.table, cells::encode(&fill.key), row]).await?;
+            let later = serde_json::to_string(&later).unwrap_or_default();
+            let (key, row) = (cells::encode(&fill.key), cells::encode(&fill.row));
+            let sql = "INSERT OR REPLACE INTO fills (t, key, row, later, known) VALUES (?, ?, ?, ?, ?)";
+            tx.execute(Query::new("restore fill", sql), args![fill.table, key, row, later, fill.is_known]).await?;
         }
         tx.commit().await
     }
 
+    /// The runs that have put these rows in have ended.
+    pub async fn all_fills_known(&self) -> Result<(), DbError> {
+        self.run("UPDATE fills SET known = 1", vec![]).await.map(drop)
+    }
+
     /// The next rows that have references to be filled in, each with its number.
     pub async fn fills(&self, after: i64) -> Result<Vec<(i64, Fill)>, SnapshotError> {
-        let sql = format!("SELECT id, t, key, row FROM fills WHERE id > ? ORDER BY id LIMIT {PAGE}");
+        let sql = format!("SELECT id, t, key, row, later, known FROM fills WHERE id > ? ORDER BY id LIMIT {PAGE}");
         let mut tx = self.db.begin(Mode::Snapshot).await?;
         let rows = tx.fetch_all(Query::new("restore fills", sql), args![after]).await?;
         tx.commit().await?;
         let fill = |row: &db::Row| {
-            let values: Vec<(usize, serde_json::Value)> = serde_json::from_str(&row.text(3)?).unwrap_or_default();
+            let values: Vec<(usize, serde_json::Value)> = serde_json::from_str(&row.text(4)?).unwrap_or_default();
             let values = values.iter().filter_map(|(place, value)| Some((*place, cells::from_json(value)?))).collect();
-            let key = cells::decode(&row.text(2)?).unwrap_or_default();
-            Ok((row.int(0)?, Fill { table: usize::try_from(row.int(1)?).unwrap_or(usize::MAX), key, values }))
+            let table = usize::try_from(row.int(1)?).unwrap_or(usize::MAX);
+            let (key, inserted) = (row.text(2)?, row.text(3)?);
+            let fill = Fill {
+                table,
+                key: cells::decode(&key).unwrap_or_default(),
+                row: cells::decode(&inserted).unwrap_or_default(),
+                values,
+                is_known: row.int(5)? != 0,
+            };
+            Ok((row.int(0)?, fill))
         };
         Ok(rows.iter().map(fill).collect::<Result<_, sqlx::Error>>().map_err(named)?)
     }
@@ -311,6 +342,11 @@ impl Work {
     /// Forgets what was filled in.
     pub async fn filled(&self, id: i64) -> Result<(), DbError> {
         self.run("DELETE FROM fills WHERE id = ?", args![id]).await.map(drop)
+    }
+
+    /// Forgets what was filled in of a row.
+    pub async fn forget_fill(&self, table: usize, key: &[Arg]) -> Result<(), DbError> {
+        self.run("DELETE FROM fills WHERE t = ? AND key = ?", args![table, cells::encode(key)]).await.map(drop)
     }
 
     async fn read(&self, sql: String, args: Vec<Arg>) -> Result<Vec<Candidate>, SnapshotError> {

@@ -16,6 +16,7 @@ on_both! {
     days_of_restored_facts_are_repaired_and_audited;
     an_audit_that_finds_drift_is_heard;
     without_wait_the_run_is_left_to_the_workers;
+    the_days_of_one_table_alone_are_repaired_too;
 }
 
 const NOW: &str = "2026-06-15T12:00:00Z";
@@ -129,4 +130,18 @@ async fn without_wait_the_run_is_left_to_the_workers(engine: Engine) {
     let args = command(&["restore"], &[&name, "--missing", "--table", "operation_historical_summary", "--now", NOW]);
     let plan = scene.json(3, &strs(&args));
     assert_eq!(super::rows(&plan, "missing")["operation_historical_summary"], 1, "{plan}");
+}
+
+/// The tests of bills that are still there: the days are the bills', which nobody has asked for.
+async fn the_days_of_one_table_alone_are_repaired_too(engine: Engine) {
+    let (scene, name) = lab(engine).await;
+    let sql =
+        "DELETE FROM labReportRelation WHERE billing_id IN (SELECT id FROM billing WHERE billTime < '2026-06-04')";
+    scene.execute_all(&[sql.to_owned()]).await;
+    repair(&scene).await;
+    let args = command(&["restore"], &[&name, "--missing", "--table", "labReportRelation", "--apply", "--now", NOW]);
+    let done = scene.json(0, &strs(&args));
+    assert!(done["days"]["labs"][0][1].as_array().is_some_and(|days| days.len() >= 2), "{done}");
+    scene.db.drain(NOW.parse().unwrap()).await;
+    assert_true(&scene).await;
 }

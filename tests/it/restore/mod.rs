@@ -2,9 +2,11 @@
 
 mod any_types;
 mod cases;
+mod hostile;
 mod kills;
 mod lab;
 mod property;
+mod size;
 mod story;
 mod taken_out;
 

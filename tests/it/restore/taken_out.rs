@@ -31,15 +31,15 @@ columns = 'leads'
 parent = 'teams'
 ";
 
-struct Case {
-    scene: Scene,
-    name: String,
-    relations: String,
+pub(super) struct Case {
+    pub(super) scene: Scene,
+    pub(super) name: String,
+    pub(super) relations: String,
 }
 
 impl Case {
     /// Two circles are gone, and another team holds the code of the second.
-    async fn new(engine: Engine, badges: bool) -> Self {
+    pub(super) async fn new(engine: Engine, badges: bool) -> Self {
         let scene = Scene::new(engine, &TABLES).await;
         let mut sql = vec![
             "INSERT INTO members VALUES (1, NULL, 'one'), (2, NULL, 'two'), (3, NULL, 'three')".to_owned(),
@@ -63,7 +63,7 @@ impl Case {
         Self { scene, name, relations }
     }
 
-    fn restore(&self, code: i32) -> serde_json::Value {
+    pub(super) fn restore(&self, code: i32) -> serde_json::Value {
         self.scene.json(code, &["restore", &self.name, "--missing", "--apply", "--relations", &self.relations])
     }
 }

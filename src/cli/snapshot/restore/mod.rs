@@ -194,7 +194,7 @@ impl Options {
             });
             print_json(&after.add_to(done))?;
         }
-        let all_back = report.rows(State::Deferred) == 0 && report.quarantined() == 0;
+        let all_back = report.rows(State::Deferred) == 0 && report.quarantined() == 0 && applied.changed == 0;
         let exit = if all_back { Exit::Ok } else { Exit::Drift };
         Ok(after.exit(exit).into())
     }

@@ -81,4 +81,10 @@ pub(super) fn applied(applied: &Applied, undo: &Path) {
         applied.passes,
         undo.display()
     );
+    if applied.changed > 0 {
+        println!(
+            "{} row(s) were changed since they were restored: their references stay as they are, empty",
+            applied.changed
+        );
+    }
 }

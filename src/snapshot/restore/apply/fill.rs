@@ -7,11 +7,14 @@ use crate::{
         SnapshotError,
         restore::{
             undo_file::{Record, Values},
-            work::{Fill, State},
+            work::{Candidate, Fill, State},
         },
         schema::quote,
     },
 };
+
+/// Why a row does not come back, or not for long.
+const CANNOT: &str = "a row that it refers to cannot be restored";
 
 impl Apply<'_> {
     /// Fills in the references whose rows are there now.
@@ -42,15 +45,22 @@ impl Apply<'_> {
         }
     }
 
-    /// Fills in the references of one row; whether that is done with.
+    /// Fills in the references of one row, unless somebody has written it since; whether that is done with.
     async fn fill_one(&mut self, fill: &Fill) -> anyhow::Result<bool> {
         let context = self.context;
         let shape = &context.shapes[fill.table];
         let mut tx = context.live.db.begin(Mode::Write).await?;
-        let found = context.live.lookup(&mut tx, shape, &shape.key, std::slice::from_ref(&fill.key), true).await?;
+        let key = std::slice::from_ref(&fill.key);
+        let found = context.live.lookup(&mut tx, shape, &shape.key, key, true).await?;
         let Some(before) = found.into_iter().flatten().next() else { return Ok(true) };
-        // Somebody has written it since.
-        if fill.values.iter().any(|(place, _)| before[*place] != Arg::Null) {
+        let is_empty = fill.values.iter().all(|(place, _)| before[*place] == Arg::Null);
+        if !is_empty {
+            return Ok(true);
+        }
+        // Since this run has put it in, triggers may have written it; since another has, anybody.
+        let own = context.work.find(fill.table, key).await?.pop().flatten();
+        if before != fill.row && own.is_none_or(|candidate| candidate.state != State::Restored) {
+            self.done.changed += 1;
             return Ok(true);
         }
         let mut after = before.clone();
@@ -74,7 +84,7 @@ impl Apply<'_> {
             }
             Err(_) => return Ok(false),
         }
-        let found = context.live.lookup(&mut tx, shape, &shape.key, std::slice::from_ref(&fill.key), false).await?;
+        let found = context.live.lookup(&mut tx, shape, &shape.key, key, false).await?;
         let after = found.into_iter().flatten().next().unwrap_or(after);
         self.undo.append(&[Record::Fill {
             table: shape.table.clone(),
@@ -94,7 +104,8 @@ impl Apply<'_> {
             let page = context.work.fills(after).await?;
             let Some((last, _)) = page.last() else { return Ok(out) };
             after = *last;
-            for (id, fill) in page {
+            // What a run before this one has left, and has said so, stays.
+            for (id, fill) in page.into_iter().filter(|(_, fill)| !fill.is_known) {
                 let mut failures = Failures::default();
                 let is_out = loop {
                     match self.take_out_one(&fill).await {
@@ -113,11 +124,17 @@ impl Apply<'_> {
                         out += 1;
                         self.done.inserted = self.done.inserted.saturating_sub(1);
                         candidate.state = State::Deferred;
-                        candidate.reason = "a row that it refers to cannot be restored".to_owned();
+                        candidate.reason = CANNOT.to_owned();
                     } else {
                         candidate.reason = "a reference of it is left empty, whose row cannot be restored".to_owned();
                     }
                     context.work.set(fill.table, &[candidate]).await?;
+                } else if is_out {
+                    // It was put in by a run that did not come to its end.
+                    let (state, reason) = (State::Deferred, CANNOT.to_owned());
+                    let candidate =
+                        Candidate { place: 0, key: fill.key, state, reason, detail: String::new(), holder: None };
+                    context.work.add(fill.table, &[candidate]).await?;
                 }
                 context.work.filled(id).await?;
             }
@@ -157,7 +174,7 @@ impl Apply<'_> {
         let found = context.live.lookup(tx, shape, &shape.key, std::slice::from_ref(&fill.key), true).await?;
         let Some(row) = found.into_iter().flatten().next() else { return Ok(false) };
         // Somebody has written it since.
-        if fill.values.iter().any(|(place, _)| row[*place] != Arg::Null) {
+        if row != fill.row {
             return Ok(true);
         }
         for link in context.links.iter().filter(|link| link.parent == fill.table) {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     db::{Dialect, Kind, Mode, Query},
-    snapshot::{SnapshotError, side::PAGE},
+    snapshot::{SnapshotError, cells::Cells, side::PAGE},
 };
 use ready::ready;
 pub use sql::database_error;
@@ -37,6 +37,8 @@ pub struct Applied {
     pub filled: u64,
     /// How often deferred rows were tried.
     pub passes: u32,
+    /// Rows with references still to be filled in, which somebody has changed since they went in: left alone.
+    pub changed: u64,
 }
 
 /// Restores what the plan says.
@@ -56,14 +58,29 @@ impl<'a> Apply<'a> {
         known: &mut Reader,
         progress: &'a mut (dyn FnMut(u64) + Send),
     ) -> anyhow::Result<Self> {
-        // The rows whose references were never filled in.
+        // The rows whose references were never filled in. Only the last thing that is written down may not
+        // have been committed: a reference that was filled in, and is empty now, was emptied by somebody.
+        let mut last_filled: Option<(usize, Cells)> = None;
         for start in (0..known.len()).step_by(PAGE) {
             for record in known.read(start..known.len().min(start + PAGE))? {
-                let Record::Insert { table, row, later, .. } = record else { continue };
-                let Some(number) = context.number(&table).filter(|_| !later.is_empty()) else { continue };
-                let key = context.shapes[number].key_of(&row.0);
-                let values = later.into_iter().map(|(place, value)| (place, value.0)).collect();
-                context.work.add_fills(&[Fill { table: number, key, values }]).await?;
+                if let Some((table, key)) = last_filled.take() {
+                    context.work.forget_fill(table, &key).await?;
+                }
+                match record {
+                    Record::Insert { table, row, later, .. } => {
+                        let Some(table) = context.number(&table).filter(|_| !later.is_empty()) else { continue };
+                        let values = later.into_iter().map(|(place, value)| (place, value.0)).collect();
+                        let key = context.shapes[table].key_of(&row.0);
+                        let fill = Fill { table, key, row: row.0, values, is_known: false };
+                        context.work.add_fills(&[fill]).await?;
+                    }
+                    Record::Fill { table, before, .. } => {
+                        last_filled =
+                            context.number(&table).map(|table| (table, context.shapes[table].key_of(&before.0)));
+                    }
+                    Record::End => context.work.all_fills_known().await?,
+                    Record::Days { .. } => {}
+                }
             }
         }
         Ok(Self { context, undo, done: Applied::default(), progress })
@@ -99,6 +116,7 @@ impl<'a> Apply<'a> {
         for table in 0..self.context.shapes.len() {
             self.give_up(table).await?;
         }
+        self.undo.append(&[Record::End])?;
         Ok(self.done)
     }
 
@@ -193,9 +211,10 @@ impl<'a> Apply<'a> {
         tx.commit().await?;
         let count = inserted.len() as u64;
         let mut fills = Vec::new();
-        for one in inserted {
-            if !one.later.is_empty() {
-                fills.push(Fill { table, key: shape.key_of(&one.row), values: one.later });
+        for (one, record) in inserted.into_iter().zip(records) {
+            if let (false, Record::Insert { row, .. }) = (one.later.is_empty(), record) {
+                let key = shape.key_of(&row.0);
+                fills.push(Fill { table, key, row: row.0, values: one.later, is_known: false });
             }
             settled.push(one.candidate);
         }

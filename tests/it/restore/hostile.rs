@@ -1,0 +1,163 @@
+//! What a person in a hurry does to a restore: parts of it, again and again, and edits in between.
+
+use daymend::{
+    args,
+    db::{Mode, Query},
+};
+
+use super::{Scene, rows};
+use crate::{
+    on_both,
+    support::{Engine, process::command},
+};
+
+on_both! {
+    one_table_alone_is_not_restored_blindly;
+    a_reference_that_somebody_has_emptied_stays_empty;
+    a_row_that_somebody_has_changed_is_not_taken_out;
+    an_undo_that_is_through_is_no_error;
+    what_a_trigger_writes_meanwhile_keeps_no_reference_empty;
+}
+
+async fn one_table_alone_is_not_restored_blindly(engine: Engine) {
+    let scene = Scene::new(
+        engine,
+        &[
+            "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, code VARCHAR(20) NULL UNIQUE)",
+            "CREATE TABLE pets (id BIGINT NOT NULL PRIMARY KEY, owner BIGINT NULL)",
+        ],
+    )
+    .await;
+    let relations = scene.file("r.toml", "[[reference]]\ntable = 'pets'\ncolumns = 'owner'\nparent = 'people'\n");
+    let sql =
+        ["INSERT INTO people VALUES (1, 'a'), (2, 'b'), (3, 'c')", "INSERT INTO pets VALUES (1, 1), (2, 2), (3, 3)"];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let name = scene.take().await.to_string();
+    // The second owner is entered again, and somebody else has got the old id.
+    let sql =
+        ["DELETE FROM pets", "DELETE FROM people WHERE id < 3", "INSERT INTO people VALUES (12, 'b'), (2, 'new')"];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let code = scene.file("code.toml", "[[identity]]\ntable = 'people'\ncolumns = 'code'\n");
+    let args =
+        ["restore", &name, "--missing", "--apply", "--table", "pets", "--relations", &relations, "--relations", &code];
+    let report = scene.json(3, &args);
+    assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 2").await, 12, "not somebody else's: {report}");
+    assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 3").await, 3);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE id = 1").await, 0, "its owner is not there");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE id = 1").await, 0, "nobody has asked for people");
+    assert_eq!(rows(&report, "deferred")["pets"], 1, "{report}");
+    assert_eq!(
+        report["report"]["groups"].as_array().unwrap().iter().filter(|group| group["table"] == "people").count(),
+        0
+    );
+    // The rest, with the same undo file; and all of it back.
+    let report =
+        scene.json(0, &["restore", &name, "--missing", "--apply", "--relations", &relations, "--relations", &code]);
+    assert_eq!(report["applied"]["inserted"], 2, "{report}");
+    assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 1").await, 1);
+    let undo = scene.path("undo.jsonl").display().to_string();
+    scene.json(0, &["undo", &undo, "--relations", &relations]);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 0);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM people").await, 3);
+}
+
+/// Each leads to the next one, and the last to the first.
+async fn circle(engine: Engine) -> (Scene, String) {
+    let table = "CREATE TABLE members (id BIGINT NOT NULL PRIMARY KEY, next BIGINT NULL, name VARCHAR(20) NULL,
+        FOREIGN KEY (next) REFERENCES members (id))";
+    let scene = Scene::new(engine, &[table]).await;
+    let sql = [
+        "INSERT INTO members VALUES (1, NULL, 'a'), (2, NULL, 'b'), (3, NULL, 'c')",
+        "UPDATE members SET next = id % 3 + 1",
+    ];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["UPDATE members SET next = NULL", "DELETE FROM members"].map(str::to_owned)).await;
+    (scene, name)
+}
+
+async fn a_reference_that_somebody_has_emptied_stays_empty(engine: Engine) {
+    let (scene, name) = circle(engine).await;
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(report["applied"]["inserted"], 3, "{report}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM members WHERE next = id % 3 + 1").await, 3);
+    // A week later somebody ends the circle, and the restore is run again for another reason.
+    scene.db.execute("UPDATE members SET next = NULL", args![]).await;
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(report["applied"]["filled"], 0, "{report}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM members WHERE next IS NULL").await, 3, "{report}");
+}
+
+/// A member went in with its reference left empty, is kept as others refer to it, and somebody writes it; later
+/// nobody refers to it any more.
+async fn a_row_that_somebody_has_changed_is_not_taken_out(engine: Engine) {
+    let case = super::taken_out::Case::new(engine, true).await;
+    case.restore(3);
+    let scene = &case.scene;
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2 AND leads IS NULL").await, 1);
+    let sql = ["UPDATE members SET name = 'married' WHERE id = 2", "DELETE FROM badges"];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let again =
+        ["restore", &case.name, "--missing", "--apply", "--relations", &case.relations, "--exclude", "badges:7"];
+    let report = scene.json(3, &again);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2 AND name = 'married'").await, 1, "{report}");
+    // What is in the way goes: the reference is somebody else's business by now.
+    scene.db.execute("DELETE FROM teams WHERE id = 99", args![]).await;
+    let report = scene.json(3, &again);
+    assert_eq!((&report["applied"]["filled"], &report["applied"]["changed"]), (&0.into(), &1.into()), "{report}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2 AND leads IS NULL").await, 1);
+}
+
+/// The row that has to be taken out is in somebody's hands: the restore tries again until it is through.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_cannot_be_taken_out_yet_is_tried_again() {
+    let case = super::taken_out::Case::new(Engine::MariaDb, false).await;
+    let scene = &case.scene;
+    // Time to take the row in hand, between its own transaction and the next.
+    let slow = "CREATE TRIGGER slow BEFORE INSERT ON teams FOR EACH ROW IF NEW.id = 20 THEN DO SLEEP(2); END IF";
+    scene.db.execute(slow, args![]).await;
+    let args = scene.args(&["restore", &case.name, "--missing", "--apply", "--relations", &case.relations]);
+    let mut restore = command(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    let restore = tokio::task::spawn_blocking(move || restore.output().expect("daymend runs"));
+    crate::support::wait_until("the member to be in", std::time::Duration::from_secs(30), async || {
+        scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2").await == 1
+    })
+    .await;
+    // A reader's lock: it lets the reference be looked at, and the row not be deleted.
+    let mut held = scene.db.admin.begin(Mode::Write).await.unwrap();
+    let read = "SELECT id FROM members WHERE id = 2 LOCK IN SHARE MODE";
+    assert_eq!(held.fetch_all(Query::new("test", read), args![]).await.unwrap().len(), 1);
+    // Longer than a statement waits for a lock.
+    tokio::time::sleep(std::time::Duration::from_secs(9)).await;
+    assert!(!restore.is_finished(), "it is in nobody's hands: {:?}", restore.await);
+    held.commit().await.unwrap();
+    let output = restore.await.unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2").await, 0);
+}
+
+/// As one that was killed between its last step and its end is run again.
+async fn an_undo_that_is_through_is_no_error(engine: Engine) {
+    let (scene, name) = circle(engine).await;
+    scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    let undo = scene.path("undo.jsonl").display().to_string();
+    assert_eq!(scene.json(0, &["undo", &undo])["removed"], 3);
+    assert_eq!(scene.json(0, &["undo", &undo])["removed"], 0);
+    assert!(scene.run(0, &["undo", &undo]).contains("was taken back before"));
+    std::fs::remove_file(scene.path("undo.jsonl.undone")).unwrap();
+    assert!(scene.run(2, &["undo", &undo]).contains("cannot be read"), "a file that never was");
+}
+
+async fn what_a_trigger_writes_meanwhile_keeps_no_reference_empty(engine: Engine) {
+    let case = super::taken_out::Case::new(engine, false).await;
+    let scene = &case.scene;
+    let write = "UPDATE members SET name = 'has a team' WHERE id = NEW.first_member";
+    let trigger = match engine {
+        Engine::Sqlite => format!("CREATE TRIGGER counts AFTER INSERT ON teams BEGIN {write}; END"),
+        Engine::MariaDb => format!("CREATE TRIGGER counts AFTER INSERT ON teams FOR EACH ROW {write}"),
+    };
+    scene.execute_all(&[trigger, "DELETE FROM teams".to_owned()]).await;
+    let report = case.restore(0);
+    assert_eq!((&report["applied"]["filled"], &report["applied"]["changed"]), (&2.into(), &0.into()), "{report}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM members WHERE leads = id * 10").await, 2);
+}
