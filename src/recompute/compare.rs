@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use chrono::NaiveDate;
 
 use super::{
-    RecomputeError, Target,
+    RecomputeError, Streak, Target,
     diff::{Difference, difference},
     digest,
     shrink::shrinking,
@@ -41,16 +41,24 @@ pub async fn read(tx: &mut Tx, rollup: &Rollup, target: Target) -> Result<Sides,
 }
 
 /// What has to change on the days of `target`.
-pub(super) async fn look(tx: &mut Tx, rollup: &Rollup, target: Target) -> Result<Difference, RecomputeError> {
+pub(super) async fn look(
+    tx: &mut Tx,
+    rollup: &Rollup,
+    target: Target,
+    streak: &Streak,
+) -> Result<Difference, RecomputeError> {
     let lab_id = target.lab_id;
     let zone = zone(tx, rollup, lab_id).await?;
     let expected = expected(tx, rollup, target, zone).await?;
-    let Some(suspect) = suspect(tx, rollup, target, &expected).await? else {
+    let suspect =
+        if streak.is_wrong() { Some(Suspect::all(target)) } else { suspect(tx, rollup, target, &expected).await? };
+    let Some(suspect) = suspect else {
         return Ok(Difference::default());
     };
     let days = (suspect.first, suspect.last);
     let stored = if suspect.is_stored { stored::read(tx, rollup, lab_id, days).await? } else { Vec::new() };
     let found = difference(rollup, of_days(&expected, days), stored);
+    streak.goes_on(&found);
     check_shrink(tx, rollup, target, zone, &expected, &found).await?;
     Ok(found)
 }
@@ -63,6 +71,12 @@ struct Suspect {
     is_stored: bool,
 }
 
+impl Suspect {
+    fn all(target: Target) -> Self {
+        Self { first: target.first, last: target.last, is_stored: true }
+    }
+}
+
 /// Which days may be wrong, by their digests; none where all are right.
 async fn suspect(
     tx: &mut Tx,
@@ -70,9 +84,8 @@ async fn suspect(
     target: Target,
     expected: &[(Key, u32)],
 ) -> Result<Option<Suspect>, RecomputeError> {
-    let Target { first, last, .. } = target;
-    let Some(stored) = digest::stored(tx, rollup, target.lab_id, (first, last)).await? else {
-        return Ok(Some(Suspect { first, last, is_stored: true }));
+    let Some(stored) = digest::stored(tx, rollup, target.lab_id, (target.first, target.last)).await? else {
+        return Ok(Some(Suspect::all(target)));
     };
     let expected = digest::expected(rollup, expected);
     let days: BTreeSet<NaiveDate> = expected.keys().chain(stored.keys()).copied().collect();

@@ -32,7 +32,10 @@ pub mod digest;
 pub mod shrink;
 pub mod stored;
 
-use std::future::Future;
+use std::{
+    future::Future,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use chrono::{DateTime, NaiveDate, Utc};
 
@@ -143,6 +146,7 @@ pub async fn recompute<'a, F, S>(
     db: &'a Db,
     rollup: &'a Rollup,
     target: Target,
+    streak: &'a Streak,
     settle: S,
 ) -> Result<Difference, RecomputeError>
 where
@@ -151,7 +155,7 @@ where
 {
     crate::db::retry("correct", || async {
         let mut look = db.begin(Mode::Snapshot).await?;
-        let found = compare::look(&mut look, rollup, target).await?;
+        let found = compare::look(&mut look, rollup, target, streak).await?;
         look.commit().await?;
         if found.is_empty() {
             return Ok(found);
@@ -163,6 +167,21 @@ where
         Ok(found)
     })
     .await
+}
+
+/// Whether the last days had wrong rows, so that the next are likely to have some as well: then their
+/// rows are read at once, without asking for digests first. Shared by the recomputes of a worker.
+#[derive(Debug, Default)]
+pub struct Streak(AtomicBool);
+
+impl Streak {
+    fn is_wrong(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn goes_on(&self, found: &Difference) {
+        self.0.store(!found.update.is_empty() || !found.delete.is_empty(), Ordering::Relaxed);
+    }
 }
 
 /// The part of a difference that falls on `day`.

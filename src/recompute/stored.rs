@@ -13,9 +13,13 @@ use crate::{
     rollup::{Rollup, Summary, aggregate::Key},
 };
 
-/// How many rows one statement writes at most: 6 parameters a row stay far below the limits
-/// of 65,535 (MySQL) and 32,766 (SQLite).
+/// How many rows one statement updates or deletes at most.
 const ROWS_A_STATEMENT_MAX: usize = 500;
+
+/// How many rows one statement inserts at most: 6 parameters a row stay below the limits of 65,535
+/// (MySQL) and 32,766 (SQLite). Few statements, because each but the first asks for the AUTO-INC lock
+/// while rows are locked.
+const ROWS_AN_INSERT_MAX: usize = 2_000;
 
 /// What stands for a count of NULL, which a site's table may allow: wrong, whatever is expected.
 const NO_COUNT: i64 = -1;
@@ -187,7 +191,7 @@ async fn lock(tx: &mut Tx, s: &Summary, difference: &Difference) -> Result<(), D
 
 /// Inserts rows, in key order.
 async fn insert(tx: &mut Tx, rollup: &Rollup, lab_id: i64, rows: &[(Key, u32)]) -> Result<(), DbError> {
-    for rows in rows.chunks(ROWS_A_STATEMENT_MAX) {
+    for rows in rows.chunks(ROWS_AN_INSERT_MAX) {
         let args = rows
             .iter()
             .flat_map(|(key, count)| {

@@ -261,7 +261,7 @@ async fn recompute_and_settle(
     let worker_id = session.worker_id;
     let jobs = &jobs;
     let db = session.db.with_limit(session.config.job_timeout);
-    let difference = recompute::recompute(&db, rollup, target, |mut tx, difference| async move {
+    let difference = recompute::recompute(&db, rollup, target, &session.streak, |mut tx, difference| async move {
         for job in jobs {
             let changes = recompute::changes_of(&difference, job.day);
             if settle::complete(&mut tx, worker_id, &[job], changes).await? != 1 {

@@ -40,6 +40,7 @@ use crate::{
     health::Pulse,
     metrics::{self, catalogue::LEASES_LOST},
     queue::{lease, settle},
+    recompute::Streak,
     rollup::Rollups,
 };
 
@@ -92,6 +93,7 @@ struct Session {
     /// How many units are being worked on, and how many jobs are held.
     busy: AtomicUsize,
     held: AtomicUsize,
+    streak: Streak,
 }
 
 impl Session {
@@ -153,6 +155,7 @@ pub async fn run(
             room: Arc::new(Semaphore::new(fetch::ROOM_MAX)),
             busy: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
+            streak: Streak::default(),
         });
         tracing::info!(worker = worker_id, name = config.name, "worker registered");
         pulse.beat();

@@ -12,6 +12,7 @@ mod audit_standing;
 mod calendar;
 mod cli;
 mod dashboards;
+mod digest;
 mod dirty;
 mod dirty_catalogue;
 mod doctor;
