@@ -5,18 +5,19 @@ import os
 import pathlib
 import platform
 
-from . import data, incumbent, set_based
-from .daymend import BINARY, Daymend, fingerprint, timed
+from . import daymend, data, incumbent, set_based
+from .daymend import Daymend, fingerprint, timed
 from .report import Item, table
 from .server import SETTINGS, Server, rows
 from .writers import Writers, percentile
 
-ITEMS = ["rebuild", "right", "nightly", "writers", "growth"]
+ITEMS = ["rebuild", "right", "nightly", "writers", "growth-days", "growth-labs"]
 LAB, ZONE = 1, data.ZONES[0]
 
 
 def main() -> None:
     options = arguments()
+    daymend.BINARY = options.binary.resolve()
     server = Server(pathlib.Path(__file__).parents[2] / "target/bench-data")
     try:
         print(machine(server), flush=True)
@@ -36,11 +37,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--days", type=int, default=1096, help="of history, at 300 bills a day and lab")
     parser.add_argument("--labs", type=int, default=1000, help="of the nightly repair")
     parser.add_argument("--sqlmesh", action="store_true", help="let SQLMesh restate the days as well")
-    parser.add_argument("--short", action="store_true", help="two rounds of 60 days and 60 labs: shows that all of it runs")
+    parser.add_argument("--binary", type=pathlib.Path, default=daymend.BINARY, help="of daymend")
+    parser.add_argument("--short", action="store_true", help="one round of 14 days and 9 labs: shows that all of it runs")
     options = parser.parse_args()
     options.items = options.items or ITEMS
     if options.short:
-        options.rounds, options.days, options.labs = 2, 60, 60
+        options.rounds, options.days, options.labs = 1, 14, 9
     return options
 
 
@@ -48,7 +50,7 @@ def machine(server: Server) -> str:
     version = rows(server.connect("mysql"), "SELECT VERSION()")[0][0]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     settings = ", ".join(f"{name}={value}" for name, value in SETTINGS.items())
-    size = BINARY.stat().st_size / 2**20
+    size = daymend.BINARY.stat().st_size / 2**20
     return (
         f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}; MariaDB {version} ({settings}); "
         f"daymend {size:.1f} MiB; load {os.getloadavg()[0]:.1f} at the start\n"
@@ -68,9 +70,7 @@ def rebuild(server, database, ours, options) -> Item:
     for _ in range(options.rounds):
         for name, way in ways.items():
             ours.forget()
-            if name == "incumbent" and right is not None:
-                pass  # what the last one left is what it has to DELETE
-            else:
+            if name != "incumbent":  # which has to DELETE what daymend has left
                 rows(database, "TRUNCATE TABLE operation_historical_summary")
             server.settle(database)
             took[name].append(1000 * timed(way) / options.days)
@@ -87,7 +87,7 @@ def rebuild(server, database, ours, options) -> Item:
 
         took["SQLMesh"], note = sqlmesh_rival.rebuild(server, "three_labs", LAB, ZONE, first, last, options.rounds, right)
         notes.append(note)
-    return Item(f"Rebuild from empty: one lab, {options.days} days, two workers", options.days, took, notes)
+    return Item(f"Rebuild from empty: one lab, {options.days} days, two workers", "day", took, notes)
 
 
 def right(server, database, ours, options) -> Item:
@@ -109,34 +109,38 @@ def right(server, database, ours, options) -> Item:
             took[name].append(1000 * timed(way) / days)
             if name == "daymend" and ours.rows_written() != 0:
                 raise SystemExit("daymend wrote rows that were right already")
-    return Item(f"Re-repair of {days} days that are right", days, took, ["daymend wrote no row."])
+    return Item(f"Re-repair of {days} days that are right", "day", took, ["daymend wrote no row."])
 
 
-def nightly(server, database, ours, options, labs=None, rivals=True) -> Item:
+def nightly(server, database, ours, options) -> Item:
     """Yesterday, for many labs whose summary is 99 % right."""
-    labs = labs or options.labs
-    database = data.create(server, "many_labs", labs, 1)
+    database = data.create(server, "many_labs", options.labs, 1)
     incumbent.install(database)
-    ours = Daymend(server, "many_labs")
+    rivals = {"incumbent": lambda: rows(database, f"CALL summary_nightly('{data.LAST}')")}
+    took, held = damaged(server, "many_labs", database, options, rivals)
+    took = {name: [1000 * seconds / options.labs for seconds in rounds] for name, rounds in took.items()}
+    title = f"Nightly repair of one day for {options.labs:,} labs, 99 % right"
+    return Item(title, "lab", took, [f"{held:,} rows, of which one in a hundred is wrong each time."])
+
+
+def damaged(server, name, database, options, rivals) -> tuple[dict[str, list[float]], int]:
+    """Seconds that each takes to repair every hundredth row, round by round; how many rows there are."""
+    ours = Daymend(server, name)
     ours.repair(data.LAST, data.LAST)
-    rows(database, "CREATE TABLE right_rows AS SELECT * FROM operation_historical_summary")
+    rows(database, "ANALYZE TABLE operation_historical_summary")
     wanted = fingerprint(database)
-    ways = {"daymend": lambda: ours.repair(data.LAST, data.LAST)}
-    if rivals:
-        ways["incumbent"] = lambda: rows(database, f"CALL summary_nightly('{data.LAST}')")
-    took = {name: [] for name in ways}
-    for _ in range(options.rounds):
-        for name, way in ways.items():
+    ways = {"daymend": lambda: ours.repair(data.LAST, data.LAST), **rivals}
+    took = {way: [] for way in ways}
+    for place in range(options.rounds):
+        for way, repair in ways.items():
             ours.forget()
-            rows(database, "TRUNCATE TABLE operation_historical_summary")
-            rows(database, "INSERT INTO operation_historical_summary SELECT * FROM right_rows")
-            rows(database, "UPDATE operation_historical_summary SET event_count = event_count + 1 WHERE id % 100 = 0")
-            rows(database, "ANALYZE TABLE operation_historical_summary")
+            wrong = f"SET event_count = event_count + 1 WHERE id % 100 = {place}"
+            rows(database, f"UPDATE operation_historical_summary {wrong}")
             server.settle(database)
-            took[name].append(1000 * timed(way) / labs)
+            took[way].append(timed(repair))
             if fingerprint(database) != wanted:
-                raise SystemExit(f"{name} left something wrong")
-    return Item(f"Nightly repair of one day for {labs:,} labs, 99 % right", labs, took, [f"{wanted[0]:,} rows."])
+                raise SystemExit(f"{way} left something wrong")
+    return took, wanted[0]
 
 
 def writers(server, database, ours, options) -> Item:
@@ -159,32 +163,46 @@ def writers(server, database, ours, options) -> Item:
     for name, rounds in [("daymend off", alone), ("beside the rebuild", beside)]:
         p50, p99, longest = (sorted(percentile(r, p) for r in rounds)[len(rounds) // 2] for p in (50, 99, 100))
         notes.append(f"| {name} | {p50:.2f} | {p99:.2f} | {longest:.1f} |")
-    return Item("Writers beside a rebuild from empty", options.days, took, notes)
+    return Item("Writers beside a rebuild from empty", "day", took, notes)
 
 
-def growth(server, database, ours, options) -> Item:
-    """daymend alone: the time a day must not grow with the history, nor with the labs."""
+def growth_of_days(server, database, ours, options) -> Item:
+    """daymend alone: the time a day must not grow with the history."""
     took = {}
     for years in [1, 3, 10]:
         days = max(10, options.days * years // 3)
         database = data.create(server, "years", 1, days)
         ours = Daymend(server, "years")
-        name = "daymend" if not took else f"{days} days"
-        took[name] = []
+        took[f"{days:,} days"] = rounds = []
         for _ in range(options.rounds):
             rows(database, "TRUNCATE TABLE operation_historical_summary")
             ours.forget()
             server.settle(database)
-            took[name].append(1000 * timed(lambda: ours.repair(data.first(days), data.LAST, LAB)) / days)
-        rows(database, "DROP DATABASE years")
-    notes = [f"The first line is {max(10, options.days // 3)} days. Then nightly repairs:", ""]
-    for factor in [10, 1]:
-        item = nightly(server, database, ours, options, max(10, options.labs // factor), rivals=False)
-        notes.append(table(item))
-    return Item("Growth: rebuild from empty", options.days, took, notes)
+            rounds.append(1000 * timed(lambda: ours.repair(data.first(days), data.LAST, LAB)) / days)
+    rows(database, "DROP DATABASE years")
+    return Item("Growth with the history: rebuild from empty", "day", took, [])
 
 
-WORK = {"rebuild": rebuild, "right": right, "nightly": nightly, "writers": writers, "growth": growth}
+def growth_of_labs(server, database, ours, options) -> Item:
+    """daymend alone: the time a lab must not grow with their number."""
+    took = {}
+    for factor in [0.1, 1, 10]:
+        labs = max(5, int(options.labs * factor))
+        database = data.create(server, "more_labs", labs, 1, bills_a_day=30)
+        seconds, _ = damaged(server, "more_labs", database, options, {})
+        took[f"{labs:,} labs"] = [1000 * round / labs for round in seconds["daymend"]]
+    rows(database, "DROP DATABASE more_labs")
+    return Item("Growth with the labs: nightly repair, 30 bills a lab", "lab", took, [])
+
+
+WORK = {
+    "rebuild": rebuild,
+    "right": right,
+    "nightly": nightly,
+    "writers": writers,
+    "growth-days": growth_of_days,
+    "growth-labs": growth_of_labs,
+}
 
 if __name__ == "__main__":
     main()

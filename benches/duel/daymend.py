@@ -16,8 +16,8 @@ QUEUE = ["daymend_jobs", "daymend_runs", "daymend_attempts", "daymend_workers", 
 
 
 class Daymend:
-    def __init__(self, server: Server, database: str, binary: pathlib.Path = BINARY):
-        self.binary, self.database = binary, database
+    def __init__(self, server: Server, database: str, binary: pathlib.Path | None = None):
+        self.binary = binary or BINARY
         self.connection = server.connect(database)
         self.environment = {**os.environ, "DAYMEND_DATABASE_URL": server.url(database)}
         self._run("migrate")
