@@ -13,6 +13,7 @@ SETTINGS = {
     "innodb-buffer-pool-size": "2G",
     "innodb-log-file-size": "1G",
     "innodb-flush-log-at-trx-commit": "1",
+    "innodb-io-capacity": "2000",
     "max-connections": "100",
 }
 

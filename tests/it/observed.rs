@@ -65,10 +65,11 @@ async fn busy_installation() -> TestDb {
     db
 }
 
-/// A user's transaction that keeps a lab's bills locked, so that workers run into it.
-async fn lock_bills(db: &TestDb) -> Tx {
+/// A transaction that keeps a lab's wrong rows locked, as a delta trigger would, so that workers run into it.
+async fn lock_rows(db: &TestDb) -> Tx {
     let mut user = db.admin.begin(Mode::Write).await.unwrap();
-    let sql = Query::new("user", "UPDATE billing SET isCancelled = 1 - isCancelled WHERE lab_id = 3");
+    let sql =
+        Query::new("user", "UPDATE operation_historical_summary SET event_count = event_count + 1 WHERE lab_id = 3");
     user.execute(sql, args![]).await.unwrap();
     user
 }
@@ -76,7 +77,7 @@ async fn lock_bills(db: &TestDb) -> Tx {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_panel_and_rule_finds_data_and_no_alert_fires_beside_a_rebuild() {
     let db = busy_installation().await;
-    let user = lock_bills(&db).await;
+    let user = lock_rows(&db).await;
     // So that the rebuild takes longer than the test.
     let proxy = Proxy::start(server::shared_port()).await;
     proxy.set(Weather::Slow(Duration::from_millis(20)));

@@ -155,13 +155,18 @@ async fn a_lock_that_somebody_else_holds_uses_up_no_attempt(engine: Engine) {
     db.add_lab(LAB.0, Some(LAB.1.name())).await;
     db.fill_lab(LAB.0, "2026-06-01".parse().unwrap(), 5, 5).await;
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02", "--to", "2026-06-03", "--lab", "1"]);
-    // A user's transaction, open for longer than a lock is waited for (MySQL's 1205, SQLite's BUSY).
+    db.add_summary_row(1, "2026-06-02", 1, 0, "branch_bill", 77).await;
+    // A transaction, open for longer than a lock is waited for (MySQL's 1205, SQLite's BUSY).
     let mut user = db.admin.begin(Mode::Write).await.unwrap();
-    let sql = daymend::db::Query::new("user", "UPDATE billing SET isCancelled = 1 - isCancelled WHERE lab_id = 1");
+    let sql = daymend::db::Query::new(
+        "user",
+        "UPDATE operation_historical_summary SET event_count = event_count + 1 WHERE lab_id = 1",
+    );
     user.execute(sql, args![]).await.unwrap();
     let _worker = Process::start(&db, &["--now", NOW, "worker"]);
     tokio::time::sleep(Duration::from_secs(6)).await;
-    assert_eq!(completed(&db).await, 0, "the days wait for the user");
+    let done = "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed' AND day = '2026-06-02'";
+    assert_eq!(db.number(done).await, 0, "the day waits for the row");
     user.commit().await.unwrap();
     wait_until("the days to be done", LIMIT, async || completed(&db).await == 2).await;
     assert_eq!(db.number("SELECT MAX(attempt) FROM daymend_jobs").await, 1);
