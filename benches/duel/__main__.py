@@ -7,7 +7,7 @@ import platform
 
 from . import daymend, data, incumbent, set_based
 from .daymend import Daymend, fingerprint, timed
-from .report import Item, table
+from .report import Item, progress, table
 from .server import SETTINGS, Server, rows
 from .writers import Writers, percentile
 
@@ -74,6 +74,7 @@ def rebuild(server, database, ours, options) -> Item:
                 rows(database, "TRUNCATE TABLE operation_historical_summary")
             server.settle(database)
             took[name].append(1000 * timed(way) / options.days)
+            progress("rebuild", name, took[name])
             if name == "its SELECT alone":
                 continue
             left = fingerprint(database)
@@ -107,6 +108,7 @@ def right(server, database, ours, options) -> Item:
             ours.forget()
             server.settle(database)
             took[name].append(1000 * timed(way) / days)
+            progress("right", name, took[name])
             if name == "daymend" and ours.rows_written() != 0:
                 raise SystemExit("daymend wrote rows that were right already")
     return Item(f"Re-repair of {days} days that are right", "day", took, ["daymend wrote no row."])
@@ -138,6 +140,7 @@ def damaged(server, name, database, options, rivals) -> tuple[dict[str, list[flo
             rows(database, f"UPDATE operation_historical_summary {wrong}")
             server.settle(database)
             took[way].append(timed(repair))
+            progress(f"repair of {name}, seconds", way, took[way])
             if fingerprint(database) != wanted:
                 raise SystemExit(f"{way} left something wrong")
     return took, wanted[0]
@@ -155,7 +158,8 @@ def writers(server, database, ours, options) -> Item:
         ours.enqueue(first, last, LAB)
         server.settle(database)
         users = Writers(server, "three_labs", LAB, bills)
-        took["daymend"].append(1000 * timed(lambda: ours.work()) / options.days)
+        took["daymend"].append(1000 * timed(ours.work) / options.days)
+        progress("writers", "daymend", took["daymend"])
         beside.append(users.stop())
         users = Writers(server, "three_labs", LAB, bills)
         users.stopping.wait(took["daymend"][-1] * options.days / 1000)
@@ -179,6 +183,7 @@ def growth_of_days(server, database, ours, options) -> Item:
             ours.forget()
             server.settle(database)
             rounds.append(1000 * timed(lambda: ours.repair(data.first(days), data.LAST, LAB)) / days)
+            progress("growth", f"{days} days", rounds)
     rows(database, "DROP DATABASE years")
     return Item("Growth with the history: rebuild from empty", "day", took, [])
 

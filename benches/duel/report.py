@@ -1,6 +1,7 @@
 """Medians, ratios and tables."""
 
 import statistics
+import sys
 from typing import NamedTuple
 
 
@@ -22,3 +23,8 @@ def table(item: Item) -> str:
         ratio = statistics.median(theirs / own for theirs, own in zip(took, ours))
         lines.append(f"| {name} | {statistics.median(took):.2f} | {min(took):.2f} | {max(took):.2f} | {ratio:.2f} |")
     return "\n".join([*lines, "", *item.notes, ""])
+
+
+def progress(item: str, name: str, took: list[float]) -> None:
+    """A line to whoever waits, after each measurement."""
+    print(f"{item}, round {len(took)}: {name} {took[-1]:.2f}", file=sys.stderr, flush=True)
