@@ -1,6 +1,7 @@
 """A private MariaDB server: durable settings, a 2 GiB buffer pool. It ends with this process."""
 
 import contextlib
+import getpass
 import pathlib
 import shutil
 import socket
@@ -26,14 +27,14 @@ class Server:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         install = ["mariadb-install-db", "--no-defaults", "--auth-root-authentication-method=normal"]
-        subprocess.run([*install, "--user=root", f"--datadir={directory}/data"], check=True, capture_output=True)
+        subprocess.run([*install, f"--user={getpass.getuser()}", f"--datadir={directory}/data"], check=True, capture_output=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         options = [f"--{name}={value}" for name, value in SETTINGS.items()]
         self.process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", shutil.which("mariadbd", path="/usr/sbin:/usr/bin"), "--no-defaults"]
-            + ["--user=root", "--skip-log-bin", "--bind-address=127.0.0.1", f"--port={self.port}"]
+            + [f"--user={getpass.getuser()}", "--skip-log-bin", "--bind-address=127.0.0.1", f"--port={self.port}"]
             + [f"--datadir={directory}/data", f"--socket={directory}/socket", f"--log-error={directory}/log"]
             + options
         )
