@@ -34,7 +34,8 @@ GRANT CREATE ON `lab`.operation_event_log TO daymend_migrate@'%';
 GRANT CREATE ON `lab`.crelio_data_migrations TO daymend_migrate@'%';
 
 -- Everything else that daymend does. What the SELECTs of jobs/ read of the lab system, by column: no
--- name and no result of a patient.
+-- name and no result of a patient. LOCK IN SHARE MODE asks for no more (MySQL before 8.0.22 does:
+-- see README.md).
 
 GRANT SELECT (id, labTimeZone, historicalViewEnabled) ON `lab`.labs TO daymend@'%';
 GRANT SELECT (id, lab_id, billTime, isCancelled) ON `lab`.billing TO daymend@'%';

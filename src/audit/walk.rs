@@ -188,7 +188,7 @@ impl<'a> Walk<'a> {
             if !window.is_unexplained(first, last) {
                 break;
             }
-            match source::count_facts(tx, self.rollup, lab_id, &days).await {
+            match source::count_facts(tx, self.rollup, lab_id, &days, source::Locking::None).await {
                 Err(error) if error.is_bad_data() => {}
                 otherwise => window.suppose(&otherwise?.into_rows()),
             }

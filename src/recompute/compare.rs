@@ -13,11 +13,11 @@ use super::{
 };
 use crate::{
     calendar::Zone,
-    db::Tx,
+    db::{DbError, Tx},
     rollup::{
         Rollup,
         aggregate::{DaySpan, Key},
-        source,
+        source::{self, Locking},
     },
 };
 
@@ -35,9 +35,18 @@ pub struct Sides {
 /// Reads both sides of the comparison.
 pub async fn read(tx: &mut Tx, rollup: &Rollup, target: Target) -> Result<Sides, RecomputeError> {
     let zone = zone(tx, rollup, target.lab_id).await?;
-    let expected = expected(tx, rollup, target, zone).await?;
+    let expected = expected(tx, rollup, target, zone, Locking::None).await?;
     let stored = stored::read(tx, rollup, target.lab_id, (target.first, target.last)).await?;
     Ok(Sides { zone, expected, stored })
+}
+
+/// What a look has found.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    /// What has to change.
+    pub(super) difference: Difference,
+    /// The rows that the source supports, in key order.
+    expected: Vec<(Key, u32)>,
 }
 
 /// What has to change on the days of `target`.
@@ -46,21 +55,41 @@ pub(super) async fn look(
     rollup: &Rollup,
     target: Target,
     streak: &Streak,
-) -> Result<Difference, RecomputeError> {
+) -> Result<Look, RecomputeError> {
     let lab_id = target.lab_id;
     let zone = zone(tx, rollup, lab_id).await?;
-    let expected = expected(tx, rollup, target, zone).await?;
+    let expected = expected(tx, rollup, target, zone, Locking::None).await?;
     let suspect =
         if streak.is_wrong() { Some(Suspect::all(target)) } else { suspect(tx, rollup, target, &expected).await? };
     let Some(suspect) = suspect else {
-        return Ok(Difference::default());
+        return Ok(Look::default());
     };
     let days = (suspect.first, suspect.last);
     let stored = if suspect.is_stored { stored::read(tx, rollup, lab_id, days).await? } else { Vec::new() };
     let found = difference(rollup, of_days(&expected, days), stored);
     streak.goes_on(&found);
     check_shrink(tx, rollup, target, zone, &expected, &found).await?;
-    Ok(found)
+    Ok(Look { difference: found, expected })
+}
+
+/// Checks that the facts of the days on which rows were inserted are what the look has seen, and locks
+/// them: a conflict where they are not, or where somebody is changing them.
+pub(super) async fn hold_facts(
+    tx: &mut Tx,
+    rollup: &Rollup,
+    target: Target,
+    look: &Look,
+) -> Result<(), RecomputeError> {
+    let inserted = &look.difference.insert;
+    let (Some((first, _)), Some((last, _))) = (inserted.first(), inserted.last()) else { return Ok(()) };
+    let target = Target { first: first.day, last: last.day, ..target };
+    let zone = zone(tx, rollup, target.lab_id).await?;
+    let expected = expected(tx, rollup, target, zone, Locking::Shared).await?;
+    if expected == of_days(&look.expected, (target.first, target.last)) {
+        Ok(())
+    } else {
+        Err(DbError::changed("facts of inserted rows").into())
+    }
 }
 
 /// The days from the first to the last that may be wrong.
@@ -121,7 +150,7 @@ async fn check_shrink(
     if shrinking(expected, difference, last, target.max_shrink, |_| false).is_none() {
         return Ok(());
     }
-    let explained = self::expected(tx, &rollup.without_conditions(), target, zone).await?;
+    let explained = self::expected(tx, &rollup.without_conditions(), target, zone, Locking::None).await?;
     let is_explained = |row: &StoredRow| {
         let event = rollup.events.iter().position(|event| event.name == row.event);
         let key = event.zip(row.a).zip(row.b).map(|((event, a), b)| Key { day: row.day, a, b, event });
@@ -134,14 +163,20 @@ async fn check_shrink(
 }
 
 /// The rows that the source supports, in key order.
-async fn expected(tx: &mut Tx, rollup: &Rollup, target: Target, zone: Zone) -> Result<Vec<(Key, u32)>, RecomputeError> {
+async fn expected(
+    tx: &mut Tx,
+    rollup: &Rollup,
+    target: Target,
+    zone: Zone,
+    locking: Locking,
+) -> Result<Vec<(Key, u32)>, RecomputeError> {
     let lab_id = target.lab_id;
     let last = target.last.min(zone.yesterday(target.as_of));
     if last < target.first {
         return Ok(Vec::new());
     }
     let days = DaySpan::new(zone, target.first, last);
-    let rows = source::count_facts(tx, rollup, lab_id, &days).await?.into_rows();
+    let rows = source::count_facts(tx, rollup, lab_id, &days, locking).await?.into_rows();
     match rows.iter().find(|(_, count)| i32::try_from(*count).is_err()) {
         Some((key, count)) => Err(RecomputeError::Overflow { lab_id, day: key.day, count: *count }),
         None => Ok(rows),

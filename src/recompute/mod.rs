@@ -6,13 +6,15 @@
 //!    stored days ([`digest`]), and the stored rows where digests differ. Equal: done.
 //! 2. **Correct.** In a new transaction: the rows that are missing are inserted, the rows to change are
 //!    locked; if each still holds what the look has seen, they are written. If not, all is rolled back
-//!    and looked at again.
+//!    and looked at again. Where rows were inserted, the facts of their days are read again, under
+//!    shared locks, and have to be the same.
 //!
 //! Why that is right beside the lab system's delta triggers, which add +1 and -1 to the summary inside
 //! the user's own transaction: such a transaction changes a fact and a row together, so that a snapshot
 //! sees both or neither. Seen: both sides hold it. Not seen, and it commits before the row is locked: the
-//! row (or its unique key) says so. Not seen, and it comes later: its delta applies to the corrected row.
-//! So no fact has to be locked, and no user waits for more than the writing of the rows.
+//! row says so. Not seen, and it comes later: its delta applies to the corrected row. So no fact has to
+//! be locked to change a row. To insert one, it has: a trigger that only updates rows finds none before
+//! the insert, and leaves no trace.
 //!
 //! No row is waited for: one that somebody else has locked starts it over. A recompute that waited, with
 //! rows locked, for a row of a user's transaction which then wants another of them would be a deadlock,
@@ -157,14 +159,15 @@ where
         let mut look = db.begin(Mode::Snapshot).await?;
         let found = compare::look(&mut look, rollup, target, streak).await?;
         look.commit().await?;
-        if found.is_empty() {
-            return Ok(found);
+        if found.difference.is_empty() {
+            return Ok(found.difference);
         }
         let mut tx = db.begin(Mode::Write).await?;
-        stored::write(&mut tx, rollup, target.lab_id, &found).await?;
-        let (tx, found) = settle(tx, found).await?;
+        stored::write(&mut tx, rollup, target.lab_id, &found.difference).await?;
+        compare::hold_facts(&mut tx, rollup, target, &found).await?;
+        let (tx, difference) = settle(tx, found.difference).await?;
         tx.commit().await?;
-        Ok(found)
+        Ok(difference)
     })
     .await
 }

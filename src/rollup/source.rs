@@ -38,6 +38,16 @@ impl Lab {
     }
 }
 
+/// Whether facts are locked against change until the transaction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locking {
+    /// No locks.
+    None,
+    /// A shared lock on every row that is read, counted or not; a conflict where one is not to be had
+    /// at once.
+    Shared,
+}
+
 /// All labs, by id.
 pub async fn labs(tx: &mut Tx, rollup: &Rollup) -> Result<Vec<Lab>, DbError> {
     read_labs(tx, rollup, rollup.labs.text.clone(), Vec::new()).await
@@ -113,6 +123,7 @@ pub async fn count_facts<'a>(
     rollup: &'a Rollup,
     lab_id: i64,
     days: &'a DaySpan,
+    locking: Locking,
 ) -> Result<Counts<'a>, DbError> {
     let mut counts = Counts::new(rollup, days);
     let interval = days.interval();
@@ -128,7 +139,11 @@ pub async fn count_facts<'a>(
         let mut columns = Vec::new();
         let mut values = vec![None; fact.columns.len()];
         let mut bill_time = 0;
-        tx.for_each(query(&fact.sql), fact.sql.bind(value), |row| {
+        let sql = match locking {
+            Locking::None => fact.sql.text.clone(),
+            Locking::Shared => format!("{}\n{{share_nowait}}", fact.sql.text),
+        };
+        tx.for_each(Query::new(&fact.sql.file, sql), fact.sql.bind(value), |row| {
             if columns.is_empty() {
                 [bill_time] = positions(&row, ["bill_time"])?;
                 columns =

@@ -24,7 +24,8 @@ const DAYS: u32 = 120;
 const WORKER: [&str; 9] = ["--now", NOW, "worker", "--lease", "2s", "--heartbeat", "500ms", "--job-timeout", "5s"];
 
 on_both! {
-    a_lock_that_somebody_else_holds_uses_up_no_attempt;
+    a_row_that_somebody_else_holds_uses_up_no_attempt;
+    missing_rows_wait_for_who_changes_their_facts;
 }
 
 /// A lab whose rebuild is enqueued.
@@ -150,19 +151,26 @@ async fn a_server_that_crashes_and_comes_back_loses_nothing_and_idles_quietly() 
     assert!((4..=10).contains(&sent), "an idle worker sent {sent} statements in 8 seconds");
 }
 
-async fn a_lock_that_somebody_else_holds_uses_up_no_attempt(engine: Engine) {
+async fn a_row_that_somebody_else_holds_uses_up_no_attempt(engine: Engine) {
     let db = TestDb::new(engine).await;
+    db.add_summary_row(1, "2026-06-02", 1, 0, "branch_bill", 77).await;
+    beside(db, "UPDATE operation_historical_summary SET event_count = event_count + 1 WHERE lab_id = 1").await;
+}
+
+/// A trigger that only updates rows leaves no trace where a row is missing: what it is about to count
+/// must not be inserted as it was.
+async fn missing_rows_wait_for_who_changes_their_facts(engine: Engine) {
+    beside(TestDb::new(engine).await, "UPDATE billing SET isCancelled = 1 - isCancelled WHERE lab_id = 1").await;
+}
+
+/// Two days are repaired beside a transaction that has run `sql`, which concerns the first.
+async fn beside(db: TestDb, sql: &str) {
     db.add_lab(LAB.0, Some(LAB.1.name())).await;
     db.fill_lab(LAB.0, "2026-06-01".parse().unwrap(), 5, 5).await;
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02", "--to", "2026-06-03", "--lab", "1"]);
-    db.add_summary_row(1, "2026-06-02", 1, 0, "branch_bill", 77).await;
     // A transaction, open for longer than a lock is waited for (MySQL's 1205, SQLite's BUSY).
     let mut user = db.admin.begin(Mode::Write).await.unwrap();
-    let sql = daymend::db::Query::new(
-        "user",
-        "UPDATE operation_historical_summary SET event_count = event_count + 1 WHERE lab_id = 1",
-    );
-    user.execute(sql, args![]).await.unwrap();
+    user.execute(daymend::db::Query::new("user", sql), args![]).await.unwrap();
     let _worker = Process::start(&db, &["--now", NOW, "worker"]);
     tokio::time::sleep(Duration::from_secs(6)).await;
     let done = "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed' AND day = '2026-06-02'";
