@@ -196,7 +196,7 @@ impl SchedulerArgs {
 #[derive(Debug, Args)]
 pub(super) struct WorkerArgs {
     /// How many groups of neighbouring days to recompute at once
-    #[arg(long, env = "DAYMEND_CONCURRENCY", default_value_t = 2, value_name = "N",
+    #[arg(long, env = "DAYMEND_CONCURRENCY", default_value_t = 1, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=64))]
     concurrency: u32,
 

@@ -46,7 +46,7 @@ pub(super) struct Look {
     /// What has to change.
     pub(super) difference: Difference,
     /// The rows that the source supports, in key order.
-    expected: Vec<(Key, u32)>,
+    pub(super) expected: Vec<(Key, u32)>,
 }
 
 /// What has to change on the days of `target`.
@@ -72,20 +72,20 @@ pub(super) async fn look(
     Ok(Look { difference: found, expected })
 }
 
-/// Checks that the facts of the days on which rows were inserted are what the look has seen, and locks
-/// them: a conflict where they are not, or where somebody is changing them.
+/// Checks that the facts of the days on which rows were inserted still make the rows `seen`, and locks
+/// them: a conflict where they do not, or where somebody is changing them.
 pub(super) async fn hold_facts(
     tx: &mut Tx,
     rollup: &Rollup,
     target: Target,
-    look: &Look,
+    written: &Difference,
+    seen: &[(Key, u32)],
 ) -> Result<(), RecomputeError> {
-    let inserted = &look.difference.insert;
-    let (Some((first, _)), Some((last, _))) = (inserted.first(), inserted.last()) else { return Ok(()) };
+    let (Some((first, _)), Some((last, _))) = (written.insert.first(), written.insert.last()) else { return Ok(()) };
     let target = Target { first: first.day, last: last.day, ..target };
     let zone = zone(tx, rollup, target.lab_id).await?;
     let expected = expected(tx, rollup, target, zone, Locking::Shared).await?;
-    if expected == of_days(&look.expected, (target.first, target.last)) {
+    if expected == of_days(seen, (target.first, target.last)) {
         Ok(())
     } else {
         Err(DbError::changed("facts of inserted rows").into())

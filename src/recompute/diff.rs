@@ -41,6 +41,24 @@ impl Difference {
         self.insert.is_empty() && self.update.is_empty() && self.delete.is_empty()
     }
 
+    /// The day with which a turn of corrections ends: the first that misses rows, or else the last that
+    /// differs. Inserting a day's rows takes long, for whoever wants to change its facts and for whoever
+    /// has to take it back.
+    pub(super) fn last_of_turn(&self) -> Option<NaiveDate> {
+        let changed = self.update.iter().map(|update| update.key.day).chain(self.delete.iter().map(|row| row.day));
+        self.insert.first().map(|(key, _)| key.day).or_else(|| changed.max())
+    }
+
+    /// Takes out what falls on the days up to `last`.
+    pub(super) fn take_until(&mut self, last: NaiveDate) -> Self {
+        Self {
+            insert: self.insert.extract_if(.., |(key, _)| key.day <= last).collect(),
+            update: self.update.extract_if(.., |update| update.key.day <= last).collect(),
+            delete: self.delete.extract_if(.., |row| row.day <= last).collect(),
+            confirmed: self.confirmed.extract_if(.., |day| *day <= last).collect(),
+        }
+    }
+
     /// The rows to insert, in two parts: those whose place in the unique key is free, and those whose
     /// place is not before something is deleted (under the usual collations `Branch_Bill` takes that of
     /// `branch_bill`).

@@ -7,7 +7,7 @@
 //! that is not there) or rows of other event types make another digest, and then the rows themselves are
 //! read. SQLite has no such function and needs none: its rows have no way to go.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::collections::BTreeMap;
 
 use chrono::NaiveDate;
 use sha2::{Digest as _, Sha256};
@@ -59,6 +59,7 @@ pub fn expected(rollup: &Rollup, rows: &[(Key, u32)]) -> BTreeMap<NaiveDate, Dig
 /// The digest of one day's rows.
 fn digest(rollup: &Rollup, rows: &[(Key, u32)]) -> Digest {
     let mut text = String::with_capacity(rows.len() * 40);
+    let mut integer = itoa::Buffer::new();
     let mut events = Vec::with_capacity(rollup.events.len());
     for rows in rows.chunk_by(|(one, _), (other, _)| (one.a, one.b) == (other.a, other.b)) {
         // The unique key sorts event types by their names.
@@ -66,8 +67,15 @@ fn digest(rollup: &Rollup, rows: &[(Key, u32)]) -> Digest {
         events.extend(rows.iter().map(|(key, count)| (rollup.events[key.event].name.as_str(), key, *count)));
         events.sort_unstable_by_key(|(name, ..)| *name);
         for (name, key, count) in &events {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{} {} {name} {count},", key.a, key.b);
+            for part in [integer.format(key.a), " "] {
+                text.push_str(part);
+            }
+            for part in [integer.format(key.b), " ", name, " "] {
+                text.push_str(part);
+            }
+            for part in [integer.format(*count), ","] {
+                text.push_str(part);
+            }
         }
     }
     text.pop();

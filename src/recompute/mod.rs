@@ -36,7 +36,11 @@ pub mod stored;
 
 use std::{
     future::Future,
-    sync::atomic::{AtomicBool, Ordering},
+    ops::RangeInclusive,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -140,34 +144,70 @@ impl Changes {
     }
 }
 
-/// Recomputes the days of `target`; what changed.
+/// Days that one transaction has made right.
+#[derive(Debug)]
+pub struct Turn {
+    /// The days: those after the turn before, and at the end one that was wrong.
+    pub days: RangeInclusive<NaiveDate>,
+    /// What was wrong.
+    pub difference: Difference,
+}
+
+/// The turns that a recompute has committed, in the order of their days. They stand, however it ends.
+#[derive(Debug, Default)]
+pub struct Committed(Mutex<Vec<Turn>>);
+
+impl Committed {
+    fn push(&self, turn: Turn) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(turn);
+    }
+
+    /// The turns since the last call.
+    #[must_use]
+    pub fn take(&self) -> Vec<Turn> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What of `target` is still to be done.
+    fn rest_of(&self, target: Target) -> Target {
+        let turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Target { first: turns.last().map_or(target.first, |turn| calendar::next(*turn.days.end())), ..target }
+    }
+}
+
+/// Recomputes the days of `target`, of which none is `committed` yet.
 ///
-/// `settle` runs inside the correcting transaction, just before it commits, with the
-/// difference that was written; it is not called where nothing differs.
+/// They are looked at together, and corrected in turns: a turn ends with a day on which rows are missing.
+/// `settle` runs inside each turn's transaction, just before it commits, with what was written; it is not
+/// called for the days after the last that differs.
 pub async fn recompute<'a, F, S>(
     db: &'a Db,
     rollup: &'a Rollup,
     target: Target,
     streak: &'a Streak,
+    committed: &'a Committed,
     settle: S,
-) -> Result<Difference, RecomputeError>
+) -> Result<(), RecomputeError>
 where
-    S: Fn(Tx, Difference) -> F + Send + Sync + 'a,
-    F: Future<Output = Result<(Tx, Difference), RecomputeError>> + Send + 'a,
+    S: Fn(Tx, Turn) -> F + Send + Sync + 'a,
+    F: Future<Output = Result<(Tx, Turn), RecomputeError>> + Send + 'a,
 {
     crate::db::retry("correct", || async {
+        let mut target = committed.rest_of(target);
         let mut look = db.begin(Mode::Snapshot).await?;
-        let found = compare::look(&mut look, rollup, target, streak).await?;
+        let mut found = compare::look(&mut look, rollup, target, streak).await?;
         look.commit().await?;
-        if found.difference.is_empty() {
-            return Ok(found.difference);
+        while let Some(last) = found.difference.last_of_turn() {
+            let turn = Turn { days: target.first..=last, difference: found.difference.take_until(last) };
+            let mut tx = db.begin(Mode::Write).await?;
+            stored::write(&mut tx, rollup, target.lab_id, &turn.difference).await?;
+            compare::hold_facts(&mut tx, rollup, target, &turn.difference, &found.expected).await?;
+            let (tx, turn) = settle(tx, turn).await?;
+            tx.commit().await?;
+            committed.push(turn);
+            target = committed.rest_of(target);
         }
-        let mut tx = db.begin(Mode::Write).await?;
-        stored::write(&mut tx, rollup, target.lab_id, &found.difference).await?;
-        compare::hold_facts(&mut tx, rollup, target, &found).await?;
-        let (tx, difference) = settle(tx, found.difference).await?;
-        tx.commit().await?;
-        Ok(difference)
+        Ok(())
     })
     .await
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use foldhash::fast::RandomState;
 
 use super::{Dimension, Rollup};
 use crate::calendar::{self, Interval, Zone};
@@ -67,14 +68,14 @@ impl DaySpan {
 pub struct Counts<'a> {
     rollup: &'a Rollup,
     days: &'a DaySpan,
-    counts: HashMap<Key, u32>,
+    counts: HashMap<Key, u32, RandomState>,
 }
 
 impl<'a> Counts<'a> {
     /// No facts yet.
     #[must_use]
     pub fn new(rollup: &'a Rollup, days: &'a DaySpan) -> Self {
-        Self { rollup, days, counts: HashMap::new() }
+        Self { rollup, days, counts: HashMap::default() }
     }
 
     /// Counts one fact of kind `fact` in: its moment, and its columns in the order of

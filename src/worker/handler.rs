@@ -25,7 +25,7 @@ use crate::{
         Job, run_of,
         settle::{self, Failure},
     },
-    recompute::{self, RecomputeError, Target, diff::Difference},
+    recompute::{self, Committed, RecomputeError, Target, Turn},
 };
 
 /// The longest wait between the attempts of a job that failed.
@@ -93,7 +93,8 @@ pub(super) async fn handle(session: Arc<Session>, acks: UnboundedSender<Vec<Job>
 }
 
 async fn handle_unit(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit: Unit) {
-    if let [first, .., last] = unit.jobs.as_slice() {
+    let mut jobs = unit.jobs.as_slice();
+    if let [first, .., last] = jobs {
         let span = tracing::info_span!(
             "jobs",
             run = run_of(first.id),
@@ -103,8 +104,10 @@ async fn handle_unit(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, u
             to = %last.day,
             attempt = first.attempt
         );
-        match attempt(session, &unit, &unit.jobs).instrument(span.clone()).await {
-            Ok(difference) => return succeeded(acks, &unit.jobs, &difference),
+        let result;
+        (jobs, result) = attempt(session, &unit, jobs).instrument(span.clone()).await;
+        match result {
+            Ok(()) => return unchanged(acks, jobs),
             Err(AttemptError::Recompute(RecomputeError::LostLease)) => {
                 // One of the jobs was cancelled or rescued: the others may still be ours.
                 tracing::debug!(parent: &span, "a group lost a job, going on one day at a time");
@@ -114,7 +117,7 @@ async fn handle_unit(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, u
             }
         }
     }
-    for job in &unit.jobs {
+    for job in jobs {
         let span = tracing::info_span!(
             "job",
             run = run_of(job.id),
@@ -131,11 +134,12 @@ async fn run_one(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit:
     let mut failures = 0;
     while !session.lost.is_cancelled() {
         let error = match attempt(session, unit, std::slice::from_ref(job)).await {
-            Ok(difference) => return succeeded(acks, std::slice::from_ref(job), &difference),
-            Err(AttemptError::Recompute(RecomputeError::LostLease)) => {
+            (rest, Ok(())) => return unchanged(acks, rest),
+            ([], Err(_)) => return,
+            (_, Err(AttemptError::Recompute(RecomputeError::LostLease))) => {
                 return refused(session, std::slice::from_ref(job));
             }
-            Err(error) => error,
+            (_, Err(error)) => error,
         };
         match error.database() {
             Some(database) if database.kind == Kind::Unavailable => {
@@ -190,20 +194,18 @@ where
     }
 }
 
-fn succeeded(acks: &UnboundedSender<Vec<Job>>, jobs: &[Job], difference: &Difference) {
-    if difference.is_empty() {
+/// Acks jobs that found nothing to change.
+fn unchanged(acks: &UnboundedSender<Vec<Job>>, jobs: &[Job]) {
+    if !jobs.is_empty() {
         // The acker outlives every unit; where it is gone, so is the session.
         let _ = acks.send(jobs.to_vec());
-    } else if let Some(job) = jobs.first() {
-        ATTEMPTS.add([job.kind.name(), Outcome::Corrected.name()], jobs.len() as u64);
-        DRIFT_FOUND.add([job.kind.name()], difference.drifted().len() as u64);
     }
 }
 
-/// Recomputes the days of `jobs`, which are neighbours, under the job timeout.
-async fn attempt(session: &Arc<Session>, unit: &Unit, jobs: &[Job]) -> Result<Difference, AttemptError> {
+/// Recomputes the days of `jobs`, which are neighbours, under the job timeout; those that are not settled.
+async fn attempt<'a>(session: &Arc<Session>, unit: &Unit, jobs: &'a [Job]) -> (&'a [Job], Result<(), AttemptError>) {
     let (Some(first), Some(last)) = (jobs.first(), jobs.last()) else {
-        return Ok(Difference::default());
+        return (jobs, Ok(()));
     };
     let target = Target {
         lab_id: first.lab_id,
@@ -214,26 +216,35 @@ async fn attempt(session: &Arc<Session>, unit: &Unit, jobs: &[Job]) -> Result<Di
     };
     let timeout = session.config.job_timeout;
     let begun = Instant::now();
+    let committed = Arc::new(Committed::default());
     let task = AbortOnDropHandle::new(tokio::spawn(
-        recompute_and_settle(Arc::clone(session), first.rollup.clone(), target, jobs.to_vec()).in_current_span(),
+        recompute_and_settle(Arc::clone(session), first.rollup.clone(), target, jobs.to_vec(), Arc::clone(&committed))
+            .in_current_span(),
     ));
     let result = tokio::time::timeout(timeout, task).await;
     let took = begun.elapsed();
     let jobs_count = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
     JOB_DURATION.record([first.kind.name()], took / jobs_count, jobs.len());
-    match result {
-        Err(_) => Err(AttemptError::TimedOut(timeout)),
-        Ok(Ok(Ok(difference))) => {
-            tracing::debug!(
-                inserted = difference.insert.len(),
-                updated = difference.update.len(),
-                deleted = difference.delete.len(),
-                ?took,
-                "done"
-            );
-            Ok(difference)
+    let mut rest = jobs;
+    for Turn { days, difference } in committed.take() {
+        let settled;
+        (settled, rest) = rest.split_at(rest.partition_point(|job| job.day <= *days.end()));
+        ATTEMPTS.add([first.kind.name(), Outcome::Corrected.name()], settled.len() as u64);
+        DRIFT_FOUND.add([first.kind.name()], difference.drifted().len() as u64);
+        if let Some(rollup) = session.rollups.get(&first.rollup) {
+            metrics::corrected(rollup, first.lab_id, &difference);
         }
-        Ok(Ok(Err(error))) => Err(error),
+        tracing::debug!(
+            jobs = settled.len(),
+            inserted = difference.insert.len(),
+            updated = difference.update.len(),
+            deleted = difference.delete.len(),
+            "corrected"
+        );
+    }
+    let result = match result {
+        Err(_) => Err(AttemptError::TimedOut(timeout)),
+        Ok(Ok(result)) => result,
         Ok(Err(join)) => Err(AttemptError::Panicked(match join.try_into_panic() {
             Ok(panic) => panic
                 .downcast_ref::<&str>()
@@ -242,7 +253,8 @@ async fn attempt(session: &Arc<Session>, unit: &Unit, jobs: &[Job]) -> Result<Di
                 .unwrap_or_else(|| "without a message".to_owned()),
             Err(_) => "aborted".to_owned(),
         })),
-    }
+    };
+    (rest, result)
 }
 
 async fn recompute_and_settle(
@@ -250,9 +262,10 @@ async fn recompute_and_settle(
     rollup: String,
     target: Target,
     jobs: Vec<Job>,
-) -> Result<Difference, AttemptError> {
+    committed: Arc<Committed>,
+) -> Result<(), AttemptError> {
     if rollup == NOTHING_TO_DO {
-        return Ok(Difference::default());
+        return Ok(());
     }
     let Some(rollup) = session.rollups.get(&rollup) else {
         return Err(AttemptError::UnknownRollup(rollup));
@@ -261,21 +274,18 @@ async fn recompute_and_settle(
     let worker_id = session.worker_id;
     let jobs = &jobs;
     let db = session.db.with_limit(session.config.job_timeout);
-    let difference = recompute::recompute(&db, rollup, target, &session.streak, |mut tx, difference| async move {
-        for job in jobs {
-            let changes = recompute::changes_of(&difference, job.day);
+    recompute::recompute(&db, rollup, target, &session.streak, &committed, |mut tx, turn| async move {
+        for job in jobs.iter().filter(|job| turn.days.contains(&job.day)) {
+            let changes = recompute::changes_of(&turn.difference, job.day);
             if settle::complete(&mut tx, worker_id, &[job], changes).await? != 1 {
                 tx.rollback().await?;
                 return Err(RecomputeError::LostLease);
             }
         }
-        Ok((tx, difference))
+        Ok((tx, turn))
     })
     .await?;
-    if !difference.is_empty() {
-        metrics::corrected(rollup, target.lab_id, &difference);
-    }
-    Ok(difference)
+    Ok(())
 }
 
 /// Panics for the lab that `DAYMEND_FAULT=panic:LAB` names; a test's way to a panic. Release

@@ -46,3 +46,4 @@ mod statements;
 mod storm;
 mod traps;
 mod triggers;
+mod turns;

@@ -1,0 +1,115 @@
+//! Days are looked at together and corrected in turns: what is committed stands, however the rest ends.
+
+use std::ops::RangeInclusive;
+
+use chrono::NaiveDate;
+use daymend::{
+    args,
+    db::{Mode, Query},
+    recompute::{self, Committed, RecomputeError, Streak, Target, shrink::MaxShrink},
+    rollup::HISTORICAL_SUMMARY,
+};
+
+use crate::{
+    on_both,
+    support::{Engine, TestDb, oracle, work::rollups},
+};
+
+const NOW: &str = "2026-06-15T12:00:00Z";
+const LAB: (i64, chrono_tz::Tz) = (1, chrono_tz::Asia::Kolkata);
+const DAYS: [&str; 4] = ["2026-06-10", "2026-06-11", "2026-06-12", "2026-06-13"];
+
+on_both! {
+    a_day_without_rows_is_a_turn_of_its_own;
+    days_with_wrong_counts_are_one_turn;
+    a_turn_that_fails_takes_no_other_with_it;
+}
+
+fn day(place: usize) -> NaiveDate {
+    DAYS[place].parse().unwrap()
+}
+
+async fn lab(engine: Engine) -> TestDb {
+    let db = TestDb::new(engine).await;
+    db.add_lab(LAB.0, Some(LAB.1.name())).await;
+    db.fill_lab(LAB.0, day(0), 4, 20).await;
+    db
+}
+
+/// Recomputes the four days, where the turn that ends with `refused` loses its lease: the days of the
+/// turns that were committed.
+async fn turns(
+    db: &TestDb,
+    refused: Option<NaiveDate>,
+) -> (Vec<RangeInclusive<NaiveDate>>, Result<(), RecomputeError>) {
+    let rollups = rollups();
+    let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+    let target =
+        Target { lab_id: LAB.0, first: day(0), last: day(3), as_of: NOW.parse().unwrap(), max_shrink: MaxShrink::OFF };
+    let (streak, committed) = (Streak::default(), Committed::default());
+    let settle = |tx, turn: recompute::Turn| async move {
+        if refused == Some(*turn.days.end()) { Err(RecomputeError::LostLease) } else { Ok((tx, turn)) }
+    };
+    let result = recompute::recompute(&db.db, rollup, target, &streak, &committed, settle).await;
+    (committed.take().into_iter().map(|turn| turn.days).collect(), result)
+}
+
+/// The stored rows are those of the source on the days from `first` to `last`, and no others.
+async fn assert_right(db: &TestDb, first: NaiveDate, last: NaiveDate) {
+    let mut expected = oracle::expected(db, &[LAB], NOW.parse().unwrap()).await;
+    expected.retain(|key, _| (first..=last).contains(&key.1));
+    assert!(expected.len() > 50, "that is no summary");
+    oracle::assert_equal(&oracle::stored(db).await, &expected);
+}
+
+async fn a_day_without_rows_is_a_turn_of_its_own(engine: Engine) {
+    let db = lab(engine).await;
+    let (turns, result) = turns(&db, None).await;
+    result.unwrap();
+    assert_eq!(turns, [0, 1, 2, 3].map(|place| day(place)..=day(place)));
+    assert_right(&db, day(0), day(3)).await;
+}
+
+async fn days_with_wrong_counts_are_one_turn(engine: Engine) {
+    let db = lab(engine).await;
+    turns(&db, None).await.1.unwrap();
+    for wrong in [1, 2] {
+        let sql = format!(
+            "UPDATE operation_historical_summary SET event_count = event_count + 1 WHERE ordered_at = '{}'",
+            DAYS[wrong]
+        );
+        db.execute(&sql, vec![]).await;
+    }
+    let (turns, result) = turns(&db, None).await;
+    result.unwrap();
+    assert_eq!(turns, [day(0)..=day(2)], "the last day is right, and waits for nobody");
+    assert_right(&db, day(0), day(3)).await;
+}
+
+async fn a_turn_that_fails_takes_no_other_with_it(engine: Engine) {
+    let db = lab(engine).await;
+    let (done, result) = turns(&db, Some(day(1))).await;
+    assert!(matches!(result, Err(RecomputeError::LostLease)), "{result:?}");
+    assert_eq!(done, [day(0)..=day(0)]);
+    assert_right(&db, day(0), day(0)).await;
+    turns(&db, None).await.1.unwrap();
+    assert_right(&db, day(0), day(3)).await;
+}
+
+/// Somebody is changing a fact of the third day: those before it wait for nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_day_whose_facts_are_held_keeps_no_earlier_day_waiting() {
+    let db = lab(Engine::MariaDb).await;
+    let mut user = db.admin.begin(Mode::Write).await.unwrap();
+    // Not its first: InnoDB asks for a lock on the first row behind a range as well.
+    let last = "SELECT id FROM billing WHERE billTime < '2026-06-12 18:30:00' ORDER BY billTime DESC LIMIT 1";
+    let last = db.number(last).await;
+    let sql = "UPDATE billing SET isCancelled = 1 - isCancelled WHERE id = ?";
+    assert_eq!(user.execute(Query::new("user", sql), args![last]).await.unwrap(), 1);
+    let (done, result) = turns(&db, None).await;
+    assert!(matches!(result, Err(RecomputeError::Database(_))), "{result:?}");
+    assert_eq!(done, [day(0)..=day(0), day(1)..=day(1)]);
+    user.rollback().await.unwrap();
+    turns(&db, None).await.1.unwrap();
+    assert_right(&db, day(0), day(3)).await;
+}
