@@ -13,6 +13,7 @@ from .writers import Writers, percentile
 
 ITEMS = ["rebuild", "right", "nightly", "writers", "growth-days", "growth-labs"]
 LAB, ZONE = 1, data.ZONES[0]
+INCUMBENT, INCUMBENT_TX = "incumbent", "incumbent, a transaction a day"
 
 
 def main() -> None:
@@ -62,7 +63,8 @@ def rebuild(server, database, ours, options) -> Item:
     first, last = data.first(options.days), data.LAST
     ways = {
         "daymend": lambda: ours.repair(first, last, LAB),
-        "incumbent": lambda: rows(database, f"CALL summary_rebuild({LAB}, '{first}', '{last}')"),
+        INCUMBENT: lambda: rows(database, f"CALL summary_rebuild({LAB}, '{first}', '{last}')"),
+        INCUMBENT_TX: lambda: rows(database, f"CALL summary_rebuild_tx({LAB}, '{first}', '{last}')"),
         "one INSERT … SELECT": lambda: set_based.insert(database, LAB, ZONE, last),
         "its SELECT alone": lambda: set_based.select(database, LAB, ZONE, last),
     }
@@ -70,7 +72,7 @@ def rebuild(server, database, ours, options) -> Item:
     for _ in range(options.rounds):
         for name, way in ways.items():
             ours.forget()
-            if name != "incumbent":  # which has to DELETE what daymend has left
+            if name not in (INCUMBENT, INCUMBENT_TX):  # which have to DELETE what is there
                 rows(database, "TRUNCATE TABLE operation_historical_summary")
             server.settle(database)
             took[name].append(1000 * timed(way) / options.days)
@@ -100,7 +102,7 @@ def right(server, database, ours, options) -> Item:
     ours.repair(data.first(options.days), last, LAB)
     ways = {
         "daymend": lambda: ours.repair(first, last, LAB),
-        "incumbent": lambda: rows(database, f"CALL summary_days({LAB}, '{first}', '{last}')"),
+        INCUMBENT: lambda: rows(database, f"CALL summary_days({LAB}, '{first}', '{last}')"),
     }
     took = {name: [] for name in ways}
     for _ in range(options.rounds):
@@ -118,7 +120,7 @@ def nightly(server, database, ours, options) -> Item:
     """Yesterday, for many labs whose summary is 99 % right."""
     database = data.create(server, "many_labs", options.labs, 1)
     incumbent.install(database)
-    rivals = {"incumbent": lambda: rows(database, f"CALL summary_nightly('{data.LAST}')")}
+    rivals = {INCUMBENT: lambda: rows(database, f"CALL summary_nightly('{data.LAST}')")}
     took, held = damaged(server, "many_labs", database, options, rivals)
     took = {name: [1000 * seconds / options.labs for seconds in rounds] for name, rounds in took.items()}
     title = f"Nightly repair of one day for {options.labs:,} labs, 99 % right"

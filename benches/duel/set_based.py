@@ -2,43 +2,21 @@
 
 import pymysql
 
-from .events import COLUMNS
+from .events import COLUMNS, EVENTS
 from .server import rows
-
-DIMENSIONS = "(SELECT 1 AS place UNION ALL SELECT 2 UNION ALL SELECT 3)"
-A = "ELT(dimension.place, billingInfo.organization_id, billingInfo.referral_id, billingInfo.branch_id)"
-PREFIX = "ELT(dimension.place, 'organization', 'referral', 'branch')"
 
 
 def history(lab: int, zone: str, last: str) -> str:
-    """One scan a measure, crossed with the dimensions: the fastest set-based way that was found."""
+    """A scan an event type. One scan a measure, crossed with its three dimensions, was slower: its groups
+    go through tables on disk at the server's defaults, and take a fifth longer with room for them."""
     day = f"DATE(CONVERT_TZ(billing.billTime, 'UTC', '{zone}'))"
-    where = f"WHERE billing.lab_id = {lab} AND billing.isCancelled = 0 AND billing.billTime < CONVERT_TZ('{last}' + INTERVAL 1 DAY, '{zone}', 'UTC')"
-    bills = "FROM billing JOIN billingInfo ON billingInfo.billing_id = billing.id"
-    tests = "JOIN labReportRelation ON labReportRelation.billing_id = billing.id AND labReportRelation.isCancelled = 0"
-    samples = "JOIN collectedSample ON collectedSample.billing_id = billing.id"
-
-    def measure(a: str, b: str, name: str, tables: str) -> str:
-        return (
-            f"SELECT {lab} AS lab, {day} AS day, CAST({a} AS SIGNED) AS a, {b} AS b, {name} AS event, COUNT(*) AS n, "
-            f"UTC_TIMESTAMP(6) AS made, UTC_TIMESTAMP(6) AS changed {tables} {where} AND {a} IS NOT NULL GROUP BY day, a, b, event"
-        )
-
-    crossed = f"CROSS JOIN {DIMENSIONS} AS dimension"
-    state = "CROSS JOIN (SELECT 0 AS split UNION ALL SELECT 1) AS splits"
-    named = f"CONCAT({PREFIX}, IF(split = 0, '_sample', IF(isAccessed = 1, '_sample_accessed', '_sample_not_accessed')))"
+    end = f"CONVERT_TZ('{last}' + INTERVAL 1 DAY, '{zone}', 'UTC')"
     return " UNION ALL ".join(
-        [
-            measure(A, "0", f"CONCAT({PREFIX}, '_bill')", f"{bills} {crossed}"),
-            measure(A, "labReportRelation.test_id", f"CONCAT({PREFIX}, '_test')", f"{bills} {tests} {crossed}"),
-            measure(A, "collectedSample.sampleType_id", named, f"{bills} {samples} {crossed} {state}"),
-            measure(
-                "allTests.department_id",
-                "labReportRelation.test_id",
-                "'department_test'",
-                f"FROM billing {tests} JOIN allTests ON allTests.id = labReportRelation.test_id",
-            ),
-        ]
+        f"(SELECT {lab}, {day} AS day, {event.a} AS a, {event.b} AS b, '{event.name}', COUNT(*) AS n, "
+        f"UTC_TIMESTAMP(6) AS made, UTC_TIMESTAMP(6) AS changed FROM {event.tables} "
+        f"WHERE billing.lab_id = {lab} AND billing.isCancelled = 0 AND billing.billTime < {end} "
+        f"AND {event.a} IS NOT NULL {event.where} GROUP BY day, a, b)"
+        for event in EVENTS
     )
 
 

@@ -4,10 +4,11 @@
 //!
 //! 1. **Look.** In one consistent snapshot, without a lock: the lab's zone, the facts, the digests of the
 //!    stored days ([`digest`]), and the stored rows where digests differ. Equal: done.
-//! 2. **Correct.** In a new transaction: the rows that are missing are inserted, the rows to change are
-//!    locked; if each still holds what the look has seen, they are written. If not, all is rolled back
-//!    and looked at again. Where rows were inserted, the facts of their days are read again, under
-//!    shared locks, and have to be the same.
+//! 2. **Correct.** In new transactions, in turns: the rows that are missing are inserted, the rows to change
+//!    are locked; if each still holds what the look has seen, they are written. If not, the turn is rolled
+//!    back, and what is left is looked at again. Where rows were inserted, the facts of their day are read
+//!    again, under shared locks, and have to be the same. A turn ends with the first day that misses rows:
+//!    beside users who change facts a longer one would hardly ever end, and keep them waiting.
 //!
 //! Why that is right beside the lab system's delta triggers, which add +1 and -1 to the summary inside
 //! the user's own transaction: such a transaction changes a fact and a row together, so that a snapshot

@@ -225,26 +225,11 @@ async fn attempt<'a>(session: &Arc<Session>, unit: &Unit, jobs: &'a [Job]) -> (&
     let took = begun.elapsed();
     let jobs_count = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
     JOB_DURATION.record([first.kind.name()], took / jobs_count, jobs.len());
-    let mut rest = jobs;
-    for Turn { days, difference } in committed.take() {
-        let settled;
-        (settled, rest) = rest.split_at(rest.partition_point(|job| job.day <= *days.end()));
-        ATTEMPTS.add([first.kind.name(), Outcome::Corrected.name()], settled.len() as u64);
-        DRIFT_FOUND.add([first.kind.name()], difference.drifted().len() as u64);
-        if let Some(rollup) = session.rollups.get(&first.rollup) {
-            metrics::corrected(rollup, first.lab_id, &difference);
-        }
-        tracing::debug!(
-            jobs = settled.len(),
-            inserted = difference.insert.len(),
-            updated = difference.update.len(),
-            deleted = difference.delete.len(),
-            "corrected"
-        );
-    }
+    let rest = corrected(session, jobs, committed.take());
     let result = match result {
         Err(_) => Err(AttemptError::TimedOut(timeout)),
-        Ok(Ok(result)) => result,
+        Ok(Ok(result)) => result
+            .inspect(|()| tracing::debug!(corrected = jobs.len() - rest.len(), unchanged = rest.len(), ?took, "done")),
         Ok(Err(join)) => Err(AttemptError::Panicked(match join.try_into_panic() {
             Ok(panic) => panic
                 .downcast_ref::<&str>()
@@ -255,6 +240,29 @@ async fn attempt<'a>(session: &Arc<Session>, unit: &Unit, jobs: &'a [Job]) -> (&
         })),
     };
     (rest, result)
+}
+
+/// Counts what turns have corrected, which settled its jobs; the jobs after it.
+fn corrected<'a>(session: &Session, mut jobs: &'a [Job], turns: Vec<Turn>) -> &'a [Job] {
+    for Turn { days, difference } in turns {
+        let (settled, rest) = jobs.split_at(jobs.partition_point(|job| job.day <= *days.end()));
+        jobs = rest;
+        let Some(first) = settled.first() else { continue };
+        ATTEMPTS.add([first.kind.name(), Outcome::Corrected.name()], settled.len() as u64);
+        DRIFT_FOUND.add([first.kind.name()], difference.drifted().len() as u64);
+        if let Some(rollup) = session.rollups.get(&first.rollup) {
+            metrics::corrected(rollup, first.lab_id, &difference);
+        }
+        tracing::debug!(
+            from = %days.start(),
+            until = %days.end(),
+            inserted = difference.insert.len(),
+            updated = difference.update.len(),
+            deleted = difference.delete.len(),
+            "corrected"
+        );
+    }
+    jobs
 }
 
 async fn recompute_and_settle(
