@@ -12,7 +12,7 @@ def history(lab: int, zone: str, last: str) -> str:
     day = f"DATE(CONVERT_TZ(billing.billTime, 'UTC', '{zone}'))"
     end = f"CONVERT_TZ('{last}' + INTERVAL 1 DAY, '{zone}', 'UTC')"
     return " UNION ALL ".join(
-        f"(SELECT {lab}, {day} AS day, {event.a} AS a, {event.b} AS b, '{event.name}', COUNT(*) AS n, "
+        f"(SELECT {lab} AS lab, {day} AS day, {event.a} AS a, {event.b} AS b, '{event.name}' AS event, COUNT(*) AS n, "
         f"UTC_TIMESTAMP(6) AS made, UTC_TIMESTAMP(6) AS changed FROM {event.tables} "
         f"WHERE billing.lab_id = {lab} AND billing.isCancelled = 0 AND billing.billTime < {end} "
         f"AND {event.a} IS NOT NULL {event.where} GROUP BY day, a, b)"
