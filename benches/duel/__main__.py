@@ -4,14 +4,15 @@ import argparse
 import os
 import pathlib
 import platform
+import time
 
-from . import daymend, data, incumbent, set_based
+from . import daymend, data, incumbent, profile, set_based
 from .daymend import Daymend, fingerprint, timed
 from .report import Item, progress, table
 from .server import SETTINGS, Server, rows
 from .writers import Writers, percentile
 
-ITEMS = ["rebuild", "right", "nightly", "writers", "growth-days", "growth-labs"]
+ITEMS = ["rebuild", "right", "nightly", "writers", "growth-days", "growth-labs", "start", "profile"]
 LAB, ZONE = 1, data.ZONES[0]
 INCUMBENT, INCUMBENT_TX = "incumbent", "incumbent, a transaction a day"
 
@@ -202,6 +203,39 @@ def growth_of_labs(server, database, ours, options) -> Item:
     return Item("Growth with the labs: nightly repair, 30 bills a lab", "lab", took, [])
 
 
+def start(server, database, ours, options) -> Item:
+    """From the start of a worker process to its first claim."""
+    first, last = data.first(options.days), data.LAST
+    took = []
+    for _ in range(options.rounds):
+        ours.forget()
+        ours.enqueue(first, last, LAB)
+        begun = time.time()
+        ours.work(1)
+        claimed = rows(database, "SELECT UNIX_TIMESTAMP(MIN(claimed_at)) FROM daymend_jobs")[0][0]
+        took.append(1000 * (float(claimed) - begun))
+        progress("start", "daymend", took)
+    return Item("Start of a worker to its first claim", "start", {"daymend": took}, ["By the machine's clock."])
+
+
+def where(server, database, ours, options) -> Item:
+    """daymend's rebuild, statement by statement."""
+    first, last = data.first(options.days), data.LAST
+    took = {"all of it": []}
+    for _ in range(options.rounds):
+        rows(database, "TRUNCATE TABLE operation_historical_summary")
+        ours.forget()
+        ours.enqueue(first, last, LAB)
+        server.settle(database)
+        with profile.of_statements(server) as seconds:
+            took["all of it"].append(1000 * timed(ours.work) / options.days)
+        progress("profile", "daymend", took["all of it"])
+        for kind, spent in seconds.most_common(12):
+            took.setdefault(kind, []).append(1000 * spent / options.days)
+    notes = ["The statements of two workers run side by side, and each is written to a log."]
+    return Item("Where a rebuild's time goes: the server's statements", "day", took, notes)
+
+
 WORK = {
     "rebuild": rebuild,
     "right": right,
@@ -209,6 +243,8 @@ WORK = {
     "writers": writers,
     "growth-days": growth_of_days,
     "growth-labs": growth_of_labs,
+    "start": start,
+    "profile": where,
 }
 
 if __name__ == "__main__":

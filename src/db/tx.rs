@@ -56,13 +56,21 @@ enum Connection {
 pub struct Query<'a> {
     name: &'a str,
     sql: Cow<'a, str>,
+    is_kept: bool,
 }
 
 impl<'a> Query<'a> {
     /// A statement that is not a constant, such as one of a rollup's SELECTs.
     #[must_use]
     pub fn new(name: &'a str, sql: impl Into<Cow<'a, str>>) -> Self {
-        Self { name, sql: sql.into() }
+        Self { name, sql: sql.into(), is_kept: true }
+    }
+
+    /// The same, where this very text hardly comes again: it is not kept prepared, neither here nor in the
+    /// server.
+    #[must_use]
+    pub fn once(self) -> Self {
+        Self { is_kept: false, ..self }
     }
 }
 
@@ -74,8 +82,8 @@ impl<'a> From<&'a Statement> for Query<'a> {
 
 /// Builds a sqlx query with its arguments bound.
 macro_rules! bound {
-    ($sql:expr, $args:expr) => {{
-        let mut query = sqlx::query($sql);
+    ($sql:expr, $args:expr, $is_kept:expr) => {{
+        let mut query = sqlx::query($sql).persistent($is_kept);
         for arg in $args {
             query = match arg {
                 Arg::Null => query.bind(None::<i64>),
@@ -192,7 +200,7 @@ impl Tx {
         let query = query.into();
         let sql = self.render(&query);
         on_connection!(self, query.name, |connection| async {
-            bound!(&sql, args).execute(&mut **connection).await.map(|done| done.rows_affected())
+            bound!(&sql, args, query.is_kept).execute(&mut **connection).await.map(|done| done.rows_affected())
         })
     }
 
@@ -201,7 +209,7 @@ impl Tx {
         let query = query.into();
         let sql = self.render(&query);
         on_connection!(self, query.name, |connection| async {
-            bound!(&sql, args).execute(&mut **connection).await.map(|done| done.last_id())
+            bound!(&sql, args, query.is_kept).execute(&mut **connection).await.map(|done| done.last_id())
         })
     }
 
@@ -243,7 +251,7 @@ impl Tx {
         let sql = self.render(&query);
         on_connection!(self, query.name, |connection| async {
             let mut rows: BoxStream<'_, Result<Row, sqlx::Error>> =
-                bound!(&sql, args).fetch(&mut **connection).map_ok(Row::from).boxed();
+                bound!(&sql, args, query.is_kept).fetch(&mut **connection).map_ok(Row::from).boxed();
             while let Some(row) = rows.next().await {
                 each(row?)?;
             }
@@ -268,8 +276,12 @@ impl Tx {
         };
         self.is_busy = true;
         let mut rows: BoxStream<'_, Result<Row, sqlx::Error>> = match connection {
-            Connection::MySql(connection) => bound!(&sql, args).fetch(&mut **connection).map_ok(Row::from).boxed(),
-            Connection::Sqlite(connection) => bound!(&sql, args).fetch(&mut **connection).map_ok(Row::from).boxed(),
+            Connection::MySql(connection) => {
+                bound!(&sql, args, query.is_kept).fetch(&mut **connection).map_ok(Row::from).boxed()
+            }
+            Connection::Sqlite(connection) => {
+                bound!(&sql, args, query.is_kept).fetch(&mut **connection).map_ok(Row::from).boxed()
+            }
         };
         loop {
             // Rows that are there already need no timer.

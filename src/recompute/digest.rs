@@ -59,7 +59,7 @@ pub fn expected(rollup: &Rollup, rows: &[(Key, u32)]) -> BTreeMap<NaiveDate, Dig
 /// The digest of one day's rows.
 fn digest(rollup: &Rollup, rows: &[(Key, u32)]) -> Digest {
     let mut text = String::with_capacity(rows.len() * 40);
-    let mut integer = itoa::Buffer::new();
+    let [mut x, mut y, mut n] = [itoa::Buffer::new(); 3];
     let mut events = Vec::with_capacity(rollup.events.len());
     for rows in rows.chunk_by(|(one, _), (other, _)| (one.a, one.b) == (other.a, other.b)) {
         // The unique key sorts event types by their names.
@@ -67,15 +67,7 @@ fn digest(rollup: &Rollup, rows: &[(Key, u32)]) -> Digest {
         events.extend(rows.iter().map(|(key, count)| (rollup.events[key.event].name.as_str(), key, *count)));
         events.sort_unstable_by_key(|(name, ..)| *name);
         for (name, key, count) in &events {
-            for part in [integer.format(key.a), " "] {
-                text.push_str(part);
-            }
-            for part in [integer.format(key.b), " ", name, " "] {
-                text.push_str(part);
-            }
-            for part in [integer.format(*count), ","] {
-                text.push_str(part);
-            }
+            text.extend([x.format(key.a), " ", y.format(key.b), " ", *name, " ", n.format(*count), ","]);
         }
     }
     text.pop();

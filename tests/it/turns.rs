@@ -5,14 +5,14 @@ use std::ops::RangeInclusive;
 use chrono::NaiveDate;
 use daymend::{
     args,
-    db::{Mode, Query},
+    db::{ConnectOptions, Mode, Query, connect},
     recompute::{self, Committed, RecomputeError, Streak, Target, shrink::MaxShrink},
     rollup::HISTORICAL_SUMMARY,
 };
 
 use crate::{
     on_both,
-    support::{Engine, TestDb, oracle, work::rollups},
+    support::{Engine, TestDb, oracle, server::Server, work::rollups},
 };
 
 const NOW: &str = "2026-06-15T12:00:00Z";
@@ -112,4 +112,26 @@ async fn a_day_whose_facts_are_held_keeps_no_earlier_day_waiting() {
     user.rollback().await.unwrap();
     turns(&db, None).await.1.unwrap();
     assert_right(&db, day(0), day(3)).await;
+}
+
+/// Days have other numbers of rows each time: statements made for so many are not kept prepared, which
+/// would cost the server a megabyte each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statements_for_many_rows_are_not_kept_prepared() {
+    let server = Server::start("prepared").expect("MariaDB starts");
+    let mut db = TestDb::on_server(server.port).await;
+    db.db = connect(&db.url, ConnectOptions::new(1)).unwrap();
+    db.add_lab(LAB.0, Some(LAB.1.name())).await;
+    db.fill_lab(LAB.0, day(0), 4, 40).await;
+    let mut kept = Vec::new();
+    for round in 2..6_i64 {
+        db.execute("DELETE FROM operation_historical_summary", vec![]).await;
+        db.execute("UPDATE labReportRelation SET isCancelled = (id % ? = 0)", args![round]).await;
+        turns(&db, None).await.1.unwrap();
+        assert_right(&db, day(0), day(3)).await;
+        let status = db.rows("SHOW STATUS LIKE 'Prepared_stmt_count'", vec![]).await;
+        kept.push(status[0].text(1).unwrap().parse::<i64>().unwrap());
+    }
+    // Those of the test are among them, and are the same each time.
+    assert_eq!(kept[3], kept[1], "{kept:?}");
 }
