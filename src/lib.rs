@@ -6,7 +6,7 @@
 //!
 //! - [`calendar`], [`rollup`], [`recompute::diff`]: what a day is, what counts, what differs. Pure.
 //! - [`db`]: MySQL, MariaDB and SQLite behind one interface.
-//! - [`recompute`]: the difference of some days of a lab, written in one transaction.
+//! - [`recompute`]: the difference of some days of a lab, written in few transactions.
 //! - [`queue`], [`runs`]: jobs, and what asked for them.
 //! - [`audit`]: what differs, and why; nothing is written.
 //! - [`worker`]: the apalis runtime that works the queue off.

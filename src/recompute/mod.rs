@@ -48,8 +48,8 @@ use chrono::{DateTime, NaiveDate, Utc};
 
 use crate::{
     calendar::{self, ZoneError},
-    db::{Db, DbError, Mode, Tx, retry::AsDbError},
-    rollup::Rollup,
+    db::{Db, DbError, Kind, Mode, Tx, retry::AsDbError},
+    rollup::{Rollup, aggregate::Key},
 };
 pub use compare::{Sides, read};
 use diff::Difference;
@@ -154,63 +154,80 @@ pub struct Turn {
     pub difference: Difference,
 }
 
-/// The turns that a recompute has committed, in the order of their days. They stand, however it ends.
+/// How far a recompute has come: the last day of the turns that it has committed. They stand, however it
+/// ends.
 #[derive(Debug, Default)]
-pub struct Committed(Mutex<Vec<Turn>>);
+pub struct Progress(Mutex<Option<NaiveDate>>);
 
-impl Committed {
-    fn push(&self, turn: Turn) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(turn);
+impl Progress {
+    /// The last day that is settled.
+    #[must_use]
+    pub fn last(&self) -> Option<NaiveDate> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The turns since the last call.
-    #[must_use]
-    pub fn take(&self) -> Vec<Turn> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn advance(&self, last: NaiveDate) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
     }
 
     /// What of `target` is still to be done.
     fn rest_of(&self, target: Target) -> Target {
-        let turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Target { first: turns.last().map_or(target.first, |turn| calendar::next(*turn.days.end())), ..target }
+        Target { first: self.last().map_or(target.first, calendar::next), ..target }
     }
 }
 
-/// Recomputes the days of `target`, of which none is `committed` yet.
+/// Recomputes the days of `target`, none of which is in `progress` yet.
 ///
 /// They are looked at together, and corrected in turns: a turn ends with a day on which rows are missing.
-/// `settle` runs inside each turn's transaction, just before it commits, with what was written; it is not
-/// called for the days after the last that differs.
-pub async fn recompute<'a, F, S>(
+/// `settle` runs inside each turn's transaction, just before it commits, with what was written, and
+/// `committed` as soon as it has; neither is called for the days after the last that differs.
+pub async fn recompute<'a, F, S, C>(
     db: &'a Db,
     rollup: &'a Rollup,
     target: Target,
     streak: &'a Streak,
-    committed: &'a Committed,
+    progress: &'a Progress,
     settle: S,
+    committed: C,
 ) -> Result<(), RecomputeError>
 where
     S: Fn(Tx, Turn) -> F + Send + Sync + 'a,
     F: Future<Output = Result<(Tx, Turn), RecomputeError>> + Send + 'a,
+    C: Fn(Turn) + Send + Sync + 'a,
 {
-    crate::db::retry("correct", || async {
-        let mut target = committed.rest_of(target);
+    let correct = async |target: Target, turn: Turn, expected: &[(Key, u32)]| {
+        let mut tx = db.begin(Mode::Write).await?;
+        stored::write(&mut tx, rollup, target.lab_id, &turn.difference).await?;
+        compare::hold_facts(&mut tx, rollup, target, &turn.difference, expected).await?;
+        let (tx, turn) = settle(tx, turn).await?;
+        tx.commit().await?;
+        progress.advance(*turn.days.end());
+        committed(turn);
+        Ok::<_, RecomputeError>(())
+    };
+    let look_and_correct = async || {
+        let begun = progress.last();
+        let mut target = progress.rest_of(target);
         let mut look = db.begin(Mode::Snapshot).await?;
         let mut found = compare::look(&mut look, rollup, target, streak).await?;
         look.commit().await?;
         while let Some(last) = found.difference.last_of_turn() {
             let turn = Turn { days: target.first..=last, difference: found.difference.take_until(last) };
-            let mut tx = db.begin(Mode::Write).await?;
-            stored::write(&mut tx, rollup, target.lab_id, &turn.difference).await?;
-            compare::hold_facts(&mut tx, rollup, target, &turn.difference, &found.expected).await?;
-            let (tx, turn) = settle(tx, turn).await?;
-            tx.commit().await?;
-            committed.push(turn);
-            target = committed.rest_of(target);
+            match correct(target, turn, &found.expected).await {
+                Ok(()) => target = progress.rest_of(target),
+                // After a turn that succeeded it is the first of the next.
+                Err(error) if progress.last() != begun && is_conflict(&error) => return Ok(false),
+                Err(error) => return Err(error),
+            }
         }
-        Ok(())
-    })
-    .await
+        Ok(true)
+    };
+    while !crate::db::retry("correct", &look_and_correct).await? {}
+    Ok(())
+}
+
+fn is_conflict(error: &RecomputeError) -> bool {
+    error.as_db_error().is_some_and(|error| error.kind == Kind::Conflict)
 }
 
 /// Whether the last days had wrong rows, so that the next are likely to have some as well: then their

@@ -25,7 +25,8 @@ use crate::{
         Job, run_of,
         settle::{self, Failure},
     },
-    recompute::{self, Committed, RecomputeError, Target, Turn},
+    recompute::{self, Progress, RecomputeError, Target, Turn},
+    rollup::Rollup,
 };
 
 /// The longest wait between the attempts of a job that failed.
@@ -33,6 +34,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(600);
 
 /// How long a job rests whose conflicts outlasted their retries.
 const CONFLICT_REST: Duration = Duration::from_secs(1);
+
+/// How long a recompute that is given up may take to say how far it has come.
+const ABORT_WAIT: Duration = Duration::from_secs(1);
 
 /// How an attempt ended that did not complete.
 #[derive(Debug, thiserror::Error)]
@@ -216,16 +220,21 @@ async fn attempt<'a>(session: &Arc<Session>, unit: &Unit, jobs: &'a [Job]) -> (&
     };
     let timeout = session.config.job_timeout;
     let begun = Instant::now();
-    let committed = Arc::new(Committed::default());
-    let task = AbortOnDropHandle::new(tokio::spawn(
-        recompute_and_settle(Arc::clone(session), first.rollup.clone(), target, jobs.to_vec(), Arc::clone(&committed))
+    let progress = Arc::new(Progress::default());
+    let mut task = AbortOnDropHandle::new(tokio::spawn(
+        recompute_and_settle(Arc::clone(session), first.rollup.clone(), target, jobs.to_vec(), Arc::clone(&progress))
             .in_current_span(),
     ));
-    let result = tokio::time::timeout(timeout, task).await;
+    let result = tokio::time::timeout(timeout, &mut task).await;
+    if result.is_err() {
+        // It may be about to hear that a turn is committed.
+        task.abort();
+        let _ = tokio::time::timeout(ABORT_WAIT, &mut task).await;
+    }
     let took = begun.elapsed();
     let jobs_count = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
     JOB_DURATION.record([first.kind.name()], took / jobs_count, jobs.len());
-    let rest = corrected(session, jobs, committed.take());
+    let rest = &jobs[jobs.partition_point(|job| progress.last().is_some_and(|last| job.day <= last))..];
     let result = match result {
         Err(_) => Err(AttemptError::TimedOut(timeout)),
         Ok(Ok(result)) => result
@@ -242,27 +251,22 @@ async fn attempt<'a>(session: &Arc<Session>, unit: &Unit, jobs: &'a [Job]) -> (&
     (rest, result)
 }
 
-/// Counts what turns have corrected, which settled its jobs; the jobs after it.
-fn corrected<'a>(session: &Session, mut jobs: &'a [Job], turns: Vec<Turn>) -> &'a [Job] {
-    for Turn { days, difference } in turns {
-        let (settled, rest) = jobs.split_at(jobs.partition_point(|job| job.day <= *days.end()));
-        jobs = rest;
-        let Some(first) = settled.first() else { continue };
-        ATTEMPTS.add([first.kind.name(), Outcome::Corrected.name()], settled.len() as u64);
-        DRIFT_FOUND.add([first.kind.name()], difference.drifted().len() as u64);
-        if let Some(rollup) = session.rollups.get(&first.rollup) {
-            metrics::corrected(rollup, first.lab_id, &difference);
-        }
-        tracing::debug!(
-            from = %days.start(),
-            until = %days.end(),
-            inserted = difference.insert.len(),
-            updated = difference.update.len(),
-            deleted = difference.delete.len(),
-            "corrected"
-        );
+/// Counts what a turn has corrected.
+fn corrected(rollup: &Rollup, jobs: &[Job], Turn { days, difference }: &Turn) {
+    let mut settled = jobs.iter().filter(|job| days.contains(&job.day)).peekable();
+    if let Some(Job { kind, lab_id, .. }) = settled.peek().copied() {
+        ATTEMPTS.add([kind.name(), Outcome::Corrected.name()], settled.count() as u64);
+        DRIFT_FOUND.add([kind.name()], difference.drifted().len() as u64);
+        metrics::corrected(rollup, *lab_id, difference);
     }
-    jobs
+    tracing::debug!(
+        from = %days.start(),
+        until = %days.end(),
+        inserted = difference.insert.len(),
+        updated = difference.update.len(),
+        deleted = difference.delete.len(),
+        "corrected"
+    );
 }
 
 async fn recompute_and_settle(
@@ -270,7 +274,7 @@ async fn recompute_and_settle(
     rollup: String,
     target: Target,
     jobs: Vec<Job>,
-    committed: Arc<Committed>,
+    progress: Arc<Progress>,
 ) -> Result<(), AttemptError> {
     if rollup == NOTHING_TO_DO {
         return Ok(());
@@ -282,7 +286,7 @@ async fn recompute_and_settle(
     let worker_id = session.worker_id;
     let jobs = &jobs;
     let db = session.db.with_limit(session.config.job_timeout);
-    recompute::recompute(&db, rollup, target, &session.streak, &committed, |mut tx, turn| async move {
+    let settle = |mut tx, turn: Turn| async move {
         for job in jobs.iter().filter(|job| turn.days.contains(&job.day)) {
             let changes = recompute::changes_of(&turn.difference, job.day);
             if settle::complete(&mut tx, worker_id, &[job], changes).await? != 1 {
@@ -291,8 +295,9 @@ async fn recompute_and_settle(
             }
         }
         Ok((tx, turn))
-    })
-    .await?;
+    };
+    let committed = |turn| corrected(rollup, jobs, &turn);
+    recompute::recompute(&db, rollup, target, &session.streak, &progress, settle, committed).await?;
     Ok(())
 }
 

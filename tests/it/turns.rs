@@ -1,22 +1,29 @@
 //! Days are looked at together and corrected in turns: what is committed stands, however the rest ends.
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, sync::Mutex, time::Duration};
 
 use chrono::NaiveDate;
 use daymend::{
     args,
     db::{ConnectOptions, Mode, Query, connect},
-    recompute::{self, Committed, RecomputeError, Streak, Target, shrink::MaxShrink},
+    recompute::{self, Progress, RecomputeError, Streak, Target, shrink::MaxShrink},
     rollup::HISTORICAL_SUMMARY,
 };
 
 use crate::{
     on_both,
-    support::{Engine, TestDb, oracle, server::Server, work::rollups},
+    support::{
+        Engine, TestDb, oracle,
+        process::{Process, run_ok},
+        server::Server,
+        wait_until,
+        work::rollups,
+    },
 };
 
 const NOW: &str = "2026-06-15T12:00:00Z";
 const LAB: (i64, chrono_tz::Tz) = (1, chrono_tz::Asia::Kolkata);
+const LIMIT: Duration = Duration::from_secs(60);
 const DAYS: [&str; 4] = ["2026-06-10", "2026-06-11", "2026-06-12", "2026-06-13"];
 
 on_both! {
@@ -46,12 +53,18 @@ async fn turns(
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let target =
         Target { lab_id: LAB.0, first: day(0), last: day(3), as_of: NOW.parse().unwrap(), max_shrink: MaxShrink::OFF };
-    let (streak, committed) = (Streak::default(), Committed::default());
+    let (streak, progress) = (Streak::default(), Progress::default());
+    let done = Mutex::new(Vec::new());
     let settle = |tx, turn: recompute::Turn| async move {
         if refused == Some(*turn.days.end()) { Err(RecomputeError::LostLease) } else { Ok((tx, turn)) }
     };
-    let result = recompute::recompute(&db.db, rollup, target, &streak, &committed, settle).await;
-    (committed.take().into_iter().map(|turn| turn.days).collect(), result)
+    let result = recompute::recompute(&db.db, rollup, target, &streak, &progress, settle, |turn| {
+        done.lock().unwrap().push(turn.days);
+    })
+    .await;
+    let done = done.into_inner().unwrap();
+    assert_eq!(progress.last(), done.last().map(|days| *days.end()));
+    (done, result)
 }
 
 /// The stored rows are those of the source on the days from `first` to `last`, and no others.
@@ -114,13 +127,39 @@ async fn a_day_whose_facts_are_held_keeps_no_earlier_day_waiting() {
     assert_right(&db, day(0), day(3)).await;
 }
 
+/// The same by a worker: the group comes to an end at the third day, and the fourth is done by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_settles_each_day_of_a_group_once() {
+    let db = lab(Engine::MariaDb).await;
+    run_ok(&db, &["--now", NOW, "repair", "--day", DAYS[0], "--to", DAYS[3], "--lab", "1"]);
+    let mut user = db.admin.begin(Mode::Write).await.unwrap();
+    let last = "SELECT id FROM billing WHERE billTime < '2026-06-12 18:30:00' ORDER BY billTime DESC LIMIT 1";
+    let last = db.number(last).await;
+    let sql = "UPDATE billing SET isCancelled = 1 - isCancelled WHERE id = ?";
+    user.execute(Query::new("user", sql), args![last]).await.unwrap();
+    let _worker = Process::start(&db, &["--now", NOW, "worker"]);
+    let completed = async || db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await;
+    wait_until("the other days to be done", LIMIT, async || completed().await == 3).await;
+    let waiting = db.text("SELECT CAST(MIN(day) AS CHAR) FROM daymend_jobs WHERE state <> 'completed'").await;
+    assert_eq!(waiting, DAYS[2]);
+    user.commit().await.unwrap();
+    wait_until("the day to be done", LIMIT, async || completed().await == 4).await;
+    assert_right(&db, day(0), day(3)).await;
+    let (rows, stored) =
+        ("SELECT SUM(rows_inserted) FROM daymend_jobs", "SELECT COUNT(*) FROM operation_historical_summary");
+    assert_eq!(db.number(&format!("SELECT CAST(({rows}) AS SIGNED)")).await, db.number(stored).await);
+    assert_eq!(db.number("SELECT MAX(attempt) FROM daymend_jobs").await, 1);
+}
+
 /// Days have other numbers of rows each time: statements made for so many are not kept prepared, which
 /// would cost the server a megabyte each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn statements_for_many_rows_are_not_kept_prepared() {
     let server = Server::start("prepared").expect("MariaDB starts");
     let mut db = TestDb::on_server(server.port).await;
+    // The count is the server's: no connection may come in between.
     db.db = connect(&db.url, ConnectOptions::new(1)).unwrap();
+    db.admin = connect(&db.triggers_url, ConnectOptions::new(1)).unwrap();
     db.add_lab(LAB.0, Some(LAB.1.name())).await;
     db.fill_lab(LAB.0, day(0), 4, 40).await;
     let mut kept = Vec::new();
