@@ -151,15 +151,11 @@ def damaged(server, name, database, options, rivals) -> tuple[dict[str, list[flo
 
 def writers(server, database, ours, options) -> Item:
     """A rebuild from empty, and users who cancel bills of its days."""
-    first, last = data.first(options.days), data.LAST
     bills = len(data.ZONES) * data.BILLS_A_DAY * options.days
     took, notes = {"daymend": []}, ["| | p50 ms | p99 ms | longest |", "|---|---:|---:|---:|"]
     alone, beside = [], []
     for _ in range(options.rounds):
-        rows(database, "TRUNCATE TABLE operation_historical_summary")
-        ours.forget()
-        ours.enqueue(first, last, LAB)
-        server.settle(database)
+        enqueue_from_empty(server, database, ours, options)
         users = Writers(server, "three_labs", LAB, bills)
         took["daymend"].append(1000 * timed(ours.work) / options.days)
         progress("writers", "daymend", took["daymend"])
@@ -171,6 +167,14 @@ def writers(server, database, ours, options) -> Item:
         p50, p99, longest = (sorted(percentile(r, p) for r in rounds)[len(rounds) // 2] for p in (50, 99, 100))
         notes.append(f"| {name} | {p50:.2f} | {p99:.2f} | {longest:.1f} |")
     return Item("Writers beside a rebuild from empty", "day", took, notes)
+
+
+def enqueue_from_empty(server, database, ours, options) -> None:
+    """A lab's whole history, to be worked off into an empty summary."""
+    rows(database, "TRUNCATE TABLE operation_historical_summary")
+    ours.forget()
+    ours.enqueue(data.first(options.days), data.LAST, LAB)
+    server.settle(database)
 
 
 def growth_of_days(server, database, ours, options) -> Item:
@@ -220,13 +224,9 @@ def start(server, database, ours, options) -> Item:
 
 def where(server, database, ours, options) -> Item:
     """daymend's rebuild, statement by statement."""
-    first, last = data.first(options.days), data.LAST
     took = {"all of it": []}
     for _ in range(options.rounds):
-        rows(database, "TRUNCATE TABLE operation_historical_summary")
-        ours.forget()
-        ours.enqueue(first, last, LAB)
-        server.settle(database)
+        enqueue_from_empty(server, database, ours, options)
         with profile.of_statements(server) as seconds:
             took["all of it"].append(1000 * timed(ours.work) / options.days)
         progress("profile", "daymend", took["all of it"])

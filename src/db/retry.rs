@@ -50,10 +50,7 @@ where
         match attempt().await {
             Ok(value) => return Ok(value),
             Err(error) => {
-                let conflict = error
-                    .as_db_error()
-                    .filter(|error| error.kind == Kind::Conflict)
-                    .map(|error| super::code(&error.source));
+                let conflict = error.conflict().map(|error| super::code(&error.source));
                 failures += 1;
                 match conflict {
                     Some(code) if failures <= RETRIES_MAX => {
@@ -72,6 +69,11 @@ where
 pub trait AsDbError {
     /// The database's error, where it is one.
     fn as_db_error(&self) -> Option<&DbError>;
+
+    /// The database's error, where it is a conflict.
+    fn conflict(&self) -> Option<&DbError> {
+        self.as_db_error().filter(|error| error.kind == Kind::Conflict)
+    }
 }
 
 impl AsDbError for DbError {

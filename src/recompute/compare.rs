@@ -72,8 +72,8 @@ pub(super) async fn look(
     Ok(Look { difference: found, expected })
 }
 
-/// Checks that the facts of the days on which rows were inserted still make the rows `seen`, and locks
-/// them: a conflict where they do not, or where somebody is changing them.
+/// Checks that the facts of the day on which rows were inserted, one a turn, still make the rows `seen`,
+/// and locks them: a conflict where they do not, or where somebody is changing them.
 pub(super) async fn hold_facts(
     tx: &mut Tx,
     rollup: &Rollup,
@@ -81,15 +81,11 @@ pub(super) async fn hold_facts(
     written: &Difference,
     seen: &[(Key, u32)],
 ) -> Result<(), RecomputeError> {
-    let (Some((first, _)), Some((last, _))) = (written.insert.first(), written.insert.last()) else { return Ok(()) };
-    let target = Target { first: first.day, last: last.day, ..target };
+    let Some(&(Key { day, .. }, _)) = written.insert.first() else { return Ok(()) };
+    let target = Target { first: day, last: day, ..target };
     let zone = zone(tx, rollup, target.lab_id).await?;
     let expected = expected(tx, rollup, target, zone, Locking::Shared).await?;
-    if expected == of_days(seen, (target.first, target.last)) {
-        Ok(())
-    } else {
-        Err(DbError::changed("facts of inserted rows").into())
-    }
+    if expected == of_days(seen, (day, day)) { Ok(()) } else { Err(DbError::changed("facts of inserted rows").into()) }
 }
 
 /// The days from the first to the last that may be wrong.

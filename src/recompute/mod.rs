@@ -48,7 +48,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 
 use crate::{
     calendar::{self, ZoneError},
-    db::{Db, DbError, Kind, Mode, Tx, retry::AsDbError},
+    db::{Db, DbError, Mode, Tx, retry::AsDbError},
     rollup::{Rollup, aggregate::Key},
 };
 pub use compare::{Sides, read};
@@ -216,7 +216,7 @@ where
             match correct(target, turn, &found.expected).await {
                 Ok(()) => target = progress.rest_of(target),
                 // After a turn that succeeded it is the first of the next.
-                Err(error) if progress.last() != begun && is_conflict(&error) => return Ok(false),
+                Err(error) if progress.last() != begun && error.conflict().is_some() => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
@@ -224,10 +224,6 @@ where
     };
     while !crate::db::retry("correct", &look_and_correct).await? {}
     Ok(())
-}
-
-fn is_conflict(error: &RecomputeError) -> bool {
-    error.as_db_error().is_some_and(|error| error.kind == Kind::Conflict)
 }
 
 /// Whether the last days had wrong rows, so that the next are likely to have some as well: then their

@@ -139,11 +139,11 @@ pub async fn count_facts<'a>(
         let mut columns = Vec::new();
         let mut values = vec![None; fact.columns.len()];
         let mut bill_time = 0;
-        let sql = match locking {
-            Locking::None => fact.sql.text.clone(),
-            Locking::Shared => format!("{}\n{{share_nowait}}", fact.sql.text),
+        let query = match locking {
+            Locking::None => query(&fact.sql),
+            Locking::Shared => Query::new(&fact.sql.file, format!("{}\n{{share_nowait}}", fact.sql.text)),
         };
-        tx.for_each(Query::new(&fact.sql.file, sql), fact.sql.bind(value), |row| {
+        tx.for_each(query, fact.sql.bind(value), |row| {
             if columns.is_empty() {
                 [bill_time] = positions(&row, ["bill_time"])?;
                 columns =

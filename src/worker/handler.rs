@@ -251,17 +251,24 @@ async fn attempt<'a>(session: &Arc<Session>, unit: &Unit, jobs: &'a [Job]) -> (&
     (rest, result)
 }
 
+/// The jobs of a turn.
+fn jobs_of<'a>(turn: &Turn, jobs: &'a [Job]) -> impl Iterator<Item = &'a Job> + use<'a> {
+    let days = turn.days.clone();
+    jobs.iter().filter(move |job| days.contains(&job.day))
+}
+
 /// Counts what a turn has corrected.
-fn corrected(rollup: &Rollup, jobs: &[Job], Turn { days, difference }: &Turn) {
-    let mut settled = jobs.iter().filter(|job| days.contains(&job.day)).peekable();
-    if let Some(Job { kind, lab_id, .. }) = settled.peek().copied() {
-        ATTEMPTS.add([kind.name(), Outcome::Corrected.name()], settled.count() as u64);
+fn corrected(rollup: &Rollup, jobs: &[Job], turn: &Turn) {
+    let difference = &turn.difference;
+    // The jobs of a unit are of one kind and one lab.
+    if let Some(Job { kind, lab_id, .. }) = jobs.first() {
+        ATTEMPTS.add([kind.name(), Outcome::Corrected.name()], jobs_of(turn, jobs).count() as u64);
         DRIFT_FOUND.add([kind.name()], difference.drifted().len() as u64);
         metrics::corrected(rollup, *lab_id, difference);
     }
     tracing::debug!(
-        from = %days.start(),
-        until = %days.end(),
+        from = %turn.days.start(),
+        until = %turn.days.end(),
         inserted = difference.insert.len(),
         updated = difference.update.len(),
         deleted = difference.delete.len(),
@@ -287,7 +294,7 @@ async fn recompute_and_settle(
     let jobs = &jobs;
     let db = session.db.with_limit(session.config.job_timeout);
     let settle = |mut tx, turn: Turn| async move {
-        for job in jobs.iter().filter(|job| turn.days.contains(&job.day)) {
+        for job in jobs_of(&turn, jobs) {
             let changes = recompute::changes_of(&turn.difference, job.day);
             if settle::complete(&mut tx, worker_id, &[job], changes).await? != 1 {
                 tx.rollback().await?;

@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, sync::Mutex, time::Duration};
 use chrono::NaiveDate;
 use daymend::{
     args,
-    db::{ConnectOptions, Mode, Query, connect},
+    db::{ConnectOptions, Mode, Query, Tx, connect},
     recompute::{self, Progress, RecomputeError, Streak, Target, shrink::MaxShrink},
     rollup::HISTORICAL_SUMMARY,
 };
@@ -109,16 +109,22 @@ async fn a_turn_that_fails_takes_no_other_with_it(engine: Engine) {
     assert_right(&db, day(0), day(3)).await;
 }
 
-/// Somebody is changing a fact of the third day: those before it wait for nobody.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_day_whose_facts_are_held_keeps_no_earlier_day_waiting() {
-    let db = lab(Engine::MariaDb).await;
+/// A user's transaction that has changed the last fact of the third day. Not its first: InnoDB asks for a
+/// lock on the first row behind a range as well.
+async fn change_the_third_day(db: &TestDb) -> Tx {
     let mut user = db.admin.begin(Mode::Write).await.unwrap();
-    // Not its first: InnoDB asks for a lock on the first row behind a range as well.
     let last = "SELECT id FROM billing WHERE billTime < '2026-06-12 18:30:00' ORDER BY billTime DESC LIMIT 1";
     let last = db.number(last).await;
     let sql = "UPDATE billing SET isCancelled = 1 - isCancelled WHERE id = ?";
     assert_eq!(user.execute(Query::new("user", sql), args![last]).await.unwrap(), 1);
+    user
+}
+
+/// Somebody is changing a fact of the third day: those before it wait for nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_day_whose_facts_are_held_keeps_no_earlier_day_waiting() {
+    let db = lab(Engine::MariaDb).await;
+    let user = change_the_third_day(&db).await;
     let (done, result) = turns(&db, None).await;
     assert!(matches!(result, Err(RecomputeError::Database(_))), "{result:?}");
     assert_eq!(done, [day(0)..=day(0), day(1)..=day(1)]);
@@ -132,11 +138,7 @@ async fn a_day_whose_facts_are_held_keeps_no_earlier_day_waiting() {
 async fn a_worker_settles_each_day_of_a_group_once() {
     let db = lab(Engine::MariaDb).await;
     run_ok(&db, &["--now", NOW, "repair", "--day", DAYS[0], "--to", DAYS[3], "--lab", "1"]);
-    let mut user = db.admin.begin(Mode::Write).await.unwrap();
-    let last = "SELECT id FROM billing WHERE billTime < '2026-06-12 18:30:00' ORDER BY billTime DESC LIMIT 1";
-    let last = db.number(last).await;
-    let sql = "UPDATE billing SET isCancelled = 1 - isCancelled WHERE id = ?";
-    user.execute(Query::new("user", sql), args![last]).await.unwrap();
+    let user = change_the_third_day(&db).await;
     let _worker = Process::start(&db, &["--now", NOW, "worker"]);
     let completed = async || db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await;
     wait_until("the other days to be done", LIMIT, async || completed().await == 3).await;
