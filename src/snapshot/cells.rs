@@ -74,8 +74,8 @@ pub fn to_json(value: &Arg) -> serde_json::Value {
         Arg::Text(text) => json!(text),
         // As text: JSON has neither infinities nor a rule for the last digit.
         Arg::Real(number) => json!({ "real": number.to_string() }),
-        Arg::Bytes(bytes) => json!({ "hex": hex(bytes) }),
-        Arg::RawText(bytes) => json!({ "text": hex(bytes) }),
+        Arg::Bytes(bytes) => json!({ "hex": hex::encode(bytes) }),
+        Arg::RawText(bytes) => json!({ "text": hex::encode(bytes) }),
     }
 }
 
@@ -92,21 +92,12 @@ pub fn from_json(json: &serde_json::Value) -> Option<Arg> {
                 return number.as_str()?.parse().ok().map(Arg::Real);
             }
             if let Some(text) = object.get("text") {
-                return unhex(text.as_str()?).map(Arg::RawText);
+                return hex::decode(text.as_str()?).ok().map(Arg::RawText);
             }
-            unhex(object.get("hex")?.as_str()?).map(Arg::Bytes)
+            hex::decode(object.get("hex")?.as_str()?).ok().map(Arg::Bytes)
         }
         Value::Bool(_) | Value::Array(_) => None,
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(hex: &str) -> Option<Vec<u8>> {
-    let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
-    (0..hex.len()).step_by(2).map(byte).collect()
 }
 
 /// Values as one text that tells them apart; a key of the working file.
@@ -130,7 +121,7 @@ pub fn show(value: &Arg) -> String {
         Arg::Int(number) => number.to_string(),
         Arg::Real(number) => number.to_string(),
         Arg::Text(text) => text.clone(),
-        Arg::Bytes(bytes) | Arg::RawText(bytes) => format!("0x{}", hex(bytes)),
+        Arg::Bytes(bytes) | Arg::RawText(bytes) => format!("0x{}", hex::encode(bytes)),
     }
 }
 

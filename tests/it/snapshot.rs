@@ -107,21 +107,17 @@ async fn a_table_needs_something_to_tell_its_rows_apart(engine: Engine) {
 /// A type of MariaDB, and a literal of it.
 type Kind = (&'static str, fn(&mut StdRng) -> String);
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02X}")).collect()
-}
-
 fn text(random: &mut StdRng, most: usize) -> String {
     const PIECES: [&str; 10] = ["a", "Z", "é", "ß", "🩸", "'", "\\", "\0", " ", "م"];
     let count = random.random_range(0..=most);
     let text: String = (0..count).map(|_| PIECES[random.random_range(0..PIECES.len())]).collect();
-    format!("CONVERT(X'{}' USING utf8mb4)", hex(text.as_bytes()))
+    format!("CONVERT(X'{}' USING utf8mb4)", hex::encode(text.as_bytes()))
 }
 
 fn bytes(random: &mut StdRng, most: usize) -> String {
     let count = random.random_range(0..=most);
     let bytes: Vec<u8> = (0..count).map(|_| random.random_range(0..4_u8) * 85).collect();
-    format!("X'{}'", hex(&bytes))
+    format!("X'{}'", hex::encode(&bytes))
 }
 
 fn pick(random: &mut StdRng, from: &[&str]) -> String {
@@ -185,8 +181,8 @@ fn literal(value: &Value) -> String {
         Value::Null => "NULL".to_owned(),
         Value::Int(value) => value.to_string(),
         Value::Real(value) => format!("{value:e}"),
-        Value::Text(text) => format!("CONVERT(X'{}' USING utf8mb4)", hex(text)),
-        Value::Blob(bytes) => format!("X'{}'", hex(bytes)),
+        Value::Text(text) => format!("CONVERT(X'{}' USING utf8mb4)", hex::encode(text)),
+        Value::Blob(bytes) => format!("X'{}'", hex::encode(bytes)),
     }
 }
 

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use sha2::{Digest as _, Sha256};
 
-use super::row::hex;
 use crate::snapshot::{SnapshotError, schema::Table};
 
 /// The version of the format that this binary writes, and the latest that it reads.
@@ -135,7 +134,7 @@ impl Manifest {
     #[must_use]
     pub fn checksum(&self) -> String {
         let said = Self { checksum: String::new(), ..self.clone() };
-        hex(&Sha256::digest(serde_json::to_vec(&said).unwrap_or_default()))
+        hex::encode(Sha256::digest(serde_json::to_vec(&said).unwrap_or_default()))
     }
 
     /// Reads one.

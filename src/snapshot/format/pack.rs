@@ -8,8 +8,6 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::row::hex;
-
 /// How hard to compress. Level 3 takes nearly twice the time, for four hundredths of the size at most.
 const LEVEL: i32 = 1;
 
@@ -87,7 +85,7 @@ pub(crate) fn pack(from: &Path, to: &Path) -> io::Result<Packed> {
     io::copy(&mut BufReader::with_capacity(CHUNK, source), &mut encoder)?;
     let hashing = encoder.finish()?;
     hashing.inner.sync_all()?;
-    Ok(Packed { size: hashing.size, sha256: hex(&hashing.hasher.finalize()) })
+    Ok(Packed { size: hashing.size, sha256: hex::encode(hashing.hasher.finalize()) })
 }
 
 /// Unpacks a file into another one; the size and hash of the packed file. An error where it is damaged
@@ -103,5 +101,5 @@ pub(crate) fn unpack(from: &Path, to: &Path, max: u64) -> io::Result<Packed> {
     // What is behind the end belongs to the file as well.
     io::copy(&mut source, &mut io::sink())?;
     let hashing = source.into_inner();
-    Ok(Packed { size: hashing.size, sha256: hex(&hashing.hasher.finalize()) })
+    Ok(Packed { size: hashing.size, sha256: hex::encode(hashing.hasher.finalize()) })
 }

@@ -1,43 +1,29 @@
-//! The queue's state machine: who gets which job, and what becomes of an attempt.
+//! What becomes of an attempt.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
-use chrono::{DateTime, Days, NaiveDate, Utc};
 use daymend::{
     args,
     db::Mode,
     queue::{
         Job, JobKind, claim,
         lease::{self, LAPSES_MAX},
-        run_of,
         settle::{self, Failure},
     },
     recompute::Changes,
-    rollup::HISTORICAL_SUMMARY,
-    runs::{self, NewRun, RunState},
+    runs::{self, RunState},
 };
 
+use super::{
+    ATTEMPTS_MAX, LIMIT, LONG, complete, count, day, days, end_lease, failure, new_run, outcomes, stored, take,
+    take_one, worker,
+};
 use crate::{
     on_both,
     support::{Engine, TestDb, wait_until},
 };
 
-const ATTEMPTS_MAX: u32 = 2;
-const LONG: Duration = Duration::from_secs(3600);
-const LIMIT: Duration = Duration::from_secs(20);
-
 on_both! {
-    nightly_jobs_are_claimed_before_repairs_before_rebuilds;
-    labs_of_a_rebuild_take_turns_and_a_later_run_joins_at_the_turn_that_is_up;
-    claims_at_once_share_no_job;
-    a_claim_stamps_its_jobs_with_worker_and_attempt;
-    a_lab_and_day_never_runs_twice_at_once;
-    a_job_whose_day_is_running_is_postponed_and_runs_later;
-    of_two_jobs_for_one_day_in_one_claim_one_is_postponed;
     a_failed_attempt_waits_for_its_backoff_and_keeps_its_error;
     a_job_without_attempts_left_is_discarded_with_its_error;
     a_permanent_failure_is_discarded_at_once;
@@ -49,242 +35,6 @@ on_both! {
     a_settlement_for_another_attempt_finds_nothing;
     a_job_that_outlives_its_workers_again_and_again_is_discarded;
     a_cancelled_run_takes_running_jobs_from_their_worker;
-}
-
-fn now() -> DateTime<Utc> {
-    "2026-06-15T12:00:00Z".parse().unwrap()
-}
-
-/// The `number`-th day of the test's calendar, from 0.
-fn day(number: u64) -> NaiveDate {
-    "2026-01-01".parse::<NaiveDate>().unwrap() + Days::new(number)
-}
-
-fn days(count: u64) -> Vec<NaiveDate> {
-    (0..count).map(day).collect()
-}
-
-async fn new_run(db: &TestDb, kind: JobKind, labs: &[(i64, Vec<NaiveDate>)]) -> i64 {
-    let run = NewRun {
-        rollup: HISTORICAL_SUMMARY.to_owned(),
-        kind,
-        reason: "a test".to_owned(),
-        requested_by: "queue".to_owned(),
-        time_zone: None,
-        lab_id: None,
-        as_of: now(),
-        labs: labs.to_vec(),
-        attempts_max: ATTEMPTS_MAX,
-        max_shrink: daymend::recompute::shrink::MaxShrink::OFF,
-    };
-    let mut tx = db.db.begin(Mode::Write).await.unwrap();
-    let id = runs::create(&mut tx, &run).await.unwrap();
-    tx.commit().await.unwrap();
-    id
-}
-
-async fn worker(db: &TestDb, lease: Duration) -> i64 {
-    lease::register(&db.db, "a test", lease).await.unwrap()
-}
-
-/// The worker's lease runs out.
-async fn end_lease(db: &TestDb, worker: i64) {
-    db.execute("UPDATE daymend_workers SET lease_until_us = 0 WHERE id = ?", args![worker]).await;
-}
-
-async fn take(db: &TestDb, worker: i64, limit: usize) -> Vec<Job> {
-    claim::claim(&db.db, worker, limit).await.unwrap()
-}
-
-async fn take_one(db: &TestDb, worker: i64) -> Job {
-    let mut jobs = take(db, worker, 1).await;
-    assert_eq!(jobs.len(), 1, "one job waits");
-    jobs.remove(0)
-}
-
-/// A job as it is stored; all that a settlement may change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Stored {
-    state: String,
-    attempt: i64,
-    sort_key: i64,
-    worker_id: Option<i64>,
-    lapses: i64,
-    error: Option<String>,
-}
-
-async fn stored(db: &TestDb, job: i64) -> Stored {
-    let sql = "SELECT state, attempt, sort_key, worker_id, lapses, error FROM daymend_jobs WHERE id = ?";
-    let row = db.rows(sql, args![job]).await.pop().unwrap();
-    Stored {
-        state: row.text(0).unwrap(),
-        attempt: row.int(1).unwrap(),
-        sort_key: row.int(2).unwrap(),
-        worker_id: row.int_or_null(3).unwrap(),
-        lapses: row.int(4).unwrap(),
-        error: row.text_or_null(5).unwrap(),
-    }
-}
-
-/// How the attempts of a job ended that did not complete it, in order.
-async fn outcomes(db: &TestDb, job: i64) -> Vec<String> {
-    let rows = db.rows("SELECT outcome FROM daymend_attempts WHERE job_id = ? ORDER BY ended_at", args![job]).await;
-    rows.iter().map(|row| row.text(0).unwrap()).collect()
-}
-
-/// How many jobs are in a state.
-async fn count(db: &TestDb, state: &str) -> i64 {
-    db.number(&format!("SELECT COUNT(*) FROM daymend_jobs WHERE state = '{state}'")).await
-}
-
-async fn complete(db: &TestDb, worker: i64, job: &Job) -> u64 {
-    settle::complete_unchanged(&db.db, worker, std::slice::from_ref(job)).await.unwrap()
-}
-
-fn failure(backoff: Duration) -> Failure {
-    Failure { error: "the reason".to_owned(), permanent: false, backoff }
-}
-
-async fn nightly_jobs_are_claimed_before_repairs_before_rebuilds(engine: Engine) {
-    let db = TestDb::new(engine).await;
-    for kind in [JobKind::Rebuild, JobKind::Repair, JobKind::Nightly] {
-        let lab = kind as i64 + 1;
-        new_run(&db, kind, &[(lab, days(3))]).await;
-    }
-    let worker = worker(&db, LONG).await;
-    let mut order: Vec<_> = take(&db, worker, 5).await.iter().map(|job| (job.kind, job.day)).collect();
-    // Days are claimed oldest first, and what one claim leaves the next one takes.
-    order.extend(take(&db, worker, 5).await.iter().map(|job| (job.kind, job.day)));
-    let kinds = [JobKind::Nightly, JobKind::Repair, JobKind::Rebuild];
-    let expected: Vec<_> = kinds.into_iter().flat_map(|kind| days(3).into_iter().map(move |day| (kind, day))).collect();
-    assert_eq!(order, expected);
-    assert_eq!(take(&db, worker, 5).await, []);
-}
-
-async fn labs_of_a_rebuild_take_turns_and_a_later_run_joins_at_the_turn_that_is_up(engine: Engine) {
-    let db = TestDb::new(engine).await;
-    let worker = worker(&db, LONG).await;
-    new_run(&db, JobKind::Rebuild, &[(1, days(28))]).await;
-    new_run(&db, JobKind::Rebuild, &[(2, days(28)), (3, days(7))]).await;
-    let turn = |jobs: &[Job]| -> BTreeMap<i64, BTreeSet<NaiveDate>> {
-        let mut labs: BTreeMap<i64, BTreeSet<_>> = BTreeMap::new();
-        for job in jobs {
-            labs.entry(job.lab_id).or_default().insert(job.day);
-        }
-        labs
-    };
-    let of = |days: std::ops::Range<u64>| -> BTreeSet<NaiveDate> { days.map(day).collect() };
-    assert_eq!(turn(&take(&db, worker, 21).await), [(1, of(0..7)), (2, of(0..7)), (3, of(0..7))].into());
-    assert_eq!(turn(&take(&db, worker, 14).await), [(1, of(7..14)), (2, of(7..14))].into());
-    // The third turn is up: lab 4 neither waits for the others' end nor goes before them.
-    new_run(&db, JobKind::Rebuild, &[(4, days(14))]).await;
-    assert_eq!(turn(&take(&db, worker, 21).await), [(1, of(14..21)), (2, of(14..21)), (4, of(0..7))].into());
-    assert_eq!(turn(&take(&db, worker, 21).await), [(1, of(21..28)), (2, of(21..28)), (4, of(7..14))].into());
-}
-
-async fn claims_at_once_share_no_job(engine: Engine) {
-    let db = Arc::new(TestDb::new(engine).await);
-    let run = new_run(&db, JobKind::Rebuild, &[(1, days(60)), (2, days(60))]).await;
-    let claimers = (0..4).map(|_| {
-        let db = Arc::clone(&db);
-        tokio::spawn(async move {
-            let worker = worker(&db, LONG).await;
-            let mut mine = Vec::new();
-            while count(&db, "available").await > 0 {
-                mine.extend(take(&db, worker, 7).await.iter().map(|job| job.id));
-            }
-            mine
-        })
-    });
-    let mut claimed = Vec::new();
-    for mine in futures::future::join_all(claimers).await {
-        claimed.extend(mine.unwrap());
-    }
-    claimed.sort_unstable();
-    let (first, _) = daymend::queue::ids_of(run);
-    assert_eq!(claimed, (first..first + 120).collect::<Vec<_>>());
-}
-
-async fn a_claim_stamps_its_jobs_with_worker_and_attempt(engine: Engine) {
-    let db = TestDb::new(engine).await;
-    let run = new_run(&db, JobKind::Repair, &[(-5, days(1))]).await;
-    let worker = worker(&db, LONG).await;
-    let job = take_one(&db, worker).await;
-    assert_eq!(run_of(job.id), run);
-    let expected = Job {
-        id: job.id,
-        kind: JobKind::Repair,
-        rollup: HISTORICAL_SUMMARY.to_owned(),
-        lab_id: -5,
-        day: day(0),
-        attempt: 1,
-        attempts_max: i64::from(ATTEMPTS_MAX),
-    };
-    assert_eq!(job, expected);
-    let stored = stored(&db, job.id).await;
-    assert_eq!((stored.state.as_str(), stored.attempt, stored.worker_id), ("running", 1, Some(worker)));
-    assert_eq!(stored.sort_key, worker, "the lease of its worker is how it is rescued");
-}
-
-async fn a_lab_and_day_never_runs_twice_at_once(engine: Engine) {
-    let db = Arc::new(TestDb::new(engine).await);
-    for kind in JobKind::ALL {
-        new_run(&db, kind, &[(1, days(5))]).await;
-    }
-    let running = Arc::new(Mutex::new(BTreeSet::new()));
-    let workers = (0..3).map(|_| {
-        let (db, running) = (Arc::clone(&db), Arc::clone(&running));
-        tokio::spawn(async move {
-            let worker = worker(&db, LONG).await;
-            let work = || async {
-                for job in take(&db, worker, 4).await {
-                    assert!(running.lock().unwrap().insert(job.day), "{} runs twice at once", job.day);
-                    tokio::task::yield_now().await;
-                    assert!(running.lock().unwrap().remove(&job.day));
-                    assert_eq!(complete(&db, worker, &job).await, 1);
-                }
-                !claim::any_open(&db.db).await.unwrap()
-            };
-            wait_until("every job has run", LIMIT, work).await;
-        })
-    });
-    for worker in futures::future::join_all(workers).await {
-        worker.unwrap();
-    }
-    assert_eq!(count(&db, "completed").await, 15);
-}
-
-async fn a_job_whose_day_is_running_is_postponed_and_runs_later(engine: Engine) {
-    let db = TestDb::new(engine).await;
-    let (holder, other) = (worker(&db, LONG).await, worker(&db, LONG).await);
-    new_run(&db, JobKind::Repair, &[(1, days(1))]).await;
-    let held = take_one(&db, holder).await;
-    // Another run for the same day, and for a day that is free.
-    let second = new_run(&db, JobKind::Nightly, &[(1, days(2))]).await;
-    let (same_day, _) = daymend::queue::ids_of(second);
-    let before = settle::database_now_us(&db.db).await.unwrap();
-    let claimed = take(&db, other, 10).await;
-    assert_eq!(claimed.iter().map(|job| job.day).collect::<Vec<_>>(), [day(1)], "only the free day");
-    let postponed = stored(&db, same_day).await;
-    assert_eq!((postponed.state.as_str(), postponed.attempt), ("available", 0));
-    assert!(postponed.sort_key >= before + 1_000_000, "it comes back in a second");
-    assert_eq!(complete(&db, holder, &held).await, 1);
-    wait_until("the postponed job is due", LIMIT, || async {
-        take(&db, other, 10).await.iter().any(|job| job.id == same_day && job.attempt == 1)
-    })
-    .await;
-    assert_eq!(stored(&db, same_day).await.state, "running");
-}
-
-async fn of_two_jobs_for_one_day_in_one_claim_one_is_postponed(engine: Engine) {
-    let db = TestDb::new(engine).await;
-    let worker = worker(&db, LONG).await;
-    new_run(&db, JobKind::Repair, &[(1, days(2))]).await;
-    new_run(&db, JobKind::Repair, &[(1, days(2))]).await;
-    let claimed = take(&db, worker, 10).await;
-    assert_eq!(claimed.iter().map(|job| job.day).collect::<BTreeSet<_>>(), days(2).into_iter().collect());
-    assert_eq!((claimed.len(), count(&db, "running").await, count(&db, "available").await), (2, 2, 2));
-    assert_eq!(take(&db, worker, 10).await, [], "nothing is due before the second is over");
 }
 
 async fn a_failed_attempt_waits_for_its_backoff_and_keeps_its_error(engine: Engine) {

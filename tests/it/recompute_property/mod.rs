@@ -10,14 +10,17 @@
 //! The oracle reads an instant's day off the local clock. Where clocks go back across midnight
 //! that is not the rule (see `calendar`), so no such zone is here.
 
-use std::{collections::BTreeMap, panic::AssertUnwindSafe};
+mod case;
+mod lab;
 
-use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
+use std::panic::AssertUnwindSafe;
+
+use chrono::{DateTime, NaiveDate, Utc};
 use chrono_tz::Tz;
 use daymend::{
     args,
-    calendar::{Zone, dates, days_before},
-    db::{Arg, Mode, Query, instant_text},
+    calendar::{dates, days_before},
+    db::{Arg, Mode},
     recompute::shrink::MaxShrink,
     rollup::{HISTORICAL_SUMMARY, Rollups},
     runs::{RunState, records},
@@ -25,16 +28,14 @@ use daymend::{
 };
 use futures::FutureExt as _;
 use proptest::{
-    collection::vec,
-    option,
-    prelude::{Strategy, any},
-    prop_oneof,
-    sample::select,
-    strategy::{Just, ValueTree},
+    strategy::{Strategy as _, ValueTree},
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
-use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
+use self::{
+    case::{FOREIGN, LabCase, TESTS, labs},
+    lab::{Lab, Table},
+};
 use crate::{
     on_both,
     support::{
@@ -49,173 +50,7 @@ on_both! {
     repairs_and_rebuilds_make_the_summary_true_and_write_nothing_twice;
     rows_with_a_null_dimension_and_rows_stored_twice_are_removed;
 }
-
-/// Zones, each with the dates around which its bills lie.
-const ZONES: &[(&str, &[&str])] = &[
-    ("Asia/Kolkata", &["2026-03-01"]),
-    ("Asia/Calcutta", &["2024-02-29"]),
-    ("Asia/Kathmandu", &["2025-12-31"]),
-    ("America/New_York", &["2026-03-08", "2025-11-02"]),
-    ("Africa/Cairo", &["2026-04-24", "2025-10-31"]),
-    ("America/Havana", &["2026-03-08", "2025-11-02"]),
-    ("Australia/Lord_Howe", &["2026-04-05", "2025-10-05"]),
-    ("Pacific/Chatham", &["2026-04-05"]),
-    ("Pacific/Apia", &["2011-12-30", "2026-01-01"]),
-    ("Pacific/Kiritimati", &["1994-12-31"]),
-    ("Pacific/Marquesas", &["2026-05-01"]),
-    ("UTC", &["1970-01-02"]),
-];
-
-/// The test catalogue: ids and departments. Bills also name 5 and 0, which are not in it.
-const TESTS: &[(i64, Option<i64>)] = &[(1, Some(10)), (2, None), (3, Some(-7)), (4, Some(0)), (-3, Some(10))];
-
-/// An event type of somebody else, in the same table.
-const FOREIGN: &str = "custom_report";
-
-const EVENTS: [&str; 16] = [
-    "organization_bill",
-    "referral_bill",
-    "branch_bill",
-    "organization_test",
-    "referral_test",
-    "branch_test",
-    "department_test",
-    "organization_sample",
-    "referral_sample",
-    "branch_sample",
-    "organization_sample_accessed",
-    "referral_sample_accessed",
-    "branch_sample_accessed",
-    "organization_sample_not_accessed",
-    "referral_sample_not_accessed",
-    "branch_sample_not_accessed",
-];
-
 const CASES_AT_A_TIME: usize = 12;
-
-/// How far from an anchor a bill may lie, in days.
-const REACH: u64 = 3;
-
-type Info = Option<(Option<i64>, Option<i64>, Option<i64>)>;
-
-/// A moment: so many microseconds after the first instant of the day `day` days from an anchor.
-#[derive(Debug, Clone, Copy)]
-struct Moment {
-    anchor: usize,
-    day: i64,
-    after_us: i64,
-}
-
-#[derive(Debug, Clone)]
-struct BillCase {
-    moment: Moment,
-    cancelled: bool,
-    info: Info,
-    tests: Vec<(i64, bool)>,
-    samples: Vec<(i64, bool)>,
-}
-
-/// A change to the source; bills are named by their place, around the end if need be.
-#[derive(Debug, Clone)]
-enum Edit {
-    ToggleBill(usize),
-    Reassign(usize, Info),
-    LoseInfo(usize),
-    Move(usize, Moment),
-    Delete(usize),
-    ToggleTests(usize),
-    Accessed(usize, i64),
-}
-
-/// A row that may well be wrong.
-#[derive(Debug, Clone)]
-struct Ghost {
-    day: GhostDay,
-    a: i64,
-    b: i64,
-    event: usize,
-    count: i64,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum GhostDay {
-    Near(Moment),
-    Far(&'static str),
-}
-
-#[derive(Debug, Clone)]
-struct LabCase {
-    zone: usize,
-    negative_id: bool,
-    bills: Vec<BillCase>,
-    edits: Vec<Edit>,
-    /// Before the repair, and before the rebuild.
-    ghosts: [Vec<Ghost>; 2],
-    /// Decides what becomes of each right row before the repair.
-    damage: u64,
-}
-
-fn moment() -> impl Strategy<Value = Moment> {
-    let hour = 3_600_000_000_i64;
-    let after_us =
-        prop_oneof![select(vec![-1, 0, 1, hour / 2, hour / 2 - 1, hour - 1, hour, -hour, -hour - 1]), 0..24 * hour,];
-    // The last anchor of each zone is today, so that bills of today and tomorrow are met.
-    (0..3_usize, -1..=1_i64, after_us).prop_map(|(anchor, day, after_us)| Moment { anchor, day, after_us })
-}
-
-fn info() -> impl Strategy<Value = Info> {
-    let dimension = || option::weighted(0.8, select(vec![-1_i64, 0, 1, 2, 9_000_000_000]));
-    option::weighted(0.9, (dimension(), dimension(), dimension()))
-}
-
-fn bill() -> impl Strategy<Value = BillCase> {
-    let tests = vec((select(vec![1_i64, 2, 3, 4, -3, 5, 0]), any::<bool>()), 0..4);
-    let samples = vec((select(vec![1_i64, 2, 0, -8]), any::<bool>()), 0..4);
-    (moment(), proptest::bool::weighted(0.2), info(), tests, samples)
-        .prop_map(|(moment, cancelled, info, tests, samples)| BillCase { moment, cancelled, info, tests, samples })
-}
-
-fn edit() -> impl Strategy<Value = Edit> {
-    let place = || 0..12_usize;
-    prop_oneof![
-        place().prop_map(Edit::ToggleBill),
-        (place(), info()).prop_map(|(place, info)| Edit::Reassign(place, info)),
-        place().prop_map(Edit::LoseInfo),
-        (place(), moment()).prop_map(|(place, moment)| Edit::Move(place, moment)),
-        place().prop_map(Edit::Delete),
-        place().prop_map(Edit::ToggleTests),
-        (place(), 0..=2_i64).prop_map(|(place, accessed)| Edit::Accessed(place, accessed)),
-    ]
-}
-
-fn ghost() -> impl Strategy<Value = Ghost> {
-    // Before the first bill, on a date that Apia does not have, yesterday or today, after today.
-    let far = select(vec!["1960-02-29", "2011-12-30", "2026-06-14", "2026-06-15", "2026-06-16", "2030-01-01"]);
-    let day = prop_oneof![2 => moment().prop_map(GhostDay::Near), 1 => far.prop_map(GhostDay::Far)];
-    let (a, b) = (select(vec![-1_i64, 0, 1, 2, 10]), select(vec![0_i64, 1, 2, -3]));
-    (day, a, b, 0..EVENTS.len(), -1..5_i64).prop_map(|(day, a, b, event, count)| Ghost { day, a, b, event, count })
-}
-
-fn labs() -> impl Strategy<Value = Vec<LabCase>> {
-    let bills = prop_oneof![9 => vec(bill(), 1..12), 1 => Just(Vec::new())];
-    let lab = (
-        0..ZONES.len(),
-        any::<bool>(),
-        bills,
-        vec(edit(), 0..6),
-        [vec(ghost(), 0..6), vec(ghost(), 0..6)],
-        any::<u64>(),
-    );
-    let lab = lab.prop_map(|(zone, negative_id, bills, edits, ghosts, damage)| LabCase {
-        zone,
-        negative_id,
-        bills,
-        edits,
-        ghosts,
-        damage,
-    });
-    vec(lab, 1..=3)
-}
 
 fn now() -> DateTime<Utc> {
     "2026-06-15T12:00:00Z".parse().unwrap()
@@ -223,158 +58,6 @@ fn now() -> DateTime<Utc> {
 
 fn date(text: &str) -> NaiveDate {
     text.parse().unwrap()
-}
-
-/// One lab of a case, on its way through the database.
-struct Lab<'a> {
-    id: i64,
-    first_bill: i64,
-    zone: Zone,
-    tz: Tz,
-    case: &'a LabCase,
-}
-
-impl<'a> Lab<'a> {
-    fn new(number: i64, case: &'a LabCase) -> Self {
-        let name = ZONES[case.zone].0;
-        Self {
-            id: if case.negative_id { -number } else { number },
-            first_bill: number * 1000,
-            zone: Zone::parse(Some(name)).unwrap(),
-            tz: name.parse().unwrap(),
-            case,
-        }
-    }
-
-    fn today(&self) -> NaiveDate {
-        now().with_timezone(&self.tz).date_naive()
-    }
-
-    fn anchors(&self) -> Vec<NaiveDate> {
-        ZONES[self.case.zone].1.iter().map(|anchor| date(anchor)).chain([self.today()]).collect()
-    }
-
-    fn date_near(&self, moment: Moment) -> NaiveDate {
-        let anchors = self.anchors();
-        anchors[moment.anchor % anchors.len()] + TimeDelta::days(moment.day)
-    }
-
-    fn at(&self, moment: Moment) -> DateTime<Utc> {
-        self.zone.first_instant(self.date_near(moment)) + TimeDelta::microseconds(moment.after_us)
-    }
-
-    fn bill_id(&self, place: usize) -> i64 {
-        self.first_bill + (place % self.case.bills.len()) as i64
-    }
-
-    async fn insert(&self, db: &TestDb) {
-        db.add_lab(self.id, Some(ZONES[self.case.zone].0)).await;
-        // Nightly jobs have tests of their own, and would race for yesterday here.
-        db.execute("UPDATE labs SET historicalViewEnabled = 0 WHERE id = ?", args![self.id]).await;
-        let bills = self.case.bills.iter().enumerate().map(|(place, case)| {
-            let BillCase { moment, cancelled, info, tests, samples } = case.clone();
-            (self.bill_id(place), self.id, Bill { at: self.at(moment), cancelled, info, tests, samples })
-        });
-        db.add_bills(&bills.collect::<Vec<_>>()).await;
-    }
-
-    async fn edit(&self, db: &TestDb) {
-        if self.case.bills.is_empty() {
-            return;
-        }
-        for edit in &self.case.edits {
-            match edit {
-                Edit::ToggleBill(place) => {
-                    let sql = "UPDATE billing SET isCancelled = 1 - isCancelled WHERE id = ?";
-                    db.execute(sql, args![self.bill_id(*place)]).await;
-                }
-                Edit::Reassign(place, Some((organization, referral, branch))) => {
-                    let sql = "REPLACE INTO billingInfo (billing_id, organization_id, referral_id, branch_id)
-                               VALUES (?, ?, ?, ?)";
-                    db.execute(sql, args![self.bill_id(*place), *organization, *referral, *branch]).await;
-                }
-                Edit::LoseInfo(place) | Edit::Reassign(place, None) => {
-                    db.execute("DELETE FROM billingInfo WHERE billing_id = ?", args![self.bill_id(*place)]).await;
-                }
-                Edit::Move(place, moment) => {
-                    let sql = "UPDATE billing SET billTime = ? WHERE id = ?";
-                    db.execute(sql, args![instant_text(self.at(*moment)), self.bill_id(*place)]).await;
-                }
-                // Its tests and samples stay behind, and count for nothing.
-                Edit::Delete(place) => {
-                    db.execute("DELETE FROM billing WHERE id = ?", args![self.bill_id(*place)]).await;
-                }
-                Edit::ToggleTests(place) => {
-                    let sql = "UPDATE labReportRelation SET isCancelled = 1 - isCancelled WHERE billing_id = ?";
-                    db.execute(sql, args![self.bill_id(*place)]).await;
-                }
-                Edit::Accessed(place, accessed) => {
-                    let sql = "UPDATE collectedSample SET isAccessed = ? WHERE billing_id = ?";
-                    db.execute(sql, args![*accessed, self.bill_id(*place)]).await;
-                }
-            }
-        }
-    }
-
-    /// Fills the summary with the right rows, some of which go missing or wrong.
-    async fn damage(&self, db: &TestDb, right: &Table) {
-        let mut random = StdRng::seed_from_u64(self.case.damage);
-        let mut rows = vec![(self.id, days_before(self.today(), 1), 1, 0, FOREIGN.to_owned(), 5)];
-        for ((_, day, a, b, event), count) in right.iter().filter(|((lab, ..), _)| *lab == self.id) {
-            let mut row = (self.id, *day, *a, *b, event.clone(), *count);
-            match random.random_range(0..8) {
-                0 => continue,
-                1 => row.5 += random.random_range(1..4_i64),
-                2 => row.5 = random.random_range(-1..1_i64),
-                3 => row.1 = days_before(row.1, 1),
-                // Under MariaDB's collation this takes the place of the right row.
-                4 => row.4 = row.4.to_uppercase(),
-                _ => {}
-            }
-            rows.push(row);
-        }
-        insert_rows(db, rows).await;
-    }
-
-    async fn haunt(&self, db: &TestDb, ghosts: &[Ghost]) {
-        let rows = ghosts.iter().map(|ghost| {
-            let day = match ghost.day {
-                GhostDay::Near(moment) => self.date_near(moment),
-                GhostDay::Far(day) => date(day),
-            };
-            (self.id, day, ghost.a, ghost.b, EVENTS[ghost.event].to_owned(), ghost.count)
-        });
-        insert_rows(db, rows.collect()).await;
-    }
-
-    /// The closed days around the anchors, where all bills are, as ranges.
-    fn ranges(&self, first_bill: NaiveDate) -> Vec<(NaiveDate, NaiveDate)> {
-        let mut ranges: Vec<(NaiveDate, NaiveDate)> = Vec::new();
-        let mut anchors = self.anchors();
-        anchors.sort_unstable();
-        for anchor in anchors {
-            let after_last = ranges.last().map_or(first_bill, |(_, last)| *last + Days::new(1));
-            let first = (anchor - Days::new(REACH)).max(after_last).max(first_bill);
-            let last = (anchor + Days::new(REACH)).min(self.today() - Days::new(1));
-            if first <= last {
-                ranges.push((first, last));
-            }
-        }
-        ranges
-    }
-}
-
-type Table = BTreeMap<Key, i64>;
-
-async fn insert_rows(db: &TestDb, rows: Vec<(i64, NaiveDate, i64, i64, String, i64)>) {
-    let sql = "{insert_ignore} INTO operation_historical_summary
-                   (lab_id, ordered_at, dimension_a_id, dimension_b_id, event_type, event_count, created_at, modified_at)
-               VALUES (?, ?, ?, ?, ?, ?, '2026-01-01 00:00:00', '2026-01-01 00:00:00')";
-    let mut tx = db.admin.begin(Mode::Write).await.unwrap();
-    for (lab, day, a, b, event, count) in rows {
-        tx.execute(Query::new("damage", sql), args![lab, day, a, b, event, count]).await.unwrap();
-    }
-    tx.commit().await.unwrap();
 }
 
 /// The stored rows of these labs, but for somebody else's, which have to be untouched.
