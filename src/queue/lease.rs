@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::{
     args,
-    db::{Arg, Db, DbError, Mode, Query, retry},
+    db::{Arg, Db, DbError, Mode, Query, Row, retry},
     metrics::catalogue::{JOBS_DISCARDED, LEASES_RESCUED},
     statement,
 };
@@ -44,7 +44,7 @@ statement!(
 statement!(
     LAPSED,
     "lapsed jobs",
-    "SELECT jobs.id, jobs.kind, jobs.lapses FROM daymend_jobs AS jobs {force_claim}
+    "SELECT jobs.id FROM daymend_jobs AS jobs {force_claim}
      LEFT JOIN daymend_workers AS workers
             ON workers.id = jobs.sort_key AND workers.lease_until_us > {now_us}
      WHERE jobs.kind IN ('nightly', 'repair', 'rebuild') AND jobs.state = 'running' AND workers.id IS NULL
@@ -52,15 +52,21 @@ statement!(
 );
 
 statement!(
+    LAPSED_LOCK,
+    "lock lapsed jobs",
+    "SELECT id, kind, lapses FROM daymend_jobs
+     WHERE state = 'running' AND id IN ({list})
+       AND NOT EXISTS (SELECT 1 FROM daymend_workers
+                       WHERE daymend_workers.id = daymend_jobs.sort_key
+                         AND daymend_workers.lease_until_us > {now_us}) {skip_locked}"
+);
+
+statement!(
     RESCUE_RECORD,
     "record lapse",
     "INSERT INTO daymend_attempts (job_id, attempt, worker_id, started_at, ended_at, outcome, error)
      SELECT id, attempt, worker_id, claimed_at, {now}, 'lapsed', 'the lease of its worker ran out'
-     FROM daymend_jobs
-     WHERE state = 'running' AND id IN ({list})
-       AND NOT EXISTS (SELECT 1 FROM daymend_workers
-                       WHERE daymend_workers.id = daymend_jobs.sort_key
-                         AND daymend_workers.lease_until_us > {now_us})"
+     FROM daymend_jobs WHERE id IN ({list})"
 );
 
 // MySQL assigns from left to right, so lapses changes last. A lapse restores the attempt, as
@@ -75,10 +81,7 @@ statement!(
                       ELSE error END,
          state = CASE WHEN lapses + 1 >= ? THEN 'discarded' ELSE 'available' END,
          lapses = lapses + 1
-     WHERE state = 'running' AND id IN ({list})
-       AND NOT EXISTS (SELECT 1 FROM daymend_workers
-                       WHERE daymend_workers.id = daymend_jobs.sort_key
-                         AND daymend_workers.lease_until_us > {now_us})"
+     WHERE state = 'running' AND id IN ({list})"
 );
 
 statement!(WORKERS_ALIVE, "workers alive", "SELECT COUNT(*) FROM daymend_workers WHERE lease_until_us > {now_us}");
@@ -109,34 +112,50 @@ pub async fn sign_off(db: &Db, worker_id: i64) -> Result<(), DbError> {
 pub async fn rescue(db: &Db) -> Result<u64, DbError> {
     let mut rescued = 0;
     loop {
-        let rows = db.fetch_all(&LAPSED, args![JOBS_A_STATEMENT]).await?;
-        if rows.is_empty() {
+        let lapsed = ids(&db.fetch_all(&LAPSED, args![JOBS_A_STATEMENT]).await?)?;
+        if lapsed.is_empty() {
             return Ok(rescued);
         }
-        let mut ids = Vec::new();
-        let mut discarded = Vec::new();
-        for row in &rows {
-            let named = |error| DbError::new(LAPSED.name, error);
-            ids.push(Arg::Int(row.int(0).map_err(named)?));
-            if row.int(2).map_err(named)? + 1 >= i64::from(LAPSES_MAX) {
-                discarded.push(row.text(1).map_err(named)?);
-            }
+        let (jobs, discarded) = retry("rescue", || rescue_once(db, &lapsed)).await?;
+        if jobs == 0 {
+            // Somebody else is about it.
+            return Ok(rescued);
         }
-        rescued += retry("rescue", || async {
-            let mut tx = db.begin(Mode::Write).await?;
-            let record = Query::new(RESCUE_RECORD.name, RESCUE_RECORD.with_list(ids.len()));
-            tx.execute(record, ids.clone()).await?;
-            let mut args = args![LAPSES_MAX, LAPSES_MAX];
-            args.extend(ids.iter().cloned());
-            let found = tx.execute(Query::new(RESCUE.name, RESCUE.with_list(ids.len())), args).await?;
-            tx.commit().await?;
-            Ok::<_, DbError>(found)
-        })
-        .await?;
-        tracing::warn!(jobs = ids.len(), "rescued jobs of workers whose lease ran out");
-        LEASES_RESCUED.add([], ids.len() as u64);
+        tracing::warn!(jobs, "rescued jobs of workers whose lease ran out");
+        rescued += jobs;
+        LEASES_RESCUED.add([], jobs);
         discarded.iter().for_each(|kind| JOBS_DISCARDED.add([kind], 1));
     }
+}
+
+/// Rescues those of the jobs that nobody else is rescuing; how many, and the kinds of those that were
+/// discarded.
+async fn rescue_once(db: &Db, lapsed: &[Arg]) -> Result<(u64, Vec<String>), DbError> {
+    let mut tx = db.begin(Mode::Write).await?;
+    let lock = Query::new(LAPSED_LOCK.name, LAPSED_LOCK.with_list(lapsed.len()));
+    let rows = tx.fetch_all(lock, lapsed.to_vec()).await?;
+    let ids = ids(&rows)?;
+    if ids.is_empty() {
+        return Ok((0, Vec::new()));
+    }
+    let mut discarded = Vec::new();
+    for row in &rows {
+        let named = |error| DbError::new(LAPSED_LOCK.name, error);
+        if row.int(2).map_err(named)? + 1 >= i64::from(LAPSES_MAX) {
+            discarded.push(row.text(1).map_err(named)?);
+        }
+    }
+    tx.execute(Query::new(RESCUE_RECORD.name, RESCUE_RECORD.with_list(ids.len())), ids.clone()).await?;
+    let mut args = args![LAPSES_MAX, LAPSES_MAX];
+    args.extend(ids.iter().cloned());
+    let found = tx.execute(Query::new(RESCUE.name, RESCUE.with_list(ids.len())), args).await?;
+    tx.commit().await?;
+    Ok((found, discarded))
+}
+
+/// The first column of each row, as arguments.
+fn ids(rows: &[Row]) -> Result<Vec<Arg>, DbError> {
+    rows.iter().map(|row| row.int(0).map(Arg::Int).map_err(|error| DbError::new(LAPSED.name, error))).collect()
 }
 
 /// How many workers have a lease that has not run out.

@@ -124,7 +124,12 @@ pub async fn fail(db: &Db, worker_id: i64, job: &Job, failure: &Failure) -> Resu
         let mut args = args![failure.permanent, backoff_us, error.as_str(), failure.permanent];
         args.extend(fence);
         let found = tx.execute(&FAIL, args).await?;
-        tx.commit().await?;
+        // Refused: then there was no attempt to record, either.
+        if found == 1 {
+            tx.commit().await?
+        } else {
+            tx.rollback().await?
+        }
         Ok(found == 1)
     })
     .await
@@ -143,8 +148,13 @@ pub async fn hand_back(db: &Db, worker_id: i64) -> Result<u64, DbError> {
         let mut tx = db.begin(Mode::Write).await?;
         let mut jobs = 0;
         for kind in JobKind::ALL {
-            tx.execute(&HAND_BACK_RECORD, args![kind.name(), worker_id]).await?;
-            jobs += tx.execute(&HAND_BACK, args![kind.name(), worker_id]).await?;
+            let recorded = tx.execute(&HAND_BACK_RECORD, args![kind.name(), worker_id]).await?;
+            let handed_back = tx.execute(&HAND_BACK, args![kind.name(), worker_id]).await?;
+            if recorded != handed_back {
+                // Some were rescued or cancelled in between.
+                return Err(DbError::changed(HAND_BACK.name));
+            }
+            jobs += handed_back;
         }
         tx.commit().await?;
         Ok(jobs)

@@ -154,10 +154,11 @@ async fn run_one(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit:
             // that daymend does not know. That is a failure like others, or it would never end.
             Some(database) if database.kind == Kind::Conflict && !database.is_duplicate() => {
                 tracing::warn!(error = %chain(&error), "conflicts outlasted the retries, resting");
-                return settle_until_done(session, job, Outcome::Released, || {
+                settle_until_done(session, job, Outcome::Released, || {
                     settle::release(&session.db, session.worker_id, job, CONFLICT_REST)
                 })
                 .await;
+                return;
             }
             _ => {
                 let backoff = Backoff { base: session.config.backoff, max: BACKOFF_MAX };
@@ -167,35 +168,42 @@ async fn run_one(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit:
                     backoff: backoff.wait(u32::try_from(job.attempt).unwrap_or(1)),
                 };
                 tracing::warn!(error = failure.error, permanent = failure.permanent, "attempt failed");
-                let outcome = error.outcome();
-                if failure.permanent || job.attempt >= job.attempts_max {
-                    JOBS_DISCARDED.add([job.kind.name()], 1);
-                }
-                return settle_until_done(session, job, outcome, || {
+                let is_settled = settle_until_done(session, job, error.outcome(), || {
                     settle::fail(&session.db, session.worker_id, job, &failure)
                 })
                 .await;
+                if is_settled && (failure.permanent || job.attempt >= job.attempts_max) {
+                    JOBS_DISCARDED.add([job.kind.name()], 1);
+                }
+                return;
             }
         }
     }
 }
 
-/// Settles a job, waiting for the database where it is away.
-async fn settle_until_done<F>(session: &Session, job: &Job, outcome: Outcome, settle: impl Fn() -> F)
+/// Settles a job, waiting for the database where it is away; whether the job was still this worker's.
+async fn settle_until_done<F>(session: &Session, job: &Job, outcome: Outcome, settle: impl Fn() -> F) -> bool
 where
     F: Future<Output = Result<bool, DbError>>,
 {
     let mut failures = 0;
     while !session.lost.is_cancelled() {
         match settle().await {
-            Ok(true) => return ATTEMPTS.add([job.kind.name(), outcome.name()], 1),
-            Ok(false) => return refused(session, std::slice::from_ref(job)),
+            Ok(true) => {
+                ATTEMPTS.add([job.kind.name(), outcome.name()], 1);
+                return true;
+            }
+            Ok(false) => {
+                refused(session, std::slice::from_ref(job));
+                return false;
+            }
             Err(error) => {
                 failures += 1;
                 wait_after(&error, "settle", failures, &session.lost).await;
             }
         }
     }
+    false
 }
 
 /// Acks jobs that found nothing to change.

@@ -145,6 +145,9 @@ pub(super) fn progress(global: &Global, what: String) -> impl FnMut(u64) + Send 
 
 fn print(diff: &Diff) {
     println!("{} to {}: {} rows compared", diff.from, diff.to, diff.compared);
+    for table in &diff.uncompared {
+        println!("  not compared: {table}");
+    }
     for remark in &diff.remarks {
         println!("  {remark}");
     }

@@ -6,7 +6,7 @@
 
 pub mod filter;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -17,10 +17,7 @@ use super::{
     restore::{self, Link, relations::Relations},
     side::{Shape, Side},
 };
-use crate::{
-    db::{Mode, Tx},
-    snapshot::schema::Table,
-};
+use crate::db::{Mode, Tx};
 
 /// What to compare.
 #[derive(Debug, Clone, Default)]
@@ -46,7 +43,9 @@ pub struct Diff {
     pub tables: Vec<TableDiff>,
     /// How many rows were compared.
     pub compared: u64,
-    /// Tables and columns that only one side has, or that were left out.
+    /// Tables that cannot be compared, and why: they differ, in a way that has no rows.
+    pub uncompared: Vec<String>,
+    /// Columns that only one side has, and tables that `--where` leaves out.
     pub remarks: Vec<String>,
 }
 
@@ -89,11 +88,9 @@ impl Diff {
     /// Whether nothing differs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.tables.is_empty() && !self.remarks.iter().any(|remark| remark.ends_with(MISSING_TABLE))
+        self.tables.is_empty() && self.uncompared.is_empty()
     }
 }
-
-const MISSING_TABLE: &str = "does not have it";
 
 impl TableDiff {
     fn is_empty(&self) -> bool {
@@ -113,9 +110,15 @@ pub async fn compare(
     options: &Options,
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<Diff, SnapshotError> {
-    let mut diff =
-        Diff { from: old.label.clone(), to: new.label.clone(), tables: Vec::new(), compared: 0, remarks: Vec::new() };
-    let shapes = shapes(old, new, options, &mut diff.remarks);
+    let mut diff = Diff {
+        from: old.label.clone(),
+        to: new.label.clone(),
+        tables: Vec::new(),
+        compared: 0,
+        uncompared: Vec::new(),
+        remarks: Vec::new(),
+    };
+    let shapes = shapes(old, new, options, &mut diff);
     let mut relations = options.relations.clone();
     for shape in &shapes {
         restore::add_foreign_keys(&mut relations, &old.tables[&shape.table]);
@@ -138,23 +141,29 @@ pub async fn compare(
     Ok(diff)
 }
 
-fn shapes(old: &Side, new: &Side, options: &Options, remarks: &mut Vec<String>) -> Vec<Shape> {
-    let is_meant = |name: &&String| options.tables.is_empty() || options.tables.contains(name);
+/// The tables that can be compared; of the others, the reason.
+fn shapes(old: &Side, new: &Side, options: &Options, diff: &mut Diff) -> Vec<Shape> {
     let mut shapes = Vec::new();
-    for (name, table) in old.tables.iter().filter(|(name, _)| is_meant(name)) {
-        let other: Option<&Table> = new.tables.get(name);
-        match other.map(|other| Shape::new(table, other)) {
-            None => remarks.push(format!("table {name}: {} {MISSING_TABLE}", new.label)),
-            Some(None) => remarks.push(format!("table {name}: {} has lost its key", new.label)),
-            Some(Some(shape)) => {
-                if !shape.lost.is_empty() {
-                    remarks.push(format!("table {name}: {} has no column {}", new.label, shape.lost.join(", ")));
-                }
-                if !shape.new.is_empty() {
-                    remarks.push(format!("table {name}: {} has no column {}", old.label, shape.new.join(", ")));
+    let names: BTreeSet<&String> = old.tables.keys().chain(new.tables.keys()).collect();
+    for name in names.into_iter().filter(|name| options.tables.is_empty() || options.tables.contains(name)) {
+        let shape = match (old.tables.get(name), new.tables.get(name)) {
+            (Some(table), Some(other)) => {
+                Shape::new(table, other).ok_or_else(|| format!("{} has lost its key", new.label))
+            }
+            (None, _) => Err(format!("{} does not have it", old.label)),
+            (_, None) => Err(format!("{} does not have it", new.label)),
+        };
+        match shape {
+            Ok(shape) => {
+                for (side, columns) in [(new, &shape.lost), (old, &shape.new)] {
+                    if !columns.is_empty() {
+                        let columns = columns.join(", ");
+                        diff.remarks.push(format!("table {name}: {} has no column {columns}", side.label));
+                    }
                 }
                 shapes.push(shape);
             }
+            Err(why) => diff.uncompared.push(format!("table {name}: {why}")),
         }
     }
     shapes

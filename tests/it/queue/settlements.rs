@@ -30,6 +30,7 @@ on_both! {
     a_released_job_keeps_its_attempt_and_rests;
     handing_back_restores_the_attempts_of_that_worker_alone;
     a_lease_that_ran_out_frees_its_jobs_and_cannot_be_extended;
+    rescues_at_once_count_and_record_each_lapse_once;
     a_heartbeat_keeps_the_jobs_past_the_first_lease;
     a_worker_that_lost_its_lease_settles_nothing;
     a_settlement_for_another_attempt_finds_nothing;
@@ -171,6 +172,23 @@ async fn a_lease_that_ran_out_frees_its_jobs_and_cannot_be_extended(engine: Engi
     assert_eq!(stored(&db, safe[0].id).await.state, "running", "a living worker keeps its jobs");
     assert!(!lease::heartbeat(&db.db, dying, LONG).await.unwrap(), "a lease that ran out is lost for good");
     assert_eq!(take(&db, living, 10).await.len(), 5);
+}
+
+async fn rescues_at_once_count_and_record_each_lapse_once(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    for round in 0..5 {
+        let dying = worker(&db, LONG).await;
+        new_run(&db, JobKind::Rebuild, &[(round, days(400))]).await;
+        let held = take(&db, dying, 400).await;
+        end_lease(&db, dying).await;
+        let rescues = (0..4).map(|_| lease::rescue(&db.db));
+        let rescued = futures::future::try_join_all(rescues).await.unwrap();
+        assert_eq!(rescued.iter().sum::<u64>(), held.len() as u64, "{rescued:?}");
+        let recorded = db.number("SELECT COUNT(*) FROM daymend_attempts WHERE outcome = 'lapsed'").await;
+        assert_eq!(recorded, held.len() as i64);
+        db.execute("DELETE FROM daymend_attempts", args![]).await;
+        db.execute("UPDATE daymend_jobs SET state = 'cancelled'", args![]).await;
+    }
 }
 
 async fn a_heartbeat_keeps_the_jobs_past_the_first_lease(engine: Engine) {

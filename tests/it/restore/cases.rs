@@ -19,6 +19,7 @@ on_both! {
     a_reused_id_is_not_present;
     rows_that_were_touched_since_are_not_undone;
     a_filter_and_a_row_of_snapshots_say_when_rows_vanished;
+    tables_that_cannot_be_compared_differ;
     days_of_restored_facts_are_recomputed;
     writers_meanwhile_do_no_harm;
     bad_input_is_one_line;
@@ -272,6 +273,29 @@ async fn a_filter_and_a_row_of_snapshots_say_when_rows_vanished(engine: Engine) 
     assert_eq!(differences(&diff[1])["pets"], [1, 0, 0, 0]);
     scene.json(0, &["diff", &first, "--where", "name=x' OR '1'='1"]);
     scene.json(0, &["diff", &first, &second, "--table", "people"]);
+}
+
+async fn tables_that_cannot_be_compared_differ(engine: Engine) {
+    let mut scene = people(engine).await;
+    let both = scene.take().await.to_string();
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    scene.tables.truncate(1);
+    let one = scene.take().await.to_string();
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    scene.tables.push("pets".to_owned());
+    let again = scene.take().await.to_string();
+    let missing = format!("table pets: {one} does not have it");
+    for sides in [[&both, &one], [&one, &again]] {
+        let diff = &scene.json(3, &["diff", sides[0], sides[1]])[0];
+        assert_eq!(diff["uncompared"], serde_json::json!([missing]), "{diff}");
+        assert!(differences(diff).is_empty());
+    }
+    assert!(scene.run(3, &["diff", &both, &one]).contains(&format!("not compared: {missing}")));
+    scene.json(0, &["diff", &both, &one, "--table", "people"]);
+    scene.json(0, &["diff", &both, &again]);
+    scene.db.execute("ALTER TABLE pets RENAME COLUMN id TO number", args![]).await;
+    let diff = &scene.json(3, &["diff", &both])[0];
+    assert_eq!(diff["uncompared"], serde_json::json!(["table pets: live has lost its key"]), "{diff}");
 }
 
 async fn days_of_restored_facts_are_recomputed(engine: Engine) {
