@@ -4,13 +4,16 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{Exit, Global, follow, historical_summary, print_json, service::AttemptsArgs, usage};
+use super::{Exit, Global, follow, historical_summary, print_json, usage};
 use crate::{
     db::{Db, Mode, retry},
     recompute::shrink::MaxShrink,
     rollup::Rollup,
     runs::records,
-    scheduler::{self, migrations, nightly::NightlyAt},
+    scheduler::{
+        self,
+        migrations::{self, Limits},
+    },
 };
 
 /// Recomputes the whole history of labs.
@@ -35,8 +38,15 @@ pub(super) struct Options {
     #[arg(long)]
     dry_run: bool,
 
-    #[command(flatten)]
-    attempts: AttemptsArgs,
+    /// With --wait: discard a job that would take more than this share of its day's rows away, beyond what
+    /// cancelled facts explain. A percentage, or off. Without --wait the scheduler's --max-shrink-rebuild holds
+    #[arg(long, env = "DAYMEND_MAX_SHRINK_REBUILD", default_value = "off", value_name = "SHARE")]
+    max_shrink: MaxShrink,
+
+    /// With --wait: how many attempts a job has before it is discarded. Without, the scheduler's --attempts hold
+    #[arg(long, env = "DAYMEND_ATTEMPTS", default_value_t = 5, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    attempts: u32,
 }
 
 impl Options {
@@ -93,18 +103,9 @@ impl Options {
         rollup: &Rollup,
         records: &[(i64, i64, bool)],
     ) -> anyhow::Result<Vec<i64>> {
-        let config = scheduler::Config {
-            nightly_at: NightlyAt::DEFAULT,
-            catch_up_days: 1,
-            lookback_days: 0,
-            attempts_max: self.attempts.attempts,
-            max_shrink: MaxShrink::OFF,
-            max_shrink_rebuild: MaxShrink::OFF,
-            retention: None,
-            audit: None,
-        };
+        let limits = Limits { attempts_max: self.attempts, max_shrink: self.max_shrink };
         let mut report = scheduler::Report::default();
-        migrations::take_pending(db, rollup, &config, global.clock().now(), &mut report).await?;
+        migrations::take_pending(db, rollup, limits, Some(&self.lab), global.clock().now(), &mut report).await?;
         let mut tx = db.begin(Mode::Snapshot).await?;
         let mut runs = Vec::new();
         for (lab, id, _) in records {

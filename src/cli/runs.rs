@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{Exit, Global, follow, print_json, usage};
+use super::{Exit, Global, follow, print_json, queue::ByArgs, usage};
 use crate::{
     db::{Db, Mode},
     output::table::{or_dash, table, time},
+    queue::admin::change,
     runs::{self, Discarded, Progress, Run},
 };
 
@@ -40,6 +41,8 @@ pub(super) enum Command {
         /// Only say how many jobs would be cancelled
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        by: ByArgs,
     },
 }
 
@@ -53,7 +56,7 @@ impl Command {
                 read(&db, id).await?;
                 follow::follow_all(global, &db, &[id]).await
             }
-            Self::Cancel { id, dry_run } => cancel(global, &db, id, dry_run).await,
+            Self::Cancel { id, dry_run, by } => cancel(global, &db, id, (!dry_run).then(|| by.who())).await,
         }
     }
 }
@@ -157,22 +160,22 @@ async fn show(global: &Global, db: &Db, id: i64) -> anyhow::Result<ExitCode> {
     Ok(Exit::Ok.into())
 }
 
-async fn cancel(global: &Global, db: &Db, id: i64, dry_run: bool) -> anyhow::Result<ExitCode> {
+/// Cancels a run for somebody; for nobody it only says how many jobs it would be.
+async fn cancel(global: &Global, db: &Db, id: i64, who: Option<String>) -> anyhow::Result<ExitCode> {
     let (run, progress, _) = read(db, id).await?;
-    let (jobs, verb) = if dry_run {
-        (progress.open(), "would be cancelled")
-    } else {
-        match runs::cancel(db, id).await? {
+    let (jobs, verb) = match &who {
+        None => (progress.open(), "would be cancelled"),
+        Some(who) => match change::cancel_run(db, id, who).await? {
             Some(jobs) => (jobs, "cancelled"),
             None if global.json => (0, "cancelled"),
             None => {
                 println!("run {id} is {} already: nothing to cancel", run.state.name());
                 return Ok(Exit::Ok.into());
             }
-        }
+        },
     };
     if global.json {
-        print_json(&serde_json::json!({ "run": id, "jobs": jobs, "dry_run": dry_run }))?;
+        print_json(&serde_json::json!({ "run": id, "jobs": jobs, "dry_run": who.is_none() }))?;
     } else {
         println!("run {id}: {jobs} open job(s) {verb}");
     }

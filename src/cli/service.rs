@@ -111,7 +111,7 @@ pub(super) struct SchedulerArgs {
     #[command(flatten)]
     shrink: ShrinkArgs,
 
-    /// The same for rebuilds
+    /// As --max-shrink, for the jobs of rebuilds
     #[arg(long, env = "DAYMEND_MAX_SHRINK_REBUILD", default_value = "off", value_name = "SHARE")]
     max_shrink_rebuild: MaxShrink,
 }

@@ -407,20 +407,15 @@ pub async fn close(db: &Db, id: i64) -> Result<Option<(RunState, Progress)>, DbE
 /// Cancels a run: its open jobs will not run, and what runs just now cannot complete.
 ///
 /// Returns how many jobs were cancelled; none where the run is not running.
-pub async fn cancel(db: &Db, id: i64) -> Result<Option<u64>, DbError> {
-    retry("cancel run", || async {
-        let mut tx = db.begin(Mode::Write).await?;
-        let Some(run) = lock_running(&mut tx, id).await? else {
-            return Ok(None);
-        };
-        let (first, last) = ids_of(id);
-        let jobs = tx.execute(&RUN_CANCEL_JOBS, args![first, last]).await?;
-        let progress = progress(&mut tx, id).await?;
-        end(&mut tx, &run, RunState::Cancelled, &progress).await?;
-        tx.commit().await?;
-        Ok(Some(jobs))
-    })
-    .await
+pub async fn cancel(tx: &mut Tx, id: i64) -> Result<Option<u64>, DbError> {
+    let Some(run) = lock_running(tx, id).await? else {
+        return Ok(None);
+    };
+    let (first, last) = ids_of(id);
+    let jobs = tx.execute(&RUN_CANCEL_JOBS, args![first, last]).await?;
+    let progress = progress(tx, id).await?;
+    end(tx, &run, RunState::Cancelled, &progress).await?;
+    Ok(Some(jobs))
 }
 
 /// Locks a run against closing, cancelling and re-opening until the transaction ends.

@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, NaiveDate, Utc};
 
-use super::{Config, Report};
+use super::Report;
 use crate::{
     args,
     db::{Db, DbError, Mode, retry},
     error::chain,
     metrics::catalogue::JOBS_ENQUEUED,
     queue::JobKind,
-    recompute::stored,
+    recompute::{shrink::MaxShrink, stored},
     rollup::{Rollup, source},
     runs::{
         self, NewRun, Progress,
@@ -40,11 +40,21 @@ pub struct History {
     pub zone: &'static str,
 }
 
-/// Takes every pending record and enqueues one rebuild run a lab.
+/// What the jobs of a rebuild may do.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How many attempts a job has.
+    pub attempts_max: u32,
+    /// How much of a day may vanish at once.
+    pub max_shrink: MaxShrink,
+}
+
+/// Takes the pending records, of all labs or only of some, and enqueues one rebuild run a lab.
 pub async fn take_pending(
     db: &Db,
     rollup: &Rollup,
-    config: &Config,
+    limits: Limits,
+    only: Option<&[i64]>,
     now: DateTime<Utc>,
     report: &mut Report,
 ) -> Result<(), DbError> {
@@ -53,7 +63,9 @@ pub async fn take_pending(
     tx.commit().await?;
     let mut by_lab: BTreeMap<i64, Vec<Pending>> = BTreeMap::new();
     for record in pending {
-        by_lab.entry(record.lab_id).or_default().push(record);
+        if only.is_none_or(|labs| labs.contains(&record.lab_id)) {
+            by_lab.entry(record.lab_id).or_default().push(record);
+        }
     }
     for (lab_id, records) in by_lab {
         let history = match history(db, rollup, lab_id, now).await {
@@ -63,7 +75,7 @@ pub async fn take_pending(
         match history {
             Ok(history) => {
                 let enqueued =
-                    retry("take migration", || enqueue_rebuild(db, rollup, config, now, &records, &history)).await?;
+                    retry("take migration", || enqueue_rebuild(db, rollup, limits, now, &records, &history)).await?;
                 if let Some((_, _, jobs)) = &enqueued {
                     JOBS_ENQUEUED.add([JobKind::Rebuild.name()], *jobs as u64);
                 }
@@ -105,7 +117,7 @@ pub async fn history(
 async fn enqueue_rebuild(
     db: &Db,
     rollup: &Rollup,
-    config: &Config,
+    limits: Limits,
     now: DateTime<Utc>,
     records: &[Pending],
     history: &History,
@@ -132,8 +144,8 @@ async fn enqueue_rebuild(
         lab_id: Some(lab_id),
         as_of: now,
         labs: vec![(lab_id, history.days.clone())],
-        attempts_max: config.attempts_max,
-        max_shrink: config.max_shrink_rebuild,
+        attempts_max: limits.attempts_max,
+        max_shrink: limits.max_shrink,
     };
     let id = runs::create(&mut tx, &run).await?;
     for record in taken {

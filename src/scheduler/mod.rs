@@ -45,7 +45,7 @@ use crate::{
     },
     queue::{
         JobKind,
-        admin::{filter::Filter, prune},
+        admin::{change, filter::Filter, prune},
     },
     recompute::shrink::MaxShrink,
     rollup::Rollup,
@@ -88,6 +88,12 @@ pub struct Config {
     pub audit: Option<AuditConfig>,
 }
 
+impl Config {
+    fn rebuilds(&self) -> migrations::Limits {
+        migrations::Limits { attempts_max: self.attempts_max, max_shrink: self.max_shrink_rebuild }
+    }
+}
+
 /// What a tick did.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -105,7 +111,7 @@ pub struct Report {
 pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock) -> Result<Report, DbError> {
     let mut report = Report::default();
     nightly::enqueue_closed_days(db, rollup, config, clock.now(), &mut report).await?;
-    migrations::take_pending(db, rollup, config, clock.now(), &mut report).await?;
+    migrations::take_pending(db, rollup, config.rebuilds(), None, clock.now(), &mut report).await?;
     dirty::repair_marked_days(db, rollup, config, clock.now(), &mut report).await?;
     close_runs(db, &mut report).await?;
     Ok(report)
@@ -120,7 +126,7 @@ pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
                 continue;
             }
             Found::RecordsDisappeared => {
-                if runs::cancel(db, run.id).await?.is_some() {
+                if change::cancel_run(db, run.id, "scheduler").await?.is_some() {
                     tracing::warn!(run = run.id, "cancelled, as its migration record has disappeared");
                     RUNS_ENDED.add([run.kind.name(), RunState::Cancelled.name()], 1);
                     report.closed.push((run.id, RunState::Cancelled, Progress::default()));
@@ -203,7 +209,7 @@ async fn tick_until(
                 nightly::enqueue_closed_days(db, rollup, config, clock.now(), &mut report).await?;
                 report_unusable(&report.unusable, &mut reported);
             }
-            migrations::take_pending(db, rollup, config, clock.now(), &mut report).await?;
+            migrations::take_pending(db, rollup, config.rebuilds(), None, clock.now(), &mut report).await?;
             close_runs(db, &mut report).await?;
             if let Some(retention) = config.retention
                 && ticks.is_multiple_of(PRUNE_TICKS)

@@ -15,6 +15,7 @@ use crate::{
 };
 
 const NOW: &str = "2026-06-15T12:00:00Z";
+const LIMIT: Duration = Duration::from_secs(20);
 const USAGE: i32 = 2;
 const UNAVAILABLE: i32 = 4;
 const SCHEMA: i32 = 5;
@@ -28,6 +29,7 @@ on_both! {
     dry_runs_change_nothing;
     repair_as_of_does_yesterday_of_each_lab;
     wait_follows_a_run_and_ends_with_its_result;
+    a_rebuild_that_waits_takes_its_own_labs_alone;
     runs_can_be_listed_shown_and_cancelled;
 }
 
@@ -246,16 +248,32 @@ async fn wait_follows_a_run_and_ends_with_its_result(engine: Engine) {
     let db = labs(engine).await;
     db.execute("UPDATE labs SET labTimeZone = 'Europe/Berlin' WHERE id = 3", args![]).await;
     let mut waiting = Process::start(&db, &["--now", NOW, "repair", "--day", "2026-06-13", "--wait"]);
-    wait_until("the run to be enqueued", Duration::from_secs(20), || async {
-        db.number("SELECT COUNT(*) FROM daymend_jobs").await == 3
-    })
-    .await;
+    wait_until("the run to be enqueued", LIMIT, || async { db.number("SELECT COUNT(*) FROM daymend_jobs").await == 3 })
+        .await;
     db.execute("UPDATE labs SET labTimeZone = NULL WHERE id = 3", args![]).await;
     assert!(waiting.is_running());
     let _worker = Process::start(&db, &["--now", NOW, "worker"]);
     assert_eq!(waiting.wait(Duration::from_secs(30)), Some(1), "a failed run is an exit code of 1");
     let error = db.text("SELECT error FROM daymend_jobs WHERE state = 'discarded'").await;
     assert!(error.contains("lab 3") && error.contains("no time zone is set"), "{error}");
+}
+
+async fn a_rebuild_that_waits_takes_its_own_labs_alone(engine: Engine) {
+    let db = labs(engine).await;
+    let other = db.request_rebuild(2).await;
+    let args = ["--now", NOW, "rebuild", "--lab", "1", "--wait", "--max-shrink", "30%", "--attempts", "2"];
+    let mut rebuild = Process::start(&db, &args);
+    wait_until("the run to be enqueued", LIMIT, || async { db.number("SELECT COUNT(*) FROM daymend_runs").await == 1 })
+        .await;
+    run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    assert_eq!(rebuild.wait(LIMIT), Some(0));
+    assert_eq!(db.number("SELECT MIN(max_shrink) FROM daymend_runs WHERE lab_id = 1").await, 30);
+    assert_eq!(db.number("SELECT MAX(attempts_max) FROM daymend_jobs WHERE lab_id = 1 AND kind = 'rebuild'").await, 2);
+    // Of lab 2 the scheduler has taken the record, with its own limits.
+    let sql = "SELECT attempts_max FROM daymend_jobs WHERE lab_id = 2 AND kind = 'rebuild' LIMIT 1";
+    assert_eq!(db.number(sql).await, 5);
+    assert!(db.record_status(other).await.starts_with("Running"));
 }
 
 async fn runs_can_be_listed_shown_and_cancelled(engine: Engine) {
@@ -273,9 +291,13 @@ async fn runs_can_be_listed_shown_and_cancelled(engine: Engine) {
 
     assert!(run_ok(&db, &["runs", "cancel", &id, "--dry-run"]).contains("would be cancelled"));
     assert!(run_ok(&db, &["runs", "show", &id]).contains("running"));
-    assert!(run_ok(&db, &["runs", "cancel", &id]).contains(&format!("{open} open job(s) cancelled")));
+    assert!(run_ok(&db, &["runs", "cancel", &id, "--by", "Ada"]).contains(&format!("{open} open job(s) cancelled")));
     assert!(run_ok(&db, &["runs", "show", &id]).contains("cancelled"));
     assert!(run_ok(&db, &["runs", "cancel", &id]).contains("nothing to cancel"));
+    let log: serde_json::Value = serde_json::from_str(&run_ok(&db, &["queue", "log", "--json"])).unwrap();
+    let said = ["who", "action", "filter"].map(|column| log[0][column].as_str().unwrap());
+    assert_eq!((said, &log[0]["jobs"]), (["Ada", "cancel run", &format!("--run {id}")], &open.into()), "{log}");
+    assert_eq!(log.as_array().unwrap().len(), 1);
     assert_eq!(db.text("SELECT job_status FROM crelio_data_migrations").await, "Cancelled");
     let events = "SELECT COUNT(*) FROM operation_event_log WHERE status = 'CANCELLED'";
     assert_eq!(db.number(events).await, 1);

@@ -126,7 +126,7 @@ pub(super) struct ByArgs {
 }
 
 impl ByArgs {
-    fn who(&self) -> String {
+    pub(super) fn who(&self) -> String {
         self.by.clone().unwrap_or_else(who)
     }
 }

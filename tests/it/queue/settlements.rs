@@ -6,7 +6,9 @@ use daymend::{
     args,
     db::Mode,
     queue::{
-        Job, JobKind, claim,
+        Job, JobKind,
+        admin::change,
+        claim,
         lease::{self, LAPSES_MAX},
         settle::{self, Failure},
     },
@@ -287,9 +289,9 @@ async fn a_cancelled_run_takes_running_jobs_from_their_worker(engine: Engine) {
     let run = new_run(&db, JobKind::Rebuild, &[(1, days(3))]).await;
     let jobs = take(&db, worker, 2).await;
     assert_eq!(complete(&db, worker, &jobs[0]).await, 1);
-    assert_eq!(runs::cancel(&db.db, run).await.unwrap(), Some(2));
+    assert_eq!(change::cancel_run(&db.db, run, "a test").await.unwrap(), Some(2));
     assert_eq!(settle_every_way(&db, worker, &jobs[1]).await, 0);
     assert_eq!((count(&db, "cancelled").await, count(&db, "completed").await), (2, 1));
     assert_eq!(take(&db, worker, 10).await, []);
-    assert_eq!(runs::cancel(&db.db, run).await.unwrap(), None, "a run is cancelled once");
+    assert_eq!(change::cancel_run(&db.db, run, "a test").await.unwrap(), None, "a run is cancelled once");
 }

@@ -143,7 +143,7 @@ impl Driver {
             Op::Cancel { which } => self.change(Change::Cancel, &self.filter(which)).await,
             Op::CancelRun { run } => {
                 let Some(run) = self.any_run(*run) else { return Ok(()) };
-                let stored = runs::cancel(&self.db, run).await?;
+                let stored = change::cancel_run(&self.db, run, "a test").await?;
                 equal("jobs cancelled with their run", &self.model.cancel_run(run), &stored)
             }
             Op::Close => self.close().await,

@@ -318,7 +318,9 @@ impl Model {
             self.job(*id).place = Place::Ended(JobState::Cancelled, self.now);
         }
         self.end(run, "cancelled");
-        Some(jobs.len() as u64)
+        let jobs = jobs.len() as u64;
+        self.tables.log.push(("cancel run".to_owned(), jobs));
+        Some(jobs)
     }
 
     /// The state in which the run closes, where it does.
