@@ -53,7 +53,7 @@ impl Options {
     pub(super) async fn run(mut self, global: &Global) -> anyhow::Result<ExitCode> {
         let (db, rollups) = global.connect_checked(4).await?;
         let rollup = historical_summary(&rollups)?;
-        let now = global.clock().now();
+        let now = db.now(global.clock()).await?;
         self.lab.sort_unstable();
         self.lab.dedup();
         // Every lab is looked at before any record is written.
@@ -105,7 +105,8 @@ impl Options {
     ) -> anyhow::Result<Vec<i64>> {
         let limits = Limits { attempts_max: self.attempts, max_shrink: self.max_shrink };
         let mut report = scheduler::Report::default();
-        migrations::take_pending(db, rollup, limits, Some(&self.lab), global.clock().now(), &mut report).await?;
+        migrations::take_pending(db, rollup, limits, Some(&self.lab), db.now(global.clock()).await?, &mut report)
+            .await?;
         let mut tx = db.begin(Mode::Snapshot).await?;
         let mut runs = Vec::new();
         for (lab, id, _) in records {

@@ -65,7 +65,7 @@ impl Options {
         };
         let (db, rollups) = global.connect_checked(4).await?;
         let rollup = historical_summary(&rollups)?;
-        let now = global.clock().now();
+        let now = db.now(global.clock()).await?;
         let plan = match adhoc::plan(&db, rollup, &self.lab, days, now).await {
             Ok(plan) => plan,
             Err(PlanError::Database(error)) => return Err(error.into()),

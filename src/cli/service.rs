@@ -377,7 +377,7 @@ impl WorkerOptions {
         let (db, rollups) = global.connect_checked(self.worker.connect(0)).await?;
         let lease_db = global.connect_bare(1).await?;
         check_limits(&config, &db).await?;
-        let begun = queue::settle::database_now_us(&db).await?;
+        let begun = db.database_now().await?;
         let health = Arc::new(Health::default());
         let pulse = health.part("worker", config.lease);
         self.http.serve(global, "worker", &health).await?;

@@ -18,7 +18,10 @@ mod value;
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::{MySqlPool, SqlitePool};
+
+use crate::clock::Clock;
 
 pub(crate) use connect::open_file;
 pub use connect::{ConnectOptions, connect};
@@ -115,6 +118,20 @@ impl Db {
     /// The rows of one reading statement that stands alone.
     pub async fn fetch_all(&self, statement: &Statement, args: Vec<Arg>) -> Result<Vec<Row>, DbError> {
         Tx::acquire(self).await?.fetch_all(statement, args).await
+    }
+
+    /// The database's clock.
+    pub async fn database_now(&self) -> Result<DateTime<Utc>, DbError> {
+        Tx::acquire(self).await?.database_now().await
+    }
+
+    /// The moment by which days are over: a fixed one, or the earlier of this machine's clock and the
+    /// database's. A clock that is ahead would close days that go on.
+    pub async fn now(&self, clock: Clock) -> Result<DateTime<Utc>, DbError> {
+        match clock {
+            Clock::Fixed(at) => Ok(at),
+            Clock::System => Ok(clock.now().min(self.database_now().await?)),
+        }
     }
 
     /// The names of the columns that a statement returns; prepares it and does not run it. Outside of

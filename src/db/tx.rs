@@ -17,11 +17,15 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use futures::{FutureExt as _, StreamExt, TryStreamExt, stream::BoxStream};
 use sqlx::{Column as _, Executor as _, MySql, Sqlite, Statement as _, pool::PoolConnection};
 use tokio::sync::mpsc;
 
 use super::{Arg, Db, DbClock, DbError, Dialect, Mode, Pool, Row, Statement, connect::PING_TIMEOUT};
+use crate::statement;
+
+statement!(NOW, "database now", "SELECT {now_us}");
 
 const BEGIN_SNAPSHOT_MYSQL: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
      START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
@@ -303,6 +307,14 @@ impl Tx {
         drop(rows);
         self.is_busy = false;
         Ok(())
+    }
+
+    /// The database's clock.
+    pub async fn database_now(&mut self) -> Result<DateTime<Utc>, DbError> {
+        let row = self.fetch_one(&NOW, Vec::new()).await?;
+        let at = row.int(0).map(DateTime::from_timestamp_micros);
+        let at = at.and_then(|at| at.ok_or_else(|| sqlx::Error::Decode("no time that there is".into())));
+        at.map_err(|error| DbError::new(NOW.name, error))
     }
 
     /// What the transaction has read up to here; [`forget`](Self::forget) goes back to it.

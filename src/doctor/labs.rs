@@ -9,7 +9,6 @@ use crate::{
     args,
     calendar::{self, Zone},
     db::{DbError, Mode},
-    queue::settle,
     rollup::{HISTORICAL_SUMMARY, source, source::Lab},
     statement,
 };
@@ -22,6 +21,7 @@ pub(super) const CHECKS: &[Check] = &[
     .of_daymend(),
     Check::new("labs.overdue", Severity::Warning, "days that should be in the summary", |p| Box::pin(overdue(p)))
         .of_daymend(),
+    Check::new("labs.ahead", Severity::Error, "days that were enqueued too early", |p| Box::pin(ahead(p))).of_daymend(),
     Check::new("labs.late", Severity::Warning, "nightly runs", |p| Box::pin(late(p))).of_daymend(),
 ];
 
@@ -137,10 +137,33 @@ async fn overdue(patient: &Patient<'_>) -> Result<Chart, DbError> {
     Ok(chart)
 }
 
+async fn ahead(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    let known = known(patient).await?;
+    let mut ahead: BTreeMap<(NaiveDate, NaiveDate), Vec<i64>> = BTreeMap::new();
+    for lab in enabled(patient).await? {
+        let (Ok(zone), Some((Some(through), _))) = (lab.zone(), known.get(&lab.id)) else { continue };
+        let yesterday = zone.yesterday(patient.now);
+        if *through > yesterday {
+            ahead.entry((*through, yesterday)).or_default().push(lab.id);
+        }
+    }
+    for ((through, yesterday), labs) in ahead.into_iter().take(20) {
+        let ids: Vec<String> = labs.iter().map(ToString::to_string).collect();
+        let what = format!("enqueued through {through}, which is not over: no nightly run comes before it is");
+        let advice = format!(
+            "a scheduler's clock was ahead, or its --now: UPDATE daymend_labs SET enqueued_through = '{yesterday}' \
+             WHERE rollup = '{HISTORICAL_SUMMARY}' AND lab_id IN ({})",
+            ids.join(", ")
+        );
+        chart.find(lab_list(&labs), what, advice);
+    }
+    Ok(chart)
+}
+
 async fn late(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
-    let now_us = settle::database_now_us(patient.db).await?;
-    let before = chrono::DateTime::from_timestamp_micros(now_us).unwrap_or_default() - GRACE;
+    let before = patient.db.database_now().await? - GRACE;
     let late = patient.read(&LATE, args![before, COUNT_MAX + 1], |row| Ok((row.int(0)?, row.text(1)?))).await?;
     if let Some((first, reason)) = late.first() {
         let what = format!("open for more than an hour ({} in all): {reason}", counted(late.len(), "nightly run"));

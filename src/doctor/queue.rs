@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{DateTime, Duration, Utc};
+use chrono::Duration;
 
 use super::{COUNT_MAX, Chart, Check, Patient, Severity, counted, lab_list};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     queue::{
         JobKind,
         admin::pause::{self, Pause},
-        claim, lease, settle,
+        claim, lease,
     },
     statement,
 };
@@ -70,12 +70,6 @@ const CLOSING_MAX: Duration = Duration::minutes(5);
 /// For how long an old run may stay beyond the retention: it is pruned every hour.
 const PRUNING_MAX: Duration = Duration::days(1);
 
-/// The database's clock.
-pub(super) async fn database_now(patient: &Patient<'_>) -> Result<DateTime<Utc>, DbError> {
-    let now_us = settle::database_now_us(patient.db).await?;
-    Ok(DateTime::from_timestamp_micros(now_us).unwrap_or_default())
-}
-
 async fn pauses(patient: &Patient<'_>) -> Result<Vec<Pause>, DbError> {
     let mut tx = patient.db.begin(Mode::Snapshot).await?;
     let pauses = pause::list(&mut tx).await?;
@@ -118,7 +112,7 @@ async fn scheduler(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let shown =
         latest.map_or("never, as far as is known".to_owned(), |at| format!("{} UTC", at.format("%Y-%m-%d %H:%M:%S")));
     chart.fact("scheduler", format!("last enqueued or closed a run: {shown}"));
-    let before = database_now(patient).await? - CLOSING_MAX;
+    let before = patient.db.database_now().await? - CLOSING_MAX;
     let ended = patient.read(&ENDED, args![before], |row| Ok((row.int(0)?, row.text(1)?))).await?;
     if let Some((id, reason)) = ended.first() {
         let what = format!("has ended and nobody closes it ({} in all): {reason}", counted(ended.len(), "run"));
@@ -157,7 +151,8 @@ async fn unpruned(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     let Some(retention) = patient.retention else { return Ok(chart) };
     let age = Duration::from_std(retention).unwrap_or(Duration::MAX);
-    let Some(before) = database_now(patient).await?.checked_sub_signed(age.checked_add(&PRUNING_MAX).unwrap_or(age))
+    let Some(before) =
+        patient.db.database_now().await?.checked_sub_signed(age.checked_add(&PRUNING_MAX).unwrap_or(age))
     else {
         return Ok(chart);
     };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use chrono::{DateTime, Duration, Utc};
 
-use super::{COUNT_MAX, Chart, Check, Patient, Severity, counted, examples, queue::database_now};
+use super::{COUNT_MAX, Chart, Check, Patient, Severity, counted, examples};
 use crate::{
     args,
     db::{DbError, Row},
@@ -87,7 +87,7 @@ async fn event_log(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let read = |row: &Row| Ok(Entry { name: row.text(0)?, status: row.text(1)?, at: row.instant(2)? });
     let entries = patient.read(&EVENT_LOG, args![], read).await?;
     let open: HashSet<String> = runs::open(patient.db).await?.into_iter().map(|run| run.event_name).collect();
-    let before = database_now(patient).await? - STARTED_MAX;
+    let before = patient.db.database_now().await? - STARTED_MAX;
     let unfinished = unfinished(&entries);
     let old: Vec<_> = unfinished.iter().filter(|(name, at)| *at < before && !open.contains(*name)).collect();
     for (name, at) in old.iter().take(20) {
@@ -125,7 +125,7 @@ async fn stuck(patient: &Patient<'_>) -> Result<Chart, DbError> {
 
 async fn waiting(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
-    let before = database_now(patient).await? - PENDING_MAX;
+    let before = patient.db.database_now().await? - PENDING_MAX;
     let args = args![MIGRATION_TYPE, before, COUNT_MAX + 1];
     let waiting = patient.read(&WAITING, args, |row| Ok((row.int(0)?, row.int(1)?))).await?;
     if !waiting.is_empty() {

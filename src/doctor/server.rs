@@ -20,8 +20,6 @@ statement!(SERVER_SQLITE, "doctor server (sqlite)", "SELECT sqlite_version()");
 
 statement!(CIPHER, "doctor cipher (mysql)", "SHOW SESSION STATUS LIKE 'Ssl_cipher'");
 
-statement!(NOW, "doctor now", "SELECT {now}");
-
 /// A statement that takes longer than this makes a recompute, which is a dozen of them, slow.
 const LATENCY_MAX_MS: f64 = 25.0;
 
@@ -58,7 +56,7 @@ async fn latency(patient: &Patient<'_>) -> Result<Chart, DbError> {
     for _ in 0..TRIES {
         let mut tx = patient.db.begin(crate::db::Mode::Snapshot).await?;
         let begun = Instant::now();
-        tx.fetch_one(&NOW, args![]).await?;
+        tx.database_now().await?;
         best = best.min(begun.elapsed().as_secs_f64() * 1000.0);
         tx.rollback().await?;
     }
@@ -143,9 +141,8 @@ async fn clock(patient: &Patient<'_>) -> Result<Chart, DbError> {
         let mut tx = patient.db.begin(crate::db::Mode::Snapshot).await?;
         let before = Clock::System.now();
         let begun = Instant::now();
-        let row = tx.fetch_one(&NOW, args![]).await?;
+        let theirs = tx.database_now().await?;
         let took = begun.elapsed().as_secs_f64();
-        let theirs = row.instant(0).map_err(|error| DbError::new(NOW.name, error))?;
         tx.rollback().await?;
         if took < best {
             best = took;

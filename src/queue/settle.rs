@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use chrono::{DateTime, Utc};
+
 use super::{Job, JobKind};
 use crate::{
     args,
@@ -162,8 +164,6 @@ pub async fn hand_back(db: &Db, worker_id: i64) -> Result<u64, DbError> {
     .await
 }
 
-statement!(NOW_US, "now us", "SELECT {now_us}");
-
 statement!(
     DISCARDED_SINCE,
     "discarded since",
@@ -171,17 +171,8 @@ statement!(
      WHERE kind IN ('nightly', 'repair', 'rebuild') AND state = 'discarded' AND sort_key >= ?"
 );
 
-/// The database's clock, in microseconds since 1970.
-pub async fn database_now_us(db: &Db) -> Result<i64, DbError> {
-    number(db, &NOW_US, args![]).await
-}
-
 /// How many jobs were discarded since that moment of the database's clock.
-pub async fn discarded_since(db: &Db, since_us: i64) -> Result<i64, DbError> {
-    number(db, &DISCARDED_SINCE, args![since_us]).await
-}
-
-async fn number(db: &Db, statement: &crate::db::Statement, args: Vec<Arg>) -> Result<i64, DbError> {
-    let rows = db.fetch_all(statement, args).await?;
-    rows.first().map_or(Ok(0), |row| row.int(0)).map_err(|error| DbError::new(statement.name, error))
+pub async fn discarded_since(db: &Db, since: DateTime<Utc>) -> Result<i64, DbError> {
+    let rows = db.fetch_all(&DISCARDED_SINCE, args![since.timestamp_micros()]).await?;
+    rows.first().map_or(Ok(0), |row| row.int(0)).map_err(|error| DbError::new(DISCARDED_SINCE.name, error))
 }

@@ -62,8 +62,6 @@ statement!(
      VALUES (?, 1, 'Pending', ?, ?, {now}, {now})"
 );
 
-statement!(NOW, "now", "SELECT {now}");
-
 /// A record that waits to be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pending {
@@ -143,8 +141,6 @@ pub async fn run_ended(tx: &mut Tx, run: &Run, state: RunState, progress: &Progr
 }
 
 async fn set_status(tx: &mut Tx, run: &Run, status: &str) -> Result<(), DbError> {
-    let row = tx.fetch_one(&NOW, args![]).await?;
-    let now = row.instant(0).map_err(|error| DbError::new(NOW.name, error))?;
-    let seconds = (now - run.created_at).num_seconds().max(0);
+    let seconds = (tx.database_now().await? - run.created_at).num_seconds().max(0);
     tx.execute(&REFRESH, args![status, seconds, status, run.id]).await.map(drop)
 }

@@ -110,9 +110,10 @@ pub struct Report {
 /// One whole tick.
 pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock) -> Result<Report, DbError> {
     let mut report = Report::default();
-    nightly::enqueue_closed_days(db, rollup, config, clock.now(), &mut report).await?;
-    migrations::take_pending(db, rollup, config.rebuilds(), None, clock.now(), &mut report).await?;
-    dirty::repair_marked_days(db, rollup, config, clock.now(), &mut report).await?;
+    let now = db.now(clock).await?;
+    nightly::enqueue_closed_days(db, rollup, config, now, &mut report).await?;
+    migrations::take_pending(db, rollup, config.rebuilds(), None, now, &mut report).await?;
+    dirty::repair_marked_days(db, rollup, config, now, &mut report).await?;
     close_runs(db, &mut report).await?;
     Ok(report)
 }
@@ -205,11 +206,12 @@ async fn tick_until(
         let begun = Instant::now();
         let mut report = Report::default();
         let result = async {
+            let now = db.now(clock).await?;
             if ticks.is_multiple_of(NIGHTLY_TICKS) {
-                nightly::enqueue_closed_days(db, rollup, config, clock.now(), &mut report).await?;
+                nightly::enqueue_closed_days(db, rollup, config, now, &mut report).await?;
                 report_unusable(&report.unusable, &mut reported);
             }
-            migrations::take_pending(db, rollup, config.rebuilds(), None, clock.now(), &mut report).await?;
+            migrations::take_pending(db, rollup, config.rebuilds(), None, now, &mut report).await?;
             close_runs(db, &mut report).await?;
             if let Some(retention) = config.retention
                 && ticks.is_multiple_of(PRUNE_TICKS)

@@ -146,7 +146,7 @@ impl AuditArgs {
         if !problems.is_empty() {
             return Err(usage(format!("the database does not fit: {}", problems.join("; "))));
         }
-        let now = global.clock().now();
+        let now = reading.now(global.clock()).await?;
         let plan = match audit::plan(&reading, rollup, &scope, now).await {
             Err(PlanError::Database(error)) => return Err(error.into()),
             Err(error) => return Err(usage(error.to_string())),
@@ -161,7 +161,9 @@ impl AuditArgs {
             let enqueued = self.repair(global, db, rollup, &report).await?;
             if enqueued.ended.is_some() {
                 // Not from the replica, which may be behind.
-                after = Some(again(global, db, rollup, &enqueued.days, &self.options(global.clock().now())).await?);
+                after = Some(
+                    again(global, db, rollup, &enqueued.days, &self.options(db.now(global.clock()).await?)).await?,
+                );
             }
             repair = Some(enqueued);
         }
@@ -210,7 +212,7 @@ impl AuditArgs {
         }
         let labs = repair.days.iter().map(|(lab, days)| (*lab, days.iter().copied().collect())).collect();
         let plan = adhoc::Plan { labs, left_out: Vec::new() };
-        let (by, now) = (format!("audit by {}", who()), global.clock().now());
+        let (by, now) = (format!("audit by {}", who()), db.now(global.clock()).await?);
         let run = adhoc::enqueue(db, rollup, &plan, &by, now, self.attempts.attempts, self.shrink.max_shrink).await?;
         repair.run = Some(run);
         if self.wait {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
+
 use super::{filter::Filter, jobs_by_run, write_log};
 use crate::{
     args,
@@ -50,10 +52,10 @@ const ENDED: &str = "state IN ('completed', 'discarded', 'cancelled')
                    AND daymend_runs.state <> 'running' AND daymend_runs.finished_at < ?)";
 
 /// The moment before which a run must have closed, by the database's clock.
-pub async fn cutoff(db: &Db, older_than: Duration) -> Result<chrono::DateTime<chrono::Utc>, DbError> {
-    let now_us = crate::queue::settle::database_now_us(db).await?;
-    let older_us = i64::try_from(older_than.as_micros()).unwrap_or(i64::MAX);
-    Ok(chrono::DateTime::from_timestamp_micros(now_us.saturating_sub(older_us)).unwrap_or_default())
+pub async fn cutoff(db: &Db, older_than: Duration) -> Result<DateTime<Utc>, DbError> {
+    let now = db.database_now().await?;
+    let cutoff = TimeDelta::from_std(older_than).ok().and_then(|older| now.checked_sub_signed(older));
+    Ok(cutoff.unwrap_or(DateTime::UNIX_EPOCH))
 }
 
 /// How many jobs of which runs would be deleted.

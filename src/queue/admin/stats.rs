@@ -29,8 +29,6 @@ statement!(
     "SELECT EXISTS (SELECT 1 FROM daymend_jobs WHERE id BETWEEN ? AND ? AND state = 'available' AND sort_key < ?)"
 );
 
-statement!(NOW, "database now", "SELECT {now}");
-
 statement!(
     WORKERS,
     "workers",
@@ -131,8 +129,7 @@ pub(crate) async fn oldest_waiting<'a>(
         let (first, last) = ids_of(run.id);
         let row = tx.fetch_one(&WAITING_IN_RUN, args![first, last, PAUSED]).await?;
         if row.int(0).map_err(|error| DbError::new(WAITING_IN_RUN.name, error))? != 0 {
-            let now = tx.fetch_one(&NOW, args![]).await?.instant(0).map_err(|error| DbError::new(NOW.name, error))?;
-            let seconds = (now - run.created_at).num_seconds().max(0);
+            let seconds = (tx.database_now().await? - run.created_at).num_seconds().max(0);
             return Ok(Some(OldestWaiting { run: run.id, since: run.created_at, seconds }));
         }
     }

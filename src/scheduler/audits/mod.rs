@@ -62,7 +62,8 @@ pub struct SliceReport {
 /// Looks again and again whether a slice is due, until `shutdown`.
 pub(super) async fn audit_until(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, shutdown: &CancellationToken) {
     while config.audit.is_some() && !shutdown.is_cancelled() {
-        if let Err(error) = audit_tonight(db, rollup, config, clock.now(), shutdown).await {
+        let audited = async { audit_tonight(db, rollup, config, db.now(clock).await?, shutdown).await };
+        if let Err(error) = audited.await {
             metrics::database_error(&error);
             tracing::warn!(error = %chain(&error), "the audit was interrupted, going on later");
         }

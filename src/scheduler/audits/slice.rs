@@ -20,7 +20,7 @@ use crate::{
     db::{Db, DbError, Mode, retry},
     error::chain,
     metrics::catalogue::{AUDIT_CHECKED, AUDIT_DIFFERENCES, AUDIT_DRIFTED, JOBS_ENQUEUED},
-    queue::{JobKind, settle},
+    queue::JobKind,
     rollup::Rollup,
     runs::{self, NewRun},
     scheduler::{Config, adhoc},
@@ -269,10 +269,9 @@ impl<'a> Slice<'a> {
 
 impl Unrecorded {
     async fn begin(db: &Db) -> Result<Self, DbError> {
-        let now_us = settle::database_now_us(db).await?;
         Ok(Self {
             since: Instant::now(),
-            at: DateTime::from_timestamp_micros(now_us).unwrap_or_default(),
+            at: db.database_now().await?,
             counts: Counts::default(),
             found: Vec::new(),
             cursors: BTreeMap::new(),

@@ -103,7 +103,7 @@ pub(super) async fn watch_until(db: &Db, rollup: &Rollup, config: &Config, clock
         let begun = Instant::now();
         let mut report = Report::default();
         let result = async {
-            watcher.pass(db, rollup, watch, config, clock.now(), &mut report).await?;
+            watcher.pass(db, rollup, watch, config, db.now(clock).await?, &mut report).await?;
             watcher.expand(db, rollup, watch, EXPAND_FOR).await
         }
         .await;

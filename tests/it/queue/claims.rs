@@ -7,7 +7,7 @@ use std::{
 
 use chrono::NaiveDate;
 use daymend::{
-    queue::{Job, JobKind, claim, run_of, settle},
+    queue::{Job, JobKind, claim, run_of},
     rollup::HISTORICAL_SUMMARY,
 };
 
@@ -144,7 +144,7 @@ async fn a_job_whose_day_is_running_is_postponed_and_runs_later(engine: Engine) 
     // Another run for the same day, and for a day that is free.
     let second = new_run(&db, JobKind::Nightly, &[(1, days(2))]).await;
     let (same_day, _) = daymend::queue::ids_of(second);
-    let before = settle::database_now_us(&db.db).await.unwrap();
+    let before = db.db.database_now().await.unwrap().timestamp_micros();
     let claimed = take(&db, other, 10).await;
     assert_eq!(claimed.iter().map(|job| job.day).collect::<Vec<_>>(), [day(1)], "only the free day");
     let postponed = stored(&db, same_day).await;

@@ -45,9 +45,9 @@ async fn a_failed_attempt_waits_for_its_backoff_and_keeps_its_error(engine: Engi
     let worker = worker(&db, LONG).await;
     new_run(&db, JobKind::Rebuild, &[(1, days(1))]).await;
     let job = take_one(&db, worker).await;
-    let before = settle::database_now_us(&db.db).await.unwrap();
+    let before = db.db.database_now().await.unwrap().timestamp_micros();
     assert!(settle::fail(&db.db, worker, &job, &failure(LONG)).await.unwrap());
-    let after = settle::database_now_us(&db.db).await.unwrap();
+    let after = db.db.database_now().await.unwrap().timestamp_micros();
     let waiting = stored(&db, job.id).await;
     assert_eq!((waiting.state.as_str(), waiting.attempt), ("available", 1));
     assert_eq!(waiting.error.as_deref(), Some("the reason"));
@@ -104,7 +104,7 @@ async fn a_permanent_failure_is_discarded_at_once(engine: Engine) {
     let kept = discarded.error.unwrap();
     assert!(long.starts_with(&kept) && kept.chars().count() == 2000, "what fits of a long error is kept");
     assert!(
-        discarded.sort_key <= settle::database_now_us(&db.db).await.unwrap(),
+        discarded.sort_key <= db.db.database_now().await.unwrap().timestamp_micros(),
         "it ended now, not after the backoff"
     );
 }
@@ -157,9 +157,9 @@ async fn a_lease_that_ran_out_frees_its_jobs_and_cannot_be_extended(engine: Engi
     let until = db.number(&format!("SELECT lease_until_us FROM daymend_workers WHERE id = {dying}")).await;
     let mut rescued = 0;
     while rescued == 0 {
-        let before = settle::database_now_us(&db.db).await.unwrap();
+        let before = db.db.database_now().await.unwrap().timestamp_micros();
         rescued = lease::rescue(&db.db).await.unwrap();
-        let after = settle::database_now_us(&db.db).await.unwrap();
+        let after = db.db.database_now().await.unwrap().timestamp_micros();
         assert!(rescued == 0 || after >= until, "rescued {} us before the lease ran out", until - after);
         assert!(rescued > 0 || before < until, "not rescued although the lease ran out");
     }
@@ -196,12 +196,12 @@ async fn rescues_at_once_count_and_record_each_lapse_once(engine: Engine) {
 async fn a_heartbeat_keeps_the_jobs_past_the_first_lease(engine: Engine) {
     let db = TestDb::new(engine).await;
     let worker = worker(&db, Duration::from_secs(1)).await;
-    let until = settle::database_now_us(&db.db).await.unwrap() + 1_000_000;
+    let until = db.db.database_now().await.unwrap().timestamp_micros() + 1_000_000;
     assert!(lease::heartbeat(&db.db, worker, LONG).await.unwrap());
     new_run(&db, JobKind::Nightly, &[(1, days(1))]).await;
     let job = take_one(&db, worker).await;
     wait_until("the first lease would be over", LIMIT, || async {
-        settle::database_now_us(&db.db).await.unwrap() > until
+        db.db.database_now().await.unwrap().timestamp_micros() > until
     })
     .await;
     assert_eq!(lease::rescue(&db.db).await.unwrap(), 0);
