@@ -13,7 +13,7 @@ use super::{Exit, Global, connect_to, print_json, usage};
 use crate::{
     args, calendar,
     db::{Db, Dialect, Mode, migrate},
-    output::table::table,
+    output::{say, table::table},
     queue::{JobKind, claim, ids_of, lease, settle},
     recompute::{Changes, shrink::MaxShrink},
     runs::{self, NewRun},
@@ -120,7 +120,7 @@ impl QueueOptions {
         };
         let mut figures = Figures::default();
         for round in 1..=self.rounds {
-            eprintln!("round {round} of {}: {} jobs", self.rounds, self.jobs);
+            say!("round {round} of {}: {} jobs", self.rounds, self.jobs);
             let begun = Instant::now();
             let run = enqueue(&db, self.jobs).await?;
             figures.enqueue.push(f64::from(self.jobs) / begun.elapsed().as_secs_f64());
@@ -129,7 +129,7 @@ impl QueueOptions {
             clean(&db, run).await?;
         }
         for backlog in &self.backlogs {
-            eprintln!("claims at a backlog of {backlog}");
+            say!("claims at a backlog of {backlog}");
             figures.claims.push(time_claims(&db, *backlog, beside.as_ref()).await?);
         }
         print(global, &self, figures)
@@ -233,7 +233,7 @@ async fn settled(db: &Db) -> anyhow::Result<()> {
         before = Some(written);
         tokio::time::sleep(QUIET_FOR).await;
     }
-    eprintln!("the server is still writing after {} s: these claims are of a busy server", SETTLED_WITHIN.as_secs());
+    say!("the server is still writing after {} s: these claims are of a busy server", SETTLED_WITHIN.as_secs());
     Ok(())
 }
 

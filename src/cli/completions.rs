@@ -15,7 +15,10 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        clap_complete::generate(self.shell, &mut Cli::command(), "daymend", &mut std::io::stdout());
+        // In one piece, through print: whoever reads only its beginning is no reason to panic.
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "daymend", &mut script);
+        print!("{}", String::from_utf8_lossy(&script));
         Ok(Exit::Ok.into())
     }
 }

@@ -9,7 +9,7 @@ use super::{Exit, Global, print_json};
 use crate::{
     db::{Backoff, Db, DbError, Kind, Mode},
     error::chain,
-    output::bar::Bar,
+    output::{bar::Bar, say},
     queue::lease,
     runs::{self, Progress, RunState},
     scheduler,
@@ -35,7 +35,7 @@ pub(super) async fn follow(db: &Db, run_id: i64) -> anyhow::Result<(RunState, Pr
                     && lease::workers_alive(db).await.is_ok_and(|alive| alive == 0)
                 {
                     warned = true;
-                    eprintln!("no worker is alive: start `daymend worker` or `daymend serve`");
+                    say!("no worker is alive: start `daymend worker` or `daymend serve`");
                 }
             }
             Ok((state, progress)) => {

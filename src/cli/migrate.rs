@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{Exit, Global, print_json};
-use crate::db::migrate::{self, Migration};
+use crate::db::migrate::{self, Migration, SchemaError};
 
 /// Creates or updates daymend's own tables.
 ///
@@ -23,6 +23,10 @@ impl Options {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let db = global.connect_bare(2).await?;
         let found = migrate::version(&db).await?;
+        let wanted = migrate::wanted();
+        if found > wanted {
+            return Err(SchemaError::Ahead { found, wanted }.into());
+        }
         let migrations: Vec<&Migration> = if self.dry_run {
             migrate::MIGRATIONS.iter().filter(|migration| migration.version > found).collect()
         } else {

@@ -23,13 +23,14 @@ mod triggers;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
-use chrono::{DateTime, Datelike as _, Utc};
+use chrono::{DateTime, Datelike as _, NaiveDate, Utc};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     clock::Clock,
     db::{self, ConnectOptions, Db, DbError, Kind, migrate::SchemaError},
     error::{UsageError, chain, usage},
+    output::say,
     recompute::stored::{self, Access},
     rollup::{HISTORICAL_SUMMARY, Rollup, Rollups, source},
 };
@@ -126,6 +127,12 @@ fn in_range(at: DateTime<Utc>) -> Option<DateTime<Utc>> {
     (1970..9999).contains(&at.year()).then_some(at)
 }
 
+/// A day as people write it. The databases know none before the year 1 or after 9999.
+fn calendar_day(text: &str) -> Result<NaiveDate, String> {
+    let day: NaiveDate = text.parse().map_err(|_| "expected a day such as 2026-03-15".to_owned())?;
+    if (1..=9999).contains(&day.year()) { Ok(day) } else { Err("its year is not between 1 and 9999".to_owned()) }
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogFormat {
     /// For people.
@@ -182,14 +189,14 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     init_log(&cli.global, matches!(cli.command, Command::Serve(_) | Command::Scheduler(_) | Command::Worker(_)));
     if cli.global.is_bare_now() && !matches!(&cli.command, Command::Queue(command) if command.takes_bare_now()) {
-        eprintln!("error: --now needs a time, such as 2026-03-16T04:00:00Z");
+        say!("error: --now needs a time, such as 2026-03-16T04:00:00Z");
         return Exit::Usage.into();
     }
     log_panics();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: cannot start: {error}");
+            say!("error: cannot start: {error}");
             return Exit::Failed.into();
         }
     };
@@ -217,7 +224,7 @@ pub fn main() -> ExitCode {
     // A recompute that hangs must not keep the process from ending.
     runtime.shutdown_background();
     exit.unwrap_or_else(|error| {
-        eprintln!("error: {}", chain(error.as_ref()));
+        say!("error: {}", chain(error.as_ref()));
         exit_of(&error).into()
     })
 }
@@ -245,22 +252,26 @@ fn init_log(global: &Global, is_service: bool) {
     use tracing_subscriber::{EnvFilter, fmt};
     let default = if is_service { "info,apalis_core=warn" } else { "warn" };
     let filter = EnvFilter::try_new(global.log.as_deref().unwrap_or(default)).unwrap_or_else(|error| {
-        eprintln!("warning: --log: {error}; logging {default}");
+        say!("warning: --log: {error}; logging {default}");
         EnvFilter::new(default)
     });
-    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // Where a line cannot be written there is nowhere to complain about it, either.
+    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).log_internal_errors(false);
     match global.log_format {
         LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
 }
 
-/// A panic is one line of the log like other errors; whoever catches it says what follows. But a
-/// reader that has seen enough (`daymend queue list | head`) is no error: print panics on it.
+/// A panic is one line of the log like other errors; whoever catches it says what follows. But print
+/// panics where it cannot write: a reader that has seen enough (`daymend queue list | head`) is no error.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let text = panic.to_string().replace('\n', " ");
-        if text.contains("failed printing to stdout: Broken pipe") {
+        if let Some((_, why)) = text.split_once("failed printing to stdout: ") {
+            if !why.starts_with("Broken pipe") {
+                say!("error: cannot write the result: {why}");
+            }
             std::process::exit(i32::from(Exit::Failed as u8));
         }
         tracing::error!("{text}");

@@ -6,12 +6,13 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use clap::Args;
 
 use super::{
-    Global, follow, historical_summary, in_range, print_json,
+    Global, calendar_day, follow, historical_summary, in_range, print_json,
     service::{AttemptsArgs, ShrinkArgs},
     usage, who,
 };
 use crate::{
     cli::Exit,
+    output::say,
     scheduler::adhoc::{self, Days, Plan, PlanError},
 };
 
@@ -20,11 +21,11 @@ use crate::{
 #[command(group = clap::ArgGroup::new("which").required(true))]
 pub(super) struct Options {
     /// The calendar day of each lab, such as 2026-03-15
-    #[arg(long, group = "which", value_name = "DAY")]
+    #[arg(long, group = "which", value_name = "DAY", value_parser = calendar_day)]
     day: Option<NaiveDate>,
 
     /// With --day: the last day of a range
-    #[arg(long, requires = "day", value_name = "DAY")]
+    #[arg(long, requires = "day", value_name = "DAY", value_parser = calendar_day)]
     to: Option<NaiveDate>,
 
     /// What was yesterday for each lab at this UTC moment, such as '2026-03-16 04:00:00'
@@ -72,7 +73,10 @@ impl Options {
             Err(error) => return Err(usage(error.to_string())),
         };
         for (lab, why) in &plan.left_out {
-            eprintln!("lab {lab} is left out: {why}");
+            say!("lab {lab} is left out: {why}");
+        }
+        for lab in &plan.disabled {
+            say!("warning: the Historical View of lab {lab} is off: no nightly run keeps what this repairs");
         }
         if self.dry_run {
             return print_plan(global, &plan);

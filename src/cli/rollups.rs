@@ -5,7 +5,11 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::{Exit, Global, check_rollups, print_json};
-use crate::{output::table::table, recompute::stored::Access, rollup::Rollups};
+use crate::{
+    output::{say, table::table},
+    recompute::stored::Access,
+    rollup::Rollups,
+};
 
 /// Shows and checks rollup definitions.
 #[derive(Debug, Subcommand)]
@@ -52,29 +56,27 @@ fn list(global: &Global) -> anyhow::Result<ExitCode> {
 }
 
 async fn check(global: &Global) -> anyhow::Result<ExitCode> {
-    let rollups = match Rollups::load(global.jobs_dir.as_deref()) {
-        Ok(rollups) => rollups,
-        Err(errors) => {
-            for error in errors {
-                eprintln!("{error}");
+    let (mut count, mut with_database) = (0, false);
+    let problems: Vec<String> = match Rollups::load(global.jobs_dir.as_deref()) {
+        Err(errors) => errors.iter().map(ToString::to_string).collect(),
+        Ok(rollups) => {
+            count = rollups.iter().count();
+            with_database = global.database_url.is_some();
+            if with_database {
+                check_rollups(&global.connect_bare(1).await?, &rollups, Access::Write).await
+            } else {
+                Vec::new()
             }
-            return Ok(Exit::Usage.into());
         }
     };
-    let count = rollups.iter().count();
-    if global.database_url.is_none() {
-        println!("{count} definition(s) read, no problem found; not checked against a database (--database-url)");
-        return Ok(Exit::Ok.into());
-    }
-    let db = global.connect_bare(1).await?;
-    let problems = check_rollups(&db, &rollups, Access::Write).await;
-    for problem in &problems {
-        eprintln!("{problem}");
-    }
-    if problems.is_empty() {
+    if global.json {
+        print_json(&serde_json::json!({ "read": count, "with_database": with_database, "problems": problems }))?;
+    } else if !problems.is_empty() {
+        problems.iter().for_each(|problem| say!("{problem}"));
+    } else if with_database {
         println!("{count} definition(s) read and checked against the database, no problem found");
-        Ok(Exit::Ok.into())
     } else {
-        Ok(Exit::Usage.into())
+        println!("{count} definition(s) read, no problem found; not checked against a database (--database-url)");
     }
+    Ok(if problems.is_empty() { Exit::Ok } else { Exit::Usage }.into())
 }

@@ -20,7 +20,9 @@ use crate::{
     error::chain,
     health::Health,
     http::{self, Site},
-    metrics, queue,
+    metrics,
+    output::say,
+    queue,
     recompute::shrink::MaxShrink,
     rollup::Rollup,
     scheduler::{
@@ -349,7 +351,7 @@ fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<E
         println!("run {run}: {}: {} row(s) written", state.name(), progress.rows());
     }
     for (lab, why) in &report.unusable {
-        eprintln!("warning: lab {lab} cannot be scheduled: {why}");
+        say!("warning: lab {lab} cannot be scheduled: {why}");
     }
     if report.enqueued.is_empty() && report.closed.is_empty() {
         println!("nothing is due");

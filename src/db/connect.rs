@@ -8,6 +8,7 @@ use sqlx::{
     mysql::{MySqlConnectOptions, MySqlPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
+use url::Url;
 
 use super::{Db, DbError, Pool};
 
@@ -69,6 +70,9 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
     let scheme = url.split(':').next().unwrap_or_default();
     let opened = match scheme {
         "mysql" | "mariadb" => {
+            if let Some(name) = unknown_parameter(url) {
+                bail!("the database URL has a parameter {name:?}, which nobody knows: {}", MYSQL_PARAMETERS.join(", "));
+            }
             let options = MySqlConnectOptions::from_str(url)
                 .map_err(|error| anyhow::anyhow!("the database URL cannot be read: {error}"))?;
             if options.get_database().is_none_or(str::is_empty) {
@@ -97,6 +101,33 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
         _ => bail!("the database URL must begin with mysql:// or sqlite: (see --database-url)"),
     };
     Ok(Db::new(opened, pool))
+}
+
+/// What may stand behind the `?` of a URL. The driver takes no notice of others, such as `ssl_mode`: the
+/// connection would not be encrypted.
+const MYSQL_PARAMETERS: [&str; 9] = [
+    "ssl-mode",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "charset",
+    "collation",
+    "socket",
+    "timezone",
+    "statement-cache-capacity",
+];
+
+/// The first parameter of a URL that the driver does not know. It knows those about TLS without their
+/// hyphen as well.
+fn unknown_parameter(url: &str) -> Option<String> {
+    let url = Url::parse(url).ok()?;
+    let is_known = |name: &str| {
+        MYSQL_PARAMETERS.contains(&name)
+            || name
+                .strip_prefix("ssl")
+                .is_some_and(|rest| MYSQL_PARAMETERS.iter().any(|known| known.strip_prefix("ssl-") == Some(rest)))
+    };
+    url.query_pairs().map(|(name, _)| name.into_owned()).find(|name| !is_known(name))
 }
 
 /// Opens a SQLite file that nobody writes to any more, to read it and nothing else.
@@ -186,5 +217,24 @@ impl Db {
         let has_server = matches!(self.pool, Pool::MySql(_));
         let refused = matches!(&answer, Err(error) if has_server && matches!(error.source, sqlx::Error::Database(_)));
         answer.context(if refused { "the database refuses" } else { "the database cannot be reached" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_that_nobody_knows_are_refused() {
+        let url = |query: &str| format!("mysql://somebody:secret@127.0.0.1/lab?{query}");
+        for known in ["ssl-mode=REQUIRED", "sslmode=REQUIRED&sslca=ca.pem&ssl-key=k", "charset=utf8mb4&socket=/s"] {
+            assert_eq!(unknown_parameter(&url(known)), None);
+        }
+        for unknown in ["ssl_mode=VERIFY_IDENTITY", "ssl-mod=REQUIRED", "charset=utf8mb4&SSL-MODE=REQUIRED", "ssl=1"] {
+            let name = unknown_parameter(&url(unknown)).unwrap();
+            assert!(unknown.contains(&name), "{name}");
+            let error = connect(&url(unknown), ConnectOptions::new(1)).unwrap_err().to_string();
+            assert!(error.contains(&name) && !error.contains("secret") && !error.contains("REQUIRED"), "{error}");
+        }
     }
 }

@@ -34,6 +34,8 @@ pub struct Plan {
     pub labs: Vec<(i64, Vec<NaiveDate>)>,
     /// Labs that are left out.
     pub left_out: Vec<(i64, String)>,
+    /// Labs whose Historical View is off, planned because they were named.
+    pub disabled: Vec<i64>,
 }
 
 /// Why there is no plan.
@@ -74,7 +76,10 @@ pub async fn plan(db: &Db, rollup: &Rollup, labs: &[i64], days: Days, now: DateT
             };
             match days_of(&mut tx, rollup, lab, days, now).await? {
                 Ok(_) if plan.labs.iter().any(|(known, _)| known == id) => {}
-                Ok(days) => plan.labs.push((*id, days)),
+                Ok(days) => {
+                    plan.labs.push((*id, days));
+                    plan.disabled.extend((!lab.enabled).then_some(lab.id));
+                }
                 Err(why) => return Err(PlanError::Refused(format!("lab {id}: {why}"))),
             }
         }

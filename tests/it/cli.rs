@@ -9,7 +9,7 @@ use crate::{
     on_both,
     support::{
         Engine, TestDb,
-        process::{Process, run, run_fails, run_ok},
+        process::{Process, command, run, run_fails, run_ok},
         wait_until,
     },
 };
@@ -30,6 +30,8 @@ on_both! {
     repair_as_of_does_yesterday_of_each_lab;
     wait_follows_a_run_and_ends_with_its_result;
     a_rebuild_that_waits_takes_its_own_labs_alone;
+    a_repair_of_a_lab_that_is_off_says_so;
+    a_standard_error_that_is_full_stops_nobody;
     runs_can_be_listed_shown_and_cancelled;
 }
 
@@ -97,7 +99,9 @@ async fn other_commands_ask_for_migrate_first(engine: Engine) {
     )
     .await;
     db.execute("INSERT INTO daymend_schema VALUES (999, 'later', '')", args![]).await;
-    assert!(run_fails(&db, SCHEMA, &["runs", "list"]).contains("newer"));
+    for args in [&["runs", "list"][..], &["migrate"], &["migrate", "--dry-run"]] {
+        assert!(run_fails(&db, SCHEMA, args).contains("newer"));
+    }
 }
 
 async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
@@ -121,6 +125,7 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
         (&["rebuild", "--lab", "1", "--lab", "9"], "lab 9 does not exist"),
         (&["rebuild", "--lab", "3"], "time zone \"Mars/Base\" is unknown"),
         (&["runs", "show", "77"], "run 77 does not exist"),
+        (&["audit", "--lab", "1", "--from", "2027-03-15"], "no day to compare"),
         (&["runs", "cancel", "77"], "run 77 does not exist"),
         (&["worker", "--lease", "10s", "--heartbeat", "8s"], "at least twice --heartbeat"),
         (&["worker", "--job-timeout", "0s"], "--job-timeout"),
@@ -146,6 +151,7 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
         (&["--now", "noon", "runs", "list"], "--now"),
         (&["--now", "+262142-12-31T23:59:59Z", "scheduler", "--once"], "--now"),
         (&["repair", "--as-of", "+262142-12-31 23:59:59"], "expected a UTC moment"),
+        (&["queue", "cancel", "--from", "+10000-01-01"], "its year is not between 1 and 9999"),
         (&["mend"], "mend"),
     ] {
         let error = run_fails(&db, USAGE, arguments);
@@ -158,6 +164,9 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
     let lines = String::from_utf8(check.stderr).unwrap();
     assert_eq!(lines.lines().count(), 1, "{lines}");
     assert!(lines.contains("historical_summary/rollup.toml:31:"), "{lines}");
+    let check = run(&db, &["--jobs-dir", jobs_dir, "rollups", "check", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&check.stdout).unwrap();
+    assert_eq!((check.status.code(), json["problems"].as_array().unwrap().len()), (Some(USAGE), 1), "{json}");
 }
 
 async fn a_missing_table_or_column_is_named(engine: Engine) {
@@ -276,6 +285,37 @@ async fn a_rebuild_that_waits_takes_its_own_labs_alone(engine: Engine) {
     assert!(db.record_status(other).await.starts_with("Running"));
 }
 
+async fn a_repair_of_a_lab_that_is_off_says_so(engine: Engine) {
+    let db = labs(engine).await;
+    db.execute("UPDATE labs SET historicalViewEnabled = 0 WHERE id = 2", args![]).await;
+    for (lab, is_said) in [("1", false), ("2", true)] {
+        let repaired = run(&db, &["--now", NOW, "repair", "--day", "2026-06-12", "--lab", lab]);
+        assert_eq!(repaired.status.code(), Some(0));
+        let said = String::from_utf8_lossy(&repaired.stderr).contains("the Historical View of lab 2 is off");
+        assert_eq!(said, is_said, "{repaired:?}");
+    }
+}
+
+async fn a_standard_error_that_is_full_stops_nobody(engine: Engine) {
+    let db = labs(engine).await;
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let quietly = |args: &[&str]| command(&db, args).stderr(full()).output().unwrap();
+    // Each of them has something to say: lab 3 has no zone.
+    let tick = quietly(&["--now", NOW, "scheduler", "--once"]);
+    assert_eq!(tick.status.code(), Some(0), "{tick:?}");
+    let repair = quietly(&["--now", NOW, "repair", "--day", "2026-06-12"]);
+    assert_eq!(repair.status.code(), Some(0), "{repair:?}");
+    let drain = quietly(&["--now", NOW, "--log", "info", "worker", "--drain", "--http-addr", "127.0.0.1:0"]);
+    assert_eq!(drain.status.code(), Some(0), "{drain:?}");
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state <> 'completed'").await, 0);
+    // A result that cannot be written is an error, and no panic.
+    let listed = command(&db, &["runs", "list"]).stdout(full()).output().unwrap();
+    assert_eq!(listed.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&listed.stderr).into_owned();
+    assert_one_line(&error);
+    assert!(error.starts_with("error: cannot write the result: No space left"), "{error}");
+}
+
 async fn runs_can_be_listed_shown_and_cancelled(engine: Engine) {
     let db = labs(engine).await;
     assert!(run_ok(&db, &["runs", "list"]).contains("no run yet"));
@@ -311,9 +351,13 @@ async fn a_reader_that_has_seen_enough_is_no_error_to_report() {
     let db = TestDb::new(Engine::Sqlite).await;
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let output = crate::support::process::command(&db, &["queue", "stats"]).stdout(writer).output().unwrap();
+    let output = command(&db, &["queue", "stats"]).stdout(writer).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_eq!(output.status.code(), Some(1));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command(&db, &["completions", "bash"]).stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(1), 0), "{output:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -141,6 +141,15 @@ async fn overdue_labs_and_late_runs_are_found(engine: Engine) {
     db.settle(now()).await;
     examine(&db).assert_well();
 
+    // As after a scheduler whose clock was two days ahead.
+    let earlier = ["--now", "2026-06-13T12:00:00Z"];
+    let advice = examine_with(&db, &earlier).advice("labs.ahead", "error");
+    let (_, sql) = advice.split_once(": ").unwrap();
+    assert_eq!(db.execute(sql, args![]).await, 2);
+    assert!(!examine_with(&db, &earlier).has("labs.ahead"));
+    assert!(examine(&db).what("labs.overdue").contains("labs 1, 2: overdue: no day after 2026-06-12"));
+    db.settle(now()).await;
+
     let later = ["--now", "2026-06-18T12:00:00Z"];
     let found = examine_with(&db, &later);
     assert!(found.what("labs.overdue").contains("labs 1, 2: overdue: no day after 2026-06-14"), "{:#}", found.json);

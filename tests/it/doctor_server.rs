@@ -264,6 +264,14 @@ async fn settings_that_matter_are_found_and_those_that_do_not_are_told() {
     set("innodb_flush_log_at_trx_commit", "1").await;
     examine(&db).assert_well();
 
+    let rebuild = || {
+        run_ok(&db, &["--now", "2026-06-15T12:00:00Z", "rebuild", "--lab", "1"]);
+        run_ok(&db, &["--now", "2026-06-15T12:00:00Z", "scheduler", "--once"]);
+        run_ok(&db, &["worker", "--drain"]);
+    };
+    rebuild();
+    let stored = "SELECT COUNT(*) FROM operation_historical_summary";
+    let right = db.number(stored).await;
     // Defaults that daymend's own sessions override.
     for (name, value) in [
         ("tx_isolation", "'SERIALIZABLE'"),
@@ -271,11 +279,20 @@ async fn settings_that_matter_are_found_and_those_that_do_not_are_told() {
         ("innodb_lock_wait_timeout", "50"),
         ("event_scheduler", "0"),
         ("autocommit", "0"),
+        // Of rows beyond the limit a rebuild would know nothing.
+        ("sql_select_limit", "5"),
+        ("sql_safe_updates", "1"),
+        ("completion_type", "'CHAIN'"),
+        ("max_join_size", "1"),
+        ("sql_big_selects", "0"),
     ] {
         set(name, value).await;
     }
     let found = examine(&db);
     found.assert_well();
+    rebuild();
+    assert_eq!(db.number(stored).await, right);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE rows_deleted > 0").await, 0);
     let fact = |name: &str| {
         let facts = found.json["facts"].as_array().unwrap();
         facts.iter().find(|fact| fact["name"] == name).unwrap()["value"].as_str().unwrap().to_owned()

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::{Arc, atomic::AtomicI64},
     time::Duration,
 };
 
@@ -10,7 +11,8 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use daymend::{
     args,
     calendar::dates,
-    db::Mode,
+    clock::Clock,
+    db::{DbClock, Mode},
     queue::{JobKind, admin::change, claim, lease, run_of, settle},
     recompute::shrink::MaxShrink,
     rollup::HISTORICAL_SUMMARY,
@@ -38,6 +40,7 @@ on_both! {
     labs_of_one_zone_share_a_run;
     schedulers_side_by_side_enqueue_what_one_would;
     a_scheduler_whose_clock_is_behind_takes_nothing_back;
+    a_clock_that_is_ahead_closes_no_day;
     a_record_that_cannot_be_carried_out_ends_as_failed_with_the_reason;
     a_record_that_is_set_to_pending_while_its_run_is_open_is_a_new_request;
     records_that_do_not_ask_for_a_rebuild_now_are_left_alone;
@@ -209,6 +212,25 @@ async fn schedulers_side_by_side_enqueue_what_one_would(engine: Engine) {
     }
     let ended = "SELECT COUNT(*) FROM operation_event_log WHERE status = 'COMPLETED'";
     assert_eq!(db.number(ended).await, ROUNDS * 5);
+}
+
+async fn a_clock_that_is_ahead_closes_no_day(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    let rollups = rollups();
+    let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+    // The machine's clock is forty days ahead of the database's.
+    let theirs = Clock::System.now() - TimeDelta::days(40);
+    let driven = Arc::new(AtomicI64::new(theirs.timestamp_micros()));
+    let behind = db.db.with_clock(DbClock::Driven(driven));
+    scheduler::tick(&behind, rollup, &SCHEDULER, Clock::System).await.unwrap();
+    let through = db.rows("SELECT enqueued_through FROM daymend_labs", args![]).await[0].date(0).unwrap();
+    assert!(through < theirs.date_naive(), "{through} was not over at {theirs}");
+    // One that is behind counts as well.
+    let driven = Arc::new(AtomicI64::new((theirs + TimeDelta::days(80)).timestamp_micros()));
+    let ahead = db.db.with_clock(DbClock::Driven(driven));
+    assert!(ahead.now(Clock::System).await.unwrap() <= Clock::System.now());
+    assert_eq!(ahead.now(Clock::Fixed(now())).await.unwrap(), now());
 }
 
 async fn a_scheduler_whose_clock_is_behind_takes_nothing_back(engine: Engine) {

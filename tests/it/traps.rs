@@ -31,8 +31,10 @@ on_both! {
 async fn repair(db: &TestDb, labs: &[(i64, chrono_tz::Tz)], first: NaiveDate, last: NaiveDate, now: DateTime<Utc>) {
     let rollups = rollups();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-    let plan =
-        adhoc::Plan { labs: labs.iter().map(|(lab, _)| (*lab, days_of(first, last))).collect(), left_out: vec![] };
+    let plan = adhoc::Plan {
+        labs: labs.iter().map(|(lab, _)| (*lab, days_of(first, last))).collect(),
+        ..adhoc::Plan::default()
+    };
     adhoc::enqueue(&db.db, rollup, &plan, "a test", now, 3, daymend::recompute::shrink::MaxShrink::OFF).await.unwrap();
     db.drain(now).await;
     oracle::assert_equal(&oracle::stored(db).await, &oracle::expected(db, labs, now).await);
@@ -191,7 +193,7 @@ async fn a_delta_races_the_recompute_and_loses_nothing(engine: Engine) {
     db.install_delta_triggers().await;
     db.execute("UPDATE operation_historical_summary SET event_count = event_count + 5", vec![]).await;
     let rollups = rollups();
-    let plan = adhoc::Plan { labs: vec![(1, vec![day])], left_out: vec![] };
+    let plan = adhoc::Plan { labs: vec![(1, vec![day])], ..adhoc::Plan::default() };
     adhoc::enqueue(
         &db.db,
         rollups.get(HISTORICAL_SUMMARY).unwrap(),

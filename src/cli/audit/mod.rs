@@ -16,14 +16,14 @@ use serde_json::{Value, json};
 pub(super) use print::json as report_json;
 
 use super::{
-    Exit, Global, check_rollups, connect_to, follow, historical_summary, print_json,
+    Exit, Global, calendar_day, check_rollups, connect_to, follow, historical_summary, print_json,
     service::{AttemptsArgs, ShrinkArgs},
     usage, who,
 };
 use crate::{
     audit::{self, Plan, PlanError, Sample, Scope, cause::Cause, report::Report},
     db::Db,
-    output::bar::Bar,
+    output::{bar::Bar, say},
     recompute::stored::Access,
     rollup::Rollup,
     runs::RunState,
@@ -60,11 +60,11 @@ struct AuditArgs {
     lab: Vec<i64>,
 
     /// Only from this day on
-    #[arg(long, value_name = "DAY")]
+    #[arg(long, value_name = "DAY", value_parser = calendar_day)]
     from: Option<NaiveDate>,
 
     /// Only up to this day
-    #[arg(long, value_name = "DAY")]
+    #[arg(long, value_name = "DAY", value_parser = calendar_day)]
     to: Option<NaiveDate>,
 
     /// Only so many days, drawn by lot from all days of all labs
@@ -152,20 +152,26 @@ impl AuditArgs {
             Err(error) => return Err(usage(error.to_string())),
             Ok(plan) => plan,
         };
-        let report = self.audit(&reading, rollup, &plan, now).await?;
+        if plan.days() == 0 && (scope.from, scope.to) != (None, None) {
+            return Err(usage("no day to compare: between --from and --to no lab has a closed day with bills or rows"));
+        }
+        let report = watched(&reading, rollup, &plan, &self.options(now)).await?;
+        // Before anything is printed: whoever reads only the beginning of it has asked for the repair as well.
+        let mut repair = match &writing {
+            Some(db) => Some(self.enqueue(global, db, rollup, &report).await?),
+            None => None,
+        };
         if !global.json {
             print::report(&report, scope.sample);
         }
-        let (mut repair, mut after) = (None, None);
-        if let Some(db) = &writing {
-            let enqueued = self.repair(global, db, rollup, &report).await?;
-            if enqueued.ended.is_some() {
+        let mut after = None;
+        if let (Some(db), Some(repair)) = (&writing, &mut repair) {
+            self.follow(global, db, rollup, &report, repair).await?;
+            if repair.ended.is_some() {
                 // Not from the replica, which may be behind.
-                after = Some(
-                    again(global, db, rollup, &enqueued.days, &self.options(db.now(global.clock()).await?)).await?,
-                );
+                let options = self.options(db.now(global.clock()).await?);
+                after = Some(again(global, db, rollup, &repair.days, &options).await?);
             }
-            repair = Some(enqueued);
         }
         if global.json {
             print_json(&self.as_json(&scope, &report, repair.as_ref(), after.as_ref()))?;
@@ -184,47 +190,56 @@ impl AuditArgs {
         Ok(Scope { labs: self.lab.clone(), from: self.from, to: self.to, sample })
     }
 
-    async fn audit(&self, db: &Db, rollup: &Rollup, plan: &Plan, as_of: DateTime<Utc>) -> anyhow::Result<Report> {
-        watched(db, rollup, plan, &self.options(as_of)).await
-    }
-
     fn options(&self, as_of: DateTime<Utc>) -> audit::Options {
         audit::Options { as_of, except: self.except.iter().copied().collect(), rows_max: self.rows }
     }
 
-    /// Enqueues the days that differ and that a recompute puts right; follows the run if asked to.
-    async fn repair(&self, global: &Global, db: &Db, rollup: &Rollup, report: &Report) -> anyhow::Result<Repair> {
+    /// Enqueues the days that differ and that a recompute puts right.
+    async fn enqueue(&self, global: &Global, db: &Db, rollup: &Rollup, report: &Report) -> anyhow::Result<Repair> {
         let mut repair = Repair { days: report.repairable(), run: None, ended: None };
-        for (lab, cause, rows, days) in report.beyond_repair() {
-            eprintln!("{}", print::beyond_repair(rollup, lab, cause, rows, days));
-        }
-        if self.dry_run {
-            if !global.json {
-                print::would_enqueue(&repair.days);
-            }
-            return Ok(repair);
-        }
-        if repair.days.is_empty() {
-            if !global.json {
-                println!("nothing to repair");
-            }
-            return Ok(repair);
-        }
-        let labs = repair.days.iter().map(|(lab, days)| (*lab, days.iter().copied().collect())).collect();
-        let plan = adhoc::Plan { labs, left_out: Vec::new() };
-        let (by, now) = (format!("audit by {}", who()), db.now(global.clock()).await?);
-        let run = adhoc::enqueue(db, rollup, &plan, &by, now, self.attempts.attempts, self.shrink.max_shrink).await?;
-        repair.run = Some(run);
-        if self.wait {
-            let (state, progress) = follow::follow(db, run).await?;
-            repair.ended = Some(state);
-            if !global.json {
-                println!("{}", follow::summary(run, state, &progress));
-            }
-        } else if !global.json {
-            println!("run {run}: {} job(s) enqueued; follow it with `daymend runs watch {run}`", repair.jobs());
+        if !self.dry_run && !repair.days.is_empty() {
+            let labs = repair.days.iter().map(|(lab, days)| (*lab, days.iter().copied().collect())).collect();
+            let plan = adhoc::Plan { labs, ..adhoc::Plan::default() };
+            let (by, now) = (format!("audit by {}", who()), db.now(global.clock()).await?);
+            let (attempts, max_shrink) = (self.attempts.attempts, self.shrink.max_shrink);
+            repair.run = Some(adhoc::enqueue(db, rollup, &plan, &by, now, attempts, max_shrink).await?);
         }
         Ok(repair)
+    }
+
+    /// Says what becomes of the repair; follows its run if asked to.
+    async fn follow(
+        &self,
+        global: &Global,
+        db: &Db,
+        rollup: &Rollup,
+        report: &Report,
+        repair: &mut Repair,
+    ) -> anyhow::Result<()> {
+        for (lab, cause, rows, days) in report.beyond_repair() {
+            say!("{}", print::beyond_repair(rollup, lab, cause, rows, days));
+        }
+        let said = match repair.run {
+            None if self.dry_run => {
+                if !global.json {
+                    print::would_enqueue(&repair.days);
+                }
+                return Ok(());
+            }
+            None => "nothing to repair".to_owned(),
+            Some(run) if self.wait => {
+                let (state, progress) = follow::follow(db, run).await?;
+                repair.ended = Some(state);
+                follow::summary(run, state, &progress)
+            }
+            Some(run) => {
+                format!("run {run}: {} job(s) enqueued; follow it with `daymend runs watch {run}`", repair.jobs())
+            }
+        };
+        if !global.json {
+            println!("{said}");
+        }
+        Ok(())
     }
 
     fn as_json(&self, scope: &Scope, report: &Report, repair: Option<&Repair>, after: Option<&Report>) -> Value {

@@ -14,6 +14,7 @@ use crate::{
     },
     output::{
         calendar::{self, Cell},
+        say,
         table::{or_dash, table},
     },
     rollup::Rollup,
@@ -42,7 +43,7 @@ pub(super) fn report(report: &Report, sample: Option<Sample>) {
     for lab in &report.labs {
         for problem in &lab.problems {
             let days = problem.first.zip(problem.last).map(|(first, last)| format!(", {}", span(first, last)));
-            eprintln!("warning: lab {}{} cannot be audited: {}", lab.lab, days.unwrap_or_default(), problem.why);
+            say!("warning: lab {}{} cannot be audited: {}", lab.lab, days.unwrap_or_default(), problem.why);
         }
     }
     if !report.is_clean() {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use chrono::NaiveDate;
 use clap::{Args, Subcommand};
 
-use super::{Global, usage, who};
+use super::{Global, calendar_day, usage, who};
 use crate::queue::{JobKind, JobState, admin::filter::Filter};
 
 /// Looks at the queue, and changes it.
@@ -85,11 +85,11 @@ pub(super) struct FilterArgs {
     lab: Vec<i64>,
 
     /// For this day or a later one
-    #[arg(long, value_name = "DAY")]
+    #[arg(long, value_name = "DAY", value_parser = calendar_day)]
     from: Option<NaiveDate>,
 
     /// For this day or an earlier one
-    #[arg(long, value_name = "DAY")]
+    #[arg(long, value_name = "DAY", value_parser = calendar_day)]
     to: Option<NaiveDate>,
 
     /// In this state

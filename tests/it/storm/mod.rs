@@ -107,7 +107,7 @@ async fn enqueue(db: &TestDb) -> i64 {
     let rollups = rollups();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let labs = (1..=LABS).map(|lab| (lab, first().iter_days().take(DAYS as usize).collect())).collect();
-    let plan = adhoc::Plan { labs, left_out: Vec::new() };
+    let plan = adhoc::Plan { labs, ..adhoc::Plan::default() };
     adhoc::enqueue(&db.db, rollup, &plan, "storm", now(), 5, daymend::recompute::shrink::MaxShrink::OFF).await.unwrap()
 }
 
