@@ -29,7 +29,7 @@ impl Kind {
 
 /// A statement that failed: its name, the database's own words, and what kind of error it is.
 #[derive(Debug, thiserror::Error)]
-#[error("{statement}")]
+#[error("database: {statement}")]
 pub struct DbError {
     /// The name that opens the statement (`-- claim`).
     pub statement: String,
@@ -44,7 +44,7 @@ impl DbError {
     /// Names the statement that failed.
     #[must_use]
     pub fn new(statement: &str, source: sqlx::Error) -> Self {
-        Self { statement: format!("database: {statement}"), kind: classify(&source), source }
+        Self { statement: statement.to_owned(), kind: classify(&source), source }
     }
 }
 
@@ -102,9 +102,10 @@ fn mysql_kind(number: u32) -> Kind {
         // Too many connections; server shutdown; normal shutdown; aborted connection;
         // read-only (a failover is under way); killed connection; lost or gone; a Galera node that
         // is joining (1047); a connection that was idle for too long (MySQL 8.0.24+, 4031); a
-        // password that is being changed (1045), which is no fault of any job.
-        1040 | 1045 | 1047 | 1053 | 1077 | 1079 | 1152 | 1184 | 1203 | 1226 | 1290 | 1317 | 1836 | 1927 | 2006
-        | 2013 | 3169 | 4031 => Kind::Unavailable,
+        // password that is being changed (1045), which is no fault of any job. Not a statement that was
+        // killed (1317): whoever kills what takes long would kill it again, for ever.
+        1040 | 1045 | 1047 | 1053 | 1077 | 1079 | 1152 | 1184 | 1203 | 1226 | 1290 | 1836 | 1927 | 2006 | 2013
+        | 3169 | 4031 => Kind::Unavailable,
         // Access denied (database, table, column, other); unknown database; bad field; syntax;
         // unknown table; no such table.
         1044 | 1049 | 1054 | 1064 | 1109 | 1142 | 1143 | 1146 | 1227 => Kind::Definition,

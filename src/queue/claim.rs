@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::{FIRST_DUE_US, Job, JobKind, PAUSED, lease};
 use crate::{
     args,
-    db::{Arg, Db, DbError, Mode, Query, Row, Tx, retry},
+    db::{Arg, Db, DbError, Mode, Query, Row, Statement, Tx, retry},
     statement,
 };
 
@@ -232,20 +232,7 @@ async fn claim_once(
         return Ok(None);
     };
     let at_us = lease.int(0).map_err(|error| DbError::new(LEASE_HOLDS.name, error))?;
-    let mut jobs = Vec::new();
-    for kind in &waiting.kinds {
-        let due = args![kind.name(), FIRST_DUE_US];
-        let turn = args![kind.name(), turns[*kind as usize], FIRST_DUE_US];
-        for (range, mut args) in [(&CLAIM_DUE, due), (&CLAIM_TURN, turn)] {
-            let room = limit - jobs.len();
-            if room > 0 {
-                args.push(room.into());
-                for row in &tx.fetch_all(range, args).await? {
-                    jobs.push(job(row).map_err(|error| DbError::new(range.name, error))?);
-                }
-            }
-        }
-    }
+    let mut jobs = pick(&mut tx, limit, &waiting.kinds, turns).await?;
     let parked = if waiting.is_lab_paused { park(&mut tx, &mut jobs).await? } else { 0 };
     if !jobs.is_empty() {
         let ids: Vec<i64> = jobs.iter().map(|(job, _)| job.id).collect();
@@ -259,6 +246,47 @@ async fn claim_once(
         job.attempt += 1;
     }
     Ok(Some(Claimed { jobs, at_us, parked }))
+}
+
+/// Locks the jobs to claim, each with its sort key.
+///
+/// Of those that are due again no more than half, unless nothing else waits: days that somebody keeps locked
+/// come back again and again, and would keep all others from their turn.
+async fn pick(
+    tx: &mut Tx,
+    limit: usize,
+    kinds: &[JobKind],
+    turns: [i64; JobKind::ALL.len()],
+) -> Result<Vec<(Job, i64)>, DbError> {
+    let mut picked: Vec<(Job, i64)> = Vec::new();
+    let mut due_again = limit.div_ceil(2);
+    for kind in kinds {
+        let due = range(tx, &CLAIM_DUE, args![kind.name(), FIRST_DUE_US], due_again.min(limit - picked.len())).await?;
+        due_again -= due.len();
+        picked.extend(due);
+        let turn = args![kind.name(), turns[*kind as usize], FIRST_DUE_US];
+        picked.extend(range(tx, &CLAIM_TURN, turn, limit - picked.len()).await?);
+    }
+    if due_again == 0 {
+        for kind in kinds {
+            let room = limit - picked.len();
+            let mut due =
+                range(tx, &CLAIM_DUE, args![kind.name(), FIRST_DUE_US], if room > 0 { limit } else { 0 }).await?;
+            due.retain(|(job, _)| picked.iter().all(|(known, _)| known.id != job.id));
+            picked.extend(due.into_iter().take(room));
+        }
+    }
+    Ok(picked)
+}
+
+/// The first jobs of a range.
+async fn range(tx: &mut Tx, range: &Statement, mut args: Vec<Arg>, limit: usize) -> Result<Vec<(Job, i64)>, DbError> {
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    args.push(limit.into());
+    let rows = tx.fetch_all(range, args).await?;
+    rows.iter().map(|row| job(row).map_err(|error| DbError::new(range.name, error))).collect()
 }
 
 /// Sets the jobs of paused labs aside, and takes them off `jobs`; how many.

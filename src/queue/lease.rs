@@ -5,7 +5,7 @@
 //! lease has run out it cannot be extended: the process has to register anew, and its jobs
 //! are available to everybody.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     args,
@@ -44,7 +44,7 @@ statement!(
 statement!(
     LAPSED,
     "lapsed jobs",
-    "SELECT jobs.id FROM daymend_jobs AS jobs {force_claim}
+    "SELECT jobs.id, jobs.sort_key FROM daymend_jobs AS jobs {force_claim}
      LEFT JOIN daymend_workers AS workers
             ON workers.id = jobs.sort_key AND workers.lease_until_us > {now_us}
      WHERE jobs.kind IN ('nightly', 'repair', 'rebuild') AND jobs.state = 'running' AND workers.id IS NULL
@@ -54,11 +54,7 @@ statement!(
 statement!(
     LAPSED_LOCK,
     "lock lapsed jobs",
-    "SELECT id, kind, lapses FROM daymend_jobs
-     WHERE state = 'running' AND id IN ({list})
-       AND NOT EXISTS (SELECT 1 FROM daymend_workers
-                       WHERE daymend_workers.id = daymend_jobs.sort_key
-                         AND daymend_workers.lease_until_us > {now_us}) {skip_locked}"
+    "SELECT id, sort_key, kind, lapses FROM daymend_jobs WHERE state = 'running' AND id IN ({list}) {skip_locked}"
 );
 
 statement!(
@@ -71,12 +67,15 @@ statement!(
 
 // MySQL assigns from left to right, so lapses changes last. A lapse restores the attempt, as
 // most of what a dead worker held had not been started; a job that kills its workers is
-// discarded all the same, after enough of them.
+// discarded all the same, after enough of them. Jobs that lapse again come back some seconds
+// apart: one that kills its worker would otherwise be claimed together with the same others
+// each time, and take them along.
 statement!(
     RESCUE,
     "rescue",
     "UPDATE daymend_jobs
-     SET sort_key = {now_us}, attempt = attempt - 1,
+     SET sort_key = {now_us} + CASE WHEN lapses = 0 OR lapses + 1 >= ? THEN 0 ELSE 1000000 * (id % 16) END,
+         attempt = attempt - 1,
          error = CASE WHEN lapses + 1 >= ? THEN 'its workers died while they held it, again and again'
                       ELSE error END,
          state = CASE WHEN lapses + 1 >= ? THEN 'discarded' ELSE 'available' END,
@@ -112,7 +111,9 @@ pub async fn sign_off(db: &Db, worker_id: i64) -> Result<(), DbError> {
 pub async fn rescue(db: &Db) -> Result<u64, DbError> {
     let mut rescued = 0;
     loop {
-        let lapsed = ids(&db.fetch_all(&LAPSED, args![JOBS_A_STATEMENT]).await?)?;
+        let rows = db.fetch_all(&LAPSED, args![JOBS_A_STATEMENT]).await?;
+        let lapsed = rows.iter().map(|row| Ok((row.int(0)?, row.int(1)?))).collect::<Result<BTreeMap<_, _>, _>>();
+        let lapsed = lapsed.map_err(|error| DbError::new(LAPSED.name, error))?;
         if lapsed.is_empty() {
             return Ok(rescued);
         }
@@ -128,34 +129,34 @@ pub async fn rescue(db: &Db) -> Result<u64, DbError> {
     }
 }
 
-/// Rescues those of the jobs that nobody else is rescuing; how many, and the kinds of those that were
-/// discarded.
-async fn rescue_once(db: &Db, lapsed: &[Arg]) -> Result<(u64, Vec<String>), DbError> {
+/// Rescues jobs from the workers, given by job, whose leases have run out: those that nobody else is rescuing.
+/// How many, and the kinds of those that were discarded.
+async fn rescue_once(db: &Db, lapsed: &BTreeMap<i64, i64>) -> Result<(u64, Vec<String>), DbError> {
     let mut tx = db.begin(Mode::Write).await?;
     let lock = Query::new(LAPSED_LOCK.name, LAPSED_LOCK.with_list(lapsed.len()));
-    let rows = tx.fetch_all(lock, lapsed.to_vec()).await?;
-    let ids = ids(&rows)?;
+    let rows = tx.fetch_all(lock, lapsed.keys().map(|id| Arg::Int(*id)).collect()).await?;
+    let (mut ids, mut discarded) = (Vec::new(), Vec::new());
+    let mut take = |row: &Row| {
+        let (id, worker) = (row.int(0)?, row.int(1)?);
+        // Still with the same worker, whose lease cannot come back.
+        if lapsed.get(&id) == Some(&worker) {
+            ids.push(Arg::Int(id));
+            if row.int(3)? + 1 >= i64::from(LAPSES_MAX) {
+                discarded.push(row.text(2)?);
+            }
+        }
+        Ok(())
+    };
+    rows.iter().try_for_each(&mut take).map_err(|error| DbError::new(LAPSED_LOCK.name, error))?;
     if ids.is_empty() {
         return Ok((0, Vec::new()));
     }
-    let mut discarded = Vec::new();
-    for row in &rows {
-        let named = |error| DbError::new(LAPSED_LOCK.name, error);
-        if row.int(2).map_err(named)? + 1 >= i64::from(LAPSES_MAX) {
-            discarded.push(row.text(1).map_err(named)?);
-        }
-    }
     tx.execute(Query::new(RESCUE_RECORD.name, RESCUE_RECORD.with_list(ids.len())), ids.clone()).await?;
-    let mut args = args![LAPSES_MAX, LAPSES_MAX];
+    let mut args = args![LAPSES_MAX, LAPSES_MAX, LAPSES_MAX];
     args.extend(ids.iter().cloned());
     let found = tx.execute(Query::new(RESCUE.name, RESCUE.with_list(ids.len())), args).await?;
     tx.commit().await?;
     Ok((found, discarded))
-}
-
-/// The first column of each row, as arguments.
-fn ids(rows: &[Row]) -> Result<Vec<Arg>, DbError> {
-    rows.iter().map(|row| row.int(0).map(Arg::Int).map_err(|error| DbError::new(LAPSED.name, error))).collect()
 }
 
 /// How many workers have a lease that has not run out.

@@ -32,9 +32,6 @@ use crate::{
 /// The longest wait between the attempts of a job that failed.
 const BACKOFF_MAX: Duration = Duration::from_secs(600);
 
-/// How long a job rests whose conflicts outlasted their retries.
-const CONFLICT_REST: Duration = Duration::from_secs(1);
-
 /// How long a recompute that is given up may take to say how far it has come.
 const ABORT_WAIT: Duration = Duration::from_secs(1);
 
@@ -153,9 +150,10 @@ async fn run_one(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit:
             // A key that is still there after so many retries is no race: the site has a unique key
             // that daymend does not know. That is a failure like others, or it would never end.
             Some(database) if database.kind == Kind::Conflict && !database.is_duplicate() => {
-                tracing::warn!(error = %chain(&error), "conflicts outlasted the retries, resting");
+                let rest = session.rest_of(job.id);
+                tracing::warn!(error = %chain(&error), ?rest, "conflicts outlasted the retries, resting");
                 settle_until_done(session, job, Outcome::Released, || {
-                    settle::release(&session.db, session.worker_id, job, CONFLICT_REST)
+                    settle::release(&session.db, session.worker_id, job, rest)
                 })
                 .await;
                 return;

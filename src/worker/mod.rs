@@ -23,7 +23,8 @@ pub mod throttle;
 mod upkeep;
 
 use std::{
-    sync::{Arc, atomic::AtomicUsize},
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -43,6 +44,13 @@ use crate::{
     recompute::Streak,
     rollup::Rollups,
 };
+
+/// How long a job rests whose conflicts outlasted their retries; it doubles each time.
+const CONFLICT_REST: Duration = Duration::from_secs(1);
+const CONFLICT_REST_MAX: Duration = Duration::from_secs(60);
+
+/// For how many jobs it is remembered how often they were released.
+const RELEASED_MAX: usize = 10_000;
 
 /// How long claims and settlements wait for an answer before their connection counts as dead.
 const QUEUE_LIMIT: Duration = Duration::from_secs(30);
@@ -94,9 +102,22 @@ struct Session {
     busy: AtomicUsize,
     held: AtomicUsize,
     streak: Streak,
+    /// How often each job has been released in a row, as somebody keeps its rows locked.
+    released: Mutex<HashMap<i64, u32>>,
 }
 
 impl Session {
+    /// How long a job rests that is released once more.
+    fn rest_of(&self, job: i64) -> Duration {
+        let mut released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
+        if released.len() > RELEASED_MAX {
+            released.clear();
+        }
+        let times = released.entry(job).or_default();
+        *times += 1;
+        Backoff { base: CONFLICT_REST, max: CONFLICT_REST_MAX }.wait(*times)
+    }
+
     /// Waits until the gate is open; false where nothing more is to be begun.
     async fn may_begin(&self) -> bool {
         let mut gate = self.gate.clone();
@@ -156,6 +177,7 @@ pub async fn run(
             busy: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             streak: Streak::default(),
+            released: Mutex::default(),
         });
         tracing::info!(worker = worker_id, name = config.name, "worker registered");
         pulse.beat();

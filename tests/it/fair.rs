@@ -20,6 +20,7 @@ const DAYS: u32 = 3000;
 on_both! {
     a_nightly_run_starts_within_one_claim_of_a_long_rebuild;
     a_second_rebuild_advances_at_the_pace_of_the_first;
+    jobs_that_come_back_again_and_again_leave_half_of_a_claim_to_others;
 }
 
 async fn enqueue(db: &TestDb, kind: JobKind, labs: std::ops::RangeInclusive<i64>, days: u32) {
@@ -88,4 +89,28 @@ async fn a_second_rebuild_advances_at_the_pace_of_the_first(engine: Engine) {
         assert!((done[1] - done[2]).abs() <= 14, "lab 1 did {} days, lab 2 did {}", done[1], done[2]);
     }
     assert!(done[2] > 500, "{done:?}");
+}
+
+async fn jobs_that_come_back_again_and_again_leave_half_of_a_claim_to_others(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let worker = worker(&db).await;
+    // More of them than a claim takes, whose rows somebody keeps locked.
+    enqueue(&db, JobKind::Nightly, 1..=40, 1).await;
+    for _ in 0..2 {
+        for job in claim::claim(&db.db, worker, CLAIM).await.unwrap() {
+            assert!(settle::release(&db.db, worker, &job, std::time::Duration::ZERO).await.unwrap());
+        }
+    }
+    let due = "SELECT COUNT(*) FROM daymend_jobs WHERE sort_key > 1000000000";
+    assert_eq!(db.number(due).await, 40);
+    // Of their own kind, and of a lower one.
+    enqueue(&db, JobKind::Nightly, 100..=102, 1).await;
+    enqueue(&db, JobKind::Repair, 200..=240, 1).await;
+    let claimed = work(&db, worker).await;
+    let of = |labs: std::ops::RangeInclusive<i64>| claimed.iter().filter(|(_, lab)| labs.contains(lab)).count();
+    assert_eq!([of(1..=40), of(100..=102), of(200..=240)], [CLAIM / 2, 3, CLAIM / 2 - 3]);
+    // Where nothing else waits they have all of it.
+    db.execute("UPDATE daymend_jobs SET state = 'cancelled' WHERE kind = 'repair' AND state = 'available'", vec![])
+        .await;
+    assert_eq!(work(&db, worker).await.len(), 40 - CLAIM / 2);
 }

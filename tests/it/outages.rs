@@ -4,7 +4,11 @@
 use std::time::Duration;
 
 use chrono::NaiveDate;
-use daymend::{args, db::Mode};
+use daymend::{
+    args,
+    db::{Kind, Mode, Query, code},
+    error::chain,
+};
 
 use crate::{
     on_both,
@@ -205,4 +209,23 @@ async fn a_duplicate_key_is_a_conflict_and_starts_over() {
         assert_eq!(tries.into_inner(), 2, "{engine:?}");
         assert_eq!(db.number("SELECT COUNT(*) FROM operation_historical_summary").await, 2);
     }
+}
+
+/// A watchdog that kills what takes long would do so for ever, and the worker try for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_that_somebody_kills_is_no_outage() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let mut tx = db.db.begin(Mode::Snapshot).await.unwrap();
+    let id = tx.fetch_one(Query::new("id", "SELECT CONNECTION_ID()"), args![]).await.unwrap().int(0).unwrap();
+    let running =
+        tx.fetch_all(Query::new("long", "SELECT SLEEP(30) FROM labs RIGHT JOIN (SELECT 1) AS one ON 1"), args![]);
+    let killing = async {
+        let is_running =
+            format!("SELECT COUNT(*) FROM information_schema.processlist WHERE id = {id} AND info LIKE '%SLEEP(30)%'");
+        wait_until("the statement to run", LIMIT, async || db.number(&is_running).await == 1).await;
+        db.apply(&format!("KILL QUERY {id}")).await;
+    };
+    let (result, ()) = tokio::join!(running, killing);
+    let error = result.unwrap_err();
+    assert_eq!((code(&error.source), error.kind), (1317, Kind::Other), "{}", chain(&error));
 }

@@ -63,18 +63,42 @@ impl Model {
         }
     }
 
-    /// What a claim looks at: due jobs by when they were due, then jobs by their turn.
-    fn waiting(&self, kind: JobKind) -> Vec<i64> {
-        let mut due = Vec::new();
+    /// What waits of a kind: due jobs by when they were due, and jobs by their turn.
+    fn waiting(&self, kind: JobKind) -> [Vec<i64>; 2] {
+        let (mut due, mut turns) = (Vec::new(), Vec::new());
         for (id, job) in self.tables.jobs.iter().filter(|(_, job)| job.kind == kind) {
             match job.place {
-                Place::Due(at) if at <= self.now => due.push((0, at, *id)),
-                Place::Turn(turn) => due.push((1, turn, *id)),
+                Place::Due(at) if at <= self.now => due.push((at, *id)),
+                Place::Turn(turn) => turns.push((turn, *id)),
                 _ => {}
             }
         }
-        due.sort_unstable();
-        due.into_iter().map(|(_, _, id)| id).collect()
+        [due, turns].map(|mut jobs| {
+            jobs.sort_unstable();
+            jobs.into_iter().map(|(_, id)| id).collect()
+        })
+    }
+
+    /// What a claim takes: kind by kind what is due, and then what has its turn; half of it, rounded up, may
+    /// be due again, and the rest of those only where room is left.
+    fn picked(&self, kinds: &[JobKind], limit: usize) -> Vec<i64> {
+        let mut picked = Vec::new();
+        let mut share = limit.div_ceil(2);
+        for kind in kinds {
+            let [due, turns] = self.waiting(*kind);
+            let count = due.len().min(share).min(limit - picked.len());
+            share -= count;
+            picked.extend(&due[..count]);
+            let room = limit - picked.len();
+            picked.extend(turns.iter().take(room));
+        }
+        for kind in kinds {
+            let [due, _] = self.waiting(*kind);
+            let (room, more) = (limit - picked.len(), due.into_iter().filter(|id| !picked.contains(id)));
+            let more: Vec<i64> = more.take(room).collect();
+            picked.extend(more);
+        }
+        picked
     }
 
     /// Claims, after a rescue; a worker whose lease has run out gets nothing.
@@ -86,9 +110,9 @@ impl Model {
             return Vec::new();
         }
         loop {
-            let kinds = KINDS.into_iter().filter(|kind| !self.tables.pauses.contains(&format!("kind:{kind}")));
-            let mut seen: Vec<i64> = kinds.flat_map(|kind| self.waiting(kind)).collect();
-            seen.truncate(limit);
+            let is_paused = |kind: &JobKind| self.tables.pauses.contains(&format!("kind:{kind}"));
+            let kinds: Vec<JobKind> = KINDS.into_iter().filter(|kind| !is_paused(kind)).collect();
+            let seen = self.picked(&kinds, limit);
             if seen.is_empty() {
                 return seen;
             }
@@ -221,9 +245,10 @@ impl Model {
             self.record(*fence, "lapsed");
             let now = self.now;
             let job = self.job(fence.job);
+            let apart = if job.lapses == 0 { 0 } else { 1_000_000 * (fence.job % 16) };
             job.attempt -= 1;
             job.lapses += 1;
-            job.place = Place::Due(now);
+            job.place = Place::Due(now + apart);
             if job.lapses >= LAPSES_MAX {
                 job.place = Place::Ended(JobState::Discarded, now);
                 job.error = Some("its workers died while they held it, again and again".to_owned());
