@@ -76,7 +76,10 @@ fn show(global: &Global, database: Option<Database>) -> anyhow::Result<ExitCode>
     if global.json {
         let list: Vec<_> = triggers::sql::triggers(watch, dialect)
             .iter()
-            .map(|trigger| serde_json::json!({ "name": trigger.name, "table": trigger.table, "sql": trigger.create() }))
+            .map(|trigger| {
+                let sql = trigger.create(dialect);
+                serde_json::json!({ "name": trigger.name, "table": trigger.table, "sql": sql })
+            })
             .collect();
         print_json(&list)?;
     } else {

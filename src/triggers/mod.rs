@@ -20,6 +20,7 @@ use crate::{
     rollup::watch::Watch,
     statement,
 };
+use sql::drop_trigger;
 pub use sql::{Trigger, script};
 
 statement!(
@@ -73,11 +74,16 @@ impl Existing {
         matches!(event, Some("insert" | "update" | "delete" | "replace")) && self.text.contains("daymend_dirty")
     }
 
+    /// The statement that creates it as it is; for MySQL.
+    fn create(&self) -> String {
+        format!("CREATE TRIGGER {} {} ON {} FOR EACH ROW {}", self.name, self.when, self.table, self.text)
+    }
+
     /// Whether it does what `trigger` would.
     fn is(&self, trigger: &Trigger, dialect: Dialect) -> bool {
         let (wanted, when) = match dialect {
             Dialect::MySql => (trigger.body.clone(), trigger.when),
-            Dialect::Sqlite => (trigger.create(), ""),
+            Dialect::Sqlite => (trigger.create(dialect), ""),
         };
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         self.table.eq_ignore_ascii_case(&trigger.table)
@@ -180,13 +186,10 @@ pub async fn install(db: &Db, watch: &Watch, summary: &str, dry_run: bool) -> Re
         match existing.iter().find(|known| known.name.eq_ignore_ascii_case(&trigger.name)) {
             Some(known) if known.is(&trigger, tx.dialect()) => installed.kept.push(trigger.name),
             Some(known) if !known.is_ours() => return Err(InstallError::NameTaken(trigger.name)),
-            Some(_) => {
-                installed.replaced.push(trigger.name.clone());
-                todo.push((trigger, true));
-            }
-            None => {
-                installed.created.push(trigger.name.clone());
-                todo.push((trigger, false));
+            known => {
+                let done = if known.is_some() { &mut installed.replaced } else { &mut installed.created };
+                done.push(trigger.name.clone());
+                todo.push((trigger, known.cloned()));
             }
         }
     }
@@ -210,33 +213,46 @@ pub async fn install(db: &Db, watch: &Watch, summary: &str, dry_run: bool) -> Re
     }
 }
 
-/// Creates triggers, each after a drop where it is there already.
-async fn create(db: &Db, triggers: &[(Trigger, bool)]) -> Result<(), InstallError> {
-    let mut tx = db.begin(Mode::Write).await?;
-    if tx.dialect() == Dialect::MySql {
-        tx.execute_text("install triggers", SESSION_MYSQL).await?;
-    }
-    let mut result = Ok(());
-    for (trigger, is_there) in triggers {
+/// Creates triggers, in the place of those that are there already.
+async fn create(db: &Db, triggers: &[(Trigger, Option<Existing>)]) -> Result<(), InstallError> {
+    let mut tx = begin(db).await?;
+    let dialect = tx.dialect();
+    for (trigger, known) in triggers {
+        let mut result = Ok(());
         // A connection to SQLite remembers triggers that somebody else has dropped, until it runs something.
-        if *is_there || tx.dialect() == Dialect::Sqlite {
-            result = patiently(&mut tx, &trigger.drop()).await;
+        if known.is_some() || dialect == Dialect::Sqlite {
+            result = patiently(&mut tx, &trigger.make_room(dialect)).await;
         }
         if result.is_ok() {
-            result = patiently(&mut tx, &trigger.create()).await;
+            result = patiently(&mut tx, &trigger.create(dialect)).await;
         }
         if let Err(error) = result {
             tx.discard();
             return Err(InstallError::of(&trigger.table, error));
         }
     }
-    if tx.dialect() == Dialect::Sqlite {
-        tx.commit().await?;
-    } else {
-        // Its session is not what others of the pool rely on.
-        tx.discard();
+    Ok(end(tx).await?)
+}
+
+/// Begins changing triggers.
+async fn begin(db: &Db) -> Result<Tx, DbError> {
+    let mut tx = db.begin(Mode::Write).await?;
+    if tx.dialect() == Dialect::MySql {
+        tx.execute_text("change triggers", SESSION_MYSQL).await?;
     }
-    Ok(())
+    Ok(tx)
+}
+
+/// Ends changing triggers.
+async fn end(tx: Tx) -> Result<(), DbError> {
+    match tx.dialect() {
+        Dialect::Sqlite => tx.commit().await,
+        // Its session is not what others of the pool rely on.
+        Dialect::MySql => {
+            tx.discard();
+            Ok(())
+        }
+    }
 }
 
 /// Runs DDL, which may have to wait for transactions, several times for a moment each.
@@ -256,14 +272,20 @@ async fn patiently(tx: &mut Tx, sql: &str) -> Result<(), DbError> {
     }
 }
 
-/// Drops those that were not there before, as far as that is possible.
-async fn take_back(db: &Db, triggers: &[(Trigger, bool)]) {
-    let Ok(mut tx) = db.begin(Mode::Write).await else { return };
-    if tx.execute_text("install triggers", SESSION_MYSQL).await.is_ok() {
-        for (trigger, _) in triggers.iter().filter(|(_, was_there)| !was_there) {
-            if let Err(error) = patiently(&mut tx, &trigger.drop()).await {
-                tracing::debug!(trigger = trigger.name, error = %crate::error::chain(&error), "cannot take it back");
-            }
+/// Drops those that were not there before, and creates those anew that were and are not, as far as that is
+/// possible.
+async fn take_back(db: &Db, triggers: &[(Trigger, Option<Existing>)]) {
+    let Ok(mut tx) = begin(db).await else { return };
+    let there = list(&mut tx).await.unwrap_or_default();
+    for (trigger, known) in triggers {
+        let is_there = there.iter().any(|existing| existing.name.eq_ignore_ascii_case(&trigger.name));
+        let sql = match known {
+            None if is_there => drop_trigger(&trigger.name),
+            Some(known) if !is_there => known.create(),
+            _ => continue,
+        };
+        if let Err(error) = patiently(&mut tx, &sql).await {
+            tracing::warn!(trigger = trigger.name, error = %crate::error::chain(&error), "cannot take back what was done");
         }
     }
     tx.discard();
@@ -271,25 +293,15 @@ async fn take_back(db: &Db, triggers: &[(Trigger, bool)]) {
 
 /// Drops every trigger of daymend's that this account may see; their names.
 pub async fn remove(db: &Db, dry_run: bool) -> Result<Vec<String>, InstallError> {
-    let mut tx = db.begin(Mode::Write).await?;
+    let mut tx = begin(db).await?;
     let ours: Vec<Existing> = list(&mut tx).await?.into_iter().filter(Existing::is_ours).collect();
-    if !dry_run && !ours.is_empty() {
-        if tx.dialect() == Dialect::MySql {
-            tx.execute_text("remove triggers", SESSION_MYSQL).await?;
-        }
-        for trigger in &ours {
-            let dropped = patiently(&mut tx, &format!("DROP TRIGGER IF EXISTS {}", trigger.name)).await;
-            if let Err(error) = dropped {
-                tx.discard();
-                return Err(InstallError::of(&trigger.table, error));
-            }
-        }
-        if tx.dialect() == Dialect::Sqlite {
-            tx.commit().await?;
-        } else {
+    for trigger in ours.iter().filter(|_| !dry_run) {
+        if let Err(error) = patiently(&mut tx, &drop_trigger(&trigger.name)).await {
             tx.discard();
+            return Err(InstallError::of(&trigger.table, error));
         }
     }
+    end(tx).await?;
     Ok(ours.into_iter().map(|trigger| trigger.name).collect())
 }
 

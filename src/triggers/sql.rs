@@ -29,17 +29,30 @@ pub struct Trigger {
 }
 
 impl Trigger {
-    /// The statement that creates it.
+    /// The statement that creates it; on MariaDB in the place of one that is there, so that no change
+    /// goes unmarked in between.
     #[must_use]
-    pub fn create(&self) -> String {
-        format!("CREATE TRIGGER {} {} ON {} FOR EACH ROW\n{}", self.name, self.when, self.table, self.body)
+    pub fn create(&self, dialect: Dialect) -> String {
+        let or_replace = if dialect == Dialect::MySql { "/*M! OR REPLACE */ " } else { "" };
+        let Self { name, table, when, body } = self;
+        format!("CREATE {or_replace}TRIGGER {name} {when} ON {table} FOR EACH ROW\n{body}")
     }
 
-    /// The statement that drops it.
+    /// The statement that makes room for it: nothing on MariaDB, which replaces. Each server reads its own
+    /// out of the comments.
     #[must_use]
-    pub fn drop(&self) -> String {
-        format!("DROP TRIGGER IF EXISTS {}", self.name)
+    pub fn make_room(&self, dialect: Dialect) -> String {
+        match dialect {
+            Dialect::MySql => format!("/*!80000 DROP TRIGGER IF EXISTS {} */ /*M! DO 0 */", self.name),
+            Dialect::Sqlite => drop_trigger(&self.name),
+        }
     }
+}
+
+/// The statement that drops a trigger.
+#[must_use]
+pub(super) fn drop_trigger(name: &str) -> String {
+    format!("DROP TRIGGER IF EXISTS {name}")
 }
 
 /// The triggers that a definition asks for.
@@ -174,8 +187,8 @@ SET SESSION sql_mode = 'NO_ENGINE_SUBSTITUTION';
 ",
     );
     for trigger in triggers {
-        writeln!(text, "{};", trigger.drop())?;
-        writeln!(text, "DELIMITER ;;\n{};;\nDELIMITER ;\n", trigger.create())?;
+        writeln!(text, "{};", trigger.make_room(Dialect::MySql))?;
+        writeln!(text, "DELIMITER ;;\n{};;\nDELIMITER ;\n", trigger.create(Dialect::MySql))?;
     }
     Ok(())
 }
@@ -193,7 +206,8 @@ BEGIN IMMEDIATE;
 ",
     );
     for trigger in triggers {
-        writeln!(text, "{};\n{};\n", trigger.drop(), trigger.create())?;
+        let [make_room, create] = [trigger.make_room(Dialect::Sqlite), trigger.create(Dialect::Sqlite)];
+        writeln!(text, "{make_room};\n{create};\n")?;
     }
     text.push_str("COMMIT;\n");
     Ok(())

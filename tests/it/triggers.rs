@@ -81,6 +81,42 @@ async fn an_older_trigger_is_replaced_and_one_of_somebody_else_is_not(engine: En
     assert_eq!(names(&db).await, ["daymend_billing_insert"], "not ours to drop");
 }
 
+/// On MariaDB there is no moment without the trigger, so that no change goes unmarked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trigger_that_is_replaced_is_never_missing() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let rollups = crate::support::work::rollups();
+    let rollup = rollups.get(daymend::rollup::HISTORICAL_SUMMARY).unwrap();
+    let watch = rollup.watch.as_ref().unwrap();
+    let install = async || daymend::triggers::install(&db.admin, watch, &rollup.summary.table, false).await.unwrap();
+    install().await;
+    let looking = tokio_util::sync::CancellationToken::new();
+    let look = async {
+        let mut looks = 0;
+        while !looking.is_cancelled() {
+            assert_eq!(names(&db).await.len(), 15);
+            looks += 1;
+        }
+        looks
+    };
+    let replace = async {
+        for _ in 0..20 {
+            for older in names(&db).await {
+                let (table, event) = older.strip_prefix("daymend_").unwrap().rsplit_once('_').unwrap();
+                let sql = format!(
+                    "CREATE OR REPLACE TRIGGER {older} AFTER {event} ON {table} FOR EACH ROW
+                     INSERT INTO daymend_dirty (marked_at) VALUES ('2026-01-01')"
+                );
+                db.execute(&sql, vec![]).await;
+            }
+            assert_eq!(install().await.replaced.len(), 15);
+        }
+        looking.cancel();
+    };
+    let (looks, ()) = tokio::join!(look, replace);
+    assert!(looks > 100, "{looks}");
+}
+
 /// Hands a script to the database's own client.
 fn apply(db: &TestDb, script: &str) {
     let file = tempfile::NamedTempFile::new().unwrap();
