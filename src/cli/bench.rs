@@ -151,7 +151,8 @@ impl QueueOptions {
                 })
                 .collect::<Result<_, _>>()?;
             for mut worker in workers {
-                worker.wait()?;
+                let status = worker.wait()?;
+                anyhow::ensure!(status.success(), "a worker ended with {status}");
             }
             Ok(())
         })

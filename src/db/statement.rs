@@ -14,7 +14,7 @@ pub struct Statement {
     pub name: &'static str,
     /// The text.
     pub sql: &'static str,
-    /// How many placeholders a row of `{rows}` has, written out (`(?, ?)`).
+    /// The text of one row of `{rows}`, such as `(?, ?)`.
     pub row: &'static str,
 }
 

@@ -158,10 +158,13 @@ async fn unpruned(patient: &Patient<'_>) -> Result<Chart, DbError> {
     };
     let old = patient.read(&UNPRUNED, args![before, COUNT_MAX + 1], |row| row.instant(1)).await?;
     if let Some(oldest) = old.iter().min() {
-        let days = retention.as_secs() / 86400;
-        let retention = humantime::format_duration(retention);
+        // 90 days, and not 2 months 28 days 16 hours and some.
+        let retention = match (retention.as_secs() / 86400, retention.as_secs() % 86400) {
+            (days, 0) => format!("{days} days"),
+            _ => humantime::format_duration(retention).to_string(),
+        };
         let what = format!(
-            "{} kept for longer than {days} days, the oldest since {}",
+            "{} kept for longer than {retention}, the oldest since {}",
             counted(old.len(), "run"),
             oldest.date_naive()
         );

@@ -110,7 +110,9 @@ async fn event_log(patient: &Patient<'_>) -> Result<Chart, DbError> {
 async fn stuck(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     let read = |row: &Row| Ok((row.int(0)?, row.int(1)?, row.text(2)?));
-    for (id, lab, status) in patient.read(&STUCK, args![MIGRATION_TYPE, 21_i64], read).await?.into_iter().take(20) {
+    let stuck = patient.read(&STUCK, args![MIGRATION_TYPE, COUNT_MAX + 1], read).await?;
+    let more = stuck.len().saturating_sub(20);
+    for (id, lab, status) in stuck.into_iter().take(20) {
         let ask_again = format!(
             "UPDATE crelio_data_migrations SET job_status = 'Pending', is_scheduled = 1 WHERE id = {id}; (rebuilds lab {lab})"
         );
@@ -119,6 +121,9 @@ async fn stuck(patient: &Patient<'_>) -> Result<Chart, DbError> {
             format!("of lab {lab} says {status:?}, and no run carries it out"),
             ask_again,
         );
+    }
+    if more > 0 {
+        chart.find("crelio_data_migrations", format!("{more} more like these"), "daymend runs list");
     }
     Ok(chart)
 }

@@ -8,14 +8,15 @@ use crate::rollup::{Rollup, aggregate::Key};
 
 use super::stored::StoredRow;
 
-/// What has to change so that the stored rows equal the expected ones, in key order.
+/// What has to change so that the stored rows equal the expected ones.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// Expected rows that are not stored.
+    /// Expected rows that are not stored, in key order.
     pub insert: Vec<(Key, u32)>,
-    /// Stored rows with the wrong count.
+    /// Stored rows with the wrong count, in the order in which they were read.
     pub update: Vec<Update>,
-    /// Stored rows that the source does not support, or that are there twice.
+    /// Stored rows that the source does not support, or that are there twice, in the order in which they
+    /// were read.
     pub delete: Vec<StoredRow>,
     /// Days of which some stored row is right, each at least once.
     pub confirmed: Vec<NaiveDate>,

@@ -151,8 +151,8 @@ pub async fn check(db: &Db, rollup: &Rollup, access: Access) -> Option<String> {
 
 /// Carries a difference out; a conflict where a row has changed since it was read.
 ///
-/// Inserts come first, while nothing is locked; then the other rows are locked, deletes before updates;
-/// each in key order and in few statements of many rows.
+/// Inserts come first, in key order and while nothing is locked; then the other rows are locked, in the order
+/// of their ids; deletes before updates. Each is few statements of many rows.
 pub(super) async fn write(tx: &mut Tx, rollup: &Rollup, lab_id: i64, difference: &Difference) -> Result<(), DbError> {
     let s = &rollup.summary;
     let [insert_first, insert_last] = difference.insertable(rollup);

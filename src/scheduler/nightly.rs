@@ -19,7 +19,7 @@ use super::{Config, Report};
 use crate::{
     args,
     calendar::{self, Zone},
-    db::{Arg, Db, DbError, Mode, Query, Tx, retry},
+    db::{Arg, Db, DbError, Mode, Query, Row, Statement, Tx, retry},
     metrics::catalogue::JOBS_ENQUEUED,
     queue::JobKind,
     rollup::{Rollup, source},
@@ -92,7 +92,7 @@ pub(super) struct Outlook {
 /// Reads which labs there are, in which zones, and how far they have come.
 pub(super) async fn look_at_labs(tx: &mut Tx, rollup: &Rollup) -> Result<Outlook, DbError> {
     let labs = source::labs(tx, rollup).await?;
-    let known = read_enqueued(&tx.fetch_all(&LABS_KNOWN, args![rollup.name.as_str()]).await?)?;
+    let known = read_enqueued(&LABS_KNOWN, &tx.fetch_all(&LABS_KNOWN, args![rollup.name.as_str()]).await?)?;
     let mut zones = BTreeMap::new();
     let mut unusable = BTreeMap::new();
     for lab in labs.iter().filter(|lab| lab.enabled) {
@@ -124,7 +124,7 @@ async fn enqueue_zone(
         let rows = labs.iter().flat_map(|lab| args![rollup.name.as_str(), *lab]).collect();
         tx.execute(Query::new(LABS_ADD.name, LABS_ADD.with_rows(labs.len())), rows).await?;
         let locked = Query::new(LABS_LOCK.name, LABS_LOCK.with_list(labs.len()));
-        let locked = read_enqueued(&tx.fetch_all(locked, named(rollup, labs)).await?)?;
+        let locked = read_enqueued(&LABS_LOCK, &tx.fetch_all(locked, named(rollup, labs)).await?)?;
         for (lab, through) in locked {
             let missing = missing_days(zone, through, due, config.catch_up_days);
             if let (Some(through), Some(first)) = (through, missing.first())
@@ -212,11 +212,11 @@ fn named(rollup: &Rollup, labs: &[i64]) -> Vec<Arg> {
     args
 }
 
-fn read_enqueued(rows: &[crate::db::Row]) -> Result<BTreeMap<i64, Option<NaiveDate>>, DbError> {
+fn read_enqueued(statement: &Statement, rows: &[Row]) -> Result<BTreeMap<i64, Option<NaiveDate>>, DbError> {
     rows.iter()
         .map(|row| Ok((row.int(0)?, row.date_or_null(1)?)))
         .collect::<Result<_, _>>()
-        .map_err(|error| DbError::new(LABS_KNOWN.name, error))
+        .map_err(|error| DbError::new(statement.name, error))
 }
 
 #[cfg(test)]

@@ -124,14 +124,21 @@ impl Fetcher {
             match self.claim().await {
                 Ok(0) if self.session.config.drain => match self.is_drained().await {
                     Ok(true) => return,
-                    Ok(false) => tokio::time::sleep(POLL / 5).await,
+                    Ok(false) => {
+                        failures = 0;
+                        tokio::time::sleep(POLL / 5).await;
+                    }
                     Err(error) => {
                         failures += 1;
                         wait_after(&error, "drain", failures, stopping).await;
                     }
                 },
-                Ok(0) => tokio::time::sleep(POLL).await,
-                Ok(_) => failures = 0,
+                Ok(claimed) => {
+                    failures = 0;
+                    if claimed == 0 {
+                        tokio::time::sleep(POLL).await;
+                    }
+                }
                 // A claim whose commit got no answer may have claimed: nobody here knows of those
                 // jobs, so that only the end of this session gives them back.
                 Err(error) if error.kind == Kind::Unavailable => {
