@@ -344,12 +344,12 @@ async fn connect_to(url: &str, options: impl Into<ConnectOptions>) -> anyhow::Re
 
 /// Checks every rollup against the database, for reading or for recomputing; one line a problem.
 async fn check_rollups(db: &Db, rollups: &Rollups, access: Access) -> Vec<String> {
-    let mut problems = Vec::new();
+    let mut problems: Vec<source::Misfit> = Vec::new();
     for rollup in rollups.iter() {
         problems.extend(source::check(db, rollup).await);
         problems.extend(stored::check(db, rollup, access).await);
     }
-    problems
+    problems.iter().map(ToString::to_string).collect()
 }
 
 /// The rollup that nightly runs, repairs and migration records are about.

@@ -132,6 +132,12 @@ impl DbError {
         matches!(&self.source, sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. })
     }
 
+    /// Whether a right is missing: access denied to a database, a command, a column, or in general.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(code(&self.source), 1044 | 1142 | 1143 | 1227 | 1370)
+    }
+
     /// Whether a row with that unique key was there already.
     #[must_use]
     pub fn is_duplicate(&self) -> bool {

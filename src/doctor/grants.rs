@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Chart, Check, Patient, Severity, catalogue, is_denied,
+    Chart, Check, Patient, Severity, catalogue,
     needs::{ALL_FOUR, SCHEMA_TABLE, needed, own_statements, rights_of},
     privileges::{Grants, Scope},
     server, sql_text,
@@ -16,7 +16,7 @@ use crate::{
     args,
     db::{DbError, Query, code, migrate},
     recompute::stored,
-    rollup::source,
+    rollup::source::{self, Misfit},
     statement,
 };
 
@@ -112,21 +112,20 @@ async fn columns(
             .await
             .into_iter()
             .chain(stored::check(patient.db, rollup, stored::Access::Write).await);
-        for problem in problems.filter(|problem| problem.contains("command denied")) {
-            let (file, what) = problem.split_once(": ").unwrap_or(("", &problem));
+        for Misfit { place, what, .. } in problems.filter(|problem| problem.is_denied) {
             let sql = rollup.facts.iter().map(|fact| &fact.sql).chain([&rollup.labs, &rollup.days]);
-            let tables = sql.filter(|sql| sql.file == file).flat_map(|sql| sql_text::read(sql).tables);
+            let tables = sql.filter(|sql| sql.file == place).flat_map(|sql| sql_text::read(sql).tables);
             let mut rights: BTreeSet<_> = tables.map(|table| (table.name, "SELECT")).collect();
             if rights.is_empty() {
                 rights.extend(ALL_FOUR.map(|right| (rollup.summary.table.clone(), right)));
             }
-            refused.insert(file.to_owned(), (what.to_owned(), rights));
+            refused.insert(place, (what, rights));
         }
     }
     for statement in own_statements() {
         let sql = statement.with_list(1).replace("{rows}", statement.row);
         if let Err(error) = patient.db.columns(Query::new(statement.name, sql)).await
-            && is_denied(&error)
+            && error.is_denied()
         {
             refused.insert(format!("statement {:?}", statement.name), (error.source.to_string(), rights_of(statement)));
         }

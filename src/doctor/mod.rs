@@ -251,17 +251,12 @@ fn could_not(check: &Check, why: &str, advice: &str) -> (String, String, String)
 /// How bad it is that a look failed. That a right is missing which only the doctor needs is
 /// worth a note; the rights that daymend itself needs are a check of their own.
 fn why_not(error: &DbError) -> (Severity, String) {
-    let severity = if is_denied(error) { Severity::Note } else { Severity::Warning };
+    let severity = if error.is_denied() { Severity::Note } else { Severity::Warning };
     (severity, chain(error))
 }
 
 fn advice_for(error: &DbError) -> &'static str {
-    if is_denied(error) { "run daymend doctor once as a user who may read it" } else { SLOW }
-}
-
-/// Whether a right is missing: access denied to a database, a command, a column, or in general.
-fn is_denied(error: &DbError) -> bool {
-    matches!(code(&error.source), 1044 | 1142 | 1143 | 1227 | 1370)
+    if error.is_denied() { "run daymend doctor once as a user who may read it" } else { SLOW }
 }
 
 /// Whether a table or a column is missing.

@@ -3,7 +3,7 @@
 use chrono::Duration;
 
 use super::{
-    Chart, Check, Patient, Severity, catalogue, is_absent, is_denied,
+    Chart, Check, Patient, Severity, catalogue, is_absent,
     needs::{OUTPUT_TABLES, own_statements},
     sql_text,
 };
@@ -11,7 +11,7 @@ use crate::{
     args,
     db::{Arg, DbError, Mode, Query, Row, Statement, migrate, migrate::SchemaError},
     recompute::stored,
-    rollup::{NamedSql, Rollup, source},
+    rollup::{NamedSql, Rollup, source, source::Misfit},
     statement,
 };
 
@@ -35,7 +35,7 @@ async fn schema(patient: &Patient<'_>) -> Result<Chart, DbError> {
         Err(SchemaError::Behind { found: 0, .. }) => {
             // information_schema leaves out what the user has no right on.
             let readable = patient.db.fetch_all(&SCHEMA_READABLE, args![]).await;
-            if readable.as_ref().is_err_and(is_denied) {
+            if readable.as_ref().is_err_and(DbError::is_denied) {
                 let what = "cannot be read, or is not there yet";
                 chart.find("daymend_schema", what, "grant what grants.narrow asks for; then daymend migrate --dry-run");
             } else {
@@ -66,7 +66,7 @@ async fn own(patient: &Patient<'_>) -> Result<Chart, DbError> {
 async fn is_missing(patient: &Patient<'_>, query: Query<'_>) -> Result<Option<String>, DbError> {
     match patient.db.columns(query).await {
         Err(error) if is_absent(&error) => Ok(Some(error.source.to_string())),
-        Err(error) if !is_denied(&error) => Err(error),
+        Err(error) if !error.is_denied() => Err(error),
         _ => Ok(None),
     }
 }
@@ -77,11 +77,10 @@ async fn source_tables(patient: &Patient<'_>) -> Result<Chart, DbError> {
         let mut problems = source::check(patient.db, rollup).await;
         problems.extend(stored::check(patient.db, rollup, stored::Access::Write).await);
         // Rights are a check of their own.
-        for problem in problems.into_iter().filter(|problem| !problem.contains("command denied")) {
-            let (file, what) = problem.split_once(": ").unwrap_or((rollup.name.as_str(), problem.as_str()));
+        for Misfit { place, what, .. } in problems.into_iter().filter(|problem| !problem.is_denied) {
             let advice =
-                format!("copy jobs/, change {file} to this site's names, give --jobs-dir, and daymend rollups check");
-            chart.find(file, what, advice);
+                format!("copy jobs/, change {place} to this site's names, give --jobs-dir, and daymend rollups check");
+            chart.find(place, what, advice);
         }
     }
     Ok(chart)

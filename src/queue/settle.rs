@@ -127,11 +127,7 @@ pub async fn fail(db: &Db, worker_id: i64, job: &Job, failure: &Failure) -> Resu
         args.extend(fence);
         let found = tx.execute(&FAIL, args).await?;
         // Refused: then there was no attempt to record, either.
-        if found == 1 {
-            tx.commit().await?
-        } else {
-            tx.rollback().await?
-        }
+        if found == 1 { tx.commit().await } else { tx.rollback().await }?;
         Ok(found == 1)
     })
     .await

@@ -10,7 +10,7 @@ use super::{diff::Difference, digest};
 use crate::{
     args,
     db::{Arg, Db, DbError, Dialect, Query, Tx, json_list, repeat},
-    rollup::{Rollup, Summary, aggregate::Key},
+    rollup::{Rollup, Summary, aggregate::Key, source::Misfit},
 };
 
 /// How many rows one statement updates or deletes at most.
@@ -134,16 +134,16 @@ pub enum Access {
     Write,
 }
 
-/// Checks that every statement of `access` fits the summary table, and that this user may run it. One
-/// line for the first that does not.
-pub async fn check(db: &Db, rollup: &Rollup, access: Access) -> Option<String> {
+/// Checks that every statement of `access` fits the summary table, and that this user may run it; the first
+/// that does not.
+pub async fn check(db: &Db, rollup: &Rollup, access: Access) -> Option<Misfit> {
     let s = &rollup.summary;
     let reading = [Some(read_sql(s)), digest::sql(s, db.dialect())];
     let writing = [lock_sql(s, db.dialect()), delete_sql(s, db.dialect()), update_sql(s, 1), insert_sql(s, 1)];
     let writing = writing.into_iter().filter(|_| access == Access::Write);
     for sql in reading.into_iter().flatten().chain(writing) {
         if let Err(error) = db.columns(Query::new(&s.table, sql)).await {
-            return Some(format!("rollup.toml [summary]: {}", error.source));
+            return Some(Misfit::refused("rollup.toml [summary]", &error));
         }
     }
     None

@@ -1,5 +1,7 @@
 //! Running a rollup's SELECTs.
 
+use std::fmt;
+
 use chrono::{DateTime, NaiveDate, Utc};
 
 use super::{
@@ -160,10 +162,33 @@ pub async fn count_facts<'a>(
     Ok(counts)
 }
 
+/// What keeps a definition from being used with a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit {
+    /// Where in the definition, such as `jobs/historical_summary/bills.sql`.
+    pub place: String,
+    /// What is wrong, in the database's words where it has said so.
+    pub what: String,
+    /// Whether it is a right that is missing.
+    pub is_denied: bool,
+}
+
+impl Misfit {
+    /// Of a statement of `place` that the database refuses.
+    #[must_use]
+    pub fn refused(place: &str, error: &DbError) -> Self {
+        Self { place: place.to_owned(), what: error.source.to_string(), is_denied: error.is_denied() }
+    }
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
 /// Prepares every SELECT on the database, and checks that it returns the columns used.
-///
-/// One line a problem.
-pub async fn check(db: &Db, rollup: &Rollup) -> Vec<String> {
+pub async fn check(db: &Db, rollup: &Rollup) -> Vec<Misfit> {
     let mut problems = Vec::new();
     let fixed = [(&rollup.labs, vec!["lab_id", "time_zone", "enabled"]), (&rollup.days, vec![])];
     let facts = rollup.facts.iter().map(|fact| {
@@ -173,13 +198,15 @@ pub async fn check(db: &Db, rollup: &Rollup) -> Vec<String> {
     });
     for (sql, columns) in fixed.into_iter().chain(facts) {
         match db.columns(query(sql)).await {
-            Err(error) => problems.push(format!("{}: {}", sql.file, error.source)),
-            Ok(found) => problems.extend(
-                columns
-                    .iter()
-                    .filter(|name| !found.iter().any(|known| known == *name))
-                    .map(|name| format!("{}: the column {name} is missing from its result", sql.file)),
-            ),
+            Err(error) => problems.push(Misfit::refused(&sql.file, &error)),
+            Ok(found) => {
+                let missing = columns.iter().filter(|name| !found.iter().any(|known| known == *name));
+                problems.extend(missing.map(|name| Misfit {
+                    place: sql.file.clone(),
+                    what: format!("the column {name} is missing from its result"),
+                    is_denied: false,
+                }));
+            }
         }
     }
     problems

@@ -174,7 +174,7 @@ async fn beside(db: TestDb, sql: &str) {
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02", "--to", "2026-06-03", "--lab", "1"]);
     // A transaction, open for longer than a lock is waited for (MySQL's 1205, SQLite's BUSY).
     let mut user = db.admin.begin(Mode::Write).await.unwrap();
-    user.execute(daymend::db::Query::new("user", sql), args![]).await.unwrap();
+    user.execute(Query::new("user", sql), args![]).await.unwrap();
     let _worker = Process::start(&db, &["--now", NOW, "worker"]);
     tokio::time::sleep(Duration::from_secs(6)).await;
     let done = "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed' AND day = '2026-06-02'";
@@ -202,7 +202,7 @@ async fn a_duplicate_key_is_a_conflict_and_starts_over() {
             let sql = "INSERT INTO operation_historical_summary
                  (lab_id, ordered_at, dimension_a_id, dimension_b_id, event_type, event_count, created_at, modified_at)
                  VALUES (1, '2026-06-01', ?, 0, 'branch_bill', 2, '2026-06-01', '2026-06-01')";
-            tx.execute(daymend::db::Query::new("trigger", sql), args![a]).await?;
+            tx.execute(Query::new("trigger", sql), args![a]).await?;
             tx.commit().await
         });
         again.await.unwrap();
