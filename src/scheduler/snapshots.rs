@@ -198,7 +198,7 @@ pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationT
             db.execute(&DONE, args![name, size, rows, millis, day, daily.holder.as_str()]).await?;
             SNAPSHOTS.add(["ok"], 1);
             tracing::info!(snapshot = %manifest.name, rows, size, ?took, "daily snapshot");
-            prune(daily).await;
+            prune(daily, &manifest).await;
             show(db).await?;
             Ok(Look::Taken)
         }
@@ -244,10 +244,16 @@ async fn hold(db: &Db, daily: &Daily, day: NaiveDate) {
 }
 
 /// A snapshot that is there is worth more than the room that old ones take.
-async fn prune(daily: &Daily) {
-    match retention::prune(&daily.store, &daily.keep, false).await {
-        Ok(pruned) if pruned.is_empty() => {}
-        Ok(pruned) => tracing::info!(snapshots = pruned.len(), "pruned snapshots that are not kept"),
+async fn prune(daily: &Daily, taken: &Manifest) {
+    match retention::prune(&daily.store, &daily.keep, Some(taken), false).await {
+        Ok(pruned) => {
+            for (name, error) in &pruned.unread {
+                tracing::warn!(snapshot = %name, error = %chain(error), "a snapshot that cannot be read is kept");
+            }
+            if !pruned.removed.is_empty() {
+                tracing::info!(snapshots = pruned.removed.len(), "pruned snapshots that are not kept");
+            }
+        }
         Err(error) => tracing::warn!(error = %chain(&error), "old snapshots cannot be pruned"),
     }
 }

@@ -1,13 +1,17 @@
 //! Which snapshots to keep: `7 daily, 4 weekly, 12 monthly`.
 //!
 //! A rule keeps the newest snapshot of each of the last so many days, weeks (Monday to Sunday), months or
-//! years that have one, all in UTC. What no rule keeps goes. The newest snapshot always stays.
+//! years that have one, all in UTC. What no rule keeps goes.
+//!
+//! A snapshot goes only where others stand for it: those of the same database that have all of its tables.
+//! One of a single table so never takes the place of a full one, and the newest of each set of tables
+//! stays. A snapshot whose manifest cannot be read stands for none, and stays.
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use chrono::Datelike as _;
 
-use super::{Name, SnapshotError, Store};
+use super::{Manifest, Name, SnapshotError, Store};
 
 /// What `--keep` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,11 +90,49 @@ impl fmt::Display for Keep {
     }
 }
 
+/// What a snapshot has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// The snapshot.
+    pub name: Name,
+    /// The database that it is a copy of.
+    pub database: String,
+    /// Its tables.
+    pub tables: BTreeSet<String>,
+}
+
+impl From<&Manifest> for Content {
+    fn from(manifest: &Manifest) -> Self {
+        Self {
+            name: manifest.name,
+            database: manifest.server.database.clone(),
+            tables: manifest.tables.iter().map(|copy| copy.table.name.clone()).collect(),
+        }
+    }
+}
+
+impl Content {
+    /// Whether it has all that the other one has.
+    fn stands_for(&self, other: &Self) -> bool {
+        self.database == other.database && self.tables.is_superset(&other.tables)
+    }
+}
+
 impl Keep {
     /// The snapshots that are not kept, oldest first.
     #[must_use]
-    pub fn to_prune(&self, names: &[Name]) -> Vec<Name> {
-        let names: BTreeSet<Name> = names.iter().copied().collect();
+    pub fn to_prune(&self, contents: &[Content]) -> Vec<Name> {
+        let is_kept = |content: &Content| {
+            let same = contents.iter().filter(|other| other.stands_for(content)).map(|other| other.name);
+            self.kept(&same.collect()).contains(&content.name)
+        };
+        let going: BTreeSet<Name> =
+            contents.iter().filter(|content| !is_kept(content)).map(|content| content.name).collect();
+        going.into_iter().collect()
+    }
+
+    /// Those of some snapshots of the same that are kept.
+    fn kept(&self, names: &BTreeSet<Name>) -> BTreeSet<Name> {
         let mut kept: BTreeSet<Name> = names.last().copied().into_iter().collect();
         for rule in &self.0 {
             let mut periods = Vec::new();
@@ -106,33 +148,68 @@ impl Keep {
                 kept.insert(*name);
             }
         }
-        names.difference(&kept).copied().collect()
+        kept
     }
 }
 
-/// Removes what is not kept, and what takes that died have left behind; the snapshots that were
-/// removed, or would be.
+/// What pruning has done, or would do.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    /// The snapshots that were removed, oldest first.
+    pub removed: Vec<Name>,
+    /// Those that stay because nobody knows what they have, and why.
+    pub unread: Vec<(Name, SnapshotError)>,
+}
+
+/// Removes what is not kept, and what takes that died have left behind. The daily snapshot that was just
+/// taken is not removed, whatever else there is of that day.
 ///
 /// # Errors
 /// Where the store fails; what was removed before stays so.
-pub async fn prune(store: &Store, keep: &Keep, dry_run: bool) -> Result<Vec<Name>, SnapshotError> {
-    let going = keep.to_prune(&store.names().await?);
-    if !dry_run {
-        for name in &going {
-            store.remove(*name).await?;
+pub async fn prune(
+    store: &Store,
+    keep: &Keep,
+    taken: Option<&Manifest>,
+    dry_run: bool,
+) -> Result<Pruned, SnapshotError> {
+    let mut pruned = Pruned::default();
+    let mut contents = Vec::new();
+    for (name, manifest) in store.list().await? {
+        match manifest {
+            Ok(manifest) => contents.push(Content::from(&manifest)),
+            Err(error) => pruned.unread.push((name, error)),
         }
+    }
+    let going = keep.to_prune(&contents).into_iter().filter(|name| taken.is_none_or(|taken| taken.name != *name));
+    for name in going {
+        if !dry_run {
+            store.remove(name).await?;
+        }
+        pruned.removed.push(name);
+    }
+    if !dry_run {
         store.clean().await?;
     }
-    Ok(going)
+    Ok(pruned)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The days of the month, with what is at each; all at 02:00.
+    /// A snapshot of each of these days, at 02:00.
     fn names(days: &[&str]) -> Vec<Name> {
         days.iter().map(|day| format!("{day}T020000Z").parse().unwrap()).collect()
+    }
+
+    fn content(name: Name, database: &str, tables: &[&str]) -> Content {
+        Content { name, database: database.to_owned(), tables: tables.iter().map(|name| (*name).to_owned()).collect() }
+    }
+
+    /// Which of these snapshots go, all of the same tables.
+    fn going(keep: &str, names: &[Name]) -> Vec<Name> {
+        let contents: Vec<Content> = names.iter().map(|name| content(*name, "lab", &["labs"])).collect();
+        keep.parse::<Keep>().unwrap().to_prune(&contents)
     }
 
     #[test]
@@ -160,7 +237,7 @@ mod tests {
             ("1 daily", &[], &[]),
         ] {
             let have = names(have);
-            let going = keep.parse::<Keep>().unwrap().to_prune(&have);
+            let going = going(keep, &have);
             let left: Vec<Name> = have.iter().copied().filter(|name| !going.contains(name)).collect();
             assert_eq!(left, names(kept), "{keep}");
         }
@@ -171,18 +248,37 @@ mod tests {
         let names: Vec<Name> = ["2026-11-20T020000Z", "2026-11-21T020000Z", "2026-11-21T093000Z"]
             .map(|name| name.parse().unwrap())
             .to_vec();
-        assert_eq!("2 daily".parse::<Keep>().unwrap().to_prune(&names), [names[1]]);
+        assert_eq!(going("2 daily", &names), [names[1]]);
+    }
+
+    #[test]
+    fn a_snapshot_is_replaced_only_by_one_that_has_its_tables() {
+        let (full, part) = (&["billing", "labs"][..], &["billing"][..]);
+        let [early, late, next] =
+            ["2026-11-21T020000Z", "2026-11-21T090000Z", "2026-11-22T020000Z"].map(|name| name.parse().unwrap());
+        for (have, going) in [
+            // A part never takes the place of all; all takes that of a part.
+            ([(early, "lab", full), (late, "lab", part), (next, "lab", full)], &[][..]),
+            ([(early, "lab", part), (late, "lab", full), (next, "lab", full)], &[early]),
+            ([(early, "lab", full), (late, "lab", full), (next, "lab", part)], &[early]),
+            ([(early, "lab", &["labs"]), (late, "lab", part), (next, "lab", part)], &[]),
+            // Neither does another database.
+            ([(early, "lab", full), (late, "other", full), (next, "lab", full)], &[]),
+        ] {
+            let have = have.map(|(name, database, tables)| content(name, database, tables));
+            assert_eq!("2 daily".parse::<Keep>().unwrap().to_prune(&have), going, "{have:?}");
+        }
     }
 
     #[test]
     fn pruning_twice_prunes_once() {
         let days: Vec<String> = (1..=30).map(|day| format!("2026-06-{day:02}")).collect();
         let have = names(&days.iter().map(String::as_str).collect::<Vec<_>>());
-        let keep: Keep = "7 daily, 4 weekly, 12 monthly".parse().unwrap();
-        let going = keep.to_prune(&have);
-        let left: Vec<Name> = have.into_iter().filter(|name| !going.contains(name)).collect();
-        assert!(!going.is_empty());
-        assert_eq!(keep.to_prune(&left), []);
+        let keep = "7 daily, 4 weekly, 12 monthly";
+        let first = going(keep, &have);
+        let left: Vec<Name> = have.into_iter().filter(|name| !first.contains(name)).collect();
+        assert!(!first.is_empty());
+        assert_eq!(going(keep, &left), []);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use daymend::{
     args,
     clock::Clock,
     scheduler::snapshots::{Daily, Look, look},
-    snapshot::Store,
+    snapshot::{self, Store},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +24,7 @@ on_both! {
     two_processes_take_one;
     one_whose_taker_died_is_taken_by_another;
     one_that_fails_is_tried_again;
+    a_snapshot_of_some_tables_pushes_no_full_one_out;
 }
 
 const USAGE: i32 = 2;
@@ -133,4 +134,31 @@ async fn one_that_fails_is_tried_again(engine: Engine) {
     assert!([Look::Failed, Look::Taken].contains(&handed_on), "{handed_on:?}");
     let next = look(&db.db, &mine, tomorrow, &CancellationToken::new()).await.unwrap();
     assert_eq!(next == Look::Taken, handed_on == Look::Failed);
+}
+
+async fn a_snapshot_of_some_tables_pushes_no_full_one_out(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::dir(dir.path());
+    let shutdown = CancellationToken::new();
+    let take = async |tables: &[&str], now: &str| {
+        let tables: Vec<String> = tables.iter().map(|table| (*table).to_owned()).collect();
+        snapshot::take(&db.admin, &store, Some(&tables), at(now), &|_| ()).await.unwrap();
+    };
+    let full = &["billing", "labs"];
+    take(full, "2026-11-19T02:00:00Z").await;
+    take(&["labs"], "2026-11-19T09:00:00Z").await;
+    // Taken by hand since it was due; and then one of its tables alone.
+    take(full, "2026-11-20T02:00:00Z").await;
+    let mut daily = daily(&db, dir.path(), "mine");
+    daily.tables = Some(full.map(str::to_owned).to_vec());
+    take(&["labs"], "2026-11-20T12:00:00Z").await;
+    assert_eq!(look(&db.db, &daily, at("2026-11-20T13:00:00Z"), &shutdown).await.unwrap(), Look::Taken);
+    let names = async || store.names().await.unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names().await, ["2026-11-19T020000Z", "2026-11-19T090000Z", "2026-11-20T020000Z", "2026-11-20T120000Z"]);
+    assert_eq!(db.text("SELECT name FROM daymend_snapshots").await, "2026-11-20T020000Z");
+    // What was taken by hand has more tables, and stands for both.
+    take(&["allTests", "billing", "labs"], "2026-11-21T09:00:00Z").await;
+    assert_eq!(look(&db.db, &daily, at("2026-11-21T10:00:00Z"), &shutdown).await.unwrap(), Look::Taken);
+    assert_eq!(names().await, ["2026-11-20T020000Z", "2026-11-20T120000Z", "2026-11-21T090000Z"]);
 }

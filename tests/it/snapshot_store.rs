@@ -20,6 +20,7 @@ use crate::{
 on_both! {
     every_sort_of_damage_is_found;
     commands_list_show_and_prune;
+    a_snapshot_of_some_tables_stands_for_no_full_one;
 }
 
 const FAILED: i32 = 1;
@@ -115,6 +116,32 @@ async fn commands_list_show_and_prune(engine: Engine) {
     assert!(run_fails(&db, USAGE, &["snapshot", "take", "--to", "ftp://x"]).contains("no place for snapshots"));
 }
 
+async fn a_snapshot_of_some_tables_stands_for_no_full_one(engine: Engine) {
+    let db = some_rows(engine).await;
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().to_str().unwrap();
+    let store = Store::dir(dir.path());
+    let take = |at: &'static str, more: &'static [&'static str]| {
+        run_ok(&db, &[&["--now", at, "snapshot", "take", "--to", place][..], more].concat());
+    };
+    take("2026-11-20T02:00:00Z", &[]);
+    take("2026-11-20T09:00:00Z", &["--table", "labs"]);
+    take("2026-11-20T10:00:00Z", &["--table", "labs"]);
+    take("2026-11-21T02:00:00Z", &[]);
+    take("2026-11-21T09:00:00Z", &[]);
+    // Whose manifest cannot be read has been asked nothing: it neither goes nor stands for another one.
+    take("2026-11-21T12:00:00Z", &[]);
+    fs::write(dir.path().join("2026-11-21T120000Z.json"), "{").unwrap();
+    let prune = ["snapshot", "prune", "--keep", "2 daily", "--store", place];
+    let said = run_ok(&db, &prune);
+    assert!(said.contains("2026-11-21T120000Z stays") && said.contains("2 snapshot(s) removed, 4 kept"), "{said}");
+    let left: Vec<String> = store.names().await.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(left, ["2026-11-20T020000Z", "2026-11-20T100000Z", "2026-11-21T090000Z", "2026-11-21T120000Z"]);
+    let again: serde_json::Value = serde_json::from_str(&run_ok(&db, &[&prune[..], &["--json"]].concat())).unwrap();
+    let expected = serde_json::json!({ "removed": [], "kept": 4, "unread": ["2026-11-21T120000Z"], "dry_run": false });
+    assert_eq!(again, expected);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn objects_in_memory_are_a_store_as_well() {
     let db = some_rows(Engine::Sqlite).await;
@@ -129,8 +156,12 @@ async fn objects_in_memory_are_a_store_as_well() {
     for (name, _) in store.list().await.unwrap() {
         assert!(verify::verify(&store, name, |_| ()).await.unwrap().is_whole());
     }
-    let pruned = retention::prune(&store, &"1 daily".parse().unwrap(), false).await.unwrap();
-    assert_eq!((pruned.len(), store.names().await.unwrap().len()), (2, 1));
+    // What has just been taken stays, whatever else there is of its day.
+    let (keep, oldest) = ("1 daily".parse().unwrap(), store.list().await.unwrap().remove(0).1.unwrap());
+    let pruned = retention::prune(&store, &keep, Some(&oldest), true).await.unwrap();
+    assert!(pruned.removed.len() == 1 && pruned.removed[0] != oldest.name, "{pruned:?}");
+    let pruned = retention::prune(&store, &keep, None, false).await.unwrap();
+    assert_eq!((pruned.removed.len(), store.names().await.unwrap().len()), (2, 1));
     assert_eq!(rows(&open_latest(&store).await, "billing").await.len(), 60);
 }
 
