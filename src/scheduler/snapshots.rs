@@ -216,11 +216,15 @@ pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationT
     }
 }
 
-/// Takes a snapshot, unless one of these tables has been taken since it was due.
+/// Takes a snapshot, unless one of these tables of this database has been taken since it was due.
 async fn take(daily: &Daily, due_at: DateTime<Utc>, clock: Clock) -> Result<Manifest, SnapshotError> {
+    let database = daily.source.name();
     for name in daily.store.names().await?.into_iter().rev().take_while(|name| name.time() >= due_at) {
         match (daily.store.manifest(name).await, &daily.tables) {
-            (Ok(manifest), Some(tables)) if tables.iter().all(|table| manifest.table(table).is_some()) => {
+            (Ok(manifest), Some(tables))
+                if manifest.server.database == database
+                    && tables.iter().all(|table| manifest.table(table).is_some()) =>
+            {
                 return Ok(manifest);
             }
             _ => {}

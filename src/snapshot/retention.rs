@@ -161,8 +161,8 @@ pub struct Pruned {
     pub unread: Vec<(Name, SnapshotError)>,
 }
 
-/// Removes what is not kept, and what takes that died have left behind. The daily snapshot that was just
-/// taken is not removed, whatever else there is of that day.
+/// Removes what is not kept, and what takes that died have left behind. Where a daily snapshot was just
+/// `taken`, only others of its database go, and not that one, whatever else there is of its day.
 ///
 /// # Errors
 /// Where the store fails; what was removed before stays so.
@@ -180,8 +180,13 @@ pub async fn prune(
             Err(error) => pruned.unread.push((name, error)),
         }
     }
-    let going = keep.to_prune(&contents).into_iter().filter(|name| taken.is_none_or(|taken| taken.name != *name));
-    for name in going {
+    if let Some(taken) = taken {
+        contents.retain(|content| content.database == taken.server.database);
+    }
+    for name in keep.to_prune(&contents) {
+        if taken.is_some_and(|taken| taken.name == name) {
+            continue;
+        }
         if !dry_run {
             store.remove(name).await?;
         }

@@ -25,6 +25,7 @@ on_both! {
     one_whose_taker_died_is_taken_by_another;
     one_that_fails_is_tried_again;
     a_snapshot_of_some_tables_pushes_no_full_one_out;
+    databases_that_share_a_store_have_one_each;
 }
 
 const USAGE: i32 = 2;
@@ -161,4 +162,24 @@ async fn a_snapshot_of_some_tables_pushes_no_full_one_out(engine: Engine) {
     take(&["allTests", "billing", "labs"], "2026-11-21T09:00:00Z").await;
     assert_eq!(look(&db.db, &daily, at("2026-11-21T10:00:00Z"), &shutdown).await.unwrap(), Look::Taken);
     assert_eq!(names().await, ["2026-11-20T020000Z", "2026-11-20T120000Z", "2026-11-21T090000Z"]);
+}
+
+async fn databases_that_share_a_store_have_one_each(engine: Engine) {
+    let dbs = [TestDb::new(engine).await, TestDb::new(engine).await];
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::dir(dir.path());
+    let shutdown = CancellationToken::new();
+    let mut kept = daily(&dbs[1], dir.path(), "of the second");
+    kept.keep = "9 daily".parse().unwrap();
+    for (day, count) in [(20, 2), (21, 4), (22, 5), (23, 6)] {
+        let now = |second: u32| at(&format!("2026-11-{day}T02:00:0{second}Z"));
+        let first = daily(&dbs[0], dir.path(), "of the first");
+        assert_eq!(look(&dbs[0].db, &first, now(0), &shutdown).await.unwrap(), Look::Taken);
+        assert_eq!(look(&dbs[1].db, &kept, now(1), &shutdown).await.unwrap(), Look::Taken);
+        assert_eq!(store.names().await.unwrap().len(), count, "2 of the first, all of the second");
+    }
+    for (db, kept) in [(&dbs[0], 2), (&dbs[1], 4)] {
+        let listed = store.list().await.unwrap().into_iter().map(|(_, manifest)| manifest.unwrap().server);
+        assert_eq!(listed.filter(|server| server.database == db.db.name()).count(), kept);
+    }
 }

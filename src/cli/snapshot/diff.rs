@@ -14,6 +14,7 @@ use crate::{
     snapshot::{
         Name, Store,
         diff::{self, Diff, Rows, filter::Condition},
+        format::manifest::Server,
         open,
         side::Side,
     },
@@ -75,18 +76,23 @@ impl Options {
             );
             // Kept open until the comparison is done.
             let mut newer = None;
-            let new = match names.get(at) {
+            let was = &older.manifest.server;
+            let (new, other) = match names.get(at) {
                 Some(name) => {
                     let opened = newer.insert(open(&store, *name).await.map_err(explained)?);
-                    Side::snapshot(&opened.manifest, &opened.db)
+                    let other = &opened.manifest.server.database;
+                    (Side::snapshot(&opened.manifest, &opened.db), (*other != was.database).then(|| other.clone()))
                 }
                 None => {
                     let db = global.connect_bare(2).await?;
-                    Side::live(&db, old.tables.keys().map(String::as_str)).await.map_err(explained)?
+                    let side = Side::live(&db, old.tables.keys().map(String::as_str)).await.map_err(explained)?;
+                    (side, (!was.is_of(&db)).then(|| db.name()))
                 }
             };
             options.relations = restore::relations(global, &self.relations, &old, &new)?;
-            diffs.push(diff::compare(&old, &new, &options, &mut progress).await.map_err(explained)?);
+            let mut diff = diff::compare(&old, &new, &options, &mut progress).await.map_err(explained)?;
+            diff.remarks.extend(other.map(|other| other_database(&old.label, was, &new.label, &other)));
+            diffs.push(diff);
             if let Some(newer) = newer {
                 older = newer;
             }
@@ -121,6 +127,11 @@ impl Options {
         }
         Ok((names, is_live))
     }
+}
+
+/// What is said where two sides are of databases of different names.
+pub(super) fn other_database(old: &str, was: &Server, new: &str, database: &str) -> String {
+    format!("{old} is of database {}, and {new} of {database}", was.database)
 }
 
 /// A table that is named has to be there.

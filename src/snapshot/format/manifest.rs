@@ -1,13 +1,16 @@
 //! The manifest: what a snapshot says of itself.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, path::Path, str::FromStr};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::snapshot::{SnapshotError, schema::Table};
+use crate::{
+    db::{Db, Dialect},
+    snapshot::{SnapshotError, schema::Table},
+};
 
 /// The version of the format that this binary writes, and the latest that it reads.
 pub const FORMAT: u32 = 1;
@@ -127,6 +130,19 @@ pub struct TableCopy {
     pub sha256: String,
     /// The columns that tell its rows apart, and sort them.
     pub key: Vec<String>,
+}
+
+impl Server {
+    /// Whether the database is the one that was copied, by its name. A file of SQLite's may have been moved to
+    /// another directory: it goes by its own name alone.
+    #[must_use]
+    pub fn is_of(&self, db: &Db) -> bool {
+        let (known, name) = (Path::new(&self.database), db.name());
+        match db.dialect() {
+            Dialect::Sqlite => self.kind == "sqlite" && known.file_name() == Path::new(&name).file_name(),
+            Dialect::MySql => self.kind != "sqlite" && self.database == name,
+        }
+    }
 }
 
 impl Manifest {

@@ -25,13 +25,13 @@ on_both! {
     bad_input_is_one_line;
 }
 
-const PEOPLE: [&str; 2] = [
+pub const PEOPLE: [&str; 2] = [
     "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, code VARCHAR(20) NULL UNIQUE, name VARCHAR(40) NULL)",
     "CREATE TABLE pets (id BIGINT NOT NULL PRIMARY KEY, owner BIGINT NULL, name VARCHAR(40) NULL,
         FOREIGN KEY (owner) REFERENCES people (id))",
 ];
 
-async fn people(engine: Engine) -> Scene {
+pub async fn people(engine: Engine) -> Scene {
     let scene = Scene::new(engine, &PEOPLE).await;
     let rows: Vec<String> = (1..=9).map(|id| format!("({id}, 'c{id}', 'n{id}')")).collect();
     scene.db.execute(&format!("INSERT INTO people VALUES {}", rows.join(", ")), args![]).await;

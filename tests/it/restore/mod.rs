@@ -5,6 +5,7 @@ mod cases;
 mod hostile;
 mod kills;
 mod lab;
+mod mistakes;
 mod property;
 mod size;
 mod story;

@@ -11,7 +11,7 @@ use clap::Args;
 
 use super::{
     AttemptsArgs, Exit, Global, ShrinkArgs, StoreArgs,
-    diff::{check_tables, progress},
+    diff::{check_tables, other_database, progress},
     explained, find,
     follow_up::FollowUp,
     historical_summary, print_json, usage, who,
@@ -62,6 +62,10 @@ pub(in crate::cli) struct Options {
     /// Only print the plan (the default)
     #[arg(long)]
     dry_run: bool,
+
+    /// With --apply: the database may have another name than the one that the snapshot was taken of
+    #[arg(long)]
+    into_other_database: bool,
 
     #[command(flatten)]
     store: StoreArgs,
@@ -127,10 +131,16 @@ impl Options {
             return Err(usage(format!("--remap: table {table} is not in snapshot {label}")));
         }
         let db = global.connect_bare(4).await?;
+        let server = &opened.manifest.server;
+        let other = (!server.is_of(&db)).then(|| other_database(&label, server, "live", &db.name()));
+        if let Some(other) = other.as_ref().filter(|_| self.apply && !self.into_other_database) {
+            return Err(usage(format!("{other}: if that is meant, say --into-other-database")));
+        }
         let live = Side::live(&db, snapshot.tables.keys().map(String::as_str)).await.map_err(explained)?;
         let relations = relations(global, &self.relations, &snapshot, &live)?;
         let facts = relations.facts.clone();
         let mut context = Context::new(snapshot, live, &tables, relations, Work::temporary().await?).map_err(usage)?;
+        context.remarks.extend(other);
         if is_derived_left {
             let summary = &rollup.summary.table;
             context
