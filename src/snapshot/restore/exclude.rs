@@ -2,16 +2,42 @@
 //!
 //! Both are lines `TABLE:KEY` (a composite key as `KEY1,KEY2`); a list is a file that a database
 //! restored from a backup cannot lose. `#` begins a comment.
+//!
+//! A line that is not understood would let a row come back: a table that neither the snapshot nor the
+//! database knows is refused, whole numbers are compared as numbers, and what no row fits is counted.
 
 use std::{
     collections::{HashMap, HashSet},
     path::Path,
 };
 
+use super::{Context, work::State};
+use crate::{
+    db::Mode,
+    snapshot::{
+        SnapshotError, cells,
+        schema::{self, Table},
+        side::Side,
+    },
+};
+
+/// How many lines that fit no row are named.
+const SHOWN: usize = 5;
+
 /// Which rows stay away.
 #[derive(Debug, Clone, Default)]
 pub struct Exclusions {
-    rows: HashMap<String, HashSet<String>>,
+    lines: Vec<Line>,
+    /// By table and key, the numbers of the lines.
+    rows: HashMap<String, HashMap<String, Vec<usize>>>,
+}
+
+#[derive(Debug, Clone)]
+struct Line {
+    /// Where it stands.
+    place: String,
+    table: String,
+    key: String,
 }
 
 /// Why a list cannot be used.
@@ -28,6 +54,19 @@ pub enum ExclusionError {
         /// What stands there.
         found: String,
     },
+    /// A table that nobody knows.
+    #[error("{place}: table {table} is not in snapshot {snapshot}, and the database has none of that name")]
+    Table {
+        /// Where it stands.
+        place: String,
+        /// What it says.
+        table: String,
+        /// The snapshot.
+        snapshot: String,
+    },
+    /// The database does not say which tables it has.
+    #[error(transparent)]
+    Database(#[from] SnapshotError),
 }
 
 impl Exclusions {
@@ -40,7 +79,8 @@ impl Exclusions {
     pub fn read(&mut self, file: &Path) -> Result<(), ExclusionError> {
         let name = file.display().to_string();
         let text = std::fs::read_to_string(file).map_err(|error| ExclusionError::Read(name.clone(), error))?;
-        for (number, line) in text.lines().enumerate() {
+        // Editors put a mark at the beginning.
+        for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default().trim();
             if !line.is_empty() {
                 self.add_line(&format!("{name}:{}", number + 1), line)?;
@@ -54,20 +94,82 @@ impl Exclusions {
         let Some((table, key)) = row.filter(|(table, key)| !table.is_empty() && !key.is_empty()) else {
             return Err(ExclusionError::Line { place: place.to_owned(), found: line.to_owned() });
         };
-        self.rows.entry(table.to_owned()).or_default().insert(key.to_owned());
+        self.rows.entry(table.to_owned()).or_default().entry(key.to_owned()).or_default().push(self.lines.len());
+        self.lines.push(Line { place: place.to_owned(), table: table.to_owned(), key: key.to_owned() });
+        Ok(())
+    }
+
+    /// Reads the keys as the snapshot's tables have them.
+    ///
+    /// # Errors
+    /// Where neither side has such a table. That a snapshot lacks one that the database has is no matter: a
+    /// list is for all snapshots.
+    pub async fn fit(&mut self, snapshot: &Side, live: &Side) -> Result<(), ExclusionError> {
+        let mut tx = live.db.begin(Mode::Snapshot).await.map_err(SnapshotError::from)?;
+        let known = schema::table_names(&mut tx).await.map_err(SnapshotError::from)?;
+        tx.commit().await.map_err(SnapshotError::from)?;
+        for (number, Line { place, table, key }) in self.lines.iter().enumerate() {
+            let Some(of) = snapshot.tables.get(table) else {
+                if known.contains(table) {
+                    continue;
+                }
+                let (place, table, snapshot) = (place.clone(), table.clone(), snapshot.label.clone());
+                return Err(ExclusionError::Table { place, table, snapshot });
+            };
+            let key = normal(of, key);
+            self.rows.entry(table.clone()).or_default().entry(key).or_default().push(number);
+        }
         Ok(())
     }
 
     /// Whether the row with that key, as text, stays away.
     #[must_use]
     pub fn has(&self, table: &str, key_text: &str) -> bool {
-        self.rows.get(table).is_some_and(|keys| keys.contains(key_text))
+        self.rows.get(table).is_some_and(|keys| keys.contains_key(key_text))
     }
 
-    /// The tables that are named.
-    pub fn tables(&self) -> impl Iterator<Item = &str> {
-        self.rows.keys().map(String::as_str)
+    /// What a plan has made of the lines: how many fit a row that is missing, and how many do not.
+    pub async fn remark(&self, context: &Context) -> Result<Option<String>, SnapshotError> {
+        let mut used: HashSet<usize> = HashSet::new();
+        for (table, shape) in context.shapes.iter().enumerate() {
+            let Some(keys) = self.rows.get(&shape.table) else { continue };
+            let mut after = 0;
+            loop {
+                let page = context.work.page(table, State::Excluded, after).await?;
+                let Some(last) = page.last() else { break };
+                after = last.place;
+                used.extend(page.iter().filter_map(|row| keys.get(&cells::show_key(&row.key))).flatten());
+            }
+        }
+        if self.lines.is_empty() {
+            return Ok(None);
+        }
+        let mut remark =
+            format!("deleted on purpose: {} of {} line(s) fit rows that are missing", used.len(), self.lines.len());
+        let unused = self.lines.iter().enumerate().filter(|(number, _)| !used.contains(number));
+        let unused: Vec<String> =
+            unused.map(|(_, line)| format!("{} {}:{}", line.place, line.table, line.key)).collect();
+        if !unused.is_empty() {
+            let more = if unused.len() > SHOWN { ", …" } else { "" };
+            let shown = unused.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+            remark += &format!(", {} fit none: {shown}{more}", unused.len());
+        }
+        Ok(Some(remark))
     }
+}
+
+/// A key as rows show it: whole numbers without zeros and signs that they do not need.
+fn normal(table: &Table, key: &str) -> String {
+    let is_whole = |name: &String| table.columns.iter().any(|column| column.name == *name && cells::is_whole(column));
+    let parts: Vec<&str> = if table.primary_key.len() == 1 { vec![key] } else { key.split(',').collect() };
+    if parts.len() != table.primary_key.len() {
+        return key.to_owned();
+    }
+    let part = |(part, name): (&&str, &String)| match part.trim().parse::<i128>() {
+        Ok(number) if is_whole(name) => number.to_string(),
+        _ => part.trim().to_owned(),
+    };
+    parts.iter().zip(&table.primary_key).map(part).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]

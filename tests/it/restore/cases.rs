@@ -155,7 +155,7 @@ async fn what_was_deleted_on_purpose_stays_away_with_what_hangs_on_it(engine: En
     let scene = people(engine).await;
     let name = scene.take().await.to_string();
     scene.execute_all(&["DELETE FROM pets", "DELETE FROM people WHERE id < 5"].map(str::to_owned)).await;
-    let tombstones = scene.file("tombstones", "# erased on request\npeople:2\nnobody:7\n");
+    let tombstones = scene.file("tombstones", "# erased on request\npeople:2\n");
     let report = scene
         .json(3, &["restore", &name, "--missing", "--apply", "--exclude", "people:3", "--tombstones", &tombstones]);
     assert_eq!(rows(&report, "excluded")["people"], 2);
@@ -163,11 +163,6 @@ async fn what_was_deleted_on_purpose_stays_away_with_what_hangs_on_it(engine: En
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE id IN (2, 3)").await, 0);
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner IN (2, 3)").await, 0);
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 7);
-    assert!(
-        scene
-            .run(2, &["restore", &name, "--missing", "--exclude", "peple:3"])
-            .contains("table peple is not in snapshot")
-    );
 }
 
 async fn the_map_can_be_edited(engine: Engine) {

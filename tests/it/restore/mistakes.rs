@@ -3,11 +3,13 @@
 use super::{
     Scene,
     cases::{PEOPLE, people},
+    rows,
 };
 use crate::{on_both, support::Engine};
 
 on_both! {
     another_database_is_named_and_not_written_to;
+    a_tombstone_is_understood_or_refused;
 }
 
 async fn another_database_is_named_and_not_written_to(engine: Engine) {
@@ -47,4 +49,43 @@ async fn a_file_that_was_moved_is_the_same_database() {
     scene.url = copied(&scene, "lab.db");
     assert!(!scene.run(3, &["diff", &name]).contains("is of database"));
     assert_eq!(scene.json(0, &["restore", &name, "--missing", "--apply"])["applied"]["inserted"], 9);
+}
+
+async fn a_tombstone_is_understood_or_refused(engine: Engine) {
+    let scene = people(engine).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM pets", "DELETE FROM people WHERE id < 5"].map(str::to_owned)).await;
+    for line in ["People:4", "peple:4", " person : 4"] {
+        let list = scene.file("list", &format!("# erased\n\n{line}\n"));
+        let table = line.split(':').next().unwrap().trim();
+        let expected = format!("{list}:3: table {table} is not in snapshot {name}");
+        let error = scene.run(2, &["restore", &name, "--missing", "--tombstones", &list]);
+        assert!(error.contains(&expected), "{error}");
+        let error = scene.run(2, &["restore", &name, "--missing", "--exclude", line.trim()]);
+        assert!(error.contains(&format!("--exclude: table {table} is not in snapshot")), "{error}");
+    }
+    // Behind a mark of an editor, with zeros before it, of a table that this snapshot does not have, and of
+    // rows that are there or never were.
+    let lines = "\u{feff}people:1\r\npeople:0002\nlabs:7\npeople: +3\npeople:8\npets:99\npeople:two\n";
+    let list = scene.file("list", lines);
+    let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--tombstones", &list]);
+    assert_eq!(rows(&report, "excluded")["people"], 3);
+    assert_eq!(scene.db.number("SELECT MIN(id) FROM people").await, 4);
+    let expected = format!(
+        "deleted on purpose: 3 of 7 line(s) fit rows that are missing, 4 fit none: \
+         {list}:3 labs:7, {list}:5 people:8, {list}:6 pets:99, {list}:7 people:two"
+    );
+    assert_eq!(report["report"]["remarks"], serde_json::json!([expected]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_in_keys_are_numbers_and_texts_are_texts() {
+    let table = "CREATE TABLE t (code VARCHAR(20) NOT NULL, n INT UNSIGNED NOT NULL, PRIMARY KEY (code, n))";
+    let scene = Scene::new(Engine::MariaDb, &[table]).await;
+    scene.execute_all(&["INSERT INTO t VALUES ('007', 7), ('7', 7)".to_owned()]).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM t".to_owned()]).await;
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply", "--exclude", "t:007, 07"]);
+    assert_eq!(rows(&report, "excluded")["t"], 1);
+    assert_eq!(scene.db.text("SELECT code FROM t").await, "7");
 }

@@ -25,7 +25,7 @@ use crate::{
         restore::{
             Context,
             apply::{Apply, database_error},
-            exclude::Exclusions,
+            exclude::{ExclusionError, Exclusions},
             plan,
             relations::Relations,
             remap::{self, Remap},
@@ -123,7 +123,7 @@ impl Options {
         let rollups = global.rollups()?;
         let rollup = historical_summary(&rollups)?;
         let (tables, is_derived_left) = self.tables(&snapshot, &rollup.summary.table);
-        let exclusions = self.exclusions(&snapshot)?;
+        let mut exclusions = self.exclusions()?;
         let remap = self.remap.as_deref().map(Remap::read).transpose().map_err(|error| usage(chain(error.as_ref())))?;
         if let Some((table, _)) =
             remap.iter().flat_map(Remap::rows).find(|(table, _)| !snapshot.tables.contains_key(*table))
@@ -137,6 +137,10 @@ impl Options {
             return Err(usage(format!("{other}: if that is meant, say --into-other-database")));
         }
         let live = Side::live(&db, snapshot.tables.keys().map(String::as_str)).await.map_err(explained)?;
+        exclusions.fit(&snapshot, &live).await.map_err(|error| match error {
+            ExclusionError::Database(error) => explained(error),
+            error => usage(chain(&error)),
+        })?;
         let relations = relations(global, &self.relations, &snapshot, &live)?;
         let facts = relations.facts.clone();
         let mut context = Context::new(snapshot, live, &tables, relations, Work::temporary().await?).map_err(usage)?;
@@ -148,6 +152,8 @@ impl Options {
                 .push(format!("{summary} is not restored: it is recomputed (--table {summary} says otherwise)"));
         }
         plan::plan(&context, &exclusions, remap.as_ref()).await?;
+        let remark = exclusions.remark(&context).await?;
+        context.remarks.extend(remark);
         let map = self.map.clone().unwrap_or_else(|| PathBuf::from(format!("{label}.map.csv")));
         let mut report = Report::read(&context, self.samples).await?;
         if !self.apply {
@@ -218,13 +224,10 @@ impl Options {
         (snapshot.tables.keys().filter(|name| *name != summary).cloned().collect(), true)
     }
 
-    fn exclusions(&self, snapshot: &Side) -> anyhow::Result<Exclusions> {
+    fn exclusions(&self) -> anyhow::Result<Exclusions> {
         let mut exclusions = Exclusions::default();
         for row in &self.exclude {
             exclusions.add(row).map_err(|error| usage(chain(&error)))?;
-        }
-        if let Some(table) = exclusions.tables().find(|table| !snapshot.tables.contains_key(*table)) {
-            return Err(usage(format!("--exclude: table {table} is not in snapshot {}", snapshot.label)));
         }
         if let Some(file) = &self.tombstones {
             exclusions.read(file).map_err(|error| usage(chain(&error)))?;
