@@ -1,4 +1,6 @@
 //! After a restore, or an undo: the days that it touched are recomputed, and audited.
+//!
+//! They are enqueued before a word is printed: whoever reads along may stop reading at any time.
 
 use std::collections::BTreeSet;
 
@@ -35,8 +37,8 @@ pub(super) struct FollowUp {
 pub(super) struct After {
     /// The run; none where there was nothing to recompute.
     run: Option<i64>,
-    /// Days that are to be recomputed, and could not be enqueued.
-    is_left: bool,
+    /// Why days that are to be recomputed could not be enqueued.
+    left: Option<String>,
     /// How the run ended, where it was followed.
     ended: Option<RunState>,
     /// What the audit found, where the run has completed.
@@ -44,27 +46,40 @@ pub(super) struct After {
 }
 
 impl FollowUp {
-    /// Enqueues the repair of the days; with `wait` follows it, then audits them.
-    pub(super) async fn run(&self, global: &Global, db: &Db, days: &adhoc::Plan) -> anyhow::Result<After> {
-        for (lab, why) in &days.left_out {
-            tracing::debug!(lab, why, "left out");
-        }
-        let jobs: usize = days.labs.iter().map(|(_, days)| days.len()).sum();
-        if jobs == 0 {
+    /// Enqueues the repair of the days, and says nothing.
+    pub(super) async fn enqueue(&self, global: &Global, db: &Db, days: &adhoc::Plan) -> anyhow::Result<After> {
+        if days.labs.is_empty() {
             return Ok(After::default());
         }
         if let Err(error) = migrate::check(db).await {
-            eprintln!("{jobs} day(s) are to be recomputed and cannot be enqueued: {}", chain(&error));
-            return Ok(After { is_left: true, ..After::default() });
+            return Ok(After { left: Some(chain(&error)), ..After::default() });
         }
         let rollups = global.rollups()?;
         let rollup = historical_summary(&rollups)?;
         let now = global.clock().now();
         let run = adhoc::enqueue(db, rollup, days, &self.requested_by, now, self.attempts_max, self.max_shrink).await?;
+        Ok(After { run: Some(run), ..After::default() })
+    }
+
+    /// Says what was enqueued; with `wait` follows it, then audits the days.
+    pub(super) async fn finish(
+        &self,
+        global: &Global,
+        db: &Db,
+        days: &adhoc::Plan,
+        mut after: After,
+    ) -> anyhow::Result<After> {
+        for (lab, why) in &days.left_out {
+            tracing::debug!(lab, why, "left out");
+        }
+        let jobs: usize = days.labs.iter().map(|(_, days)| days.len()).sum();
+        if let Some(why) = &after.left {
+            eprintln!("{jobs} day(s) are to be recomputed and cannot be enqueued: {why}");
+        }
+        let Some(run) = after.run else { return Ok(after) };
         if !global.json {
             println!("run {run}: {jobs} day(s) of {} lab(s) are recomputed", days.labs.len());
         }
-        let mut after = After { run: Some(run), ..After::default() };
         if !self.wait {
             if !global.json {
                 println!("follow it with `daymend runs watch {run}`; then `daymend audit` says whether all is well");
@@ -77,6 +92,8 @@ impl FollowUp {
             println!("{}", follow::summary(run, state, &progress));
         }
         if state == RunState::Completed {
+            let rollups = global.rollups()?;
+            let rollup = historical_summary(&rollups)?;
             let days = days.labs.iter().map(|(lab, days)| (*lab, days.iter().copied().collect())).collect();
             let options = audits::Options { as_of: global.clock().now(), except: BTreeSet::new(), rows_max: ROWS_MAX };
             after.audit = Some(audit::again(global, db, rollup, &days, &options).await?);
@@ -88,7 +105,7 @@ impl FollowUp {
 impl After {
     /// How it all ended, where what came before ended like that.
     pub(super) fn exit(&self, before: Exit) -> Exit {
-        if self.is_left || self.ended.is_some_and(|state| state != RunState::Completed) {
+        if self.left.is_some() || self.ended.is_some_and(|state| state != RunState::Completed) {
             return Exit::Failed;
         }
         match self.audit.as_ref().map_or(Exit::Ok, |report| audit::exit(report, None)) {

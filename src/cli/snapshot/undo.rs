@@ -90,13 +90,12 @@ impl Options {
             .run(&mut reader, self.dry_run, &mut progress(global, "undone".to_owned()))
             .await
             .map_err(restore::with_rights)?;
-        if !global.json {
-            print(&undone, self.dry_run);
-        }
         let exit = if undone.left.is_empty() { Exit::Ok } else { Exit::Drift };
         if self.dry_run {
             if global.json {
                 print_json(&json(&undone))?;
+            } else {
+                print(&undone, true);
             }
             return Ok(exit.into());
         }
@@ -107,12 +106,16 @@ impl Options {
             max_shrink: MaxShrink::OFF,
             wait: self.wait,
         };
-        let after = follow_up.run(global, &db, &days).await?;
-        if global.json {
-            print_json(&after.add_to(json(&undone)))?;
-        }
+        let after = follow_up.enqueue(global, &db, &days).await?;
         if undone.left.is_empty() {
             std::fs::rename(&self.file, done)?;
+        }
+        if !global.json {
+            print(&undone, false);
+        }
+        let after = follow_up.finish(global, &db, &days, after).await?;
+        if global.json {
+            print_json(&after.add_to(json(&undone)))?;
         }
         Ok(after.exit(exit).into())
     }

@@ -293,8 +293,11 @@ async fn tables_that_cannot_be_compared_differ(engine: Engine) {
     assert_eq!(diff["uncompared"], serde_json::json!(["table pets: live has lost its key"]), "{diff}");
 }
 
-async fn days_of_restored_facts_are_recomputed(engine: Engine) {
-    const NOW: &str = "2026-06-15T12:00:00Z";
+/// When all days of the lab are over.
+pub const NOW: &str = "2026-06-15T12:00:00Z";
+
+/// The lab system's tables, and ten days of one lab.
+pub async fn lab(engine: Engine) -> Scene {
     let tables = ["labs", "billing", "billingInfo", "allTests", "labReportRelation", "collectedSample"];
     let mut scene = Scene::new(engine, &[]).await;
     scene.tables = tables.map(str::to_owned).to_vec();
@@ -303,6 +306,11 @@ async fn days_of_restored_facts_are_recomputed(engine: Engine) {
     }
     scene.db.add_lab(1, Some("Asia/Kolkata")).await;
     scene.db.fill_lab(1, "2026-06-01".parse().unwrap(), 10, 5).await;
+    scene
+}
+
+async fn days_of_restored_facts_are_recomputed(engine: Engine) {
+    let scene = lab(engine).await;
     let labs = [(1, chrono_tz::Asia::Kolkata)];
     let now = NOW.parse().unwrap();
     let name = scene.take().await.to_string();

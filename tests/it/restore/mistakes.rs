@@ -2,14 +2,18 @@
 
 use super::{
     Scene,
-    cases::{PEOPLE, people},
+    cases::{NOW, PEOPLE, lab, people},
     rows,
 };
-use crate::{on_both, support::Engine};
+use crate::{
+    on_both,
+    support::{Engine, process::command},
+};
 
 on_both! {
     another_database_is_named_and_not_written_to;
     a_tombstone_is_understood_or_refused;
+    days_are_enqueued_whoever_reads_along;
 }
 
 async fn another_database_is_named_and_not_written_to(engine: Engine) {
@@ -76,6 +80,26 @@ async fn a_tombstone_is_understood_or_refused(engine: Engine) {
          {list}:3 labs:7, {list}:5 people:8, {list}:6 pets:99, {list}:7 people:two"
     );
     assert_eq!(report["report"]["remarks"], serde_json::json!([expected]));
+}
+
+/// As beside `| head -5`: nobody reads what is printed.
+async fn days_are_enqueued_whoever_reads_along(engine: Engine) {
+    let scene = lab(engine).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM collectedSample".to_owned()]).await;
+    let undo = scene.path("undo.jsonl").display().to_string();
+    for (runs, args) in [(1, vec!["restore", &name, "--missing", "--apply"]), (2, vec!["undo", &undo])] {
+        let args = scene.args(&args);
+        let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
+        args.splice(0..0, ["--now", NOW]);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let status = command(&scene.db, &args).stdout(writer).status().unwrap();
+        assert!(!status.success(), "{status}");
+        assert_eq!(scene.db.number("SELECT COUNT(*) FROM daymend_runs").await, runs, "{args:?}");
+    }
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM collectedSample").await, 0);
+    assert!(scene.path("undo.jsonl.undone").exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -181,8 +181,6 @@ impl Options {
         let mut progress = progress(global, "restored".to_owned());
         let apply = Apply::new(&context, undo, &mut Reader::open(&undo_path)?, &mut progress).await?;
         let applied = apply.run().await.map_err(with_rights)?;
-        let saved = save_map(&context, &map, self.remap.as_deref()).await?;
-        report = Report::read(&context, self.samples).await?;
         let mut reader = Reader::open(&undo_path)?;
         let days = match &facts {
             Some(facts) => {
@@ -191,18 +189,21 @@ impl Options {
             }
             None => adhoc::Plan::default(),
         };
-        if !global.json {
-            print::report(&report, false);
-            print::map(&context, saved.as_deref()).await?;
-            print::applied(&applied, &undo_path);
-        }
         let follow_up = FollowUp {
             requested_by: format!("restore of {label} by {}", who()),
             attempts_max: self.attempts.attempts,
             max_shrink: self.shrink.max_shrink,
             wait: self.wait,
         };
-        let after = follow_up.run(global, &db, &days).await?;
+        let after = follow_up.enqueue(global, &db, &days).await?;
+        let saved = save_map(&context, &map, self.remap.as_deref()).await?;
+        report = Report::read(&context, self.samples).await?;
+        if !global.json {
+            print::report(&report, false);
+            print::map(&context, saved.as_deref()).await?;
+            print::applied(&applied, &undo_path);
+        }
+        let after = follow_up.finish(global, &db, &days, after).await?;
         if global.json {
             let done = serde_json::json!({
                 "dry_run": false, "report": report, "applied": applied, "map": saved,
