@@ -2,8 +2,15 @@
 //!
 //! Each line says which live row stands for a vanished one: `table,old,new,why`. A line without `new`
 //! is undecided: the vanished row stays in quarantine.
+//!
+//! A file that is there may hold somebody's decisions: none is ever written over, or removed.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{self, BufRead as _, BufReader},
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, bail};
 
@@ -26,7 +33,7 @@ impl Remap {
     /// Reads a file.
     pub fn read(file: &Path) -> anyhow::Result<Self> {
         let name = file.display();
-        let text = std::fs::read_to_string(file).with_context(|| format!("{name}: cannot be read"))?;
+        let text = fs::read_to_string(file).with_context(|| format!("{name}: cannot be read"))?;
         Self::parse(&text).with_context(|| name.to_string())
     }
 
@@ -78,12 +85,71 @@ pub fn parse_key(context: &Context, table: usize, text: &str) -> Cells {
     }
 }
 
-/// Saves what is mapped, and what a person has to decide; the number of lines of each.
-pub async fn save(context: &Context, file: &Path) -> anyhow::Result<(usize, usize)> {
-    let (mut mapped, mut open) = (0, 0);
-    let temporary = file.with_extension("csv.new");
-    let at = || format!("{}: cannot be written", temporary.display());
-    let mut writer = csv::Writer::from_path(&temporary).with_context(at)?;
+/// Saves what is mapped, and what a person has to decide; where. Nothing is saved where there is nothing to
+/// say, or where `file` is the map that was given. Another map that is there stays, and the new one gets a
+/// number.
+pub async fn save(context: &Context, file: &Path, given: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
+    let is_given = |given: &Path| {
+        fs::canonicalize(given).is_ok_and(|given| fs::canonicalize(file).is_ok_and(|file| file == given))
+    };
+    if given.is_some_and(is_given) {
+        return Ok(None);
+    }
+    let mut temporary = file.as_os_str().to_owned();
+    temporary.push(format!(".{:08x}.new", rand::random::<u32>()));
+    let temporary = PathBuf::from(temporary);
+    let lines = write(context, &temporary).await?;
+    let at = || format!("{}: cannot be written", file.display());
+    let free = (1..).map(|number| numbered(file, number)).find_map(|path| match is_same(&path, &temporary) {
+        Ok(false) => None,
+        Ok(true) => Some(Ok((path, true))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Ok((path, false))),
+        Err(error) => Some(Err(error)),
+    });
+    let saved = match free {
+        Some(found) if lines > 0 => Some(found.with_context(at)?),
+        _ => None,
+    };
+    match &saved {
+        Some((path, false)) => fs::rename(&temporary, path).with_context(at)?,
+        _ => fs::remove_file(&temporary).with_context(at)?,
+    }
+    Ok(saved.map(|(path, _)| path))
+}
+
+/// The name of a map beside others: `a.map.csv`, `a.map.2.csv`.
+fn numbered(file: &Path, number: u32) -> PathBuf {
+    if number == 1 {
+        return file.to_owned();
+    }
+    let mut name = file.file_stem().unwrap_or_default().to_owned();
+    name.push(format!(".{number}"));
+    if let Some(extension) = file.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    file.with_file_name(name)
+}
+
+/// Whether two files hold the same.
+fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
+    let (mut one, mut other) = (BufReader::new(File::open(one)?), BufReader::new(File::open(other)?));
+    loop {
+        let (here, there) = (one.fill_buf()?, other.fill_buf()?);
+        let length = here.len().min(there.len());
+        if length == 0 || here[..length] != there[..length] {
+            return Ok(here.is_empty() && there.is_empty());
+        }
+        one.consume(length);
+        other.consume(length);
+    }
+}
+
+/// Writes the map to a new file; how many lines it has.
+async fn write(context: &Context, file: &Path) -> anyhow::Result<u64> {
+    let mut lines = 0;
+    let at = || format!("{}: cannot be written", file.display());
+    let mut writer = csv::Writer::from_path(file).with_context(at)?;
     writer.write_record(HEADINGS).with_context(at)?;
     for (table, shape) in context.shapes.iter().enumerate() {
         for state in [State::Mapped, State::TakenOver, State::Reused, State::Ambiguous] {
@@ -94,7 +160,7 @@ pub async fn save(context: &Context, file: &Path) -> anyhow::Result<(usize, usiz
                 after = last.place;
                 for candidate in &page {
                     let new = candidate.holder.as_ref().filter(|_| state == State::Mapped);
-                    *(if new.is_some() { &mut mapped } else { &mut open }) += 1;
+                    lines += 1;
                     let new = new.map(|key| cells::show_key(key)).unwrap_or_default();
                     let why = match candidate.holder.as_ref().filter(|_| state != State::Mapped) {
                         Some(holder) => {
@@ -110,8 +176,7 @@ pub async fn save(context: &Context, file: &Path) -> anyhow::Result<(usize, usiz
         }
     }
     writer.into_inner().map_err(|error| anyhow::anyhow!("{error}"))?.sync_all().with_context(at)?;
-    std::fs::rename(&temporary, file).with_context(|| format!("{}: cannot be written", file.display()))?;
-    Ok((mapped, open))
+    Ok(lines)
 }
 
 /// Every line of the map that has a live row, handed to `each`.

@@ -14,6 +14,7 @@ on_both! {
     another_database_is_named_and_not_written_to;
     a_tombstone_is_understood_or_refused;
     days_are_enqueued_whoever_reads_along;
+    an_edited_map_is_never_written_over;
 }
 
 async fn another_database_is_named_and_not_written_to(engine: Engine) {
@@ -100,6 +101,49 @@ async fn days_are_enqueued_whoever_reads_along(engine: Engine) {
     }
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM collectedSample").await, 0);
     assert!(scene.path("undo.jsonl.undone").exists());
+}
+
+async fn an_edited_map_is_never_written_over(engine: Engine) {
+    let scene = people(engine).await;
+    let name = scene.take().await.to_string();
+    let sql = [
+        "DELETE FROM pets WHERE id IN (1, 2)",
+        "DELETE FROM people WHERE id IN (1, 2)",
+        "INSERT INTO people VALUES (11, 'c1', 'again'), (12, 'c2', 'somebody else')",
+    ];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let read = |file: &str| std::fs::read_to_string(scene.path(file)).unwrap();
+    let map = scene.path("map.csv");
+    let plan = ["restore", &name, "--missing"];
+    assert_eq!(scene.json(3, &plan)["map"], map.to_str().unwrap());
+    let planned = read("map.csv");
+    // One that says the same is the same.
+    assert_eq!(scene.json(3, &plan)["map"], map.to_str().unwrap());
+    let edited = "table,old,new,why\npeople,1,11,\npeople,2,,somebody else\n";
+    std::fs::write(&map, edited).unwrap();
+    for _ in 0..2 {
+        let said = scene.run(3, &plan);
+        assert!(said.contains(&format!("{} holds another map, and stays as it is", map.display())), "{said}");
+        assert!(said.contains("map.2.csv: edit it"), "{said}");
+        assert_eq!((read("map.csv").as_str(), read("map.2.csv")), (edited, planned.clone()));
+    }
+    assert!(!scene.path("map.3.csv").exists());
+    // The same file by another name.
+    let given = scene.path("snapshots/../map.csv").display().to_string();
+    let done = scene.json(3, &["restore", &name, "--missing", "--apply", "--remap", &given]);
+    assert_eq!((&done["map"], rows(&done, "mapped")["people"]), (&serde_json::Value::Null, 1), "{done}");
+    assert_eq!(read("map.csv"), edited);
+    // With nothing left to say.
+    scene.execute_all(&["DELETE FROM pets", "DELETE FROM people WHERE id > 9"].map(str::to_owned)).await;
+    let done = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!((&done["map"], read("map.csv").as_str()), (&serde_json::Value::Null, edited));
+    let mut files: Vec<String> = std::fs::read_dir(scene.dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(|name| name.contains("map"))
+        .collect();
+    files.sort();
+    assert_eq!(files, ["map.2.csv", "map.csv"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,10 +2,7 @@
 
 mod print;
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
@@ -90,7 +87,7 @@ pub(in crate::cli) struct Options {
     #[arg(long, value_name = "FILE")]
     remap: Option<PathBuf>,
 
-    /// Where to save the map [default: SNAPSHOT.map.csv]
+    /// Where to save the map; beside another one that is there, under a number [default: SNAPSHOT.map.csv]
     #[arg(long, value_name = "FILE")]
     map: Option<PathBuf>,
 
@@ -157,12 +154,12 @@ impl Options {
         let map = self.map.clone().unwrap_or_else(|| PathBuf::from(format!("{label}.map.csv")));
         let mut report = Report::read(&context, self.samples).await?;
         if !self.apply {
-            let saved = save_map(&context, &map, self.remap.as_deref()).await?;
+            let saved = remap::save(&context, &map, self.remap.as_deref()).await?;
             if global.json {
                 print_json(&serde_json::json!({ "dry_run": true, "report": report, "map": saved }))?;
             } else {
                 print::report(&report, true);
-                print::map(&context, saved.as_deref()).await?;
+                print::map(&context, &map, saved.as_deref()).await?;
                 println!(
                     "{}",
                     if report.groups.is_empty() {
@@ -196,11 +193,11 @@ impl Options {
             wait: self.wait,
         };
         let after = follow_up.enqueue(global, &db, &days).await?;
-        let saved = save_map(&context, &map, self.remap.as_deref()).await?;
+        let saved = remap::save(&context, &map, self.remap.as_deref()).await?;
         report = Report::read(&context, self.samples).await?;
         if !global.json {
             print::report(&report, false);
-            print::map(&context, saved.as_deref()).await?;
+            print::map(&context, &map, saved.as_deref()).await?;
             print::applied(&applied, &undo_path);
         }
         let after = follow_up.finish(global, &db, &days, after).await?;
@@ -271,17 +268,4 @@ pub(super) fn relations(global: &Global, files: &[PathBuf], old: &Side, new: &Si
         relations.extend(given);
     }
     Ok(relations)
-}
-
-/// Saves the map, but never over the one that was given; where.
-async fn save_map(context: &Context, map: &Path, given: Option<&Path>) -> anyhow::Result<Option<String>> {
-    if given == Some(map) {
-        return Ok(None);
-    }
-    let rows = remap::save(context, map).await?;
-    if rows == (0, 0) {
-        std::fs::remove_file(map)?;
-        return Ok(None);
-    }
-    Ok(Some(map.display().to_string()))
 }

@@ -13,8 +13,8 @@ use crate::{
 /// How many lines of the map are printed.
 const MAP_SHOWN: usize = 20;
 
-/// The map of rows that were entered again.
-pub(super) async fn map(context: &Context, saved: Option<&str>) -> anyhow::Result<()> {
+/// The map of rows that were entered again, and where it is saved.
+pub(super) async fn map(context: &Context, wanted: &Path, saved: Option<&Path>) -> anyhow::Result<()> {
     let mut map = table(&["table", ">vanished", ">live", "why"]);
     let mut rows = 0;
     remap::for_each_mapped(context, MAP_SHOWN, |name, old, new, why| {
@@ -26,7 +26,10 @@ pub(super) async fn map(context: &Context, saved: Option<&str>) -> anyhow::Resul
         println!("entered again under another key (the first {MAP_SHOWN} at most):\n{map}");
     }
     if let Some(saved) = saved {
-        println!("the map is in {saved}: edit it and give it with --remap");
+        if saved != wanted {
+            println!("{} holds another map, and stays as it is", wanted.display());
+        }
+        println!("the map is in {}: edit it and give it with --remap", saved.display());
     }
     Ok(())
 }
