@@ -15,9 +15,9 @@ pub type Cells = Vec<Arg>;
 pub fn placeholder(dialect: Dialect, column: &Column) -> &'static str {
     if dialect == Dialect::Sqlite {
         "?"
-    } else if is_whole(column) {
-        if column.sql_type.contains("unsigned") { "CAST(? AS UNSIGNED)" } else { "CAST(? AS SIGNED)" }
-    } else if word(column).starts_with("dec") || word(column) == "numeric" {
+    } else if column.is_whole() {
+        if column.is_unsigned() { "CAST(? AS UNSIGNED)" } else { "CAST(? AS SIGNED)" }
+    } else if ["decimal", "numeric"].contains(&column.type_word().as_str()) {
         "CAST(? AS DECIMAL(65, 30))"
     } else {
         "?"
@@ -29,25 +29,12 @@ pub fn placeholder(dialect: Dialect, column: &Column) -> &'static str {
 #[must_use]
 pub fn written(dialect: Dialect, column: &Column, value: &Arg) -> &'static str {
     const SPATIAL: [&str; 5] = ["geom", "point", "linestring", "polygon", "multi"];
-    let is_spatial = || dialect == Dialect::MySql && SPATIAL.iter().any(|start| word(column).starts_with(start));
+    let is_spatial = || dialect == Dialect::MySql && SPATIAL.iter().any(|start| column.type_word().starts_with(start));
     match value {
         Arg::Null if is_spatial() => "IF(? IS NULL, NULL, NULL)",
         Arg::RawText(_) => "CAST(? AS TEXT)",
         _ => "?",
     }
-}
-
-/// Whether a column holds whole numbers, as far as its type says.
-#[must_use]
-pub fn is_whole(column: &Column) -> bool {
-    let word = word(column);
-    word.ends_with("int") || word == "integer"
-}
-
-/// The first word of a column's type, such as `bigint`.
-fn word(column: &Column) -> String {
-    let word = column.sql_type.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
-    word.to_ascii_lowercase()
 }
 
 impl From<Value> for Arg {

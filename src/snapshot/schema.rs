@@ -76,6 +76,31 @@ pub struct ForeignKey {
     pub on_delete: String,
 }
 
+/// MySQL's types of whole numbers.
+const WHOLE: [&str; 8] = ["tinyint", "smallint", "mediumint", "int", "integer", "bigint", "bool", "boolean"];
+
+impl Column {
+    /// The first word of its type, such as `bigint`.
+    #[must_use]
+    pub fn type_word(&self) -> String {
+        let word = self.sql_type.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+        word.to_ascii_lowercase()
+    }
+
+    /// Whether it holds whole numbers, as far as its type says.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        WHOLE.contains(&self.type_word().as_str())
+    }
+
+    /// Whether its numbers are never negative.
+    #[must_use]
+    pub fn is_unsigned(&self) -> bool {
+        let text = self.sql_type.to_ascii_lowercase();
+        text.contains("unsigned") || text.contains("zerofill")
+    }
+}
+
 impl Table {
     /// What identifies a row: the primary key, otherwise a unique key of columns that are never NULL,
     /// otherwise all columns together; none where a column may be NULL.

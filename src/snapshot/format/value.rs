@@ -59,16 +59,18 @@ enum Kind {
 
 impl Kind {
     /// By the declared type, such as `bigint(20) unsigned` or `datetime(6)`.
-    fn of(sql_type: &str) -> Self {
-        let text = sql_type.to_ascii_lowercase();
-        let word = text.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+    fn of(column: &Column) -> Self {
         let places = || {
-            let inside = text.split_once('(').and_then(|(_, rest)| rest.split_once(')'));
+            let inside = column.sql_type.split_once('(').and_then(|(_, rest)| rest.split_once(')'));
             inside.and_then(|(places, _)| places.parse().ok()).unwrap_or(0)
         };
-        match word {
-            "tinyint" | "smallint" | "mediumint" | "int" | "integer" | "bigint" | "bool" | "boolean" => {
-                if text.contains("unsigned") || text.contains("zerofill") { Self::Unsigned } else { Self::Int }
+        match column.type_word().as_str() {
+            _ if column.is_whole() => {
+                if column.is_unsigned() {
+                    Self::Unsigned
+                } else {
+                    Self::Int
+                }
             }
             "float" | "double" | "real" => Self::Real,
             "decimal" | "numeric" | "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" | "enum"
@@ -90,7 +92,7 @@ impl Decoder {
     /// For a SELECT of these columns, in this order.
     #[must_use]
     pub fn new(columns: &[Column]) -> Self {
-        Self(columns.iter().map(|column| Kind::of(&column.sql_type)).collect())
+        Self(columns.iter().map(Kind::of).collect())
     }
 
     /// Appends a row, as [`row`] has it.
@@ -249,9 +251,13 @@ impl Digits {
 mod tests {
     use super::*;
 
+    fn column(sql_type: &str) -> Column {
+        Column { name: "c".to_owned(), sql_type: sql_type.to_owned(), nullable: true, generated: false }
+    }
+
     fn text(sql_type: &str, packed: &[u8]) -> Value {
         let mut out = Vec::new();
-        unpack(Kind::of(sql_type), packed, &mut out).unwrap();
+        unpack(Kind::of(&column(sql_type)), packed, &mut out).unwrap();
         row::take(&mut out.as_slice()).unwrap().into()
     }
 
@@ -272,7 +278,7 @@ mod tests {
             ("varbinary(7)", Kind::Blob),
             ("point", Kind::Blob),
         ] {
-            assert_eq!(Kind::of(sql_type), kind, "{sql_type}");
+            assert_eq!(Kind::of(&column(sql_type)), kind, "{sql_type}");
         }
     }
 

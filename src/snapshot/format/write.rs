@@ -21,7 +21,7 @@ use crate::{
     db::Dialect,
     snapshot::{
         SnapshotError,
-        schema::{Table, quote, quote_all},
+        schema::{Column, Table, quote, quote_all},
     },
 };
 
@@ -73,7 +73,7 @@ fn create(table: &Table, key: &[String], dialect: Dialect) -> String {
     // is given in a column that is declared as a number.
     let id = match key {
         [only] if dialect == Dialect::MySql => {
-            table.columns.iter().find(|column| column.name == *only).filter(|column| is_id(&column.sql_type))
+            table.columns.iter().find(|column| column.name == *only).filter(|column| is_id(column))
         }
         _ => None,
     };
@@ -95,15 +95,9 @@ fn create(table: &Table, key: &[String], dialect: Dialect) -> String {
     }
 }
 
-/// Whether every value of MySQL's type is a whole number that SQLite can count to.
-fn is_id(sql_type: &str) -> bool {
-    let text = sql_type.to_ascii_lowercase();
-    let word = text.split(|c: char| !c.is_ascii_alphanumeric()).next();
-    match word {
-        Some("tinyint" | "smallint" | "mediumint" | "int") => true,
-        Some("bigint") => !text.contains("unsigned") && !text.contains("zerofill"),
-        _ => false,
-    }
+/// Whether every value of MySQL's column is a whole number that SQLite can count to.
+fn is_id(column: &Column) -> bool {
+    column.is_whole() && !(column.type_word() == "bigint" && column.is_unsigned())
 }
 
 /// SELECT of all columns of a table, in the order of its key.

@@ -160,7 +160,7 @@ impl Exclusions {
 
 /// A key as rows show it: whole numbers without zeros and signs that they do not need.
 fn normal(table: &Table, key: &str) -> String {
-    let is_whole = |name: &String| table.columns.iter().any(|column| column.name == *name && cells::is_whole(column));
+    let is_whole = |name: &String| table.columns.iter().any(|column| column.name == *name && column.is_whole());
     let parts: Vec<&str> = if table.primary_key.len() == 1 { vec![key] } else { key.split(',').collect() };
     if parts.len() != table.primary_key.len() {
         return key.to_owned();

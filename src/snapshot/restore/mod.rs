@@ -33,8 +33,7 @@ use relations::{Reference, Relations};
 use work::Work;
 
 use super::{
-    cells,
-    schema::Table,
+    schema::{Column, Table},
     side::{Shape, Side},
 };
 
@@ -208,8 +207,8 @@ pub(super) fn links(relations: &Relations, shapes: &[Shape], side: &Side) -> Res
             .copied()
             .filter(|place| column(child, *place).is_some_and(|column| column.nullable))
             .collect();
-        let is_whole = parent_columns.iter().all(|place| column(parent, *place).is_some_and(cells::is_whole));
-        let is_child_whole = columns.iter().all(|place| column(child, *place).is_some_and(cells::is_whole));
+        let is_whole = parent_columns.iter().all(|place| column(parent, *place).is_some_and(Column::is_whole));
+        let is_child_whole = columns.iter().all(|place| column(child, *place).is_some_and(Column::is_whole));
         links.push(Link {
             reference: reference.clone(),
             child,

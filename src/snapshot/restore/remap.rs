@@ -75,7 +75,7 @@ pub fn parse_key(context: &Context, table: usize, text: &str) -> Cells {
     let is_whole = |place: usize| {
         let name = &shape.columns[place];
         let of = context.live.tables.get(&shape.table);
-        of.is_some_and(|of| of.columns.iter().any(|column| column.name == *name && cells::is_whole(column)))
+        of.is_some_and(|of| of.columns.iter().any(|column| column.name == *name && column.is_whole()))
     };
     match shape.key.as_slice() {
         [place] => vec![cells::parse(text, is_whole(*place))],

@@ -64,3 +64,33 @@ async fn values_of_every_storage_class_come_back() {
         assert!(scene.dump().await == some, "seed {seed}");
     }
 }
+
+/// A point is no kind of INT, whatever its name ends with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_are_found_by_places() {
+    for kind in ["POINT", "MULTIPOINT"] {
+        let tables = [
+            format!("CREATE TABLE places (id INT NOT NULL PRIMARY KEY, at {kind} NOT NULL)"),
+            "CREATE TABLE visits (id INT NOT NULL PRIMARY KEY, place INT NOT NULL)".to_owned(),
+        ];
+        let scene = Scene::new(Engine::MariaDb, &tables.each_ref().map(String::as_str)).await;
+        let at = |x: i32| format!("ST_GeomFromText('{kind}({x} 2)')");
+        let places: Vec<String> = (1..=3).map(|id| format!("({id}, {})", at(id))).collect();
+        let sql = [
+            format!("INSERT INTO places VALUES {}", places.join(", ")),
+            "INSERT INTO visits VALUES (1, 1), (2, 2), (3, 3)".to_owned(),
+        ];
+        scene.execute_all(&sql).await;
+        let name = scene.take().await.to_string();
+        let sql = ["DELETE FROM places WHERE id < 3".to_owned(), "DELETE FROM visits WHERE id < 3".to_owned()];
+        scene.execute_all(&sql).await;
+        scene.execute_all(&[format!("INSERT INTO places VALUES (11, {})", at(1))]).await;
+        let relations = "[[identity]]\ntable = 'places'\ncolumns = 'at'\n\n\
+                         [[reference]]\ntable = 'visits'\ncolumns = 'place'\nparent = 'places'\n";
+        let relations = scene.file("r.toml", relations);
+        let report = scene.json(0, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
+        assert_eq!(super::rows(&report, "mapped")["places"], 1, "{kind}: {report}");
+        assert_eq!(scene.db.number("SELECT place FROM visits WHERE id = 1").await, 11, "{kind}");
+        assert_eq!(scene.db.number("SELECT COUNT(*) FROM places WHERE id = 2").await, 1, "{kind}");
+    }
+}
