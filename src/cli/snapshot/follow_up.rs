@@ -19,6 +19,9 @@ use crate::{
 /// How many differing rows the audit keeps one by one.
 const ROWS_MAX: usize = 1000;
 
+/// How many labs are named whose days are left out.
+const SHOWN: usize = 5;
+
 /// How the days that were touched are put right.
 #[derive(Debug)]
 pub(super) struct FollowUp {
@@ -69,8 +72,11 @@ impl FollowUp {
         days: &adhoc::Plan,
         mut after: After,
     ) -> anyhow::Result<After> {
-        for (lab, why) in &days.left_out {
-            tracing::debug!(lab, why, "left out");
+        if !global.json && !days.left_out.is_empty() {
+            let labs = days.left_out.iter().take(SHOWN).map(|(lab, why)| format!("lab {lab}: {why}"));
+            let more = if days.left_out.len() > SHOWN { "; …" } else { "" };
+            let labs = labs.collect::<Vec<_>>().join("; ");
+            println!("days of {} lab(s) are left out ({labs}{more})", days.left_out.len());
         }
         let jobs: usize = days.labs.iter().map(|(_, days)| days.len()).sum();
         if let Some(why) = &after.left {

@@ -2,6 +2,7 @@
 //!
 //! From every restored row the references lead up to the table of facts (a sample to its bill), or, where
 //! they do not, down one step and up again (a test to the bills that ordered it, a lab to its bills).
+//! A lab whose summary nobody keeps is left out.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -31,7 +32,8 @@ struct Way {
     joins: Vec<(usize, String)>,
 }
 
-/// The days that the rows of an undo file touch; those that are not over are left out.
+/// The days that the rows of an undo file touch, and the labs left out that they touch; days that are not
+/// over are left out.
 pub async fn days(
     live: &Side,
     shapes: &[Shape],
@@ -46,15 +48,15 @@ pub async fn days(
     };
     let mut tx = live.db.begin(Mode::Snapshot).await?;
     let mut plan = adhoc::Plan::default();
-    let mut zones: BTreeMap<i64, Zone> = BTreeMap::new();
-    for lab in source::labs(&mut tx, rollup).await? {
-        match lab.zone() {
-            Ok(zone) => drop(zones.insert(lab.id, zone)),
-            Err(error) => plan.left_out.push((lab.id, error.to_string())),
-        }
-    }
-    let ways: Vec<Option<Way>> =
-        (0..shapes.len()).map(|table| way(live, shapes, links, facts, table, target)).collect();
+    let labs: BTreeMap<i64, Result<Zone, String>> = source::labs(&mut tx, rollup)
+        .await?
+        .into_iter()
+        .map(|lab| {
+            let zone = lab.zone().map_err(|error| error.to_string());
+            (lab.id, if lab.enabled { zone } else { Err("its Historical View is off".to_owned()) })
+        })
+        .collect();
+    let ways: Vec<Option<Way>> = (0..shapes.len()).map(|table| way(live, shapes, links, table, target)).collect();
     let mut days: BTreeMap<i64, BTreeSet<NaiveDate>> = BTreeMap::new();
     for start in (0..reader.len()).step_by(PAGE) {
         let mut keys: BTreeMap<usize, Vec<Cells>> = BTreeMap::new();
@@ -75,28 +77,31 @@ pub async fn days(
         for (table, keys) in keys {
             let Some(way) = &ways[table] else { continue };
             add(live, shapes, facts, &mut tx, way, &keys, |lab, at| {
-                if let Some(zone) = zones.get(&lab) {
-                    days.entry(lab).or_default().insert(zone.date_of(at));
-                }
+                let days = days.entry(lab).or_default();
+                days.extend(labs.get(&lab).and_then(|zone| zone.as_ref().ok()).map(|zone| zone.date_of(at)));
             })
             .await?;
         }
     }
     tx.commit().await?;
     for (lab, mut days) in days {
-        let yesterday = zones.get(&lab).map(|zone| zone.yesterday(now));
-        days.retain(|day| yesterday.is_some_and(|yesterday| *day <= yesterday));
-        if !days.is_empty() {
-            plan.labs.push((lab, days.into_iter().collect()));
+        match labs.get(&lab) {
+            Some(Ok(zone)) => {
+                let yesterday = zone.yesterday(now);
+                days.retain(|day| *day <= yesterday);
+                if !days.is_empty() {
+                    plan.labs.push((lab, days.into_iter().collect()));
+                }
+            }
+            Some(Err(why)) => plan.left_out.push((lab, why.clone())),
+            None => plan.left_out.push((lab, "there is no such lab".to_owned())),
         }
     }
-    plan.left_out.retain(|(lab, _)| !plan.labs.iter().any(|(known, _)| known == lab));
     Ok(plan)
 }
 
 /// The shortest way up; otherwise the first one that goes down a step.
-fn way(live: &Side, shapes: &[Shape], links: &[Link], facts: &Facts, table: usize, target: usize) -> Option<Way> {
-    let _ = facts;
+fn way(live: &Side, shapes: &[Shape], links: &[Link], table: usize, target: usize) -> Option<Way> {
     if let Some(joins) = up(live, shapes, links, table, target, 0) {
         return Some(Way { joins });
     }

@@ -15,6 +15,7 @@ on_both! {
     a_tombstone_is_understood_or_refused;
     days_are_enqueued_whoever_reads_along;
     an_edited_map_is_never_written_over;
+    days_of_labs_whose_view_is_off_are_left_alone;
 }
 
 async fn another_database_is_named_and_not_written_to(engine: Engine) {
@@ -144,6 +145,29 @@ async fn an_edited_map_is_never_written_over(engine: Engine) {
         .collect();
     files.sort();
     assert_eq!(files, ["map.2.csv", "map.csv"]);
+}
+
+async fn days_of_labs_whose_view_is_off_are_left_alone(engine: Engine) {
+    let scene = lab(engine).await;
+    for lab in [2, 3] {
+        scene.db.add_lab(lab, Some("Europe/Brussels")).await;
+        scene.db.fill_lab(lab, "2026-06-01".parse().unwrap(), 3, 5).await;
+    }
+    let off = "UPDATE labs SET historicalViewEnabled = 0 WHERE id = 2";
+    let nowhere = "UPDATE labs SET labTimeZone = 'Nowhere' WHERE id = 3";
+    scene.execute_all(&[off, nowhere].map(str::to_owned)).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM collectedSample WHERE billing_id % 2 = 0".to_owned()]).await;
+    let undo = scene.path("undo.jsonl").display().to_string();
+    let labs = "SELECT COUNT(*) FROM daymend_jobs WHERE lab_id <> 1";
+    for args in [vec!["restore", &name, "--missing", "--apply"], vec!["undo", &undo]] {
+        let args = scene.args(&args);
+        let said =
+            super::ok(&scene.db, &[&["--now", NOW][..], &args.iter().map(String::as_str).collect::<Vec<_>>()].concat());
+        assert!(said.contains("days of 2 lab(s) are left out (lab 2: its Historical View is off; lab 3: "), "{said}");
+        assert!(said.contains("day(s) of 1 lab(s) are recomputed"), "{said}");
+        assert_eq!(scene.db.number(labs).await, 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
