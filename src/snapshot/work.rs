@@ -9,11 +9,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tokio::runtime::{Handle, RuntimeFlavor};
+
 /// How the names begin. A directory of snapshots shows none of them.
 const PREFIX: &str = ".daymend-snapshot-";
 
 /// The file that is locked.
 const LOCK: &str = "lock";
+
+/// Works on files: what else runs on this thread, heartbeats among it, goes on elsewhere meanwhile.
+pub(crate) fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current() {
+        Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
 
 /// A directory for as long as this lives.
 #[derive(Debug)]
@@ -25,6 +35,10 @@ pub(crate) struct Work {
 impl Work {
     /// Makes a directory in `parent`, and removes what others have left there.
     pub(crate) fn new(parent: &Path) -> io::Result<Self> {
+        aside(|| Self::create(parent))
+    }
+
+    fn create(parent: &Path) -> io::Result<Self> {
         remove_leftovers(parent)?;
         loop {
             let path = parent.join(format!("{PREFIX}{}-{:08x}", std::process::id(), rand::random::<u32>()));
@@ -50,7 +64,7 @@ impl Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
+        let _ = aside(|| fs::remove_dir_all(&self.path));
     }
 }
 

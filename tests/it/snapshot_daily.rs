@@ -183,3 +183,30 @@ async fn databases_that_share_a_store_have_one_each(engine: Engine) {
         assert_eq!(listed.filter(|server| server.database == db.db.name()).count(), kept);
     }
 }
+
+/// Files may be slow. Here one of a process that died is a pipe, which is opened when somebody writes to it.
+#[test]
+fn slow_files_keep_no_heartbeat_waiting() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let db = runtime.block_on(TestDb::new(Engine::Sqlite));
+    let dir = tempfile::tempdir().unwrap();
+    let left = dir.path().join(".daymend-snapshot-1-2");
+    std::fs::create_dir(&left).unwrap();
+    let pipe = left.join("lock");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let (begun, source, store) = (sender.clone(), db.admin.clone(), Store::dir(dir.path()));
+    let taken = runtime.spawn(async move {
+        begun.send("begun").unwrap();
+        snapshot::take(&source, &store, Some(&["labs".to_owned()]), Clock::System, &|_| ()).await
+    });
+    assert_eq!(receiver.recv(), Ok("begun"));
+    runtime.spawn(async move { sender.send("heartbeat") });
+    let heartbeat = receiver.recv_timeout(Duration::from_secs(10));
+    assert!(!taken.is_finished());
+    drop(std::fs::File::options().write(true).open(&pipe).unwrap());
+    runtime.block_on(taken).unwrap().unwrap();
+    assert_eq!(heartbeat, Ok("heartbeat"));
+    assert!(!left.exists());
+    runtime.block_on(async { drop(db) });
+}

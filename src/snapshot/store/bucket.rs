@@ -27,6 +27,7 @@ use crate::{
             manifest::{DATA, MANIFEST, Manifest, Name},
             pack,
         },
+        work::aside,
     },
 };
 
@@ -96,10 +97,10 @@ impl Bucket {
             found => found.map_err(failed)?,
         };
         let write = |error| SnapshotError::store(format!("write {}", to.display()), error);
-        let mut file = pack::create(&to).map_err(write)?;
+        let mut file = aside(|| pack::create(&to)).map_err(write)?;
         let mut bytes = found.into_stream();
         while let Some(chunk) = bytes.try_next().await.map_err(failed)? {
-            file.write_all(&chunk).map_err(write)?;
+            aside(|| file.write_all(&chunk)).map_err(write)?;
         }
         Ok(to)
     }
@@ -130,14 +131,14 @@ impl Bucket {
     async fn upload(&self, packed: &FsPath, to: &Path) -> Result<(), SnapshotError> {
         let failed = |error| self.failed("upload a snapshot", error);
         let read = |error| SnapshotError::store(format!("read {}", packed.display()), error);
-        let mut file = fs::File::open(packed).map_err(read)?;
-        let size = file.metadata().map_err(read)?.len();
+        let opened = aside(|| fs::File::open(packed).and_then(|file| Ok((file.metadata()?.len(), file))));
+        let (size, mut file) = opened.map_err(read)?;
         let part = PART.max(usize::try_from(size / (PART_MAX_COUNT - 1)).unwrap_or(PART));
         let upload = self.objects.put_multipart(to).await.map_err(failed)?;
         let mut upload = WriteMultipart::new_with_chunk_size(upload, part);
         let mut chunk = vec![0; 256 * 1024];
         loop {
-            let count = file.read(&mut chunk).map_err(read)?;
+            let count = aside(|| file.read(&mut chunk)).map_err(read)?;
             if count == 0 {
                 break;
             }

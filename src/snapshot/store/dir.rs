@@ -32,7 +32,7 @@ impl Dir {
 
     /// The directory, made where it is missing.
     pub(super) fn created(&self) -> Result<PathBuf, SnapshotError> {
-        fs::create_dir_all(&self.path).map_err(|error| self.failed("create the directory", error))?;
+        work::aside(|| fs::create_dir_all(&self.path)).map_err(|error| self.failed("create the directory", error))?;
         Ok(self.path.clone())
     }
 
@@ -59,7 +59,7 @@ impl Dir {
     /// The packed file of a snapshot, where it is.
     pub(super) fn data(&self, name: Name) -> Result<PathBuf, SnapshotError> {
         let path = self.path.join(name.data());
-        match fs::metadata(&path) {
+        match work::aside(|| fs::metadata(&path)) {
             Ok(_) => Ok(path),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 Err(SnapshotError::damaged(name, format!("{} is missing", name.data())))
@@ -100,10 +100,10 @@ impl Dir {
     }
 
     pub(super) async fn clean(&self) -> Result<usize, SnapshotError> {
-        if !self.path.exists() {
-            return Ok(0);
-        }
         self.blocking("clean up", |dir| {
+            if !dir.path.exists() {
+                return Ok(0);
+            }
             let mut removed = work::remove_leftovers(&dir.path)?;
             let _lock = dir.lock()?;
             for entry in fs::read_dir(&dir.path)? {
