@@ -152,7 +152,9 @@ impl Work {
         let dir = Directory::new(&parent)
             .map_err(|error| SnapshotError::store(format!("a directory in {}", parent.display()), error))?;
         let options = ConnectOptions { create: true, ..ConnectOptions::new(2) };
-        let url = format!("sqlite:{}", dir.file("plan.sqlite").display());
+        // In a URL these are no part of a name.
+        let file = dir.file("plan.sqlite").display().to_string().replace('%', "%25").replace('?', "%3F");
+        let url = format!("sqlite:{file}");
         let db = db::connect(&url, options).map_err(|error| SnapshotError::Target(error.to_string()))?;
         let work = Self { db, _dir: dir };
         for sql in SCHEMA {

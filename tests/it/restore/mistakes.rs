@@ -181,3 +181,19 @@ async fn numbers_in_keys_are_numbers_and_texts_are_texts() {
     assert_eq!(rows(&report, "excluded")["t"], 1);
     assert_eq!(scene.db.text("SELECT code FROM t").await, "7");
 }
+
+/// Characters that mean something in a URL.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn temporary_files_may_be_anywhere() {
+    let scene = people(Engine::Sqlite).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM pets".to_owned()]).await;
+    let temporary = scene.path("100%20?mode=ro#x");
+    std::fs::create_dir(&temporary).unwrap();
+    let args = scene.args(&["restore", &name, "--missing", "--apply"]);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let output = command(&scene.db, &args).env("TMPDIR", &temporary).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 9);
+    assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0);
+}
