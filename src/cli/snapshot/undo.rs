@@ -26,7 +26,8 @@ const SHOWN: usize = 20;
 /// Takes a restore back: removes the rows that it has put in.
 ///
 /// A row that has been changed since, or that others refer to by now, stays and is reported; then it exits
-/// with 3. What is through is renamed to FILE.undone. Needs the same user as the restore did.
+/// with 3. When every row has been taken back, FILE is renamed to FILE.undone. Needs the same user as the
+/// restore did.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Options {
     /// What `snapshot restore --apply` has written
