@@ -12,6 +12,7 @@
 //! - [`take()`], [`verify`], [`retention`]: making them, checking them, letting go of old ones.
 
 pub mod cells;
+mod create_sql;
 pub mod diff;
 pub mod format;
 pub mod restore;
