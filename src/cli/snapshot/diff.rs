@@ -31,7 +31,7 @@ pub(in crate::cli) struct Options {
     #[arg(value_name = "SNAPSHOT", required_unless_present = "since")]
     sides: Vec<String>,
 
-    /// All snapshots from this one on, and the database
+    /// All snapshots of its database from this one on, and the database
     #[arg(long, value_name = "SNAPSHOT", conflicts_with = "sides")]
     since: Option<String>,
 
@@ -109,10 +109,12 @@ impl Options {
     async fn names(&self, store: &Store) -> anyhow::Result<(Vec<Name>, bool)> {
         if let Some(since) = &self.since {
             let since = find(store, since).await?;
-            let names: Vec<Name> =
-                store.names().await.map_err(explained)?.into_iter().filter(|name| *name >= since).collect();
-            if names.first() != Some(&since) {
-                return Err(usage(format!("snapshot {since} does not exist (see `daymend snapshot list`)")));
+            let database = store.manifest(since).await.map_err(explained)?.server.database;
+            let mut names = Vec::new();
+            for name in store.names().await.map_err(explained)?.into_iter().filter(|name| *name >= since) {
+                if store.manifest(name).await.map_err(explained)?.server.database == database {
+                    names.push(name);
+                }
             }
             return Ok((names, true));
         }

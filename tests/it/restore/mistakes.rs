@@ -30,6 +30,13 @@ async fn another_database_is_named_and_not_written_to(engine: Engine) {
     }
     let remark = format!("{name} is of database {}, and live of ", database(&scene));
     assert!(other.run(3, &["diff", &name]).contains(&remark));
+    let own = other.take().await.to_string();
+    assert!(
+        other
+            .run(3, &["diff", &name, &own])
+            .contains(&format!("{name} is of database {}, and {own} of ", database(&scene)))
+    );
+    assert_eq!(other.json(3, &["diff", "--since", &name]).as_array().unwrap().len(), 1, "without {own}");
     assert!(other.run(3, &["restore", &name, "--missing"]).contains(&remark));
     let error = other.run(2, &["restore", &name, "--missing", "--apply"]);
     assert!(error.contains(&remark) && error.contains("--into-other-database"), "{error}");
