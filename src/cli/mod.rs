@@ -3,7 +3,7 @@
 //! Results go to standard output, everything else to standard error. An error is one line
 //! that says what, where and what to do; the exit code says which kind it is ([`Exit`]).
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "commands print")]
+#![expect(clippy::print_stdout, reason = "commands print")]
 
 mod audit;
 mod bench;

@@ -1,12 +1,10 @@
 //! Showing how far runs are while a worker works them off.
 
-#![expect(clippy::print_stderr, reason = "progress goes to standard error")]
-
 use std::{future::Future, time::Duration};
 
 use crate::{
     db::{Db, DbError, Mode},
-    output::bar::Bar,
+    output::{bar::Bar, say},
     runs,
     scheduler::{self, Report},
 };
@@ -16,7 +14,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Says what is being done now.
 pub(super) fn note(what: &str) {
-    eprintln!("{what} ...");
+    say!("{what} ...");
 }
 
 /// Shows a bar (a line now and then where there is no terminal) until `work` has ended, closes
@@ -43,7 +41,7 @@ pub(super) async fn follow(
     let mut report = Report::default();
     scheduler::close_runs(db, &mut report).await?;
     let (days, took) = bar.finish();
-    eprintln!("{title}: {days} days in {:.1} s", took.as_secs_f64());
+    say!("{title}: {days} days in {:.1} s", took.as_secs_f64());
     Ok(report)
 }
 

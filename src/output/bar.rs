@@ -1,7 +1,5 @@
 //! How far long work is: a bar on a terminal, plain lines otherwise.
 
-#![expect(clippy::print_stderr, reason = "progress goes to standard error")]
-
 use std::{
     io::IsTerminal as _,
     time::{Duration, Instant},
@@ -44,7 +42,7 @@ impl Rows {
         if !self.is_terminal && self.printed.elapsed() >= LINE_EVERY {
             self.printed = Instant::now();
             let rate = rows as f64 / self.begun.elapsed().as_secs_f64();
-            eprintln!("{}: {rows} rows, {rate:.0} a second, {what}", self.title);
+            say!("{}: {rows} rows, {rate:.0} a second, {what}", self.title);
         }
     }
 
@@ -93,7 +91,7 @@ impl Bar {
             self.printed = Instant::now();
             let rate = ended as f64 / self.begun.elapsed().as_secs_f64();
             let left = total.saturating_sub(ended) as f64 / rate.max(0.001);
-            eprintln!("{}: {ended}/{total} days, {rate:.0} a second, {left:.0} s left, {noted} {note}", self.title);
+            say!("{}: {ended}/{total} days, {rate:.0} a second, {left:.0} s left, {noted} {note}", self.title);
         }
     }
 

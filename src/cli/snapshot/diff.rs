@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::{Exit, Global, StoreArgs, explained, find, print_json, restore, usage};
 use crate::{
-    output::table::table,
+    output::{say, table::table},
     snapshot::{
         Name, Store,
         diff::{self, Diff, Rows, filter::Condition},
@@ -151,7 +151,7 @@ pub(super) fn progress(global: &Global, what: String) -> impl FnMut(u64) + Send 
     move |rows| {
         if !is_quiet && said.elapsed() > Duration::from_secs(5) {
             said = Instant::now();
-            eprintln!("{what}: {rows} rows");
+            say!("{what}: {rows} rows");
         }
     }
 }

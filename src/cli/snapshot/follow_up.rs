@@ -11,6 +11,7 @@ use crate::{
     audit as audits,
     db::{Db, migrate},
     error::chain,
+    output::say,
     recompute::shrink::MaxShrink,
     runs::RunState,
     scheduler::adhoc,
@@ -59,7 +60,7 @@ impl FollowUp {
         }
         let rollups = global.rollups()?;
         let rollup = historical_summary(&rollups)?;
-        let now = global.clock().now();
+        let now = db.now(global.clock()).await?;
         let run = adhoc::enqueue(db, rollup, days, &self.requested_by, now, self.attempts_max, self.max_shrink).await?;
         Ok(After { run: Some(run), ..After::default() })
     }
@@ -80,7 +81,7 @@ impl FollowUp {
         }
         let jobs: usize = days.labs.iter().map(|(_, days)| days.len()).sum();
         if let Some(why) = &after.left {
-            eprintln!("{jobs} day(s) are to be recomputed and cannot be enqueued: {why}");
+            say!("{jobs} day(s) are to be recomputed and cannot be enqueued: {why}");
         }
         let Some(run) = after.run else { return Ok(after) };
         if !global.json {
@@ -101,7 +102,8 @@ impl FollowUp {
             let rollups = global.rollups()?;
             let rollup = historical_summary(&rollups)?;
             let days = days.labs.iter().map(|(lab, days)| (*lab, days.iter().copied().collect())).collect();
-            let options = audits::Options { as_of: global.clock().now(), except: BTreeSet::new(), rows_max: ROWS_MAX };
+            let as_of = db.now(global.clock()).await?;
+            let options = audits::Options { as_of, except: BTreeSet::new(), rows_max: ROWS_MAX };
             after.audit = Some(audit::again(global, db, rollup, &days, &options).await?);
         }
         Ok(after)
