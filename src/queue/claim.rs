@@ -60,6 +60,16 @@ statement!(
 
 statement!(PAUSED_LABS, "paused labs", "SELECT lab_id FROM daymend_pauses WHERE lab_id IS NOT NULL");
 
+// Whoever resumes a lab deletes its pause before looking for jobs that were set aside: a pause that is
+// held cannot go before they are there to be seen, and one that is about to go is passed over. Each
+// server reads its own spelling out of the comments; SQLite's writers exclude each other.
+statement!(
+    PAUSED_LABS_HELD,
+    "hold paused labs",
+    "SELECT lab_id FROM daymend_pauses WHERE lab_id IS NOT NULL
+     /*M! LOCK IN SHARE MODE SKIP LOCKED */ /*!80000 FOR SHARE SKIP LOCKED */"
+);
+
 // The one statement that an idle worker sends.
 statement!(
     WAITING,
@@ -291,20 +301,21 @@ async fn range(tx: &mut Tx, range: &Statement, mut args: Vec<Arg>, limit: usize)
 
 /// Sets the jobs of paused labs aside, and takes them off `jobs`; how many.
 async fn park(tx: &mut Tx, jobs: &mut Vec<(Job, i64)>) -> Result<usize, DbError> {
-    let rows = tx.fetch_all(&PAUSED_LABS, args![]).await?;
-    let paused: Vec<i64> = rows
-        .iter()
-        .map(|row| row.int(0))
-        .collect::<Result<_, _>>()
-        .map_err(|error| DbError::new(PAUSED_LABS.name, error))?;
-    let parked: Vec<i64> =
-        jobs.iter().map(|(job, _)| job).filter(|job| paused.contains(&job.lab_id)).map(|job| job.id).collect();
-    if !parked.is_empty() {
-        let mut args = args![PAUSED];
-        args.extend(parked.iter().map(|id| Arg::Int(*id)));
-        tx.execute(Query::new(CLAIM_PARK.name, CLAIM_PARK.with_list(parked.len())), args).await?;
-        jobs.retain(|(job, _)| !paused.contains(&job.lab_id));
+    let mut parked = Vec::new();
+    for statement in [&PAUSED_LABS, &PAUSED_LABS_HELD] {
+        let rows = tx.fetch_all(statement, args![]).await?;
+        let paused = rows.iter().map(|row| row.int(0)).collect::<Result<Vec<_>, _>>();
+        let paused = paused.map_err(|error| DbError::new(statement.name, error))?;
+        let of_paused = jobs.iter().map(|(job, _)| job).filter(|job| paused.contains(&job.lab_id));
+        parked = of_paused.map(|job| job.id).collect();
+        if parked.is_empty() {
+            return Ok(0);
+        }
     }
+    let mut args = args![PAUSED];
+    args.extend(parked.iter().map(|id| Arg::Int(*id)));
+    tx.execute(Query::new(CLAIM_PARK.name, CLAIM_PARK.with_list(parked.len())), args).await?;
+    jobs.retain(|(job, _)| !parked.contains(&job.id));
     Ok(parked.len())
 }
 

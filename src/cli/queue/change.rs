@@ -117,16 +117,15 @@ impl PauseArgs {
 
     pub(super) async fn resume(self, global: &Global, db: &Db) -> anyhow::Result<ExitCode> {
         let (target, name) = self.target()?;
-        let was = pause::is_paused(db, target).await?;
-        let text = match (was, self.dry_run) {
-            (false, _) => format!("{name}: not paused"),
-            (true, true) => format!("{name}: would be resumed"),
-            (true, false) => {
-                pause::resume(db, target, &self.by.who()).await?;
-                format!("{name}: resumed")
-            }
+        // Jobs may have been set aside of what is not paused: only trying tells.
+        let (text, changes) = if self.dry_run {
+            let is_paused = pause::is_paused(db, target).await?;
+            (if is_paused { "would be resumed" } else { "not paused" }, is_paused)
+        } else {
+            let resumed = pause::resume(db, target, &self.by.who()).await?.is_some();
+            (if resumed { "resumed" } else { "not paused" }, resumed)
         };
-        say(global, &text, was, self.dry_run)
+        say(global, &format!("{name}: {text}"), changes, self.dry_run)
     }
 }
 

@@ -112,19 +112,21 @@ pub async fn pause(db: &Db, target: Target, who: &str) -> Result<bool, DbError> 
     .await
 }
 
-/// Resumes; how many jobs had been set aside, or none where it was not paused.
+/// Resumes; how many jobs had been set aside, or none where it was not paused and none had been.
 ///
-/// Parked jobs get turns from the one that is up, in the order of their days.
+/// Parked jobs get turns from the one that is up, in the order of their days; those of a lab that is
+/// not paused any more as well, or nobody would ever claim them.
 pub async fn resume(db: &Db, target: Target, who: &str) -> Result<Option<u64>, DbError> {
     retry("resume", || async {
         let mut tx = db.begin(Mode::Write).await?;
-        if tx.execute(&RESUME, args![target.name()]).await? == 0 {
-            return Ok(None);
-        }
+        let was_paused = tx.execute(&RESUME, args![target.name()]).await? > 0;
         let jobs = match target {
             Target::Kind(_) => 0,
             Target::Lab(lab) => unpark(&mut tx, lab).await?,
         };
+        if !was_paused && jobs == 0 {
+            return Ok(None);
+        }
         write_log(&mut tx, who, "resume", &target.name(), jobs).await?;
         tx.commit().await?;
         Ok(Some(jobs))

@@ -1,6 +1,7 @@
 //! The queue's state machine: who gets which job, and what becomes of an attempt.
 
 mod claims;
+mod pauses;
 mod settlements;
 
 use std::time::Duration;

@@ -1,0 +1,95 @@
+//! What is paused is not claimed, and nothing stays behind when it is resumed.
+
+use daymend::{
+    args,
+    db::{Mode, Query},
+    queue::{
+        JobKind, PAUSED,
+        admin::pause::{self, Target},
+        claim,
+    },
+};
+
+use super::{LIMIT, LONG, count, days, new_run, take, worker};
+use crate::{
+    on_both,
+    support::{Engine, TestDb, wait_until},
+};
+
+const LAB: Target = Target::Lab(1);
+
+on_both! {
+    resuming_a_lab_finds_jobs_that_were_set_aside_without_a_pause;
+}
+
+async fn parked(db: &TestDb) -> i64 {
+    db.number(&format!("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'available' AND sort_key = {PAUSED}")).await
+}
+
+async fn resuming_a_lab_finds_jobs_that_were_set_aside_without_a_pause(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let worker = worker(&db, LONG).await;
+    new_run(&db, JobKind::Repair, &[(1, days(3)), (2, days(1))]).await;
+    assert!(pause::pause(&db.db, LAB, "a test").await.unwrap());
+    assert_eq!(take(&db, worker, 10).await.len(), 1, "the lab that is not paused");
+    assert_eq!(parked(&db).await, 3);
+    // An earlier version could lose the pause and leave the jobs.
+    db.execute("DELETE FROM daymend_pauses", args![]).await;
+    assert_eq!(take(&db, worker, 10).await, []);
+    assert_eq!(pause::resume(&db.db, Target::Lab(2), "a test").await.unwrap(), None);
+    assert_eq!(pause::resume(&db.db, LAB, "a test").await.unwrap(), Some(3));
+    assert_eq!(pause::resume(&db.db, LAB, "a test").await.unwrap(), None, "once");
+    assert_eq!(take(&db, worker, 10).await.len(), 3);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_admin_log WHERE action = 'resume' AND jobs = 3").await, 1);
+}
+
+// SQLite's writers exclude each other: there is nothing in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_sets_nothing_aside_for_a_pause_that_is_being_deleted() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let worker = worker(&db, LONG).await;
+    new_run(&db, JobKind::Repair, &[(1, days(3))]).await;
+    assert!(pause::pause(&db.db, LAB, "a test").await.unwrap());
+    // Somebody resumes the lab: the pause is deleted, and no job was found that had been set aside.
+    let mut resuming = db.admin.begin(Mode::Write).await.unwrap();
+    resuming.execute(Query::new("resume", "DELETE FROM daymend_pauses"), args![]).await.unwrap();
+    let claimed = tokio::time::timeout(LIMIT, take(&db, worker, 10)).await.expect("it waits for nobody");
+    resuming.commit().await.unwrap();
+    assert_eq!((claimed.len(), parked(&db).await), (3, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resuming_a_lab_waits_for_a_claim_that_sets_its_jobs_aside() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let worker = worker(&db, LONG).await;
+    new_run(&db, JobKind::Repair, &[(1, days(3))]).await;
+    assert!(pause::pause(&db.db, LAB, "a test").await.unwrap());
+    // Where the index would have the jobs that are set aside, nothing can be inserted: the claim stops
+    // just there, behind its look at the pauses.
+    let mut gap = db.admin.begin(Mode::Write).await.unwrap();
+    let begin = "ROLLBACK; SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION";
+    gap.execute_text("begin", begin).await.unwrap();
+    let sql = "SELECT id FROM daymend_jobs FORCE INDEX (daymend_jobs_claim)
+               WHERE kind = 'repair' AND state = 'available' AND sort_key > 1000000000000000 FOR UPDATE";
+    assert_eq!(gap.fetch_all(Query::new("gap", sql), args![]).await.unwrap().len(), 0);
+    let waiting = "SELECT COUNT(*) FROM information_schema.processlist
+                   WHERE db = DATABASE() AND info LIKE '-- daymend: claim park%' AND command = 'Execute'";
+    let claim = tokio::spawn({
+        let db = db.db.clone();
+        async move { claim::claim(&db, worker, 10).await.unwrap() }
+    });
+    wait_until("the claim to set jobs aside", LIMIT, || async { db.number(waiting).await == 1 }).await;
+    let resume = tokio::spawn({
+        let db = db.db.clone();
+        async move { pause::resume(&db, LAB, "a test").await.unwrap() }
+    });
+    let deleting = "SELECT COUNT(*) FROM information_schema.processlist
+                    WHERE db = DATABASE() AND info LIKE '-- daymend: resume%' AND command = 'Execute'";
+    let is_waiting = || async { resume.is_finished() || db.number(deleting).await == 1 };
+    wait_until("the resume to wait for the claim", LIMIT, is_waiting).await;
+    gap.rollback().await.unwrap();
+    let (claimed, resumed) = (claim.await.unwrap(), resume.await.unwrap());
+    assert_eq!((claimed, resumed, parked(&db).await), (vec![], Some(3), 0));
+    assert_eq!(take(&db, worker, 10).await.len(), 3);
+    assert_eq!(count(&db, "running").await, 3);
+}
