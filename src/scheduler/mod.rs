@@ -9,7 +9,7 @@
 //! - [`migrations`]: records of the Support Dashboard, one rebuild run a lab.
 //! - [`dirty`]: days whose source changed after they had closed, beside the ticks.
 //! - [`close_runs`]: runs whose jobs have all ended.
-//! - Runs that have outlived their retention are pruned, every hour.
+//! - [`retention`]: runs that have outlived it are pruned, beside the ticks.
 //! - [`audits`]: every night a slice of the history is audited, beside the ticks.
 //! - [`snapshots`]: the daily snapshot, beside the ticks.
 //! - [`observe`]: gauges of the queue and of what is due, beside the ticks.
@@ -24,6 +24,7 @@ pub mod migrations;
 pub mod nightly;
 mod nightly_at;
 mod observe;
+mod retention;
 pub mod snapshots;
 
 use std::{
@@ -43,10 +44,7 @@ use crate::{
             RUN_JOBS, RUN_JOBS_ENDED, RUNS_ENDED, SCHEDULER_LAST_TICK, SCHEDULER_TICK_DURATION, SCHEDULER_TICKS,
         },
     },
-    queue::{
-        JobKind,
-        admin::{change, filter::Filter, prune},
-    },
+    queue::{JobKind, admin::change},
     recompute::shrink::MaxShrink,
     rollup::Rollup,
     runs::{self, Progress, Run, RunState, records},
@@ -63,9 +61,6 @@ const TICK_REST_MAX: Duration = Duration::from_secs(30);
 
 /// Every how many ticks the labs are read to see which days have closed.
 const NIGHTLY_TICKS: u64 = 10;
-
-/// Every how many ticks what has outlived its retention is deleted.
-const PRUNE_TICKS: u64 = 3600;
 
 /// How the scheduler decides.
 #[derive(Debug, Clone, Copy)]
@@ -186,6 +181,7 @@ pub async fn run(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, pulse:
     tokio::join!(
         tick_until(db, rollup, config, clock, pulse, shutdown),
         dirty::watch_until(db, rollup, config, clock, shutdown),
+        retention::prune_until(db, config, shutdown),
         observe::observe_until(db, rollup, config, clock, shutdown),
         audits::audit_until(db, rollup, config, clock, shutdown)
     );
@@ -213,14 +209,6 @@ async fn tick_until(
             }
             migrations::take_pending(db, rollup, config.rebuilds(), None, now, &mut report).await?;
             close_runs(db, &mut report).await?;
-            if let Some(retention) = config.retention
-                && ticks.is_multiple_of(PRUNE_TICKS)
-            {
-                let jobs = prune::prune(db, &Filter::default(), retention, "scheduler").await?;
-                if jobs > 0 {
-                    tracing::info!(jobs, "pruned what has outlived its retention");
-                }
-            }
             Ok(())
         }
         .await;

@@ -10,8 +10,12 @@ use std::{
 use chrono::{DateTime, Days, NaiveDate};
 use daymend::{
     args,
-    db::{Arg, Mode, Query, Statement, Tx},
-    queue::{FIRST_DUE_US, JobKind, claim, ids_of, lease, settle},
+    db::{Arg, ConnectOptions, Db, Dialect, Mode, Query, Statement, Tx, connect, repeat},
+    queue::{
+        FIRST_DUE_US, JobKind,
+        admin::{filter::Filter, prune},
+        claim, ids_of, lease, settle,
+    },
     rollup::HISTORICAL_SUMMARY,
     runs::{self, NewRun},
 };
@@ -28,6 +32,7 @@ const BATCH: usize = 100;
 on_both! {
     statements_that_run_all_the_time_walk_an_index_and_do_not_sort;
     a_claim_reads_no_more_of_a_large_backlog_than_of_a_small_one;
+    pruning_reads_what_it_deletes_and_not_the_jobs_of_others;
 }
 
 async fn enqueue(db: &TestDb, kind: JobKind, labs: std::ops::RangeInclusive<i64>, days: u64) -> i64 {
@@ -54,7 +59,11 @@ async fn enqueue(db: &TestDb, kind: JobKind, labs: std::ops::RangeInclusive<i64>
 async fn analyze(db: &TestDb) {
     match db.engine {
         Engine::MariaDb => {
-            db.rows("ANALYZE TABLE daymend_jobs, daymend_workers, daymend_runs, daymend_pauses", vec![]).await;
+            db.rows(
+                "ANALYZE TABLE daymend_jobs, daymend_workers, daymend_runs, daymend_pauses, daymend_attempts",
+                vec![],
+            )
+            .await;
         }
         Engine::Sqlite => {
             db.execute("ANALYZE", vec![]).await;
@@ -117,7 +126,15 @@ async fn explain(tx: &mut Tx, engine: Engine, sql: &str, args: Vec<Arg>) -> Vec<
 /// What is wrong with a plan in which daymend's tables are to be read by that index.
 fn faults(steps: &[Step], index: &str) -> Vec<String> {
     let mut faults = Vec::new();
-    let tables = [("daymend_jobs", index), ("jobs", index), ("daymend_workers", "PRIMARY"), ("workers", "PRIMARY")];
+    let tables = [
+        ("daymend_jobs", index),
+        ("jobs", index),
+        ("daymend_workers", "PRIMARY"),
+        ("workers", "PRIMARY"),
+        ("daymend_runs", "PRIMARY"),
+        ("daymend_migrations", "daymend_migrations_run"),
+        ("daymend_attempts", "daymend_attempts_job"),
+    ];
     for step in steps {
         // Pauses are a handful of rows.
         if let Some((_, index)) = tables.iter().find(|(table, _)| *table == step.table) {
@@ -132,7 +149,7 @@ fn faults(steps: &[Step], index: &str) -> Vec<String> {
             faults.push(format!("a sort or a copy: {step:?}"));
         }
     }
-    if !steps.iter().any(|step| step.table.ends_with("jobs") || step.table.ends_with("workers")) {
+    if !steps.iter().any(|step| tables.iter().any(|(table, _)| *table == step.table)) {
         faults.push(format!("no table of the queue is read: {steps:?}"));
     }
     faults
@@ -291,4 +308,71 @@ async fn spread(db: &TestDb) {
     let later = DateTime::from_timestamp(4_000_000_000, 0).unwrap().timestamp_micros();
     let sql = "UPDATE daymend_jobs SET sort_key = CASE id % 4 WHEN 0 THEN ? ELSE ? END WHERE id % 4 < 2";
     db.execute(sql, args![later, FIRST_DUE_US]).await;
+}
+
+/// Runs that ended long ago, each with a job.
+const OLD_RUNS: i64 = 3000;
+
+async fn add_old_runs(db: &TestDb, first: i64) {
+    let runs = "INSERT INTO daymend_runs (id, rollup, kind, state, reason, requested_by, as_of, event_name,
+                                          created_at, finished_at)
+                VALUES ";
+    let jobs = "INSERT INTO daymend_jobs (id, kind, state, sort_key, rollup, lab_id, day, attempts_max) VALUES ";
+    const OLD: &str = "'2001-01-01 00:00:00'";
+    let run = format!("(?, 'historical_summary', 'repair', 'completed', '', '', {OLD}, '', {OLD}, {OLD})");
+    let job = "(?, 'repair', 'completed', 0, 'historical_summary', 1, '1990-01-01', 3)";
+    let ids: Vec<i64> = (first..first + OLD_RUNS).collect();
+    for ids in ids.chunks(500) {
+        let of_jobs = ids.iter().map(|id| Arg::Int(ids_of(*id).0)).collect();
+        db.execute(&(runs.to_owned() + &repeat(&run, 500)), ids.iter().copied().map(Arg::Int).collect()).await;
+        db.execute(&(jobs.to_owned() + &repeat(job, 500)), of_jobs).await;
+    }
+    analyze(db).await;
+}
+
+/// How many rows the one connection reads while it prunes all of them.
+async fn cost_of_pruning(one: &Db) -> i64 {
+    let read = async || {
+        let mut tx = one.begin(Mode::Write).await.unwrap();
+        let read = match one.dialect() {
+            Dialect::MySql => reads(&mut tx).await,
+            Dialect::Sqlite => 0,
+        };
+        tx.commit().await.unwrap();
+        read
+    };
+    let before = read().await;
+    let pruned = prune::prune(one, &Filter::default(), LONG, "explain").await.unwrap();
+    assert_eq!(pruned, OLD_RUNS.unsigned_abs());
+    read().await - before
+}
+
+async fn pruning_reads_what_it_deletes_and_not_the_jobs_of_others(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let one = connect(&db.url, ConnectOptions::new(1)).unwrap();
+    enqueue(&db, JobKind::Rebuild, 1..=1, 1_000).await;
+    add_old_runs(&db, 1_000).await;
+    let mut tx = db.db.begin(Mode::Write).await.unwrap();
+    let (first, last) = ids_of(1_000);
+    for (sql, args, index) in [
+        (statement("prunable runs").sql.to_owned(), args![1_000_i64, 1_999_i64, "2020-01-01 00:00:00"], "PRIMARY"),
+        (statement("any job of run").sql.to_owned(), args![first, last], "PRIMARY"),
+        (statement("prune run").sql.to_owned(), args![1_000_i64], "PRIMARY"),
+        (statement("prune links").sql.to_owned(), args![1_000_i64], "PRIMARY"),
+        (statement("prune jobs").with_list(BATCH), (first..).take(BATCH).map(Arg::Int).collect(), "PRIMARY"),
+    ] {
+        let steps = explain(&mut tx, engine, &sql, args).await;
+        assert_eq!(faults(&steps, index), [""; 0], "{sql}");
+    }
+    tx.rollback().await.unwrap();
+    cost_of_pruning(&one).await;
+    // The first time, there were tables to open.
+    add_old_runs(&db, 10_000).await;
+    let small = cost_of_pruning(&one).await;
+    enqueue(&db, JobKind::Rebuild, 2..=8, 7_000).await;
+    add_old_runs(&db, 20_000).await;
+    let large = cost_of_pruning(&one).await;
+    assert!(large <= small + 100, "{large} rows read, and {small} of a small queue");
+    assert!(small <= 10 * OLD_RUNS, "{small} rows read");
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 2, "the rebuilds");
 }

@@ -22,6 +22,7 @@ mod explain;
 mod fair;
 mod faults;
 mod grants;
+mod held;
 mod hostile;
 mod kills;
 mod late;

@@ -1,4 +1,8 @@
 //! Deleting what ended long ago, in small batches.
+//!
+//! Runs are looked through by their ids, some at a time, and each batch holds its runs: a retry that
+//! opens one of them again comes before, and the run is left alone, or after, and finds nothing. A run
+//! that somebody else holds just then is left for the next time.
 
 use std::time::Duration;
 
@@ -7,35 +11,38 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{filter::Filter, jobs_by_run, write_log};
 use crate::{
     args,
-    db::{Arg, Db, DbError, Mode, Query, retry},
+    db::{Arg, Db, DbError, Mode, Query, Tx, retry},
+    queue::ids_of,
     statement,
 };
 
 /// How many jobs one transaction deletes.
-const JOBS_A_BATCH: u32 = 1000;
+const JOBS_A_BATCH: usize = 1000;
+
+/// How many ids of runs one transaction looks at.
+const RUNS_A_BATCH: i64 = 1000;
 
 /// How long to leave the database alone between two batches.
 const REST: Duration = Duration::from_millis(10);
+
+statement!(NEXT_RUN, "next run", "SELECT MIN(id) FROM daymend_runs WHERE id >= ?");
+
+statement!(
+    RUNS,
+    "prunable runs",
+    "SELECT id FROM daymend_runs
+     WHERE id BETWEEN ? AND ? AND state <> 'running' AND finished_at < ? ORDER BY id {skip_locked}"
+);
+
+statement!(ANY_JOB, "any job of run", "SELECT id FROM daymend_jobs WHERE id BETWEEN ? AND ? LIMIT 1");
 
 statement!(ATTEMPTS, "prune attempts", "DELETE FROM daymend_attempts WHERE job_id IN ({list})");
 
 statement!(JOBS, "prune jobs", "DELETE FROM daymend_jobs WHERE id IN ({list})");
 
-statement!(
-    RUNS_EMPTY,
-    "prune runs",
-    "DELETE FROM daymend_runs
-     WHERE state <> 'running' AND finished_at < ?
-       AND NOT EXISTS (SELECT 1 FROM daymend_jobs
-                       WHERE daymend_jobs.id BETWEEN daymend_runs.id * 100000000 AND daymend_runs.id * 100000000 + 99999999)"
-);
+statement!(LINKS, "prune links", "DELETE FROM daymend_migrations WHERE run_id = ?");
 
-statement!(
-    LINKS,
-    "prune links",
-    "DELETE FROM daymend_migrations
-     WHERE NOT EXISTS (SELECT 1 FROM daymend_runs WHERE daymend_runs.id = daymend_migrations.run_id)"
-);
+statement!(RUN, "prune run", "DELETE FROM daymend_runs WHERE id = ?");
 
 statement!(
     WORKERS,
@@ -45,7 +52,7 @@ statement!(
        AND NOT EXISTS (SELECT 1 FROM daymend_attempts WHERE daymend_attempts.worker_id = daymend_workers.id)"
 );
 
-/// The jobs that may go: ended, of a run that closed before the cutoff.
+/// The jobs that would go: ended, of a run that closed before the cutoff.
 const ENDED: &str = "state IN ('completed', 'discarded', 'cancelled')
      AND EXISTS (SELECT 1 FROM daymend_runs
                  WHERE daymend_runs.id = daymend_jobs.run_id
@@ -70,41 +77,96 @@ pub async fn plan(db: &Db, filter: &Filter, older_than: Duration) -> Result<Vec<
 /// runs and workers of which nothing is left; how many jobs.
 pub async fn prune(db: &Db, filter: &Filter, older_than: Duration, who: &str) -> Result<u64, DbError> {
     let cutoff = cutoff(db, older_than).await?;
-    let (fits, more) = filter.condition();
-    let mut args = args![cutoff];
-    args.extend(more);
-    args.push(JOBS_A_BATCH.into());
-    let select =
-        format!("-- daymend: prunable jobs\nSELECT id FROM daymend_jobs WHERE {ENDED} AND {fits} ORDER BY id LIMIT ?");
     let mut pruned = 0;
-    loop {
-        let batch = retry("prune jobs", || async {
-            let mut tx = db.begin(Mode::Write).await?;
-            let mut ids = Vec::new();
-            tx.for_each(Query::new("prunable jobs", select.as_str()), args.clone(), |row| {
-                ids.push(Arg::Int(row.int(0)?));
-                Ok(())
-            })
-            .await?;
-            if ids.is_empty() {
-                return Ok(0);
-            }
-            for statement in [&ATTEMPTS, &JOBS] {
-                tx.execute(Query::new(statement.name, statement.with_list(ids.len())), ids.clone()).await?;
-            }
-            write_log(&mut tx, who, "prune", &format!("{filter} older than {cutoff}"), ids.len() as u64).await?;
-            tx.commit().await?;
-            Ok::<_, DbError>(ids.len() as u64)
-        })
-        .await?;
-        if batch == 0 {
-            break;
+    let mut next = Some(0);
+    while let Some(first) = next {
+        let batch = retry("prune jobs", || prune_batch(db, filter, cutoff, first, who)).await?;
+        pruned += batch.jobs;
+        next = batch.next;
+        if batch.jobs + batch.runs > 0 {
+            tokio::time::sleep(REST).await;
         }
-        pruned += batch;
-        tokio::time::sleep(REST).await;
     }
-    retry("prune runs", || db.execute(&RUNS_EMPTY, args![cutoff])).await?;
-    retry("prune links", || db.execute(&LINKS, args![])).await?;
     retry("prune workers", || db.execute(&WORKERS, args![cutoff])).await?;
     Ok(pruned)
+}
+
+/// What a batch came to.
+#[derive(Debug, Default)]
+struct Pruned {
+    jobs: u64,
+    runs: u64,
+    /// The run from which to go on; none behind the last one.
+    next: Option<i64>,
+}
+
+/// Prunes some runs from `first` on.
+async fn prune_batch(
+    db: &Db,
+    filter: &Filter,
+    cutoff: DateTime<Utc>,
+    first: i64,
+    who: &str,
+) -> Result<Pruned, DbError> {
+    let mut tx = db.begin(Mode::Write).await?;
+    let row = tx.fetch_one(&NEXT_RUN, args![first]).await?;
+    let Some(first) = row.int_or_null(0).map_err(|error| DbError::new(NEXT_RUN.name, error))? else {
+        return Ok(Pruned::default());
+    };
+    let last = first + RUNS_A_BATCH - 1;
+    let runs = ids(&mut tx, (&RUNS).into(), args![first, last, cutoff]).await?;
+    let mut jobs: Vec<Arg> = Vec::new();
+    let mut done = Vec::new();
+    let mut next = last + 1;
+    for run in runs {
+        let room = JOBS_A_BATCH - jobs.len();
+        let found = ended_jobs(&mut tx, filter, run, room).await?;
+        jobs.extend(found.iter().copied().map(Arg::Int));
+        if found.len() == room {
+            next = run;
+            break;
+        }
+        done.push(run);
+    }
+    if !jobs.is_empty() {
+        for statement in [&ATTEMPTS, &JOBS] {
+            tx.execute(Query::new(statement.name, statement.with_list(jobs.len())), jobs.clone()).await?;
+        }
+        write_log(&mut tx, who, "prune", &format!("{filter} older than {cutoff}"), jobs.len() as u64).await?;
+    }
+    let mut pruned = Pruned { jobs: jobs.len() as u64, runs: 0, next: Some(next) };
+    for run in done {
+        let (first, last) = ids_of(run);
+        if tx.fetch_optional(&ANY_JOB, args![first, last]).await?.is_none() {
+            tx.execute(&LINKS, args![run]).await?;
+            pruned.runs += tx.execute(&RUN, args![run]).await?;
+        }
+    }
+    tx.commit().await?;
+    Ok(pruned)
+}
+
+/// The first ended jobs of a run that fit.
+async fn ended_jobs(tx: &mut Tx, filter: &Filter, run: i64, limit: usize) -> Result<Vec<i64>, DbError> {
+    let (fits, more) = filter.condition();
+    let (first, last) = ids_of(run);
+    let sql = format!(
+        "-- daymend: prunable jobs\nSELECT id FROM daymend_jobs
+         WHERE id BETWEEN ? AND ? AND state IN ('completed', 'discarded', 'cancelled') AND {fits} ORDER BY id LIMIT ?"
+    );
+    let mut args = args![first, last];
+    args.extend(more);
+    args.push(limit.into());
+    ids(tx, Query::new("prunable jobs", sql), args).await
+}
+
+/// The first column of a statement's rows.
+async fn ids(tx: &mut Tx, query: Query<'_>, args: Vec<Arg>) -> Result<Vec<i64>, DbError> {
+    let mut ids = Vec::new();
+    tx.for_each(query, args, |row| {
+        ids.push(row.int(0)?);
+        Ok(())
+    })
+    .await?;
+    Ok(ids)
 }

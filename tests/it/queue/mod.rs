@@ -2,6 +2,7 @@
 
 mod claims;
 mod pauses;
+mod prunes;
 mod settlements;
 
 use std::time::Duration;

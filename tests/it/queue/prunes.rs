@@ -1,0 +1,79 @@
+//! Pruning beside somebody who retries what is pruned: one of them has the run, and the other finds it
+//! changed. SQLite's writers exclude each other.
+
+use std::time::Duration;
+
+use daymend::{
+    args,
+    db::{Mode, Query},
+    queue::{
+        JobKind,
+        admin::{
+            change::{self, Change},
+            filter::Filter,
+            prune,
+        },
+        settle::{self, Failure},
+    },
+    runs::{self, RunState},
+};
+
+use super::{LIMIT, LONG, days, failure, new_run, take_one, worker};
+use crate::support::{Engine, TestDb, wait_until};
+
+const RETRY: Change = Change::Retry { backing_off: false };
+
+/// A run whose one job was discarded.
+async fn failed_run(db: &TestDb) -> i64 {
+    let worker = worker(db, LONG).await;
+    let run = new_run(db, JobKind::Repair, &[(1, days(1))]).await;
+    let job = take_one(db, worker).await;
+    let failure = Failure { permanent: true, ..failure(LONG) };
+    assert!(settle::fail(&db.db, worker, &job, &failure).await.unwrap());
+    assert_eq!(runs::close(&db.db, run).await.unwrap().unwrap().0, RunState::Failed);
+    run
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_comes_before_or_after_a_prune_and_not_in_between() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    failed_run(&db).await;
+    // The prune stops behind its look at the jobs, before it deletes them.
+    let mut attempt = db.admin.begin(Mode::Write).await.unwrap();
+    attempt.execute(Query::new("hold", "UPDATE daymend_attempts SET error = NULL"), args![]).await.unwrap();
+    let prune = tokio::spawn({
+        let db = db.db.clone();
+        async move { prune::prune(&db, &Filter::default(), Duration::ZERO, "a test").await.unwrap() }
+    });
+    let waiting = |name: &str| {
+        format!(
+            "SELECT COUNT(*) FROM information_schema.processlist
+             WHERE db = DATABASE() AND info LIKE '-- daymend: {name}%' AND command = 'Execute'"
+        )
+    };
+    let (pruning, locking) = (waiting("prune attempts"), waiting("lock run"));
+    wait_until("the prune to wait", LIMIT, || async { db.number(&pruning).await == 1 }).await;
+    let retry = tokio::spawn({
+        let db = db.db.clone();
+        async move { change::apply(&db, RETRY, &Filter::default(), "a test").await.unwrap() }
+    });
+    let is_waiting = || async { retry.is_finished() || db.number(&locking).await == 1 };
+    wait_until("the retry to wait", LIMIT, is_waiting).await;
+    attempt.rollback().await.unwrap();
+    assert_eq!((prune.await.unwrap(), retry.await.unwrap()), (1, vec![]));
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prune_leaves_a_run_that_is_being_retried() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let run = failed_run(&db).await;
+    let mut retrying = db.db.begin(Mode::Write).await.unwrap();
+    runs::lock(&mut retrying, run).await.unwrap();
+    let all = Filter::default();
+    let prune = || prune::prune(&db.db, &all, Duration::ZERO, "a test");
+    let pruned = tokio::time::timeout(LIMIT, prune()).await.expect("it waits for nobody").unwrap();
+    assert_eq!((pruned, db.number("SELECT COUNT(*) FROM daymend_jobs").await), (0, 1));
+    retrying.rollback().await.unwrap();
+    assert_eq!(prune().await.unwrap(), 1, "the next time");
+}
