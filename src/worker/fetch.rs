@@ -1,7 +1,7 @@
 //! Claiming jobs while there is room, and grouping neighbouring days of a lab.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -95,7 +95,8 @@ struct Fetcher {
     room_min: usize,
     /// How many jobs it means to hold, between `room_min` and [`ROOM_MAX`].
     room_wanted: usize,
-    /// What never changes of each run seen.
+    /// What never changes of each run of the last claim: the next one is mostly of the same, and jobs
+    /// that are held take what they need with them.
     runs: HashMap<i64, Seen>,
 }
 
@@ -235,10 +236,7 @@ impl Fetcher {
     }
 
     async fn read_runs(&mut self, jobs: &[(Job, i64)]) -> Result<(), DbError> {
-        let mut unknown: Vec<i64> = jobs.iter().map(|(job, _)| run_of(job.id)).collect();
-        unknown.sort_unstable();
-        unknown.dedup();
-        unknown.retain(|run| !self.runs.contains_key(run));
+        let unknown = only_those_of(&mut self.runs, jobs.iter().map(|(job, _)| run_of(job.id)));
         if unknown.is_empty() {
             return Ok(());
         }
@@ -250,5 +248,25 @@ impl Fetcher {
             }
         }
         tx.commit().await
+    }
+}
+
+/// Drops what is known of other runs than these, or a worker would know more every day; those of which
+/// nothing is known.
+fn only_those_of<T>(known: &mut HashMap<i64, T>, runs: impl Iterator<Item = i64>) -> BTreeSet<i64> {
+    let mut runs: BTreeSet<i64> = runs.collect();
+    known.retain(|run, _| runs.remove(run));
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_runs_of_the_last_claim_are_remembered() {
+        let mut known = HashMap::from([(1, ()), (2, ())]);
+        assert_eq!(only_those_of(&mut known, [2, 3, 2, 4].into_iter()), BTreeSet::from([3, 4]));
+        assert_eq!(known, HashMap::from([(2, ())]));
     }
 }
