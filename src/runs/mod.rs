@@ -12,7 +12,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 
 use crate::{
     args,
-    db::{Db, DbError, Mode, Row, Tx, retry},
+    db::{Db, DbError, Mode, Row, Statement, Tx, retry},
     queue::{
         JobKind,
         enqueue::{self, Batch},
@@ -63,6 +63,8 @@ statement!(
 );
 
 statement!(RUN_LOCK, "lock run", "SELECT state FROM daymend_runs WHERE id = ? {for_update}");
+
+statement!(RUN_HOLD, "hold run", "SELECT state FROM daymend_runs WHERE id = ? {skip_locked}");
 
 statement!(
     RUN_END,
@@ -438,15 +440,21 @@ pub async fn reopen(tx: &mut Tx, id: i64) -> Result<(), DbError> {
     Ok(())
 }
 
+/// Locks a run that is running, where nobody else has it locked; whether it did.
+pub(crate) async fn hold_running(tx: &mut Tx, id: i64) -> Result<bool, DbError> {
+    is_running(tx, &RUN_HOLD, id).await
+}
+
 async fn lock_running(tx: &mut Tx, id: i64) -> Result<Option<Run>, DbError> {
-    let Some(row) = tx.fetch_optional(&RUN_LOCK, args![id]).await? else {
-        return Ok(None);
+    if is_running(tx, &RUN_LOCK, id).await? { get(tx, id).await } else { Ok(None) }
+}
+
+async fn is_running(tx: &mut Tx, lock: &Statement, id: i64) -> Result<bool, DbError> {
+    let Some(row) = tx.fetch_optional(lock, args![id]).await? else {
+        return Ok(false);
     };
     let state = row.text(0).and_then(|name| RunState::parse(&name));
-    if state.map_err(|error| DbError::new(RUN_LOCK.name, error))? != RunState::Running {
-        return Ok(None);
-    }
-    get(tx, id).await
+    Ok(state.map_err(|error| DbError::new(lock.name, error))? == RunState::Running)
 }
 
 async fn end(tx: &mut Tx, run: &Run, state: RunState, progress: &Progress) -> Result<(), DbError> {

@@ -40,9 +40,10 @@ statement!(
     REFRESH,
     "refresh migrations",
     "UPDATE crelio_data_migrations SET job_status = ?, time_taken = ?, modified_at = {now}
-     WHERE is_scheduled = 0 AND job_status <> ?
-       AND id IN (SELECT migration_id FROM daymend_migrations WHERE run_id = ?)"
+     WHERE id = ? AND is_scheduled = 0 AND job_status <> ?"
 );
+
+statement!(IDS, "records of run", "SELECT migration_id FROM daymend_migrations WHERE run_id = ? ORDER BY migration_id");
 
 statement!(
     LINKED,
@@ -111,11 +112,26 @@ pub async fn run_of(tx: &mut Tx, id: i64) -> Result<Option<i64>, DbError> {
     row.map(|row| row.int(0)).transpose().map_err(|error| DbError::new(RUN_OF.name, error))
 }
 
-/// Whether a run carries out records, all of which have disappeared.
-pub async fn disappeared(tx: &mut Tx, run_id: i64) -> Result<bool, DbError> {
+/// What has become of the records that a run carries out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Records {
+    /// It never had any.
+    None,
+    /// Some are there.
+    There,
+    /// All have disappeared.
+    Disappeared,
+}
+
+/// The records that a run carries out.
+pub async fn of_run(tx: &mut Tx, run_id: i64) -> Result<Records, DbError> {
     let row = tx.fetch_one(&LINKED, args![run_id]).await?;
-    let named = |error| DbError::new(LINKED.name, error);
-    Ok(row.int(0).map_err(named)? > 0 && row.int(1).map_err(named)? == 0)
+    let number = |column| row.int(column).map_err(|error| DbError::new(LINKED.name, error));
+    Ok(match (number(0)?, number(1)?) {
+        (0, _) => Records::None,
+        (_, 0) => Records::Disappeared,
+        _ => Records::There,
+    })
 }
 
 /// What a record of a run says while it runs.
@@ -140,7 +156,12 @@ pub async fn run_ended(tx: &mut Tx, run: &Run, state: RunState, progress: &Progr
     set_status(tx, run, &status).await
 }
 
+/// Each record by its key: looked for in another way, the servers would lock others on their way.
 async fn set_status(tx: &mut Tx, run: &Run, status: &str) -> Result<(), DbError> {
     let seconds = (tx.database_now().await? - run.created_at).num_seconds().max(0);
-    tx.execute(&REFRESH, args![status, seconds, status, run.id]).await.map(drop)
+    for row in tx.fetch_all(&IDS, args![run.id]).await? {
+        let id = row.int(0).map_err(|error| DbError::new(IDS.name, error))?;
+        tx.execute(&REFRESH, args![status, seconds, id, status]).await?;
+    }
+    Ok(())
 }

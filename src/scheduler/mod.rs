@@ -47,7 +47,10 @@ use crate::{
     queue::{JobKind, admin::change},
     recompute::shrink::MaxShrink,
     rollup::Rollup,
-    runs::{self, Progress, Run, RunState, records},
+    runs::{
+        self, Progress, Run, RunState,
+        records::{self, Records},
+    },
 };
 use audits::AuditConfig;
 use nightly::NightlyAt;
@@ -116,20 +119,21 @@ pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock) -> Re
 /// Closes runs whose jobs have all ended, and keeps the migration records of the others true.
 pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
     for run in runs::open(db).await? {
-        match retry("look at run", || look_at(db, &run)).await? {
-            Found::Open(progress) => {
-                report.open.push((run.kind, progress));
-                continue;
+        let (progress, records) = look_at(db, &run).await?;
+        if records == Records::Disappeared {
+            if change::cancel_run(db, run.id, "scheduler").await?.is_some() {
+                tracing::warn!(run = run.id, "cancelled, as its migration record has disappeared");
+                RUNS_ENDED.add([run.kind.name(), RunState::Cancelled.name()], 1);
+                report.closed.push((run.id, RunState::Cancelled, Progress::default()));
             }
-            Found::RecordsDisappeared => {
-                if change::cancel_run(db, run.id, "scheduler").await?.is_some() {
-                    tracing::warn!(run = run.id, "cancelled, as its migration record has disappeared");
-                    RUNS_ENDED.add([run.kind.name(), RunState::Cancelled.name()], 1);
-                    report.closed.push((run.id, RunState::Cancelled, Progress::default()));
-                }
-                continue;
+            continue;
+        }
+        if progress.open() > 0 {
+            if records == Records::There {
+                retry("refresh records", || refresh(db, &run, &progress)).await?;
             }
-            Found::Ended => {}
+            report.open.push((run.kind, progress));
+            continue;
         }
         if let Some((state, progress)) = runs::close(db, run.id).await? {
             tracing::info!(
@@ -151,28 +155,23 @@ pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
     Ok(())
 }
 
-/// What became of a run.
-enum Found {
-    Open(Progress),
-    Ended,
-    RecordsDisappeared,
+/// Looks at a run without a lock: how far it is, and what has become of its records.
+async fn look_at(db: &Db, run: &Run) -> Result<(Progress, Records), DbError> {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let looked = (runs::progress(&mut tx, run.id).await?, records::of_run(&mut tx, run.id).await?);
+    tx.commit().await?;
+    Ok(looked)
 }
 
-/// Looks at a run, and brings the migration records of one that is open up to date.
-async fn look_at(db: &Db, run: &Run) -> Result<Found, DbError> {
+/// Brings the migration records of a run up to date, where it runs still: another scheduler may have
+/// closed it since it was counted, and nobody would set the records right again. One that somebody
+/// does something with just now is left for the next tick.
+async fn refresh(db: &Db, run: &Run, progress: &Progress) -> Result<(), DbError> {
     let mut tx = db.begin(Mode::Write).await?;
-    if records::disappeared(&mut tx, run.id).await? {
-        tx.rollback().await?;
-        return Ok(Found::RecordsDisappeared);
+    if runs::hold_running(&mut tx, run.id).await? {
+        records::refresh(&mut tx, run, progress).await?;
     }
-    let progress = runs::progress(&mut tx, run.id).await?;
-    if progress.open() == 0 {
-        tx.rollback().await?;
-        return Ok(Found::Ended);
-    }
-    records::refresh(&mut tx, run, &progress).await?;
-    tx.commit().await?;
-    Ok(Found::Open(progress))
+    tx.commit().await
 }
 
 /// Ticks until `shutdown`. A database that is away makes it wait, never exit.

@@ -6,10 +6,11 @@ use daymend::{
     args,
     db::{Mode, Query, Tx},
     queue::{claim, lease, settle},
+    scheduler::{self, Report},
 };
 
 use crate::{
-    scheduler::now,
+    scheduler::{bill_at, now},
     support::{Engine, TestDb, http::get, process::Process, wait_until},
 };
 
@@ -41,4 +42,47 @@ async fn a_prune_that_waits_keeps_no_tick_waiting() {
     let record = db.request_rebuild(1).await;
     wait_until("the record to be taken", LIMIT, async || db.record_status(record).await != "Pending").await;
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_attempts").await, 1, "the prune waits still");
+}
+
+/// Labs with a bill each and a pending record each; the records.
+async fn requested(db: &TestDb, labs: std::ops::RangeInclusive<i64>) -> Vec<i64> {
+    let mut records = Vec::new();
+    for lab in labs {
+        db.add_lab(lab, Some("Asia/Kolkata")).await;
+        bill_at(db, lab, lab, "2026-06-01T10:00:00Z").await;
+        records.push(db.request_rebuild(lab).await);
+    }
+    records
+}
+
+/// One tick, which has to come to its end while somebody holds rows.
+async fn tick(db: &TestDb) -> Report {
+    tokio::time::timeout(LIMIT, db.tick(now())).await.expect("a tick")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_somebody_else_closes_is_not_said_to_run() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let record = requested(&db, 1..=1).await[0];
+    let report = tick(&db).await;
+    let run = report.enqueued.iter().find(|(_, reason, _)| reason.starts_with("rebuild")).unwrap().0;
+    db.execute("UPDATE crelio_data_migrations SET job_status = 'Running'", args![]).await;
+    // Another scheduler closes the run, and has not committed when this one counts.
+    let mut closing = hold(&db, &format!("UPDATE daymend_runs SET state = 'completed' WHERE id = {run}")).await;
+    for sql in
+        ["UPDATE daymend_jobs SET state = 'completed'", "UPDATE crelio_data_migrations SET job_status = 'Completed'"]
+    {
+        closing.execute(Query::new("close", sql), args![]).await.unwrap();
+    }
+    let looking = tokio::spawn({
+        let db = db.db.clone();
+        async move { scheduler::close_runs(&db, &mut Report::default()).await.unwrap() }
+    });
+    let refreshing = "SELECT COUNT(*) FROM information_schema.processlist
+                      WHERE db = DATABASE() AND info LIKE '%refresh migrations%UPDATE%' AND command = 'Execute'";
+    let is_behind = || async { looking.is_finished() || db.number(refreshing).await == 1 };
+    wait_until("the scheduler to have counted", LIMIT, is_behind).await;
+    closing.commit().await.unwrap();
+    looking.await.unwrap();
+    assert_eq!(db.record_status(record).await, "Completed");
 }
