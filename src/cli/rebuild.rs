@@ -104,9 +104,17 @@ impl Options {
         records: &[(i64, i64, bool)],
     ) -> anyhow::Result<Vec<i64>> {
         let limits = Limits { attempts_max: self.attempts, max_shrink: self.max_shrink };
-        let mut report = scheduler::Report::default();
-        migrations::take_pending(db, rollup, limits, Some(&self.lab), db.now(global.clock()).await?, &mut report)
-            .await?;
+        // What somebody else holds is waited for, as the run would be.
+        loop {
+            let (mut report, now) = (scheduler::Report::default(), db.now(global.clock()).await?);
+            migrations::take_pending(db, rollup, limits, Some(&self.lab), now, &mut report).await?;
+            if report.held.is_empty() {
+                break;
+            }
+            for (what, error) in &report.held {
+                tracing::warn!(error, "{what}: held by somebody else, waiting");
+            }
+        }
         let mut tx = db.begin(Mode::Snapshot).await?;
         let mut runs = Vec::new();
         for (lab, id, _) in records {

@@ -333,6 +333,10 @@ impl SchedulerOptions {
 }
 
 fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<ExitCode> {
+    let exit = if report.held.is_empty() { Exit::Ok } else { Exit::Failed };
+    for (what, error) in &report.held {
+        tracing::warn!(error, "{what}: held by somebody else, left undone");
+    }
     if global.json {
         let enqueued: Vec<_> = report
             .enqueued
@@ -341,8 +345,10 @@ fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<E
             .collect();
         let closed: Vec<_> =
             report.closed.iter().map(|(run, state, _)| serde_json::json!({ "run": run, "state": state })).collect();
-        print_json(&serde_json::json!({ "enqueued": enqueued, "closed": closed, "unusable": report.unusable }))?;
-        return Ok(Exit::Ok.into());
+        print_json(&serde_json::json!({
+            "enqueued": enqueued, "closed": closed, "unusable": report.unusable, "held": report.held
+        }))?;
+        return Ok(exit.into());
     }
     for (run, reason, jobs) in &report.enqueued {
         println!("run {run}: {reason}: {jobs} job(s) enqueued");
@@ -353,10 +359,10 @@ fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<E
     for (lab, why) in &report.unusable {
         say!("warning: lab {lab} cannot be scheduled: {why}");
     }
-    if report.enqueued.is_empty() && report.closed.is_empty() {
+    if report.enqueued.is_empty() && report.closed.is_empty() && report.held.is_empty() {
         println!("nothing is due");
     }
-    Ok(Exit::Ok.into())
+    Ok(exit.into())
 }
 
 /// Runs a worker.
@@ -385,11 +391,16 @@ impl WorkerOptions {
         self.http.serve(global, "worker", &health).await?;
         let shutdown = shutdown_on_signal(&health)?;
         worker::run(&db, &lease_db, rollups, &config, global.clock(), &pulse, &shutdown).await;
-        let exit =
+        let mut exit =
             if self.drain && queue::settle::discarded_since(&db, begun).await? > 0 { Exit::Failed } else { Exit::Ok };
         if self.drain {
             // Nobody else may be there to close the runs.
-            scheduler::close_runs(&db, &mut scheduler::Report::default()).await?;
+            let mut report = scheduler::Report::default();
+            scheduler::close_runs(&db, &mut report).await?;
+            for (what, error) in &report.held {
+                tracing::warn!(error, "{what}: held by somebody else, left undone");
+                exit = Exit::Failed;
+            }
         }
         db.close().await;
         Ok(exit.into())

@@ -385,25 +385,27 @@ pub async fn discarded(tx: &mut Tx, id: i64, limit: u32) -> Result<Vec<Discarded
 /// them comes either before the count or after the close. The migration
 /// records that it carries out are brought up to date in the same transaction.
 pub async fn close(db: &Db, id: i64) -> Result<Option<(RunState, Progress)>, DbError> {
-    retry("close run", || async {
-        let mut tx = db.begin(Mode::Write).await?;
-        let Some(run) = lock_running(&mut tx, id).await? else {
-            return Ok(None);
-        };
-        let progress = progress(&mut tx, id).await?;
-        if progress.open() > 0 {
-            return Ok(None);
-        }
-        let state = match progress {
-            Progress { discarded: 1.., .. } => RunState::Failed,
-            Progress { cancelled: 1.., .. } => RunState::Cancelled,
-            _ => RunState::Completed,
-        };
-        end(&mut tx, &run, state, &progress).await?;
-        tx.commit().await?;
-        Ok(Some((state, progress)))
-    })
-    .await
+    retry("close run", || try_close(db, id)).await
+}
+
+/// As [`close`], once.
+pub(crate) async fn try_close(db: &Db, id: i64) -> Result<Option<(RunState, Progress)>, DbError> {
+    let mut tx = db.begin(Mode::Write).await?;
+    let Some(run) = lock_running(&mut tx, id).await? else {
+        return Ok(None);
+    };
+    let progress = progress(&mut tx, id).await?;
+    if progress.open() > 0 {
+        return Ok(None);
+    }
+    let state = match progress {
+        Progress { discarded: 1.., .. } => RunState::Failed,
+        Progress { cancelled: 1.., .. } => RunState::Cancelled,
+        _ => RunState::Completed,
+    };
+    end(&mut tx, &run, state, &progress).await?;
+    tx.commit().await?;
+    Ok(Some((state, progress)))
 }
 
 /// Cancels a run: its open jobs will not run, and what runs just now cannot complete.

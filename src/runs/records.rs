@@ -2,7 +2,8 @@
 //!
 //! `crelio_data_migrations` is how the Support Dashboard asks for a rebuild and watches it.
 //! A record is only written while it is ours (`is_scheduled = 0`): set to Pending once more,
-//! it is a new request.
+//! it is a new request. One that a transaction of the lab system holds is a conflict at once, where
+//! the database can say so: whoever writes it holds its run.
 
 use chrono::NaiveDate;
 
@@ -29,7 +30,7 @@ statement!(
 statement!(
     TAKE,
     "take migration",
-    "UPDATE crelio_data_migrations
+    "{waiting_for_nobody} UPDATE crelio_data_migrations
      SET is_scheduled = 0, job_status = ?, start_date = ?, end_date = ?, time_taken = 0, modified_at = {now}
      WHERE id = ? AND migration_type = ? AND is_scheduled = 1 AND job_status = 'Pending'"
 );
@@ -39,7 +40,7 @@ statement!(LINK, "link migration", "REPLACE INTO daymend_migrations (migration_i
 statement!(
     REFRESH,
     "refresh migrations",
-    "UPDATE crelio_data_migrations SET job_status = ?, time_taken = ?, modified_at = {now}
+    "{waiting_for_nobody} UPDATE crelio_data_migrations SET job_status = ?, time_taken = ?, modified_at = {now}
      WHERE id = ? AND is_scheduled = 0 AND job_status <> ?"
 );
 

@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, NaiveDate, Utc};
 
-use super::Report;
+use super::{Report, held::unless_held};
 use crate::{
     args,
-    db::{Db, DbError, Mode, retry},
+    db::{Db, DbError, Mode},
     error::chain,
     metrics::catalogue::JOBS_ENQUEUED,
     queue::JobKind,
@@ -72,17 +72,18 @@ pub async fn take_pending(
             Err(error) if error.is_bad_data() => Err(chain(&error)),
             history => history?,
         };
+        let what = format!("migration records of lab {lab_id}");
         match history {
             Ok(history) => {
-                let enqueued =
-                    retry("take migration", || enqueue_rebuild(db, rollup, limits, now, &records, &history)).await?;
+                let enqueue = || enqueue_rebuild(db, rollup, limits, now, &records, &history);
+                let enqueued = unless_held(db, &what, "take migration", report, enqueue).await?.flatten();
                 if let Some((_, _, jobs)) = &enqueued {
                     JOBS_ENQUEUED.add([JobKind::Rebuild.name()], *jobs as u64);
                 }
                 report.enqueued.extend(enqueued);
             }
             Err(why) => {
-                refuse(db, &records, &why).await?;
+                unless_held(db, &what, "refuse migration", report, || refuse(db, &records, &why)).await?;
                 report.unusable.insert(lab_id, why);
             }
         }
@@ -159,14 +160,11 @@ async fn enqueue_rebuild(
 /// Closes records that cannot be carried out.
 async fn refuse(db: &Db, records: &[Pending], why: &str) -> Result<(), DbError> {
     let status: String = format!("Failed ({why})").chars().take(100).collect();
-    retry("refuse migration", || async {
-        let mut tx = db.begin(Mode::Write).await?;
-        for record in records {
-            if records::take(&mut tx, record.id, &status, (None, None)).await? {
-                tracing::warn!(migration = record.id, lab = record.lab_id, "migration record refused: {why}");
-            }
+    let mut tx = db.begin(Mode::Write).await?;
+    for record in records {
+        if records::take(&mut tx, record.id, &status, (None, None)).await? {
+            tracing::warn!(migration = record.id, lab = record.lab_id, "migration record refused: {why}");
         }
-        tx.commit().await
-    })
-    .await
+    }
+    tx.commit().await
 }

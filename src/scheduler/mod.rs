@@ -15,11 +15,13 @@
 //! - [`observe`]: gauges of the queue and of what is due, beside the ticks.
 //!
 //! How it fails: a step that cannot reach the database is logged and done at a later tick; a
-//! lab that cannot be scheduled is reported, and stops no other.
+//! lab that cannot be scheduled is reported, and stops no other; so is a record or a run whose rows
+//! somebody else holds, and it is done at a later tick.
 
 pub mod adhoc;
 pub mod audits;
 pub mod dirty;
+mod held;
 pub mod migrations;
 pub mod nightly;
 mod nightly_at;
@@ -36,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
-    db::{Backoff, Db, DbError, Kind, Mode, retry},
+    db::{Backoff, Db, DbError, Kind, Mode},
     health::Pulse,
     metrics::{
         self,
@@ -53,6 +55,7 @@ use crate::{
     },
 };
 use audits::AuditConfig;
+use held::{report_held, unless_held};
 use nightly::NightlyAt;
 
 /// How often records and runs are looked at.
@@ -62,8 +65,8 @@ const TICK: Duration = Duration::from_secs(1);
 const TICK_RESTS: u32 = 4;
 const TICK_REST_MAX: Duration = Duration::from_secs(30);
 
-/// Every how many ticks the labs are read to see which days have closed.
-const NIGHTLY_TICKS: u64 = 10;
+/// How often the labs are read to see which days have closed.
+const NIGHTLY_EVERY: Duration = Duration::from_secs(10);
 
 /// How the scheduler decides.
 #[derive(Debug, Clone, Copy)]
@@ -103,6 +106,10 @@ pub struct Report {
     pub unusable: BTreeMap<i64, String>,
     /// The runs that it left open, and how far they are.
     pub open: Vec<(JobKind, Progress)>,
+    /// What it left for the next tick, as somebody else holds its rows, and the database's words.
+    pub held: BTreeMap<String, String>,
+    /// For how long it waited for such rows, to have them or not.
+    pub waited: Duration,
 }
 
 /// One whole tick.
@@ -119,9 +126,12 @@ pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock) -> Re
 /// Closes runs whose jobs have all ended, and keeps the migration records of the others true.
 pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
     for run in runs::open(db).await? {
+        let what = format!("run {}", run.id);
         let (progress, records) = look_at(db, &run).await?;
         if records == Records::Disappeared {
-            if change::cancel_run(db, run.id, "scheduler").await?.is_some() {
+            let cancelled =
+                unless_held(db, &what, "cancel run", report, || change::try_cancel_run(db, run.id, "scheduler"));
+            if cancelled.await?.flatten().is_some() {
                 tracing::warn!(run = run.id, "cancelled, as its migration record has disappeared");
                 RUNS_ENDED.add([run.kind.name(), RunState::Cancelled.name()], 1);
                 report.closed.push((run.id, RunState::Cancelled, Progress::default()));
@@ -130,12 +140,13 @@ pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
         }
         if progress.open() > 0 {
             if records == Records::There {
-                retry("refresh records", || refresh(db, &run, &progress)).await?;
+                unless_held(db, &what, "refresh records", report, || refresh(db, &run, &progress)).await?;
             }
             report.open.push((run.kind, progress));
             continue;
         }
-        if let Some((state, progress)) = runs::close(db, run.id).await? {
+        let closed = unless_held(db, &what, "close run", report, || runs::try_close(db, run.id));
+        if let Some((state, progress)) = closed.await?.flatten() {
             tracing::info!(
                 run = run.id,
                 kind = run.kind.name(),
@@ -194,23 +205,25 @@ async fn tick_until(
     pulse: &Pulse,
     shutdown: &CancellationToken,
 ) {
-    let mut reported = BTreeMap::new();
+    let (mut reported, mut reported_held) = (BTreeMap::new(), BTreeMap::new());
     let mut failures = 0;
-    let mut ticks: u64 = 0;
+    let mut labs_read: Option<Instant> = None;
     while !shutdown.is_cancelled() {
         let begun = Instant::now();
         let mut report = Report::default();
         let result = async {
             let now = db.now(clock).await?;
-            if ticks.is_multiple_of(NIGHTLY_TICKS) {
+            if labs_read.is_none_or(|at| at.elapsed() >= NIGHTLY_EVERY) {
                 nightly::enqueue_closed_days(db, rollup, config, now, &mut report).await?;
                 report_unusable(&report.unusable, &mut reported);
+                labs_read = Some(Instant::now());
             }
             migrations::take_pending(db, rollup, config.rebuilds(), None, now, &mut report).await?;
             close_runs(db, &mut report).await?;
             Ok(())
         }
         .await;
+        report_held(&report.held, &mut reported_held);
         let took = begun.elapsed();
         SCHEDULER_TICK_DURATION.record([], took, 1);
         metrics::pool("scheduler", db);
@@ -221,9 +234,8 @@ async fn tick_until(
                 SCHEDULER_LAST_TICK.set([], metrics::now_seconds());
                 show_progress(&report.open);
                 failures = 0;
-                ticks += 1;
                 // Counting runs of millions of jobs takes a while: it stays a small part of the time.
-                (took * TICK_RESTS).clamp(TICK, TICK_REST_MAX)
+                (took.saturating_sub(report.waited) * TICK_RESTS).clamp(TICK, TICK_REST_MAX)
             }
             Err(error) => {
                 failures += 1;

@@ -6,6 +6,7 @@ use daymend::{
     args,
     db::{Mode, Query, Tx},
     queue::{claim, lease, settle},
+    runs::RunState,
     scheduler::{self, Report},
 };
 
@@ -55,9 +56,62 @@ async fn requested(db: &TestDb, labs: std::ops::RangeInclusive<i64>) -> Vec<i64>
     records
 }
 
+fn change_of(record: i64) -> String {
+    format!("UPDATE crelio_data_migrations SET time_taken = 7 WHERE id = {record}")
+}
+
 /// One tick, which has to come to its end while somebody holds rows.
 async fn tick(db: &TestDb) -> Report {
     tokio::time::timeout(LIMIT, db.tick(now())).await.expect("a tick")
+}
+
+/// What a tick left for the next one.
+fn left(report: &Report) -> Vec<&str> {
+    report.held.keys().map(String::as_str).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pending_record_that_is_held_keeps_no_other_waiting() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let records = requested(&db, 1..=3).await;
+    db.execute("DELETE FROM labs WHERE id = 2", args![]).await;
+    let held = hold(&db, &change_of(records[0])).await;
+    let refused = hold(&db, &change_of(records[1])).await;
+    let report = tick(&db).await;
+    assert_eq!(left(&report), ["migration records of lab 1", "migration records of lab 2"]);
+    assert!(report.waited > Duration::ZERO);
+    assert_eq!(db.record_status(records[2]).await, "Running (0/1)");
+    held.commit().await.unwrap();
+    refused.commit().await.unwrap();
+    let report = tick(&db).await;
+    assert_eq!((report.held.len(), report.enqueued.len()), (0, 1));
+    assert_eq!(db.record_status(records[0]).await, "Running (0/1)");
+    assert_eq!(db.record_status(records[1]).await, "Failed (lab 2 does not exist)");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_of_a_run_that_is_held_keeps_no_other_run_open() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let records = requested(&db, 1..=3).await;
+    bill_at(&db, 11, 1, "2026-06-02T10:00:00Z").await;
+    let rebuilds: Vec<i64> = {
+        let mut enqueued = tick(&db).await.enqueued;
+        enqueued.retain(|(_, reason, _)| reason.starts_with("rebuild"));
+        enqueued.iter().map(|(run, _, _)| *run).collect()
+    };
+    // One run goes on, with another status for its record, and two have ended.
+    db.execute("UPDATE daymend_jobs SET state = 'completed' WHERE lab_id > 1 OR day = '2026-06-01'", args![]).await;
+    let open = hold(&db, &change_of(records[0])).await;
+    let ended = hold(&db, &change_of(records[1])).await;
+    let report = tick(&db).await;
+    assert_eq!(left(&report), [format!("run {}", rebuilds[0]), format!("run {}", rebuilds[1])]);
+    assert_eq!(db.record_status(records[2]).await, "Completed");
+    open.commit().await.unwrap();
+    ended.commit().await.unwrap();
+    assert_eq!(left(&tick(&db).await), [""; 0]);
+    assert_eq!(db.record_status(records[0]).await, "Running (1/2)");
+    assert_eq!(db.record_status(records[1]).await, "Completed");
+    assert_eq!(db.run(rebuilds[1]).await.0.state, RunState::Completed);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -92,14 +92,16 @@ async fn apply_to_run(tx: &mut Tx, change: Change, run: i64, filter: &Filter, wh
 
 /// Cancels a whole run, which ends; how many of its jobs were open. None where it is not running.
 pub async fn cancel_run(db: &Db, run: i64, who: &str) -> Result<Option<u64>, DbError> {
-    retry("cancel run", || async {
-        let mut tx = db.begin(Mode::Write).await?;
-        let Some(jobs) = runs::cancel(&mut tx, run).await? else { return Ok(None) };
-        write_log(&mut tx, who, "cancel run", &Filter::default().of_run(run).to_string(), jobs).await?;
-        tx.commit().await?;
-        Ok(Some(jobs))
-    })
-    .await
+    retry("cancel run", || try_cancel_run(db, run, who)).await
+}
+
+/// As [`cancel_run`], once.
+pub(crate) async fn try_cancel_run(db: &Db, run: i64, who: &str) -> Result<Option<u64>, DbError> {
+    let mut tx = db.begin(Mode::Write).await?;
+    let Some(jobs) = runs::cancel(&mut tx, run).await? else { return Ok(None) };
+    write_log(&mut tx, who, "cancel run", &Filter::default().of_run(run).to_string(), jobs).await?;
+    tx.commit().await?;
+    Ok(Some(jobs))
 }
 
 fn condition(change: Change, filter: &Filter) -> (String, Vec<Arg>) {

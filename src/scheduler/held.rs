@@ -1,0 +1,65 @@
+//! Rows that somebody else holds: what needs them is left for the next tick, and all else goes on.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use super::Report;
+use crate::{
+    db::{Db, DbError, Dialect, Kind, retry},
+    error::chain,
+    metrics,
+};
+
+/// For how long a tick tries to have the first rows that it finds held; the others it tries once.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// As [`retry`] for one of many things, `what`; none where it is left for the next tick.
+///
+/// On SQLite there are no rows to hold: whoever writes for long keeps everything else waiting as well,
+/// and what outlasts [`retry`] is an error.
+pub(super) async fn unless_held<T, F>(
+    db: &Db,
+    what: &str,
+    name: &'static str,
+    report: &mut Report,
+    attempt: impl Fn() -> F,
+) -> Result<Option<T>, DbError>
+where
+    F: Future<Output = Result<T, DbError>>,
+{
+    let patience = if report.held.is_empty() { PATIENCE } else { Duration::ZERO };
+    let begun = Instant::now();
+    let (waited, outcome) = retry(name, || async {
+        let waited = begun.elapsed();
+        match attempt().await {
+            Err(error)
+                if error.kind == Kind::Conflict && db.dialect() == Dialect::MySql && begun.elapsed() >= patience =>
+            {
+                Ok((begun.elapsed(), Err(error)))
+            }
+            outcome => outcome.map(|value| (waited, Ok(value))),
+        }
+    })
+    .await?;
+    report.waited += waited;
+    match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => {
+            metrics::database_error(&error);
+            report.held.insert(what.to_owned(), chain(&error));
+            Ok(None)
+        }
+    }
+}
+
+/// Logs what has been left for the next tick, once each until that is over.
+pub(super) fn report_held(held: &BTreeMap<String, String>, reported: &mut BTreeMap<String, String>) {
+    for (what, error) in held {
+        if !reported.contains_key(what) {
+            tracing::warn!(error, "{what}: held by somebody else, left for later ticks");
+        }
+    }
+    reported.clone_from(held);
+}
