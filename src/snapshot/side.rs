@@ -193,12 +193,22 @@ impl Side {
         sql: &str,
         args: Vec<Arg>,
     ) -> Result<Vec<Cells>, DbError> {
-        let sql = format!("-- daymend: {name}\n{sql}");
+        self.rows(tx, Query::new(name, format!("-- daymend: {name}\n{sql}")), shape, args).await
+    }
+
+    /// The rows of a statement that returns the columns of a shape.
+    pub(super) async fn rows(
+        &self,
+        tx: &mut Tx,
+        query: Query<'_>,
+        shape: &Shape,
+        args: Vec<Arg>,
+    ) -> Result<Vec<Cells>, DbError> {
         let columns: Vec<Column> =
             shape.columns.iter().filter_map(|column| self.column(&shape.table, column)).cloned().collect();
         let decoder = Decoder::new(&columns);
         let mut rows = Vec::new();
-        tx.for_each(Query::new(name, sql), args, |row| {
+        tx.for_each(query, args, |row| {
             rows.push(decoder.values(&row)?.into_iter().map(Arg::from).collect());
             Ok(())
         })

@@ -76,15 +76,12 @@ async fn a_table_needs_something_to_tell_its_rows_apart(engine: Engine) {
     let db = TestDb::new(engine).await;
     let store_dir = tempfile::tempdir().unwrap();
     let store = Store::dir(store_dir.path());
-    if engine == Engine::MariaDb {
-        db.execute("SET GLOBAL innodb_force_primary_key = 0", vec![]).await;
-    }
-    db.execute("CREATE TABLE by_unique (a INT NULL, b INT NOT NULL UNIQUE)", vec![]).await;
-    db.execute("CREATE TABLE by_all (a INT NOT NULL, b VARCHAR(9) NOT NULL)", vec![]).await;
-    db.execute("CREATE TABLE by_nothing (a INT NULL)", vec![]).await;
-    if engine == Engine::MariaDb {
-        db.execute("SET GLOBAL innodb_force_primary_key = 1", vec![]).await;
-    }
+    let tables = [
+        "CREATE TABLE by_unique (a INT NULL, b INT NOT NULL UNIQUE)",
+        "CREATE TABLE by_all (a INT NOT NULL, b VARCHAR(9) NOT NULL)",
+        "CREATE TABLE by_nothing (a INT NULL)",
+    ];
+    db.create_without_keys(&tables).await;
     for sql in ["INSERT INTO by_unique VALUES (1, 3), (NULL, 2)", "INSERT INTO by_all VALUES (2, 'b'), (1, 'c')"] {
         db.execute(sql, vec![]).await;
     }

@@ -16,6 +16,7 @@
 //! it had left empty are in the undo file.
 
 pub mod apply;
+pub mod children;
 pub mod exclude;
 pub mod graph;
 pub mod parents;

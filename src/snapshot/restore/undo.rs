@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use super::{
     Link, add_foreign_keys,
     apply::{Failures, database_error, is_passing, key_condition, update},
+    children::{Children, Referred},
     links,
     relations::Relations,
     undo_file::{Reader, Record},
@@ -42,19 +43,33 @@ pub struct Undo {
     live: Side,
     shapes: Vec<Shape>,
     links: Vec<Link>,
+    children: Children,
 }
 
 impl Undo {
     /// What the file's tables look like now, and what refers to them.
     pub async fn new(db: &Db, reader: &Reader, relations: Relations) -> anyhow::Result<Self> {
         let mut tx = db.begin(Mode::Snapshot).await?;
-        let names = schema::table_names(&mut tx).await?;
+        let children = Children::read(&mut tx).await?;
+        let is_needed = |name: &str| {
+            reader.header.tables.contains_key(name)
+                || relations.references.iter().any(|reference| reference.table == name)
+        };
+        let mut tables = BTreeMap::new();
+        for name in schema::table_names(&mut tx).await? {
+            match schema::read(&mut tx, &name).await {
+                Ok(table) => tables.extend(table.map(|table| (name, table))),
+                // Of what this user may not read only the foreign keys matter.
+                Err(error) if !is_needed(&name) && is_hidden(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         tx.commit().await?;
-        let live = Side::live(db, names.iter().map(String::as_str)).await?;
-        Self::with(live, reader, relations)
+        let live = Side { label: "live".to_owned(), db: db.clone(), tables };
+        Self::with(live, reader, relations, children)
     }
 
-    fn with(live: Side, reader: &Reader, mut relations: Relations) -> anyhow::Result<Self> {
+    fn with(live: Side, reader: &Reader, mut relations: Relations, children: Children) -> anyhow::Result<Self> {
         let mut shapes = Vec::new();
         for (name, table) in &live.tables {
             let Some(mut shape) = Shape::new(table, table) else { continue };
@@ -85,7 +100,7 @@ impl Undo {
             add_foreign_keys(&mut relations, table);
         }
         let links = links(&relations, &shapes, &live).map_err(anyhow::Error::msg)?;
-        Ok(Self { live, shapes, links })
+        Ok(Self { live, shapes, links, children })
     }
 
     /// Takes everything back; with `dry_run`, only says what would be.
@@ -202,7 +217,11 @@ impl Undo {
         if live[..row.len()] != *row {
             return Ok(Some((key, "it has been changed since".to_owned())));
         }
-        for link in self.links.iter().filter(|link| link.parent == number) {
+        let referred_by = self.children.first(tx, &self.live, &self.shapes, shape, &live, &|_, _| false).await?;
+        if let Some(Referred { why, child }) = referred_by {
+            return Ok(Some((child.map_or(key.clone(), |child| format!("{key} ({child})")), why)));
+        }
+        for link in self.links.iter().filter(|link| link.parent == number && !link.reference.is_enforced) {
             if let Some(child) = self.child(tx, link, number, &live, referred).await? {
                 let why = format!("a row of {} refers to it by now", self.shapes[link.child].table);
                 return Ok(Some((format!("{key} ({child})"), why)));
@@ -277,5 +296,14 @@ impl Undo {
         update(&self.live, tx, shape, &row).await?;
         done.emptied += 1;
         Ok(None)
+    }
+}
+
+/// Whether a table cannot be described as this user may not read all of it.
+fn is_hidden(error: &SnapshotError) -> bool {
+    match error {
+        SnapshotError::Hidden { .. } => true,
+        SnapshotError::Database(error) => error.is_denied(),
+        _ => false,
     }
 }

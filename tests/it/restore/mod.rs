@@ -2,6 +2,7 @@
 
 mod any_types;
 mod cases;
+mod children;
 mod hostile;
 mod kills;
 mod lab;

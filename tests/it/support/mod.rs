@@ -160,6 +160,21 @@ impl TestDb {
         .unwrap_or_else(|error| panic!("{sql}: {}", daymend::error::chain(&error)))
     }
 
+    /// Creates tables that need no primary key.
+    pub async fn create_without_keys(&self, tables: &[&str]) {
+        match self.engine {
+            Engine::MariaDb => {
+                let sql = format!("USE {}; {}", self.name(), tables.join("; "));
+                server::run_without_keys(server::port(&self.url), &sql).await;
+            }
+            Engine::Sqlite => {
+                for sql in tables {
+                    self.execute(sql, vec![]).await;
+                }
+            }
+        }
+    }
+
     /// Reads rows as an administrator.
     pub async fn rows(&self, sql: &str, args: Vec<Arg>) -> Vec<Row> {
         let mut tx = self.admin.begin(Mode::Snapshot).await.expect("begin");

@@ -76,6 +76,14 @@ pub async fn run(port: u16, sql: &str) {
     connection.close().await.expect("the end of a connection");
 }
 
+/// The same where tables need no primary key for a while: one test at a time says so.
+pub async fn run_without_keys(port: u16, sql: &str) {
+    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let _turn = TURN.lock().await;
+    run(port, &format!("SET GLOBAL innodb_force_primary_key = 0; {sql}; SET GLOBAL innodb_force_primary_key = 1"))
+        .await;
+}
+
 /// What the server on that port has written of deadlocks over tables of `database`, one text each.
 pub async fn deadlocks(port: u16, database: &str) -> Vec<String> {
     let mut connection = MySqlConnection::connect(&url(port, "")).await.expect("a connection to MariaDB");

@@ -6,6 +6,7 @@ use crate::{
     snapshot::{
         SnapshotError,
         restore::{
+            children::Children,
             undo_file::{Record, Values},
             work::{Candidate, Fill, State},
         },
@@ -104,11 +105,14 @@ impl Apply<'_> {
             let page = context.work.fills(after).await?;
             let Some((last, _)) = page.last() else { return Ok(out) };
             after = *last;
+            let mut tx = context.live.db.begin(Mode::Snapshot).await?;
+            let children = Children::read(&mut tx).await?;
+            tx.commit().await?;
             // What a run before this one has left, and has said so, stays.
             for (id, fill) in page.into_iter().filter(|(_, fill)| !fill.is_known) {
                 let mut failures = Failures::default();
                 let is_out = loop {
-                    match self.take_out_one(&fill).await {
+                    match self.take_out_one(&fill, &children).await {
                         Ok(is_out) => break is_out,
                         Err(error) => {
                             let passing = database_error(&error).is_some_and(is_passing);
@@ -142,11 +146,11 @@ impl Apply<'_> {
     }
 
     /// Takes one row out, unless somebody refers to it or has written it; whether it is out.
-    async fn take_out_one(&self, fill: &Fill) -> anyhow::Result<bool> {
+    async fn take_out_one(&self, fill: &Fill, children: &Children) -> anyhow::Result<bool> {
         let context = self.context;
         let shape = &context.shapes[fill.table];
         let mut tx = context.live.db.begin(Mode::Write).await?;
-        if self.is_referred(&mut tx, fill).await? {
+        if self.is_referred(&mut tx, fill, children).await? {
             return Ok(false);
         }
         let (condition, args) = key_condition(&context.live, shape, &fill.key);
@@ -168,7 +172,7 @@ impl Apply<'_> {
         }
     }
 
-    async fn is_referred(&self, tx: &mut Tx, fill: &Fill) -> Result<bool, SnapshotError> {
+    async fn is_referred(&self, tx: &mut Tx, fill: &Fill, children: &Children) -> Result<bool, SnapshotError> {
         let context = self.context;
         let shape = &context.shapes[fill.table];
         let found = context.live.lookup(tx, shape, &shape.key, std::slice::from_ref(&fill.key), true).await?;
@@ -177,7 +181,10 @@ impl Apply<'_> {
         if row != fill.row {
             return Ok(true);
         }
-        for link in context.links.iter().filter(|link| link.parent == fill.table) {
+        if children.first(tx, &context.live, &context.shapes, shape, &row, &|_, _| false).await?.is_some() {
+            return Ok(true);
+        }
+        for link in context.links.iter().filter(|link| link.parent == fill.table && !link.reference.is_enforced) {
             let Some(sought) = link.sought(&row) else { continue };
             let child = &context.shapes[link.child];
             let found = context.live.lookup(tx, child, &link.columns, &[sought], false).await?;

@@ -1,0 +1,166 @@
+//! Which rows refer to a row by a foreign key: a DELETE of it would take them along, or empty them.
+//!
+//! The foreign keys are the database's, whatever daymend knows of their tables: a table without a key has
+//! some as well, and so have those of other schemas and those that this user may not read. What cannot be
+//! looked at counts as a row that refers.
+
+use crate::{
+    args,
+    db::{Arg, DbError, Dialect, Query, Tx},
+    snapshot::{
+        cells::{self, Cells},
+        schema::quote,
+        side::{PAGE, Shape, Side},
+    },
+    statement,
+};
+
+statement!(
+    CHILDREN_MYSQL,
+    "restore children (mysql)",
+    "SELECT table_schema, table_name, constraint_name, column_name, referenced_table_name, referenced_column_name,
+            table_schema = DATABASE()
+     FROM information_schema.key_column_usage WHERE referenced_table_schema = DATABASE()
+     ORDER BY table_schema, table_name, constraint_name, ordinal_position"
+);
+
+// A reference that names no columns means the parent's primary key.
+statement!(
+    CHILDREN_SQLITE,
+    "restore children (sqlite)",
+    "SELECT 'main', tables.name, CAST(keys.id AS TEXT), keys.\"from\", parents.name, COALESCE(keys.\"to\",
+            (SELECT name FROM pragma_table_info(parents.name) WHERE pk = keys.seq + 1)), 1
+     FROM sqlite_schema AS tables JOIN pragma_foreign_key_list(tables.name) AS keys
+     JOIN sqlite_schema AS parents ON parents.type = 'table' AND parents.name = keys.\"table\" COLLATE NOCASE
+     WHERE tables.type = 'table' ORDER BY tables.name, keys.id, keys.seq"
+);
+
+/// A foreign key of any table.
+#[derive(Debug)]
+struct ForeignKey {
+    schema: String,
+    table: String,
+    name: String,
+    /// Whether its table is of the database at hand.
+    is_here: bool,
+    parent: String,
+    /// Its columns, each with the parent's.
+    columns: Vec<(String, String)>,
+}
+
+/// All foreign keys that lead to tables of the database.
+#[derive(Debug)]
+pub struct Children {
+    keys: Vec<ForeignKey>,
+    /// Whether this user sees only tables that were granted one by one.
+    is_partial: bool,
+}
+
+/// Why a row must not go: a row refers to it, or nobody can say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Referred {
+    /// The reason.
+    pub why: String,
+    /// The row that refers, where it can be named.
+    pub child: Option<String>,
+}
+
+impl Children {
+    /// Reads them.
+    pub async fn read(tx: &mut Tx) -> Result<Self, DbError> {
+        let is_mysql = tx.dialect() == Dialect::MySql;
+        let statement = if is_mysql { CHILDREN_MYSQL } else { CHILDREN_SQLITE };
+        let mut keys: Vec<ForeignKey> = Vec::new();
+        for row in tx.fetch_all(&statement, args![]).await? {
+            let text = |index| row.text(index).map_err(|error| DbError::new(statement.name, error));
+            let is_here = row.int(6).map_err(|error| DbError::new(statement.name, error))? != 0;
+            let (schema, table, name, columns) = (text(0)?, text(1)?, text(2)?, (text(3)?, text(5)?));
+            match keys.last_mut() {
+                Some(key) if key.schema == schema && key.table == table && key.name == name => {
+                    key.columns.push(columns)
+                }
+                _ => keys.push(ForeignKey { schema, table, name, is_here, parent: text(4)?, columns: vec![columns] }),
+            }
+        }
+        // Who may read the whole database hears that there is no such table, anybody else that it is not allowed.
+        let nothing = Query::new("restore rights", "SELECT 1 FROM daymend_there_is_no_such_table");
+        let is_partial = is_mysql && tx.columns(nothing).await.is_err_and(|error| error.is_denied());
+        Ok(Self { keys, is_partial })
+    }
+
+    /// A row that refers to this one, and is not known; none where it may go. Until the transaction ends nobody
+    /// can begin to refer to it: whose lock cannot be had at once is a conflict.
+    pub async fn first(
+        &self,
+        tx: &mut Tx,
+        live: &Side,
+        shapes: &[Shape],
+        parent: &Shape,
+        row: &[Arg],
+        is_known: &(dyn Fn(&str, &[Arg]) -> bool + Sync),
+    ) -> Result<Option<Referred>, DbError> {
+        let refuse = |why: String| Ok(Some(Referred { why, child: None }));
+        if self.is_partial {
+            return refuse("which tables refer to it is unknown: SELECT on the whole database is needed".to_owned());
+        }
+        let dialect = live.db.dialect();
+        let key = parent.key_of(row);
+        let condition = parent.key.iter().map(|place| {
+            let name = &parent.columns[*place];
+            format!("p.{} = {}", quote(dialect, name), live.placeholder(&parent.table, name))
+        });
+        let condition = condition.collect::<Vec<_>>().join(" AND ");
+        let table = quote(dialect, &parent.table);
+        let sql =
+            format!("-- daymend: restore hold\nSELECT 1 FROM {table} AS p WHERE {condition} {{for_update_nowait}}");
+        tx.fetch_all(Query::new("restore hold", sql), key.clone()).await?;
+        for foreign in self.keys.iter().filter(|foreign| foreign.parent == parent.table) {
+            let shape = shapes.iter().find(|shape| foreign.is_here && shape.table == foreign.table);
+            let columns = match shape {
+                Some(shape) => shape.columns.iter().map(|name| format!("c.{}", quote(dialect, name))).collect(),
+                None => vec!["1".to_owned()],
+            };
+            // As the database compares them itself.
+            let joined = foreign.columns.iter().map(|(column, parent_column)| {
+                format!("p.{} = c.{}", quote(dialect, parent_column), quote(dialect, column))
+            });
+            let mut sql = format!(
+                "-- daymend: restore child\nSELECT {} FROM {}.{} AS c JOIN {table} AS p ON {} WHERE {condition}",
+                columns.join(", "),
+                quote(dialect, &foreign.schema),
+                quote(dialect, &foreign.table),
+                joined.collect::<Vec<_>>().join(" AND "),
+            );
+            if foreign.is_here && foreign.table == parent.table {
+                let names = parent.key.iter().map(|place| quote(dialect, &parent.columns[*place]));
+                let same: Vec<String> = names.map(|name| format!("c.{name} = p.{name}")).collect();
+                sql += &format!(" AND NOT ({})", same.join(" AND "));
+            }
+            sql += &format!(" LIMIT {PAGE}");
+            let why = format!("a row of {} refers to it by now", foreign.table);
+            let query = Query::new("restore child", sql);
+            let found: Result<Vec<Cells>, DbError> = match shape {
+                Some(shape) => live.rows(tx, query, shape, key.clone()).await,
+                None => tx.fetch_all(query, key.clone()).await.map(|rows| vec![Vec::new(); rows.len()]),
+            };
+            match (found, shape) {
+                (Ok(rows), None) if !rows.is_empty() => return refuse(why),
+                (Ok(rows), Some(shape)) => {
+                    let keys = rows.iter().map(|row| shape.key_of(row));
+                    if let Some(key) = keys.into_iter().find(|key| !is_known(&shape.table, key)) {
+                        let child = Some(format!("{} {}", shape.table, cells::show_key(&key)));
+                        return Ok(Some(Referred { why, child }));
+                    }
+                }
+                (Err(error), _) if error.is_denied() => {
+                    return refuse(format!(
+                        "whether a row of {} refers to it is unknown: this user may not read that table",
+                        foreign.table
+                    ));
+                }
+                (found, _) => drop(found?),
+            }
+        }
+        Ok(None)
+    }
+}
