@@ -64,7 +64,7 @@ pub async fn days(
             let (table, row) = match record {
                 Record::Insert { table, row, .. } => (table, row.0),
                 Record::Fill { table, after, .. } => (table, after.0),
-                Record::End => continue,
+                Record::End | Record::Empty { .. } => continue,
                 Record::Days { labs } => {
                     labs.into_iter().for_each(|(lab, more)| days.entry(lab).or_default().extend(more));
                     continue;

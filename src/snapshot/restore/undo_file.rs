@@ -61,6 +61,13 @@ pub enum Record {
         /// The row after.
         after: Values,
     },
+    /// An undo has emptied references of a row, and triggers made it another one than it was before.
+    Empty {
+        /// Its table.
+        table: String,
+        /// The row as it is now.
+        row: Values,
+    },
     /// A run of the restore has come to its end: what is left empty above was left empty knowingly.
     End,
     /// The days to recompute, written down before anything is undone.
@@ -212,6 +219,11 @@ impl Reader {
             offsets.push(at_byte);
         }
         Ok(Self { header, file, path: path.to_owned(), offsets })
+    }
+
+    /// The same file, to be written on.
+    pub fn writer(&self) -> anyhow::Result<Writer> {
+        Writer::open(&self.path, &self.header.snapshot, self.header.tables.clone())
     }
 
     /// How many records there are.

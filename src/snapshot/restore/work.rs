@@ -109,6 +109,8 @@ pub struct Fill {
     pub values: Vec<(usize, Arg)>,
     /// Whether the run that put it in has ended, and said that its references are empty.
     pub is_known: bool,
+    /// Why the database did not let them be filled in, and its own words; empty where it was not asked.
+    pub refused: (String, String),
 }
 
 /// How many candidates of a table are in a state for a reason.
@@ -131,7 +133,7 @@ const SCHEMA: [&str; 6] = [
     "CREATE INDEX candidates_state ON candidates (t, state, n)",
     "CREATE INDEX candidates_holder ON candidates (t, holder) WHERE holder IS NOT NULL",
     "CREATE TABLE fills (id INTEGER PRIMARY KEY, t INTEGER NOT NULL, key TEXT NOT NULL, row TEXT NOT NULL,
-        later TEXT NOT NULL, known INTEGER NOT NULL)",
+        later TEXT NOT NULL, known INTEGER NOT NULL, reason TEXT NOT NULL DEFAULT '', detail TEXT NOT NULL DEFAULT '')",
     "CREATE UNIQUE INDEX fills_key ON fills (t, key)",
 ];
 
@@ -320,7 +322,9 @@ impl Work {
 
     /// The next rows that have references to be filled in, each with its number.
     pub async fn fills(&self, after: i64) -> Result<Vec<(i64, Fill)>, SnapshotError> {
-        let sql = format!("SELECT id, t, key, row, later, known FROM fills WHERE id > ? ORDER BY id LIMIT {PAGE}");
+        let sql = format!(
+            "SELECT id, t, key, row, later, known, reason, detail FROM fills WHERE id > ? ORDER BY id LIMIT {PAGE}"
+        );
         let mut tx = self.db.begin(Mode::Snapshot).await?;
         let rows = tx.fetch_all(Query::new("restore fills", sql), args![after]).await?;
         tx.commit().await?;
@@ -335,10 +339,17 @@ impl Work {
                 row: cells::decode(&inserted).unwrap_or_default(),
                 values,
                 is_known: row.int(5)? != 0,
+                refused: (row.text(6)?, row.text(7)?),
             };
             Ok((row.int(0)?, fill))
         };
         Ok(rows.iter().map(fill).collect::<Result<_, sqlx::Error>>().map_err(named)?)
+    }
+
+    /// Keeps in mind why the database does not let a reference be filled in.
+    pub async fn refuse_fill(&self, id: i64, (reason, detail): &(String, String)) -> Result<(), DbError> {
+        let args = args![reason.as_str(), detail.as_str(), id];
+        self.run("UPDATE fills SET reason = ?, detail = ? WHERE id = ?", args).await.map(drop)
     }
 
     /// Forgets what was filled in.

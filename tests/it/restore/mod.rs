@@ -11,6 +11,7 @@ mod property;
 mod size;
 mod story;
 mod taken_out;
+mod triggers;
 
 use std::{collections::BTreeMap, path::PathBuf};
 

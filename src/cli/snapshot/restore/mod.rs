@@ -208,7 +208,8 @@ impl Options {
             });
             print_json(&after.add_to(done))?;
         }
-        let all_back = report.rows(State::Deferred) == 0 && report.quarantined() == 0 && applied.changed == 0;
+        let left_empty = applied.changed + applied.incomplete;
+        let all_back = report.rows(State::Deferred) == 0 && report.quarantined() == 0 && left_empty == 0;
         let exit = if all_back { Exit::Ok } else { Exit::Drift };
         Ok(after.exit(exit).into())
     }

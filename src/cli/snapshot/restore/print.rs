@@ -90,4 +90,7 @@ pub(super) fn applied(applied: &Applied, undo: &Path) {
             applied.changed
         );
     }
+    if applied.incomplete > 0 {
+        println!("{} row(s) are in with references left empty", applied.incomplete);
+    }
 }

@@ -1,8 +1,8 @@
 //! References that were left empty: filled in when their rows are there, or their rows taken out again.
 
-use super::{Apply, Failures, database_error, is_passing, key_condition, update};
+use super::{Apply, Failures, begin, database_error, is_passing, is_refusal, key_condition, update, why};
 use crate::{
-    db::{Arg, Kind, Mode, Query, Tx},
+    db::{Arg, Mode, Query, Tx},
     snapshot::{
         SnapshotError,
         restore::{
@@ -17,6 +17,16 @@ use crate::{
 /// Why a row does not come back, or not for long.
 const CANNOT: &str = "a row that it refers to cannot be restored";
 
+/// What became of references that were left empty.
+enum Filled {
+    /// They are filled in, or no longer anybody's business.
+    Done,
+    /// Their rows are not there yet.
+    Waits,
+    /// The database does not let them be filled in: why, and its own words.
+    Refused((String, String)),
+}
+
 impl Apply<'_> {
     /// Fills in the references whose rows are there now.
     pub(super) async fn fill(&mut self) -> anyhow::Result<()> {
@@ -29,11 +39,9 @@ impl Apply<'_> {
                 let mut failures = Failures::default();
                 loop {
                     match self.fill_one(&fill).await {
-                        Ok(true) => {
-                            self.context.work.filled(id).await?;
-                            break;
-                        }
-                        Ok(false) => break,
+                        Ok(Filled::Done) => break self.context.work.filled(id).await?,
+                        Ok(Filled::Waits) => break,
+                        Ok(Filled::Refused(why)) => break self.context.work.refuse_fill(id, &why).await?,
                         Err(error) => {
                             let passing = database_error(&error).is_some_and(is_passing);
                             if !passing || !failures.wait().await {
@@ -46,23 +54,23 @@ impl Apply<'_> {
         }
     }
 
-    /// Fills in the references of one row, unless somebody has written it since; whether that is done with.
-    async fn fill_one(&mut self, fill: &Fill) -> anyhow::Result<bool> {
+    /// Fills in the references of one row, unless somebody has written it since.
+    async fn fill_one(&mut self, fill: &Fill) -> anyhow::Result<Filled> {
         let context = self.context;
         let shape = &context.shapes[fill.table];
-        let mut tx = context.live.db.begin(Mode::Write).await?;
+        let mut tx = begin(&context.live).await?;
         let key = std::slice::from_ref(&fill.key);
         let found = context.live.lookup(&mut tx, shape, &shape.key, key, true).await?;
-        let Some(before) = found.into_iter().flatten().next() else { return Ok(true) };
+        let Some(before) = found.into_iter().flatten().next() else { return Ok(Filled::Done) };
         let is_empty = fill.values.iter().all(|(place, _)| before[*place] == Arg::Null);
         if !is_empty {
-            return Ok(true);
+            return Ok(Filled::Done);
         }
         // Since this run has put it in, triggers may have written it; since another has, anybody.
         let own = context.work.find(fill.table, key).await?.pop().flatten();
         if before != fill.row && own.is_none_or(|candidate| candidate.state != State::Restored) {
             self.done.changed += 1;
-            return Ok(true);
+            return Ok(Filled::Done);
         }
         let mut after = before.clone();
         for (place, value) in &fill.values {
@@ -75,15 +83,13 @@ impl Apply<'_> {
             let Some(target) = link.target(&after) else { continue };
             let parent = &context.shapes[link.parent];
             if context.live.lookup(&mut tx, parent, &link.parent_columns, &[target], true).await?[0].is_empty() {
-                return Ok(false);
+                return Ok(Filled::Waits);
             }
         }
         match update(&context.live, &mut tx, shape, &after).await {
             Ok(_) => {}
-            Err(error) if is_passing(&error) || matches!(error.kind, Kind::Unavailable | Kind::Definition) => {
-                return Err(error.into());
-            }
-            Err(_) => return Ok(false),
+            Err(error) if is_refusal(&error) => return Ok(Filled::Refused(why(&error))),
+            Err(error) => return Err(error.into()),
         }
         let found = context.live.lookup(&mut tx, shape, &shape.key, key, false).await?;
         let after = found.into_iter().flatten().next().unwrap_or(after);
@@ -94,7 +100,7 @@ impl Apply<'_> {
         }])?;
         tx.commit().await?;
         self.done.filled += 1;
-        Ok(true)
+        Ok(Filled::Done)
     }
 
     /// Takes out again what went in for a row that never came; how many rows.
@@ -122,34 +128,58 @@ impl Apply<'_> {
                         }
                     }
                 };
-                let known = context.work.find(fill.table, std::slice::from_ref(&fill.key)).await?.pop().flatten();
-                if let Some(mut candidate) = known {
-                    if is_out {
-                        out += 1;
-                        self.done.inserted = self.done.inserted.saturating_sub(1);
-                        candidate.state = State::Deferred;
-                        candidate.reason = CANNOT.to_owned();
-                    } else {
-                        candidate.reason = "a reference of it is left empty, whose row cannot be restored".to_owned();
-                    }
-                    context.work.set(fill.table, &[candidate]).await?;
-                } else if is_out {
-                    // It was put in by a run that did not come to its end.
-                    let (state, reason) = (State::Deferred, CANNOT.to_owned());
-                    let candidate =
-                        Candidate { place: 0, key: fill.key, state, reason, detail: String::new(), holder: None };
-                    context.work.add(fill.table, &[candidate]).await?;
+                if is_out {
+                    out += 1;
+                    self.done.inserted = self.done.inserted.saturating_sub(1);
+                } else {
+                    self.done.incomplete += 1;
                 }
+                self.say(&fill, is_out).await?;
                 context.work.filled(id).await?;
             }
         }
+    }
+
+    /// Names the rows of runs before this one whose references the database still does not let be filled in.
+    pub(super) async fn report_refused(&mut self) -> anyhow::Result<()> {
+        let mut after = 0;
+        loop {
+            let page = self.context.work.fills(after).await?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = *last;
+            for (_, fill) in page.into_iter().filter(|(_, fill)| !fill.refused.0.is_empty()) {
+                self.done.incomplete += 1;
+                self.say(&fill, false).await?;
+            }
+        }
+    }
+
+    /// Writes down what became of a row whose references stay empty.
+    async fn say(&self, fill: &Fill, is_out: bool) -> Result<(), SnapshotError> {
+        let work = &self.context.work;
+        let (why, detail) = fill.refused.clone();
+        let reason = match (is_out, why.is_empty()) {
+            (true, true) => CANNOT.to_owned(),
+            (false, true) => "a reference of it is left empty, whose row cannot be restored".to_owned(),
+            (_, false) => format!("a reference of it cannot be filled in: {why}"),
+        };
+        let state = if is_out { State::Deferred } else { State::Restored };
+        let key = std::slice::from_ref(&fill.key);
+        if let Some(candidate) = work.find(fill.table, key).await?.pop().flatten() {
+            work.set(fill.table, &[Candidate { state, reason, detail, ..candidate }]).await?;
+        } else {
+            // It was put in by a run before this one.
+            let key = fill.key.clone();
+            work.add(fill.table, &[Candidate { place: 0, key, state, reason, detail, holder: None }]).await?;
+        }
+        Ok(())
     }
 
     /// Takes one row out, unless somebody refers to it or has written it; whether it is out.
     async fn take_out_one(&self, fill: &Fill, children: &Children) -> anyhow::Result<bool> {
         let context = self.context;
         let shape = &context.shapes[fill.table];
-        let mut tx = context.live.db.begin(Mode::Write).await?;
+        let mut tx = begin(&context.live).await?;
         if self.is_referred(&mut tx, fill, children).await? {
             return Ok(false);
         }
@@ -161,9 +191,7 @@ impl Apply<'_> {
                 tx.commit().await?;
                 Ok(true)
             }
-            Err(error) if is_passing(&error) || matches!(error.kind, Kind::Unavailable | Kind::Definition) => {
-                Err(error.into())
-            }
+            Err(error) if !is_refusal(&error) => Err(error.into()),
             // What daymend does not know of refers to it.
             Err(_) => {
                 tx.rollback().await?;

@@ -16,17 +16,13 @@ use super::{
     work::{Candidate, Fill, State},
 };
 use crate::{
-    db::{Dialect, Kind, Mode, Query},
+    db::{Kind, Query},
     snapshot::{SnapshotError, cells::Cells, side::PAGE},
 };
 use ready::ready;
 pub use sql::database_error;
-pub(super) use sql::{Failures, is_passing, key_condition, update};
-use sql::{insert_sql, why};
-
-/// What MySQL needs to take values as they were: an id of 0 is not a request for a new one, and a date
-/// that another mode let in is no error now. Too long, out of range and no number stay errors.
-const SESSION_MYSQL: &str = "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'";
+use sql::insert_sql;
+pub(super) use sql::{Failures, begin, is_passing, is_refusal, key_condition, update, why};
 
 /// What was done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -39,6 +35,8 @@ pub struct Applied {
     pub passes: u32,
     /// Rows with references still to be filled in, which somebody has changed since they went in: left alone.
     pub changed: u64,
+    /// Rows that are in with references left empty.
+    pub incomplete: u64,
 }
 
 /// Restores what the plan says.
@@ -71,7 +69,8 @@ impl<'a> Apply<'a> {
                         let Some(table) = context.number(&table).filter(|_| !later.is_empty()) else { continue };
                         let values = later.into_iter().map(|(place, value)| (place, value.0)).collect();
                         let key = context.shapes[table].key_of(&row.0);
-                        let fill = Fill { table, key, row: row.0, values, is_known: false };
+                        let fill =
+                            Fill { table, key, row: row.0, values, is_known: false, refused: Default::default() };
                         context.work.add_fills(&[fill]).await?;
                     }
                     Record::Fill { table, before, .. } => {
@@ -79,7 +78,7 @@ impl<'a> Apply<'a> {
                             context.number(&table).map(|table| (table, context.shapes[table].key_of(&before.0)));
                     }
                     Record::End => context.work.all_fills_known().await?,
-                    Record::Days { .. } => {}
+                    Record::Empty { .. } | Record::Days { .. } => {}
                 }
             }
         }
@@ -113,6 +112,7 @@ impl<'a> Apply<'a> {
             self.context.work.retry().await?;
             plan::settle(self.context).await?;
         }
+        self.report_refused().await?;
         for table in 0..self.context.shapes.len() {
             self.give_up(table).await?;
         }
@@ -186,19 +186,14 @@ impl<'a> Apply<'a> {
     async fn transaction(&mut self, table: usize, candidates: Vec<Candidate>) -> anyhow::Result<u64> {
         let context = self.context;
         let shape = &context.shapes[table];
-        let mut tx = context.live.db.begin(Mode::Write).await?;
-        if tx.dialect() == Dialect::MySql {
-            tx.execute(Query::new("restore session", SESSION_MYSQL), vec![]).await?;
-        }
+        let mut tx = begin(&context.live).await?;
         let (ready, mut settled) = ready(context, &mut tx, table, candidates).await?;
         let mut inserted = Vec::new();
         for mut one in ready {
             let insert = insert_sql(&context.live, shape, &one.row);
             match tx.execute(Query::new("restore insert", insert), one.row.clone()).await {
                 Ok(_) => inserted.push(one),
-                Err(error) if is_passing(&error) || matches!(error.kind, Kind::Unavailable | Kind::Definition) => {
-                    return Err(error.into());
-                }
+                Err(error) if !is_refusal(&error) => return Err(error.into()),
                 Err(error) => {
                     (one.candidate.reason, one.candidate.detail) = why(&error);
                     one.candidate.state = State::Deferred;
@@ -214,7 +209,8 @@ impl<'a> Apply<'a> {
         for (one, record) in inserted.into_iter().zip(records) {
             if let (false, Record::Insert { row, .. }) = (one.later.is_empty(), record) {
                 let key = shape.key_of(&row.0);
-                fills.push(Fill { table, key, row: row.0, values: one.later, is_known: false });
+                let refused = Default::default();
+                fills.push(Fill { table, key, row: row.0, values: one.later, is_known: false, refused });
             }
             settled.push(one.candidate);
         }

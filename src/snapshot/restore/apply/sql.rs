@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    db::{self, Arg, Backoff, DbError, Kind, Query, Tx},
+    db::{self, Arg, Backoff, DbError, Dialect, Kind, Mode, Query, Tx},
     snapshot::{
         SnapshotError,
         schema::{quote, quote_all},
@@ -34,6 +34,19 @@ pub(in crate::snapshot::restore) fn key_condition(live: &Side, shape: &Shape, ke
         })
         .collect();
     (terms.join(" AND "), key.to_vec())
+}
+
+/// What MySQL needs to take values as they were: an id of 0 is not a request for a new one, and a date
+/// that another mode let in is no error now. Too long, out of range and no number stay errors.
+const SESSION_MYSQL: &str = "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'";
+
+/// A transaction that may write any row that was there once.
+pub(in crate::snapshot::restore) async fn begin(live: &Side) -> Result<Tx, DbError> {
+    let mut tx = live.db.begin(Mode::Write).await?;
+    if tx.dialect() == Dialect::MySql {
+        tx.execute(Query::new("restore session", SESSION_MYSQL), vec![]).await?;
+    }
+    Ok(tx)
 }
 
 /// Writes every column of a row but its key: one that was left out might write itself (ON UPDATE
@@ -103,8 +116,13 @@ pub(in crate::snapshot::restore) fn is_passing(error: &DbError) -> bool {
     error.kind == Kind::Conflict && !error.is_duplicate()
 }
 
+/// Whether the database refuses this very row: others may go on.
+pub(in crate::snapshot::restore) fn is_refusal(error: &DbError) -> bool {
+    !is_passing(error) && !matches!(error.kind, Kind::Unavailable | Kind::Definition)
+}
+
 /// Why the database does not take a row, in one of a few words, and its own.
-pub(super) fn why(error: &DbError) -> (String, String) {
+pub(in crate::snapshot::restore) fn why(error: &DbError) -> (String, String) {
     let reason = match db::code(&error.source) {
         1062 | 1586 | 2067 | 1555 | 2579 => "a unique key is taken",
         1452 | 1216 | 787 => "what it refers to is gone",

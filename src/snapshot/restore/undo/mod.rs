@@ -1,21 +1,25 @@
 //! Taking a restore back: the undo file, read from its end.
 //!
 //! A row is removed only if it still is what was restored, and if nothing refers to it by now: what
-//! somebody has written since stays, and is reported. References that were filled in are emptied first,
-//! as they were. Killed at any point, it is run again: a row that is gone already is no matter.
+//! somebody has written since stays, and is reported, and so does what it refers to. References that were
+//! filled in are emptied first, as they were, of rows that can go. Killed at any point, it is run again: a row that is gone already is no matter.
 
-use std::collections::BTreeMap;
+mod fate;
+
+use std::collections::{BTreeMap, HashSet};
 
 use super::{
     Link, add_foreign_keys,
-    apply::{Failures, database_error, is_passing, key_condition, update},
+    apply::{Failures, begin, database_error, is_passing, is_refusal, key_condition, update, why},
     children::{Children, Referred},
     links,
     relations::Relations,
-    undo_file::{Reader, Record},
+    undo_file::{Reader, Record, Values, Writer},
 };
+use fate::Fate;
+
 use crate::{
-    db::{Arg, Db, Kind, Mode, Query, Tx},
+    db::{Arg, Db, DbError, Mode, Query, Tx},
     snapshot::{
         SnapshotError,
         cells::{self, Cells},
@@ -23,6 +27,8 @@ use crate::{
         side::{PAGE, Shape, Side},
     },
 };
+
+const CHANGED: &str = "it has been changed since";
 
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -111,17 +117,20 @@ impl Undo {
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> anyhow::Result<Undone> {
         let mut undone = Undone::default();
+        let mut fate = self.fate(reader).await?;
+        let mut writer = if dry_run { None } else { Some(reader.writer()?) };
         let mut end = reader.len();
-        // A dry run does it all in one transaction, and does not commit.
-        let mut trial = if dry_run { Some(self.live.db.begin(Mode::Write).await?) } else { None };
+        // A dry run does it all in one transaction, does not commit, and writes nothing down.
+        let mut trial = if dry_run { Some(begin(&self.live).await?) } else { None };
         while end > 0 {
             let start = end.saturating_sub(PAGE);
             let records = reader.read(start..end)?;
             let mut failures = Failures::default();
             let batch = loop {
-                let batch = match &mut trial {
-                    Some(tx) => self.batch(tx, &records).await,
-                    None => self.transaction(&records).await,
+                let batch = match (&mut trial, &mut writer) {
+                    (Some(tx), _) => self.batch(tx, &records, &mut fate).await.map(|(done, _)| done),
+                    (None, Some(writer)) => self.transaction(&records, &mut fate, writer).await,
+                    (None, None) => return Ok(undone),
                 };
                 match batch {
                     Ok(batch) => break batch,
@@ -145,33 +154,40 @@ impl Undo {
         if let Some(tx) = trial {
             tx.rollback().await?;
         }
+        // A row that was restored twice is in the file twice.
+        for keys in undone.left.values_mut() {
+            let mut seen = HashSet::new();
+            keys.retain(|key| seen.insert(key.clone()));
+        }
         Ok(undone)
     }
 
-    async fn transaction(&self, records: &[Record]) -> anyhow::Result<Undone> {
-        let mut tx = self.live.db.begin(Mode::Write).await?;
-        let done = self.batch(&mut tx, records).await?;
+    async fn transaction(&self, records: &[Record], fate: &mut Fate, writer: &mut Writer) -> anyhow::Result<Undone> {
+        let mut tx = begin(&self.live).await?;
+        let (done, written) = self.batch(&mut tx, records, fate).await?;
+        writer.append(&written)?;
         tx.commit().await?;
         Ok(done)
     }
 
-    async fn batch(&self, tx: &mut Tx, records: &[Record]) -> anyhow::Result<Undone> {
+    /// Takes records back; what was done, and what has to be written down of it.
+    async fn batch(&self, tx: &mut Tx, records: &[Record], fate: &mut Fate) -> anyhow::Result<(Undone, Vec<Record>)> {
         let mut done = Undone::default();
+        let mut written = Vec::new();
         for record in records.iter().rev() {
-            let (table, result) = match record {
+            match record {
                 Record::Insert { table, row, referred, .. } => {
-                    (table, self.remove(tx, table, &row.0, referred, &mut done).await?)
+                    if let Some((key, why)) = self.remove(tx, table, &row.0, referred, fate, &mut done).await? {
+                        done.left.entry((table.clone(), why)).or_default().push(key);
+                    }
                 }
                 Record::Fill { table, before, after } => {
-                    (table, self.empty(tx, table, &before.0, &after.0, &mut done).await?)
+                    written.extend(self.empty(tx, table, &before.0, &after.0, fate, &mut done).await?);
                 }
-                Record::Days { .. } | Record::End => continue,
-            };
-            if let Some((key, why)) = result {
-                done.left.entry((table.clone(), why)).or_default().push(key);
+                Record::Empty { .. } | Record::Days { .. } | Record::End => {}
             }
         }
-        Ok(done)
+        Ok((done, written))
     }
 
     /// Whether the database has a table of that name.
@@ -206,6 +222,7 @@ impl Undo {
         table: &str,
         row: &[Arg],
         referred: &[(String, String)],
+        fate: &Fate,
         done: &mut Undone,
     ) -> anyhow::Result<Option<(String, String)>> {
         let (number, shape) = self.shape(table)?;
@@ -213,19 +230,18 @@ impl Undo {
             done.gone += 1;
             return Ok(None);
         };
+        let id = fate::id(table, &shape.key_of(row));
+        if let Some(why) = fate.stays.get(&id) {
+            return Ok(Some(why.clone()));
+        }
         let key = cells::show_key(&shape.key_of(row));
-        if live[..row.len()] != *row {
-            return Ok(Some((key, "it has been changed since".to_owned())));
+        let now = &live[..row.len()];
+        if now != row && !fate.is_own(id, now) {
+            return Ok(Some((key, CHANGED.to_owned())));
         }
-        let referred_by = self.children.first(tx, &self.live, &self.shapes, shape, &live, &|_, _| false).await?;
-        if let Some(Referred { why, child }) = referred_by {
-            return Ok(Some((child.map_or(key.clone(), |child| format!("{key} ({child})")), why)));
-        }
-        for link in self.links.iter().filter(|link| link.parent == number && !link.reference.is_enforced) {
-            if let Some(child) = self.child(tx, link, number, &live, referred).await? {
-                let why = format!("a row of {} refers to it by now", self.shapes[link.child].table);
-                return Ok(Some((format!("{key} ({child})"), why)));
-            }
+        let stays = self.referred_by(tx, number, &live, referred, &|_, _| false).await?;
+        if stays.is_some() {
+            return Ok(stays);
         }
         // InnoDB does not let a row go that refers to itself.
         let mut alone = live.clone();
@@ -234,18 +250,53 @@ impl Undo {
                 link.nullable.iter().for_each(|place| alone[*place] = Arg::Null);
             }
         }
+        // What the database refuses leaves the row as it was.
         if alone != live {
-            update(&self.live, tx, shape, &alone).await?;
+            tx.remember().await?;
         }
-        let (condition, args) = key_condition(&self.live, shape, &shape.key_of(row));
-        let sql =
-            format!("-- daymend: undo delete\nDELETE FROM {} WHERE {condition}", quote(self.live.db.dialect(), table));
-        match tx.execute(Query::new("undo delete", sql), args).await {
-            Ok(_) => done.removed += 1,
-            Err(error) if is_passing(&error) || matches!(error.kind, Kind::Unavailable | Kind::Definition) => {
-                return Err(error.into());
+        match self.delete(tx, shape, &live, &alone).await {
+            Ok(()) => done.removed += 1,
+            Err(error) if is_refusal(&error) => {
+                if alone != live {
+                    tx.forget().await?;
+                }
+                return Ok(Some((key, refused(&error))));
             }
-            Err(error) => return Ok(Some((key, format!("the database refuses: {}", error.source)))),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(None)
+    }
+
+    async fn delete(&self, tx: &mut Tx, shape: &Shape, live: &[Arg], alone: &[Arg]) -> Result<(), DbError> {
+        if alone != live {
+            update(&self.live, tx, shape, alone).await?;
+        }
+        let (condition, args) = key_condition(&self.live, shape, &shape.key_of(live));
+        let table = quote(self.live.db.dialect(), &shape.table);
+        let sql = format!("-- daymend: undo delete\nDELETE FROM {table} WHERE {condition}");
+        tx.execute(Query::new("undo delete", sql), args).await.map(drop)
+    }
+
+    /// The key of a row and why it cannot go: others refer to it that are not known, and did not when it came.
+    async fn referred_by(
+        &self,
+        tx: &mut Tx,
+        number: usize,
+        live: &[Arg],
+        referred: &[(String, String)],
+        is_known: &(dyn Fn(&str, &[Arg]) -> bool + Sync),
+    ) -> Result<Option<(String, String)>, SnapshotError> {
+        let shape = &self.shapes[number];
+        let key = cells::show_key(&shape.key_of(live));
+        let first = self.children.first(tx, &self.live, &self.shapes, shape, live, is_known).await?;
+        if let Some(Referred { why, child }) = first {
+            return Ok(Some((child.map_or(key.clone(), |child| format!("{key} ({child})")), why)));
+        }
+        for link in self.links.iter().filter(|link| link.parent == number && !link.reference.is_enforced) {
+            if let Some(child) = self.child(tx, link, number, live, referred, is_known).await? {
+                let why = format!("a row of {} refers to it by now", self.shapes[link.child].table);
+                return Ok(Some((format!("{key} ({child})"), why)));
+            }
         }
         Ok(None)
     }
@@ -258,6 +309,7 @@ impl Undo {
         number: usize,
         row: &[Arg],
         referred: &[(String, String)],
+        is_known: &(dyn Fn(&str, &[Arg]) -> bool + Sync),
     ) -> Result<Option<String>, SnapshotError> {
         let child = &self.shapes[link.child];
         let Some(sought) = link.sought(row) else { return Ok(None) };
@@ -267,36 +319,58 @@ impl Undo {
             let key = child.key_of(&found);
             let is_itself = link.child == number && key == own;
             let known = (child.table.clone(), cells::show_key(&key));
-            if !is_itself && !referred.contains(&known) {
+            if !is_itself && !referred.contains(&known) && !is_known(&child.table, &key) {
                 return Ok(Some(format!("{} {}", known.0, known.1)));
             }
         }
         Ok(None)
     }
 
-    /// Empties the references of a row that were filled in; its key and the reason where they stay.
+    /// Empties the references of a row that were filled in; what to write down of it. A row that does not let
+    /// them be emptied stays.
     async fn empty(
         &self,
         tx: &mut Tx,
         table: &str,
         before: &[Arg],
         after: &[Arg],
+        fate: &mut Fate,
         done: &mut Undone,
-    ) -> anyhow::Result<Option<(String, String)>> {
+    ) -> anyhow::Result<Option<Record>> {
         let (_, shape) = self.shape(table)?;
+        let key = shape.key_of(after);
+        let id = fate::id(table, &key);
         let Some(live) = self.live_row(tx, shape, after).await? else { return Ok(None) };
-        if live[..before.len()] == *before {
+        let now = &live[..before.len()];
+        if fate.stays.contains_key(&id) || now == before || fate.is_own(id, now) {
             return Ok(None);
         }
-        if live[..after.len()] != *after {
-            return Ok(Some((cells::show_key(&shape.key_of(after)), "it has been changed since".to_owned())));
+        let mut stays = |why: String| {
+            fate.stays.insert(id, (cells::show_key(&key), why));
+            Ok(None)
+        };
+        if now != after {
+            return stays(CHANGED.to_owned());
         }
         let mut row = live;
         row[..before.len()].clone_from_slice(before);
-        update(&self.live, tx, shape, &row).await?;
-        done.emptied += 1;
-        Ok(None)
+        match update(&self.live, tx, shape, &row).await {
+            Ok(_) => done.emptied += 1,
+            Err(error) if is_refusal(&error) => return stays(refused(&error)),
+            Err(error) => return Err(error.into()),
+        }
+        // Triggers may have made it another one.
+        let Some(row) = self.live_row(tx, shape, after).await? else { return Ok(None) };
+        let row = row[..before.len()].to_vec();
+        fate.left(id, &row);
+        let is_other = row != before;
+        Ok(is_other.then(|| Record::Empty { table: table.to_owned(), row: Values(row) }))
     }
+}
+
+fn refused(error: &DbError) -> String {
+    let (reason, words) = why(error);
+    format!("{reason}: {words}")
 }
 
 /// Whether a table cannot be described as this user may not read all of it.

@@ -1,0 +1,180 @@
+//! Which of the rows in an undo file cannot go, decided before any reference is emptied.
+//!
+//! In tables that refer to each other a row can only be removed once references have been emptied. A row
+//! that stays in the end has to keep its own, and so the rows that these lead to stay as well.
+
+use std::{
+    collections::{HashMap, HashSet, hash_map::DefaultHasher},
+    hash::{Hash as _, Hasher as _},
+};
+
+use super::{
+    super::{
+        apply::{Failures, begin, database_error, is_passing, is_refusal, update},
+        undo_file::{Reader, Record},
+    },
+    CHANGED, Undo, refused,
+};
+use crate::{
+    db::{Arg, Tx},
+    snapshot::{
+        SnapshotError,
+        cells::{self, Cells},
+        side::PAGE,
+    },
+};
+
+/// What an undo knows of the rows of its file: some bytes a row.
+#[derive(Debug, Default)]
+pub(super) struct Fate {
+    /// Those that were inserted.
+    inserted: HashSet<u64>,
+    /// What they were after daymend itself had emptied references of theirs.
+    emptied: HashMap<u64, u64>,
+    /// Those that stay: how to name them, and why.
+    pub(super) stays: HashMap<u64, (String, String)>,
+    has_fills: bool,
+}
+
+/// A row of a table, by its key.
+pub(super) fn id(table: &str, key: &[Arg]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (table, cells::encode(key)).hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Fate {
+    /// Whether a row is what daymend itself has left behind.
+    pub(super) fn is_own(&self, id: u64, row: &[Arg]) -> bool {
+        self.emptied.get(&id).is_some_and(|own| *own == self::id("", row))
+    }
+
+    /// What daymend has left of a row.
+    pub(super) fn left(&mut self, id: u64, row: &[Arg]) {
+        self.emptied.insert(id, self::id("", row));
+    }
+}
+
+impl Undo {
+    /// Reads the file, and decides where references have been filled in.
+    pub(super) async fn fate(&self, reader: &mut Reader) -> anyhow::Result<Fate> {
+        let mut fate = Fate::default();
+        for start in (0..reader.len()).step_by(PAGE) {
+            for record in reader.read(start..reader.len().min(start + PAGE))? {
+                match record {
+                    Record::Insert { table, row, .. } => {
+                        let (_, shape) = self.shape(&table)?;
+                        fate.inserted.insert(id(&table, &shape.key_of(&row.0)));
+                    }
+                    Record::Empty { table, row } => {
+                        let (_, shape) = self.shape(&table)?;
+                        fate.left(id(&table, &shape.key_of(&row.0)), &row.0);
+                    }
+                    Record::Fill { .. } => fate.has_fills = true,
+                    Record::Days { .. } | Record::End => {}
+                }
+            }
+        }
+        let mut judged = HashSet::new();
+        let mut end = if fate.has_fills { reader.len() } else { 0 };
+        while end > 0 {
+            let start = end.saturating_sub(PAGE);
+            let records = reader.read(start..end)?;
+            let mut failures = Failures::default();
+            while let Err(error) = self.decide(&records, &mut judged, &mut fate).await {
+                if !database_error(&error).is_some_and(is_passing) || !failures.wait().await {
+                    return Err(error);
+                }
+            }
+            end = start;
+        }
+        Ok(fate)
+    }
+
+    /// Judges rows by the last record of each, in a transaction that changes nothing.
+    async fn decide(&self, records: &[Record], judged: &mut HashSet<u64>, fate: &mut Fate) -> anyhow::Result<()> {
+        let mut tx = begin(&self.live).await?;
+        let mut seen = Vec::new();
+        for record in records.iter().rev() {
+            let (table, before, after, referred) = match record {
+                Record::Insert { table, row, referred, .. } => (table, row, row, referred.as_slice()),
+                Record::Fill { table, before, after } => (table, before, after, [].as_slice()),
+                _ => continue,
+            };
+            let (number, shape) = self.shape(table)?;
+            let id = id(table, &shape.key_of(&before.0));
+            if judged.contains(&id) || seen.contains(&id) {
+                continue;
+            }
+            seen.push(id);
+            let Some(live) = self.live_row(&mut tx, shape, &before.0).await? else { continue };
+            let now = &live[..before.0.len()];
+            let key = cells::show_key(&shape.key_of(&live));
+            let is_known = |table: &str, key: &[Arg]| fate.inserted.contains(&self::id(table, key));
+            let why = if now != before.0 && now != after.0 && !fate.is_own(id, now) {
+                Some((key, CHANGED.to_owned()))
+            } else if let Some(why) = self.referred_by(&mut tx, number, &live, referred, &is_known).await? {
+                Some(why)
+            } else if now == after.0 && after != before {
+                self.try_to_empty(&mut tx, number, &live, &before.0).await?.map(|why| (key, why))
+            } else {
+                None
+            };
+            if let Some(why) = why {
+                fate.stays.insert(id, why);
+                self.keep_parents(&mut tx, number, live, fate).await?;
+            }
+        }
+        tx.rollback().await?;
+        judged.extend(seen);
+        Ok(())
+    }
+
+    /// Why the database does not let references of a row be emptied; they are what they were afterwards.
+    async fn try_to_empty(
+        &self,
+        tx: &mut Tx,
+        table: usize,
+        live: &[Arg],
+        before: &[Arg],
+    ) -> anyhow::Result<Option<String>> {
+        let mut row = live.to_vec();
+        row[..before.len()].clone_from_slice(before);
+        tx.remember().await?;
+        let refusal = match update(&self.live, tx, &self.shapes[table], &row).await {
+            Ok(_) => None,
+            Err(error) if is_refusal(&error) => Some(refused(&error)),
+            Err(error) => return Err(error.into()),
+        };
+        tx.forget().await?;
+        Ok(refusal)
+    }
+
+    /// What a row that stays refers to stays as well.
+    async fn keep_parents(&self, tx: &mut Tx, table: usize, row: Cells, fate: &mut Fate) -> Result<(), SnapshotError> {
+        let mut above = vec![(table, row)];
+        while let Some((table, row)) = above.pop() {
+            let child = &self.shapes[table];
+            for link in self.links.iter().filter(|link| link.child == table) {
+                let Some(target) = link.target(&row) else { continue };
+                let parent = &self.shapes[link.parent];
+                let found = self.live.lookup(tx, parent, &link.parent_columns, &[target], false).await?;
+                for found in found.into_iter().flatten() {
+                    let key = parent.key_of(&found);
+                    let id = id(&parent.table, &key);
+                    if fate.inserted.contains(&id) && !fate.stays.contains_key(&id) {
+                        let name = format!(
+                            "{} ({} {})",
+                            cells::show_key(&key),
+                            child.table,
+                            cells::show_key(&child.key_of(&row))
+                        );
+                        fate.stays.insert(id, (name, format!("a row of {} refers to it, and stays", child.table)));
+                        above.push((link.parent, found));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

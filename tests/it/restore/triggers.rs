@@ -1,0 +1,167 @@
+//! References in a circle that the database does not let be filled in or emptied, or changes on the way.
+
+use super::Scene;
+use crate::{
+    on_both,
+    support::{Engine, server},
+};
+
+on_both! {
+    a_reference_that_cannot_be_filled_in_is_reported;
+    what_a_trigger_changes_is_taken_back_all_the_same;
+    a_circle_stays_whole_where_one_of_it_stays;
+    what_cannot_be_emptied_stays_and_the_rest_goes;
+}
+
+const MEMBERS: &str = "CREATE TABLE members (id BIGINT NOT NULL PRIMARY KEY, next BIGINT NULL, version BIGINT NOT NULL,
+    born DATE NULL, FOREIGN KEY (next) REFERENCES members (id))";
+
+const WHOLE: &str = "SELECT COUNT(*) FROM members WHERE next = id % 3 + 1";
+
+/// Three who lead to each other, and one who leads to nobody, are gone.
+async fn circle(engine: Engine) -> (Scene, String) {
+    let pets = "CREATE TABLE pets (id BIGINT NOT NULL PRIMARY KEY, owner BIGINT NULL,
+        FOREIGN KEY (owner) REFERENCES members (id))";
+    let scene = Scene::new(engine, &[MEMBERS, pets]).await;
+    let sql = [
+        "INSERT INTO members VALUES (1, NULL, 0, NULL), (2, NULL, 0, NULL), (3, NULL, 0, NULL), (4, NULL, 0, NULL)",
+        "UPDATE members SET next = id % 3 + 1 WHERE id < 4",
+    ];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["UPDATE members SET next = NULL", "DELETE FROM members"].map(str::to_owned)).await;
+    (scene, name)
+}
+
+/// Refuses updates of the row with this id.
+async fn refuse(scene: &Scene, id: i64) {
+    let trigger = match scene.db.engine {
+        Engine::Sqlite => {
+            format!(
+                "CREATE TRIGGER no BEFORE UPDATE ON members WHEN NEW.id = {id} BEGIN SELECT RAISE(ABORT, 'never'); END"
+            )
+        }
+        Engine::MariaDb => format!(
+            "CREATE TRIGGER no BEFORE UPDATE ON members FOR EACH ROW
+             IF NEW.id = {id} THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'never'; END IF"
+        ),
+    };
+    scene.execute_all(&[trigger]).await;
+}
+
+async fn count_versions(scene: &Scene) {
+    let trigger = match scene.db.engine {
+        Engine::Sqlite => {
+            "CREATE TRIGGER counts AFTER UPDATE ON members
+             BEGIN UPDATE members SET version = OLD.version + 1 WHERE id = NEW.id; END"
+        }
+        Engine::MariaDb => {
+            "CREATE TRIGGER counts BEFORE UPDATE ON members FOR EACH ROW SET NEW.version = OLD.version + 1"
+        }
+    };
+    scene.execute_all(&[trigger.to_owned()]).await;
+}
+
+fn left(undone: &serde_json::Value) -> Vec<String> {
+    let left = undone["left"].as_array().unwrap().iter();
+    left.map(|left| format!("{}: {}", left["why"].as_str().unwrap(), left["keys"])).collect()
+}
+
+async fn a_reference_that_cannot_be_filled_in_is_reported(engine: Engine) {
+    let (scene, name) = circle(engine).await;
+    refuse(&scene, 2).await;
+    // Others refer to it by then: it stays. The next run finds it as it is.
+    for inserted in [4, 0] {
+        let report = scene.json(3, &["restore", &name, "--missing", "--apply"]);
+        assert_eq!((&report["applied"]["inserted"], &report["applied"]["incomplete"]), (&inserted.into(), &1.into()));
+        let groups = report["report"]["groups"].as_array().unwrap();
+        let group = groups.iter().find(|group| group["reason"] != "").unwrap();
+        assert_eq!(group["reason"], "a reference of it cannot be filled in: a trigger refuses it", "{report}");
+        assert_eq!((&group["samples"][0]["key"], &group["rows"]), (&"2".into(), &1.into()), "{report}");
+        assert!(group["samples"][0]["detail"].as_str().unwrap().contains("never"), "{report}");
+    }
+    assert_eq!(scene.db.number(WHOLE).await, 2);
+    scene.execute_all(&["DROP TRIGGER no".to_owned()]).await;
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(report["applied"]["filled"], 1, "{report}");
+    assert_eq!(scene.db.number(WHOLE).await, 3);
+    let undo = scene.path("undo.jsonl").display().to_string();
+    assert_eq!(scene.json(0, &["undo", &undo])["removed"], 4);
+}
+
+async fn what_a_trigger_changes_is_taken_back_all_the_same(engine: Engine) {
+    let (scene, name) = circle(engine).await;
+    count_versions(&scene).await;
+    scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(scene.db.number(WHOLE).await, 3);
+    let undo = scene.path("undo.jsonl").display().to_string();
+    assert_eq!(scene.json(0, &["undo", &undo, "--dry-run"])["removed"], 4);
+    // Killed behind the first half of it: what it has emptied is written down.
+    let file = std::fs::read_to_string(&undo).unwrap();
+    let refused = "CREATE TRIGGER stop BEFORE DELETE ON members";
+    let refused = match engine {
+        Engine::Sqlite => format!("{refused} BEGIN SELECT RAISE(ABORT, 'not today'); END"),
+        Engine::MariaDb => format!("{refused} FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not today'"),
+    };
+    scene.execute_all(&[refused]).await;
+    let undone = scene.json(3, &["undo", &undo]);
+    assert_eq!(undone["emptied"], 3, "{undone}");
+    assert_eq!(left(&undone).len(), 1, "{undone}");
+    assert!(std::fs::read_to_string(&undo).unwrap().len() > file.len());
+    scene.execute_all(&["DROP TRIGGER stop".to_owned()]).await;
+    let undone = scene.json(0, &["undo", &undo]);
+    assert_eq!(undone["removed"], 4, "{undone}");
+}
+
+async fn a_circle_stays_whole_where_one_of_it_stays(engine: Engine) {
+    let (scene, name) = circle(engine).await;
+    count_versions(&scene).await;
+    scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    scene.execute_all(&["INSERT INTO pets VALUES (7, 2)".to_owned()]).await;
+    let undo = scene.path("undo.jsonl").display().to_string();
+    for removed in [1, 0] {
+        let undone = scene.json(3, &["undo", &undo]);
+        assert_eq!((&undone["removed"], &undone["emptied"]), (&removed.into(), &0.into()), "{undone}");
+        let expected = [
+            "a row of members refers to it, and stays: [\"3 (members 2)\",\"1 (members 3)\"]",
+            "a row of pets refers to it by now: [\"2 (pets 7)\"]",
+        ];
+        assert_eq!(left(&undone), expected.map(str::to_owned));
+        assert_eq!(scene.db.number(WHOLE).await, 3);
+    }
+    scene.execute_all(&["DELETE FROM pets".to_owned()]).await;
+    assert_eq!(scene.json(0, &["undo", &undo])["removed"], 3);
+}
+
+async fn what_cannot_be_emptied_stays_and_the_rest_goes(engine: Engine) {
+    let (scene, name) = circle(engine).await;
+    scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    refuse(&scene, 2).await;
+    let undo = scene.path("undo.jsonl").display().to_string();
+    let undone = scene.json(3, &["undo", &undo]);
+    assert_eq!(undone["removed"], 1, "{undone}");
+    assert!(left(&undone)[1].starts_with("a trigger refuses it: "), "{undone}");
+    assert_eq!(scene.db.number(WHOLE).await, 3);
+    scene.execute_all(&["DROP TRIGGER no".to_owned()]).await;
+    assert_eq!(scene.json(0, &["undo", &undo])["removed"], 3);
+}
+
+/// A date that another mode has let in comes back with its row, and goes with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_date_without_a_month_keeps_no_reference_empty() {
+    let scene = Scene::new(Engine::MariaDb, &[MEMBERS]).await;
+    let members = format!("{}.members", scene.db.name());
+    let sql = format!(
+        "SET SESSION sql_mode = ''; INSERT INTO {members} VALUES (1, NULL, 0, '2026-00-00'), (2, 1, 0, '2026-00-00'),
+            (3, 2, 0, '2026-11-00'); UPDATE {members} SET next = 3 WHERE id = 1; UPDATE {members} SET next = id % 3 + 1"
+    );
+    server::run(server::port(&scene.url), &sql).await;
+    let name = scene.take().await.to_string();
+    let sql = format!("SET SESSION sql_mode = ''; UPDATE {members} SET next = NULL; DELETE FROM {members}");
+    server::run(server::port(&scene.url), &sql).await;
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!((&report["applied"]["inserted"], &report["applied"]["filled"]), (&3.into(), &3.into()), "{report}");
+    scene.run(0, &["diff", &name]);
+    let undo = scene.path("undo.jsonl").display().to_string();
+    assert_eq!(scene.json(0, &["undo", &undo])["removed"], 3);
+}
