@@ -123,7 +123,7 @@ pub async fn compare(
     for shape in &shapes {
         restore::add_foreign_keys(&mut relations, &old.tables[&shape.table]);
     }
-    let links = restore::links(&relations, &shapes, old).map_err(SnapshotError::Target)?;
+    let links = restore::links(&relations, &shapes, old, &mut diff.remarks).map_err(SnapshotError::Target)?;
     let mut views = Views { old: old.db.begin(Mode::Snapshot).await?, new: new.db.begin(Mode::Snapshot).await? };
     for (number, shape) in shapes.iter().enumerate() {
         let Some(filter) = Filter::new(&options.conditions, shape) else {

@@ -120,7 +120,7 @@ impl Context {
         for shape in &shapes {
             add_foreign_keys(&mut relations, &live.tables[&shape.table]);
         }
-        let links = links(&relations, &shapes, &live)?;
+        let links = links(&relations, &shapes, &live, &mut remarks)?;
         let mut identities = Vec::new();
         for shape in &shapes {
             identities.push(match relations.identities.get(&shape.table) {
@@ -171,56 +171,67 @@ pub(super) fn add_foreign_keys(relations: &mut Relations, table: &Table) {
             parent_columns: key.parent_columns.clone(),
             when: None,
             is_enforced: true,
+            is_declared: false,
         });
     }
 }
 
-/// The references between those tables; one that names a column which does not exist is an error.
-pub(super) fn links(relations: &Relations, shapes: &[Shape], side: &Side) -> Result<Vec<Link>, String> {
+/// The references between those tables. One that names a column which not both sides store is an error where a
+/// person has declared it; of the schema's, it is the database alone that watches over it.
+pub(super) fn links(
+    relations: &Relations,
+    shapes: &[Shape],
+    side: &Side,
+    remarks: &mut Vec<String>,
+) -> Result<Vec<Link>, String> {
     let number = |name: &str| shapes.iter().position(|shape| shape.table == name);
     let mut links = Vec::new();
     for reference in &relations.references {
         let (Some(child), Some(parent)) = (number(&reference.table), number(&reference.parent)) else { continue };
-        let unknown = |of: &str| format!("{}: a column of {of} does not exist", reference.text());
-        let columns = shapes[child].places(&reference.columns).ok_or_else(|| unknown(&reference.table))?;
-        let parent_columns = if reference.parent_columns.is_empty() {
-            shapes[parent].key.clone()
-        } else {
-            shapes[parent].places(&reference.parent_columns).ok_or_else(|| unknown(&reference.parent))?
-        };
-        if columns.len() != parent_columns.len() {
-            return Err(format!("{}: the key of {} has other columns", reference.text(), reference.parent));
+        match link(reference, shapes, side, child, parent) {
+            Ok(link) => links.push(link),
+            Err(why) if !reference.is_declared => remarks.push(format!("foreign key {why}: it is not followed")),
+            Err(why) => return Err(why),
         }
-        let when = match &reference.when {
-            None => None,
-            Some((column, value)) => {
-                let place =
-                    shapes[child].places(std::slice::from_ref(column)).ok_or_else(|| unknown(&reference.table))?;
-                Some((place[0], value.clone()))
-            }
-        };
-        let column = |table: usize, place: usize| {
-            let name = &shapes[table].columns[place];
-            side.tables.get(&shapes[table].table)?.columns.iter().find(|column| column.name == *name)
-        };
-        let nullable = columns
-            .iter()
-            .copied()
-            .filter(|place| column(child, *place).is_some_and(|column| column.nullable))
-            .collect();
-        let is_whole = parent_columns.iter().all(|place| column(parent, *place).is_some_and(Column::is_whole));
-        let is_child_whole = columns.iter().all(|place| column(child, *place).is_some_and(Column::is_whole));
-        links.push(Link {
-            reference: reference.clone(),
-            child,
-            columns,
-            parent,
-            parent_columns,
-            when,
-            nullable,
-            is_whole,
-            is_child_whole,
-        });
     }
     Ok(links)
+}
+
+fn link(reference: &Reference, shapes: &[Shape], side: &Side, child: usize, parent: usize) -> Result<Link, String> {
+    let unknown = |of: &str| format!("{}: a column of {of} does not exist, or is computed", reference.text());
+    let columns = shapes[child].places(&reference.columns).ok_or_else(|| unknown(&reference.table))?;
+    let parent_columns = if reference.parent_columns.is_empty() {
+        shapes[parent].key.clone()
+    } else {
+        shapes[parent].places(&reference.parent_columns).ok_or_else(|| unknown(&reference.parent))?
+    };
+    if columns.len() != parent_columns.len() {
+        return Err(format!("{}: the key of {} has other columns", reference.text(), reference.parent));
+    }
+    let when = match &reference.when {
+        None => None,
+        Some((column, value)) => {
+            let place = shapes[child].places(std::slice::from_ref(column)).ok_or_else(|| unknown(&reference.table))?;
+            Some((place[0], value.clone()))
+        }
+    };
+    let column = |table: usize, place: usize| {
+        let name = &shapes[table].columns[place];
+        side.tables.get(&shapes[table].table)?.columns.iter().find(|column| column.name == *name)
+    };
+    let nullable =
+        columns.iter().copied().filter(|place| column(child, *place).is_some_and(|column| column.nullable)).collect();
+    let is_whole = parent_columns.iter().all(|place| column(parent, *place).is_some_and(Column::is_whole));
+    let is_child_whole = columns.iter().all(|place| column(child, *place).is_some_and(Column::is_whole));
+    Ok(Link {
+        reference: reference.clone(),
+        child,
+        columns,
+        parent,
+        parent_columns,
+        when,
+        nullable,
+        is_whole,
+        is_child_whole,
+    })
 }

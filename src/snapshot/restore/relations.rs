@@ -41,6 +41,8 @@ pub struct Reference {
     pub when: Option<(String, String)>,
     /// Whether the database itself watches over it.
     pub is_enforced: bool,
+    /// Whether a person has written it down, and not the schema alone.
+    pub is_declared: bool,
 }
 
 impl Reference {
@@ -54,6 +56,7 @@ impl Reference {
             parent_columns: Vec::new(),
             when: None,
             is_enforced: false,
+            is_declared: true,
         }
     }
 
@@ -216,7 +219,10 @@ impl Relations {
                 && (known.parent_columns == reference.parent_columns || reference.parent_columns.is_empty())
         };
         match self.references.iter_mut().find(|known| same(known)) {
-            Some(known) => known.is_enforced |= reference.is_enforced,
+            Some(known) => {
+                known.is_enforced |= reference.is_enforced;
+                known.is_declared |= reference.is_declared;
+            }
             None => self.references.push(reference),
         }
     }
@@ -277,6 +283,7 @@ fn references(text: ReferenceText) -> Result<Vec<Reference>, String> {
         parent_columns: parent_columns.clone(),
         when,
         is_enforced: false,
+        is_declared: true,
     };
     match (text.parent, text.type_column) {
         (Some(parent), None) if text.parents.is_empty() => Ok(vec![to(parent, None)]),

@@ -1,5 +1,6 @@
 //! Rows that vanish, and come back: snapshots compared with the live database, and restores.
 
+mod altered;
 mod any_types;
 mod cases;
 mod children;

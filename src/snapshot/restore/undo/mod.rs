@@ -105,7 +105,7 @@ impl Undo {
         for table in live.tables.values() {
             add_foreign_keys(&mut relations, table);
         }
-        let links = links(&relations, &shapes, &live).map_err(anyhow::Error::msg)?;
+        let links = links(&relations, &shapes, &live, &mut Vec::new()).map_err(anyhow::Error::msg)?;
         Ok(Self { live, shapes, links, children })
     }
 
