@@ -36,6 +36,9 @@ pub struct Plan {
     pub left_out: Vec<(i64, String)>,
     /// Labs whose Historical View is off, planned because they were named.
     pub disabled: Vec<i64>,
+    /// Facts whose day nobody knows, as far as they are named.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<String>,
 }
 
 /// Why there is no plan.

@@ -43,6 +43,8 @@ pub(super) struct After {
     run: Option<i64>,
     /// Why days that are to be recomputed could not be enqueued.
     left: Option<String>,
+    /// Facts whose days nobody knows: those are not recomputed.
+    is_unknown: bool,
     /// How the run ended, where it was followed.
     ended: Option<RunState>,
     /// What the audit found, where the run has completed.
@@ -52,17 +54,18 @@ pub(super) struct After {
 impl FollowUp {
     /// Enqueues the repair of the days, and says nothing.
     pub(super) async fn enqueue(&self, global: &Global, db: &Db, days: &adhoc::Plan) -> anyhow::Result<After> {
+        let after = After { is_unknown: !days.unknown.is_empty(), ..After::default() };
         if days.labs.is_empty() {
-            return Ok(After::default());
+            return Ok(after);
         }
         if let Err(error) = migrate::check(db).await {
-            return Ok(After { left: Some(chain(&error)), ..After::default() });
+            return Ok(After { left: Some(chain(&error)), ..after });
         }
         let rollups = global.rollups()?;
         let rollup = historical_summary(&rollups)?;
         let now = db.now(global.clock()).await?;
         let run = adhoc::enqueue(db, rollup, days, &self.requested_by, now, self.attempts_max, self.max_shrink).await?;
-        Ok(After { run: Some(run), ..After::default() })
+        Ok(After { run: Some(run), ..after })
     }
 
     /// Says what was enqueued; with `wait` follows it, then audits the days.
@@ -78,6 +81,9 @@ impl FollowUp {
             let more = if days.left_out.len() > SHOWN { "; …" } else { "" };
             let labs = labs.collect::<Vec<_>>().join("; ");
             println!("days of {} lab(s) are left out ({labs}{more})", days.left_out.len());
+        }
+        for why in &days.unknown {
+            say!("a row of unknown day, which is not recomputed: {why}");
         }
         let jobs: usize = days.labs.iter().map(|(_, days)| days.len()).sum();
         if let Some(why) = &after.left {
@@ -117,6 +123,7 @@ impl After {
             return Exit::Failed;
         }
         match self.audit.as_ref().map_or(Exit::Ok, |report| audit::exit(report, None)) {
+            Exit::Ok if self.is_unknown && before == Exit::Ok => Exit::Drift,
             Exit::Ok => before,
             exit => exit,
         }

@@ -25,6 +25,9 @@ use crate::{
     },
 };
 
+/// How many facts whose day is unknown are named.
+const UNKNOWN_MAX: usize = 20;
+
 /// The way from a table to the facts: a chain of JOINs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Way {
@@ -76,9 +79,16 @@ pub async fn days(
         }
         for (table, keys) in keys {
             let Some(way) = &ways[table] else { continue };
-            add(live, shapes, facts, &mut tx, way, &keys, |lab, at| {
-                let days = days.entry(lab).or_default();
-                days.extend(labs.get(&lab).and_then(|zone| zone.as_ref().ok()).map(|zone| zone.date_of(at)));
+            add(live, shapes, facts, &mut tx, way, &keys, |fact| match fact {
+                Ok((lab, at)) => {
+                    let days = days.entry(lab).or_default();
+                    days.extend(labs.get(&lab).and_then(|zone| zone.as_ref().ok()).map(|zone| zone.date_of(at)));
+                }
+                Err(why) => {
+                    if plan.unknown.len() < UNKNOWN_MAX && !plan.unknown.contains(&why) {
+                        plan.unknown.push(why);
+                    }
+                }
             })
             .await?;
         }
@@ -168,7 +178,7 @@ async fn add(
     tx: &mut Tx,
     way: &Way,
     keys: &[Cells],
-    mut each: impl FnMut(i64, DateTime<Utc>) + Send,
+    mut each: impl FnMut(Result<(i64, DateTime<Utc>), String>) + Send,
 ) -> Result<(), DbError> {
     let dialect = live.db.dialect();
     let last = way.joins.len() - 1;
@@ -190,8 +200,14 @@ async fn add(
     sql += &format!(" WHERE {}", vec![one; keys.len()].join(" OR "));
     let args: Vec<Arg> = keys.iter().flatten().cloned().collect();
     tx.for_each(Query::new("restore days", sql), args, |row| {
-        if let (Some(lab), Some(at)) = (row.int_or_null(0)?, row.instant_or_null(1)?) {
-            each(lab, at);
+        // A value that cannot be read is that row's matter alone: the others' days are recomputed.
+        match row.int_or_null(0).and_then(|lab| Ok((lab, row.instant_or_null(1)?))) {
+            Ok((Some(lab), Some(at))) => each(Ok((lab, at))),
+            Ok(_) => {}
+            Err(error) => {
+                let lab = row.int_or_null(0).ok().flatten().map_or_else(String::new, |lab| format!("lab {lab}, "));
+                each(Err(format!("{lab}{}: {error}", facts.time)));
+            }
         }
         Ok(())
     })

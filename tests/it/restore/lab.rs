@@ -8,6 +8,7 @@ use crate::{
     support::{
         Engine, oracle,
         process::{Process, run_ok},
+        server,
         work::jobs_with,
     },
 };
@@ -17,6 +18,7 @@ on_both! {
     an_audit_that_finds_drift_is_heard;
     without_wait_the_run_is_left_to_the_workers;
     the_days_of_one_table_alone_are_repaired_too;
+    a_bill_whose_time_nobody_can_read_keeps_no_other_day_waiting;
 }
 
 const NOW: &str = "2026-06-15T12:00:00Z";
@@ -32,10 +34,16 @@ async fn lab(engine: Engine) -> (Scene, String) {
     repair(&scene).await;
     // The day after the last bill has a row that nothing supports.
     scene.db.add_summary_row(1, "2026-06-12", 1, 0, "branch_bill", 7).await;
+    let name = take(&scene);
+    (scene, name)
+}
+
+/// A snapshot of the default tables; its name.
+fn take(scene: &Scene) -> String {
     let store = scene.path("snapshots").display().to_string();
     let taken = run_ok(&scene.db, &["snapshot", "take", "--store", &store, "--json"]);
     let taken: Json = serde_json::from_str(&taken).unwrap();
-    (scene, taken["name"].as_str().unwrap().to_owned())
+    taken["name"].as_str().unwrap().to_owned()
 }
 
 /// Recomputes every day there is.
@@ -142,6 +150,36 @@ async fn the_days_of_one_table_alone_are_repaired_too(engine: Engine) {
     let args = command(&["restore"], &[&name, "--missing", "--table", "labReportRelation", "--apply", "--now", NOW]);
     let done = scene.json(0, &strs(&args));
     assert!(done["days"]["labs"][0][1].as_array().is_some_and(|days| days.len() >= 2), "{done}");
+    scene.db.drain(NOW.parse().unwrap()).await;
+    assert_true(&scene).await;
+}
+
+async fn a_bill_whose_time_nobody_can_read_keeps_no_other_day_waiting(engine: Engine) {
+    let (scene, _) = lab(engine).await;
+    let insert = "INSERT INTO billing (id, lab_id, billTime, isCancelled, modified_at) VALUES (77, 1,";
+    match engine {
+        Engine::Sqlite => {
+            let insert = format!("{insert} '2026-06-05T10:00:00', 0, '2026-06-05 10:00:00')");
+            scene.execute_all(&[insert]).await;
+        }
+        Engine::MariaDb => {
+            let (port, name) = (server::port(&scene.url), scene.db.name());
+            let insert = format!("{insert} '2026-00-10 10:00:00', 0, '2026-06-05 10:00:00')");
+            server::run(port, &format!("USE {name}; SET SESSION sql_mode = ''; {insert}")).await;
+        }
+    }
+    let name = take(&scene);
+    scene.execute_all(&["DELETE FROM billing WHERE id = 77".to_owned()]).await;
+    lose(&scene).await;
+    let args = command(&["restore"], &[&name, "--missing", "--apply", "--now", NOW]);
+    let done = scene.json(3, &strs(&args));
+    assert!(done["run"].is_number() && done["days"]["labs"][0][1].as_array().unwrap().len() >= 5, "{done}");
+    assert!(done["days"]["unknown"][0].as_str().unwrap().starts_with("lab 1, billTime: "), "{done}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM billing WHERE id = 77").await, 1);
+    let undo = scene.path("undo.jsonl").display().to_string();
+    let undone = scene.json(3, &strs(&command(&["undo"], &[&undo, "--now", NOW])));
+    assert!(undone["run"].is_number(), "{undone}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM billing WHERE id = 77").await, 0);
     scene.db.drain(NOW.parse().unwrap()).await;
     assert_true(&scene).await;
 }
