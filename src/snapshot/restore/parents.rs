@@ -5,10 +5,12 @@ use super::{
     work::{Candidate, State},
 };
 use crate::{
-    db::{Arg, Tx},
+    db::{Arg, DbError, Dialect, Query, Tx},
     snapshot::{
         SnapshotError,
         cells::{self, Cells},
+        schema::{quote, quote_all},
+        side::{Shape, Side},
     },
 };
 
@@ -50,6 +52,39 @@ impl Link {
             value => Some(value.clone()),
         });
         values.collect()
+    }
+
+    /// The keys of rows that refer to a row: so many of them at most, and nothing else of them.
+    pub async fn referrers(
+        &self,
+        tx: &mut Tx,
+        live: &Side,
+        shapes: &[Shape],
+        row: &[Arg],
+        limit: usize,
+    ) -> Result<Vec<Cells>, DbError> {
+        let Some(mut args) = self.sought(row) else { return Ok(Vec::new()) };
+        let (dialect, child) = (live.db.dialect(), &shapes[self.child]);
+        let mut keys = child.clone();
+        keys.columns = child.key.iter().map(|place| child.columns[*place].clone()).collect();
+        let mut terms: Vec<String> = self
+            .columns
+            .iter()
+            .map(|place| &child.columns[*place])
+            .map(|name| format!("{} = {}", quote(dialect, name), live.placeholder(&child.table, name)))
+            .collect();
+        if let Some((place, value)) = &self.when {
+            let text = if dialect == Dialect::MySql { "CHAR" } else { "TEXT" };
+            terms.push(format!("CAST({} AS {text}) = ?", quote(dialect, &child.columns[*place])));
+            args.push(Arg::from(value.as_str()));
+        }
+        let sql = format!(
+            "-- daymend: restore referrers\nSELECT {} FROM {} WHERE {} LIMIT {limit}",
+            quote_all(dialect, keys.columns.iter().map(String::as_str)),
+            quote(dialect, &child.table),
+            terms.join(" AND ")
+        );
+        live.rows(tx, Query::new("restore referrers", sql), &keys, args).await
     }
 
     /// Makes a row refer to other values.

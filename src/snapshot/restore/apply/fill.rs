@@ -213,10 +213,7 @@ impl Apply<'_> {
             return Ok(true);
         }
         for link in context.links.iter().filter(|link| link.parent == fill.table && !link.reference.is_enforced) {
-            let Some(sought) = link.sought(&row) else { continue };
-            let child = &context.shapes[link.child];
-            let found = context.live.lookup(tx, child, &link.columns, &[sought], false).await?;
-            if found.iter().flatten().any(|found| link.target(found).is_some()) {
+            if !link.referrers(tx, &context.live, &context.shapes, &row, 1).await?.is_empty() {
                 return Ok(true);
             }
         }

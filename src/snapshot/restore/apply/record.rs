@@ -57,13 +57,10 @@ impl Apply<'_> {
         let mut referred = Vec::new();
         let links = self.context.links.iter().filter(|link| link.parent == table && !link.reference.is_enforced);
         for link in links {
-            let Some(sought) = link.sought(row) else { continue };
-            let child = &self.context.shapes[link.child];
-            let found = self.context.live.lookup(tx, child, &link.columns, &[sought], false).await?;
-            let keys = found.iter().flatten().filter(|found| link.target(found).is_some());
-            referred.extend(
-                keys.take(REFERRED_MAX).map(|found| (child.table.clone(), cells::show_key(&child.key_of(found)))),
-            );
+            let context = self.context;
+            let child = &context.shapes[link.child].table;
+            let keys = link.referrers(tx, &context.live, &context.shapes, row, REFERRED_MAX).await?;
+            referred.extend(keys.iter().map(|key| (child.clone(), cells::show_key(key))));
         }
         Ok(referred)
     }

@@ -312,11 +312,10 @@ impl Undo {
         is_known: &(dyn Fn(&str, &[Arg]) -> bool + Sync),
     ) -> Result<Option<String>, SnapshotError> {
         let child = &self.shapes[link.child];
-        let Some(sought) = link.sought(row) else { return Ok(None) };
-        let found = self.live.lookup(tx, child, &link.columns, &[sought], false).await?;
+        // Among more than are known, and itself, there is one that is not.
+        let limit = referred.len() + PAGE;
         let own = self.shapes[number].key_of(row);
-        for found in found.into_iter().flatten().filter(|found| link.target(found).is_some()) {
-            let key = child.key_of(&found);
+        for key in link.referrers(tx, &self.live, &self.shapes, row, limit).await? {
             let is_itself = link.child == number && key == own;
             let known = (child.table.clone(), cells::show_key(&key));
             if !is_itself && !referred.contains(&known) && !is_known(&child.table, &key) {
