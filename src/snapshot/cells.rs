@@ -3,6 +3,8 @@
 //! A value is an [`Arg`] in the form that snapshots store ([`Value`]), so that the same value is the same
 //! [`Arg`] whether it was read from a live table or from a snapshot of it.
 
+use std::borrow::Cow;
+
 use super::{Value, schema::Column};
 use crate::db::{Arg, Dialect};
 
@@ -10,18 +12,72 @@ use crate::db::{Arg, Dialect};
 pub type Cells = Vec<Arg>;
 
 /// The placeholder for a value that is compared with a column: text and numbers are compared as
-/// floating-point numbers by MySQL otherwise, which are not exact.
+/// floating-point numbers by MySQL otherwise, which are not exact; bits, ENUMs and SETs are numbers to it, by
+/// which it sorts them, and are text here.
 #[must_use]
-pub fn placeholder(dialect: Dialect, column: &Column) -> &'static str {
+pub fn placeholder(dialect: Dialect, column: &Column) -> Cow<'static, str> {
     if dialect == Dialect::Sqlite {
-        "?"
-    } else if column.is_whole() {
-        if column.is_unsigned() { "CAST(? AS UNSIGNED)" } else { "CAST(? AS SIGNED)" }
-    } else if ["decimal", "numeric"].contains(&column.type_word().as_str()) {
-        "CAST(? AS DECIMAL(65, 30))"
-    } else {
-        "?"
+        return "?".into();
     }
+    let kind = &column.sql_type;
+    let inside = kind.find('(').zip(kind.rfind(')')).map_or("", |(open, close)| &kind[open + 1..close]);
+    match column.type_word().as_str() {
+        _ if column.is_whole() && column.is_unsigned() => "CAST(? AS UNSIGNED)".into(),
+        _ if column.is_whole() => "CAST(? AS SIGNED)".into(),
+        "dec" | "decimal" | "numeric" => decimal(inside).into(),
+        "bit" => "CAST(CONV(HEX(?), 16, 10) AS UNSIGNED)".into(),
+        "enum" => one_of(inside).into(),
+        "set" => some_of(inside).into(),
+        _ => "?".into(),
+    }
+}
+
+/// A DECIMAL with all places that there may be: the value may be another column's, and is not rounded. Where
+/// that leaves too few digits before the point, one like the column's own.
+fn decimal(digits: &str) -> String {
+    const PLACES: u32 = 30;
+    const WHOLE: u32 = 35;
+    let mut numbers = digits.split(',').filter_map(|number| number.trim().parse::<u32>().ok());
+    let (all, places) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if all.saturating_sub(places) > WHOLE {
+        format!("CAST(? AS DECIMAL({all}, {places}))")
+    } else {
+        format!("CAST(? AS DECIMAL({}, {PLACES}))", WHOLE + PLACES)
+    }
+}
+
+/// The number of a member of an ENUM, 0 of the empty text that stands for no member, and NULL of anything else.
+fn one_of(members: &str) -> String {
+    let count = texts(members).len() + 1;
+    format!("(NULLIF(FIELD(CAST(? AS BINARY), {members}, ''), 0) % {count})")
+}
+
+/// The number of a value of a SET; NULL where it has another member, or the members are in another order.
+fn some_of(members: &str) -> String {
+    let bits = texts(members).into_iter().enumerate();
+    let bits: Vec<String> = bits.map(|(bit, member)| format!("(FIND_IN_SET({member}, v) > 0) << {bit}")).collect();
+    format!(
+        "(SELECT IF(CAST(MAKE_SET(m, {members}) AS BINARY) = v, m, NULL)
+          FROM (SELECT v, {} AS m FROM (SELECT CAST(? AS BINARY) AS v) AS asked) AS numbered)",
+        bits.join(" | ")
+    )
+}
+
+/// The quoted texts of a list, as they are.
+fn texts(list: &str) -> Vec<&str> {
+    let (mut texts, mut start, mut is_inside) = (Vec::new(), 0, false);
+    for (at, byte) in list.bytes().enumerate() {
+        match byte {
+            b'\'' => is_inside = !is_inside,
+            b',' if !is_inside => {
+                texts.push(&list[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    texts.push(&list[start..]);
+    texts
 }
 
 /// The placeholder for a value that is written into a column: NULLs go out as numbers, of which MariaDB makes
@@ -152,6 +208,18 @@ mod tests {
             Arg::RawText(vec![0, 255, 16]),
         ];
         assert_eq!(decode(&encode(&cells)), Some(cells));
+    }
+
+    #[test]
+    fn members_are_told_apart_by_commas_outside_of_quotes() {
+        assert_eq!(texts("'a','b,c','d''e'"), ["'a'", "'b,c'", "'d''e'"]);
+    }
+
+    #[test]
+    fn decimals_keep_all_their_digits() {
+        assert_eq!(decimal("20,3"), "CAST(? AS DECIMAL(65, 30))");
+        assert_eq!(decimal("40,2"), "CAST(? AS DECIMAL(40, 2))");
+        assert_eq!(decimal("65,30"), "CAST(? AS DECIMAL(65, 30))");
     }
 
     #[test]

@@ -4,7 +4,10 @@
 //! their columns, so that two sides of any size are compared in bounded memory, and without relying on
 //! both of them sorting text alike. A [`Shape`] is what two sides have in common of a table.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+};
 
 use super::{
     Decoder, Manifest, SnapshotError,
@@ -72,7 +75,7 @@ impl Side {
     /// The next page of a table's rows behind that key, in the order of the key.
     pub async fn page(&self, tx: &mut Tx, shape: &Shape, after: Option<&[Arg]>) -> Result<Vec<Cells>, DbError> {
         let dialect = self.db.dialect();
-        let keys: Vec<(String, &str)> = shape
+        let keys: Vec<(String, Cow<'static, str>)> = shape
             .key
             .iter()
             .map(|place| &shape.columns[*place])
@@ -94,7 +97,15 @@ impl Side {
         }
         let order = keys.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
         sql += &format!(" ORDER BY {order} LIMIT {PAGE}");
-        self.fetch(tx, "snapshot page", shape, &sql, args).await
+        let page = self.fetch(tx, "snapshot page", shape, &sql, args).await?;
+        // Whoever asked for what is behind a row would get it for ever.
+        if let (Some(after), Some(last)) = (after, page.last())
+            && shape.key_of(last) == after
+        {
+            let what = format!("{}: behind row {} comes the same row", shape.table, cells::show_key(after));
+            return Err(DbError::new("snapshot page", sqlx::Error::Decode(what.into())));
+        }
+        Ok(page)
     }
 
     /// For each of `values`, the rows whose columns `by` (places in the shape) hold them, as the
@@ -148,10 +159,10 @@ impl Side {
         }
         let dialect = self.db.dialect();
         let names: Vec<&str> = by.iter().map(|place| shape.columns[*place].as_str()).collect();
-        let marks: Vec<&str> = names.iter().map(|name| self.placeholder(&shape.table, name)).collect();
+        let marks: Vec<Cow<'static, str>> = names.iter().map(|name| self.placeholder(&shape.table, name)).collect();
         let columns = schema::quote_all(dialect, names.iter().copied());
         let condition = match (marks.as_slice(), dialect) {
-            ([mark], _) => format!("{columns} IN ({})", vec![*mark; values.len()].join(", ")),
+            ([mark], _) => format!("{columns} IN ({})", vec![mark.as_ref(); values.len()].join(", ")),
             (marks, Dialect::MySql) => {
                 format!("({columns}) IN ({})", vec![format!("({})", marks.join(", ")); values.len()].join(", "))
             }
@@ -172,8 +183,8 @@ impl Side {
     }
 
     /// The placeholder for a value of a column.
-    pub(super) fn placeholder(&self, table: &str, column: &str) -> &'static str {
-        self.column(table, column).map_or("?", |column| cells::placeholder(self.db.dialect(), column))
+    pub(super) fn placeholder(&self, table: &str, column: &str) -> Cow<'static, str> {
+        self.column(table, column).map_or("?".into(), |column| cells::placeholder(self.db.dialect(), column))
     }
 
     /// The placeholder for a value that is written into a column.

@@ -16,10 +16,11 @@ use super::{
     work::{Candidate, Fill, State},
 };
 use crate::{
-    db::{Kind, Query},
+    db::Query,
     snapshot::{SnapshotError, cells::Cells, side::PAGE},
 };
 use ready::ready;
+use record::Moved;
 pub use sql::database_error;
 use sql::insert_sql;
 pub(super) use sql::{Failures, begin, is_passing, is_refusal, key_condition, update, why};
@@ -157,25 +158,28 @@ impl<'a> Apply<'a> {
             match self.transaction(table, candidates.clone()).await {
                 Ok(count) => restored += count,
                 Err(error) => {
-                    let Some(database) = database_error(&error) else { return Err(error) };
-                    if is_passing(database) && failures.wait().await {
-                        waiting.push(candidates);
-                    } else if matches!(database.kind, Kind::Unavailable | Kind::Definition) || is_passing(database) {
-                        return Err(error);
-                    } else if candidates.len() > 1 {
+                    let (reason, detail) = match (database_error(&error), error.downcast_ref::<Moved>()) {
+                        (Some(database), _) if is_passing(database) && failures.wait().await => {
+                            waiting.push(candidates);
+                            continue;
+                        }
+                        (Some(database), _) if is_refusal(database) => why(database),
+                        (None, Some(moved)) => ("it does not stay where it is put".to_owned(), moved.to_string()),
+                        _ => return Err(error),
+                    };
+                    if candidates.len() > 1 {
                         // A constraint that is checked at the commit: find out whose it is.
                         waiting.extend(candidates.into_iter().rev().map(|candidate| vec![candidate]));
-                    } else {
-                        let (reason, detail) = why(database);
-                        let deferred = |candidate| Candidate {
-                            state: State::Deferred,
-                            reason: reason.clone(),
-                            detail: detail.clone(),
-                            ..candidate
-                        };
-                        let candidates: Vec<Candidate> = candidates.into_iter().map(deferred).collect();
-                        self.context.work.set(table, &candidates).await?;
+                        continue;
                     }
+                    let deferred = |candidate| Candidate {
+                        state: State::Deferred,
+                        reason: reason.clone(),
+                        detail: detail.clone(),
+                        ..candidate
+                    };
+                    let candidates: Vec<Candidate> = candidates.into_iter().map(deferred).collect();
+                    self.context.work.set(table, &candidates).await?;
                 }
             }
         }

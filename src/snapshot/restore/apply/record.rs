@@ -17,6 +17,11 @@ use crate::{
 /// How many rows of a table that referred to a row are written down: where there were more, an undo leaves it.
 const REFERRED_MAX: usize = 1000;
 
+/// A row went in and is not there: nothing of its batch is kept, as nobody could take it back.
+#[derive(Debug, thiserror::Error)]
+#[error("row {0} is not there after it went in: a trigger must have moved it")]
+pub(super) struct Moved(String);
+
 impl Apply<'_> {
     /// Reads what was inserted as it is now: triggers and types may have changed it.
     pub(super) async fn read_back(
@@ -31,11 +36,7 @@ impl Apply<'_> {
         let mut records = Vec::new();
         for (one, found) in inserted.iter_mut().zip(found) {
             let Some(row) = found.into_iter().next() else {
-                anyhow::bail!(
-                    "{} {}: was inserted and is not there: a trigger must have moved it; nothing of its batch is kept",
-                    shape.table,
-                    cells::show_key(&one.candidate.key)
-                );
+                return Err(Moved(cells::show_key(&shape.key_of(&one.row))).into());
             };
             let differ: Vec<usize> = (0..row.len()).filter(|place| row[*place] != one.row[*place]).collect();
             one.candidate.state = State::Restored;

@@ -1,0 +1,66 @@
+//! Keys of types that the server compares in its own way.
+
+use super::Scene;
+use crate::{on_both, support::Engine};
+
+on_both! {
+    a_row_that_does_not_stay_where_it_is_put_is_deferred;
+}
+
+/// Rows enough for several pages, of each key that was not found or skipped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_every_type_are_found_again() {
+    let tables = [
+        "CREATE TABLE bits (k BIT(12) NOT NULL PRIMARY KEY, v INT NULL)",
+        "CREATE TABLE wide (k DECIMAL(45,2) NOT NULL PRIMARY KEY, v INT NULL)",
+        "CREATE TABLE enums (n INT NOT NULL, k ENUM('z','A','a','b''c','m,n') COLLATE utf8mb4_bin NOT NULL, v INT NULL,
+            PRIMARY KEY (k, n))",
+        "CREATE TABLE sets (n INT NOT NULL, k SET('z','b''c','a') NOT NULL, v INT NULL, PRIMARY KEY (k, n))",
+    ];
+    let scene = Scene::new(Engine::MariaDb, &tables).await;
+    let rows = |row: &dyn Fn(usize) -> String| (0..700).map(row).collect::<Vec<_>>();
+    let members = ["z", "A", "a", "b''c", "m,n"];
+    let sets = ["", "z", "z,a", "z,b''c,a", "b''c"];
+    let mut sql = super::inserts("bits", &rows(&|n| format!("({n}, {n})")));
+    sql.extend(super::inserts(
+        "wide",
+        &rows(&|n| format!("('1234567890123456789012345678901234567890{n:03}.25', {n})")),
+    ));
+    sql.extend(super::inserts("enums", &rows(&|n| format!("({n}, '{}', {n})", members[n % 5]))));
+    sql.extend(super::inserts("sets", &rows(&|n| format!("({n}, '{}', {n})", sets[n % 5]))));
+    scene.execute_all(&sql).await;
+    let full = scene.dump().await;
+    let name = scene.take().await.to_string();
+    scene.run(0, &["diff", &name]);
+    let tables = ["bits", "wide", "enums", "sets"];
+    scene.execute_all(&tables.map(|table| format!("DELETE FROM {table} WHERE v % 3 = 0"))).await;
+    let diff = scene.json(3, &["diff", &name]);
+    for (_, counts) in super::differences(&diff[0]) {
+        assert_eq!(counts, [234, 0, 0, 0], "{diff}");
+    }
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(report["applied"]["inserted"], 4 * 234, "{report}");
+    assert!(scene.dump().await == full);
+    let undo = scene.path("undo.jsonl").display().to_string();
+    assert_eq!(scene.json(0, &["undo", &undo])["removed"], 4 * 234);
+}
+
+async fn a_row_that_does_not_stay_where_it_is_put_is_deferred(engine: Engine) {
+    let scene = Scene::new(engine, &["CREATE TABLE t (id BIGINT NOT NULL PRIMARY KEY)"]).await;
+    scene.execute_all(&["INSERT INTO t VALUES (1), (2), (3)".to_owned()]).await;
+    let name = scene.take().await.to_string();
+    let trigger = match engine {
+        Engine::Sqlite => {
+            "CREATE TRIGGER moves AFTER INSERT ON t WHEN NEW.id = 2 BEGIN UPDATE t SET id = 1002 WHERE id = 2; END"
+        }
+        Engine::MariaDb => {
+            "CREATE TRIGGER moves BEFORE INSERT ON t FOR EACH ROW SET NEW.id = IF(NEW.id = 2, 1002, NEW.id)"
+        }
+    };
+    scene.execute_all(&["DELETE FROM t", trigger].map(str::to_owned)).await;
+    let report = scene.json(3, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(report["applied"]["inserted"], 2, "{report}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM t WHERE id IN (1, 3)").await, 2, "{report}");
+    let groups = report["report"]["groups"].as_array().unwrap();
+    assert!(groups.iter().any(|group| group["reason"] == "it does not stay where it is put"), "{report}");
+}
