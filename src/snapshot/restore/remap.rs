@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use super::{Context, work::State};
+use super::{Context, undo_file::private, work::State};
 use crate::snapshot::{
     SnapshotError,
     cells::{self, Cells},
@@ -149,7 +149,8 @@ fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
 async fn write(context: &Context, file: &Path) -> anyhow::Result<u64> {
     let mut lines = 0;
     let at = || format!("{}: cannot be written", file.display());
-    let mut writer = csv::Writer::from_path(file).with_context(at)?;
+    let new = private().write(true).create_new(true).open(file).with_context(at)?;
+    let mut writer = csv::Writer::from_writer(new);
     writer.write_record(HEADINGS).with_context(at)?;
     for (table, shape) in context.shapes.iter().enumerate() {
         for state in [State::Mapped, State::TakenOver, State::Reused, State::Ambiguous] {

@@ -110,6 +110,14 @@ impl<'de> Deserialize<'de> for Values {
     }
 }
 
+/// A file that nobody else may read, where it is new: it holds whole rows of patients, as a snapshot does.
+pub(super) fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
 /// The file, being written.
 #[derive(Debug)]
 pub struct Writer {
@@ -126,7 +134,7 @@ impl Writer {
     ) -> anyhow::Result<Self> {
         let header = Header { daymend_undo: VERSION, snapshot: snapshot.to_owned(), tables };
         let at = || format!("{}: cannot be written", path.display());
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).with_context(at)?;
+        let mut file = private().read(true).append(true).create(true).open(path).with_context(at)?;
         let whole = whole_length(&mut file).with_context(at)?;
         file.set_len(whole).with_context(at)?;
         if whole > 0 {

@@ -1,5 +1,7 @@
 //! What a person in a hurry does to a restore: parts of it, again and again, and edits in between.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use daymend::{
     args,
     db::{Mode, Query},
@@ -17,6 +19,7 @@ on_both! {
     a_row_that_somebody_has_changed_is_not_taken_out;
     an_undo_that_is_through_is_no_error;
     what_a_trigger_writes_meanwhile_keeps_no_reference_empty;
+    nobody_else_may_read_what_is_written_down;
 }
 
 async fn one_table_alone_is_not_restored_blindly(engine: Engine) {
@@ -160,4 +163,17 @@ async fn what_a_trigger_writes_meanwhile_keeps_no_reference_empty(engine: Engine
     let report = case.restore(0);
     assert_eq!((&report["applied"]["filled"], &report["applied"]["changed"]), (&2.into(), &0.into()), "{report}");
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM members WHERE leads = id * 10").await, 2);
+}
+
+async fn nobody_else_may_read_what_is_written_down(engine: Engine) {
+    let case = super::taken_out::Case::new(engine, false).await;
+    // Somebody was entered again: there is a map.
+    case.scene.execute_all(&["DELETE FROM teams".to_owned()]).await;
+    let code = case.scene.file("code.toml", "[[identity]]\ntable = 'teams'\ncolumns = 'code'\n");
+    case.scene.execute_all(&["INSERT INTO teams VALUES (98, 3, 'b')".to_owned()]).await;
+    case.scene.run_any(&["restore", &case.name, "--missing", "--apply", "--relations", &code]);
+    for file in ["undo.jsonl", "map.csv"] {
+        let mode = std::fs::metadata(case.scene.path(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
 }
