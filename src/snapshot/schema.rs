@@ -140,11 +140,12 @@ pub fn quote_all<'a>(dialect: Dialect, identifiers: impl IntoIterator<Item = &'a
     identifiers.into_iter().map(|name| quote(dialect, name)).collect::<Vec<_>>().join(", ")
 }
 
+// Of a table with a history (MariaDB) the rows of today are read, as by any SELECT.
 statement!(
     TABLES_MYSQL,
     "snapshot tables (mysql)",
     "SELECT table_name FROM information_schema.tables
-     WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE' ORDER BY table_name"
+     WHERE table_schema = DATABASE() AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') ORDER BY table_name"
 );
 
 statement!(
@@ -304,6 +305,20 @@ async fn read_keys(tx: &mut Tx, table: &mut Table) -> Result<(), DbError> {
         }
     }
     keys.retain(|key| !of_expressions.contains(&key.name));
+    // MariaDB adds the end of a row's time to each key of a table with a history: of today's rows it is the same.
+    let is_end = |name: &String| {
+        let mut lines = table.create_sql.lines().map(str::trim_start);
+        let begin = quote(Dialect::MySql, name);
+        lines.any(|line| line.starts_with(&begin) && line.contains(" GENERATED ALWAYS AS ROW END"))
+    };
+    let ends: Vec<&String> = table
+        .columns
+        .iter()
+        .filter(|column| column.generated)
+        .map(|column| &column.name)
+        .filter(|name| is_end(name))
+        .collect();
+    keys.iter_mut().for_each(|key| key.columns.retain(|name| !ends.contains(&name)));
     if tx.dialect() == Dialect::MySql
         && let Some(primary) = keys.iter().position(|key| key.name == "PRIMARY")
     {

@@ -1,5 +1,10 @@
 //! Tables that have been altered since the snapshot.
 
+use daymend::{
+    clock::Clock,
+    snapshot::{self, Store},
+};
+
 use super::{Scene, rows};
 use crate::{on_both, support::Engine};
 
@@ -52,4 +57,37 @@ async fn foreign_keys_of_other_columns_than_before_are_no_hindrance(engine: Engi
     let relations = scene.file("r.toml", "[[reference]]\ntable = 'pets'\ncolumns = 'owner'\nparent = 'people'\n");
     let error = scene.run(2, &["restore", &name, "--missing", "--relations", &relations]);
     assert!(error.contains("pets(owner) -> people: a column of pets does not exist"), "{error}");
+}
+
+/// What is there today is copied, and comes back, of tables that keep what they were.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_with_a_history_are_copied_as_well() {
+    let tables = [
+        "CREATE TABLE plain (id BIGINT NOT NULL PRIMARY KEY, v INT NULL) WITH SYSTEM VERSIONING",
+        "CREATE TABLE named (id BIGINT NOT NULL PRIMARY KEY, v INT NULL, since TIMESTAMP(6) GENERATED ALWAYS AS ROW START,
+            until TIMESTAMP(6) GENERATED ALWAYS AS ROW END, PERIOD FOR SYSTEM_TIME (since, until)) WITH SYSTEM VERSIONING",
+    ];
+    let scene = Scene::new(Engine::MariaDb, &tables).await;
+    let mut sql = Vec::new();
+    for table in ["plain", "named"] {
+        sql.push(format!("INSERT INTO {table} (id, v) VALUES (1, 1), (2, 2), (3, 3)"));
+        sql.push(format!("UPDATE {table} SET v = v + 10"));
+        sql.push(format!("DELETE FROM {table} WHERE id = 3"));
+    }
+    scene.execute_all(&sql).await;
+    let store = Store::dir(scene.path("snapshots"));
+    let taken = snapshot::take(&scene.db.admin, &store, None, Clock::System, &|_| {}).await.unwrap();
+    let name = &taken.name.to_string();
+    let of = ["--table", "plain", "--table", "named"];
+    scene.run(0, &[["diff", name].as_slice(), of.as_slice()].concat());
+    scene.execute_all(&["DELETE FROM plain WHERE id = 1", "DELETE FROM named WHERE id = 1"].map(str::to_owned)).await;
+    let restore = [["restore", name, "--missing", "--apply"].as_slice(), of.as_slice()].concat();
+    let report = scene.json(0, &restore);
+    assert_eq!(report["applied"]["inserted"], 2, "{report}");
+    for table in ["plain", "named"] {
+        assert_eq!(scene.db.number(&format!("SELECT v FROM {table} WHERE id = 1")).await, 11);
+        assert_eq!(scene.db.number(&format!("SELECT COUNT(*) FROM {table}")).await, 2);
+    }
+    let undo = scene.path("undo.jsonl").display().to_string();
+    assert_eq!(scene.json(0, &["undo", &undo])["removed"], 2);
 }
