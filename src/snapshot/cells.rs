@@ -93,6 +93,12 @@ pub fn written(dialect: Dialect, column: &Column, value: &Arg) -> &'static str {
     }
 }
 
+/// Whether a column holds numbers that are text here, at least where they are too large for anything else.
+#[must_use]
+pub fn is_exact(column: &Column) -> bool {
+    column.is_whole() || matches!(column.type_word().as_str(), "dec" | "decimal" | "numeric")
+}
+
 impl From<Value> for Arg {
     fn from(value: Value) -> Self {
         match value {

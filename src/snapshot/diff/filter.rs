@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 
 use crate::{
     db::Arg,
-    snapshot::{cells, side::Shape},
+    snapshot::{cells, schema::Table, side::Shape},
 };
 
 /// `COLUMN=VALUE`, with `!=`, `<`, `<=`, `>`, `>=` as well; all that are given have to hold.
@@ -53,8 +53,9 @@ impl std::str::FromStr for Condition {
 }
 
 impl Condition {
-    /// Whether a row fulfils it; NULL is equal to `NULL` and to nothing else, and is not less or more.
-    fn holds(&self, value: &Arg) -> bool {
+    /// Whether a row fulfils it; NULL is equal to `NULL` and to nothing else, and is not less or more. Of a column
+    /// of exact numbers text is one as well.
+    fn holds(&self, value: &Arg, is_exact: bool) -> bool {
         let order = match value {
             Arg::Null => {
                 let is_equal = self.value.eq_ignore_ascii_case("null");
@@ -64,10 +65,9 @@ impl Condition {
                     _ => false,
                 };
             }
-            Arg::Int(number) => match self.value.parse::<i64>() {
-                Ok(wanted) => Some(number.cmp(&wanted)),
-                Err(_) => self.value.parse().ok().and_then(|wanted: f64| (*number as f64).partial_cmp(&wanted)),
-            },
+            Arg::Int(number) => compare(&number.to_string(), &self.value)
+                .or_else(|| self.value.parse().ok().and_then(|wanted: f64| (*number as f64).partial_cmp(&wanted))),
+            Arg::Text(number) if is_exact && Digits::of(number).is_some() => compare(number, &self.value),
             Arg::Real(number) => self.value.parse().ok().and_then(|wanted: f64| number.partial_cmp(&wanted)),
             text => Some(cells::show(text).as_str().cmp(&self.value)),
         };
@@ -82,16 +82,51 @@ impl Condition {
     }
 }
 
-/// The conditions, with the places of their columns in a table.
+/// A number of any length, without the zeros that say nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Digits<'a> {
+    is_negative: bool,
+    whole: &'a str,
+    places: &'a str,
+}
+
+impl<'a> Digits<'a> {
+    /// Of `-12.50`; none where it is no such number.
+    fn of(text: &'a str) -> Option<Self> {
+        let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+        let (whole, places) = digits.split_once('.').unwrap_or((digits, ""));
+        let is_number = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+            && !places.contains('.')
+            && !(whole.is_empty() && places.is_empty());
+        let (whole, places) = (whole.trim_start_matches('0'), places.trim_end_matches('0'));
+        let is_zero = whole.is_empty() && places.is_empty();
+        is_number.then_some(Self { is_negative: text.starts_with('-') && !is_zero, whole, places })
+    }
+}
+
+/// Compares two numbers by their digits; none where one of them is no number.
+fn compare(a: &str, b: &str) -> Option<Ordering> {
+    let (a, b) = (Digits::of(a)?, Digits::of(b)?);
+    let size = |of: Digits<'_>| (of.whole.len(), of.whole.to_owned(), of.places.to_owned());
+    Some(match (a.is_negative, b.is_negative) {
+        (false, false) => size(a).cmp(&size(b)),
+        (true, true) => size(b).cmp(&size(a)),
+        (a, b) => b.cmp(&a),
+    })
+}
+
+/// The conditions, with the places of their columns in a table, and whether those hold exact numbers.
 #[derive(Debug, Clone)]
-pub struct Filter<'a>(Vec<(usize, &'a Condition)>);
+pub struct Filter<'a>(Vec<(usize, bool, &'a Condition)>);
 
 impl<'a> Filter<'a> {
     /// The filter for a table; none where a column is not among its own.
     #[must_use]
-    pub fn new(conditions: &'a [Condition], shape: &Shape) -> Option<Self> {
+    pub fn new(conditions: &'a [Condition], shape: &Shape, table: &Table) -> Option<Self> {
         let place = |condition: &'a Condition| {
-            Some((shape.columns.iter().position(|column| *column == condition.column)?, condition))
+            let place = shape.columns.iter().position(|column| *column == condition.column)?;
+            let column = table.position(&condition.column).map(|at| &table.columns[at]);
+            Some((place, column.is_some_and(cells::is_exact), condition))
         };
         conditions.iter().map(place).collect::<Option<_>>().map(Self)
     }
@@ -99,7 +134,7 @@ impl<'a> Filter<'a> {
     /// Whether a row is meant.
     #[must_use]
     pub fn takes(&self, row: &[Arg]) -> bool {
-        self.0.iter().all(|(place, condition)| condition.holds(&row[*place]))
+        self.0.iter().all(|(place, is_exact, condition)| condition.holds(&row[*place], *is_exact))
     }
 }
 
@@ -109,13 +144,26 @@ mod tests {
 
     #[test]
     fn conditions_compare_values_by_their_type() {
-        let holds = |text: &str, value: Arg| text.parse::<Condition>().unwrap().holds(&value);
+        let holds = |text: &str, value: Arg| text.parse::<Condition>().unwrap().holds(&value, false);
         assert!(holds("id=7", Arg::Int(7)) && !holds("id = 7", Arg::Int(77)) && holds("id>=7", Arg::Int(10)));
         assert!(holds("at<2026-03-01", Arg::from("2026-02-28 10:00:00")));
         assert!(holds("name=a=b", Arg::from("a=b")) && holds("name!=a", Arg::from("b")));
         assert!(holds("name=NULL", Arg::Null) && !holds("name!=null", Arg::Null) && !holds("id<7", Arg::Null));
         assert!(holds("ratio<=0.5", Arg::Real(0.5)) && holds("id<7.5", Arg::Int(7)) && !holds("id=x", Arg::Int(7)));
         assert!(holds("name=x' OR '1'='1", Arg::from("x' OR '1'='1")));
+    }
+
+    #[test]
+    fn exact_numbers_are_compared_by_their_digits() {
+        let holds = |text: &str, value: &str| text.parse::<Condition>().unwrap().holds(&Arg::from(value), true);
+        assert!(holds("price>100", "100.01") && !holds("price>100", "99.50") && holds("price=99.5", "99.50"));
+        assert!(holds("price<0.1", "-3.00") && holds("price<-2", "-10.00") && !holds("price<-10.00", "-10"));
+        assert!(holds("price=0", "-0.00") && holds("price=+.5", "0.50"));
+        assert!(holds("n>18446744073709551614", "18446744073709551615"));
+        assert!(holds("price<0.100000000000000000000000000001", "0.100000000000000000000000000000"));
+        assert!(!holds("price>x", "1") && !holds("price>", "1") && !holds("price<.", "1") && holds("price!=x", "1"));
+        let condition: Condition = "n<9007199254740993.5".parse().unwrap();
+        assert!(condition.holds(&Arg::Int(9_007_199_254_740_993), false));
     }
 
     #[test]

@@ -126,7 +126,7 @@ pub async fn compare(
     let links = restore::links(&relations, &shapes, old, &mut diff.remarks).map_err(SnapshotError::Target)?;
     let mut views = Views { old: old.db.begin(Mode::Snapshot).await?, new: new.db.begin(Mode::Snapshot).await? };
     for (number, shape) in shapes.iter().enumerate() {
-        let Some(filter) = Filter::new(&options.conditions, shape) else {
+        let Some(filter) = Filter::new(&options.conditions, shape, &old.tables[&shape.table]) else {
             diff.remarks.push(format!("table {} is left out: it does not have the columns of --where", shape.table));
             continue;
         };

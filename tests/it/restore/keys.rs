@@ -64,3 +64,16 @@ async fn a_row_that_does_not_stay_where_it_is_put_is_deferred(engine: Engine) {
     let groups = report["report"]["groups"].as_array().unwrap();
     assert!(groups.iter().any(|group| group["reason"] == "it does not stay where it is put"), "{report}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_condition_on_a_price_is_one_on_a_number() {
+    let table = "CREATE TABLE bills (id INT NOT NULL PRIMARY KEY, price DECIMAL(10,2) NULL)";
+    let scene = Scene::new(Engine::MariaDb, &[table]).await;
+    scene.execute_all(&["INSERT INTO bills VALUES (1, 99.50), (2, 100.50), (3, 1000), (4, NULL)".to_owned()]).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM bills".to_owned()]).await;
+    for (condition, rows) in [("price>100", 2), ("price<=99.5", 1), ("price=1000", 1), ("price=NULL", 1)] {
+        let diff = scene.json(3, &["diff", &name, "--where", condition]);
+        assert_eq!(super::differences(&diff[0])["bills"], [rows, 0, 0, 0], "{condition}: {diff}");
+    }
+}
