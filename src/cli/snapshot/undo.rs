@@ -78,7 +78,8 @@ impl Options {
                 let rollups = global.rollups()?;
                 let rollup = historical_summary(&rollups)?;
                 let (live, shapes, links) = undo.parts();
-                touched::days(live, shapes, links, &facts, rollup, &mut reader, global.clock().now()).await?
+                let now = db.now(global.clock()).await?;
+                touched::days(live, shapes, links, &facts, rollup, &mut reader, now).await?
             }
             None => adhoc::Plan::default(),
         };

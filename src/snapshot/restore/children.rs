@@ -77,7 +77,7 @@ impl Children {
             let (schema, table, name, columns) = (text(0)?, text(1)?, text(2)?, (text(3)?, text(5)?));
             match keys.last_mut() {
                 Some(key) if key.schema == schema && key.table == table && key.name == name => {
-                    key.columns.push(columns)
+                    key.columns.push(columns);
                 }
                 _ => keys.push(ForeignKey { schema, table, name, is_here, parent: text(4)?, columns: vec![columns] }),
             }

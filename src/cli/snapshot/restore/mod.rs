@@ -181,7 +181,7 @@ impl Options {
         let mut reader = Reader::open(&undo_path)?;
         let days = match &facts {
             Some(facts) => {
-                let now = global.clock().now();
+                let now = db.now(global.clock()).await?;
                 touched::days(&context.live, &context.shapes, &context.links, facts, rollup, &mut reader, now).await?
             }
             None => adhoc::Plan::default(),
