@@ -29,6 +29,8 @@ use crate::{
 pub(super) struct Fate {
     /// Those that were inserted.
     inserted: HashSet<u64>,
+    /// Those whose references were left empty, each with the rows that referred to it all the while.
+    referred: HashSet<(u64, u64)>,
     /// What they were after daymend itself had emptied references of theirs.
     emptied: HashMap<u64, u64>,
     /// Those that stay: how to name them, and why.
@@ -41,6 +43,11 @@ pub(super) fn id(table: &str, key: &[Arg]) -> u64 {
     let mut hasher = DefaultHasher::new();
     (table, cells::encode(key)).hash(&mut hasher);
     hasher.finish()
+}
+
+/// A row of a table, by its key as it is shown.
+fn shown(table: &str, key: &str) -> u64 {
+    id(table, &[Arg::from(key)])
 }
 
 impl Fate {
@@ -62,9 +69,13 @@ impl Undo {
         for start in (0..reader.len()).step_by(PAGE) {
             for record in reader.read(start..reader.len().min(start + PAGE))? {
                 match record {
-                    Record::Insert { table, row, .. } => {
+                    Record::Insert { table, row, later, referred } => {
                         let (_, shape) = self.shape(&table)?;
-                        fate.inserted.insert(id(&table, &shape.key_of(&row.0)));
+                        let row = id(&table, &shape.key_of(&row.0));
+                        fate.inserted.insert(row);
+                        // What fills them in later does not say it again.
+                        let referred = referred.iter().filter(|_| !later.is_empty());
+                        fate.referred.extend(referred.map(|(table, key)| (row, shown(table, key))));
                     }
                     Record::Empty { table, row } => {
                         let (_, shape) = self.shape(&table)?;
@@ -110,7 +121,10 @@ impl Undo {
             let Some(live) = self.live_row(&mut tx, shape, &before.0).await? else { continue };
             let now = &live[..before.0.len()];
             let key = cells::show_key(&shape.key_of(&live));
-            let is_known = |table: &str, key: &[Arg]| fate.inserted.contains(&self::id(table, key));
+            let is_known = |table: &str, key: &[Arg]| {
+                fate.inserted.contains(&self::id(table, key))
+                    || fate.referred.contains(&(id, shown(table, &cells::show_key(key))))
+            };
             let why = if now != before.0 && now != after.0 && !fate.is_own(id, now) {
                 Some((key, CHANGED.to_owned()))
             } else if let Some(why) = self.referred_by(&mut tx, number, &live, referred, &is_known).await? {
