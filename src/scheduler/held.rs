@@ -15,10 +15,10 @@ use crate::{
 /// For how long a tick tries to have the first rows that it finds held; the others it tries once.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// As [`retry`] for one of many things, `what`; none where it is left for the next tick.
+/// As [`retry()`] for one of many things, `what`; none where it is left for the next tick.
 ///
 /// On SQLite there are no rows to hold: whoever writes for long keeps everything else waiting as well,
-/// and what outlasts [`retry`] is an error.
+/// and what outlasts [`retry()`] is an error.
 pub(super) async fn unless_held<T, F>(
     db: &Db,
     what: &str,
