@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{Exit, Global, print_json};
 use crate::{
+    clock::Clock,
     db::DbError,
     doctor::{self, Finding, Patient, Report, Severity, fixes},
     error::chain,
@@ -48,10 +49,15 @@ impl Options {
             }
             Err(error) => return Err(error),
         };
+        // What this machine's clock has done wrong is told by another one.
+        let now = match global.clock() {
+            Clock::Fixed(at) => at,
+            Clock::System => db.database_now().await?,
+        };
         let patient = Patient {
             db: &db,
             rollups: &rollups,
-            now: global.clock().now(),
+            now,
             nightly_at: self.nightly_at,
             retention: (!self.retention.is_zero()).then_some(self.retention),
         };

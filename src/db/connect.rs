@@ -105,7 +105,7 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
 
 /// What may stand behind the `?` of a URL. The driver takes no notice of others, such as `ssl_mode`: the
 /// connection would not be encrypted.
-const MYSQL_PARAMETERS: [&str; 9] = [
+const MYSQL_PARAMETERS: [&str; 10] = [
     "ssl-mode",
     "ssl-ca",
     "ssl-cert",
@@ -114,6 +114,7 @@ const MYSQL_PARAMETERS: [&str; 9] = [
     "collation",
     "socket",
     "timezone",
+    "time-zone",
     "statement-cache-capacity",
 ];
 

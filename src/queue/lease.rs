@@ -5,7 +5,10 @@
 //! lease has run out it cannot be extended: the process has to register anew, and its jobs
 //! are available to everybody.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
     args,
@@ -55,6 +58,13 @@ statement!(
     LAPSED_LOCK,
     "lock lapsed jobs",
     "SELECT id, sort_key, kind, lapses FROM daymend_jobs WHERE state = 'running' AND id IN ({list}) {skip_locked}"
+);
+
+// A heartbeat that has begun before its lease ran out may commit only now: it is waited for.
+statement!(
+    ALIVE_AFTER_ALL,
+    "lapsed workers alive",
+    "SELECT id FROM daymend_workers WHERE id IN ({list}) AND lease_until_us > {now_us} {for_update}"
 );
 
 statement!(
@@ -135,11 +145,16 @@ async fn rescue_once(db: &Db, lapsed: &BTreeMap<i64, i64>) -> Result<(u64, Vec<S
     let mut tx = db.begin(Mode::Write).await?;
     let lock = Query::new(LAPSED_LOCK.name, LAPSED_LOCK.with_list(lapsed.len()));
     let rows = tx.fetch_all(lock, lapsed.keys().map(|id| Arg::Int(*id)).collect()).await?;
+    let workers: BTreeSet<i64> = lapsed.values().copied().collect();
+    let workers = workers.into_iter().map(Arg::Int).collect::<Vec<_>>();
+    let alive = Query::new(ALIVE_AFTER_ALL.name, ALIVE_AFTER_ALL.with_list(workers.len()));
+    let alive = tx.fetch_all(alive, workers).await?.iter().map(|row| row.int(0)).collect::<Result<BTreeSet<_>, _>>();
+    let alive = alive.map_err(|error| DbError::new(ALIVE_AFTER_ALL.name, error))?;
     let (mut ids, mut discarded) = (Vec::new(), Vec::new());
     let mut take = |row: &Row| {
         let (id, worker) = (row.int(0)?, row.int(1)?);
         // Still with the same worker, whose lease cannot come back.
-        if lapsed.get(&id) == Some(&worker) {
+        if lapsed.get(&id) == Some(&worker) && !alive.contains(&worker) {
             ids.push(Arg::Int(id));
             if row.int(3)? + 1 >= i64::from(LAPSES_MAX) {
                 discarded.push(row.text(2)?);

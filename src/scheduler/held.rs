@@ -35,7 +35,10 @@ where
         let waited = begun.elapsed();
         match attempt().await {
             Err(error)
-                if error.kind == Kind::Conflict && db.dialect() == Dialect::MySql && begun.elapsed() >= patience =>
+                if error.kind == Kind::Conflict
+                    && !error.is_duplicate()
+                    && db.dialect() == Dialect::MySql
+                    && begun.elapsed() >= patience =>
             {
                 Ok((begun.elapsed(), Err(error)))
             }

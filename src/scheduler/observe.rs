@@ -100,7 +100,8 @@ pub(super) async fn observe_until(
 ) {
     while !shutdown.is_cancelled() {
         let begun = Instant::now();
-        match observe(db, rollup, config, clock.now()).await {
+        let observed = async { observe(db, rollup, config, db.now(clock).await?).await };
+        match observed.await {
             Ok(()) => {
                 STATS_DURATION.record([], begun.elapsed(), 1);
                 STATS_TAKEN.set([], metrics::now_seconds());

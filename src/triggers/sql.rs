@@ -169,7 +169,7 @@ fn mysql_script(text: &mut String, triggers: &[Trigger]) -> std::fmt::Result {
     text.push_str(
         "-- The triggers of daymend: they mark the days whose source changes, in daymend_dirty, and do
 -- nothing else. To apply, where daymend has its tables (`daymend migrate`):
---     mariadb DATABASE < FILE        (or: mysql DATABASE < FILE)
+--     mariadb DATABASE < FILE        (or: mysql --comments DATABASE < FILE)
 --
 -- A trigger runs with the rights of its definer, which is the account that runs this script. That
 -- account needs TRIGGER on the tables below and INSERT on daymend_dirty, when it runs this and for as

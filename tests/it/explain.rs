@@ -196,7 +196,9 @@ fn hot_statements(run: i64, worker: i64, jobs: &[i64]) -> Vec<(String, Vec<Arg>,
             ("hand back", args![kind, worker], CLAIM),
         ]);
     }
-    hot.into_iter().map(|(name, args, index)| (statement(name).with_list(BATCH), args, index)).collect()
+    let alive = (statement("lapsed workers alive").with_list(1), args![worker], PRIMARY);
+    let many = hot.into_iter().map(|(name, args, index)| (statement(name).with_list(BATCH), args, index));
+    many.chain([alive]).collect()
 }
 
 async fn statements_that_run_all_the_time_walk_an_index_and_do_not_sort(engine: Engine) {

@@ -21,7 +21,12 @@ use super::{
     usage, who,
 };
 use crate::{
-    audit::{self, Plan, PlanError, Sample, Scope, cause::Cause, report::Report},
+    audit::{
+        self, Plan, PlanError, Sample, Scope,
+        cause::Cause,
+        report::Report,
+        scope::{Standing, Subject},
+    },
     db::Db,
     output::{bar::Bar, say},
     recompute::stored::Access,
@@ -152,7 +157,9 @@ impl AuditArgs {
             Err(error) => return Err(usage(error.to_string())),
             Ok(plan) => plan,
         };
-        if plan.days() == 0 && (scope.from, scope.to) != (None, None) {
+        let is_asked = (scope.from, scope.to) != (None, None) && self.sample != Some(0);
+        let is_unusable = |lab: &Subject| matches!(lab.standing, Standing::Unusable(_));
+        if is_asked && plan.days() == 0 && !plan.labs.iter().any(|(lab, _)| is_unusable(lab)) {
             return Err(usage("no day to compare: between --from and --to no lab has a closed day with bills or rows"));
         }
         let report = watched(&reading, rollup, &plan, &self.options(now)).await?;

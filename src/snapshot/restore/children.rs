@@ -116,8 +116,13 @@ impl Children {
         tx.fetch_all(Query::new("restore hold", sql), key.clone()).await?;
         for foreign in self.keys.iter().filter(|foreign| foreign.parent == parent.table) {
             let shape = shapes.iter().find(|shape| foreign.is_here && shape.table == foreign.table);
-            let columns = match shape {
-                Some(shape) => shape.columns.iter().map(|name| format!("c.{}", quote(dialect, name))).collect(),
+            // Of a table whose keys are known nothing but the key.
+            let keys = shape.map(|shape| {
+                let columns = shape.key.iter().map(|place| shape.columns[*place].clone()).collect();
+                Shape { columns, ..shape.clone() }
+            });
+            let columns = match &keys {
+                Some(keys) => keys.columns.iter().map(|name| format!("c.{}", quote(dialect, name))).collect(),
                 None => vec!["1".to_owned()],
             };
             // As the database compares them itself.
@@ -136,29 +141,36 @@ impl Children {
                 let same: Vec<String> = names.map(|name| format!("c.{name} = p.{name}")).collect();
                 sql += &format!(" AND NOT ({})", same.join(" AND "));
             }
-            sql += &format!(" LIMIT {PAGE}");
             let why = format!("a row of {} refers to it by now", foreign.table);
-            let query = Query::new("restore child", sql);
-            let found: Result<Vec<Cells>, DbError> = match shape {
-                Some(shape) => live.rows(tx, query, shape, key.clone()).await,
-                None => tx.fetch_all(query, key.clone()).await.map(|rows| vec![Vec::new(); rows.len()]),
-            };
-            match (found, shape) {
-                (Ok(rows), None) if !rows.is_empty() => return refuse(why),
-                (Ok(rows), Some(shape)) => {
-                    let keys = rows.iter().map(|row| shape.key_of(row));
-                    if let Some(key) = keys.into_iter().find(|key| !is_known(&shape.table, key)) {
-                        let child = Some(format!("{} {}", shape.table, cells::show_key(&key)));
-                        return Ok(Some(Referred { why, child }));
+            let mut limit = PAGE;
+            loop {
+                let query = Query::new("restore child", format!("{sql} LIMIT {limit}"));
+                let found: Result<Vec<Cells>, DbError> = match &keys {
+                    Some(keys) => live.rows(tx, query, keys, key.clone()).await,
+                    None => tx.fetch_all(query, key.clone()).await.map(|rows| vec![Vec::new(); rows.len()]),
+                };
+                let found = match found {
+                    Err(error) if error.is_denied() => {
+                        return refuse(format!(
+                            "whether a row of {} refers to it is unknown: this user may not read that table",
+                            foreign.table
+                        ));
                     }
+                    found => found?,
+                };
+                let unknown = match &keys {
+                    Some(keys) => found.iter().find(|key| !is_known(&keys.table, key)),
+                    None => found.first(),
+                };
+                if let Some(key) = unknown {
+                    let child = keys.as_ref().map(|keys| format!("{} {}", keys.table, cells::show_key(key)));
+                    return Ok(Some(Referred { why, child }));
                 }
-                (Err(error), _) if error.is_denied() => {
-                    return refuse(format!(
-                        "whether a row of {} refers to it is unknown: this user may not read that table",
-                        foreign.table
-                    ));
+                if found.len() < limit {
+                    break;
                 }
-                (found, _) => drop(found?),
+                // All of these are known: the one that is not may come behind them.
+                limit *= 4;
             }
         }
         Ok(None)

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use daymend::{
     args,
-    db::Mode,
+    db::{Mode, Query},
     queue::{
         Job, JobKind,
         admin::change,
@@ -33,6 +33,7 @@ on_both! {
     handing_back_restores_the_attempts_of_that_worker_alone;
     a_lease_that_ran_out_frees_its_jobs_and_cannot_be_extended;
     rescues_at_once_count_and_record_each_lapse_once;
+    a_heartbeat_that_commits_late_keeps_its_jobs;
     a_heartbeat_keeps_the_jobs_past_the_first_lease;
     a_worker_that_lost_its_lease_settles_nothing;
     a_settlement_for_another_attempt_finds_nothing;
@@ -191,6 +192,25 @@ async fn rescues_at_once_count_and_record_each_lapse_once(engine: Engine) {
         db.execute("DELETE FROM daymend_attempts", args![]).await;
         db.execute("UPDATE daymend_jobs SET state = 'cancelled'", args![]).await;
     }
+}
+
+async fn a_heartbeat_that_commits_late_keeps_its_jobs(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let late = worker(&db, LONG).await;
+    new_run(&db, JobKind::Rebuild, &[(1, days(3))]).await;
+    let held = take(&db, late, 3).await;
+    end_lease(&db, late).await;
+    // Begun in time, and not yet committed.
+    let mut heartbeat = db.admin.begin(Mode::Write).await.unwrap();
+    let sql = "UPDATE daymend_workers SET lease_until_us = 9000000000000000 WHERE id = ?";
+    heartbeat.execute(Query::new("heartbeat", sql), args![late]).await.unwrap();
+    let commit = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        heartbeat.commit().await.unwrap();
+    };
+    let (rescued, ()) = tokio::join!(lease::rescue(&db.db), commit);
+    assert_eq!(rescued.unwrap(), 0);
+    assert_eq!(settle::complete_unchanged(&db.db, late, &held).await.unwrap(), 3);
 }
 
 async fn a_heartbeat_keeps_the_jobs_past_the_first_lease(engine: Engine) {

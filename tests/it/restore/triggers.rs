@@ -11,6 +11,7 @@ on_both! {
     what_a_trigger_changes_is_taken_back_all_the_same;
     a_circle_stays_whole_where_one_of_it_stays;
     what_cannot_be_emptied_stays_and_the_rest_goes;
+    one_newcomer_among_many_who_refer_to_a_row_keeps_it_whole;
 }
 
 const MEMBERS: &str = "CREATE TABLE members (id BIGINT NOT NULL PRIMARY KEY, next BIGINT NULL, version BIGINT NOT NULL,
@@ -164,4 +165,37 @@ async fn a_date_without_a_month_keeps_no_reference_empty() {
     scene.run(0, &["diff", &name]);
     let undo = scene.path("undo.jsonl").display().to_string();
     assert_eq!(scene.json(0, &["undo", &undo])["removed"], 3);
+}
+
+/// The newcomer comes last of more rows than are looked at together.
+async fn one_newcomer_among_many_who_refer_to_a_row_keeps_it_whole(engine: Engine) {
+    for is_declared in [false, true] {
+        let foreign = if is_declared { "" } else { ", FOREIGN KEY (team) REFERENCES teams (id)" };
+        let scene = Scene::new(
+            engine,
+            &[
+                "CREATE TABLE teams (id BIGINT NOT NULL PRIMARY KEY, lead BIGINT NULL)",
+                &format!("CREATE TABLE members (id BIGINT NOT NULL PRIMARY KEY, team BIGINT NULL{foreign})"),
+            ],
+        )
+        .await;
+        let mut relations = "[[reference]]\ntable = 'teams'\ncolumns = 'lead'\nparent = 'members'\n".to_owned();
+        if is_declared {
+            relations += "[[reference]]\ntable = 'members'\ncolumns = 'team'\nparent = 'teams'\n";
+        }
+        let relations = scene.file("r.toml", &relations);
+        let members: Vec<String> = (1..=450).map(|id| format!("({id}, 1)")).collect();
+        let sql = ["INSERT INTO teams VALUES (1, 1)", &format!("INSERT INTO members VALUES {}", members.join(", "))];
+        scene.execute_all(&sql.map(str::to_owned)).await;
+        let name = scene.take().await.to_string();
+        scene.execute_all(&["DELETE FROM members", "DELETE FROM teams"].map(str::to_owned)).await;
+        scene.json(0, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
+        let lead = "SELECT COUNT(*) FROM teams JOIN members ON members.id = teams.lead";
+        assert_eq!(scene.db.number(lead).await, 1);
+        scene.execute_all(&["INSERT INTO members VALUES (1000, 1)".to_owned()]).await;
+        let undo = scene.path("undo.jsonl").display().to_string();
+        let undone = scene.json(3, &["undo", &undo, "--relations", &relations]);
+        assert_eq!(scene.db.number(lead).await, 1, "the team that stays has its lead: {undone}");
+        assert_eq!(scene.db.number("SELECT COUNT(*) FROM members").await, 2);
+    }
 }

@@ -118,7 +118,11 @@ pub(in crate::snapshot::restore) fn is_passing(error: &DbError) -> bool {
 
 /// Whether the database refuses this very row: others may go on.
 pub(in crate::snapshot::restore) fn is_refusal(error: &DbError) -> bool {
-    !is_passing(error) && !matches!(error.kind, Kind::Unavailable | Kind::Definition)
+    // Killed, or out of time, says nothing of the row.
+    const KILLED: [u32; 3] = [1317, 1969, 3024];
+    !is_passing(error)
+        && !matches!(error.kind, Kind::Unavailable | Kind::Definition)
+        && !KILLED.contains(&db::code(&error.source))
 }
 
 /// Why the database does not take a row, in one of a few words, and its own.

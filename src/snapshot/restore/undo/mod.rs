@@ -312,17 +312,24 @@ impl Undo {
         is_known: &(dyn Fn(&str, &[Arg]) -> bool + Sync),
     ) -> Result<Option<String>, SnapshotError> {
         let child = &self.shapes[link.child];
-        // Among more than are known, and itself, there is one that is not.
-        let limit = referred.len() + PAGE;
         let own = self.shapes[number].key_of(row);
-        for key in link.referrers(tx, &self.live, &self.shapes, row, limit).await? {
-            let is_itself = link.child == number && key == own;
-            let known = (child.table.clone(), cells::show_key(&key));
-            if !is_itself && !referred.contains(&known) && !is_known(&child.table, &key) {
-                return Ok(Some(format!("{} {}", known.0, known.1)));
+        // Among more than are known, and itself, there is one that is not.
+        let mut limit = referred.len() + PAGE;
+        loop {
+            let keys = link.referrers(tx, &self.live, &self.shapes, row, limit).await?;
+            let is_all = keys.len() < limit;
+            for key in keys {
+                let is_itself = link.child == number && key == own;
+                let known = (child.table.clone(), cells::show_key(&key));
+                if !is_itself && !referred.contains(&known) && !is_known(&child.table, &key) {
+                    return Ok(Some(format!("{} {}", known.0, known.1)));
+                }
             }
+            if is_all {
+                return Ok(None);
+            }
+            limit *= 4;
         }
-        Ok(None)
     }
 
     /// Empties the references of a row that were filled in; what to write down of it. A row that does not let
