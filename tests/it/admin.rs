@@ -211,7 +211,7 @@ async fn a_bare_now_retries_what_waits_for_another_attempt(engine: Engine) {
         count(&db, "state = 'available' AND attempt = 1").await == 1
     })
     .await;
-    worker.signal("TERM");
+    worker.terminate();
     worker.wait(std::time::Duration::from_secs(30));
     let id = db.number("SELECT id FROM daymend_jobs").await.to_string();
     assert!(run_ok(&db, &["queue", "show", &id]).contains("panicked: injected for lab 1"));

@@ -153,7 +153,7 @@ async fn a_worker_that_holds_back_ends_at_once_on_sigterm(engine: Engine) {
     let mut worker = worker_that_is_held_back(&db).await;
     run_ok(&db, &["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-12"]);
     let begun = std::time::Instant::now();
-    worker.signal("TERM");
+    worker.terminate();
     assert_eq!(worker.wait(LIMIT), Some(0));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'available' AND attempt = 0").await, 1);

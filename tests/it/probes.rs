@@ -71,7 +71,7 @@ async fn a_worker_that_shuts_down_is_alive_and_not_ready() {
         Process::start_with_pages(&db, &["--now", NOW, "--jobs-dir", jobs.path().to_str().unwrap(), "worker"]);
     let busy = "\ndaymend_worker_slots_busy 1\n";
     wait_until("the job to begin", LIMIT, async || page(&address, "/metrics").body.contains(busy)).await;
-    worker.signal("TERM");
+    worker.terminate();
     wait_for(&address, "/readyz", 503).await;
     assert!(page(&address, "/readyz").body.contains("process: shutting down"));
     assert_eq!(page(&address, "/livez").status, 200, "it is not to be killed while it finishes");

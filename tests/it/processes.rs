@@ -110,7 +110,7 @@ async fn sigterm_hands_back_what_has_not_run_with_its_attempt(engine: Engine) {
         let before = db.number(completed).await;
         let mut worker = Process::start(&db, &["--now", NOW, "worker", "--concurrency", "1"]);
         wait_until("some days to be done", LIMIT, || async { db.number(completed).await > before }).await;
-        worker.signal("TERM");
+        worker.terminate();
         assert_eq!(worker.wait(LIMIT), Some(0));
         assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'running'").await, 0);
         handed_back = db.number("SELECT COUNT(*) FROM daymend_attempts WHERE outcome = 'handed_back'").await;
@@ -201,7 +201,7 @@ async fn serve_rebuilds_what_the_support_dashboard_asks_for(engine: Engine) {
     assert!(record.int(3).unwrap() < 60);
     let pairs = "SELECT COUNT(*) FROM operation_event_log WHERE event_name LIKE 'Historical-Summary-Rebuild%'";
     assert_eq!(db.number(pairs).await, 2, "STARTED and COMPLETED");
-    serve.signal("TERM");
+    serve.terminate();
     assert_eq!(serve.wait(LIMIT), Some(0));
 }
 

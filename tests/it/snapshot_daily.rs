@@ -83,7 +83,7 @@ async fn two_processes_take_one(engine: Engine) {
     let name = store.names().await.unwrap()[0];
     assert_eq!(store.manifest(name).await.unwrap().tables.len(), 8);
     for mut process in processes {
-        process.signal("TERM");
+        process.terminate();
         assert_eq!(process.wait(Duration::from_secs(30)), Some(0));
     }
     assert_eq!(store.names().await.unwrap(), [name]);

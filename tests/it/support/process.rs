@@ -9,7 +9,7 @@ use std::{
 
 use super::TestDb;
 
-/// How long a command may take until it serves its pages.
+/// How long a service may take until it serves its pages, or listens to signals.
 const PAGES_MAX: Duration = Duration::from_secs(30);
 
 /// A running `daymend`, killed when dropped.
@@ -92,14 +92,31 @@ impl Process {
         (this, address)
     }
 
-    /// The most memory that it has had up to now, in KiB; none when it has ended.
-    pub fn memory_peak_kib(&self) -> Option<u64> {
+    /// What the kernel says of it under this name; none when it has ended.
+    fn status(&self, name: &str) -> Option<String> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-        line.split_whitespace().nth(1)?.parse().ok()
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.split_whitespace().next().map(ToOwned::to_owned)
     }
 
-    /// Sends a signal by name, such as `TERM`.
+    /// The most memory that it has had up to now, in KiB; none when it has ended.
+    pub fn memory_peak_kib(&self) -> Option<u64> {
+        self.status("VmHWM")?.parse().ok()
+    }
+
+    /// Asks it to end: SIGTERM, once it listens to that. Before, the signal ends it at once.
+    pub fn terminate(&self) {
+        const SIGTERM: u64 = 1 << 14;
+        let begun = Instant::now();
+        let caught = || u64::from_str_radix(&self.status("SigCgt").expect("it runs"), 16).expect("a mask");
+        while caught() & SIGTERM == 0 {
+            assert!(begun.elapsed() < PAGES_MAX, "daymend does not listen to SIGTERM");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.signal("TERM");
+    }
+
+    /// Sends a signal by name, such as `STOP`.
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
         assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
