@@ -17,6 +17,15 @@ pub enum Clock {
 }
 
 impl Clock {
+    /// The present moment, but none after that of another clock; a fixed one is what it is.
+    #[must_use]
+    pub fn at_most(&self, theirs: DateTime<Utc>) -> DateTime<Utc> {
+        match self {
+            Self::System => self.now().min(theirs),
+            Self::Fixed(at) => *at,
+        }
+    }
+
     /// The present moment, in UTC.
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {

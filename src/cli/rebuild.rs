@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{Exit, Global, follow, historical_summary, print_json, usage};
+use super::{Exit, Global, follow, historical_summary, print_json, service::AttemptsArgs, usage};
 use crate::{
     db::{Db, Mode, retry},
     recompute::shrink::MaxShrink,
@@ -30,7 +30,8 @@ pub(super) struct Options {
     #[arg(long, default_value_t = 0, value_name = "ID")]
     initiated_by: i64,
 
-    /// Follow the runs, and end with their result
+    /// Follow the runs, and end with their result. They go by this command's --attempts and --max-shrink then, and
+    /// by the scheduler's otherwise
     #[arg(long)]
     wait: bool,
 
@@ -39,14 +40,12 @@ pub(super) struct Options {
     dry_run: bool,
 
     /// With --wait: discard a job that would take more than this share of its day's rows away, beyond what
-    /// cancelled facts explain. A percentage, or off. Without --wait the scheduler's --max-shrink-rebuild holds
+    /// cancelled facts explain. A percentage, or off
     #[arg(long, env = "DAYMEND_MAX_SHRINK_REBUILD", default_value = "off", value_name = "SHARE")]
     max_shrink: MaxShrink,
 
-    /// With --wait: how many attempts a job has before it is discarded. Without, the scheduler's --attempts hold
-    #[arg(long, env = "DAYMEND_ATTEMPTS", default_value_t = 5, value_name = "N",
-          value_parser = clap::value_parser!(u32).range(1..=100))]
-    attempts: u32,
+    #[command(flatten)]
+    attempts: AttemptsArgs,
 }
 
 impl Options {
@@ -103,7 +102,7 @@ impl Options {
         rollup: &Rollup,
         records: &[(i64, i64, bool)],
     ) -> anyhow::Result<Vec<i64>> {
-        let limits = Limits { attempts_max: self.attempts, max_shrink: self.max_shrink };
+        let limits = Limits { attempts_max: self.attempts.attempts, max_shrink: self.max_shrink };
         // What somebody else holds is waited for, as the run would be.
         loop {
             let (mut report, now) = (scheduler::Report::default(), db.now(global.clock()).await?);
@@ -111,9 +110,7 @@ impl Options {
             if report.held.is_empty() {
                 break;
             }
-            for (what, error) in &report.held {
-                tracing::warn!(error, "{what}: held by somebody else, waiting");
-            }
+            report.warn_of_held("waiting");
         }
         let mut tx = db.begin(Mode::Snapshot).await?;
         let mut runs = Vec::new();

@@ -334,9 +334,7 @@ impl SchedulerOptions {
 
 fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<ExitCode> {
     let exit = if report.held.is_empty() { Exit::Ok } else { Exit::Failed };
-    for (what, error) in &report.held {
-        tracing::warn!(error, "{what}: held by somebody else, left undone");
-    }
+    report.warn_of_held("left undone");
     if global.json {
         let enqueued: Vec<_> = report
             .enqueued
@@ -397,8 +395,8 @@ impl WorkerOptions {
             // Nobody else may be there to close the runs.
             let mut report = scheduler::Report::default();
             scheduler::close_runs(&db, &mut report).await?;
-            for (what, error) in &report.held {
-                tracing::warn!(error, "{what}: held by somebody else, left undone");
+            report.warn_of_held("left undone");
+            if !report.held.is_empty() {
                 exit = Exit::Failed;
             }
         }

@@ -122,12 +122,8 @@ const MYSQL_PARAMETERS: [&str; 10] = [
 /// hyphen as well.
 fn unknown_parameter(url: &str) -> Option<String> {
     let url = Url::parse(url).ok()?;
-    let is_known = |name: &str| {
-        MYSQL_PARAMETERS.contains(&name)
-            || name
-                .strip_prefix("ssl")
-                .is_some_and(|rest| MYSQL_PARAMETERS.iter().any(|known| known.strip_prefix("ssl-") == Some(rest)))
-    };
+    let is_known =
+        |name: &str| [name, &name.replacen("ssl", "ssl-", 1)].iter().any(|name| MYSQL_PARAMETERS.contains(name));
     url.query_pairs().map(|(name, _)| name.into_owned()).find(|name| !is_known(name))
 }
 

@@ -132,6 +132,12 @@ impl DbError {
         matches!(&self.source, sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. })
     }
 
+    /// Whether it passes by itself: a conflict with another transaction, but not a key that is taken.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        self.kind == Kind::Conflict && !self.is_duplicate()
+    }
+
     /// Whether a right is missing: access denied to a database, a command, a column, or in general.
     #[must_use]
     pub fn is_denied(&self) -> bool {

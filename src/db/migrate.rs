@@ -120,7 +120,12 @@ pub async fn version(db: &Db) -> Result<u32, DbError> {
 
 /// Checks that the schema is the one this binary works with.
 pub async fn check(db: &Db) -> Result<(), SchemaError> {
-    let (found, wanted) = (version(db).await?, wanted());
+    fits(version(db).await?)
+}
+
+/// Whether a version is the one this binary works with.
+pub fn fits(found: u32) -> Result<(), SchemaError> {
+    let wanted = wanted();
     match found.cmp(&wanted) {
         std::cmp::Ordering::Less => Err(SchemaError::Behind { found, wanted }),
         std::cmp::Ordering::Greater => Err(SchemaError::Ahead { found, wanted }),

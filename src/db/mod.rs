@@ -128,10 +128,7 @@ impl Db {
     /// The moment by which days are over: a fixed one, or the earlier of this machine's clock and the
     /// database's. A clock that is ahead would close days that go on.
     pub async fn now(&self, clock: Clock) -> Result<DateTime<Utc>, DbError> {
-        match clock {
-            Clock::Fixed(at) => Ok(at),
-            Clock::System => Ok(clock.now().min(self.database_now().await?)),
-        }
+        Ok(clock.at_most(self.database_now().await?))
     }
 
     /// The names of the columns that a statement returns; prepares it and does not run it. Outside of

@@ -7,7 +7,7 @@ use std::{
 
 use super::Report;
 use crate::{
-    db::{Db, DbError, Dialect, Kind, retry},
+    db::{Db, DbError, Dialect, retry},
     error::chain,
     metrics,
 };
@@ -34,12 +34,7 @@ where
     let (waited, outcome) = retry(name, || async {
         let waited = begun.elapsed();
         match attempt().await {
-            Err(error)
-                if error.kind == Kind::Conflict
-                    && !error.is_duplicate()
-                    && db.dialect() == Dialect::MySql
-                    && begun.elapsed() >= patience =>
-            {
+            Err(error) if error.is_passing() && db.dialect() == Dialect::MySql && begun.elapsed() >= patience => {
                 Ok((begun.elapsed(), Err(error)))
             }
             outcome => outcome.map(|value| (waited, Ok(value))),
@@ -53,6 +48,15 @@ where
             metrics::database_error(&error);
             report.held.insert(what.to_owned(), chain(&error));
             Ok(None)
+        }
+    }
+}
+
+impl Report {
+    /// Logs what somebody else holds, and what comes of it.
+    pub fn warn_of_held(&self, then: &str) {
+        for (what, error) in &self.held {
+            tracing::warn!(error, "{what}: held by somebody else, {then}");
         }
     }
 }

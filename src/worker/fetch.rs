@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Session, backend::QueueBackend, wait_after};
 use crate::{
-    clock::Clock,
     db::{DbError, Kind, Mode},
     metrics::catalogue::{CLAIM_DURATION, JOBS_CLAIMED, QUEUE_LATENCY},
     queue::{
@@ -198,10 +197,7 @@ impl Fetcher {
         // Runs keep their order of priority; within a run, days of a lab come together.
         jobs.sort_by(|a, b| (a.kind, &a.rollup, a.lab_id, a.day).cmp(&(b.kind, &b.rollup, b.lab_id, b.day)));
         // By the earlier of two clocks, as everywhere.
-        let mut now = self.session.clock.now();
-        if let (Clock::System, Some(theirs)) = (self.session.clock, DateTime::from_timestamp_micros(claim.at_us)) {
-            now = now.min(theirs);
-        }
+        let now = self.session.clock.at_most(DateTime::from_timestamp_micros(claim.at_us).unwrap_or_default());
         let max_shrink = |job: &Job| self.runs.get(&run_of(job.id)).map_or(MaxShrink::OFF, |run| run.max_shrink);
         for jobs in jobs.chunk_by(|a, b| {
             max_shrink(a) == max_shrink(b)

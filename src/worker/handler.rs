@@ -149,7 +149,7 @@ async fn run_one(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit:
             }
             // A key that is still there after so many retries is no race: the site has a unique key
             // that daymend does not know. That is a failure like others, or it would never end.
-            Some(database) if database.kind == Kind::Conflict && !database.is_duplicate() => {
+            Some(database) if database.is_passing() => {
                 let rest = session.rest_of(job.id);
                 tracing::warn!(error = %chain(&error), ?rest, "conflicts outlasted the retries, resting");
                 settle_until_done(session, job, Outcome::Released, || {

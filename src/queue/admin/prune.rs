@@ -52,9 +52,11 @@ statement!(
        AND NOT EXISTS (SELECT 1 FROM daymend_attempts WHERE daymend_attempts.worker_id = daymend_workers.id)"
 );
 
-/// The jobs that would go: ended, of a run that closed before the cutoff.
-const ENDED: &str = "state IN ('completed', 'discarded', 'cancelled')
-     AND EXISTS (SELECT 1 FROM daymend_runs
+/// The jobs that may go.
+const ENDED: &str = "state IN ('completed', 'discarded', 'cancelled')";
+
+/// Of a run that closed before the cutoff.
+const OF_OLD_RUN: &str = "EXISTS (SELECT 1 FROM daymend_runs
                  WHERE daymend_runs.id = daymend_jobs.run_id
                    AND daymend_runs.state <> 'running' AND daymend_runs.finished_at < ?)";
 
@@ -70,7 +72,7 @@ pub async fn plan(db: &Db, filter: &Filter, older_than: Duration) -> Result<Vec<
     let (fits, more) = filter.condition();
     let mut args = args![cutoff(db, older_than).await?];
     args.extend(more);
-    jobs_by_run(db, &format!("{ENDED} AND {fits}"), args).await
+    jobs_by_run(db, &format!("{ENDED} AND {OF_OLD_RUN} AND {fits}"), args).await
 }
 
 /// Deletes ended jobs of runs that closed longer ago than `older_than`, their attempts, and
@@ -152,7 +154,7 @@ async fn ended_jobs(tx: &mut Tx, filter: &Filter, run: i64, limit: usize) -> Res
     let (first, last) = ids_of(run);
     let sql = format!(
         "-- daymend: prunable jobs\nSELECT id FROM daymend_jobs
-         WHERE id BETWEEN ? AND ? AND state IN ('completed', 'discarded', 'cancelled') AND {fits} ORDER BY id LIMIT ?"
+         WHERE id BETWEEN ? AND ? AND {ENDED} AND {fits} ORDER BY id LIMIT ?"
     );
     let mut args = args![first, last];
     args.extend(more);

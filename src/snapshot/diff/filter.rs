@@ -65,8 +65,11 @@ impl Condition {
                     _ => false,
                 };
             }
-            Arg::Int(number) => compare(&number.to_string(), &self.value)
-                .or_else(|| self.value.parse().ok().and_then(|wanted: f64| (*number as f64).partial_cmp(&wanted))),
+            Arg::Int(number) => match self.value.parse::<i64>() {
+                Ok(wanted) => Some(number.cmp(&wanted)),
+                Err(_) => compare(&number.to_string(), &self.value)
+                    .or_else(|| self.value.parse().ok().and_then(|wanted: f64| (*number as f64).partial_cmp(&wanted))),
+            },
             Arg::Text(number) if is_exact && Digits::of(number).is_some() => compare(number, &self.value),
             Arg::Real(number) => self.value.parse().ok().and_then(|wanted: f64| number.partial_cmp(&wanted)),
             text => Some(cells::show(text).as_str().cmp(&self.value)),
@@ -102,15 +105,19 @@ impl<'a> Digits<'a> {
         let is_zero = whole.is_empty() && places.is_empty();
         is_number.then_some(Self { is_negative: text.starts_with('-') && !is_zero, whole, places })
     }
+
+    /// What sorts numbers of one sign.
+    fn size(&self) -> (usize, &str, &str) {
+        (self.whole.len(), self.whole, self.places)
+    }
 }
 
 /// Compares two numbers by their digits; none where one of them is no number.
 fn compare(a: &str, b: &str) -> Option<Ordering> {
     let (a, b) = (Digits::of(a)?, Digits::of(b)?);
-    let size = |of: Digits<'_>| (of.whole.len(), of.whole.to_owned(), of.places.to_owned());
     Some(match (a.is_negative, b.is_negative) {
-        (false, false) => size(a).cmp(&size(b)),
-        (true, true) => size(b).cmp(&size(a)),
+        (false, false) => a.size().cmp(&b.size()),
+        (true, true) => b.size().cmp(&a.size()),
         (a, b) => b.cmp(&a),
     })
 }

@@ -64,13 +64,17 @@ pub(crate) struct Packed {
     pub(crate) sha256: String,
 }
 
-/// Creates a file that nobody else may read: it holds what the database keeps from others.
-pub(crate) fn create(path: &Path) -> io::Result<File> {
+/// A file that nobody else may read, where it is new: it holds what the database keeps from others.
+pub(crate) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+    options
+}
+
+/// Creates a file that nobody else may read.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    private().write(true).create_new(true).open(path)
 }
 
 /// Compresses a file into another one, which is on the disk when this returns.

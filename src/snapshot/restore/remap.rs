@@ -14,10 +14,11 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use super::{Context, undo_file::private, work::State};
+use super::{Context, work::State};
 use crate::snapshot::{
     SnapshotError,
     cells::{self, Cells},
+    format::pack,
 };
 
 /// The first line of the file.
@@ -149,8 +150,7 @@ fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
 async fn write(context: &Context, file: &Path) -> anyhow::Result<u64> {
     let mut lines = 0;
     let at = || format!("{}: cannot be written", file.display());
-    let new = private().write(true).create_new(true).open(file).with_context(at)?;
-    let mut writer = csv::Writer::from_writer(new);
+    let mut writer = csv::Writer::from_writer(pack::create(file).with_context(at)?);
     writer.write_record(HEADINGS).with_context(at)?;
     for (table, shape) in context.shapes.iter().enumerate() {
         for state in [State::Mapped, State::TakenOver, State::Reused, State::Ambiguous] {

@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{File, OpenOptions},
+    fs::File,
     io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
 };
@@ -18,7 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     db::Arg,
-    snapshot::cells::{self, Cells},
+    snapshot::{
+        cells::{self, Cells},
+        format::pack::private,
+    },
 };
 
 const VERSION: u32 = 1;
@@ -108,14 +111,6 @@ impl<'de> Deserialize<'de> for Values {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Vec::<Value>::deserialize(deserializer).map(|values| Self(values.into_iter().map(|value| value.0).collect()))
     }
-}
-
-/// A file that nobody else may read, where it is new: it holds whole rows of patients, as a snapshot does.
-pub(super) fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
 }
 
 /// The file, being written.
@@ -276,7 +271,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("undo.jsonl");
         Writer::open(&path, "s", tables()).unwrap().append(&[insert(1), insert(2)]).unwrap();
-        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"op\":\"insert\",\"tab").unwrap();
+        File::options().append(true).open(&path).unwrap().write_all(b"{\"op\":\"insert\",\"tab").unwrap();
         assert_eq!(Reader::open(&path).unwrap().len(), 2, "the torn line is none");
         Writer::open(&path, "s", tables()).unwrap().append(&[insert(3)]).unwrap();
         let mut reader = Reader::open(&path).unwrap();

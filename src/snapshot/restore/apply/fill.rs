@@ -1,6 +1,6 @@
 //! References that were left empty: filled in when their rows are there, or their rows taken out again.
 
-use super::{Apply, Failures, begin, database_error, is_passing, is_refusal, key_condition, update, why};
+use super::{Apply, Failures, begin, is_refusal, key_condition, update, why};
 use crate::{
     db::{Arg, Mode, Query, Tx},
     snapshot::{
@@ -42,12 +42,7 @@ impl Apply<'_> {
                         Ok(Filled::Done) => break self.context.work.filled(id).await?,
                         Ok(Filled::Waits) => break,
                         Ok(Filled::Refused(why)) => break self.context.work.refuse_fill(id, &why).await?,
-                        Err(error) => {
-                            let passing = database_error(&error).is_some_and(is_passing);
-                            if !passing || !failures.wait().await {
-                                return Err(error);
-                            }
-                        }
+                        Err(error) => failures.bear(error).await?,
                     }
                 }
             }
@@ -106,26 +101,24 @@ impl Apply<'_> {
     /// Takes out again what went in for a row that never came; how many rows.
     pub(super) async fn take_out(&mut self) -> anyhow::Result<u64> {
         let context = self.context;
+        if context.work.fills(0).await?.is_empty() {
+            return Ok(0);
+        }
+        let mut tx = context.live.db.begin(Mode::Snapshot).await?;
+        let children = Children::read(&mut tx).await?;
+        tx.commit().await?;
         let (mut after, mut out) = (0, 0);
         loop {
             let page = context.work.fills(after).await?;
             let Some((last, _)) = page.last() else { return Ok(out) };
             after = *last;
-            let mut tx = context.live.db.begin(Mode::Snapshot).await?;
-            let children = Children::read(&mut tx).await?;
-            tx.commit().await?;
             // What a run before this one has left, and has said so, stays.
             for (id, fill) in page.into_iter().filter(|(_, fill)| !fill.is_known) {
                 let mut failures = Failures::default();
                 let is_out = loop {
                     match self.take_out_one(&fill, &children).await {
                         Ok(is_out) => break is_out,
-                        Err(error) => {
-                            let passing = database_error(&error).is_some_and(is_passing);
-                            if !passing || !failures.wait().await {
-                                return Err(error);
-                            }
-                        }
+                        Err(error) => failures.bear(error).await?,
                     }
                 };
                 if is_out {

@@ -16,14 +16,14 @@ use super::{
     work::{Candidate, Fill, State},
 };
 use crate::{
-    db::Query,
+    db::{DbError, Query},
     snapshot::{SnapshotError, cells::Cells, side::PAGE},
 };
 use ready::ready;
 use record::Moved;
 pub use sql::database_error;
 use sql::insert_sql;
-pub(super) use sql::{Failures, begin, is_passing, is_refusal, key_condition, update, why};
+pub(super) use sql::{Failures, begin, is_refusal, key_condition, update, why};
 
 /// What was done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -157,12 +157,12 @@ impl<'a> Apply<'a> {
         while let Some(candidates) = waiting.pop() {
             match self.transaction(table, candidates.clone()).await {
                 Ok(count) => restored += count,
+                Err(error) if database_error(&error).is_some_and(DbError::is_passing) => {
+                    failures.bear(error).await?;
+                    waiting.push(candidates);
+                }
                 Err(error) => {
                     let (reason, detail) = match (database_error(&error), error.downcast_ref::<Moved>()) {
-                        (Some(database), _) if is_passing(database) && failures.wait().await => {
-                            waiting.push(candidates);
-                            continue;
-                        }
                         (Some(database), _) if is_refusal(database) => why(database),
                         (None, Some(moved)) => ("it does not stay where it is put".to_owned(), moved.to_string()),
                         _ => return Err(error),

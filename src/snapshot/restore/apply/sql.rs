@@ -100,27 +100,23 @@ pub(in crate::snapshot::restore) struct Failures {
 }
 
 impl Failures {
-    /// Waits before the next try; false where there is to be none.
-    pub(in crate::snapshot::restore) async fn wait(&mut self) -> bool {
+    /// Waits before the next try after what passes by itself; the error where there is to be none.
+    pub(in crate::snapshot::restore) async fn bear(&mut self, error: anyhow::Error) -> anyhow::Result<()> {
         self.count += 1;
-        if self.since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
-            return false;
+        let is_passing = database_error(&error).is_some_and(DbError::is_passing);
+        if !is_passing || self.since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+            return Err(error);
         }
         tokio::time::sleep(BACKOFF.wait(self.count)).await;
-        true
+        Ok(())
     }
-}
-
-/// Whether it passes by itself: a conflict with another transaction, but not a key that is taken.
-pub(in crate::snapshot::restore) fn is_passing(error: &DbError) -> bool {
-    error.kind == Kind::Conflict && !error.is_duplicate()
 }
 
 /// Whether the database refuses this very row: others may go on.
 pub(in crate::snapshot::restore) fn is_refusal(error: &DbError) -> bool {
     // Killed, or out of time, says nothing of the row.
     const KILLED: [u32; 3] = [1317, 1969, 3024];
-    !is_passing(error)
+    !error.is_passing()
         && !matches!(error.kind, Kind::Unavailable | Kind::Definition)
         && !KILLED.contains(&db::code(&error.source))
 }

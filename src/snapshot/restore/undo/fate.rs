@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     super::{
-        apply::{Failures, begin, database_error, is_passing, is_refusal, update},
+        apply::{Failures, begin, is_refusal, update},
         undo_file::{Reader, Record},
     },
     CHANGED, Undo, refused,
@@ -93,9 +93,7 @@ impl Undo {
             let records = reader.read(start..end)?;
             let mut failures = Failures::default();
             while let Err(error) = self.decide(&records, &mut judged, &mut fate).await {
-                if !database_error(&error).is_some_and(is_passing) || !failures.wait().await {
-                    return Err(error);
-                }
+                failures.bear(error).await?;
             }
             end = start;
         }

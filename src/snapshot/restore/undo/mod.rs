@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{
     Link, add_foreign_keys,
-    apply::{Failures, begin, database_error, is_passing, is_refusal, key_condition, update, why},
+    apply::{Failures, begin, is_refusal, key_condition, update, why},
     children::{Children, Referred},
     links,
     relations::Relations,
@@ -134,12 +134,9 @@ impl Undo {
                 };
                 match batch {
                     Ok(batch) => break batch,
-                    Err(error) => {
-                        let passing = !dry_run && database_error(&error).is_some_and(is_passing);
-                        if !passing || !failures.wait().await {
-                            return Err(error);
-                        }
-                    }
+                    // The one transaction of a dry run is over.
+                    Err(error) if dry_run => return Err(error),
+                    Err(error) => failures.bear(error).await?,
                 }
             };
             undone.removed += batch.removed;
