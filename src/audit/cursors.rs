@@ -10,7 +10,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 
 use crate::{
     args,
-    db::{Arg, Db, DbError, Mode, Query, Tx, retry},
+    db::{Db, DbError, Mode, Tx, retry},
     statement,
 };
 
@@ -101,13 +101,11 @@ pub async fn reconcile(db: &Db, rollup: &str, labs: &BTreeSet<i64>) -> Result<BT
         let new: Vec<i64> = labs.iter().filter(|lab| !cursors.contains_key(lab)).copied().collect();
         for labs in new.chunks(LABS_A_STATEMENT) {
             let rows = labs.iter().flat_map(|lab| args![rollup, *lab]).collect();
-            tx.execute(Query::new(CURSORS_ADD.name, CURSORS_ADD.with_rows(labs.len())), rows).await?;
+            tx.execute(CURSORS_ADD.with_rows(labs.len()), rows).await?;
         }
         let gone: Vec<i64> = cursors.keys().filter(|lab| !labs.contains(lab)).copied().collect();
         for labs in gone.chunks(LABS_A_STATEMENT) {
-            let mut named = args![rollup];
-            named.extend(labs.iter().map(|lab| Arg::Int(*lab)));
-            tx.execute(Query::new(CURSORS_DROP.name, CURSORS_DROP.with_list(labs.len())), named).await?;
+            tx.execute(CURSORS_DROP.with_list(labs.len()), args![rollup; labs]).await?;
         }
         tx.commit().await?;
         cursors.retain(|lab, _| labs.contains(lab));
@@ -126,13 +124,11 @@ pub async fn set(tx: &mut Tx, rollup: &str, lab: i64, cursor: &Cursor) -> Result
 
 /// How much of everything has been audited.
 pub async fn coverage(db: &Db, rollup: &str) -> Result<Coverage, DbError> {
-    let rows = db.fetch_all(&COVERAGE, args![rollup]).await?;
-    let Some(row) = rows.first() else { return Ok(Coverage::default()) };
-    let read = || {
+    db.fetch_one(&COVERAGE, args![rollup], |row| {
         let (labs, audited) = (row.int(0)?, row.int(1)?);
         Ok(Coverage { labs, labs_unaudited: labs - audited, audited_since: row.instant_or_null(2)? })
-    };
-    read().map_err(|error| DbError::new(COVERAGE.name, error))
+    })
+    .await
 }
 
 /// The order in which labs are served: the longest unaudited first, and of those the ones whose

@@ -11,7 +11,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use super::cause::Cause;
 use crate::{
     args,
-    db::{Arg, Db, DbError, Mode, Query, Tx, retry},
+    db::{Arg, Db, DbError, Mode, Tx, retry},
     statement,
 };
 
@@ -183,7 +183,7 @@ pub struct Slice {
 /// Makes the slice of a night, where nobody has.
 pub async fn open(db: &Db, rollup: &str, night: NaiveDate) -> Result<(), DbError> {
     // Looked for first: an INSERT that finds the row there uses up an id all the same.
-    if db.fetch_all(&SLICE_OF_NIGHT, args![rollup, night]).await?.is_empty() {
+    if db.fetch_optional(&SLICE_OF_NIGHT, args![rollup, night], |_| Ok(())).await?.is_none() {
         retry("open audit slice", || db.execute(&SLICE_ADD, args![rollup, night])).await?;
     }
     Ok(())
@@ -191,14 +191,12 @@ pub async fn open(db: &Db, rollup: &str, night: NaiveDate) -> Result<(), DbError
 
 /// Takes the oldest slice that is unfinished and that nobody holds; none where there is none.
 pub async fn take(db: &Db, rollup: &str, lease: Duration) -> Result<Option<Taken>, DbError> {
-    let rows = db.fetch_all(&SLICE_FREE, args![rollup]).await?;
-    let Some(row) = rows.first() else { return Ok(None) };
-    let read = || {
+    let free = db.fetch_optional(&SLICE_FREE, args![rollup], |row| {
         let spent = Duration::from_millis(row.int(3)?.unsigned_abs());
         let (id, night, turn, started_at) = (row.int(0)?, row.date(1)?, row.int(2)?, row.instant(4)?);
         Ok(Taken { id, night, turn, spent, started_at })
-    };
-    let free: Taken = read().map_err(|error| DbError::new(SLICE_FREE.name, error))?;
+    });
+    let Some(free) = free.await? else { return Ok(None) };
     let lease = args![micros(lease), free.id, free.turn];
     let found = retry("take audit slice", || db.execute(&SLICE_TAKE, lease.clone())).await?;
     Ok((found == 1).then_some(Taken { turn: free.turn + 1, ..free }))
@@ -233,7 +231,7 @@ pub async fn step(
             .iter()
             .flat_map(|found| args![taken.id, found.lab, found.day, found.cause.as_str(), found.differences])
             .collect();
-        tx.execute(Query::new(FOUND_ADD.name, FOUND_ADD.with_rows(rows.len())), values).await?;
+        tx.execute(FOUND_ADD.with_rows(rows.len()), values).await?;
     }
     Ok(true)
 }
@@ -251,13 +249,10 @@ pub async fn end(tx: &mut Tx, taken: &Taken, run_id: Option<i64>) -> Result<bool
 
 /// What a slice has found so far, by lab and day.
 pub async fn found(tx: &mut Tx, id: i64) -> Result<Vec<Found>, DbError> {
-    let mut found = Vec::new();
-    tx.for_each(&FOUND, args![id], |row| {
-        found.push(Found { lab: row.int(0)?, day: row.date(1)?, cause: row.text(2)?, differences: row.int(3)? });
-        Ok(())
+    tx.fetch_all(&FOUND, args![id], |row| {
+        Ok(Found { lab: row.int(0)?, day: row.date(1)?, cause: row.text(2)?, differences: row.int(3)? })
     })
-    .await?;
-    Ok(found)
+    .await
 }
 
 impl Found {
@@ -270,10 +265,8 @@ impl Found {
 
 /// The latest slices, newest first.
 pub async fn list(db: &Db, rollup: &str, limit: u32) -> Result<Vec<Slice>, DbError> {
-    let mut slices = Vec::new();
-    let mut tx = db.begin(Mode::Snapshot).await?;
-    tx.for_each(&SLICES, args![rollup, limit], |row| {
-        slices.push(Slice {
+    db.fetch_all(&SLICES, args![rollup, limit], |row| {
+        Ok(Slice {
             id: row.int(0)?,
             night: row.date(1)?,
             state: row.text(2)?,
@@ -285,19 +278,14 @@ pub async fn list(db: &Db, rollup: &str, limit: u32) -> Result<Vec<Slice>, DbErr
             run: row.int_or_null(8)?,
             started_at: row.instant(9)?,
             finished_at: row.instant_or_null(10)?,
-        });
-        Ok(())
+        })
     })
-    .await?;
-    tx.commit().await?;
-    Ok(slices)
+    .await
 }
 
 /// When the last slice ended that has.
 pub async fn last_ended(db: &Db, rollup: &str) -> Result<Option<DateTime<Utc>>, DbError> {
-    let rows = db.fetch_all(&SLICE_LAST, args![rollup]).await?;
-    let last = rows.first().map_or(Ok(None), |row| row.instant_or_null(0));
-    last.map_err(|error| DbError::new(SLICE_LAST.name, error))
+    Ok(db.fetch_optional(&SLICE_LAST, args![rollup], |row| row.instant_or_null(0)).await?.flatten())
 }
 
 /// Deletes slices that ended before the cutoff, with what they found; how many.

@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
 use chrono::NaiveDate;
 use clap::{Args, Subcommand};
 
@@ -204,8 +203,9 @@ async fn enqueue(db: &Db, jobs: u32) -> anyhow::Result<i64> {
 /// Jobs a second, from the first claim to the last ack, by the database's clock.
 async fn rate(db: &Db, run: i64) -> anyhow::Result<f64> {
     let (first, last) = ids_of(run);
-    let row = db.begin(Mode::Snapshot).await?.fetch_one(&BENCH_SPAN, args![first, last]).await?;
-    Ok(row.int(1)? as f64 / (row.int(0)? as f64 / 1e6))
+    let span = db.fetch_one(&BENCH_SPAN, args![first, last], |row| Ok((row.int(0)?, row.int(1)?)));
+    let (micros, jobs) = span.await?;
+    Ok(jobs as f64 / (micros as f64 / 1e6))
 }
 
 async fn clean(db: &Db, run: i64) -> anyhow::Result<()> {
@@ -226,8 +226,7 @@ async fn settled(db: &Db) -> anyhow::Result<()> {
     let begun = Instant::now();
     let mut before = None;
     while begun.elapsed() < SETTLED_WITHIN {
-        let rows = db.fetch_all(&BENCH_WRITTEN, args![]).await?;
-        let written: u64 = rows.first().context("the server does not say what it has written")?.text(1)?.parse()?;
+        let written: u64 = db.fetch_one(&BENCH_WRITTEN, args![], |row| row.text(1)).await?.parse()?;
         if before.is_some_and(|before| written - before < QUIET_BYTES) {
             return Ok(());
         }

@@ -108,14 +108,12 @@ pub async fn version(db: &Db) -> Result<u32, DbError> {
         Dialect::Sqlite => SCHEMA_TABLE_SQLITE,
     };
     let mut tx = db.begin(Mode::Snapshot).await?;
-    let row = tx.fetch_one(&exists, args![]).await?;
-    let named = |error| DbError::new("schema version", error);
-    if row.int(0).map_err(named)? == 0 {
+    if !tx.fetch_one(&exists, args![], |row| row.flag(0)).await? {
         return Ok(0);
     }
-    let row = tx.fetch_one(&SCHEMA_VERSION, args![]).await?;
+    let version = tx.fetch_one(&SCHEMA_VERSION, args![], |row| row.int(0)).await?;
     tx.commit().await?;
-    Ok(u32::try_from(row.int(0).map_err(named)?).unwrap_or(u32::MAX))
+    Ok(u32::try_from(version).unwrap_or(u32::MAX))
 }
 
 /// Checks that the schema is the one this binary works with.

@@ -115,9 +115,34 @@ impl Db {
         Tx::acquire(self).await?.execute(statement, args).await
     }
 
-    /// The rows of one reading statement that stands alone.
-    pub async fn fetch_all(&self, statement: &Statement, args: Vec<Arg>) -> Result<Vec<Row>, DbError> {
-        Tx::acquire(self).await?.fetch_all(statement, args).await
+    /// What `read` makes of every row of one statement that stands alone.
+    pub async fn fetch_all<'q, T: Send>(
+        &self,
+        query: impl Into<Query<'q>>,
+        args: Vec<Arg>,
+        read: impl FnMut(Row) -> Result<T, sqlx::Error> + Send,
+    ) -> Result<Vec<T>, DbError> {
+        Tx::acquire(self).await?.fetch_all(query, args, read).await
+    }
+
+    /// What `read` makes of the first row of one statement that stands alone; none where there is no row.
+    pub async fn fetch_optional<'q, T: Send>(
+        &self,
+        query: impl Into<Query<'q>>,
+        args: Vec<Arg>,
+        read: impl FnMut(Row) -> Result<T, sqlx::Error> + Send,
+    ) -> Result<Option<T>, DbError> {
+        Tx::acquire(self).await?.fetch_optional(query, args, read).await
+    }
+
+    /// What `read` makes of the first row of one statement that stands alone and always has one.
+    pub async fn fetch_one<'q, T: Send>(
+        &self,
+        query: impl Into<Query<'q>>,
+        args: Vec<Arg>,
+        read: impl FnMut(Row) -> Result<T, sqlx::Error> + Send,
+    ) -> Result<T, DbError> {
+        Tx::acquire(self).await?.fetch_one(query, args, read).await
     }
 
     /// The database's clock.

@@ -4,6 +4,8 @@
 //! that names it, so that a slow-query log names it too, and enters it into a registry,
 //! so that a test can prepare every statement on both databases.
 
+use super::Query;
+
 /// A statement: its name and its text, with the tokens of [`crate::db::Dialect`].
 ///
 /// `{list}` stands for a list of placeholders and `{rows}` for a list of rows of
@@ -21,16 +23,16 @@ pub struct Statement {
 inventory::collect!(Statement);
 
 impl Statement {
-    /// The text with `count` placeholders for `{list}`.
+    /// The statement with `count` placeholders for `{list}`.
     #[must_use]
-    pub fn with_list(&self, count: usize) -> String {
-        self.sql.replace("{list}", &repeat("?", count))
+    pub fn with_list(&self, count: usize) -> Query<'static> {
+        Query::new(self.name, self.sql.replace("{list}", &repeat("?", count)))
     }
 
-    /// The text with `count` rows for `{rows}`.
+    /// The statement with `count` rows for `{rows}`.
     #[must_use]
-    pub fn with_rows(&self, count: usize) -> String {
-        self.sql.replace("{rows}", &repeat(self.row, count))
+    pub fn with_rows(&self, count: usize) -> Query<'static> {
+        Query::new(self.name, self.sql.replace("{rows}", &repeat(self.row, count)))
     }
 
     /// Every statement of the program, in no order.

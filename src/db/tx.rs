@@ -9,6 +9,7 @@
 
 use std::{
     borrow::Cow,
+    fmt,
     future::Future,
     sync::{
         Arc,
@@ -68,6 +69,18 @@ impl<'a> Query<'a> {
     #[must_use]
     pub fn new(name: &'a str, sql: impl Into<Cow<'a, str>>) -> Self {
         Self { name, sql: sql.into(), is_kept: true }
+    }
+
+    /// One that is put together while the program runs, opened by the comment that names it.
+    #[must_use]
+    pub fn named(name: &'a str, sql: impl fmt::Display) -> Self {
+        Self::new(name, format!("-- daymend: {name}\n{sql}"))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn sql(&self) -> &str {
+        &self.sql
     }
 
     /// The same, where this very text hardly comes again: it is not kept prepared, neither here nor in the
@@ -217,31 +230,50 @@ impl Tx {
         })
     }
 
-    /// All rows of a statement.
-    pub async fn fetch_all<'q>(&mut self, query: impl Into<Query<'q>>, args: Vec<Arg>) -> Result<Vec<Row>, DbError> {
-        let mut rows = Vec::new();
-        self.for_each(query, args, |row| {
-            rows.push(row);
-            Ok(())
-        })
-        .await?;
-        Ok(rows)
-    }
-
-    /// The first row of a statement.
-    pub async fn fetch_optional<'q>(
+    /// What `read` makes of every row.
+    pub async fn fetch_all<'q, T: Send>(
         &mut self,
         query: impl Into<Query<'q>>,
         args: Vec<Arg>,
-    ) -> Result<Option<Row>, DbError> {
-        Ok(self.fetch_all(query, args).await?.into_iter().next())
+        mut read: impl FnMut(Row) -> Result<T, sqlx::Error> + Send,
+    ) -> Result<Vec<T>, DbError> {
+        let mut all = Vec::new();
+        self.for_each(query, args, |row| {
+            all.push(read(row)?);
+            Ok(())
+        })
+        .await?;
+        Ok(all)
     }
 
-    /// The first row of a statement that always has one.
-    pub async fn fetch_one<'q>(&mut self, query: impl Into<Query<'q>>, args: Vec<Arg>) -> Result<Row, DbError> {
+    /// What `read` makes of the first row; none where there is no row.
+    pub async fn fetch_optional<'q, T: Send>(
+        &mut self,
+        query: impl Into<Query<'q>>,
+        args: Vec<Arg>,
+        mut read: impl FnMut(Row) -> Result<T, sqlx::Error> + Send,
+    ) -> Result<Option<T>, DbError> {
+        let mut first = None;
+        self.for_each(query, args, |row| {
+            if first.is_none() {
+                first = Some(read(row)?);
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(first)
+    }
+
+    /// What `read` makes of the first row of a statement that always has one.
+    pub async fn fetch_one<'q, T: Send>(
+        &mut self,
+        query: impl Into<Query<'q>>,
+        args: Vec<Arg>,
+        read: impl FnMut(Row) -> Result<T, sqlx::Error> + Send,
+    ) -> Result<T, DbError> {
         let query = query.into();
         let name = query.name;
-        self.fetch_optional(query, args).await?.ok_or_else(|| DbError::new(name, sqlx::Error::RowNotFound))
+        self.fetch_optional(query, args, read).await?.ok_or_else(|| DbError::new(name, sqlx::Error::RowNotFound))
     }
 
     /// Hands every row to `each` as it arrives, without keeping them.
@@ -311,10 +343,10 @@ impl Tx {
 
     /// The database's clock.
     pub async fn database_now(&mut self) -> Result<DateTime<Utc>, DbError> {
-        let row = self.fetch_one(&NOW, Vec::new()).await?;
-        let at = row.int(0).map(DateTime::from_timestamp_micros);
-        let at = at.and_then(|at| at.ok_or_else(|| sqlx::Error::Decode("no time that there is".into())));
-        at.map_err(|error| DbError::new(NOW.name, error))
+        self.fetch_one(&NOW, Vec::new(), |row| {
+            DateTime::from_timestamp_micros(row.int(0)?).ok_or_else(|| sqlx::Error::Decode("out of range".into()))
+        })
+        .await
     }
 
     /// What the transaction has read up to here; [`forget`](Self::forget) goes back to it.

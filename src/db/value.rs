@@ -54,6 +54,12 @@ impl From<i64> for Arg {
     }
 }
 
+impl From<&i64> for Arg {
+    fn from(value: &i64) -> Self {
+        Self::Int(*value)
+    }
+}
+
 impl From<u32> for Arg {
     fn from(value: u32) -> Self {
         Self::Int(i64::from(value))
@@ -102,9 +108,15 @@ impl<T: Into<Self>> From<Option<T>> for Arg {
     }
 }
 
-/// The arguments of a statement: `args![1, "text", None::<i64>]`.
+/// The arguments of a statement: `args![1, "text", None::<i64>]`, and with all of a list behind
+/// them `args![1; ids]`.
 #[macro_export]
 macro_rules! args {
+    ($($value:expr),*; $list:expr) => {{
+        let mut args = $crate::args![$($value),*];
+        args.extend($list.into_iter().map($crate::db::Arg::from));
+        args
+    }};
     ($($value:expr),* $(,)?) => {
         vec![$($crate::db::Arg::from($value)),*]
     };
@@ -238,6 +250,11 @@ impl Row {
     /// A whole number; NULL is an error.
     pub fn int(&self, index: usize) -> Result<i64, sqlx::Error> {
         self.int_or_null(index)?.ok_or_else(|| null_in(index))
+    }
+
+    /// What a condition comes to: whether a whole number is not 0; NULL is an error.
+    pub fn flag(&self, index: usize) -> Result<bool, sqlx::Error> {
+        Ok(self.int(index)? != 0)
     }
 
     /// Text or NULL.

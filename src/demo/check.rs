@@ -47,15 +47,15 @@ pub(super) struct Record {
 
 /// Compares the whole summary of a lab with what a GROUP BY over the source says.
 pub(super) async fn compare(tx: &mut Tx, lab: &'static Lab) -> Result<Comparison, DbError> {
-    let row = tx.fetch_one(Query::new("compare", COMPARE), args![lab.id, lab.id]).await?;
-    let read = || Ok(Comparison { lab, compared: row.int(0)?, differing: row.int(1)? });
-    read().map_err(|error| DbError::new("compare", error))
+    tx.fetch_one(Query::new("compare", COMPARE), args![lab.id, lab.id], |row| {
+        Ok(Comparison { lab, compared: row.int(0)?, differing: row.int(1)? })
+    })
+    .await
 }
 
 /// Reads a migration record.
 pub(super) async fn record(tx: &mut Tx, id: i64) -> Result<Record, DbError> {
-    let row = tx.fetch_one(Query::new("read record", RECORD), args![id]).await?;
-    let read = || {
+    tx.fetch_one(Query::new("read record", RECORD), args![id], |row| {
         Ok(Record {
             id: row.int(0)?,
             lab_id: row.int(1)?,
@@ -64,6 +64,6 @@ pub(super) async fn record(tx: &mut Tx, id: i64) -> Result<Record, DbError> {
             end: row.date_or_null(4)?,
             seconds: row.int(5)?,
         })
-    };
-    read().map_err(|error| DbError::new("read record", error))
+    })
+    .await
 }

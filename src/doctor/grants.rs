@@ -123,7 +123,7 @@ async fn columns(
         }
     }
     for statement in own_statements() {
-        let sql = statement.with_list(1).replace("{rows}", statement.row);
+        let sql = statement.with_list(1).sql().replace("{rows}", statement.row);
         if let Err(error) = patient.db.columns(Query::new(statement.name, sql)).await
             && error.is_denied()
         {

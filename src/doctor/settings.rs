@@ -66,9 +66,10 @@ fn found(place: &str, what: impl Into<String>, advice: impl Into<String>) -> Fou
 }
 
 async fn variables(patient: &Patient<'_>, statement: &'static Statement) -> Result<Variables, DbError> {
-    let rows = patient.db.fetch_all(statement, args![]).await?;
-    let pair = |row: &crate::db::Row| Ok((row.text(0)?.to_lowercase(), row.text_or_null(1)?.unwrap_or_default()));
-    rows.iter().map(pair).collect::<Result<_, _>>().map_err(|error| DbError::new(statement.name, error))
+    let pairs = patient.db.fetch_all(statement, args![], |row| {
+        Ok((row.text(0)?.to_lowercase(), row.text_or_null(1)?.unwrap_or_default()))
+    });
+    Ok(pairs.await?.into_iter().collect())
 }
 
 /// The value of a setting; empty where the server has no such setting.

@@ -34,7 +34,7 @@ async fn schema(patient: &Patient<'_>) -> Result<Chart, DbError> {
         Err(SchemaError::Database(error)) => return Err(error),
         Err(SchemaError::Behind { found: 0, .. }) => {
             // information_schema leaves out what the user has no right on.
-            let readable = patient.db.fetch_all(&SCHEMA_READABLE, args![]).await;
+            let readable = patient.db.fetch_all(&SCHEMA_READABLE, args![], |_| Ok(())).await;
             if readable.as_ref().is_err_and(DbError::is_denied) {
                 let what = "cannot be read, or is not there yet";
                 chart.find("daymend_schema", what, "grant what grants.narrow asks for; then daymend migrate --dry-run");
@@ -91,7 +91,7 @@ async fn output(patient: &Patient<'_>) -> Result<Chart, DbError> {
     for table in OUTPUT_TABLES {
         let names = |statement: &&Statement| sql_text::tokens(statement.sql).iter().any(|token| token == table);
         for statement in own_statements().filter(names) {
-            let query = Query::new(statement.name, statement.with_list(1).replace("{rows}", statement.row));
+            let query = Query::new(statement.name, statement.with_list(1).sql().replace("{rows}", statement.row));
             if let Some(what) = is_missing(patient, query).await? {
                 let advice = "add the column; a missing table is created by daymend migrate before its first version";
                 chart.find(table, what, advice);

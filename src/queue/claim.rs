@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::{FIRST_DUE_US, Job, JobKind, PAUSED, lease};
 use crate::{
     args,
-    db::{Arg, Db, DbError, Mode, Query, Row, Statement, Tx, retry},
+    db::{Arg, Db, DbError, Mode, Row, Statement, Tx, retry},
     statement,
 };
 
@@ -184,9 +184,7 @@ impl Claimer {
 pub async fn any_open(db: &Db) -> Result<bool, DbError> {
     for kind in JobKind::ALL {
         let args = args![kind.name(), kind.name(), PAUSED, pause_name(kind)];
-        let rows = db.fetch_all(&OPEN, args).await?;
-        let open = rows.first().map_or(Ok(0), |row| row.int(0));
-        if open.map_err(|error| DbError::new(OPEN.name, error))? != 0 {
+        if db.fetch_one(&OPEN, args, |row| row.flag(0)).await? {
             return Ok(true);
         }
     }
@@ -212,20 +210,19 @@ struct Waiting {
 }
 
 async fn look(db: &Db) -> Result<Waiting, DbError> {
-    let rows = db.fetch_all(&WAITING, args![]).await?;
-    let yes = |column| {
-        let value = rows.first().map_or(Ok(0), |row| row.int(column));
-        value.map(|value| value != 0).map_err(|error| DbError::new(WAITING.name, error))
-    };
-    let mut waiting = Waiting { is_due: false, kinds: Vec::new(), is_lab_paused: yes(6)?, is_lapsed: yes(7)? };
-    for (place, kind) in JobKind::ALL.into_iter().enumerate() {
-        let [is_due, is_paused] = [yes(2 * place)?, yes(2 * place + 1)?];
-        if !is_paused {
-            waiting.kinds.push(kind);
-            waiting.is_due |= is_due;
+    db.fetch_one(&WAITING, args![], |row| {
+        let mut waiting =
+            Waiting { is_due: false, kinds: Vec::new(), is_lab_paused: row.flag(6)?, is_lapsed: row.flag(7)? };
+        for (place, kind) in JobKind::ALL.into_iter().enumerate() {
+            let [is_due, is_paused] = [row.flag(2 * place)?, row.flag(2 * place + 1)?];
+            if !is_paused {
+                waiting.kinds.push(kind);
+                waiting.is_due |= is_due;
+            }
         }
-    }
-    Ok(waiting)
+        Ok(waiting)
+    })
+    .await
 }
 
 /// One claim; none where the worker's lease has run out.
@@ -237,11 +234,10 @@ async fn claim_once(
     turns: [i64; JobKind::ALL.len()],
 ) -> Result<Option<Claimed>, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
-    let Some(lease) = tx.fetch_optional(&LEASE_HOLDS, args![worker_id]).await? else {
+    let Some(at_us) = tx.fetch_optional(&LEASE_HOLDS, args![worker_id], |row| row.int(0)).await? else {
         tx.rollback().await?;
         return Ok(None);
     };
-    let at_us = lease.int(0).map_err(|error| DbError::new(LEASE_HOLDS.name, error))?;
     let mut jobs = pick(&mut tx, limit, &waiting.kinds, turns).await?;
     let parked = if waiting.is_lab_paused { park(&mut tx, &mut jobs).await? } else { 0 };
     if !jobs.is_empty() {
@@ -295,34 +291,27 @@ async fn range(tx: &mut Tx, range: &Statement, mut args: Vec<Arg>, limit: usize)
         return Ok(Vec::new());
     }
     args.push(limit.into());
-    let rows = tx.fetch_all(range, args).await?;
-    rows.iter().map(|row| job(row).map_err(|error| DbError::new(range.name, error))).collect()
+    tx.fetch_all(range, args, |row| job(&row)).await
 }
 
 /// Sets the jobs of paused labs aside, and takes them off `jobs`; how many.
 async fn park(tx: &mut Tx, jobs: &mut Vec<(Job, i64)>) -> Result<usize, DbError> {
     let mut parked = Vec::new();
     for statement in [&PAUSED_LABS, &PAUSED_LABS_HELD] {
-        let rows = tx.fetch_all(statement, args![]).await?;
-        let paused = rows.iter().map(|row| row.int(0)).collect::<Result<Vec<_>, _>>();
-        let paused = paused.map_err(|error| DbError::new(statement.name, error))?;
+        let paused = tx.fetch_all(statement, args![], |row| row.int(0)).await?;
         let of_paused = jobs.iter().map(|(job, _)| job).filter(|job| paused.contains(&job.lab_id));
         parked = of_paused.map(|job| job.id).collect();
         if parked.is_empty() {
             return Ok(0);
         }
     }
-    let mut args = args![PAUSED];
-    args.extend(parked.iter().map(|id| Arg::Int(*id)));
-    tx.execute(Query::new(CLAIM_PARK.name, CLAIM_PARK.with_list(parked.len())), args).await?;
+    tx.execute(CLAIM_PARK.with_list(parked.len()), args![PAUSED; &parked]).await?;
     jobs.retain(|(job, _)| !parked.contains(&job.id));
     Ok(parked.len())
 }
 
 async fn stamp(tx: &mut Tx, worker_id: i64, ids: &[i64]) -> Result<u64, DbError> {
-    let mut args = args![worker_id, worker_id];
-    args.extend(ids.iter().map(|id| Arg::Int(*id)));
-    tx.execute(Query::new(CLAIM.name, CLAIM.with_list(ids.len())), args).await
+    tx.execute(CLAIM.with_list(ids.len()), args![worker_id, worker_id; ids]).await
 }
 
 /// The rare way: some of the jobs are for a (lab, day) that is running, here or elsewhere.

@@ -47,8 +47,8 @@ pub struct Batch<'a> {
 
 /// The turn that is up: the first that waits, or 0 where none does.
 pub(super) async fn front(tx: &mut Tx, kind: JobKind) -> Result<i64, DbError> {
-    let row = tx.fetch_optional(&JOBS_FRONT, args![kind.name(), FIRST_DUE_US]).await?;
-    row.map_or(Ok(0), |row| row.int(0)).map_err(|error| DbError::new(JOBS_FRONT.name, error))
+    let front = tx.fetch_optional(&JOBS_FRONT, args![kind.name(), FIRST_DUE_US], |row| row.int(0)).await?;
+    Ok(front.unwrap_or(0))
 }
 
 /// Inserts the jobs, in multi-row statements, inside the caller's transaction; how many.
@@ -66,7 +66,7 @@ pub async fn enqueue(tx: &mut Tx, batch: &Batch<'_>) -> Result<u64, DbError> {
             days.iter().map(move |day| (*lab_id, *day, turn as i64))
         })
     });
-    let mut full = String::new();
+    let full = JOBS_INSERT.with_rows(JOBS_A_STATEMENT);
     let mut args: Vec<Arg> = Vec::with_capacity(JOBS_A_STATEMENT * 7);
     let mut rows = 0;
     let mut count: i64 = 0;
@@ -79,10 +79,11 @@ pub async fn enqueue(tx: &mut Tx, batch: &Batch<'_>) -> Result<u64, DbError> {
         if rows < JOBS_A_STATEMENT && jobs.peek().is_some() {
             continue;
         }
-        if full.is_empty() || rows < JOBS_A_STATEMENT {
-            full = JOBS_INSERT.with_rows(rows);
-        }
-        tx.execute(Query::new(JOBS_INSERT.name, full.as_str()), std::mem::take(&mut args)).await?;
+        let query = match rows {
+            JOBS_A_STATEMENT => Query::new(JOBS_INSERT.name, full.sql()),
+            rows => JOBS_INSERT.with_rows(rows),
+        };
+        tx.execute(query, std::mem::take(&mut args)).await?;
         rows = 0;
     }
     Ok(count.unsigned_abs())

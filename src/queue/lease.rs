@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     args,
-    db::{Arg, Db, DbError, Mode, Query, Row, retry},
+    db::{Db, DbError, Mode, retry},
     metrics::catalogue::{JOBS_DISCARDED, LEASES_RESCUED},
     statement,
 };
@@ -121,9 +121,8 @@ pub async fn sign_off(db: &Db, worker_id: i64) -> Result<(), DbError> {
 pub async fn rescue(db: &Db) -> Result<u64, DbError> {
     let mut rescued = 0;
     loop {
-        let rows = db.fetch_all(&LAPSED, args![JOBS_A_STATEMENT]).await?;
-        let lapsed = rows.iter().map(|row| Ok((row.int(0)?, row.int(1)?))).collect::<Result<BTreeMap<_, _>, _>>();
-        let lapsed = lapsed.map_err(|error| DbError::new(LAPSED.name, error))?;
+        let lapsed = db.fetch_all(&LAPSED, args![JOBS_A_STATEMENT], |row| Ok((row.int(0)?, row.int(1)?))).await?;
+        let lapsed: BTreeMap<i64, i64> = lapsed.into_iter().collect();
         if lapsed.is_empty() {
             return Ok(rescued);
         }
@@ -143,40 +142,32 @@ pub async fn rescue(db: &Db) -> Result<u64, DbError> {
 /// How many, and the kinds of those that were discarded.
 async fn rescue_once(db: &Db, lapsed: &BTreeMap<i64, i64>) -> Result<(u64, Vec<String>), DbError> {
     let mut tx = db.begin(Mode::Write).await?;
-    let lock = Query::new(LAPSED_LOCK.name, LAPSED_LOCK.with_list(lapsed.len()));
-    let rows = tx.fetch_all(lock, lapsed.keys().map(|id| Arg::Int(*id)).collect()).await?;
+    let jobs = tx.fetch_all(LAPSED_LOCK.with_list(lapsed.len()), args![; lapsed.keys()], |row| {
+        Ok((row.int(0)?, row.int(1)?, row.text(2)?, row.int(3)?))
+    });
+    let jobs = jobs.await?;
     let workers: BTreeSet<i64> = lapsed.values().copied().collect();
-    let workers = workers.into_iter().map(Arg::Int).collect::<Vec<_>>();
-    let alive = Query::new(ALIVE_AFTER_ALL.name, ALIVE_AFTER_ALL.with_list(workers.len()));
-    let alive = tx.fetch_all(alive, workers).await?.iter().map(|row| row.int(0)).collect::<Result<BTreeSet<_>, _>>();
-    let alive = alive.map_err(|error| DbError::new(ALIVE_AFTER_ALL.name, error))?;
+    let alive = tx.fetch_all(ALIVE_AFTER_ALL.with_list(workers.len()), args![; workers], |row| row.int(0)).await?;
     let (mut ids, mut discarded) = (Vec::new(), Vec::new());
-    let mut take = |row: &Row| {
-        let (id, worker) = (row.int(0)?, row.int(1)?);
+    for (id, worker, kind, lapses) in jobs {
         // Still with the same worker, whose lease cannot come back.
         if lapsed.get(&id) == Some(&worker) && !alive.contains(&worker) {
-            ids.push(Arg::Int(id));
-            if row.int(3)? + 1 >= i64::from(LAPSES_MAX) {
-                discarded.push(row.text(2)?);
+            ids.push(id);
+            if lapses + 1 >= i64::from(LAPSES_MAX) {
+                discarded.push(kind);
             }
         }
-        Ok(())
-    };
-    rows.iter().try_for_each(&mut take).map_err(|error| DbError::new(LAPSED_LOCK.name, error))?;
+    }
     if ids.is_empty() {
         return Ok((0, Vec::new()));
     }
-    tx.execute(Query::new(RESCUE_RECORD.name, RESCUE_RECORD.with_list(ids.len())), ids.clone()).await?;
-    let mut args = args![LAPSES_MAX, LAPSES_MAX, LAPSES_MAX];
-    args.extend(ids.iter().cloned());
-    let found = tx.execute(Query::new(RESCUE.name, RESCUE.with_list(ids.len())), args).await?;
+    tx.execute(RESCUE_RECORD.with_list(ids.len()), args![; &ids]).await?;
+    let found = tx.execute(RESCUE.with_list(ids.len()), args![LAPSES_MAX, LAPSES_MAX, LAPSES_MAX; &ids]).await?;
     tx.commit().await?;
     Ok((found, discarded))
 }
 
 /// How many workers have a lease that has not run out.
 pub async fn workers_alive(db: &Db) -> Result<i64, DbError> {
-    let rows = db.fetch_all(&WORKERS_ALIVE, args![]).await?;
-    let alive = rows.first().map_or(Ok(0), |row| row.int(0));
-    alive.map_err(|error| DbError::new(WORKERS_ALIVE.name, error))
+    db.fetch_one(&WORKERS_ALIVE, args![], |row| row.int(0)).await
 }

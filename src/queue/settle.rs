@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use super::{Job, JobKind};
 use crate::{
     args,
-    db::{Arg, Db, DbError, Mode, Query, Tx, retry},
+    db::{Db, DbError, Mode, Tx, retry},
     recompute::Changes,
     statement,
 };
@@ -91,9 +91,8 @@ pub async fn complete(tx: &mut Tx, worker_id: i64, jobs: &[&Job], changes: Chang
     }
     let mut found = 0;
     for (attempt, ids) in by_attempt {
-        let mut args = args![changes.inserted, changes.updated, changes.deleted, worker_id, attempt];
-        args.extend(ids.iter().map(|id| Arg::Int(*id)));
-        found += tx.execute(Query::new(COMPLETE.name, COMPLETE.with_list(ids.len())), args).await?;
+        let args = args![changes.inserted, changes.updated, changes.deleted, worker_id, attempt; &ids];
+        found += tx.execute(COMPLETE.with_list(ids.len()), args).await?;
     }
     Ok(found)
 }
@@ -169,6 +168,5 @@ statement!(
 
 /// How many jobs were discarded since that moment of the database's clock.
 pub async fn discarded_since(db: &Db, since: DateTime<Utc>) -> Result<i64, DbError> {
-    let rows = db.fetch_all(&DISCARDED_SINCE, args![since.timestamp_micros()]).await?;
-    rows.first().map_or(Ok(0), |row| row.int(0)).map_err(|error| DbError::new(DISCARDED_SINCE.name, error))
+    db.fetch_one(&DISCARDED_SINCE, args![since.timestamp_micros()], |row| row.int(0)).await
 }

@@ -52,35 +52,25 @@ pub async fn read(
     lab_id: i64,
     (first, last): (NaiveDate, NaiveDate),
 ) -> Result<Vec<StoredRow>, DbError> {
-    let mut rows = Vec::new();
     let sql = read_sql(&rollup.summary);
-    tx.for_each(Query::new("read summary", sql), args![lab_id, first, last], |row| {
-        rows.push(StoredRow {
+    tx.fetch_all(Query::new("read summary", sql), args![lab_id, first, last], |row| {
+        Ok(StoredRow {
             id: row.int(0)?,
             day: row.date(1)?,
             a: row.int_or_null(2)?,
             b: row.int_or_null(3)?,
             event: row.text(4)?,
             count: row.int_or_null(5)?.unwrap_or(NO_COUNT),
-        });
-        Ok(())
+        })
     })
-    .await?;
-    Ok(rows)
+    .await
 }
 
 /// The days on which a lab has stored rows, oldest first.
 pub async fn days(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Vec<NaiveDate>, DbError> {
     let s = &rollup.summary;
-    let sql =
-        format!("-- daymend: summary days\nSELECT DISTINCT {} FROM {} WHERE {} = ? ORDER BY 1", s.day, s.table, s.lab);
-    let mut days = Vec::new();
-    tx.for_each(Query::new("summary days", sql), args![lab_id], |row| {
-        days.push(row.date(0)?);
-        Ok(())
-    })
-    .await?;
-    Ok(days)
+    let sql = format!("SELECT DISTINCT {} FROM {} WHERE {} = ? ORDER BY 1", s.day, s.table, s.lab);
+    tx.fetch_all(Query::named("summary days", sql), args![lab_id], |row| row.date(0)).await
 }
 
 /// The first day from `from` on that a lab has stored rows of.
@@ -91,20 +81,15 @@ pub async fn next_day(
     from: NaiveDate,
 ) -> Result<Option<NaiveDate>, DbError> {
     let s = &rollup.summary;
-    let sql = format!(
-        "-- daymend: next summary day\nSELECT MIN({}) FROM {} WHERE {} = ? AND {} >= ?",
-        s.day, s.table, s.lab, s.day
-    );
-    let row = tx.fetch_one(Query::new("next summary day", sql), args![lab_id, from]).await?;
-    row.date_or_null(0).map_err(|error| DbError::new("next summary day", error))
+    let sql = format!("SELECT MIN({}) FROM {} WHERE {} = ? AND {} >= ?", s.day, s.table, s.lab, s.day);
+    tx.fetch_one(Query::named("next summary day", sql), args![lab_id, from], |row| row.date_or_null(0)).await
 }
 
 /// The last day that a lab has stored rows of.
 pub async fn last_day(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Option<NaiveDate>, DbError> {
     let s = &rollup.summary;
-    let sql = format!("-- daymend: last summary day\nSELECT MAX({}) FROM {} WHERE {} = ?", s.day, s.table, s.lab);
-    let row = tx.fetch_one(Query::new("last summary day", sql), args![lab_id]).await?;
-    row.date_or_null(0).map_err(|error| DbError::new("last summary day", error))
+    let sql = format!("SELECT MAX({}) FROM {} WHERE {} = ?", s.day, s.table, s.lab);
+    tx.fetch_one(Query::named("last summary day", sql), args![lab_id], |row| row.date_or_null(0)).await
 }
 
 /// Every lab that has stored rows, whether or not it exists, by id.
@@ -112,12 +97,11 @@ pub async fn last_day(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Optio
 /// Jumps from lab to lab: a DISTINCT would walk the whole index on SQLite.
 pub async fn labs(tx: &mut Tx, rollup: &Rollup) -> Result<Vec<i64>, DbError> {
     let s = &rollup.summary;
-    let sql = format!("-- daymend: next summary lab\nSELECT MIN({}) FROM {} WHERE {} > ?", s.lab, s.table, s.lab);
+    let sql = format!("SELECT MIN({}) FROM {} WHERE {} > ?", s.lab, s.table, s.lab);
     let mut labs = Vec::new();
     let mut after = i64::MIN;
     loop {
-        let row = tx.fetch_one(Query::new("next summary lab", sql.as_str()), args![after]).await?;
-        match row.int_or_null(0).map_err(|error| DbError::new("next summary lab", error))? {
+        match tx.fetch_one(Query::named("next summary lab", &sql), args![after], |row| row.int_or_null(0)).await? {
             Some(lab) => labs.push(lab),
             None => return Ok(labs),
         }

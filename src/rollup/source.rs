@@ -64,17 +64,15 @@ pub async fn lab(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Option<Lab
 
 async fn read_labs(tx: &mut Tx, rollup: &Rollup, sql: String, args: Vec<Arg>) -> Result<Vec<Lab>, DbError> {
     let file = &rollup.labs.file;
-    let mut labs = Vec::new();
     let mut columns = None;
-    tx.for_each(Query::new(file, sql), args, |row| {
+    let labs = tx.fetch_all(Query::new(file, sql), args, |row| {
         let at = match columns {
             Some(at) => at,
             None => *columns.insert(positions(&row, ["lab_id", "time_zone", "enabled"])?),
         };
-        labs.push(Lab::from_row(&row, at)?);
-        Ok(())
-    })
-    .await?;
+        Lab::from_row(&row, at)
+    });
+    let mut labs = labs.await?;
     labs.sort_unstable_by_key(|lab| lab.id);
     Ok(labs)
 }
@@ -92,8 +90,7 @@ pub async fn next_fact(
     from: DateTime<Utc>,
 ) -> Result<Option<DateTime<Utc>>, DbError> {
     let args = rollup.days.bind(|name| if name == "from" { from.into() } else { lab_id.into() });
-    let row = tx.fetch_optional(query(&rollup.days), args).await?;
-    row.map_or(Ok(None), |row| row.instant_or_null(0)).map_err(|error| DbError::new(&rollup.days.file, error))
+    Ok(tx.fetch_optional(query(&rollup.days), args, |row| row.instant_or_null(0)).await?.flatten())
 }
 
 /// The days up to `last` on which the lab has facts, oldest first.

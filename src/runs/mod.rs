@@ -315,38 +315,36 @@ pub async fn create(tx: &mut Tx, new: &NewRun) -> Result<i64, DbError> {
 
 /// One run; none where there is no such run.
 pub async fn get(tx: &mut Tx, id: i64) -> Result<Option<Run>, DbError> {
-    let row = tx.fetch_optional(&RUN_SHOW, args![id]).await?;
-    row.as_ref().map(Run::from_row).transpose().map_err(|error| DbError::new(RUN_SHOW.name, error))
+    tx.fetch_optional(&RUN_SHOW, args![id], |row| Run::from_row(&row)).await
 }
 
 /// The latest runs, newest first.
 pub async fn list(db: &Db, limit: u32) -> Result<Vec<Run>, DbError> {
-    let rows = db.fetch_all(&RUNS_LIST, args![limit]).await?;
-    rows.iter().map(Run::from_row).collect::<Result<_, _>>().map_err(|error| DbError::new(RUNS_LIST.name, error))
+    db.fetch_all(&RUNS_LIST, args![limit], |row| Run::from_row(&row)).await
 }
 
 /// The runs that have not closed, oldest first.
 pub async fn open(db: &Db) -> Result<Vec<Run>, DbError> {
-    let rows = db.fetch_all(&RUNS_OPEN, args![]).await?;
-    rows.iter().map(Run::from_row).collect::<Result<_, _>>().map_err(|error| DbError::new(RUNS_OPEN.name, error))
+    db.fetch_all(&RUNS_OPEN, args![], |row| Run::from_row(&row)).await
 }
 
 /// Counts a run's jobs.
 pub async fn progress(tx: &mut Tx, id: i64) -> Result<Progress, DbError> {
     let (first, last) = ids_of(id);
-    let row = tx.fetch_one(&RUN_PROGRESS, args![first, last]).await?;
-    let number =
-        |column| row.int(column).map(i64::unsigned_abs).map_err(|error| DbError::new(RUN_PROGRESS.name, error));
-    Ok(Progress {
-        available: number(0)?,
-        running: number(1)?,
-        completed: number(2)?,
-        discarded: number(3)?,
-        cancelled: number(4)?,
-        rows_inserted: number(5)?,
-        rows_updated: number(6)?,
-        rows_deleted: number(7)?,
+    tx.fetch_one(&RUN_PROGRESS, args![first, last], |row| {
+        let number = |column| row.int(column).map(i64::unsigned_abs);
+        Ok(Progress {
+            available: number(0)?,
+            running: number(1)?,
+            completed: number(2)?,
+            discarded: number(3)?,
+            cancelled: number(4)?,
+            rows_inserted: number(5)?,
+            rows_updated: number(6)?,
+            rows_deleted: number(7)?,
+        })
     })
+    .await
 }
 
 /// A job that was discarded.
@@ -365,18 +363,10 @@ pub struct Discarded {
 /// The first discarded jobs of a run.
 pub async fn discarded(tx: &mut Tx, id: i64, limit: u32) -> Result<Vec<Discarded>, DbError> {
     let (first, last) = ids_of(id);
-    let mut jobs = Vec::new();
-    tx.for_each(&RUN_DISCARDED, args![first, last, limit], |row| {
-        jobs.push(Discarded {
-            job_id: row.int(0)?,
-            lab_id: row.int(1)?,
-            day: row.date(2)?,
-            error: row.text_or_null(3)?,
-        });
-        Ok(())
+    tx.fetch_all(&RUN_DISCARDED, args![first, last, limit], |row| {
+        Ok(Discarded { job_id: row.int(0)?, lab_id: row.int(1)?, day: row.date(2)?, error: row.text_or_null(3)? })
     })
-    .await?;
-    Ok(jobs)
+    .await
 }
 
 /// Closes a run whose jobs have all ended; the state it ended in, where this call closed it.
@@ -424,7 +414,7 @@ pub async fn cancel(tx: &mut Tx, id: i64) -> Result<Option<u64>, DbError> {
 
 /// Locks a run against closing, cancelling and re-opening until the transaction ends.
 pub async fn lock(tx: &mut Tx, id: i64) -> Result<(), DbError> {
-    tx.fetch_optional(&RUN_LOCK, args![id]).await.map(drop)
+    tx.fetch_optional(&RUN_LOCK, args![id], |_| Ok(())).await.map(drop)
 }
 
 /// Opens a run that had ended, some of whose jobs are open again; one that runs stays as it is.
@@ -452,11 +442,8 @@ async fn lock_running(tx: &mut Tx, id: i64) -> Result<Option<Run>, DbError> {
 }
 
 async fn is_running(tx: &mut Tx, lock: &Statement, id: i64) -> Result<bool, DbError> {
-    let Some(row) = tx.fetch_optional(lock, args![id]).await? else {
-        return Ok(false);
-    };
-    let state = row.text(0).and_then(|name| RunState::parse(&name));
-    Ok(state.map_err(|error| DbError::new(lock.name, error))? == RunState::Running)
+    let state = tx.fetch_optional(lock, args![id], |row| RunState::parse(&row.text(0)?)).await?;
+    Ok(state == Some(RunState::Running))
 }
 
 async fn end(tx: &mut Tx, run: &Run, state: RunState, progress: &Progress) -> Result<(), DbError> {

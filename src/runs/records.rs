@@ -77,13 +77,10 @@ pub struct Pending {
 
 /// The records that ask for a rebuild, oldest first.
 pub async fn pending(tx: &mut Tx) -> Result<Vec<Pending>, DbError> {
-    let mut pending = Vec::new();
-    tx.for_each(&PENDING, args![MIGRATION_TYPE], |row| {
-        pending.push(Pending { id: row.int(0)?, lab_id: row.int(1)?, initiated_by: row.int(2)? });
-        Ok(())
+    tx.fetch_all(&PENDING, args![MIGRATION_TYPE], |row| {
+        Ok(Pending { id: row.int(0)?, lab_id: row.int(1)?, initiated_by: row.int(2)? })
     })
-    .await?;
-    Ok(pending)
+    .await
 }
 
 /// Inserts a record that asks for a rebuild of a lab; its id.
@@ -109,8 +106,7 @@ pub async fn link(tx: &mut Tx, id: i64, run_id: i64) -> Result<(), DbError> {
 
 /// The run that carries the record out; none where it has not been taken.
 pub async fn run_of(tx: &mut Tx, id: i64) -> Result<Option<i64>, DbError> {
-    let row = tx.fetch_optional(&RUN_OF, args![id]).await?;
-    row.map(|row| row.int(0)).transpose().map_err(|error| DbError::new(RUN_OF.name, error))
+    tx.fetch_optional(&RUN_OF, args![id], |row| row.int(0)).await
 }
 
 /// What has become of the records that a run carries out.
@@ -126,9 +122,7 @@ pub enum Records {
 
 /// The records that a run carries out.
 pub async fn of_run(tx: &mut Tx, run_id: i64) -> Result<Records, DbError> {
-    let row = tx.fetch_one(&LINKED, args![run_id]).await?;
-    let number = |column| row.int(column).map_err(|error| DbError::new(LINKED.name, error));
-    Ok(match (number(0)?, number(1)?) {
+    Ok(match tx.fetch_one(&LINKED, args![run_id], |row| Ok((row.int(0)?, row.int(1)?))).await? {
         (0, _) => Records::None,
         (_, 0) => Records::Disappeared,
         _ => Records::There,
@@ -160,8 +154,7 @@ pub async fn run_ended(tx: &mut Tx, run: &Run, state: RunState, progress: &Progr
 /// Each record by its key: looked for in another way, the servers would lock others on their way.
 async fn set_status(tx: &mut Tx, run: &Run, status: &str) -> Result<(), DbError> {
     let seconds = (tx.database_now().await? - run.created_at).num_seconds().max(0);
-    for row in tx.fetch_all(&IDS, args![run.id]).await? {
-        let id = row.int(0).map_err(|error| DbError::new(IDS.name, error))?;
+    for id in tx.fetch_all(&IDS, args![run.id], |row| row.int(0)).await? {
         tx.execute(&REFRESH, args![status, seconds, id, status]).await?;
     }
     Ok(())

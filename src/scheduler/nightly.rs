@@ -19,7 +19,7 @@ use super::{Config, Report};
 use crate::{
     args,
     calendar::{self, Zone},
-    db::{Arg, Db, DbError, Mode, Query, Row, Statement, Tx, retry},
+    db::{Arg, Db, DbError, Mode, Query, Tx, retry},
     metrics::catalogue::JOBS_ENQUEUED,
     queue::JobKind,
     rollup::{Rollup, source},
@@ -92,7 +92,7 @@ pub(super) struct Outlook {
 /// Reads which labs there are, in which zones, and how far they have come.
 pub(super) async fn look_at_labs(tx: &mut Tx, rollup: &Rollup) -> Result<Outlook, DbError> {
     let labs = source::labs(tx, rollup).await?;
-    let known = read_enqueued(&LABS_KNOWN, &tx.fetch_all(&LABS_KNOWN, args![rollup.name.as_str()]).await?)?;
+    let known = enqueued_through(tx, &LABS_KNOWN, args![rollup.name.as_str()]).await?;
     let mut zones = BTreeMap::new();
     let mut unusable = BTreeMap::new();
     for lab in labs.iter().filter(|lab| lab.enabled) {
@@ -122,9 +122,9 @@ async fn enqueue_zone(
     let (mut days, mut again) = (Vec::new(), Vec::new());
     for labs in labs.chunks(LABS_A_STATEMENT) {
         let rows = labs.iter().flat_map(|lab| args![rollup.name.as_str(), *lab]).collect();
-        tx.execute(Query::new(LABS_ADD.name, LABS_ADD.with_rows(labs.len())), rows).await?;
-        let locked = Query::new(LABS_LOCK.name, LABS_LOCK.with_list(labs.len()));
-        let locked = read_enqueued(&LABS_LOCK, &tx.fetch_all(locked, named(rollup, labs)).await?)?;
+        tx.execute(LABS_ADD.with_rows(labs.len()), rows).await?;
+        let named = args![rollup.name.as_str(); labs];
+        let locked = enqueued_through(&mut tx, LABS_LOCK.with_list(labs.len()), named).await?;
         for (lab, through) in locked {
             let missing = missing_days(zone, through, due, config.catch_up_days);
             if let (Some(through), Some(first)) = (through, missing.first())
@@ -146,10 +146,9 @@ async fn enqueue_zone(
                 days.push((lab, missing));
             }
         }
-        let mut args = args![due, zone.name(), rollup.name.as_str()];
-        args.extend(labs.iter().map(|lab| Arg::Int(*lab)));
+        let mut args = args![due, zone.name(), rollup.name.as_str(); labs];
         args.push(due.into());
-        tx.execute(Query::new(LABS_RECORD.name, LABS_RECORD.with_list(labs.len())), args).await?;
+        tx.execute(LABS_RECORD.with_list(labs.len()), args).await?;
     }
     let mut enqueued = Vec::new();
     for (kind, name, labs) in [(JobKind::Nightly, "nightly", days), (JobKind::Repair, "lookback", again)] {
@@ -206,17 +205,14 @@ fn lookback(zone: Zone, missing: &[NaiveDate], due: NaiveDate, days: u32) -> Vec
     zone.dates(calendar::days_before(due, days), calendar::previous(due)).filter(|day| !missing.contains(day)).collect()
 }
 
-fn named(rollup: &Rollup, labs: &[i64]) -> Vec<Arg> {
-    let mut args = args![rollup.name.as_str()];
-    args.extend(labs.iter().map(|lab| Arg::Int(*lab)));
-    args
-}
-
-fn read_enqueued(statement: &Statement, rows: &[Row]) -> Result<BTreeMap<i64, Option<NaiveDate>>, DbError> {
-    rows.iter()
-        .map(|row| Ok((row.int(0)?, row.date_or_null(1)?)))
-        .collect::<Result<_, _>>()
-        .map_err(|error| DbError::new(statement.name, error))
+/// How far each lab has come.
+async fn enqueued_through<'q>(
+    tx: &mut Tx,
+    query: impl Into<Query<'q>>,
+    args: Vec<Arg>,
+) -> Result<BTreeMap<i64, Option<NaiveDate>>, DbError> {
+    let labs = tx.fetch_all(query, args, |row| Ok((row.int(0)?, row.date_or_null(1)?))).await?;
+    Ok(labs.into_iter().collect())
 }
 
 #[cfg(test)]

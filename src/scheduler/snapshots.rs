@@ -20,7 +20,7 @@ use super::nightly::NightlyAt;
 use crate::{
     args,
     clock::Clock,
-    db::{Db, DbError, Mode},
+    db::{Db, DbError},
     error::chain,
     metrics::{
         self,
@@ -164,9 +164,7 @@ pub async fn run(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationTo
 pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationToken) -> Result<Look, DbError> {
     show(db).await?;
     let (day, due_at) = daily.at.due(clock.now());
-    let state = db.fetch_all(&STATE, args![day]).await?;
-    let named = |error| DbError::new(STATE.name, error);
-    match state.first().map(|row| row.text(0)).transpose().map_err(named)?.as_deref() {
+    match db.fetch_optional(&STATE, args![day], |row| row.text(0)).await?.as_deref() {
         Some("done") => return Ok(Look::Nothing),
         Some(_) => {}
         None => {
@@ -205,8 +203,7 @@ pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationT
         Err(error) => {
             SNAPSHOTS.add(["failed"], 1);
             let why = chain(&error);
-            let attempt = db.fetch_all(&ATTEMPT, args![day]).await?;
-            let attempt = attempt.first().map_or(Ok(1), |row| row.int(0)).map_err(named)?;
+            let attempt = db.fetch_optional(&ATTEMPT, args![day], |row| row.int(0)).await?.unwrap_or(1);
             let wait = RETRY.saturating_mul(1 << (attempt.clamp(1, 10) - 1)).min(RETRY_MAX);
             tracing::error!(error = why, attempt, ?wait, "the daily snapshot failed, trying again");
             let why: String = why.chars().take(ERROR_LENGTH_MAX).collect();
@@ -264,18 +261,11 @@ async fn prune(daily: &Daily, taken: &Manifest) {
 
 /// Sets the gauges, to zero where there is no snapshot yet.
 async fn show(db: &Db) -> Result<(), DbError> {
-    let mut tx = db.begin(Mode::Snapshot).await?;
-    let last = tx.fetch_optional(&LAST, args![]).await?;
-    tx.commit().await?;
-    let named = |error| DbError::new(LAST.name, error);
-    let (at, size, took_ms) = match last {
-        Some(row) => (
-            row.instant_or_null(0).map_err(named)?.map_or(0.0, |at| at.timestamp() as f64),
-            row.int_or_null(1).map_err(named)?.unwrap_or(0),
-            row.int_or_null(2).map_err(named)?.unwrap_or(0),
-        ),
-        None => (0.0, 0, 0),
-    };
+    let last = db.fetch_optional(&LAST, args![], |row| {
+        let at = row.instant_or_null(0)?.map_or(0.0, |at| at.timestamp() as f64);
+        Ok((at, row.int_or_null(1)?.unwrap_or(0), row.int_or_null(2)?.unwrap_or(0)))
+    });
+    let (at, size, took_ms) = last.await?.unwrap_or_default();
     SNAPSHOT_COMPLETED.set([], at);
     SNAPSHOT_SIZE.set([], size as f64);
     SNAPSHOT_DURATION.set([], took_ms as f64 / 1000.0);

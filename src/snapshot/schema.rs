@@ -217,8 +217,7 @@ pub async fn table_names(tx: &mut Tx) -> Result<Vec<String>, DbError> {
         Dialect::MySql => TABLES_MYSQL,
         Dialect::Sqlite => TABLES_SQLITE,
     };
-    let rows = tx.fetch_all(&statement, args![]).await?;
-    rows.iter().map(|row| row.text(0)).collect::<Result<_, _>>().map_err(named)
+    tx.fetch_all(&statement, args![], |row| row.text(0)).await
 }
 
 /// Reads what a table looks like; none where there is no such table.
@@ -254,18 +253,16 @@ pub async fn read(tx: &mut Tx, name: &str) -> Result<Option<Table>, SnapshotErro
 async fn read_columns(tx: &mut Tx, table: &str) -> Result<(Vec<Column>, Vec<String>), DbError> {
     let is_sqlite = tx.dialect() == Dialect::Sqlite;
     let statement = if is_sqlite { COLUMNS_SQLITE } else { COLUMNS_MYSQL };
-    let mut columns = Vec::new();
     let mut key = Vec::new();
-    for row in tx.fetch_all(&statement, args![table]).await? {
-        let column = column(&row).map_err(named)?;
-        if is_sqlite {
-            let place = row.int(4).map_err(named)?;
-            if place > 0 {
-                key.push((place, column.name.clone()));
-            }
+    let columns = tx.fetch_all(&statement, args![table], |row| {
+        let column = column(&row)?;
+        let place = if is_sqlite { row.int(4)? } else { 0 };
+        if place > 0 {
+            key.push((place, column.name.clone()));
         }
-        columns.push(column);
-    }
+        Ok(column)
+    });
+    let mut columns = columns.await?;
     key.sort();
     // The rowid is never NULL, and neither is what names it.
     if let [(_, only)] = key.as_slice()
@@ -288,9 +285,10 @@ async fn read_keys(tx: &mut Tx, table: &mut Table) -> Result<(), DbError> {
     };
     let mut keys: Vec<UniqueKey> = Vec::new();
     let mut of_expressions = Vec::new();
-    for row in tx.fetch_all(&statement, args![table.name.as_str()]).await? {
-        let (name, column) = (row.text(0).map_err(named)?, row.text_or_null(1).map_err(named)?);
-        let partial = row.int(2).map_err(named)? != 0;
+    let parts = tx.fetch_all(&statement, args![table.name.as_str()], |row| {
+        Ok((row.text(0)?, row.text_or_null(1)?, row.flag(2)?))
+    });
+    for (name, column, partial) in parts.await? {
         // An expression has no column.
         let Some(column) = column else {
             of_expressions.push(name);
@@ -334,9 +332,10 @@ async fn read_foreign_keys(tx: &mut Tx, table: &mut Table) -> Result<(), Snapsho
         Dialect::Sqlite => FOREIGN_KEYS_SQLITE,
     };
     let mut keys: Vec<ForeignKey> = Vec::new();
-    for row in tx.fetch_all(&statement, args![table.name.as_str()]).await? {
-        let (name, column) = (row.text(0).map_err(named)?, row.text(1).map_err(named)?);
-        let (parent, parent_column) = (row.text(2).map_err(named)?, row.text_or_null(3).map_err(named)?);
+    let parts = tx.fetch_all(&statement, args![table.name.as_str()], |row| {
+        Ok((row.text(0)?, row.text(1)?, row.text(2)?, row.text_or_null(3)?, row.text(4)?))
+    });
+    for (name, column, parent, parent_column, on_delete) in parts.await? {
         match keys.last_mut() {
             Some(key) if key.name == name => {
                 key.columns.push(column);
@@ -347,7 +346,7 @@ async fn read_foreign_keys(tx: &mut Tx, table: &mut Table) -> Result<(), Snapsho
                 columns: vec![column],
                 parent,
                 parent_columns: parent_column.into_iter().collect(),
-                on_delete: row.text(4).map_err(named)?,
+                on_delete,
             }),
         }
     }
@@ -360,18 +359,14 @@ async fn read_foreign_keys(tx: &mut Tx, table: &mut Table) -> Result<(), Snapsho
 }
 
 async fn create_sql(tx: &mut Tx, table: &str) -> Result<String, DbError> {
-    let row = match tx.dialect() {
-        Dialect::Sqlite => return tx.fetch_one(&CREATE_SQLITE, args![table]).await?.text(0).map_err(named),
+    match tx.dialect() {
+        Dialect::Sqlite => tx.fetch_one(&CREATE_SQLITE, args![table], |row| row.text(0)).await,
         Dialect::MySql => {
             let show = format!("SHOW CREATE TABLE {}", quote(Dialect::MySql, table));
-            tx.fetch_one(Query::new("snapshot create", show), args![]).await?
+            let sql = tx.fetch_one(Query::named("snapshot create", show), args![], |row| row.text(1)).await?;
+            Ok(without_counter(&sql))
         }
-    };
-    Ok(without_counter(&row.text(1).map_err(named)?))
-}
-
-fn named(error: sqlx::Error) -> DbError {
-    DbError::new("snapshot schema", error)
+    }
 }
 
 #[cfg(test)]

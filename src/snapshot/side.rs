@@ -204,7 +204,7 @@ impl Side {
         sql: &str,
         args: Vec<Arg>,
     ) -> Result<Vec<Cells>, DbError> {
-        self.rows(tx, Query::new(name, format!("-- daymend: {name}\n{sql}")), shape, args).await
+        self.rows(tx, Query::named(name, sql), shape, args).await
     }
 
     /// The rows of a statement that returns the columns of a shape.

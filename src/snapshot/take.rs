@@ -204,14 +204,15 @@ async fn describe(tx: &mut Tx, names: Option<&[String]>) -> Result<Vec<Described
         })?;
         let (mut created_at, mut rows) = (None, 0);
         if tx.dialect() == Dialect::MySql {
-            let row = tx.fetch_one(&STATUS_MYSQL, args![table.name.as_str()]).await?;
-            let named = |error| DbError::new("snapshot status", error);
-            let engine = row.text_or_null(2).map_err(named)?.unwrap_or_default();
-            if row.text(3).map_err(named)? != "YES" {
+            let status = tx.fetch_one(&STATUS_MYSQL, args![table.name.as_str()], |row| {
+                let (created, rows) = (row.text_or_null(0)?, row.int(1)?.unsigned_abs());
+                Ok((created, rows, row.text_or_null(2)?.unwrap_or_default(), row.text(3)? == "YES"))
+            });
+            let (created, about, engine, has_moments) = status.await?;
+            if !has_moments {
                 return Err(refuse(format!("its engine, {engine}, knows no moment to copy")));
             }
-            created_at = row.text_or_null(0).map_err(named)?;
-            rows = row.int(1).map_err(named)?.unsigned_abs();
+            (created_at, rows) = (created, about);
         }
         described.push(Described { table, key, created_at, rows: Rows(rows) });
     }
@@ -223,8 +224,7 @@ async fn server(tx: &mut Tx, db: &Db) -> Result<Server, DbError> {
         Dialect::MySql => VERSION_MYSQL,
         Dialect::Sqlite => VERSION_SQLITE,
     };
-    let row = tx.fetch_one(&statement, args![]).await?;
-    let version = row.text(0).map_err(|error| DbError::new(statement.name, error))?;
+    let version = tx.fetch_one(&statement, args![], |row| row.text(0)).await?;
     let kind = match tx.dialect() {
         Dialect::Sqlite => "sqlite",
         Dialect::MySql if version.contains("MariaDB") => "mariadb",

@@ -149,10 +149,11 @@ pub(super) async fn watch(session: Arc<Session>, gate: watch::Sender<Option<Stri
 }
 
 async fn threads_running(db: &Db) -> Result<i64, DbError> {
-    let db = db.with_limit(ANSWER_MAX);
-    let row = db.begin(Mode::Snapshot).await?.fetch_one(&THREADS_RUNNING, args![]).await?;
-    let named = |error| DbError::new(THREADS_RUNNING.name, error);
-    row.text(1).map_err(named)?.parse().map_err(|error| named(sqlx::Error::Decode(Box::new(error))))
+    db.with_limit(ANSWER_MAX)
+        .fetch_one(&THREADS_RUNNING, args![], |row| {
+            row.text(1)?.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
+        })
+        .await
 }
 
 /// How far a replica is behind; none where it does not replicate.
@@ -160,19 +161,16 @@ async fn lag(replica: &Db) -> Result<Option<Duration>, DbError> {
     let replica = replica.with_limit(ANSWER_MAX);
     // MySQL 8.0.22+ and MariaDB 10.5.1+; each has its own name for the column.
     let query = Query::new("replica status", "SHOW REPLICA STATUS");
-    let Some(row) = replica.begin(Mode::Snapshot).await?.fetch_optional(query, args![]).await? else {
-        return Ok(None);
-    };
-    let column = row.position("Seconds_Behind_Source").or_else(|| row.position("Seconds_Behind_Master"));
-    let Some(column) = column else { return Ok(None) };
-    let seconds = row.int_or_null(column).map_err(|error| DbError::new("replica status", error))?;
-    Ok(seconds.map(|seconds| Duration::from_secs(seconds.unsigned_abs())))
+    let seconds = replica.fetch_optional(query, args![], |row| {
+        let column = row.position("Seconds_Behind_Source").or_else(|| row.position("Seconds_Behind_Master"));
+        column.map_or(Ok(None), |column| row.int_or_null(column))
+    });
+    Ok(seconds.await?.flatten().map(|seconds| Duration::from_secs(seconds.unsigned_abs())))
 }
 
 /// The first value of the operator's query.
 async fn number(db: &Db, query: &str) -> Result<i64, DbError> {
-    let db = db.with_limit(ANSWER_MAX);
-    let name = "throttle query";
-    let row = db.begin(Mode::Snapshot).await?.fetch_one(Query::new(name, query), args![]).await?;
-    Ok(row.int_or_null(0).map_err(|error| DbError::new(name, error))?.unwrap_or(0))
+    let mut tx = db.with_limit(ANSWER_MAX).begin(Mode::Snapshot).await?;
+    let number = tx.fetch_one(Query::new("throttle query", query), args![], |row| row.int_or_null(0)).await?;
+    Ok(number.unwrap_or(0))
 }

@@ -95,7 +95,7 @@ async fn explain(tx: &mut Tx, engine: Engine, sql: &str, args: Vec<Arg>) -> Vec<
         Engine::MariaDb => "EXPLAIN",
         Engine::Sqlite => "EXPLAIN QUERY PLAN",
     };
-    let rows = tx.fetch_all(Query::new("explain", format!("{explain} {sql}\n-- {count}")), args).await;
+    let rows = tx.fetch_all(Query::new("explain", format!("{explain} {sql}\n-- {count}")), args, Ok).await;
     let rows = rows.unwrap_or_else(|error| panic!("{sql}: {}", daymend::error::chain(&error)));
     let text = |row: &daymend::db::Row, column| row.text_or_null(column).unwrap().unwrap_or_default();
     let steps = rows.iter().map(|row| match engine {
@@ -196,8 +196,9 @@ fn hot_statements(run: i64, worker: i64, jobs: &[i64]) -> Vec<(String, Vec<Arg>,
             ("hand back", args![kind, worker], CLAIM),
         ]);
     }
-    let alive = (statement("lapsed workers alive").with_list(1), args![worker], PRIMARY);
-    let many = hot.into_iter().map(|(name, args, index)| (statement(name).with_list(BATCH), args, index));
+    let alive = (statement("lapsed workers alive").with_list(1).sql().to_owned(), args![worker], PRIMARY);
+    let many =
+        hot.into_iter().map(|(name, args, index)| (statement(name).with_list(BATCH).sql().to_owned(), args, index));
     many.chain([alive]).collect()
 }
 
@@ -258,7 +259,8 @@ fn claim_statements(run: i64, worker: i64) -> Vec<(String, Vec<Arg>)> {
 
 /// How many rows and index entries the connection has read so far.
 async fn reads(tx: &mut Tx) -> i64 {
-    let rows = tx.fetch_all(Query::new("reads", "SHOW SESSION STATUS LIKE 'Handler_read%'"), args![]).await.unwrap();
+    let rows =
+        tx.fetch_all(Query::new("reads", "SHOW SESSION STATUS LIKE 'Handler_read%'"), args![], Ok).await.unwrap();
     rows.iter().map(|row| row.text(1).unwrap().parse::<i64>().unwrap()).sum()
 }
 
@@ -273,7 +275,7 @@ async fn cost_of_claim(db: &TestDb, run: i64, worker: i64) -> (i64, Vec<Step>) {
                 // Looking costs something itself.
                 let looking = -reads(&mut tx).await + reads(&mut tx).await;
                 let before = reads(&mut tx).await;
-                let found = tx.fetch_all(Query::new("claim", sql.as_str()), args).await.unwrap();
+                let found = tx.fetch_all(Query::new("claim", sql.as_str()), args, Ok).await.unwrap();
                 assert!(found.len() <= BATCH);
                 read += reads(&mut tx).await - before - looking;
             }
@@ -361,7 +363,11 @@ async fn pruning_reads_what_it_deletes_and_not_the_jobs_of_others(engine: Engine
         (statement("any job of run").sql.to_owned(), args![first, last], "PRIMARY"),
         (statement("prune run").sql.to_owned(), args![1_000_i64], "PRIMARY"),
         (statement("prune links").sql.to_owned(), args![1_000_i64], "PRIMARY"),
-        (statement("prune jobs").with_list(BATCH), (first..).take(BATCH).map(Arg::Int).collect(), "PRIMARY"),
+        (
+            statement("prune jobs").with_list(BATCH).sql().to_owned(),
+            (first..).take(BATCH).map(Arg::Int).collect(),
+            "PRIMARY",
+        ),
     ] {
         let steps = explain(&mut tx, engine, &sql, args).await;
         assert_eq!(faults(&steps, index), [""; 0], "{sql}");

@@ -216,9 +216,9 @@ async fn a_duplicate_key_is_a_conflict_and_starts_over() {
 async fn a_statement_that_somebody_kills_is_no_outage() {
     let db = TestDb::new(Engine::MariaDb).await;
     let mut tx = db.db.begin(Mode::Snapshot).await.unwrap();
-    let id = tx.fetch_one(Query::new("id", "SELECT CONNECTION_ID()"), args![]).await.unwrap().int(0).unwrap();
+    let id = tx.fetch_one(Query::new("id", "SELECT CONNECTION_ID()"), args![], Ok).await.unwrap().int(0).unwrap();
     let running =
-        tx.fetch_all(Query::new("long", "SELECT SLEEP(30) FROM labs RIGHT JOIN (SELECT 1) AS one ON 1"), args![]);
+        tx.fetch_all(Query::new("long", "SELECT SLEEP(30) FROM labs RIGHT JOIN (SELECT 1) AS one ON 1"), args![], Ok);
     let killing = async {
         let is_running =
             format!("SELECT COUNT(*) FROM information_schema.processlist WHERE id = {id} AND info LIKE '%SLEEP(30)%'");

@@ -44,7 +44,7 @@ pub async fn rows(opened: &Opened, table: &str) -> Vec<Vec<Value>> {
     let sql = format!("SELECT * FROM {} ORDER BY {}", quote(table), key.join(", "));
     let decoder = snapshot::Decoder::new(&copy.table.columns);
     let mut tx = opened.db.begin(Mode::Snapshot).await.unwrap();
-    let rows = tx.fetch_all(Query::new("test", sql), vec![]).await.unwrap();
+    let rows = tx.fetch_all(Query::new("test", sql), vec![], Ok).await.unwrap();
     rows.iter().map(|row| decoder.values(row).unwrap()).collect()
 }
 
@@ -289,7 +289,7 @@ async fn a_snapshot_of_sqlite_keeps_every_storage_class() {
                || typeof(d) || quote(d) FROM one ORDER BY CAST(id AS BLOB)";
     let live: Vec<String> = db.rows(sql, vec![]).await.iter().map(|row| row.text(0).unwrap()).collect();
     let mut tx = opened.db.begin(Mode::Snapshot).await.unwrap();
-    let kept = tx.fetch_all(Query::new("test", sql), Vec::<Arg>::new()).await.unwrap();
+    let kept = tx.fetch_all(Query::new("test", sql), Vec::<Arg>::new(), Ok).await.unwrap();
     let kept: Vec<String> = kept.iter().map(|row| row.text(0).unwrap()).collect();
     assert_eq!(live.len(), 200);
     assert_eq!(kept, live);

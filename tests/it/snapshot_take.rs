@@ -87,7 +87,7 @@ async fn foreign_keys_hold_inside_while_others_write(engine: Engine) {
             let wrong = "SELECT (SELECT COUNT(*) FROM children WHERE parent NOT IN (SELECT id FROM parents))
                  + (SELECT COUNT(*) FROM parents
                     WHERE children <> (SELECT COUNT(*) FROM children WHERE parent = parents.id))";
-            let wrong = tx.fetch_one(Query::new("test", wrong), vec![]).await.unwrap().int(0).unwrap();
+            let wrong = tx.fetch_one(Query::new("test", wrong), vec![], Ok).await.unwrap().int(0).unwrap();
             assert_eq!(wrong, 0);
             let foreign = &opened.manifest.table("children").unwrap().table.foreign_keys;
             assert_eq!((foreign[0].parent.as_str(), foreign[0].parent_columns[0].as_str()), ("parents", "id"));

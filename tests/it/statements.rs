@@ -14,7 +14,7 @@ use crate::{
 
 /// The text with three placeholders for a list, and three rows.
 pub fn written_out(statement: &Statement) -> String {
-    statement.with_list(3).replace("{rows}", &repeat(statement.row, 3))
+    statement.with_list(3).sql().replace("{rows}", &repeat(statement.row, 3))
 }
 
 /// Whether only `daymend migrate` runs it.

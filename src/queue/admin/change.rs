@@ -79,8 +79,8 @@ pub async fn apply(db: &Db, change: Change, filter: &Filter, who: &str) -> Resul
 async fn apply_to_run(tx: &mut Tx, change: Change, run: i64, filter: &Filter, who: &str) -> Result<u64, DbError> {
     runs::lock(tx, run).await?;
     let (condition, args) = condition(change, filter);
-    let sql = format!("-- daymend: change jobs\nUPDATE daymend_jobs SET {} WHERE {condition}", change.assignment());
-    let jobs = tx.execute(Query::new("change jobs", sql), args).await?;
+    let sql = format!("UPDATE daymend_jobs SET {} WHERE {condition}", change.assignment());
+    let jobs = tx.execute(Query::named("change jobs", sql), args).await?;
     if jobs > 0 {
         if matches!(change, Change::Retry { .. }) {
             runs::reopen(tx, run).await?;

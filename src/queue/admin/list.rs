@@ -125,10 +125,8 @@ async fn read(tx: &mut Tx, filter: &Filter, id: Option<i64>, limit: u32) -> Resu
         args.push(Arg::Int(id));
     }
     args.push(limit.into());
-    let sql =
-        format!("-- daymend: list jobs\nSELECT {COLUMNS} FROM daymend_jobs WHERE {condition} ORDER BY id LIMIT ?");
-    let rows = tx.fetch_all(Query::new("list jobs", sql), args).await?;
-    rows.iter().map(JobRow::from_row).collect::<Result<_, _>>().map_err(|error| DbError::new("list jobs", error))
+    let sql = format!("SELECT {COLUMNS} FROM daymend_jobs WHERE {condition} ORDER BY id LIMIT ?");
+    tx.fetch_all(Query::named("list jobs", sql), args, |row| JobRow::from_row(&row)).await
 }
 
 /// One job with its attempts, oldest first; none where there is no such job.
@@ -137,9 +135,8 @@ pub async fn show(db: &Db, id: i64) -> Result<Option<(JobRow, Vec<Attempt>)>, Db
     let Some(job) = read(&mut tx, &Filter::default(), Some(id), 1).await?.pop() else {
         return Ok(None);
     };
-    let mut attempts = Vec::new();
-    tx.for_each(&ATTEMPTS, args![id], |row| {
-        attempts.push(Attempt {
+    let attempts = tx.fetch_all(&ATTEMPTS, args![id], |row| {
+        Ok(Attempt {
             attempt: row.int(0)?,
             outcome: row.text(1)?,
             worker_id: row.int(2)?,
@@ -147,9 +144,7 @@ pub async fn show(db: &Db, id: i64) -> Result<Option<(JobRow, Vec<Attempt>)>, Db
             started_at: row.instant_or_null(4)?,
             ended_at: row.instant(5)?,
             error: row.text_or_null(6)?,
-        });
-        Ok(())
-    })
-    .await?;
-    Ok(Some((job, attempts)))
+        })
+    });
+    Ok(Some((job, attempts.await?)))
 }

@@ -15,7 +15,7 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     args,
-    db::{Arg, Db, DbError, Mode, Query, Tx},
+    db::{Arg, Db, DbError, Query, Tx},
     statement,
 };
 
@@ -48,19 +48,16 @@ pub struct LogEntry {
 
 /// The latest changes, newest first.
 pub async fn log(db: &Db, limit: u32) -> Result<Vec<LogEntry>, DbError> {
-    let rows = db.fetch_all(&LOG_READ, args![limit]).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(LogEntry {
-                at: row.instant(0)?,
-                who: row.text(1)?,
-                action: row.text(2)?,
-                filter: row.text(3)?,
-                jobs: row.int(4)?,
-            })
+    db.fetch_all(&LOG_READ, args![limit], |row| {
+        Ok(LogEntry {
+            at: row.instant(0)?,
+            who: row.text(1)?,
+            action: row.text(2)?,
+            filter: row.text(3)?,
+            jobs: row.int(4)?,
         })
-        .collect::<Result<_, _>>()
-        .map_err(|error| DbError::new(LOG_READ.name, error))
+    })
+    .await
 }
 
 /// Notes a change in the transaction that makes it.
@@ -72,15 +69,6 @@ async fn write_log(tx: &mut Tx, who: &str, action: &str, filter: &str, jobs: u64
 
 /// How many jobs of which runs fit a condition made of fixed fragments: what a change would touch.
 async fn jobs_by_run(db: &Db, condition: &str, args: Vec<Arg>) -> Result<Vec<(i64, u64)>, DbError> {
-    let sql = format!(
-        "-- daymend: jobs by run\nSELECT run_id, COUNT(*) FROM daymend_jobs WHERE {condition} GROUP BY run_id ORDER BY 1"
-    );
-    let mut tx = db.begin(Mode::Snapshot).await?;
-    let mut runs = Vec::new();
-    tx.for_each(Query::new("jobs by run", sql), args, |row| {
-        runs.push((row.int(0)?, row.int(1)?.unsigned_abs()));
-        Ok(())
-    })
-    .await?;
-    Ok(runs)
+    let sql = format!("SELECT run_id, COUNT(*) FROM daymend_jobs WHERE {condition} GROUP BY run_id ORDER BY 1");
+    db.fetch_all(Query::named("jobs by run", sql), args, |row| Ok((row.int(0)?, row.int(1)?.unsigned_abs()))).await
 }

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use super::write_log;
 use crate::{
     args,
-    db::{Arg, Db, DbError, Mode, Query, Tx, retry},
+    db::{Db, DbError, Mode, Tx, retry},
     queue::{JobKind, PAUSED, claim, enqueue, run_of},
     statement,
 };
@@ -73,18 +73,15 @@ pub struct Pause {
 
 /// What is paused.
 pub(crate) async fn list(tx: &mut Tx) -> Result<Vec<Pause>, DbError> {
-    let mut pauses = Vec::new();
-    tx.for_each(&PAUSES, args![], |row| {
-        pauses.push(Pause {
+    tx.fetch_all(&PAUSES, args![], |row| {
+        Ok(Pause {
             what: row.text(0)?,
             lab_id: row.int_or_null(1)?,
             paused_at: row.instant(2)?,
             paused_by: row.text(3)?,
-        });
-        Ok(())
+        })
     })
-    .await?;
-    Ok(pauses)
+    .await
 }
 
 /// Whether it is paused.
@@ -145,11 +142,11 @@ async fn unpark(tx: &mut Tx, lab: i64) -> Result<u64, DbError> {
     let mut places: HashMap<i64, usize> = HashMap::new();
     let mut unparked = 0;
     loop {
-        let mut turns: BTreeMap<i64, Vec<Arg>> = BTreeMap::new();
+        let mut turns: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
         tx.for_each(&PARKED, args![lab, PAUSED, JOBS_A_STATEMENT], |row| {
             let (id, kind): (i64, JobKind) = (row.int(0)?, row.text(1)?.parse()?);
             let place = places.entry(run_of(id)).or_default();
-            turns.entry(fronts[&kind] + (*place / enqueue::DAYS_A_TURN) as i64).or_default().push(Arg::Int(id));
+            turns.entry(fronts[&kind] + (*place / enqueue::DAYS_A_TURN) as i64).or_default().push(id);
             *place += 1;
             Ok(())
         })
@@ -158,10 +155,7 @@ async fn unpark(tx: &mut Tx, lab: i64) -> Result<u64, DbError> {
             return Ok(unparked);
         }
         for (turn, ids) in turns {
-            let text = UNPARK.with_list(ids.len());
-            let mut args = args![turn, PAUSED];
-            args.extend(ids);
-            unparked += tx.execute(Query::new(UNPARK.name, text), args).await?;
+            unparked += tx.execute(UNPARK.with_list(ids.len()), args![turn, PAUSED; ids]).await?;
         }
     }
 }

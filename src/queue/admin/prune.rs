@@ -111,12 +111,11 @@ async fn prune_batch(
     who: &str,
 ) -> Result<Pruned, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
-    let row = tx.fetch_one(&NEXT_RUN, args![first]).await?;
-    let Some(first) = row.int_or_null(0).map_err(|error| DbError::new(NEXT_RUN.name, error))? else {
+    let Some(first) = tx.fetch_one(&NEXT_RUN, args![first], |row| row.int_or_null(0)).await? else {
         return Ok(Pruned::default());
     };
     let last = first + RUNS_A_BATCH - 1;
-    let runs = ids(&mut tx, (&RUNS).into(), args![first, last, cutoff]).await?;
+    let runs = tx.fetch_all(&RUNS, args![first, last, cutoff], |row| row.int(0)).await?;
     let mut jobs: Vec<Arg> = Vec::new();
     let mut done = Vec::new();
     let mut next = last + 1;
@@ -132,14 +131,14 @@ async fn prune_batch(
     }
     if !jobs.is_empty() {
         for statement in [&ATTEMPTS, &JOBS] {
-            tx.execute(Query::new(statement.name, statement.with_list(jobs.len())), jobs.clone()).await?;
+            tx.execute(statement.with_list(jobs.len()), jobs.clone()).await?;
         }
         write_log(&mut tx, who, "prune", &format!("{filter} older than {cutoff}"), jobs.len() as u64).await?;
     }
     let mut pruned = Pruned { jobs: jobs.len() as u64, runs: 0, next: Some(next) };
     for run in done {
         let (first, last) = ids_of(run);
-        if tx.fetch_optional(&ANY_JOB, args![first, last]).await?.is_none() {
+        if tx.fetch_optional(&ANY_JOB, args![first, last], |_| Ok(())).await?.is_none() {
             tx.execute(&LINKS, args![run]).await?;
             pruned.runs += tx.execute(&RUN, args![run]).await?;
         }
@@ -153,22 +152,11 @@ async fn ended_jobs(tx: &mut Tx, filter: &Filter, run: i64, limit: usize) -> Res
     let (fits, more) = filter.condition();
     let (first, last) = ids_of(run);
     let sql = format!(
-        "-- daymend: prunable jobs\nSELECT id FROM daymend_jobs
+        "SELECT id FROM daymend_jobs
          WHERE id BETWEEN ? AND ? AND {ENDED} AND {fits} ORDER BY id LIMIT ?"
     );
     let mut args = args![first, last];
     args.extend(more);
     args.push(limit.into());
-    ids(tx, Query::new("prunable jobs", sql), args).await
-}
-
-/// The first column of a statement's rows.
-async fn ids(tx: &mut Tx, query: Query<'_>, args: Vec<Arg>) -> Result<Vec<i64>, DbError> {
-    let mut ids = Vec::new();
-    tx.for_each(query, args, |row| {
-        ids.push(row.int(0)?);
-        Ok(())
-    })
-    .await?;
-    Ok(ids)
+    tx.fetch_all(Query::named("prunable jobs", sql), args, |row| row.int(0)).await
 }

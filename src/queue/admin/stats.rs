@@ -88,22 +88,18 @@ pub struct WorkerRow {
 pub async fn stats(db: &Db) -> Result<Stats, DbError> {
     let open = runs::open(db).await?;
     let mut tx = db.begin(Mode::Snapshot).await?;
-    let mut counts = Vec::new();
-    tx.for_each(&COUNTS, args![], |row| {
-        counts.push((row.text(0)?.parse()?, row.text(1)?.parse()?, row.int(2)?.unsigned_abs()));
-        Ok(())
-    })
-    .await?;
+    let counts = tx.fetch_all(&COUNTS, args![], |row| {
+        Ok((row.text(0)?.parse()?, row.text(1)?.parse()?, row.int(2)?.unsigned_abs()))
+    });
+    let counts = counts.await?;
     let mut completed = Vec::new();
     for minutes in RATE_MINUTES {
-        let row = tx.fetch_one(&COMPLETED_SINCE, args![minutes * 60_000_000]).await?;
-        let jobs = row.int(0).map_err(|error| DbError::new(COMPLETED_SINCE.name, error))?;
+        let jobs = tx.fetch_one(&COMPLETED_SINCE, args![minutes * 60_000_000], |row| row.int(0)).await?;
         completed.push((minutes, jobs.unsigned_abs()));
     }
     let oldest_waiting = oldest_waiting(&mut tx, &open).await?;
-    let mut workers = Vec::new();
-    tx.for_each(&WORKERS, args![], |row| {
-        workers.push(WorkerRow {
+    let workers = tx.fetch_all(&WORKERS, args![], |row| {
+        Ok(WorkerRow {
             id: row.int(0)?,
             name: row.text(1)?,
             version: row.text(2)?,
@@ -111,10 +107,9 @@ pub async fn stats(db: &Db) -> Result<Stats, DbError> {
             heartbeat_at: row.instant(4)?,
             throttled: row.text_or_null(5)?,
             jobs: row.int(6)?,
-        });
-        Ok(())
-    })
-    .await?;
+        })
+    });
+    let workers = workers.await?;
     let paused = pause::list(&mut tx).await?;
     tx.commit().await?;
     Ok(Stats { counts, oldest_waiting, completed, workers, paused })
@@ -127,8 +122,7 @@ pub(crate) async fn oldest_waiting<'a>(
 ) -> Result<Option<OldestWaiting>, DbError> {
     for run in runs {
         let (first, last) = ids_of(run.id);
-        let row = tx.fetch_one(&WAITING_IN_RUN, args![first, last, PAUSED]).await?;
-        if row.int(0).map_err(|error| DbError::new(WAITING_IN_RUN.name, error))? != 0 {
+        if tx.fetch_one(&WAITING_IN_RUN, args![first, last, PAUSED], |row| row.flag(0)).await? {
             let seconds = (tx.database_now().await? - run.created_at).num_seconds().max(0);
             return Ok(Some(OldestWaiting { run: run.id, since: run.created_at, seconds }));
         }

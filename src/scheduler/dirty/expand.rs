@@ -167,8 +167,8 @@ impl Expansion {
     pub(super) async fn step(&mut self, db: &Db) -> Result<bool, DbError> {
         let Some(walk) = self.walks.front_mut() else { return Ok(false) };
         let mut tx = db.begin(Mode::Snapshot).await?;
-        let row = tx.fetch_one(Query::new("next rows", walk.bound.as_str()), args![walk.after]).await?;
-        let Some(last) = row.int_or_null(0).map_err(|error| DbError::new("next rows", error))? else {
+        let next = Query::new("next rows", walk.bound.as_str());
+        let Some(last) = tx.fetch_one(next, args![walk.after], |row| row.int_or_null(0)).await? else {
             self.walks.pop_front();
             tx.commit().await?;
             return Ok(true);
@@ -195,7 +195,7 @@ impl Expansion {
             let mut tx = db.begin(Mode::Write).await?;
             for found in found.chunks(MARKS_A_STATEMENT) {
                 let args = found.iter().flat_map(|(lab, at)| args![*lab, *at]).collect();
-                tx.execute(Query::new(MARKS_ADD.name, MARKS_ADD.with_rows(found.len())), args).await?;
+                tx.execute(MARKS_ADD.with_rows(found.len()), args).await?;
             }
             tx.commit().await?;
         }

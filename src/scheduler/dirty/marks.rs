@@ -8,7 +8,7 @@ use super::super::{Config, adhoc::span, nightly};
 use crate::{
     args,
     calendar::Zone,
-    db::{Arg, Db, DbError, Mode, Query, Row, Tx, json_list, repeat},
+    db::{Db, DbError, Mode, Query, Row, Tx, json_list, repeat},
     queue::JobKind,
     rollup::{Rollup, watch::Watch},
     runs::{self, NewRun},
@@ -80,15 +80,12 @@ enum Verdict {
 
 /// Whether any mark is there, above that id.
 pub(super) async fn any(db: &Db, floor: i64) -> Result<bool, DbError> {
-    let rows = db.fetch_all(&MARKS_ANY, args![floor]).await?;
-    let any = rows.first().map_or(Ok(0), |row| row.int(0));
-    any.map(|any| any != 0).map_err(|error| DbError::new(MARKS_ANY.name, error))
+    db.fetch_one(&MARKS_ANY, args![floor], |row| row.flag(0)).await
 }
 
 /// How long ago the oldest mark was made, in microseconds, by the database's clock.
 pub(crate) async fn oldest_us(tx: &mut Tx) -> Result<Option<i64>, DbError> {
-    let row = tx.fetch_optional(&MARKS_OLDEST, args![]).await?;
-    row.map_or(Ok(None), |row| row.int_or_null(0)).map_err(|error| DbError::new(MARKS_OLDEST.name, error))
+    Ok(tx.fetch_optional(&MARKS_OLDEST, args![], |row| row.int_or_null(0)).await?.flatten())
 }
 
 /// Takes the first marks above that id, and enqueues the repair of their days.
@@ -143,22 +140,19 @@ pub(super) async fn enqueue(
 
 /// Deletes these marks and no others; how many were there.
 pub(super) async fn delete(tx: &mut Tx, ids: &[i64]) -> Result<u64, DbError> {
-    let sql = format!("-- daymend: delete marks\n{}", tx.dialect().delete_by_key("daymend_dirty", "id"));
+    let sql = tx.dialect().delete_by_key("daymend_dirty", "id");
     let mut deleted = 0;
     for ids in ids.chunks(VALUES_A_STATEMENT) {
-        deleted += tx.execute(Query::new("delete marks", sql.as_str()), args![json_list(ids)]).await?;
+        deleted += tx.execute(Query::named("delete marks", &sql), args![json_list(ids)]).await?;
     }
     Ok(deleted)
 }
 
 async fn read(tx: &mut Tx, floor: i64) -> Result<Vec<(i64, Place)>, DbError> {
-    let mut marks = Vec::new();
-    tx.for_each(&MARKS_READ, args![floor, MARKS_A_BATCH], |row| {
-        marks.push((row.int(0)?, place(&row).unwrap_or(Place::Nowhere)));
-        Ok(())
+    tx.fetch_all(&MARKS_READ, args![floor, MARKS_A_BATCH], |row| {
+        Ok((row.int(0)?, place(&row).unwrap_or(Place::Nowhere)))
     })
-    .await?;
-    Ok(marks)
+    .await
 }
 
 /// What a mark holds; a value that cannot be read is an error, which costs that mark only.
@@ -184,10 +178,10 @@ async fn moments(
     for bills in bills.chunks(VALUES_A_STATEMENT) {
         let (key, lab, time, table) = (&bill.key, &bill.lab, &bill.time, &bill.table);
         let sql = format!(
-            "-- daymend: marked bills\nSELECT {key}, {lab}, CASE WHEN {time} >= '1000-01-01' THEN {time} END FROM {table} WHERE {key} IN ({})",
+            "SELECT {key}, {lab}, CASE WHEN {time} >= '1000-01-01' THEN {time} END FROM {table} WHERE {key} IN ({})",
             repeat("?", bills.len())
         );
-        tx.for_each(Query::new("marked bills", sql), bills.iter().map(|id| Arg::Int(*id)).collect(), |row| {
+        tx.for_each(Query::named("marked bills", sql), args![; bills], |row| {
             if let (Ok(id), Ok(lab), Ok(at)) = (row.int(0), row.int(1), row.instant(2)) {
                 moments.insert(id, (lab, at));
             }
@@ -237,13 +231,8 @@ async fn without_waiting(
         let days: Vec<NaiveDate> = days.into_iter().collect();
         let mut waiting = HashSet::new();
         for days in days.chunks(VALUES_A_STATEMENT) {
-            let mut args = args![lab, rollup.name.as_str(), REQUESTED_BY];
-            args.extend(days.iter().map(|day| Arg::from(*day)));
-            tx.for_each(Query::new(JOBS_WAITING.name, JOBS_WAITING.with_list(days.len())), args, |row| {
-                waiting.insert(row.date(0)?);
-                Ok(())
-            })
-            .await?;
+            let args = args![lab, rollup.name.as_str(), REQUESTED_BY; days.iter().copied()];
+            waiting.extend(tx.fetch_all(JOBS_WAITING.with_list(days.len()), args, |row| row.date(0)).await?);
         }
         let days: Vec<NaiveDate> = days.into_iter().filter(|day| !waiting.contains(day)).collect();
         if !days.is_empty() {

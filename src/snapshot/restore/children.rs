@@ -71,17 +71,21 @@ impl Children {
         let is_mysql = tx.dialect() == Dialect::MySql;
         let statement = if is_mysql { CHILDREN_MYSQL } else { CHILDREN_SQLITE };
         let mut keys: Vec<ForeignKey> = Vec::new();
-        for row in tx.fetch_all(&statement, args![]).await? {
-            let text = |index| row.text(index).map_err(|error| DbError::new(statement.name, error));
-            let is_here = row.int(6).map_err(|error| DbError::new(statement.name, error))? != 0;
-            let (schema, table, name, columns) = (text(0)?, text(1)?, text(2)?, (text(3)?, text(5)?));
+        tx.for_each(&statement, args![], |row| {
+            let (schema, table, name, columns) =
+                (row.text(0)?, row.text(1)?, row.text(2)?, (row.text(3)?, row.text(5)?));
             match keys.last_mut() {
                 Some(key) if key.schema == schema && key.table == table && key.name == name => {
                     key.columns.push(columns);
                 }
-                _ => keys.push(ForeignKey { schema, table, name, is_here, parent: text(4)?, columns: vec![columns] }),
+                _ => {
+                    let (parent, is_here) = (row.text(4)?, row.flag(6)?);
+                    keys.push(ForeignKey { schema, table, name, is_here, parent, columns: vec![columns] });
+                }
             }
-        }
+            Ok(())
+        })
+        .await?;
         // Who may read the whole database hears that there is no such table, anybody else that it is not allowed.
         let nothing = Query::new("restore rights", "SELECT 1 FROM daymend_there_is_no_such_table");
         let is_partial = is_mysql && tx.columns(nothing).await.is_err_and(|error| error.is_denied());
@@ -111,9 +115,8 @@ impl Children {
         });
         let condition = condition.collect::<Vec<_>>().join(" AND ");
         let table = quote(dialect, &parent.table);
-        let sql =
-            format!("-- daymend: restore hold\nSELECT 1 FROM {table} AS p WHERE {condition} {{for_update_nowait}}");
-        tx.fetch_all(Query::new("restore hold", sql), key.clone()).await?;
+        let sql = format!("SELECT 1 FROM {table} AS p WHERE {condition} {{for_update_nowait}}");
+        tx.fetch_all(Query::named("restore hold", sql), key.clone(), |_| Ok(())).await?;
         for foreign in self.keys.iter().filter(|foreign| foreign.parent == parent.table) {
             let shape = shapes.iter().find(|shape| foreign.is_here && shape.table == foreign.table);
             // Of a table whose keys are known nothing but the key.
@@ -130,7 +133,7 @@ impl Children {
                 format!("p.{} = c.{}", quote(dialect, parent_column), quote(dialect, column))
             });
             let mut sql = format!(
-                "-- daymend: restore child\nSELECT {} FROM {}.{} AS c JOIN {table} AS p ON {} WHERE {condition}",
+                "SELECT {} FROM {}.{} AS c JOIN {table} AS p ON {} WHERE {condition}",
                 columns.join(", "),
                 quote(dialect, &foreign.schema),
                 quote(dialect, &foreign.table),
@@ -144,10 +147,10 @@ impl Children {
             let why = format!("a row of {} refers to it by now", foreign.table);
             let mut limit = PAGE;
             loop {
-                let query = Query::new("restore child", format!("{sql} LIMIT {limit}"));
+                let query = Query::named("restore child", format!("{sql} LIMIT {limit}"));
                 let found: Result<Vec<Cells>, DbError> = match &keys {
                     Some(keys) => live.rows(tx, query, keys, key.clone()).await,
-                    None => tx.fetch_all(query, key.clone()).await.map(|rows| vec![Vec::new(); rows.len()]),
+                    None => tx.fetch_all(query, key.clone(), |_| Ok(Vec::new())).await,
                 };
                 let found = match found {
                     Err(error) if error.is_denied() => {

@@ -285,17 +285,17 @@ impl Work {
         let sql =
             "SELECT t, state, reason, COUNT(*) FROM candidates GROUP BY t, state, reason ORDER BY t, state, reason";
         let mut tx = self.db.begin(Mode::Snapshot).await?;
-        let rows = tx.fetch_all(Query::new("restore counts", sql), vec![]).await?;
-        tx.commit().await?;
-        let count = |row: &db::Row| {
+        let counts = tx.fetch_all(Query::named("restore counts", sql), vec![], |row| {
             Ok(Count {
                 table: usize::try_from(row.int(0)?).unwrap_or(usize::MAX),
                 state: State::parse(&row.text(1)?).unwrap_or(State::Deferred),
                 reason: row.text(2)?,
                 rows: row.int(3)?,
             })
-        };
-        Ok(rows.iter().map(count).collect::<Result<_, sqlx::Error>>().map_err(named)?)
+        });
+        let counts = counts.await?;
+        tx.commit().await?;
+        Ok(counts)
     }
 
     /// Keeps in mind what has to be filled in; of a row that has come before, only this.
@@ -326,9 +326,7 @@ impl Work {
             "SELECT id, t, key, row, later, known, reason, detail FROM fills WHERE id > ? ORDER BY id LIMIT {PAGE}"
         );
         let mut tx = self.db.begin(Mode::Snapshot).await?;
-        let rows = tx.fetch_all(Query::new("restore fills", sql), args![after]).await?;
-        tx.commit().await?;
-        let fill = |row: &db::Row| {
+        let fills = tx.fetch_all(Query::named("restore fills", sql), args![after], |row| {
             let values: Vec<(usize, serde_json::Value)> = serde_json::from_str(&row.text(4)?).unwrap_or_default();
             let values = values.iter().filter_map(|(place, value)| Some((*place, cells::from_json(value)?))).collect();
             let table = usize::try_from(row.int(1)?).unwrap_or(usize::MAX);
@@ -342,8 +340,10 @@ impl Work {
                 refused: (row.text(6)?, row.text(7)?),
             };
             Ok((row.int(0)?, fill))
-        };
-        Ok(rows.iter().map(fill).collect::<Result<_, sqlx::Error>>().map_err(named)?)
+        });
+        let fills = fills.await?;
+        tx.commit().await?;
+        Ok(fills)
     }
 
     /// Keeps in mind why the database does not let a reference be filled in.
@@ -364,9 +364,7 @@ impl Work {
 
     async fn read(&self, sql: String, args: Vec<Arg>) -> Result<Vec<Candidate>, SnapshotError> {
         let mut tx = self.db.begin(Mode::Snapshot).await?;
-        let rows = tx.fetch_all(Query::new("restore candidates", sql), args).await?;
-        tx.commit().await?;
-        let candidate = |row: &db::Row| {
+        let candidates = tx.fetch_all(Query::named("restore candidates", sql), args, |row| {
             Ok(Candidate {
                 place: row.int(0)?,
                 key: cells::decode(&row.text(1)?).unwrap_or_default(),
@@ -375,11 +373,9 @@ impl Work {
                 detail: row.text(4)?,
                 holder: row.text_or_null(5)?.and_then(|text| cells::decode(&text)),
             })
-        };
-        Ok(rows.iter().map(candidate).collect::<Result<_, sqlx::Error>>().map_err(named)?)
+        });
+        let candidates = candidates.await?;
+        tx.commit().await?;
+        Ok(candidates)
     }
-}
-
-fn named(error: sqlx::Error) -> DbError {
-    DbError::new("restore plan", error)
 }

@@ -71,7 +71,7 @@ async fn resuming_a_lab_waits_for_a_claim_that_sets_its_jobs_aside() {
     gap.execute_text("begin", begin).await.unwrap();
     let sql = "SELECT id FROM daymend_jobs FORCE INDEX (daymend_jobs_claim)
                WHERE kind = 'repair' AND state = 'available' AND sort_key > 1000000000000000 FOR UPDATE";
-    assert_eq!(gap.fetch_all(Query::new("gap", sql), args![]).await.unwrap().len(), 0);
+    assert_eq!(gap.fetch_all(Query::new("gap", sql), args![], Ok).await.unwrap().len(), 0);
     let waiting = "SELECT COUNT(*) FROM information_schema.processlist
                    WHERE db = DATABASE() AND info LIKE '-- daymend: claim park%' AND command = 'Execute'";
     let claim = tokio::spawn({

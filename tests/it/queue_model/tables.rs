@@ -190,7 +190,7 @@ impl Tables {
 }
 
 async fn rows(tx: &mut Tx, sql: &'static str) -> Result<Vec<Row>> {
-    Ok(tx.fetch_all(Query::new("read tables", sql), args![]).await?)
+    Ok(tx.fetch_all(Query::new("read tables", sql), args![], Ok).await?)
 }
 
 fn job(row: &Row) -> Result<Job> {

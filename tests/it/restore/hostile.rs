@@ -129,7 +129,7 @@ async fn a_row_that_cannot_be_taken_out_yet_is_tried_again() {
     // A reader's lock: it lets the reference be looked at, and the row not be deleted.
     let mut held = scene.db.admin.begin(Mode::Write).await.unwrap();
     let read = "SELECT id FROM members WHERE id = 2 LOCK IN SHARE MODE";
-    assert_eq!(held.fetch_all(Query::new("test", read), args![]).await.unwrap().len(), 1);
+    assert_eq!(held.fetch_all(Query::new("test", read), args![], Ok).await.unwrap().len(), 1);
     // Longer than a statement waits for a lock.
     tokio::time::sleep(std::time::Duration::from_secs(9)).await;
     assert!(!restore.is_finished(), "it is in nobody's hands: {:?}", restore.await);

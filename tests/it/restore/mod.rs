@@ -111,7 +111,7 @@ impl Scene {
         for name in &self.tables {
             let table = schema::read(&mut tx, name).await.unwrap().unwrap();
             let sql = format!("SELECT * FROM {name} ORDER BY {}", table.primary_key.join(", "));
-            let rows = tx.fetch_all(Query::new("dump", sql), vec![]).await.unwrap();
+            let rows = tx.fetch_all(Query::new("dump", sql), vec![], Ok).await.unwrap();
             let decoder = Decoder::new(&table.columns);
             dump.insert(name.clone(), rows.iter().map(|row| decoder.values(row).unwrap()).collect());
         }

@@ -181,7 +181,7 @@ async fn every_command_of_every_page_works(engine: Engine) {
 async fn query(db: &TestDb, block: &Block, page: &Page) {
     for sql in server::statements(&block.text) {
         let mut tx = db.db.begin(Mode::Snapshot).await.unwrap();
-        let rows = tx.fetch_all(Query::new("runbook", sql.as_str()), args![]).await;
+        let rows = tx.fetch_all(Query::new("runbook", sql.as_str()), args![], Ok).await;
         rows.unwrap_or_else(|error| panic!("{}: {sql}: {}", page.name, daymend::error::chain(&error)));
     }
 }

@@ -178,7 +178,7 @@ impl TestDb {
     /// Reads rows as an administrator.
     pub async fn rows(&self, sql: &str, args: Vec<Arg>) -> Vec<Row> {
         let mut tx = self.admin.begin(Mode::Snapshot).await.expect("begin");
-        let rows = tx.fetch_all(Query::new("test", sql), args).await;
+        let rows = tx.fetch_all(Query::new("test", sql), args, Ok).await;
         let rows = rows.unwrap_or_else(|error| panic!("{sql}: {}", daymend::error::chain(&error)));
         tx.commit().await.expect("commit");
         rows
