@@ -12,7 +12,6 @@ from .report import Item, progress, table
 from .server import SETTINGS, Server, rows
 from .writers import Writers, percentile
 
-ITEMS = ["rebuild", "right", "nightly", "writers", "growth-days", "growth-labs", "start", "profile"]
 LAB, ZONE = 1, data.ZONES[0]
 INCUMBENT, INCUMBENT_TX = "incumbent", "incumbent, a transaction a day"
 
@@ -20,7 +19,7 @@ INCUMBENT, INCUMBENT_TX = "incumbent", "incumbent, a transaction a day"
 def main() -> None:
     options = arguments()
     daymend.BINARY = options.binary.resolve()
-    server = Server(pathlib.Path(__file__).parents[2] / "target/bench-data")
+    server = Server(pathlib.Path(__file__).parents[2] / "target/bench-data", options.server)
     try:
         print(machine(server), flush=True)
         database = data.create(server, "three_labs", len(data.ZONES), options.days)
@@ -34,15 +33,17 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benches/run", description=__doc__)
-    parser.add_argument("items", nargs="*", choices=[[], *ITEMS], help=f"of {', '.join(ITEMS)}; all by default")
+    parser.add_argument("items", nargs="*", choices=[[], *WORK], help=f"of {', '.join(WORK)}; all but flame by default")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--days", type=int, default=1096, help="of history, at 300 bills a day and lab")
     parser.add_argument("--labs", type=int, default=1000, help="of the nightly repair")
     parser.add_argument("--sqlmesh", action="store_true", help="let SQLMesh restate the days as well")
     parser.add_argument("--binary", type=pathlib.Path, default=daymend.BINARY, help="of daymend")
+    parser.add_argument("--server", type=pathlib.Path, help="another mariadbd, such as one with symbols")
+    parser.add_argument("--samples", type=pathlib.Path, default="perf.data", help="where flame writes its samples")
     parser.add_argument("--short", action="store_true", help="one round of 14 days and 9 labs: shows that all of it runs")
     options = parser.parse_args()
-    options.items = options.items or ITEMS
+    options.items = options.items or [name for name in WORK if name != "flame"]
     if options.short:
         options.rounds, options.days, options.labs = 1, 14, 9
     return options
@@ -236,6 +237,14 @@ def where(server, database, ours, options) -> Item:
     return Item("Where a rebuild's time goes: the server's statements", "day", took, notes)
 
 
+def flame(server, database, ours, options) -> Item:
+    """daymend's rebuild, with samples of the stacks of both programs."""
+    enqueue_from_empty(server, database, ours, options)
+    with profile.of_functions(options.samples):
+        took = 1000 * timed(ours.work) / options.days
+    return Item("Rebuild from empty, sampled", "day", {"daymend": [took]}, [f"The samples are in {options.samples}."])
+
+
 WORK = {
     "rebuild": rebuild,
     "right": right,
@@ -245,6 +254,7 @@ WORK = {
     "growth-labs": growth_of_labs,
     "start": start,
     "profile": where,
+    "flame": flame,
 }
 
 if __name__ == "__main__":

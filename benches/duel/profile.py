@@ -1,9 +1,13 @@
-"""Where a rebuild's time goes in the server, by statement, from a slow log that leaves nothing out."""
+"""Where a rebuild's time goes: in the server by statement, from a slow log that leaves nothing out, and in
+both programs by function, from samples of their stacks."""
 
 import collections
 import contextlib
 import pathlib
 import re
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 
 from .server import Server, rows
@@ -29,6 +33,17 @@ def of_statements(server: Server) -> Iterator[collections.Counter]:
     for entry, end in zip(entries, ends):
         seconds[_kind(text[entry.end() : end])] += float(entry[1])
     log.unlink()
+
+
+@contextlib.contextmanager
+def of_functions(file: pathlib.Path) -> Iterator[None]:
+    """Samples the stacks of everything that runs meanwhile, for `perf script`."""
+    command = ["perf", "record", "--quiet", "--all-cpus", "--call-graph", "fp", "--freq", "499", "--output", file]
+    perf = subprocess.Popen(command)
+    time.sleep(1)
+    yield
+    perf.send_signal(signal.SIGINT)
+    perf.wait()
 
 
 def _kind(sql: str) -> str:

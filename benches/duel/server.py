@@ -22,8 +22,9 @@ SETTINGS = {
 class Server:
     """The server, and connections to it as its administrator."""
 
-    def __init__(self, directory: pathlib.Path):
+    def __init__(self, directory: pathlib.Path, binary: pathlib.Path | None = None):
         self.directory = directory
+        binary = binary or pathlib.Path(shutil.which("mariadbd", path="/usr/sbin:/usr/bin"))
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         install = ["mariadb-install-db", "--no-defaults", "--auth-root-authentication-method=normal"]
@@ -33,7 +34,7 @@ class Server:
             self.port = probe.getsockname()[1]
         options = [f"--{name}={value}" for name, value in SETTINGS.items()]
         self.process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", shutil.which("mariadbd", path="/usr/sbin:/usr/bin"), "--no-defaults"]
+            ["setpriv", "--pdeathsig", "KILL", binary, "--no-defaults"]
             + [f"--user={getpass.getuser()}", "--skip-log-bin", "--bind-address=127.0.0.1", f"--port={self.port}"]
             + [f"--datadir={directory}/data", f"--socket={directory}/socket", f"--log-error={directory}/log"]
             + options
