@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -22,13 +22,15 @@ pub struct Pulse {
     /// For how long a beat counts.
     fresh: Duration,
     last: Mutex<Option<Instant>>,
+    /// What keeps it from its work, where something does.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Health {
     /// A part that counts as well for `fresh` after each beat.
     pub fn part(&self, name: &'static str, fresh: Duration) -> Arc<Pulse> {
-        let part = Arc::new(Pulse { name, fresh, last: Mutex::new(None) });
-        self.parts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(Arc::clone(&part));
+        let part = Arc::new(Pulse { name, fresh, ..Pulse::default() });
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&part));
         part
     }
 
@@ -43,12 +45,6 @@ impl Health {
         self.is_stopping.load(Ordering::Relaxed)
     }
 
-    /// Whether every part has been well once.
-    #[must_use]
-    pub fn has_started(&self) -> bool {
-        self.parts().iter().all(|part| part.age().is_some())
-    }
-
     /// What each part has to say: its name, and what is wrong with it.
     #[must_use]
     pub fn report(&self) -> Vec<(&'static str, Result<(), String>)> {
@@ -56,22 +52,26 @@ impl Health {
     }
 
     fn parts(&self) -> Vec<Arc<Pulse>> {
-        self.parts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 impl Pulse {
     /// Says that the part is well.
     pub fn beat(&self) {
-        *self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Instant::now());
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    fn age(&self) -> Option<Duration> {
-        self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner).map(|last| last.elapsed())
+    /// Says what keeps the part from its work, until it says that nothing does.
+    pub fn set_trouble(&self, why: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     fn check(&self) -> Result<(), String> {
-        match self.age() {
+        if let Some(why) = &*self.trouble.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(why.clone());
+        }
+        match self.last.lock().unwrap_or_else(PoisonError::into_inner).map(|last| last.elapsed()) {
             None => Err("has not begun yet".to_owned()),
             Some(age) if age > self.fresh => {
                 Err(format!("silent for {} s, longer than {} s", age.as_secs(), self.fresh.as_secs()))
@@ -90,14 +90,23 @@ mod tests {
         let health = Health::default();
         let worker = health.part("worker", Duration::from_secs(60));
         let scheduler = health.part("scheduler", Duration::ZERO);
-        assert!(!health.has_started());
+        assert_eq!(health.report()[0], ("worker", Err("has not begun yet".to_owned())));
         worker.beat();
-        assert!(!health.has_started());
         scheduler.beat();
-        assert!(health.has_started());
         std::thread::sleep(Duration::from_millis(2));
         let report = health.report();
         assert_eq!(report[0], ("worker", Ok(())));
         assert!(report[1].1.as_ref().is_err_and(|why| why.starts_with("silent")), "{report:?}");
+    }
+
+    #[test]
+    fn a_part_in_trouble_is_not_well_however_fresh_it_is() {
+        let health = Health::default();
+        let worker = health.part("worker", Duration::from_secs(60));
+        worker.set_trouble(Some("claim: denied".to_owned()));
+        worker.beat();
+        assert_eq!(health.report(), [("worker", Err("claim: denied".to_owned()))]);
+        worker.set_trouble(None);
+        assert_eq!(health.report(), [("worker", Ok(()))]);
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! - `/livez`: the process answers. It never touches the database: a database that is away is no
 //!   reason to restart anything.
-//! - `/readyz`: the database answers, its schema is the one wanted, and heartbeats and ticks are
-//!   fresh; not while shutting down.
-//! - `/startupz`: every part has been well once.
+//! - `/readyz`: the database answers, its schema is the one wanted, heartbeats and ticks are fresh, and
+//!   claims succeed; not while shutting down.
+//! - `/startupz`: the process answers, as `/livez`. Whatever it waits for then, a restart would not help.
 //! - `/metrics`: for Prometheus.
 //!
 //! The probes answer 200 or 503, with a line for each thing that was looked at.
@@ -71,7 +71,7 @@ pub async fn serve(addr: SocketAddr, site: Site) -> std::io::Result<SocketAddr> 
         .route("/metrics", get(show_metrics))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(show_ready))
-        .route("/startupz", get(show_started))
+        .route("/startupz", get(|| async { "ok\n" }))
         .with_state(Arc::new((site, Answer::default())));
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, pages).await {
@@ -105,14 +105,6 @@ async fn show_ready(State(shared): Shared) -> impl IntoResponse {
         .map(|(what, result)| format!("{what}: {}\n", result.err().unwrap_or_else(|| "ok".to_owned())))
         .collect();
     (if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text)
-}
-
-async fn show_started(State(shared): Shared) -> impl IntoResponse {
-    if shared.0.health.has_started() {
-        (StatusCode::OK, "started\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "starting\n")
-    }
 }
 
 /// Whether the database answers and has the schema that this binary works with.

@@ -45,7 +45,7 @@ pub(super) async fn follow(db: &Db, run_id: i64) -> anyhow::Result<(RunState, Pr
             Err(error) if error.kind == Kind::Unavailable => {
                 failures += 1;
                 let wait = Backoff::UNAVAILABLE.wait(failures);
-                tracing::warn!(error = %chain(&error), ?wait, "the database cannot be reached, waiting");
+                tracing::warn!(error = %chain(&error), ?wait, "the database does not answer, waiting");
                 tokio::time::sleep(wait).await;
             }
             Err(error) => return Err(error.into()),

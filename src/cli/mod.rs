@@ -21,10 +21,10 @@ mod service;
 mod snapshot;
 mod triggers;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{ffi::OsStr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use chrono::{DateTime, Datelike as _, NaiveDate, Utc};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::{
     clock::Clock,
@@ -183,10 +183,22 @@ enum Command {
     Completions(completions::Options),
 }
 
+impl Command {
+    /// Whether it finishes what has begun when a signal comes; all others just end.
+    fn hears_signals(&self) -> bool {
+        match self {
+            Self::Serve(_) | Self::Worker(_) => true,
+            Self::Scheduler(options) => !options.is_once(),
+            _ => false,
+        }
+    }
+}
+
 /// Parses the arguments and runs the command.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::from_arg_matches(&without_empty_variables(Cli::command()).get_matches())
+        .unwrap_or_else(|error| error.exit());
     init_log(&cli.global, matches!(cli.command, Command::Serve(_) | Command::Scheduler(_) | Command::Worker(_)));
     if cli.global.is_bare_now() && !matches!(&cli.command, Command::Queue(command) if command.takes_bare_now()) {
         say!("error: --now needs a time, such as 2026-03-16T04:00:00Z");
@@ -201,32 +213,67 @@ pub fn main() -> ExitCode {
         }
     };
     let exit = runtime.block_on(async {
-        let global = &cli.global;
-        match cli.command {
-            Command::Migrate(options) => options.run(global).await,
-            Command::Serve(options) => options.run(global).await,
-            Command::Scheduler(options) => options.run(global).await,
-            Command::Worker(options) => options.run(global).await,
-            Command::Audit(options) => options.run(global).await,
-            Command::Repair(options) => options.run(global).await,
-            Command::Rebuild(options) => options.run(global).await,
-            Command::Runs(command) => command.run(global).await,
-            Command::Queue(command) => command.run(global).await,
-            Command::Doctor(options) => options.run(global).await,
-            Command::Snapshot(command) => command.run(global).await,
-            Command::Rollups(command) => command.run(global).await,
-            Command::Triggers(command) => command.run(global).await,
-            Command::Bench(command) => command.run(global).await,
-            Command::Demo(options) => options.run().await,
-            Command::Completions(options) => options.run(),
+        let (global, hears_signals) = (&cli.global, cli.command.hears_signals());
+        let run = run(cli.command, global);
+        if hears_signals {
+            return run.await;
+        }
+        tokio::select! {
+            exit = run => exit,
+            exit = signalled() => exit,
         }
     });
     // A recompute that hangs must not keep the process from ending.
     runtime.shutdown_background();
     exit.unwrap_or_else(|error| {
-        say!("error: {}", chain(error.as_ref()));
+        match cli.global.log_format {
+            LogFormat::Text => say!("error: {}", chain(error.as_ref())),
+            LogFormat::Json => tracing::error!("{}", chain(error.as_ref())),
+        }
         exit_of(&error).into()
     })
+}
+
+async fn run(command: Command, global: &Global) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Migrate(options) => options.run(global).await,
+        Command::Serve(options) => options.run(global).await,
+        Command::Scheduler(options) => options.run(global).await,
+        Command::Worker(options) => options.run(global).await,
+        Command::Audit(options) => options.run(global).await,
+        Command::Repair(options) => options.run(global).await,
+        Command::Rebuild(options) => options.run(global).await,
+        Command::Runs(command) => command.run(global).await,
+        Command::Queue(command) => command.run(global).await,
+        Command::Doctor(options) => options.run(global).await,
+        Command::Snapshot(command) => command.run(global).await,
+        Command::Rollups(command) => command.run(global).await,
+        Command::Triggers(command) => command.run(global).await,
+        Command::Bench(command) => command.run(global).await,
+        Command::Demo(options) => options.run().await,
+        Command::Completions(options) => options.run(),
+    }
+}
+
+/// Ends with what shells say of a process that a signal has ended. The first process of a container dies of no
+/// signal that it does not ask for.
+async fn signalled() -> anyhow::Result<ExitCode> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let [mut interrupt, mut terminate] = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
+    tokio::select! {
+        _ = interrupt.recv() => Ok(ExitCode::from(130)),
+        _ = terminate.recv() => Ok(ExitCode::from(143)),
+    }
+}
+
+/// The same, where an environment variable that is empty counts as one that is not set.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(
+            |arg| if arg.get_env().is_some_and(is_empty) { arg.env(clap::builder::Resettable::Reset) } else { arg },
+        )
+        .mut_subcommands(without_empty_variables)
 }
 
 fn exit_of(error: &anyhow::Error) -> Exit {
@@ -297,13 +344,20 @@ impl Global {
         })
     }
 
-    /// A pool to the database, which answers; nothing is known of its tables.
-    async fn connect_bare(&self, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
+    /// A pool to the database, which may not be there yet.
+    fn pool(&self, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
         let url = self
             .database_url
             .as_deref()
             .ok_or_else(|| usage("no database is given: use --database-url or DAYMEND_DATABASE_URL"))?;
-        connect_to(url, options).await
+        pool_to(url, options)
+    }
+
+    /// A pool to the database, which answers; nothing is known of its tables.
+    async fn connect_bare(&self, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
+        let db = self.pool(options)?;
+        db.ping().await?;
+        Ok(db)
     }
 
     /// A pool to a database whose schema fits.
@@ -335,9 +389,14 @@ impl Global {
     }
 }
 
+/// A pool to the database at `url`, which may not be there yet.
+fn pool_to(url: &str, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
+    db::connect(url, options.into()).map_err(|error| usage(chain(error.as_ref())))
+}
+
 /// A pool to the database at `url`, which answers.
 async fn connect_to(url: &str, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
-    let db = db::connect(url, options.into()).map_err(|error| usage(chain(error.as_ref())))?;
+    let db = pool_to(url, options)?;
     db.ping().await?;
     Ok(db)
 }

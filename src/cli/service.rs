@@ -7,16 +7,16 @@ use std::{
     time::Duration,
 };
 
-use clap::Args;
+use clap::{Args, builder::FalseyValueParser};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Exit, Global, historical_summary, print_json,
+    Exit, Global, exit_of, historical_summary, print_json,
     snapshot::{self, SourceArgs, prune::KeepArgs},
     usage,
 };
 use crate::{
-    db::{self, ConnectOptions, Db},
+    db::{self, Backoff, ConnectOptions, Db},
     error::chain,
     health::Health,
     http::{self, Site},
@@ -54,18 +54,18 @@ struct HttpArgs {
     http_addr: Option<SocketAddr>,
 
     /// Metrics with a value for each lab as well (named daymend_lab_…)
-    #[arg(long, env = "DAYMEND_LAB_METRICS")]
+    #[arg(long, env = "DAYMEND_LAB_METRICS", value_parser = FalseyValueParser::new())]
     lab_metrics: bool,
 }
 
 impl HttpArgs {
-    /// Installs the metrics and serves the pages.
+    /// Installs the metrics and serves the pages, whether or not the database is there yet.
     ///
     /// A second process on the same host finds the default port taken: it works without pages, and
     /// says so. An address that somebody asked for has to be free.
     async fn serve(&self, global: &Global, command: &'static str, health: &Arc<Health>) -> anyhow::Result<()> {
         let metrics = metrics::install(self.lab_metrics)?;
-        let db = global.connect_bare(1).await?;
+        let db = global.pool(1)?;
         let addr = self.http_addr.unwrap_or(HTTP_ADDR);
         match http::serve(addr, Site { health: Arc::clone(health), db, metrics, command }).await {
             Ok(addr) => tracing::info!("metrics and probes at http://{addr}"),
@@ -104,7 +104,7 @@ pub(super) struct SchedulerArgs {
     audit_budget: Duration,
 
     /// Repair what that audit finds
-    #[arg(long, env = "DAYMEND_AUDIT_REPAIR")]
+    #[arg(long, env = "DAYMEND_AUDIT_REPAIR", value_parser = FalseyValueParser::new())]
     audit_repair: bool,
 
     #[command(flatten)]
@@ -289,11 +289,6 @@ fn connect_replica(url: &str) -> anyhow::Result<Db> {
     db::connect(url, ConnectOptions::new(1)).map_err(|error| usage(format!("--replica-url: {}", chain(error.as_ref()))))
 }
 
-/// Limits that nobody can read would hold the worker back for ever.
-async fn check_limits(config: &worker::Config, db: &Db) -> anyhow::Result<()> {
-    config.limits.check(db).await.map_err(usage)
-}
-
 /// Runs the scheduler.
 #[derive(Debug, Args)]
 pub(super) struct SchedulerOptions {
@@ -312,19 +307,30 @@ pub(super) struct SchedulerOptions {
 }
 
 impl SchedulerOptions {
+    pub(super) fn is_once(&self) -> bool {
+        self.once
+    }
+
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
-        let (db, rollups) = global.connect_checked(CONNECTIONS_SPARE).await?;
-        let rollup = historical_summary(&rollups)?;
         let config = self.scheduler.config();
         if self.once {
-            let report = scheduler::tick(&db, rollup, &config, global.clock()).await?;
+            let (db, rollups) = global.connect_checked(CONNECTIONS_SPARE).await?;
+            let report = scheduler::tick(&db, historical_summary(&rollups)?, &config, global.clock()).await?;
             return print_report(global, &report);
         }
         let health = Arc::new(Health::default());
         let pulse = health.part("scheduler", TICK_FRESH);
-        self.http.serve(global, "scheduler", &health).await?;
         let shutdown = shutdown_on_signal(&health)?;
-        let snapshots = self.snapshot.start(global, &db, rollup, &shutdown).await?;
+        self.http.serve(global, "scheduler", &health).await?;
+        let connect = async || {
+            let (db, rollups) = global.connect_checked(CONNECTIONS_SPARE).await?;
+            let snapshots = self.snapshot.start(global, &db, historical_summary(&rollups)?, &shutdown).await?;
+            Ok((db, rollups, snapshots))
+        };
+        let Some((db, rollups, snapshots)) = once_reachable(&shutdown, connect).await? else {
+            return Ok(Exit::Ok.into());
+        };
+        let rollup = historical_summary(&rollups)?;
         scheduler::run(&db, rollup, &config, global.clock(), &pulse, &shutdown).await;
         let _ = snapshots.await;
         db.close().await;
@@ -380,14 +386,20 @@ pub(super) struct WorkerOptions {
 impl WorkerOptions {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let config = self.worker.config(self.drain)?;
-        let (db, rollups) = global.connect_checked(self.worker.connect(0)).await?;
-        let lease_db = global.connect_bare(1).await?;
-        check_limits(&config, &db).await?;
-        let begun = db.database_now().await?;
         let health = Arc::new(Health::default());
         let pulse = health.part("worker", config.lease);
-        self.http.serve(global, "worker", &health).await?;
         let shutdown = shutdown_on_signal(&health)?;
+        self.http.serve(global, "worker", &health).await?;
+        let connect = async || {
+            let (db, rollups) = global.connect_checked(self.worker.connect(0)).await?;
+            config.limits.check(&db).await.map_err(usage)?;
+            let begun = db.database_now().await?;
+            Ok((db, rollups, begun))
+        };
+        // Whoever drains a queue waits for the end of it, and wants to know that there is none to drain.
+        let connected = if self.drain { Some(connect().await?) } else { once_reachable(&shutdown, connect).await? };
+        let Some((db, rollups, begun)) = connected else { return Ok(Exit::Ok.into()) };
+        let lease_db = global.pool(1)?;
         worker::run(&db, &lease_db, rollups, &config, global.clock(), &pulse, &shutdown).await;
         let mut exit =
             if self.drain && queue::settle::discarded_since(&db, begun).await? > 0 { Exit::Failed } else { Exit::Ok };
@@ -424,18 +436,22 @@ pub(super) struct ServeOptions {
 impl ServeOptions {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let config = self.worker.config(false)?;
-        let (db, rollups) = global.connect_checked(self.worker.connect(CONNECTIONS_SPARE)).await?;
-        let lease_db = global.connect_bare(1).await?;
-        check_limits(&config, &db).await?;
-        let rollup = historical_summary(&rollups)?;
         let health = Arc::new(Health::default());
         let [worker_pulse, scheduler_pulse] =
             [("worker", config.lease), ("scheduler", TICK_FRESH)].map(|(name, fresh)| health.part(name, fresh));
-        self.http.serve(global, "serve", &health).await?;
         let shutdown = shutdown_on_signal(&health)?;
-        let clock = global.clock();
-        let scheduling = self.scheduler.config();
-        let snapshots = self.snapshot.start(global, &db, rollup, &shutdown).await?;
+        self.http.serve(global, "serve", &health).await?;
+        let connect = async || {
+            let (db, rollups) = global.connect_checked(self.worker.connect(CONNECTIONS_SPARE)).await?;
+            config.limits.check(&db).await.map_err(usage)?;
+            let snapshots = self.snapshot.start(global, &db, historical_summary(&rollups)?, &shutdown).await?;
+            Ok((db, rollups, snapshots))
+        };
+        let Some((db, rollups, snapshots)) = once_reachable(&shutdown, connect).await? else {
+            return Ok(Exit::Ok.into());
+        };
+        let (rollup, lease_db) = (historical_summary(&rollups)?, global.pool(1)?);
+        let (clock, scheduling) = (global.clock(), self.scheduler.config());
         let working = worker::run(&db, &lease_db, rollups.clone(), &config, clock, &worker_pulse, &shutdown);
         tokio::join!(working, scheduler::run(&db, rollup, &scheduling, clock, &scheduler_pulse, &shutdown));
         let _ = snapshots.await;
@@ -448,6 +464,26 @@ async fn close(pools: &[&Db]) {
     for db in pools {
         db.close().await;
     }
+}
+
+/// What `connect` comes to when the database is there, however long that takes; none where a signal comes
+/// first. A process that ended instead would be started again and again, later each time.
+async fn once_reachable<T>(
+    shutdown: &CancellationToken,
+    connect: impl AsyncFn() -> anyhow::Result<T>,
+) -> anyhow::Result<Option<T>> {
+    let mut failures = 0;
+    while let Some(connected) = shutdown.run_until_cancelled(connect()).await {
+        let error = match connected {
+            Err(error) if exit_of(&error) == Exit::Unavailable => error,
+            connected => return connected.map(Some),
+        };
+        failures += 1;
+        let wait = Backoff::UNAVAILABLE.wait(failures);
+        tracing::warn!(error = %chain(error.as_ref()), ?wait, "the database does not answer, waiting");
+        shutdown.run_until_cancelled(tokio::time::sleep(wait)).await;
+    }
+    Ok(None)
 }
 
 /// A token that SIGTERM or Ctrl-C cancels; a second signal ends the process at once.

@@ -243,7 +243,7 @@ async fn tick_until(
                 metrics::database_error(&error);
                 let wait = Backoff::UNAVAILABLE.wait(failures).max(TICK);
                 if error.kind == Kind::Unavailable {
-                    tracing::warn!(error = %crate::error::chain(&error), ?wait, "the database cannot be reached, waiting");
+                    tracing::warn!(error = %crate::error::chain(&error), ?wait, "the database does not answer, waiting");
                 } else {
                     tracing::error!(error = %crate::error::chain(&error), ?wait, "tick failed, trying again");
                 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Session, backend::QueueBackend, wait_after};
 use crate::{
     db::{DbError, Kind, Mode},
+    error::chain,
     metrics::catalogue::{CLAIM_DURATION, JOBS_CLAIMED, QUEUE_LATENCY},
     queue::{
         FIRST_DUE_US, Job, claim,
@@ -122,7 +123,11 @@ impl Fetcher {
             if !self.session.may_begin().await {
                 return;
             }
-            match self.claim().await {
+            let claimed = self.claim().await;
+            self.session
+                .pulse
+                .set_trouble(claimed.as_ref().err().map(|error| format!("cannot claim: {}", chain(error))));
+            match claimed {
                 Ok(0) if self.session.config.drain => match self.is_drained().await {
                     Ok(true) => return,
                     Ok(false) => {

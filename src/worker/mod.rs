@@ -90,6 +90,7 @@ struct Session {
     config: Config,
     clock: Clock,
     worker_id: i64,
+    pulse: Arc<Pulse>,
     /// Cancelled when the lease is lost: nothing of this session counts any more.
     lost: CancellationToken,
     /// Cancelled when nothing more is to be begun.
@@ -170,6 +171,7 @@ pub async fn run(
             config: config.clone(),
             clock,
             worker_id,
+            pulse: Arc::clone(pulse),
             lost: CancellationToken::new(),
             stopping: shutdown.child_token(),
             gate,
@@ -183,7 +185,7 @@ pub async fn run(
         pulse.beat();
         let _throttle = (!config.limits.is_empty())
             .then(|| AbortOnDropHandle::new(tokio::spawn(throttle::watch(Arc::clone(&session), gate_keeper))));
-        match run_session(&session, &lease_db, pulse, shutdown).await {
+        match run_session(&session, &lease_db, shutdown).await {
             Ended::Lost => {
                 LEASES_LOST.add([], 1);
                 tracing::warn!(worker = worker_id, "lease lost: dropping its work and registering anew");
@@ -210,9 +212,9 @@ async fn register(db: &Db, config: &Config, shutdown: &CancellationToken) -> Opt
     None
 }
 
-async fn run_session(session: &Arc<Session>, lease_db: &Db, pulse: &Arc<Pulse>, shutdown: &CancellationToken) -> Ended {
+async fn run_session(session: &Arc<Session>, lease_db: &Db, shutdown: &CancellationToken) -> Ended {
     let config = &session.config;
-    let keeping = upkeep::keep_lease(Arc::clone(session), lease_db.clone(), Arc::clone(pulse));
+    let keeping = upkeep::keep_lease(Arc::clone(session), lease_db.clone());
     let lease_task = AbortOnDropHandle::new(tokio::spawn(keeping));
     let _gauges = AbortOnDropHandle::new(tokio::spawn(upkeep::show_gauges(Arc::clone(session), lease_db.clone())));
     let (acks, acker) = upkeep::acker(Arc::clone(session));

@@ -10,7 +10,6 @@ use tokio::sync::mpsc;
 use super::{Session, wait_after};
 use crate::{
     db::Db,
-    health::Pulse,
     metrics::{
         self, Outcome,
         catalogue::{ACKS_REFUSED, ATTEMPTS, HEARTBEAT, JOBS_HELD, SLOTS, SLOTS_BUSY},
@@ -26,7 +25,7 @@ const ACKS_WAIT: Duration = Duration::from_millis(20);
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
 
 /// Extends the session's lease until it is lost, on a connection of its own.
-pub(super) async fn keep_lease(session: Arc<Session>, db: Db, pulse: Arc<Pulse>) {
+pub(super) async fn keep_lease(session: Arc<Session>, db: Db) {
     let mut beat = tokio::time::interval(session.config.heartbeat);
     let mut failures = 0;
     while !session.lost.is_cancelled() {
@@ -34,7 +33,7 @@ pub(super) async fn keep_lease(session: Arc<Session>, db: Db, pulse: Arc<Pulse>)
         match lease::heartbeat(&db, session.worker_id, session.config.lease).await {
             Ok(true) => {
                 failures = 0;
-                pulse.beat();
+                session.pulse.beat();
                 HEARTBEAT.set([], metrics::now_seconds());
             }
             Ok(false) => session.lost.cancel(),

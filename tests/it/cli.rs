@@ -4,13 +4,14 @@
 use std::{fs, time::Duration};
 
 use daymend::args;
+use sqlx::{Connection as _, Executor as _, MySqlConnection};
 
 use crate::{
     on_both,
     support::{
         Engine, TestDb,
         process::{Process, command, run, run_fails, run_ok},
-        wait_until,
+        server, wait_until,
     },
 };
 
@@ -201,6 +202,50 @@ async fn a_database_that_cannot_be_reached_is_said_so_without_its_password() {
     db.url = "postgres://daymend:verysecret@127.0.0.1/lab".to_owned();
     let error = run_fails(&db, USAGE, &["runs", "list"]);
     assert!(error.contains("must begin with mysql:// or sqlite:") && !error.contains("verysecret"), "{error}");
+}
+
+#[tokio::test]
+async fn with_logs_as_json_the_error_that_ends_a_command_is_json_too() {
+    let db = TestDb::new(Engine::Sqlite).await;
+    let output = command(&db, &["worker", "--lease", "1s"]).env("DAYMEND_LOG_FORMAT", "json").output().unwrap();
+    assert_eq!(output.status.code(), Some(USAGE));
+    let text = String::from_utf8(output.stderr).unwrap();
+    let line: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(line["level"], "ERROR", "{text}");
+    assert!(line["message"].as_str().unwrap().contains("--lease"), "{text}");
+}
+
+#[tokio::test]
+async fn switches_in_the_environment_take_the_usual_words_and_empty_variables_count_for_nothing() {
+    let db = TestDb::new(Engine::Sqlite).await;
+    let once = ["--now", NOW, "scheduler", "--once"];
+    for value in ["1", "0", "yes", "no", "true", "false", "on", "off", ""] {
+        for name in ["DAYMEND_LAB_METRICS", "DAYMEND_AUDIT_REPAIR"] {
+            let output = command(&db, &once).env(name, value).output().unwrap();
+            assert!(output.status.success(), "{name}={value}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    for name in ["DAYMEND_SNAPSHOT_STORE", "DAYMEND_JOBS_DIR", "DAYMEND_RETENTION", "DAYMEND_LOG_FORMAT"] {
+        let output = command(&db, &once).env(name, "").output().unwrap();
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let error =
+        String::from_utf8(command(&db, &once).env("DAYMEND_DATABASE_URL", "").output().unwrap().stderr).unwrap();
+    assert!(error.contains("no database is given"), "{error}");
+}
+
+/// Process 1 of a container dies of no signal that it has not asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_waits_ends_when_it_is_told_to() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
+    somebody.execute("LOCK TABLES daymend_runs WRITE").await.unwrap();
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let mut list = Process::start(&db, &["runs", "list"]);
+        list.hears_signals();
+        list.signal(signal);
+        assert_eq!(list.wait(LIMIT), Some(code));
+    }
 }
 
 async fn every_command_twice_changes_nothing_the_second_time(engine: Engine) {

@@ -4,15 +4,22 @@ use std::time::Duration;
 
 use sqlx::{Connection as _, Executor as _, MySqlConnection};
 
-use crate::support::{
-    Engine, TestDb,
-    http::{Page, get},
-    lab_system::Bill,
-    process::{Process, run_ok},
-    proxy::{Proxy, Weather},
-    server, wait_until,
-    work::jobs_with,
+use crate::{
+    on_both,
+    support::{
+        Engine, TestDb,
+        http::{Page, get},
+        lab_system::Bill,
+        process::{Process, run_ok},
+        proxy::{Proxy, Weather},
+        server, wait_until,
+        work::jobs_with,
+    },
 };
+
+on_both! {
+    a_worker_whose_claims_fail_is_not_ready;
+}
 
 const NOW: &str = "2026-06-15T12:00:00Z";
 const LIMIT: Duration = Duration::from_secs(60);
@@ -81,19 +88,56 @@ async fn a_worker_that_shuts_down_is_alive_and_not_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_has_started_once_it_is_registered() {
+async fn a_worker_that_cannot_register_waits_and_is_not_ready() {
     let db = TestDb::new(Engine::MariaDb).await;
-    // Somebody's ALTER, say, keeps it from registering.
+    // Somebody's ALTER, say, keeps it from registering: to start it anew would not help.
     let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
     somebody.execute("LOCK TABLES daymend_workers WRITE").await.unwrap();
     let (_worker, address) = Process::start_with_pages(&db, &["--now", NOW, "worker"]);
-    for path in ["/startupz", "/readyz"] {
-        let page = page(&address, path);
-        assert_eq!(page.status, 503, "{path}: {}", page.body);
+    let ready = page(&address, "/readyz");
+    assert_eq!(ready.status, 503);
+    assert!(ready.body.contains("worker: has not begun yet"), "{}", ready.body);
+    for path in ["/startupz", "/livez"] {
+        assert_eq!(page(&address, path).status, 200, "{path}");
     }
-    assert!(page(&address, "/readyz").body.contains("worker: has not begun yet"));
-    assert_eq!(page(&address, "/livez").status, 200);
     somebody.execute("UNLOCK TABLES").await.unwrap();
-    wait_for(&address, "/startupz", 200).await;
+    wait_for(&address, "/readyz", 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_starts_while_the_database_is_away_waits_for_it() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let proxy = Proxy::start(server::shared_port()).await;
+    let far = db.through(&proxy);
+    proxy.set(Weather::Cut);
+    let mut started = ["scheduler", "worker", "serve", "worker"]
+        .map(|service| Process::start_with_pages(&far, &["--now", NOW, service]));
+    // Longer than a command tries to connect.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    for (process, address) in &mut started {
+        assert!(process.is_running());
+        assert_eq!(page(address, "/startupz").status, 200);
+        assert_eq!(page(address, "/readyz").status, 503);
+    }
+    let [others @ .., (one, _)] = &mut started;
+    one.terminate();
+    assert_eq!(one.wait(LIMIT), Some(0), "it ends while it waits");
+    proxy.set(Weather::Fair);
+    for (_, address) in others {
+        wait_for(address, "/readyz", 200).await;
+    }
+}
+
+async fn a_worker_whose_claims_fail_is_not_ready(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let (_worker, address) = Process::start_with_pages(&db, &["--now", NOW, "worker", "--heartbeat", "1s"]);
+    wait_for(&address, "/readyz", 200).await;
+    db.execute("ALTER TABLE daymend_pauses RENAME TO gone", vec![]).await;
+    wait_for(&address, "/readyz", 503).await;
+    // Its heartbeats go on.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let ready = page(&address, "/readyz");
+    assert!(ready.body.contains("worker: cannot claim: ") && ready.body.contains("daymend_pauses"), "{}", ready.body);
+    db.execute("ALTER TABLE gone RENAME TO daymend_pauses", vec![]).await;
     wait_for(&address, "/readyz", 200).await;
 }

@@ -104,8 +104,8 @@ impl Process {
         self.status("VmHWM")?.parse().ok()
     }
 
-    /// Asks it to end: SIGTERM, once it listens to that. Before, the signal ends it at once.
-    pub fn terminate(&self) {
+    /// Waits until it listens to signals. Before, one ends it at once.
+    pub fn hears_signals(&self) {
         const SIGTERM: u64 = 1 << 14;
         let begun = Instant::now();
         let caught = || u64::from_str_radix(&self.status("SigCgt").expect("it runs"), 16).expect("a mask");
@@ -113,6 +113,11 @@ impl Process {
             assert!(begun.elapsed() < PAGES_MAX, "daymend does not listen to SIGTERM");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Asks it to end: SIGTERM, once it listens to that.
+    pub fn terminate(&self) {
+        self.hears_signals();
         self.signal("TERM");
     }
 
