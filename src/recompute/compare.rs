@@ -143,7 +143,7 @@ async fn check_shrink(
 ) -> Result<(), RecomputeError> {
     // Days that are not over are expected to be empty.
     let last = zone.yesterday(target.as_of);
-    if shrinking(expected, difference, last, target.max_shrink, |_| false).is_none() {
+    if shrinking(rollup, expected, difference, last, target.max_shrink, |_| false).is_none() {
         return Ok(());
     }
     let explained = self::expected(tx, &rollup.without_conditions(), target, zone, Locking::None).await?;
@@ -152,7 +152,7 @@ async fn check_shrink(
         let key = event.zip(row.a).zip(row.b).map(|((event, a), b)| Key { day: row.day, a, b, event });
         key.is_none_or(|key| explained.binary_search_by_key(&key, |(key, _)| *key).is_ok())
     };
-    match shrinking(expected, difference, last, target.max_shrink, is_explained) {
+    match shrinking(rollup, expected, difference, last, target.max_shrink, is_explained) {
         Some(shrinking) => Err(shrinking.error(target.lab_id, target.max_shrink)),
         None => Ok(()),
     }

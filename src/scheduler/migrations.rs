@@ -24,7 +24,14 @@ use crate::{
     statement,
 };
 
-statement!(LAB_REBUILT, "record rebuild", "UPDATE daymend_labs SET time_zone = ? WHERE rollup = ? AND lab_id = ?");
+// In another zone, the last day that was enqueued may have become one that goes on.
+statement!(
+    LAB_REBUILT,
+    "record rebuild",
+    "UPDATE daymend_labs
+     SET time_zone = ?, enqueued_through = CASE WHEN enqueued_through > ? THEN ? ELSE enqueued_through END
+     WHERE rollup = ? AND lab_id = ?"
+);
 
 /// The days a rebuild recomputes, and the history they make up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,7 +159,7 @@ async fn enqueue_rebuild(
     for record in taken {
         records::link(&mut tx, record.id, id).await?;
     }
-    tx.execute(&LAB_REBUILT, args![history.zone, rollup.name.as_str(), lab_id]).await?;
+    tx.execute(&LAB_REBUILT, args![history.zone, history.last, history.last, rollup.name.as_str(), lab_id]).await?;
     tx.commit().await?;
     Ok(Some((id, run.reason.clone(), total)))
 }

@@ -23,6 +23,7 @@ const USAGE: i32 = 2;
 on_both! {
     a_day_that_would_vanish_is_discarded_with_the_reason;
     cancelled_and_moved_bills_may_take_rows_away;
+    a_single_bill_may_be_all_that_a_day_had;
     a_rebuild_takes_away_what_it_finds_gone;
     a_query_of_the_operators_own_holds_workers_back;
     a_worker_that_holds_back_ends_at_once_on_sigterm;
@@ -90,6 +91,18 @@ async fn cancelled_and_moved_bills_may_take_rows_away(engine: Engine) {
     let new = "SELECT COUNT(*) FROM operation_historical_summary
                WHERE ordered_at = '2026-06-13' AND dimension_a_id < 1000 AND event_type <> 'department_test'";
     assert_eq!(db.number(new).await, 0, "all of them have moved");
+}
+
+async fn a_single_bill_may_be_all_that_a_day_had(engine: Engine) {
+    let db = lab(engine, 6).await;
+    let one = db.number(&format!("SELECT MIN(id) FROM billing WHERE {BILLS_OF_THE_DAY}")).await;
+    db.execute(&format!("DELETE FROM billing WHERE {BILLS_OF_THE_DAY} AND id <> ?"), args![one]).await;
+    assert_eq!(repair(&db, &["--max-shrink", "off"]).await, (Some(0), vec![]));
+    let rows = rows_of(&db, "2026-06-12").await;
+    assert!(rows > 6, "a bill is many rows: {rows}");
+    db.execute(&format!("UPDATE billing SET billTime = '2026-06-13 06:00:00' WHERE {BILLS_OF_THE_DAY}"), vec![]).await;
+    assert_eq!(repair(&db, &[]).await, (Some(0), vec![]));
+    assert_eq!(rows_of(&db, "2026-06-12").await, 0);
 }
 
 async fn a_rebuild_takes_away_what_it_finds_gone(engine: Engine) {

@@ -20,6 +20,7 @@ on_both! {
     group_concat_is_not_used_and_a_thousand_labs_of_one_zone_all_run;
     rows_of_an_organisation_that_the_bill_has_left_are_removed;
     a_bill_moved_to_another_day_or_lab_repairs_both;
+    a_lab_that_moves_west_and_is_rebuilt_misses_no_day;
     a_delta_races_the_recompute_and_loses_nothing;
     no_count_goes_below_zero_and_aborts_the_users_cancellation;
     three_tests_and_two_samples_are_counted_apart;
@@ -181,6 +182,29 @@ async fn a_bill_moved_to_another_day_or_lab_repairs_both(engine: Engine) {
 
 /// One round of what the storm does many times, with the moments chosen: the user's transaction is
 /// open while the recompute begins, and commits before it can end.
+async fn a_lab_that_moves_west_and_is_rebuilt_misses_no_day(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    for hour in 0..72 {
+        let moment = at("2026-06-09T00:00:00Z") + TimeDelta::hours(hour);
+        bill_at(&db, hour + 1, 1, &moment.to_rfc3339()).await;
+    }
+    db.tick(at("2026-06-11T04:00:00Z")).await;
+    assert_eq!(enqueued(&db, JobKind::Nightly, 1).await, days("2026-06-10", "2026-06-10"));
+    db.drain(at("2026-06-11T04:00:00Z")).await;
+    // The morning of the 11th in Kolkata is the evening of the 10th in Los Angeles: that day goes on.
+    db.execute("UPDATE labs SET labTimeZone = 'America/Los_Angeles' WHERE id = 1", args![]).await;
+    let record = db.request_rebuild(1).await;
+    for now in ["2026-06-11T06:00:00Z", "2026-06-12T04:30:00Z"].map(at) {
+        db.tick(now).await;
+        db.drain(now).await;
+        let labs = [(1, chrono_tz::America::Los_Angeles)];
+        oracle::assert_equal(&oracle::stored(&db).await, &oracle::expected(&db, &labs, now).await);
+    }
+    db.tick(at("2026-06-12T04:30:00Z")).await;
+    assert_eq!(db.record_status(record).await, "Completed");
+}
+
 async fn a_delta_races_the_recompute_and_loses_nothing(engine: Engine) {
     let db = TestDb::new(engine).await;
     let kolkata = [(1, chrono_tz::Asia::Kolkata)];
