@@ -16,7 +16,7 @@ use crate::{
         relations::Relations,
         touched,
         undo::{Undo, Undone},
-        undo_file::{Reader, Record, Writer},
+        undo_file::{Held, Record},
     },
 };
 
@@ -64,7 +64,8 @@ impl Options {
             }
             return Ok(Exit::Ok.into());
         }
-        let mut reader = Reader::open(&self.file).map_err(|error| usage(chain(error.as_ref())))?;
+        let held = Held::open(&self.file).map_err(|error| usage(chain(error.as_ref())))?;
+        let mut reader = held.reader().map_err(|error| usage(chain(error.as_ref())))?;
         let header = reader.header.clone();
         let db = global.connect_bare(2).await?;
         let mut relations = Relations::of_jobs(global.jobs_dir.as_deref()).map_err(|error| usage(chain(&error)))?;
@@ -85,8 +86,7 @@ impl Options {
         };
         // Once its rows are gone nobody could say which days they were.
         if !self.dry_run && !days.labs.is_empty() {
-            Writer::open(&self.file, &header.snapshot, header.tables)?
-                .append(&[Record::Days { labs: days.labs.clone() }])?;
+            held.writer(&header.snapshot, header.tables)?.append(&[Record::Days { labs: days.labs.clone() }])?;
         }
         let undone = undo
             .run(&mut reader, self.dry_run, &mut progress(global, "undone".to_owned()))
@@ -112,6 +112,8 @@ impl Options {
         if undone.left.is_empty() {
             std::fs::rename(&self.file, done)?;
         }
+        // What may take long is left to others.
+        drop(held);
         if !global.json {
             print(&undone, false);
         }

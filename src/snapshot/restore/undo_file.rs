@@ -4,11 +4,14 @@
 //! afterwards, and the references that were filled in. The last line may be torn by a crash: nothing that
 //! it describes was committed. A line may describe a transaction that was never committed: whoever reads
 //! it compares it with the live row.
+//!
+//! Whoever writes it, or takes back what is in it, has it for itself ([`Held`]): a second run would cut off
+//! the line that the first one is writing, or rename the file under it.
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
+    fs::{self, File, TryLockError},
+    io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -113,6 +116,79 @@ impl<'de> Deserialize<'de> for Values {
     }
 }
 
+/// The file, which nobody else works with until this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Held {
+    /// Takes hold of the file, which is made where it is missing.
+    ///
+    /// # Errors
+    /// Where another run has it, and where it cannot be written.
+    pub fn create(path: &Path) -> anyhow::Result<Self> {
+        let open = || private().read(true).append(true).create(true).open(path);
+        Self::with(path, open).with_context(|| format!("{}: cannot be written", path.display()))?
+    }
+
+    /// Takes hold of a file that is there.
+    ///
+    /// # Errors
+    /// Where another run has it, and where it cannot be read.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        Self::with(path, || File::open(path)).with_context(|| format!("{}: cannot be read", path.display()))?
+    }
+
+    fn with(path: &Path, open: impl Fn() -> io::Result<File>) -> io::Result<anyhow::Result<Self>> {
+        loop {
+            let lock = open()?;
+            match lock.try_lock() {
+                Ok(()) if is_at(&lock, path) => return Ok(Ok(Self { path: path.to_owned(), _lock: lock })),
+                // An undo that came to its end has renamed it meanwhile.
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let path = path.display();
+                    return Ok(Err(anyhow::anyhow!(
+                        "{path} is in use by another run: wait for its end, or give another file"
+                    )));
+                }
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// The file, to be written: begun, or gone on with where it is about the same.
+    pub fn writer(
+        &self,
+        snapshot: &str,
+        tables: BTreeMap<String, (Vec<String>, Vec<usize>)>,
+    ) -> anyhow::Result<Writer> {
+        Writer::open(&self.path, snapshot, tables)
+    }
+
+    /// The file, to be read.
+    pub fn reader(&self) -> anyhow::Result<Reader> {
+        Reader::open(&self.path)
+    }
+}
+
+/// Whether a file is still the one of that name.
+fn is_at(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        let id = |meta: fs::Metadata| (meta.dev(), meta.ino());
+        file.metadata().is_ok_and(|own| fs::metadata(path).is_ok_and(|there| id(own) == id(there)))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        path.exists()
+    }
+}
+
 /// The file, being written.
 #[derive(Debug)]
 pub struct Writer {
@@ -122,11 +198,7 @@ pub struct Writer {
 
 impl Writer {
     /// Begins the file, or goes on with it where it is about the same; without its torn last line.
-    pub fn open(
-        path: &Path,
-        snapshot: &str,
-        tables: BTreeMap<String, (Vec<String>, Vec<usize>)>,
-    ) -> anyhow::Result<Self> {
+    fn open(path: &Path, snapshot: &str, tables: BTreeMap<String, (Vec<String>, Vec<usize>)>) -> anyhow::Result<Self> {
         let header = Header { daymend_undo: VERSION, snapshot: snapshot.to_owned(), tables };
         let at = || format!("{}: cannot be written", path.display());
         let mut file = private().read(true).append(true).create(true).open(path).with_context(at)?;
@@ -168,7 +240,7 @@ impl Writer {
 }
 
 /// How long the file is up to the end of its last whole line.
-fn whole_length(file: &mut File) -> std::io::Result<u64> {
+fn whole_length(file: &mut File) -> io::Result<u64> {
     let mut end = file.seek(SeekFrom::End(0))?;
     let mut block = vec![0; 64 * 1024];
     while end > 0 {
@@ -196,8 +268,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Opens a file.
-    pub fn open(path: &Path) -> anyhow::Result<Self> {
+    fn open(path: &Path) -> anyhow::Result<Self> {
         let at = || format!("{}: cannot be read", path.display());
         let mut file = File::open(path).with_context(at)?;
         let whole = whole_length(&mut file).with_context(at)?;
@@ -286,15 +357,35 @@ mod tests {
         Writer::open(&path, "s", tables()).unwrap();
         let error = Writer::open(&path, "other", tables()).unwrap_err().to_string();
         assert!(error.contains("this undo file is of snapshot s"), "{error}");
-        std::fs::write(&path, "hello\n").unwrap();
+        fs::write(&path, "hello\n").unwrap();
         assert!(Reader::open(&path).unwrap_err().to_string().contains("this is no undo file"));
+    }
+
+    #[test]
+    fn one_run_has_it_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("undo.jsonl");
+        assert!(Held::open(&path).unwrap_err().to_string().contains("cannot be read"), "it is not there yet");
+        let held = Held::create(&path).unwrap();
+        held.writer("s", tables()).unwrap().append(&[insert(1)]).unwrap();
+        for other in [Held::create(&path), Held::open(&path)] {
+            let error = other.unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{} is in use by another run", path.display())), "{error}");
+        }
+        // Renamed under a lock: the next one begins a file of its own.
+        fs::rename(&path, dir.path().join("undo.jsonl.undone")).unwrap();
+        let next = Held::create(&path).unwrap();
+        drop(held);
+        assert!(Held::create(&path).is_err());
+        drop(next);
+        assert!(Held::open(&path).is_ok());
     }
 
     #[test]
     fn a_header_torn_by_a_crash_is_written_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("undo.jsonl");
-        std::fs::write(&path, "{\"daymend_un").unwrap();
+        fs::write(&path, "{\"daymend_un").unwrap();
         Writer::open(&path, "s", tables()).unwrap();
         assert!(Reader::open(&path).unwrap().is_empty());
     }

@@ -1,5 +1,7 @@
 //! What whoever restores may get wrong, and what must not come of it.
 
+use daymend::snapshot::restore::undo_file::Held;
+
 use super::{
     Scene,
     cases::{NOW, PEOPLE, lab, people},
@@ -16,6 +18,7 @@ on_both! {
     days_are_enqueued_whoever_reads_along;
     an_edited_map_is_never_written_over;
     days_of_labs_whose_view_is_off_are_left_alone;
+    nobody_else_writes_an_undo_file_that_is_written;
 }
 
 async fn another_database_is_named_and_not_written_to(engine: Engine) {
@@ -203,4 +206,39 @@ async fn temporary_files_may_be_anywhere() {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 9);
     assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0);
+}
+
+async fn nobody_else_writes_an_undo_file_that_is_written(engine: Engine) {
+    let scene = people(engine).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM pets WHERE id < 4".to_owned()]).await;
+    scene.run(0, &["restore", &name, "--missing", "--apply"]);
+    scene.execute_all(&["DELETE FROM pets WHERE id > 6".to_owned()]).await;
+    // Another run is in the middle of a line.
+    let (path, undo) = (scene.path("undo.jsonl"), scene.path("undo.jsonl").display().to_string());
+    let held = Held::create(&path).unwrap();
+    let written = std::fs::read_to_string(&path).unwrap() + "{\"op\":\"ins";
+    std::fs::write(&path, &written).unwrap();
+    for command in [
+        ["restore", name.as_str(), "--missing", "--apply"].as_slice(),
+        ["undo", undo.as_str()].as_slice(),
+        ["undo", undo.as_str(), "--dry-run"].as_slice(),
+    ] {
+        let args = scene.args(command);
+        let output = command_output(&scene, &args);
+        assert!(output.contains(&format!("{undo} is in use by another run")), "{command:?}: {output}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), written, "{command:?}");
+        assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 6, "{command:?}");
+    }
+    drop(held);
+    scene.run(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(scene.json(0, &["undo", &undo])["removed"], 6);
+}
+
+/// What a command that fails says.
+fn command_output(scene: &Scene, args: &[String]) -> String {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let output = command(&scene.db, &args).output().unwrap();
+    assert!(!output.status.success(), "{args:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }

@@ -28,7 +28,7 @@ use crate::{
             remap::{self, Remap},
             report::Report,
             touched,
-            undo_file::{Reader, Writer},
+            undo_file::Held,
             work::{State, Work},
         },
         side::Side,
@@ -174,11 +174,12 @@ impl Options {
         let undo_path = self.undo_file.clone().unwrap_or_else(|| PathBuf::from(format!("{label}.undo.jsonl")));
         let shapes =
             context.shapes.iter().map(|shape| (shape.table.clone(), (shape.columns.clone(), shape.key.clone())));
-        let undo = Writer::open(&undo_path, &label, shapes.collect())?;
+        let held = Held::create(&undo_path)?;
+        let undo = held.writer(&label, shapes.collect())?;
         let mut progress = progress(global, "restored".to_owned());
-        let apply = Apply::new(&context, undo, &mut Reader::open(&undo_path)?, &mut progress).await?;
+        let apply = Apply::new(&context, undo, &mut held.reader()?, &mut progress).await?;
         let applied = apply.run().await.map_err(with_rights)?;
-        let mut reader = Reader::open(&undo_path)?;
+        let mut reader = held.reader()?;
         let days = match &facts {
             Some(facts) => {
                 let now = db.now(global.clock()).await?;
@@ -193,6 +194,8 @@ impl Options {
             wait: self.wait,
         };
         let after = follow_up.enqueue(global, &db, &days).await?;
+        // What may take long is left to others.
+        drop(held);
         let saved = remap::save(&context, &map, self.remap.as_deref()).await?;
         report = Report::read(&context, self.samples).await?;
         if !global.json {
