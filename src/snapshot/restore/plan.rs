@@ -40,7 +40,8 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
     for (table, _) in context.judged().iter().enumerate().filter(|(_, is_judged)| **is_judged) {
         find(context, &mut views, table, exclusions, remap).await?;
     }
-    for _ in 0..context.shapes.len() + 2 {
+    // What refers to itself is found a level a round, however deep; a round that changes nothing is the last.
+    loop {
         let mut changed = 0;
         for table in tables_in_order(context) {
             for state in [State::Missing, State::Reused] {
@@ -51,13 +52,14 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
             break;
         }
     }
+    // What is still to be done asks the live database nothing: a server that ends silent sessions may have
+    // ended this one by then, and the plan is none the worse for it.
+    let Views { snapshot, live } = views;
+    drop(live);
     for (table, _) in context.chosen.iter().enumerate().filter(|(_, is_chosen)| !**is_chosen) {
         context.work.leave_out(table).await?;
     }
-    settle_in(context, &mut views).await?;
-    views.snapshot.commit().await?;
-    views.live.commit().await?;
-    Ok(())
+    settle_in(context, snapshot).await
 }
 
 fn tables_in_order(context: &Context) -> impl Iterator<Item = usize> {
@@ -150,7 +152,7 @@ async fn judge(
         let page = context.work.page(table, state, after).await?;
         let Some(last) = page.last() else { return Ok(changed) };
         after = last.place;
-        let rows = rows_of(context, views, table, &page).await?;
+        let rows = rows_of(context, &mut views.snapshot, table, &page).await?;
         let mut written = rows.clone();
         for link in context.links_of(table) {
             let parents = context.parents(&mut views.snapshot, link, &rows).await?;
@@ -182,13 +184,13 @@ async fn judge(
 
 async fn rows_of(
     context: &Context,
-    views: &mut Views,
+    snapshot: &mut Tx,
     table: usize,
     candidates: &[Candidate],
 ) -> Result<Vec<Cells>, SnapshotError> {
     let shape = &context.shapes[table];
     let keys: Vec<Cells> = candidates.iter().map(|candidate| candidate.key.clone()).collect();
-    let found = context.snapshot.lookup(&mut views.snapshot, shape, &shape.key, &keys, false).await?;
+    let found = context.snapshot.lookup(snapshot, shape, &shape.key, &keys, false).await?;
     Ok(found.into_iter().filter_map(|rows| rows.into_iter().next()).collect())
 }
 
@@ -315,14 +317,10 @@ async fn lift(context: &Context, table: usize, candidate: &Candidate) -> Result<
 
 /// Defers what refers to rows that will not come back.
 pub(super) async fn settle(context: &Context) -> Result<(), SnapshotError> {
-    let mut views = Views {
-        snapshot: context.snapshot.db.begin(Mode::Snapshot).await?,
-        live: context.live.db.begin(Mode::Snapshot).await?,
-    };
-    settle_in(context, &mut views).await
+    settle_in(context, context.snapshot.db.begin(Mode::Snapshot).await?).await
 }
 
-async fn settle_in(context: &Context, views: &mut Views) -> Result<(), SnapshotError> {
+async fn settle_in(context: &Context, mut snapshot: Tx) -> Result<(), SnapshotError> {
     loop {
         let mut changed = 0;
         for table in tables_in_order(context) {
@@ -331,9 +329,9 @@ async fn settle_in(context: &Context, views: &mut Views) -> Result<(), SnapshotE
                 let mut page = context.work.page(table, State::Missing, after).await?;
                 let Some(last) = page.last() else { break };
                 after = last.place;
-                let rows = rows_of(context, views, table, &page).await?;
+                let rows = rows_of(context, &mut snapshot, table, &page).await?;
                 for link in context.links_of(table) {
-                    let parents = context.parents(&mut views.snapshot, link, &rows).await?;
+                    let parents = context.parents(&mut snapshot, link, &rows).await?;
                     for (candidate, parent) in page.iter_mut().zip(parents) {
                         if let Parent::Candidate(parent) = parent
                             && let Some((reason, detail)) = why_not(context, link.parent, &parent)
@@ -348,6 +346,7 @@ async fn settle_in(context: &Context, views: &mut Views) -> Result<(), SnapshotE
             }
         }
         if changed == 0 {
+            snapshot.commit().await?;
             return Ok(());
         }
     }

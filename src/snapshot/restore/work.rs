@@ -4,6 +4,8 @@
 //! made anew by every run: what a run before it has done is read from the live database and from the
 //! undo file.
 
+use std::path::Path;
+
 use crate::{
     args,
     db::{self, Arg, ConnectOptions, Db, DbError, Mode, Query},
@@ -150,8 +152,12 @@ pub struct Work {
 impl Work {
     /// An empty one in the directory for temporary files, which goes when this does.
     pub async fn temporary() -> Result<Self, SnapshotError> {
-        let parent = std::env::temp_dir();
-        let dir = Directory::new(&parent)
+        Self::within(&std::env::temp_dir()).await
+    }
+
+    /// An empty one in another directory.
+    pub async fn within(parent: &Path) -> Result<Self, SnapshotError> {
+        let dir = Directory::new(parent)
             .map_err(|error| SnapshotError::store(format!("a directory in {}", parent.display()), error))?;
         let options = ConnectOptions { create: true, ..ConnectOptions::new(2) };
         // In a URL these are no part of a name.

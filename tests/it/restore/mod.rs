@@ -9,6 +9,7 @@ mod keys;
 mod kills;
 mod lab;
 mod mistakes;
+mod plans;
 mod property;
 mod size;
 mod story;

@@ -1,0 +1,114 @@
+//! The plan and its working file, whatever happens beside them.
+
+use std::time::{Duration, Instant};
+
+use daymend::{
+    args,
+    db::{ConnectOptions, Db, Mode, Query, connect},
+    error::chain,
+    snapshot::{
+        self, Name, Opened, Store,
+        restore::{
+            Context,
+            apply::Apply,
+            exclude::Exclusions,
+            plan,
+            relations::Relations,
+            undo_file::{Held, Record},
+            work::{State, Work},
+        },
+        side::Side,
+    },
+};
+
+use super::{
+    Scene,
+    cases::{PEOPLE, people},
+    rows,
+};
+use crate::{on_both, support::Engine};
+
+on_both! {
+    a_tree_is_found_again_however_deep;
+}
+
+/// A restore in this process, whose working file can be got at.
+struct Restore {
+    context: Context,
+    _opened: Opened,
+    dir: tempfile::TempDir,
+}
+
+impl Restore {
+    async fn new(scene: &Scene, name: Name, live: &Db, tables: &[&str]) -> Self {
+        let opened = snapshot::open(&Store::dir(scene.path("snapshots")), name).await.unwrap();
+        let old = Side::snapshot(&opened.manifest, &opened.db);
+        let live = Side::live(live, old.tables.keys().map(String::as_str)).await.unwrap();
+        let tables: Vec<String> = tables.iter().map(|table| (*table).to_owned()).collect();
+        let dir = tempfile::tempdir().unwrap();
+        let work = Work::within(dir.path()).await.unwrap();
+        let context = Context::new(old, live, &tables, Relations::default(), work).unwrap();
+        Self { context, _opened: opened, dir }
+    }
+
+    /// Runs statements on the working file.
+    fn tamper(&self, sql: &str) {
+        let made = std::fs::read_dir(self.dir.path()).unwrap().next().unwrap().unwrap();
+        rusqlite::Connection::open(made.path().join("plan.sqlite")).unwrap().execute_batch(sql).unwrap();
+    }
+}
+
+async fn a_tree_is_found_again_however_deep(engine: Engine) {
+    const DEPTH: i64 = 12;
+    let table = "CREATE TABLE nodes (id BIGINT NOT NULL PRIMARY KEY, parent BIGINT NULL, name VARCHAR(20) NOT NULL,
+        FOREIGN KEY (parent) REFERENCES nodes (id))";
+    let scene = Scene::new(engine, &[table]).await;
+    scene.db.execute("INSERT INTO nodes VALUES (1, NULL, 'root')", args![]).await;
+    let chain = async |first: i64| {
+        for level in 0..DEPTH {
+            let parent = if level == 0 { 1 } else { first + level - 1 };
+            scene.db.execute("INSERT INTO nodes VALUES (?, ?, 'n')", args![first + level, parent]).await;
+        }
+    };
+    chain(2).await;
+    let name = scene.take().await.to_string();
+    for id in (2..2 + DEPTH).rev() {
+        scene.db.execute("DELETE FROM nodes WHERE id = ?", args![id]).await;
+    }
+    // All of it is entered again, under other keys: each level is known by the one above.
+    chain(102).await;
+    let relations = scene.file("r.toml", "[[identity]]\ntable = 'nodes'\ncolumns = ['parent', 'name']\n");
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
+    assert_eq!(rows(&report, "mapped")["nodes"], DEPTH, "{report}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM nodes").await, 1 + DEPTH, "{report}");
+}
+
+/// The server ends silent sessions; what is settled last takes longer than that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_outlives_the_session_that_it_was_made_in() {
+    let scene = people(Engine::MariaDb).await;
+    let name = scene.take().await;
+    scene.execute_all(&["DELETE FROM pets", "DELETE FROM people WHERE id < 5"].map(str::to_owned)).await;
+    let options = ConnectOptions { idle_max: Duration::from_secs(1), ..ConnectOptions::new(4) };
+    let live = connect(&scene.url, options).unwrap();
+    let mut count = 500_000_u64;
+    let restore = loop {
+        let restore = Restore::new(&scene, name, &live, &["pets"]).await;
+        restore.tamper(&format!(
+            "CREATE VIEW slow AS WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < {count})
+                SELECT COUNT(*) AS n FROM c;
+             CREATE TRIGGER slow_down AFTER UPDATE ON candidates WHEN NEW.state = 'left out'
+             BEGIN SELECT n FROM slow; END"
+        ));
+        let begun = Instant::now();
+        plan::plan(&restore.context, &Exclusions::default(), None).await.unwrap();
+        // On a faster machine it takes more to be slow.
+        if begun.elapsed() > Duration::from_secs(2) {
+            break restore;
+        }
+        count *= 3;
+    };
+    let counts = restore.context.work.counts().await.unwrap();
+    let of = |state: State| counts.iter().filter(|count| count.state == state).map(|count| count.rows).sum::<i64>();
+    assert_eq!((of(State::LeftOut), of(State::Deferred), of(State::Missing)), (4, 4, 5));
+}
