@@ -40,6 +40,16 @@ pub struct Applied {
     pub incomplete: u64,
 }
 
+/// A transaction that was committed, to be noted in the working file.
+struct Batch {
+    /// How many rows it inserted.
+    count: u64,
+    /// Those of them with references to be filled in.
+    fills: Vec<Fill>,
+    /// What became of each candidate.
+    settled: Vec<Candidate>,
+}
+
 /// Restores what the plan says.
 pub struct Apply<'a> {
     context: &'a Context,
@@ -156,7 +166,12 @@ impl<'a> Apply<'a> {
         let mut failures = Failures::default();
         while let Some(candidates) = waiting.pop() {
             match self.transaction(table, candidates.clone()).await {
-                Ok(count) => restored += count,
+                // What is committed is nobody's to refuse any more: a working file that fails here ends the run.
+                Ok(Batch { count, fills, settled }) => {
+                    restored += count;
+                    self.context.work.add_fills(&fills).await?;
+                    self.context.work.set(table, &settled).await?;
+                }
                 Err(error) if database_error(&error).is_some_and(DbError::is_passing) => {
                     failures.bear(error).await?;
                     waiting.push(candidates);
@@ -187,7 +202,8 @@ impl<'a> Apply<'a> {
         Ok(restored)
     }
 
-    async fn transaction(&mut self, table: usize, candidates: Vec<Candidate>) -> anyhow::Result<u64> {
+    /// Inserts what can go in, and commits; what is to be noted of it.
+    async fn transaction(&mut self, table: usize, candidates: Vec<Candidate>) -> anyhow::Result<Batch> {
         let context = self.context;
         let shape = &context.shapes[table];
         let mut tx = begin(&context.live).await?;
@@ -218,8 +234,6 @@ impl<'a> Apply<'a> {
             }
             settled.push(one.candidate);
         }
-        context.work.add_fills(&fills).await?;
-        context.work.set(table, &settled).await?;
-        Ok(count)
+        Ok(Batch { count, fills, settled })
     }
 }
