@@ -85,7 +85,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// What a restore of those tables goes by; of all tables of the snapshot where none is named.
+    /// What a restore of those tables goes by; of all tables of the snapshot where none is named. Its sessions
+    /// take what others must not, so that it has a pool of its own.
     pub fn new(
         snapshot: Side,
         live: Side,
@@ -135,6 +136,7 @@ impl Context {
         let names: Vec<String> = shapes.iter().map(|shape| shape.table.clone()).collect();
         let references: Vec<Reference> = links.iter().map(|link| link.reference.clone()).collect();
         let groups = graph::order(&names, &references);
+        let live = Side { db: live.db.renewed(), ..live };
         Ok(Self { snapshot, live, shapes, chosen, links, identities, groups, work, remarks })
     }
 

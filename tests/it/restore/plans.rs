@@ -141,3 +141,27 @@ async fn a_plan_outlives_the_session_that_it_was_made_in() {
     let of = |state: State| counts.iter().filter(|count| count.state == state).map(|count| count.rows).sum::<i64>();
     assert_eq!((of(State::LeftOut), of(State::Deferred), of(State::Missing)), (4, 4, 5));
 }
+
+/// A session that takes any date would take those of the queue's own tables as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_changes_no_session_but_its_own() {
+    let scene = Scene::new(Engine::MariaDb, &PEOPLE).await;
+    scene.db.execute("INSERT INTO people VALUES (1, 'a', 'a')", args![]).await;
+    let name = scene.take().await;
+    scene.db.execute("DELETE FROM people", args![]).await;
+    let live = connect(&scene.url, ConnectOptions::new(2)).unwrap();
+    let restore = Restore::new(&scene, name, &live, &[]).await;
+    let context = &restore.context;
+    plan::plan(context, &Exclusions::default(), None).await.unwrap();
+    let held = Held::create(&scene.path("undo.jsonl")).unwrap();
+    let undo = held.writer(&name.to_string(), std::collections::BTreeMap::new()).unwrap();
+    let mut progress = |_| {};
+    let apply = Apply::new(context, undo, &mut held.reader().unwrap(), &mut progress).await.unwrap();
+    assert_eq!(apply.run().await.unwrap().inserted, 1);
+    let mut sessions = [live.begin(Mode::Snapshot).await.unwrap(), live.begin(Mode::Snapshot).await.unwrap()];
+    for session in &mut sessions {
+        let row = session.fetch_one(Query::new("test", "SELECT @@sql_mode"), vec![]).await.unwrap();
+        let mode = row.text(0).unwrap();
+        assert!(mode.contains("NO_ZERO_IN_DATE") && !mode.contains("NO_AUTO_VALUE_ON_ZERO"), "{mode}");
+    }
+}

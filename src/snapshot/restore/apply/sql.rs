@@ -40,7 +40,7 @@ pub(in crate::snapshot::restore) fn key_condition(live: &Side, shape: &Shape, ke
 /// that another mode let in is no error now. Too long, out of range and no number stay errors.
 const SESSION_MYSQL: &str = "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'";
 
-/// A transaction that may write any row that was there once.
+/// A transaction that may write any row that was there once. The session stays so: the pool is to have no others.
 pub(in crate::snapshot::restore) async fn begin(live: &Side) -> Result<Tx, DbError> {
     let mut tx = live.db.begin(Mode::Write).await?;
     if tx.dialect() == Dialect::MySql {

@@ -71,7 +71,8 @@ impl Undo {
             }
         }
         tx.commit().await?;
-        let live = Side { label: "live".to_owned(), db: db.clone(), tables };
+        // Its sessions take what others must not.
+        let live = Side { label: "live".to_owned(), db: db.renewed(), tables };
         Self::with(live, reader, relations, children)
     }
 
