@@ -107,9 +107,10 @@ async fn find(
                 candidate.state = State::Excluded;
                 candidate.reason = "deleted on purpose".to_owned();
             } else if let Some(Some(new)) = remap.and_then(|remap| remap.get(&shape.table, &text)) {
-                candidate.state = State::Mapped;
-                candidate.reason = "the map says so".to_owned();
-                candidate.holder = Some(remap::parse_key(context, table, new));
+                (candidate.state, candidate.reason, candidate.holder) = match remap::parse_key(context, table, new) {
+                    Ok(key) => (State::Mapped, "the map says so".to_owned(), Some(key)),
+                    Err(why) => (State::Ambiguous, why, None),
+                };
             }
             found.push(candidate);
         }

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use super::{Context, work::State};
+use super::{Context, plan, work::State};
 use crate::snapshot::{
     SnapshotError,
     cells::{self, Cells},
@@ -70,20 +70,25 @@ impl Remap {
 }
 
 /// The key of a table that a person has written.
-#[must_use]
-pub fn parse_key(context: &Context, table: usize, text: &str) -> Cells {
+///
+/// # Errors
+/// Where it has more or fewer parts than the key has columns.
+pub fn parse_key(context: &Context, table: usize, text: &str) -> Result<Cells, String> {
     let shape = &context.shapes[table];
     let is_whole = |place: usize| {
         let name = &shape.columns[place];
         let of = context.live.tables.get(&shape.table);
         of.is_some_and(|of| of.columns.iter().any(|column| column.name == *name && column.is_whole()))
     };
-    match shape.key.as_slice() {
-        [place] => vec![cells::parse(text, is_whole(*place))],
-        places => {
-            text.split(',').zip(places).map(|(part, place)| cells::parse(part.trim(), is_whole(*place))).collect()
-        }
+    let parts: Vec<&str> = match shape.key.as_slice() {
+        [_] => vec![text],
+        _ => text.split(',').map(str::trim).collect(),
+    };
+    if parts.len() != shape.key.len() {
+        let columns = plan::names(shape, &shape.key);
+        return Err(format!("the map names it by {} value(s), and its key is {columns}", parts.len()));
     }
+    Ok(parts.into_iter().zip(&shape.key).map(|(part, place)| cells::parse(part, is_whole(*place))).collect())
 }
 
 /// Saves what is mapped, and what a person has to decide; where. Nothing is saved where there is nothing to

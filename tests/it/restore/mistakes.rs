@@ -19,6 +19,7 @@ on_both! {
     an_edited_map_is_never_written_over;
     days_of_labs_whose_view_is_off_are_left_alone;
     nobody_else_writes_an_undo_file_that_is_written;
+    a_map_that_names_half_a_key_names_nobody;
 }
 
 async fn another_database_is_named_and_not_written_to(engine: Engine) {
@@ -241,4 +242,21 @@ fn command_output(scene: &Scene, args: &[String]) -> String {
     let output = command(&scene.db, &args).output().unwrap();
     assert!(!output.status.success(), "{args:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+async fn a_map_that_names_half_a_key_names_nobody(engine: Engine) {
+    let table = "CREATE TABLE seats (shelf BIGINT NOT NULL, place BIGINT NOT NULL, name VARCHAR(20) NULL,
+        PRIMARY KEY (shelf, place))";
+    let scene = Scene::new(engine, &[table]).await;
+    scene.execute_all(&["INSERT INTO seats VALUES (1, 1, 'a'), (1, 2, 'b'), (2, 1, 'c')".to_owned()]).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM seats WHERE shelf = 1".to_owned()]).await;
+    for (new, values) in [("2", 1), ("\"2,1,7\"", 3)] {
+        let map = scene.file("given.csv", &format!("table,old,new\nseats,\"1,1\",{new}\nseats,\"1,2\",\"2, 1\"\n"));
+        let report = scene.json(3, &["restore", &name, "--missing", "--remap", &map]);
+        assert_eq!(rows(&report, "mapped")["seats"], 1, "{report}");
+        let groups = report["report"]["groups"].as_array().unwrap();
+        let why = format!("the map names it by {values} value(s), and its key is shelf, place");
+        assert!(groups.iter().any(|group| group["state"] == "ambiguous" && group["reason"] == why), "{report}");
+    }
 }
