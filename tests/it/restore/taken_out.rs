@@ -8,6 +8,7 @@ use crate::{on_both, support::Engine};
 on_both! {
     what_went_in_for_a_row_that_never_came_is_taken_out_again;
     what_others_refer_to_by_then_stays_and_is_reported;
+    what_a_killed_run_has_put_in_is_none_of_this_ones;
 }
 
 /// Every member leads a team or none, and each team has a first member: a circle with one nullable side.
@@ -114,4 +115,25 @@ async fn what_others_refer_to_by_then_stays_and_is_reported(engine: Engine) {
     let report = case.restore(0);
     assert_eq!((&report["applied"]["inserted"], &report["applied"]["filled"]), (&1.into(), &1.into()), "{report}");
     assert_eq!(case.scene.db.number("SELECT leads FROM members WHERE id = 2").await, 20);
+}
+
+async fn what_a_killed_run_has_put_in_is_none_of_this_ones(engine: Engine) {
+    let case = Case::new(engine, false).await;
+    case.restore(3);
+    // As if the run had been killed when it had put in the member whose team does not come, and nothing else.
+    let undo = case.scene.path("undo.jsonl");
+    let written = std::fs::read_to_string(&undo).unwrap();
+    let is_second = |line: &&str| line.contains("\"op\":\"insert\"") && line.contains("\"two\"");
+    let (header, second) = (written.lines().next().unwrap(), written.lines().find(is_second).unwrap());
+    std::fs::write(&undo, format!("{header}\n{second}\n")).unwrap();
+    let sql = [
+        "UPDATE members SET leads = NULL WHERE id = 1",
+        "DELETE FROM teams WHERE id = 10",
+        "DELETE FROM members WHERE id = 1",
+        "INSERT INTO members VALUES (2, NULL, 'two')",
+    ];
+    case.scene.execute_all(&sql.map(str::to_owned)).await;
+    let report = case.restore(3);
+    assert_eq!(case.scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2").await, 0, "{report}");
+    assert_eq!(report["applied"]["inserted"], 2, "the first circle: {report}");
 }

@@ -98,7 +98,7 @@ impl Apply<'_> {
         Ok(Filled::Done)
     }
 
-    /// Takes out again what went in for a row that never came; how many rows.
+    /// Takes out again what went in for a row that never came; how many rows that this run has put in.
     pub(super) async fn take_out(&mut self) -> anyhow::Result<u64> {
         let context = self.context;
         if context.work.fills(0).await?.is_empty() {
@@ -115,18 +115,19 @@ impl Apply<'_> {
             // What a run before this one has left, and has said so, stays.
             for (id, fill) in page.into_iter().filter(|(_, fill)| !fill.is_known) {
                 let mut failures = Failures::default();
-                let is_out = loop {
+                let (is_out, found) = loop {
                     match self.take_out_one(&fill, &children).await {
-                        Ok(is_out) => break is_out,
+                        Ok(found) => break (found.is_some(), found.unwrap_or(0)),
                         Err(error) => failures.bear(error).await?,
                     }
                 };
-                if is_out {
+                // One that a run before this has put in, or that somebody has deleted, was never counted here.
+                let own = context.work.find(fill.table, std::slice::from_ref(&fill.key)).await?.pop().flatten();
+                if found > 0 && own.is_some_and(|candidate| candidate.state == State::Restored) {
                     out += 1;
                     self.done.inserted = self.done.inserted.saturating_sub(1);
-                } else {
-                    self.done.incomplete += 1;
                 }
+                self.done.incomplete += u64::from(!is_out);
                 self.say(&fill, is_out).await?;
                 context.work.filled(id).await?;
             }
@@ -168,27 +169,27 @@ impl Apply<'_> {
         Ok(())
     }
 
-    /// Takes one row out, unless somebody refers to it or has written it; whether it is out.
-    async fn take_out_one(&self, fill: &Fill, children: &Children) -> anyhow::Result<bool> {
+    /// Takes one row out, how many were found; none where it stays, as somebody refers to it or has written it.
+    async fn take_out_one(&self, fill: &Fill, children: &Children) -> anyhow::Result<Option<u64>> {
         let context = self.context;
         let shape = &context.shapes[fill.table];
         let mut tx = begin(&context.live).await?;
         if self.is_referred(&mut tx, fill, children).await? {
-            return Ok(false);
+            return Ok(None);
         }
         let (condition, args) = key_condition(&context.live, shape, &fill.key);
         let table = quote(context.live.db.dialect(), &shape.table);
         let sql = format!("-- daymend: restore take out\nDELETE FROM {table} WHERE {condition}");
         match tx.execute(Query::new("restore take out", sql), args).await {
-            Ok(_) => {
+            Ok(found) => {
                 tx.commit().await?;
-                Ok(true)
+                Ok(Some(found))
             }
             Err(error) if !is_refusal(&error) => Err(error.into()),
             // What daymend does not know of refers to it.
             Err(_) => {
                 tx.rollback().await?;
-                Ok(false)
+                Ok(None)
             }
         }
     }
