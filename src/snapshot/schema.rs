@@ -202,7 +202,12 @@ statement!(
 statement!(
     FOREIGN_KEYS_SQLITE,
     "snapshot foreign keys (sqlite)",
-    "SELECT CAST(id AS TEXT), \"from\", \"table\", \"to\", on_delete FROM pragma_foreign_key_list(?) ORDER BY id, seq"
+    "SELECT CAST(keys.id AS TEXT), keys.\"from\", COALESCE(parents.name, keys.\"table\"),
+            COALESCE((SELECT name FROM pragma_table_info(parents.name) WHERE name = keys.\"to\" COLLATE NOCASE),
+                     keys.\"to\"), keys.on_delete
+     FROM pragma_foreign_key_list(?) AS keys
+     LEFT JOIN sqlite_schema AS parents ON parents.type = 'table' AND parents.name = keys.\"table\" COLLATE NOCASE
+     ORDER BY keys.id, keys.seq"
 );
 
 statement!(

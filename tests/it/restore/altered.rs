@@ -91,3 +91,22 @@ async fn tables_with_a_history_are_copied_as_well() {
     let undo = scene.path("undo.jsonl").display().to_string();
     assert_eq!(scene.json(0, &["undo", &undo])["removed"], 2);
 }
+
+/// SQLite follows a reference whatever the case of its names; so does a restore.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reference_in_another_case_is_followed() {
+    let tables = [
+        "CREATE TABLE People (Id INTEGER NOT NULL PRIMARY KEY, code TEXT UNIQUE)",
+        "CREATE TABLE pets (id INTEGER NOT NULL PRIMARY KEY, owner INTEGER NOT NULL REFERENCES PEOPLE (ID))",
+    ];
+    let scene = Scene::new(Engine::Sqlite, &tables).await;
+    scene
+        .execute_all(&["INSERT INTO People VALUES (1, 'a')", "INSERT INTO pets VALUES (7, 1)"].map(str::to_owned))
+        .await;
+    let name = scene.take().await.to_string();
+    let sql = ["DELETE FROM pets", "DELETE FROM People", "INSERT INTO People VALUES (11, 'a')"];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(report["report"]["remarks"], serde_json::json!([]));
+    assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 7").await, 11, "{report}");
+}
