@@ -1,4 +1,4 @@
-//! What a database says of its tables: columns, keys, foreign keys, CHECKs.
+//! What a database says of its tables: columns, keys, foreign keys.
 //!
 //! Names of tables and columns come from here and nowhere else, and go into SQL through
 //! [`quote`]. A user who may read only some columns of a table sees only those in
@@ -7,10 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    SnapshotError,
-    create_sql::{checks, without_counter},
-};
+use super::{SnapshotError, create_sql::without_counter};
 use crate::{
     args,
     db::{DbError, Dialect, Query, Row, Tx},
@@ -30,8 +27,6 @@ pub struct Table {
     pub unique_keys: Vec<UniqueKey>,
     /// What its rows point to.
     pub foreign_keys: Vec<ForeignKey>,
-    /// The expressions of its CHECKs, as the database writes them.
-    pub checks: Vec<String>,
     /// The statement that creates it, as the database writes it.
     pub create_sql: String,
 }
@@ -199,6 +194,7 @@ statement!(
      ORDER BY columns.constraint_name, columns.ordinal_position"
 );
 
+// SQLite finds tables and columns however a reference spells them.
 statement!(
     FOREIGN_KEYS_SQLITE,
     "snapshot foreign keys (sqlite)",
@@ -239,10 +235,8 @@ pub async fn read(tx: &mut Tx, name: &str) -> Result<Option<Table>, SnapshotErro
         primary_key,
         unique_keys: Vec::new(),
         foreign_keys: Vec::new(),
-        checks: Vec::new(),
         name,
     };
-    table.checks = checks(&table.create_sql);
     read_keys(tx, &mut table).await?;
     read_foreign_keys(tx, &mut table).await?;
     // Every column that there is, also one that information_schema keeps from this user.

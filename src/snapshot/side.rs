@@ -290,7 +290,6 @@ mod tests {
             primary_key: vec!["id".to_owned()],
             unique_keys: vec![UniqueKey { name: "code".to_owned(), columns: vec!["code".to_owned()], partial: false }],
             foreign_keys: Vec::new(),
-            checks: Vec::new(),
             create_sql: String::new(),
         }
     }

@@ -6,7 +6,6 @@ use daymend::{
     clock::Clock,
     snapshot::{self, Name, SnapshotError, Store, retention, verify},
 };
-
 use crate::{
     on_both,
     snapshot::{open_latest, rows},
@@ -73,11 +72,22 @@ async fn every_sort_of_damage_is_found(engine: Engine) {
     assert!(report.problems[0].contains("is missing"), "{report:?}");
     fs::write(&data, &packed).unwrap();
     assert!(verify::verify(&store, name, |_| ()).await.unwrap().is_whole());
-    // The hashes of the rows are more than those of the file: one that was made anew around other rows.
     assert!(
         run_fails(&db, USAGE, &["snapshot", "verify", "2020-01-01T000000Z", "--store", place])
             .contains("does not exist")
     );
+}
+
+/// What an earlier daymend has written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_of_the_first_format_is_read() {
+    let store = Store::dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/snapshot-format-1"));
+    let name = store.names().await.unwrap()[0];
+    let report = verify::verify(&store, name, |_| ()).await.unwrap();
+    assert!(report.is_whole() && report.rows == 4, "{report:?}");
+    let opened = open_latest(&store).await;
+    assert_eq!((opened.manifest.format, rows(&opened, "labs").await.len()), (1, 2));
+    assert!(opened.manifest.table("bills").unwrap().table.unique_keys[0].partial);
 }
 
 fn flipped(bytes: &[u8], at: usize) -> Vec<u8> {

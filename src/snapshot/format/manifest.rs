@@ -12,8 +12,10 @@ use crate::{
     snapshot::{SnapshotError, schema::Table},
 };
 
-/// The version of the format that this binary writes, and the latest that it reads.
-pub const FORMAT: u32 = 1;
+/// The version of the format that this binary writes, and the latest that it reads; it reads all before it.
+///
+/// 1 said the CHECKs of each table a second time, beside its `CREATE TABLE`; nobody has read them.
+pub const FORMAT: u32 = 2;
 
 /// How a name is written: sorted as text, names are sorted by time.
 const NAME: &str = "%Y-%m-%dT%H%M%SZ";
@@ -103,7 +105,7 @@ pub struct Manifest {
     pub sqlite_size: u64,
     /// The SHA-256 of the compressed file.
     pub sha256: String,
-    /// The SHA-256 of this manifest as [`Manifest::checksum`] computes it.
+    /// The SHA-256 of the manifest as JSON without white space, where this very text is empty.
     pub checksum: String,
 }
 
@@ -153,6 +155,20 @@ impl Manifest {
         hex::encode(Sha256::digest(serde_json::to_vec(&said).unwrap_or_default()))
     }
 
+    /// The same of a document, whatever it says that this binary does not know or no longer knows: hashed is
+    /// what was received and not what was understood of it.
+    fn checksum_of(document: &[u8], checksum: &str) -> String {
+        let said = without_white_space(document);
+        let own = format!("\"checksum\":\"{checksum}\"");
+        // In a text each of its quotes would have a backslash before it.
+        let Some(at) = said.windows(own.len()).rposition(|part| part == own.as_bytes()) else { return String::new() };
+        let mut hash = Sha256::new();
+        hash.update(&said[..at]);
+        hash.update("\"checksum\":\"\"");
+        hash.update(&said[at + own.len()..]);
+        hex::encode(hash.finalize())
+    }
+
     /// Reads one.
     ///
     /// # Errors
@@ -174,7 +190,7 @@ impl Manifest {
         if manifest.name != name {
             return Err(SnapshotError::damaged(name, format!("its manifest is that of {}", manifest.name)));
         }
-        if manifest.checksum != manifest.checksum() {
+        if manifest.checksum != Self::checksum_of(bytes, &manifest.checksum) {
             return Err(SnapshotError::damaged(name, "its manifest does not fit its own checksum"));
         }
         Ok(manifest)
@@ -190,5 +206,55 @@ impl Manifest {
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.tables.iter().map(|copy| copy.rows).sum()
+    }
+}
+
+/// JSON without what is between its parts.
+fn without_white_space(json: &[u8]) -> Vec<u8> {
+    let (mut in_text, mut is_escaped) = (false, false);
+    let is_said = |byte: &u8| {
+        let is_quote = *byte == b'"' && !is_escaped;
+        is_escaped = in_text && *byte == b'\\' && !is_escaped;
+        in_text ^= is_quote;
+        in_text || !byte.is_ascii_whitespace()
+    };
+    json.iter().copied().filter(is_said).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As it was written when this was the latest format.
+    const FORMAT_1: &str = include_str!("../../../tests/fixtures/snapshot-format-1/2026-11-21T040000Z.json");
+
+    fn parse(text: &str) -> Result<Manifest, String> {
+        Manifest::parse("2026-11-21T040000Z".parse().unwrap(), text.as_bytes()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_said_beside_what_is_known_counts_as_well() {
+        assert_eq!(parse(FORMAT_1).unwrap().format, 1);
+        let gone = FORMAT_1.replace("(price >= 0)\"\n", "(price >= 1)\"\n");
+        assert!(gone != FORMAT_1 && parse(&gone).unwrap_err().contains("does not fit its own checksum"));
+        // What later versions may say more.
+        let before = parse(FORMAT_1).unwrap().checksum;
+        let more = FORMAT_1.replace("\"took_ms\"", "\"mood\": \"\\\\ \\\" {\",\n\"took_ms\"");
+        assert!(parse(&more).unwrap_err().contains("does not fit its own checksum"));
+        let more = more.replace(&before, &Manifest::checksum_of(more.as_bytes(), &before));
+        assert_eq!(parse(&more).unwrap().rows(), 4);
+        // However it is laid out, and whatever is left out that has a default.
+        let flat = String::from_utf8(without_white_space(FORMAT_1.as_bytes())).unwrap();
+        assert!(!flat.contains('\n') && flat.contains("NOT NULL REFERENCES"));
+        assert_eq!(parse(&flat).unwrap(), parse(FORMAT_1).unwrap());
+        let less = flat.replace(",\"generated\":false", "");
+        let less = less.replace(&before, &Manifest::checksum_of(less.as_bytes(), &before));
+        assert_eq!(parse(&less).unwrap().tables, parse(FORMAT_1).unwrap().tables);
+    }
+
+    #[test]
+    fn a_later_format_is_named() {
+        let later = FORMAT_1.replace("\"format\": 1", "\"format\": 3");
+        assert!(parse(&later).unwrap_err().contains("format 3 is newer than this daymend, which reads up to 2"));
     }
 }
