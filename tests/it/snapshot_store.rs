@@ -6,6 +6,8 @@ use daymend::{
     clock::Clock,
     snapshot::{self, Name, SnapshotError, Store, retention, verify},
 };
+use sha2::{Digest as _, Sha256};
+
 use crate::{
     on_both,
     snapshot::{open_latest, rows},
@@ -18,6 +20,7 @@ use crate::{
 
 on_both! {
     every_sort_of_damage_is_found;
+    a_file_made_anew_around_other_rows_is_found;
     commands_list_show_and_prune;
     a_snapshot_of_some_tables_stands_for_no_full_one;
 }
@@ -76,6 +79,43 @@ async fn every_sort_of_damage_is_found(engine: Engine) {
         run_fails(&db, USAGE, &["snapshot", "verify", "2020-01-01T000000Z", "--store", place])
             .contains("does not exist")
     );
+}
+
+/// The hashes of the rows are more than those of the file.
+async fn a_file_made_anew_around_other_rows_is_found(engine: Engine) {
+    let db = some_rows(engine).await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::dir(dir.path());
+    let name = take_at(&db, &store, "2026-11-21T04:00:00Z").await;
+    let (data, said) = (dir.path().join(name.data()), dir.path().join(name.manifest()));
+    let (packed, manifest) = (fs::read(&data).unwrap(), store.manifest(name).await.unwrap());
+    for (sql, problem) in [
+        ("SELECT 1", None),
+        ("DELETE FROM billing WHERE id IN (SELECT MAX(id) FROM billing)", Some("table billing has 59 rows and not 60")),
+        ("UPDATE billing SET id = id + 1000 WHERE id IN (SELECT MAX(id) FROM billing)", Some("do not fit their hash")),
+        ("UPDATE _daymend_tables SET json = '{}'", Some("and the manifest describe table billing differently")),
+        ("DROP TABLE billing", Some("table billing cannot be read")),
+    ] {
+        let file = dir.path().join("unpacked");
+        fs::write(&file, zstd::decode_all(packed.as_slice()).unwrap()).unwrap();
+        let connection = rusqlite::Connection::open(&file).unwrap();
+        connection.execute_batch(sql).unwrap();
+        connection.close().unwrap();
+        // Everything but the rows agrees with everything else.
+        let bytes = fs::read(&file).unwrap();
+        let anew = zstd::encode_all(bytes.as_slice(), 1).unwrap();
+        let mut other = manifest.clone();
+        (other.sqlite_size, other.size) = (bytes.len() as u64, anew.len() as u64);
+        other.sha256 = hex::encode(Sha256::digest(&anew));
+        other.checksum = other.checksum();
+        fs::write(&data, anew).unwrap();
+        fs::write(&said, serde_json::to_vec_pretty(&other).unwrap()).unwrap();
+        let problems = verify::verify(&store, name, |_| ()).await.unwrap().problems;
+        match problem {
+            None => assert!(problems.is_empty(), "{problems:?}"),
+            Some(problem) => assert!(problems.iter().any(|found| found.contains(problem)), "{sql}: {problems:?}"),
+        }
+    }
 }
 
 /// What an earlier daymend has written.
