@@ -17,6 +17,7 @@ use super::{
         pack, write,
     },
     schema::{self, Table, quote, quote_all},
+    work::Work,
 };
 use crate::{
     args,
@@ -98,8 +99,22 @@ async fn take_once(
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Manifest, SnapshotError> {
     let work = store.work()?;
+    let name = claim_name(store, clock).await?;
+    let taken = take_as(name, db, store, &work, tables, clock, progress).await;
+    store.release(name).await;
+    taken
+}
+
+async fn take_as(
+    name: Name,
+    db: &Db,
+    store: &Store,
+    work: &Work,
+    tables: Option<&[String]>,
+    clock: Clock,
+    progress: &(dyn Fn(&Progress) + Send + Sync),
+) -> Result<Manifest, SnapshotError> {
     let sqlite = work.file("snapshot.sqlite");
-    let name = free_name(store, clock).await?;
     let begun = Instant::now();
     let (server, described) = {
         let mut tx = db.begin(Mode::Snapshot).await?;
@@ -143,7 +158,7 @@ async fn take_once(
         checksum: String::new(),
     };
     manifest.checksum = manifest.checksum();
-    store.publish(&work, packed, &manifest).await?;
+    store.publish(work, packed, &manifest).await?;
     Ok(manifest)
 }
 
@@ -152,11 +167,11 @@ fn sorted(mut copies: Vec<TableCopy>) -> Vec<TableCopy> {
     copies
 }
 
-/// A name that no snapshot has yet: they are told apart by the second.
-async fn free_name(store: &Store, clock: Clock) -> Result<Name, SnapshotError> {
+/// A name that no snapshot has yet, nor one that is being taken: they are told apart by the second.
+async fn claim_name(store: &Store, clock: Clock) -> Result<Name, SnapshotError> {
     for _ in 0..TRIES {
         let name = Name::at(clock.now());
-        if !store.names().await?.contains(&name) {
+        if store.claim(name).await? {
             return Ok(name);
         }
         if matches!(clock, Clock::System) {

@@ -40,6 +40,7 @@ mod rules;
 mod runbooks;
 mod scheduler;
 mod snapshot;
+mod snapshot_bucket;
 mod snapshot_daily;
 mod snapshot_store;
 mod snapshot_take;

@@ -1,6 +1,6 @@
 //! The scheduler takes one snapshot a day, however many schedulers there are.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use daymend::{
     args,
@@ -8,6 +8,7 @@ use daymend::{
     scheduler::snapshots::{Daily, Look, look},
     snapshot::{self, Store},
 };
+use object_store::{ObjectStoreExt as _, PutPayload, memory::InMemory, path::Path};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -24,6 +25,7 @@ on_both! {
     two_processes_take_one;
     one_whose_taker_died_is_taken_by_another;
     one_that_fails_is_tried_again;
+    one_whose_second_is_somebody_elses_is_taken_later;
     a_snapshot_of_some_tables_pushes_no_full_one_out;
     databases_that_share_a_store_have_one_each;
 }
@@ -135,6 +137,21 @@ async fn one_that_fails_is_tried_again(engine: Engine) {
     assert!([Look::Failed, Look::Taken].contains(&handed_on), "{handed_on:?}");
     let next = look(&db.db, &mine, tomorrow, &CancellationToken::new()).await.unwrap();
     assert_eq!(next == Look::Taken, handed_on == Look::Failed);
+}
+
+/// Another database's daily snapshot is due at the same second, into the same bucket.
+async fn one_whose_second_is_somebody_elses_is_taken_later(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let objects = Arc::new(InMemory::new());
+    objects.put(&Path::from("lab/2026-11-21T020000Z.claim"), PutPayload::new()).await.unwrap();
+    let store = Store::objects(objects, "lab");
+    let daily = Daily { store: store.clone(), ..daily(&db, std::path::Path::new(""), "mine") };
+    let shutdown = CancellationToken::new();
+    assert_eq!(look(&db.db, &daily, at("2026-11-21T02:00:00Z"), &shutdown).await.unwrap(), Look::Failed);
+    assert!(db.text("SELECT error FROM daymend_snapshots").await.contains("exists already"));
+    db.execute("UPDATE daymend_snapshots SET due_us = 1", vec![]).await;
+    assert_eq!(look(&db.db, &daily, at("2026-11-21T02:01:00Z"), &shutdown).await.unwrap(), Look::Taken);
+    assert_eq!(store.names().await.unwrap(), ["2026-11-21T020100Z".parse().unwrap()]);
 }
 
 async fn a_snapshot_of_some_tables_pushes_no_full_one_out(engine: Engine) {

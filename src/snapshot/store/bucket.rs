@@ -2,6 +2,12 @@
 //!
 //! A large object appears whole or not at all, which is what its upload in parts promises; what an
 //! upload that died has sent is not listed, and goes by the bucket's own rule for incomplete uploads.
+//!
+//! Nothing can be renamed here, and a large object is written over unasked. So who takes a snapshot claims
+//! its name first (`NAME.claim`, which only one can create) and gives the claim up at its end; the claim of
+//! one that died goes after a day, as its data does.
+//!
+//! A snapshot may take hours to fetch: it is read range by range, and what breaks off is resumed where it was.
 
 use std::{
     fs,
@@ -14,7 +20,9 @@ use std::{
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt as _;
 use object_store::{
-    Error, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, WriteMultipart, aws::AmazonS3Builder,
+    ClientConfigKey, Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
+    WriteMultipart,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey},
     path::Path,
 };
 
@@ -24,7 +32,7 @@ use crate::{
     snapshot::{
         SnapshotError,
         format::{
-            manifest::{DATA, MANIFEST, Manifest, Name},
+            manifest::{DATA, Manifest, Name},
             pack,
         },
         work::aside,
@@ -35,7 +43,19 @@ use crate::{
 const PART: usize = 8 * 1024 * 1024;
 const PART_MAX_COUNT: u64 = 10_000;
 
-/// Data without a manifest is taken to be under way for so long.
+/// How much is asked for at a time, and how often in a row it may break off without a byte.
+const RANGE: u64 = 64 * 1024 * 1024;
+const TRIES: u32 = 5;
+
+/// How long a request may take, its body included, and how long the store may be silent meanwhile. The
+/// environment may say otherwise (`AWS_TIMEOUT`, `AWS_READ_TIMEOUT`).
+const TIMEOUTS: [(ClientConfigKey, &str); 2] =
+    [(ClientConfigKey::Timeout, "1 day"), (ClientConfigKey::ReadTimeout, "2 minutes")];
+
+/// The end of the name of a claim.
+const CLAIM: &str = ".claim";
+
+/// Data without a manifest, and a claim, are taken to be under way for so long.
 const UNDER_WAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A prefix of a bucket.
@@ -60,7 +80,9 @@ impl Bucket {
         }
         // Somebody else may have chosen one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let s3 = AmazonS3Builder::from_env().with_bucket_name(bucket).build();
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let s3 = builder(environment).with_bucket_name(bucket).build();
         let s3 = s3.map_err(|error| SnapshotError::Target(format!("s3://{place} cannot be used: {error}")))?;
         Ok(Self::new(Arc::new(s3), prefix))
     }
@@ -90,36 +112,96 @@ impl Bucket {
     /// Fetches the packed file of a snapshot.
     pub(super) async fn fetch(&self, name: Name, to: PathBuf) -> Result<PathBuf, SnapshotError> {
         let failed = |error| self.failed("fetch a snapshot", error);
-        let found = match self.objects.get(&self.path(&name.data())).await {
+        let write = |error| SnapshotError::store(format!("write {}", to.display()), error);
+        let from = self.path(&name.data());
+        let whole = match self.objects.head(&from).await {
             Err(Error::NotFound { .. }) => {
                 return Err(SnapshotError::damaged(name, format!("{} is missing", name.data())));
             }
             found => found.map_err(failed)?,
         };
-        let write = |error| SnapshotError::store(format!("write {}", to.display()), error);
         let mut file = aside(|| pack::create(&to)).map_err(write)?;
-        let mut bytes = found.into_stream();
-        while let Some(chunk) = bytes.try_next().await.map_err(failed)? {
-            aside(|| file.write_all(&chunk)).map_err(write)?;
+        let (mut at, mut failures) = (0, 0);
+        while at < whole.size {
+            let options = GetOptions {
+                range: Some(GetRange::Bounded(at..whole.size.min(at + RANGE))),
+                // One and the same object from its beginning to its end.
+                if_match: whole.e_tag.clone(),
+                ..GetOptions::default()
+            };
+            let found = self.objects.get_opts(&from, options).await.map_err(failed)?;
+            let begun_at = at;
+            let mut bytes = found.into_stream();
+            loop {
+                match bytes.try_next().await {
+                    Ok(Some(chunk)) => {
+                        aside(|| file.write_all(&chunk)).map_err(write)?;
+                        at += chunk.len() as u64;
+                    }
+                    Ok(None) if at > begun_at => break failures = 0,
+                    Ok(None) => {
+                        let what = format!("{} ends after {at} bytes", name.data());
+                        return Err(SnapshotError::damaged(name, what));
+                    }
+                    Err(error) => {
+                        failures = if at > begun_at { 1 } else { failures + 1 };
+                        if failures >= TRIES {
+                            return Err(failed(error));
+                        }
+                        tracing::debug!(%error, at, "a snapshot's download broke off, going on");
+                        break;
+                    }
+                }
+            }
         }
         Ok(to)
     }
 
-    pub(super) async fn publish(&self, packed: &FsPath, manifest: &Manifest) -> Result<(), SnapshotError> {
-        let failed = |error| self.failed("add a snapshot", error);
-        let exists = || SnapshotError::Exists(manifest.name.to_string());
-        let manifest_at = self.path(&manifest.name.manifest());
-        match self.objects.head(&manifest_at).await {
-            Ok(_) => return Err(exists()),
-            Err(Error::NotFound { .. }) => {}
-            Err(error) => return Err(failed(error)),
+    /// Claims a name: nobody else takes a snapshot of that name meanwhile. Whether it was free.
+    pub(super) async fn claim(&self, name: Name) -> Result<bool, SnapshotError> {
+        let only_new = PutOptions::from(PutMode::Create);
+        match self.objects.put_opts(&self.claim_path(name), PutPayload::new(), only_new).await {
+            Ok(_) => {}
+            Err(Error::AlreadyExists { .. }) => return Ok(false),
+            // Not every store knows the condition: then nobody can claim.
+            Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {}
+            Err(error) => return Err(self.failed("claim the name of a snapshot", error)),
         }
+        // Whoever had it before gives the claim up when the manifest is there.
+        let is_free = match self.objects.head(&self.path(&name.manifest())).await {
+            Ok(_) => Ok(false),
+            Err(Error::NotFound { .. }) => Ok(true),
+            Err(error) => Err(self.failed("look for a snapshot", error)),
+        };
+        if !matches!(is_free, Ok(true)) {
+            self.release(name).await;
+        }
+        is_free
+    }
+
+    /// Gives a claim up. One that stays goes with what else is left behind.
+    pub(super) async fn release(&self, name: Name) {
+        if let Err(error) = self.objects.delete(&self.claim_path(name)).await
+            && !matches!(error, Error::NotFound { .. })
+        {
+            tracing::debug!(%error, %name, "the claim of a snapshot stays");
+        }
+    }
+
+    fn claim_path(&self, name: Name) -> Path {
+        self.path(&format!("{name}{CLAIM}"))
+    }
+
+    /// Adds a snapshot whose name is claimed.
+    pub(super) async fn publish(&self, packed: &FsPath, manifest: &Manifest) -> Result<(), SnapshotError> {
         self.upload(packed, &self.path(&manifest.name.data())).await?;
+        let manifest_at = self.path(&manifest.name.manifest());
         let text = PutPayload::from(manifest_text(manifest));
         let only_new = PutOptions::from(PutMode::Create);
+        let failed = |error| self.failed("add a snapshot", error);
         match self.objects.put_opts(&manifest_at, text.clone(), only_new).await {
             Ok(_) => Ok(()),
-            Err(Error::AlreadyExists { .. }) => Err(exists()),
+            Err(Error::AlreadyExists { .. }) => Err(SnapshotError::Exists(manifest.name.to_string())),
             // Not every store knows the condition.
             Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {
                 self.objects.put(&manifest_at, text).await.map(drop).map_err(failed)
@@ -165,10 +247,13 @@ impl Bucket {
         let files = self.files().await?;
         let mut removed = 0;
         let old = Clock::System.now() - UNDER_WAY;
-        for (file, written_at) in &files {
-            let Some(name) = file.strip_suffix(DATA).and_then(|name| name.parse::<Name>().ok()) else { continue };
-            let manifest = format!("{name}{MANIFEST}");
-            if *written_at < old && !files.iter().any(|(file, _)| *file == manifest) {
+        for (file, _) in files.iter().filter(|(_, written_at)| *written_at < old) {
+            let of = |suffix| file.strip_suffix(suffix).and_then(|name: &str| name.parse::<Name>().ok());
+            let is_there = |name: Name| files.iter().any(|(file, _)| *file == name.manifest());
+            if let Some(name) = of(CLAIM) {
+                self.release(name).await;
+                removed += 1;
+            } else if let Some(name) = of(DATA).filter(|name| !is_there(*name)) {
                 self.remove(name).await?;
                 removed += 1;
             }
@@ -178,5 +263,52 @@ impl Bucket {
 
     fn failed(&self, what: &str, error: Error) -> SnapshotError {
         SnapshotError::store(format!("snapshots in the bucket, under `{}`: cannot {what}", self.prefix), error)
+    }
+}
+
+/// What the environment says, and otherwise what suits large objects.
+fn builder(environment: impl Iterator<Item = (String, String)>) -> AmazonS3Builder {
+    let mut builder = AmazonS3Builder::new();
+    for (key, value) in TIMEOUTS {
+        builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
+    }
+    for (name, value) in environment.filter(|(name, _)| name.starts_with("AWS_")) {
+        if let Ok(key) = name.to_ascii_lowercase().parse() {
+            builder = builder.with_config(key, value);
+        }
+    }
+    builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_may_take_long_unless_somebody_says_otherwise() {
+        let of = |environment: &[(&str, &str)], key| {
+            let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            builder(environment).get_config_value(&AmazonS3ConfigKey::Client(key)).unwrap()
+        };
+        assert_eq!(of(&[], ClientConfigKey::Timeout), "1 day");
+        assert_eq!(of(&[("HOME", "/")], ClientConfigKey::ReadTimeout), "2 minutes");
+        let said = [("AWS_TIMEOUT", "7 seconds"), ("AWS_REGION", "eu-central-1")];
+        assert_eq!(of(&said, ClientConfigKey::Timeout), "7 seconds");
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let s3 = builder([("AWS_REGION".to_owned(), "eu-central-1".to_owned())].into_iter()).with_bucket_name("b");
+        assert!(s3.build().is_ok(), "the times can be read");
+    }
+
+    #[tokio::test]
+    async fn what_is_larger_than_a_range_is_put_together_in_order() {
+        let bucket = Bucket::new(Arc::new(object_store::memory::InMemory::new()), "lab");
+        let name: Name = "2026-11-21T040000Z".parse().unwrap();
+        let edge = usize::try_from(RANGE).unwrap();
+        let mut bytes = vec![0; edge + 3];
+        bytes[edge - 1..].copy_from_slice(b"edge");
+        bucket.objects.put(&bucket.path(&name.data()), PutPayload::from(bytes.clone())).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let fetched = bucket.fetch(name, dir.path().join("fetched")).await.unwrap();
+        assert!(fs::read(fetched).unwrap() == bytes);
     }
 }

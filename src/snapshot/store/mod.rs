@@ -117,6 +117,22 @@ impl Store {
         Work::new(&parent).map_err(|error| SnapshotError::store(format!("a directory in {}", parent.display()), error))
     }
 
+    /// Whether a name is free. In a bucket it is this taker's until it is [released](Self::release); in a
+    /// directory [`publish`](Self::publish) finds out who was first.
+    pub(super) async fn claim(&self, name: Name) -> Result<bool, SnapshotError> {
+        match &self.0 {
+            Place::Dir(_) => Ok(!self.names().await?.contains(&name)),
+            Place::Bucket(bucket) => bucket.claim(name).await,
+        }
+    }
+
+    /// Gives a name up that was claimed, whatever has become of it.
+    pub(super) async fn release(&self, name: Name) {
+        if let Place::Bucket(bucket) = &self.0 {
+            bucket.release(name).await;
+        }
+    }
+
     /// Makes a packed file and its manifest a snapshot; it is there, for good, when this returns.
     pub(super) async fn publish(&self, work: &Work, packed: PathBuf, manifest: &Manifest) -> Result<(), SnapshotError> {
         match &self.0 {

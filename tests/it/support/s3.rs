@@ -1,8 +1,9 @@
 //! As much of S3 as snapshots need, over HTTP: a bucket in memory.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
+    ops::Range,
     sync::{Arc, Mutex},
 };
 
@@ -12,6 +13,9 @@ use axum::{
     extract::{Query, State},
     http::{HeaderMap, Method, Response, StatusCode, Uri},
 };
+use chrono::SecondsFormat;
+use daymend::clock::Clock;
+use futures::StreamExt as _;
 
 /// A bucket, and what is being uploaded to it in parts.
 #[derive(Debug, Default)]
@@ -21,6 +25,11 @@ pub struct Bucket {
     next_upload: u32,
     /// Objects whose requests failed for want of a signature.
     pub unsigned: usize,
+    /// Objects that were written long ago.
+    pub old: BTreeSet<String>,
+    /// Which ranges were asked for, and how many of the next ones break off in the middle.
+    pub ranges: Vec<Range<usize>>,
+    pub cuts: usize,
 }
 
 pub type Shared = Arc<Mutex<Bucket>>;
@@ -64,8 +73,11 @@ async fn answer(
     let upload = query.get("uploadId").cloned();
     match (method.as_str(), upload) {
         ("GET", _) if query.contains_key("list-type") => list(&bucket, query.get("prefix").map_or("", String::as_str)),
-        ("GET" | "HEAD", _) => match bucket.objects.get(&key) {
-            Some(bytes) => respond(StatusCode::OK, bytes.clone()),
+        ("GET" | "HEAD", _) => match bucket.objects.get(&key).cloned() {
+            Some(bytes) => match headers.get("range").and_then(|range| range.to_str().ok()) {
+                Some(range) => part(&mut bucket, &bytes, range),
+                None => respond(StatusCode::OK, bytes),
+            },
             None => respond(StatusCode::NOT_FOUND, "<Error><Code>NoSuchKey</Code></Error>"),
         },
         ("POST", _) if query.contains_key("delete") => {
@@ -114,14 +126,41 @@ async fn answer(
     }
 }
 
+/// `bytes=FIRST-LAST` of an object, or the first half of that.
+fn part(bucket: &mut Bucket, bytes: &[u8], range: &str) -> Response<Body> {
+    let (first, last) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).expect("a range");
+    let (first, last): (usize, usize) = (first.parse().expect("a number"), last.parse().expect("a number"));
+    let (end, size) = (bytes.len().min(last + 1), bytes.len());
+    bucket.ranges.push(first..end);
+    let body = if bucket.cuts > 0 {
+        bucket.cuts -= 1;
+        let half = Bytes::copy_from_slice(&bytes[first..first + (end - first) / 2]);
+        // What was sent is on its way before the connection ends.
+        let broken = async {
+            tokio::task::yield_now().await;
+            Err(std::io::Error::other("cut"))
+        };
+        Body::from_stream(futures::stream::iter([Ok(half)]).chain(futures::stream::once(broken)))
+    } else {
+        Body::from(bytes[first..end].to_vec())
+    };
+    let mut response = respond(StatusCode::PARTIAL_CONTENT, body);
+    let mut say = |name, value: String| response.headers_mut().insert(name, value.parse().expect("a header"));
+    say("content-range", format!("bytes {first}-{}/{size}", end - 1));
+    say("content-length", (end - first).to_string());
+    response
+}
+
 fn list(bucket: &Bucket, prefix: &str) -> Response<Body> {
     let contents: String = bucket
         .objects
         .iter()
         .filter(|(key, _)| key.starts_with(prefix) && !key[prefix.len()..].contains('/'))
         .map(|(key, bytes)| {
+            let now = Clock::System.now().to_rfc3339_opts(SecondsFormat::Millis, true);
+            let at = if bucket.old.contains(key) { "2020-01-01T00:00:00.000Z" } else { now.as_str() };
             format!(
-                "<Contents><Key>{key}</Key><LastModified>2026-11-21T04:00:00.000Z</LastModified><ETag>\"e\"</ETag><Size>{}</Size></Contents>",
+                "<Contents><Key>{key}</Key><LastModified>{at}</LastModified><ETag>\"e\"</ETag><Size>{}</Size></Contents>",
                 bytes.len()
             )
         })
