@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::{
     Decoder, Manifest, Name, SnapshotError, Store,
     format::{
+        TABLES,
         manifest::{FORMAT, Server, TableCopy},
         pack, write,
     },
@@ -210,10 +211,13 @@ async fn describe(tx: &mut Tx, names: Option<&[String]>) -> Result<Vec<Described
         Some(names) => names.to_vec(),
         None => schema::table_names(tx).await?,
     };
-    let mut described = Vec::new();
+    let mut described: Vec<Described> = Vec::new();
     for name in names {
         let table = schema::read(tx, &name).await?.ok_or(SnapshotError::NoTable(name))?;
         let refuse = |why: String| SnapshotError::NotCopyable { table: table.name.clone(), why };
+        if let Some(why) = why_no_name(&table.name, described.iter().map(|other| other.table.name.as_str())) {
+            return Err(refuse(why));
+        }
         let key = table.key().ok_or_else(|| {
             refuse("it has no primary key, and columns that may be NULL cannot serve as one".to_owned())
         })?;
@@ -232,6 +236,18 @@ async fn describe(tx: &mut Tx, names: Option<&[String]>) -> Result<Vec<Described
         described.push(Described { table, key, created_at, rows: Rows(rows) });
     }
     Ok(described)
+}
+
+/// Why a SQLite file with these tables cannot have another one of that name. It takes `Labs` and `labs` for one.
+fn why_no_name<'a>(name: &str, mut others: impl Iterator<Item = &'a str>) -> Option<String> {
+    if name.to_ascii_lowercase().starts_with("sqlite_") {
+        return Some("SQLite, in whose format snapshots are, keeps names that begin with sqlite_ to itself".to_owned());
+    }
+    if name.eq_ignore_ascii_case(TABLES) {
+        return Some("every snapshot has a table of that name already".to_owned());
+    }
+    let other = others.find(|other| other.eq_ignore_ascii_case(name))?;
+    Some(format!("SQLite, in whose format snapshots are, cannot tell it from {other}: take each of them alone"))
 }
 
 async fn server(tx: &mut Tx, db: &Db) -> Result<Server, DbError> {

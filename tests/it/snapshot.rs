@@ -21,6 +21,7 @@ const ROWS: u32 = 40;
 on_both! {
     the_default_tables_are_copied_and_read_back;
     a_table_needs_something_to_tell_its_rows_apart;
+    a_table_that_a_file_cannot_have_is_named;
 }
 
 /// Takes a snapshot as an administrator.
@@ -99,6 +100,34 @@ async fn a_table_needs_something_to_tell_its_rows_apart(engine: Engine) {
     assert!(refused("by_all").await.contains("cannot be told apart"));
     assert!(refused("nowhere").await.contains("does not exist"));
     assert_eq!(store.names().await.unwrap().len(), 1);
+}
+
+async fn a_table_that_a_file_cannot_have_is_named(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::dir(dir.path());
+    let cases: &[(&[&str], &str)] = match engine {
+        Engine::Sqlite => &[(&["_Daymend_Tables"], "table _Daymend_Tables cannot be copied: every snapshot has")],
+        // SQLite itself has no such tables.
+        Engine::MariaDb => &[
+            (&["Sqlite_x"], "table Sqlite_x cannot be copied: SQLite"),
+            (&["_daymend_tables"], "table _daymend_tables cannot be copied: every snapshot has"),
+            (&["Twice", "tWICE"], "in whose format snapshots are, cannot tell it from"),
+        ],
+    };
+    for (tables, expected) in cases {
+        for table in *tables {
+            db.execute(&format!("CREATE TABLE {table} (id INT NOT NULL PRIMARY KEY)"), vec![]).await;
+        }
+        let taken = snapshot::take(&db.admin, &store, None, Clock::System, &|_| ()).await;
+        let error = taken.expect_err(tables[0]);
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(matches!(error, snapshot::SnapshotError::NotCopyable { .. }), "{error:?}");
+        for table in *tables {
+            db.execute(&format!("DROP TABLE {table}"), vec![]).await;
+        }
+    }
+    snapshot::take(&db.admin, &store, None, Clock::System, &|_| ()).await.unwrap();
 }
 
 /// A type of MariaDB, and a literal of it.
