@@ -232,4 +232,21 @@ async fn nobody_who_alters_or_writes_waits_for_the_end() {
     tx.commit().await.unwrap();
     let row = &rows(&open_latest(&store).await, "first").await[5];
     assert_eq!(row[1], snapshot::Value::Int(5 * 7919));
+    // A table that was copied is altered while the next one is, by somebody who waits a second at most.
+    let altered = std::sync::Mutex::new(None);
+    let progress = |progress: &snapshot::Progress| {
+        let mut altered = altered.lock().unwrap();
+        if progress.table == "second" && altered.is_none() {
+            let alter = async {
+                let mut tx = db.admin.begin(Mode::Write).await.unwrap();
+                tx.execute_text("test", "SET SESSION lock_wait_timeout = 1").await.unwrap();
+                let altered = tx.execute_text("test", "ALTER TABLE first ADD COLUMN more INT").await;
+                tx.discard();
+                altered
+            };
+            *altered = Some(tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(alter)));
+        }
+    };
+    take_with(&db, &store, &["first".to_owned(), "second".to_owned()], &progress).await.unwrap();
+    altered.into_inner().unwrap().expect("it was tried").expect("nobody was in the way");
 }
