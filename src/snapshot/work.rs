@@ -4,7 +4,7 @@
 //! nobody, and removed by the next one.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     io,
     path::{Path, PathBuf},
 };
@@ -76,22 +76,23 @@ pub(crate) fn remove_leftovers(parent: &Path) -> io::Result<usize> {
         if !entry.file_name().to_string_lossy().starts_with(PREFIX) || !entry.file_type()?.is_dir() {
             continue;
         }
-        if is_left(&entry.path()) && fs::remove_dir_all(entry.path()).is_ok() {
-            removed += 1;
-        }
+        removed += usize::from(remove_left(&entry.path()));
     }
     Ok(removed)
 }
 
-/// Whether nobody holds the lock. One that has no lock yet has just been made, or its owner died at
-/// that very moment: it is empty, and an empty directory goes without harm.
-fn is_left(dir: &Path) -> bool {
+/// Removes a directory that nobody works in; whether it is gone. One that has no lock yet has just been made,
+/// or its owner died at that very moment: that is told by its age.
+fn remove_left(dir: &Path) -> bool {
     match File::open(dir.join(LOCK)) {
-        Ok(lock) => !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)),
-        Err(_) => {
+        // Held until it is gone: whoever has just made it waits for the lock, and then finds that it is not there.
+        Ok(lock) => lock.try_lock().is_ok() && fs::remove_dir_all(dir).is_ok(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let age = fs::metadata(dir).and_then(|meta| meta.modified()).map(|made| made.elapsed());
-            age.is_ok_and(|age| age.is_ok_and(|age| age.as_secs() > 60))
+            age.is_ok_and(|age| age.is_ok_and(|age| age.as_secs() > 60)) && fs::remove_dir_all(dir).is_ok()
         }
+        // It may be somebody's.
+        Err(_) => false,
     }
 }
 
@@ -112,5 +113,41 @@ mod tests {
         drop(mine);
         drop(other);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn nobody_loses_a_directory_to_who_cleans_up() {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let mine = Work::new(dir.path()).unwrap();
+                        fs::write(mine.file("mine"), "mine").unwrap();
+                        std::thread::yield_now();
+                        assert!(mine.file("mine").exists() && mine.file(LOCK).exists());
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_lock_that_cannot_be_read_may_be_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let path = dir.path().join(format!("{PREFIX}{name}"));
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let (young, empty, unreadable) = (make("young"), make("empty"), make("unreadable"));
+        std::os::unix::fs::symlink(LOCK, unreadable.join(LOCK)).unwrap();
+        for path in [&empty, &unreadable] {
+            File::open(path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        }
+        assert_eq!(remove_leftovers(dir.path()).unwrap(), 1);
+        assert!(young.exists() && !empty.exists() && unreadable.exists());
     }
 }
