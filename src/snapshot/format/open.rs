@@ -1,6 +1,6 @@
 //! Reading a snapshot: unpacked to a file that is gone afterwards.
 
-use std::path::PathBuf;
+use std::{io::Error, path::PathBuf};
 
 use super::{
     manifest::{Manifest, Name},
@@ -42,11 +42,13 @@ pub(crate) async fn unpack(store: &Store, manifest: &Manifest) -> Result<(Work, 
     let (to, size) = (path.clone(), manifest.sqlite_size);
     let found = tokio::task::spawn_blocking(move || pack::unpack(&packed, &to, size))
         .await
-        .map_err(|error| SnapshotError::store("unpack", std::io::Error::other(error)))?;
+        .map_err(|error| SnapshotError::store("unpack", Error::other(error)))?;
     let damaged = |what: String| SnapshotError::damaged(manifest.name, what);
-    let found = found.map_err(|error| match error.kind() {
-        std::io::ErrorKind::StorageFull => SnapshotError::store(format!("unpack to {}", parent.display()), error),
-        _ => damaged(format!("{} cannot be unpacked: {error}", manifest.name.data())),
+    let found = found.map_err(|error| {
+        if is_of_the_bytes(&error) {
+            return damaged(format!("{} cannot be unpacked: {error}", manifest.name.data()));
+        }
+        SnapshotError::store(format!("unpack {} to {}", manifest.name.data(), parent.display()), error)
     })?;
     if found.size != manifest.size {
         return Err(damaged(format!("its file has {} bytes and not {}", found.size, manifest.size)));
@@ -55,4 +57,28 @@ pub(crate) async fn unpack(store: &Store, manifest: &Manifest) -> Result<(Work, 
         return Err(damaged("its file does not fit its hash".to_owned()));
     }
     Ok((work, path))
+}
+
+/// Whether what is wrong is wrong with what was read. What the system refuses (no room, no right, a disk that
+/// fails) says nothing of the snapshot.
+fn is_of_the_bytes(error: &Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, Other, UnexpectedEof};
+    error.raw_os_error().is_none() && matches!(error.kind(), InvalidData | UnexpectedEof | Other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_refuses_is_no_damage() {
+        // EDQUOT, EACCES, EIO, ENOSPC.
+        for code in [122, 13, 5, 28] {
+            assert!(!is_of_the_bytes(&Error::from_raw_os_error(code)), "{code}");
+        }
+        for kind in [std::io::ErrorKind::InvalidData, std::io::ErrorKind::UnexpectedEof] {
+            assert!(is_of_the_bytes(&kind.into()), "{kind}");
+        }
+        assert!(is_of_the_bytes(&Error::other("Restored data doesn't match checksum")));
+    }
 }
