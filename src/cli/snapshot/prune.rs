@@ -7,7 +7,10 @@ use clap::Args;
 use super::{Exit, Global, StoreArgs, explained, print_json};
 use crate::{
     error::chain,
-    snapshot::retention::{self, Keep},
+    snapshot::{
+        Name,
+        retention::{self, Keep},
+    },
 };
 
 /// What to keep.
@@ -43,7 +46,8 @@ impl PruneOptions {
         let store = self.store.store()?;
         let pruned = retention::prune(&store, &self.keep.keep, None, self.dry_run).await.map_err(explained)?;
         let removed = pruned.removed;
-        let left = store.names().await.map_err(explained)?.len() - if self.dry_run { removed.len() } else { 0 };
+        let names = store.names().await.map_err(explained)?;
+        let left = left(&names, &removed);
         if global.json {
             let unread: Vec<_> = pruned.unread.iter().map(|(name, _)| name).collect();
             let dry_run = self.dry_run;
@@ -59,5 +63,23 @@ impl PruneOptions {
         }
         println!("{} snapshot(s) {verb}, {left} kept ({})", removed.len(), self.keep.keep);
         Ok(Exit::Ok.into())
+    }
+}
+
+/// How many stay. Somebody else may be pruning as well: what would be removed may be gone already.
+fn left(names: &[Name], removed: &[Name]) -> usize {
+    names.iter().filter(|name| !removed.contains(name)).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_else_has_removed_meanwhile_is_counted_once() {
+        let name = |day: u32| format!("2026-11-{day:02}T020000Z").parse::<Name>().unwrap();
+        assert_eq!(left(&[name(1), name(2), name(3)], &[name(1), name(2)]), 1, "a dry run");
+        assert_eq!(left(&[name(3)], &[name(1), name(2)]), 1, "they have been removed");
+        assert_eq!(left(&[name(2)], &[name(1), name(2)]), 0, "some by another");
     }
 }
