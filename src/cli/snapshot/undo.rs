@@ -34,7 +34,7 @@ pub(in crate::cli) struct Options {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// Only say what would be done
+    /// Only say what would be done: it is done, in one transaction that locks those rows, and rolled back
     #[arg(long)]
     dry_run: bool,
 
