@@ -18,11 +18,11 @@ pub mod format;
 pub mod restore;
 pub mod retention;
 pub mod schema;
+mod scratch;
 pub mod side;
 pub mod store;
 pub mod take;
 pub mod verify;
-mod work;
 
 use crate::db::DbError;
 

@@ -18,7 +18,7 @@ use super::{
         pack, write,
     },
     schema::{self, Table, quote, quote_all},
-    work::Work,
+    scratch::Scratch,
 };
 use crate::{
     args,
@@ -99,9 +99,9 @@ async fn take_once(
     clock: Clock,
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Manifest, SnapshotError> {
-    let work = store.work()?;
+    let scratch = store.scratch()?;
     let name = claim_name(store, clock).await?;
-    let taken = take_as(name, db, store, &work, tables, clock, progress).await;
+    let taken = take_as(name, db, store, &scratch, tables, clock, progress).await;
     store.release(name).await;
     taken
 }
@@ -110,12 +110,12 @@ async fn take_as(
     name: Name,
     db: &Db,
     store: &Store,
-    work: &Work,
+    scratch: &Scratch,
     tables: Option<&[String]>,
     clock: Clock,
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Manifest, SnapshotError> {
-    let sqlite = work.file("snapshot.sqlite");
+    let sqlite = scratch.file("snapshot.sqlite");
     let begun = Instant::now();
     let (server, described) = {
         let mut tx = db.begin(Mode::Snapshot).await?;
@@ -137,7 +137,7 @@ async fn take_as(
         (Ok(()), Ok(copies)) => copies,
     };
     progress(&Progress { rows: copies.iter().map(|copy| copy.rows).sum(), ..Progress::default() });
-    let packed = work.file(&name.data());
+    let packed = scratch.file(&name.data());
     let (from, to) = (sqlite.clone(), packed.clone());
     let (sqlite_size, packing) = tokio::task::spawn_blocking(move || {
         Ok::<_, std::io::Error>((std::fs::metadata(&from)?.len(), pack::pack(&from, &to)?))
@@ -159,7 +159,7 @@ async fn take_as(
         checksum: String::new(),
     };
     manifest.checksum = manifest.checksum();
-    store.publish(work, packed, &manifest).await?;
+    store.publish(scratch, packed, &manifest).await?;
     Ok(manifest)
 }
 

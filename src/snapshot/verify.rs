@@ -43,11 +43,11 @@ pub async fn verify(
     let mut report = Report { name, problems: Vec::new(), tables: 0, rows: 0 };
     let checked = async {
         let manifest = store.manifest(name).await?;
-        let (work, path) = open::unpack(store, &manifest).await?;
+        let (scratch, path) = open::unpack(store, &manifest).await?;
         let read = tokio::task::spawn_blocking(move || {
             let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = rusqlite::Connection::open_with_flags(&path, flags)?;
-            let _work = work;
+            let _scratch = scratch;
             check(&connection, &manifest, &progress)
         });
         let read = read

@@ -12,7 +12,7 @@ use crate::{
 
 /// Which snapshot to show.
 #[derive(Debug, Args)]
-pub(in crate::cli) struct ShowOptions {
+pub(in crate::cli) struct Options {
     /// Its name, such as 2026-11-21T040000Z; or `latest`
     name: String,
 
@@ -61,7 +61,7 @@ pub(super) async fn list(global: &Global, options: &StoreArgs) -> anyhow::Result
     Ok(exit.into())
 }
 
-impl ShowOptions {
+impl Options {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let store = self.store.store()?;
         let name = find(&store, &self.name).await?;

@@ -30,15 +30,15 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Copy tables as they are at one moment; nobody has to wait
-    Take(take::TakeOptions),
+    Take(take::Options),
     /// List the snapshots, oldest first
     List(StoreArgs),
     /// Show one snapshot and its tables
-    Show(list::ShowOptions),
+    Show(list::Options),
     /// Read snapshots back, against every hash that they have; 1 if one is damaged
-    Verify(verify::VerifyOptions),
+    Verify(verify::Options),
     /// Remove the snapshots that are not kept, and what takes that died have left behind
-    Prune(prune::PruneOptions),
+    Prune(prune::Options),
     /// Say which rows vanished, were added or changed between snapshots, or since one
     Diff(diff::Options),
     /// Bring back rows that have vanished, and no others

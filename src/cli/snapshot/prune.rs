@@ -15,7 +15,7 @@ use crate::{
 
 /// What to keep.
 #[derive(Debug, Args)]
-pub(in crate::cli) struct PruneOptions {
+pub(in crate::cli) struct Options {
     #[command(flatten)]
     keep: KeepArgs,
 
@@ -41,7 +41,7 @@ pub(in crate::cli) struct KeepArgs {
     pub(in crate::cli) keep: Keep,
 }
 
-impl PruneOptions {
+impl Options {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let store = self.store.store()?;
         let pruned = retention::prune(&store, &self.keep.keep, None, self.dry_run).await.map_err(explained)?;

@@ -12,7 +12,7 @@ use crate::{
 
 /// What to copy, and where to.
 #[derive(Debug, Args)]
-pub(in crate::cli) struct TakeOptions {
+pub(in crate::cli) struct Options {
     /// A table to copy, in place of those that daymend reads and writes
     #[arg(long = "table", value_name = "TABLE", conflicts_with = "all")]
     tables: Vec<String>,
@@ -28,7 +28,7 @@ pub(in crate::cli) struct TakeOptions {
     source: SourceArgs,
 }
 
-impl TakeOptions {
+impl Options {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let store = self.store.store()?;
         let tables = if self.all {

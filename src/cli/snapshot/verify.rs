@@ -9,7 +9,7 @@ use crate::{output::bar::Rows, snapshot::verify};
 
 /// Which snapshots to read back.
 #[derive(Debug, Args)]
-pub(in crate::cli) struct VerifyOptions {
+pub(in crate::cli) struct Options {
     /// Their names; or `latest`
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     names: Vec<String>,
@@ -22,7 +22,7 @@ pub(in crate::cli) struct VerifyOptions {
     store: StoreArgs,
 }
 
-impl VerifyOptions {
+impl Options {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let store = self.store.store()?;
         let mut names = Vec::new();

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     db::{Db, open_file},
-    snapshot::{SnapshotError, Store, work::Work},
+    snapshot::{SnapshotError, Store, scratch::Scratch},
 };
 
 /// A snapshot that can be read with SQL, as long as this lives.
@@ -18,7 +18,7 @@ pub struct Opened {
     pub manifest: Manifest,
     /// Its SQLite database, read only: each table under its own name, with its columns under theirs.
     pub db: Db,
-    _work: Work,
+    _scratch: Scratch,
 }
 
 /// Opens a snapshot: fetches it, checks the hash of its file, and unpacks it to a temporary file
@@ -28,17 +28,17 @@ pub struct Opened {
 /// Where there is no such snapshot, where it is damaged, and where there is no room for it.
 pub async fn open(store: &Store, name: Name) -> Result<Opened, SnapshotError> {
     let manifest = store.manifest(name).await?;
-    let (work, path) = unpack(store, &manifest).await?;
-    Ok(Opened { manifest, db: open_file(&path), _work: work })
+    let (scratch, path) = unpack(store, &manifest).await?;
+    Ok(Opened { manifest, db: open_file(&path), _scratch: scratch })
 }
 
 /// Fetches a snapshot's file and unpacks it; where it is, for as long as the directory is there.
-pub(crate) async fn unpack(store: &Store, manifest: &Manifest) -> Result<(Work, PathBuf), SnapshotError> {
+pub(crate) async fn unpack(store: &Store, manifest: &Manifest) -> Result<(Scratch, PathBuf), SnapshotError> {
     let parent = std::env::temp_dir();
-    let work = Work::new(&parent)
+    let scratch = Scratch::new(&parent)
         .map_err(|error| SnapshotError::store(format!("a directory in {}", parent.display()), error))?;
-    let packed = store.fetch(manifest.name, &work).await?;
-    let path = work.file("snapshot.sqlite");
+    let packed = store.fetch(manifest.name, &scratch).await?;
+    let path = scratch.file("snapshot.sqlite");
     let (to, size) = (path.clone(), manifest.sqlite_size);
     let found = tokio::task::spawn_blocking(move || pack::unpack(&packed, &to, size))
         .await
@@ -56,7 +56,7 @@ pub(crate) async fn unpack(store: &Store, manifest: &Manifest) -> Result<(Work, 
     if found.sha256 != manifest.sha256 {
         return Err(damaged("its file does not fit its hash".to_owned()));
     }
-    Ok((work, path))
+    Ok((scratch, path))
 }
 
 /// Whether what is wrong is wrong with what was read. What the system refuses (no room, no right, a disk that

@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use super::{Context, work::State};
+use super::{Context, candidates::State};
 use crate::{
     db::Mode,
     snapshot::{

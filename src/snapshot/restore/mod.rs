@@ -16,6 +16,7 @@
 //! it had left empty are in the undo file.
 
 pub mod apply;
+pub mod candidates;
 pub mod children;
 pub mod exclude;
 pub mod graph;
@@ -27,11 +28,10 @@ pub mod report;
 pub mod touched;
 pub mod undo;
 pub mod undo_file;
-pub mod work;
 
+use candidates::Candidates;
 use graph::Group;
 use relations::{Reference, Relations};
-use work::Work;
 
 use super::{
     schema::{Column, Table},
@@ -78,8 +78,8 @@ pub struct Context {
     pub identities: Vec<Option<Vec<usize>>>,
     /// In which order tables are restored.
     pub groups: Vec<Group>,
-    /// The candidates.
-    pub work: Work,
+    /// The candidates, in their working file.
+    pub work: Candidates,
     /// What else there is to say: tables and columns that cannot be restored.
     pub remarks: Vec<String>,
 }
@@ -92,7 +92,7 @@ impl Context {
         live: Side,
         tables: &[String],
         mut relations: Relations,
-        work: Work,
+        work: Candidates,
     ) -> Result<Self, String> {
         let mut remarks = Vec::new();
         let mut shapes = Vec::new();

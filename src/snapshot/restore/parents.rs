@@ -2,7 +2,7 @@
 
 use super::{
     Context, Link,
-    work::{Candidate, State},
+    candidates::{Candidate, State},
 };
 use crate::{
     db::{Arg, DbError, Dialect, Query, Tx},

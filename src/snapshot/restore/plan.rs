@@ -8,10 +8,10 @@
 
 use super::{
     Context,
+    candidates::{Candidate, State},
     exclude::Exclusions,
     parents::Parent,
     remap::{self, Remap},
-    work::{Candidate, State},
 };
 use crate::{
     db::{Arg, Mode, Tx},

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use super::{Context, plan, work::State};
+use super::{Context, candidates::State, plan};
 use crate::snapshot::{
     SnapshotError,
     cells::{self, Cells},

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{
     Context,
-    work::{Count, State},
+    candidates::{Count, State},
 };
 use crate::snapshot::{SnapshotError, cells};
 

@@ -35,7 +35,7 @@ use crate::{
             manifest::{DATA, Manifest, Name},
             pack,
         },
-        work::aside,
+        scratch::aside,
     },
 };
 

@@ -13,7 +13,7 @@ use crate::snapshot::{
         manifest::{DATA, MANIFEST, Manifest, Name},
         pack,
     },
-    work::{self, Work},
+    scratch::{self, Scratch},
 };
 
 /// Who holds it may add and remove snapshots.
@@ -32,7 +32,8 @@ impl Dir {
 
     /// The directory, made where it is missing.
     pub(super) fn created(&self) -> Result<PathBuf, SnapshotError> {
-        work::aside(|| fs::create_dir_all(&self.path)).map_err(|error| self.failed("create the directory", error))?;
+        scratch::aside(|| fs::create_dir_all(&self.path))
+            .map_err(|error| self.failed("create the directory", error))?;
         Ok(self.path.clone())
     }
 
@@ -59,7 +60,7 @@ impl Dir {
     /// The packed file of a snapshot, where it is.
     pub(super) fn data(&self, name: Name) -> Result<PathBuf, SnapshotError> {
         let path = self.path.join(name.data());
-        match work::aside(|| fs::metadata(&path)) {
+        match scratch::aside(|| fs::metadata(&path)) {
             Ok(_) => Ok(path),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 Err(SnapshotError::damaged(name, format!("{} is missing", name.data())))
@@ -68,8 +69,13 @@ impl Dir {
         }
     }
 
-    pub(super) async fn publish(&self, work: &Work, packed: PathBuf, manifest: &Manifest) -> Result<(), SnapshotError> {
-        let (name, text, temporary) = (manifest.name, manifest_text(manifest), work.file("manifest"));
+    pub(super) async fn publish(
+        &self,
+        scratch: &Scratch,
+        packed: PathBuf,
+        manifest: &Manifest,
+    ) -> Result<(), SnapshotError> {
+        let (name, text, temporary) = (manifest.name, manifest_text(manifest), scratch.file("manifest"));
         let published = self.blocking("add a snapshot", move |dir| {
             let mut file = pack::create(&temporary)?;
             file.write_all(&text)?;
@@ -104,7 +110,7 @@ impl Dir {
             if !dir.path.exists() {
                 return Ok(0);
             }
-            let mut removed = work::remove_leftovers(&dir.path)?;
+            let mut removed = scratch::remove_leftovers(&dir.path)?;
             let _lock = dir.lock()?;
             for entry in fs::read_dir(&dir.path)? {
                 let path = entry?.path();

@@ -13,7 +13,7 @@ use object_store::ObjectStore;
 use super::{
     SnapshotError,
     format::manifest::{MANIFEST, Manifest, Name},
-    work::Work,
+    scratch::Scratch,
 };
 
 /// A place of snapshots.
@@ -109,12 +109,13 @@ impl Store {
     }
 
     /// A directory to make a snapshot in.
-    pub(super) fn work(&self) -> Result<Work, SnapshotError> {
+    pub(super) fn scratch(&self) -> Result<Scratch, SnapshotError> {
         let parent = match &self.0 {
             Place::Dir(dir) => dir.created()?,
             Place::Bucket(_) => std::env::temp_dir(),
         };
-        Work::new(&parent).map_err(|error| SnapshotError::store(format!("a directory in {}", parent.display()), error))
+        Scratch::new(&parent)
+            .map_err(|error| SnapshotError::store(format!("a directory in {}", parent.display()), error))
     }
 
     /// Whether a name is free. In a bucket it is this taker's until it is [released](Self::release); in a
@@ -134,18 +135,23 @@ impl Store {
     }
 
     /// Makes a packed file and its manifest a snapshot; it is there, for good, when this returns.
-    pub(super) async fn publish(&self, work: &Work, packed: PathBuf, manifest: &Manifest) -> Result<(), SnapshotError> {
+    pub(super) async fn publish(
+        &self,
+        scratch: &Scratch,
+        packed: PathBuf,
+        manifest: &Manifest,
+    ) -> Result<(), SnapshotError> {
         match &self.0 {
-            Place::Dir(dir) => dir.publish(work, packed, manifest).await,
+            Place::Dir(dir) => dir.publish(scratch, packed, manifest).await,
             Place::Bucket(bucket) => bucket.publish(&packed, manifest).await,
         }
     }
 
     /// The packed file of a snapshot, on this machine.
-    pub(super) async fn fetch(&self, name: Name, work: &Work) -> Result<PathBuf, SnapshotError> {
+    pub(super) async fn fetch(&self, name: Name, scratch: &Scratch) -> Result<PathBuf, SnapshotError> {
         match &self.0 {
             Place::Dir(dir) => dir.data(name),
-            Place::Bucket(bucket) => bucket.fetch(name, work.file("fetched")).await,
+            Place::Bucket(bucket) => bucket.fetch(name, scratch.file("fetched")).await,
         }
     }
 }

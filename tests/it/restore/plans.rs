@@ -11,11 +11,11 @@ use daymend::{
         restore::{
             Context,
             apply::Apply,
+            candidates::{Candidates, State},
             exclude::Exclusions,
             plan,
             relations::Relations,
             undo_file::{Held, Record},
-            work::{State, Work},
         },
         side::Side,
     },
@@ -47,7 +47,7 @@ impl Restore {
         let live = Side::live(live, old.tables.keys().map(String::as_str)).await.unwrap();
         let tables: Vec<String> = tables.iter().map(|table| (*table).to_owned()).collect();
         let dir = tempfile::tempdir().unwrap();
-        let work = Work::within(dir.path()).await.unwrap();
+        let work = Candidates::within(dir.path()).await.unwrap();
         let context = Context::new(old, live, &tables, Relations::default(), work).unwrap();
         Self { context, _opened: opened, dir }
     }

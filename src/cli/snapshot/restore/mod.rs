@@ -22,6 +22,7 @@ use crate::{
         restore::{
             Context,
             apply::{Apply, database_error},
+            candidates::{Candidates, State},
             exclude::{ExclusionError, Exclusions},
             plan,
             relations::Relations,
@@ -29,7 +30,6 @@ use crate::{
             report::Report,
             touched,
             undo_file::Held,
-            work::{State, Work},
         },
         side::Side,
     },
@@ -140,7 +140,8 @@ impl Options {
         })?;
         let relations = relations(global, &self.relations, &snapshot, &live)?;
         let facts = relations.facts.clone();
-        let mut context = Context::new(snapshot, live, &tables, relations, Work::temporary().await?).map_err(usage)?;
+        let mut context =
+            Context::new(snapshot, live, &tables, relations, Candidates::temporary().await?).map_err(usage)?;
         context.remarks.extend(other);
         if is_derived_left {
             let summary = &rollup.summary.table;

@@ -6,7 +6,7 @@ use crate::{
     output::table::table,
     snapshot::{
         cells,
-        restore::{Context, apply::Applied, remap, report::Report, work::State},
+        restore::{Context, apply::Applied, candidates::State, remap, report::Report},
     },
 };
 

@@ -6,9 +6,9 @@ use crate::{
     snapshot::{
         SnapshotError,
         restore::{
+            candidates::{Candidate, Fill, State},
             children::Children,
             undo_file::{Record, Values},
-            work::{Candidate, Fill, State},
         },
         schema::quote,
     },

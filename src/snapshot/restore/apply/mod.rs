@@ -11,9 +11,10 @@ mod record;
 mod sql;
 
 use super::{
-    Context, plan,
+    Context,
+    candidates::{Candidate, Fill, State},
+    plan,
     undo_file::{Reader, Record, Writer},
-    work::{Candidate, Fill, State},
 };
 use crate::{
     db::{DbError, Query},

@@ -9,9 +9,9 @@ use crate::{
         cells::{self, Cells},
         restore::{
             Context, Link,
+            candidates::{Candidate, State},
             parents::Parent,
             plan,
-            work::{Candidate, State},
         },
     },
 };

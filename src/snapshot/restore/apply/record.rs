@@ -7,9 +7,9 @@ use crate::{
         SnapshotError,
         cells::{self, Cells},
         restore::{
+            candidates::State,
             plan,
             undo_file::{Record, Value, Values},
-            work::State,
         },
     },
 };

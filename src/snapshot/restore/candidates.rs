@@ -12,8 +12,8 @@ use crate::{
     snapshot::{
         SnapshotError,
         cells::{self, Cells},
+        scratch::Scratch,
         side::PAGE,
-        work::Work as Directory,
     },
 };
 
@@ -143,13 +143,13 @@ const COLUMNS: &str = "n, key, state, reason, detail, holder";
 
 /// The working file.
 #[derive(Debug)]
-pub struct Work {
+pub struct Candidates {
     db: Db,
     /// Where it is.
-    _dir: Directory,
+    _dir: Scratch,
 }
 
-impl Work {
+impl Candidates {
     /// An empty one in the directory for temporary files, which goes when this does.
     pub async fn temporary() -> Result<Self, SnapshotError> {
         Self::within(&std::env::temp_dir()).await
@@ -157,7 +157,7 @@ impl Work {
 
     /// An empty one in another directory.
     pub async fn within(parent: &Path) -> Result<Self, SnapshotError> {
-        let dir = Directory::new(parent)
+        let dir = Scratch::new(parent)
             .map_err(|error| SnapshotError::store(format!("a directory in {}", parent.display()), error))?;
         let options = ConnectOptions { create: true, ..ConnectOptions::new(2) };
         // In a URL these are no part of a name.

@@ -27,12 +27,12 @@ pub(crate) fn aside<T>(work: impl FnOnce() -> T) -> T {
 
 /// A directory for as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Work {
+pub(crate) struct Scratch {
     path: PathBuf,
     _lock: File,
 }
 
-impl Work {
+impl Scratch {
     /// Makes a directory in `parent`, and removes what others have left there.
     pub(crate) fn new(parent: &Path) -> io::Result<Self> {
         aside(|| Self::create(parent))
@@ -62,7 +62,7 @@ impl Work {
     }
 }
 
-impl Drop for Work {
+impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = aside(|| fs::remove_dir_all(&self.path));
     }
@@ -103,12 +103,12 @@ mod tests {
     #[test]
     fn what_somebody_works_in_stays_and_what_was_left_goes() {
         let dir = tempfile::tempdir().unwrap();
-        let mine = Work::new(dir.path()).unwrap();
+        let mine = Scratch::new(dir.path()).unwrap();
         let left = dir.path().join(format!("{PREFIX}1-2"));
         fs::create_dir(&left).unwrap();
         fs::write(left.join(LOCK), "").unwrap();
         fs::write(left.join("half"), "half").unwrap();
-        let other = Work::new(dir.path()).unwrap();
+        let other = Scratch::new(dir.path()).unwrap();
         assert!(!left.exists() && mine.file(LOCK).exists() && other.file(LOCK).exists());
         drop(mine);
         drop(other);
@@ -122,7 +122,7 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..200 {
-                        let mine = Work::new(dir.path()).unwrap();
+                        let mine = Scratch::new(dir.path()).unwrap();
                         fs::write(mine.file("mine"), "mine").unwrap();
                         std::thread::yield_now();
                         assert!(mine.file("mine").exists() && mine.file(LOCK).exists());
