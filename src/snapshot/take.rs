@@ -322,7 +322,7 @@ fn select(dialect: Dialect, table: &Table, key: &[String]) -> String {
         Dialect::MySql if key == table.primary_key => Some("PRIMARY"),
         Dialect::MySql => table.unique_keys.iter().find(|unique| unique.columns == key).map(|key| key.name.as_str()),
     };
-    let mut sql = format!("-- daymend: snapshot rows\nSELECT {columns} FROM {}", quote(dialect, &table.name));
+    let mut sql = format!("SELECT {columns} FROM {}", quote(dialect, &table.name));
     if let Some(index) = index {
         sql.push_str(&format!(" FORCE INDEX ({})", quote(dialect, index)));
     }
@@ -344,7 +344,7 @@ async fn copy_table(
     let decoder = Decoder::new(&table.columns);
     let select = select(tx.dialect(), table, key);
     let mut batch = Vec::with_capacity(BATCH + BATCH / 4);
-    tx.stream(Query::new("snapshot rows", select), args![], sender, |row| {
+    tx.stream(Query::named("snapshot rows", select), args![], sender, |row| {
         decoder.encode(&row, &mut batch)?;
         so_far.rows += 1;
         if batch.len() < BATCH {

@@ -79,12 +79,12 @@ impl Link {
             args.push(Arg::from(value.as_str()));
         }
         let sql = format!(
-            "-- daymend: restore referrers\nSELECT {} FROM {} WHERE {} LIMIT {limit}",
+            "SELECT {} FROM {} WHERE {} LIMIT {limit}",
             quote_all(dialect, keys.columns.iter().map(String::as_str)),
             quote(dialect, &child.table),
             terms.join(" AND ")
         );
-        live.rows(tx, Query::new("restore referrers", sql), &keys, args).await
+        live.rows(tx, Query::named("restore referrers", sql), &keys, args).await
     }
 
     /// Makes a row refer to other values.

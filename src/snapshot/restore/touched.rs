@@ -184,7 +184,7 @@ async fn add(
     let last = way.joins.len() - 1;
     let table = &shapes[way.joins[0].0];
     let mut sql = format!(
-        "-- daymend: restore days\nSELECT DISTINCT w{last}.{}, w{last}.{} FROM {} AS w0",
+        "SELECT DISTINCT w{last}.{}, w{last}.{} FROM {} AS w0",
         quote(dialect, &facts.lab),
         quote(dialect, &facts.time),
         quote(dialect, &table.table)
@@ -199,7 +199,7 @@ async fn add(
     let one = format!("({})", one.collect::<Vec<_>>().join(" AND "));
     sql += &format!(" WHERE {}", vec![one; keys.len()].join(" OR "));
     let args: Vec<Arg> = keys.iter().flatten().cloned().collect();
-    tx.for_each(Query::new("restore days", sql), args, |row| {
+    tx.for_each(Query::named("restore days", sql), args, |row| {
         // A value that cannot be read is that row's matter alone: the others' days are recomputed.
         match row.int_or_null(0).and_then(|lab| Ok((lab, row.instant_or_null(1)?))) {
             Ok((Some(lab), Some(at))) => each(Ok((lab, at))),

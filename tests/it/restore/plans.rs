@@ -160,8 +160,7 @@ async fn a_restore_changes_no_session_but_its_own() {
     assert_eq!(apply.run().await.unwrap().inserted, 1);
     let mut sessions = [live.begin(Mode::Snapshot).await.unwrap(), live.begin(Mode::Snapshot).await.unwrap()];
     for session in &mut sessions {
-        let row = session.fetch_one(Query::new("test", "SELECT @@sql_mode"), vec![]).await.unwrap();
-        let mode = row.text(0).unwrap();
+        let mode = session.fetch_one(Query::new("test", "SELECT @@sql_mode"), vec![], |row| row.text(0)).await.unwrap();
         assert!(mode.contains("NO_ZERO_IN_DATE") && !mode.contains("NO_AUTO_VALUE_ON_ZERO"), "{mode}");
     }
 }

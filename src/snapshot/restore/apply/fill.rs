@@ -179,8 +179,8 @@ impl Apply<'_> {
         }
         let (condition, args) = key_condition(&context.live, shape, &fill.key);
         let table = quote(context.live.db.dialect(), &shape.table);
-        let sql = format!("-- daymend: restore take out\nDELETE FROM {table} WHERE {condition}");
-        match tx.execute(Query::new("restore take out", sql), args).await {
+        let sql = format!("DELETE FROM {table} WHERE {condition}");
+        match tx.execute(Query::named("restore take out", sql), args).await {
             Ok(found) => {
                 tx.commit().await?;
                 Ok(Some(found))

@@ -68,11 +68,11 @@ pub(in crate::snapshot::restore) async fn update(
     let (condition, key) = key_condition(live, shape, &shape.key_of(row));
     args.extend(key);
     let sql = format!(
-        "-- daymend: restore update\nUPDATE {} SET {} WHERE {condition}",
+        "UPDATE {} SET {} WHERE {condition}",
         quote(dialect, &shape.table),
         names.join(", ")
     );
-    tx.execute(Query::new("restore update", sql), args).await
+    tx.execute(Query::named("restore update", sql), args).await
 }
 
 /// The database's error in an error, where it is one.

@@ -271,8 +271,8 @@ impl Undo {
         }
         let (condition, args) = key_condition(&self.live, shape, &shape.key_of(live));
         let table = quote(self.live.db.dialect(), &shape.table);
-        let sql = format!("-- daymend: undo delete\nDELETE FROM {table} WHERE {condition}");
-        tx.execute(Query::new("undo delete", sql), args).await.map(drop)
+        let sql = format!("DELETE FROM {table} WHERE {condition}");
+        tx.execute(Query::named("undo delete", sql), args).await.map(drop)
     }
 
     /// The key of a row and why it cannot go: others refer to it that are not known, and did not when it came.
