@@ -7,7 +7,7 @@ use chrono::{DateTime, Duration, Utc};
 use super::{COUNT_MAX, Chart, Check, Patient, Severity, counted, examples};
 use crate::{
     args,
-    db::{DbError, Row},
+    db::{DbError, Mode, Row},
     runs::{self, records::MIGRATION_TYPE},
     statement,
 };
@@ -86,7 +86,9 @@ async fn event_log(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     let read = |row: &Row| Ok(Entry { name: row.text(0)?, status: row.text(1)?, at: row.instant(2)? });
     let entries = patient.read(&EVENT_LOG, args![], read).await?;
-    let open: HashSet<String> = runs::open(patient.db).await?.into_iter().map(|run| run.event_name).collect();
+    let mut tx = patient.db.begin(Mode::Snapshot).await?;
+    let open: HashSet<String> = runs::open(&mut tx).await?.into_iter().map(|run| run.event_name).collect();
+    tx.commit().await?;
     let before = patient.db.database_now().await? - STARTED_MAX;
     let unfinished = unfinished(&entries);
     let old: Vec<_> = unfinished.iter().filter(|(name, at)| *at < before && !open.contains(*name)).collect();

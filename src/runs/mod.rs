@@ -324,8 +324,8 @@ pub async fn list(db: &Db, limit: u32) -> Result<Vec<Run>, DbError> {
 }
 
 /// The runs that have not closed, oldest first.
-pub async fn open(db: &Db) -> Result<Vec<Run>, DbError> {
-    db.fetch_all(&RUNS_OPEN, args![], |row| Run::from_row(&row)).await
+pub async fn open(tx: &mut Tx) -> Result<Vec<Run>, DbError> {
+    tx.fetch_all(&RUNS_OPEN, args![], |row| Run::from_row(&row)).await
 }
 
 /// Counts a run's jobs.

@@ -125,7 +125,10 @@ pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock) -> Re
 
 /// Closes runs whose jobs have all ended, and keeps the migration records of the others true.
 pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
-    for run in runs::open(db).await? {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let open = runs::open(&mut tx).await?;
+    tx.commit().await?;
+    for run in open {
         let what = format!("run {}", run.id);
         let (progress, records) = look_at(db, &run).await?;
         if records == Records::Disappeared {

@@ -119,7 +119,7 @@ pub(super) async fn observe_until(
 }
 
 async fn observe(db: &Db, rollup: &Rollup, config: &Config, now: DateTime<Utc>) -> Result<(), DbError> {
-    let open = runs::open(db).await?;
+    let open = runs::open(&mut tx).await?;
     let mut tx = db.begin(Mode::Snapshot).await?;
     let counts = count(&mut tx, &OPEN_COUNTS, args![queue::PAUSED]).await?;
     let run_counts = count(&mut tx, &RUN_COUNTS, args![]).await?;

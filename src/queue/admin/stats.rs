@@ -44,7 +44,7 @@ statement!(
 pub struct Stats {
     /// Jobs by kind and state; what is not there is zero.
     pub counts: Vec<(JobKind, JobState, u64)>,
-    /// The run of the job that has waited longest, when it was enqueued, and seconds since.
+    /// The job that has waited longest, where any waits.
     pub oldest_waiting: Option<OldestWaiting>,
     /// Jobs completed in the last minutes: (minutes, jobs).
     pub completed: Vec<(i64, u64)>,
@@ -86,8 +86,8 @@ pub struct WorkerRow {
 
 /// Reads it all from one snapshot.
 pub async fn stats(db: &Db) -> Result<Stats, DbError> {
-    let open = runs::open(db).await?;
     let mut tx = db.begin(Mode::Snapshot).await?;
+    let open = runs::open(&mut tx).await?;
     let counts = tx.fetch_all(&COUNTS, args![], |row| {
         Ok((row.text(0)?.parse()?, row.text(1)?.parse()?, row.int(2)?.unsigned_abs()))
     });
