@@ -1,19 +1,20 @@
 //! A change of the catalogue, or a row that takes others along, makes days dirty without touching their bills.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use chrono_tz::Asia::Kolkata;
 
 use crate::{
     dirty::{labs, now},
     on_both,
-    support::{Engine, oracle},
+    support::{Engine, http::get, oracle, process::Process, wait_until},
 };
 
 on_both! {
     a_change_of_the_catalogue_marks_the_days_of_its_bills;
     a_test_that_takes_its_rows_along_marks_their_days;
     a_bill_that_takes_its_rows_along_marks_its_day;
+    days_that_could_not_be_marked_are_marked_later;
 }
 
 async fn a_change_of_the_catalogue_marks_the_days_of_its_bills(engine: Engine) {
@@ -102,4 +103,35 @@ async fn a_bill_that_takes_its_rows_along_marks_its_day(engine: Engine) {
     db.execute("DELETE FROM billing WHERE id = 11", vec![]).await;
     assert_eq!(db.number("SELECT COUNT(*) FROM collectedSample WHERE billing_id = 11").await, 0);
     assert_eq!(db.marked_days(now()).await, BTreeSet::from([(1, "2026-06-10".to_owned())]));
+}
+
+/// What was read is not gone on behind: the marks of the days come first.
+async fn days_that_could_not_be_marked_are_marked_later(engine: Engine) {
+    let limit = Duration::from_secs(30);
+    let db = labs(engine).await;
+    db.install_dirty_triggers().await;
+    db.execute_script(match engine {
+        Engine::MariaDb => {
+            "CREATE TRIGGER refuse BEFORE INSERT ON daymend_dirty FOR EACH ROW
+             IF NEW.test_id IS NULL THEN SIGNAL SQLSTATE '45000'; END IF"
+        }
+        Engine::Sqlite => {
+            "CREATE TRIGGER refuse BEFORE INSERT ON daymend_dirty WHEN NEW.test_id IS NULL
+             BEGIN SELECT RAISE(ABORT, 'not now'); END"
+        }
+    })
+    .await;
+    db.execute("UPDATE allTests SET department_id = 30 WHERE id = 2", vec![]).await;
+    let (_scheduler, address) = Process::start_with_pages(&db, &["--now", "2026-06-15T12:00:00Z", "scheduler"]);
+    let has_failed = |line: &str| line.starts_with("daymend_database_errors_total") && !line.ends_with(" 0");
+    wait_until("the marks to fail", limit, async || {
+        get(&address, "/metrics").is_ok_and(|page| page.body.lines().any(has_failed))
+    })
+    .await;
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE kind = 'repair'").await, 0);
+    db.execute_script("DROP TRIGGER refuse").await;
+    let marked = "SELECT COUNT(*) FROM daymend_jobs
+                  WHERE kind = 'repair' AND lab_id = 1 AND day IN ('2026-06-11', '2026-06-13')";
+    wait_until("the days to be enqueued", limit, async || db.number(marked).await == 2).await;
+    wait_until("the mark of the test to go", limit, async || db.marks().await == 0).await;
 }

@@ -164,6 +164,8 @@ fn stored(rollup: &Rollup, catalogue: &Catalogue, place: &str, tests: &[Arg]) ->
 
 impl Expansion {
     /// Reads some thousand rows, and marks the days of those that matter; false where it is through.
+    ///
+    /// Whoever gets an error drops it: days may have been read and not marked.
     pub(super) async fn step(&mut self, db: &Db) -> Result<bool, DbError> {
         let Some(walk) = self.walks.front_mut() else { return Ok(false) };
         let mut tx = db.begin(Mode::Snapshot).await?;

@@ -23,7 +23,8 @@
 //! A mark of a test of the catalogue stands for every bill with that test: [`expand`] looks for them
 //! a little at a time, beside all else, and leaves marks of their days.
 //!
-//! How it fails: nothing is lost where a pass is cut off, as its transaction ends with it.
+//! How it fails: nothing is lost where a pass is cut off, as its transaction ends with it; what was being
+//! looked for of tests is begun anew.
 
 mod expand;
 mod marks;
@@ -102,16 +103,15 @@ pub(super) async fn watch_until(db: &Db, rollup: &Rollup, config: &Config, clock
     while !shutdown.is_cancelled() {
         let begun = Instant::now();
         let mut report = Report::default();
-        let result = async {
+        let pass = async {
             watcher.pass(db, rollup, watch, config, db.now(clock).await?, &mut report).await?;
             watcher.expand(db, rollup, watch, EXPAND_FOR).await
-        }
-        .await;
+        };
+        let Some(result) = shutdown.run_until_cancelled(pass).await else { return };
         let wait = match result {
             Ok(_) => {
                 failures = 0;
-                let spacing = if report.enqueued.is_empty() { TICK } else { SPACING };
-                spacing.max(begun.elapsed() * super::TICK_RESTS)
+                rest_after(begun.elapsed(), if report.enqueued.is_empty() { TICK } else { SPACING })
             }
             Err(error) => {
                 failures += 1;
@@ -121,11 +121,13 @@ pub(super) async fn watch_until(db: &Db, rollup: &Rollup, config: &Config, clock
                 wait
             }
         };
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = shutdown.cancelled() => {}
-        }
+        shutdown.run_until_cancelled(tokio::time::sleep(wait)).await;
     }
+}
+
+/// How long to rest after a pass that took so long: at least `spacing`.
+fn rest_after(took: Duration, spacing: Duration) -> Duration {
+    (took * super::TICK_RESTS).min(super::TICK_REST_MAX).max(spacing)
 }
 
 impl Watcher {
@@ -175,17 +177,31 @@ impl Watcher {
             }
             self.expansion = expand::begin(db, rollup, watch, catalogue).await?;
         }
-        while let Some(expansion) = &mut self.expansion {
+        // Put back only where a step was done: one that failed may have read days and not marked them. Who
+        // begins anew finds the marks of the tests still there.
+        while let Some(mut expansion) = self.expansion.take() {
             if !expansion.step(db).await? {
                 let marks = expansion.end(db).await?;
                 DIRTY_MARKS.add(["expanded"], marks);
-                self.expansion = None;
                 return Ok(true);
             }
+            self.expansion = Some(expansion);
             if begun.elapsed() > time {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_that_took_long_is_followed_by_a_rest_with_a_limit() {
+        let rest = |took: u64, spacing| rest_after(Duration::from_secs(took), spacing).as_secs();
+        assert_eq!([rest(0, TICK), rest(0, SPACING), rest(5, SPACING)], [1, 4, 20]);
+        assert_eq!([rest(300, TICK), rest(300, SPACING)], [30, 30]);
     }
 }
