@@ -121,28 +121,33 @@ impl Limits {
 /// Looks again and again, and opens and closes the gate.
 pub(super) async fn watch(session: Arc<Session>, gate: watch::Sender<Option<String>>) {
     let limits = &session.config.limits;
-    let mut last = None;
+    let (mut last, mut recorded) = (None, None);
     loop {
         let found = limits.look(&session.db).await;
         for (reason, found) in REASONS.into_iter().zip(&found) {
             THROTTLED.set([reason], f64::from(u8::from(found.is_some())));
         }
         let reason = found.into_iter().flatten().next();
-        if last != reason {
-            match &reason {
-                Some(reason) => tracing::warn!(worker = session.worker_id, "holding back: {reason}"),
-                None => tracing::info!(worker = session.worker_id, "going on"),
-            }
-            let shown: Option<String> = reason.as_ref().map(|reason| reason.chars().take(255).collect());
-            if let Err(error) = session.db.execute(&THROTTLE_RECORD, args![shown, session.worker_id]).await {
-                tracing::warn!(error = %chain(&error), "the reason for holding back cannot be recorded");
-            }
-        }
         gate.send_if_modified(|gate| {
             let is_changed = *gate != reason;
             gate.clone_from(&reason);
             is_changed
         });
+        if last != reason {
+            match &reason {
+                Some(reason) => tracing::warn!(worker = session.worker_id, "holding back: {reason}"),
+                None => tracing::info!(worker = session.worker_id, "going on"),
+            }
+        }
+        // The gate does not wait for the record: a database that suffers may take long to write it.
+        if recorded != reason {
+            let shown: Option<String> = reason.as_ref().map(|reason| reason.chars().take(255).collect());
+            let db = session.db.with_limit(ANSWER_MAX);
+            match db.execute(&THROTTLE_RECORD, args![shown, session.worker_id]).await {
+                Ok(_) => recorded.clone_from(&reason),
+                Err(error) => tracing::warn!(error = %chain(&error), "whether it holds back cannot be recorded"),
+            }
+        }
         last = reason;
         tokio::time::sleep(EVERY).await;
     }
