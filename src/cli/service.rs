@@ -372,7 +372,8 @@ fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<E
 /// Runs a worker.
 #[derive(Debug, Args)]
 pub(super) struct WorkerOptions {
-    /// End when no job is left to run: with 0, or with 1 if jobs were discarded meanwhile
+    /// End when no job is left to run: with 0, or with 1 if jobs were discarded meanwhile, or if a
+    /// signal ended it before that
     #[arg(long)]
     drain: bool,
 
@@ -400,10 +401,16 @@ impl WorkerOptions {
         let connected = if self.drain { Some(connect().await?) } else { once_reachable(&shutdown, connect).await? };
         let Some((db, rollups, begun)) = connected else { return Ok(Exit::Ok.into()) };
         let lease_db = global.pool(1)?;
-        worker::run(&db, &lease_db, rollups, &config, global.clock(), &pulse, &shutdown).await;
-        let mut exit =
-            if self.drain && queue::settle::discarded_since(&db, begun).await? > 0 { Exit::Failed } else { Exit::Ok };
+        let ended = worker::run(&db, &lease_db, rollups, &config, global.clock(), &pulse, &shutdown).await;
+        let mut exit = Exit::Ok;
         if self.drain {
+            if ended != worker::Ended::Drained {
+                say!("warning: it was ended before the queue was drained");
+                exit = Exit::Failed;
+            }
+            if queue::settle::discarded_since(&db, begun).await? > 0 {
+                exit = Exit::Failed;
+            }
             // Nobody else may be there to close the runs.
             let mut report = scheduler::Report::default();
             scheduler::close_runs(&db, &mut report).await?;

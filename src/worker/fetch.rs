@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Session, backend::QueueBackend, wait_after};
+use super::{Session, backend::QueueBackend, fault, wait_after};
 use crate::{
     db::{DbError, Kind, Mode},
     error::chain,
@@ -74,10 +74,7 @@ pub(super) fn start(
             claimer: Claimer::default(),
             runs: HashMap::new(),
         };
-        tokio::select! {
-            () = fetcher.run(&stopping) => {}
-            () = stopping.cancelled() => {}
-        }
+        stopping.run_until_cancelled(fetcher.run(&stopping)).await;
     })
 }
 
@@ -129,7 +126,10 @@ impl Fetcher {
                 .set_trouble(claimed.as_ref().err().map(|error| format!("cannot claim: {}", chain(error))));
             match claimed {
                 Ok(0) if self.session.config.drain => match self.is_drained().await {
-                    Ok(true) => return,
+                    Ok(true) => {
+                        self.session.drained.store(true, Ordering::Relaxed);
+                        return;
+                    }
                     Ok(false) => {
                         failures = 0;
                         tokio::time::sleep(POLL / 5).await;
@@ -188,6 +188,7 @@ impl Fetcher {
         if claimed == 0 {
             return Ok(0);
         }
+        fault::inject_once("fetcher");
         CLAIM_DURATION.record([], begun.elapsed(), 1);
         let mut failures = 0;
         while let Err(error) = self.read_runs(&claim.jobs).await {

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
-use super::{NOTHING_TO_DO, Session, fetch::Unit, upkeep::refused, wait_after};
+use super::{NOTHING_TO_DO, Session, fault, fetch::Unit, upkeep::refused, wait_after};
 use crate::{
     db::{Backoff, DbError, Kind},
     error::chain,
@@ -88,12 +88,15 @@ pub(super) async fn handle(session: Arc<Session>, acks: UnboundedSender<Vec<Job>
     }
     session.busy.fetch_add(1, Ordering::Relaxed);
     let jobs = unit.jobs.len();
-    handle_unit(&session, &acks, unit).await;
+    // A panic in here, and not in the recompute, leaves jobs that nobody settles: only the end of this
+    // session gives them back.
+    session.vital("what settles jobs", handle_unit(&session, &acks, unit)).await;
     session.busy.fetch_sub(1, Ordering::Relaxed);
     session.held.fetch_sub(jobs, Ordering::Relaxed);
 }
 
 async fn handle_unit(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit: Unit) {
+    fault::inject_once("handler");
     let mut jobs = unit.jobs.as_slice();
     if let [first, .., last] = jobs {
         let span = tracing::info_span!(
@@ -295,7 +298,7 @@ async fn recompute_and_settle(
     let Some(rollup) = session.rollups.get(&rollup) else {
         return Err(AttemptError::UnknownRollup(rollup));
     };
-    inject_fault(target.lab_id);
+    fault::inject(target.lab_id);
     let worker_id = session.worker_id;
     let jobs = &jobs;
     let db = session.db.with_limit(session.config.job_timeout);
@@ -312,12 +315,4 @@ async fn recompute_and_settle(
     let committed = |turn| corrected(rollup, jobs, &turn);
     recompute::recompute(&db, rollup, target, &session.streak, &progress, settle, committed).await?;
     Ok(())
-}
-
-/// Panics for the lab that `DAYMEND_FAULT=panic:LAB` names; a test's way to a panic. Release
-/// builds know nothing of it.
-fn inject_fault(lab_id: i64) {
-    if cfg!(debug_assertions) && std::env::var("DAYMEND_FAULT").is_ok_and(|fault| fault == format!("panic:{lab_id}")) {
-        panic!("injected for lab {lab_id}");
-    }
 }

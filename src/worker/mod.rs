@@ -3,7 +3,8 @@
 //! A worker process lives in sessions. A session registers with the database and gets an id
 //! that no other start ever has; everything it claims, extends and settles carries that id.
 //! When its lease is lost (the process was stopped, or cut off for longer than the lease), all
-//! of the session is dropped, down to the tasks in flight, and a new one begins.
+//! of the session is dropped, down to the tasks in flight, and a new one begins. So it is where a
+//! part of it dies that it cannot do without, such as the task that claims.
 //!
 //! - [`fetch`] claims jobs while there is room, rescues those of dead workers, and groups
 //!   neighbouring days of a lab.
@@ -17,6 +18,7 @@
 //! makes it wait, with jitter, and go on.
 
 mod backend;
+mod fault;
 mod fetch;
 mod handler;
 pub mod throttle;
@@ -24,11 +26,16 @@ mod upkeep;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use apalis::prelude::{ParallelizeExt as _, WorkerBuilder, WorkerBuilderExt as _};
+use futures::FutureExt as _;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -48,6 +55,9 @@ use crate::{
 /// How long a job rests whose conflicts outlasted their retries; it doubles each time.
 const CONFLICT_REST: Duration = Duration::from_secs(1);
 const CONFLICT_REST_MAX: Duration = Duration::from_secs(60);
+
+/// How long a worker rests before it registers anew where a part of it died: that may happen again.
+const BROKEN_REST: Duration = Duration::from_secs(1);
 
 /// For how many jobs it is remembered how often they were released.
 const RELEASED_MAX: usize = 10_000;
@@ -91,8 +101,12 @@ struct Session {
     clock: Clock,
     worker_id: i64,
     pulse: Arc<Pulse>,
-    /// Cancelled when the lease is lost: nothing of this session counts any more.
+    /// Cancelled when the lease is lost, or a part of it died: nothing of this session counts any more.
     lost: CancellationToken,
+    /// Whether a part of it died.
+    broken: AtomicBool,
+    /// Whether the queue was found drained.
+    drained: AtomicBool,
     /// Cancelled when nothing more is to be begun.
     stopping: CancellationToken,
     /// Open unless the database suffers.
@@ -119,6 +133,35 @@ impl Session {
         Backoff { base: CONFLICT_REST, max: CONFLICT_REST_MAX }.wait(*times)
     }
 
+    /// Runs a part of the session that it cannot do without. Where that panics nobody else would notice:
+    /// claims would stop, or acks, while the lease goes on. So the session ends.
+    async fn vital<T>(&self, what: &str, part: impl Future<Output = T>) {
+        if AssertUnwindSafe(part).catch_unwind().await.is_err() {
+            tracing::error!(worker = self.worker_id, "{what} died: this is a bug");
+            self.broken.store(true, Ordering::Relaxed);
+            self.lost.cancel();
+        }
+    }
+
+    /// Why nothing more is done, where nothing more is.
+    async fn ended(&self, shutdown: &CancellationToken) -> Result<Ended, Cut> {
+        if self.drained.load(Ordering::Relaxed) {
+            Ok(Ended::Drained)
+        } else if self.broken.load(Ordering::Relaxed) {
+            Err(Cut::Broken)
+        } else if self.lost.is_cancelled() {
+            Err(Cut::Lost)
+        } else if shutdown.is_cancelled() {
+            Ok(Ended::Shutdown)
+        } else {
+            // What died may not have said so yet.
+            if tokio::time::timeout(BROKEN_REST, self.lost.cancelled()).await.is_err() {
+                tracing::error!(worker = self.worker_id, "the worker runtime ended by itself");
+            }
+            Err(Cut::Broken)
+        }
+    }
+
     /// Waits until the gate is open; false where nothing more is to be begun.
     async fn may_begin(&self) -> bool {
         let mut gate = self.gate.clone();
@@ -131,15 +174,34 @@ impl Session {
     }
 }
 
-/// Why a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    Shutdown,
-    Drained,
-    Lost,
+/// Spawns a part of a session that it cannot do without; it ends when it is dropped.
+fn spawn_vital<F>(session: &Arc<Session>, what: &'static str, part: F) -> AbortOnDropHandle<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let session = Arc::clone(session);
+    AbortOnDropHandle::new(tokio::spawn(async move { session.vital(what, part).await }))
 }
 
-/// Runs until `shutdown`, or until the queue is drained where that is asked for.
+/// Why a worker ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to; there may be work left.
+    Shutdown,
+    /// No job was left to run.
+    Drained,
+}
+
+/// Why a session ended before the worker did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// Its lease was lost.
+    Lost,
+    /// A part of it died.
+    Broken,
+}
+
+/// Runs until `shutdown`, or until the queue is drained where that is asked for; which of them it was.
 ///
 /// `lease_db` is a pool of its own for heartbeats, so that they never wait behind work.
 pub async fn run(
@@ -150,13 +212,13 @@ pub async fn run(
     clock: Clock,
     pulse: &Arc<Pulse>,
     shutdown: &CancellationToken,
-) {
+) -> Ended {
     metrics::worker_starts(&rollups);
     let (mut db, mut lease_db) = (db.with_limit(QUEUE_LIMIT), lease_db.with_limit(config.lease / 4));
     let mut last_session = None;
     loop {
         let Some(worker_id) = register(&lease_db, config, shutdown).await else {
-            return;
+            return Ended::Shutdown;
         };
         // What the last session held need not wait for its lease to run out.
         if let Some(last) = last_session.replace(worker_id)
@@ -173,6 +235,8 @@ pub async fn run(
             worker_id,
             pulse: Arc::clone(pulse),
             lost: CancellationToken::new(),
+            broken: AtomicBool::new(false),
+            drained: AtomicBool::new(false),
             stopping: shutdown.child_token(),
             gate,
             room: Arc::new(Semaphore::new(fetch::ROOM_MAX)),
@@ -183,14 +247,20 @@ pub async fn run(
         });
         tracing::info!(worker = worker_id, name = config.name, "worker registered");
         pulse.beat();
-        let _throttle = (!config.limits.is_empty())
-            .then(|| AbortOnDropHandle::new(tokio::spawn(throttle::watch(Arc::clone(&session), gate_keeper))));
+        let _throttle = (!config.limits.is_empty()).then(|| {
+            spawn_vital(&session, "what looks at the limits", throttle::watch(Arc::clone(&session), gate_keeper))
+        });
         match run_session(&session, &lease_db, shutdown).await {
-            Ended::Lost => {
+            Ok(ended) => return ended,
+            Err(Cut::Lost) => {
                 LEASES_LOST.add([], 1);
                 tracing::warn!(worker = worker_id, "lease lost: dropping its work and registering anew");
             }
-            Ended::Shutdown | Ended::Drained => return,
+            Err(Cut::Broken) => {
+                LEASES_LOST.add([], 1);
+                tracing::error!(worker = worker_id, "giving up its lease: dropping its work and registering anew");
+                shutdown.run_until_cancelled(tokio::time::sleep(BROKEN_REST)).await;
+            }
         }
         // Whatever cut this session off may have left dead connections behind.
         (db, lease_db) = (db.renewed(), lease_db.renewed());
@@ -212,16 +282,16 @@ async fn register(db: &Db, config: &Config, shutdown: &CancellationToken) -> Opt
     None
 }
 
-async fn run_session(session: &Arc<Session>, lease_db: &Db, shutdown: &CancellationToken) -> Ended {
+async fn run_session(session: &Arc<Session>, lease_db: &Db, shutdown: &CancellationToken) -> Result<Ended, Cut> {
     let config = &session.config;
     let keeping = upkeep::keep_lease(Arc::clone(session), lease_db.clone());
-    let lease_task = AbortOnDropHandle::new(tokio::spawn(keeping));
+    let lease_task = spawn_vital(session, "what keeps the lease", keeping);
     let _gauges = AbortOnDropHandle::new(tokio::spawn(upkeep::show_gauges(Arc::clone(session), lease_db.clone())));
     let (acks, acker) = upkeep::acker(Arc::clone(session));
-    let acker = AbortOnDropHandle::new(tokio::spawn(acker));
+    let acker = spawn_vital(session, "what acks jobs", acker);
 
     let (backend, fetcher) = fetch::start(Arc::clone(session), session.stopping.clone());
-    let fetcher = AbortOnDropHandle::new(tokio::spawn(fetcher));
+    let fetcher = spawn_vital(session, "what claims jobs", fetcher);
     let state = Arc::clone(session);
     let worker = WorkerBuilder::new(config.name.as_str())
         .backend(backend)
@@ -237,24 +307,21 @@ async fn run_session(session: &Arc<Session>, lease_db: &Db, shutdown: &Cancellat
             if let Err(error) = result {
                 tracing::error!(%error, "the worker runtime failed");
             }
-            if session.lost.is_cancelled() { Ended::Lost } else if shutdown.is_cancelled() { Ended::Shutdown } else { Ended::Drained }
+            session.ended(shutdown).await
         }
-        () = session.lost.cancelled() => Ended::Lost,
+        () = session.lost.cancelled() => session.ended(shutdown).await,
         () = async {
             shutdown.cancelled().await;
             tokio::time::sleep(config.grace).await;
-        } => Ended::Shutdown,
-    };
-    if ended == Ended::Lost {
-        return ended;
-    }
+        } => Ok(Ended::Shutdown),
+    }?;
     // Everything in flight ends here: what did not finish within the grace period is aborted,
     // and its transactions roll back.
     fetcher.abort();
     drop(fetcher);
     finish(session, worker, acker).await;
     drop(lease_task);
-    ended
+    Ok(ended)
 }
 
 /// Sends the last acks, and hands back what is left.
@@ -281,8 +348,5 @@ async fn wait_after(error: &DbError, what: &str, failures: u32, until: &Cancella
     metrics::database_error(error);
     let wait = Backoff::UNAVAILABLE.wait(failures);
     tracing::warn!(error = %chain(error), ?wait, "{what} failed, trying again");
-    tokio::select! {
-        () = tokio::time::sleep(wait) => {}
-        () = until.cancelled() => {}
-    }
+    until.run_until_cancelled(tokio::time::sleep(wait)).await;
 }

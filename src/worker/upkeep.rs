@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Session, wait_after};
+use super::{Session, fault, wait_after};
 use crate::{
     db::Db,
     metrics::{
@@ -32,6 +32,7 @@ pub(super) async fn keep_lease(session: Arc<Session>, db: Db) {
         beat.tick().await;
         match lease::heartbeat(&db, session.worker_id, session.config.lease).await {
             Ok(true) => {
+                fault::inject_once("lease");
                 failures = 0;
                 session.pulse.beat();
                 HEARTBEAT.set([], metrics::now_seconds());
@@ -65,6 +66,7 @@ pub(super) fn acker(session: Arc<Session>) -> (mpsc::UnboundedSender<Vec<Job>>, 
     let (acks, mut received) = mpsc::unbounded_channel::<Vec<Job>>();
     let task = async move {
         while let Some(first) = received.recv().await {
+            fault::inject_once("acker");
             let mut jobs = first;
             let deadline = tokio::time::Instant::now() + ACKS_WAIT;
             while jobs.len() < ACKS_MAX

@@ -1,5 +1,5 @@
 //! Poison: jobs that fail every time, panic, or never end. They are discarded after their
-//! attempts with an error that can be read, and delay no other lab.
+//! attempts with an error that can be read, and delay no other lab. And workers a part of which dies.
 
 use std::time::Duration;
 
@@ -24,6 +24,10 @@ on_both! {
     a_job_that_panics_is_discarded_with_its_message;
     a_job_that_never_ends_is_ended_by_the_job_timeout;
     one_bad_day_of_a_group_fails_alone;
+    a_worker_that_does_not_keep_its_lease_registers_anew;
+    a_worker_that_does_not_claim_registers_anew;
+    a_worker_that_does_not_ack_registers_anew;
+    a_worker_that_does_not_settle_registers_anew;
 }
 
 async fn labs(engine: Engine) -> TestDb {
@@ -142,4 +146,37 @@ async fn one_bad_day_of_a_group_fails_alone(engine: Engine) {
     let bad = db.rows("SELECT day FROM daymend_jobs WHERE state = 'discarded'", args![]).await;
     let bad: Vec<String> = bad.iter().map(|row| row.date(0).unwrap().to_string()).collect();
     assert_eq!(bad, ["2026-06-05"]);
+}
+
+/// What keeps its lease, claims jobs, acks and settles them: without any of these a worker is of no use.
+async fn a_worker_that_does_not_keep_its_lease_registers_anew(engine: Engine) {
+    a_part_dies(engine, "lease").await;
+}
+
+async fn a_worker_that_does_not_claim_registers_anew(engine: Engine) {
+    a_part_dies(engine, "fetcher").await;
+}
+
+async fn a_worker_that_does_not_ack_registers_anew(engine: Engine) {
+    a_part_dies(engine, "acker").await;
+}
+
+async fn a_worker_that_does_not_settle_registers_anew(engine: Engine) {
+    a_part_dies(engine, "handler").await;
+}
+
+/// A part of a worker panics once; the worker does all of its work, and ends.
+async fn a_part_dies(engine: Engine, part: &str) {
+    let db = labs(engine).await;
+    // Some days find nothing to change, and are acked; others are written.
+    let repair = |day, to| run_ok(&db, &["--now", NOW, "repair", "--day", day, "--to", to]);
+    repair("2026-06-02", "2026-06-03");
+    run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    repair("2026-06-02", "2026-06-03");
+    repair("2026-06-08", "2026-06-09");
+    let fault = format!("once:{part}");
+    let mut worker = Process::start_with(&db, &["--now", NOW, "worker", "--drain"], ("DAYMEND_FAULT", fault.as_str()));
+    assert_eq!(worker.wait(LIMIT), Some(0));
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await, 18);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_workers").await, 3, "it registered anew");
 }

@@ -27,6 +27,8 @@ on_both! {
     a_rebuild_takes_away_what_it_finds_gone;
     a_query_of_the_operators_own_holds_workers_back;
     a_worker_that_holds_back_ends_at_once_on_sigterm;
+    a_drain_that_a_signal_ends_has_failed;
+    a_reason_that_cannot_be_recorded_is_recorded_later;
     limits_that_cannot_be_read_are_bad_input;
 }
 
@@ -119,25 +121,84 @@ async fn completed(db: &TestDb) -> i64 {
     db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await
 }
 
-/// A worker that obeys the table `suffering`, which says that the database suffers.
-async fn worker_that_is_held_back(db: &TestDb) -> Process {
+/// A worker that holds back.
+async fn worker_that_is_held_back(db: &TestDb, more: &[&str]) -> Process {
+    let (worker, _) = suffering_worker(db, 7, more).await;
+    wait_until("the worker to hold back", LIMIT, || async { db.number(HOLDING_BACK).await == 1 }).await;
+    worker
+}
+
+const HOLDING_BACK: &str = "SELECT COUNT(*) FROM daymend_workers WHERE throttled IS NOT NULL";
+
+/// A worker that obeys the table `suffering`, which says how much the database suffers.
+async fn suffering_worker(db: &TestDb, much: i64, more: &[&str]) -> (Process, String) {
     db.execute("CREATE TABLE suffering (id INT PRIMARY KEY, much INT NOT NULL)", vec![]).await;
-    db.execute("INSERT INTO suffering VALUES (1, 7)", vec![]).await;
+    db.execute("INSERT INTO suffering VALUES (1, ?)", args![much]).await;
     if db.engine == Engine::MariaDb {
         let name = db.name();
         db.execute(&format!("GRANT SELECT ON {name}.suffering TO {name}@'%'"), vec![]).await;
     }
-    let worker = Process::start(db, &["--now", NOW, "worker", "--throttle-query", "SELECT MAX(much) FROM suffering"]);
-    wait_until("the worker to hold back", LIMIT, || async {
-        db.number("SELECT COUNT(*) FROM daymend_workers WHERE throttled IS NOT NULL").await == 1
+    let worker = ["--now", NOW, "worker", "--throttle-query", "SELECT MAX(much) FROM suffering"];
+    Process::start_with_pages(db, &[&worker, more].concat())
+}
+
+async fn a_drain_that_a_signal_ends_has_failed(engine: Engine) {
+    let db = lab(engine, 6).await;
+    let mut worker = worker_that_is_held_back(&db, &["--drain"]).await;
+    run_ok(&db, &["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-12"]);
+    worker.terminate();
+    assert_eq!(worker.wait(LIMIT), Some(1), "there is work left");
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'available'").await, 1);
+}
+
+async fn a_reason_that_cannot_be_recorded_is_recorded_later(engine: Engine) {
+    let db = lab(engine, 6).await;
+    let _worker = worker_that_is_held_back(&db, &[]).await;
+    let before = completed(&db).await;
+    run_ok(&db, &["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-12"]);
+    db.execute_script(match engine {
+        Engine::MariaDb => {
+            "CREATE TRIGGER refuse BEFORE UPDATE ON daymend_workers FOR EACH ROW
+             IF NEW.throttled IS NULL AND OLD.throttled IS NOT NULL THEN SIGNAL SQLSTATE '45000'; END IF"
+        }
+        Engine::Sqlite => {
+            "CREATE TRIGGER refuse BEFORE UPDATE ON daymend_workers
+             WHEN NEW.throttled IS NULL AND OLD.throttled IS NOT NULL BEGIN SELECT RAISE(ABORT, 'not now'); END"
+        }
     })
     .await;
-    worker
+    db.execute("UPDATE suffering SET much = 0", vec![]).await;
+    wait_until("the work to go on", LIMIT, || async { completed(&db).await > before }).await;
+    assert_eq!(db.number(HOLDING_BACK).await, 1);
+    db.execute_script("DROP TRIGGER refuse").await;
+    wait_until("the reason to go", LIMIT, || async { db.number(HOLDING_BACK).await == 0 }).await;
+}
+
+/// The record waits for a server that suffers; the work does not go on for so long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_begun_while_the_reason_is_being_recorded() {
+    let db = lab(Engine::MariaDb, 6).await;
+    let (_worker, _) = suffering_worker(&db, 0, &[]).await;
+    let before = completed(&db).await;
+    run_ok(&db, &["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-12"]);
+    wait_until("the gate to be open", LIMIT, || async { completed(&db).await > before }).await;
+    db.execute_script(
+        "CREATE TRIGGER slow BEFORE UPDATE ON daymend_workers FOR EACH ROW
+         IF NEW.throttled IS NOT NULL THEN DO SLEEP(600); END IF",
+    )
+    .await;
+    db.execute("UPDATE suffering SET much = 1", vec![]).await;
+    let recording =
+        "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND state = 'User sleep'";
+    wait_until("the record", LIMIT, || async { db.number(recording).await > 0 }).await;
+    run_ok(&db, &["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-13"]);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(completed(&db).await, before + 1, "an open gate begins it within a second");
 }
 
 async fn a_query_of_the_operators_own_holds_workers_back(engine: Engine) {
     let db = lab(engine, 200).await;
-    let _worker = worker_that_is_held_back(&db).await;
+    let _worker = worker_that_is_held_back(&db, &[]).await;
     let before = completed(&db).await;
     run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
     run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
@@ -163,7 +224,7 @@ async fn a_query_of_the_operators_own_holds_workers_back(engine: Engine) {
 
 async fn a_worker_that_holds_back_ends_at_once_on_sigterm(engine: Engine) {
     let db = lab(engine, 6).await;
-    let mut worker = worker_that_is_held_back(&db).await;
+    let mut worker = worker_that_is_held_back(&db, &[]).await;
     run_ok(&db, &["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-12"]);
     let begun = std::time::Instant::now();
     worker.terminate();

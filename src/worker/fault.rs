@@ -1,0 +1,19 @@
+//! A test's way to a panic: `DAYMEND_FAULT` in the environment. Release builds know nothing of it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Panics whenever it works on the lab that `DAYMEND_FAULT=panic:LAB` names.
+pub(super) fn inject(lab_id: i64) {
+    assert!(!is_asked_for("panic", &lab_id.to_string()), "injected for lab {lab_id}");
+}
+
+/// Panics the first time that it comes to the place that `DAYMEND_FAULT=once:PLACE` names.
+pub(super) fn inject_once(place: &str) {
+    static IS_DONE: AtomicBool = AtomicBool::new(false);
+    assert!(!is_asked_for("once", place) || IS_DONE.swap(true, Ordering::SeqCst), "injected once");
+}
+
+fn is_asked_for(how: &str, place: &str) -> bool {
+    cfg!(debug_assertions)
+        && std::env::var("DAYMEND_FAULT").is_ok_and(|fault| fault.split_once(':') == Some((how, place)))
+}
