@@ -28,11 +28,12 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, V
 
 use crate::{
     clock::Clock,
-    db::{self, ConnectOptions, Db, DbError, Kind, migrate::SchemaError},
+    db::{self, ConnectOptions, Db, Kind, migrate::SchemaError},
     error::{UsageError, chain, usage},
     output::say,
     recompute::stored::{self, Access},
     rollup::{HISTORICAL_SUMMARY, Rollup, Rollups, source},
+    snapshot::restore::apply::database_error,
 };
 
 /// What the exit code of a command means.
@@ -284,15 +285,12 @@ fn exit_of(error: &anyhow::Error) -> Exit {
         if let Some(SchemaError::Behind { .. } | SchemaError::Ahead { .. }) = cause.downcast_ref() {
             return Exit::Schema;
         }
-        if let Some(database) = cause.downcast_ref::<DbError>() {
-            return match database.kind {
-                Kind::Unavailable => Exit::Unavailable,
-                Kind::Definition => Exit::Usage,
-                Kind::Conflict | Kind::Other => Exit::Failed,
-            };
-        }
     }
-    Exit::Failed
+    match database_error(error).map(|error| error.kind) {
+        Some(Kind::Unavailable) => Exit::Unavailable,
+        Some(Kind::Definition) => Exit::Usage,
+        Some(Kind::Conflict | Kind::Other) | None => Exit::Failed,
+    }
 }
 
 fn init_log(global: &Global, is_service: bool) {
@@ -428,4 +426,23 @@ fn who() -> String {
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{db::DbError, snapshot::SnapshotError};
+
+    #[test]
+    fn the_exit_code_is_that_of_the_database_error_wherever_it_is() {
+        for (source, exit) in [
+            (sqlx::Error::PoolTimedOut, Exit::Unavailable),
+            (sqlx::Error::ColumnNotFound("id".to_owned()), Exit::Usage),
+            (sqlx::Error::RowNotFound, Exit::Failed),
+        ] {
+            let error = DbError::new("a test", source);
+            assert_eq!(exit_of(&anyhow::Error::from(SnapshotError::Database(error)).context("restoring")), exit);
+        }
+        assert_eq!(exit_of(&anyhow::anyhow!("something else")), Exit::Failed);
+    }
 }
