@@ -309,7 +309,8 @@ fn init_log(global: &Global, is_service: bool) {
 }
 
 /// A panic is one line of the log like other errors; whoever catches it says what follows. But print
-/// panics where it cannot write: a reader that has seen enough (`daymend queue list | head`) is no error.
+/// panics where it cannot write: then the command ends with 1, and says why unless the reader has just
+/// seen enough (`daymend queue list | head`).
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let text = panic.to_string().replace('\n', " ");

@@ -71,7 +71,7 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
     let opened = match scheme {
         "mysql" | "mariadb" => {
             if let Some(name) = unknown_parameter(url) {
-                bail!("the database URL has a parameter {name:?}, which nobody knows: {}", MYSQL_PARAMETERS.join(", "));
+                bail!("unknown parameter {name:?} in the database URL (known: {})", MYSQL_PARAMETERS.join(", "));
             }
             let options = MySqlConnectOptions::from_str(url)
                 .map_err(|error| anyhow::anyhow!("the database URL cannot be read: {error}"))?;
