@@ -163,7 +163,7 @@ pub async fn run(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationTo
 /// Where the database cannot say.
 pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationToken) -> Result<Look, DbError> {
     show(db).await?;
-    let (day, due_at) = daily.at.due(clock.now());
+    let (day, due_at) = daily.at.due(db.now(clock).await?);
     match db.fetch_optional(&STATE, args![day], |row| row.text(0)).await?.as_deref() {
         Some("done") => return Ok(Look::Nothing),
         Some(_) => {}

@@ -1,10 +1,14 @@
 //! The scheduler takes one snapshot a day, however many schedulers there are.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicI64},
+    time::Duration,
+};
 
 use daymend::{
     args,
     clock::Clock,
+    db::DbClock,
     scheduler::snapshots::{Daily, Look, look},
     snapshot::{self, Store},
 };
@@ -28,6 +32,7 @@ on_both! {
     one_whose_second_is_somebody_elses_is_taken_later;
     a_snapshot_of_some_tables_pushes_no_full_one_out;
     databases_that_share_a_store_have_one_each;
+    a_clock_that_is_ahead_takes_no_later_day;
 }
 
 const USAGE: i32 = 2;
@@ -226,4 +231,15 @@ fn slow_files_keep_no_heartbeat_waiting() {
     assert_eq!(heartbeat, Ok("heartbeat"));
     assert!(!left.exists());
     runtime.block_on(async { drop(db) });
+}
+
+/// The day is that of the earlier of two clocks: this machine's is years ahead of the database's.
+async fn a_clock_that_is_ahead_takes_no_later_day(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let dir = tempfile::tempdir().unwrap();
+    let now: chrono::DateTime<chrono::Utc> = "2020-05-02T01:59:59Z".parse().unwrap();
+    let behind = db.db.with_clock(DbClock::Driven(Arc::new(AtomicI64::new(now.timestamp_micros()))));
+    let mine = daily(&db, dir.path(), "mine");
+    assert_eq!(look(&behind, &mine, Clock::System, &CancellationToken::new()).await.unwrap(), Look::Taken);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_snapshots WHERE day = '2020-05-01'").await, 1);
 }
