@@ -10,7 +10,7 @@ use crate::{
     db::{Backoff, Db},
     error::chain,
     metrics,
-    queue::admin::{filter::Filter, prune},
+    queue::admin::prune,
 };
 
 /// How often.
@@ -22,14 +22,10 @@ const AGAIN: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::fr
 /// Prunes again and again, until `shutdown`.
 pub(super) async fn prune_until(db: &Db, config: &Config, shutdown: &CancellationToken) {
     let Some(retention) = config.retention else { return };
-    let all = Filter::default();
     let mut failures = 0;
     while !shutdown.is_cancelled() {
-        let pruned = tokio::select! {
-            pruned = prune::prune(db, &all, retention, "scheduler") => pruned,
-            // What a batch has begun is taken back.
-            () = shutdown.cancelled() => return,
-        };
+        // What a batch has begun is taken back.
+        let Some(pruned) = shutdown.run_until_cancelled(prune::prune_outlived(db, retention)).await else { return };
         let wait = match pruned {
             Ok(jobs) => {
                 failures = 0;
@@ -46,9 +42,6 @@ pub(super) async fn prune_until(db: &Db, config: &Config, shutdown: &Cancellatio
                 wait
             }
         };
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = shutdown.cancelled() => {}
-        }
+        shutdown.run_until_cancelled(tokio::time::sleep(wait)).await;
     }
 }

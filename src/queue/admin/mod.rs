@@ -2,7 +2,8 @@
 //!
 //! [`filter`] says which jobs are meant, the same way everywhere; [`stats`] and [`list`] read;
 //! [`change`] retries and cancels; [`pause`] and [`prune`]. Every change is written to
-//! `daymend_admin_log` in the transaction that makes it: who, when, the filter, how many.
+//! `daymend_admin_log` in the transaction that makes it: who, when, the filter, how many. Only what the
+//! scheduler prunes is noted once a round.
 
 pub mod change;
 pub mod filter;

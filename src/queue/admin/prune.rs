@@ -3,6 +3,10 @@
 //! Runs are looked through by their ids, some at a time, and each batch holds its runs: a retry that
 //! opens one of them again comes before, and the run is left alone, or after, and finds nothing. A run
 //! that somebody else holds just then is left for the next time.
+//!
+//! Who prunes by hand is in the admin log with every batch, in its transaction. What the scheduler prunes
+//! every hour is one row of it, written when the round is over or has failed; a round that a shutdown cuts
+//! off has none. The scheduler prunes the log as well: a row lives as long as a run.
 
 use std::time::Duration;
 
@@ -12,6 +16,7 @@ use super::{filter::Filter, jobs_by_run, write_log};
 use crate::{
     args,
     db::{Arg, Db, DbError, Mode, Query, Tx, retry},
+    error::chain,
     queue::ids_of,
     statement,
 };
@@ -21,6 +26,9 @@ const JOBS_A_BATCH: usize = 1000;
 
 /// How many ids of runs one transaction looks at.
 const RUNS_A_BATCH: i64 = 1000;
+
+/// How many rows of the admin log one statement deletes.
+const LOG_A_BATCH: usize = 1000;
 
 /// How long to leave the database alone between two batches.
 const REST: Duration = Duration::from_millis(10);
@@ -52,6 +60,17 @@ statement!(
        AND NOT EXISTS (SELECT 1 FROM daymend_attempts WHERE daymend_attempts.worker_id = daymend_workers.id)"
 );
 
+// The oldest by their ids, which rise with the time, as near as matters: the time has no index.
+statement!(
+    LOG_OLD,
+    "prunable log",
+    "SELECT MAX(oldest.id)
+     FROM (SELECT log.id, log.at FROM daymend_admin_log AS log ORDER BY log.id LIMIT ?) AS oldest
+     WHERE oldest.at < ?"
+);
+
+statement!(LOG, "prune log", "DELETE FROM daymend_admin_log WHERE id <= ? AND at < ?");
+
 /// The jobs that may go.
 const ENDED: &str = "state IN ('completed', 'discarded', 'cancelled')";
 
@@ -80,17 +99,69 @@ pub async fn plan(db: &Db, filter: &Filter, older_than: Duration) -> Result<Vec<
 pub async fn prune(db: &Db, filter: &Filter, older_than: Duration, who: &str) -> Result<u64, DbError> {
     let cutoff = cutoff(db, older_than).await?;
     let mut pruned = 0;
+    prune_runs(db, filter, cutoff, Some(who), &mut pruned).await?;
+    retry("prune workers", || db.execute(&WORKERS, args![cutoff])).await?;
+    Ok(pruned)
+}
+
+/// Deletes whatever has outlived its retention, rows of the admin log too; how many jobs.
+pub async fn prune_outlived(db: &Db, retention: Duration) -> Result<u64, DbError> {
+    let cutoff = cutoff(db, retention).await?;
+    let all = Filter::default();
+    let mut pruned = 0;
+    let result = prune_runs(db, &all, cutoff, None, &mut pruned).await;
+    if pruned > 0 {
+        let mut tx = db.begin(Mode::Write).await?;
+        write_log(&mut tx, "scheduler", "prune", &described(&all, cutoff), pruned).await?;
+        tx.commit().await?;
+    }
+    result?;
+    retry("prune workers", || db.execute(&WORKERS, args![cutoff])).await?;
+    match prune_log(db, cutoff).await {
+        // The user's rights are of a version that did not: the doctor says so, and everything else goes on.
+        Err(error) if error.is_denied() => {
+            tracing::warn!(error = %chain(&error), "old rows of the admin log stay: run deploy/mysql/grants.sql again");
+        }
+        result => result?,
+    }
+    Ok(pruned)
+}
+
+/// Deletes rows of the admin log, the oldest first.
+async fn prune_log(db: &Db, cutoff: DateTime<Utc>) -> Result<(), DbError> {
+    loop {
+        let last = db.fetch_one(&LOG_OLD, args![LOG_A_BATCH, cutoff], |row| row.int_or_null(0)).await?;
+        let Some(last) = last else { return Ok(()) };
+        if retry("prune log", || db.execute(&LOG, args![last, cutoff])).await? < LOG_A_BATCH as u64 {
+            return Ok(());
+        }
+        tokio::time::sleep(REST).await;
+    }
+}
+
+/// Prunes batch after batch, and adds up the jobs; each batch is logged where `who` is known.
+async fn prune_runs(
+    db: &Db,
+    filter: &Filter,
+    cutoff: DateTime<Utc>,
+    who: Option<&str>,
+    pruned: &mut u64,
+) -> Result<(), DbError> {
     let mut next = Some(0);
     while let Some(first) = next {
         let batch = retry("prune jobs", || prune_batch(db, filter, cutoff, first, who)).await?;
-        pruned += batch.jobs;
+        *pruned += batch.jobs;
         next = batch.next;
         if batch.jobs + batch.runs > 0 {
             tokio::time::sleep(REST).await;
         }
     }
-    retry("prune workers", || db.execute(&WORKERS, args![cutoff])).await?;
-    Ok(pruned)
+    Ok(())
+}
+
+/// What is pruned, for the admin log.
+fn described(filter: &Filter, cutoff: DateTime<Utc>) -> String {
+    format!("{filter} older than {cutoff}")
 }
 
 /// What a batch came to.
@@ -108,7 +179,7 @@ async fn prune_batch(
     filter: &Filter,
     cutoff: DateTime<Utc>,
     first: i64,
-    who: &str,
+    who: Option<&str>,
 ) -> Result<Pruned, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
     let Some(first) = tx.fetch_one(&NEXT_RUN, args![first], |row| row.int_or_null(0)).await? else {
@@ -133,7 +204,9 @@ async fn prune_batch(
         for statement in [&ATTEMPTS, &JOBS] {
             tx.execute(statement.with_list(jobs.len()), jobs.clone()).await?;
         }
-        write_log(&mut tx, who, "prune", &format!("{filter} older than {cutoff}"), jobs.len() as u64).await?;
+        if let Some(who) = who {
+            write_log(&mut tx, who, "prune", &described(filter, cutoff), jobs.len() as u64).await?;
+        }
     }
     let mut pruned = Pruned { jobs: jobs.len() as u64, runs: 0, next: Some(next) };
     for run in done {
