@@ -16,7 +16,8 @@
 //!
 //! How it fails: a step that cannot reach the database is logged and done at a later tick; a
 //! lab that cannot be scheduled is reported, and stops no other; so is a record or a run whose rows
-//! somebody else holds, and it is done at a later tick.
+//! somebody else holds, and it is done at a later tick. On shutdown a step is dropped wherever it is: each
+//! is a transaction, which rolls back.
 
 pub mod adhoc;
 pub mod audits;
@@ -214,7 +215,7 @@ async fn tick_until(
     while !shutdown.is_cancelled() {
         let begun = Instant::now();
         let mut report = Report::default();
-        let result = async {
+        let step = async {
             let now = db.now(clock).await?;
             if labs_read.is_none_or(|at| at.elapsed() >= NIGHTLY_EVERY) {
                 nightly::enqueue_closed_days(db, rollup, config, now, &mut report).await?;
@@ -224,8 +225,8 @@ async fn tick_until(
             migrations::take_pending(db, rollup, config.rebuilds(), None, now, &mut report).await?;
             close_runs(db, &mut report).await?;
             Ok(())
-        }
-        .await;
+        };
+        let Some(result) = shutdown.run_until_cancelled(step).await else { return };
         report_held(&report.held, &mut reported_held);
         let took = begun.elapsed();
         SCHEDULER_TICK_DURATION.record([], took, 1);
@@ -253,10 +254,7 @@ async fn tick_until(
                 wait
             }
         };
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = shutdown.cancelled() => {}
-        }
+        shutdown.run_until_cancelled(tokio::time::sleep(wait)).await;
     }
 }
 

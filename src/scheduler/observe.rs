@@ -101,7 +101,8 @@ pub(super) async fn observe_until(
     while !shutdown.is_cancelled() {
         let begun = Instant::now();
         let observed = async { observe(db, rollup, config, db.now(clock).await?).await };
-        match observed.await {
+        let Some(observed) = shutdown.run_until_cancelled(observed).await else { return };
+        match observed {
             Ok(()) => {
                 STATS_DURATION.record([], begun.elapsed(), 1);
                 STATS_TAKEN.set([], metrics::now_seconds());
@@ -111,16 +112,14 @@ pub(super) async fn observe_until(
                 tracing::warn!(error = %chain(&error), "the gauges cannot be read, trying again");
             }
         }
-        tokio::select! {
-            () = tokio::time::sleep((begun.elapsed() * RESTS).clamp(EVERY, REST_MAX)) => {}
-            () = shutdown.cancelled() => {}
-        }
+        let rest = (begun.elapsed() * RESTS).clamp(EVERY, REST_MAX);
+        shutdown.run_until_cancelled(tokio::time::sleep(rest)).await;
     }
 }
 
 async fn observe(db: &Db, rollup: &Rollup, config: &Config, now: DateTime<Utc>) -> Result<(), DbError> {
-    let open = runs::open(&mut tx).await?;
     let mut tx = db.begin(Mode::Snapshot).await?;
+    let open = runs::open(&mut tx).await?;
     let counts = count(&mut tx, &OPEN_COUNTS, args![queue::PAUSED]).await?;
     let run_counts = count(&mut tx, &RUN_COUNTS, args![]).await?;
     let pauses = pause::list(&mut tx).await?;

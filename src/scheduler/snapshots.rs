@@ -150,10 +150,7 @@ pub async fn run(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationTo
             metrics::database_error(&error);
             tracing::warn!(error = %chain(&error), "the daily snapshot cannot be looked at, trying again");
         }
-        tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = shutdown.cancelled() => {}
-        }
+        shutdown.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await;
     }
 }
 

@@ -140,3 +140,20 @@ async fn a_run_that_somebody_else_closes_is_not_said_to_run() {
     looking.await.unwrap();
     assert_eq!(db.record_status(record).await, "Completed");
 }
+
+/// The tables that a tick, the gauges and the marks of late changes want to read are locked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scheduler_that_waits_for_the_database_ends_at_once_on_sigterm() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let arguments = ["--now", NOW, "scheduler", "--audit-budget", "0s"];
+    let (mut scheduler, _) = Process::start_with_pages(&db, &arguments);
+    let mut held = db.admin.begin(Mode::Write).await.unwrap();
+    held.execute_text("hold", "LOCK TABLES labs WRITE, daymend_dirty WRITE").await.unwrap();
+    let waiting = "SELECT COUNT(*) FROM information_schema.processlist
+                   WHERE db = DATABASE() AND state LIKE 'Waiting for table%lock'";
+    // The gauges are read every 15 seconds.
+    wait_until("all of them to wait", LIMIT * 2, async || db.number(waiting).await == 3).await;
+    scheduler.terminate();
+    assert_eq!(scheduler.wait(Duration::from_secs(10)), Some(0));
+    held.discard();
+}

@@ -67,10 +67,7 @@ pub(super) async fn audit_until(db: &Db, rollup: &Rollup, config: &Config, clock
             metrics::database_error(&error);
             tracing::warn!(error = %chain(&error), "the audit was interrupted, going on later");
         }
-        tokio::select! {
-            () = tokio::time::sleep(EVERY) => {}
-            () = shutdown.cancelled() => {}
-        }
+        shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await;
     }
 }
 
