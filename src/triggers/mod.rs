@@ -135,8 +135,7 @@ impl InstallError {
     /// Sorts an error by what to do about it.
     fn of(table: &str, error: DbError) -> Self {
         match code(&error.source) {
-            // Denied: for a database, a table, a column, or for the lack of SUPER.
-            1044 | 1142 | 1143 | 1227 => Self::Rights(error),
+            _ if error.is_denied() => Self::Rights(error),
             1419 => Self::BinaryLog(error),
             1205 => Self::InUse(table.to_owned(), error),
             _ => Self::Database(error),

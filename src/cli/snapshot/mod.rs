@@ -19,7 +19,7 @@ use super::{
     usage, who,
 };
 use crate::{
-    db::{ConnectOptions, Db, code, connect},
+    db::{ConnectOptions, Db, connect},
     error::chain,
     rollup::Rollup,
     runs::records,
@@ -123,7 +123,7 @@ pub(super) fn explained(error: SnapshotError) -> anyhow::Error {
         | SnapshotError::NoSnapshot(_)
         | SnapshotError::Exists(_)
         | SnapshotError::Target(_) => usage(chain(&error)),
-        SnapshotError::Database(error) if matches!(code(&error.source), 1142 | 1143) => {
+        SnapshotError::Database(error) if error.is_denied() => {
             let needed =
                 "a snapshot needs SELECT on whole tables (the user daymend_snapshot of deploy/mysql/grants.sql)";
             anyhow::Error::from(error).context(needed)

@@ -14,7 +14,7 @@ use super::{
     historical_summary, print_json, usage, who,
 };
 use crate::{
-    db::code,
+    db::DbError,
     error::chain,
     scheduler::adhoc,
     snapshot::{
@@ -241,8 +241,7 @@ impl Options {
 
 /// Says who may do it, where the database says who may not.
 pub(super) fn with_rights(error: anyhow::Error) -> anyhow::Error {
-    let denied = [1044, 1142, 1143];
-    if database_error(&error).is_some_and(|error| denied.contains(&code(&error.source))) {
+    if database_error(&error).is_some_and(DbError::is_denied) {
         return error.context(
             "this needs the --database-url of an operator who may SELECT, INSERT, UPDATE and DELETE in the tables",
         );
