@@ -342,19 +342,14 @@ fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<E
     let exit = if report.held.is_empty() { Exit::Ok } else { Exit::Failed };
     report.warn_of_held("left undone");
     if global.json {
-        let enqueued: Vec<_> = report
-            .enqueued
-            .iter()
-            .map(|(run, reason, jobs)| serde_json::json!({ "run": run, "reason": reason, "jobs": jobs }))
-            .collect();
         let closed: Vec<_> =
             report.closed.iter().map(|(run, state, _)| serde_json::json!({ "run": run, "state": state })).collect();
         print_json(&serde_json::json!({
-            "enqueued": enqueued, "closed": closed, "unusable": report.unusable, "held": report.held
+            "enqueued": report.enqueued, "closed": closed, "unusable": report.unusable, "held": report.held
         }))?;
         return Ok(exit.into());
     }
-    for (run, reason, jobs) in &report.enqueued {
+    for scheduler::Enqueued { run, reason, jobs } in &report.enqueued {
         println!("run {run}: {reason}: {jobs} job(s) enqueued");
     }
     for (run, state, progress) in &report.closed {

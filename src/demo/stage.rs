@@ -153,7 +153,7 @@ impl Stage {
             audit: None,
         };
         let tick = scheduler::tick(&self.db, rollup, &config, clock).await?;
-        let run_ids: Vec<i64> = tick.enqueued.iter().map(|(id, _, _)| *id).collect();
+        let run_ids: Vec<i64> = tick.enqueued.iter().map(|enqueued| enqueued.run).collect();
         let config = worker::Config {
             name: "demo".to_owned(),
             concurrency: CONCURRENCY,

@@ -8,12 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, NaiveDate, Utc};
 
-use super::{Report, held::unless_held};
+use super::{Enqueued, Report, held::unless_held};
 use crate::{
     args,
     db::{Db, DbError, Mode},
     error::chain,
-    metrics::catalogue::JOBS_ENQUEUED,
     queue::JobKind,
     recompute::{shrink::MaxShrink, stored},
     rollup::{Rollup, source},
@@ -84,10 +83,9 @@ pub async fn take_pending(
             Ok(history) => {
                 let enqueue = || enqueue_rebuild(db, rollup, limits, now, &records, &history);
                 let enqueued = unless_held(db, &what, "take migration", report, enqueue).await?.flatten();
-                if let Some((_, _, jobs)) = &enqueued {
-                    JOBS_ENQUEUED.add([JobKind::Rebuild.name()], *jobs as u64);
+                if let Some(enqueued) = enqueued {
+                    report.note(JobKind::Rebuild, enqueued);
                 }
-                report.enqueued.extend(enqueued);
             }
             Err(why) => {
                 unless_held(db, &what, "refuse migration", report, || refuse(db, &records, &why)).await?;
@@ -129,7 +127,7 @@ async fn enqueue_rebuild(
     now: DateTime<Utc>,
     records: &[Pending],
     history: &History,
-) -> Result<Option<(i64, String, usize)>, DbError> {
+) -> Result<Option<Enqueued>, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
     let total = history.days.len();
     let status = records::running_status(&Progress { available: total as u64, ..Progress::default() });
@@ -161,7 +159,7 @@ async fn enqueue_rebuild(
     }
     tx.execute(&LAB_REBUILT, args![history.zone, history.last, history.last, rollup.name.as_str(), lab_id]).await?;
     tx.commit().await?;
-    Ok(Some((id, run.reason.clone(), total)))
+    Ok(Some(Enqueued { run: id, reason: run.reason, jobs: total }))
 }
 
 /// Closes records that cannot be carried out.

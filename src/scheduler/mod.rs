@@ -44,7 +44,8 @@ use crate::{
     metrics::{
         self,
         catalogue::{
-            RUN_JOBS, RUN_JOBS_ENDED, RUNS_ENDED, SCHEDULER_LAST_TICK, SCHEDULER_TICK_DURATION, SCHEDULER_TICKS,
+            JOBS_ENQUEUED, RUN_JOBS, RUN_JOBS_ENDED, RUNS_ENDED, SCHEDULER_LAST_TICK, SCHEDULER_TICK_DURATION,
+            SCHEDULER_TICKS,
         },
     },
     queue::{JobKind, admin::change},
@@ -96,11 +97,22 @@ impl Config {
     }
 }
 
+/// A run that was enqueued.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Enqueued {
+    /// Its id.
+    pub run: i64,
+    /// What for.
+    pub reason: String,
+    /// How many jobs it has.
+    pub jobs: usize,
+}
+
 /// What a tick did.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Runs that it enqueued: id, what for, jobs.
-    pub enqueued: Vec<(i64, String, usize)>,
+    /// Runs that it enqueued.
+    pub enqueued: Vec<Enqueued>,
     /// Runs that it closed.
     pub closed: Vec<(i64, RunState, Progress)>,
     /// Labs that it could not schedule, and why.
@@ -111,6 +123,14 @@ pub struct Report {
     pub held: BTreeMap<String, String>,
     /// For how long it waited for such rows, to have them or not.
     pub waited: Duration,
+}
+
+impl Report {
+    /// Notes a run that was enqueued, and counts its jobs.
+    fn note(&mut self, kind: JobKind, enqueued: Enqueued) {
+        JOBS_ENQUEUED.add([kind.name()], enqueued.jobs as u64);
+        self.enqueued.push(enqueued);
+    }
 }
 
 /// One whole tick.

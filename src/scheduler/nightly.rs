@@ -15,12 +15,11 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, NaiveDate, Utc};
 
 pub use super::nightly_at::NightlyAt;
-use super::{Config, Report};
+use super::{Config, Enqueued, Report};
 use crate::{
     args,
     calendar::{self, Zone},
     db::{Arg, Db, DbError, Mode, Query, Tx, retry},
-    metrics::catalogue::JOBS_ENQUEUED,
     queue::JobKind,
     rollup::{Rollup, source},
     runs::{self, NewRun},
@@ -69,8 +68,7 @@ pub async fn enqueue_closed_days(
         if !behind.is_empty() {
             let enqueued = retry("nightly", || enqueue_zone(db, rollup, config, now, zone, due, &behind)).await?;
             for (kind, run) in enqueued {
-                JOBS_ENQUEUED.add([kind.name()], run.2 as u64);
-                report.enqueued.push(run);
+                report.note(kind, run);
             }
         }
     }
@@ -78,13 +76,13 @@ pub async fn enqueue_closed_days(
 }
 
 /// A lab, and through which day it has been enqueued.
-type Enqueued = (i64, Option<NaiveDate>);
+type LabThrough = (i64, Option<NaiveDate>);
 
 /// The labs, as far as nightly runs are concerned.
 #[derive(Debug)]
 pub(super) struct Outlook {
     /// Each zone with its labs.
-    pub(super) zones: Vec<(Zone, Vec<Enqueued>)>,
+    pub(super) zones: Vec<(Zone, Vec<LabThrough>)>,
     /// Labs without a usable zone, and why.
     pub(super) unusable: BTreeMap<i64, String>,
 }
@@ -117,7 +115,7 @@ async fn enqueue_zone(
     zone: Zone,
     due: NaiveDate,
     labs: &[i64],
-) -> Result<Vec<(JobKind, (i64, String, usize))>, DbError> {
+) -> Result<Vec<(JobKind, Enqueued)>, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
     let (mut days, mut again) = (Vec::new(), Vec::new());
     for labs in labs.chunks(LABS_A_STATEMENT) {
@@ -154,7 +152,8 @@ async fn enqueue_zone(
     for (kind, name, labs) in [(JobKind::Nightly, "nightly", days), (JobKind::Repair, "lookback", again)] {
         if !labs.is_empty() {
             let run = new_run(rollup, config, now, zone, (kind, name), labs);
-            enqueued.push((kind, (runs::create(&mut tx, &run).await?, run.reason.clone(), run.jobs())));
+            let (id, jobs) = (runs::create(&mut tx, &run).await?, run.jobs());
+            enqueued.push((kind, Enqueued { run: id, reason: run.reason, jobs }));
         }
     }
     tx.commit().await?;

@@ -96,8 +96,8 @@ async fn a_record_of_a_run_that_is_held_keeps_no_other_run_open() {
     bill_at(&db, 11, 1, "2026-06-02T10:00:00Z").await;
     let rebuilds: Vec<i64> = {
         let mut enqueued = tick(&db).await.enqueued;
-        enqueued.retain(|(_, reason, _)| reason.starts_with("rebuild"));
-        enqueued.iter().map(|(run, _, _)| *run).collect()
+        enqueued.retain(|enqueued| enqueued.reason.starts_with("rebuild"));
+        enqueued.iter().map(|enqueued| enqueued.run).collect()
     };
     // One run goes on, with another status for its record, and two have ended.
     db.execute("UPDATE daymend_jobs SET state = 'completed' WHERE lab_id > 1 OR day = '2026-06-01'", args![]).await;
@@ -119,7 +119,7 @@ async fn a_run_that_somebody_else_closes_is_not_said_to_run() {
     let db = TestDb::new(Engine::MariaDb).await;
     let record = requested(&db, 1..=1).await[0];
     let report = tick(&db).await;
-    let run = report.enqueued.iter().find(|(_, reason, _)| reason.starts_with("rebuild")).unwrap().0;
+    let run = report.enqueued.iter().find(|enqueued| enqueued.reason.starts_with("rebuild")).unwrap().run;
     db.execute("UPDATE crelio_data_migrations SET job_status = 'Running'", args![]).await;
     // Another scheduler closes the run, and has not committed when this one counts.
     let mut closing = hold(&db, &format!("UPDATE daymend_runs SET state = 'completed' WHERE id = {run}")).await;

@@ -10,7 +10,7 @@ use daymend::{
     queue::{JobKind, claim, lease, settle},
     rollup::HISTORICAL_SUMMARY,
     runs::RunState,
-    scheduler::{self, Report},
+    scheduler::{self, Enqueued, Report},
 };
 
 use crate::{
@@ -74,11 +74,11 @@ async fn a_late_change_within_the_lookback_is_repaired_by_the_next_night(engine:
     db.execute("UPDATE billing SET isCancelled = 1 WHERE id IN (11, 13)", vec![]).await;
     let tomorrow = now() + TimeDelta::days(1);
     let report = tick(&db, 3, tomorrow).await;
-    let reasons: Vec<_> = report.enqueued.iter().map(|(_, reason, jobs)| (reason.as_str(), *jobs)).collect();
+    let reasons: Vec<_> = report.enqueued.iter().map(|enqueued| (enqueued.reason.as_str(), enqueued.jobs)).collect();
     let expected = [("nightly Asia/Kolkata 2026-06-15", 1), ("lookback Asia/Kolkata 2026-06-12 to 2026-06-14", 3)];
     assert_eq!(reasons, expected);
     db.drain(tomorrow).await;
-    let (_, progress) = db.run(report.enqueued[1].0).await;
+    let (_, progress) = db.run(report.enqueued[1].run).await;
     assert_eq!(
         (progress.completed, progress.rows_deleted, progress.rows()),
         (3, 1, 1),
@@ -112,7 +112,7 @@ async fn the_lookback_is_enqueued_once_for_each_due_day(engine: Engine) {
     }
     // After three nights without a scheduler: what is caught up is not looked at twice.
     let report = tick(&db, 5, now() + TimeDelta::days(6)).await;
-    let jobs: Vec<_> = report.enqueued.iter().map(|(_, _, jobs)| *jobs).collect();
+    let jobs: Vec<_> = report.enqueued.iter().map(|enqueued| enqueued.jobs).collect();
     assert_eq!(jobs, [3, 3, 6, 6], "of the five days before, two are due themselves");
 }
 
@@ -121,7 +121,9 @@ async fn a_nightly_run_completes_without_the_lookback(engine: Engine) {
     db.add_lab(1, Some("Asia/Kolkata")).await;
     fill(&db).await;
     let report = tick(&db, 7, now()).await;
-    let [(nightly, ..), (lookback, ..)] = report.enqueued.as_slice() else { panic!("{report:?}") };
+    let [Enqueued { run: nightly, .. }, Enqueued { run: lookback, .. }] = report.enqueued.as_slice() else {
+        panic!("{report:?}")
+    };
     let worker = lease::register(&db.db, "a test", std::time::Duration::from_secs(600)).await.unwrap();
     let jobs = claim::claim(&db.db, worker, 1).await.unwrap();
     assert_eq!((jobs[0].kind, jobs[0].day), (JobKind::Nightly, date("2026-06-14")), "what is due goes first");

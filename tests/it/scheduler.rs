@@ -18,7 +18,7 @@ use daymend::{
     rollup::HISTORICAL_SUMMARY,
     runs::{self, RunState},
     scheduler::{
-        self, Report,
+        self, Enqueued, Report,
         adhoc::{self, Days},
         nightly,
     },
@@ -117,7 +117,11 @@ async fn a_lab_is_caught_up_so_many_days_and_no_more(engine: Engine) {
     nightly(&db, now() + TimeDelta::days(7)).await;
     db.execute("UPDATE labs SET historicalViewEnabled = 1 WHERE id = 2", args![]).await;
     let report = nightly(&db, now() + TimeDelta::days(20)).await;
-    assert_eq!(report.enqueued.iter().map(|(_, _, jobs)| *jobs).collect::<Vec<_>>(), [14], "seven days of each lab");
+    assert_eq!(
+        report.enqueued.iter().map(|enqueued| enqueued.jobs).collect::<Vec<_>>(),
+        [14],
+        "seven days of each lab"
+    );
     let mut expected = days("2026-06-14", "2026-06-21");
     expected.extend(days("2026-06-28", "2026-07-04"));
     assert_eq!(enqueued(&db, JobKind::Nightly, 1).await, expected);
@@ -144,13 +148,13 @@ async fn labs_of_one_zone_share_a_run(engine: Engine) {
         db.add_lab(lab, Some(zone)).await;
     }
     let report = db.tick(now()).await;
-    let reasons: Vec<_> = report.enqueued.iter().map(|(_, reason, jobs)| (reason.as_str(), *jobs)).collect();
+    let reasons: Vec<_> = report.enqueued.iter().map(|enqueued| (enqueued.reason.as_str(), enqueued.jobs)).collect();
     assert_eq!(
         reasons,
         [("nightly Asia/Kolkata 2026-06-14", 2), ("nightly Pacific/Honolulu 2026-06-13", 1)],
         "each zone has its own yesterday at 04:00 UTC"
     );
-    let (run, progress) = db.run(report.enqueued[0].0).await;
+    let (run, progress) = db.run(report.enqueued[0].run).await;
     assert_eq!((run.kind, run.time_zone.as_deref()), (JobKind::Nightly, Some("Asia/Kolkata")));
     assert_eq!((run.first_day, run.last_day), (Some(date("2026-06-14")), Some(date("2026-06-14"))));
     assert_eq!((run.state, run.as_of, progress.available), (RunState::Running, now(), 2));
@@ -342,8 +346,8 @@ async fn rebuild_under_way(db: &TestDb, records: usize) -> (Vec<i64>, i64) {
         ids.push(db.request_rebuild(1).await);
     }
     let report = db.tick(now()).await;
-    let rebuild = report.enqueued.iter().find(|(_, reason, _)| reason == "rebuild of lab 1");
-    (ids, rebuild.expect("a rebuild").0)
+    let rebuild = report.enqueued.iter().find(|enqueued| enqueued.reason == "rebuild of lab 1");
+    (ids, rebuild.expect("a rebuild").run)
 }
 
 async fn a_record_that_is_deleted_cancels_its_run(engine: Engine) {
@@ -394,7 +398,7 @@ async fn a_record_that_is_set_to_pending_while_its_run_is_open_is_a_new_request(
     change::cancel_run(&db.db, first, "a test").await.unwrap();
     assert_eq!(db.record_status(records[0]).await, "Pending", "nor does the run that ends");
     let report = db.tick(now()).await;
-    let (second, _, jobs) = &report.enqueued[0];
+    let Enqueued { run: second, jobs, .. } = &report.enqueued[0];
     assert_eq!((*second > first, *jobs), (true, 3));
     db.drain(now()).await;
     db.tick(now()).await;

@@ -61,7 +61,7 @@ async fn the_tick_at_04_00_utc_takes_each_closed_day_once(engine: Engine) {
         let report = nightly(&db, tick).await;
         // The tick of the 9th finds both the 7th and the 8th over; the old event lost the 7th.
         let expected = if day == date("2026-03-09") { 2 } else { 1 };
-        assert_eq!(report.enqueued.iter().map(|(_, _, jobs)| *jobs).collect::<Vec<_>>(), [expected], "{tick}");
+        assert_eq!(report.enqueued.iter().map(|enqueued| enqueued.jobs).collect::<Vec<_>>(), [expected], "{tick}");
         // Ticks in between find nothing to do.
         for later in [TimeDelta::seconds(1), TimeDelta::hours(1), TimeDelta::hours(23)] {
             assert_eq!(nightly(&db, tick + later).await.enqueued, [], "{tick} + {later}");
@@ -139,7 +139,7 @@ async fn group_concat_is_not_used_and_a_thousand_labs_of_one_zone_all_run(engine
         bill_at(&db, lab, lab, "2026-06-14T10:00:00Z").await;
     }
     let report = nightly(&db, now()).await;
-    let jobs: Vec<_> = report.enqueued.iter().map(|(_, _, jobs)| *jobs).collect();
+    let jobs: Vec<_> = report.enqueued.iter().map(|enqueued| enqueued.jobs).collect();
     assert_eq!(jobs, [LABS as usize], "one run");
     db.drain(now()).await;
     let done = "SELECT COUNT(DISTINCT lab_id) FROM daymend_jobs WHERE state = 'completed' AND day = '2026-06-14'";

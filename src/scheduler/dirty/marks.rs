@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, NaiveDate, Utc};
 
-use super::super::{Config, adhoc::span, nightly};
+use super::super::{Config, Enqueued, adhoc::span, nightly};
 use crate::{
     args,
     calendar::Zone,
@@ -53,8 +53,8 @@ statement!(
 /// What became of a batch.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    /// The run that it enqueued, what for, and how many jobs that has.
-    pub(super) run: Option<(i64, String, usize)>,
+    /// The run that it enqueued.
+    pub(super) run: Option<Enqueued>,
     /// How many marks led to what, in the order of [`super::OUTCOMES`].
     pub(super) outcomes: [u64; 4],
     /// The highest id that was deleted.
@@ -131,7 +131,8 @@ pub(super) async fn enqueue(
     let days = without_waiting(&mut tx, rollup, days).await?;
     if !days.is_empty() {
         let run = new_run(rollup, config, now, days);
-        batch.run = Some((runs::create(&mut tx, &run).await?, run.reason.clone(), run.jobs()));
+        let (id, jobs) = (runs::create(&mut tx, &run).await?, run.jobs());
+        batch.run = Some(Enqueued { run: id, reason: run.reason, jobs });
     }
     delete(&mut tx, &done).await?;
     tx.commit().await?;

@@ -41,7 +41,7 @@ use crate::{
     error::chain,
     metrics::{
         self,
-        catalogue::{DIRTY_JOBS_ENQUEUED, DIRTY_MARKS, JOBS_ENQUEUED},
+        catalogue::{DIRTY_JOBS_ENQUEUED, DIRTY_MARKS},
     },
     queue::JobKind,
     rollup::{Rollup, watch::Watch},
@@ -153,11 +153,10 @@ impl Watcher {
             for (outcome, count) in OUTCOMES.into_iter().zip(batch.outcomes) {
                 DIRTY_MARKS.add([outcome], count);
             }
-            if let Some((run, reason, jobs)) = batch.run {
-                tracing::debug!(run, jobs, "{reason}");
-                DIRTY_JOBS_ENQUEUED.add([], jobs as u64);
-                JOBS_ENQUEUED.add([JobKind::Repair.name()], jobs as u64);
-                report.enqueued.push((run, reason, jobs));
+            if let Some(enqueued) = batch.run {
+                tracing::debug!(run = enqueued.run, jobs = enqueued.jobs, "{}", enqueued.reason);
+                DIRTY_JOBS_ENQUEUED.add([], enqueued.jobs as u64);
+                report.note(JobKind::Repair, enqueued);
             }
             if let Some(last) = batch.last_deleted {
                 self.floor = self.floor.max(last - LOOK_BACK_IDS);

@@ -8,7 +8,7 @@ use daymend::{
     db::Mode,
     queue::ids_of,
     rollup::HISTORICAL_SUMMARY,
-    scheduler::{Report, dirty},
+    scheduler::{Enqueued, Report, dirty},
     triggers::{self, Installed},
 };
 
@@ -47,7 +47,7 @@ impl TestDb {
         let repaired = dirty::repair_marked_days(&self.db, rollup, &SCHEDULER, now, &mut report).await;
         repaired.unwrap_or_else(|error| panic!("dirty days: {}", daymend::error::chain(&error)));
         let mut jobs = Vec::new();
-        for (run, ..) in report.enqueued {
+        for Enqueued { run, .. } in report.enqueued {
             let (first, last) = ids_of(run);
             let sql = "SELECT lab_id, day FROM daymend_jobs WHERE id BETWEEN ? AND ? ORDER BY id";
             for row in self.rows(sql, args![first, last]).await {
