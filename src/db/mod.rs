@@ -12,6 +12,7 @@ mod dialect;
 mod error;
 pub mod migrate;
 pub mod retry;
+pub(crate) mod scan;
 mod statement;
 mod tx;
 mod value;

@@ -3,8 +3,12 @@
 //! MySQL returns the columns of `information_schema` under names in upper case, and some of them as
 //! binary strings: they are read by their place, and as text.
 
-use super::{Patient, is_absent, sql_text};
-use crate::{args, db::DbError, statement};
+use super::{Patient, is_absent};
+use crate::{
+    args,
+    db::{DbError, Dialect, scan::tokens},
+    statement,
+};
 
 statement!(
     COLUMNS_MYSQL,
@@ -47,19 +51,6 @@ statement!(
 );
 
 statement!(TABLE_SQLITE, "doctor table (sqlite)", "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?");
-
-statement!(
-    TRIGGERS_MYSQL,
-    "doctor triggers (mysql)",
-    "SELECT trigger_name, event_object_table, event_manipulation, action_statement FROM information_schema.triggers
-     WHERE event_object_schema = DATABASE() ORDER BY event_object_table, trigger_name LIMIT 1000"
-);
-
-statement!(
-    TRIGGERS_SQLITE,
-    "doctor triggers (sqlite)",
-    "SELECT name, tbl_name, '', sql FROM sqlite_master WHERE type = 'trigger' ORDER BY tbl_name, name LIMIT 1000"
-);
 
 statement!(
     ROUTINES,
@@ -110,19 +101,6 @@ impl Index {
         let has = |wanted: &&str| self.columns.iter().any(|known| known.eq_ignore_ascii_case(wanted));
         self.is_unique && self.columns.len() == wanted.len() && wanted.iter().all(has)
     }
-}
-
-/// A trigger.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Trigger {
-    /// Its name.
-    pub(super) name: String,
-    /// The table that sets it off.
-    pub(super) table: String,
-    /// INSERT, UPDATE or DELETE.
-    pub(super) event: String,
-    /// What it does; on SQLite the whole of its definition.
-    pub(super) body: String,
 }
 
 /// A name as it may stand in a statement; both databases know backticks.
@@ -183,35 +161,45 @@ pub(super) async fn has_check(patient: &Patient<'_>, table: &str, column: &str) 
             Err(error) if is_absent(&error) => Vec::new(),
             clauses => clauses?,
         };
-        return Ok(clauses.iter().any(|clause| mentions(&sql_text::tokens(clause), column)));
+        let mentions = |clause: &String| mentions(&tokens(&unescaped(clause), Some(Dialect::MySql)), column);
+        return Ok(clauses.iter().any(mentions));
     }
     let definition = patient.read(&TABLE_SQLITE, args![table], |row| row.text(0)).await?.pop().unwrap_or_default();
-    let tokens = sql_text::tokens(&definition);
-    let mut checks = tokens.iter().enumerate().filter(|(_, token)| token.eq_ignore_ascii_case("CHECK"));
-    Ok(checks.any(|(at, _)| {
-        let clause = tokens[at..].iter().take_while(|token| *token != ")").cloned().collect::<Vec<_>>();
-        mentions(&clause, column)
-    }))
+    Ok(checks(&tokens(&definition, Some(Dialect::Sqlite))).into_iter().any(|clause| mentions(clause, column)))
+}
+
+/// A clause of MySQL's catalogue, whose quotes and backslashes have a backslash each (`_utf8mb4\'text\'`).
+/// MariaDB's is as it was written, and has no backslash before the first quote.
+fn unescaped(clause: &str) -> String {
+    let is_escaped = clause.split_once('\'').is_some_and(|(before, _)| before.ends_with('\\'));
+    let mut chars = clause.chars();
+    let mut next = || chars.next().map(|c| if is_escaped && c == '\\' { chars.next().unwrap_or(c) } else { c });
+    std::iter::from_fn(&mut next).collect()
+}
+
+/// What stands between the parentheses behind each CHECK of a `CREATE TABLE`.
+fn checks(definition: &[String]) -> Vec<&[String]> {
+    let mut checks = Vec::new();
+    for (at, words) in definition.windows(2).enumerate() {
+        if words[0].eq_ignore_ascii_case("CHECK") && words[1] == "(" {
+            let mut depth = 0_u32;
+            let is_inside = |token: &&String| {
+                match token.as_str() {
+                    "(" => depth += 1,
+                    ")" => depth -= 1,
+                    _ => {}
+                }
+                depth > 0
+            };
+            let length = definition[at + 1..].iter().take_while(is_inside).count();
+            checks.push(&definition[at + 2..=at + length]);
+        }
+    }
+    checks
 }
 
 fn mentions(tokens: &[String], name: &str) -> bool {
     tokens.iter().any(|token| token.eq_ignore_ascii_case(name))
-}
-
-/// All triggers that the user may see.
-pub(super) async fn triggers(patient: &Patient<'_>) -> Result<Vec<Trigger>, DbError> {
-    let statement = if patient.is_mysql() { &TRIGGERS_MYSQL } else { &TRIGGERS_SQLITE };
-    let read = patient.read(statement, args![], |row| {
-        Ok(Trigger { name: row.text(0)?, table: row.text(1)?, event: row.text(2)?, body: row.text(3)? })
-    });
-    let mut triggers = read.await?;
-    for trigger in triggers.iter_mut().filter(|trigger| trigger.event.is_empty()) {
-        let tokens = sql_text::tokens(&trigger.body);
-        let event = tokens.iter().map(|token| token.to_uppercase());
-        let event = event.into_iter().find(|token| ["INSERT", "UPDATE", "DELETE"].contains(&token.as_str()));
-        trigger.event = event.unwrap_or_default();
-    }
-    Ok(triggers)
 }
 
 /// The stored procedures whose text has a word: name and text.
@@ -247,6 +235,26 @@ mod tests {
         assert!(index(&["b", "a"]).is_unique_key_of(&["a", "b"]));
         assert!(!index(&["a"]).is_unique_key_of(&["a", "b"]));
         assert!(!index(&["a", "b", "c"]).is_unique_key_of(&["a", "b"]));
+    }
+
+    #[test]
+    fn a_check_ends_with_its_own_parenthesis() {
+        let mentioned =
+            |sql: &str| checks(&tokens(sql, Some(Dialect::Sqlite))).into_iter().any(|clause| mentions(clause, "n"));
+        assert!(mentioned("CREATE TABLE t (a TEXT, n INT, CHECK (length(a) > 0 AND n >= 0))"));
+        assert!(mentioned("CREATE TABLE t (a TEXT CHECK (a <> ')'), n INT CHECK (((n)) >= 0), \"check\" INT)"));
+        assert!(!mentioned("CREATE TABLE t (a TEXT CHECK (length(a) > 0), n INT)"));
+        assert!(!mentioned("CREATE TABLE t (\"check\" INT, n INT CHECK (a <> 'n'"));
+        assert_eq!(checks(&tokens("CHECK (", None)), [[""; 0]]);
+    }
+
+    #[test]
+    fn mysql_escapes_the_clauses_of_its_catalogue() {
+        let clause = r"((`a` <> _utf8mb4\'it\\\'s\') and (`n` >= 0))";
+        assert_eq!(unescaped(clause), r"((`a` <> _utf8mb4'it\'s') and (`n` >= 0))");
+        assert!(mentions(&tokens(&unescaped(clause), Some(Dialect::MySql)), "n"));
+        let clause = r"`a` <> 'it\'s' and `n` >= 0";
+        assert_eq!(unescaped(clause), clause);
     }
 
     #[test]

@@ -10,13 +10,16 @@ use super::{
     Chart, Check, Patient, Severity, catalogue,
     needs::{ALL_FOUR, SCHEMA_TABLE, needed, own_statements, rights_of},
     privileges::{Grants, Scope},
-    server, sql_text,
+    server,
 };
 use crate::{
     args,
     db::{DbError, Query, code, migrate},
     recompute::stored,
-    rollup::source::{self, Misfit},
+    rollup::{
+        NamedSql, Rollup,
+        source::{self, Misfit},
+    },
     statement,
 };
 
@@ -114,7 +117,7 @@ async fn columns(
             .chain(stored::check(patient.db, rollup, stored::Access::Write).await);
         for Misfit { place, what, .. } in problems.filter(|problem| problem.is_denied) {
             let sql = rollup.facts.iter().map(|fact| &fact.sql).chain([&rollup.labs, &rollup.days]);
-            let tables = sql.filter(|sql| sql.file == place).flat_map(|sql| sql_text::read(sql).tables);
+            let tables = sql.filter(|sql| sql.file == place).flat_map(NamedSql::tables);
             let mut rights: BTreeSet<_> = tables.map(|table| (table.name, "SELECT")).collect();
             if rights.is_empty() {
                 rights.extend(ALL_FOUR.map(|right| (rollup.summary.table.clone(), right)));
@@ -164,7 +167,7 @@ async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     let session = server::session(patient).await?;
     let account = quoted_account(&session.account);
-    let source: BTreeSet<String> = patient.rollups.iter().flat_map(sql_text::source_tables).collect();
+    let source: BTreeSet<String> = patient.rollups.iter().flat_map(Rollup::source_tables).collect();
     for grant in grants(patient).await?.grants.iter().filter(|grant| !grant.is_revoke) {
         let (place, on, harmless) = match &grant.scope {
             Scope::Server => ("the whole server".to_owned(), "*.*".to_owned(), HARMLESS),
@@ -225,7 +228,7 @@ pub(super) async fn blind_to(patient: &Patient<'_>) -> Result<Vec<&'static str>,
     }
     let session = server::session(patient).await?;
     let grants = grants(patient).await?;
-    let mut tables = patient.rollups.iter().flat_map(sql_text::source_tables);
+    let mut tables = patient.rollups.iter().flat_map(Rollup::source_tables);
     let mut blind = Vec::new();
     if !tables.all(|table| grants.covers("TRIGGER", &session.database, &table)) {
         blind.push("triggers");

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Patient, sql_text};
-use crate::db::Statement;
+use super::Patient;
+use crate::db::{Dialect, Statement, scan::tokens};
 
 pub(super) const ALL_FOUR: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];
 
@@ -19,7 +19,7 @@ pub(super) type Needed = BTreeMap<String, BTreeSet<&'static str>>;
 pub(super) fn needed(patient: &Patient<'_>) -> Needed {
     let mut needed = Needed::new();
     for rollup in patient.rollups.iter() {
-        for table in sql_text::source_tables(rollup) {
+        for table in rollup.source_tables() {
             needed.entry(table).or_default().insert("SELECT");
         }
         needed.entry(rollup.summary.table.clone()).or_default().extend(ALL_FOUR);
@@ -45,7 +45,7 @@ pub(super) fn own_statements() -> impl Iterator<Item = &'static Statement> {
 /// The rights that a statement asks for, as far as its text tells, on tables that daymend may use.
 pub(super) fn rights_of(statement: &Statement) -> BTreeSet<(String, &'static str)> {
     let text = statement.sql.replace("{insert_ignore}", "INSERT IGNORE");
-    let tokens = sql_text::tokens(&text);
+    let tokens = tokens(&text, Some(Dialect::MySql));
     let mut rights = BTreeSet::new();
     for (at, table) in tokens.iter().enumerate() {
         let is_ours = table.starts_with("daymend_") || OUTPUT_TABLES.contains(&table.as_str());

@@ -3,8 +3,16 @@
 //! Triggers and events that the user has no right to see are left out by the server, without a
 //! word; `grants.unseen` says so.
 
-use super::{Chart, Check, Patient, Severity, catalogue, catalogue::Trigger, examples, sql_text};
-use crate::{args, db::DbError, statement};
+use super::{Chart, Check, Patient, Severity, catalogue, examples};
+use crate::{
+    args,
+    db::{
+        DbError, Dialect, Mode,
+        scan::{tokens, writes},
+    },
+    statement,
+    triggers::{self, Existing},
+};
 
 pub(super) const CHECKS: &[Check] = &[
     Check::new("events.migration", Severity::Error, "the old migration event", |p| {
@@ -38,7 +46,7 @@ async fn event(patient: &Patient<'_>, name: &str, why: &str) -> Result<Chart, Db
 async fn triggers(patient: &Patient<'_>, on_insert: bool) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     let (inserting, others): (Vec<_>, Vec<_>) =
-        delta_triggers(patient).await?.into_iter().partition(|trigger| trigger.event == "INSERT");
+        delta_triggers(patient).await?.into_iter().partition(|trigger| trigger.event() == "INSERT");
     if on_insert {
         for trigger in inserting {
             chart.find(
@@ -60,19 +68,21 @@ async fn triggers(patient: &Patient<'_>, on_insert: bool) -> Result<Chart, DbErr
 
 /// Triggers that write to a summary table, by themselves or through a procedure; daymend's own write
 /// to none.
-pub(super) async fn delta_triggers(patient: &Patient<'_>) -> Result<Vec<Trigger>, DbError> {
+pub(super) async fn delta_triggers(patient: &Patient<'_>) -> Result<Vec<Existing>, DbError> {
     let mut deltas = Vec::new();
-    let triggers = catalogue::triggers(patient).await?;
+    let mut tx = patient.db.begin(Mode::Snapshot).await?;
+    let triggers = triggers::list(&mut tx).await?;
+    tx.rollback().await?;
     for rollup in patient.rollups.iter() {
         let table = &rollup.summary.table;
         let routines: Vec<String> = catalogue::routines(patient, table)
             .await?
             .into_iter()
-            .filter(|(_, body)| writes(&sql_text::tokens(body), table))
+            .filter(|(_, body)| writes(&tokens(body, Some(Dialect::MySql)), table))
             .map(|(name, _)| name)
             .collect();
         for trigger in &triggers {
-            let tokens = sql_text::tokens(&trigger.body);
+            let tokens = trigger.tokens();
             let writes = writes(&tokens, table) || routines.iter().any(|routine| calls(&tokens, routine));
             if writes && !trigger.table.eq_ignore_ascii_case(table) && !deltas.contains(trigger) {
                 deltas.push(trigger.clone());
@@ -80,33 +90,6 @@ pub(super) async fn delta_triggers(patient: &Patient<'_>) -> Result<Vec<Trigger>
         }
     }
     Ok(deltas)
-}
-
-/// Whether a body inserts into a table, updates it or deletes from it.
-fn writes(tokens: &[String], table: &str) -> bool {
-    const BETWEEN: &[&str] = &[
-        "INTO",
-        "FROM",
-        "IGNORE",
-        "LOW_PRIORITY",
-        "HIGH_PRIORITY",
-        "DELAYED",
-        "QUICK",
-        "OR",
-        "ABORT",
-        "FAIL",
-        "ROLLBACK",
-    ];
-    tokens.iter().enumerate().filter(|(_, token)| token.eq_ignore_ascii_case(table)).any(|(at, _)| {
-        let mut before = tokens[..at].iter().rev().peekable();
-        if before.next_if(|token| *token == ".").is_some() {
-            before.next();
-        }
-        let verb = before.find(|token| !BETWEEN.iter().any(|word| token.eq_ignore_ascii_case(word)));
-        verb.is_some_and(|verb| {
-            ["INSERT", "REPLACE", "UPDATE", "DELETE"].iter().any(|word| verb.eq_ignore_ascii_case(word))
-        })
-    })
 }
 
 /// Whether a body calls a procedure.
@@ -121,37 +104,11 @@ fn calls(tokens: &[String], routine: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn writes_summary(body: &str) -> bool {
-        writes(&sql_text::tokens(body), "summary")
-    }
-
-    #[test]
-    fn only_writes_count() {
-        for body in [
-            "BEGIN INSERT INTO summary (a) VALUES (1); END",
-            "insert ignore into lab.`summary` select 1",
-            "UPDATE summary SET n = n - 1",
-            "BEGIN IF 1 THEN DELETE FROM summary WHERE a = 1; END IF; END",
-            "REPLACE summary VALUES (1)",
-            "INSERT OR REPLACE INTO summary VALUES (1)",
-        ] {
-            assert!(writes_summary(body), "{body}");
-        }
-        for body in [
-            "SELECT n FROM summary",
-            "INSERT INTO other SELECT n FROM summary",
-            "INSERT INTO daymend_dirty VALUES (NEW.id) -- UPDATE summary",
-            "INSERT INTO log VALUES ('UPDATE summary')",
-            "UPDATE summary_old SET n = 1",
-        ] {
-            assert!(!writes_summary(body), "{body}");
-        }
-    }
-
     #[test]
     fn a_procedure_may_be_in_between() {
-        assert!(calls(&sql_text::tokens("BEGIN CALL lab.bump(NEW.id); END"), "bump"));
-        assert!(calls(&sql_text::tokens("CALL `bump`(1)"), "bump"));
-        assert!(!calls(&sql_text::tokens("CALL other(bump)"), "bump"));
+        let calls_bump = |body| calls(&tokens(body, Some(Dialect::MySql)), "bump");
+        assert!(calls_bump("BEGIN CALL lab.bump(NEW.id); END"));
+        assert!(calls_bump("CALL `bump`(1)"));
+        assert!(!calls_bump("CALL other(bump)"));
     }
 }

@@ -1,22 +1,13 @@
-//! What a definition's SELECT reads, as far as its text tells: its tables, and which of their
-//! columns are compared. Pure.
+//! How a definition's SELECT finds its rows, as far as its text tells: which columns of its tables
+//! are compared. Pure.
 //!
-//! This is no parser of SQL: it knows `FROM` and `JOIN`, names with or without an alias, and
-//! comparisons of columns that are written with their table. What it does not understand it
-//! leaves out, and the doctor then says nothing about it.
+//! This is no parser of SQL: it knows comparisons of columns that are written with their table.
+//! What it does not understand it leaves out, and the doctor then says nothing about it.
 
-use std::collections::BTreeSet;
-
-use crate::rollup::{NamedSql, Rollup, definition::is_identifier};
-
-/// A table of a SELECT.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Table {
-    /// Its name.
-    pub(super) name: String,
-    /// What the SELECT calls it.
-    pub(super) alias: String,
-}
+use crate::{
+    db::scan::tokens,
+    rollup::{NamedSql, Table, definition::is_identifier},
+};
 
 /// How a column is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,17 +49,10 @@ impl Reading {
     }
 }
 
-/// The tables that a rollup's SELECTs read, each once.
-pub(super) fn source_tables(rollup: &Rollup) -> BTreeSet<String> {
-    let facts = rollup.facts.iter().map(|fact| &fact.sql);
-    let all = facts.chain([&rollup.labs, &rollup.days]);
-    all.flat_map(|sql| read(sql).tables).map(|table| table.name).collect()
-}
-
 /// Reads a SELECT.
 pub(super) fn read(sql: &NamedSql) -> Reading {
-    let tokens = tokens(&sql.text);
-    let mut reading = Reading { tables: tables(&tokens), ..Reading::default() };
+    let tokens = tokens(&sql.text, None);
+    let mut reading = Reading { tables: sql.tables(), ..Reading::default() };
     let from = tokens.iter().position(|token| token.eq_ignore_ascii_case("FROM")).unwrap_or(tokens.len());
     let column = |at: &[String]| match at {
         [alias, dot, column] if dot == "." && is_identifier(alias) && is_identifier(column) => {
@@ -105,91 +89,10 @@ pub(super) fn read(sql: &NamedSql) -> Reading {
     reading
 }
 
-fn tables(tokens: &[String]) -> Vec<Table> {
-    const NO_ALIAS: &[&str] = &[
-        "WHERE",
-        "JOIN",
-        "LEFT",
-        "RIGHT",
-        "INNER",
-        "CROSS",
-        "OUTER",
-        "NATURAL",
-        "STRAIGHT_JOIN",
-        "ON",
-        "USING",
-        "GROUP",
-        "ORDER",
-        "LIMIT",
-        "HAVING",
-        "UNION",
-        "FORCE",
-        "USE",
-        "IGNORE",
-        "INDEXED",
-        "WINDOW",
-        "PARTITION",
-    ];
-    let mut tables = Vec::new();
-    for (at, token) in tokens.iter().enumerate() {
-        if !token.eq_ignore_ascii_case("FROM") && !token.eq_ignore_ascii_case("JOIN") {
-            continue;
-        }
-        let Some(name) = tokens.get(at + 1).filter(|name| is_identifier(name)) else { continue };
-        // A table of another database is another doctor's.
-        let mut next = at + 2;
-        if tokens.get(next).is_some_and(|dot| dot == ".") {
-            continue;
-        }
-        if tokens.get(next).is_some_and(|word| word.eq_ignore_ascii_case("AS")) {
-            next += 1;
-        }
-        let alias = tokens.get(next).filter(|word| is_identifier(word));
-        let alias = alias.filter(|word| !NO_ALIAS.iter().any(|keyword| word.eq_ignore_ascii_case(keyword)));
-        tables.push(Table { name: name.clone(), alias: alias.unwrap_or(name).clone() });
-    }
-    tables
-}
-
-/// Words, quoted names without their quotes, and punctuation; comments and strings are left out.
-pub(super) fn tokens(text: &str) -> Vec<String> {
-    let mut tokens = Vec::new();
-    let mut rest = text;
-    while let Some(next) = rest.chars().next() {
-        let taken = match next {
-            '-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
-            '#' => rest.find('\n').unwrap_or(rest.len()),
-            '/' if rest.starts_with("/*") => rest.find("*/").map_or(rest.len(), |end| end + 2),
-            '\'' => rest[1..].find('\'').map_or(rest.len(), |end| end + 2),
-            '`' | '"' => match rest[1..].find(next) {
-                Some(end) => {
-                    tokens.push(rest[1..=end].to_owned());
-                    end + 2
-                }
-                None => rest.len(),
-            },
-            c if c.is_alphanumeric() || c == '_' => {
-                let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-                tokens.push(rest[..end].to_owned());
-                end
-            }
-            '<' | '>' | '!' if rest[1..].starts_with(['=', '>']) => {
-                tokens.push(rest[..2].to_owned());
-                2
-            }
-            c if c.is_whitespace() => c.len_utf8(),
-            c => {
-                tokens.push(c.to_string());
-                c.len_utf8()
-            }
-        };
-        rest = &rest[taken..];
-    }
-    tokens
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::rollup::{HISTORICAL_SUMMARY, Rollups};
 
@@ -200,7 +103,7 @@ mod tests {
     #[test]
     fn the_builtin_definition_reads_six_tables() {
         let rollups = Rollups::load(None).unwrap();
-        let tables = source_tables(rollups.get(HISTORICAL_SUMMARY).unwrap());
+        let tables = rollups.get(HISTORICAL_SUMMARY).unwrap().source_tables();
         let expected = ["allTests", "billing", "billingInfo", "collectedSample", "labReportRelation", "labs"];
         assert_eq!(tables.into_iter().collect::<Vec<_>>(), expected);
     }

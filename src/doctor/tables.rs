@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     args,
-    db::{Arg, DbError, Mode, Query, Row, Statement, migrate, migrate::SchemaError},
+    db::{Arg, DbError, Mode, Query, Row, Statement, migrate, migrate::SchemaError, scan::tokens},
     recompute::stored,
     rollup::{NamedSql, Rollup, source, source::Misfit},
     statement,
@@ -89,7 +89,7 @@ async fn source_tables(patient: &Patient<'_>) -> Result<Chart, DbError> {
 async fn output(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     for table in OUTPUT_TABLES {
-        let names = |statement: &&Statement| sql_text::tokens(statement.sql).iter().any(|token| token == table);
+        let names = |statement: &&Statement| tokens(statement.sql, None).iter().any(|token| token == table);
         for statement in own_statements().filter(names) {
             let query = Query::new(statement.name, statement.with_list(1).sql().replace("{rows}", statement.row));
             if let Some(what) = is_missing(patient, query).await? {

@@ -15,10 +15,11 @@ pub mod source;
 mod sql;
 pub mod watch;
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 pub use definition::{DefinitionError, load_dir};
 pub use sql::NamedSql;
+pub(crate) use sql::Table;
 
 /// A rollup: a summary table and how its rows follow from facts.
 #[derive(Debug, Clone)]
@@ -123,15 +124,18 @@ pub const HISTORICAL_SUMMARY: &str = "historical_summary";
 pub struct Rollups(Vec<Rollup>);
 
 impl Rollup {
+    /// The tables that its SELECTs read; each once.
+    pub(crate) fn source_tables(&self) -> BTreeSet<String> {
+        let selects = self.facts.iter().map(|facts| &facts.sql).chain([&self.labs, &self.days]);
+        selects.flat_map(NamedSql::tables).map(|table| table.name).collect()
+    }
+
     /// The tables that it reads, and the one that it writes; each once.
     #[must_use]
     pub fn tables(&self) -> Vec<String> {
-        let selects = self.facts.iter().map(|facts| &facts.sql).chain([&self.labs, &self.days]);
-        let mut tables: Vec<String> = selects.flat_map(NamedSql::tables).collect();
-        tables.push(self.summary.table.clone());
-        tables.sort();
-        tables.dedup();
-        tables
+        let mut tables = self.source_tables();
+        tables.insert(self.summary.table.clone());
+        tables.into_iter().collect()
     }
 }
 

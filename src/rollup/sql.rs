@@ -1,9 +1,13 @@
-//! SELECTs with named parameters (`:lab_id`, `:from`, `:until`).
+//! SELECTs with named parameters (`:lab_id`, `:from`, `:until`), and the tables that they read.
 //!
 //! The databases know only `?`; the names are found by reading the text once, past string
 //! literals, quoted names and comments, so that a value is always bound and never pasted.
 
-use crate::db::Arg;
+use super::definition::is_identifier;
+use crate::db::{
+    Arg, Dialect,
+    scan::{Piece, piece, tokens},
+};
 
 /// A statement of a definition, ready to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +18,15 @@ pub struct NamedSql {
     pub text: String,
     /// The parameter of each `?`, in order.
     pub parameters: Vec<String>,
+}
+
+/// A table of a SELECT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Table {
+    /// Its name.
+    pub(crate) name: String,
+    /// What the SELECT calls it.
+    pub(crate) alias: String,
 }
 
 /// What is wrong with a statement, and on which line (from 1).
@@ -32,15 +45,10 @@ impl NamedSql {
         self.parameters.iter().map(|name| value(name)).collect()
     }
 
-    /// The tables that it reads: what stands behind FROM and JOIN.
-    #[must_use]
-    pub fn tables(&self) -> Vec<String> {
-        let lines = self.text.lines().map(|line| line.split("--").next().unwrap_or_default());
-        let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
-        let behind = words.windows(2).filter(|pair| {
-            ["from", "join"].iter().any(|keyword| pair[0].eq_ignore_ascii_case(keyword)) && !pair[1].starts_with('(')
-        });
-        behind.map(|pair| pair[1].trim_matches(['`', '"', ',', ')']).to_owned()).collect()
+    /// The tables that it reads, as far as its text tells: names behind FROM and JOIN. One that is not
+    /// understood, or of another database, is left out.
+    pub(crate) fn tables(&self) -> Vec<Table> {
+        tables(&tokens(&self.text, None))
     }
 
     /// Reads a SELECT that may use the parameters `allowed`.
@@ -52,19 +60,17 @@ impl NamedSql {
         let mut rest = source;
         while let Some(next) = rest.chars().next() {
             let problem = |message: String| Err(Problem { line, message });
-            let taken = match next {
-                '-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
-                '/' if rest.starts_with("/*") => match rest.find("*/") {
-                    Some(end) => end + 2,
-                    None => return problem("a comment is not closed".to_owned()),
-                },
-                '\'' | '"' | '`' => match rest[1..].find(next) {
-                    Some(end) => end + 2,
-                    None => return problem(format!("a {next} is not closed")),
-                },
-                '?' => return problem("use named parameters such as :lab_id, not ?".to_owned()),
-                ';' => return problem("one SELECT without a semicolon is expected".to_owned()),
-                ':' => {
+            let Some((this, length)) = piece(rest, None) else { break };
+            match (this, next) {
+                (Piece::Unclosed, '/') => return problem("a comment is not closed".to_owned()),
+                (Piece::Unclosed, _) => return problem(format!("a {next} is not closed")),
+                (Piece::Text | Piece::Name, _) if piece(rest, Some(Dialect::MySql)) != Some((this, length)) => {
+                    return problem("MySQL and SQLite understand a backslash before a quote differently".to_owned());
+                }
+                (Piece::Comment | Piece::Text | Piece::Name, _) => {}
+                (_, '?') => return problem("use named parameters such as :lab_id, not ?".to_owned()),
+                (_, ';') => return problem("one SELECT without a semicolon is expected".to_owned()),
+                (_, ':') => {
                     let name: String =
                         rest[1..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
                     if !allowed.contains(&name.as_str()) {
@@ -76,14 +82,11 @@ impl NamedSql {
                     code.push('?');
                     continue;
                 }
-                other => {
-                    code.push(other);
-                    other.len_utf8()
-                }
-            };
-            line += rest[..taken].matches('\n').count();
-            text.push_str(&rest[..taken]);
-            rest = &rest[taken..];
+                _ => code.push_str(&rest[..length]),
+            }
+            line += rest[..length].matches('\n').count();
+            text.push_str(&rest[..length]);
+            rest = &rest[length..];
         }
         let first_word: String = code.trim_start().chars().take_while(char::is_ascii_alphabetic).collect();
         if !first_word.eq_ignore_ascii_case("select") {
@@ -94,6 +97,52 @@ impl NamedSql {
         }
         Ok(Self { file: file.to_owned(), text, parameters })
     }
+}
+
+/// The tables of a SELECT.
+fn tables(tokens: &[String]) -> Vec<Table> {
+    const NO_ALIAS: &[&str] = &[
+        "WHERE",
+        "JOIN",
+        "LEFT",
+        "RIGHT",
+        "INNER",
+        "CROSS",
+        "OUTER",
+        "NATURAL",
+        "STRAIGHT_JOIN",
+        "ON",
+        "USING",
+        "GROUP",
+        "ORDER",
+        "LIMIT",
+        "HAVING",
+        "UNION",
+        "FORCE",
+        "USE",
+        "IGNORE",
+        "INDEXED",
+        "WINDOW",
+        "PARTITION",
+    ];
+    let mut tables = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        if !token.eq_ignore_ascii_case("FROM") && !token.eq_ignore_ascii_case("JOIN") {
+            continue;
+        }
+        let Some(name) = tokens.get(at + 1).filter(|name| is_identifier(name)) else { continue };
+        let mut next = at + 2;
+        if tokens.get(next).is_some_and(|dot| dot == ".") {
+            continue;
+        }
+        if tokens.get(next).is_some_and(|word| word.eq_ignore_ascii_case("AS")) {
+            next += 1;
+        }
+        let alias = tokens.get(next).filter(|word| is_identifier(word));
+        let alias = alias.filter(|word| !NO_ALIAS.iter().any(|keyword| word.eq_ignore_ascii_case(keyword)));
+        tables.push(Table { name: name.clone(), alias: alias.unwrap_or(name).clone() });
+    }
+    tables
 }
 
 #[cfg(test)]
@@ -120,5 +169,23 @@ mod tests {
         assert_eq!(line("SELECT :from\n;DROP TABLE labs"), 2);
         assert_eq!(line("DELETE FROM labs WHERE a = :from"), 1);
         assert_eq!(line("SELECT 1"), 1);
+    }
+
+    #[test]
+    fn what_the_databases_understand_differently_is_refused() {
+        let parse = |source| NamedSql::parse("x.sql", source, &["from"]);
+        let problem = parse("SELECT 1\nWHERE a <> 'it\\'s' AND b = ':from' AND c = :from").unwrap_err();
+        assert!(problem.line == 2 && problem.message.contains("a backslash before a quote"), "{problem:?}");
+        let sql = parse("SELECT 'C:\\\\' # it's :till\nWHERE a <> 'it''s :till' AND c = :from").unwrap();
+        assert_eq!(sql.text, "SELECT 'C:\\\\' # it's :till\nWHERE a <> 'it''s :till' AND c = ?");
+    }
+
+    #[test]
+    fn tables_stand_behind_from_and_join() {
+        let text = "SELECT 'FROM a', b.t -- FROM nowhere\n/* JOIN never */ FROM bills AS b JOIN `infos` i ON i.bill = b.id
+                    LEFT JOIN(SELECT 1 FROM samples) s ON 1 = 1 JOIN other.tests ON 1 = 1 JOIN \"tests\" WHERE b.lab = ?";
+        let sql = NamedSql { file: "x.sql".to_owned(), text: text.to_owned(), parameters: Vec::new() };
+        let tables: Vec<String> = sql.tables().into_iter().map(|t| format!("{} {}", t.name, t.alias)).collect();
+        assert_eq!(tables, ["bills b", "infos i", "samples samples", "tests tests"]);
     }
 }

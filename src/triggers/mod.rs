@@ -16,7 +16,10 @@ use std::time::Duration;
 
 use crate::{
     args,
-    db::{Backoff, Db, DbError, Dialect, Kind, Mode, Tx, code},
+    db::{
+        Backoff, Db, DbError, Dialect, Kind, Mode, Tx, code,
+        scan::{tokens, writes},
+    },
     rollup::watch::Watch,
     statement,
 };
@@ -72,6 +75,19 @@ impl Existing {
             if table.eq_ignore_ascii_case(&self.table) { rest[table.len()..].strip_prefix('_') } else { None }
         });
         matches!(event, Some("insert" | "update" | "delete" | "replace")) && self.text.contains("daymend_dirty")
+    }
+
+    /// The words of its text.
+    pub(crate) fn tokens(&self) -> Vec<String> {
+        let dialect = if self.when.is_empty() { Dialect::Sqlite } else { Dialect::MySql };
+        tokens(&self.text, Some(dialect))
+    }
+
+    /// INSERT, UPDATE or DELETE.
+    pub(crate) fn event(&self) -> String {
+        let words = if self.when.is_empty() { self.tokens() } else { tokens(&self.when, None) };
+        let mut words = words.into_iter().map(|word| word.to_uppercase());
+        words.find(|word| ["INSERT", "UPDATE", "DELETE"].contains(&word.as_str())).unwrap_or_default()
     }
 
     /// The statement that creates it as it is; for MySQL.
@@ -177,7 +193,7 @@ pub async fn install(db: &Db, watch: &Watch, summary: &str, dry_run: bool) -> Re
     let existing = list(&mut tx).await?;
     let wanted = sql::triggers(watch, tx.dialect());
     let is_watched = |trigger: &Existing| wanted.iter().any(|ours| ours.table.eq_ignore_ascii_case(&trigger.table));
-    let deltas = existing.iter().filter(|trigger| is_watched(trigger) && trigger.text.contains(summary));
+    let deltas = existing.iter().filter(|trigger| is_watched(trigger) && writes(&trigger.tokens(), summary));
     let mut installed =
         Installed { deltas: deltas.map(|trigger| trigger.name.clone()).collect(), ..Default::default() };
     let mut todo = Vec::new();

@@ -172,6 +172,20 @@ async fn constraints_wait_for_the_delta_triggers(engine: Engine) {
     assert!(script.contains("-- First: triggers write to this table (billing_delta)"), "{script}");
     db.execute("DROP TRIGGER billing_delta", args![]).await;
     assert_ne!(statements(&print_fixes(&db)), "");
+    // A quote in front of the statement hides it from nobody.
+    let quote = match engine {
+        Engine::MariaDb => "SET @x = 'it\\'s'",
+        Engine::Sqlite => "UPDATE labs SET labName = 'C:\\' WHERE id = 0",
+    };
+    let trigger = format!(
+        "CREATE TRIGGER quoting AFTER UPDATE ON billing FOR EACH ROW BEGIN {quote};
+         UPDATE operation_historical_summary SET event_count = event_count + 1 WHERE lab_id = NEW.lab_id; END"
+    );
+    db.apply(&trigger).await;
+    assert!(examine_as_admin(&db).what("triggers.delta").contains("quoting on billing"));
+    let script = print_fixes(&db);
+    assert_eq!(statements(&script), "", "{script}");
+    assert!(script.contains("-- First: triggers write to this table (quoting)"), "{script}");
 }
 
 async fn a_table_that_is_as_it_should_be_needs_nothing_but_the_check(engine: Engine) {

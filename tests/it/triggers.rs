@@ -24,6 +24,7 @@ on_both! {
     an_older_trigger_is_replaced_and_one_of_somebody_else_is_not;
     what_show_prints_does_the_same_as_install;
     a_users_statement_does_not_notice_the_triggers;
+    only_triggers_that_write_to_the_summary_are_named;
 }
 
 async fn names(db: &TestDb) -> Vec<String> {
@@ -79,6 +80,19 @@ async fn an_older_trigger_is_replaced_and_one_of_somebody_else_is_not(engine: En
     assert_eq!(names(&db).await, ["daymend_billing_insert"]);
     run_ok(&db, &["triggers", "remove"]);
     assert_eq!(names(&db).await, ["daymend_billing_insert"], "not ours to drop");
+}
+
+async fn only_triggers_that_write_to_the_summary_are_named(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    for (name, what) in [
+        ("reader", "INSERT INTO operation_event_log (event_name, status, created_at)
+                    SELECT 'UPDATE operation_historical_summary', COUNT(*), '2026-01-01' FROM operation_historical_summary"),
+        ("writer", "DELETE FROM operation_historical_summary WHERE lab_id = OLD.lab_id"),
+    ] {
+        db.execute(&format!("CREATE TRIGGER {name} AFTER DELETE ON billing FOR EACH ROW BEGIN {what}; END"), vec![]).await;
+    }
+    let said = run_ok(&db, &["triggers", "install"]);
+    assert!(said.contains("writer writes to operation_historical_summary") && !said.contains("reader"), "{said}");
 }
 
 /// On MariaDB there is no moment without the trigger, so that no change goes unmarked.
