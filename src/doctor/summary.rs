@@ -145,7 +145,8 @@ pub(super) async fn faulty(patient: &Patient<'_>, rollup: &Rollup, fault: Fault)
     let is_excluded = match fault {
         Fault::NullDimension => nullable_dimensions(patient, s).await?.is_empty(),
         Fault::Duplicate => has_unique_key(patient, s).await? && nullable_dimensions(patient, s).await?.is_empty(),
-        Fault::Negative => catalogue::has_check(patient, &s.table, &s.count).await?,
+        // Which numbers a CHECK lets through, nobody knows here.
+        Fault::Negative => false,
     };
     if is_excluded {
         return Ok(Faulty::default());
@@ -165,11 +166,9 @@ pub(super) async fn faulty(patient: &Patient<'_>, rollup: &Rollup, fault: Fault)
         .read(query, args![first, COUNT_MAX + 1], |row| {
             let number =
                 |column| Ok::<_, sqlx::Error>(row.int_or_null(column)?.map_or("NULL".to_owned(), |n| n.to_string()));
-            let day = row
-                .text_or_null(1)
-                .ok()
-                .flatten()
-                .or_else(|| row.date_or_null(1).ok().flatten().map(|day| day.to_string()));
+            // A DATE of MySQL travels as bytes, and those of some days are text as well: of 1900-01-01, for one.
+            let date = if patient.is_mysql() { row.date_or_null(1).ok().flatten() } else { None };
+            let day = date.map(|day| day.to_string()).or_else(|| row.text_or_null(1).ok().flatten());
             let event = row.text_or_null(4)?.unwrap_or_else(|| "NULL".to_owned());
             let key = format!("lab {} {} {event} {}/{}", number(0)?, day.unwrap_or_default(), number(2)?, number(3)?);
             Ok((row.int_or_null(0)?, key))

@@ -18,6 +18,8 @@ on_both! {
     constraints_wait_for_the_delta_triggers;
     a_table_that_is_as_it_should_be_needs_nothing_but_the_check;
     the_counts_of_a_large_fault_stop_at_a_thousand;
+    rows_are_named_by_their_day_whatever_it_is;
+    a_check_of_something_else_hides_no_negative_count;
 }
 
 /// The statements of a script that are not comments.
@@ -186,6 +188,45 @@ async fn constraints_wait_for_the_delta_triggers(engine: Engine) {
     let script = print_fixes(&db);
     assert_eq!(statements(&script), "", "{script}");
     assert!(script.contains("-- First: triggers write to this table (quoting)"), "{script}");
+}
+
+async fn rows_are_named_by_their_day_whatever_it_is(engine: Engine) {
+    let db = healthy(engine).await;
+    loosen(&db).await;
+    for day in ["1900-01-01", "2050-01-01", "2026-06-10"] {
+        let insert = "INSERT INTO operation_historical_summary
+             (lab_id, ordered_at, dimension_a_id, dimension_b_id, event_type, event_count, created_at, modified_at)
+             VALUES (1, ?, NULL, 0, 'branch_bill', 1, '2026-01-01 00:00:00', '2026-01-01 00:00:00')";
+        db.execute(insert, args![day]).await;
+        let found = examine(&db).what("summary.null_rows");
+        assert!(found.contains(&format!("lab 1 {day} branch_bill NULL/0")), "{found:?}");
+    }
+}
+
+async fn a_check_of_something_else_hides_no_negative_count(engine: Engine) {
+    let db = healthy(engine).await;
+    let check = "CHECK (length(event_type) > 0 AND event_count < 1000000)";
+    let summary = "operation_historical_summary";
+    match engine {
+        Engine::MariaDb => db.apply(&format!("ALTER TABLE {summary} ADD CONSTRAINT small {check}")).await,
+        Engine::Sqlite => {
+            let sql = db.text(&format!("SELECT sql FROM sqlite_master WHERE name = '{summary}'")).await;
+            let checked = format!("{}, {check})", sql.trim_end().strip_suffix(')').unwrap());
+            db.apply(&format!(
+                "ALTER TABLE {summary} RENAME TO tight; {checked};
+                 INSERT INTO {summary} SELECT * FROM tight; DROP TABLE tight;"
+            ))
+            .await;
+        }
+    }
+    examine(&db).assert_well();
+    let row = db.row("event_type = 'branch_bill'").await;
+    db.execute(&format!("UPDATE {summary} SET event_count = -3 WHERE id = {row}"), args![]).await;
+    let found = examine(&db);
+    assert_eq!(found.ids(), ["summary.negative"]);
+    assert!(found.what("summary.negative").contains("1 row with a count below zero"), "{:#}", found.json);
+    // It is not daymend's to have two of them.
+    assert!(print_fixes(&db).contains("Nothing is recommended"));
 }
 
 async fn a_table_that_is_as_it_should_be_needs_nothing_but_the_check(engine: Engine) {
