@@ -113,7 +113,8 @@ pub(super) async fn columns(patient: &Patient<'_>, table: &str) -> Result<Vec<Co
     Ok(columns_and_keys(patient, table).await?.into_iter().map(|(column, _)| column).collect())
 }
 
-async fn columns_and_keys(patient: &Patient<'_>, table: &str) -> Result<Vec<(Column, bool)>, DbError> {
+/// The columns of a table, each with its place in the primary key, from 1; SQLite's only.
+async fn columns_and_keys(patient: &Patient<'_>, table: &str) -> Result<Vec<(Column, i64)>, DbError> {
     let statement = if patient.is_mysql() { &COLUMNS_MYSQL } else { &COLUMNS_SQLITE };
     patient
         .read(statement, args![table], |row| {
@@ -124,7 +125,7 @@ async fn columns_and_keys(patient: &Patient<'_>, table: &str) -> Result<Vec<(Col
                 default: row.text_or_null(3)?.and_then(|text| text.trim_matches('\'').parse().ok()),
                 comment: row.text(4)?,
             };
-            Ok((column, row.int(5)? > 0))
+            Ok((column, row.int(5)?))
         })
         .await
 }
@@ -146,8 +147,10 @@ pub(super) async fn indexes(patient: &Patient<'_>, table: &str) -> Result<Vec<In
     }
     if !patient.is_mysql() {
         // The row's own number is the primary key, and no index of its own.
-        let keys = columns_and_keys(patient, table).await?.into_iter().filter(|(_, is_key)| *is_key);
-        let columns: Vec<String> = keys.map(|(column, _)| column.name).collect();
+        let mut keys = columns_and_keys(patient, table).await?;
+        keys.retain(|(_, place)| *place > 0);
+        keys.sort_unstable_by_key(|(_, place)| *place);
+        let columns = keys.into_iter().map(|(column, _)| column.name).collect();
         indexes.push(Index { name: "PRIMARY".to_owned(), is_unique: true, columns });
     }
     Ok(indexes)

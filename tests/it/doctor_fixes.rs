@@ -229,6 +229,25 @@ async fn a_check_of_something_else_hides_no_negative_count(engine: Engine) {
     assert!(print_fixes(&db).contains("Nothing is recommended"));
 }
 
+/// Only SQLite says in which order the columns of a primary key stand, and not by their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_key_serves_by_its_own_order() {
+    let db = healthy(Engine::Sqlite).await;
+    let anew = |key: &str| {
+        format!(
+            "ALTER TABLE collectedSample RENAME TO before;
+             CREATE TABLE collectedSample (billing_id INTEGER NOT NULL, id INTEGER NOT NULL,
+                 sampleType_id INTEGER NOT NULL, isAccessed INTEGER NOT NULL DEFAULT 0, PRIMARY KEY ({key}));
+             INSERT INTO collectedSample SELECT billing_id, id, sampleType_id, isAccessed FROM before;
+             DROP TABLE before;"
+        )
+    };
+    db.apply(&anew("id, billing_id")).await;
+    assert!(examine(&db).what("indexes.facts").ends_with("no index on (billing_id)"));
+    db.apply(&anew("billing_id, id")).await;
+    examine(&db).assert_well();
+}
+
 async fn a_table_that_is_as_it_should_be_needs_nothing_but_the_check(engine: Engine) {
     let db = healthy(engine).await;
     examine(&db).assert_well();
