@@ -98,6 +98,12 @@ impl<'a> Walk<'a> {
                 self.ranges.push((from, last));
                 continue;
             }
+            if compared.is_err() && from < first {
+                // The days before have nothing to compare, and are no part of what is the matter with this one.
+                self.ranges.push((first, last));
+                let days = from..=calendar::previous(first);
+                return Ok(Some(Step { days, outcome: Ok(Vec::new()), days_read: 0, rows_held: 0 }));
+            }
             if end < last {
                 self.ranges.push((calendar::next(end), last));
             }

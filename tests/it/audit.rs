@@ -344,6 +344,19 @@ async fn a_row_that_cannot_be_read_is_the_problem_of_its_day() {
     assert!(lab.problems[0].why.contains("25:00:00"), "{:?}", lab.problems);
     assert_eq!(lab.days_audited, 13);
     assert_eq!(causes(&report), BTreeSet::from([(KOLKATA, "2026-06-04".to_owned(), Cause::Ghost)]));
+
+    // Empty days before it are no part of the problem.
+    let empty = "BETWEEN '2026-06-02 18:30:00' AND '2026-06-05 19:00:00'";
+    db.execute(&format!("DELETE FROM billing WHERE lab_id = 1 AND billTime {empty}"), args![]).await;
+    let rows = "DELETE FROM operation_historical_summary WHERE lab_id = 1 AND ordered_at BETWEEN '2026-06-03' AND '2026-06-06'";
+    db.execute(rows, args![]).await;
+    let at = "2026-06-05T19:30:00Z".parse().unwrap();
+    db.add_bill(7, KOLKATA, &Bill { at, ..Bill::default() }).await;
+    let report = db.audit().await;
+    let lab = &report.labs[0];
+    let problems: Vec<_> = lab.problems.iter().map(|problem| problem.first.zip(problem.last)).collect();
+    assert_eq!(problems, [Some((day, day))], "{:?}", lab.problems);
+    assert_eq!(lab.days_audited, 13);
 }
 
 async fn what_is_held_at_once_does_not_grow_with_the_history(engine: Engine) {

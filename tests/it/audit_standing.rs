@@ -274,6 +274,22 @@ async fn labs_that_cannot_be_audited_keep_nobody_waiting(engine: Engine) {
     assert!(!self::cursors(&db).await.contains_key(&-5));
 }
 
+// SQLite's columns take any text; MySQL's DATETIME does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn empty_days_before_a_bad_one_are_no_part_of_its_problem() {
+    let db = histories(Engine::Sqlite).await;
+    db.execute("DELETE FROM operation_historical_summary WHERE lab_id = 1 AND ordered_at < '2026-06-06'", args![])
+        .await;
+    db.execute("DELETE FROM billing WHERE lab_id = 1 AND billTime < '2026-06-05 19'", args![]).await;
+    let sql = "INSERT INTO billing (lab_id, billTime, isCancelled, modified_at) VALUES (1, ?, 0, '')";
+    for at in ["2026-06-05 19:00:00", "2026-06-05 25:00:00"] {
+        db.execute(sql, args![at]).await;
+    }
+    night(&db, &config(LONG, false), 0).await.unwrap();
+    let problem = cursors(&db).await[&KOLKATA].problem.clone().unwrap();
+    assert!(problem.starts_with("2026-06-06: ") && problem.contains("25:00:00"), "{problem}");
+}
+
 async fn what_is_found_is_repaired_where_that_is_wanted(engine: Engine) {
     let db = histories(engine).await;
     ghosts_everywhere(&db, &[KOLKATA]).await;
