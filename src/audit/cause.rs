@@ -66,18 +66,8 @@ impl Cause {
 
     /// For people.
     #[must_use]
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::Ghost => "ghost",
-            Self::Missing => "missing",
-            Self::WrongCount => "wrong count",
-            Self::WrongDay => "wrong day",
-            Self::NullDimension => "NULL dimension",
-            Self::Duplicate => "duplicate",
-            Self::OutOfRange => "out of range",
-            Self::LabDisabled => "lab disabled",
-            Self::UnknownLab => "unknown lab",
-        }
+    pub fn title(self) -> String {
+        title(self.name())
     }
 
     /// Whether a recompute of the day puts it right. It does not look at whether the Historical
@@ -91,8 +81,15 @@ impl Cause {
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.title())
+        f.pad(&self.title())
     }
+}
+
+/// The name of a cause for people, such as one of a newer daymend.
+#[must_use]
+pub fn title(name: &str) -> String {
+    let words = name.split('_').map(|word| if word == "null" { "NULL" } else { word });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// One row that differs.
@@ -148,5 +145,18 @@ impl Limits {
     /// A lab without bills has ghosts, not rows before its first one.
     pub(super) fn is_outside(&self, day: NaiveDate) -> bool {
         day > self.last || self.first.is_some_and(|first| day < first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_titled_by_their_names() {
+        let titles = Cause::ALL.map(Cause::title);
+        assert_eq!(titles[2..5], ["wrong count", "wrong day", "NULL dimension"]);
+        assert_eq!(title("of_a_newer_daymend"), "of a newer daymend");
+        assert_eq!(format!("{:>6}|", Cause::Ghost), " ghost|");
     }
 }

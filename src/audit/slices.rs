@@ -11,7 +11,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use super::cause::Cause;
 use crate::{
     args,
-    db::{Arg, Db, DbError, Mode, Tx, retry},
+    db::{Arg, Db, DbError, Row, Tx, retry},
     statement,
 };
 
@@ -81,6 +81,14 @@ statement!(
     "SELECT id, night, state, spent_ms, labs_completed, days_audited, days_drifted, differences, run_id,
             started_at, finished_at
      FROM daymend_audits WHERE rollup = ? ORDER BY id DESC LIMIT ?"
+);
+
+statement!(
+    SLICE,
+    "audit slice",
+    "SELECT id, night, state, spent_ms, labs_completed, days_audited, days_drifted, differences, run_id,
+            started_at, finished_at
+     FROM daymend_audits WHERE rollup = ? AND id = ?"
 );
 
 statement!(
@@ -265,22 +273,28 @@ impl Found {
 
 /// The latest slices, newest first.
 pub async fn list(db: &Db, rollup: &str, limit: u32) -> Result<Vec<Slice>, DbError> {
-    db.fetch_all(&SLICES, args![rollup, limit], |row| {
-        Ok(Slice {
-            id: row.int(0)?,
-            night: row.date(1)?,
-            state: row.text(2)?,
-            spent_ms: row.int(3)?,
-            labs_completed: row.int(4)?,
-            days_audited: row.int(5)?,
-            days_drifted: row.int(6)?,
-            differences: row.int(7)?,
-            run: row.int_or_null(8)?,
-            started_at: row.instant(9)?,
-            finished_at: row.instant_or_null(10)?,
-        })
+    db.fetch_all(&SLICES, args![rollup, limit], |row| slice(&row)).await
+}
+
+/// One slice, where there is such a one.
+pub async fn get(tx: &mut Tx, rollup: &str, id: i64) -> Result<Option<Slice>, DbError> {
+    tx.fetch_optional(&SLICE, args![rollup, id], |row| slice(&row)).await
+}
+
+fn slice(row: &Row) -> Result<Slice, sqlx::Error> {
+    Ok(Slice {
+        id: row.int(0)?,
+        night: row.date(1)?,
+        state: row.text(2)?,
+        spent_ms: row.int(3)?,
+        labs_completed: row.int(4)?,
+        days_audited: row.int(5)?,
+        days_drifted: row.int(6)?,
+        differences: row.int(7)?,
+        run: row.int_or_null(8)?,
+        started_at: row.instant(9)?,
+        finished_at: row.instant_or_null(10)?,
     })
-    .await
 }
 
 /// When the last slice ended that has.

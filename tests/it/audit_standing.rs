@@ -34,7 +34,7 @@ use crate::{
         drifting::{KOLKATA, LABS, NEW_YORK, NOW, date, histories, now},
         http::get,
         oracle,
-        process::{Process, run_ok},
+        process::{Process, run_fails, run_ok},
         wait_until,
         work::{SCHEDULER, rollups},
     },
@@ -331,6 +331,7 @@ async fn results_are_kept_shown_and_pruned(engine: Engine) {
     let id = json["audits"][0]["id"].to_string();
     let shown = run_ok(&db, &["audit", "history", &id]);
     assert!(shown.contains("ghost") && shown.contains("2026-06-05"), "{shown}");
+    assert!(run_fails(&db, 2, &["audit", "history", "999"]).contains("audit 999 does not exist"));
     let shown: serde_json::Value = serde_json::from_str(&run_ok(&db, &["--json", "audit", "history", &id])).unwrap();
     let expected = serde_json::json!([{ "lab": 2, "day": "2026-06-05", "cause": "ghost", "differences": 1 }]);
     assert_eq!(shown["found"], expected);

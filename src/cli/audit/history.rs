@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{Exit, Global, print_json, usage};
 use crate::{
     audit::{
+        cause::title,
         cursors::{self, Coverage, Cursor},
         slices::{self, Found, Slice},
     },
@@ -90,14 +91,11 @@ fn since(coverage: &Coverage) -> String {
 }
 
 async fn show(global: &Global, db: &Db, id: i64) -> anyhow::Result<()> {
-    let slices = slices::list(db, HISTORICAL_SUMMARY, u32::MAX).await?;
-    let slice = slices
-        .into_iter()
-        .find(|slice| slice.id == id)
-        .ok_or_else(|| usage(format!("audit {id} does not exist: see `daymend audit history`")))?;
     let mut tx = db.begin(Mode::Snapshot).await?;
+    let slice = slices::get(&mut tx, HISTORICAL_SUMMARY, id).await?;
     let found = slices::found(&mut tx, id).await?;
     tx.commit().await?;
+    let slice = slice.ok_or_else(|| usage(format!("audit {id} does not exist: see `daymend audit history`")))?;
     if global.json {
         return print_json(&json!({ "audit": slice, "found": found }));
     }
@@ -107,7 +105,7 @@ async fn show(global: &Global, db: &Db, id: i64) -> anyhow::Result<()> {
     println!("  repair        {}", or_dash(slice.run.map(|run| format!("run {run}"))));
     let mut table = table(&[">lab", "day", "cause", ">rows"]);
     for Found { lab, day, cause, differences } in &found {
-        table.add_row([lab.to_string(), day.to_string(), cause.replace('_', " "), differences.to_string()]);
+        table.add_row([lab.to_string(), day.to_string(), title(cause), differences.to_string()]);
     }
     if !found.is_empty() {
         println!("{table}\nthe rows themselves: daymend audit --lab LAB --from DAY --to DAY --json");

@@ -59,7 +59,7 @@ fn verdict(report: &Report) -> String {
     let labs = report.labs.iter().filter(|lab| lab.days_audited > 0).count();
     let days = report.days_audited();
     if report.is_clean() {
-        let except: Vec<&str> = report.except.iter().map(|cause| cause.title()).collect();
+        let except: Vec<String> = report.except.iter().map(|cause| cause.title()).collect();
         let except = if except.is_empty() { String::new() } else { format!(" (but for: {})", except.join(", ")) };
         return format!("clean: every row of {days} day(s) of {labs} lab(s) equals its source{except}");
     }
@@ -186,7 +186,7 @@ fn event_types(report: &Report) {
 fn labs(report: &Report) {
     let mut table = table(&[">lab", "time zone", ">days", ">drifted", ">rows", "causes"]);
     for lab in report.labs.iter().filter(|lab| !lab.days.is_empty()).take(LINES_MAX) {
-        let mut causes: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut causes: BTreeMap<String, u64> = BTreeMap::new();
         for (cause, count) in lab.days.iter().flat_map(DayReport::causes) {
             *causes.entry(cause.title()).or_default() += count;
         }
