@@ -78,11 +78,15 @@ fn conditional(text: &str) -> Option<usize> {
 }
 
 /// Words, quoted names without their quotes, and punctuation; comments and texts are left out.
+///
+/// What follows a quote that does not end is read all the same: the text is not what the database
+/// carries out, and rather a write is seen that is none than one is missed.
 pub(crate) fn tokens(text: &str, dialect: Option<Dialect>) -> Vec<String> {
     let mut tokens = Vec::new();
     let mut rest = text;
     while let Some((piece, length)) = piece(rest, dialect) {
-        let (this, behind) = rest.split_at(length);
+        let is_open_quote = piece == Piece::Unclosed && !rest.starts_with('/');
+        let (this, behind) = rest.split_at(if is_open_quote { 1 } else { length });
         match piece {
             Piece::Name => tokens.push(unquoted(this)),
             Piece::Word | Piece::Sign => tokens.push(this.to_owned()),
@@ -149,7 +153,7 @@ mod tests {
     fn a_doubled_quote_is_one_of_the_text() {
         for dialect in [MYSQL, SQLITE, None] {
             assert_eq!(read("SELECT 'it''s', \"a\"\"b\", `c``d`", dialect), "SELECT , a\"b , c`d");
-            assert_eq!(read("SELECT '', x, 'open UPDATE s", dialect), "SELECT , x ,");
+            assert_eq!(read("SELECT '', x, 'open; UPDATE s /* t", dialect), "SELECT , x , open ; UPDATE s");
         }
         assert_eq!(read("UPDATE [s] SET n = 1", SQLITE), "UPDATE s SET n = 1");
     }
