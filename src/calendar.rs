@@ -136,6 +136,12 @@ pub fn dates(first: NaiveDate, last: NaiveDate) -> impl Iterator<Item = NaiveDat
     first.iter_days().take_while(move |date| *date <= last)
 }
 
+/// `2026-03-15`, or `2026-03-09 to 2026-03-15`.
+#[must_use]
+pub fn span(first: NaiveDate, last: NaiveDate) -> String {
+    if first == last { first.to_string() } else { format!("{first} to {last}") }
+}
+
 /// The date after `date`.
 #[must_use]
 pub fn next(date: NaiveDate) -> NaiveDate {

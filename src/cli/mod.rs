@@ -411,6 +411,14 @@ async fn check_rollups(db: &Db, rollups: &Rollups, access: Access) -> Vec<String
 }
 
 /// The rollup that nightly runs, repairs and migration records are about.
+/// Refuses a range of days that ends before it begins; `begin` is the option that begins it.
+fn check_order(begin: &str, from: Option<NaiveDate>, to: Option<NaiveDate>) -> anyhow::Result<()> {
+    match (from, to) {
+        (Some(from), Some(to)) if to < from => Err(usage(format!("--to {to} is before {begin} {from}"))),
+        _ => Ok(()),
+    }
+}
+
 fn historical_summary(rollups: &Rollups) -> anyhow::Result<&Rollup> {
     rollups
         .get(HISTORICAL_SUMMARY)

@@ -6,14 +6,16 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use clap::Args;
 
 use super::{
-    Global, calendar_day, follow, historical_summary, in_range, print_json,
+    Global, calendar_day, check_order, follow, historical_summary, in_range, print_json,
     service::{AttemptsArgs, ShrinkArgs},
     usage, who,
 };
 use crate::{
+    calendar::span,
     cli::Exit,
     output::say,
-    scheduler::adhoc::{self, Days, Plan, PlanError},
+    runs::LabDays,
+    scheduler::repair::{self, Days, PlanError},
 };
 
 /// Recomputes some calendar days of labs.
@@ -55,11 +57,8 @@ impl Options {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let days = match (self.day, self.as_of) {
             (Some(day), _) => {
-                let to = self.to.unwrap_or(day);
-                if to < day {
-                    return Err(usage(format!("--to {to} is before --day {day}")));
-                }
-                Days::Range(day, to)
+                check_order("--day", self.day, self.to)?;
+                Days::Range(day, self.to.unwrap_or(day))
             }
             (None, Some(at)) => Days::YesterdayAt(at),
             (None, None) => return Err(usage("--day or --as-of is needed")),
@@ -67,7 +66,7 @@ impl Options {
         let (db, rollups) = global.connect_checked(4).await?;
         let rollup = historical_summary(&rollups)?;
         let now = db.now(global.clock()).await?;
-        let plan = match adhoc::plan(&db, rollup, &self.lab, days, now).await {
+        let plan = match repair::plan(&db, rollup, &self.lab, days, now).await {
             Ok(plan) => plan,
             Err(PlanError::Database(error)) => return Err(error.into()),
             Err(error) => return Err(usage(error.to_string())),
@@ -79,10 +78,15 @@ impl Options {
             say!("warning: the Historical View of lab {lab} is off: no nightly run keeps what this repairs");
         }
         if self.dry_run {
-            return print_plan(global, &plan);
+            if global.json {
+                print_json(&plan)?;
+            } else {
+                would_enqueue(&plan.labs);
+            }
+            return Ok(Exit::Ok.into());
         }
         let run =
-            adhoc::enqueue(&db, rollup, &plan, &who(), now, self.attempts.attempts, self.shrink.max_shrink).await?;
+            repair::enqueue(&db, rollup, &plan, &who(), now, self.attempts.attempts, self.shrink.max_shrink).await?;
         if self.wait {
             return follow::follow_all(global, &db, &[run]).await;
         }
@@ -96,20 +100,15 @@ impl Options {
     }
 }
 
-fn print_plan(global: &Global, plan: &Plan) -> anyhow::Result<ExitCode> {
-    if global.json {
-        print_json(plan)?;
-        return Ok(Exit::Ok.into());
-    }
-    let mut jobs = 0;
-    for (lab, days) in &plan.labs {
-        jobs += days.len();
+/// Says what a repair would enqueue.
+pub(super) fn would_enqueue(labs: &LabDays) {
+    for (lab, days) in labs {
         if let (Some(first), Some(last)) = (days.first(), days.last()) {
-            println!("would enqueue lab {lab}: {} ({} job(s))", adhoc::span(*first, *last), days.len());
+            println!("would enqueue lab {lab}: {} job(s), {}", days.len(), span(*first, *last));
         }
     }
+    let jobs: usize = labs.iter().map(|(_, days)| days.len()).sum();
     println!("would enqueue {jobs} job(s) in one run");
-    Ok(Exit::Ok.into())
 }
 
 /// A moment in UTC: `2026-03-16 04:00:00`, or RFC 3339.

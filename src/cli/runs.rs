@@ -124,7 +124,7 @@ async fn show(global: &Global, db: &Db, id: i64) -> anyhow::Result<ExitCode> {
         return Ok(Exit::Ok.into());
     }
     let days = match (run.first_day, run.last_day) {
-        (Some(first), Some(last)) => crate::scheduler::adhoc::span(first, last),
+        (Some(first), Some(last)) => crate::calendar::span(first, last),
         _ => "-".to_owned(),
     };
     println!("run {}: {}", run.id, run.reason);

@@ -6,9 +6,12 @@
 //! crash can make it wrong. `operation_event_log` gets a row when it starts and one when it
 //! ends, in the transactions that start and end it.
 
+mod labs;
 pub mod records;
 
 use chrono::{DateTime, NaiveDate, Utc};
+
+pub use labs::{LabDays, describe};
 
 use crate::{
     args,
@@ -259,7 +262,7 @@ pub struct NewRun {
     /// What the time is.
     pub as_of: DateTime<Utc>,
     /// Each lab with its days, oldest first.
-    pub labs: Vec<(i64, Vec<NaiveDate>)>,
+    pub labs: LabDays,
     /// How many attempts each job may have.
     pub attempts_max: u32,
     /// How much of a day its jobs may take away.

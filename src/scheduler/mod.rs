@@ -7,6 +7,7 @@
 //!
 //! - [`nightly`]: days that have closed, one run a time zone.
 //! - [`migrations`]: records of the Support Dashboard, one rebuild run a lab.
+//! - [`repair`]: what an operator asks for.
 //! - [`dirty`]: days whose source changed after they had closed, beside the ticks.
 //! - [`close_runs`]: runs whose jobs have all ended.
 //! - [`retention`]: runs that have outlived it are pruned, beside the ticks.
@@ -19,7 +20,6 @@
 //! somebody else holds, and it is done at a later tick. On shutdown a step is dropped wherever it is: each
 //! is a transaction, which rolls back.
 
-pub mod adhoc;
 pub mod audits;
 pub mod dirty;
 mod held;
@@ -27,6 +27,7 @@ pub mod migrations;
 pub mod nightly;
 mod nightly_at;
 mod observe;
+pub mod repair;
 mod retention;
 pub mod snapshots;
 

@@ -22,7 +22,7 @@ use crate::{
     db::{Arg, Db, DbError, Mode, Query, Tx, retry},
     queue::JobKind,
     rollup::{Rollup, source},
-    runs::{self, NewRun},
+    runs::{self, LabDays, NewRun},
     statement,
 };
 
@@ -166,14 +166,13 @@ fn new_run(
     now: DateTime<Utc>,
     zone: Zone,
     (kind, name): (JobKind, &str),
-    labs: Vec<(i64, Vec<NaiveDate>)>,
+    labs: LabDays,
 ) -> NewRun {
-    let days = || labs.iter().flat_map(|(_, days)| days).copied();
-    let (first, last) = (days().min().unwrap_or_default(), days().max().unwrap_or_default());
+    let (_, days) = runs::describe(&labs);
     NewRun {
         rollup: rollup.name.clone(),
         kind,
-        reason: format!("{name} {} {}", zone.name(), super::adhoc::span(first, last)),
+        reason: format!("{name} {} {days}", zone.name()),
         requested_by: "scheduler".to_owned(),
         time_zone: Some(zone.name().to_owned()),
         lab_id: None,

@@ -279,7 +279,7 @@ async fn every_command_twice_changes_nothing_the_second_time(engine: Engine) {
 async fn dry_runs_change_nothing(engine: Engine) {
     let db = labs(engine).await;
     let repair = run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-12", "--to", "2026-06-14", "--dry-run"]);
-    assert!(repair.contains("lab 1: 2026-06-12 to 2026-06-14 (3 job(s))"), "{repair}");
+    assert!(repair.contains("would enqueue lab 1: 3 job(s), 2026-06-12 to 2026-06-14"), "{repair}");
     assert!(repair.contains("would enqueue 6 job(s) in one run"), "{repair}");
     let rebuild = run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1", "--dry-run"]);
     assert!(rebuild.contains("would enqueue lab 1:"), "{rebuild}");

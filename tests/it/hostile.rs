@@ -5,7 +5,7 @@ use std::time::Duration;
 use daymend::{
     args,
     rollup::HISTORICAL_SUMMARY,
-    scheduler::adhoc::{self, Days},
+    scheduler::repair::{self, Days},
 };
 
 use crate::{
@@ -38,7 +38,7 @@ async fn a_lab_with_a_bill_time_that_cannot_be_read_stops_no_other() {
     let now = "2026-06-15T12:00:00Z".parse().unwrap();
     let rollups = rollups();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-    let plan = adhoc::plan(&db.db, rollup, &[], Days::YesterdayAt(now), now).await.unwrap();
+    let plan = repair::plan(&db.db, rollup, &[], Days::YesterdayAt(now), now).await.unwrap();
     assert_eq!(plan.labs.iter().map(|(lab, _)| *lab).collect::<Vec<_>>(), [2]);
     assert_eq!(plan.left_out.iter().map(|(lab, _)| *lab).collect::<Vec<_>>(), [1, 3]);
 

@@ -18,9 +18,8 @@ use daymend::{
     rollup::HISTORICAL_SUMMARY,
     runs::{self, RunState},
     scheduler::{
-        self, Enqueued, Report,
-        adhoc::{self, Days},
-        nightly,
+        self, Enqueued, Report, nightly,
+        repair::{self, Days},
     },
 };
 
@@ -433,8 +432,8 @@ async fn the_event_log_pairs_started_with_how_the_run_ended(engine: Engine) {
     let rollups = rollups();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let range = Days::Range(date("2026-06-01"), date("2026-06-03"));
-    let plan = adhoc::plan(&db.db, rollup, &[1], range, now()).await.unwrap();
-    let repair = adhoc::enqueue(&db.db, rollup, &plan, "a test", now(), 3, MaxShrink::OFF).await.unwrap();
+    let plan = repair::plan(&db.db, rollup, &[1], range, now()).await.unwrap();
+    let repair = repair::enqueue(&db.db, rollup, &plan, "a test", now(), 3, MaxShrink::OFF).await.unwrap();
     db.drain(now()).await;
     let started = events(&db).await;
     assert_eq!(started.iter().map(|(_, status)| status.as_str()).collect::<Vec<_>>(), ["STARTED", "STARTED"]);

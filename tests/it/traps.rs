@@ -4,7 +4,7 @@
 //! recompute has a storm of its own as well: `storm::delta_triggers_survive_recomputes_of_the_same_days`.
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use daymend::{args, queue::JobKind, rollup::HISTORICAL_SUMMARY, scheduler::adhoc};
+use daymend::{args, queue::JobKind, rollup::HISTORICAL_SUMMARY, scheduler::repair};
 
 use crate::{
     on_both,
@@ -32,11 +32,11 @@ on_both! {
 async fn repair(db: &TestDb, labs: &[(i64, chrono_tz::Tz)], first: NaiveDate, last: NaiveDate, now: DateTime<Utc>) {
     let rollups = rollups();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-    let plan = adhoc::Plan {
+    let plan = repair::Plan {
         labs: labs.iter().map(|(lab, _)| (*lab, days_of(first, last))).collect(),
-        ..adhoc::Plan::default()
+        ..repair::Plan::default()
     };
-    adhoc::enqueue(&db.db, rollup, &plan, "a test", now, 3, daymend::recompute::shrink::MaxShrink::OFF).await.unwrap();
+    repair::enqueue(&db.db, rollup, &plan, "a test", now, 3, daymend::recompute::shrink::MaxShrink::OFF).await.unwrap();
     db.drain(now).await;
     oracle::assert_equal(&oracle::stored(db).await, &oracle::expected(db, labs, now).await);
 }
@@ -217,8 +217,8 @@ async fn a_delta_races_the_recompute_and_loses_nothing(engine: Engine) {
     db.install_delta_triggers().await;
     db.execute("UPDATE operation_historical_summary SET event_count = event_count + 5", vec![]).await;
     let rollups = rollups();
-    let plan = adhoc::Plan { labs: vec![(1, vec![day])], ..adhoc::Plan::default() };
-    adhoc::enqueue(
+    let plan = repair::Plan { labs: vec![(1, vec![day])], ..repair::Plan::default() };
+    repair::enqueue(
         &db.db,
         rollups.get(HISTORICAL_SUMMARY).unwrap(),
         &plan,

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 pub(super) use print::json as report_json;
 
 use super::{
-    Exit, Global, calendar_day, check_rollups, connect_to, follow, historical_summary, print_json,
+    Exit, Global, calendar_day, check_order, check_rollups, connect_to, follow, historical_summary, print_json, repair,
     service::{AttemptsArgs, ShrinkArgs},
     usage, who,
 };
@@ -31,8 +31,8 @@ use crate::{
     output::{bar::Bar, say},
     recompute::stored::Access,
     rollup::Rollup,
-    runs::RunState,
-    scheduler::adhoc,
+    runs::{LabDays, RunState},
+    scheduler,
 };
 
 /// Seeds that are made up are short enough to be typed.
@@ -134,6 +134,10 @@ impl Repair {
     fn jobs(&self) -> usize {
         self.days.values().map(BTreeSet::len).sum()
     }
+
+    fn labs(&self) -> LabDays {
+        self.days.iter().map(|(lab, days)| (*lab, days.iter().copied().collect())).collect()
+    }
 }
 
 impl AuditArgs {
@@ -187,11 +191,7 @@ impl AuditArgs {
     }
 
     fn scope(&self) -> anyhow::Result<Scope> {
-        if let (Some(from), Some(to)) = (self.from, self.to)
-            && to < from
-        {
-            return Err(usage(format!("--to {to} is before --from {from}")));
-        }
+        check_order("--from", self.from, self.to)?;
         let seed = || self.seed.unwrap_or_else(|| rand::rng().random_range(0..SEEDS));
         let sample = self.sample.map(|days| Sample { days, seed: seed() });
         Ok(Scope { labs: self.lab.clone(), from: self.from, to: self.to, sample })
@@ -205,11 +205,10 @@ impl AuditArgs {
     async fn enqueue(&self, global: &Global, db: &Db, rollup: &Rollup, report: &Report) -> anyhow::Result<Repair> {
         let mut repair = Repair { days: report.repairable(), run: None, ended: None };
         if !self.dry_run && !repair.days.is_empty() {
-            let labs = repair.days.iter().map(|(lab, days)| (*lab, days.iter().copied().collect())).collect();
-            let plan = adhoc::Plan { labs, ..adhoc::Plan::default() };
+            let plan = scheduler::repair::Plan { labs: repair.labs(), ..scheduler::repair::Plan::default() };
             let (by, now) = (format!("audit by {}", who()), db.now(global.clock()).await?);
             let (attempts, max_shrink) = (self.attempts.attempts, self.shrink.max_shrink);
-            repair.run = Some(adhoc::enqueue(db, rollup, &plan, &by, now, attempts, max_shrink).await?);
+            repair.run = Some(scheduler::repair::enqueue(db, rollup, &plan, &by, now, attempts, max_shrink).await?);
         }
         Ok(repair)
     }
@@ -229,7 +228,7 @@ impl AuditArgs {
         let said = match repair.run {
             None if self.dry_run => {
                 if !global.json {
-                    print::would_enqueue(&repair.days);
+                    repair::would_enqueue(&repair.labs());
                 }
                 return Ok(());
             }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::NaiveDate;
 use console::Color;
 use serde_json::{Value, json};
 
@@ -12,13 +11,13 @@ use crate::{
         cause::{Cause, Finding},
         report::{DayReport, LabReport, Report},
     },
+    calendar::span,
     output::{
         calendar::{self, Cell},
         say,
         table::{or_dash, table},
     },
     rollup::Rollup,
-    scheduler::adhoc::span,
 };
 
 /// How many lines the tables of days and of rows have at most.
@@ -215,16 +214,6 @@ pub(super) fn beyond_repair(rollup: &Rollup, lab: i64, cause: Cause, rows: u64, 
         _ => delete,
     };
     format!("lab {lab}: {rows} row(s) on {days} day(s) are not repaired: {what}; {instead}")
-}
-
-pub(super) fn would_enqueue(days: &BTreeMap<i64, BTreeSet<NaiveDate>>) {
-    for (lab, days) in days {
-        if let (Some(first), Some(last)) = (days.first(), days.last()) {
-            println!("would enqueue lab {lab}: {} job(s), {}", days.len(), span(*first, *last));
-        }
-    }
-    let jobs: usize = days.values().map(BTreeSet::len).sum();
-    println!("would enqueue {jobs} job(s) in one run");
 }
 
 /// Everything, for machines.

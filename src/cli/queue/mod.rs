@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use chrono::NaiveDate;
 use clap::{Args, Subcommand};
 
-use super::{Global, calendar_day, usage, who};
+use super::{Global, calendar_day, check_order, who};
 use crate::queue::{JobKind, JobState, admin::filter::Filter};
 
 /// Looks at the queue, and changes it.
@@ -107,11 +107,7 @@ pub(super) struct FilterArgs {
 
 impl FilterArgs {
     fn filter(self) -> anyhow::Result<Filter> {
-        if let (Some(from), Some(to)) = (self.from, self.to)
-            && to < from
-        {
-            return Err(usage(format!("--to {to} is before --from {from}")));
-        }
+        check_order("--from", self.from, self.to)?;
         let Self { run, lab: labs, from, to, state, kind, error } = self;
         Ok(Filter { run, labs, from, to, state, kind, error })
     }

@@ -14,7 +14,7 @@ use crate::{
     output::say,
     recompute::shrink::MaxShrink,
     runs::RunState,
-    scheduler::adhoc,
+    scheduler::repair,
 };
 
 /// How many differing rows the audit keeps one by one.
@@ -53,7 +53,7 @@ pub(super) struct After {
 
 impl FollowUp {
     /// Enqueues the repair of the days, and says nothing.
-    pub(super) async fn enqueue(&self, global: &Global, db: &Db, days: &adhoc::Plan) -> anyhow::Result<After> {
+    pub(super) async fn enqueue(&self, global: &Global, db: &Db, days: &repair::Plan) -> anyhow::Result<After> {
         let after = After { is_unknown: !days.unknown.is_empty(), ..After::default() };
         if days.labs.is_empty() {
             return Ok(after);
@@ -64,7 +64,8 @@ impl FollowUp {
         let rollups = global.rollups()?;
         let rollup = historical_summary(&rollups)?;
         let now = db.now(global.clock()).await?;
-        let run = adhoc::enqueue(db, rollup, days, &self.requested_by, now, self.attempts_max, self.max_shrink).await?;
+        let run =
+            repair::enqueue(db, rollup, days, &self.requested_by, now, self.attempts_max, self.max_shrink).await?;
         Ok(After { run: Some(run), ..after })
     }
 
@@ -73,7 +74,7 @@ impl FollowUp {
         &self,
         global: &Global,
         db: &Db,
-        days: &adhoc::Plan,
+        days: &repair::Plan,
         mut after: After,
     ) -> anyhow::Result<After> {
         if !global.json && !days.left_out.is_empty() {

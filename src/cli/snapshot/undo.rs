@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::chain,
     recompute::shrink::MaxShrink,
-    scheduler::adhoc,
+    scheduler::repair,
     snapshot::restore::{
         relations::Relations,
         touched,
@@ -82,7 +82,7 @@ impl Options {
                 let now = db.now(global.clock()).await?;
                 touched::days(live, shapes, links, &facts, rollup, &mut reader, now).await?
             }
-            None => adhoc::Plan::default(),
+            None => repair::Plan::default(),
         };
         // Once its rows are gone nobody could say which days they were.
         if !self.dry_run && !days.labs.is_empty() {

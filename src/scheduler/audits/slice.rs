@@ -23,7 +23,7 @@ use crate::{
     queue::JobKind,
     rollup::Rollup,
     runs::{self, NewRun},
-    scheduler::{Config, adhoc},
+    scheduler::Config,
 };
 
 /// How long a slice is held without a sign of life.
@@ -284,7 +284,7 @@ impl Unrecorded {
         let findings = match step.outcome {
             Ok(findings) => findings,
             Err(why) => {
-                cursor.problem = Some(format!("{}: {why}", adhoc::span(*step.days.start(), *step.days.end())));
+                cursor.problem = Some(format!("{}: {why}", calendar::span(*step.days.start(), *step.days.end())));
                 return;
             }
         };

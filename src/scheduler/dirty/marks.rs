@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, NaiveDate, Utc};
 
-use super::super::{Config, Enqueued, adhoc::span, nightly};
+use super::super::{Config, Enqueued, nightly};
 use crate::{
     args,
     calendar::Zone,
     db::{Db, DbError, Mode, Query, Row, Tx, json_list, repeat},
     queue::JobKind,
     rollup::{Rollup, watch::Watch},
-    runs::{self, NewRun},
+    runs::{self, LabDays, NewRun},
     statement,
 };
 
@@ -226,7 +226,7 @@ async fn without_waiting(
     tx: &mut Tx,
     rollup: &Rollup,
     days: BTreeMap<i64, BTreeSet<NaiveDate>>,
-) -> Result<Vec<(i64, Vec<NaiveDate>)>, DbError> {
+) -> Result<LabDays, DbError> {
     let mut left = Vec::new();
     for (lab, days) in days {
         let days: Vec<NaiveDate> = days.into_iter().collect();
@@ -243,17 +243,12 @@ async fn without_waiting(
     Ok(left)
 }
 
-fn new_run(rollup: &Rollup, config: &Config, now: DateTime<Utc>, labs: Vec<(i64, Vec<NaiveDate>)>) -> NewRun {
-    let days = || labs.iter().flat_map(|(_, days)| days).copied();
-    let (first, last) = (days().min().unwrap_or_default(), days().max().unwrap_or_default());
-    let whose = match labs.as_slice() {
-        [(lab, _)] => format!("lab {lab}"),
-        labs => format!("{} labs", labs.len()),
-    };
+fn new_run(rollup: &Rollup, config: &Config, now: DateTime<Utc>, labs: LabDays) -> NewRun {
+    let (whose, days) = runs::describe(&labs);
     NewRun {
         rollup: rollup.name.clone(),
         kind: JobKind::Repair,
-        reason: format!("late changes of {whose}, {}", span(first, last)),
+        reason: format!("late changes of {whose}, {days}"),
         requested_by: REQUESTED_BY.to_owned(),
         time_zone: None,
         lab_id: None,

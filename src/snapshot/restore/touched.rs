@@ -17,7 +17,7 @@ use crate::{
     calendar::Zone,
     db::{Arg, DbError, Mode, Query, Tx},
     rollup::{Rollup, source},
-    scheduler::adhoc,
+    scheduler::repair,
     snapshot::{
         cells::Cells,
         schema::quote,
@@ -45,12 +45,12 @@ pub async fn days(
     rollup: &Rollup,
     reader: &mut Reader,
     now: DateTime<Utc>,
-) -> anyhow::Result<adhoc::Plan> {
+) -> anyhow::Result<repair::Plan> {
     let Some(target) = shapes.iter().position(|shape| shape.table == facts.table) else {
-        return Ok(adhoc::Plan::default());
+        return Ok(repair::Plan::default());
     };
     let mut tx = live.db.begin(Mode::Snapshot).await?;
-    let mut plan = adhoc::Plan::default();
+    let mut plan = repair::Plan::default();
     let labs: BTreeMap<i64, Result<Zone, String>> = source::labs(&mut tx, rollup)
         .await?
         .into_iter()

@@ -24,7 +24,7 @@ use daymend::{
     recompute::shrink::MaxShrink,
     rollup::{HISTORICAL_SUMMARY, Rollups},
     runs::{RunState, records},
-    scheduler::adhoc::{self, Days as PlanDays, PlanError},
+    scheduler::repair::{self, Days as PlanDays, PlanError},
 };
 use futures::FutureExt as _;
 use proptest::{
@@ -85,19 +85,19 @@ async fn repair(db: &TestDb, rollups: &Rollups, labs: &[Lab<'_>]) -> (Vec<i64>, 
         let first = db.rows(sql, args![lab.id]).await[0].instant_or_null(0).unwrap();
         let Some(first) = first.map(|at| at.with_timezone(&lab.tz).date_naive()) else {
             let day = PlanDays::Range(days_before(lab.today(), 1), days_before(lab.today(), 1));
-            let refused = adhoc::plan(&db.db, rollup, &[lab.id], day, now()).await;
+            let refused = repair::plan(&db.db, rollup, &[lab.id], day, now()).await;
             assert!(matches!(refused, Err(PlanError::Refused(why)) if why.ends_with("it has no bills")));
             continue;
         };
         for (first, last) in lab.ranges(first) {
-            let plan = adhoc::plan(&db.db, rollup, &[lab.id], PlanDays::Range(first, last), now()).await.unwrap();
+            let plan = repair::plan(&db.db, rollup, &[lab.id], PlanDays::Range(first, last), now()).await.unwrap();
             // A date that does not exist in the zone has no job.
             let existing: Vec<_> = dates(first, last)
                 .filter(|date| !(lab.tz == Tz::Pacific__Apia && *date == self::date("2011-12-30")))
                 .filter(|date| !(lab.tz == Tz::Pacific__Kiritimati && *date == self::date("1994-12-31")))
                 .collect();
             assert_eq!(plan.labs, [(lab.id, existing.clone())]);
-            runs.push(adhoc::enqueue(&db.db, rollup, &plan, "a property", now(), 3, MaxShrink::OFF).await.unwrap());
+            runs.push(repair::enqueue(&db.db, rollup, &plan, "a property", now(), 3, MaxShrink::OFF).await.unwrap());
             covered.extend(existing.into_iter().map(|day| (lab.id, day)));
         }
     }
@@ -280,8 +280,8 @@ async fn rows_with_a_null_dimension_and_rows_stored_twice_are_removed(engine: En
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let day = PlanDays::Range(date("2026-06-10"), date("2026-06-10"));
     for expected in [(0, 1, 6), (0, 0, 0)] {
-        let plan = adhoc::plan(&db.db, rollup, &[1], day, now()).await.unwrap();
-        let run = adhoc::enqueue(&db.db, rollup, &plan, "a test", now(), 3, MaxShrink::OFF).await.unwrap();
+        let plan = repair::plan(&db.db, rollup, &[1], day, now()).await.unwrap();
+        let run = repair::enqueue(&db.db, rollup, &plan, "a test", now(), 3, MaxShrink::OFF).await.unwrap();
         db.drain(now()).await;
         let (_, progress) = db.run(run).await;
         let written = (progress.rows_inserted, progress.rows_updated, progress.rows_deleted);

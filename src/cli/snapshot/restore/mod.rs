@@ -16,7 +16,7 @@ use super::{
 use crate::{
     db::DbError,
     error::chain,
-    scheduler::adhoc,
+    scheduler::repair,
     snapshot::{
         open,
         restore::{
@@ -186,7 +186,7 @@ impl Options {
                 let now = db.now(global.clock()).await?;
                 touched::days(&context.live, &context.shapes, &context.links, facts, rollup, &mut reader, now).await?
             }
-            None => adhoc::Plan::default(),
+            None => repair::Plan::default(),
         };
         let follow_up = FollowUp {
             requested_by: format!("restore of {label} by {}", who()),

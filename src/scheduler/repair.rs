@@ -7,6 +7,7 @@
 use chrono::{DateTime, NaiveDate, Utc};
 
 use crate::{
+    calendar::span,
     db::{Db, DbError, Mode, Tx, retry},
     error::chain,
     queue::JobKind,
@@ -15,7 +16,7 @@ use crate::{
         Rollup,
         source::{self, Lab},
     },
-    runs::{self, NewRun},
+    runs::{self, LabDays, NewRun},
 };
 
 /// Which days to repair.
@@ -31,7 +32,7 @@ pub enum Days {
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Plan {
     /// Each lab with its days, oldest first.
-    pub labs: Vec<(i64, Vec<NaiveDate>)>,
+    pub labs: LabDays,
     /// Labs that are left out.
     pub left_out: Vec<(i64, String)>,
     /// Labs whose Historical View is off, planned because they were named.
@@ -140,19 +141,11 @@ pub async fn enqueue(
     attempts_max: u32,
     max_shrink: MaxShrink,
 ) -> Result<i64, DbError> {
-    let days = || plan.labs.iter().flat_map(|(_, days)| days);
-    let span = match (days().min(), days().max()) {
-        (Some(first), Some(last)) => span(*first, *last),
-        _ => "no day".to_owned(),
-    };
-    let labs = match plan.labs.as_slice() {
-        [(lab, _)] => format!("lab {lab}"),
-        labs => format!("{} labs", labs.len()),
-    };
+    let (labs, days) = runs::describe(&plan.labs);
     let run = NewRun {
         rollup: rollup.name.clone(),
         kind: JobKind::Repair,
-        reason: format!("repair of {labs}, {span}"),
+        reason: format!("repair of {labs}, {days}"),
         requested_by: requested_by.to_owned(),
         time_zone: None,
         lab_id: None,
@@ -168,10 +161,4 @@ pub async fn enqueue(
         Ok(id)
     })
     .await
-}
-
-/// `2026-03-15`, or `2026-03-09 to 2026-03-15`.
-#[must_use]
-pub fn span(first: NaiveDate, last: NaiveDate) -> String {
-    if first == last { first.to_string() } else { format!("{first} to {last}") }
 }
