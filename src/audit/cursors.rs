@@ -10,7 +10,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 
 use crate::{
     args,
-    db::{Db, DbError, Mode, Tx, retry},
+    db::{Db, DbError, Mode, Tx, clipped, retry},
     statement,
 };
 
@@ -117,7 +117,7 @@ pub async fn reconcile(db: &Db, rollup: &str, labs: &BTreeSet<i64>) -> Result<BT
 
 /// Records how far a lab has come, inside the caller's transaction.
 pub async fn set(tx: &mut Tx, rollup: &str, lab: i64, cursor: &Cursor) -> Result<(), DbError> {
-    let problem = cursor.problem.as_ref().map(|why| why.chars().take(PROBLEM_LENGTH_MAX).collect::<String>());
+    let problem = cursor.problem.as_ref().map(|why| clipped(why, PROBLEM_LENGTH_MAX));
     let args = args![cursor.next_day, cursor.round_at, cursor.audited_at, problem, rollup, lab];
     tx.execute(&CURSOR_SET, args).await.map(drop)
 }

@@ -31,8 +31,8 @@ pub use error::{DbError, Kind, code};
 pub use retry::{Backoff, RETRIES_MAX, retry};
 pub use statement::{Statement, repeat};
 pub use tx::{Query, Tx};
-pub(crate) use value::json_list;
 pub use value::{Arg, Cell, Row, instant_text};
+pub(crate) use value::{clipped, json_list};
 
 /// How long a statement may go without an answer, where nothing else is said.
 const LIMIT: Duration = Duration::from_secs(60);

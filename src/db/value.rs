@@ -41,6 +41,12 @@ pub fn instant_text(at: DateTime<Utc>) -> String {
     }
 }
 
+/// A text that fits into a column of so many characters: its beginning.
+#[must_use]
+pub(crate) fn clipped(text: &str, characters_max: usize) -> String {
+    text.chars().take(characters_max).collect()
+}
+
 /// A list of ids as JSON, to be bound as one value.
 #[must_use]
 pub(crate) fn json_list(ids: &[i64]) -> String {
@@ -314,4 +320,15 @@ fn null_in(index: usize) -> sqlx::Error {
 
 fn not_a(index: usize, wanted: &str, found: &str) -> sqlx::Error {
     sqlx::Error::Decode(format!("column {}: expected {wanted}, found {found}", index + 1).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_clipped_is_counted_in_characters() {
+        assert_eq!(clipped("Zoë's lab", 3), "Zoë");
+        assert_eq!(clipped("Zoë", 3), "Zoë");
+    }
 }

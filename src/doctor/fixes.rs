@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     args,
-    db::DbError,
+    db::{DbError, clipped},
     rollup::{Rollup, Summary},
     statement,
 };
@@ -215,7 +215,7 @@ async fn check(patient: &Patient<'_>, rollup: &Rollup, writers: &[String]) -> Re
         return Ok(None);
     }
     let (table, count) = (quoted(&s.table), quoted(&s.count));
-    let name = quoted(&format!("daymend_{}_not_negative", s.count).chars().take(NAME_LENGTH_MAX).collect::<String>());
+    let name = quoted(&clipped(&format!("daymend_{}_not_negative", s.count), NAME_LENGTH_MAX));
     let sql = format!("ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({count} >= 0);");
     let faulty = summary::faulty(patient, rollup, Fault::Negative).await?;
     let why = format!("nothing keeps {} from falling below zero", s.count);

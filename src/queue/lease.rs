@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     args,
-    db::{Db, DbError, Mode, retry},
+    db::{Db, DbError, Mode, clipped, retry},
     metrics::catalogue::{JOBS_DISCARDED, LEASES_RESCUED},
     statement,
 };
@@ -95,10 +95,13 @@ statement!(
 
 statement!(WORKERS_ALIVE, "workers alive", "SELECT COUNT(*) FROM daymend_workers WHERE lease_until_us > {now_us}");
 
+/// How many characters the name of a worker has; the width of its column.
+const NAME_CHARACTERS_MAX: usize = 255;
+
 /// Registers a worker process; its id. `name` tells operators where it runs.
 pub async fn register(db: &Db, name: &str, lease: Duration) -> Result<i64, DbError> {
     let lease_us = i64::try_from(lease.as_micros()).unwrap_or(i64::MAX);
-    let name: String = name.chars().take(255).collect();
+    let name = clipped(name, NAME_CHARACTERS_MAX);
     let mut tx = db.begin(Mode::Write).await?;
     let id = tx.insert(&REGISTER, args![name, env!("CARGO_PKG_VERSION"), lease_us]).await?;
     tx.commit().await?;

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use super::{Job, JobKind};
 use crate::{
     args,
-    db::{Db, DbError, Mode, Tx, retry},
+    db::{Db, DbError, Mode, Tx, clipped, retry},
     recompute::Changes,
     statement,
 };
@@ -114,7 +114,7 @@ pub async fn complete_unchanged(db: &Db, worker_id: i64, jobs: &[Job]) -> Result
 /// The job is available again after the backoff, or discarded where the failure is permanent
 /// or its attempts are used up.
 pub async fn fail(db: &Db, worker_id: i64, job: &Job, failure: &Failure) -> Result<bool, DbError> {
-    let error: String = failure.error.chars().take(ERROR_CHARACTERS_MAX).collect();
+    let error = clipped(&failure.error, ERROR_CHARACTERS_MAX);
     let backoff_us = i64::try_from(failure.backoff.as_micros()).unwrap_or(i64::MAX);
     retry("fail", || async {
         let mut tx = db.begin(Mode::Write).await?;

@@ -15,7 +15,7 @@ pub use labs::{LabDays, describe};
 
 use crate::{
     args,
-    db::{Db, DbError, Mode, Row, Statement, Tx, retry},
+    db::{Db, DbError, Mode, Row, Statement, Tx, clipped, retry},
     queue::{
         JobKind,
         enqueue::{self, Batch},
@@ -24,6 +24,14 @@ use crate::{
     recompute::shrink::MaxShrink,
     statement,
 };
+
+/// How many characters the reason of a run has, and its name in the lab system's event log; the widths of
+/// their columns.
+const REASON_CHARACTERS_MAX: usize = 255;
+const NAME_CHARACTERS_MAX: usize = 255;
+
+/// How many characters whoever asks for something has; the width of every column of that kind.
+pub(crate) const WHO_CHARACTERS_MAX: usize = 100;
 
 statement!(
     RUN_INSERT,
@@ -282,8 +290,7 @@ impl NewRun {
             JobKind::Repair => "Nightly-Operation-Summary-Repair",
             JobKind::Rebuild => "Historical-Summary-Rebuild",
         };
-        let name = format!("{name} run {id}: {}", self.reason);
-        name.chars().take(255).collect()
+        clipped(&format!("{name} run {id}: {}", self.reason), NAME_CHARACTERS_MAX)
     }
 }
 
@@ -296,8 +303,8 @@ pub async fn create(tx: &mut Tx, new: &NewRun) -> Result<i64, DbError> {
             args![
                 new.rollup.as_str(),
                 new.kind.name(),
-                new.reason.chars().take(255).collect::<String>(),
-                new.requested_by.chars().take(100).collect::<String>(),
+                clipped(&new.reason, REASON_CHARACTERS_MAX),
+                clipped(&new.requested_by, WHO_CHARACTERS_MAX),
                 new.time_zone.as_deref(),
                 new.lab_id,
                 days().min().copied(),

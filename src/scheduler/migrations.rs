@@ -11,7 +11,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use super::{Enqueued, Report, held::unless_held};
 use crate::{
     args,
-    db::{Db, DbError, Mode},
+    db::{Db, DbError, Mode, clipped},
     error::chain,
     queue::JobKind,
     recompute::{shrink::MaxShrink, stored},
@@ -162,9 +162,12 @@ async fn enqueue_rebuild(
     Ok(Some(Enqueued { run: id, reason: run.reason, jobs: total }))
 }
 
+/// How many characters the status of a record has; the width of the lab system's column.
+const STATUS_CHARACTERS_MAX: usize = 100;
+
 /// Closes records that cannot be carried out.
 async fn refuse(db: &Db, records: &[Pending], why: &str) -> Result<(), DbError> {
-    let status: String = format!("Failed ({why})").chars().take(100).collect();
+    let status = clipped(&format!("Failed ({why})"), STATUS_CHARACTERS_MAX);
     let mut tx = db.begin(Mode::Write).await?;
     for record in records {
         if records::take(&mut tx, record.id, &status, (None, None)).await? {

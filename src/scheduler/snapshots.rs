@@ -20,7 +20,7 @@ use super::nightly::NightlyAt;
 use crate::{
     args,
     clock::Clock,
-    db::{Db, DbError},
+    db::{Db, DbError, clipped},
     error::chain,
     metrics::{
         self,
@@ -203,7 +203,7 @@ pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationT
             let attempt = db.fetch_optional(&ATTEMPT, args![day], |row| row.int(0)).await?.unwrap_or(1);
             let wait = RETRY.saturating_mul(1 << (attempt.clamp(1, 10) - 1)).min(RETRY_MAX);
             tracing::error!(error = why, attempt, ?wait, "the daily snapshot failed, trying again");
-            let why: String = why.chars().take(ERROR_LENGTH_MAX).collect();
+            let why = clipped(&why, ERROR_LENGTH_MAX);
             db.execute(&FAILED, args![micros(wait), why, day, daily.holder.as_str()]).await?;
             Ok(Look::Failed)
         }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::Session;
 use crate::{
     args,
-    db::{Db, DbError, Mode, Query},
+    db::{Db, DbError, Mode, Query, clipped},
     error::chain,
     metrics::catalogue::THROTTLED,
     statement,
@@ -29,6 +29,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 statement!(THREADS_RUNNING, "threads running (mysql)", "SHOW GLOBAL STATUS LIKE 'Threads_running'");
 
 statement!(THROTTLE_RECORD, "record throttle", "UPDATE daymend_workers SET throttled = ? WHERE id = ?");
+
+/// How many characters of a reason are shown; the width of its column.
+const SHOWN_CHARACTERS_MAX: usize = 255;
 
 /// The names of what can hold a worker back, as the metric has them.
 const REASONS: [&str; 3] = ["threads", "lag", "query"];
@@ -141,7 +144,7 @@ pub(super) async fn watch(session: Arc<Session>, gate: watch::Sender<Option<Stri
         }
         // The gate does not wait for the record: a database that suffers may take long to write it.
         if recorded != reason {
-            let shown: Option<String> = reason.as_ref().map(|reason| reason.chars().take(255).collect());
+            let shown: Option<String> = reason.as_ref().map(|reason| clipped(reason, SHOWN_CHARACTERS_MAX));
             let db = session.db.with_limit(ANSWER_MAX);
             match db.execute(&THROTTLE_RECORD, args![shown, session.worker_id]).await {
                 Ok(_) => recorded.clone_from(&reason),

@@ -16,7 +16,8 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     args,
-    db::{Arg, Db, DbError, Query, Tx},
+    db::{Arg, Db, DbError, Query, Tx, clipped},
+    runs::WHO_CHARACTERS_MAX,
     statement,
 };
 
@@ -61,10 +62,12 @@ pub async fn log(db: &Db, limit: u32) -> Result<Vec<LogEntry>, DbError> {
     .await
 }
 
+/// How many characters of a filter the log keeps; the width of its column.
+const FILTER_CHARACTERS_MAX: usize = 1000;
+
 /// Notes a change in the transaction that makes it.
 async fn write_log(tx: &mut Tx, who: &str, action: &str, filter: &str, jobs: u64) -> Result<(), DbError> {
-    let who: String = who.chars().take(100).collect();
-    let filter: String = filter.chars().take(1000).collect();
+    let (who, filter) = (clipped(who, WHO_CHARACTERS_MAX), clipped(filter, FILTER_CHARACTERS_MAX));
     tx.execute(&LOG_WRITE, args![who, action, filter, i64::try_from(jobs).unwrap_or(i64::MAX)]).await.map(drop)
 }
 

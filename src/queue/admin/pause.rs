@@ -10,8 +10,9 @@ use chrono::{DateTime, Utc};
 use super::write_log;
 use crate::{
     args,
-    db::{Db, DbError, Mode, Tx, retry},
+    db::{Db, DbError, Mode, Tx, clipped, retry},
     queue::{JobKind, PAUSED, claim, enqueue, run_of},
+    runs::WHO_CHARACTERS_MAX,
     statement,
 };
 
@@ -96,7 +97,7 @@ pub async fn pause(db: &Db, target: Target, who: &str) -> Result<bool, DbError> 
         Target::Kind(_) => None,
         Target::Lab(lab) => Some(lab),
     };
-    let by: String = who.chars().take(100).collect();
+    let by = clipped(who, WHO_CHARACTERS_MAX);
     retry("pause", || async {
         let mut tx = db.begin(Mode::Write).await?;
         let paused = tx.execute(&PAUSE, args![target.name(), lab, by.as_str()]).await? > 0;
