@@ -60,10 +60,12 @@ catalogue! {
     /// Jobs that the scheduler enqueued; what commands enqueue is not counted here.
     JOBS_ENQUEUED = Scheduler Type::Counter, "daymend_jobs_enqueued_total", ["kind"];
 
-    /// When the last nightly run of the zone that completed did so, by the database's clock.
+    /// When the zone's last nightly run was through, by the database's clock: it completed, or failed with some
+    /// of its days done; jobs of paused labs are not waited for.
     NIGHTLY_COMPLETED = Scheduler Type::Gauge, "daymend_nightly_completed_timestamp_seconds", ["time_zone"];
 
-    /// Days of labs that should be in the summary by now, and are not: not enqueued, not done, or discarded.
+    /// Days of labs that should be in the summary by now, and are not: not enqueued, not done, or discarded;
+    /// jobs of paused labs do not count.
     NIGHTLY_OVERDUE = Scheduler Type::Gauge, "daymend_nightly_overdue", ["time_zone"];
 
     /// Labs that have the Historical View and a usable time zone.
@@ -198,7 +200,7 @@ catalogue! {
     /// With --lab-metrics: jobs of a lab by state: available, backing_off, paused, running or discarded.
     LAB_JOBS = Scheduler Type::Gauge, "daymend_lab_jobs", ["lab", "state"];
 
-    /// With --lab-metrics: days of the lab that should be in the summary by now, and are not.
+    /// With --lab-metrics: days of the lab that should be in the summary by now, and are not, unless it is paused.
     LAB_NIGHTLY_OVERDUE = Scheduler Type::Gauge, "daymend_lab_nightly_overdue", ["lab"];
 
     /// With --lab-metrics: 1 for each lab that cannot be scheduled.

@@ -74,8 +74,25 @@ statement!(
 statement!(
     NIGHTLY_LAST,
     "last nightly runs",
-    "SELECT time_zone, MAX(finished_at) FROM daymend_runs
+    "SELECT time_zone, MAX(finished_at), MAX(id) FROM daymend_runs
      WHERE state = 'completed' AND kind = 'nightly' GROUP BY time_zone"
+);
+
+statement!(
+    NIGHTLY_INCOMPLETE,
+    "incomplete nightly runs",
+    "SELECT id, time_zone, created_at, finished_at FROM daymend_runs
+     WHERE state IN ('running', 'failed') AND kind = 'nightly' ORDER BY id DESC"
+);
+
+// Whether there is something to do that is not set aside, whether something was discarded, and when the
+// last job was completed.
+statement!(
+    NIGHTLY_DONE,
+    "done of nightly run",
+    "SELECT COUNT(CASE WHEN state = 'running' OR state = 'available' AND sort_key < ? THEN 1 END),
+            COUNT(CASE WHEN state = 'discarded' THEN 1 END), MAX(CASE WHEN state = 'completed' THEN sort_key END)
+     FROM daymend_jobs WHERE id BETWEEN ? AND ?"
 );
 
 statement!(
@@ -84,6 +101,7 @@ statement!(
     "SELECT runs.time_zone, jobs.lab_id, COUNT(*)
      FROM daymend_jobs AS jobs {force_claim} JOIN daymend_runs AS runs ON runs.id = jobs.id {div} 100000000
      WHERE jobs.kind = 'nightly' AND jobs.state IN ('available', 'running', 'discarded')
+       AND (jobs.state <> 'available' OR jobs.sort_key < ?)
      GROUP BY runs.time_zone, jobs.lab_id"
 );
 
@@ -150,16 +168,9 @@ async fn observe(db: &Db, rollup: &Rollup, config: &Config, now: DateTime<Utc>) 
 /// What is due, by zone and lab.
 async fn observe_labs(tx: &mut Tx, rollup: &Rollup, config: &Config, now: DateTime<Utc>) -> Result<(), DbError> {
     let outlook = nightly::look_at_labs(tx, rollup).await?;
-    let mut completed = BTreeMap::new();
-    tx.for_each(&NIGHTLY_LAST, args![], |row| {
-        if let (Some(zone), Some(at)) = (row.text_or_null(0)?, row.instant_or_null(1)?) {
-            completed.insert(zone, at);
-        }
-        Ok(())
-    })
-    .await?;
+    let done = nightly_done(tx).await?;
     let (mut open_by_zone, mut open_by_lab) = (BTreeMap::new(), BTreeMap::new());
-    tx.for_each(&NIGHTLY_OPEN, args![], |row| {
+    tx.for_each(&NIGHTLY_OPEN, args![queue::PAUSED], |row| {
         let (zone, lab, jobs) = (row.text_or_null(0)?.unwrap_or_default(), row.int(1)?, row.int(2)?);
         *open_by_zone.entry(zone).or_insert(0) += jobs;
         *open_by_lab.entry(lab).or_insert(0) += jobs;
@@ -174,7 +185,7 @@ async fn observe_labs(tx: &mut Tx, rollup: &Rollup, config: &Config, now: DateTi
         let open = open_by_zone.remove(zone.name()).unwrap_or(0);
         NIGHTLY_OVERDUE.set([zone.name()], (overdue + open) as f64);
         LABS.set([zone.name()], labs.len() as f64);
-        if let Some(at) = completed.get(zone.name()) {
+        if let Some(at) = done.get(zone.name()) {
             NIGHTLY_COMPLETED.set([zone.name()], at.timestamp() as f64);
         }
         if metrics::is_per_lab() {
@@ -198,6 +209,45 @@ async fn observe_labs(tx: &mut Tx, rollup: &Rollup, config: &Config, now: DateTi
         }
     }
     Ok(())
+}
+
+/// When each zone's last nightly run was through: it completed, or failed with some of its days done, or
+/// all that it waits for is set aside with a lab that is paused. One lab of a zone is told of elsewhere.
+async fn nightly_done(tx: &mut Tx) -> Result<BTreeMap<String, DateTime<Utc>>, DbError> {
+    let mut done: BTreeMap<String, (DateTime<Utc>, i64)> = BTreeMap::new();
+    tx.for_each(&NIGHTLY_LAST, args![], |row| {
+        if let (Some(zone), Some(at)) = (row.text_or_null(0)?, row.instant_or_null(1)?) {
+            done.insert(zone, (at, row.int(2)?));
+        }
+        Ok(())
+    })
+    .await?;
+    let runs = tx.fetch_all(&NIGHTLY_INCOMPLETE, args![], |row| {
+        Ok((row.int(0)?, row.text_or_null(1)?.unwrap_or_default(), row.instant(2)?, row.instant_or_null(3)?))
+    });
+    // Newest first: what lies before a run that was through need not be counted.
+    for (run, zone, created, failed) in runs.await? {
+        if done.get(&zone).is_some_and(|(_, newest)| *newest > run) {
+            continue;
+        }
+        let (first, last) = queue::ids_of(run);
+        let counts = tx.fetch_one(&NIGHTLY_DONE, args![queue::PAUSED, first, last], |row| {
+            Ok((row.int(0)?, row.int(1)?, row.int_or_null(2)?))
+        });
+        let (open, discarded, completed_us) = counts.await?;
+        let completed = completed_us.and_then(DateTime::from_timestamp_micros);
+        let through = match completed {
+            _ if open > 0 => None,
+            Some(at) => Some(failed.unwrap_or(at)),
+            // Every lab of the zone is paused.
+            None => (failed.is_none() && discarded == 0).then_some(created),
+        };
+        if let Some(at) = through {
+            let at = done.get(&zone).map_or(at, |(earlier, _)| at.max(*earlier));
+            done.insert(zone, (at, run));
+        }
+    }
+    Ok(done.into_iter().map(|(zone, (at, _))| (zone, at)).collect())
 }
 
 type Counts = BTreeMap<(String, String), i64>;

@@ -177,6 +177,7 @@ fn hot_statements(run: i64, worker: i64, jobs: &[i64]) -> Vec<(String, Vec<Arg>,
         ("rescue", with_ids(args![10_i64, 10_i64, 10_i64]), PRIMARY),
         ("run progress", args![first, last], PRIMARY),
         ("waiting in run", args![first, last, FIRST_DUE_US], PRIMARY),
+        ("done of nightly run", args![FIRST_DUE_US, first, last], PRIMARY),
         ("heartbeat", args![1_i64, worker], PRIMARY),
         ("jobs waiting", args![], CLAIM),
         ("doctor discarded jobs", args![1001_i64], CLAIM),
@@ -381,6 +382,7 @@ async fn pruning_reads_what_it_deletes_and_not_the_jobs_of_others(engine: Engine
     add_old_runs(&db, 20_000).await;
     let large = cost_of_pruning(&one).await;
     assert!(large <= small + 100, "{large} rows read, and {small} of a small queue");
-    assert!(small <= 10 * OLD_RUNS, "{small} rows read");
+    // A run is read once more to see which are the last of their zones.
+    assert!(small <= 11 * OLD_RUNS, "{small} rows read");
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 2, "the rebuilds");
 }

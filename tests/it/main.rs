@@ -21,6 +21,7 @@ mod doctor_server;
 mod explain;
 mod fair;
 mod faults;
+mod gauges;
 mod grants;
 mod held;
 mod hostile;

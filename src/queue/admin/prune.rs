@@ -42,6 +42,13 @@ statement!(
      WHERE id BETWEEN ? AND ? AND state <> 'running' AND finished_at < ? ORDER BY id {skip_locked}"
 );
 
+// The gauge of what was done when, by zone, is read from these.
+statement!(
+    LAST_NIGHTLY,
+    "last completed nightly runs",
+    "SELECT MAX(id) FROM daymend_runs WHERE state = 'completed' AND kind = 'nightly' GROUP BY time_zone"
+);
+
 statement!(ANY_JOB, "any job of run", "SELECT id FROM daymend_jobs WHERE id BETWEEN ? AND ? LIMIT 1");
 
 statement!(ATTEMPTS, "prune attempts", "DELETE FROM daymend_attempts WHERE job_id IN ({list})");
@@ -91,11 +98,19 @@ pub async fn plan(db: &Db, filter: &Filter, older_than: Duration) -> Result<Vec<
     let (fits, more) = filter.condition();
     let mut args = args![cutoff(db, older_than).await?];
     args.extend(more);
-    jobs_by_run(db, &format!("{ENDED} AND {OF_OLD_RUN} AND {fits}"), args).await
+    let kept = kept(db).await?;
+    let mut planned = jobs_by_run(db, &format!("{ENDED} AND {OF_OLD_RUN} AND {fits}"), args).await?;
+    planned.retain(|(run, _)| !kept.contains(run));
+    Ok(planned)
+}
+
+/// The runs that stay, however old: of each zone the last nightly run that completed.
+async fn kept(db: &Db) -> Result<Vec<i64>, DbError> {
+    db.fetch_all(&LAST_NIGHTLY, args![], |row| row.int(0)).await
 }
 
 /// Deletes ended jobs of runs that closed longer ago than `older_than`, their attempts, and
-/// runs and workers of which nothing is left; how many jobs.
+/// runs and workers of which nothing is left; how many jobs. Each zone's last completed nightly run stays.
 pub async fn prune(db: &Db, filter: &Filter, older_than: Duration, who: &str) -> Result<u64, DbError> {
     let cutoff = cutoff(db, older_than).await?;
     let mut pruned = 0;
@@ -147,9 +162,10 @@ async fn prune_runs(
     who: Option<&str>,
     pruned: &mut u64,
 ) -> Result<(), DbError> {
+    let kept = kept(db).await?;
     let mut next = Some(0);
     while let Some(first) = next {
-        let batch = retry("prune jobs", || prune_batch(db, filter, cutoff, first, who)).await?;
+        let batch = retry("prune jobs", || prune_batch(db, filter, (cutoff, &kept), first, who)).await?;
         *pruned += batch.jobs;
         next = batch.next;
         if batch.jobs + batch.runs > 0 {
@@ -177,7 +193,7 @@ struct Pruned {
 async fn prune_batch(
     db: &Db,
     filter: &Filter,
-    cutoff: DateTime<Utc>,
+    (cutoff, kept): (DateTime<Utc>, &[i64]),
     first: i64,
     who: Option<&str>,
 ) -> Result<Pruned, DbError> {
@@ -190,7 +206,7 @@ async fn prune_batch(
     let mut jobs: Vec<Arg> = Vec::new();
     let mut done = Vec::new();
     let mut next = last + 1;
-    for run in runs {
+    for run in runs.into_iter().filter(|run| !kept.contains(run)) {
         let room = JOBS_A_BATCH - jobs.len();
         let found = ended_jobs(&mut tx, filter, run, room).await?;
         jobs.extend(found.iter().copied().map(Arg::Int));

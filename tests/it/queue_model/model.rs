@@ -390,7 +390,8 @@ impl Model {
         Some(jobs)
     }
 
-    /// What would be pruned: ended jobs of runs that closed longer ago than that.
+    /// What would be pruned: ended jobs of runs that closed longer ago than that, but for the last
+    /// completed nightly run (the model's runs have no time zone).
     pub fn prunable(&self, filter: &Filter, older_than: i64) -> BTreeMap<i64, Vec<i64>> {
         let mut jobs = by_run(self.fitting(filter, |job| !job.place.is_open()));
         jobs.retain(|run, _| self.closed_before(*run, self.now - older_than));
@@ -398,21 +399,26 @@ impl Model {
     }
 
     fn closed_before(&self, run: i64, cutoff: i64) -> bool {
+        let is_nightly = |run: i64| self.jobs_of(run).any(|job| job.kind == JobKind::Nightly);
+        let completed = self.tables.runs.iter().filter(|(_, run)| run.state == "completed").map(|(id, _)| *id);
+        if completed.filter(|run| is_nightly(*run)).max() == Some(run) {
+            return false;
+        }
         self.tables.runs.get(&run).and_then(|run| run.finished_at).is_some_and(|at| at < cutoff)
     }
 
     /// Prunes jobs with their attempts, and runs and workers of which nothing is left.
     pub fn prune(&mut self, filter: &Filter, older_than: i64) -> u64 {
         let pruned: Vec<i64> = self.prunable(filter, older_than).into_values().flatten().collect();
+        let (now, cutoff) = (self.now, self.now - older_than);
+        let closed: Vec<i64> =
+            self.tables.runs.keys().copied().filter(|run| self.closed_before(*run, cutoff)).collect();
         self.tables.jobs.retain(|id, _| !pruned.contains(id));
         self.tables.attempts.retain(|attempt| !pruned.contains(&attempt.0));
         for batch in pruned.chunks(1000) {
             self.tables.log.push(("prune".to_owned(), batch.len() as u64));
         }
-        let (now, cutoff) = (self.now, self.now - older_than);
-        let runs = self.tables.runs.keys().copied();
-        let gone: Vec<i64> =
-            runs.filter(|run| self.closed_before(*run, cutoff) && self.jobs_of(*run).next().is_none()).collect();
+        let gone: Vec<i64> = closed.into_iter().filter(|run| self.jobs_of(*run).next().is_none()).collect();
         self.tables.runs.retain(|run, _| !gone.contains(run));
         let attempts = &self.tables.attempts;
         self.tables.workers.retain(|id, worker| {

@@ -1,0 +1,127 @@
+//! What the pages of a scheduler and a worker say of a database: what alerts go by.
+
+use std::time::Duration;
+
+use daymend::args;
+
+use crate::{
+    on_both,
+    support::{
+        Engine, TestDb,
+        http::get,
+        process::{Process, run, run_ok},
+        wait_until,
+    },
+};
+
+const NOW: &str = "2026-06-15T12:00:00Z";
+const LIMIT: Duration = Duration::from_secs(60);
+
+on_both! {
+    a_lab_that_fails_or_is_paused_leaves_its_zone_done;
+    pruning_leaves_the_last_completed_run_of_each_zone;
+}
+
+/// A page.
+struct Page(String);
+
+impl Page {
+    /// What a scheduler says as soon as it has read its gauges.
+    async fn of_scheduler(db: &TestDb, now: &str, more: &[&str]) -> Self {
+        let (_scheduler, address) = Process::start_with_pages(db, &[&["--now", now, "scheduler"], more].concat());
+        Self::with(&address, "daymend_stats_timestamp_seconds ").await
+    }
+
+    /// A page that has such a line.
+    async fn with(address: &str, line: &str) -> Self {
+        let page = || get(address, "/metrics").unwrap().body;
+        let is_there = || async { page().lines().any(|found| found.starts_with(line)) };
+        wait_until(line, LIMIT, is_there).await;
+        Self(page())
+    }
+
+    /// The value of a series; none where it is not there.
+    fn value(&self, series: &str) -> Option<f64> {
+        let line = self.0.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
+        Some(line.parse().unwrap())
+    }
+
+    fn of_zone(&self, metric: &str, zone: &str) -> Option<f64> {
+        self.value(&format!("daymend_{metric}{{time_zone=\"{zone}\"}}"))
+    }
+}
+
+async fn a_lab_that_fails_or_is_paused_leaves_its_zone_done(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let labs = [
+        (1, "Asia/Kolkata"),
+        (2, "Asia/Kolkata"),
+        (3, "Africa/Cairo"),
+        (4, "Africa/Cairo"),
+        (5, "Asia/Dubai"),
+        (6, "Asia/Tokyo"),
+        (7, "Asia/Baku"),
+        (8, "Asia/Baku"),
+    ];
+    for (lab, zone) in labs {
+        db.add_lab(lab, Some(zone)).await;
+    }
+    for paused in ["4", "6", "8"] {
+        run_ok(&db, &["queue", "pause", "--lab", paused]);
+    }
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    // Two that fail, one of them with a neighbour and one without; and one beside a paused lab.
+    db.execute("UPDATE labs SET labTimeZone = 'Mars/Base' WHERE id IN (2, 5, 7)", args![]).await;
+    assert_eq!(run(&db, &["--now", NOW, "worker", "--drain"]).status.code(), Some(1));
+    for (lab, zone) in labs {
+        db.execute("UPDATE labs SET labTimeZone = ? WHERE id = ?", args![zone, lab]).await;
+    }
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    let states = "SELECT COUNT(*) FROM daymend_runs WHERE state = ";
+    assert_eq!(db.number(&format!("{states}'failed'")).await, 2);
+    assert_eq!(db.number(&format!("{states}'running'")).await, 3, "those of paused labs");
+
+    let page = Page::of_scheduler(&db, NOW, &["--lab-metrics"]).await;
+    let done = |zone| page.of_zone("nightly_completed_timestamp_seconds", zone).is_some();
+    assert!(done("Asia/Kolkata"), "one of two labs failed\n{}", page.0);
+    assert!(done("Africa/Cairo"), "one of two labs is paused\n{}", page.0);
+    assert!(done("Asia/Tokyo"), "its only lab is paused\n{}", page.0);
+    assert!(!done("Asia/Dubai"), "nothing was done\n{}", page.0);
+    assert!(!done("Asia/Baku"), "nothing was done, and not only by a pause\n{}", page.0);
+    let overdue = |zone| page.of_zone("nightly_overdue", zone);
+    assert_eq!(["Asia/Kolkata", "Asia/Dubai", "Asia/Baku"].map(overdue), [Some(1.0); 3]);
+    assert_eq!(["Africa/Cairo", "Asia/Tokyo"].map(overdue), [Some(0.0); 2], "a pause is told by itself");
+    let of_lab = |lab: i64| page.value(&format!("daymend_lab_nightly_overdue{{lab=\"{lab}\"}}"));
+    assert_eq!([2, 4].map(of_lab), [Some(1.0), Some(0.0)]);
+
+    // One that waits is another matter.
+    run_ok(&db, &["queue", "resume", "--lab", "4"]);
+    let page = Page::of_scheduler(&db, NOW, &[]).await;
+    assert_eq!(page.of_zone("nightly_completed_timestamp_seconds", "Africa/Cairo"), None);
+    assert_eq!(page.of_zone("nightly_overdue", "Africa/Cairo"), Some(1.0));
+}
+
+async fn pruning_leaves_the_last_completed_run_of_each_zone(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    for (lab, zone) in [(1, "Asia/Kolkata"), (2, "Africa/Cairo")] {
+        db.add_lab(lab, Some(zone)).await;
+        db.fill_lab(lab, "2026-06-08".parse().unwrap(), 7, 2).await;
+    }
+    for now in [NOW, "2026-06-16T12:00:00Z"] {
+        run_ok(&db, &["--now", now, "scheduler", "--once"]);
+        run_ok(&db, &["--now", now, "worker", "--drain"]);
+    }
+    run_ok(&db, &["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-10"]);
+    run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs WHERE state = 'completed'").await, 5);
+    let prune = ["queue", "prune", "--older-than", "0s"];
+    assert!(run_ok(&db, &[&prune[..], &["--dry-run"]].concat()).contains("3 job(s) of 3 run(s)"));
+    assert!(run_ok(&db, &prune).contains("3 job(s) deleted"));
+    let kept = "SELECT COUNT(*) FROM daymend_runs WHERE kind = 'nightly' AND first_day = '2026-06-15'";
+    assert_eq!(db.number(kept).await, 2);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 2);
+    let page = Page::of_scheduler(&db, "2026-06-16T12:00:00Z", &["--retention", "1ms"]).await;
+    for zone in ["Asia/Kolkata", "Africa/Cairo"] {
+        assert!(page.of_zone("nightly_completed_timestamp_seconds", zone).is_some(), "{zone}\n{}", page.0);
+    }
+}
