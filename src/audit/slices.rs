@@ -98,17 +98,25 @@ statement!(
 );
 
 statement!(
-    PRUNE_FOUND,
-    "prune audit findings",
-    "DELETE FROM daymend_audit_days
-     WHERE audit_id IN (SELECT id FROM daymend_audits WHERE state = 'completed' AND finished_at < ?)"
+    FOUND_LAST,
+    "last audit findings",
+    "SELECT cause, CAST(SUM(differences) AS SIGNED) FROM daymend_audit_days
+     WHERE audit_id = (SELECT MAX(id) FROM daymend_audits WHERE rollup = ? AND state = 'completed')
+     GROUP BY cause"
 );
 
+// The last one of a rollup stays: the gauges are read from it.
 statement!(
-    PRUNE_SLICES,
-    "prune audit slices",
-    "DELETE FROM daymend_audits WHERE state = 'completed' AND finished_at < ?"
+    PRUNABLE,
+    "prunable audits",
+    "SELECT id FROM daymend_audits
+     WHERE state = 'completed' AND finished_at < ?
+       AND id NOT IN (SELECT MAX(id) FROM daymend_audits WHERE state = 'completed' GROUP BY rollup)"
 );
+
+statement!(PRUNE_FOUND, "prune audit findings", "DELETE FROM daymend_audit_days WHERE audit_id = ?");
+
+statement!(PRUNE_SLICE, "prune audit slice", "DELETE FROM daymend_audits WHERE id = ?");
 
 /// A slice that this process has taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -302,12 +310,20 @@ pub async fn last_ended(db: &Db, rollup: &str) -> Result<Option<DateTime<Utc>>, 
     Ok(db.fetch_optional(&SLICE_LAST, args![rollup], |row| row.instant_or_null(0)).await?.flatten())
 }
 
-/// Deletes slices that ended before the cutoff, with what they found; how many.
+/// How many rows the last slice found to differ that has ended, by cause.
+pub async fn found_last(db: &Db, rollup: &str) -> Result<Vec<(String, i64)>, DbError> {
+    db.fetch_all(&FOUND_LAST, args![rollup], |row| Ok((row.text(0)?, row.int(1)?))).await
+}
+
+/// Deletes slices that ended before the cutoff, with what they found, but for the last one; how many.
 pub async fn prune(db: &Db, cutoff: DateTime<Utc>) -> Result<u64, DbError> {
     retry("prune audits", || async {
         let mut tx = db.begin(Mode::Write).await?;
-        tx.execute(&PRUNE_FOUND, args![cutoff]).await?;
-        let slices = tx.execute(&PRUNE_SLICES, args![cutoff]).await?;
+        let mut slices = 0;
+        for slice in tx.fetch_all(&PRUNABLE, args![cutoff], |row| row.int(0)).await? {
+            tx.execute(&PRUNE_FOUND, args![slice]).await?;
+            slices += tx.execute(&PRUNE_SLICE, args![slice]).await?;
+        }
         tx.commit().await?;
         Ok(slices)
     })

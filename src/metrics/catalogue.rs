@@ -107,6 +107,9 @@ catalogue! {
     /// Rows that the nightly audit found to differ from their source, by cause.
     AUDIT_DIFFERENCES = Scheduler Type::Counter, "daymend_audit_differences_total", ["cause"];
 
+    /// Rows that the last nightly audit that has ended found to differ from their source, by cause.
+    AUDIT_LAST_DIFFERENCES = Scheduler Type::Gauge, "daymend_audit_last_differences", ["cause"];
+
     /// When the nightly audit last ended, by the database's clock.
     AUDIT_LAST = Scheduler Type::Gauge, "daymend_audit_last_end_timestamp_seconds", [];
 

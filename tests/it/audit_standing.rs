@@ -55,6 +55,7 @@ on_both! {
     results_are_kept_shown_and_pruned;
     serve_finds_and_repairs_by_itself;
     an_audit_that_fails_again_and_again_is_seen;
+    a_scheduler_says_what_another_found_last;
 }
 
 fn config(budget: Duration, repair: bool) -> scheduler::Config {
@@ -360,7 +361,7 @@ async fn an_audit_that_fails_again_and_again_is_seen(engine: Engine) {
     let db = histories(engine).await;
     assert!(night(&db, &config(LONG, false), 0).await.is_some());
     ghosts_everywhere(&db, &[KOLKATA]).await;
-    db.execute("DROP TABLE daymend_audit_days", args![]).await;
+    db.execute("ALTER TABLE daymend_audit_days RENAME COLUMN lab_id TO lab", args![]).await;
     let tomorrow = (now() + TimeDelta::days(1)).to_rfc3339();
     let (_scheduler, address) = Process::start_with_pages(&db, &["--now", &tomorrow, "scheduler"]);
     wait_until("the audit to fail", Duration::from_secs(60), async || {
@@ -372,4 +373,33 @@ async fn an_audit_that_fails_again_and_again_is_seen(engine: Engine) {
     for gauge in ["last_end_timestamp_seconds", "oldest_timestamp_seconds", "labs_pending"] {
         assert!(page.contains(&format!("\ndaymend_audit_{gauge} ")), "{gauge} is missing:\n{page}");
     }
+}
+
+/// Counters begin at zero with each process; what the last slice found does not.
+async fn a_scheduler_says_what_another_found_last(engine: Engine) {
+    let db = histories(engine).await;
+    ghosts_everywhere(&db, &[KOLKATA]).await;
+    night(&db, &config(LONG, false), 0).await.unwrap();
+    let says = async |now: &str| {
+        let (_scheduler, address) = Process::start_with_pages(&db, &["--now", now, "scheduler"]);
+        let page = || get(&address, "/metrics").unwrap().body;
+        wait_until("the gauges", Duration::from_secs(60), async || {
+            page().contains("\ndaymend_stats_timestamp_seconds ")
+        })
+        .await;
+        page()
+    };
+    let page = says(NOW).await;
+    assert!(page.contains("\ndaymend_audit_last_differences{cause=\"ghost\"} 13\n"), "{page}");
+    assert!(page.contains("\ndaymend_audit_last_differences{cause=\"missing\"} 0\n"), "{page}");
+    assert!(page.contains("\ndaymend_audit_differences_total{cause=\"ghost\"} 0\n"), "{page}");
+    // What has outlived its retention stays, where it is the last.
+    assert_eq!(slices::prune(&db.db, "2200-01-01T00:00:00Z".parse().unwrap()).await.unwrap(), 0);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_audit_days").await, 13);
+    // Another night says otherwise.
+    db.execute("DELETE FROM operation_historical_summary WHERE dimension_a_id = 999", args![]).await;
+    night(&db, &config(LONG, false), 1).await.unwrap();
+    assert_eq!(slices::prune(&db.db, "2200-01-01T00:00:00Z".parse().unwrap()).await.unwrap(), 1);
+    let page = says("2026-06-16T12:00:00Z").await;
+    assert!(page.contains("\ndaymend_audit_last_differences{cause=\"ghost\"} 0\n"), "{page}");
 }

@@ -12,7 +12,7 @@
 
 mod slice;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Config, nightly::NightlyAt};
 use crate::{
     audit::{
+        cause::Cause,
         cursors,
         slices::{self, Counts},
     },
@@ -28,7 +29,7 @@ use crate::{
     error::chain,
     metrics::{
         self,
-        catalogue::{AUDIT_LABS_PENDING, AUDIT_LAST, AUDIT_OLDEST},
+        catalogue::{AUDIT_LABS_PENDING, AUDIT_LAST, AUDIT_LAST_DIFFERENCES, AUDIT_OLDEST},
     },
     queue::admin::prune,
     rollup::Rollup,
@@ -75,6 +76,11 @@ pub(super) async fn audit_until(db: &Db, rollup: &Rollup, config: &Config, clock
 pub(super) async fn observe(db: &Db, rollup: &str) -> Result<(), DbError> {
     if let Some(at) = slices::last_ended(db, rollup).await? {
         AUDIT_LAST.set([], at.timestamp() as f64);
+        let mut found: BTreeMap<String, i64> = Cause::ALL.map(|cause| (cause.name().to_owned(), 0)).into();
+        found.extend(slices::found_last(db, rollup).await?);
+        for (cause, rows) in found {
+            AUDIT_LAST_DIFFERENCES.set([&cause], rows as f64);
+        }
     }
     let coverage = cursors::coverage(db, rollup).await?;
     AUDIT_LABS_PENDING.set([], coverage.labs_unaudited as f64);
