@@ -33,7 +33,8 @@ catalogue! {
     /// Jobs by what they are for and state: available, backing_off, paused, running or discarded.
     JOBS = Scheduler Type::Gauge, "daymend_jobs", ["kind", "state"];
 
-    /// How long ago the oldest job that still waits was enqueued; 0 where none waits.
+    /// For how long the oldest job has waited that could be claimed: since it was enqueued, was due again, or
+    /// what it is of was resumed; 0 where none waits.
     OLDEST_WAITING = Scheduler Type::Gauge, "daymend_oldest_waiting_job_age_seconds", ["kind"];
 
     /// Whether jobs of this kind are paused.

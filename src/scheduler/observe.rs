@@ -141,6 +141,7 @@ async fn observe(db: &Db, rollup: &Rollup, config: &Config, now: DateTime<Utc>) 
     let counts = count(&mut tx, &OPEN_COUNTS, args![queue::PAUSED]).await?;
     let run_counts = count(&mut tx, &RUN_COUNTS, args![]).await?;
     let pauses = pause::list(&mut tx).await?;
+    let oldest = stats::oldest_waiting(&mut tx, &open).await?;
     for kind in JobKind::ALL {
         for state in STATES {
             JOBS.set([kind.name(), state], counted(&counts, kind.name(), state));
@@ -148,8 +149,7 @@ async fn observe(db: &Db, rollup: &Rollup, config: &Config, now: DateTime<Utc>) 
         for state in ["running", "failed"] {
             RUNS.set([kind.name(), state], counted(&run_counts, kind.name(), state));
         }
-        let oldest = stats::oldest_waiting(&mut tx, open.iter().filter(|run| run.kind == kind)).await?;
-        OLDEST_WAITING.set([kind.name()], oldest.map_or(0.0, |oldest| oldest.seconds as f64));
+        OLDEST_WAITING.set([kind.name()], oldest.get(&kind).map_or(0.0, |oldest| oldest.seconds as f64));
         let is_paused = pauses.iter().any(|pause| pause.what == queue::claim::pause_name(kind));
         PAUSED.set([kind.name()], f64::from(u8::from(is_paused)));
     }

@@ -24,6 +24,7 @@ on_both! {
     prune_deletes_what_ended_long_ago_and_nothing_else;
     a_bare_now_retries_what_waits_for_another_attempt;
     stats_counts_jobs_and_names_workers;
+    a_retry_or_a_resume_begins_the_wait_anew;
 }
 
 async fn labs(engine: Engine) -> TestDb {
@@ -248,6 +249,53 @@ async fn stats_counts_jobs_and_names_workers(engine: Engine) {
     assert_eq!(stats["oldest_waiting"]["run"], db.number("SELECT MAX(id) FROM daymend_runs").await);
     let text = run_ok(&db, &["queue", "stats"]);
     assert!(text.contains("pod-7") && text.contains("kind:repair"), "{text}");
+}
+
+/// How many seconds the oldest job has waited; none where none waits.
+fn oldest_waiting(db: &TestDb) -> Option<i64> {
+    json(db, &["queue", "stats"])["oldest_waiting"]["seconds"].as_i64()
+}
+
+async fn a_retry_or_a_resume_begins_the_wait_anew(engine: Engine) {
+    const DAY: i64 = 86_400;
+    let db = with_discarded(engine).await;
+    let age = async || {
+        db.execute("UPDATE daymend_runs SET created_at = '2026-01-01 00:00:00'", args![]).await;
+    };
+    age().await;
+    assert_eq!(oldest_waiting(&db), None);
+    run_ok(&db, &["queue", "retry", "--kind", "repair"]);
+    assert!(oldest_waiting(&db).unwrap() < DAY, "since it was retried");
+    // What backs off does not wait for a worker.
+    db.execute("UPDATE daymend_jobs SET sort_key = sort_key + 3600000000 WHERE state = 'available'", args![]).await;
+    assert_eq!(oldest_waiting(&db), None);
+    run_ok(&db, &["queue", "cancel", "--all"]);
+
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-10", "--to", "2026-06-11"]);
+    age().await;
+    assert!(oldest_waiting(&db).unwrap() > DAY, "since it was enqueued");
+    for lab in ["1", "2"] {
+        run_ok(&db, &["queue", "pause", "--lab", lab]);
+    }
+    drain(&db);
+    assert_eq!(oldest_waiting(&db), None, "set aside");
+    run_ok(&db, &["queue", "resume", "--lab", "1"]);
+    assert!(oldest_waiting(&db).unwrap() < DAY, "since its lab was resumed");
+    drain(&db);
+
+    // The jobs of a lab that nobody has resumed wait for as long as ever.
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-10", "--lab", "1"]);
+    age().await;
+    assert!(oldest_waiting(&db).unwrap() < DAY, "its lab was resumed since");
+    db.add_lab(3, Some("Asia/Kolkata")).await;
+    db.fill_lab(3, "2026-06-08".parse().unwrap(), 7, 4).await;
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-10", "--lab", "1", "--lab", "3"]);
+    age().await;
+    assert!(oldest_waiting(&db).unwrap() > DAY, "lab 3 was not");
+    run_ok(&db, &["queue", "pause", "repair"]);
+    assert!(oldest_waiting(&db).unwrap() > DAY);
+    run_ok(&db, &["queue", "resume", "repair"]);
+    assert!(oldest_waiting(&db).unwrap() < DAY, "since its kind was resumed");
 }
 
 on_both! {

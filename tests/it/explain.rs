@@ -189,6 +189,7 @@ fn hot_statements(run: i64, worker: i64, jobs: &[i64]) -> Vec<(String, Vec<Arg>,
         hot.extend([
             ("claim due", args![kind, FIRST_DUE_US, BATCH], CLAIM),
             ("claim turn", args![kind, 0_i64, FIRST_DUE_US, BATCH], CLAIM),
+            ("oldest due", args![kind, FIRST_DUE_US], CLAIM),
             ("jobs front", args![kind, FIRST_DUE_US], CLAIM),
             ("jobs open", args![kind, kind, FIRST_DUE_US, "kind:repair"], CLAIM),
             ("lapsed jobs", args![500_i64], CLAIM),

@@ -51,7 +51,8 @@ pub enum Target {
 }
 
 impl Target {
-    fn name(self) -> String {
+    /// As it is in the table of pauses, and in the admin log.
+    pub(super) fn name(self) -> String {
         match self {
             Self::Kind(kind) => claim::pause_name(kind),
             Self::Lab(lab) => format!("lab:{lab}"),

@@ -1,12 +1,14 @@
 //! The queue at a glance.
 
+use std::collections::{BTreeMap, HashMap};
+
 use chrono::{DateTime, Utc};
 
-use super::pause::{self, Pause};
+use super::pause::{self, Pause, Target};
 use crate::{
     args,
     db::{Db, DbError, Mode, Tx},
-    queue::{JobKind, JobState, PAUSED, ids_of},
+    queue::{FIRST_DUE_US, JobKind, JobState, ids_of, run_of},
     runs::{self, Run},
     statement,
 };
@@ -30,6 +32,30 @@ statement!(
 );
 
 statement!(
+    WAITING_LABS,
+    "waiting labs of run",
+    "SELECT lab_id FROM daymend_jobs
+     WHERE id BETWEEN ? AND ? AND state = 'available' AND sort_key < ? GROUP BY lab_id"
+);
+
+statement!(
+    OLDEST_DUE,
+    "oldest due",
+    "SELECT id, sort_key FROM daymend_jobs {force_claim}
+     WHERE kind = ? AND state = 'available' AND sort_key >= ? AND sort_key <= {now_us}
+     ORDER BY sort_key LIMIT 1"
+);
+
+// What was resumed longer ago than that counts from when it was enqueued.
+statement!(
+    RESUMES,
+    "last resumes",
+    "SELECT filter, MAX(at) FROM daymend_admin_log
+     WHERE id > (SELECT COALESCE(MAX(id), 0) FROM daymend_admin_log) - 10000 AND action = 'resume'
+     GROUP BY filter"
+);
+
+statement!(
     WORKERS,
     "workers",
     "SELECT workers.id, workers.name, workers.version, workers.started_at, workers.heartbeat_at, workers.throttled,
@@ -44,7 +70,7 @@ statement!(
 pub struct Stats {
     /// Jobs by kind and state; what is not there is zero.
     pub counts: Vec<(JobKind, JobState, u64)>,
-    /// The job that has waited longest, where any waits.
+    /// The run of the job that has waited longest, since when, and for how many seconds.
     pub oldest_waiting: Option<OldestWaiting>,
     /// Jobs completed in the last minutes: (minutes, jobs).
     pub completed: Vec<(i64, u64)>,
@@ -59,7 +85,7 @@ pub struct Stats {
 pub struct OldestWaiting {
     /// Its run.
     pub run: i64,
-    /// When it was enqueued.
+    /// When it was enqueued, was due again, or what it is of was resumed.
     pub since: DateTime<Utc>,
     /// For how long, by the database's clock.
     pub seconds: i64,
@@ -97,7 +123,7 @@ pub async fn stats(db: &Db) -> Result<Stats, DbError> {
         let jobs = tx.fetch_one(&COMPLETED_SINCE, args![minutes * 60_000_000], |row| row.int(0)).await?;
         completed.push((minutes, jobs.unsigned_abs()));
     }
-    let oldest_waiting = oldest_waiting(&mut tx, &open).await?;
+    let oldest_waiting = oldest_waiting(&mut tx, &open).await?.into_values().min_by_key(|oldest| oldest.since);
     let workers = tx.fetch_all(&WORKERS, args![], |row| {
         Ok(WorkerRow {
             id: row.int(0)?,
@@ -115,17 +141,52 @@ pub async fn stats(db: &Db) -> Result<Stats, DbError> {
     Ok(Stats { counts, oldest_waiting, completed, workers, paused })
 }
 
-/// The first of these runs, oldest first, that has a job waiting.
-pub(crate) async fn oldest_waiting<'a>(
-    tx: &mut Tx,
-    runs: impl IntoIterator<Item = &'a Run>,
-) -> Result<Option<OldestWaiting>, DbError> {
-    for run in runs {
-        let (first, last) = ids_of(run.id);
-        if tx.fetch_one(&WAITING_IN_RUN, args![first, last, PAUSED], |row| row.flag(0)).await? {
-            let seconds = (tx.database_now().await? - run.created_at).num_seconds().max(0);
-            return Ok(Some(OldestWaiting { run: run.id, since: run.created_at, seconds }));
+/// Of each kind the job that has waited longest of those that could be claimed.
+///
+/// A job that is due again has waited since it was: after a failed attempt, a retry, or a worker that
+/// handed it back. One that waits for its turn has since it was enqueued, or since its kind or its lab
+/// was resumed: how old its run is says nothing of workers that are too few.
+pub(crate) async fn oldest_waiting(tx: &mut Tx, open: &[Run]) -> Result<BTreeMap<JobKind, OldestWaiting>, DbError> {
+    let now = tx.database_now().await?;
+    let resumed = tx.fetch_all(&RESUMES, args![], |row| Ok((row.text(0)?, row.instant(1)?))).await?;
+    let resumed: HashMap<String, DateTime<Utc>> = resumed.into_iter().collect();
+    let mut oldest = BTreeMap::new();
+    for kind in JobKind::ALL {
+        let due = tx.fetch_optional(&OLDEST_DUE, args![kind.name(), FIRST_DUE_US], |row| {
+            Ok((DateTime::from_timestamp_micros(row.int(1)?).unwrap_or(now), run_of(row.int(0)?)))
+        });
+        let mut first = due.await?;
+        for run in open.iter().filter(|run| run.kind == kind) {
+            if first.is_none_or(|(since, _)| run.created_at < since)
+                && let Some(since) = waiting_since(tx, run, &resumed).await?
+                && first.is_none_or(|(earliest, _)| since < earliest)
+            {
+                first = Some((since, run.id));
+            }
+        }
+        if let Some((since, run)) = first {
+            oldest.insert(kind, OldestWaiting { run, since, seconds: (now - since).num_seconds().max(0) });
         }
     }
-    Ok(None)
+    Ok(oldest)
+}
+
+/// Since when the job of a run has waited for its turn that has waited longest.
+async fn waiting_since(
+    tx: &mut Tx,
+    run: &Run,
+    resumed: &HashMap<String, DateTime<Utc>>,
+) -> Result<Option<DateTime<Utc>>, DbError> {
+    let is_any_later = resumed.values().any(|at| *at > run.created_at);
+    let resumed = |what: Target| resumed.get(&what.name()).copied().unwrap_or_default();
+    let enqueued = run.created_at.max(resumed(Target::Kind(run.kind)));
+    let (first, last) = ids_of(run.id);
+    if !tx.fetch_one(&WAITING_IN_RUN, args![first, last, FIRST_DUE_US], |row| row.flag(0)).await? {
+        return Ok(None);
+    }
+    if !is_any_later {
+        return Ok(Some(enqueued));
+    }
+    let labs = tx.fetch_all(&WAITING_LABS, args![first, last, FIRST_DUE_US], |row| row.int(0)).await?;
+    Ok(labs.into_iter().map(|lab| enqueued.max(resumed(Target::Lab(lab)))).min())
 }
