@@ -121,6 +121,13 @@ impl Limits {
     }
 }
 
+/// Says that nothing holds the worker back: where it has no limits nobody looks.
+pub(super) fn show_none() {
+    for reason in REASONS {
+        THROTTLED.set([reason], 0.0);
+    }
+}
+
 /// Looks again and again, and opens and closes the gate.
 pub(super) async fn watch(session: Arc<Session>, gate: watch::Sender<Option<String>>) {
     let limits = &session.config.limits;

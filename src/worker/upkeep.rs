@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Session, fault, wait_after};
+use super::{Session, fault, throttle, wait_after};
 use crate::{
     db::Db,
     metrics::{
@@ -53,6 +53,9 @@ pub(super) async fn show_gauges(session: Arc<Session>, lease_db: Db) {
         SLOTS.set([], session.config.concurrency as f64);
         SLOTS_BUSY.set([], session.busy.load(Ordering::Relaxed) as f64);
         JOBS_HELD.set([], session.held.load(Ordering::Relaxed) as f64);
+        if session.config.limits.is_empty() {
+            throttle::show_none();
+        }
         metrics::pool("work", &session.db);
         metrics::pool("lease", &lease_db);
         tokio::time::sleep(GAUGES_EVERY).await;

@@ -20,6 +20,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 on_both! {
     a_lab_that_fails_or_is_paused_leaves_its_zone_done;
     pruning_leaves_the_last_completed_run_of_each_zone;
+    a_worker_without_limits_says_that_it_need_not_hold_back;
 }
 
 /// A page.
@@ -123,5 +124,15 @@ async fn pruning_leaves_the_last_completed_run_of_each_zone(engine: Engine) {
     let page = Page::of_scheduler(&db, "2026-06-16T12:00:00Z", &["--retention", "1ms"]).await;
     for zone in ["Asia/Kolkata", "Africa/Cairo"] {
         assert!(page.of_zone("nightly_completed_timestamp_seconds", zone).is_some(), "{zone}\n{}", page.0);
+    }
+}
+
+async fn a_worker_without_limits_says_that_it_need_not_hold_back(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let (_worker, address) = Process::start_with_pages(&db, &["--now", NOW, "worker"]);
+    let page = Page::with(&address, "daymend_worker_slots ").await;
+    for reason in ["threads", "lag", "query"] {
+        let series = format!("daymend_worker_throttled{{reason=\"{reason}\"}}");
+        assert_eq!(page.value(&series), Some(0.0), "{series}\n{}", page.0);
     }
 }
