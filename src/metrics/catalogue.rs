@@ -69,6 +69,9 @@ catalogue! {
     /// jobs of paused labs do not count.
     NIGHTLY_OVERDUE = Scheduler Type::Gauge, "daymend_nightly_overdue", ["time_zone"];
 
+    /// Days that were older than --catch-up-days and were never enqueued: each lab's count, as it was caught up.
+    DAYS_SKIPPED = Scheduler Type::Counter, "daymend_nightly_skipped_total", [];
+
     /// Labs that have the Historical View and a usable time zone.
     LABS = Scheduler Type::Gauge, "daymend_labs", ["time_zone"];
 

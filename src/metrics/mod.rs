@@ -192,6 +192,7 @@ pub fn scheduler_starts() {
         DIRTY_MARKS.add([outcome], 0);
     }
     DIRTY_JOBS_ENQUEUED.add([], 0);
+    DAYS_SKIPPED.add([], 0);
     for result in ["ok", "failed"] {
         SCHEDULER_TICKS.add([result], 0);
     }

@@ -20,6 +20,7 @@ use crate::{
     args,
     calendar::{self, Zone},
     db::{Arg, Db, DbError, Mode, Query, Tx, retry},
+    metrics::catalogue::DAYS_SKIPPED,
     queue::JobKind,
     rollup::{Rollup, source},
     runs::{self, LabDays, NewRun},
@@ -66,7 +67,9 @@ pub async fn enqueue_closed_days(
         let behind = labs.into_iter().filter(|(_, through)| through.is_none_or(|through| through < due));
         let behind: Vec<i64> = behind.map(|(lab, _)| lab).collect();
         if !behind.is_empty() {
-            let enqueued = retry("nightly", || enqueue_zone(db, rollup, config, now, zone, due, &behind)).await?;
+            let (enqueued, skipped) =
+                retry("nightly", || enqueue_zone(db, rollup, config, now, zone, due, &behind)).await?;
+            DAYS_SKIPPED.add([], skipped);
             for (kind, run) in enqueued {
                 report.note(kind, run);
             }
@@ -107,6 +110,9 @@ pub(super) async fn look_at_labs(tx: &mut Tx, rollup: &Rollup) -> Result<Outlook
     Ok(Outlook { zones: zones.into_values().collect(), unusable })
 }
 
+/// What was enqueued, and how many days were left out for good.
+type EnqueuedRuns = (Vec<(JobKind, Enqueued)>, u64);
+
 async fn enqueue_zone(
     db: &Db,
     rollup: &Rollup,
@@ -115,9 +121,9 @@ async fn enqueue_zone(
     zone: Zone,
     due: NaiveDate,
     labs: &[i64],
-) -> Result<Vec<(JobKind, Enqueued)>, DbError> {
+) -> Result<EnqueuedRuns, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
-    let (mut days, mut again) = (Vec::new(), Vec::new());
+    let (mut days, mut again, mut skipped) = (Vec::new(), Vec::new(), 0);
     for labs in labs.chunks(LABS_A_STATEMENT) {
         let rows = labs.iter().flat_map(|lab| args![rollup.name.as_str(), *lab]).collect();
         tx.execute(LABS_ADD.with_rows(labs.len()), rows).await?;
@@ -128,6 +134,7 @@ async fn enqueue_zone(
             if let (Some(through), Some(first)) = (through, missing.first())
                 && calendar::next(through) < *first
             {
+                skipped += zone.dates(calendar::next(through), calendar::previous(*first)).count() as u64;
                 tracing::warn!(
                     lab,
                     "days before {first} are older than --catch-up-days and were not enqueued; to repair them: \
@@ -157,7 +164,7 @@ async fn enqueue_zone(
         }
     }
     tx.commit().await?;
-    Ok(enqueued)
+    Ok((enqueued, skipped))
 }
 
 fn new_run(

@@ -21,6 +21,7 @@ on_both! {
     a_lab_that_fails_or_is_paused_leaves_its_zone_done;
     pruning_leaves_the_last_completed_run_of_each_zone;
     a_worker_without_limits_says_that_it_need_not_hold_back;
+    days_that_are_left_out_are_counted_from_the_first_page_on;
 }
 
 /// A page.
@@ -135,4 +136,19 @@ async fn a_worker_without_limits_says_that_it_need_not_hold_back(engine: Engine)
         let series = format!("daymend_worker_throttled{{reason=\"{reason}\"}}");
         assert_eq!(page.value(&series), Some(0.0), "{series}\n{}", page.0);
     }
+}
+
+async fn days_that_are_left_out_are_counted_from_the_first_page_on(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    run_ok(&db, &["--now", "2026-05-01T12:00:00Z", "scheduler", "--once"]);
+    let page = Page::of_scheduler(&db, "2026-05-01T12:00:00Z", &[]).await;
+    assert_eq!(page.value("daymend_nightly_skipped_total"), Some(0.0));
+    let (_scheduler, address) = Process::start_with_pages(&db, &["--now", NOW, "scheduler"]);
+    wait_until("the days to be enqueued", LIMIT, || async {
+        db.number("SELECT COUNT(*) FROM daymend_jobs WHERE day >= '2026-06-08'").await == 7
+    })
+    .await;
+    // From 1 May to 7 June.
+    Page::with(&address, "daymend_nightly_skipped_total 38").await;
 }
