@@ -49,7 +49,8 @@ catalogue! {
     /// Runs that are running, and runs that failed and were not retried, by what they are for.
     RUNS = Scheduler Type::Gauge, "daymend_runs", ["kind", "state"];
 
-    /// Runs that ended, by result: completed, failed or cancelled.
+    /// Runs that the scheduler ended, by result: completed, failed or cancelled; what `runs cancel` ends is not
+    /// counted here.
     RUNS_ENDED = Scheduler Type::Counter, "daymend_runs_ended_total", ["kind", "result"];
 
     /// Jobs of the runs that are running.
