@@ -11,7 +11,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use super::cause::Cause;
 use crate::{
     args,
-    db::{Arg, Db, DbError, Row, Tx, retry},
+    db::{Arg, Db, DbError, Mode, Row, Tx, retry},
     statement,
 };
 

@@ -67,11 +67,7 @@ pub(in crate::snapshot::restore) async fn update(
         .unzip();
     let (condition, key) = key_condition(live, shape, &shape.key_of(row));
     args.extend(key);
-    let sql = format!(
-        "UPDATE {} SET {} WHERE {condition}",
-        quote(dialect, &shape.table),
-        names.join(", ")
-    );
+    let sql = format!("UPDATE {} SET {} WHERE {condition}", quote(dialect, &shape.table), names.join(", "));
     tx.execute(Query::named("restore update", sql), args).await
 }
 
