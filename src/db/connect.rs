@@ -234,4 +234,19 @@ mod tests {
             assert!(error.contains(&name) && !error.contains("secret") && !error.contains("REQUIRED"), "{error}");
         }
     }
+
+    #[test]
+    fn no_message_repeats_a_password() {
+        for url in [
+            "mysql://somebody:verysecret@127.0.0.1:port/lab",
+            "mysql://somebody:verysecret@127.0.0.1",
+            "mysql://somebody:verysecret@127.0.0.1/",
+            "mysql://somebody:verysecret@[127.0.0.1/lab",
+            "postgres://somebody:verysecret@127.0.0.1/lab",
+            "somebody:verysecret@127.0.0.1/lab",
+        ] {
+            let error = connect(url, ConnectOptions::new(1)).unwrap_err();
+            assert!(!format!("{error:?} {error:#}").contains("verysecret"), "{error:#}");
+        }
+    }
 }

@@ -254,6 +254,7 @@ mod tests {
             .map(|name| name.parse().unwrap())
             .to_vec();
         assert_eq!(going("2 daily", &names), [names[1]]);
+        assert_eq!(going("2 last", &names), [names[0]]);
     }
 
     #[test]

@@ -150,4 +150,14 @@ mod tests {
         assert_eq!(remove_leftovers(dir.path()).unwrap(), 1);
         assert!(young.exists() && !empty.exists() && unreadable.exists());
     }
+
+    #[cfg(unix)]
+    #[test]
+    fn nobody_else_may_look_into_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let work = Scratch::new(dir.path()).unwrap();
+        let mode = fs::metadata(work.file(LOCK).parent().unwrap()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
 }

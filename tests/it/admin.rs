@@ -7,6 +7,7 @@ use crate::{
     on_both,
     support::{
         Engine, TestDb,
+        http::get,
         process::{Process, run_fails, run_ok},
         wait_until,
     },
@@ -300,6 +301,7 @@ async fn a_retry_or_a_resume_begins_the_wait_anew(engine: Engine) {
 
 on_both! {
     the_scheduler_prunes_what_has_outlived_its_retention;
+    without_a_retention_the_scheduler_keeps_everything;
 }
 
 async fn the_scheduler_prunes_what_has_outlived_its_retention(engine: Engine) {
@@ -325,4 +327,20 @@ async fn the_scheduler_prunes_what_has_outlived_its_retention(engine: Engine) {
     let log = json(&db, &["queue", "log"]);
     assert_eq!(log.as_array().unwrap().len(), 1, "one row a round: {log}");
     assert_eq!((log[0]["who"].as_str(), log[0]["jobs"].as_i64()), (Some("scheduler"), Some(jobs)));
+}
+
+async fn without_a_retention_the_scheduler_keeps_everything(engine: Engine) {
+    let db = with_discarded(engine).await;
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    db.execute("UPDATE daymend_runs SET finished_at = '2000-01-01 00:00:00'", args![]).await;
+    let jobs = count(&db, "1 = 1").await;
+    let (_scheduler, address) = Process::start_with_pages(&db, &["--now", NOW, "scheduler", "--retention", "0s"]);
+    // What it would prune goes beside its first ticks.
+    wait_until("some ticks", std::time::Duration::from_secs(30), async || {
+        let page = get(&address, "/metrics").unwrap().body;
+        let ticks = page.lines().find_map(|line| line.strip_prefix("daymend_scheduler_ticks_total{result=\"ok\"} "));
+        ticks.is_some_and(|ticks| ticks.parse::<u32>().unwrap() > 2)
+    })
+    .await;
+    assert_eq!(count(&db, "1 = 1").await, jobs);
 }

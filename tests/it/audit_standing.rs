@@ -197,6 +197,9 @@ async fn a_slice_whose_holder_died_is_gone_on_with(engine: Engine) {
     let other = slices::take(&db.db, HISTORICAL_SUMMARY, lease).await.unwrap().unwrap();
     assert!(!record(&Counts { days_audited: 5, ..Counts::default() }).await);
     slices::release(&db.db, &dead).await.unwrap();
+    let mut tx = db.db.begin(Mode::Write).await.unwrap();
+    assert!(!slices::end(&mut tx, &dead, None).await.unwrap(), "nor end it");
+    tx.rollback().await.unwrap();
     assert_eq!(night(&db, &config, 0).await, None, "only its holder gives it back");
     slices::release(&db.db, &other).await.unwrap();
     let report = night(&db, &config, 0).await.unwrap();
@@ -204,8 +207,12 @@ async fn a_slice_whose_holder_died_is_gone_on_with(engine: Engine) {
     assert_eq!(db.number("SELECT days_audited FROM daymend_audits").await, 27, "what was recorded stays");
     assert!(!record(&Counts { days_audited: 5, ..Counts::default() }).await);
     assert_eq!(db.number("SELECT days_audited FROM daymend_audits").await, 27);
-    // One of an earlier night is only ended, with the repair of what it had found.
+    // Who goes on with it does not look again at what it has been through.
     db.execute("UPDATE daymend_audits SET state = 'running', run_id = NULL", args![]).await;
+    assert_eq!(night(&db, &config, 0).await.unwrap().counts, Counts::default());
+    // One of an earlier night is only ended, with the repair of what it had found, whatever is left of it.
+    db.execute("UPDATE daymend_audits SET state = 'running', run_id = NULL", args![]).await;
+    db.execute("UPDATE daymend_audit_labs SET audited_at = '2020-01-01 00:00:00'", args![]).await;
     let reports = audit_on(&db.db, &config, now() + TimeDelta::days(1)).await;
     assert_eq!(reports.len(), 2);
     assert_eq!(reports[0].counts, Counts::default());

@@ -21,6 +21,7 @@ on_both! {
     a_day_that_is_not_over_is_left_to_the_nightly_run;
     labs_that_the_nightly_run_leaves_out_get_no_job;
     marks_that_mean_no_day_are_dropped;
+    marks_of_years_that_no_calendar_has_get_no_job;
     schedulers_side_by_side_repair_each_day_once;
     a_change_is_repaired_within_seconds;
     without_triggers_nothing_happens;
@@ -209,6 +210,18 @@ async fn marks_that_mean_no_day_are_dropped(engine: Engine) {
     assert_eq!(db.marks().await, 0);
 }
 
+async fn marks_of_years_that_no_calendar_has_get_no_job(engine: Engine) {
+    let db = labs(engine).await;
+    db.execute("UPDATE billing SET billTime = '0999-12-31 12:00:00' WHERE id = 12", vec![]).await;
+    // The moment, the bill, and the test that it has, as another one of June has.
+    for (column, value) in [("lab_id, bill_time", "1, '0999-12-31 12:00:00'"), ("bill_id", "12"), ("test_id", "2")] {
+        let mark = format!("INSERT INTO daymend_dirty ({column}, marked_at) VALUES ({value}, '2026-06-15 11:00:00')");
+        db.execute(&mark, vec![]).await;
+    }
+    assert_eq!(db.repair_marked(now()).await, [(1, "2026-06-13".parse().unwrap())]);
+    assert_eq!(db.marks().await, 0);
+}
+
 async fn schedulers_side_by_side_repair_each_day_once(engine: Engine) {
     let db = labs(engine).await;
     db.install_dirty_triggers().await;
@@ -274,6 +287,22 @@ async fn a_mark_with_a_lower_id_that_commits_later_is_not_lost() {
     assert_eq!(db.marks().await, 0, "as far as anybody sees");
     slow.commit().await.unwrap();
     assert_eq!(db.repair_marked(now()).await, day("2026-06-10"));
+}
+
+/// Its transaction was open for so long that its id lies far below those of all that were taken since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mark_far_below_the_others_is_found_in_the_end() {
+    let db = labs(Engine::Sqlite).await;
+    let _scheduler = Process::start(&db, &["--now", "2026-06-15T12:00:00Z", "scheduler"]);
+    for (id, day) in [(100_000, "2026-06-12"), (7, "2026-06-11")] {
+        let mark =
+            "INSERT INTO daymend_dirty (id, lab_id, bill_time, marked_at) VALUES (?, 1, ?, '2026-06-15 11:00:00')";
+        db.execute(mark, args![i64::from(id), format!("{day} 06:00:00")]).await;
+        let enqueued =
+            format!("SELECT COUNT(*) FROM daymend_jobs WHERE kind = 'repair' AND lab_id = 1 AND day = '{day}'");
+        wait_until(day, Duration::from_secs(60), async || db.number(&enqueued).await == 1).await;
+        assert_eq!(db.marks().await, 0);
+    }
 }
 
 /// The trigger of the part could not have seen where the bill has gone: it is looked up later.

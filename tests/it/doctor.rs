@@ -1,7 +1,8 @@
 //! The doctor finds what was planted, says how bad it is and what to do, and finds it no more once
 //! that has been done. On a site that is well it finds nothing, and it never writes.
 
-use daymend::args;
+use chrono::TimeDelta;
+use daymend::{args, db::instant_text};
 use sqlx::{Connection as _, Row as _, SqliteConnection};
 
 use crate::{
@@ -26,6 +27,9 @@ on_both! {
     stuck_waiting_and_doubled_records_are_found;
     delta_triggers_are_found_and_daymends_own_are_not;
     incomplete_triggers_and_marks_that_nobody_takes_are_found;
+    what_may_take_a_while_is_found_when_it_takes_longer;
+    what_has_its_reasons_is_not_found;
+    every_kind_of_job_that_gave_up_is_found;
     the_doctor_writes_nothing;
     the_page_has_a_line_for_each_finding_and_ends_with_a_verdict;
 }
@@ -355,6 +359,88 @@ async fn incomplete_triggers_and_marks_that_nobody_takes_are_found(engine: Engin
     assert!(found.advice("queue.marks", "warning").starts_with("start daymend scheduler"));
     db.repair_marked(now()).await;
     assert!(!examine(&db).has("queue.marks"));
+}
+
+/// Each takes as long as it may, and a little longer.
+async fn what_may_take_a_while_is_found_when_it_takes_longer(engine: Engine) {
+    let db = healthy(engine).await;
+    let nightly = "UPDATE daymend_runs SET state = 'running', created_at = ? WHERE kind = 'nightly'";
+    let ended = "UPDATE daymend_runs SET state = 'failed', finished_at = ? WHERE kind = 'nightly'";
+    let old_runs =
+        [("queue.scheduler", 5, nightly), ("labs.late", 60, nightly), ("queue.unpruned", 91 * 24 * 60, ended)];
+    for (table, sql) in [
+        (
+            "operation_event_log",
+            "INSERT INTO operation_event_log (event_name, status, created_at) VALUES ('nightly', 'STARTED', ?)",
+        ),
+        (
+            "daymend_dirty",
+            "INSERT INTO daymend_dirty (lab_id, bill_time, marked_at) VALUES (1, '2026-06-12 10:00:00', ?)",
+        ),
+    ] {
+        db.execute(&format!("DELETE FROM {table}"), args![]).await;
+        db.execute(sql, args!["2026-06-12 00:00:00"]).await;
+    }
+    let record = db.request_rebuild(1).await;
+    let others = [
+        (
+            "records.event_log",
+            6 * 60,
+            "UPDATE operation_event_log SET created_at = ? WHERE event_name = 'nightly'".to_owned(),
+        ),
+        ("queue.marks", 15, "UPDATE daymend_dirty SET marked_at = ?".to_owned()),
+        ("records.waiting", 10, format!("UPDATE crelio_data_migrations SET modified_at = ? WHERE id = {record}")),
+    ];
+    let old_runs = old_runs.map(|(id, minutes, sql)| (id, minutes, sql.to_owned()));
+    for (id, minutes, sql) in old_runs.into_iter().chain(others) {
+        for (more, is_found) in [(-1, false), (1, true)] {
+            let at = db.db.database_now().await.unwrap() - TimeDelta::minutes(minutes + more);
+            assert!(db.execute(&sql, args![instant_text(at)]).await > 0);
+            let found = examine(&db);
+            assert_eq!(found.has(id), is_found, "{id} after {} minutes: {:#}", minutes + more, found.json);
+        }
+    }
+}
+
+async fn what_has_its_reasons_is_not_found(engine: Engine) {
+    let db = healthy(engine).await;
+    // The last job of a rebuild, which may take days, is with somebody.
+    let rebuild = "UPDATE daymend_runs SET kind = 'rebuild', state = 'running', created_at = '2026-01-01 00:00:00',
+                          finished_at = NULL, requested_by = 'somebody'";
+    db.execute(rebuild, args![]).await;
+    db.execute("UPDATE daymend_jobs SET kind = 'rebuild', state = 'running'", args![]).await;
+    let found = examine(&db);
+    assert!(!found.has("queue.scheduler") && !found.has("labs.late"), "{:#}", found.json);
+    let facts = found.json["facts"].to_string();
+    assert!(facts.contains("last enqueued or closed a run: never, as far as is known"), "not by somebody: {facts}");
+    // It failed, and waits for another attempt.
+    let later = (db.db.database_now().await.unwrap() + TimeDelta::hours(1)).timestamp_micros();
+    db.execute("UPDATE daymend_jobs SET state = 'available', sort_key = ?", args![later]).await;
+    assert!(!examine(&db).has("queue.workers"));
+    // Nobody has asked for what a record asks for no more.
+    db.request_rebuild(1).await;
+    let taken = "UPDATE crelio_data_migrations SET is_scheduled = 0, modified_at = '2026-01-01 00:00:00'";
+    db.execute(taken, args![]).await;
+    assert!(!examine(&db).has("records.waiting"));
+    // Once its run has closed, a record that says it runs is stuck.
+    let record = db.number("SELECT id FROM crelio_data_migrations").await;
+    db.execute("UPDATE crelio_data_migrations SET job_status = 'Running (1/2)'", args![]).await;
+    let link = "INSERT INTO daymend_migrations (migration_id, run_id) SELECT ?, id FROM daymend_runs";
+    db.execute(link, args![record]).await;
+    assert!(!examine(&db).has("records.stuck"));
+    db.execute("UPDATE daymend_runs SET state = 'cancelled'", args![]).await;
+    assert!(examine(&db).what("records.stuck").starts_with(&format!("record {record}:")));
+}
+
+async fn every_kind_of_job_that_gave_up_is_found(engine: Engine) {
+    let db = healthy(engine).await;
+    for kind in ["nightly", "repair", "rebuild"] {
+        let sql = format!("UPDATE daymend_jobs SET kind = '{kind}', state = 'discarded', error = 'a {kind}'");
+        assert_eq!(db.execute(&sql, args![]).await, 1);
+        let found = examine(&db);
+        assert!(found.what("queue.discarded").ends_with(&format!("a {kind}")), "{:#}", found.json);
+        assert_eq!(found.code, 3);
+    }
 }
 
 async fn the_doctor_writes_nothing(engine: Engine) {

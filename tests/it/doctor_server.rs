@@ -87,6 +87,22 @@ async fn clocks_that_disagree_are_found(engine: Engine) {
     }
 }
 
+/// Which days are over it asks the database: it is this machine's clock that may have gone wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn days_are_over_by_the_databases_clock() {
+    let set_clock = format!("--init-connect=SET timestamp = {}", now().timestamp());
+    let server = Server::start_with("clock", &[&set_clock]).unwrap();
+    let db = TestDb::on_server(server.port).await;
+    assert_eq!(db.db.database_now().await.unwrap(), now(), "no administrator's clock");
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    db.fill_lab(1, "2026-06-08".parse().unwrap(), 7, 4).await;
+    db.settle(now()).await;
+    let output = run(&db, &["doctor", "--json"]);
+    let found =
+        Diagnosis { json: serde_json::from_slice(&output.stdout).unwrap(), code: output.status.code().unwrap() };
+    assert_eq!(found.ids(), ["server.clock"], "{:#}", found.json);
+}
+
 /// The URL of a user who is made here, with the rights that `grants` give (`@` is the database).
 async fn user(db: &TestDb, name: &str, grants: &[&str]) -> String {
     let database = db.name();

@@ -9,7 +9,7 @@ use crate::{
     on_both,
     support::{
         Engine, TestDb,
-        process::{Process, run_ok},
+        process::{Process, run, run_ok},
         wait_until,
         work::jobs_with,
     },
@@ -28,6 +28,7 @@ on_both! {
     a_worker_that_does_not_claim_registers_anew;
     a_worker_that_does_not_ack_registers_anew;
     a_worker_that_does_not_settle_registers_anew;
+    a_job_of_a_rollup_that_nobody_knows_is_discarded_at_once;
 }
 
 async fn labs(engine: Engine) -> TestDb {
@@ -179,4 +180,17 @@ async fn a_part_dies(engine: Engine, part: &str) {
     assert_eq!(worker.wait(LIMIT), Some(0));
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await, 18);
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_workers").await, 3, "it registered anew");
+}
+
+async fn a_job_of_a_rollup_that_nobody_knows_is_discarded_at_once(engine: Engine) {
+    let db = labs(engine).await;
+    enqueue(&db).await;
+    db.execute(&format!("UPDATE daymend_jobs SET rollup = 'later' WHERE lab_id = {POISONED}"), vec![]).await;
+    let worker = run(&db, &["--now", NOW, "worker", "--drain"]);
+    assert_eq!(worker.status.code(), Some(1));
+    let sql = "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'discarded' AND lab_id = 2 AND attempt = 1";
+    assert_eq!(db.number(sql).await, 2);
+    let error = db.text("SELECT error FROM daymend_jobs WHERE state = 'discarded' ORDER BY id").await;
+    assert_eq!(error, "the rollup \"later\" is not known to this worker (see --jobs-dir)");
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await, 4);
 }

@@ -12,7 +12,12 @@ use daymend::{
 
 use crate::{
     scheduler::{bill_at, now},
-    support::{Engine, TestDb, http::get, process::Process, wait_until},
+    support::{
+        Engine, TestDb,
+        http::get,
+        process::{Process, run},
+        wait_until,
+    },
 };
 
 const NOW: &str = "2026-06-15T12:00:00Z";
@@ -87,6 +92,31 @@ async fn a_pending_record_that_is_held_keeps_no_other_waiting() {
     assert_eq!((report.held.len(), report.enqueued.len()), (0, 1));
     assert_eq!(db.record_status(records[0]).await, "Running (0/1)");
     assert_eq!(db.record_status(records[1]).await, "Failed (lab 2 does not exist)");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_that_are_held_only_the_first_is_waited_for() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    requested(&db, 1..=5).await;
+    let held = hold(&db, "UPDATE crelio_data_migrations SET time_taken = 7").await;
+    let report = tick(&db).await;
+    assert_eq!(report.held.len(), 5);
+    assert!(report.waited < Duration::from_secs(3), "a second, and not one for each: {:?}", report.waited);
+    held.commit().await.unwrap();
+}
+
+/// Scripts hear that something is left to be done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tick_by_hand_that_leaves_something_exits_with_1() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let record = requested(&db, 1..=1).await[0];
+    let held = hold(&db, &change_of(record)).await;
+    let once = || tokio::task::block_in_place(|| run(&db, &["--now", NOW, "scheduler", "--once"]));
+    assert_eq!(once().status.code(), Some(1));
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE kind = 'nightly'").await, 1, "all else is done");
+    held.commit().await.unwrap();
+    assert_eq!(once().status.code(), Some(0));
+    assert_eq!(db.record_status(record).await, "Running (0/1)");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,6 +22,7 @@ const USAGE: i32 = 2;
 
 on_both! {
     a_day_that_would_vanish_is_discarded_with_the_reason;
+    what_one_run_may_take_away_another_may_not;
     cancelled_and_moved_bills_may_take_rows_away;
     a_single_bill_may_be_all_that_a_day_had;
     a_rebuild_takes_away_what_it_finds_gone;
@@ -73,12 +74,27 @@ async fn a_day_that_would_vanish_is_discarded_with_the_reason(engine: Engine) {
     assert_eq!((code, errors.len()), (Some(1), 1), "{errors:?}");
     let expected = format!("lab 1, 2026-06-12: {rows} of {rows} rows would vanish, more than --max-shrink 50%");
     assert!(errors[0].starts_with(&expected), "{errors:?}");
+    assert_eq!(db.number("SELECT attempt FROM daymend_jobs WHERE state = 'discarded'").await, 1, "no other try helps");
     assert_eq!(rows_of(&db, "2026-06-12").await, rows, "nothing is taken away");
     assert_eq!(db.number("SELECT COUNT(*) FROM operation_historical_summary WHERE event_count = 99").await, 0);
     // Somebody has looked, and the bills are really gone.
     let (code, _) = repair(&db, &["--max-shrink", "off"]).await;
     assert_eq!(code, Some(0));
     assert_eq!(rows_of(&db, "2026-06-12").await, 0);
+}
+
+/// Neighbouring days, which a worker looks at together where it can.
+async fn what_one_run_may_take_away_another_may_not(engine: Engine) {
+    for (kept, gone) in [("2026-06-12", "2026-06-13"), ("2026-06-13", "2026-06-12")] {
+        let db = lab(engine, 6).await;
+        let rows = rows_of(&db, kept).await;
+        for (day, more) in [(kept, "50%"), (gone, "off")] {
+            run_ok(&db, &["--now", NOW, "repair", "--lab", "1", "--day", day, "--max-shrink", more]);
+        }
+        db.execute("DELETE FROM billing", vec![]).await;
+        let code = run(&db, &["--now", NOW, "worker", "--drain"]).status.code();
+        assert_eq!((code, rows_of(&db, kept).await, rows_of(&db, gone).await), (Some(1), rows, 0), "{kept}");
+    }
 }
 
 async fn cancelled_and_moved_bills_may_take_rows_away(engine: Engine) {

@@ -28,6 +28,7 @@ mod hostile;
 mod kills;
 mod late;
 mod limits;
+mod metric_values;
 mod metrics;
 mod observed;
 mod outages;

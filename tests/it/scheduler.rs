@@ -314,6 +314,11 @@ async fn a_record_tells_how_far_its_run_is(engine: Engine) {
     let row = db.rows("SELECT start_date, end_date, is_scheduled FROM crelio_data_migrations", vec![]).await.remove(0);
     let span = (row.date(0).unwrap(), row.date(1).unwrap(), row.int(2).unwrap());
     assert_eq!(span, (date("2026-06-01"), date("2026-06-14"), 0), "from the first bill through yesterday");
+    // Where nothing has happened it is not written.
+    db.execute("UPDATE crelio_data_migrations SET modified_at = '2026-01-01 00:00:00'", vec![]).await;
+    db.tick(now()).await;
+    let untouched = "SELECT COUNT(*) FROM crelio_data_migrations WHERE modified_at = '2026-01-01 00:00:00'";
+    assert_eq!(db.number(untouched).await, 1);
     let worker = lease::register(&db.db, "a test", Duration::from_secs(600)).await.unwrap();
     let jobs = claim::claim(&db.db, worker, 10).await.unwrap();
     for (ended, job) in jobs.iter().filter(|job| job.kind == JobKind::Rebuild).enumerate() {

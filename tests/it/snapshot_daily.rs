@@ -30,6 +30,7 @@ on_both! {
     one_whose_taker_died_is_taken_by_another;
     one_that_fails_is_tried_again;
     one_whose_second_is_somebody_elses_is_taken_later;
+    who_was_not_heard_of_says_nothing_of_what_others_take;
     a_snapshot_of_some_tables_pushes_no_full_one_out;
     databases_that_share_a_store_have_one_each;
     a_clock_that_is_ahead_takes_no_later_day;
@@ -119,6 +120,33 @@ async fn one_whose_taker_died_is_taken_by_another(engine: Engine) {
     assert_eq!(look(&db.db, &mine, later, &shutdown).await.unwrap(), Look::Taken);
     assert_eq!(Store::dir(dir.path()).names().await.unwrap().len(), 1);
     assert_eq!(db.text("SELECT name FROM daymend_snapshots").await, "2026-11-21T020000Z");
+}
+
+/// Files may be slow: here one of a process that died is a pipe, which is opened when somebody writes to it. Somebody
+/// else takes over meanwhile.
+async fn who_was_not_heard_of_says_nothing_of_what_others_take(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    for table in ["labs", "nowhere"] {
+        let dir = tempfile::tempdir().unwrap();
+        let left = dir.path().join(".daymend-snapshot-1-2");
+        std::fs::create_dir(&left).unwrap();
+        let pipe = left.join("lock");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let (source, mut mine) = (db.db.clone(), daily(&db, dir.path(), "mine"));
+        mine.tables = Some(vec![table.to_owned()]);
+        let taking = tokio::spawn(async move {
+            look(&source, &mine, at("2026-11-21T02:00:00Z"), &CancellationToken::new()).await.unwrap()
+        });
+        let held = "SELECT COUNT(*) FROM daymend_snapshots WHERE state = 'running' AND holder = 'mine'";
+        wait_until("it to be taken", Duration::from_secs(30), async || db.number(held).await == 1).await;
+        db.execute("UPDATE daymend_snapshots SET holder = 'other'", vec![]).await;
+        tokio::task::block_in_place(|| drop(std::fs::File::options().write(true).open(&pipe).unwrap()));
+        taking.await.unwrap();
+        let others =
+            "SELECT COUNT(*) FROM daymend_snapshots WHERE state = 'running' AND holder = 'other' AND name IS NULL";
+        assert_eq!(db.number(others).await, 1, "{table}");
+        db.execute("DELETE FROM daymend_snapshots", vec![]).await;
+    }
 }
 
 async fn one_that_fails_is_tried_again(engine: Engine) {

@@ -23,6 +23,7 @@ on_both! {
     a_file_made_anew_around_other_rows_is_found;
     commands_list_show_and_prune;
     a_snapshot_of_some_tables_stands_for_no_full_one;
+    of_two_that_are_taken_in_one_second_one_is_there;
 }
 
 const FAILED: i32 = 1;
@@ -164,6 +165,9 @@ async fn commands_list_show_and_prune(engine: Engine) {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4 * 2 + 1);
     assert!(run_fails(&db, USAGE, &["snapshot", "prune", "--keep", "all", "--store", place]).contains("--keep"));
     assert!(run_fails(&db, USAGE, &["snapshot", "take", "--to", "ftp://x"]).contains("no place for snapshots"));
+    for secret in ["s3://key:secret@bucket/lab", "s3://bucket/lab?secret=x", "s3://"] {
+        assert!(run_fails(&db, USAGE, &["snapshot", "take", "--to", secret]).contains("names no bucket"), "{secret}");
+    }
 }
 
 async fn a_snapshot_of_some_tables_stands_for_no_full_one(engine: Engine) {
@@ -190,6 +194,23 @@ async fn a_snapshot_of_some_tables_stands_for_no_full_one(engine: Engine) {
     let again: serde_json::Value = serde_json::from_str(&run_ok(&db, &[&prune[..], &["--json"]].concat())).unwrap();
     let expected = serde_json::json!({ "removed": [], "kept": 4, "unread": ["2026-11-21T120000Z"], "dry_run": false });
     assert_eq!(again, expected);
+}
+
+async fn of_two_that_are_taken_in_one_second_one_is_there(engine: Engine) {
+    let db = some_rows(engine).await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::dir(dir.path());
+    let clock = Clock::Fixed("2026-11-21T04:00:00Z".parse().unwrap());
+    let (billing, labs) = (["billing".to_owned()], ["labs".to_owned()]);
+    let take = |tables| snapshot::take(&db.admin, &store, Some(tables), clock, &|_| ());
+    let (one, other) = tokio::join!(take(&billing[..]), take(&labs[..]));
+    let (taken, refused) = match (one, other) {
+        (Ok(taken), Err(refused)) | (Err(refused), Ok(taken)) => (taken, refused),
+        both => panic!("{both:?}"),
+    };
+    assert!(matches!(refused, SnapshotError::Exists(_)), "{refused}");
+    assert!(verify::verify(&store, taken.name, |_| ()).await.unwrap().is_whole());
+    assert_eq!(store.manifest(taken.name).await.unwrap(), taken);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -238,8 +259,18 @@ async fn a_bucket_is_written_and_read_over_http() {
     daymend(&["snapshot", "take", "--now", "2026-11-20T02:00:00Z"]);
     assert!(daymend(&["snapshot", "take", "--now", "2026-11-21T02:00:00Z"]).contains("8 tables"));
     assert!(daymend(&["snapshot", "verify", "--all"]).contains("whole"));
+    // Of a take that died years ago, and of one that is under way. What is kept may be as old.
+    {
+        let mut bucket = bucket.lock().unwrap();
+        for died in ["lab/2026-11-18T020000Z.sqlite.zst", "lab/2026-11-19T020000Z.sqlite.zst"] {
+            bucket.objects.insert(died.to_owned(), b"half".to_vec());
+        }
+        let old = ["lab/2026-11-18T020000Z.sqlite.zst", "lab/2026-11-21T020000Z.sqlite.zst"];
+        bucket.old.extend(old.map(str::to_owned));
+    }
     assert!(daymend(&["snapshot", "prune", "--keep", "1 daily"]).contains("1 snapshot(s) removed, 1 kept"));
     let keys: Vec<String> = bucket.lock().unwrap().objects.keys().cloned().collect();
-    assert_eq!(keys, ["lab/2026-11-21T020000Z.json", "lab/2026-11-21T020000Z.sqlite.zst"]);
+    let under_way = "lab/2026-11-19T020000Z.sqlite.zst";
+    assert_eq!(keys, [under_way, "lab/2026-11-21T020000Z.json", "lab/2026-11-21T020000Z.sqlite.zst"]);
     assert_eq!(bucket.lock().unwrap().unsigned, 0);
 }

@@ -194,6 +194,12 @@ async fn a_table_that_is_altered_meanwhile_is_copied_anew() {
     let progress = |progress: &snapshot::Progress| once(progress, &add);
     let manifest = snapshot::take(&db.admin, &store, Some(&tables), Clock::System, &progress).await.unwrap();
     assert_eq!(manifest.table("second").unwrap().table.columns.last().unwrap().name, "more_0");
+    // A column that is gone when its turn comes.
+    let drop = |_| vec!["ALTER TABLE second DROP COLUMN more_0".to_owned()];
+    let dropping = altering(1);
+    let progress = |progress: &snapshot::Progress| dropping(progress, &drop);
+    let manifest = snapshot::take(&db.admin, &store, Some(&tables), Clock::System, &progress).await.unwrap();
+    assert_eq!(manifest.table("second").unwrap().table.columns.last().unwrap().name, "a");
     // Another table in its place, as online schema changes end.
     db.execute("CREATE TABLE ghost LIKE second", vec![]).await;
     db.execute("INSERT INTO ghost SELECT * FROM second", vec![]).await;

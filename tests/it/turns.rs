@@ -30,6 +30,7 @@ on_both! {
     a_day_without_rows_is_a_turn_of_its_own;
     days_with_wrong_counts_are_one_turn;
     a_turn_that_fails_takes_no_other_with_it;
+    a_day_is_over_by_the_clock_of_whoever_asked_for_it;
 }
 
 fn day(place: usize) -> NaiveDate {
@@ -111,6 +112,19 @@ async fn a_turn_that_fails_takes_no_other_with_it(engine: Engine) {
 
 /// A user's transaction that has changed the last fact of the third day. Not its first: InnoDB asks for a
 /// lock on the first row behind a range as well.
+/// Neighbouring days of two runs, and a worker whose own clock is behind both of them.
+async fn a_day_is_over_by_the_clock_of_whoever_asked_for_it(engine: Engine) {
+    let db = lab(engine).await;
+    for (now, day) in [("2026-06-13T12:00:00Z", "2026-06-12"), ("2026-06-14T12:00:00Z", "2026-06-13")] {
+        run_ok(&db, &["--now", now, "repair", "--day", day]);
+    }
+    run_ok(&db, &["--now", "2026-06-01T12:00:00Z", "worker", "--drain"]);
+    let mut expected = oracle::expected(&db, &[LAB], NOW.parse().unwrap()).await;
+    expected.retain(|key, _| key.1 == day(2) || key.1 == day(3));
+    assert!([2, 3].iter().all(|place| expected.keys().any(|key| key.1 == day(*place))));
+    oracle::assert_equal(&oracle::stored(&db).await, &expected);
+}
+
 async fn change_the_third_day(db: &TestDb) -> Tx {
     let mut user = db.admin.begin(Mode::Write).await.unwrap();
     let last = "SELECT id FROM billing WHERE billTime < '2026-06-12 18:30:00' ORDER BY billTime DESC LIMIT 1";

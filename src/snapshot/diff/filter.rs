@@ -153,6 +153,16 @@ mod tests {
     fn conditions_compare_values_by_their_type() {
         let holds = |text: &str, value: Arg| text.parse::<Condition>().unwrap().holds(&value, false);
         assert!(holds("id=7", Arg::Int(7)) && !holds("id = 7", Arg::Int(77)) && holds("id>=7", Arg::Int(10)));
+        for (text, less, equal, more) in [
+            ("id<7", true, false, false),
+            ("id<=7", true, true, false),
+            ("id=7", false, true, false),
+            ("id!=7", true, false, true),
+            ("id>=7", false, true, true),
+            ("id>7", false, false, true),
+        ] {
+            assert_eq!([6, 7, 8].map(|id| holds(text, Arg::Int(id))), [less, equal, more], "{text}");
+        }
         assert!(holds("at<2026-03-01", Arg::from("2026-02-28 10:00:00")));
         assert!(holds("name=a=b", Arg::from("a=b")) && holds("name!=a", Arg::from("b")));
         assert!(holds("name=NULL", Arg::Null) && !holds("name!=null", Arg::Null) && !holds("id<7", Arg::Null));

@@ -13,13 +13,22 @@ use daymend::{
             filter::Filter,
             prune,
         },
+        lease,
         settle::{self, Failure},
     },
     runs::{self, RunState},
 };
 
-use super::{LIMIT, LONG, days, failure, new_run, take_one, worker};
-use crate::support::{Engine, TestDb, wait_until};
+use super::{LIMIT, LONG, count, days, end_lease, failure, new_run, take_one, worker};
+use crate::{
+    on_both,
+    support::{Engine, TestDb, wait_until},
+};
+
+on_both! {
+    workers_that_live_or_have_left_a_trace_stay;
+    a_run_of_several_batches_goes_as_a_whole;
+}
 
 const RETRY: Change = Change::Retry { backing_off: false };
 
@@ -93,4 +102,34 @@ async fn a_log_that_must_not_be_pruned_keeps_nothing_else_from_it() {
     assert_eq!(prune::prune_outlived(&db.db, Duration::ZERO).await.unwrap(), 1);
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 0);
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_admin_log").await, 2);
+}
+
+async fn workers_that_live_or_have_left_a_trace_stay(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let [living, failed, gone] = [worker(&db, LONG).await, worker(&db, LONG).await, worker(&db, LONG).await];
+    new_run(&db, JobKind::Repair, &[(1, days(1))]).await;
+    let job = take_one(&db, failed).await;
+    assert!(settle::fail(&db.db, failed, &job, &failure(LONG)).await.unwrap());
+    for dead in [failed, gone] {
+        end_lease(&db, dead).await;
+    }
+    // All of them were heard of before just now.
+    assert_eq!(prune::prune(&db.db, &Filter::default(), Duration::ZERO, "a test").await.unwrap(), 0);
+    let left = db.rows("SELECT id FROM daymend_workers ORDER BY id", args![]).await;
+    let left: Vec<i64> = left.iter().map(|row| row.int(0).unwrap()).collect();
+    assert_eq!(left, [living, failed]);
+    assert!(lease::heartbeat(&db.db, living, LONG).await.unwrap());
+}
+
+async fn a_run_of_several_batches_goes_as_a_whole(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    for jobs in [2500, 1, 1] {
+        let run = new_run(&db, JobKind::Rebuild, &[(1, days(jobs))]).await;
+        assert_eq!(change::cancel_run(&db.db, run, "a test").await.unwrap(), Some(jobs));
+    }
+    let pruned = prune::prune(&db.db, &Filter::default(), Duration::ZERO, "a test").await.unwrap();
+    assert_eq!((pruned, count(&db, "cancelled").await), (2502, 0));
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 0);
+    let logged = "SELECT CAST(SUM(jobs) AS SIGNED) FROM daymend_admin_log WHERE action = 'prune'";
+    assert_eq!(db.number(logged).await, 2502);
 }

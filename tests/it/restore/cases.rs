@@ -17,6 +17,8 @@ on_both! {
     what_was_deleted_on_purpose_stays_away_with_what_hangs_on_it;
     the_map_can_be_edited;
     a_reused_id_is_not_present;
+    one_row_stands_for_one_other_at_most;
+    keys_that_disagree_say_nothing;
     rows_that_were_touched_since_are_not_undone;
     a_filter_and_a_row_of_snapshots_say_when_rows_vanished;
     tables_that_cannot_be_compared_differ;
@@ -211,6 +213,52 @@ async fn a_reused_id_is_not_present(engine: Engine) {
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner IN (1, 2)").await, 0, "nobody else's pets");
 }
 
+/// Three of the same name have vanished, and one of that name was entered again: nobody knows who of them.
+async fn one_row_stands_for_one_other_at_most(engine: Engine) {
+    let scene = people(engine).await;
+    scene.execute_all(&["UPDATE people SET name = 'Ann' WHERE id < 4".to_owned()]).await;
+    let name = scene.take().await.to_string();
+    let sql = [
+        "DELETE FROM pets WHERE id < 4",
+        "DELETE FROM people WHERE id < 4",
+        // Two ids are free, and somebody else has got the third.
+        "INSERT INTO people VALUES (3, 'new', 'Bob'), (10, 'again', 'Ann')",
+    ];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let relations = scene.file("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'name'\n");
+    let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
+    assert_eq!((rows(&report, "mapped")["people"], rows(&report, "ambiguous")["people"]), (1, 2), "{report}");
+    assert_eq!(rows(&report, "deferred")["pets"], 2);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner = 10").await, 1);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner = 3").await, 0);
+}
+
+/// Nobody has said which of two keys identifies somebody.
+async fn keys_that_disagree_say_nothing(engine: Engine) {
+    let table = "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, code VARCHAR(20) NULL UNIQUE, card VARCHAR(20) NULL UNIQUE)";
+    let scene = Scene::new(engine, &[table, PEOPLE[1]]).await;
+    let sql = [
+        "INSERT INTO people VALUES (1, 'a', 'x'), (2, 'b', 'y'), (3, 'c', 'z')",
+        "INSERT INTO pets VALUES (1, 1, 'p'), (2, 2, 'p'), (3, 3, 'p')",
+    ];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let name = scene.take().await.to_string();
+    let sql = [
+        "DELETE FROM pets",
+        "DELETE FROM people",
+        // Of the first the keys are with two, of the second one is with somebody who has another card.
+        "INSERT INTO people VALUES (10, 'a', 'new'), (11, 'new', 'x'), (12, 'b', 'other'), (13, 'c', 'z')",
+    ];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    // What a person has to decide is reason enough for the exit code.
+    let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--table", "people"]);
+    assert!(rows(&report, "deferred").is_empty(), "{report}");
+    let report = scene.json(3, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!((rows(&report, "ambiguous")["people"], rows(&report, "mapped")["people"]), (2, 1), "{report}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 1, "{report}");
+    assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 3").await, 13);
+}
+
 async fn rows_that_were_touched_since_are_not_undone(engine: Engine) {
     let scene = people(engine).await;
     let name = scene.take().await.to_string();
@@ -266,6 +314,11 @@ async fn a_filter_and_a_row_of_snapshots_say_when_rows_vanished(engine: Engine) 
     let diff = scene.json(3, &["diff", &first, &second, "live", "--where", "owner=3"]);
     assert!(differences(&diff[0]).is_empty());
     assert_eq!(differences(&diff[1])["pets"], [1, 0, 0, 0]);
+    // A row that was not meant and is now, or the other way round, has changed.
+    for condition in ["name=new", "name!=new"] {
+        let diff = scene.json(3, &["diff", &second, "--table", "pets", "--where", "id=4", "--where", condition]);
+        assert_eq!(differences(&diff[0])["pets"], [0, 0, 1, 0], "{condition}: {diff}");
+    }
     scene.json(0, &["diff", &first, "--where", "name=x' OR '1'='1"]);
     scene.json(0, &["diff", &first, &second, "--table", "people"]);
 }

@@ -1,13 +1,13 @@
 //! What a person in a hurry does to a restore: parts of it, again and again, and edits in between.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::{io::Write as _, os::unix::fs::PermissionsExt as _};
 
 use daymend::{
     args,
     db::{Mode, Query},
 };
 
-use super::{Scene, rows};
+use super::{Scene, cases::people, rows};
 use crate::{
     on_both,
     support::{Engine, process::command},
@@ -18,7 +18,11 @@ on_both! {
     a_reference_that_somebody_has_emptied_stays_empty;
     a_row_that_somebody_has_changed_is_not_taken_out;
     an_undo_that_is_through_is_no_error;
+    a_row_that_was_restored_twice_is_named_once;
+    a_line_that_a_crash_has_torn_spoils_no_other;
     what_a_trigger_writes_meanwhile_keeps_no_reference_empty;
+    a_reference_that_a_trigger_has_filled_in_stays_so;
+    the_undo_file_of_another_snapshot_is_not_written_on;
     nobody_else_may_read_what_is_written_down;
 }
 
@@ -151,6 +155,83 @@ async fn an_undo_that_is_through_is_no_error(engine: Engine) {
     assert!(scene.run(2, &["undo", &undo]).contains("cannot be read"), "a file that never was");
 }
 
+async fn a_row_that_was_restored_twice_is_named_once(engine: Engine) {
+    let scene = people(engine).await;
+    let name = scene.take().await.to_string();
+    for _ in 0..2 {
+        scene.db.execute("DELETE FROM pets WHERE id < 3", args![]).await;
+        assert_eq!(scene.json(0, &["restore", &name, "--missing", "--apply"])["applied"]["inserted"], 2);
+    }
+    scene.db.execute("UPDATE pets SET name = 'renamed' WHERE id = 1", args![]).await;
+    let undone = scene.json(3, &["undo", &scene.path("undo.jsonl").display().to_string()]);
+    assert_eq!((&undone["removed"], &undone["left"][0]["keys"]), (&1.into(), &serde_json::json!(["1"])), "{undone}");
+}
+
+/// The last line of the undo file was never whole, and its transaction never committed.
+async fn a_line_that_a_crash_has_torn_spoils_no_other(engine: Engine) {
+    let scene = people(engine).await;
+    let name = scene.take().await.to_string();
+    let before = scene.dump().await;
+    let undo = scene.path("undo.jsonl").display().to_string();
+    for pet in [1, 2] {
+        scene.db.execute(&format!("DELETE FROM pets WHERE id = {pet}"), args![]).await;
+        assert_eq!(scene.json(0, &["restore", &name, "--missing", "--apply"])["applied"]["inserted"], 1);
+        let mut file = std::fs::File::options().append(true).open(&undo).unwrap();
+        file.write_all(b"{\"op\":\"insert\",\"table\":\"pe").unwrap();
+    }
+    assert!(scene.dump().await == before);
+    assert_eq!(scene.json(0, &["undo", &undo])["removed"], 2);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 7);
+}
+
+/// A statement that somebody kills says nothing of its row: it is not set aside as one that cannot come back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_whose_statement_is_killed_is_not_deferred() {
+    let scene = people(Engine::MariaDb).await;
+    let name = scene.take().await.to_string();
+    scene.db.execute("DELETE FROM pets WHERE id = 1", args![]).await;
+    let slow = "CREATE TRIGGER slow BEFORE INSERT ON pets FOR EACH ROW DO SLEEP(600)";
+    scene.db.execute(slow, args![]).await;
+    let args = scene.args(&["restore", &name, "--missing", "--apply", "--json"]);
+    let mut restore = command(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    let restore = tokio::task::spawn_blocking(move || restore.output().expect("daymend runs"));
+    let sleeping = "SELECT COALESCE(MAX(id), 0) FROM information_schema.processlist
+                    WHERE db = DATABASE() AND state = 'User sleep'";
+    let limit = std::time::Duration::from_secs(30);
+    crate::support::wait_until("the insert", limit, async || scene.db.number(sleeping).await > 0).await;
+    let id = scene.db.number(sleeping).await;
+    scene.db.execute(&format!("KILL QUERY {id}"), args![]).await;
+    let output = restore.await.unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 8);
+}
+
+/// Somebody begins to refer to a row that is about to go, by a key that takes its rows along: the undo waits for
+/// the end of that, and sees it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_begins_to_refer_to_a_row_loses_nothing() {
+    let scene = people(Engine::MariaDb).await;
+    let name = scene.take().await.to_string();
+    let lose = ["DELETE FROM pets WHERE id = 1", "DELETE FROM people WHERE id = 1"];
+    scene.execute_all(&lose.map(str::to_owned)).await;
+    scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    let toys = "CREATE TABLE toys (id BIGINT NOT NULL PRIMARY KEY, pet BIGINT NOT NULL,
+                FOREIGN KEY (pet) REFERENCES pets (id) ON DELETE CASCADE)";
+    scene.db.execute(toys, args![]).await;
+    let mut user = scene.db.admin.begin(Mode::Write).await.unwrap();
+    user.execute(Query::new("test", "INSERT INTO toys VALUES (1, 1)"), args![]).await.unwrap();
+    let args = scene.args(&["undo", &scene.path("undo.jsonl").display().to_string()]);
+    let mut undo = command(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    let undo = tokio::task::spawn_blocking(move || undo.output().expect("daymend runs"));
+    // It tries again and again; were it to wait with its DELETE, that would be long enough.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert!(!undo.is_finished(), "{:?}", undo.await);
+    user.commit().await.unwrap();
+    let output = undo.await.unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM toys JOIN pets ON pets.id = toys.pet").await, 1, "{output:?}");
+}
+
 async fn what_a_trigger_writes_meanwhile_keeps_no_reference_empty(engine: Engine) {
     let case = super::taken_out::Case::new(engine, false).await;
     let scene = &case.scene;
@@ -163,6 +244,35 @@ async fn what_a_trigger_writes_meanwhile_keeps_no_reference_empty(engine: Engine
     let report = case.restore(0);
     assert_eq!((&report["applied"]["filled"], &report["applied"]["changed"]), (&2.into(), &0.into()), "{report}");
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM members WHERE leads = id * 10").await, 2);
+}
+
+async fn a_reference_that_a_trigger_has_filled_in_stays_so(engine: Engine) {
+    let case = super::taken_out::Case::new(engine, false).await;
+    let scene = &case.scene;
+    let write = "UPDATE members SET leads = 10 WHERE id = 2";
+    let trigger = match engine {
+        Engine::Sqlite => format!("CREATE TRIGGER leads AFTER INSERT ON teams WHEN NEW.id = 20 BEGIN {write}; END"),
+        Engine::MariaDb => {
+            format!("CREATE TRIGGER leads AFTER INSERT ON teams FOR EACH ROW IF NEW.id = 20 THEN {write}; END IF")
+        }
+    };
+    scene.execute_all(&["DELETE FROM teams".to_owned(), trigger]).await;
+    let report = case.restore(0);
+    assert_eq!(report["applied"]["filled"], 1, "{report}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM members WHERE leads = 10").await, 2, "{report}");
+}
+
+async fn the_undo_file_of_another_snapshot_is_not_written_on(engine: Engine) {
+    let scene = people(engine).await;
+    let [first, second] = [scene.take().await.to_string(), scene.take().await.to_string()];
+    let mut written = Vec::new();
+    for (pet, name, code) in [(1, &first, 0), (2, &second, 1)] {
+        scene.db.execute(&format!("DELETE FROM pets WHERE id = {pet}"), args![]).await;
+        assert_eq!(scene.run_any(&["restore", name, "--missing", "--apply"]), Some(code));
+        written.push(std::fs::read(scene.path("undo.jsonl")).unwrap());
+    }
+    assert!(written[0] == written[1]);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 8, "the second is not restored");
 }
 
 async fn nobody_else_may_read_what_is_written_down(engine: Engine) {

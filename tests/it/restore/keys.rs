@@ -1,9 +1,12 @@
 //! Keys of types that the server compares in its own way.
 
-use super::Scene;
+use daymend::args;
+
+use super::{Scene, rows};
 use crate::{on_both, support::Engine};
 
 on_both! {
+    who_is_written_in_other_letters_is_the_same;
     a_row_that_does_not_stay_where_it_is_put_is_deferred;
 }
 
@@ -76,4 +79,47 @@ async fn a_condition_on_a_price_is_one_on_a_number() {
         let diff = scene.json(3, &["diff", &name, "--where", condition]);
         assert_eq!(super::differences(&diff[0])["bills"], [rows, 0, 0, 0], "{condition}: {diff}");
     }
+}
+
+/// As the database compares: it would not take both.
+async fn who_is_written_in_other_letters_is_the_same(engine: Engine) {
+    let letters = if engine == Engine::Sqlite { "COLLATE NOCASE" } else { "COLLATE utf8mb4_general_ci" };
+    let people = format!(
+        "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, code VARCHAR(20) CHARACTER SET utf8mb4 {letters} UNIQUE)"
+    );
+    let people = if engine == Engine::Sqlite { people.replace("CHARACTER SET utf8mb4 ", "") } else { people };
+    let pets = "CREATE TABLE pets (id BIGINT NOT NULL PRIMARY KEY, owner BIGINT NULL, FOREIGN KEY (owner) REFERENCES people (id))";
+    let scene = Scene::new(engine, &[&people, pets]).await;
+    let sql = ["INSERT INTO people VALUES (1, 'ann'), (2, 'bob')", "INSERT INTO pets VALUES (1, 1), (2, 2)"];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let name = scene.take().await.to_string();
+    let sql = ["DELETE FROM pets", "DELETE FROM people", "INSERT INTO people VALUES (10, 'Ann')"];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!((rows(&report, "mapped")["people"], rows(&report, "restored")["people"]), (1, 1), "{report}");
+    assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 1").await, 10);
+}
+
+/// A key that only some rows have to keep tells nobody apart: neither whom a row stands for, nor rows of a snapshot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_of_some_rows_is_nobodys_identity() {
+    let tables = [
+        "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, code TEXT NOT NULL, gone INT NOT NULL)",
+        "CREATE TABLE visits (code TEXT NOT NULL, gone INT NOT NULL, at TEXT NOT NULL)",
+    ];
+    let scene = Scene::new(Engine::Sqlite, &tables).await;
+    for table in ["people", "visits"] {
+        let unique = format!("CREATE UNIQUE INDEX {table}_code ON {table} (code) WHERE gone = 0");
+        scene.db.execute(&unique, args![]).await;
+    }
+    let sql =
+        ["INSERT INTO people VALUES (1, 'a', 1)", "INSERT INTO visits VALUES ('a', 1, 'noon'), ('a', 1, 'night')"];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let name = scene.take().await.to_string();
+    let sql = ["DELETE FROM people", "DELETE FROM visits", "INSERT INTO people VALUES (10, 'a', 0)"];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(report["applied"]["inserted"], 3, "{report}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE code = 'a'").await, 2);
+    assert_eq!(scene.db.number("SELECT COUNT(DISTINCT at) FROM visits").await, 2);
 }

@@ -1,5 +1,8 @@
 //! A restore of the lab system's own tables: its days are recomputed, and audited.
 
+use std::collections::BTreeSet;
+
+use daymend::{args, queue::ids_of};
 use serde_json::Value as Json;
 
 use super::Scene;
@@ -16,6 +19,10 @@ use crate::{
 on_both! {
     days_of_restored_facts_are_repaired_and_audited;
     an_audit_that_finds_drift_is_heard;
+    a_repair_that_fails_is_heard;
+    days_that_cannot_be_enqueued_are_heard;
+    a_day_that_is_not_over_is_left_to_the_nightly_run;
+    an_undo_that_is_run_again_knows_the_days_of_rows_that_are_gone;
     without_wait_the_run_is_left_to_the_workers;
     the_days_of_one_table_alone_are_repaired_too;
     a_bill_whose_time_nobody_can_read_keeps_no_other_day_waiting;
@@ -126,11 +133,73 @@ async fn an_audit_that_finds_drift_is_heard(engine: Engine) {
     assert!(out.contains("completed") && out.contains("\ndrift: "), "{out}");
 }
 
+/// The worker goes by rules that the database cannot carry out.
+async fn a_repair_that_fails_is_heard(engine: Engine) {
+    let (scene, name) = lab(engine).await;
+    lose(&scene).await;
+    let jobs = jobs_with(match engine {
+        Engine::MariaDb => "POW(10, 400 + billing.id) > 0",
+        Engine::Sqlite => "abs(-9223372036854775807 - 1) > 0",
+    });
+    let jobs = jobs.path().display().to_string();
+    let _worker = Process::start(&scene.db, &["--now", NOW, "--jobs-dir", &jobs, "worker"]);
+    let args = command(&["restore"], &[&name, "--missing", "--apply", "--wait", "--now", NOW, "--attempts", "1"]);
+    let done = scene.json(1, &strs(&args));
+    assert_eq!((&done["state"], &done["audit"]), (&"failed".into(), &Json::Null), "{done}");
+}
+
+/// The rows are back, and it is said that their days are not.
+async fn days_that_cannot_be_enqueued_are_heard(engine: Engine) {
+    let (scene, name) = lab(engine).await;
+    lose(&scene).await;
+    let lost = scene.db.number("SELECT COUNT(*) FROM billing").await;
+    scene.db.execute("INSERT INTO daymend_schema VALUES (999, 'later', '2026-01-01 00:00:00')", vec![]).await;
+    let args = command(&["restore"], &[&name, "--missing", "--apply", "--now", NOW]);
+    let done = scene.json(1, &strs(&args));
+    assert_eq!(done["run"], Json::Null, "{done}");
+    assert!(scene.db.number("SELECT COUNT(*) FROM billing").await > lost);
+}
+
+async fn a_day_that_is_not_over_is_left_to_the_nightly_run(engine: Engine) {
+    let (scene, _) = lab(engine).await;
+    let insert = "INSERT INTO billing (id, lab_id, billTime, isCancelled, modified_at) VALUES";
+    let today = format!("{insert} (77, 1, '2026-06-15 10:00:00', 0, '2026-06-15 10:00:00')");
+    scene.execute_all(&[today]).await;
+    let name = take(&scene);
+    scene.execute_all(&["DELETE FROM billing WHERE id = 77".to_owned()]).await;
+    let args = command(&["restore"], &[&name, "--missing", "--apply", "--now", NOW]);
+    let done = scene.json(0, &strs(&args));
+    assert_eq!((&done["applied"]["inserted"], &done["run"]), (&1.into(), &Json::Null), "{done}");
+    assert_eq!(done["days"]["labs"], serde_json::json!([]), "{done}");
+}
+
+async fn an_undo_that_is_run_again_knows_the_days_of_rows_that_are_gone(engine: Engine) {
+    let (scene, name) = lab(engine).await;
+    lose(&scene).await;
+    scene.json(0, &strs(&command(&["restore"], &[&name, "--missing", "--apply", "--now", NOW])));
+    // Of one row that somebody has changed nothing is taken back, and the file stays.
+    let change = "UPDATE collectedSample SET isAccessed = 1 - isAccessed WHERE id = (SELECT id FROM
+                  (SELECT MIN(collectedSample.id) AS id FROM collectedSample JOIN billing ON billing.id = billing_id
+                   WHERE billTime >= '2026-06-05' AND billTime < '2026-06-06') AS one)";
+    assert_eq!(scene.db.execute(change, vec![]).await, 1);
+    let undo = scene.path("undo.jsonl").display().to_string();
+    let mut days = Vec::new();
+    for _ in 0..2 {
+        let undone = scene.json(3, &strs(&command(&["undo"], &[&undo, "--now", NOW])));
+        let (first, last) = ids_of(undone["run"].as_i64().unwrap());
+        let jobs = scene.db.rows("SELECT day FROM daymend_jobs WHERE id BETWEEN ? AND ?", args![first, last]).await;
+        days.push(jobs.iter().map(|job| job.date(0).unwrap().to_string()).collect::<BTreeSet<_>>());
+    }
+    assert!(days[0].len() >= 5 && days[0].contains("2026-06-02"), "{days:?}");
+    assert_eq!(days[0], days[1]);
+}
+
 async fn without_wait_the_run_is_left_to_the_workers(engine: Engine) {
     let (scene, name) = lab(engine).await;
     lose(&scene).await;
-    let args = command(&["restore"], &[&name, "--missing", "--apply", "--now", NOW]);
+    let args = command(&["restore"], &[&name, "--missing", "--apply", "--now", NOW, "--max-shrink", "30%"]);
     let out = scene.run(0, &strs(&args));
+    assert_eq!(scene.db.number("SELECT max_shrink FROM daymend_runs ORDER BY id DESC LIMIT 1").await, 30);
     assert!(out.contains("follow it with `daymend runs watch") && out.contains("`daymend audit`"), "{out}");
     scene.db.drain(NOW.parse().unwrap()).await;
     assert_true(&scene).await;

@@ -9,6 +9,7 @@ on_both! {
     what_went_in_for_a_row_that_never_came_is_taken_out_again;
     what_others_refer_to_by_then_stays_and_is_reported;
     what_a_killed_run_has_put_in_is_none_of_this_ones;
+    what_a_run_has_left_knowingly_the_next_one_leaves;
 }
 
 /// Every member leads a team or none, and each team has a first member: a circle with one nullable side.
@@ -136,4 +137,15 @@ async fn what_a_killed_run_has_put_in_is_none_of_this_ones(engine: Engine) {
     let report = case.restore(3);
     assert_eq!(case.scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2").await, 0, "{report}");
     assert_eq!(report["applied"]["inserted"], 2, "the first circle: {report}");
+}
+
+/// Nobody refers to it any more, and nobody has asked for it to go.
+async fn what_a_run_has_left_knowingly_the_next_one_leaves(engine: Engine) {
+    let case = Case::new(engine, true).await;
+    case.restore(3);
+    case.scene.db.execute("DELETE FROM badges", args![]).await;
+    let again = ["restore", &case.name, "--missing", "--apply", "--relations", &case.relations];
+    let report = case.scene.json(3, &[again.as_slice(), &["--exclude", "badges:7"]].concat());
+    let left = case.scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2 AND leads IS NULL").await;
+    assert_eq!(left, 1, "{report}");
 }

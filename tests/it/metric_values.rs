@@ -1,0 +1,341 @@
+//! What the metrics say is so: an alert that looks at a gauge which never moves does not fire.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use daymend::{
+    args,
+    db::instant_text,
+    queue::{PAUSED, claim, lease},
+};
+
+use crate::{
+    on_both,
+    support::{
+        Engine, TestDb,
+        doctor::{NOW, now},
+        http::get,
+        process::{Process, run_ok},
+        wait_until,
+        work::jobs_with,
+    },
+};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// How much older than planted something may look, in seconds.
+const SLACK: f64 = 120.0;
+
+on_both! {
+    gauges_say_what_is_there;
+    days_that_cannot_be_enqueued_are_overdue;
+    counters_of_the_scheduler_count_what_it_does;
+    counters_of_the_worker_count_what_it_does;
+    counters_of_the_audit_count_what_it_finds;
+    a_snapshot_that_fails_is_counted;
+}
+
+/// The samples of a process' page, each with its labels.
+fn samples(address: &str) -> BTreeMap<String, f64> {
+    let page = get(address, "/metrics").unwrap().body;
+    let lines = page.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
+    lines.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
+}
+
+/// Waits until a process says all of this.
+async fn wait_for(address: &str, expected: &[(&str, f64)]) -> BTreeMap<String, f64> {
+    let begun = std::time::Instant::now();
+    loop {
+        let found = samples(address);
+        let wrong = expected.iter().filter(|(name, value)| found.get(*name) != Some(value));
+        let wrong: Vec<_> = wrong.map(|(name, value)| (name, value, found.get(*name))).collect();
+        if wrong.is_empty() {
+            return found;
+        }
+        assert!(begun.elapsed() < LIMIT, "(metric, expected, found): {wrong:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn seconds(moment: &str) -> f64 {
+    moment.parse::<DateTime<Utc>>().unwrap().timestamp() as f64
+}
+
+/// A moment before the database's present, as it is stored.
+async fn ago(db: &TestDb, hours: i64) -> String {
+    instant_text(db.db.database_now().await.unwrap() - TimeDelta::hours(hours))
+}
+
+/// Four labs, of which one cannot be scheduled; yesterday is in the summary.
+async fn labs(engine: Engine) -> TestDb {
+    let db = TestDb::new(engine).await;
+    for (lab, zone) in [(1, "Asia/Kolkata"), (2, "Asia/Kolkata"), (3, "Africa/Cairo"), (4, "Mars/Base")] {
+        db.add_lab(lab, Some(zone)).await;
+        db.fill_lab(lab, "2026-06-05".parse().unwrap(), 10, 2).await;
+    }
+    db.settle(now()).await;
+    db
+}
+
+async fn gauges_say_what_is_there(engine: Engine) {
+    let db = labs(engine).await;
+    // A nightly run that was done at five, one of the same zone that failed at six, and jobs that were discarded:
+    // of a lab that is where it was, and of one that has moved since.
+    let sql = [
+        "UPDATE daymend_runs SET finished_at = '2026-06-15 05:00:00' WHERE kind = 'nightly'",
+        "INSERT INTO daymend_runs (rollup, kind, state, reason, requested_by, time_zone, as_of, event_name, created_at, finished_at)
+         SELECT rollup, kind, 'failed', reason, requested_by, time_zone, as_of, event_name, created_at, '2026-06-15 06:00:00'
+         FROM daymend_runs WHERE time_zone = 'Asia/Kolkata'",
+        "UPDATE daymend_jobs SET state = 'discarded' WHERE lab_id IN (2, 3)",
+        "UPDATE labs SET labTimeZone = 'Europe/Berlin' WHERE id = 3",
+    ];
+    for sql in sql {
+        db.execute(sql, vec![]).await;
+    }
+    // A repair that is under way, with a job in each state.
+    let repair = ["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-09", "--to", "2026-06-13"];
+    run_ok(&db, &repair);
+    let run = db.number("SELECT MAX(id) FROM daymend_runs").await;
+    let later = (db.db.database_now().await.unwrap() + TimeDelta::days(1)).timestamp_micros();
+    for (day, change, args) in [
+        ("2026-06-09", "state = 'running', sort_key = ?", args![1_i64]),
+        ("2026-06-10", "state = 'completed', sort_key = ?", args![1_i64]),
+        ("2026-06-11", "sort_key = ?", args![PAUSED]),
+        ("2026-06-12", "sort_key = ?", args![later]),
+    ] {
+        let sql = format!("UPDATE daymend_jobs SET {change} WHERE day = '{day}' AND id >= {run} * 100000000");
+        assert_eq!(db.execute(&sql, args).await, 1);
+    }
+    let hour = args![ago(&db, 1).await, run];
+    db.execute("UPDATE daymend_runs SET created_at = ? WHERE id = ?", hour).await;
+    run_ok(&db, &["queue", "pause", "rebuild"]);
+    run_ok(&db, &["queue", "pause", "--lab", "1"]);
+    // Marks that have to wait: their day is not over, and has been enqueued.
+    db.execute("UPDATE daymend_labs SET enqueued_through = '2026-06-15' WHERE lab_id = 2", vec![]).await;
+    for hours in [2, 0] {
+        let mark = "INSERT INTO daymend_dirty (lab_id, bill_time, marked_at) VALUES (2, '2026-06-15 10:00:00', ?)";
+        db.execute(mark, args![ago(&db, hours).await]).await;
+    }
+    // Tonight's audit and today's snapshot are done.
+    let sql = [
+        "INSERT INTO daymend_audits (rollup, night, state, started_at, finished_at)
+         VALUES ('historical_summary', '2026-06-15', 'completed', '2026-06-15 04:30:00', '2026-06-15 04:31:00')",
+        "INSERT INTO daymend_audit_labs (rollup, lab_id, audited_at)
+         VALUES ('historical_summary', 1, '2026-06-11 00:00:00'), ('historical_summary', 2, '2026-06-10 00:00:00'),
+                ('historical_summary', 3, NULL)",
+        "INSERT INTO daymend_snapshots (day, state, attempt, due_us, size, took_ms, finished_at)
+         VALUES ('2026-06-15', 'done', 1, 0, 12345, 1500, '2026-06-15 02:05:00')",
+    ];
+    for sql in sql {
+        db.execute(sql, vec![]).await;
+    }
+    let store = tempfile::tempdir().unwrap();
+    let store = store.path().to_str().unwrap();
+    let arguments = ["--now", NOW, "scheduler", "--lab-metrics", "--snapshot-to", store];
+    let (_scheduler, address) = Process::start_with_pages(&db, &arguments);
+    let expected = [
+        ("daymend_jobs{kind=\"nightly\",state=\"discarded\"}", 2.0),
+        ("daymend_jobs{kind=\"repair\",state=\"available\"}", 1.0),
+        ("daymend_jobs{kind=\"repair\",state=\"backing_off\"}", 1.0),
+        ("daymend_jobs{kind=\"repair\",state=\"paused\"}", 1.0),
+        ("daymend_jobs{kind=\"repair\",state=\"running\"}", 1.0),
+        ("daymend_jobs{kind=\"repair\",state=\"discarded\"}", 0.0),
+        ("daymend_running_run_jobs{kind=\"repair\"}", 5.0),
+        ("daymend_running_run_jobs_ended{kind=\"repair\"}", 1.0),
+        ("daymend_runs{kind=\"repair\",state=\"running\"}", 1.0),
+        ("daymend_runs{kind=\"repair\",state=\"failed\"}", 0.0),
+        ("daymend_runs{kind=\"nightly\",state=\"failed\"}", 1.0),
+        ("daymend_oldest_waiting_job_age_seconds{kind=\"nightly\"}", 0.0),
+        ("daymend_paused{kind=\"rebuild\"}", 1.0),
+        ("daymend_paused{kind=\"repair\"}", 0.0),
+        ("daymend_labs_paused", 1.0),
+        ("daymend_workers_alive", 0.0),
+        ("daymend_labs{time_zone=\"Asia/Kolkata\"}", 2.0),
+        ("daymend_labs{time_zone=\"Europe/Berlin\"}", 1.0),
+        ("daymend_labs_unusable", 1.0),
+        ("daymend_lab_unusable{lab=\"4\"}", 1.0),
+        ("daymend_nightly_overdue{time_zone=\"Asia/Kolkata\"}", 1.0),
+        ("daymend_nightly_overdue{time_zone=\"Africa/Cairo\"}", 1.0),
+        ("daymend_nightly_overdue{time_zone=\"Europe/Berlin\"}", 0.0),
+        ("daymend_lab_nightly_overdue{lab=\"1\"}", 0.0),
+        ("daymend_lab_nightly_overdue{lab=\"2\"}", 1.0),
+        ("daymend_lab_jobs{lab=\"1\",state=\"backing_off\"}", 1.0),
+        ("daymend_nightly_completed_timestamp_seconds{time_zone=\"Asia/Kolkata\"}", seconds("2026-06-15T05:00:00Z")),
+        ("daymend_audit_last_end_timestamp_seconds", seconds("2026-06-15T04:31:00Z")),
+        ("daymend_audit_oldest_timestamp_seconds", seconds("2026-06-10T00:00:00Z")),
+        ("daymend_audit_labs_pending", 1.0),
+        ("daymend_snapshot_completed_timestamp_seconds", seconds("2026-06-15T02:05:00Z")),
+        ("daymend_snapshot_size_bytes", 12345.0),
+        ("daymend_snapshot_duration_seconds", 1.5),
+    ];
+    let found = wait_for(&address, &expected).await;
+    for (name, age) in [
+        ("daymend_oldest_waiting_job_age_seconds{kind=\"repair\"}", 3600.0),
+        ("daymend_dirty_oldest_mark_age_seconds", 7200.0),
+    ] {
+        assert!((age..age + SLACK).contains(&found[name]), "{name} {}", found[name]);
+    }
+    let _worker = lease::register(&db.db, "a test", LIMIT).await.unwrap();
+    lease::register(&db.db, "dead", Duration::ZERO).await.unwrap();
+    wait_for(&address, &[("daymend_workers_alive", 1.0)]).await;
+}
+
+/// A tick that fails does not look like one that has succeeded, and its days are overdue.
+async fn days_that_cannot_be_enqueued_are_overdue(engine: Engine) {
+    let db = labs(engine).await;
+    db.execute("UPDATE daymend_labs SET enqueued_through = '2026-06-12' WHERE lab_id = 2", vec![]).await;
+    let refuse = match engine {
+        Engine::MariaDb => {
+            "CREATE TRIGGER refuse BEFORE UPDATE ON daymend_labs FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no'"
+        }
+        Engine::Sqlite => "CREATE TRIGGER refuse BEFORE UPDATE ON daymend_labs BEGIN SELECT RAISE(ABORT, 'no'); END",
+    };
+    db.execute(refuse, vec![]).await;
+    let (_scheduler, address) = Process::start_with_pages(&db, &["--now", NOW, "scheduler", "--lab-metrics"]);
+    let overdue =
+        [("daymend_nightly_overdue{time_zone=\"Asia/Kolkata\"}", 2.0), ("daymend_lab_nightly_overdue{lab=\"2\"}", 2.0)];
+    wait_for(&address, &overdue).await;
+    let failed = "daymend_scheduler_ticks_total{result=\"failed\"}";
+    wait_until("a tick to fail", LIMIT, async || samples(&address)[failed] > 0.0).await;
+    let found = samples(&address);
+    assert_eq!(found["daymend_scheduler_ticks_total{result=\"ok\"}"], 0.0);
+    assert_eq!(found.get("daymend_scheduler_last_tick_timestamp_seconds"), None);
+    assert!(get(&address, "/readyz").unwrap().body.contains("scheduler: has not begun yet"));
+    db.execute("DROP TRIGGER refuse", vec![]).await;
+    wait_for(&address, &[("daymend_jobs_enqueued_total{kind=\"nightly\"}", 2.0)]).await;
+    wait_until("a tick to succeed", LIMIT, async || {
+        samples(&address).contains_key("daymend_scheduler_last_tick_timestamp_seconds")
+    })
+    .await;
+}
+
+async fn counters_of_the_scheduler_count_what_it_does(engine: Engine) {
+    let db = labs(engine).await;
+    // Somebody asks for a rebuild, and thinks better of it.
+    let record = db.request_rebuild(1).await;
+    db.tick(now()).await;
+    db.execute("DELETE FROM crelio_data_migrations WHERE id = ?", args![record]).await;
+    // Runs that end completed, failed and cancelled as soon as somebody looks.
+    for (lab, state) in [("1", "completed"), ("2", "discarded"), ("3", "cancelled")] {
+        run_ok(&db, &["--now", NOW, "repair", "--lab", lab, "--day", "2026-06-10", "--to", "2026-06-11"]);
+        let sql = format!("UPDATE daymend_jobs SET state = '{state}' WHERE lab_id = {lab} AND kind = 'repair'");
+        assert_eq!(db.execute(&sql, vec![]).await, 2);
+    }
+    for bill_time in ["2026-06-12 06:00:00", "2026-06-12 07:00:00", "2026-06-15 10:00:00"] {
+        let mark = "INSERT INTO daymend_dirty (lab_id, bill_time, marked_at) VALUES (1, ?, '2026-06-15 11:00:00')";
+        db.execute(mark, args![bill_time]).await;
+    }
+    db.execute("UPDATE daymend_labs SET enqueued_through = '2026-06-12' WHERE lab_id = 1", vec![]).await;
+    let (_scheduler, address) = Process::start_with_pages(&db, &["--now", NOW, "scheduler"]);
+    let expected = [
+        ("daymend_runs_ended_total{kind=\"repair\",result=\"completed\"}", 1.0),
+        ("daymend_runs_ended_total{kind=\"repair\",result=\"failed\"}", 1.0),
+        ("daymend_runs_ended_total{kind=\"repair\",result=\"cancelled\"}", 1.0),
+        ("daymend_runs_ended_total{kind=\"rebuild\",result=\"cancelled\"}", 1.0),
+        ("daymend_jobs_enqueued_total{kind=\"nightly\"}", 2.0),
+        ("daymend_jobs_enqueued_total{kind=\"repair\"}", 1.0),
+        ("daymend_dirty_jobs_enqueued_total", 1.0),
+        ("daymend_dirty_marks_total{outcome=\"repaired\"}", 2.0),
+        ("daymend_dirty_marks_total{outcome=\"not_over\"}", 1.0),
+    ];
+    wait_for(&address, &expected).await;
+}
+
+async fn counters_of_the_worker_count_what_it_does(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    for lab in 1..=2 {
+        db.add_lab(lab, Some("Asia/Kolkata")).await;
+        db.fill_lab(lab, "2026-06-05".parse().unwrap(), 8, 5).await;
+    }
+    let repair = ["--now", NOW, "repair", "--day", "2026-06-08", "--to", "2026-06-10", "--attempts", "1"];
+    run_ok(&db, &repair);
+    db.execute("UPDATE daymend_runs SET created_at = ?", args![ago(&db, 1).await]).await;
+    db.add_summary_row(1, "2026-06-09", 999, 0, "organization_bill", 3).await;
+    // Who held two days of the first lab is dead; one of them has cost too many workers already.
+    let dead = lease::register(&db.db, "dead", LIMIT).await.unwrap();
+    let held = claim::claim(&db.db, dead, 2).await.unwrap();
+    assert!(held.iter().all(|job| job.lab_id == 1), "{held:?}");
+    db.execute("UPDATE daymend_jobs SET lapses = 100 WHERE id = ?", args![held[0].id]).await;
+    db.execute("UPDATE daymend_workers SET lease_until_us = 0", vec![]).await;
+    db.execute("UPDATE labs SET labTimeZone = NULL WHERE id = 2", vec![]).await;
+    let worker = ["--now", NOW, "worker", "--lab-metrics", "--heartbeat", "1s"];
+    let (_worker, address) = Process::start_with_pages(&db, &worker);
+    let expected = [
+        ("daymend_leases_rescued_total", 2.0),
+        ("daymend_jobs_discarded_total{kind=\"repair\"}", 4.0),
+        ("daymend_attempts_total{kind=\"repair\",outcome=\"failed\"}", 3.0),
+        ("daymend_attempts_total{kind=\"repair\",outcome=\"corrected\"}", 2.0),
+        ("daymend_drift_found_total{kind=\"repair\"}", 1.0),
+        ("daymend_leases_lost_total", 0.0),
+    ];
+    let found = wait_for(&address, &expected).await;
+    let rows = db.number("SELECT COUNT(*) FROM operation_historical_summary").await as f64;
+    let inserted =
+        found.iter().filter(|(name, _)| name.starts_with("daymend_rows_corrected_total{change=\"inserted\""));
+    assert_eq!(inserted.map(|(_, rows)| rows).sum::<f64>(), rows, "{found:?}");
+    assert_eq!(found["daymend_rows_corrected_total{change=\"deleted\",event_type=\"organization_bill\"}"], 1.0);
+    assert_eq!(found["daymend_lab_rows_corrected_total{lab=\"1\",change=\"inserted\"}"], rows);
+    let waited = found["daymend_queue_latency_seconds_sum{kind=\"repair\"}"];
+    assert!(waited >= 3.0 * 3600.0, "those of the second lab have waited for an hour each: {waited}");
+    db.execute("UPDATE daymend_workers SET lease_until_us = 0", vec![]).await;
+    wait_for(&address, &[("daymend_leases_lost_total", 1.0)]).await;
+}
+
+/// Its run is cancelled while the worker looks at the day.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_settlement_that_is_refused_is_counted() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    db.fill_lab(1, "2026-06-08".parse().unwrap(), 5, 1).await;
+    let jobs = jobs_with("SLEEP(2) = 0");
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-10"]);
+    let (_worker, address) =
+        Process::start_with_pages(&db, &["--jobs-dir", jobs.path().to_str().unwrap(), "--now", NOW, "worker"]);
+    wait_until("the job to run", LIMIT, async || {
+        db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'running'").await == 1
+    })
+    .await;
+    run_ok(&db, &["runs", "cancel", &db.number("SELECT id FROM daymend_runs").await.to_string()]);
+    let refused = [
+        ("daymend_acks_refused_total", 1.0),
+        ("daymend_attempts_total{kind=\"repair\",outcome=\"refused\"}", 1.0),
+        ("daymend_attempts_total{kind=\"repair\",outcome=\"corrected\"}", 0.0),
+    ];
+    wait_for(&address, &refused).await;
+    assert_eq!(db.number("SELECT COUNT(*) FROM operation_historical_summary").await, 0);
+}
+
+async fn counters_of_the_audit_count_what_it_finds(engine: Engine) {
+    let db = labs(engine).await;
+    for lab in 1..=3 {
+        db.request_rebuild(lab).await;
+    }
+    db.settle(now()).await;
+    for (day, a) in [("2026-06-09", 998), ("2026-06-09", 999), ("2026-06-10", 999)] {
+        db.add_summary_row(1, day, a, 0, "organization_bill", 3).await;
+    }
+    let (_scheduler, address) = Process::start_with_pages(&db, &["--now", NOW, "scheduler"]);
+    let expected = [
+        ("daymend_audit_drifted_total", 2.0),
+        ("daymend_audit_differences_total{cause=\"ghost\"}", 3.0),
+        ("daymend_audit_differences_total{cause=\"missing\"}", 0.0),
+    ];
+    let found = wait_for(&address, &expected).await;
+    let audited = db.number("SELECT CAST(SUM(days_audited) AS SIGNED) FROM daymend_audits").await;
+    assert!(audited >= 3 * 6, "six days of three labs: {audited}");
+    assert_eq!(found["daymend_audit_checked_total"], audited as f64);
+}
+
+async fn a_snapshot_that_fails_is_counted(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let store = file.path().join("no directory");
+    let arguments = ["--now", NOW, "scheduler", "--snapshot-to", store.to_str().unwrap()];
+    let (_scheduler, address) = Process::start_with_pages(&db, &arguments);
+    let failed = [
+        ("daymend_snapshots_total{result=\"failed\"}", 1.0),
+        ("daymend_snapshots_total{result=\"ok\"}", 0.0),
+        ("daymend_snapshot_completed_timestamp_seconds", 0.0),
+    ];
+    wait_for(&address, &failed).await;
+}
