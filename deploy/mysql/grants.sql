@@ -62,7 +62,7 @@ GRANT CREATE, SELECT, INSERT, UPDATE ON `lab`.daymend_labs TO daymend@'%';
 REVOKE CREATE ON `lab`.daymend_labs FROM daymend@'%';
 GRANT CREATE, SELECT, INSERT, DELETE ON `lab`.daymend_migrations TO daymend@'%';
 REVOKE CREATE ON `lab`.daymend_migrations FROM daymend@'%';
-GRANT CREATE, SELECT, INSERT, DELETE ON `lab`.daymend_admin_log TO daymend@'%';
+GRANT CREATE, SELECT, INSERT ON `lab`.daymend_admin_log TO daymend@'%';
 REVOKE CREATE ON `lab`.daymend_admin_log FROM daymend@'%';
 GRANT CREATE, SELECT, INSERT, DELETE ON `lab`.daymend_pauses TO daymend@'%';
 REVOKE CREATE ON `lab`.daymend_pauses FROM daymend@'%';

@@ -133,7 +133,7 @@ impl Keep {
 
     /// Those of some snapshots of the same that are kept.
     fn kept(&self, names: &BTreeSet<Name>) -> BTreeSet<Name> {
-        let mut kept: BTreeSet<Name> = names.last().copied().into_iter().collect();
+        let mut kept = BTreeSet::new();
         for rule in &self.0 {
             let mut periods = Vec::new();
             for name in names.iter().rev() {

@@ -135,7 +135,7 @@ async fn a_narrow_user_is_told_exactly_what_to_grant() {
     let summary = "operation_historical_summary";
     assert_eq!(advice_for(summary), format!("GRANT DELETE, UPDATE {}", on(summary)));
     assert_eq!(advice_for("daymend_jobs"), format!("GRANT DELETE, INSERT, SELECT, UPDATE {}", on("daymend_jobs")));
-    assert_eq!(advice_for("daymend_admin_log"), format!("GRANT DELETE, INSERT, SELECT {}", on("daymend_admin_log")));
+    assert_eq!(advice_for("daymend_admin_log"), format!("GRANT INSERT, SELECT {}", on("daymend_admin_log")));
     assert_eq!(advice_for("operation_event_log"), format!("GRANT INSERT {}", on("operation_event_log")));
     assert!(!narrow.iter().any(|finding| finding["where"] == "labs"));
     assert!(!found.has("grants.wide"), "{:#}", found.json);

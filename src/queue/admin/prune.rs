@@ -6,7 +6,7 @@
 //!
 //! Who prunes by hand is in the admin log with every batch, in its transaction. What the scheduler prunes
 //! every hour is one row of it, written when the round is over or has failed; a round that a shutdown cuts
-//! off has none. The scheduler prunes the log as well: a row lives as long as a run.
+//! off has none. The log itself is never pruned: whoever works the queue cannot delete what it says.
 
 use std::time::Duration;
 
@@ -16,7 +16,6 @@ use super::{filter::Filter, jobs_by_run, write_log};
 use crate::{
     args,
     db::{Arg, Db, DbError, Mode, Query, Tx, retry},
-    error::chain,
     queue::ids_of,
     statement,
 };
@@ -26,9 +25,6 @@ const JOBS_A_BATCH: usize = 1000;
 
 /// How many ids of runs one transaction looks at.
 const RUNS_A_BATCH: i64 = 1000;
-
-/// How many rows of the admin log one statement deletes.
-const LOG_A_BATCH: usize = 1000;
 
 /// How long to leave the database alone between two batches.
 const REST: Duration = Duration::from_millis(10);
@@ -66,17 +62,6 @@ statement!(
      WHERE heartbeat_at < ? AND lease_until_us < {now_us}
        AND NOT EXISTS (SELECT 1 FROM daymend_attempts WHERE daymend_attempts.worker_id = daymend_workers.id)"
 );
-
-// The oldest by their ids, which rise with the time, as near as matters: the time has no index.
-statement!(
-    LOG_OLD,
-    "prunable log",
-    "SELECT MAX(oldest.id)
-     FROM (SELECT log.id, log.at FROM daymend_admin_log AS log ORDER BY log.id LIMIT ?) AS oldest
-     WHERE oldest.at < ?"
-);
-
-statement!(LOG, "prune log", "DELETE FROM daymend_admin_log WHERE id <= ? AND at < ?");
 
 /// The jobs that may go.
 const ENDED: &str = "state IN ('completed', 'discarded', 'cancelled')";
@@ -119,7 +104,7 @@ pub async fn prune(db: &Db, filter: &Filter, older_than: Duration, who: &str) ->
     Ok(pruned)
 }
 
-/// Deletes whatever has outlived its retention, rows of the admin log too; how many jobs.
+/// Deletes whatever has outlived its retention, for the scheduler; how many jobs.
 pub async fn prune_outlived(db: &Db, retention: Duration) -> Result<u64, DbError> {
     let cutoff = cutoff(db, retention).await?;
     let all = Filter::default();
@@ -132,26 +117,7 @@ pub async fn prune_outlived(db: &Db, retention: Duration) -> Result<u64, DbError
     }
     result?;
     retry("prune workers", || db.execute(&WORKERS, args![cutoff])).await?;
-    match prune_log(db, cutoff).await {
-        // The user's rights are of a version that did not: the doctor says so, and everything else goes on.
-        Err(error) if error.is_denied() => {
-            tracing::warn!(error = %chain(&error), "old rows of the admin log stay: run deploy/mysql/grants.sql again");
-        }
-        result => result?,
-    }
     Ok(pruned)
-}
-
-/// Deletes rows of the admin log, the oldest first.
-async fn prune_log(db: &Db, cutoff: DateTime<Utc>) -> Result<(), DbError> {
-    loop {
-        let last = db.fetch_one(&LOG_OLD, args![LOG_A_BATCH, cutoff], |row| row.int_or_null(0)).await?;
-        let Some(last) = last else { return Ok(()) };
-        if retry("prune log", || db.execute(&LOG, args![last, cutoff])).await? < LOG_A_BATCH as u64 {
-            return Ok(());
-        }
-        tokio::time::sleep(REST).await;
-    }
 }
 
 /// Prunes batch after batch, and adds up the jobs; each batch is logged where `who` is known.

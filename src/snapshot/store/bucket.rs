@@ -74,9 +74,9 @@ impl Bucket {
     pub(super) fn s3(place: &str) -> Result<Self, SnapshotError> {
         let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
         if bucket.is_empty() || place.contains(['@', '?', '#']) {
-            return Err(SnapshotError::Target(format!(
-                "`s3://{place}` names no bucket: s3://BUCKET/PREFIX, with all secrets in the environment"
-            )));
+            // What stands there instead may be a secret.
+            let why = "s3:// has to be followed by BUCKET/PREFIX alone, with all secrets in the environment";
+            return Err(SnapshotError::Target(why.to_owned()));
         }
         // Somebody else may have chosen one already.
         let _ = rustls::crypto::ring::default_provider().install_default();

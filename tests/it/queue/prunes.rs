@@ -87,23 +87,6 @@ async fn a_prune_leaves_a_run_that_is_being_retried() {
     assert_eq!(prune().await.unwrap(), 1, "the next time");
 }
 
-/// A site whose rights are of a version that pruned no log.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_must_not_be_pruned_keeps_nothing_else_from_it() {
-    let db = TestDb::new(Engine::MariaDb).await;
-    failed_run(&db).await;
-    db.execute(
-        "INSERT INTO daymend_admin_log (at, who, action, filter, jobs) VALUES ('2020-01-01', 'ana', '', '', 0)",
-        args![],
-    )
-    .await;
-    let name = db.name();
-    db.apply(&format!("REVOKE DELETE ON {name}.daymend_admin_log FROM {name}@'%'")).await;
-    assert_eq!(prune::prune_outlived(&db.db, Duration::ZERO).await.unwrap(), 1);
-    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 0);
-    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_admin_log").await, 2);
-}
-
 async fn workers_that_live_or_have_left_a_trace_stay(engine: Engine) {
     let db = TestDb::new(engine).await;
     let [living, failed, gone] = [worker(&db, LONG).await, worker(&db, LONG).await, worker(&db, LONG).await];
