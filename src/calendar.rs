@@ -25,6 +25,18 @@ pub const EARLIEST: NaiveDateTime = match NaiveDate::from_ymd_opt(1000, 1, 1) {
     None => NaiveDateTime::MIN,
 };
 
+/// The first day that a summary may have rows of, right or wrong: a DATE holds days that no DATETIME should.
+pub const FIRST_DAY: NaiveDate = match NaiveDate::from_ymd_opt(1, 1, 1) {
+    Some(date) => date,
+    None => NaiveDate::MIN,
+};
+
+/// The last day that a DATE can hold.
+pub const LAST_DAY: NaiveDate = match NaiveDate::from_ymd_opt(9999, 12, 31) {
+    Some(date) => date,
+    None => NaiveDate::MAX,
+};
+
 /// A time zone of the tz database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Zone(Tz);
@@ -140,6 +152,24 @@ pub fn dates(first: NaiveDate, last: NaiveDate) -> impl Iterator<Item = NaiveDat
 #[must_use]
 pub fn span(first: NaiveDate, last: NaiveDate) -> String {
     if first == last { first.to_string() } else { format!("{first} to {last}") }
+}
+
+/// The first second whose text sorts behind `text`, which is no date itself (`2025-00-00`); none where all
+/// sort before it.
+#[must_use]
+pub fn first_behind(text: &str) -> Option<DateTime<Utc>> {
+    let timestamp = |day: NaiveDate| day.and_time(NaiveTime::MIN).and_utc().timestamp();
+    let (mut from, mut until) = (timestamp(FIRST_DAY), timestamp(next(LAST_DAY)));
+    while from < until {
+        let middle = from + (until - from) / 2;
+        let is_behind = |at: DateTime<Utc>| at.format("%Y-%m-%d %H:%M:%S").to_string().as_str() > text;
+        if DateTime::from_timestamp(middle, 0).is_some_and(is_behind) {
+            until = middle;
+        } else {
+            from = middle + 1;
+        }
+    }
+    DateTime::from_timestamp(from, 0).filter(|at| at.date_naive() <= LAST_DAY)
 }
 
 /// The date after `date`.

@@ -89,8 +89,7 @@ pub async fn bounds(
     subject: &Subject,
     as_of: DateTime<Utc>,
 ) -> Result<Option<(NaiveDate, NaiveDate)>, DbError> {
-    let earliest = calendar::EARLIEST.date();
-    let stored = match stored::next_day(tx, rollup, subject.lab_id, earliest).await? {
+    let stored = match stored::next_day(tx, rollup, subject.lab_id, calendar::FIRST_DAY).await? {
         Some(first) => Some((first, stored::last_day(tx, rollup, subject.lab_id).await?.unwrap_or(first))),
         None => None,
     };

@@ -4,7 +4,7 @@
 //! a bill from 1970 costs nothing. What is held at once is the rows of [`DAYS_A_SPAN`] days, or,
 //! where they differ, of those and of [`MARGIN`] days on either side.
 //!
-//! How it fails: rows that cannot be read (a count that does not fit, a moment that is none) are
+//! How it fails: rows that cannot be read (a count that does not fit, a flag that is none) are
 //! the problem of their day, found by going on one day at a time; the others are compared.
 
 use std::ops::RangeInclusive;
@@ -129,13 +129,9 @@ impl<'a> Walk<'a> {
         let stored = stored::next_day(&mut tx, self.rollup, lab_id, from).await?;
         let fact = match self.zone() {
             Some(zone) => {
-                let day = match source::next_fact(&mut tx, self.rollup, lab_id, zone.first_instant(from)).await {
-                    // There is a fact, whenever that is: its day is found by going on from here.
-                    Err(error) if error.is_bad_data() && from > calendar::EARLIEST.date() => Some(from),
-                    at => at?.map(|at| zone.date_of(at)),
-                };
+                let at = source::next_fact(&mut tx, self.rollup, lab_id, zone.first_instant(from)).await?;
                 // A day that is not over has no rows to compare its facts with.
-                day.filter(|day| *day <= zone.yesterday(self.as_of))
+                at.map(|at| zone.date_of(at)).filter(|day| *day <= zone.yesterday(self.as_of))
             }
             None => None,
         };

@@ -31,7 +31,7 @@ pub use error::{DbError, Kind, code};
 pub use retry::{Backoff, RETRIES_MAX, retry};
 pub use statement::{Statement, repeat};
 pub use tx::{Query, Tx};
-pub use value::{Arg, Cell, Row, instant_text};
+pub use value::{Arg, Cell, Dated, Row, instant_text};
 pub(crate) use value::{clipped, json_list};
 
 /// How long a statement may go without an answer, where nothing else is said.

@@ -182,6 +182,28 @@ pub enum Cell<'r> {
     Blob(&'r [u8]),
 }
 
+/// What a column of dates, or of moments, holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dated<T> {
+    /// NULL.
+    Null,
+    /// One of the calendar.
+    At(T),
+    /// None of the calendar, such as `2025-00-00`, which MySQL may take, or any text on SQLite: a text that
+    /// sorts among dates as it does in the column.
+    NoDate(String),
+}
+
+impl<T> Dated<T> {
+    fn of(read: Result<Option<T>, sqlx::Error>, row: &Row, index: usize) -> Result<Self, sqlx::Error> {
+        match read {
+            Ok(Some(at)) => Ok(Self::At(at)),
+            Ok(None) => Ok(row.no_date(index).map_or(Self::Null, Self::NoDate)),
+            Err(error) => row.no_date(index).map(Self::NoDate).ok_or(error),
+        }
+    }
+}
+
 impl Row {
     /// A value as it is, whatever its type.
     pub fn cell(&self, index: usize) -> Result<Cell<'_>, sqlx::Error> {
@@ -305,6 +327,33 @@ impl Row {
                         .map_err(|_| not_a(index, "a UTC date and time such as 2026-03-15 04:00:00", text))
                 })
                 .transpose(),
+        }
+    }
+
+    /// A calendar date, or what stands in its place.
+    pub fn day(&self, index: usize) -> Result<Dated<NaiveDate>, sqlx::Error> {
+        Dated::of(self.date_or_null(index), self, index)
+    }
+
+    /// A UTC instant, or what stands in its place.
+    pub fn moment(&self, index: usize) -> Result<Dated<DateTime<Utc>>, sqlx::Error> {
+        Dated::of(self.instant_or_null(index), self, index)
+    }
+
+    /// The text of a value that is no date; none of NULL, and of a column that holds no dates.
+    fn no_date(&self, index: usize) -> Option<String> {
+        if let Self::MySql(row) = self
+            && !matches!(row.try_get_raw(index).ok()?.type_info().name(), "DATE" | "DATETIME" | "TIMESTAMP")
+        {
+            return None;
+        }
+        match self.cell(index).ok()? {
+            Cell::Packed([_, low, high, month, day, ..]) => {
+                Some(format!("{:04}-{month:02}-{day:02}", u16::from_le_bytes([*low, *high])))
+            }
+            Cell::Packed([_]) => Some("0000-00-00".to_owned()),
+            Cell::Text(text) | Cell::Blob(text) => Some(String::from_utf8_lossy(text).into_owned()),
+            _ => None,
         }
     }
 

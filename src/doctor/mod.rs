@@ -7,6 +7,7 @@
 //! - [`server`], [`settings`]: can it be reached, is it one that daymend works with, is it set up so.
 //! - [`grants`], [`needs`], [`privileges`]: what daymend's user may do, too little and too much.
 //! - [`tables`], [`summary`]: tables, columns, indexes; rows that break the summary's own rules.
+//! - [`dates`]: dates that are none, of bills and of summary rows.
 //! - [`replaced`]: what daymend takes the place of, and is still there.
 //! - [`late`]: daymend's own triggers, and their marks.
 //! - [`labs`], [`queue`], [`records`]: the work itself.
@@ -21,6 +22,7 @@
 pub mod fixes;
 
 mod catalogue;
+mod dates;
 mod grants;
 mod labs;
 mod late;
@@ -175,6 +177,7 @@ const GROUPS: &[(&str, &[Check])] = &[
     ("Rights", grants::CHECKS),
     ("Tables", tables::CHECKS),
     ("Summary", summary::CHECKS),
+    ("Dates", dates::CHECKS),
     ("What daymend replaces", replaced::CHECKS),
     ("Late changes", late::CHECKS),
     ("Labs", labs::CHECKS),

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     args,
-    db::{DbError, Dialect, Query, Tx},
+    db::{Dated, DbError, Dialect, Query, Tx},
     rollup::{Rollup, Summary, aggregate::Key},
 };
 
@@ -38,8 +38,9 @@ pub async fn stored(
     let Some(sql) = sql(&rollup.summary, tx.dialect()) else { return Ok(None) };
     let mut digests = BTreeMap::new();
     tx.for_each(Query::new("digest summary", sql), args![lab_id, first, last], |row| {
+        let Dated::At(day) = row.day(0)? else { return Ok(()) };
         let rows = u64::try_from(row.int(1)?).unwrap_or_default();
-        digests.insert(row.date(0)?, Digest { rows, sha256: row.text_or_null(2)?.unwrap_or_default() });
+        digests.insert(day, Digest { rows, sha256: row.text_or_null(2)?.unwrap_or_default() });
         Ok(())
     })
     .await?;

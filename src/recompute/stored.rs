@@ -1,6 +1,7 @@
 //! Reading and writing the summary table.
 //!
-//! Table and column names come from the rollup's checked definition; every value is bound.
+//! Table and column names come from the rollup's checked definition; every value is bound. Rows on a day that
+//! is none (`0000-00-00`, `2025-00-00`) are on no day, so that nothing here returns them; the doctor names them.
 
 use std::collections::HashMap;
 
@@ -8,8 +9,8 @@ use chrono::NaiveDate;
 
 use super::{diff::Difference, digest};
 use crate::{
-    args,
-    db::{Arg, Db, DbError, Dialect, Query, Tx, json_list, repeat},
+    args, calendar,
+    db::{Arg, Dated, Db, DbError, Dialect, Query, Tx, json_list, repeat},
     rollup::{Rollup, Summary, aggregate::Key, source::Misfit},
 };
 
@@ -53,24 +54,36 @@ pub async fn read(
     (first, last): (NaiveDate, NaiveDate),
 ) -> Result<Vec<StoredRow>, DbError> {
     let sql = read_sql(&rollup.summary);
-    tx.fetch_all(Query::new("read summary", sql), args![lab_id, first, last], |row| {
-        Ok(StoredRow {
+    let mut rows = Vec::new();
+    tx.for_each(Query::new("read summary", sql), args![lab_id, first, last], |row| {
+        let Dated::At(day) = row.day(1)? else { return Ok(()) };
+        rows.push(StoredRow {
             id: row.int(0)?,
-            day: row.date(1)?,
+            day,
             a: row.int_or_null(2)?,
             b: row.int_or_null(3)?,
             event: row.text(4)?,
             count: row.int_or_null(5)?.unwrap_or(NO_COUNT),
-        })
+        });
+        Ok(())
     })
-    .await
+    .await?;
+    Ok(rows)
 }
 
 /// The days on which a lab has stored rows, oldest first.
 pub async fn days(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Vec<NaiveDate>, DbError> {
     let s = &rollup.summary;
     let sql = format!("SELECT DISTINCT {} FROM {} WHERE {} = ? ORDER BY 1", s.day, s.table, s.lab);
-    tx.fetch_all(Query::named("summary days", sql), args![lab_id], |row| row.date(0)).await
+    let mut days = Vec::new();
+    tx.for_each(Query::named("summary days", sql), args![lab_id], |row| {
+        if let Dated::At(day) = row.day(0)? {
+            days.push(day);
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(days)
 }
 
 /// The first day from `from` on that a lab has stored rows of.
@@ -78,18 +91,39 @@ pub async fn next_day(
     tx: &mut Tx,
     rollup: &Rollup,
     lab_id: i64,
-    from: NaiveDate,
+    mut from: NaiveDate,
 ) -> Result<Option<NaiveDate>, DbError> {
     let s = &rollup.summary;
     let sql = format!("SELECT MIN({}) FROM {} WHERE {} = ? AND {} >= ?", s.day, s.table, s.lab, s.day);
-    tx.fetch_one(Query::named("next summary day", sql), args![lab_id, from], |row| row.date_or_null(0)).await
+    loop {
+        let query = Query::named("next summary day", &sql);
+        match tx.fetch_one(query, args![lab_id, from], |row| row.day(0)).await? {
+            Dated::At(day) => return Ok(Some(day)),
+            Dated::Null => return Ok(None),
+            Dated::NoDate(text) => match calendar::first_behind(&text).filter(|at| at.date_naive() > from) {
+                Some(at) => from = at.date_naive(),
+                None => return Ok(None),
+            },
+        }
+    }
 }
 
 /// The last day that a lab has stored rows of.
 pub async fn last_day(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Option<NaiveDate>, DbError> {
     let s = &rollup.summary;
-    let sql = format!("SELECT MAX({}) FROM {} WHERE {} = ?", s.day, s.table, s.lab);
-    tx.fetch_one(Query::named("last summary day", sql), args![lab_id], |row| row.date_or_null(0)).await
+    let sql = format!("SELECT MAX({}) FROM {} WHERE {} = ? AND {} <= ?", s.day, s.table, s.lab, s.day);
+    let mut until = calendar::LAST_DAY;
+    loop {
+        let query = Query::named("last summary day", &sql);
+        match tx.fetch_one(query, args![lab_id, until], |row| row.day(0)).await? {
+            Dated::At(day) => return Ok(Some(day)),
+            Dated::Null => return Ok(None),
+            Dated::NoDate(text) => match calendar::first_behind(&text).map(|at| calendar::previous(at.date_naive())) {
+                Some(day) if day < until => until = day,
+                _ => return Ok(None),
+            },
+        }
+    }
 }
 
 /// Every lab that has stored rows, whether or not it exists, by id.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     calendar::{self, Zone, ZoneError},
-    db::{Arg, Db, DbError, Query, Row, Tx},
+    db::{Arg, Dated, Db, DbError, Query, Row, Tx},
 };
 
 /// A lab as the source has it.
@@ -82,15 +82,26 @@ pub async fn first_fact(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Opt
     next_fact(tx, rollup, lab_id, calendar::EARLIEST.and_utc()).await
 }
 
-/// The first moment at or after `from` at which the lab has facts.
+/// The first moment at or after `from` at which the lab has facts. Moments that are none, such as 2025-00-00,
+/// are on no day: it goes on behind them.
 pub async fn next_fact(
     tx: &mut Tx,
     rollup: &Rollup,
     lab_id: i64,
     from: DateTime<Utc>,
 ) -> Result<Option<DateTime<Utc>>, DbError> {
-    let args = rollup.days.bind(|name| if name == "from" { from.into() } else { lab_id.into() });
-    Ok(tx.fetch_optional(query(&rollup.days), args, |row| row.instant_or_null(0)).await?.flatten())
+    let mut from = from.max(calendar::EARLIEST.and_utc());
+    loop {
+        let args = rollup.days.bind(|name| if name == "from" { from.into() } else { lab_id.into() });
+        match tx.fetch_optional(query(&rollup.days), args, |row| row.moment(0)).await? {
+            Some(Dated::At(at)) => return Ok(Some(at)),
+            None | Some(Dated::Null) => return Ok(None),
+            Some(Dated::NoDate(text)) => match calendar::first_behind(&text).filter(|behind| *behind > from) {
+                Some(behind) => from = behind,
+                None => return Ok(None),
+            },
+        }
+    }
 }
 
 /// The days up to `last` on which the lab has facts, oldest first.
@@ -116,7 +127,7 @@ pub async fn days_with_facts(
     Ok(days)
 }
 
-/// Counts all facts of a lab's days.
+/// Counts all facts of a lab's days. One whose moment is none is on no day; the doctor names it.
 pub async fn count_facts<'a>(
     tx: &mut Tx,
     rollup: &'a Rollup,
@@ -148,10 +159,11 @@ pub async fn count_facts<'a>(
                 columns =
                     fact.columns.iter().map(|name| positions(&row, [name]).map(|[at]| at)).collect::<Result<_, _>>()?;
             }
+            let Dated::At(at) = row.moment(bill_time)? else { return Ok(()) };
             for (value, column) in values.iter_mut().zip(&columns) {
                 *value = row.int_or_null(*column)?;
             }
-            counts.add(index, row.instant(bill_time)?, &values);
+            counts.add(index, at, &values);
             Ok(())
         })
         .await?;

@@ -278,3 +278,24 @@ fn a_zone_that_is_missing_or_unknown_is_refused_with_a_message_that_says_what_to
         assert!(text.contains(unknown) && text.contains("expected an IANA name such as Asia/Kolkata"), "{text}");
     }
 }
+
+#[test]
+fn what_is_no_date_has_a_first_moment_behind_it() {
+    let behind = |text| daymend::calendar::first_behind(text).map(|at| at.naive_utc().to_string());
+    for (text, moment) in [
+        ("0000-00-00", "0001-01-01 00:00:00"),
+        ("2025-00-00", "2025-01-01 00:00:00"),
+        ("2026-02-31", "2026-03-01 00:00:00"),
+        ("2026-12-32", "2027-01-01 00:00:00"),
+        // By text, as SQLite sorts it.
+        ("2026-03-15T04:00:00", "2026-03-16 00:00:00"),
+        ("2026-03-15", "2026-03-15 00:00:00"),
+        ("2026-03-15 04:00:00Z", "2026-03-15 04:00:01"),
+        ("2026-3-15", "2027-01-01 00:00:00"),
+        ("", "0001-01-01 00:00:00"),
+    ] {
+        assert_eq!(behind(text).as_deref(), Some(moment), "{text}");
+    }
+    assert_eq!(behind("9999-12-32"), None);
+    assert_eq!(behind("yesterday"), None);
+}

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use daymend::{
     args,
+    audit::cause::Cause,
+    db::Mode,
+    recompute::{digest, stored},
     rollup::HISTORICAL_SUMMARY,
     scheduler::repair::{self, Days},
 };
@@ -12,12 +15,17 @@ use crate::{
     on_both,
     support::{
         Engine, TestDb,
+        doctor::examine,
+        drifting::{LABS, causes, now},
+        oracle,
         process::{Process, run_ok},
         work::rollups,
     },
 };
 
 on_both! {
+    a_bill_on_no_day_costs_its_lab_nothing;
+    rows_on_days_before_all_others_are_found_and_removed;
     a_unique_key_of_the_sites_own_fails_the_job_instead_of_keeping_it_for_ever;
 }
 
@@ -25,7 +33,7 @@ const NOW: &str = "2026-06-15T12:00:00Z";
 
 // SQLite's columns take any text; MySQL's DATETIME does not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lab_with_a_bill_time_that_cannot_be_read_stops_no_other() {
+async fn a_bill_time_of_another_form_is_on_no_day_and_named() {
     let db = TestDb::new(Engine::Sqlite).await;
     for (lab, time) in [(1, "2026-06-13T10:00:00"), (2, "2026-06-13 10:00:00"), (3, "2026-06-13 10:00:00+00:00")] {
         db.add_lab(lab, Some("Asia/Kolkata")).await;
@@ -40,16 +48,107 @@ async fn a_lab_with_a_bill_time_that_cannot_be_read_stops_no_other() {
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let plan = repair::plan(&db.db, rollup, &[], Days::YesterdayAt(now), now).await.unwrap();
     assert_eq!(plan.labs.iter().map(|(lab, _)| *lab).collect::<Vec<_>>(), [2]);
-    assert_eq!(plan.left_out.iter().map(|(lab, _)| *lab).collect::<Vec<_>>(), [1, 3]);
+    let why = "it has no bills".to_owned();
+    assert_eq!(plan.left_out, [(1, why.clone()), (3, why)]);
+    let found = examine(&db).what("dates.bills");
+    assert!(found.contains("2 rows on no day") && found.contains("1 of lab 1: 2026-06-13T10:00:00"), "{found}");
+}
 
-    let mut records = Vec::new();
-    for lab in 1..=3 {
-        records.push(db.request_rebuild(lab).await);
+/// Two labs whose history is right, and how the database is made to take a date that is none.
+async fn two_labs(engine: Engine) -> (TestDb, &'static str) {
+    let db = TestDb::new(engine).await;
+    for (lab, zone) in LABS {
+        db.add_lab(lab, Some(zone.name())).await;
+        db.fill_lab(lab, "2026-02-24".parse().unwrap(), 10, 4).await;
     }
-    db.tick(now).await;
-    assert!(db.record_status(records[0]).await.starts_with("Failed (database: days.sql"));
-    assert_eq!(db.record_status(records[1]).await, "Running (0/1)");
-    assert!(db.record_status(records[2]).await.starts_with("Failed (database: days.sql"));
+    db.store(&oracle::expected(&db, &LABS, now()).await).await;
+    let lenient = match engine {
+        Engine::MariaDb => "SET STATEMENT sql_mode = 'ALLOW_INVALID_DATES' FOR ",
+        Engine::Sqlite => "",
+    };
+    (db, lenient)
+}
+
+async fn a_bill_on_no_day_costs_its_lab_nothing(engine: Engine) {
+    let (db, lenient) = two_labs(engine).await;
+    let nowhere = [
+        "2025-00-00 00:00:00",
+        "2026-02-00 10:00:00",
+        "2026-02-31 10:00:00",
+        "0000-00-00 00:00:00",
+        "2026-02-30 23:59:59.5",
+    ];
+    for (number, time) in nowhere.iter().enumerate() {
+        let bill = 900 + number;
+        let cancelled = number % 2;
+        db.execute(
+            &format!("{lenient}INSERT INTO billing VALUES ({bill}, 1, '{time}', {cancelled}, '2026-06-01')"),
+            args![],
+        )
+        .await;
+        db.execute("INSERT INTO billingInfo VALUES (?, 1, 2, 3)", args![bill]).await;
+    }
+    let clean = db.audit().await;
+    assert!(clean.is_clean() && clean.is_complete(), "{:?}", causes(&clean));
+
+    // What is wrong is found, repaired and rebuilt as if they were not there, on the days beside them too.
+    let right = oracle::stored(&db).await;
+    for day in ["2026-02-28", "2026-03-01"] {
+        db.add_summary_row(1, day, 999, 0, "organization_bill", 3).await;
+    }
+    assert_eq!(db.audit().await.days_drifted(), 2);
+    run_ok(&db, &["--now", NOW, "repair", "--lab", "1", "--day", "2026-02-28"]);
+    db.drain(now()).await;
+    assert_eq!(db.audit().await.days_drifted(), 1);
+    let record = db.request_rebuild(1).await;
+    db.settle(now()).await;
+    assert_eq!(db.record_status(record).await, "Completed");
+    oracle::assert_equal(&oracle::stored(&db).await, &right);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'discarded'").await, 0);
+
+    let found = examine(&db);
+    assert!(found.what("dates.bills").starts_with("billing: 5 rows on no day"), "{}", found.what("dates.bills"));
+    assert!(found.what("dates.bills").contains("900 of lab 1: 2025-00-00 00:00:00"), "{}", found.what("dates.bills"));
+    assert!(found.advice("dates.bills", "warning").contains("correct billTime"));
+}
+
+async fn rows_on_days_before_all_others_are_found_and_removed(engine: Engine) {
+    let (db, lenient) = two_labs(engine).await;
+    let right = oracle::stored(&db).await;
+    for day in ["0900-05-05", "0000-00-00", "2025-00-00", "2026-02-31", "2027-00-00"] {
+        db.execute(
+            &format!(
+                "{lenient}INSERT INTO operation_historical_summary (lab_id, ordered_at, dimension_a_id, dimension_b_id,
+                     event_type, event_count, created_at, modified_at)
+                 VALUES (1, '{day}', 1, 0, 'organization_bill', 7, '2026-06-01', '2026-06-01')"
+            ),
+            args![],
+        )
+        .await;
+    }
+    // They keep none of their neighbours from being read together.
+    let days = ("2026-02-24".parse().unwrap(), "2026-03-06".parse().unwrap());
+    let rollups = rollups();
+    let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+    let mut tx = db.db.begin(Mode::Snapshot).await.unwrap();
+    let of_lab = right.keys().filter(|key| key.0 == 1).count();
+    assert_eq!(stored::read(&mut tx, rollup, 1, days).await.unwrap().len(), of_lab);
+    digest::stored(&mut tx, rollup, 1, days).await.unwrap();
+    tx.commit().await.unwrap();
+
+    let report = db.audit().await;
+    assert!(report.is_complete());
+    assert_eq!(causes(&report), [(1, "0900-05-05".to_owned(), Cause::OutOfRange)].into());
+    let record = db.request_rebuild(1).await;
+    db.settle(now()).await;
+    assert_eq!(db.record_status(record).await, "Completed");
+    assert!(db.audit().await.is_clean());
+    // What is on no day is no audit's and no rebuild's.
+    let found = examine(&db);
+    assert!(found.what("dates.summary").contains("4 rows on no day"), "{}", found.what("dates.summary"));
+    db.execute(&found.advice("dates.summary", "warning"), args![]).await;
+    assert!(!examine(&db).has("dates.summary"));
+    oracle::assert_equal(&oracle::stored(&db).await, &right);
 }
 
 async fn a_unique_key_of_the_sites_own_fails_the_job_instead_of_keeping_it_for_ever(engine: Engine) {

@@ -1,0 +1,120 @@
+//! Dates that are none: `2025-00-00`, which MariaDB takes unless it is told not to, `0000-00-00`, or any text
+//! on SQLite. What is on no day is counted on none, and corrected by none: nobody else would say so.
+//!
+//! Only the latest rows are looked at, by the primary key.
+
+use super::{COUNT_MAX, Chart, Check, Patient, Severity, counted, examples};
+use crate::{
+    args,
+    db::{DbError, Dialect, Query},
+};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check::new("dates.bills", Severity::Warning, "the times of bills", |p| Box::pin(bills(p))),
+    Check::new("dates.summary", Severity::Warning, "the days of summary rows", |p| Box::pin(summary(p))),
+];
+
+/// How many of the latest ids are looked at.
+const WINDOW: i64 = 2_000_000;
+
+/// How many ids an advice lists.
+const LISTED_MAX: usize = 20;
+
+/// A table with a column of dates.
+struct Dates<'a> {
+    table: &'a str,
+    id: &'a str,
+    lab: &'a str,
+    date: &'a str,
+    /// What is true of its rows that are on no day.
+    condition: String,
+}
+
+/// Rows on no day: their ids, and what they are.
+struct Astray {
+    ids: Vec<i64>,
+    rows: Vec<String>,
+    among: &'static str,
+}
+
+async fn bills(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    for bill in patient.rollups.iter().filter_map(|rollup| rollup.watch.as_ref()).map(|watch| &watch.bill) {
+        let condition = match patient.db.dialect() {
+            Dialect::MySql => none_mysql(&bill.time, "1000-01-01"),
+            Dialect::Sqlite => none_sqlite(&bill.time, "%Y-%m-%d %H:%M:%S", "1000-01-01"),
+        };
+        let dates = Dates { table: &bill.table, id: &bill.key, lab: &bill.lab, date: &bill.time, condition };
+        let astray = astray(patient, &dates).await?;
+        if !astray.ids.is_empty() {
+            let count = counted(astray.ids.len(), "row");
+            let what = format!("{count}{} on no day, and never counted ({})", astray.among, examples(&astray.rows));
+            let advice = format!("correct {} of them; triggers or an audit find the days they come to", bill.time);
+            chart.find(bill.table.clone(), what, advice);
+        }
+    }
+    Ok(chart)
+}
+
+async fn summary(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    for rollup in patient.rollups.iter() {
+        let s = &rollup.summary;
+        let condition = match patient.db.dialect() {
+            Dialect::MySql => none_mysql(&s.day, "0001-01-01"),
+            Dialect::Sqlite => none_sqlite(&s.day, "%Y-%m-%d", "0001-01-01"),
+        };
+        let dates = Dates { table: &s.table, id: &s.id, lab: &s.lab, date: &s.day, condition };
+        let astray = astray(patient, &dates).await?;
+        if !astray.ids.is_empty() {
+            let count = counted(astray.ids.len(), "row");
+            let what = format!(
+                "{count}{} on no day, which no recompute and no audit looks at ({})",
+                astray.among,
+                examples(&astray.rows)
+            );
+            let ids: Vec<String> = astray.ids.iter().take(LISTED_MAX).map(ToString::to_string).collect();
+            let advice = format!("DELETE FROM {} WHERE {} IN ({})", s.table, s.id, ids.join(", "));
+            chart.find(s.table.clone(), what, advice);
+        }
+    }
+    Ok(chart)
+}
+
+/// Before the first day, of month or day 0, or of a day that its month does not have.
+fn none_mysql(date: &str, first: &str) -> String {
+    format!("NOT ({date} >= '{first}' AND DAYOFMONTH({date}) BETWEEN 1 AND COALESCE(DAYOFMONTH(LAST_DAY({date})), 0))")
+}
+
+/// Before the first day, or not written as the date that it is taken for.
+fn none_sqlite(date: &str, format: &str, first: &str) -> String {
+    let length = if format.len() > 8 { 19 } else { 10 };
+    format!(
+        "({date} < '{first}' OR {date} GLOB '*[^-0-9 :.]*'
+          OR {date} IS NOT NULL AND strftime('{format}', {date}) IS NOT substr({date}, 1, {length}))"
+    )
+}
+
+/// The rows on no day, among the latest.
+async fn astray(patient: &Patient<'_>, dates: &Dates<'_>) -> Result<Astray, DbError> {
+    let Dates { table, id, lab, date, condition } = dates;
+    let sql = format!("-- daymend: doctor dated ids\nSELECT MIN({id}), MAX({id}) FROM {table}");
+    let query = Query::new("doctor dated ids", sql);
+    let ends = patient.read(query, args![], |row| Ok((row.int_or_null(0)?, row.int_or_null(1)?))).await?;
+    let Some((Some(min), Some(max))) = ends.first().copied() else {
+        return Ok(Astray { ids: Vec::new(), rows: Vec::new(), among: "" });
+    };
+    let first = max.saturating_sub(WINDOW).max(min);
+    let sql = format!(
+        "-- daymend: doctor dates\nSELECT {id}, {lab}, CAST({date} AS CHAR) FROM {table}
+         WHERE {id} >= ? AND {condition} ORDER BY {id} LIMIT ?"
+    );
+    let rows = patient
+        .read(Query::new("doctor dates", sql), args![first, COUNT_MAX + 1], |row| {
+            let (id, lab) = (row.int(0)?, row.int_or_null(1)?.unwrap_or_default());
+            Ok((id, format!("{id} of lab {lab}: {}", row.text_or_null(2)?.unwrap_or_default())))
+        })
+        .await?;
+    let (ids, rows) = rows.into_iter().unzip();
+    Ok(Astray { ids, rows, among: if first > min { " among the latest" } else { "" } })
+}
