@@ -17,7 +17,8 @@ use daymend::{
         slices::{self, Counts, Found},
     },
     calendar::dates,
-    db::{Db, DbClock, Mode},
+    clock::Clock,
+    db::{Db, DbClock, Mode, Query},
     rollup::HISTORICAL_SUMMARY,
     runs::RunState,
     scheduler::{
@@ -65,7 +66,7 @@ fn config(budget: Duration, repair: bool) -> scheduler::Config {
 async fn audit_on(db: &Db, config: &scheduler::Config, now: DateTime<Utc>) -> Vec<SliceReport> {
     let rollups = rollups();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-    audits::audit_tonight(db, rollup, config, now, &CancellationToken::new()).await.unwrap()
+    audits::audit_tonight(db, rollup, config, Clock::Fixed(now), &CancellationToken::new()).await.unwrap()
 }
 
 /// The slices of a night, of which there is one at most.
@@ -219,6 +220,35 @@ async fn a_slice_whose_holder_died_is_gone_on_with(engine: Engine) {
     assert!(reports[0].run_id.is_some());
 }
 
+// SQLite has one writer: nothing can be held between the slice and its first lab.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_midnight_during_a_slice_makes_no_right_row_wrong() {
+    let mut db = histories(Engine::MariaDb).await;
+    // The 14th goes on in both labs.
+    let clock = Arc::new(AtomicI64::new((now() - TimeDelta::hours(18)).timestamp_micros()));
+    db.db = db.db.with_clock(DbClock::Driven(Arc::clone(&clock)));
+    let mut held = db.admin.begin(Mode::Write).await.unwrap();
+    let cursor = "INSERT INTO daymend_audit_labs (rollup, lab_id) VALUES ('historical_summary', 1)";
+    held.execute(Query::new("hold", cursor), args![]).await.unwrap();
+    let rollups = rollups();
+    let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+    let (config, shutdown) = (config(LONG, true), CancellationToken::new());
+    let audit = audits::audit_tonight(&db.db, rollup, &config, Clock::System, &shutdown);
+    let midnight = async {
+        wait_until("the slice to be taken", Duration::from_secs(10), async || {
+            db.number("SELECT COUNT(*) FROM daymend_audits WHERE taken_until_us > 0").await > 0
+        })
+        .await;
+        // The nightly run has written the rows of the 14th by the time at which the first lab is visited.
+        clock.store(now().timestamp_micros(), Ordering::SeqCst);
+        held.rollback().await.unwrap();
+    };
+    let (reports, ()) = tokio::join!(audit, midnight);
+    let reports = reports.unwrap();
+    assert_eq!(reports.iter().map(|report| report.counts.labs_completed).collect::<Vec<_>>(), [2]);
+    assert_eq!(found(&db).await, []);
+}
+
 async fn a_shutdown_hands_the_slice_back(engine: Engine) {
     let db = histories(engine).await;
     let rollups = rollups();
@@ -227,7 +257,7 @@ async fn a_shutdown_hands_the_slice_back(engine: Engine) {
     slices::open(&db.db, HISTORICAL_SUMMARY, date("2026-06-15")).await.unwrap();
     // It is told to stop while it reads its first days.
     let shutdown = CancellationToken::new();
-    let audit = audits::audit_tonight(&db.db, rollup, &config, now(), &shutdown);
+    let audit = audits::audit_tonight(&db.db, rollup, &config, Clock::Fixed(now()), &shutdown);
     let stop = async {
         wait_until("the slice to be taken", Duration::from_secs(10), async || {
             db.number("SELECT COUNT(*) FROM daymend_audits WHERE taken_until_us > 0 OR state = 'completed'").await > 0

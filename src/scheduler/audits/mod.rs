@@ -63,8 +63,7 @@ pub struct SliceReport {
 /// Looks again and again whether a slice is due, until `shutdown`.
 pub(super) async fn audit_until(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, shutdown: &CancellationToken) {
     while config.audit.is_some() && !shutdown.is_cancelled() {
-        let audited = async { audit_tonight(db, rollup, config, db.now(clock).await?, shutdown).await };
-        if let Err(error) = audited.await {
+        if let Err(error) = audit_tonight(db, rollup, config, clock, shutdown).await {
             metrics::database_error(&error);
             tracing::warn!(error = %chain(&error), "the audit was interrupted, going on later");
         }
@@ -96,19 +95,19 @@ pub async fn audit_tonight(
     db: &Db,
     rollup: &Rollup,
     config: &Config,
-    now: DateTime<Utc>,
+    clock: Clock,
     shutdown: &CancellationToken,
 ) -> Result<Vec<SliceReport>, DbError> {
     let mut reports = Vec::new();
     let Some(audit) = config.audit else { return Ok(reports) };
-    let night = night_of(config.nightly_at, now);
+    let night = night_of(config.nightly_at, db.now(clock).await?);
     slices::open(db, &rollup.name, night).await?;
     while !shutdown.is_cancelled()
         && let Some(taken) = slices::take(db, &rollup.name, LEASE).await?
     {
         // Of an earlier night only the end is missing: this night has a budget of its own.
         let budget = if taken.night == night { audit.budget } else { Duration::ZERO };
-        let mut slice = Slice::begin(db, rollup, config, now, taken, budget, shutdown).await?;
+        let mut slice = Slice::begin(db, rollup, config, clock, taken, budget, shutdown).await?;
         if !slice.work().await? {
             break;
         }

@@ -17,6 +17,7 @@ use crate::{
         walk::{Step, Walk},
     },
     calendar,
+    clock::Clock,
     db::{Db, DbError, Mode, retry},
     error::chain,
     metrics::catalogue::{AUDIT_CHECKED, AUDIT_DIFFERENCES, AUDIT_DRIFTED, JOBS_ENQUEUED},
@@ -41,7 +42,7 @@ pub(super) struct Slice<'a> {
     db: &'a Db,
     rollup: &'a Rollup,
     config: &'a Config,
-    now: DateTime<Utc>,
+    clock: Clock,
     taken: Taken,
     begun: Instant,
     budget: Duration,
@@ -79,13 +80,13 @@ impl<'a> Slice<'a> {
         db: &'a Db,
         rollup: &'a Rollup,
         config: &'a Config,
-        now: DateTime<Utc>,
+        clock: Clock,
         taken: Taken,
         budget: Duration,
         shutdown: &'a CancellationToken,
     ) -> Result<Self, DbError> {
         let (begun, done, unrecorded) = (Instant::now(), Counts::default(), Unrecorded::begin(db).await?);
-        Ok(Self { db, rollup, config, now, taken, begun, budget, shutdown, done, kept: 0, unrecorded })
+        Ok(Self { db, rollup, config, clock, taken, begun, budget, shutdown, done, kept: 0, unrecorded })
     }
 
     fn spent(&self) -> Duration {
@@ -129,17 +130,26 @@ impl<'a> Slice<'a> {
         self.record().await
     }
 
-    /// Goes on with a lab's round.
+    /// Goes on with a lab's round: its history first, then whatever is stored of days to come, each as of the
+    /// moment at which it begins. A midnight of the lab may have passed since the slice did.
     async fn visit(&mut self, subject: &Subject, mut cursor: Cursor) -> Result<Visit, DbError> {
         if cursor.next_day.is_none() {
             cursor = Cursor { round_at: Some(self.unrecorded.at), audited_at: cursor.audited_at, ..Cursor::default() };
         }
-        let mut walk = Walk::new(self.db, self.rollup, subject, self.ranges(subject, cursor.next_day), self.now);
+        let mut now = self.db.now(self.clock).await?;
+        let mut walk = self.walk(subject, self.history(subject, cursor.next_day, now), now);
+        let mut is_in_history = true;
         loop {
             let is_behind = match walk.next().await {
                 Ok(Some(step)) => {
                     self.unrecorded.add(subject.lab_id, &mut cursor, step);
                     false
+                }
+                Ok(None) if is_in_history => {
+                    is_in_history = false;
+                    now = self.db.now(self.clock).await?;
+                    walk = self.walk(subject, days_to_come(subject, cursor.next_day, now), now);
+                    continue;
                 }
                 Ok(None) => true,
                 Err(error) if error.is_bad_data() => {
@@ -157,7 +167,7 @@ impl<'a> Slice<'a> {
             }
             // What is left after the last closed day is a glance. It is taken at once, or a lab to
             // which every night adds a day would never come to the end of its round.
-            let is_at_end = self.history_end(subject).is_some_and(|end| cursor.next_day > Some(end));
+            let is_at_end = self.history_end(subject, now).is_some_and(|end| cursor.next_day > Some(end));
             if self.is_over() && !is_at_end {
                 return Ok(Visit::Over);
             }
@@ -167,29 +177,35 @@ impl<'a> Slice<'a> {
         }
     }
 
+    fn walk<'s>(&self, subject: &'s Subject, days: Option<(NaiveDate, NaiveDate)>, now: DateTime<Utc>) -> Walk<'s>
+    where
+        'a: 's,
+    {
+        let days = days.filter(|(first, last)| first <= last).into_iter().collect();
+        Walk::new(self.db, self.rollup, subject, days, now)
+    }
+
     /// The last day of a lab's history that the audit judges: not those that the nightly run has
     /// just seen to, or will tonight. They are in the next round.
-    fn history_end(&self, subject: &Subject) -> Option<NaiveDate> {
+    fn history_end(&self, subject: &Subject, now: DateTime<Utc>) -> Option<NaiveDate> {
         match subject.standing {
-            Standing::Kept(zone) => Some(calendar::previous(self.config.nightly_at.due_day(zone, self.now))),
+            Standing::Kept(zone) => Some(calendar::previous(self.config.nightly_at.due_day(zone, now))),
             _ => None,
         }
     }
 
-    /// The days of a lab that are left of its round. Days that are not over have no rows: what is
-    /// stored there is out of range.
-    fn ranges(&self, subject: &Subject, next_day: Option<NaiveDate>) -> Vec<(NaiveDate, NaiveDate)> {
-        let from = next_day.unwrap_or(calendar::EARLIEST.date());
-        let end_of_time = calendar::days_after(calendar::EARLIEST.date(), 8900 * 365);
-        let ranges = match (&subject.standing, self.history_end(subject)) {
-            (Standing::Kept(zone), Some(end)) => {
-                let today = calendar::next(zone.yesterday(self.now));
-                vec![(from, end), (today.max(from), end_of_time)]
-            }
-            (Standing::Unusable(_), _) => Vec::new(),
-            _ => vec![(from, end_of_time)],
-        };
-        ranges.into_iter().filter(|(first, last)| first <= last).collect()
+    /// The days of a lab's history that are left of its round; all days of a lab that is not kept.
+    fn history(
+        &self,
+        subject: &Subject,
+        next_day: Option<NaiveDate>,
+        now: DateTime<Utc>,
+    ) -> Option<(NaiveDate, NaiveDate)> {
+        let from = next_day.unwrap_or(calendar::FIRST_DAY);
+        match subject.standing {
+            Standing::Unusable(_) => None,
+            _ => Some((from, self.history_end(subject, now).unwrap_or(calendar::LAST_DAY))),
+        }
     }
 
     /// Records what has been done, in one transaction; false where the slice is somebody else's.
@@ -227,6 +243,7 @@ impl<'a> Slice<'a> {
     /// Ends the slice, together with the repair of what it has found; none where it is somebody
     /// else's by now.
     pub(super) async fn end(&self, is_repaired: bool) -> Result<Option<Option<i64>>, DbError> {
+        let now = self.db.now(self.clock).await?;
         let ended = retry("end audit", || async {
             let mut tx = self.db.begin(Mode::Write).await?;
             let mut days: BTreeMap<i64, BTreeSet<NaiveDate>> = BTreeMap::new();
@@ -235,7 +252,7 @@ impl<'a> Slice<'a> {
                     days.entry(found.lab).or_default().insert(found.day);
                 }
             }
-            let run = self.repair(days);
+            let run = self.repair(days, now);
             let run_id = if run.labs.is_empty() { None } else { Some(runs::create(&mut tx, &run).await?) };
             if !slices::end(&mut tx, &self.taken, run_id).await? {
                 tx.rollback().await?;
@@ -251,7 +268,7 @@ impl<'a> Slice<'a> {
         Ok(ended.map(|(run_id, _)| run_id))
     }
 
-    fn repair(&self, days: BTreeMap<i64, BTreeSet<NaiveDate>>) -> NewRun {
+    fn repair(&self, days: BTreeMap<i64, BTreeSet<NaiveDate>>, now: DateTime<Utc>) -> NewRun {
         NewRun {
             rollup: self.rollup.name.clone(),
             kind: JobKind::Repair,
@@ -259,12 +276,20 @@ impl<'a> Slice<'a> {
             requested_by: "scheduler (audit)".to_owned(),
             time_zone: None,
             lab_id: None,
-            as_of: self.now,
+            as_of: now,
             labs: days.into_iter().map(|(lab, days)| (lab, days.into_iter().collect())).collect(),
             attempts_max: self.config.attempts_max,
             max_shrink: self.config.max_shrink,
         }
     }
+}
+
+/// The days of a lab that are not over, as far as they are left of its round: they have no rows, and what is
+/// stored there is out of range.
+fn days_to_come(subject: &Subject, next_day: Option<NaiveDate>, now: DateTime<Utc>) -> Option<(NaiveDate, NaiveDate)> {
+    let Standing::Kept(zone) = subject.standing else { return None };
+    let today = calendar::next(zone.yesterday(now));
+    Some((next_day.map_or(today, |day| day.max(today)), calendar::LAST_DAY))
 }
 
 impl Unrecorded {
