@@ -66,15 +66,13 @@ pub struct Existing {
 }
 
 impl Existing {
-    /// Whether daymend made it: it is named after its table, and marks.
+    /// Whether daymend made it: it is named like its own, and marks. Its table may have another name by now,
+    /// as after `RENAME TABLE billing TO billing_old, billing_new TO billing`.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        let rest = self.name.get(..8).filter(|start| start.eq_ignore_ascii_case("daymend_")).map(|_| &self.name[8..]);
-        let event = rest.and_then(|rest| {
-            let table = rest.get(..self.table.len())?;
-            if table.eq_ignore_ascii_case(&self.table) { rest[table.len()..].strip_prefix('_') } else { None }
-        });
-        matches!(event, Some("insert" | "update" | "delete" | "replace")) && self.text.contains("daymend_dirty")
+        let is_named = self.name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("daymend_"));
+        let event = self.name.get(8..).and_then(|rest| rest.rsplit_once('_')).map(|(_, event)| event);
+        is_named && event.is_some_and(|event| sql::EVENTS.contains(&event)) && self.text.contains("daymend_dirty")
     }
 
     /// The words of its text.
@@ -234,8 +232,12 @@ async fn create(db: &Db, triggers: &[(Trigger, Option<Existing>)]) -> Result<(),
     let dialect = tx.dialect();
     for (trigger, known) in triggers {
         let mut result = Ok(());
+        // CREATE OR REPLACE takes no name from another table.
+        if known.as_ref().is_some_and(|known| !known.table.eq_ignore_ascii_case(&trigger.table)) {
+            result = patiently(&mut tx, &drop_trigger(&trigger.name)).await;
+        }
         // A connection to SQLite remembers triggers that somebody else has dropped, until it runs something.
-        if known.is_some() || dialect == Dialect::Sqlite {
+        if result.is_ok() && (known.is_some() || dialect == Dialect::Sqlite) {
             result = patiently(&mut tx, &trigger.make_room(dialect)).await;
         }
         if result.is_ok() {
@@ -325,7 +327,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ours_are_named_after_their_table_and_mark() {
+    fn ours_are_named_like_ours_and_mark() {
         let is_ours = |name: &str, table: &str, text: &str| {
             let [name, table, text] = [name, table, text].map(str::to_owned);
             Existing { name, table, when: String::new(), text }.is_ours()
@@ -334,7 +336,7 @@ mod tests {
         assert!(is_ours("daymend_billing_insert", "billing", marks));
         assert!(is_ours("daymend_allTests_update", "alltests", marks));
         assert!(!is_ours("daymend_billing_insert", "billing", "SET @x = 1"), "it does not mark");
-        assert!(!is_ours("daymend_billing_insert", "bills", marks), "another table");
+        assert!(is_ours("daymend_billing_insert", "billing_old", marks), "its table was renamed");
         assert!(!is_ours("daymend_billing_audit", "billing", marks), "no event");
         assert!(!is_ours("billing_delta", "billing", marks));
         assert!(!is_ours("x", "y", marks) && !is_ours("daymend_", "", marks));

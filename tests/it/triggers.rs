@@ -21,6 +21,7 @@ const USAGE: i32 = 2;
 
 on_both! {
     triggers_are_installed_once_and_removed_without_a_trace;
+    triggers_of_a_table_that_was_renamed_are_found_and_moved;
     an_older_trigger_is_replaced_and_one_of_somebody_else_is_not;
     what_show_prints_does_the_same_as_install;
     a_users_statement_does_not_notice_the_triggers;
@@ -38,8 +39,8 @@ async fn names(db: &TestDb) -> Vec<String> {
 }
 
 fn expected(engine: Engine) -> usize {
-    // SQLite has one more for each table, for REPLACE.
-    if engine == Engine::MariaDb { 15 } else { 20 }
+    // SQLite has two more for each table, for REPLACE.
+    if engine == Engine::MariaDb { 15 } else { 25 }
 }
 
 async fn triggers_are_installed_once_and_removed_without_a_trace(engine: Engine) {
@@ -61,6 +62,40 @@ async fn triggers_are_installed_once_and_removed_without_a_trace(engine: Engine)
     assert_eq!(removed.matches("dropped daymend_").count(), expected(engine), "{removed}");
     assert_eq!(names(&db).await, ["billing_delta"]);
     assert!(run_ok(&db, &["triggers", "remove"]).contains("nothing to do"));
+}
+
+/// As an online change of a table does it: another one takes its place, and its triggers stay with the old one.
+async fn put_another_in_the_place_of_billing(db: &TestDb, old: &str) {
+    let steps = match db.engine {
+        Engine::MariaDb => [
+            "CREATE TABLE billing_new LIKE billing".to_owned(),
+            format!("RENAME TABLE billing TO {old}, billing_new TO billing"),
+        ],
+        Engine::Sqlite => {
+            [format!("ALTER TABLE billing RENAME TO {old}"), format!("CREATE TABLE billing AS SELECT * FROM {old}")]
+        }
+    };
+    for step in steps {
+        db.execute(&step, vec![]).await;
+    }
+}
+
+async fn triggers_of_a_table_that_was_renamed_are_found_and_moved(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    run_ok(&db, &["triggers", "install"]);
+    put_another_in_the_place_of_billing(&db, "billing_old").await;
+    let said = run_ok(&db, &["triggers", "install"]);
+    assert!(said.contains("replaced daymend_billing_insert") && !said.contains("billingInfo"), "{said}");
+    assert_eq!(names(&db).await.len(), expected(engine));
+    let bill = "INSERT INTO billing (id, lab_id, billTime, modified_at, isCancelled) VALUES (1, 1, '2026-06-10', '2026-06-10', 0)";
+    db.execute(bill, vec![]).await;
+    assert_eq!(db.marks().await, 1, "they are where the bills are");
+    db.execute(&bill.replace("billing", "billing_old"), vec![]).await;
+    assert_eq!(db.marks().await, 1, "and there only");
+    // What is left on a table that was renamed is removed as well.
+    put_another_in_the_place_of_billing(&db, "billing_older").await;
+    run_ok(&db, &["triggers", "remove"]);
+    assert_eq!(names(&db).await, Vec::<String>::new());
 }
 
 async fn an_older_trigger_is_replaced_and_one_of_somebody_else_is_not(engine: Engine) {
