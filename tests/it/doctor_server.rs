@@ -295,6 +295,7 @@ async fn settings_that_matter_are_found_and_those_that_do_not_are_told() {
         ("innodb_lock_wait_timeout", "50"),
         ("event_scheduler", "0"),
         ("autocommit", "0"),
+        ("tx_read_only", "1"),
         // Of rows beyond the limit a rebuild would know nothing.
         ("sql_select_limit", "5"),
         ("sql_safe_updates", "1"),
