@@ -17,12 +17,16 @@ use super::{
     window::Window,
 };
 use crate::{
+    args,
     calendar::{self, Zone},
     db::{Db, DbError, Kind, Mode, Tx, retry},
     error::chain,
     recompute::{self, RecomputeError, Sides, Target, diff, shrink::MaxShrink, stored},
     rollup::{Rollup, aggregate::DaySpan, source},
+    statement,
 };
+
+statement!(ZONE_BUILT, "zone of history", "SELECT time_zone FROM daymend_labs WHERE rollup = ? AND lab_id = ?");
 
 /// How many neighbouring days share their reads; as many as in a recompute.
 pub const DAYS_A_SPAN: u32 = 7;
@@ -186,7 +190,12 @@ impl<'a> Walk<'a> {
         let limits = scope::limits(tx, self.rollup, lab_id, zone, self.as_of).await?;
         let rows_held = sides.stored.len();
         let mut window = Window::new(self.rollup, limits, &sides.expected, sides.stored);
-        for days in other_bounds(zone, from, until) {
+        // The zone by which the history was built, where the lab has moved since.
+        let built = tx.fetch_optional(&ZONE_BUILT, args![self.rollup.name.as_str(), lab_id], |row| row.text_or_null(0));
+        let built =
+            built.await?.flatten().and_then(|name| Zone::parse(Some(&name)).ok()).filter(|built| *built != zone);
+        let built = built.map(|built| DaySpan::new(built, from, until));
+        for days in built.into_iter().chain(other_bounds(zone, from, until)) {
             if !window.is_unexplained(first, last) {
                 break;
             }

@@ -29,6 +29,7 @@ on_both! {
     a_row_that_is_there_twice_is_found;
     a_history_built_without_daylight_saving_is_on_the_wrong_day;
     a_history_built_on_days_in_utc_is_on_the_wrong_day;
+    a_history_built_before_the_lab_moved_is_on_the_wrong_day;
     rows_of_a_lab_whose_view_is_off_are_found_and_not_repaired;
     rows_of_a_lab_that_does_not_exist_are_found_and_not_repaired;
     a_lab_that_cannot_be_audited_is_reported_and_stops_no_other;
@@ -279,6 +280,14 @@ async fn a_history_built_on_days_in_utc_is_on_the_wrong_day(engine: Engine) {
     db.execute("UPDATE labs SET labTimeZone = 'Asia/Kolkata'", args![]).await;
     db.store(&oracle::expected(&db, &[(NEW_YORK, Tz::UTC)], now()).await).await;
     assert_all_on_the_wrong_day(&db, &[(NEW_YORK, Tz::Asia__Kolkata)], 30).await;
+}
+
+async fn a_history_built_before_the_lab_moved_is_on_the_wrong_day(engine: Engine) {
+    let db = across_the_change(engine).await;
+    db.store(&oracle::expected(&db, &[(NEW_YORK, Tz::Asia__Kolkata)], now()).await).await;
+    let built = "INSERT INTO daymend_labs (rollup, lab_id, time_zone) VALUES ('historical_summary', 2, 'Asia/Kolkata')";
+    db.execute(built, args![]).await;
+    assert_all_on_the_wrong_day(&db, &[(NEW_YORK, Tz::America__New_York)], 30).await;
 }
 
 async fn rows_of_a_lab_whose_view_is_off_are_found_and_not_repaired(engine: Engine) {
