@@ -226,7 +226,10 @@ mod tests {
     use super::*;
 
     /// As it was written when this was the latest format.
-    const FORMAT_1: &str = include_str!("../../../tests/fixtures/snapshot-format-1/2026-11-21T040000Z.json");
+    fn format_1() -> String {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/snapshot-format-1/2026-11-21T040000Z.json");
+        std::fs::read_to_string(file).unwrap()
+    }
 
     fn parse(text: &str) -> Result<Manifest, String> {
         Manifest::parse("2026-11-21T040000Z".parse().unwrap(), text.as_bytes()).map_err(|error| error.to_string())
@@ -234,27 +237,27 @@ mod tests {
 
     #[test]
     fn what_is_said_beside_what_is_known_counts_as_well() {
-        assert_eq!(parse(FORMAT_1).unwrap().format, 1);
-        let gone = FORMAT_1.replace("(price >= 0)\"\n", "(price >= 1)\"\n");
-        assert!(gone != FORMAT_1 && parse(&gone).unwrap_err().contains("does not fit its own checksum"));
+        assert_eq!(parse(&format_1()).unwrap().format, 1);
+        let gone = format_1().replace("(price >= 0)\"\n", "(price >= 1)\"\n");
+        assert!(gone != format_1() && parse(&gone).unwrap_err().contains("does not fit its own checksum"));
         // What later versions may say more.
-        let before = parse(FORMAT_1).unwrap().checksum;
-        let more = FORMAT_1.replace("\"took_ms\"", "\"mood\": \"\\\\ \\\" {\",\n\"took_ms\"");
+        let before = parse(&format_1()).unwrap().checksum;
+        let more = format_1().replace("\"took_ms\"", "\"mood\": \"\\\\ \\\" {\",\n\"took_ms\"");
         assert!(parse(&more).unwrap_err().contains("does not fit its own checksum"));
         let more = more.replace(&before, &Manifest::checksum_of(more.as_bytes(), &before));
         assert_eq!(parse(&more).unwrap().rows(), 4);
         // However it is laid out, and whatever is left out that has a default.
-        let flat = String::from_utf8(without_white_space(FORMAT_1.as_bytes())).unwrap();
+        let flat = String::from_utf8(without_white_space(format_1().as_bytes())).unwrap();
         assert!(!flat.contains('\n') && flat.contains("NOT NULL REFERENCES"));
-        assert_eq!(parse(&flat).unwrap(), parse(FORMAT_1).unwrap());
+        assert_eq!(parse(&flat).unwrap(), parse(&format_1()).unwrap());
         let less = flat.replace(",\"generated\":false", "");
         let less = less.replace(&before, &Manifest::checksum_of(less.as_bytes(), &before));
-        assert_eq!(parse(&less).unwrap().tables, parse(FORMAT_1).unwrap().tables);
+        assert_eq!(parse(&less).unwrap().tables, parse(&format_1()).unwrap().tables);
     }
 
     #[test]
     fn a_later_format_is_named() {
-        let later = FORMAT_1.replace("\"format\": 1", "\"format\": 3");
+        let later = format_1().replace("\"format\": 1", "\"format\": 3");
         assert!(parse(&later).unwrap_err().contains("format 3 is newer than this daymend, which reads up to 2"));
     }
 }
