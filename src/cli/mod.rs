@@ -12,6 +12,7 @@ mod demo;
 mod doctor;
 mod follow;
 mod migrate;
+mod process;
 mod queue;
 mod rebuild;
 mod repair;
@@ -221,7 +222,7 @@ pub fn main() -> ExitCode {
         }
         tokio::select! {
             exit = run => exit,
-            exit = signalled() => exit,
+            exit = process::signalled() => exit,
         }
     });
     // A recompute that hangs must not keep the process from ending.
@@ -253,17 +254,6 @@ async fn run(command: Command, global: &Global) -> anyhow::Result<ExitCode> {
         Command::Bench(command) => command.run(global).await,
         Command::Demo(options) => options.run().await,
         Command::Completions(options) => options.run(),
-    }
-}
-
-/// Ends with what shells say of a process that a signal has ended. The first process of a container dies of no
-/// signal that it does not ask for.
-async fn signalled() -> anyhow::Result<ExitCode> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let [mut interrupt, mut terminate] = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
-    tokio::select! {
-        _ = interrupt.recv() => Ok(ExitCode::from(130)),
-        _ = terminate.recv() => Ok(ExitCode::from(143)),
     }
 }
 
@@ -410,7 +400,6 @@ async fn check_rollups(db: &Db, rollups: &Rollups, access: Access) -> Vec<String
     problems.iter().map(ToString::to_string).collect()
 }
 
-/// The rollup that nightly runs, repairs and migration records are about.
 /// Refuses a range of days that ends before it begins; `begin` is the option that begins it.
 fn check_order(begin: &str, from: Option<NaiveDate>, to: Option<NaiveDate>) -> anyhow::Result<()> {
     match (from, to) {
@@ -419,6 +408,7 @@ fn check_order(begin: &str, from: Option<NaiveDate>, to: Option<NaiveDate>) -> a
     }
 }
 
+/// The rollup that nightly runs, repairs and migration records are about.
 fn historical_summary(rollups: &Rollups) -> anyhow::Result<&Rollup> {
     rollups
         .get(HISTORICAL_SUMMARY)

@@ -1,26 +1,20 @@
 //! `daymend serve`, `scheduler` and `worker`: the processes that stay.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Args, builder::FalseyValueParser};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Exit, Global, exit_of, historical_summary, print_json,
+    Exit, Global, historical_summary, print_json,
+    process::{HttpArgs, once_reachable, shutdown_on_signal},
     snapshot::{self, SourceArgs, prune::KeepArgs},
     usage,
 };
 use crate::{
-    db::{self, Backoff, ConnectOptions, Db},
+    db::{self, ConnectOptions, Db},
     error::chain,
     health::Health,
-    http::{self, Site},
-    metrics,
     output::say,
     queue,
     recompute::shrink::MaxShrink,
@@ -40,43 +34,8 @@ const CONNECTIONS_SPARE: u32 = 4;
 /// For how long a tick of the scheduler counts as a sign of life: enqueueing millions takes a while.
 const TICK_FRESH: Duration = Duration::from_secs(300);
 
-/// Where metrics and probes are, if nobody says otherwise.
-const HTTP_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9187);
-
 /// The server counts a statement's time in milliseconds, in 32 bits.
 const JOB_TIMEOUT_MAX: Duration = Duration::from_secs(40 * 24 * 3600);
-
-/// What a process that stays shows of itself.
-#[derive(Debug, Args)]
-struct HttpArgs {
-    /// Where to serve /metrics, /livez, /readyz and /startupz [default: 127.0.0.1:9187]
-    #[arg(long, env = "DAYMEND_HTTP_ADDR", value_name = "ADDR:PORT", hide_default_value = true)]
-    http_addr: Option<SocketAddr>,
-
-    /// Metrics with a value for each lab as well (named daymend_lab_…)
-    #[arg(long, env = "DAYMEND_LAB_METRICS", value_parser = FalseyValueParser::new())]
-    lab_metrics: bool,
-}
-
-impl HttpArgs {
-    /// Installs the metrics and serves the pages, whether or not the database is there yet.
-    ///
-    /// A second process on the same host finds the default port taken: it works without pages, and
-    /// says so. An address that somebody asked for has to be free.
-    async fn serve(&self, global: &Global, command: &'static str, health: &Arc<Health>) -> anyhow::Result<()> {
-        let metrics = metrics::install(self.lab_metrics)?;
-        let db = global.pool(1)?;
-        let addr = self.http_addr.unwrap_or(HTTP_ADDR);
-        match http::serve(addr, Site { health: Arc::clone(health), db, metrics, command }).await {
-            Ok(addr) => tracing::info!("metrics and probes at http://{addr}"),
-            Err(error) if self.http_addr.is_none() && error.kind() == std::io::ErrorKind::AddrInUse => {
-                tracing::warn!("{addr} is taken: no metrics and no probes; to have them, use --http-addr");
-            }
-            Err(error) => return Err(usage(format!("--http-addr {addr} cannot be used: {error}"))),
-        }
-        Ok(())
-    }
-}
 
 /// How the scheduler decides.
 #[derive(Debug, Args)]
@@ -393,8 +352,14 @@ impl WorkerOptions {
             Ok((db, rollups, begun))
         };
         // Whoever drains a queue waits for the end of it, and wants to know that there is none to drain.
-        let connected = if self.drain { Some(connect().await?) } else { once_reachable(&shutdown, connect).await? };
-        let Some((db, rollups, begun)) = connected else { return Ok(Exit::Ok.into()) };
+        let connected = if self.drain {
+            shutdown.run_until_cancelled(connect()).await.transpose()?
+        } else {
+            once_reachable(&shutdown, connect).await?
+        };
+        let Some((db, rollups, begun)) = connected else {
+            return Ok(if self.drain { Exit::Failed } else { Exit::Ok }.into());
+        };
         let lease_db = global.pool(1)?;
         let ended = worker::run(&db, &lease_db, rollups, &config, global.clock(), &pulse, &shutdown).await;
         let mut exit = Exit::Ok;
@@ -466,50 +431,4 @@ async fn close(pools: &[&Db]) {
     for db in pools {
         db.close().await;
     }
-}
-
-/// What `connect` comes to when the database is there, however long that takes; none where a signal comes
-/// first. A process that ended instead would be started again and again, later each time.
-async fn once_reachable<T>(
-    shutdown: &CancellationToken,
-    connect: impl AsyncFn() -> anyhow::Result<T>,
-) -> anyhow::Result<Option<T>> {
-    let mut failures = 0;
-    while let Some(connected) = shutdown.run_until_cancelled(connect()).await {
-        let error = match connected {
-            Err(error) if exit_of(&error) == Exit::Unavailable => error,
-            connected => return connected.map(Some),
-        };
-        failures += 1;
-        let wait = Backoff::UNAVAILABLE.wait(failures);
-        tracing::warn!(error = %chain(error.as_ref()), ?wait, "the database does not answer, waiting");
-        shutdown.run_until_cancelled(tokio::time::sleep(wait)).await;
-    }
-    Ok(None)
-}
-
-/// A token that SIGTERM or Ctrl-C cancels; a second signal ends the process at once.
-fn shutdown_on_signal(health: &Arc<Health>) -> anyhow::Result<CancellationToken> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let shutdown = CancellationToken::new();
-    let token = shutdown.clone();
-    let health = Arc::clone(health);
-    tokio::spawn(async move {
-        loop {
-            let name = tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            };
-            if token.is_cancelled() {
-                tracing::warn!("{name} again: ending at once; leases run out by themselves");
-                std::process::exit(130);
-            }
-            tracing::info!("{name}: finishing what has begun");
-            health.stop();
-            token.cancel();
-        }
-    });
-    Ok(shutdown)
 }

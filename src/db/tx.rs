@@ -283,7 +283,16 @@ impl Tx {
         args: Vec<Arg>,
         mut each: impl FnMut(Row) -> Result<(), sqlx::Error> + Send,
     ) -> Result<(), DbError> {
-        let query = query.into();
+        self.rows(query.into(), args, &mut each).await
+    }
+
+    /// As [`for_each`](Self::for_each), compiled once for all statements.
+    async fn rows(
+        &mut self,
+        query: Query<'_>,
+        args: Vec<Arg>,
+        each: &mut (dyn FnMut(Row) -> Result<(), sqlx::Error> + Send),
+    ) -> Result<(), DbError> {
         let sql = self.render(&query);
         on_connection!(self, query.name, |connection| async {
             let mut rows: BoxStream<'_, Result<Row, sqlx::Error>> =

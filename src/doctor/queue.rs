@@ -57,11 +57,14 @@ statement!(
     "SELECT requested_by, created_at, finished_at FROM daymend_runs ORDER BY id DESC LIMIT 200"
 );
 
+// The last completed nightly run of each zone is never pruned.
 statement!(
     UNPRUNED,
     "doctor old runs",
     "SELECT id, finished_at FROM daymend_runs
-     WHERE state IN ('completed', 'failed', 'cancelled') AND finished_at < ? ORDER BY id LIMIT ?"
+     WHERE state IN ('completed', 'failed', 'cancelled') AND finished_at < ?
+       AND id NOT IN (SELECT MAX(id) FROM daymend_runs WHERE state = 'completed' AND kind = 'nightly' GROUP BY time_zone)
+     ORDER BY id LIMIT ?"
 );
 
 /// For how long a run may stay open after its last job: a scheduler closes it in a second or two.

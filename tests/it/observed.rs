@@ -204,7 +204,8 @@ fn missing_metrics(pages: &[String]) -> Vec<&'static str> {
     let is_there = |metric: &&Metric| match metric.source {
         Source::Scheduler => has(scheduler, metric),
         Source::Worker => has(worker, metric),
-        Source::All => has(scheduler, metric) || has(worker, metric),
+        // Whichever worker it was that met the user.
+        Source::All => pages.iter().any(|page| has(page, metric)),
     };
     ALL.iter().filter(|metric| !is_there(metric)).map(|metric| metric.name).collect()
 }

@@ -1,0 +1,116 @@
+//! What processes do beside their work: signals, the pages for probes and metrics, the wait for a database that is
+//! away.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use clap::{Args, builder::FalseyValueParser};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{Exit, Global, exit_of, usage};
+use crate::{
+    db::Backoff,
+    error::chain,
+    health::Health,
+    http::{self, Site},
+    metrics,
+};
+
+/// Where metrics and probes are, if nobody says otherwise.
+const HTTP_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9187);
+
+/// What a process that stays shows of itself.
+#[derive(Debug, Args)]
+pub(super) struct HttpArgs {
+    /// Where to serve /metrics, /livez, /readyz and /startupz [default: 127.0.0.1:9187]
+    #[arg(long, env = "DAYMEND_HTTP_ADDR", value_name = "ADDR:PORT", hide_default_value = true)]
+    http_addr: Option<SocketAddr>,
+
+    /// Metrics with a value for each lab as well (named daymend_lab_…)
+    #[arg(long, env = "DAYMEND_LAB_METRICS", value_parser = FalseyValueParser::new())]
+    lab_metrics: bool,
+}
+
+impl HttpArgs {
+    /// Installs the metrics and serves the pages, whether or not the database is there yet.
+    ///
+    /// A second process on the same host finds the default port taken: it works without pages, and
+    /// says so. An address that somebody asked for has to be free.
+    pub(super) async fn serve(
+        &self,
+        global: &Global,
+        command: &'static str,
+        health: &Arc<Health>,
+    ) -> anyhow::Result<()> {
+        let metrics = metrics::install(self.lab_metrics)?;
+        let db = global.pool(1)?;
+        let addr = self.http_addr.unwrap_or(HTTP_ADDR);
+        match http::serve(addr, Site { health: Arc::clone(health), db, metrics, command }).await {
+            Ok(addr) => tracing::info!("metrics and probes at http://{addr}"),
+            Err(error) if self.http_addr.is_none() && error.kind() == std::io::ErrorKind::AddrInUse => {
+                tracing::warn!("{addr} is taken: no metrics and no probes; to have them, use --http-addr");
+            }
+            Err(error) => return Err(usage(format!("--http-addr {addr} cannot be used: {error}"))),
+        }
+        Ok(())
+    }
+}
+
+/// Ends with what shells say of a process that a signal has ended. The first process of a container dies of no
+/// signal that it does not ask for.
+pub(super) async fn signalled() -> anyhow::Result<ExitCode> {
+    let [mut interrupt, mut terminate] = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
+    tokio::select! {
+        _ = interrupt.recv() => Ok(ExitCode::from(130)),
+        _ = terminate.recv() => Ok(ExitCode::from(143)),
+    }
+}
+
+/// What `connect` comes to when the database is there, however long that takes; none where a signal comes
+/// first. A process that ended instead would be started again and again, later each time.
+pub(super) async fn once_reachable<T>(
+    shutdown: &CancellationToken,
+    connect: impl AsyncFn() -> anyhow::Result<T>,
+) -> anyhow::Result<Option<T>> {
+    let mut failures = 0;
+    while let Some(connected) = shutdown.run_until_cancelled(connect()).await {
+        let error = match connected {
+            Err(error) if exit_of(&error) == Exit::Unavailable => error,
+            connected => return connected.map(Some),
+        };
+        failures += 1;
+        let wait = Backoff::UNAVAILABLE.wait(failures);
+        tracing::warn!(error = %chain(error.as_ref()), ?wait, "the database does not answer, waiting");
+        shutdown.run_until_cancelled(tokio::time::sleep(wait)).await;
+    }
+    Ok(None)
+}
+
+/// A token that SIGTERM or Ctrl-C cancels; a second signal ends the process at once.
+pub(super) fn shutdown_on_signal(health: &Arc<Health>) -> anyhow::Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = CancellationToken::new();
+    let token = shutdown.clone();
+    let health = Arc::clone(health);
+    tokio::spawn(async move {
+        loop {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            if token.is_cancelled() {
+                tracing::warn!("{name} again: ending at once; leases run out by themselves");
+                std::process::exit(130);
+            }
+            tracing::info!("{name}: finishing what has begun");
+            health.stop();
+            token.cancel();
+        }
+    });
+    Ok(shutdown)
+}
