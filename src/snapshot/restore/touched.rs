@@ -183,8 +183,9 @@ async fn add(
     let dialect = live.db.dialect();
     let last = way.joins.len() - 1;
     let table = &shapes[way.joins[0].0];
+    // Without DISTINCT: a table of the server's own may not keep a date that is none as it is.
     let mut sql = format!(
-        "SELECT DISTINCT w{last}.{}, w{last}.{} FROM {} AS w0",
+        "SELECT w{last}.{}, w{last}.{} FROM {} AS w0",
         quote(dialect, &facts.lab),
         quote(dialect, &facts.time),
         quote(dialect, &table.table)
