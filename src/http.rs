@@ -69,9 +69,9 @@ pub async fn serve(addr: SocketAddr, site: Site) -> std::io::Result<SocketAddr> 
     });
     let pages = Router::new()
         .route("/metrics", get(show_metrics))
-        .route("/livez", get(|| async { "ok\n" }))
+        .route("/livez", get(show_alive))
         .route("/readyz", get(show_ready))
-        .route("/startupz", get(|| async { "ok\n" }))
+        .route("/startupz", get(show_alive))
         .with_state(Arc::new((site, Answer::default())));
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, pages).await {
@@ -82,6 +82,10 @@ pub async fn serve(addr: SocketAddr, site: Site) -> std::io::Result<SocketAddr> 
 }
 
 type Shared = State<Arc<(Site, Answer)>>;
+
+async fn show_alive() -> &'static str {
+    "ok\n"
+}
 
 async fn show_metrics(State(shared): Shared) -> impl IntoResponse {
     let site = &shared.0;

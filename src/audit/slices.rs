@@ -213,7 +213,7 @@ pub async fn take(db: &Db, rollup: &str, lease: Duration) -> Result<Option<Taken
         Ok(Taken { id, night, turn, spent, started_at })
     });
     let Some(free) = free.await? else { return Ok(None) };
-    let lease = args![micros(lease), free.id, free.turn];
+    let lease = args![lease.as_micros(), free.id, free.turn];
     let found = retry("take audit slice", || db.execute(&SLICE_TAKE, lease.clone())).await?;
     Ok((found == 1).then_some(Taken { turn: free.turn + 1, ..free }))
 }
@@ -228,14 +228,13 @@ pub async fn step(
     counts: &Counts,
     found: &[Found],
 ) -> Result<bool, DbError> {
-    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let args = args![
-        micros(lease),
-        i64::try_from(spent.as_millis()).unwrap_or(i64::MAX),
-        number(counts.labs_completed),
-        number(counts.days_audited),
-        number(counts.days_drifted),
-        number(counts.differences),
+        lease.as_micros(),
+        spent.as_millis(),
+        counts.labs_completed,
+        counts.days_audited,
+        counts.days_drifted,
+        counts.differences,
         taken.id,
         taken.turn,
     ];
@@ -328,8 +327,4 @@ pub async fn prune(db: &Db, cutoff: DateTime<Utc>) -> Result<u64, DbError> {
         Ok(slices)
     })
     .await
-}
-
-fn micros(time: Duration) -> i64 {
-    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }

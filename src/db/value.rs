@@ -72,11 +72,18 @@ impl From<u32> for Arg {
     }
 }
 
-impl From<usize> for Arg {
-    fn from(value: usize) -> Self {
-        Self::Int(i64::try_from(value).unwrap_or(i64::MAX))
-    }
+/// Numbers that a BIGINT may not hold: at most its largest.
+macro_rules! saturating {
+    ($($ty:ty),*) => {
+        $(impl From<$ty> for Arg {
+            fn from(value: $ty) -> Self {
+                Self::Int(i64::try_from(value).unwrap_or(i64::MAX))
+            }
+        })*
+    };
 }
+
+saturating!(usize, u64, u128);
 
 impl From<bool> for Arg {
     fn from(value: bool) -> Self {

@@ -3,7 +3,7 @@
 //!
 //! Only the latest rows are looked at, by the primary key.
 
-use super::{COUNT_MAX, Chart, Check, Patient, Severity, counted, examples};
+use super::{COUNT_MAX, Chart, Check, Patient, Severity, counted, examples, summary::first_of_window};
 use crate::{
     args,
     db::{DbError, Dialect, Query},
@@ -40,10 +40,7 @@ struct Astray {
 async fn bills(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     for bill in patient.rollups.iter().filter_map(|rollup| rollup.watch.as_ref()).map(|watch| &watch.bill) {
-        let condition = match patient.db.dialect() {
-            Dialect::MySql => none_mysql(&bill.time, "1000-01-01"),
-            Dialect::Sqlite => none_sqlite(&bill.time, "%Y-%m-%d %H:%M:%S", "1000-01-01"),
-        };
+        let condition = is_none(patient.db.dialect(), &bill.time, "%Y-%m-%d %H:%M:%S", "1000-01-01");
         let dates = Dates { table: &bill.table, id: &bill.key, lab: &bill.lab, date: &bill.time, condition };
         let astray = astray(patient, &dates).await?;
         if !astray.ids.is_empty() {
@@ -60,10 +57,7 @@ async fn summary(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     for rollup in patient.rollups.iter() {
         let s = &rollup.summary;
-        let condition = match patient.db.dialect() {
-            Dialect::MySql => none_mysql(&s.day, "0001-01-01"),
-            Dialect::Sqlite => none_sqlite(&s.day, "%Y-%m-%d", "0001-01-01"),
-        };
+        let condition = is_none(patient.db.dialect(), &s.day, "%Y-%m-%d", "0001-01-01");
         let dates = Dates { table: &s.table, id: &s.id, lab: &s.lab, date: &s.day, condition };
         let astray = astray(patient, &dates).await?;
         if !astray.ids.is_empty() {
@@ -81,40 +75,37 @@ async fn summary(patient: &Patient<'_>) -> Result<Chart, DbError> {
     Ok(chart)
 }
 
-/// Before the first day, of month or day 0, or of a day that its month does not have.
-fn none_mysql(date: &str, first: &str) -> String {
-    format!("NOT ({date} >= '{first}' AND DAYOFMONTH({date}) BETWEEN 1 AND COALESCE(DAYOFMONTH(LAST_DAY({date})), 0))")
-}
-
-/// Before the first day, or not written as the date that it is taken for.
-fn none_sqlite(date: &str, format: &str, first: &str) -> String {
-    let length = if format.len() > 8 { 19 } else { 10 };
-    format!(
-        "({date} < '{first}' OR {date} GLOB '*[^-0-9 :.]*'
-          OR {date} IS NOT NULL AND strftime('{format}', {date}) IS NOT substr({date}, 1, {length}))"
-    )
+/// Before the first day; of month or day 0, or of a day that its month does not have; on SQLite not written as
+/// the date that it is taken for.
+fn is_none(dialect: Dialect, date: &str, format: &str, first: &str) -> String {
+    match dialect {
+        Dialect::MySql => format!(
+            "NOT ({date} >= '{first}' AND DAYOFMONTH({date}) BETWEEN 1 AND COALESCE(DAYOFMONTH(LAST_DAY({date})), 0))"
+        ),
+        Dialect::Sqlite => {
+            let length = if format.len() > 8 { 19 } else { 10 };
+            format!(
+                "({date} < '{first}' OR {date} GLOB '*[^-0-9 :.]*'
+                  OR {date} IS NOT NULL AND strftime('{format}', {date}) IS NOT substr({date}, 1, {length}))"
+            )
+        }
+    }
 }
 
 /// The rows on no day, among the latest.
 async fn astray(patient: &Patient<'_>, dates: &Dates<'_>) -> Result<Astray, DbError> {
     let Dates { table, id, lab, date, condition } = dates;
-    let sql = format!("-- daymend: doctor dated ids\nSELECT MIN({id}), MAX({id}) FROM {table}");
-    let query = Query::new("doctor dated ids", sql);
-    let ends = patient.read(query, args![], |row| Ok((row.int_or_null(0)?, row.int_or_null(1)?))).await?;
-    let Some((Some(min), Some(max))) = ends.first().copied() else {
-        return Ok(Astray { ids: Vec::new(), rows: Vec::new(), among: "" });
-    };
-    let first = max.saturating_sub(WINDOW).max(min);
+    let (first, is_partial) = first_of_window(patient, table, id, WINDOW).await?;
     let sql = format!(
-        "-- daymend: doctor dates\nSELECT {id}, {lab}, CAST({date} AS CHAR) FROM {table}
+        "SELECT {id}, {lab}, CAST({date} AS CHAR) FROM {table}
          WHERE {id} >= ? AND {condition} ORDER BY {id} LIMIT ?"
     );
     let rows = patient
-        .read(Query::new("doctor dates", sql), args![first, COUNT_MAX + 1], |row| {
+        .read(Query::named("doctor dates", sql), args![first, COUNT_MAX + 1], |row| {
             let (id, lab) = (row.int(0)?, row.int_or_null(1)?.unwrap_or_default());
             Ok((id, format!("{id} of lab {lab}: {}", row.text_or_null(2)?.unwrap_or_default())))
         })
         .await?;
     let (ids, rows) = rows.into_iter().unzip();
-    Ok(Astray { ids, rows, among: if first > min { " among the latest" } else { "" } })
+    Ok(Astray { ids, rows, among: if is_partial { " among the latest" } else { "" } })
 }

@@ -150,8 +150,7 @@ async fn is_refused(patient: &Patient<'_>, right: &str, table: &str) -> Result<b
         "UPDATE" => format!("UPDATE {table} SET daymend_doctor = 1 WHERE 1 = 0"),
         _ => format!("DELETE FROM {table} WHERE 1 = 0"),
     };
-    let sql = format!("-- daymend: doctor rights\n{sql}");
-    match patient.db.columns(Query::new("doctor rights", sql)).await {
+    match patient.db.columns(Query::named("doctor rights", sql)).await {
         Ok(_) => Ok(false),
         Err(error) => match code(&error.source) {
             1044 | 1142 => Ok(true),

@@ -152,7 +152,7 @@ pub(super) async fn faulty(patient: &Patient<'_>, rollup: &Rollup, fault: Fault)
         return Ok(Faulty::default());
     }
     let window = if fault == Fault::Duplicate { WINDOW_SORTED } else { WINDOW };
-    let (first, is_partial) = first_of_window(patient, rollup, window).await?;
+    let (first, is_partial) = first_of_window(patient, &s.table, &s.id, window).await?;
     let columns = key(s).join(", ");
     let (id, table, count) = (&s.id, &s.table, &s.count);
     let tail = match fault {
@@ -160,10 +160,9 @@ pub(super) async fn faulty(patient: &Patient<'_>, rollup: &Rollup, fault: Fault)
         Fault::Negative => format!("AND {count} < 0 ORDER BY {id}"),
         Fault::Duplicate => format!("GROUP BY {columns} HAVING COUNT(*) > 1"),
     };
-    let sql = format!("-- daymend: doctor summary rows\nSELECT {columns} FROM {table} WHERE {id} >= ? {tail} LIMIT ?");
-    let query = Query::new("doctor summary rows", sql);
+    let sql = format!("SELECT {columns} FROM {table} WHERE {id} >= ? {tail} LIMIT ?");
     let rows = patient
-        .read(query, args![first, COUNT_MAX + 1], |row| {
+        .read(Query::named("doctor summary rows", sql), args![first, COUNT_MAX + 1], |row| {
             let number =
                 |column| Ok::<_, sqlx::Error>(row.int_or_null(column)?.map_or("NULL".to_owned(), |n| n.to_string()));
             // A DATE of MySQL travels as bytes, and those of some days are text as well: of 1900-01-01, for one.
@@ -180,11 +179,14 @@ pub(super) async fn faulty(patient: &Patient<'_>, rollup: &Rollup, fault: Fault)
     Ok(Faulty { count: rows.len(), labs, keys: rows.into_iter().map(|(_, key)| key).collect(), is_partial })
 }
 
-/// The first id of the latest so many, and whether there are earlier ones.
-async fn first_of_window(patient: &Patient<'_>, rollup: &Rollup, window: i64) -> Result<(i64, bool), DbError> {
-    let s = &rollup.summary;
-    let sql = format!("-- daymend: doctor summary ids\nSELECT MIN({}), MAX({}) FROM {}", s.id, s.id, s.table);
-    let query = Query::new("doctor summary ids", sql);
+/// The first id of the latest so many of a table, and whether there are earlier ones.
+pub(super) async fn first_of_window(
+    patient: &Patient<'_>,
+    table: &str,
+    id: &str,
+    window: i64,
+) -> Result<(i64, bool), DbError> {
+    let query = Query::named("doctor latest ids", format!("SELECT MIN({id}), MAX({id}) FROM {table}"));
     let ends = patient.read(query, args![], |row| Ok((row.int_or_null(0)?, row.int_or_null(1)?))).await?;
     let Some((Some(min), Some(max))) = ends.first().copied() else { return Ok((0, false)) };
     let first = max.saturating_sub(window).max(min);

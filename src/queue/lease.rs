@@ -100,18 +100,16 @@ const NAME_CHARACTERS_MAX: usize = 255;
 
 /// Registers a worker process; its id. `name` tells operators where it runs.
 pub async fn register(db: &Db, name: &str, lease: Duration) -> Result<i64, DbError> {
-    let lease_us = i64::try_from(lease.as_micros()).unwrap_or(i64::MAX);
     let name = clipped(name, NAME_CHARACTERS_MAX);
     let mut tx = db.begin(Mode::Write).await?;
-    let id = tx.insert(&REGISTER, args![name, env!("CARGO_PKG_VERSION"), lease_us]).await?;
+    let id = tx.insert(&REGISTER, args![name, env!("CARGO_PKG_VERSION"), lease.as_micros()]).await?;
     tx.commit().await?;
     Ok(id)
 }
 
 /// Extends the lease of everything the worker holds; false where it had run out.
 pub async fn heartbeat(db: &Db, worker_id: i64, lease: Duration) -> Result<bool, DbError> {
-    let lease_us = i64::try_from(lease.as_micros()).unwrap_or(i64::MAX);
-    let found = retry("heartbeat", || db.execute(&HEARTBEAT, args![lease_us, worker_id])).await?;
+    let found = retry("heartbeat", || db.execute(&HEARTBEAT, args![lease.as_micros(), worker_id])).await?;
     Ok(found == 1)
 }
 

@@ -115,14 +115,13 @@ pub async fn complete_unchanged(db: &Db, worker_id: i64, jobs: &[Job]) -> Result
 /// or its attempts are used up.
 pub async fn fail(db: &Db, worker_id: i64, job: &Job, failure: &Failure) -> Result<bool, DbError> {
     let error = clipped(&failure.error, ERROR_CHARACTERS_MAX);
-    let backoff_us = i64::try_from(failure.backoff.as_micros()).unwrap_or(i64::MAX);
     retry("fail", || async {
         let mut tx = db.begin(Mode::Write).await?;
         let fence = args![worker_id, job.attempt, job.id];
         let mut record = args!["failed", error.as_str()];
         record.extend(fence.clone());
         tx.execute(&ATTEMPT_RECORD, record).await?;
-        let mut args = args![failure.permanent, backoff_us, error.as_str(), failure.permanent];
+        let mut args = args![failure.permanent, failure.backoff.as_micros(), error.as_str(), failure.permanent];
         args.extend(fence);
         let found = tx.execute(&FAIL, args).await?;
         // Refused: then there was no attempt to record, either.
@@ -134,8 +133,8 @@ pub async fn fail(db: &Db, worker_id: i64, job: &Job, failure: &Failure) -> Resu
 
 /// Gives one job back without using up its attempt; it is due again after `wait`.
 pub async fn release(db: &Db, worker_id: i64, job: &Job, wait: Duration) -> Result<bool, DbError> {
-    let wait_us = i64::try_from(wait.as_micros()).unwrap_or(i64::MAX);
-    let found = retry("release", || db.execute(&RELEASE, args![wait_us, worker_id, job.attempt, job.id])).await?;
+    let args = args![wait.as_micros(), worker_id, job.attempt, job.id];
+    let found = retry("release", || db.execute(&RELEASE, args.clone())).await?;
     Ok(found == 1)
 }
 

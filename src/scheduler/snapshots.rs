@@ -168,7 +168,7 @@ pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationT
             db.execute(&ADD, args![day]).await?;
         }
     }
-    if db.execute(&TAKE, args![micros(LEASE), daily.holder.as_str(), day]).await? == 0 {
+    if db.execute(&TAKE, args![LEASE.as_micros(), daily.holder.as_str(), day]).await? == 0 {
         return Ok(Look::Nothing);
     }
     let begun = Instant::now();
@@ -186,11 +186,8 @@ pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationT
     let took = begun.elapsed();
     match result {
         Ok(manifest) => {
-            let size = i64::try_from(manifest.size).unwrap_or(i64::MAX);
-            let rows = i64::try_from(manifest.rows()).unwrap_or(i64::MAX);
-            let millis = i64::try_from(manifest.took_ms).unwrap_or(i64::MAX);
-            let name = manifest.name.to_string();
-            db.execute(&DONE, args![name, size, rows, millis, day, daily.holder.as_str()]).await?;
+            let (name, size, rows) = (manifest.name.to_string(), manifest.size, manifest.rows());
+            db.execute(&DONE, args![name, size, rows, manifest.took_ms, day, daily.holder.as_str()]).await?;
             SNAPSHOTS.add(["ok"], 1);
             tracing::info!(snapshot = %manifest.name, rows, size, ?took, "daily snapshot");
             prune(daily, &manifest).await;
@@ -204,7 +201,7 @@ pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationT
             let wait = RETRY.saturating_mul(1 << (attempt.clamp(1, 10) - 1)).min(RETRY_MAX);
             tracing::error!(error = why, attempt, ?wait, "the daily snapshot failed, trying again");
             let why = clipped(&why, ERROR_LENGTH_MAX);
-            db.execute(&FAILED, args![micros(wait), why, day, daily.holder.as_str()]).await?;
+            db.execute(&FAILED, args![wait.as_micros(), why, day, daily.holder.as_str()]).await?;
             Ok(Look::Failed)
         }
     }
@@ -232,7 +229,7 @@ async fn hold(db: &Db, daily: &Daily, day: NaiveDate) {
     let mut held = Instant::now();
     while held.elapsed() < LEASE {
         tokio::time::sleep(HOLD_EVERY).await;
-        match db.execute(&HOLD, args![micros(LEASE), day, daily.holder.as_str()]).await {
+        match db.execute(&HOLD, args![LEASE.as_micros(), day, daily.holder.as_str()]).await {
             Ok(0) => return,
             Ok(_) => held = Instant::now(),
             Err(error) => metrics::database_error(&error),
@@ -267,10 +264,6 @@ async fn show(db: &Db) -> Result<(), DbError> {
     SNAPSHOT_SIZE.set([], size as f64);
     SNAPSHOT_DURATION.set([], took_ms as f64 / 1000.0);
     Ok(())
-}
-
-fn micros(time: Duration) -> i64 {
-    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ const FILTER_CHARACTERS_MAX: usize = 1000;
 /// Notes a change in the transaction that makes it.
 async fn write_log(tx: &mut Tx, who: &str, action: &str, filter: &str, jobs: u64) -> Result<(), DbError> {
     let (who, filter) = (clipped(who, WHO_CHARACTERS_MAX), clipped(filter, FILTER_CHARACTERS_MAX));
-    tx.execute(&LOG_WRITE, args![who, action, filter, i64::try_from(jobs).unwrap_or(i64::MAX)]).await.map(drop)
+    tx.execute(&LOG_WRITE, args![who, action, filter, jobs]).await.map(drop)
 }
 
 /// How many jobs of which runs fit a condition made of fixed fragments: what a change would touch.

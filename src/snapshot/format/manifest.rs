@@ -151,8 +151,7 @@ impl Manifest {
     /// The SHA-256 of everything that it says, but for the checksum itself.
     #[must_use]
     pub fn checksum(&self) -> String {
-        let said = Self { checksum: String::new(), ..self.clone() };
-        hex::encode(Sha256::digest(serde_json::to_vec(&said).unwrap_or_default()))
+        Self::checksum_of(&serde_json::to_vec(self).unwrap_or_default(), &self.checksum)
     }
 
     /// The same of a document, whatever it says that this binary does not know or no longer knows: hashed is

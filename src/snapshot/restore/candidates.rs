@@ -98,6 +98,18 @@ pub struct Candidate {
     pub holder: Option<Cells>,
 }
 
+impl Candidate {
+    /// What became of it: the columns `state`, `reason`, `detail` and `holder`.
+    fn outcome(&self) -> [Arg; 4] {
+        [
+            self.state.name().into(),
+            self.reason.as_str().into(),
+            self.detail.as_str().into(),
+            self.holder.as_ref().map(|key| cells::encode(key)).into(),
+        ]
+    }
+}
+
 /// A row that went in with references left empty, to be filled in when their rows are there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fill {
@@ -191,15 +203,7 @@ impl Candidates {
                     "INSERT INTO candidates (t, n, key, state, reason, detail, holder)
                      SELECT ?, COALESCE(MAX(n), 0) + 1, ?, ?, ?, ?, ? FROM candidates WHERE t = ?",
                 ),
-                args![
-                    table,
-                    cells::encode(&candidate.key),
-                    candidate.state.name(),
-                    candidate.reason.as_str(),
-                    candidate.detail.as_str(),
-                    candidate.holder.as_ref().map(|key| cells::encode(key)),
-                    table
-                ],
+                args![table, cells::encode(&candidate.key); candidate.outcome().into_iter().chain([table.into()])],
             )
             .await?;
         }
@@ -218,14 +222,7 @@ impl Candidates {
                     "restore state",
                     "UPDATE candidates SET state = ?, reason = ?, detail = ?, holder = ? WHERE t = ? AND n = ?",
                 ),
-                args![
-                    candidate.state.name(),
-                    candidate.reason.as_str(),
-                    candidate.detail.as_str(),
-                    candidate.holder.as_ref().map(|key| cells::encode(key)),
-                    table,
-                    candidate.place
-                ],
+                args![; candidate.outcome().into_iter().chain([table.into(), candidate.place.into()])],
             )
             .await?;
         }

@@ -1,4 +1,4 @@
-//! One case each: why rows are set aside, who is taken for whom, what must not come back.
+//! One case each: why rows are set aside, what must not come back.
 
 use daymend::{
     args,
@@ -15,10 +15,6 @@ on_both! {
     what_the_database_does_not_take_is_deferred_with_its_reason;
     cycles_and_trees_go_in_by_two_passes;
     what_was_deleted_on_purpose_stays_away_with_what_hangs_on_it;
-    the_map_can_be_edited;
-    a_reused_id_is_not_present;
-    one_row_stands_for_one_other_at_most;
-    keys_that_disagree_say_nothing;
     rows_that_were_touched_since_are_not_undone;
     a_filter_and_a_row_of_snapshots_say_when_rows_vanished;
     tables_that_cannot_be_compared_differ;
@@ -165,98 +161,6 @@ async fn what_was_deleted_on_purpose_stays_away_with_what_hangs_on_it(engine: En
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE id IN (2, 3)").await, 0);
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner IN (2, 3)").await, 0);
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 7);
-}
-
-async fn the_map_can_be_edited(engine: Engine) {
-    let scene = people(engine).await;
-    let name = scene.take().await.to_string();
-    let sql = [
-        "DELETE FROM pets WHERE id IN (1, 2, 3)",
-        "DELETE FROM people WHERE id IN (1, 2, 3)",
-        "INSERT INTO people VALUES (11, 'c1', 'again'), (12, 'c2', 'another with the same code'), (13, 'other', 'n3')",
-    ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
-    let plan = scene.json(3, &["restore", &name, "--missing"]);
-    assert_eq!(rows(&plan, "mapped")["people"], 2);
-    let map = std::fs::read_to_string(scene.path("map.csv")).unwrap();
-    assert_eq!(map, "table,old,new,why\npeople,1,11,code is the same\npeople,2,12,code is the same\n");
-    // 2 is not 12 after all, and 3 is 13.
-    let edited = scene.file("edited.csv", "table,old,new,why\npeople,1,11,\npeople,2,,no\npeople,3,13,she told us\n");
-    let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--remap", &edited]);
-    assert_eq!(rows(&report, "mapped")["people"], 2);
-    assert_eq!(rows(&report, "ambiguous")["people"], 1);
-    assert_eq!(rows(&report, "deferred")["pets"], 1);
-    assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 1").await, 11);
-    assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 3").await, 13);
-    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE id = 2").await, 0);
-    let nobody = scene.file("nobody.csv", "table,old,new\npeople,2,77\n");
-    let plan = scene.json(3, &["restore", &name, "--missing", "--remap", &nobody]);
-    let groups = plan["report"]["groups"].as_array().unwrap();
-    assert!(groups.iter().any(|group| group["reason"] == "the map names a row that is not there"), "{plan}");
-}
-
-async fn a_reused_id_is_not_present(engine: Engine) {
-    let scene = people(engine).await;
-    let name = scene.take().await.to_string();
-    let sql = [
-        "DELETE FROM pets WHERE id IN (1, 2)",
-        "DELETE FROM people WHERE id IN (1, 2)",
-        // Somebody else got the id of the first, who came again under another one.
-        "INSERT INTO people VALUES (1, 'new', 'somebody'), (2, 'also new', 'somebody'), (10, 'c1', 'again')",
-    ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
-    let relations = scene.file("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'code'\n");
-    let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
-    assert_eq!(rows(&report, "mapped")["people"], 1);
-    assert_eq!(rows(&report, "reused")["people"], 1);
-    assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 1").await, 10);
-    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner IN (1, 2)").await, 0, "nobody else's pets");
-}
-
-/// Three of the same name have vanished, and one of that name was entered again: nobody knows who of them.
-async fn one_row_stands_for_one_other_at_most(engine: Engine) {
-    let scene = people(engine).await;
-    scene.execute_all(&["UPDATE people SET name = 'Ann' WHERE id < 4".to_owned()]).await;
-    let name = scene.take().await.to_string();
-    let sql = [
-        "DELETE FROM pets WHERE id < 4",
-        "DELETE FROM people WHERE id < 4",
-        // Two ids are free, and somebody else has got the third.
-        "INSERT INTO people VALUES (3, 'new', 'Bob'), (10, 'again', 'Ann')",
-    ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
-    let relations = scene.file("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'name'\n");
-    let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
-    assert_eq!((rows(&report, "mapped")["people"], rows(&report, "ambiguous")["people"]), (1, 2), "{report}");
-    assert_eq!(rows(&report, "deferred")["pets"], 2);
-    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner = 10").await, 1);
-    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner = 3").await, 0);
-}
-
-/// Nobody has said which of two keys identifies somebody.
-async fn keys_that_disagree_say_nothing(engine: Engine) {
-    let table = "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, code VARCHAR(20) NULL UNIQUE, card VARCHAR(20) NULL UNIQUE)";
-    let scene = Scene::new(engine, &[table, PEOPLE[1]]).await;
-    let sql = [
-        "INSERT INTO people VALUES (1, 'a', 'x'), (2, 'b', 'y'), (3, 'c', 'z')",
-        "INSERT INTO pets VALUES (1, 1, 'p'), (2, 2, 'p'), (3, 3, 'p')",
-    ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
-    let name = scene.take().await.to_string();
-    let sql = [
-        "DELETE FROM pets",
-        "DELETE FROM people",
-        // Of the first the keys are with two, of the second one is with somebody who has another card.
-        "INSERT INTO people VALUES (10, 'a', 'new'), (11, 'new', 'x'), (12, 'b', 'other'), (13, 'c', 'z')",
-    ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
-    // What a person has to decide is reason enough for the exit code.
-    let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--table", "people"]);
-    assert!(rows(&report, "deferred").is_empty(), "{report}");
-    let report = scene.json(3, &["restore", &name, "--missing", "--apply"]);
-    assert_eq!((rows(&report, "ambiguous")["people"], rows(&report, "mapped")["people"]), (2, 1), "{report}");
-    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 1, "{report}");
-    assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 3").await, 13);
 }
 
 async fn rows_that_were_touched_since_are_not_undone(engine: Engine) {

@@ -5,6 +5,7 @@ mod any_types;
 mod cases;
 mod children;
 mod hostile;
+mod identity;
 mod keys;
 mod kills;
 mod lab;

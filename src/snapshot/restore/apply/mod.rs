@@ -212,7 +212,7 @@ impl<'a> Apply<'a> {
         let mut inserted = Vec::new();
         for mut one in ready {
             let insert = insert_sql(&context.live, shape, &one.row);
-            match tx.execute(Query::new("restore insert", insert), one.row.clone()).await {
+            match tx.execute(Query::named("restore insert", insert), one.row.clone()).await {
                 Ok(_) => inserted.push(one),
                 Err(error) if !is_refusal(&error) => return Err(error.into()),
                 Err(error) => {

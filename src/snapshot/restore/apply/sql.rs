@@ -16,7 +16,7 @@ pub(super) fn insert_sql(live: &Side, shape: &Shape, row: &[Arg]) -> String {
     let marks: Vec<&str> =
         shape.columns.iter().zip(row).map(|(column, value)| live.written(&shape.table, column, value)).collect();
     format!(
-        "-- daymend: restore insert\nINSERT INTO {} ({}) VALUES ({})",
+        "INSERT INTO {} ({}) VALUES ({})",
         quote(dialect, &shape.table),
         quote_all(dialect, shape.columns.iter().map(String::as_str)),
         marks.join(", ")
