@@ -7,7 +7,8 @@
 //! 2. **Correct.** In new transactions, in turns: the rows that are missing are inserted, the rows to change
 //!    are locked; if each still holds what the look has seen, they are written. If not, the turn is rolled
 //!    back, and what is left is looked at again. Where rows were inserted, the facts of their day are read
-//!    again, under shared locks, and have to be the same. A turn ends with the first day that misses rows:
+//!    again, under shared locks, and have to make the same of every row that was not stored. A turn ends with
+//!    the first day that misses rows:
 //!    beside users who change facts a longer one would hardly ever end, and keep them waiting.
 //!
 //! Why that is right beside the lab system's delta triggers, which add +1 and -1 to the summary inside

@@ -31,6 +31,8 @@ on_both! {
     days_with_wrong_counts_are_one_turn;
     a_turn_that_fails_takes_no_other_with_it;
     a_day_is_over_by_the_clock_of_whoever_asked_for_it;
+    a_change_of_rows_that_are_there_keeps_no_missing_row_waiting;
+    a_change_of_rows_that_were_missing_is_not_lost;
 }
 
 fn day(place: usize) -> NaiveDate {
@@ -110,8 +112,6 @@ async fn a_turn_that_fails_takes_no_other_with_it(engine: Engine) {
     assert_right(&db, day(0), day(3)).await;
 }
 
-/// A user's transaction that has changed the last fact of the third day. Not its first: InnoDB asks for a
-/// lock on the first row behind a range as well.
 /// Neighbouring days of two runs, and a worker whose own clock is behind both of them.
 async fn a_day_is_over_by_the_clock_of_whoever_asked_for_it(engine: Engine) {
     let db = lab(engine).await;
@@ -125,6 +125,78 @@ async fn a_day_is_over_by_the_clock_of_whoever_asked_for_it(engine: Engine) {
     oracle::assert_equal(&oracle::stored(&db).await, &expected);
 }
 
+/// The second day without one of its rows of `branch_test`; a test that it counts.
+async fn lose_a_row(db: &TestDb) -> i64 {
+    turns(db, None).await.1.unwrap();
+    let of_the_day = "SELECT MIN(id) FROM operation_historical_summary WHERE event_type = 'branch_test' AND ordered_at";
+    let row = db.number(&format!("{of_the_day} = '{}'", DAYS[1])).await;
+    let test = "SELECT MIN(labReportRelation.id) FROM labReportRelation
+                JOIN billing ON billing.id = billing_id AND billing.isCancelled = 0 AND labReportRelation.isCancelled = 0
+                WHERE billTime >= '2026-06-10 18:30:00' AND billTime < '2026-06-11 18:30:00' AND test_id =";
+    let row_of = format!("(SELECT dimension_b_id FROM operation_historical_summary WHERE id = {row})");
+    let test = db.number(&format!("{test} {row_of}")).await;
+    db.execute("DELETE FROM operation_historical_summary WHERE id = ?", args![row]).await;
+    test
+}
+
+/// Until the trigger goes facts change just when a row is inserted, after the look: by this statement.
+async fn meddle(db: &TestDb, statement: &str) {
+    let sql = format!(
+        "CREATE TRIGGER meddler AFTER INSERT ON operation_historical_summary FOR EACH ROW BEGIN {statement}; END"
+    );
+    db.execute(&sql, vec![]).await;
+}
+
+/// Takes the trigger away. A connection to SQLite does not know of it before it has run something.
+async fn leave_in_peace(db: &TestDb) {
+    let mut tx = db.admin.begin(Mode::Write).await.unwrap();
+    for sql in ["DELETE FROM billing WHERE 1 = 0", "DROP TRIGGER meddler"] {
+        tx.execute(Query::new("leave in peace", sql), vec![]).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+}
+
+async fn a_change_of_rows_that_are_there_keeps_no_missing_row_waiting(engine: Engine) {
+    let db = lab(engine).await;
+    let test = lose_a_row(&db).await;
+    let sample = "INSERT INTO collectedSample (billing_id, sampleType_id, isAccessed)
+                  SELECT billing_id, sampleType_id, isAccessed FROM collectedSample WHERE billing_id =";
+    meddle(&db, &format!("{sample} (SELECT billing_id FROM labReportRelation WHERE id = {test})")).await;
+    let samples = db.number("SELECT COUNT(*) FROM collectedSample").await;
+    let (done, result) = turns(&db, None).await;
+    result.unwrap();
+    assert_eq!(done, [day(0)..=day(1)]);
+    assert!(db.number("SELECT COUNT(*) FROM collectedSample").await > samples, "nothing has changed");
+    // Nobody has added them to the stored rows; what was missing is there, and right.
+    leave_in_peace(&db).await;
+    turns(&db, None).await.1.unwrap();
+    assert_right(&db, day(0), day(3)).await;
+}
+
+async fn a_change_of_rows_that_were_missing_is_not_lost(engine: Engine) {
+    // One more of what was missing; a row that nobody knew of.
+    for what in ["test_id", "999"] {
+        let db = lab(engine).await;
+        let test = lose_a_row(&db).await;
+        let stored = oracle::stored(&db).await;
+        let again = format!(
+            "INSERT INTO labReportRelation (billing_id, test_id, isCancelled)
+             SELECT billing_id, {what}, 0 FROM labReportRelation WHERE id = {test}"
+        );
+        meddle(&db, &again).await;
+        let (done, result) = turns(&db, None).await;
+        let error = result.unwrap_err();
+        assert!(error.to_string().contains("facts of inserted rows"), "{error}");
+        assert_eq!(done, []);
+        oracle::assert_equal(&oracle::stored(&db).await, &stored);
+        leave_in_peace(&db).await;
+        turns(&db, None).await.1.unwrap();
+        assert_right(&db, day(0), day(3)).await;
+    }
+}
+
+/// A user's transaction that has changed the last fact of the third day. Not its first: InnoDB asks for a
+/// lock on the first row behind a range as well.
 async fn change_the_third_day(db: &TestDb) -> Tx {
     let mut user = db.admin.begin(Mode::Write).await.unwrap();
     let last = "SELECT id FROM billing WHERE billTime < '2026-06-12 18:30:00' ORDER BY billTime DESC LIMIT 1";
