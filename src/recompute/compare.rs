@@ -40,64 +40,47 @@ pub async fn read(tx: &mut Tx, rollup: &Rollup, target: Target) -> Result<Sides,
     Ok(Sides { zone, expected, stored })
 }
 
-/// What a look has found.
-#[derive(Debug, Default)]
-pub(super) struct Look {
-    /// What has to change.
-    pub(super) difference: Difference,
-    /// The rows that the source supports, in key order.
-    pub(super) expected: Vec<(Key, u32)>,
-}
-
 /// What has to change on the days of `target`.
 pub(super) async fn look(
     tx: &mut Tx,
     rollup: &Rollup,
     target: Target,
     streak: &Streak,
-) -> Result<Look, RecomputeError> {
+) -> Result<Difference, RecomputeError> {
     let lab_id = target.lab_id;
     let zone = zone(tx, rollup, lab_id).await?;
     let expected = expected(tx, rollup, target, zone, Locking::None).await?;
     let suspect =
         if streak.is_wrong() { Some(Suspect::all(target)) } else { suspect(tx, rollup, target, &expected).await? };
     let Some(suspect) = suspect else {
-        return Ok(Look::default());
+        return Ok(Difference::default());
     };
     let days = (suspect.first, suspect.last);
     let stored = if suspect.is_stored { stored::read(tx, rollup, lab_id, days).await? } else { Vec::new() };
     let found = difference(rollup, of_days(&expected, days), stored);
     streak.goes_on(&found);
     check_shrink(tx, rollup, target, zone, &expected, &found).await?;
-    Ok(Look { difference: found, expected })
+    Ok(found)
 }
 
-/// Checks that the facts of the day on which rows were inserted, one a turn, still make the same rows where
-/// none were stored, and locks them: a conflict where they do not, or where somebody is changing them.
+/// Checks that the facts of the day on which rows were inserted, one a turn, still make those rows, and locks
+/// them: a conflict where they do not, or where somebody is changing them.
 ///
-/// Rows that were stored answer for themselves: who changes their facts changes them, too.
+/// Only those rows: whoever changes facts meanwhile changes the others as if it were done after the turn.
 pub(super) async fn hold_facts(
     tx: &mut Tx,
     rollup: &Rollup,
     target: Target,
     written: &Difference,
-    seen: &[(Key, u32)],
 ) -> Result<(), RecomputeError> {
     let Some(&(Key { day, .. }, _)) = written.insert.first() else { return Ok(()) };
     let target = Target { first: day, last: day, ..target };
     let zone = zone(tx, rollup, target.lab_id).await?;
     let expected = expected(tx, rollup, target, zone, Locking::Shared).await?;
-    let seen = of_days(seen, (day, day));
-    let was_stored = |key: &Key| {
-        let is_in = |rows: &[(Key, u32)]| rows.binary_search_by_key(key, |(key, _)| *key).is_ok();
-        is_in(seen) && !is_in(&written.insert)
-    };
-    let is_new = |row: &&(Key, u32)| !was_stored(&row.0);
-    if expected == seen || expected.iter().filter(is_new).eq(seen.iter().filter(is_new)) {
-        Ok(())
-    } else {
-        Err(DbError::changed("facts of inserted rows").into())
-    }
+    // Both are in key order.
+    let mut expected = expected.iter();
+    let is_held = written.insert.iter().all(|row| expected.any(|held| held == row));
+    if is_held { Ok(()) } else { Err(DbError::changed("facts of inserted rows").into()) }
 }
 
 /// The days from the first to the last that may be wrong.

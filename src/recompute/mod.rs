@@ -7,8 +7,8 @@
 //! 2. **Correct.** In new transactions, in turns: the rows that are missing are inserted, the rows to change
 //!    are locked; if each still holds what the look has seen, they are written. If not, the turn is rolled
 //!    back, and what is left is looked at again. Where rows were inserted, the facts of their day are read
-//!    again, under shared locks, and have to make the same of every row that was not stored. A turn ends with
-//!    the first day that misses rows:
+//!    again, under shared locks, and have to make the same of those rows. A turn ends with the first day that
+//!    misses rows:
 //!    beside users who change facts a longer one would hardly ever end, and keep them waiting.
 //!
 //! Why that is right beside the lab system's delta triggers, which add +1 and -1 to the summary inside
@@ -50,7 +50,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use crate::{
     calendar::{self, ZoneError},
     db::{Db, DbError, Mode, Tx, retry::AsDbError},
-    rollup::{Rollup, aggregate::Key},
+    rollup::Rollup,
 };
 pub use compare::{Sides, read};
 use diff::Difference;
@@ -196,10 +196,10 @@ where
     F: Future<Output = Result<(Tx, Turn), RecomputeError>> + Send + 'a,
     C: Fn(Turn) + Send + Sync + 'a,
 {
-    let correct = async |target: Target, turn: Turn, expected: &[(Key, u32)]| {
+    let correct = async |target: Target, turn: Turn| {
         let mut tx = db.begin(Mode::Write).await?;
         stored::write(&mut tx, rollup, target.lab_id, &turn.difference).await?;
-        compare::hold_facts(&mut tx, rollup, target, &turn.difference, expected).await?;
+        compare::hold_facts(&mut tx, rollup, target, &turn.difference).await?;
         let (tx, turn) = settle(tx, turn).await?;
         tx.commit().await?;
         progress.advance(*turn.days.end());
@@ -212,9 +212,9 @@ where
         let mut look = db.begin(Mode::Snapshot).await?;
         let mut found = compare::look(&mut look, rollup, target, streak).await?;
         look.commit().await?;
-        while let Some(last) = found.difference.last_of_turn() {
-            let turn = Turn { days: target.first..=last, difference: found.difference.take_until(last) };
-            match correct(target, turn, &found.expected).await {
+        while let Some(last) = found.last_of_turn() {
+            let turn = Turn { days: target.first..=last, difference: found.take_until(last) };
+            match correct(target, turn).await {
                 Ok(()) => target = progress.rest_of(target),
                 // After a turn that succeeded it is the first of the next.
                 Err(error) if progress.last() != begun && error.conflict().is_some() => return Ok(false),

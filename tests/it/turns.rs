@@ -31,8 +31,8 @@ on_both! {
     days_with_wrong_counts_are_one_turn;
     a_turn_that_fails_takes_no_other_with_it;
     a_day_is_over_by_the_clock_of_whoever_asked_for_it;
-    a_change_of_rows_that_are_there_keeps_no_missing_row_waiting;
-    a_change_of_rows_that_were_missing_is_not_lost;
+    a_change_of_other_rows_keeps_no_missing_row_waiting;
+    a_change_of_a_missing_row_is_not_lost;
 }
 
 fn day(place: usize) -> NaiveDate {
@@ -139,60 +139,71 @@ async fn lose_a_row(db: &TestDb) -> i64 {
     test
 }
 
-/// Until the trigger goes facts change just when a row is inserted, after the look: by this statement.
-async fn meddle(db: &TestDb, statement: &str) {
-    let sql = format!(
-        "CREATE TRIGGER meddler AFTER INSERT ON operation_historical_summary FOR EACH ROW BEGIN {statement}; END"
+/// Until the trigger goes facts change just when a row is inserted, after the look.
+async fn meddle(db: &TestDb, statements: &str) {
+    let create = format!(
+        "CREATE TRIGGER meddler AFTER INSERT ON operation_historical_summary FOR EACH ROW BEGIN {statements}; END"
     );
-    db.execute(&sql, vec![]).await;
+    change_triggers(db, &create).await;
 }
 
-/// Takes the trigger away. A connection to SQLite does not know of it before it has run something.
 async fn leave_in_peace(db: &TestDb) {
+    change_triggers(db, "DROP TRIGGER meddler").await;
+}
+
+/// A connection to SQLite knows of what others did to triggers only when it has run something.
+async fn change_triggers(db: &TestDb, sql: &str) {
     let mut tx = db.admin.begin(Mode::Write).await.unwrap();
-    for sql in ["DELETE FROM billing WHERE 1 = 0", "DROP TRIGGER meddler"] {
-        tx.execute(Query::new("leave in peace", sql), vec![]).await.unwrap();
+    for sql in ["DELETE FROM billing WHERE 1 = 0", sql] {
+        tx.execute(Query::new("change triggers", sql), vec![]).await.unwrap();
     }
     tx.commit().await.unwrap();
 }
 
-async fn a_change_of_rows_that_are_there_keeps_no_missing_row_waiting(engine: Engine) {
+async fn a_change_of_other_rows_keeps_no_missing_row_waiting(engine: Engine) {
     let db = lab(engine).await;
     let test = lose_a_row(&db).await;
-    let sample = "INSERT INTO collectedSample (billing_id, sampleType_id, isAccessed)
-                  SELECT billing_id, sampleType_id, isAccessed FROM collectedSample WHERE billing_id =";
-    meddle(&db, &format!("{sample} (SELECT billing_id FROM labReportRelation WHERE id = {test})")).await;
-    let samples = db.number("SELECT COUNT(*) FROM collectedSample").await;
+    // One more of a row that is stored, and one that nobody knew of.
+    let again = format!(
+        "INSERT INTO collectedSample (billing_id, sampleType_id, isAccessed)
+             SELECT collectedSample.billing_id, sampleType_id, isAccessed FROM collectedSample
+             JOIN labReportRelation ON labReportRelation.id = {test}
+                  AND labReportRelation.billing_id = collectedSample.billing_id;
+         INSERT INTO labReportRelation (billing_id, test_id, isCancelled)
+             SELECT billing_id, 999, 0 FROM labReportRelation WHERE id = {test}"
+    );
+    meddle(&db, &again).await;
+    let facts = "SELECT (SELECT COUNT(*) FROM collectedSample) + (SELECT COUNT(*) FROM labReportRelation)";
+    let before = db.number(facts).await;
     let (done, result) = turns(&db, None).await;
     result.unwrap();
     assert_eq!(done, [day(0)..=day(1)]);
-    assert!(db.number("SELECT COUNT(*) FROM collectedSample").await > samples, "nothing has changed");
-    // Nobody has added them to the stored rows; what was missing is there, and right.
+    assert_eq!(db.number(facts).await, before + 2);
+    // As if they had changed afterwards, with nobody there to notice.
     leave_in_peace(&db).await;
     turns(&db, None).await.1.unwrap();
     assert_right(&db, day(0), day(3)).await;
 }
 
-async fn a_change_of_rows_that_were_missing_is_not_lost(engine: Engine) {
-    // One more of what was missing; a row that nobody knew of.
-    for what in ["test_id", "999"] {
-        let db = lab(engine).await;
-        let test = lose_a_row(&db).await;
-        let stored = oracle::stored(&db).await;
-        let again = format!(
-            "INSERT INTO labReportRelation (billing_id, test_id, isCancelled)
-             SELECT billing_id, {what}, 0 FROM labReportRelation WHERE id = {test}"
-        );
-        meddle(&db, &again).await;
+async fn a_change_of_a_missing_row_is_not_lost(engine: Engine) {
+    let db = lab(engine).await;
+    let test = lose_a_row(&db).await;
+    let stored = oracle::stored(&db).await;
+    // One more of it, and none of it.
+    let again = "INSERT INTO labReportRelation (billing_id, test_id, isCancelled)
+                 SELECT billing_id, test_id, 0 FROM labReportRelation WHERE id =";
+    let none = "UPDATE labReportRelation SET isCancelled = 1 WHERE test_id = (SELECT test_id FROM labReportRelation WHERE id =";
+    for change in [format!("{again} {test}"), format!("{none} {test})")] {
+        meddle(&db, &change).await;
         let (done, result) = turns(&db, None).await;
         let error = result.unwrap_err();
         assert!(error.to_string().contains("facts of inserted rows"), "{error}");
         assert_eq!(done, []);
         oracle::assert_equal(&oracle::stored(&db).await, &stored);
         leave_in_peace(&db).await;
-        turns(&db, None).await.1.unwrap();
-        assert_right(&db, day(0), day(3)).await;
     }
+    turns(&db, None).await.1.unwrap();
+    assert_right(&db, day(0), day(3)).await;
 }
 
 /// A user's transaction that has changed the last fact of the third day. Not its first: InnoDB asks for a
