@@ -78,6 +78,28 @@ fn rates_are_taken_over_the_interval_that_grafana_chooses() {
     }
 }
 
+/// Of several installations the one that is late is shown, and not the one that hides it: each has its own latest
+/// moment, and of those the worst counts.
+#[test]
+fn ages_are_those_of_the_worst_installation() {
+    let dashboard = dashboard::read();
+    let mut ages = 0;
+    for query in panels(&dashboard).into_iter().flat_map(queries) {
+        // A worker's heartbeat is its own.
+        if query.expr.contains("_timestamp_seconds") && !query.expr.contains("daymend_worker_") {
+            ages += 1;
+            assert!(query.expr.contains("max by (namespace"), "{}: {}", query.name, query.expr);
+            assert!(
+                query.expr.starts_with("max") || query.expr.starts_with("min by"),
+                "{}: {}",
+                query.name,
+                query.expr
+            );
+        }
+    }
+    assert_eq!(ages, 8);
+}
+
 #[test]
 fn every_panel_says_what_it_shows() {
     let dashboard = dashboard::read();
