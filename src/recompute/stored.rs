@@ -18,9 +18,13 @@ use crate::{
 const ROWS_A_STATEMENT_MAX: usize = 500;
 
 /// How many rows one statement inserts at most: 6 parameters a row stay below the limits of 65,535
-/// (MySQL) and 32,766 (SQLite). Few statements, because each but the first asks for the AUTO-INC lock
-/// while rows are locked.
+/// (MySQL) and 32,766 (SQLite). As many as nearly all days have: each statement but the first asks for the
+/// AUTO-INC lock while rows are locked.
 const ROWS_AN_INSERT_MAX: usize = 2_000;
+
+/// How many rows a statement inserts where there are more of them: what is left over, of which every number is
+/// a statement of its own, has to be prepared anew each time (BENCHMARKS.md).
+const ROWS_OF_MANY: usize = 500;
 
 /// Up to how many rows a statement is kept prepared. Each number of rows is a statement of its own, of which
 /// one for a thousand rows takes 60 KiB here and a megabyte in the server.
@@ -213,7 +217,8 @@ async fn lock(tx: &mut Tx, s: &Summary, difference: &Difference) -> Result<(), D
 
 /// Inserts rows, in key order.
 async fn insert(tx: &mut Tx, rollup: &Rollup, lab_id: i64, rows: &[(Key, u32)]) -> Result<(), DbError> {
-    for rows in rows.chunks(ROWS_AN_INSERT_MAX) {
+    let rows_max = if rows.len() > ROWS_AN_INSERT_MAX { ROWS_OF_MANY } else { ROWS_AN_INSERT_MAX };
+    for rows in rows.chunks(rows_max) {
         let args = rows
             .iter()
             .flat_map(|(key, count)| {
@@ -221,7 +226,7 @@ async fn insert(tx: &mut Tx, rollup: &Rollup, lab_id: i64, rows: &[(Key, u32)]) 
             })
             .collect();
         let query = Query::new("insert summary rows", insert_sql(&rollup.summary, rows.len()));
-        tx.execute(kept(query, rows.len(), ROWS_AN_INSERT_MAX), args).await?;
+        tx.execute(kept(query, rows.len(), rows_max), args).await?;
     }
     Ok(())
 }
