@@ -24,12 +24,13 @@ mod triggers;
 
 use std::{ffi::OsStr, path::PathBuf, process::ExitCode, sync::Arc};
 
+use anyhow::Context as _;
 use chrono::{DateTime, Datelike as _, NaiveDate, Utc};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::{
     clock::Clock,
-    db::{self, ConnectOptions, Db, Kind, migrate::SchemaError},
+    db::{self, ConnectOptions, Db, DbError, Kind, migrate::SchemaError},
     error::{UsageError, chain, usage},
     output::say,
     recompute::stored::{self, Access},
@@ -369,12 +370,8 @@ impl Global {
     ) -> anyhow::Result<(Db, Arc<Rollups>)> {
         let rollups = self.rollups()?;
         let db = self.connect(options).await?;
-        let problems = check_rollups(&db, &rollups, access).await;
-        if problems.is_empty() {
-            Ok((db, Arc::new(rollups)))
-        } else {
-            Err(usage(format!("the database does not fit: {}", problems.join("; "))))
-        }
+        require_fit(&db, &rollups, access).await?;
+        Ok((db, Arc::new(rollups)))
     }
 }
 
@@ -391,13 +388,20 @@ async fn connect_to(url: &str, options: impl Into<ConnectOptions>) -> anyhow::Re
 }
 
 /// Checks every rollup against the database, for reading or for recomputing; one line a problem.
-async fn check_rollups(db: &Db, rollups: &Rollups, access: Access) -> Vec<String> {
+async fn check_rollups(db: &Db, rollups: &Rollups, access: Access) -> Result<Vec<String>, DbError> {
     let mut problems: Vec<source::Misfit> = Vec::new();
     for rollup in rollups.iter() {
-        problems.extend(source::check(db, rollup).await);
-        problems.extend(stored::check(db, rollup, access).await);
+        problems.extend(source::check(db, rollup).await?);
+        problems.extend(stored::check(db, rollup, access).await?);
     }
-    problems.iter().map(ToString::to_string).collect()
+    Ok(problems.iter().map(ToString::to_string).collect())
+}
+
+/// Refuses a database that the rollups do not fit.
+async fn require_fit(db: &Db, rollups: &Rollups, access: Access) -> anyhow::Result<()> {
+    let checked = db::retry("check rollups", || check_rollups(db, rollups, access)).await;
+    let problems = checked.context("cannot check whether the database fits")?;
+    if problems.is_empty() { Ok(()) } else { Err(usage(format!("the database does not fit: {}", problems.join("; ")))) }
 }
 
 /// Refuses a range of days that ends before it begins; `begin` is the option that begins it.
@@ -430,7 +434,7 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{db::DbError, snapshot::SnapshotError};
+    use crate::snapshot::SnapshotError;
 
     #[test]
     fn the_exit_code_is_that_of_the_database_error_wherever_it_is() {
