@@ -12,6 +12,7 @@ pub mod records;
 use chrono::{DateTime, NaiveDate, Utc};
 
 pub use labs::{LabDays, describe};
+use records::Records;
 
 use crate::{
     args,
@@ -430,12 +431,17 @@ pub async fn lock(tx: &mut Tx, id: i64) -> Result<(), DbError> {
 /// Opens a run that had ended, some of whose jobs are open again; one that runs stays as it is.
 ///
 /// The run has to be locked. Its records read `Running (…)` again, and the event log has
-/// another STARTED.
+/// another STARTED. Records that have disappeared cancel a run; one that somebody wants done all the
+/// same goes on without them.
 pub async fn reopen(tx: &mut Tx, id: i64) -> Result<(), DbError> {
     if tx.execute(&RUN_REOPEN, args![id]).await? == 1
         && let Some(run) = get(tx, id).await?
     {
         tx.execute(&EVENT_LOG, args![run.event_name.as_str(), "STARTED"]).await?;
+        if records::of_run(tx, id).await? == Records::Disappeared {
+            tracing::warn!(run = id, "its migration record has disappeared: it goes on without one");
+            records::unlink(tx, id).await?;
+        }
         let progress = progress(tx, id).await?;
         records::refresh(tx, &run, &progress).await?;
     }

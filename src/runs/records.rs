@@ -37,6 +37,8 @@ statement!(
 
 statement!(LINK, "link migration", "REPLACE INTO daymend_migrations (migration_id, run_id) VALUES (?, ?)");
 
+statement!(UNLINK, "unlink migrations", "DELETE FROM daymend_migrations WHERE run_id = ?");
+
 statement!(
     REFRESH,
     "refresh migrations",
@@ -102,6 +104,11 @@ pub async fn take(
 /// Remembers that `run_id` carries out the record.
 pub async fn link(tx: &mut Tx, id: i64, run_id: i64) -> Result<(), DbError> {
     tx.execute(&LINK, args![id, run_id]).await.map(drop)
+}
+
+/// Forgets the records that a run carried out.
+pub async fn unlink(tx: &mut Tx, run_id: i64) -> Result<(), DbError> {
+    tx.execute(&UNLINK, args![run_id]).await.map(drop)
 }
 
 /// The run that carries the record out; none where it has not been taken.

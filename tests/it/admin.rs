@@ -18,6 +18,7 @@ const USAGE: i32 = 2;
 
 on_both! {
     retry_reopens_a_failed_run_and_its_record_ends_completed;
+    a_run_whose_record_was_deleted_is_retried_without_it;
     filters_mean_the_same_everywhere;
     dry_runs_and_unfiltered_changes_touch_nothing;
     a_paused_kind_or_lab_is_passed_over_until_it_is_resumed;
@@ -88,6 +89,21 @@ async fn retry_reopens_a_failed_run_and_its_record_ends_completed(engine: Engine
     assert_eq!(log[0]["filter"], format!("--run {rebuild}"));
     // Twice changes nothing.
     assert!(run_ok(&db, &["queue", "retry", "--run", &rebuild]).contains("0 job(s) of 0 run(s)"));
+}
+
+async fn a_run_whose_record_was_deleted_is_retried_without_it(engine: Engine) {
+    let db = with_discarded(engine).await;
+    let rebuild = db.number("SELECT id FROM daymend_runs WHERE kind = 'rebuild'").await;
+    let days = count(&db, "kind = 'rebuild' AND state = 'discarded'").await;
+    db.execute("DELETE FROM crelio_data_migrations", args![]).await;
+    run_ok(&db, &["queue", "retry", "--run", &rebuild.to_string()]);
+    let once = run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    assert!(!once.contains("cancelled"), "{once}");
+    assert_eq!(count(&db, "kind = 'rebuild' AND state = 'available'").await, days);
+    drain(&db);
+    assert_eq!(count(&db, "kind = 'rebuild' AND state = 'completed'").await, days);
+    assert_eq!(db.text("SELECT state FROM daymend_runs WHERE kind = 'rebuild'").await, "completed");
+    assert_eq!(db.number("SELECT COUNT(*) FROM crelio_data_migrations").await, 0);
 }
 
 async fn filters_mean_the_same_everywhere(engine: Engine) {
