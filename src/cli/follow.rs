@@ -90,7 +90,8 @@ pub(super) async fn follow_all(global: &Global, db: &Db, run_ids: &[i64]) -> any
 /// One line that says how a run ended.
 pub(super) fn summary(run_id: i64, state: RunState, progress: &Progress) -> String {
     let rows = match progress.rows() {
-        0 => "0 rows written: everything was right".to_owned(),
+        0 if state == RunState::Completed => "0 rows written: everything was right".to_owned(),
+        0 => "0 rows written".to_owned(),
         rows => format!(
             "{rows} rows written ({} inserted, {} updated, {} deleted)",
             progress.rows_inserted, progress.rows_updated, progress.rows_deleted
@@ -100,5 +101,9 @@ pub(super) fn summary(run_id: i64, state: RunState, progress: &Progress) -> Stri
         0 => String::new(),
         discarded => format!("; {discarded} discarded, see `daymend runs show {run_id}`"),
     };
-    format!("run {run_id} {}: {} days, {rows}{failed}", state.name(), progress.completed)
+    let cancelled = match progress.cancelled {
+        0 => String::new(),
+        cancelled => format!("; {cancelled} cancelled"),
+    };
+    format!("run {run_id} {}: {} days, {rows}{failed}{cancelled}", state.name(), progress.completed)
 }
