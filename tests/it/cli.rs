@@ -145,6 +145,7 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
         (&["repair", "--day", "2026-02-30"][..], "2026-02-30"),
         (&["repair"], "--day"),
         (&["repair", "--day", "2026-06-14", "--as-of", "2026-06-14 04:00:00"], "--as-of"),
+        (&["repair", "--as-of", "2026-06-14 04:00:00", "--to", "2026-06-14"], "--to"),
         (&["repair", "--as-of", "yesterday"], "expected a UTC moment"),
         (&["scheduler", "--once", "--nightly-at", "4 o'clock"], "04:00 UTC"),
         (&["worker", "--concurrency", "0"], "--concurrency"),
@@ -384,6 +385,13 @@ async fn runs_can_be_listed_shown_and_cancelled(engine: Engine) {
     assert!(run_ok(&db, &["runs", "cancel", &id, "--by", "Ada"]).contains(&format!("{open} open job(s) cancelled")));
     assert!(run_ok(&db, &["runs", "show", &id]).contains("cancelled"));
     assert!(run_ok(&db, &["runs", "cancel", &id]).contains("nothing to cancel"));
+    // Nobody has looked at its days: nothing says that they are right, or done.
+    let watched = run(&db, &["runs", "watch", &id]);
+    let said = String::from_utf8_lossy(&watched.stdout).into_owned();
+    let expected = format!("run {id} cancelled: 0 days, 0 rows written; {open} cancelled\n");
+    assert_eq!((watched.status.code(), said), (Some(1), expected));
+    let list = run_ok(&db, &["runs", "list"]);
+    assert!(list.contains(&format!(" 0/{open} ")), "{list}");
     let log: serde_json::Value = serde_json::from_str(&run_ok(&db, &["queue", "log", "--json"])).unwrap();
     let said = ["who", "action", "filter"].map(|column| log[0][column].as_str().unwrap());
     assert_eq!((said, &log[0]["jobs"]), (["Ada", "cancel run", &format!("--run {id}")], &open.into()), "{log}");
