@@ -107,12 +107,12 @@ pub async fn version(db: &Db) -> Result<u32, DbError> {
         Dialect::MySql => SCHEMA_TABLE_MYSQL,
         Dialect::Sqlite => SCHEMA_TABLE_SQLITE,
     };
-    let mut tx = db.begin(Mode::Snapshot).await?;
-    if !tx.fetch_one(&exists, args![], |row| row.flag(0)).await? {
+    // Not in one transaction: InnoDB refuses to read a table that is younger than the read view (1412), and
+    // somebody may be creating this one.
+    if !db.fetch_one(&exists, args![], |row| row.flag(0)).await? {
         return Ok(0);
     }
-    let version = tx.fetch_one(&SCHEMA_VERSION, args![], |row| row.int(0)).await?;
-    tx.commit().await?;
+    let version = db.fetch_one(&SCHEMA_VERSION, args![], |row| row.int(0)).await?;
     Ok(u32::try_from(version).unwrap_or(u32::MAX))
 }
 

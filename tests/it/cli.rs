@@ -23,6 +23,7 @@ const SCHEMA: i32 = 5;
 
 on_both! {
     migrate_creates_what_is_missing_and_says_so_when_nothing_is;
+    migrates_side_by_side_do_what_one_would;
     other_commands_ask_for_migrate_first;
     bad_input_is_one_line_and_changes_nothing;
     a_missing_table_or_column_is_named;
@@ -78,6 +79,20 @@ async fn migrate_creates_what_is_missing_and_says_so_when_nothing_is(engine: Eng
     assert_eq!(db.number("SELECT COUNT(*) FROM operation_historical_summary").await, 0);
     let again = run_ok(&db, &["migrate"]);
     assert!(again.contains("nothing to do"), "{again}");
+}
+
+async fn migrates_side_by_side_do_what_one_would(engine: Engine) {
+    for _ in 0..4 {
+        let db = TestDb::source_only(engine).await;
+        let mut migrates: Vec<_> = (0..4).map(|_| Process::start(&db, &["migrate"])).collect();
+        let mut list = Process::start(&db, &["runs", "list"]);
+        for migrate in &mut migrates {
+            assert_eq!(migrate.wait(LIMIT), Some(0));
+        }
+        // Before them, or in the middle, the schema does not fit.
+        assert!(matches!(list.wait(LIMIT), Some(0 | SCHEMA)));
+        assert!(run_ok(&db, &["migrate"]).contains("nothing to do"));
+    }
 }
 
 async fn other_commands_ask_for_migrate_first(engine: Engine) {
