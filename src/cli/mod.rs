@@ -387,12 +387,16 @@ async fn connect_to(url: &str, options: impl Into<ConnectOptions>) -> anyhow::Re
     Ok(db)
 }
 
-/// Checks every rollup against the database, for reading or for recomputing; one line a problem.
+/// Checks every rollup against the database, for reading or for recomputing, and then what runs write to; one
+/// line a problem.
 async fn check_rollups(db: &Db, rollups: &Rollups, access: Access) -> Result<Vec<String>, DbError> {
     let mut problems: Vec<source::Misfit> = Vec::new();
     for rollup in rollups.iter() {
         problems.extend(source::check(db, rollup).await?);
         problems.extend(stored::check(db, rollup, access).await?);
+    }
+    if access == Access::Write {
+        problems.extend(crate::runs::check(db).await?);
     }
     Ok(problems.iter().map(ToString::to_string).collect())
 }

@@ -144,6 +144,12 @@ impl DbError {
         matches!(code(&self.source), 1044 | 1142 | 1143 | 1227 | 1370)
     }
 
+    /// Whether a table does not exist.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        code(&self.source) == 1146 || self.source.to_string().contains("no such table")
+    }
+
     /// Whether a row with that unique key was there already.
     #[must_use]
     pub fn is_duplicate(&self) -> bool {

@@ -23,6 +23,7 @@ use crate::{
         ids_of,
     },
     recompute::shrink::MaxShrink,
+    rollup::source::Misfit,
     statement,
 };
 
@@ -293,6 +294,26 @@ impl NewRun {
         };
         clipped(&format!("{name} run {id}: {}", self.reason), NAME_CHARACTERS_MAX)
     }
+}
+
+/// Checks that the lab system's tables that a run writes to are there, and that this user may write to them: the
+/// first misfit of each.
+pub async fn check(db: &Db) -> Result<Vec<Misfit>, DbError> {
+    let mut misfits = Vec::new();
+    for (table, statements) in [("operation_event_log", &[EVENT_LOG][..]), (records::TABLE, records::EVERY_TICK)] {
+        for statement in statements {
+            if let Err(error) = db.columns(statement.into()).await {
+                let is_absent = error.is_absent();
+                let mut misfit = Misfit::refused(table, error)?;
+                if is_absent {
+                    misfit.what.push_str(" (`daymend migrate` creates it)");
+                }
+                misfits.push(misfit);
+                break;
+            }
+        }
+    }
+    Ok(misfits)
 }
 
 /// Inserts a run with its jobs and its STARTED, inside the caller's transaction; its id.

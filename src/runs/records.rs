@@ -10,7 +10,7 @@ use chrono::NaiveDate;
 use super::{Progress, Run, RunState};
 use crate::{
     args,
-    db::{DbError, Tx},
+    db::{DbError, Statement, Tx},
     statement,
 };
 
@@ -65,6 +65,9 @@ statement!(
          (lab_id, is_scheduled, job_status, initiated_by_id, migration_type, created_at, modified_at)
      VALUES (?, 1, 'Pending', ?, ?, {now}, {now})"
 );
+
+/// What a scheduler asks of the table and does to it, whoever uses it.
+pub(super) const EVERY_TICK: &[Statement] = &[PENDING, TAKE, REFRESH];
 
 /// A record that waits to be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

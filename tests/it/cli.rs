@@ -24,6 +24,7 @@ const SCHEMA: i32 = 5;
 on_both! {
     migrate_creates_what_is_missing_and_says_so_when_nothing_is;
     migrates_side_by_side_do_what_one_would;
+    a_missing_output_table_is_said_before_anything_is_done_and_created_by_migrate;
     other_commands_ask_for_migrate_first;
     bad_input_is_one_line_and_changes_nothing;
     a_missing_table_or_column_is_named;
@@ -92,6 +93,29 @@ async fn migrates_side_by_side_do_what_one_would(engine: Engine) {
         // Before them, or in the middle, the schema does not fit.
         assert!(matches!(list.wait(LIMIT), Some(0 | SCHEMA)));
         assert!(run_ok(&db, &["migrate"]).contains("nothing to do"));
+    }
+}
+
+async fn a_missing_output_table_is_said_before_anything_is_done_and_created_by_migrate(engine: Engine) {
+    for table in ["operation_historical_summary", "operation_event_log", "crelio_data_migrations"] {
+        let db = labs(engine).await;
+        db.execute(&format!("DROP TABLE {table}"), args![]).await;
+        for args in [
+            &["--now", NOW, "scheduler", "--once"][..],
+            &["--now", NOW, "worker", "--drain"],
+            &["--now", NOW, "rebuild", "--lab", "1"],
+        ] {
+            let error = run_fails(&db, USAGE, args);
+            assert_one_line(&error);
+            assert!(error.contains(table), "{error}");
+        }
+        assert!(run_fails(&db, USAGE, &["rollups", "check"]).contains(table));
+        assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 0);
+        assert!(run_ok(&db, &["migrate", "--dry-run"]).contains(&format!("would create {table}")));
+        let migrated = run_ok(&db, &["migrate"]);
+        assert_eq!(migrated, format!("created {table}\n"));
+        assert_eq!(db.number(&format!("SELECT COUNT(*) FROM {table}")).await, 0);
+        assert!(run_ok(&db, &["--now", NOW, "scheduler", "--once"]).contains("enqueued"));
     }
 }
 
