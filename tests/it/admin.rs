@@ -19,6 +19,7 @@ const USAGE: i32 = 2;
 on_both! {
     retry_reopens_a_failed_run_and_its_record_ends_completed;
     a_run_whose_record_was_deleted_is_retried_without_it;
+    the_log_holds_the_filter_that_was_given;
     filters_mean_the_same_everywhere;
     dry_runs_and_unfiltered_changes_touch_nothing;
     a_paused_kind_or_lab_is_passed_over_until_it_is_resumed;
@@ -104,6 +105,22 @@ async fn a_run_whose_record_was_deleted_is_retried_without_it(engine: Engine) {
     assert_eq!(count(&db, "kind = 'rebuild' AND state = 'completed'").await, days);
     assert_eq!(db.text("SELECT state FROM daymend_runs WHERE kind = 'rebuild'").await, "completed");
     assert_eq!(db.number("SELECT COUNT(*) FROM crelio_data_migrations").await, 0);
+}
+
+async fn the_log_holds_the_filter_that_was_given(engine: Engine) {
+    let db = with_discarded(engine).await;
+    let [rebuild, repair] =
+        ["rebuild", "repair"].map(|kind| format!("SELECT id FROM daymend_runs WHERE kind = '{kind}'"));
+    let (rebuild, repair) = (db.number(&rebuild).await, db.number(&repair).await);
+    run_ok(&db, &["queue", "retry", "--lab", "2", "--error", "MARS/base"]);
+    run_ok(&db, &["queue", "cancel", "--all"]);
+    run_ok(&db, &["queue", "retry", "--run", &rebuild.to_string(), "--lab", "1"]);
+    let log = json(&db, &["queue", "log"]);
+    let filters: Vec<&str> = log.as_array().unwrap().iter().map(|entry| entry["filter"].as_str().unwrap()).collect();
+    let of_lab = format!("--lab 2 --error \"MARS/base\" (run {repair})");
+    assert!(filters.contains(&of_lab.as_str()), "{log}");
+    assert!(filters.contains(&format!("--all (run {repair})").as_str()), "{log}");
+    assert_eq!(filters[0], format!("--run {rebuild} --lab 1"), "{log}");
 }
 
 async fn filters_mean_the_same_everywhere(engine: Engine) {
