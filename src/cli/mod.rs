@@ -22,7 +22,7 @@ mod service;
 mod snapshot;
 mod triggers;
 
-use std::{ffi::OsStr, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{ffi::OsStr, os::unix::fs::MetadataExt as _, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use chrono::{DateTime, Datelike as _, NaiveDate, Utc};
@@ -425,8 +425,26 @@ fn historical_summary(rollups: &Rollups) -> anyhow::Result<&Rollup> {
 
 /// Who runs this command, for the audit trail.
 fn who() -> String {
-    let name = ["DAYMEND_USER", "SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
-    name.unwrap_or_else(|| "unknown".to_owned())
+    let variable = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let name = ["DAYMEND_USER", "SUDO_USER", "USER", "LOGNAME"].iter().find_map(variable);
+    name.or_else(os_user).unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// The OS user, whom containers and cron name in no variable: by name, or as `uid 1000`. None where there is
+/// no /proc.
+fn os_user() -> Option<String> {
+    let uid = std::fs::metadata("/proc/self").ok()?.uid();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    Some(user_name(&users, uid).map_or_else(|| format!("uid {uid}"), ToOwned::to_owned))
+}
+
+/// The name of a user in /etc/passwd (`name:password:uid:…`).
+fn user_name(users: &str, uid: u32) -> Option<&str> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
+    })
 }
 
 /// Prints a value for machines.
@@ -439,6 +457,12 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use crate::snapshot::SnapshotError;
+
+    #[test]
+    fn a_user_is_found_by_the_uid_and_by_no_other_number() {
+        let users = "root:x:0:0:root:/root:/bin/sh\nbroken\n:x:7:7::/:/bin/sh\nlab:x:1000:0::/home/lab:/bin/sh\n";
+        assert_eq!([0, 1000, 7, 10].map(|uid| user_name(users, uid)), [Some("root"), Some("lab"), None, None]);
+    }
 
     #[test]
     fn the_exit_code_is_that_of_the_database_error_wherever_it_is() {

@@ -8,7 +8,7 @@ use crate::{
     support::{
         Engine, TestDb,
         http::get,
-        process::{Process, run_fails, run_ok},
+        process::{Process, command, run_fails, run_ok},
         wait_until,
     },
 };
@@ -20,6 +20,7 @@ on_both! {
     retry_reopens_a_failed_run_and_its_record_ends_completed;
     a_run_whose_record_was_deleted_is_retried_without_it;
     the_log_holds_the_filter_that_was_given;
+    without_a_variable_the_log_names_the_os_user;
     filters_mean_the_same_everywhere;
     dry_runs_and_unfiltered_changes_touch_nothing;
     a_paused_kind_or_lab_is_passed_over_until_it_is_resumed;
@@ -121,6 +122,18 @@ async fn the_log_holds_the_filter_that_was_given(engine: Engine) {
     assert!(filters.contains(&of_lab.as_str()), "{log}");
     assert!(filters.contains(&format!("--all (run {repair})").as_str()), "{log}");
     assert_eq!(filters[0], format!("--run {rebuild} --lab 1"), "{log}");
+}
+
+async fn without_a_variable_the_log_names_the_os_user(engine: Engine) {
+    let db = labs(engine).await;
+    let mut pause = command(&db, &["queue", "pause", "--lab", "1"]);
+    for name in ["DAYMEND_USER", "SUDO_USER", "LOGNAME"] {
+        pause.env_remove(name);
+    }
+    // An empty one counts as none.
+    assert!(pause.env("USER", "").output().unwrap().status.success());
+    let id = std::process::Command::new("id").arg("-un").output().unwrap();
+    assert_eq!(json(&db, &["queue", "log"])[0]["who"], String::from_utf8(id.stdout).unwrap().trim());
 }
 
 async fn filters_mean_the_same_everywhere(engine: Engine) {
