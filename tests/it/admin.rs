@@ -21,6 +21,7 @@ on_both! {
     a_run_whose_record_was_deleted_is_retried_without_it;
     the_log_holds_the_filter_that_was_given;
     without_a_variable_the_log_names_the_os_user;
+    a_lab_that_does_not_exist_is_resumed_and_not_paused;
     filters_mean_the_same_everywhere;
     dry_runs_and_unfiltered_changes_touch_nothing;
     a_paused_kind_or_lab_is_passed_over_until_it_is_resumed;
@@ -134,6 +135,18 @@ async fn without_a_variable_the_log_names_the_os_user(engine: Engine) {
     assert!(pause.env("USER", "").output().unwrap().status.success());
     let id = std::process::Command::new("id").arg("-un").output().unwrap();
     assert_eq!(json(&db, &["queue", "log"])[0]["who"], String::from_utf8(id.stdout).unwrap().trim());
+}
+
+async fn a_lab_that_does_not_exist_is_resumed_and_not_paused(engine: Engine) {
+    let db = labs(engine).await;
+    for args in [&["queue", "pause", "--lab", "777"][..], &["queue", "pause", "--lab", "777", "--dry-run"]] {
+        assert!(run_fails(&db, USAGE, args).contains("lab 777 does not exist"));
+    }
+    run_ok(&db, &["queue", "pause", "--lab", "2"]);
+    db.execute("DELETE FROM labs WHERE id = 2", args![]).await;
+    assert!(run_ok(&db, &["queue", "pause", "--lab", "2"]).contains("paused already"));
+    assert!(run_ok(&db, &["queue", "resume", "--lab", "2"]).contains("resumed"));
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_pauses").await, 0);
 }
 
 async fn filters_mean_the_same_everywhere(engine: Engine) {
