@@ -1,5 +1,12 @@
 //! `daymend queue`: what operators see and do, through the binary.
 
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+    sync::mpsc,
+    time::Duration,
+};
+
 use daymend::args;
 use serde_json::Value;
 
@@ -15,6 +22,7 @@ use crate::{
 
 const NOW: &str = "2026-06-15T12:00:00Z";
 const USAGE: i32 = 2;
+const LIMIT: Duration = Duration::from_secs(30);
 
 on_both! {
     retry_reopens_a_failed_run_and_its_record_ends_completed;
@@ -22,6 +30,7 @@ on_both! {
     the_log_holds_the_filter_that_was_given;
     without_a_variable_the_log_names_the_os_user;
     a_lab_that_does_not_exist_is_resumed_and_not_paused;
+    whoever_waits_for_what_is_paused_is_told_so_once;
     filters_mean_the_same_everywhere;
     dry_runs_and_unfiltered_changes_touch_nothing;
     a_paused_kind_or_lab_is_passed_over_until_it_is_resumed;
@@ -149,6 +158,31 @@ async fn a_lab_that_does_not_exist_is_resumed_and_not_paused(engine: Engine) {
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_pauses").await, 0);
 }
 
+async fn whoever_waits_for_what_is_paused_is_told_so_once(engine: Engine) {
+    let db = labs(engine).await;
+    for (paused, expected) in [
+        (&["repair"][..], "repair jobs are paused: `daymend queue resume repair`"),
+        (&["--lab", "2"], "lab 2 is paused: `daymend queue resume --lab 2`"),
+    ] {
+        // What is paused and none of its business is not said.
+        run_ok(&db, &["queue", "pause", "--lab", "1"]);
+        run_ok(&db, &[&["queue", "pause"], paused].concat());
+        let mut wait = command(&db, &["--now", NOW, "repair", "--day", "2026-06-10", "--lab", "2", "--wait"]);
+        let mut wait = wait.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let said = BufReader::new(wait.stderr.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || said.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        while !lines.recv_timeout(LIMIT).expect("it says that it is paused").contains(expected) {}
+        // Two more looks at it.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        run_ok(&db, &[&["queue", "resume"], paused].concat());
+        drain(&db);
+        assert!(wait.wait().unwrap().success());
+        let more: Vec<String> = lines.iter().filter(|line| line.contains("paused")).collect();
+        assert!(more.is_empty(), "{more:?}");
+    }
+}
+
 async fn filters_mean_the_same_everywhere(engine: Engine) {
     let db = with_discarded(engine).await;
     let repair = db.number("SELECT id FROM daymend_runs WHERE kind = 'repair'").await.to_string();
@@ -268,12 +302,12 @@ async fn a_bare_now_retries_what_waits_for_another_attempt(engine: Engine) {
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-09", "--lab", "1"]);
     let mut worker =
         Process::start_with(&db, &["--now", NOW, "worker", "--backoff", "1h"], ("DAYMEND_FAULT", "panic:1"));
-    wait_until("the first attempt to fail", std::time::Duration::from_secs(30), async || {
+    wait_until("the first attempt to fail", Duration::from_secs(30), async || {
         count(&db, "state = 'available' AND attempt = 1").await == 1
     })
     .await;
     worker.terminate();
-    worker.wait(std::time::Duration::from_secs(30));
+    worker.wait(Duration::from_secs(30));
     let id = db.number("SELECT id FROM daymend_jobs").await.to_string();
     assert!(run_ok(&db, &["queue", "show", &id]).contains("panicked: injected for lab 1"));
     let job = json(&db, &["queue", "show", &id]);
@@ -292,7 +326,7 @@ async fn stats_counts_jobs_and_names_workers(engine: Engine) {
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-09", "--to", "2026-06-11", "--lab", "1"]);
     run_ok(&db, &["queue", "pause", "repair"]);
     let _worker = Process::start(&db, &["--now", NOW, "worker", "--name", "pod-7"]);
-    wait_until("the worker to register", std::time::Duration::from_secs(30), async || {
+    wait_until("the worker to register", Duration::from_secs(30), async || {
         json(&db, &["queue", "stats"])["workers"].as_array().unwrap().len() == 1
     })
     .await;
@@ -371,12 +405,12 @@ async fn the_scheduler_prunes_what_has_outlived_its_retention(engine: Engine) {
     db.execute("UPDATE daymend_runs SET id = id + 5000 WHERE kind = 'repair'", vec![]).await;
     db.execute("UPDATE daymend_jobs SET id = id + 500000000000 WHERE kind = 'repair'", vec![]).await;
     let _scheduler = Process::start(&db, &["--now", NOW, "scheduler", "--retention", "1ms"]);
-    wait_until("everything that has ended to be pruned", std::time::Duration::from_secs(30), async || {
+    wait_until("everything that has ended to be pruned", Duration::from_secs(30), async || {
         count(&db, "1 = 1").await == 0
     })
     .await;
     let logged = "SELECT COUNT(*) FROM daymend_admin_log WHERE who = 'scheduler'";
-    wait_until("the round to end", std::time::Duration::from_secs(30), async || db.number(logged).await > 0).await;
+    wait_until("the round to end", Duration::from_secs(30), async || db.number(logged).await > 0).await;
     let log = json(&db, &["queue", "log"]);
     assert_eq!(log.as_array().unwrap().len(), 1, "one row a round: {log}");
     assert_eq!((log[0]["who"].as_str(), log[0]["jobs"].as_i64()), (Some("scheduler"), Some(jobs)));
@@ -389,7 +423,7 @@ async fn without_a_retention_the_scheduler_keeps_everything(engine: Engine) {
     let jobs = count(&db, "1 = 1").await;
     let (_scheduler, address) = Process::start_with_pages(&db, &["--now", NOW, "scheduler", "--retention", "0s"]);
     // What it would prune goes beside its first ticks.
-    wait_until("some ticks", std::time::Duration::from_secs(30), async || {
+    wait_until("some ticks", Duration::from_secs(30), async || {
         let page = get(&address, "/metrics").unwrap().body;
         let ticks = page.lines().find_map(|line| line.strip_prefix("daymend_scheduler_ticks_total{result=\"ok\"} "));
         ticks.is_some_and(|ticks| ticks.parse::<u32>().unwrap() > 2)
