@@ -34,6 +34,7 @@ on_both! {
     wait_follows_a_run_and_ends_with_its_result;
     a_rebuild_that_waits_takes_its_own_labs_alone;
     a_repair_of_a_lab_that_is_off_says_so;
+    a_day_that_fits_no_lab_is_refused_in_few_words;
     a_standard_error_that_is_full_stops_nobody;
     runs_can_be_listed_shown_and_cancelled;
 }
@@ -384,6 +385,17 @@ async fn a_repair_of_a_lab_that_is_off_says_so(engine: Engine) {
         let said = String::from_utf8_lossy(&repaired.stderr).contains("the Historical View of lab 2 is off");
         assert_eq!(said, is_said, "{repaired:?}");
     }
+}
+
+async fn a_day_that_fits_no_lab_is_refused_in_few_words(engine: Engine) {
+    let db = labs(engine).await;
+    for lab in 4..=60 {
+        db.add_lab(lab, Some("Asia/Kolkata")).await;
+    }
+    let error = run_fails(&db, USAGE, &["--now", NOW, "repair", "--day", "2020-01-01"]);
+    assert_one_line(&error);
+    assert!(error.contains("lab 1: 2020-01-01 is before its first bill") && error.contains("and 57 more labs"));
+    assert!(error.len() < 500, "{error}");
 }
 
 async fn a_standard_error_that_is_full_stops_nobody(engine: Engine) {
