@@ -35,6 +35,7 @@ on_both! {
     a_rebuild_that_waits_takes_its_own_labs_alone;
     a_repair_of_a_lab_that_is_off_says_so;
     a_day_that_fits_no_lab_is_refused_in_few_words;
+    a_bench_whose_workers_could_not_run_enqueues_nothing;
     a_standard_error_that_is_full_stops_nobody;
     runs_can_be_listed_shown_and_cancelled;
 }
@@ -396,6 +397,15 @@ async fn a_day_that_fits_no_lab_is_refused_in_few_words(engine: Engine) {
     assert_one_line(&error);
     assert!(error.contains("lab 1: 2020-01-01 is before its first bill") && error.contains("and 57 more labs"));
     assert!(error.len() < 500, "{error}");
+}
+
+async fn a_bench_whose_workers_could_not_run_enqueues_nothing(engine: Engine) {
+    let db = labs(engine).await;
+    db.execute("DROP TABLE collectedSample", args![]).await;
+    let error = run_fails(&db, USAGE, &["bench", "queue", "--jobs", "1000", "--rounds", "1", "--backlogs", "1000"]);
+    assert_one_line(&error);
+    assert!(error.contains("collectedSample"), "{error}");
+    assert_eq!(written(&db).await, [0, 0, 0]);
 }
 
 async fn a_standard_error_that_is_full_stops_nobody(engine: Engine) {
