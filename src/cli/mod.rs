@@ -26,7 +26,9 @@ use std::{ffi::OsStr, os::unix::fs::MetadataExt as _, path::PathBuf, process::Ex
 
 use anyhow::Context as _;
 use chrono::{DateTime, Datelike as _, NaiveDate, Utc};
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{
+    ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, parser::ValueSource,
+};
 
 use crate::{
     clock::Clock,
@@ -200,11 +202,15 @@ impl Command {
 /// Parses the arguments and runs the command.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::from_arg_matches(&without_empty_variables(Cli::command()).get_matches())
-        .unwrap_or_else(|error| error.exit());
+    let matches = without_empty_variables(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     init_log(&cli.global, matches!(cli.command, Command::Serve(_) | Command::Scheduler(_) | Command::Worker(_)));
     if cli.global.is_bare_now() && !matches!(&cli.command, Command::Queue(command) if command.takes_bare_now()) {
         say!("error: --now needs a time, such as 2026-03-16T04:00:00Z");
+        return Exit::Usage.into();
+    }
+    if let Some(option) = not_for_demo(&matches) {
+        say!("error: demo takes no {option}: it makes a SQLite file of its own (--file), and prints a story");
         return Exit::Usage.into();
     }
     log_panics();
@@ -256,6 +262,16 @@ async fn run(command: Command, global: &Global) -> anyhow::Result<ExitCode> {
         Command::Demo(options) => options.run().await,
         Command::Completions(options) => options.run(),
     }
+}
+
+/// An option on the command line that the demo would take no notice of. What is in the environment is for other
+/// commands.
+fn not_for_demo(matches: &ArgMatches) -> Option<&'static str> {
+    let (_, demo) = matches.subcommand().filter(|(name, _)| *name == "demo")?;
+    let options =
+        [("database_url", "--database-url"), ("jobs_dir", "--jobs-dir"), ("now", "--now"), ("json", "--json")];
+    let is_given = |id| demo.value_source(id) == Some(ValueSource::CommandLine);
+    options.into_iter().find(|(id, _)| is_given(id)).map(|(_, option)| option)
 }
 
 /// The same, where an environment variable that is empty counts as one that is not set.

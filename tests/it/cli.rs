@@ -170,7 +170,9 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
         (&["audit", "--lab", "1", "--from", "2027-03-15"], "no day to compare"),
         (&["runs", "cancel", "77"], "run 77 does not exist"),
         (&["worker", "--lease", "10s", "--heartbeat", "8s"], "at least twice --heartbeat"),
+        (&["worker", "--heartbeat", "0s"], "--heartbeat (0s) must be more than 0s"),
         (&["worker", "--job-timeout", "0s"], "--job-timeout"),
+        (&["demo"], "demo takes no --now"),
         (&["--jobs-dir", jobs_dir, "scheduler", "--once"], "rollup.toml:31: \"bils\" is not one of [facts]"),
         (&["--jobs-dir", "/nowhere", "scheduler", "--once"], "/nowhere:1: cannot be read"),
     ];
@@ -180,6 +182,13 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
         let error = run_fails(&db, USAGE, &all);
         assert_one_line(&error);
         assert!(error.contains(expected), "{arguments:?}: {error}");
+    }
+    for (arguments, option) in
+        [(&["demo", "--json"][..], "--json"), (&["--database-url", "sqlite:x", "demo"], "--database-url")]
+    {
+        let error = run_fails(&db, USAGE, arguments);
+        assert_one_line(&error);
+        assert!(error.contains(&format!("demo takes no {option}")), "{error}");
     }
     // clap's own messages, which span lines, name the flag and the value.
     for (arguments, expected) in [
@@ -295,6 +304,32 @@ async fn a_command_that_waits_ends_when_it_is_told_to() {
     }
 }
 
+/// A worker in the middle of a job.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_a_worker_at_once() {
+    let db = labs(Engine::MariaDb).await;
+    for (day, signal, code) in [("2026-06-12", "TERM", 143), ("2026-06-13", "INT", 130)] {
+        run_ok(&db, &["queue", "pause", "repair"]);
+        run_ok(&db, &["--now", NOW, "repair", "--day", day, "--lab", "1"]);
+        let workers = "SELECT COUNT(*) FROM daymend_workers";
+        let before = db.number(workers).await;
+        let mut worker = Process::start(&db, &["--now", NOW, "worker"]);
+        wait_until("the worker to register", LIMIT, async || db.number(workers).await > before).await;
+        let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
+        somebody.execute("LOCK TABLES operation_historical_summary WRITE").await.unwrap();
+        run_ok(&db, &["queue", "resume", "repair"]);
+        let held = "SELECT COUNT(*) FROM information_schema.processlist
+                    WHERE db = DATABASE() AND state LIKE 'Waiting for table%'";
+        wait_until("the job to run", LIMIT, async || db.number(held).await > 0).await;
+        worker.signal(signal);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(worker.is_running(), "it finishes what has begun");
+        worker.signal(signal);
+        assert_eq!(worker.wait(Duration::from_secs(5)), Some(code));
+        db.execute("DELETE FROM daymend_jobs", args![]).await;
+    }
+}
+
 async fn every_command_twice_changes_nothing_the_second_time(engine: Engine) {
     let db = labs(engine).await;
     let once = || run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
@@ -325,6 +360,9 @@ async fn every_command_twice_changes_nothing_the_second_time(engine: Engine) {
 
 async fn dry_runs_change_nothing(engine: Engine) {
     let db = labs(engine).await;
+    db.add_lab(9, Some("Asia/Kolkata")).await;
+    let nothing = run_ok(&db, &["--now", NOW, "rebuild", "--lab", "9", "--dry-run"]);
+    assert_eq!(nothing, "lab 9: nothing to do, it has no bills and no rows up to 2026-06-14\n");
     let repair = run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-12", "--to", "2026-06-14", "--dry-run"]);
     assert!(repair.contains("would enqueue lab 1: 3 job(s), 2026-06-12 to 2026-06-14"), "{repair}");
     assert!(repair.contains("would enqueue 6 job(s) in one run"), "{repair}");
