@@ -112,7 +112,9 @@ struct Claims {
 
 impl QueueOptions {
     async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
-        let db = scratch(global.connect(4).await?).await?;
+        // The workers check the source's tables as well: better before there are jobs than after.
+        let (db, _) = global.connect_checked(4).await?;
+        let db = scratch(db).await?;
         let beside = match &self.beside_url {
             Some(url) => Some(scratch(connect_to(url, 4).await?).await?),
             None => None,

@@ -10,7 +10,14 @@ use crate::{
     db::{Backoff, Db, DbError, Kind, Mode},
     error::chain,
     output::{bar::Bar, say},
-    queue::lease,
+    queue::{
+        admin::{
+            change::{self, Change},
+            filter::Filter,
+            pause::{self, Target},
+        },
+        lease,
+    },
     runs::{self, Progress, RunState},
     scheduler,
 };
@@ -18,13 +25,17 @@ use crate::{
 /// How often a run is looked at.
 const POLL: Duration = Duration::from_millis(200);
 
+/// Every how many looks pauses are looked at too.
+const LOOKS_A_PAUSE: u64 = 10;
+
 /// Follows a run until it has ended, closing it where no scheduler does; how it ended.
 pub(super) async fn follow(db: &Db, run_id: i64) -> anyhow::Result<(RunState, Progress)> {
     let mut bar = Bar::new(format!("run {run_id}"));
     let begun = Instant::now();
-    let mut warned = false;
-    let mut failures = 0;
+    let (mut warned, mut said_paused) = (false, false);
+    let (mut failures, mut looks) = (0, 0_u64);
     loop {
+        looks += 1;
         match look(db, run_id).await {
             Ok((RunState::Running, progress)) => {
                 failures = 0;
@@ -36,6 +47,14 @@ pub(super) async fn follow(db: &Db, run_id: i64) -> anyhow::Result<(RunState, Pr
                 {
                     warned = true;
                     say!("no worker is alive: start `daymend worker` or `daymend serve`");
+                }
+                if progress.available > 0
+                    && !said_paused
+                    && looks.is_multiple_of(LOOKS_A_PAUSE)
+                    && let Ok(Some(paused)) = paused(db, run_id).await
+                {
+                    said_paused = true;
+                    say!("{paused}");
                 }
             }
             Ok((state, progress)) => {
@@ -52,6 +71,32 @@ pub(super) async fn follow(db: &Db, run_id: i64) -> anyhow::Result<(RunState, Pr
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// What is paused of what a run waits for, and how to resume it.
+async fn paused(db: &Db, run_id: i64) -> Result<Option<String>, DbError> {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let run = runs::get(&mut tx, run_id).await?;
+    let pauses = pause::list(&mut tx).await?;
+    tx.commit().await?;
+    let Some(run) = run else { return Ok(None) };
+    for pause in pauses {
+        match pause.lab_id {
+            None if pause.what == Target::Kind(run.kind).name() => {
+                let kind = run.kind;
+                return Ok(Some(format!("{kind} jobs are paused: `daymend queue resume {kind}` lets them go on")));
+            }
+            Some(lab) => {
+                let filter = Filter { labs: vec![lab], ..Filter::default() }.of_run(run_id);
+                if !change::plan(db, Change::Cancel, &filter).await?.is_empty() {
+                    let why = format!("lab {lab} is paused: `daymend queue resume --lab {lab}` lets its jobs go on");
+                    return Ok(Some(why));
+                }
+            }
+            None => {}
+        }
+    }
+    Ok(None)
 }
 
 /// Where a run stands; one whose jobs have all ended is closed.
@@ -90,7 +135,8 @@ pub(super) async fn follow_all(global: &Global, db: &Db, run_ids: &[i64]) -> any
 /// One line that says how a run ended.
 pub(super) fn summary(run_id: i64, state: RunState, progress: &Progress) -> String {
     let rows = match progress.rows() {
-        0 => "0 rows written: everything was right".to_owned(),
+        0 if state == RunState::Completed => "0 rows written: everything was right".to_owned(),
+        0 => "0 rows written".to_owned(),
         rows => format!(
             "{rows} rows written ({} inserted, {} updated, {} deleted)",
             progress.rows_inserted, progress.rows_updated, progress.rows_deleted
@@ -100,5 +146,9 @@ pub(super) fn summary(run_id: i64, state: RunState, progress: &Progress) -> Stri
         0 => String::new(),
         discarded => format!("; {discarded} discarded, see `daymend runs show {run_id}`"),
     };
-    format!("run {run_id} {}: {} days, {rows}{failed}", state.name(), progress.completed)
+    let cancelled = match progress.cancelled {
+        0 => String::new(),
+        cancelled => format!("; {cancelled} cancelled"),
+    };
+    format!("run {run_id} {}: {} days, {rows}{failed}{cancelled}", state.name(), progress.completed)
 }

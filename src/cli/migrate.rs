@@ -26,6 +26,7 @@ impl Options {
         if let Err(ahead @ SchemaError::Ahead { .. }) = migrate::fits(found) {
             return Err(ahead.into());
         }
+        let missing = migrate::missing_outputs(&db).await?;
         let migrations: Vec<&Migration> = if self.dry_run {
             migrate::MIGRATIONS.iter().filter(|migration| migration.version > found).collect()
         } else {
@@ -36,14 +37,20 @@ impl Options {
                 .iter()
                 .map(|migration| serde_json::json!({ "version": migration.version, "name": migration.name }))
                 .collect();
-            print_json(&serde_json::json!({ "found": found, "applied": list, "dry_run": self.dry_run }))?;
+            print_json(
+                &serde_json::json!({ "found": found, "applied": list, "created": missing, "dry_run": self.dry_run }),
+            )?;
             return Ok(Exit::Ok.into());
         }
         let verb = if self.dry_run { "would apply" } else { "applied" };
         for migration in &migrations {
             println!("{verb} version {} ({})", migration.version, migration.name);
         }
-        if migrations.is_empty() {
+        let verb = if self.dry_run { "would create" } else { "created" };
+        for table in &missing {
+            println!("{verb} {table}");
+        }
+        if migrations.is_empty() && missing.is_empty() {
             println!("schema version {found} is current: nothing to do");
         }
         Ok(Exit::Ok.into())

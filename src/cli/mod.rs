@@ -22,14 +22,17 @@ mod service;
 mod snapshot;
 mod triggers;
 
-use std::{ffi::OsStr, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{ffi::OsStr, os::unix::fs::MetadataExt as _, path::PathBuf, process::ExitCode, sync::Arc};
 
+use anyhow::Context as _;
 use chrono::{DateTime, Datelike as _, NaiveDate, Utc};
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{
+    ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, parser::ValueSource,
+};
 
 use crate::{
     clock::Clock,
-    db::{self, ConnectOptions, Db, Kind, migrate::SchemaError},
+    db::{self, ConnectOptions, Db, DbError, Kind, migrate::SchemaError},
     error::{UsageError, chain, usage},
     output::say,
     recompute::stored::{self, Access},
@@ -199,11 +202,15 @@ impl Command {
 /// Parses the arguments and runs the command.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::from_arg_matches(&without_empty_variables(Cli::command()).get_matches())
-        .unwrap_or_else(|error| error.exit());
+    let matches = without_empty_variables(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     init_log(&cli.global, matches!(cli.command, Command::Serve(_) | Command::Scheduler(_) | Command::Worker(_)));
     if cli.global.is_bare_now() && !matches!(&cli.command, Command::Queue(command) if command.takes_bare_now()) {
         say!("error: --now needs a time, such as 2026-03-16T04:00:00Z");
+        return Exit::Usage.into();
+    }
+    if let Some(option) = not_for_demo(&matches) {
+        say!("error: demo takes no {option}: it makes a SQLite file of its own (--file), and prints a story");
         return Exit::Usage.into();
     }
     log_panics();
@@ -255,6 +262,16 @@ async fn run(command: Command, global: &Global) -> anyhow::Result<ExitCode> {
         Command::Demo(options) => options.run().await,
         Command::Completions(options) => options.run(),
     }
+}
+
+/// An option on the command line that the demo would take no notice of. What is in the environment is for other
+/// commands.
+fn not_for_demo(matches: &ArgMatches) -> Option<&'static str> {
+    let (_, demo) = matches.subcommand().filter(|(name, _)| *name == "demo")?;
+    let options =
+        [("database_url", "--database-url"), ("jobs_dir", "--jobs-dir"), ("now", "--now"), ("json", "--json")];
+    let is_given = |id| demo.value_source(id) == Some(ValueSource::CommandLine);
+    options.into_iter().find(|(id, _)| is_given(id)).map(|(_, option)| option)
 }
 
 /// The same, where an environment variable that is empty counts as one that is not set.
@@ -369,12 +386,8 @@ impl Global {
     ) -> anyhow::Result<(Db, Arc<Rollups>)> {
         let rollups = self.rollups()?;
         let db = self.connect(options).await?;
-        let problems = check_rollups(&db, &rollups, access).await;
-        if problems.is_empty() {
-            Ok((db, Arc::new(rollups)))
-        } else {
-            Err(usage(format!("the database does not fit: {}", problems.join("; "))))
-        }
+        require_fit(&db, &rollups, access).await?;
+        Ok((db, Arc::new(rollups)))
     }
 }
 
@@ -390,14 +403,25 @@ async fn connect_to(url: &str, options: impl Into<ConnectOptions>) -> anyhow::Re
     Ok(db)
 }
 
-/// Checks every rollup against the database, for reading or for recomputing; one line a problem.
-async fn check_rollups(db: &Db, rollups: &Rollups, access: Access) -> Vec<String> {
+/// Checks every rollup against the database, for reading or for recomputing, and then what runs write to; one
+/// line a problem.
+async fn check_rollups(db: &Db, rollups: &Rollups, access: Access) -> Result<Vec<String>, DbError> {
     let mut problems: Vec<source::Misfit> = Vec::new();
     for rollup in rollups.iter() {
-        problems.extend(source::check(db, rollup).await);
-        problems.extend(stored::check(db, rollup, access).await);
+        problems.extend(source::check(db, rollup).await?);
+        problems.extend(stored::check(db, rollup, access).await?);
     }
-    problems.iter().map(ToString::to_string).collect()
+    if access == Access::Write {
+        problems.extend(crate::runs::check(db).await?);
+    }
+    Ok(problems.iter().map(ToString::to_string).collect())
+}
+
+/// Refuses a database that the rollups do not fit.
+async fn require_fit(db: &Db, rollups: &Rollups, access: Access) -> anyhow::Result<()> {
+    let checked = db::retry("check rollups", || check_rollups(db, rollups, access)).await;
+    let problems = checked.context("cannot check whether the database fits")?;
+    if problems.is_empty() { Ok(()) } else { Err(usage(format!("the database does not fit: {}", problems.join("; ")))) }
 }
 
 /// Refuses a range of days that ends before it begins; `begin` is the option that begins it.
@@ -417,8 +441,26 @@ fn historical_summary(rollups: &Rollups) -> anyhow::Result<&Rollup> {
 
 /// Who runs this command, for the audit trail.
 fn who() -> String {
-    let name = ["DAYMEND_USER", "SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
-    name.unwrap_or_else(|| "unknown".to_owned())
+    let variable = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let name = ["DAYMEND_USER", "SUDO_USER", "USER", "LOGNAME"].iter().find_map(variable);
+    name.or_else(os_user).unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// The OS user, whom containers and cron name in no variable: by name, or as `uid 1000`. None where there is
+/// no /proc.
+fn os_user() -> Option<String> {
+    let uid = std::fs::metadata("/proc/self").ok()?.uid();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    Some(user_name(&users, uid).map_or_else(|| format!("uid {uid}"), ToOwned::to_owned))
+}
+
+/// The name of a user in /etc/passwd (`name:password:uid:…`).
+fn user_name(users: &str, uid: u32) -> Option<&str> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
+    })
 }
 
 /// Prints a value for machines.
@@ -430,7 +472,13 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{db::DbError, snapshot::SnapshotError};
+    use crate::snapshot::SnapshotError;
+
+    #[test]
+    fn a_user_is_found_by_the_uid_and_by_no_other_number() {
+        let users = "root:x:0:0:root:/root:/bin/sh\nbroken\n:x:7:7::/:/bin/sh\nlab:x:1000:0::/home/lab:/bin/sh\n";
+        assert_eq!([0, 1000, 7, 10].map(|uid| user_name(users, uid)), [Some("root"), Some("lab"), None, None]);
+    }
 
     #[test]
     fn the_exit_code_is_that_of_the_database_error_wherever_it_is() {

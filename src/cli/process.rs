@@ -60,13 +60,17 @@ impl HttpArgs {
     }
 }
 
+/// What shells say of a process that SIGINT, or SIGTERM, has ended.
+const INTERRUPTED: u8 = 130;
+const TERMINATED: u8 = 143;
+
 /// Ends with what shells say of a process that a signal has ended. The first process of a container dies of no
 /// signal that it does not ask for.
 pub(super) async fn signalled() -> anyhow::Result<ExitCode> {
     let [mut interrupt, mut terminate] = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
     tokio::select! {
-        _ = interrupt.recv() => Ok(ExitCode::from(130)),
-        _ = terminate.recv() => Ok(ExitCode::from(143)),
+        _ = interrupt.recv() => Ok(ExitCode::from(INTERRUPTED)),
+        _ = terminate.recv() => Ok(ExitCode::from(TERMINATED)),
     }
 }
 
@@ -99,13 +103,13 @@ pub(super) fn shutdown_on_signal(health: &Arc<Health>) -> anyhow::Result<Cancell
     let health = Arc::clone(health);
     tokio::spawn(async move {
         loop {
-            let name = tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
+            let (name, code) = tokio::select! {
+                _ = terminate.recv() => ("SIGTERM", TERMINATED),
+                _ = interrupt.recv() => ("SIGINT", INTERRUPTED),
             };
             if token.is_cancelled() {
                 tracing::warn!("{name} again: ending at once; leases run out by themselves");
-                std::process::exit(130);
+                std::process::exit(i32::from(code));
             }
             tracing::info!("{name}: finishing what has begun");
             health.stop();

@@ -71,8 +71,13 @@ impl Options {
         }
         if self.dry_run {
             for (lab, history) in &histories {
-                let first = history.days.first().map(|first| format!(", from {first}")).unwrap_or_default();
-                println!("would enqueue lab {lab}: {} job(s){first} to {}", history.days.len(), history.last);
+                let last = history.last;
+                match history.days.first() {
+                    Some(first) => {
+                        println!("would enqueue lab {lab}: {} job(s), from {first} to {last}", history.days.len());
+                    }
+                    None => println!("lab {lab}: nothing to do, it has no bills and no rows up to {last}"),
+                }
             }
             return Ok(Exit::Ok.into());
         }

@@ -27,7 +27,7 @@ pub(super) struct Options {
     day: Option<NaiveDate>,
 
     /// With --day: the last day of a range
-    #[arg(long, requires = "day", value_name = "DAY", value_parser = calendar_day)]
+    #[arg(long, requires = "day", conflicts_with = "as_of", value_name = "DAY", value_parser = calendar_day)]
     to: Option<NaiveDate>,
 
     /// What was yesterday for each lab at this UTC moment, such as '2026-03-16 04:00:00'

@@ -63,7 +63,7 @@ async fn check(global: &Global) -> anyhow::Result<ExitCode> {
             count = rollups.iter().count();
             with_database = global.database_url.is_some();
             if with_database {
-                check_rollups(&global.connect_bare(1).await?, &rollups, Access::Write).await
+                check_rollups(&global.connect_bare(1).await?, &rollups, Access::Write).await?
             } else {
                 Vec::new()
             }

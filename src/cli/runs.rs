@@ -94,7 +94,7 @@ async fn list(global: &Global, db: &Db, limit: u32) -> anyhow::Result<ExitCode> 
         table.add_row([
             run.id.to_string(),
             run.state.name().to_owned(),
-            format!("{}/{}", progress.ended(), progress.total()),
+            format!("{}/{}", progress.completed, progress.total()),
             progress.discarded.to_string(),
             progress.rows().to_string(),
             time(run.created_at),

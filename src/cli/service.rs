@@ -204,7 +204,10 @@ pub(super) struct WorkerArgs {
 
 impl WorkerArgs {
     fn config(&self, drain: bool) -> anyhow::Result<worker::Config> {
-        if self.heartbeat.is_zero() || self.lease < self.heartbeat * 2 {
+        if self.heartbeat.is_zero() {
+            return Err(usage("--heartbeat (0s) must be more than 0s"));
+        }
+        if self.lease < self.heartbeat * 2 {
             return Err(usage(format!(
                 "--lease ({}) must be at least twice --heartbeat ({}), or one late heartbeat loses it",
                 humantime::format_duration(self.lease),

@@ -97,8 +97,8 @@ fn mysql_kind(number: u32) -> Kind {
         // (MariaDB's snapshot isolation); auto-increment read failed, which is how a
         // deadlock's victim may hear of it; rolled back at commit (Group Replication; Galera's
         // certification conflict is 1213); a lock that is not to be had at once (NOWAIT; 1205 on
-        // MariaDB); write conflicts (TiDB).
-        1062 | 1205 | 1213 | 1020 | 1467 | 3101 | 3572 | 8022 | 9007 => Kind::Conflict,
+        // MariaDB); a table that was created or altered after the snapshot was taken; write conflicts (TiDB).
+        1062 | 1205 | 1213 | 1020 | 1412 | 1467 | 3101 | 3572 | 8022 | 9007 => Kind::Conflict,
         // Too many connections; server shutdown; normal shutdown; aborted connection;
         // read-only (a failover is under way); killed connection; lost or gone; a Galera node that
         // is joining (1047); a connection that was idle for too long (MySQL 8.0.24+, 4031); a
@@ -142,6 +142,12 @@ impl DbError {
     #[must_use]
     pub fn is_denied(&self) -> bool {
         matches!(code(&self.source), 1044 | 1142 | 1143 | 1227 | 1370)
+    }
+
+    /// Whether a table does not exist.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        code(&self.source) == 1146 || self.source.to_string().contains("no such table")
     }
 
     /// Whether a row with that unique key was there already.

@@ -4,7 +4,7 @@
 //! be run again, because DDL is not transactional in MySQL: a migration that was cut off is
 //! simply run once more, and two at once do no harm. Only tables whose name begins with
 //! `daymend_` are ever altered; the lab system's three output tables are created where
-//! they do not exist.
+//! they do not exist, whatever the version.
 
 use super::{Db, DbError, Dialect, Mode, Query, code};
 use crate::{args, statement};
@@ -18,6 +18,15 @@ pub struct Migration {
     pub name: &'static str,
     mysql: &'static str,
     sqlite: &'static str,
+}
+
+impl Migration {
+    fn text(&self, dialect: Dialect) -> &'static str {
+        match dialect {
+            Dialect::MySql => self.mysql,
+            Dialect::Sqlite => self.sqlite,
+        }
+    }
 }
 
 macro_rules! migration {
@@ -81,6 +90,14 @@ statement!(
     "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'daymend_schema'"
 );
 
+statement!(
+    TABLES_MYSQL,
+    "tables (mysql)",
+    "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()"
+);
+
+statement!(TABLES_SQLITE, "tables (sqlite)", "SELECT name FROM sqlite_master WHERE type = 'table'");
+
 statement!(SCHEMA_VERSION, "schema version", "SELECT COALESCE(MAX(version), 0) FROM daymend_schema");
 
 statement!(
@@ -107,12 +124,12 @@ pub async fn version(db: &Db) -> Result<u32, DbError> {
         Dialect::MySql => SCHEMA_TABLE_MYSQL,
         Dialect::Sqlite => SCHEMA_TABLE_SQLITE,
     };
-    let mut tx = db.begin(Mode::Snapshot).await?;
-    if !tx.fetch_one(&exists, args![], |row| row.flag(0)).await? {
+    // Not in one transaction: InnoDB refuses to read a table that is younger than the read view (1412), and
+    // somebody may be creating this one.
+    if !db.fetch_one(&exists, args![], |row| row.flag(0)).await? {
         return Ok(0);
     }
-    let version = tx.fetch_one(&SCHEMA_VERSION, args![], |row| row.int(0)).await?;
-    tx.commit().await?;
+    let version = db.fetch_one(&SCHEMA_VERSION, args![], |row| row.int(0)).await?;
     Ok(u32::try_from(version).unwrap_or(u32::MAX))
 }
 
@@ -131,18 +148,37 @@ pub fn fits(found: u32) -> Result<(), SchemaError> {
     }
 }
 
-/// Brings the schema up to this binary's version; the versions that were applied.
+/// The lab system's output tables that the database does not have, or has and does not show to this user.
+pub async fn missing_outputs(db: &Db) -> Result<Vec<&'static str>, DbError> {
+    let tables = match db.dialect() {
+        Dialect::MySql => TABLES_MYSQL,
+        Dialect::Sqlite => TABLES_SQLITE,
+    };
+    let there = db.fetch_all(&tables, args![], |row| row.text(0)).await?;
+    let is_missing = |table: &&str| !there.iter().any(|known| known.eq_ignore_ascii_case(table));
+    Ok(outputs(db.dialect()).map(|(table, _)| table).filter(is_missing).collect())
+}
+
+/// Creates the lab system's output tables that are missing. Their version may have been applied long ago.
+async fn create_outputs(db: &Db) -> Result<(), DbError> {
+    let missing = missing_outputs(db).await?;
+    for (table, sql) in outputs(db.dialect()).filter(|(table, _)| missing.contains(table)) {
+        let mut tx = db.begin(Mode::Write).await?;
+        tx.execute(Query::new(&format!("create {table}"), sql), args![]).await?;
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
+/// Brings the schema up to this binary's version, and creates the lab system's output tables where they are
+/// missing; the versions that were applied.
 pub async fn migrate(db: &Db) -> Result<Vec<&'static Migration>, DbError> {
     let found = version(db).await?;
     let mut applied = Vec::new();
     for migration in MIGRATIONS.iter().filter(|migration| migration.version > found) {
         let mut tx = db.begin(Mode::Write).await?;
         tx.execute(Query::new("create daymend_schema", SCHEMA_CREATE), args![]).await?;
-        let text = match db.dialect() {
-            Dialect::MySql => migration.mysql,
-            Dialect::Sqlite => migration.sqlite,
-        };
-        for sql in statements(text) {
+        for sql in statements(migration.text(db.dialect())) {
             let name = sql.lines().find(|line| !line.starts_with("--")).unwrap_or("migrate");
             match tx.execute(Query::new(name.trim_end_matches(" ("), sql), args![]).await {
                 // A migration that was cut off has been here: MySQL has no ADD COLUMN IF NOT EXISTS.
@@ -154,6 +190,7 @@ pub async fn migrate(db: &Db) -> Result<Vec<&'static Migration>, DbError> {
         tx.commit().await?;
         applied.push(migration);
     }
+    create_outputs(db).await?;
     Ok(applied)
 }
 
@@ -168,12 +205,24 @@ fn is_duplicate_column(error: &DbError) -> bool {
 
 /// daymend's own tables, of every version.
 pub fn tables() -> impl Iterator<Item = &'static str> {
-    let created = |text: &'static str| text.split("CREATE TABLE IF NOT EXISTS ").skip(1);
-    MIGRATIONS
-        .iter()
-        .flat_map(move |migration| created(migration.mysql))
-        .filter_map(|rest| rest.split([' ', '(']).next())
-        .filter(|name| name.starts_with("daymend_"))
+    created(Dialect::MySql).map(|(table, _)| table).filter(|table| table.starts_with(OWN))
+}
+
+/// The lab system's output tables, and the statements that create them.
+fn outputs(dialect: Dialect) -> impl Iterator<Item = (&'static str, &'static str)> {
+    created(dialect).filter(|(table, _)| !table.starts_with(OWN))
+}
+
+/// What the names of daymend's own tables begin with.
+const OWN: &str = "daymend_";
+
+/// Every table that a migration creates, with the statement, oldest first.
+fn created(dialect: Dialect) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let statements = MIGRATIONS.iter().flat_map(move |migration| statements(migration.text(dialect)));
+    statements.filter_map(|sql| {
+        let (_, rest) = sql.split_once("CREATE TABLE IF NOT EXISTS ")?;
+        Some((rest.split([' ', '(']).next()?, sql))
+    })
 }
 
 /// The statements of a file: they end with a semicolon at the end of a line.

@@ -113,8 +113,9 @@ async fn columns(
     for rollup in patient.rollups.iter() {
         let problems = source::check(patient.db, rollup)
             .await
+            .unwrap_or_default()
             .into_iter()
-            .chain(stored::check(patient.db, rollup, stored::Access::Write).await);
+            .chain(stored::check(patient.db, rollup, stored::Access::Write).await.unwrap_or_default());
         for Misfit { place, what, .. } in problems.filter(|problem| problem.is_denied) {
             let sql = rollup.facts.iter().map(|fact| &fact.sql).chain([&rollup.labs, &rollup.days]);
             let tables = sql.filter(|sql| sql.file == place).flat_map(NamedSql::tables);

@@ -74,8 +74,8 @@ async fn is_missing(patient: &Patient<'_>, query: Query<'_>) -> Result<Option<St
 async fn source_tables(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     for rollup in patient.rollups.iter() {
-        let mut problems = source::check(patient.db, rollup).await;
-        problems.extend(stored::check(patient.db, rollup, stored::Access::Write).await);
+        let mut problems = source::check(patient.db, rollup).await?;
+        problems.extend(stored::check(patient.db, rollup, stored::Access::Write).await?);
         // Rights are a check of their own.
         for Misfit { place, what, .. } in problems.into_iter().filter(|problem| !problem.is_denied) {
             let advice =

@@ -1,11 +1,12 @@
 //! How far long work is: a bar on a terminal, plain lines otherwise.
 
 use std::{
+    fmt,
     io::IsTerminal as _,
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// How often a plain line is printed.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -25,8 +26,8 @@ impl Rows {
         let is_terminal = std::io::stderr().is_terminal();
         let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target).with_prefix(title);
-        if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos} rows  {per_sec}  {msg}") {
-            bar.set_style(style);
+        if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos} rows  {rate}  {msg}") {
+            bar.set_style(style.with_key("rate", write_rate));
         }
         let now = Instant::now();
         Self { bar, title, is_terminal, begun: now, printed: now }
@@ -67,10 +68,8 @@ impl Bar {
         let is_terminal = std::io::stderr().is_terminal();
         let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target).with_prefix(title.clone());
-        if let Ok(style) =
-            ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} days  {per_sec}  {eta} left  {msg}")
-        {
-            bar.set_style(style);
+        if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} days  {rate}{left}  {msg}") {
+            bar.set_style(style.with_key("rate", write_rate).with_key("left", write_left));
         }
         let now = Instant::now();
         Self { bar, title, is_terminal, begun: now, printed: now }
@@ -89,9 +88,8 @@ impl Bar {
         }
         if !self.is_terminal && self.printed.elapsed() >= LINE_EVERY {
             self.printed = Instant::now();
-            let rate = ended as f64 / self.begun.elapsed().as_secs_f64();
-            let left = total.saturating_sub(ended) as f64 / rate.max(0.001);
-            say!("{}: {ended}/{total} days, {rate:.0} a second, {left:.0} s left, {noted} {note}", self.title);
+            let speed = speed(ended, total, self.begun.elapsed());
+            say!("{}: {ended}/{total} days, {speed}, {noted} {note}", self.title);
         }
     }
 
@@ -99,5 +97,44 @@ impl Bar {
     pub(crate) fn finish(&self) -> (u64, Duration) {
         self.bar.finish_and_clear();
         (self.bar.position(), self.begun.elapsed())
+    }
+}
+
+/// The rate, and the time left where the rate says anything about it.
+fn speed(ended: u64, total: u64, elapsed: Duration) -> String {
+    let rate = ended as f64 / elapsed.as_secs_f64();
+    if ended == 0 {
+        return "0 a second".to_owned();
+    }
+    let left = total.saturating_sub(ended) as f64 / rate;
+    format!("{} a second, {left:.0} s left", rounded(rate))
+}
+
+/// A rate as people read it: with a decimal only where it is low.
+fn rounded(rate: f64) -> String {
+    if rate < 10.0 { format!("{rate:.1}") } else { format!("{rate:.0}") }
+}
+
+fn write_rate(state: &ProgressState, to: &mut dyn fmt::Write) {
+    let _ = write!(to, "{}/s", rounded(state.per_sec()));
+}
+
+/// Nothing as long as nobody can know it.
+fn write_left(state: &ProgressState, to: &mut dyn fmt::Write) {
+    if state.pos() > 0 {
+        let _ = write!(to, "  {:#} left", HumanDuration(state.eta()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_left_is_said_where_it_is_known() {
+        let after = Duration::from_secs;
+        assert_eq!(speed(0, 189, after(5)), "0 a second");
+        assert_eq!(speed(3, 189, after(5)), "0.6 a second, 310 s left");
+        assert_eq!(speed(3317, 3317, after(10)), "332 a second, 0 s left");
     }
 }

@@ -158,17 +158,17 @@ pub enum Access {
 
 /// Checks that every statement of `access` fits the summary table, and that this user may run it; the first
 /// that does not.
-pub async fn check(db: &Db, rollup: &Rollup, access: Access) -> Option<Misfit> {
+pub async fn check(db: &Db, rollup: &Rollup, access: Access) -> Result<Option<Misfit>, DbError> {
     let s = &rollup.summary;
     let reading = [Some(read_sql(s)), digest::sql(s, db.dialect())];
     let writing = [lock_sql(s, db.dialect()), delete_sql(s, db.dialect()), update_sql(s, 1), insert_sql(s, 1)];
     let writing = writing.into_iter().filter(|_| access == Access::Write);
     for sql in reading.into_iter().flatten().chain(writing) {
         if let Err(error) = db.columns(Query::new(&s.table, sql)).await {
-            return Some(Misfit::refused("rollup.toml [summary]", &error));
+            return Misfit::refused("rollup.toml [summary]", error).map(Some);
         }
     }
-    None
+    Ok(None)
 }
 
 /// Carries a difference out; a conflict where a row has changed since it was read.

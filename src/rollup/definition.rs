@@ -60,6 +60,9 @@ const FACT_PARAMETERS: &[&str] = &["lab_id", "from", "until"];
 /// The longest name of a rollup; the width of the column that holds it.
 const NAME_LENGTH_MAX: usize = 32;
 
+/// The longest event type; the width of the summary's column.
+const EVENT_LENGTH_MAX: usize = 64;
+
 /// Every definition under `dir`: each of its folders that has a `rollup.toml`.
 pub fn load_dir(dir: &Path) -> Vec<Result<Rollup, Vec<DefinitionError>>> {
     let problem =
@@ -138,6 +141,11 @@ impl Parser<'_> {
             let line = line_of(&text, event.name.span().start);
             if events.iter().any(|known| known.name == *event.name.get_ref()) {
                 self.report("rollup.toml", line, format!("the event type {:?} is defined twice", event.name.get_ref()));
+            }
+            if !(1..=EVENT_LENGTH_MAX).contains(&event.name.get_ref().chars().count()) {
+                let name = event.name.get_ref();
+                let message = format!("the event type {name:?} has not between 1 and {EVENT_LENGTH_MAX} characters");
+                self.report("rollup.toml", line, message);
             }
             if let Some(event) = self.event(&text, &file, &mut facts, event) {
                 events.push(event);
@@ -310,6 +318,11 @@ mod tests {
                 "rollup.toml:37: the event type \"organization_bill\" is defined twice",
             ),
             (
+                "type = \"referral_bill\"",
+                "type = \"\"",
+                "rollup.toml:37: the event type \"\" has not between 1 and 64 characters",
+            ),
+            (
                 "name = \"historical_summary\"",
                 "name = \"other\"",
                 "rollup.toml:10: the name \"other\" differs from its folder's",
@@ -321,6 +334,9 @@ mod tests {
                 "rollup.toml:24: unknown field `fact`, expected one of `name`, `summary`, `facts`, `event`",
             ),
         ];
+        let long = format!("type = \"{}\"", "x".repeat(65));
+        assert!(errors("type = \"referral_bill\"", &long)[0].contains("has not between 1 and 64 characters"));
+        assert_eq!(errors("type = \"referral_bill\"", &long.replacen('x', "", 1)), Vec::<String>::new());
         for (replace, with, expected) in cases {
             let found = errors(replace, with);
             assert!(found.contains(&format!("historical_summary/{expected}")), "{expected:?} is not among {found:#?}");

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     calendar::{self, Zone, ZoneError},
-    db::{Arg, Dated, Db, DbError, Query, Row, Tx},
+    db::{Arg, Dated, Db, DbError, Kind, Query, Row, Tx},
 };
 
 /// A lab as the source has it.
@@ -183,10 +183,15 @@ pub struct Misfit {
 }
 
 impl Misfit {
-    /// Of a statement of `place` that the database refuses.
-    #[must_use]
-    pub fn refused(place: &str, error: &DbError) -> Self {
-        Self { place: place.to_owned(), what: error.source.to_string(), is_denied: error.is_denied() }
+    /// Of a statement of `place` that the database refuses. That it is away, or busy, says nothing of the
+    /// statement: such an error comes back.
+    pub fn refused(place: &str, error: DbError) -> Result<Self, DbError> {
+        match error.kind {
+            Kind::Unavailable | Kind::Conflict => Err(error),
+            Kind::Definition | Kind::Other => {
+                Ok(Self { place: place.to_owned(), what: error.source.to_string(), is_denied: error.is_denied() })
+            }
+        }
     }
 }
 
@@ -197,7 +202,7 @@ impl fmt::Display for Misfit {
 }
 
 /// Prepares every SELECT on the database, and checks that it returns the columns used.
-pub async fn check(db: &Db, rollup: &Rollup) -> Vec<Misfit> {
+pub async fn check(db: &Db, rollup: &Rollup) -> Result<Vec<Misfit>, DbError> {
     let mut problems = Vec::new();
     let fixed = [(&rollup.labs, vec!["lab_id", "time_zone", "enabled"]), (&rollup.days, vec![])];
     let facts = rollup.facts.iter().map(|fact| {
@@ -207,7 +212,7 @@ pub async fn check(db: &Db, rollup: &Rollup) -> Vec<Misfit> {
     });
     for (sql, columns) in fixed.into_iter().chain(facts) {
         match db.columns(query(sql)).await {
-            Err(error) => problems.push(Misfit::refused(&sql.file, &error)),
+            Err(error) => problems.push(Misfit::refused(&sql.file, error)?),
             Ok(found) => {
                 let missing = columns.iter().filter(|name| !found.iter().any(|known| known == *name));
                 problems.extend(missing.map(|name| Misfit {
@@ -218,7 +223,7 @@ pub async fn check(db: &Db, rollup: &Rollup) -> Vec<Misfit> {
             }
         }
     }
-    problems
+    Ok(problems)
 }
 
 fn query(sql: &NamedSql) -> Query<'_> {

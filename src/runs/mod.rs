@@ -12,6 +12,7 @@ pub mod records;
 use chrono::{DateTime, NaiveDate, Utc};
 
 pub use labs::{LabDays, describe};
+use records::Records;
 
 use crate::{
     args,
@@ -22,6 +23,7 @@ use crate::{
         ids_of,
     },
     recompute::shrink::MaxShrink,
+    rollup::source::Misfit,
     statement,
 };
 
@@ -294,6 +296,26 @@ impl NewRun {
     }
 }
 
+/// Checks that the lab system's tables that a run writes to are there, and that this user may write to them: the
+/// first misfit of each.
+pub async fn check(db: &Db) -> Result<Vec<Misfit>, DbError> {
+    let mut misfits = Vec::new();
+    for (table, statements) in [("operation_event_log", &[EVENT_LOG][..]), (records::TABLE, records::EVERY_TICK)] {
+        for statement in statements {
+            if let Err(error) = db.columns(statement.into()).await {
+                let is_absent = error.is_absent();
+                let mut misfit = Misfit::refused(table, error)?;
+                if is_absent {
+                    misfit.what.push_str(" (`daymend migrate` creates it)");
+                }
+                misfits.push(misfit);
+                break;
+            }
+        }
+    }
+    Ok(misfits)
+}
+
 /// Inserts a run with its jobs and its STARTED, inside the caller's transaction; its id.
 pub async fn create(tx: &mut Tx, new: &NewRun) -> Result<i64, DbError> {
     let days = || new.labs.iter().flat_map(|(_, days)| days);
@@ -430,12 +452,17 @@ pub async fn lock(tx: &mut Tx, id: i64) -> Result<(), DbError> {
 /// Opens a run that had ended, some of whose jobs are open again; one that runs stays as it is.
 ///
 /// The run has to be locked. Its records read `Running (…)` again, and the event log has
-/// another STARTED.
+/// another STARTED. Records that have disappeared cancel a run; one that somebody wants done all the
+/// same goes on without them.
 pub async fn reopen(tx: &mut Tx, id: i64) -> Result<(), DbError> {
     if tx.execute(&RUN_REOPEN, args![id]).await? == 1
         && let Some(run) = get(tx, id).await?
     {
         tx.execute(&EVENT_LOG, args![run.event_name.as_str(), "STARTED"]).await?;
+        if records::of_run(tx, id).await? == Records::Disappeared {
+            tracing::warn!(run = id, "its migration record has disappeared: it goes on without one");
+            records::unlink(tx, id).await?;
+        }
         let progress = progress(tx, id).await?;
         records::refresh(tx, &run, &progress).await?;
     }

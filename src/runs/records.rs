@@ -10,7 +10,7 @@ use chrono::NaiveDate;
 use super::{Progress, Run, RunState};
 use crate::{
     args,
-    db::{DbError, Tx},
+    db::{DbError, Statement, Tx},
     statement,
 };
 
@@ -36,6 +36,8 @@ statement!(
 );
 
 statement!(LINK, "link migration", "REPLACE INTO daymend_migrations (migration_id, run_id) VALUES (?, ?)");
+
+statement!(UNLINK, "unlink migrations", "DELETE FROM daymend_migrations WHERE run_id = ?");
 
 statement!(
     REFRESH,
@@ -63,6 +65,9 @@ statement!(
          (lab_id, is_scheduled, job_status, initiated_by_id, migration_type, created_at, modified_at)
      VALUES (?, 1, 'Pending', ?, ?, {now}, {now})"
 );
+
+/// What a scheduler asks of the table and does to it, whoever uses it.
+pub(super) const EVERY_TICK: &[Statement] = &[PENDING, TAKE, REFRESH];
 
 /// A record that waits to be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +107,11 @@ pub async fn take(
 /// Remembers that `run_id` carries out the record.
 pub async fn link(tx: &mut Tx, id: i64, run_id: i64) -> Result<(), DbError> {
     tx.execute(&LINK, args![id, run_id]).await.map(drop)
+}
+
+/// Forgets the records that a run carried out.
+pub async fn unlink(tx: &mut Tx, run_id: i64) -> Result<(), DbError> {
+    tx.execute(&UNLINK, args![run_id]).await.map(drop)
 }
 
 /// The run that carries the record out; none where it has not been taken.

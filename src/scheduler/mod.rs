@@ -159,7 +159,8 @@ pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
             if cancelled.await?.flatten().is_some() {
                 tracing::warn!(run = run.id, "cancelled, as its migration record has disappeared");
                 RUNS_ENDED.add([run.kind.name(), RunState::Cancelled.name()], 1);
-                report.closed.push((run.id, RunState::Cancelled, Progress::default()));
+                let (progress, _) = look_at(db, &run).await?;
+                report.closed.push((run.id, RunState::Cancelled, progress));
             }
             continue;
         }

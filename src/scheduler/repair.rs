@@ -19,6 +19,9 @@ use crate::{
     runs::{self, LabDays, NewRun},
 };
 
+/// How many labs a refusal names where none can be repaired.
+const EXAMPLES: usize = 3;
+
 /// Which days to repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Days {
@@ -69,9 +72,7 @@ pub async fn plan(db: &Db, rollup: &Rollup, labs: &[i64], days: Days, now: DateT
             }
         }
         if plan.labs.is_empty() {
-            let why = plan.left_out.iter().map(|(lab, why)| format!("lab {lab}: {why}")).collect::<Vec<_>>();
-            let why = if why.is_empty() { "none is enabled".to_owned() } else { why.join("; ") };
-            return Err(PlanError::NoLab(why));
+            return Err(PlanError::NoLab(why_none(&plan.left_out)));
         }
     } else {
         for id in labs {
@@ -89,6 +90,18 @@ pub async fn plan(db: &Db, rollup: &Rollup, labs: &[i64], days: Days, now: DateT
         }
     }
     Ok(plan)
+}
+
+/// Why no lab can be repaired, by the first of them.
+fn why_none(left_out: &[(i64, String)]) -> String {
+    if left_out.is_empty() {
+        return "none is enabled".to_owned();
+    }
+    let mut why: Vec<String> = left_out.iter().take(EXAMPLES).map(|(lab, why)| format!("lab {lab}: {why}")).collect();
+    if left_out.len() > EXAMPLES {
+        why.push(format!("and {} more labs", left_out.len() - EXAMPLES));
+    }
+    why.join("; ")
 }
 
 async fn days_of(

@@ -1,5 +1,12 @@
 //! `daymend queue`: what operators see and do, through the binary.
 
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+    sync::mpsc,
+    time::Duration,
+};
+
 use daymend::args;
 use serde_json::Value;
 
@@ -8,16 +15,22 @@ use crate::{
     support::{
         Engine, TestDb,
         http::get,
-        process::{Process, run_fails, run_ok},
+        process::{Process, command, run_fails, run_ok},
         wait_until,
     },
 };
 
 const NOW: &str = "2026-06-15T12:00:00Z";
 const USAGE: i32 = 2;
+const LIMIT: Duration = Duration::from_secs(30);
 
 on_both! {
     retry_reopens_a_failed_run_and_its_record_ends_completed;
+    a_run_whose_record_was_deleted_is_retried_without_it;
+    the_log_holds_the_filter_that_was_given;
+    without_a_variable_the_log_names_the_os_user;
+    a_lab_that_does_not_exist_is_resumed_and_not_paused;
+    whoever_waits_for_what_is_paused_is_told_so_once;
     filters_mean_the_same_everywhere;
     dry_runs_and_unfiltered_changes_touch_nothing;
     a_paused_kind_or_lab_is_passed_over_until_it_is_resumed;
@@ -88,6 +101,86 @@ async fn retry_reopens_a_failed_run_and_its_record_ends_completed(engine: Engine
     assert_eq!(log[0]["filter"], format!("--run {rebuild}"));
     // Twice changes nothing.
     assert!(run_ok(&db, &["queue", "retry", "--run", &rebuild]).contains("0 job(s) of 0 run(s)"));
+}
+
+async fn a_run_whose_record_was_deleted_is_retried_without_it(engine: Engine) {
+    let db = with_discarded(engine).await;
+    let rebuild = db.number("SELECT id FROM daymend_runs WHERE kind = 'rebuild'").await;
+    let days = count(&db, "kind = 'rebuild' AND state = 'discarded'").await;
+    db.execute("DELETE FROM crelio_data_migrations", args![]).await;
+    run_ok(&db, &["queue", "retry", "--run", &rebuild.to_string()]);
+    let once = run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    assert!(!once.contains("cancelled"), "{once}");
+    assert_eq!(count(&db, "kind = 'rebuild' AND state = 'available'").await, days);
+    drain(&db);
+    assert_eq!(count(&db, "kind = 'rebuild' AND state = 'completed'").await, days);
+    assert_eq!(db.text("SELECT state FROM daymend_runs WHERE kind = 'rebuild'").await, "completed");
+    assert_eq!(db.number("SELECT COUNT(*) FROM crelio_data_migrations").await, 0);
+}
+
+async fn the_log_holds_the_filter_that_was_given(engine: Engine) {
+    let db = with_discarded(engine).await;
+    let [rebuild, repair] =
+        ["rebuild", "repair"].map(|kind| format!("SELECT id FROM daymend_runs WHERE kind = '{kind}'"));
+    let (rebuild, repair) = (db.number(&rebuild).await, db.number(&repair).await);
+    run_ok(&db, &["queue", "retry", "--lab", "2", "--error", "MARS/base"]);
+    run_ok(&db, &["queue", "cancel", "--all"]);
+    run_ok(&db, &["queue", "retry", "--run", &rebuild.to_string(), "--lab", "1"]);
+    let log = json(&db, &["queue", "log"]);
+    let filters: Vec<&str> = log.as_array().unwrap().iter().map(|entry| entry["filter"].as_str().unwrap()).collect();
+    let of_lab = format!("--lab 2 --error \"MARS/base\" (run {repair})");
+    assert!(filters.contains(&of_lab.as_str()), "{log}");
+    assert!(filters.contains(&format!("--all (run {repair})").as_str()), "{log}");
+    assert_eq!(filters[0], format!("--run {rebuild} --lab 1"), "{log}");
+}
+
+async fn without_a_variable_the_log_names_the_os_user(engine: Engine) {
+    let db = labs(engine).await;
+    let mut pause = command(&db, &["queue", "pause", "--lab", "1"]);
+    for name in ["DAYMEND_USER", "SUDO_USER", "LOGNAME"] {
+        pause.env_remove(name);
+    }
+    // An empty one counts as none.
+    assert!(pause.env("USER", "").output().unwrap().status.success());
+    let id = std::process::Command::new("id").arg("-un").output().unwrap();
+    assert_eq!(json(&db, &["queue", "log"])[0]["who"], String::from_utf8(id.stdout).unwrap().trim());
+}
+
+async fn a_lab_that_does_not_exist_is_resumed_and_not_paused(engine: Engine) {
+    let db = labs(engine).await;
+    for args in [&["queue", "pause", "--lab", "777"][..], &["queue", "pause", "--lab", "777", "--dry-run"]] {
+        assert!(run_fails(&db, USAGE, args).contains("lab 777 does not exist"));
+    }
+    run_ok(&db, &["queue", "pause", "--lab", "2"]);
+    db.execute("DELETE FROM labs WHERE id = 2", args![]).await;
+    assert!(run_ok(&db, &["queue", "pause", "--lab", "2"]).contains("paused already"));
+    assert!(run_ok(&db, &["queue", "resume", "--lab", "2"]).contains("resumed"));
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_pauses").await, 0);
+}
+
+async fn whoever_waits_for_what_is_paused_is_told_so_once(engine: Engine) {
+    let db = labs(engine).await;
+    for (paused, expected) in [
+        (&["repair"][..], "repair jobs are paused: `daymend queue resume repair`"),
+        (&["--lab", "2"], "lab 2 is paused: `daymend queue resume --lab 2`"),
+    ] {
+        // What is paused and none of its business is not said.
+        run_ok(&db, &["queue", "pause", "--lab", "1"]);
+        run_ok(&db, &[&["queue", "pause"], paused].concat());
+        let mut wait = command(&db, &["--now", NOW, "repair", "--day", "2026-06-10", "--lab", "2", "--wait"]);
+        let mut wait = wait.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let said = BufReader::new(wait.stderr.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || said.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        while !lines.recv_timeout(LIMIT).expect("it says that it is paused").contains(expected) {}
+        // Two more looks at it.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        run_ok(&db, &[&["queue", "resume"], paused].concat());
+        drain(&db);
+        assert!(wait.wait().unwrap().success());
+        let more: Vec<String> = lines.iter().filter(|line| line.contains("paused")).collect();
+        assert!(more.is_empty(), "{more:?}");
+    }
 }
 
 async fn filters_mean_the_same_everywhere(engine: Engine) {
@@ -209,12 +302,12 @@ async fn a_bare_now_retries_what_waits_for_another_attempt(engine: Engine) {
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-09", "--lab", "1"]);
     let mut worker =
         Process::start_with(&db, &["--now", NOW, "worker", "--backoff", "1h"], ("DAYMEND_FAULT", "panic:1"));
-    wait_until("the first attempt to fail", std::time::Duration::from_secs(30), async || {
+    wait_until("the first attempt to fail", Duration::from_secs(30), async || {
         count(&db, "state = 'available' AND attempt = 1").await == 1
     })
     .await;
     worker.terminate();
-    worker.wait(std::time::Duration::from_secs(30));
+    worker.wait(Duration::from_secs(30));
     let id = db.number("SELECT id FROM daymend_jobs").await.to_string();
     assert!(run_ok(&db, &["queue", "show", &id]).contains("panicked: injected for lab 1"));
     let job = json(&db, &["queue", "show", &id]);
@@ -233,7 +326,7 @@ async fn stats_counts_jobs_and_names_workers(engine: Engine) {
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-09", "--to", "2026-06-11", "--lab", "1"]);
     run_ok(&db, &["queue", "pause", "repair"]);
     let _worker = Process::start(&db, &["--now", NOW, "worker", "--name", "pod-7"]);
-    wait_until("the worker to register", std::time::Duration::from_secs(30), async || {
+    wait_until("the worker to register", Duration::from_secs(30), async || {
         json(&db, &["queue", "stats"])["workers"].as_array().unwrap().len() == 1
     })
     .await;
@@ -312,12 +405,12 @@ async fn the_scheduler_prunes_what_has_outlived_its_retention(engine: Engine) {
     db.execute("UPDATE daymend_runs SET id = id + 5000 WHERE kind = 'repair'", vec![]).await;
     db.execute("UPDATE daymend_jobs SET id = id + 500000000000 WHERE kind = 'repair'", vec![]).await;
     let _scheduler = Process::start(&db, &["--now", NOW, "scheduler", "--retention", "1ms"]);
-    wait_until("everything that has ended to be pruned", std::time::Duration::from_secs(30), async || {
+    wait_until("everything that has ended to be pruned", Duration::from_secs(30), async || {
         count(&db, "1 = 1").await == 0
     })
     .await;
     let logged = "SELECT COUNT(*) FROM daymend_admin_log WHERE who = 'scheduler'";
-    wait_until("the round to end", std::time::Duration::from_secs(30), async || db.number(logged).await > 0).await;
+    wait_until("the round to end", Duration::from_secs(30), async || db.number(logged).await > 0).await;
     let log = json(&db, &["queue", "log"]);
     assert_eq!(log.as_array().unwrap().len(), 1, "one row a round: {log}");
     assert_eq!((log[0]["who"].as_str(), log[0]["jobs"].as_i64()), (Some("scheduler"), Some(jobs)));
@@ -330,7 +423,7 @@ async fn without_a_retention_the_scheduler_keeps_everything(engine: Engine) {
     let jobs = count(&db, "1 = 1").await;
     let (_scheduler, address) = Process::start_with_pages(&db, &["--now", NOW, "scheduler", "--retention", "0s"]);
     // What it would prune goes beside its first ticks.
-    wait_until("some ticks", std::time::Duration::from_secs(30), async || {
+    wait_until("some ticks", Duration::from_secs(30), async || {
         let page = get(&address, "/metrics").unwrap().body;
         let ticks = page.lines().find_map(|line| line.strip_prefix("daymend_scheduler_ticks_total{result=\"ok\"} "));
         ticks.is_some_and(|ticks| ticks.parse::<u32>().unwrap() > 2)

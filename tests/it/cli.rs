@@ -23,6 +23,8 @@ const SCHEMA: i32 = 5;
 
 on_both! {
     migrate_creates_what_is_missing_and_says_so_when_nothing_is;
+    migrates_side_by_side_do_what_one_would;
+    a_missing_output_table_is_said_before_anything_is_done_and_created_by_migrate;
     other_commands_ask_for_migrate_first;
     bad_input_is_one_line_and_changes_nothing;
     a_missing_table_or_column_is_named;
@@ -32,6 +34,8 @@ on_both! {
     wait_follows_a_run_and_ends_with_its_result;
     a_rebuild_that_waits_takes_its_own_labs_alone;
     a_repair_of_a_lab_that_is_off_says_so;
+    a_day_that_fits_no_lab_is_refused_in_few_words;
+    a_bench_whose_workers_could_not_run_enqueues_nothing;
     a_standard_error_that_is_full_stops_nobody;
     runs_can_be_listed_shown_and_cancelled;
 }
@@ -78,6 +82,43 @@ async fn migrate_creates_what_is_missing_and_says_so_when_nothing_is(engine: Eng
     assert_eq!(db.number("SELECT COUNT(*) FROM operation_historical_summary").await, 0);
     let again = run_ok(&db, &["migrate"]);
     assert!(again.contains("nothing to do"), "{again}");
+}
+
+async fn migrates_side_by_side_do_what_one_would(engine: Engine) {
+    for _ in 0..4 {
+        let db = TestDb::source_only(engine).await;
+        let mut migrates: Vec<_> = (0..4).map(|_| Process::start(&db, &["migrate"])).collect();
+        let mut list = Process::start(&db, &["runs", "list"]);
+        for migrate in &mut migrates {
+            assert_eq!(migrate.wait(LIMIT), Some(0));
+        }
+        // Before them, or in the middle, the schema does not fit.
+        assert!(matches!(list.wait(LIMIT), Some(0 | SCHEMA)));
+        assert!(run_ok(&db, &["migrate"]).contains("nothing to do"));
+    }
+}
+
+async fn a_missing_output_table_is_said_before_anything_is_done_and_created_by_migrate(engine: Engine) {
+    for table in ["operation_historical_summary", "operation_event_log", "crelio_data_migrations"] {
+        let db = labs(engine).await;
+        db.execute(&format!("DROP TABLE {table}"), args![]).await;
+        for args in [
+            &["--now", NOW, "scheduler", "--once"][..],
+            &["--now", NOW, "worker", "--drain"],
+            &["--now", NOW, "rebuild", "--lab", "1"],
+        ] {
+            let error = run_fails(&db, USAGE, args);
+            assert_one_line(&error);
+            assert!(error.contains(table), "{error}");
+        }
+        assert!(run_fails(&db, USAGE, &["rollups", "check"]).contains(table));
+        assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 0);
+        assert!(run_ok(&db, &["migrate", "--dry-run"]).contains(&format!("would create {table}")));
+        let migrated = run_ok(&db, &["migrate"]);
+        assert_eq!(migrated, format!("created {table}\n"));
+        assert_eq!(db.number(&format!("SELECT COUNT(*) FROM {table}")).await, 0);
+        assert!(run_ok(&db, &["--now", NOW, "scheduler", "--once"]).contains("enqueued"));
+    }
 }
 
 async fn other_commands_ask_for_migrate_first(engine: Engine) {
@@ -129,7 +170,9 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
         (&["audit", "--lab", "1", "--from", "2027-03-15"], "no day to compare"),
         (&["runs", "cancel", "77"], "run 77 does not exist"),
         (&["worker", "--lease", "10s", "--heartbeat", "8s"], "at least twice --heartbeat"),
+        (&["worker", "--heartbeat", "0s"], "--heartbeat (0s) must be more than 0s"),
         (&["worker", "--job-timeout", "0s"], "--job-timeout"),
+        (&["demo"], "demo takes no --now"),
         (&["--jobs-dir", jobs_dir, "scheduler", "--once"], "rollup.toml:31: \"bils\" is not one of [facts]"),
         (&["--jobs-dir", "/nowhere", "scheduler", "--once"], "/nowhere:1: cannot be read"),
     ];
@@ -140,11 +183,19 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
         assert_one_line(&error);
         assert!(error.contains(expected), "{arguments:?}: {error}");
     }
+    for (arguments, option) in
+        [(&["demo", "--json"][..], "--json"), (&["--database-url", "sqlite:x", "demo"], "--database-url")]
+    {
+        let error = run_fails(&db, USAGE, arguments);
+        assert_one_line(&error);
+        assert!(error.contains(&format!("demo takes no {option}")), "{error}");
+    }
     // clap's own messages, which span lines, name the flag and the value.
     for (arguments, expected) in [
         (&["repair", "--day", "2026-02-30"][..], "2026-02-30"),
         (&["repair"], "--day"),
         (&["repair", "--day", "2026-06-14", "--as-of", "2026-06-14 04:00:00"], "--as-of"),
+        (&["repair", "--as-of", "2026-06-14 04:00:00", "--to", "2026-06-14"], "--to"),
         (&["repair", "--as-of", "yesterday"], "expected a UTC moment"),
         (&["scheduler", "--once", "--nightly-at", "4 o'clock"], "04:00 UTC"),
         (&["worker", "--concurrency", "0"], "--concurrency"),
@@ -253,6 +304,32 @@ async fn a_command_that_waits_ends_when_it_is_told_to() {
     }
 }
 
+/// A worker in the middle of a job.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_a_worker_at_once() {
+    let db = labs(Engine::MariaDb).await;
+    for (day, signal, code) in [("2026-06-12", "TERM", 143), ("2026-06-13", "INT", 130)] {
+        run_ok(&db, &["queue", "pause", "repair"]);
+        run_ok(&db, &["--now", NOW, "repair", "--day", day, "--lab", "1"]);
+        let workers = "SELECT COUNT(*) FROM daymend_workers";
+        let before = db.number(workers).await;
+        let mut worker = Process::start(&db, &["--now", NOW, "worker"]);
+        wait_until("the worker to register", LIMIT, async || db.number(workers).await > before).await;
+        let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
+        somebody.execute("LOCK TABLES operation_historical_summary WRITE").await.unwrap();
+        run_ok(&db, &["queue", "resume", "repair"]);
+        let held = "SELECT COUNT(*) FROM information_schema.processlist
+                    WHERE db = DATABASE() AND state LIKE 'Waiting for table%'";
+        wait_until("the job to run", LIMIT, async || db.number(held).await > 0).await;
+        worker.signal(signal);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(worker.is_running(), "it finishes what has begun");
+        worker.signal(signal);
+        assert_eq!(worker.wait(Duration::from_secs(5)), Some(code));
+        db.execute("DELETE FROM daymend_jobs", args![]).await;
+    }
+}
+
 async fn every_command_twice_changes_nothing_the_second_time(engine: Engine) {
     let db = labs(engine).await;
     let once = || run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
@@ -283,6 +360,9 @@ async fn every_command_twice_changes_nothing_the_second_time(engine: Engine) {
 
 async fn dry_runs_change_nothing(engine: Engine) {
     let db = labs(engine).await;
+    db.add_lab(9, Some("Asia/Kolkata")).await;
+    let nothing = run_ok(&db, &["--now", NOW, "rebuild", "--lab", "9", "--dry-run"]);
+    assert_eq!(nothing, "lab 9: nothing to do, it has no bills and no rows up to 2026-06-14\n");
     let repair = run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-12", "--to", "2026-06-14", "--dry-run"]);
     assert!(repair.contains("would enqueue lab 1: 3 job(s), 2026-06-12 to 2026-06-14"), "{repair}");
     assert!(repair.contains("would enqueue 6 job(s) in one run"), "{repair}");
@@ -346,6 +426,26 @@ async fn a_repair_of_a_lab_that_is_off_says_so(engine: Engine) {
     }
 }
 
+async fn a_day_that_fits_no_lab_is_refused_in_few_words(engine: Engine) {
+    let db = labs(engine).await;
+    for lab in 4..=60 {
+        db.add_lab(lab, Some("Asia/Kolkata")).await;
+    }
+    let error = run_fails(&db, USAGE, &["--now", NOW, "repair", "--day", "2020-01-01"]);
+    assert_one_line(&error);
+    assert!(error.contains("lab 1: 2020-01-01 is before its first bill") && error.contains("and 57 more labs"));
+    assert!(error.len() < 500, "{error}");
+}
+
+async fn a_bench_whose_workers_could_not_run_enqueues_nothing(engine: Engine) {
+    let db = labs(engine).await;
+    db.execute("DROP TABLE collectedSample", args![]).await;
+    let error = run_fails(&db, USAGE, &["bench", "queue", "--jobs", "1000", "--rounds", "1", "--backlogs", "1000"]);
+    assert_one_line(&error);
+    assert!(error.contains("collectedSample"), "{error}");
+    assert_eq!(written(&db).await, [0, 0, 0]);
+}
+
 async fn a_standard_error_that_is_full_stops_nobody(engine: Engine) {
     let db = labs(engine).await;
     let full = || fs::File::options().write(true).open("/dev/full").unwrap();
@@ -384,6 +484,13 @@ async fn runs_can_be_listed_shown_and_cancelled(engine: Engine) {
     assert!(run_ok(&db, &["runs", "cancel", &id, "--by", "Ada"]).contains(&format!("{open} open job(s) cancelled")));
     assert!(run_ok(&db, &["runs", "show", &id]).contains("cancelled"));
     assert!(run_ok(&db, &["runs", "cancel", &id]).contains("nothing to cancel"));
+    // Nobody has looked at its days: nothing says that they are right, or done.
+    let watched = run(&db, &["runs", "watch", &id]);
+    let said = String::from_utf8_lossy(&watched.stdout).into_owned();
+    let expected = format!("run {id} cancelled: 0 days, 0 rows written; {open} cancelled\n");
+    assert_eq!((watched.status.code(), said), (Some(1), expected));
+    let list = run_ok(&db, &["runs", "list"]);
+    assert!(list.contains(&format!(" 0/{open} ")), "{list}");
     let log: serde_json::Value = serde_json::from_str(&run_ok(&db, &["queue", "log", "--json"])).unwrap();
     let said = ["who", "action", "filter"].map(|column| log[0][column].as_str().unwrap());
     assert_eq!((said, &log[0]["jobs"]), (["Ada", "cancel run", &format!("--run {id}")], &open.into()), "{log}");

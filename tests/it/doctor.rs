@@ -208,7 +208,7 @@ async fn discarded_jobs_pauses_and_old_runs_are_found(engine: Engine) {
     db.settle(now()).await;
     examine(&db).assert_well();
 
-    for (target, advice) in [("rebuild", "daymend queue resume rebuild"), ("--lab 7", "daymend queue resume --lab 7")] {
+    for (target, advice) in [("rebuild", "daymend queue resume rebuild"), ("--lab 1", "daymend queue resume --lab 1")] {
         run_ok(&db, &[&["queue", "pause"], &target.split(' ').collect::<Vec<_>>()[..]].concat());
         let found = examine(&db);
         assert_eq!(found.advice("queue.paused", "note"), advice);

@@ -104,8 +104,8 @@ async fn refused(db: &Db, table: &str) -> Vec<String> {
         refused.extend(db.columns(Query::new("marks", *sql)).await.err().map(|_| (*sql).to_owned()));
     }
     for rollup in rollups().iter() {
-        refused.extend(source::check(db, rollup).await.iter().map(ToString::to_string));
-        refused.extend(stored::check(db, rollup, Access::Write).await.iter().map(ToString::to_string));
+        refused.extend(source::check(db, rollup).await.unwrap().iter().map(ToString::to_string));
+        refused.extend(stored::check(db, rollup, Access::Write).await.unwrap().iter().map(ToString::to_string));
     }
     db.close().await;
     refused

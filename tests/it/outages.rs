@@ -14,7 +14,7 @@ use crate::{
     on_both,
     support::{
         Engine, TestDb, oracle,
-        process::{Process, run_ok},
+        process::{Process, run_fails, run_ok},
         proxy::{Proxy, Weather},
         server::{self, Server},
         wait_until,
@@ -153,6 +153,31 @@ async fn a_server_that_crashes_and_comes_back_loses_nothing_and_idles_quietly() 
     tokio::time::sleep(Duration::from_secs(8)).await;
     let sent = questions().await - before - 4;
     assert!((4..=10).contains(&sent), "an idle worker sent {sent} statements in 8 seconds");
+}
+
+/// A connection that is lost while the definitions are checked says nothing of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_during_the_check_at_the_start_is_an_outage() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    db.add_lab(LAB.0, Some(LAB.1.name())).await;
+    db.fill_lab(LAB.0, "2026-06-01".parse().unwrap(), 5, 5).await;
+    // In a SELECT of the source, and in a statement of the summary.
+    for text in ["bill_cancelled", "event_count"] {
+        let cutting = async || Proxy::cutting_at(server::shared_port(), text).await;
+        let proxy = cutting().await;
+        let through = db.through(&proxy);
+        let error = run_fails(&through, 4, &["--now", NOW, "repair", "--day", "2026-06-02"]);
+        assert!(error.contains("cannot check whether the database fits"), "{error}");
+        for service in [&WORKER[..], &["--now", NOW, "serve"]] {
+            let workers = "SELECT COUNT(*) FROM daymend_workers";
+            let before = db.number(workers).await;
+            let proxy = cutting().await;
+            let through = db.through(&proxy);
+            let mut process = Process::start(&through, service);
+            wait_until("a worker to register", LIMIT, async || db.number(workers).await > before).await;
+            assert!(process.is_running(), "{service:?} ended");
+        }
+    }
 }
 
 async fn a_row_that_somebody_else_holds_uses_up_no_attempt(engine: Engine) {

@@ -361,13 +361,14 @@ async fn a_record_that_is_deleted_cancels_its_run(engine: Engine) {
     let worker = lease::register(&db.db, "a test", Duration::from_secs(600)).await.unwrap();
     let jobs = claim::claim(&db.db, worker, 2).await.unwrap();
     let held = jobs.iter().find(|job| run_of(job.id) == run).unwrap();
+    db.execute("UPDATE daymend_jobs SET rows_inserted = 453 WHERE id = ?", args![held.id]).await;
     for record in records {
         db.execute("DELETE FROM crelio_data_migrations WHERE id = ?", args![record]).await;
     }
     let report = db.tick(now()).await;
     assert_eq!(
-        report.closed.iter().map(|(run, state, _)| (*run, *state)).collect::<Vec<_>>(),
-        [(run, RunState::Cancelled)]
+        report.closed.iter().map(|(run, state, done)| (*run, *state, done.rows(), done.cancelled)).collect::<Vec<_>>(),
+        [(run, RunState::Cancelled, 453, 3)]
     );
     let (cancelled, progress) = db.run(run).await;
     assert_eq!((cancelled.state, progress.cancelled, progress.total()), (RunState::Cancelled, 3, 3));

@@ -45,7 +45,7 @@ async fn every_statement_prepares(engine: Engine) {
     }
     assert!(prepared > 30, "only {prepared} statements are registered");
     for rollup in Rollups::load(None).unwrap().iter() {
-        assert_eq!(source::check(&db.db, rollup).await, []);
-        assert_eq!(stored::check(&db.db, rollup, Access::Write).await, None);
+        assert_eq!(source::check(&db.db, rollup).await.unwrap(), []);
+        assert_eq!(stored::check(&db.db, rollup, Access::Write).await.unwrap(), None);
     }
 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 pub(super) use print::json as report_json;
 
 use super::{
-    Exit, Global, calendar_day, check_order, check_rollups, connect_to, follow, historical_summary, print_json, repair,
+    Exit, Global, calendar_day, check_order, connect_to, follow, historical_summary, print_json, repair, require_fit,
     service::{AttemptsArgs, ShrinkArgs},
     usage, who,
 };
@@ -151,10 +151,7 @@ impl AuditArgs {
             Some(url) => connect_to(url, 2).await?,
             None => global.connect_bare(2).await?,
         };
-        let problems = check_rollups(&reading, &rollups, Access::Read).await;
-        if !problems.is_empty() {
-            return Err(usage(format!("the database does not fit: {}", problems.join("; "))));
-        }
+        require_fit(&reading, &rollups, Access::Read).await?;
         let now = reading.now(global.clock()).await?;
         let plan = match audit::plan(&reading, rollup, &scope, now).await {
             Err(PlanError::Database(error)) => return Err(error.into()),

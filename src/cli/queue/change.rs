@@ -6,8 +6,8 @@ use clap::Args;
 
 use super::{ByArgs, FilterArgs};
 use crate::{
-    cli::{Exit, Global, print_json, usage},
-    db::Db,
+    cli::{Exit, Global, historical_summary, print_json, usage},
+    db::{Db, Mode},
     queue::{
         JobKind,
         admin::{
@@ -16,6 +16,7 @@ use crate::{
             prune,
         },
     },
+    rollup::source,
 };
 
 /// Which jobs to change.
@@ -104,6 +105,9 @@ impl PauseArgs {
     pub(super) async fn pause(self, global: &Global, db: &Db) -> anyhow::Result<ExitCode> {
         let (target, name) = self.target()?;
         let was = pause::is_paused(db, target).await?;
+        if let (Target::Lab(lab), false) = (target, was) {
+            require_lab(global, db, lab).await?;
+        }
         let text = match (was, self.dry_run) {
             (true, _) => format!("{name}: paused already"),
             (false, true) => format!("{name}: would be paused"),
@@ -127,6 +131,15 @@ impl PauseArgs {
         };
         say(global, &format!("{name}: {text}"), changes, self.dry_run)
     }
+}
+
+/// Refuses a lab that does not exist. One that is gone may still be resumed.
+async fn require_lab(global: &Global, db: &Db, lab: i64) -> anyhow::Result<()> {
+    let rollups = global.rollups()?;
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let found = source::lab(&mut tx, historical_summary(&rollups)?, lab).await?;
+    tx.commit().await?;
+    found.map(drop).ok_or_else(|| usage(format!("lab {lab} does not exist")))
 }
 
 fn say(global: &Global, text: &str, changes: bool, dry_run: bool) -> anyhow::Result<ExitCode> {

@@ -3,10 +3,10 @@
 //! Each run is one transaction: its row is locked, its jobs change, it re-opens where that is
 //! needed, its migration records say so, and the admin log has it.
 
-use super::{filter::Filter, jobs_by_run, write_log};
+use super::{FILTER_CHARACTERS_MAX, filter::Filter, jobs_by_run, write_log};
 use crate::{
     args,
-    db::{Arg, Db, DbError, Mode, Query, Tx, retry},
+    db::{Arg, Db, DbError, Mode, Query, Tx, clipped, retry},
     queue::{FIRST_DUE_US, PAUSED},
     runs,
 };
@@ -61,10 +61,9 @@ pub async fn plan(db: &Db, change: Change, filter: &Filter) -> Result<Vec<(i64, 
 pub async fn apply(db: &Db, change: Change, filter: &Filter, who: &str) -> Result<Vec<(i64, u64)>, DbError> {
     let mut done = Vec::new();
     for (run, _) in plan(db, change, filter).await? {
-        let filter = filter.of_run(run);
         let jobs = retry("change jobs", || async {
             let mut tx = db.begin(Mode::Write).await?;
-            let jobs = apply_to_run(&mut tx, change, run, &filter, who).await?;
+            let jobs = apply_to_run(&mut tx, change, run, filter, who).await?;
             tx.commit().await?;
             Ok::<_, DbError>(jobs)
         })
@@ -78,16 +77,27 @@ pub async fn apply(db: &Db, change: Change, filter: &Filter, who: &str) -> Resul
 
 async fn apply_to_run(tx: &mut Tx, change: Change, run: i64, filter: &Filter, who: &str) -> Result<u64, DbError> {
     runs::lock(tx, run).await?;
-    let (condition, args) = condition(change, filter);
+    let (condition, args) = condition(change, &filter.of_run(run));
     let sql = format!("UPDATE daymend_jobs SET {} WHERE {condition}", change.assignment());
     let jobs = tx.execute(Query::named("change jobs", sql), args).await?;
     if jobs > 0 {
         if matches!(change, Change::Retry { .. }) {
             runs::reopen(tx, run).await?;
         }
-        write_log(tx, who, change.name(), &filter.to_string(), jobs).await?;
+        write_log(tx, who, change.name(), &as_given(filter, run), jobs).await?;
     }
     Ok(jobs)
+}
+
+/// The filter as somebody gave it, and the run whose jobs it found where that does not say so itself.
+fn as_given(filter: &Filter, run: i64) -> String {
+    match filter.run {
+        Some(_) => filter.to_string(),
+        None => {
+            let run = format!(" (run {run})");
+            clipped(&filter.to_string(), FILTER_CHARACTERS_MAX - run.len()) + &run
+        }
+    }
 }
 
 /// Cancels a whole run, which ends; how many of its jobs were open. None where it is not running.

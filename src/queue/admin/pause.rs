@@ -52,7 +52,7 @@ pub enum Target {
 
 impl Target {
     /// As it is in the table of pauses, and in the admin log.
-    pub(super) fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         match self {
             Self::Kind(kind) => claim::pause_name(kind),
             Self::Lab(lab) => format!("lab:{lab}"),

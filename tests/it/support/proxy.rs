@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -40,9 +40,32 @@ pub struct Proxy {
     refused: Arc<AtomicUsize>,
 }
 
+/// A text that closes the first connection that carries it to the server.
+#[derive(Debug, Clone)]
+struct Fuse {
+    text: &'static str,
+    is_blown: Arc<AtomicBool>,
+}
+
+impl Fuse {
+    fn blows(&self, sent: &[u8]) -> bool {
+        sent.windows(self.text.len()).any(|part| part == self.text.as_bytes())
+            && !self.is_blown.swap(true, Ordering::SeqCst)
+    }
+}
+
 impl Proxy {
     /// Listens on a free port.
     pub async fn start(to_port: u16) -> Self {
+        Self::start_with(to_port, None).await
+    }
+
+    /// The same, where the first connection that sends `text` is closed in that moment, and no other.
+    pub async fn cutting_at(to_port: u16, text: &'static str) -> Self {
+        Self::start_with(to_port, Some(Fuse { text, is_blown: Arc::default() })).await
+    }
+
+    async fn start_with(to_port: u16, fuse: Option<Fuse>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let (weather, seen) = watch::channel(Weather::Fair);
@@ -57,8 +80,8 @@ impl Proxy {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", to_port)).await else { continue };
                 let (client_read, client_write) = client.into_split();
                 let (server_read, server_write) = server.into_split();
-                tokio::spawn(forward(client_read, server_write, seen.clone(), false));
-                tokio::spawn(forward(server_read, client_write, seen.clone(), true));
+                tokio::spawn(forward(client_read, server_write, seen.clone(), false, fuse.clone()));
+                tokio::spawn(forward(server_read, client_write, seen.clone(), true, None));
             }
         });
         Self { port, weather, refused }
@@ -80,6 +103,7 @@ async fn forward(
     mut to: OwnedWriteHalf,
     mut weather: watch::Receiver<Weather>,
     is_to_client: bool,
+    fuse: Option<Fuse>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     let mut is_swallowing = false;
@@ -99,6 +123,9 @@ async fn forward(
             }
         };
         let Ok(count @ 1..) = read else { return };
+        if fuse.as_ref().is_some_and(|fuse| fuse.blows(&buffer[..count])) {
+            return;
+        }
         if is_swallowing {
             continue;
         }
