@@ -1,6 +1,9 @@
 //! What whoever restores may get wrong, and what must not come of it.
 
-use daymend::snapshot::restore::undo_file::Held;
+use daymend::{
+    db::{ConnectOptions, Mode, Query, connect},
+    snapshot::restore::undo_file::Held,
+};
 
 use super::{
     Scene,
@@ -20,6 +23,7 @@ on_both! {
     days_of_labs_whose_view_is_off_are_left_alone;
     nobody_else_writes_an_undo_file_that_is_written;
     a_map_that_names_half_a_key_names_nobody;
+    an_undo_file_is_of_one_database;
 }
 
 async fn another_database_is_named_and_not_written_to(engine: Engine) {
@@ -259,4 +263,47 @@ async fn a_map_that_names_half_a_key_names_nobody(engine: Engine) {
         let why = format!("the map names it by {values} value(s), and its key is shelf, place");
         assert!(groups.iter().any(|group| group["state"] == "ambiguous" && group["reason"] == why), "{report}");
     }
+}
+
+/// Rows of the same keys that were never restored there, as where a restore was rehearsed.
+async fn an_undo_file_is_of_one_database(engine: Engine) {
+    let [scene, mut other] = [people(engine).await, people(engine).await];
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM pets".to_owned()]).await;
+    scene.run(0, &["restore", &name, "--missing", "--apply"]);
+    std::fs::rename(scene.path("snapshots"), other.path("snapshots")).unwrap();
+    std::fs::rename(scene.path("undo.jsonl"), other.path("undo.jsonl")).unwrap();
+    if engine == Engine::Sqlite {
+        other.url = copied(&other, "other.db");
+    }
+    let live = connect(&other.url, ConnectOptions::new(1)).unwrap();
+    let pets = async || {
+        let mut tx = live.begin(Mode::Snapshot).await.unwrap();
+        tx.fetch_one(Query::new("test", "SELECT COUNT(*) FROM pets"), vec![], |row| row.int(0)).await.unwrap()
+    };
+    let (path, database) = (other.path("undo.jsonl"), scene.db.admin.name());
+    let undo = path.display().to_string();
+    for more in ["--dry-run", "--json"] {
+        let error = other.run(2, &["undo", &undo, more]);
+        let expected = format!("{undo} is of database {database}, and live of {}: if that is meant", live.name());
+        assert!(error.contains(&expected) && error.contains("--into-other-database"), "{error}");
+    }
+    assert_eq!(pets().await, 9);
+    let restore = other.args(&["restore", &name, "--missing", "--apply", "--into-other-database"]);
+    let error = command_output(&other, &restore);
+    assert!(error.contains(&format!("is of database {database}: give another one with --undo-file")), "{error}");
+    // A file of an older daymend does not say it.
+    let written = std::fs::read_to_string(&path).unwrap();
+    let (start, end) = (written.find("\"database\"").unwrap(), written.find("\"tables\"").unwrap());
+    std::fs::write(&path, format!("{}{}", &written[..start], &written[end..])).unwrap();
+    let dry_run = other.args(&["undo", &undo, "--dry-run"]);
+    let dry_run: Vec<&str> = dry_run.iter().map(String::as_str).collect();
+    let output = command(&other.db, &dry_run).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("does not say which database it is of"), "{output:?}");
+    let done = other.json(0, &["restore", &name, "--missing", "--apply", "--into-other-database"]);
+    assert!(done["report"]["remarks"].to_string().contains("does not say which database it is of"), "{done}");
+    std::fs::write(&path, written).unwrap();
+    assert_eq!(other.json(0, &["undo", &undo, "--into-other-database"])["removed"], 9);
+    assert_eq!(pets().await, 0);
 }

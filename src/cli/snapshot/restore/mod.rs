@@ -29,7 +29,7 @@ use crate::{
             remap::{self, Remap},
             report::Report,
             touched,
-            undo_file::Held,
+            undo_file::{self, Header, Held},
         },
         side::Side,
     },
@@ -176,9 +176,13 @@ impl Options {
         let shapes =
             context.shapes.iter().map(|shape| (shape.table.clone(), (shape.columns.clone(), shape.key.clone())));
         let held = Held::create(&undo_path)?;
-        let undo = held.writer(&label, shapes.collect())?;
+        let undo = held.writer(&Header::new(&label, &db, shapes.collect()))?;
+        let mut known = held.reader()?;
+        if known.header.database.is_none() {
+            context.remarks.push(undo_file::of_any_database(&undo_path));
+        }
         let mut progress = progress(global, "restored".to_owned());
-        let apply = Apply::new(&context, undo, &mut held.reader()?, &mut progress).await?;
+        let apply = Apply::new(&context, undo, &mut known, &mut progress).await?;
         let applied = apply.run().await.map_err(with_rights)?;
         let mut reader = held.reader()?;
         let days = match &facts {
