@@ -25,6 +25,7 @@ pub mod plan;
 pub mod relations;
 pub mod remap;
 pub mod report;
+mod strangers;
 pub mod touched;
 pub mod undo;
 pub mod undo_file;
