@@ -129,11 +129,10 @@ pub(super) async fn enter(
 ) -> Result<(), SnapshotError> {
     let shape = &context.shapes[table];
     for candidate in &mut found {
-        let text = cells::show_key(&candidate.key);
-        if exclusions.has(&shape.table, &text) {
+        if exclusions.has(&shape.table, &candidate.key) {
             candidate.state = State::Excluded;
             candidate.reason = "deleted on purpose".to_owned();
-        } else if let Some(Some(new)) = remap.and_then(|remap| remap.get(&shape.table, &text)) {
+        } else if let Some(Some(new)) = remap.and_then(|remap| remap.get(&shape.table, &candidate.key)) {
             (candidate.state, candidate.reason, candidate.holder) = match remap::parse_key(context, table, new) {
                 Ok(key) => (State::Mapped, "the map says so".to_owned(), Some(key)),
                 Err(why) => (State::Ambiguous, why, None),

@@ -152,6 +152,7 @@ impl Options {
         plan::plan(&context, &exclusions, remap.as_ref()).await?;
         let remark = exclusions.remark(&context).await?;
         context.remarks.extend(remark);
+        context.remarks.extend(remap.as_ref().and_then(Remap::remark));
         let map = self.map.clone().unwrap_or_else(|| PathBuf::from(format!("{label}.map.csv")));
         let mut report = Report::read(&context, self.samples).await?;
         if !self.apply {
