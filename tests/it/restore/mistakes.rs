@@ -25,6 +25,7 @@ on_both! {
     a_map_that_names_half_a_key_names_nobody;
     an_undo_file_is_of_one_database;
     a_map_that_fits_nobody_is_heard;
+    a_table_that_is_gone_is_no_success;
     a_key_with_commas_and_quotes_is_read_as_it_is_written;
 }
 
@@ -327,6 +328,19 @@ async fn a_map_that_fits_nobody_is_heard(engine: Engine) {
         let expected = "the map: 3 of 5 line(s) fit no row that is missing: people:4, people:77, pets:abc";
         assert_eq!(report["report"]["remarks"], serde_json::json!([expected]));
     }
+}
+
+async fn a_table_that_is_gone_is_no_success(engine: Engine) {
+    let scene = people(engine).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DROP TABLE pets".to_owned()]).await;
+    scene.run(3, &["diff", &name]);
+    let said = scene.run(3, &["restore", &name, "--missing"]);
+    assert!(said.contains("table pets does not exist any more: none of its rows can be restored"), "{said}");
+    assert!(said.contains("no row of the other tables is missing"), "{said}");
+    scene.json(3, &["restore", &name, "--missing", "--apply"]);
+    let said = scene.run(0, &["restore", &name, "--missing", "--table", "people"]);
+    assert_eq!(said, "no row is missing\n");
 }
 
 async fn a_key_with_commas_and_quotes_is_read_as_it_is_written(engine: Engine) {

@@ -164,14 +164,15 @@ impl Options {
                 print::map(&context, &map, saved.as_deref()).await?;
                 println!(
                     "{}",
-                    if report.groups.is_empty() {
-                        "no row is missing"
-                    } else {
-                        "nothing was written: --apply carries this out"
+                    match (report.groups.is_empty(), context.tables_lost) {
+                        (true, 0) => "no row is missing",
+                        (true, _) => "no row of the other tables is missing",
+                        (false, _) => "nothing was written: --apply carries this out",
                     }
                 );
             }
-            return Ok(if report.groups.is_empty() { Exit::Ok } else { Exit::Drift }.into());
+            let is_whole = report.groups.is_empty() && context.tables_lost == 0;
+            return Ok(if is_whole { Exit::Ok } else { Exit::Drift }.into());
         }
         let undo_path = self.undo_file.clone().unwrap_or_else(|| PathBuf::from(format!("{label}.undo.jsonl")));
         let shapes =
@@ -218,7 +219,10 @@ impl Options {
             print_json(&after.add_to(done))?;
         }
         let left_empty = applied.changed + applied.incomplete;
-        let all_back = report.rows(State::Deferred) == 0 && report.quarantined() == 0 && left_empty == 0;
+        let all_back = report.rows(State::Deferred) == 0
+            && report.quarantined() == 0
+            && left_empty == 0
+            && context.tables_lost == 0;
         let exit = if all_back { Exit::Ok } else { Exit::Drift };
         Ok(after.exit(exit).into())
     }
