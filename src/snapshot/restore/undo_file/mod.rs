@@ -216,6 +216,12 @@ impl Writer {
         Ok(this)
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Adds records, and waits until they are on the disk.
     pub fn append(&mut self, records: &[Record]) -> anyhow::Result<()> {
         if records.is_empty() {
