@@ -190,6 +190,43 @@ pub fn show_key(key: &[Arg]) -> String {
     key.iter().map(show).collect::<Vec<_>>().join(",")
 }
 
+/// A key as it is written down to be read again: like [`show_key`], but a part of a composite one that would be
+/// taken for several, or for another, is in quotes, as in CSV.
+#[must_use]
+pub fn write_key(key: &[Arg]) -> String {
+    let is_plain = |part: &str| part.trim() == part && !part.is_empty() && !part.contains([',', '"']);
+    let part = |value: &Arg| match show(value) {
+        part if key.len() == 1 || is_plain(&part) => part,
+        part => format!("\"{}\"", part.replace('"', "\"\"")),
+    };
+    key.iter().map(part).collect::<Vec<_>>().join(",")
+}
+
+/// The parts of such a composite key. Quotes inside of a part that does not begin with one mean themselves.
+#[must_use]
+pub fn split_key(text: &str) -> Vec<String> {
+    let mut parts = Vec::new();
+    let mut rest = Some(text);
+    while let Some(text) = rest {
+        let mut text = text.trim_start();
+        let mut part = String::new();
+        if let Some(mut inside) = text.strip_prefix('"') {
+            text = loop {
+                let Some((before, after)) = inside.split_once('"') else { break inside };
+                part += before;
+                let Some(more) = after.strip_prefix('"') else { break after };
+                part.push('"');
+                inside = more;
+            };
+        }
+        let (last, next) = text.split_once(',').map_or((text, None), |(last, next)| (last, Some(next)));
+        part += last.trim_end();
+        parts.push(part);
+        rest = next;
+    }
+    parts
+}
+
 /// The value that a person wrote for a column: a number where the column holds numbers.
 #[must_use]
 pub fn parse(text: &str, is_whole: bool) -> Arg {
@@ -214,6 +251,22 @@ mod tests {
             Arg::RawText(vec![0, 255, 16]),
         ];
         assert_eq!(decode(&encode(&cells)), Some(cells));
+    }
+
+    #[test]
+    fn a_key_that_is_written_down_is_read_again() {
+        let text = |text: &str| Arg::Text(text.to_owned());
+        for (key, written) in [
+            (vec![text("x"), Arg::Int(1)], "x,1"),
+            (vec![text("x,y"), Arg::Int(1)], "\"x,y\",1"),
+            (vec![text("new,\"k\""), text("")], "\"new,\"\"k\"\"\",\"\""),
+            (vec![text(" a "), text("\"")], "\" a \",\"\"\"\""),
+        ] {
+            assert_eq!(write_key(&key), written);
+            assert_eq!(split_key(written), key.iter().map(show).collect::<Vec<_>>());
+        }
+        assert_eq!(write_key(&[text("x,\"y")]), "x,\"y", "there is nothing to be told apart");
+        assert_eq!(split_key("12, B , a\"b"), ["12", "B", "a\"b"]);
     }
 
     #[test]

@@ -9,14 +9,16 @@ use super::{
     who,
 };
 use crate::{
+    db::Db,
     error::chain,
+    output::say,
     recompute::shrink::MaxShrink,
     scheduler::repair,
     snapshot::restore::{
         relations::Relations,
         touched,
         undo::{Undo, Undone},
-        undo_file::{Held, Record},
+        undo_file::{self, Database, Header, Held, Record},
     },
 };
 
@@ -37,6 +39,10 @@ pub(in crate::cli) struct Options {
     /// Only say what would be done: it is done, in one transaction that locks those rows, and rolled back
     #[arg(long)]
     dry_run: bool,
+
+    /// The database may have another name than the one that the rows were restored into
+    #[arg(long)]
+    into_other_database: bool,
 
     /// More references, besides foreign keys and jobs/
     #[arg(long, value_name = "FILE")]
@@ -66,8 +72,8 @@ impl Options {
         }
         let held = Held::open(&self.file).map_err(|error| usage(chain(error.as_ref())))?;
         let mut reader = held.reader().map_err(|error| usage(chain(error.as_ref())))?;
-        let header = reader.header.clone();
         let db = global.connect_bare(2).await?;
+        self.check_database(&reader.header, &db)?;
         let mut relations = Relations::of_jobs(global.jobs_dir.as_deref()).map_err(|error| usage(chain(&error)))?;
         for file in &self.relations {
             relations.extend(Relations::read(file).map_err(|error| usage(chain(&error)))?);
@@ -86,7 +92,7 @@ impl Options {
         };
         // Once its rows are gone nobody could say which days they were.
         if !self.dry_run && !days.labs.is_empty() {
-            held.writer(&header.snapshot, header.tables)?.append(&[Record::Days { labs: days.labs.clone() }])?;
+            reader.writer()?.append(&[Record::Days { labs: days.labs.clone() }])?;
         }
         let undone = undo
             .run(&mut reader, self.dry_run, &mut progress(global, "undone".to_owned()))
@@ -103,7 +109,7 @@ impl Options {
         }
         // The person who wants this has decided that the rows of those days go.
         let follow_up = FollowUp {
-            requested_by: format!("undo of {} by {}", header.snapshot, who()),
+            requested_by: format!("undo of {} by {}", reader.header.snapshot, who()),
             attempts_max: self.attempts.attempts,
             max_shrink: MaxShrink::OFF,
             wait: self.wait,
@@ -122,6 +128,22 @@ impl Options {
             print_json(&after.add_to(json(&undone)))?;
         }
         Ok(after.exit(exit).into())
+    }
+
+    /// The rows of another database are not those that were restored, whatever keys they have.
+    fn check_database(&self, header: &Header, db: &Db) -> anyhow::Result<()> {
+        let (file, live) = (self.file.display(), Database::of(db));
+        let Some(known) = &header.database else {
+            say!("{}", undo_file::of_any_database(&self.file));
+            return Ok(());
+        };
+        if !known.is_same(&live) && !self.into_other_database {
+            return Err(usage(format!(
+                "{file} is of database {}, and live of {}: if that is meant, say --into-other-database",
+                known.name, live.name
+            )));
+        }
+        Ok(())
     }
 }
 

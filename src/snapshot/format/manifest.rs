@@ -135,15 +135,21 @@ pub struct TableCopy {
 }
 
 impl Server {
-    /// Whether the database is the one that was copied, by its name. A file of SQLite's may have been moved to
-    /// another directory: it goes by its own name alone.
+    /// Whether the database is the one that was copied, by its name.
     #[must_use]
     pub fn is_of(&self, db: &Db) -> bool {
-        let (known, name) = (Path::new(&self.database), db.name());
-        match db.dialect() {
-            Dialect::Sqlite => self.kind == "sqlite" && known.file_name() == Path::new(&name).file_name(),
-            Dialect::MySql => self.kind != "sqlite" && self.database == name,
-        }
+        let dialect = if self.kind == "sqlite" { Dialect::Sqlite } else { Dialect::MySql };
+        dialect == db.dialect() && is_same_name(dialect, &self.database, &db.name())
+    }
+}
+
+/// Whether two names are of one database. A file of SQLite's may have been moved to another directory: it goes
+/// by its own name alone.
+#[must_use]
+pub fn is_same_name(dialect: Dialect, one: &str, other: &str) -> bool {
+    match dialect {
+        Dialect::Sqlite => Path::new(one).file_name() == Path::new(other).file_name(),
+        Dialect::MySql => one == other,
     }
 }
 

@@ -94,7 +94,8 @@ pub struct Candidate {
     pub reason: String,
     /// More about it.
     pub detail: String,
-    /// The key of the live row that stands for it, or in its way.
+    /// The key of the live row that stands for it, or in its way. Of a row that is restored, the key that it goes
+    /// in with, where it refers to rows that have other keys now.
     pub holder: Option<Cells>,
 }
 
@@ -275,6 +276,14 @@ impl Candidates {
             }
         }
         Ok(texts.iter().map(|text| known.get(text).cloned()).collect())
+    }
+
+    /// What was restored as the live row with this key.
+    pub async fn restored_as(&self, table: usize, key: &[Arg]) -> Result<Option<Candidate>, SnapshotError> {
+        let sql = format!("SELECT {COLUMNS} FROM candidates WHERE t = ? AND state = ? AND holder = ?");
+        let moved = self.read(sql, args![table, State::Restored.name(), cells::encode(key)]).await?.pop();
+        let own = self.find(table, &[key.to_vec()]).await?.pop().flatten();
+        Ok(moved.or(own.filter(|own| own.state == State::Restored && own.holder.is_none())))
     }
 
     /// The candidate of a table that a live row stands for already.

@@ -13,7 +13,7 @@ use std::{
 
 use super::{Context, candidates::State};
 use crate::{
-    db::Mode,
+    db::{Arg, Mode},
     snapshot::{
         SnapshotError, cells,
         schema::{self, Table},
@@ -122,10 +122,10 @@ impl Exclusions {
         Ok(())
     }
 
-    /// Whether the row with that key, as text, stays away.
+    /// Whether the row with that key stays away.
     #[must_use]
-    pub fn has(&self, table: &str, key_text: &str) -> bool {
-        self.rows.get(table).is_some_and(|keys| keys.contains_key(key_text))
+    pub fn has(&self, table: &str, key: &[Arg]) -> bool {
+        self.rows.get(table).is_some_and(|keys| lines(keys, key).next().is_some())
     }
 
     /// What a plan has made of the lines: how many fit a row that is missing, and how many do not.
@@ -138,7 +138,7 @@ impl Exclusions {
                 let page = context.work.page(table, State::Excluded, after).await?;
                 let Some(last) = page.last() else { break };
                 after = last.place;
-                used.extend(page.iter().filter_map(|row| keys.get(&cells::show_key(&row.key))).flatten());
+                used.extend(page.iter().flat_map(|row| lines(keys, &row.key)));
             }
         }
         if self.lines.is_empty() {
@@ -161,15 +161,20 @@ impl Exclusions {
 /// A key as rows show it: whole numbers without zeros and signs that they do not need.
 fn normal(table: &Table, key: &str) -> String {
     let is_whole = |name: &String| table.columns.iter().any(|column| column.name == *name && column.is_whole());
-    let parts: Vec<&str> = if table.primary_key.len() == 1 { vec![key] } else { key.split(',').collect() };
+    let parts = if table.primary_key.len() == 1 { vec![key.to_owned()] } else { cells::split_key(key) };
     if parts.len() != table.primary_key.len() {
         return key.to_owned();
     }
-    let part = |(part, name): (&&str, &String)| match part.trim().parse::<i128>() {
-        Ok(number) if is_whole(name) => number.to_string(),
-        _ => part.trim().to_owned(),
+    let part = |(part, name): (&String, &String)| match part.trim().parse::<i128>() {
+        Ok(number) if is_whole(name) => Arg::Text(number.to_string()),
+        _ => Arg::Text(part.clone()),
     };
-    parts.iter().zip(&table.primary_key).map(part).collect::<Vec<_>>().join(",")
+    cells::write_key(&parts.iter().zip(&table.primary_key).map(part).collect::<Vec<_>>())
+}
+
+/// The lines that name a key: with quotes, as in a map, or without.
+fn lines<'a>(keys: &'a HashMap<String, Vec<usize>>, key: &[Arg]) -> impl Iterator<Item = &'a usize> {
+    keys.get(&cells::write_key(key)).or_else(|| keys.get(&cells::show_key(key))).into_iter().flatten()
 }
 
 #[cfg(test)]
@@ -184,10 +189,10 @@ mod tests {
         let mut exclusions = Exclusions::default();
         exclusions.add(&file.path().display().to_string()).unwrap();
         exclusions.add("notes:9").unwrap();
-        assert!(
-            exclusions.has("partners", "4011") && exclusions.has("members", "5,a:b") && exclusions.has("notes", "9")
-        );
-        assert!(!exclusions.has("partners", "401") && !exclusions.has("clients", "4011"));
+        let member = [Arg::Int(5), Arg::Text("a:b".to_owned())];
+        assert!(exclusions.has("partners", &[Arg::Int(4011)]) && exclusions.has("members", &member));
+        assert!(exclusions.has("notes", &[Arg::Int(9)]));
+        assert!(!exclusions.has("partners", &[Arg::Int(401)]) && !exclusions.has("clients", &[Arg::Int(4011)]));
         let error = exclusions.add("partners").unwrap_err().to_string();
         assert_eq!(error, "--exclude: expected TABLE:KEY, such as partners:4011, found \"partners\"");
     }

@@ -25,6 +25,7 @@ pub mod plan;
 pub mod relations;
 pub mod remap;
 pub mod report;
+mod strangers;
 pub mod touched;
 pub mod undo;
 pub mod undo_file;
@@ -82,6 +83,8 @@ pub struct Context {
     pub work: Candidates,
     /// What else there is to say: tables and columns that cannot be restored.
     pub remarks: Vec<String>,
+    /// How many tables were asked for that the database does not have, or has without their key.
+    pub tables_lost: usize,
 }
 
 impl Context {
@@ -97,6 +100,7 @@ impl Context {
         let mut remarks = Vec::new();
         let mut shapes = Vec::new();
         let mut chosen = Vec::new();
+        let mut tables_lost = 0;
         for (name, old) in &snapshot.tables {
             let is_chosen = tables.is_empty() || tables.contains(name);
             let mut remark = |text: String| {
@@ -106,10 +110,12 @@ impl Context {
             };
             let Some(new) = live.tables.get(name) else {
                 remark("does not exist any more: none of its rows can be restored".to_owned());
+                tables_lost += usize::from(is_chosen);
                 continue;
             };
             let Some(shape) = Shape::new(old, new) else {
                 remark("has lost its key: none of its rows can be restored".to_owned());
+                tables_lost += usize::from(is_chosen);
                 continue;
             };
             if !shape.lost.is_empty() {
@@ -137,7 +143,7 @@ impl Context {
         let references: Vec<Reference> = links.iter().map(|link| link.reference.clone()).collect();
         let groups = graph::order(&names, &references);
         let live = Side { db: live.db.renewed(), ..live };
-        Ok(Self { snapshot, live, shapes, chosen, links, identities, groups, work, remarks })
+        Ok(Self { snapshot, live, shapes, chosen, links, identities, groups, work, remarks, tables_lost })
     }
 
     /// The tables whose rows are restored, and all that they refer to, however far up.

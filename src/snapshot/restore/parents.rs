@@ -133,7 +133,8 @@ impl Context {
         Ok(parents.collect())
     }
 
-    /// Writes references to rows that have been entered again as references to their live rows.
+    /// Writes references to rows that have been entered again, or go in with another key, as references to
+    /// their live rows.
     pub async fn redirect(
         &self,
         live: &mut Tx,
@@ -144,8 +145,12 @@ impl Context {
         let shape = &self.shapes[link.parent];
         let mut mapped: Vec<(usize, Cells)> = Vec::new();
         for (index, parent) in parents.iter().enumerate() {
-            if let Parent::Candidate(Candidate { state: State::Mapped, holder: Some(holder), .. }) = parent {
-                mapped.push((index, holder.clone()));
+            if let Parent::Candidate(Candidate { state, key, holder, .. }) = parent {
+                let is_followed = matches!(state, State::Mapped | State::Missing | State::Restored);
+                let is_same = link.parent_columns == shape.key && holder.as_ref() == Some(key);
+                if let Some(holder) = holder.as_ref().filter(|_| is_followed && !is_same) {
+                    mapped.push((index, holder.clone()));
+                }
             }
         }
         if mapped.is_empty() {

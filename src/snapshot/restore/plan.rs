@@ -12,6 +12,7 @@ use super::{
     exclude::Exclusions,
     parents::Parent,
     remap::{self, Remap},
+    strangers,
 };
 use crate::{
     db::{Arg, Mode, Tx},
@@ -26,9 +27,9 @@ use crate::{
 const SHOWN: usize = 8;
 
 /// One read view of each side.
-struct Views {
-    snapshot: Tx,
-    live: Tx,
+pub(super) struct Views {
+    pub(super) snapshot: Tx,
+    pub(super) live: Tx,
 }
 
 /// Finds the candidates, and judges them.
@@ -40,6 +41,7 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
     for (table, _) in context.judged().iter().enumerate().filter(|(_, is_judged)| **is_judged) {
         find(context, &mut views, table, exclusions, remap).await?;
     }
+    strangers::find(context, &mut views, exclusions, remap).await?;
     // What refers to itself is found a level a round, however deep; a round that changes nothing is the last.
     loop {
         let mut changed = 0;
@@ -62,7 +64,7 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
     settle_in(context, snapshot).await
 }
 
-fn tables_in_order(context: &Context) -> impl Iterator<Item = usize> {
+pub(super) fn tables_in_order(context: &Context) -> impl Iterator<Item = usize> {
     context.groups.iter().flat_map(|group| group.tables.iter().copied())
 }
 
@@ -85,38 +87,61 @@ async fn find(
         let live = context.live.lookup(&mut views.live, shape, &shape.key, &keys, false).await?;
         let mut found = Vec::new();
         for ((row, key), live) in page.iter().zip(keys).zip(live) {
-            let mut candidate = Candidate {
-                place: 0,
-                key,
-                state: State::Missing,
-                reason: String::new(),
-                detail: String::new(),
-                holder: None,
-            };
-            if let Some(live) = live.first() {
-                if identity.is_empty() || shape.values(row, identity) == shape.values(live, identity) {
+            found.push(match live.first() {
+                None => Candidate {
+                    place: 0,
+                    key,
+                    state: State::Missing,
+                    reason: String::new(),
+                    detail: String::new(),
+                    holder: None,
+                },
+                Some(live) if identity.is_empty() || shape.values(row, identity) == shape.values(live, identity) => {
                     continue;
                 }
-                candidate.state = State::Reused;
-                candidate.reason = format!("{} differs", names(shape, identity));
-                candidate.detail = both_sides(shape, row, live);
-                candidate.holder = Some(shape.key_of(live));
-            }
-            let text = cells::show_key(&candidate.key);
-            if exclusions.has(&shape.table, &text) {
-                candidate.state = State::Excluded;
-                candidate.reason = "deleted on purpose".to_owned();
-            } else if let Some(Some(new)) = remap.and_then(|remap| remap.get(&shape.table, &text)) {
-                (candidate.state, candidate.reason, candidate.holder) = match remap::parse_key(context, table, new) {
-                    Ok(key) => (State::Mapped, "the map says so".to_owned(), Some(key)),
-                    Err(why) => (State::Ambiguous, why, None),
-                };
-            }
-            found.push(candidate);
+                Some(live) => reused(shape, row, live, format!("{} differs", names(shape, identity))),
+            });
         }
-        check_map(context, views, table, &mut found).await?;
-        context.work.add(table, &found).await?;
+        enter(context, views, table, found, exclusions, remap).await?;
     }
+}
+
+/// A row whose key is somebody else's by now.
+pub(super) fn reused(shape: &Shape, row: &[Arg], live: &[Arg], reason: String) -> Candidate {
+    Candidate {
+        place: 0,
+        key: shape.key_of(row),
+        state: State::Reused,
+        reason,
+        detail: both_sides(shape, row, live),
+        holder: Some(shape.key_of(live)),
+    }
+}
+
+/// Enters candidates of a table, with what a person has decided of them.
+pub(super) async fn enter(
+    context: &Context,
+    views: &mut Views,
+    table: usize,
+    mut found: Vec<Candidate>,
+    exclusions: &Exclusions,
+    remap: Option<&Remap>,
+) -> Result<(), SnapshotError> {
+    let shape = &context.shapes[table];
+    for candidate in &mut found {
+        if exclusions.has(&shape.table, &candidate.key) {
+            candidate.state = State::Excluded;
+            candidate.reason = "deleted on purpose".to_owned();
+        } else if let Some(Some(new)) = remap.and_then(|remap| remap.get(&shape.table, &candidate.key)) {
+            (candidate.state, candidate.reason, candidate.holder) = match remap::parse_key(context, table, new) {
+                Ok(key) => (State::Mapped, "the map says so".to_owned(), Some(key)),
+                Err(why) => (State::Ambiguous, why, None),
+            };
+        }
+    }
+    check_map(context, views, table, &mut found).await?;
+    context.work.add(table, &found).await?;
+    Ok(())
 }
 
 /// What a person has mapped has to be there.
@@ -162,8 +187,13 @@ async fn judge(
         let holders = holders(context, views, table, &page, &written).await?;
         let mut judged = Vec::new();
         for ((candidate, row), holders) in page.into_iter().zip(&written).zip(holders) {
-            let Some(mut verdict) = judge_one(context, table, &candidate, row, &holders).await? else { continue };
-            if verdict.state == State::Mapped && is_mapped_by_hand {
+            let Some(mut verdict) = judge_one(context, table, &candidate, row, &holders).await? else {
+                judged.extend(moved(context, table, candidate, row));
+                continue;
+            };
+            // One that is as it would go in is what a run before this one has put in.
+            let is_back = holders.first().is_some_and(|holder| holder.row == *row);
+            if verdict.state == State::Mapped && is_mapped_by_hand && !is_back {
                 verdict.state = State::Ambiguous;
                 verdict.reason = format!("{}, and the given map does not have it", verdict.reason);
             }
@@ -183,7 +213,7 @@ async fn judge(
     }
 }
 
-async fn rows_of(
+pub(super) async fn rows_of(
     context: &Context,
     snapshot: &mut Tx,
     table: usize,
@@ -284,6 +314,20 @@ async fn judge_one(
         return verdict(State::Ambiguous, format!("{column} is held by a row that stands for another one already"));
     }
     verdict(State::Mapped, format!("{column} is the same"))
+}
+
+/// A candidate that nobody holds, with the key that it goes in with, where that has become another one: it is
+/// in nobody's way then, and nobody in its own. None where nothing is new.
+fn moved(context: &Context, table: usize, candidate: Candidate, row: &[Arg]) -> Option<Candidate> {
+    let key = context.shapes[table].key_of(row);
+    let is_known = candidate.state == State::Missing && candidate.holder.as_ref() == Some(&key);
+    (key != candidate.key && !is_known).then(|| Candidate {
+        state: State::Missing,
+        reason: String::new(),
+        detail: String::new(),
+        holder: Some(key),
+        ..candidate
+    })
 }
 
 fn held(shape: &Shape, holders: &[Holder]) -> String {

@@ -10,24 +10,40 @@ use std::{
     fs::{self, File},
     io::{self, BufRead as _, BufReader},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::{Context as _, bail};
 
 use super::{Context, candidates::State, plan};
-use crate::snapshot::{
-    SnapshotError,
-    cells::{self, Cells},
-    format::pack,
+use crate::{
+    db::Arg,
+    snapshot::{
+        SnapshotError,
+        cells::{self, Cells},
+        format::pack,
+    },
 };
 
 /// The first line of the file.
 const HEADINGS: [&str; 4] = ["table", "old", "new", "why"];
 
+/// How many lines that fit no row are named.
+const SHOWN: usize = 5;
+
 /// What a person has decided.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Remap {
-    rows: HashMap<(String, String), Option<String>>,
+    /// By table and old key.
+    rows: HashMap<(String, String), Line>,
+}
+
+#[derive(Debug)]
+struct Line {
+    /// The key of the live row; none where it is undecided.
+    new: Option<String>,
+    /// Whether somebody has asked for it.
+    is_used: AtomicBool,
 }
 
 impl Remap {
@@ -50,6 +66,7 @@ impl Remap {
             let line = record.position().map_or(0, csv::Position::line);
             let (Some(table), Some(old)) = (record.get(0), record.get(1)) else { bail!("line {line}: too short") };
             let new = record.get(2).filter(|new| !new.is_empty()).map(str::to_owned);
+            let new = Line { new, is_used: AtomicBool::new(false) };
             if rows.insert((table.to_owned(), old.to_owned()), new).is_some() {
                 bail!("line {line}: {table} {old} is there twice");
             }
@@ -59,8 +76,27 @@ impl Remap {
 
     /// What was decided of a row: nothing, that it is undecided, or the key of its live row.
     #[must_use]
-    pub fn get(&self, table: &str, key_text: &str) -> Option<Option<&str>> {
-        self.rows.get(&(table.to_owned(), key_text.to_owned())).map(Option::as_deref)
+    pub fn get(&self, table: &str, key: &[Arg]) -> Option<Option<&str>> {
+        let line = |text: String| self.rows.get(&(table.to_owned(), text));
+        // Older maps have no quotes.
+        let line = line(cells::write_key(key)).or_else(|| line(cells::show_key(key)))?;
+        line.is_used.store(true, Ordering::Relaxed);
+        Some(line.new.as_deref())
+    }
+
+    /// What is said, behind a plan, of lines that fit no row that is missing.
+    #[must_use]
+    pub fn remark(&self) -> Option<String> {
+        let unused = self.rows.iter().filter(|(_, line)| !line.is_used.load(Ordering::Relaxed));
+        let mut unused: Vec<String> = unused.map(|((table, key), _)| format!("{table}:{key}")).collect();
+        if unused.is_empty() {
+            return None;
+        }
+        unused.sort();
+        let (lines, count) = (self.rows.len(), unused.len());
+        let more = if count > SHOWN { ", …" } else { "" };
+        unused.truncate(SHOWN);
+        Some(format!("the map: {count} of {lines} line(s) fit no row that is missing: {}{more}", unused.join(", ")))
     }
 
     /// The tables and old keys that are named.
@@ -80,15 +116,15 @@ pub fn parse_key(context: &Context, table: usize, text: &str) -> Result<Cells, S
         let of = context.live.tables.get(&shape.table);
         of.is_some_and(|of| of.columns.iter().any(|column| column.name == *name && column.is_whole()))
     };
-    let parts: Vec<&str> = match shape.key.as_slice() {
-        [_] => vec![text],
-        _ => text.split(',').map(str::trim).collect(),
+    let parts = match shape.key.as_slice() {
+        [_] => vec![text.to_owned()],
+        _ => cells::split_key(text),
     };
     if parts.len() != shape.key.len() {
         let columns = plan::names(shape, &shape.key);
         return Err(format!("the map names it by {} value(s), and its key is {columns}", parts.len()));
     }
-    Ok(parts.into_iter().zip(&shape.key).map(|(part, place)| cells::parse(part, is_whole(*place))).collect())
+    Ok(parts.into_iter().zip(&shape.key).map(|(part, place)| cells::parse(&part, is_whole(*place))).collect())
 }
 
 /// Saves what is mapped, and what a person has to decide; where. Nothing is saved where there is nothing to
@@ -167,7 +203,7 @@ async fn write(context: &Context, file: &Path) -> anyhow::Result<u64> {
                 for candidate in &page {
                     let new = candidate.holder.as_ref().filter(|_| state == State::Mapped);
                     lines += 1;
-                    let new = new.map(|key| cells::show_key(key)).unwrap_or_default();
+                    let new = new.map(|key| cells::write_key(key)).unwrap_or_default();
                     let why = match candidate.holder.as_ref().filter(|_| state != State::Mapped) {
                         Some(holder) => {
                             format!("{}: {}, by {}", state.name(), candidate.reason, cells::show_key(holder))
@@ -175,7 +211,7 @@ async fn write(context: &Context, file: &Path) -> anyhow::Result<u64> {
                         None => candidate.reason.clone(),
                     };
                     writer
-                        .write_record([&shape.table, &cells::show_key(&candidate.key), &new, &why])
+                        .write_record([&shape.table, &cells::write_key(&candidate.key), &new, &why])
                         .with_context(at)?;
                 }
             }
@@ -189,7 +225,7 @@ async fn write(context: &Context, file: &Path) -> anyhow::Result<u64> {
 pub async fn for_each_mapped(
     context: &Context,
     limit: usize,
-    mut each: impl FnMut(&str, &[crate::db::Arg], &[crate::db::Arg], &str),
+    mut each: impl FnMut(&str, &[Arg], &[Arg], &str),
 ) -> Result<(), SnapshotError> {
     let mut left = limit;
     for (table, shape) in context.shapes.iter().enumerate() {
@@ -219,10 +255,10 @@ mod tests {
         let remap =
             Remap::parse("table,old,new,why\nclients, 4011 ,200708,same card\nclients,6655,,\nm,\"1,2\",\"1,3\"\n")
                 .unwrap();
-        assert_eq!(remap.get("clients", "4011"), Some(Some("200708")));
-        assert_eq!(remap.get("clients", "6655"), Some(None));
-        assert_eq!(remap.get("clients", "1"), None);
-        assert_eq!(remap.get("m", "1,2"), Some(Some("1,3")));
+        assert_eq!(remap.get("clients", &[Arg::Int(4011)]), Some(Some("200708")));
+        assert_eq!(remap.get("clients", &[Arg::Int(6655)]), Some(None));
+        assert_eq!(remap.get("clients", &[Arg::Int(1)]), None);
+        assert_eq!(remap.get("m", &[Arg::Int(1), Arg::Int(2)]), Some(Some("1,3")));
     }
 
     #[test]

@@ -4,9 +4,12 @@ use serde::Serialize;
 
 use super::{
     Context,
-    candidates::{Count, State},
+    candidates::{Candidate, Count, State},
 };
-use crate::snapshot::{SnapshotError, cells};
+use crate::snapshot::{
+    SnapshotError,
+    cells::{self, Cells},
+};
 
 /// Rows of a table in one state for one reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -28,12 +31,21 @@ pub struct Group {
 pub struct Sample {
     /// Its key in the snapshot.
     pub key: String,
-    /// The key of the live row that stands for it, or in its way.
+    /// The key of the live row that it has become, that stands for it, or in its way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub live: Option<String>,
     /// More about it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub detail: String,
+}
+
+/// Which live row is to be shown beside a candidate.
+fn live(candidate: &Candidate) -> Option<&Cells> {
+    candidate.holder.as_ref().filter(|holder| match candidate.state {
+        State::Missing | State::Deferred => false,
+        State::Restored => **holder != candidate.key,
+        _ => true,
+    })
 }
 
 /// All of it.
@@ -61,7 +73,7 @@ impl Report {
                 .into_iter()
                 .map(|candidate| Sample {
                     key: cells::show_key(&candidate.key),
-                    live: candidate.holder.as_ref().map(|key| cells::show_key(key)),
+                    live: live(&candidate).map(|key| cells::show_key(key)),
                     detail: candidate.detail,
                 })
                 .collect();

@@ -1,6 +1,9 @@
 //! What whoever restores may get wrong, and what must not come of it.
 
-use daymend::snapshot::restore::undo_file::Held;
+use daymend::{
+    db::{ConnectOptions, Mode, Query, connect},
+    snapshot::restore::undo_file::Held,
+};
 
 use super::{
     Scene,
@@ -20,6 +23,10 @@ on_both! {
     days_of_labs_whose_view_is_off_are_left_alone;
     nobody_else_writes_an_undo_file_that_is_written;
     a_map_that_names_half_a_key_names_nobody;
+    an_undo_file_is_of_one_database;
+    a_map_that_fits_nobody_is_heard;
+    a_table_that_is_gone_is_no_success;
+    a_key_with_commas_and_quotes_is_read_as_it_is_written;
 }
 
 async fn another_database_is_named_and_not_written_to(engine: Engine) {
@@ -259,4 +266,116 @@ async fn a_map_that_names_half_a_key_names_nobody(engine: Engine) {
         let why = format!("the map names it by {values} value(s), and its key is shelf, place");
         assert!(groups.iter().any(|group| group["state"] == "ambiguous" && group["reason"] == why), "{report}");
     }
+}
+
+/// Rows of the same keys that were never restored there, as where a restore was rehearsed.
+async fn an_undo_file_is_of_one_database(engine: Engine) {
+    let [scene, mut other] = [people(engine).await, people(engine).await];
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM pets".to_owned()]).await;
+    scene.run(0, &["restore", &name, "--missing", "--apply"]);
+    std::fs::rename(scene.path("snapshots"), other.path("snapshots")).unwrap();
+    std::fs::rename(scene.path("undo.jsonl"), other.path("undo.jsonl")).unwrap();
+    if engine == Engine::Sqlite {
+        other.url = copied(&other, "other.db");
+    }
+    let live = connect(&other.url, ConnectOptions::new(1)).unwrap();
+    let pets = async || {
+        let mut tx = live.begin(Mode::Snapshot).await.unwrap();
+        tx.fetch_one(Query::new("test", "SELECT COUNT(*) FROM pets"), vec![], |row| row.int(0)).await.unwrap()
+    };
+    let (path, database) = (other.path("undo.jsonl"), scene.db.admin.name());
+    let undo = path.display().to_string();
+    for more in ["--dry-run", "--json"] {
+        let error = other.run(2, &["undo", &undo, more]);
+        let expected = format!("{undo} is of database {database}, and live of {}: if that is meant", live.name());
+        assert!(error.contains(&expected) && error.contains("--into-other-database"), "{error}");
+    }
+    assert_eq!(pets().await, 9);
+    let restore = other.args(&["restore", &name, "--missing", "--apply", "--into-other-database"]);
+    let error = command_output(&other, &restore);
+    assert!(error.contains(&format!("is of database {database}: give another one with --undo-file")), "{error}");
+    // A file of an older daymend does not say it.
+    let written = std::fs::read_to_string(&path).unwrap();
+    let (start, end) = (written.find("\"database\"").unwrap(), written.find("\"tables\"").unwrap());
+    std::fs::write(&path, format!("{}{}", &written[..start], &written[end..])).unwrap();
+    let dry_run = other.args(&["undo", &undo, "--dry-run"]);
+    let dry_run: Vec<&str> = dry_run.iter().map(String::as_str).collect();
+    let output = command(&other.db, &dry_run).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("does not say which database it is of"), "{output:?}");
+    let done = other.json(0, &["restore", &name, "--missing", "--apply", "--into-other-database"]);
+    assert!(done["report"]["remarks"].to_string().contains("does not say which database it is of"), "{done}");
+    std::fs::write(&path, written).unwrap();
+    assert_eq!(other.json(0, &["undo", &undo, "--into-other-database"])["removed"], 9);
+    assert_eq!(pets().await, 0);
+}
+
+async fn a_map_that_fits_nobody_is_heard(engine: Engine) {
+    let scene = people(engine).await;
+    let name = scene.take().await.to_string();
+    let sql = [
+        "DELETE FROM pets WHERE id IN (1, 2)",
+        "DELETE FROM people WHERE id IN (1, 2)",
+        "INSERT INTO people VALUES (11, 'c1', 'again')",
+    ];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    // One that was never there, one that is there, and one that nobody could mean.
+    let map = "table,old,new\npeople,1,11\npeople,2,\npeople,77,11\npeople,4,11\npets,abc,1\n";
+    let map = scene.file("given.csv", map);
+    for (more, code) in [([].as_slice(), 3), (&["--apply"], 0)] {
+        let report = scene.json(code, &[&["restore", &name, "--missing", "--remap", &map], more].concat());
+        let expected = "the map: 3 of 5 line(s) fit no row that is missing: people:4, people:77, pets:abc";
+        assert_eq!(report["report"]["remarks"], serde_json::json!([expected]));
+    }
+}
+
+async fn a_table_that_is_gone_is_no_success(engine: Engine) {
+    let scene = people(engine).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DROP TABLE pets".to_owned()]).await;
+    scene.run(3, &["diff", &name]);
+    let said = scene.run(3, &["restore", &name, "--missing"]);
+    assert!(said.contains("table pets does not exist any more: none of its rows can be restored"), "{said}");
+    assert!(said.contains("no row of the other tables is missing"), "{said}");
+    scene.json(3, &["restore", &name, "--missing", "--apply"]);
+    let said = scene.run(0, &["restore", &name, "--missing", "--table", "people"]);
+    assert_eq!(said, "no row is missing\n");
+}
+
+async fn a_key_with_commas_and_quotes_is_read_as_it_is_written(engine: Engine) {
+    let tables = [
+        "CREATE TABLE seats (hall VARCHAR(20) NOT NULL, place BIGINT NOT NULL, code VARCHAR(20) NULL UNIQUE,
+            PRIMARY KEY (hall, place))",
+        "CREATE TABLE guests (id BIGINT NOT NULL PRIMARY KEY, hall VARCHAR(20) NULL, place BIGINT NULL,
+            FOREIGN KEY (hall, place) REFERENCES seats (hall, place))",
+    ];
+    let scene = Scene::new(engine, &tables).await;
+    let sql = [
+        "INSERT INTO seats VALUES ('x,y', 1, 'a'), ('q\"z', 2, 'b')",
+        "INSERT INTO guests VALUES (1, 'x,y', 1), (2, 'q\"z', 2)",
+    ];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let name = scene.take().await.to_string();
+    let sql = ["DELETE FROM guests", "DELETE FROM seats", "INSERT INTO seats VALUES ('new,\"k\"', 9, 'a')"];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    for line in ["seats:x,y,1", "seats:\"x,y\",1", "seats: \"x,y\", 01"] {
+        let report = scene.json(3, &["restore", &name, "--missing", "--exclude", line]);
+        assert_eq!(rows(&report, "excluded").get("seats"), Some(&1), "{line}: {report}");
+    }
+    std::fs::remove_file(scene.path("map.csv")).unwrap_or_default();
+    scene.json(3, &["restore", &name, "--missing"]);
+    let map = scene.path("map.csv").display().to_string();
+    // As it was written by an older daymend as well: what is to be told apart there is the new key alone.
+    let written = std::fs::read_to_string(&map).unwrap();
+    let old = scene.file("old.csv", &written.replace("\"\"\"x,y\"\",1\"", "\"x,y,1\""));
+    assert_ne!(std::fs::read_to_string(&old).unwrap(), written);
+    for map in [&old, &map] {
+        let report = scene.json(3, &["restore", &name, "--missing", "--remap", map]);
+        assert_eq!(rows(&report, "mapped").get("seats"), Some(&1), "{report}");
+        assert_eq!(report["report"]["remarks"], serde_json::json!([]));
+    }
+    scene.json(0, &["restore", &name, "--missing", "--apply", "--remap", &map]);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM guests WHERE hall = 'new,\"k\"' AND place = 9").await, 1);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM guests WHERE hall = 'q\"z'").await, 1);
 }

@@ -14,6 +14,7 @@ mod plans;
 mod property;
 mod size;
 mod story;
+mod strangers;
 mod taken_out;
 mod triggers;
 

@@ -15,7 +15,7 @@ use daymend::{
             exclude::Exclusions,
             plan,
             relations::Relations,
-            undo_file::{Held, Record},
+            undo_file::{Header, Held, Record, Tables},
         },
         side::Side,
     },
@@ -99,11 +99,13 @@ async fn what_is_committed_is_not_inserted_again(engine: Engine) {
     let held = Held::create(&scene.path("undo.jsonl")).unwrap();
     let shape = |table: usize| (context.shapes[table].columns.clone(), context.shapes[table].key.clone());
     let tables = (0..context.shapes.len()).map(|table| (context.shapes[table].table.clone(), shape(table))).collect();
-    let undo = held.writer(&name.to_string(), tables).unwrap();
+    let undo = held.writer(&Header::new(&name.to_string(), &scene.db.admin, tables)).unwrap();
     let mut progress = |_| {};
     let apply = Apply::new(context, undo, &mut held.reader().unwrap(), &mut progress).await.unwrap();
     let error = apply.run().await.expect_err("nobody could go on from here");
-    assert!(chain(error.as_ref()).contains("the disk is full"), "{error:#}");
+    let said = chain(error.as_ref());
+    assert!(said.starts_with("the restore ended in the middle: 9 row(s) were committed before"), "{said}");
+    assert!(said.contains("the disk is full") && said.contains("undo.jsonl`"), "{said}");
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 9);
     let deferred = context.work.counts().await.unwrap().into_iter().filter(|count| count.state == State::Deferred);
     assert_eq!(deferred.count(), 0, "they are in");
@@ -154,7 +156,7 @@ async fn a_restore_changes_no_session_but_its_own() {
     let context = &restore.context;
     plan::plan(context, &Exclusions::default(), None).await.unwrap();
     let held = Held::create(&scene.path("undo.jsonl")).unwrap();
-    let undo = held.writer(&name.to_string(), std::collections::BTreeMap::new()).unwrap();
+    let undo = held.writer(&Header::new(&name.to_string(), &live, Tables::new())).unwrap();
     let mut progress = |_| {};
     let apply = Apply::new(context, undo, &mut held.reader().unwrap(), &mut progress).await.unwrap();
     assert_eq!(apply.run().await.unwrap().inserted, 1);

@@ -29,7 +29,7 @@ use crate::{
             remap::{self, Remap},
             report::Report,
             touched,
-            undo_file::Held,
+            undo_file::{self, Header, Held},
         },
         side::Side,
     },
@@ -152,6 +152,7 @@ impl Options {
         plan::plan(&context, &exclusions, remap.as_ref()).await?;
         let remark = exclusions.remark(&context).await?;
         context.remarks.extend(remark);
+        context.remarks.extend(remap.as_ref().and_then(Remap::remark));
         let map = self.map.clone().unwrap_or_else(|| PathBuf::from(format!("{label}.map.csv")));
         let mut report = Report::read(&context, self.samples).await?;
         if !self.apply {
@@ -163,22 +164,27 @@ impl Options {
                 print::map(&context, &map, saved.as_deref()).await?;
                 println!(
                     "{}",
-                    if report.groups.is_empty() {
-                        "no row is missing"
-                    } else {
-                        "nothing was written: --apply carries this out"
+                    match (report.groups.is_empty(), context.tables_lost) {
+                        (true, 0) => "no row is missing",
+                        (true, _) => "no row of the other tables is missing",
+                        (false, _) => "nothing was written: --apply carries this out",
                     }
                 );
             }
-            return Ok(if report.groups.is_empty() { Exit::Ok } else { Exit::Drift }.into());
+            let is_whole = report.groups.is_empty() && context.tables_lost == 0;
+            return Ok(if is_whole { Exit::Ok } else { Exit::Drift }.into());
         }
         let undo_path = self.undo_file.clone().unwrap_or_else(|| PathBuf::from(format!("{label}.undo.jsonl")));
         let shapes =
             context.shapes.iter().map(|shape| (shape.table.clone(), (shape.columns.clone(), shape.key.clone())));
         let held = Held::create(&undo_path)?;
-        let undo = held.writer(&label, shapes.collect())?;
+        let undo = held.writer(&Header::new(&label, &db, shapes.collect()))?;
+        let mut known = held.reader()?;
+        if known.header.database.is_none() {
+            context.remarks.push(undo_file::of_any_database(&undo_path));
+        }
         let mut progress = progress(global, "restored".to_owned());
-        let apply = Apply::new(&context, undo, &mut held.reader()?, &mut progress).await?;
+        let apply = Apply::new(&context, undo, &mut known, &mut progress).await?;
         let applied = apply.run().await.map_err(with_rights)?;
         let mut reader = held.reader()?;
         let days = match &facts {
@@ -213,7 +219,10 @@ impl Options {
             print_json(&after.add_to(done))?;
         }
         let left_empty = applied.changed + applied.incomplete;
-        let all_back = report.rows(State::Deferred) == 0 && report.quarantined() == 0 && left_empty == 0;
+        let all_back = report.rows(State::Deferred) == 0
+            && report.quarantined() == 0
+            && left_empty == 0
+            && context.tables_lost == 0;
         let exit = if all_back { Exit::Ok } else { Exit::Drift };
         Ok(after.exit(exit).into())
     }

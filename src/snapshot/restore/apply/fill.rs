@@ -62,8 +62,7 @@ impl Apply<'_> {
             return Ok(Filled::Done);
         }
         // Since this run has put it in, triggers may have written it; since another has, anybody.
-        let own = context.work.find(fill.table, key).await?.pop().flatten();
-        if before != fill.row && own.is_none_or(|candidate| candidate.state != State::Restored) {
+        if before != fill.row && context.work.restored_as(fill.table, &fill.key).await?.is_none() {
             self.done.changed += 1;
             return Ok(Filled::Done);
         }
@@ -122,8 +121,7 @@ impl Apply<'_> {
                     }
                 };
                 // One that a run before this has put in, or that somebody has deleted, was never counted here.
-                let own = context.work.find(fill.table, std::slice::from_ref(&fill.key)).await?.pop().flatten();
-                if found > 0 && own.is_some_and(|candidate| candidate.state == State::Restored) {
+                if found > 0 && context.work.restored_as(fill.table, &fill.key).await?.is_some() {
                     out += 1;
                     self.done.inserted = self.done.inserted.saturating_sub(1);
                 }
@@ -158,8 +156,8 @@ impl Apply<'_> {
             (_, false) => format!("a reference of it cannot be filled in: {why}"),
         };
         let state = if is_out { State::Deferred } else { State::Restored };
-        let key = std::slice::from_ref(&fill.key);
-        if let Some(candidate) = work.find(fill.table, key).await?.pop().flatten() {
+        let own = work.find(fill.table, std::slice::from_ref(&fill.key)).await?.pop().flatten();
+        if let Some(candidate) = work.restored_as(fill.table, &fill.key).await?.or(own) {
             work.set(fill.table, &[Candidate { state, reason, detail, ..candidate }]).await?;
         } else {
             // It was put in by a run before this one.

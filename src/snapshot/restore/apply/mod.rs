@@ -98,7 +98,23 @@ impl<'a> Apply<'a> {
     }
 
     /// Until a pass changes nothing.
+    ///
+    /// # Errors
+    /// What ends it in the middle. It then says that rows are in, and what can be done about them.
     pub async fn run(mut self) -> anyhow::Result<Applied> {
+        let Err(error) = self.passes().await else { return Ok(self.done) };
+        let rows = self.done.inserted;
+        if rows == 0 {
+            return Err(error);
+        }
+        Err(error.context(format!(
+            "the restore ended in the middle: {rows} row(s) were committed before. Run it again to go on, or take them \
+             back with `daymend snapshot undo {}`",
+            self.undo.path().display()
+        )))
+    }
+
+    async fn passes(&mut self) -> anyhow::Result<()> {
         loop {
             let mut changed = 0;
             for group in &self.context.groups {
@@ -128,8 +144,7 @@ impl<'a> Apply<'a> {
         for table in 0..self.context.shapes.len() {
             self.give_up(table).await?;
         }
-        self.undo.append(&[Record::End])?;
-        Ok(self.done)
+        self.undo.append(&[Record::End])
     }
 
     /// Defers what still waits.
@@ -170,6 +185,7 @@ impl<'a> Apply<'a> {
                 // What is committed is nobody's to refuse any more: a working file that fails here ends the run.
                 Ok(Batch { count, fills, settled }) => {
                     restored += count;
+                    self.done.inserted += count;
                     self.context.work.add_fills(&fills).await?;
                     self.context.work.set(table, &settled).await?;
                 }
@@ -199,7 +215,6 @@ impl<'a> Apply<'a> {
                 }
             }
         }
-        self.done.inserted += restored;
         Ok(restored)
     }
 

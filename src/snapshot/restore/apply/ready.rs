@@ -20,6 +20,8 @@ use crate::{
 pub(super) struct Ready {
     pub(super) candidate: Candidate,
     pub(super) row: Cells,
+    /// Whether it refers to other rows than it did.
+    pub(super) is_redirected: bool,
     /// References to rows that are still to come, by place.
     pub(super) later: Vec<(usize, Arg)>,
 }
@@ -75,9 +77,10 @@ pub(super) async fn ready(
         }
     }
     let (mut ready, mut waiting) = (Vec::new(), Vec::new());
-    for ((((candidate, mut row), later), wait), is_early) in
-        candidates.into_iter().zip(written).zip(later).zip(waits).zip(is_early)
+    for (((((candidate, before), mut row), later), wait), is_early) in
+        candidates.into_iter().zip(rows).zip(written).zip(later).zip(waits).zip(is_early)
     {
+        let is_redirected = row != before;
         match wait {
             None if is_early => {}
             Some((reason, detail)) => waiting.push(Candidate { state: State::Deferred, reason, detail, ..candidate }),
@@ -87,7 +90,7 @@ pub(super) async fn ready(
                     row[place] = Arg::Null;
                     unique.insert(place, value);
                 }
-                ready.push(Ready { candidate, row, later: unique.into_iter().collect() });
+                ready.push(Ready { candidate, row, is_redirected, later: unique.into_iter().collect() });
             }
         }
     }

@@ -39,7 +39,9 @@ impl Apply<'_> {
                 return Err(Moved(cells::show_key(&shape.key_of(&one.row))).into());
             };
             let differ: Vec<usize> = (0..row.len()).filter(|place| row[*place] != one.row[*place]).collect();
+            let key = shape.key_of(&row);
             one.candidate.state = State::Restored;
+            one.candidate.holder = Some(key).filter(|_| one.is_redirected);
             one.candidate.detail = String::new();
             one.candidate.reason = if differ.is_empty() {
                 String::new()

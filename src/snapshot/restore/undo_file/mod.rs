@@ -8,8 +8,9 @@
 //! Whoever writes it, or takes back what is in it, has it for itself ([`Held`]): a second run would cut off
 //! the line that the first one is writing, or rename the file under it.
 
+mod header;
+
 use std::{
-    collections::BTreeMap,
     fs::{self, File, TryLockError},
     io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
@@ -19,6 +20,9 @@ use anyhow::{Context as _, bail};
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
+use header::VERSION;
+pub use header::{Database, Header, Tables};
+
 use crate::{
     db::Arg,
     snapshot::{
@@ -26,19 +30,6 @@ use crate::{
         format::pack::private,
     },
 };
-
-const VERSION: u32 = 1;
-
-/// What the file is about.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Header {
-    /// The version of the format.
-    pub daymend_undo: u32,
-    /// The snapshot whose rows were restored.
-    pub snapshot: String,
-    /// By table, the columns of the rows that follow, and the places of the key's.
-    pub tables: BTreeMap<String, (Vec<String>, Vec<usize>)>,
-}
 
 /// One line behind the header.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -160,12 +151,8 @@ impl Held {
     }
 
     /// The file, to be written: begun, or gone on with where it is about the same.
-    pub fn writer(
-        &self,
-        snapshot: &str,
-        tables: BTreeMap<String, (Vec<String>, Vec<usize>)>,
-    ) -> anyhow::Result<Writer> {
-        Writer::open(&self.path, snapshot, tables)
+    pub fn writer(&self, header: &Header) -> anyhow::Result<Writer> {
+        Writer::open(&self.path, header)
     }
 
     /// The file, to be read.
@@ -198,15 +185,21 @@ pub struct Writer {
 
 impl Writer {
     /// Begins the file, or goes on with it where it is about the same; without its torn last line.
-    fn open(path: &Path, snapshot: &str, tables: BTreeMap<String, (Vec<String>, Vec<usize>)>) -> anyhow::Result<Self> {
-        let header = Header { daymend_undo: VERSION, snapshot: snapshot.to_owned(), tables };
+    fn open(path: &Path, header: &Header) -> anyhow::Result<Self> {
         let at = || format!("{}: cannot be written", path.display());
         let mut file = private().read(true).append(true).create(true).open(path).with_context(at)?;
         let whole = whole_length(&mut file).with_context(at)?;
         file.set_len(whole).with_context(at)?;
         if whole > 0 {
             let known = Reader::open(path)?.header;
-            if known != header {
+            if let (Some(database), false) = (&known.database, known.may_be_of(header)) {
+                bail!(
+                    "{}: this undo file is of database {}: give another one with --undo-file",
+                    path.display(),
+                    database.name
+                );
+            }
+            if (&known.snapshot, &known.tables) != (&header.snapshot, &header.tables) {
                 bail!(
                     "{}: this undo file is of snapshot {} and other tables: give another one with --undo-file",
                     path.display(),
@@ -216,11 +209,17 @@ impl Writer {
             return Ok(Self { file, path: path.to_owned() });
         }
         let mut this = Self { file, path: path.to_owned() };
-        this.write(&serde_json::to_string(&header)?)?;
+        this.write(&serde_json::to_string(header)?)?;
         // The name of a new file is the directory's.
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(directory).and_then(|directory| directory.sync_all()).with_context(at)?;
         Ok(this)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Adds records, and waits until they are on the disk.
@@ -237,6 +236,12 @@ impl Writer {
         self.file.write_all(format!("{lines}\n").as_bytes()).with_context(at)?;
         self.file.sync_data().with_context(at)
     }
+}
+
+/// What is said of a file that an older daymend has begun.
+#[must_use]
+pub fn of_any_database(path: &Path) -> String {
+    format!("{} does not say which database it is of: whether it is this one is for you to know", path.display())
 }
 
 /// How long the file is up to the end of its last whole line.
@@ -297,7 +302,7 @@ impl Reader {
 
     /// The same file, to be written on.
     pub fn writer(&self) -> anyhow::Result<Writer> {
-        Writer::open(&self.path, &self.header.snapshot, self.header.tables.clone())
+        Writer::open(&self.path, &self.header)
     }
 
     /// How many records there are.
@@ -326,10 +331,13 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
-    fn tables() -> BTreeMap<String, (Vec<String>, Vec<usize>)> {
-        BTreeMap::from([("t".to_owned(), (vec!["id".to_owned(), "name".to_owned()], vec![0]))])
+    fn header(snapshot: &str) -> Header {
+        let tables = BTreeMap::from([("t".to_owned(), (vec!["id".to_owned(), "name".to_owned()], vec![0]))]);
+        Header { daymend_undo: VERSION, snapshot: snapshot.to_owned(), database: None, tables }
     }
 
     fn insert(id: i64) -> Record {
@@ -341,10 +349,10 @@ mod tests {
     fn what_was_appended_is_read_also_after_a_torn_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("undo.jsonl");
-        Writer::open(&path, "s", tables()).unwrap().append(&[insert(1), insert(2)]).unwrap();
+        Writer::open(&path, &header("s")).unwrap().append(&[insert(1), insert(2)]).unwrap();
         File::options().append(true).open(&path).unwrap().write_all(b"{\"op\":\"insert\",\"tab").unwrap();
         assert_eq!(Reader::open(&path).unwrap().len(), 2, "the torn line is none");
-        Writer::open(&path, "s", tables()).unwrap().append(&[insert(3)]).unwrap();
+        Writer::open(&path, &header("s")).unwrap().append(&[insert(3)]).unwrap();
         let mut reader = Reader::open(&path).unwrap();
         assert_eq!(reader.read(1..3).unwrap(), [insert(2), insert(3)]);
         assert_eq!(reader.read(0..0).unwrap(), []);
@@ -354,11 +362,33 @@ mod tests {
     fn a_file_of_something_else_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("undo.jsonl");
-        Writer::open(&path, "s", tables()).unwrap();
-        let error = Writer::open(&path, "other", tables()).unwrap_err().to_string();
+        Writer::open(&path, &header("s")).unwrap();
+        let error = Writer::open(&path, &header("other")).unwrap_err().to_string();
         assert!(error.contains("this undo file is of snapshot s"), "{error}");
         fs::write(&path, "hello\n").unwrap();
         assert!(Reader::open(&path).unwrap_err().to_string().contains("this is no undo file"));
+    }
+
+    #[test]
+    fn a_file_of_another_database_is_refused_and_one_that_does_not_say_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |sqlite, name: &str| {
+            let database = Some(Database { sqlite, name: name.to_owned() });
+            Header { database, ..header("s") }
+        };
+        let (path, old) = (dir.path().join("undo.jsonl"), dir.path().join("old.jsonl"));
+        Writer::open(&path, &of(false, "staging")).unwrap();
+        Writer::open(&path, &of(false, "staging")).unwrap();
+        for other in [of(false, "lab"), of(true, "staging")] {
+            let error = Writer::open(&path, &other).unwrap_err().to_string();
+            assert!(error.ends_with("is of database staging: give another one with --undo-file"), "{error}");
+        }
+        Writer::open(&old, &header("s")).unwrap();
+        Writer::open(&old, &of(false, "lab")).unwrap();
+        let moved = dir.path().join("moved.jsonl");
+        Writer::open(&moved, &of(true, "/var/lab.db")).unwrap();
+        Writer::open(&moved, &of(true, "/backup/lab.db")).unwrap();
+        assert!(Writer::open(&moved, &of(true, "/var/other.db")).is_err());
     }
 
     #[test]
@@ -367,7 +397,7 @@ mod tests {
         let path = dir.path().join("undo.jsonl");
         assert!(Held::open(&path).unwrap_err().to_string().contains("cannot be read"), "it is not there yet");
         let held = Held::create(&path).unwrap();
-        held.writer("s", tables()).unwrap().append(&[insert(1)]).unwrap();
+        held.writer(&header("s")).unwrap().append(&[insert(1)]).unwrap();
         for other in [Held::create(&path), Held::open(&path)] {
             let error = other.unwrap_err().to_string();
             assert!(error.starts_with(&format!("{} is in use by another run", path.display())), "{error}");
@@ -386,7 +416,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("undo.jsonl");
         fs::write(&path, "{\"daymend_un").unwrap();
-        Writer::open(&path, "s", tables()).unwrap();
+        Writer::open(&path, &header("s")).unwrap();
         assert!(Reader::open(&path).unwrap().is_empty());
     }
 }

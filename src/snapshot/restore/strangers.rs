@@ -1,0 +1,102 @@
+//! Rows whose key is live as part of somebody else.
+//!
+//! The key of an order is that of its client, and a number. Where the client's key is somebody else's by now, so
+//! are the orders that are found under it, whatever they look like: none of them is the order that has vanished,
+//! and what referred to that one must not refer to them. An identity of their own that says nothing of the
+//! client is believed.
+
+use super::{
+    Context, Link,
+    candidates::{Candidate, State},
+    exclude::Exclusions,
+    plan::{self, Views},
+    remap::Remap,
+};
+use crate::snapshot::{SnapshotError, cells::Cells};
+
+/// The states of candidates whose own key may be live before any is judged.
+const STATES: [State; 4] = [State::Reused, State::Excluded, State::Mapped, State::Ambiguous];
+
+impl Link {
+    /// Whether whose row a row of the child is follows from the key of the row that it refers to.
+    fn is_part_of_key(&self, context: &Context) -> bool {
+        let child = &context.shapes[self.child];
+        let identity = context.identities[self.child].as_deref().unwrap_or_default();
+        self.parent_columns == context.shapes[self.parent].key
+            && self.columns.iter().all(|place| child.key.contains(place))
+            && (identity.is_empty() || self.columns.iter().any(|place| identity.contains(place)))
+    }
+}
+
+/// Enters the rows that hang by their key on a row whose key is somebody else's, however far down.
+pub(super) async fn find(
+    context: &Context,
+    views: &mut Views,
+    exclusions: &Exclusions,
+    remap: Option<&Remap>,
+) -> Result<(), SnapshotError> {
+    let judged = context.judged();
+    // Tables that refer to each other take more than one round.
+    loop {
+        let mut found = 0;
+        for parent in plan::tables_in_order(context).filter(|table| judged[*table]) {
+            let links = context.links.iter().filter(|link| link.parent == parent && judged[link.child]);
+            for link in links.filter(|link| link.is_part_of_key(context)) {
+                for state in STATES {
+                    found += below(context, views, link, state, exclusions, remap).await?;
+                }
+            }
+        }
+        if found == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Enters the rows that hang on candidates of the parent in a state; how many.
+async fn below(
+    context: &Context,
+    views: &mut Views,
+    link: &Link,
+    state: State,
+    exclusions: &Exclusions,
+    remap: Option<&Remap>,
+) -> Result<usize, SnapshotError> {
+    let (mut found, mut after) = (0, 0);
+    loop {
+        let mut page = context.work.page(link.parent, state, after).await?;
+        let Some(last) = page.last() else { return Ok(found) };
+        after = last.place;
+        // A person may have said that it is the same one after all.
+        page.retain(|parent| parent.state != State::Mapped || parent.holder.as_ref() != Some(&parent.key));
+        let new = hanging(context, views, link, &page).await?;
+        found += new.len();
+        plan::enter(context, views, link.child, new, exclusions, remap).await?;
+    }
+}
+
+/// The rows that hang on those candidates whose keys are live, have live keys themselves, and are none yet.
+async fn hanging(
+    context: &Context,
+    views: &mut Views,
+    link: &Link,
+    parents: &[Candidate],
+) -> Result<Vec<Candidate>, SnapshotError> {
+    let (parent, child) = (&context.shapes[link.parent], &context.shapes[link.child]);
+    let rows = plan::rows_of(context, &mut views.snapshot, link.parent, parents).await?;
+    let keys: Vec<Cells> = rows.iter().map(|row| parent.key_of(row)).collect();
+    let live = context.live.lookup(&mut views.live, parent, &parent.key, &keys, false).await?;
+    let taken = rows.iter().zip(&live).filter(|(_, live)| !live.is_empty());
+    let sought: Vec<Cells> = taken.filter_map(|(row, _)| link.sought(row)).collect();
+    let below = context.snapshot.lookup(&mut views.snapshot, child, &link.columns, &sought, false).await?;
+    let mut below: Vec<Cells> = below.into_iter().flatten().filter(|row| link.target(row).is_some()).collect();
+    let mut keys: Vec<Cells> = below.iter().map(|row| child.key_of(row)).collect();
+    let known = context.work.find(link.child, &keys).await?;
+    let mut is_new = known.iter().map(Option::is_none);
+    below.retain(|_| is_new.next().unwrap_or(false));
+    keys = below.iter().map(|row| child.key_of(row)).collect();
+    let live = context.live.lookup(&mut views.live, child, &child.key, &keys, false).await?;
+    let reason = format!("its row of {} is somebody else by now", parent.table);
+    let live = below.iter().zip(live).filter_map(|(row, live)| Some((row, live.into_iter().next()?)));
+    Ok(live.map(|(row, live)| plan::reused(child, row, &live, reason.clone())).collect())
+}

@@ -1,0 +1,157 @@
+//! What hangs by its key on rows whose key has become somebody else's, or another one.
+
+use super::{Scene, rows};
+use crate::{on_both, support::Engine};
+
+on_both! {
+    nothing_hangs_on_what_is_a_strangers_by_its_key;
+    who_was_entered_again_gets_what_hung_on_the_old_key;
+    what_hangs_on_rows_with_another_key_comes_back_at_once;
+    a_person_who_knows_better_is_believed;
+}
+
+/// Orders and cards have their person's key in their own; items and stamps refer to these.
+const TABLES: [&str; 7] = [
+    "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, nid VARCHAR(20) NULL UNIQUE)",
+    "CREATE TABLE orders (pid BIGINT NOT NULL, no BIGINT NOT NULL, what VARCHAR(20) NULL, PRIMARY KEY (pid, no),
+        FOREIGN KEY (pid) REFERENCES people (id))",
+    "CREATE TABLE items (id BIGINT NOT NULL PRIMARY KEY, pid BIGINT NULL, no BIGINT NULL,
+        FOREIGN KEY (pid, no) REFERENCES orders (pid, no))",
+    "CREATE TABLE cards (id BIGINT NOT NULL PRIMARY KEY, card VARCHAR(20) NULL, FOREIGN KEY (id) REFERENCES people (id))",
+    "CREATE TABLE stamps (id BIGINT NOT NULL PRIMARY KEY, card BIGINT NULL, FOREIGN KEY (card) REFERENCES cards (id))",
+    // Known by a number of its own, and referred to by its other key.
+    "CREATE TABLE visits (id BIGINT NOT NULL PRIMARY KEY, pid BIGINT NOT NULL, no BIGINT NOT NULL, UNIQUE (pid, no),
+        FOREIGN KEY (pid) REFERENCES people (id))",
+    "CREATE TABLE notes (id BIGINT NOT NULL PRIMARY KEY, pid BIGINT NULL, no BIGINT NULL,
+        FOREIGN KEY (pid, no) REFERENCES visits (pid, no))",
+];
+
+const CHILDREN: [&str; 6] = ["stamps", "cards", "items", "orders", "notes", "visits"];
+
+struct Case {
+    scene: Scene,
+    name: String,
+    relations: String,
+}
+
+impl Case {
+    /// Persons 4 and 5 and all that they had are gone.
+    async fn new(engine: Engine, since: &[&str]) -> Self {
+        let scene = Scene::new(engine, &TABLES).await;
+        let sql = [
+            "INSERT INTO people VALUES (4, 'N4'), (5, 'N5')",
+            "INSERT INTO orders VALUES (4, 1, 'old'), (4, 2, 'old'), (5, 1, 'old')",
+            "INSERT INTO items VALUES (41, 4, 1), (42, 4, 2), (51, 5, 1)",
+            "INSERT INTO cards VALUES (4, 'c4'), (5, 'c5')",
+            "INSERT INTO stamps VALUES (1, 4), (2, 5)",
+            "INSERT INTO visits VALUES (1, 4, 1), (2, 5, 1)",
+            "INSERT INTO notes VALUES (1, 4, 1), (2, 5, 1)",
+        ];
+        scene.execute_all(&sql.map(str::to_owned)).await;
+        let name = scene.take().await.to_string();
+        let mut sql = CHILDREN.map(|table| format!("DELETE FROM {table}")).to_vec();
+        sql.push("DELETE FROM people".to_owned());
+        sql.extend(since.iter().map(|sql| (*sql).to_owned()));
+        scene.execute_all(&sql).await;
+        let relations = scene.file("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'nid'\n");
+        Self { scene, name, relations }
+    }
+
+    fn restore(&self, code: i32, more: &[&str]) -> serde_json::Value {
+        let command = ["restore", &self.name, "--missing", "--relations", &self.relations];
+        self.scene.json(code, &[&command[..], more].concat())
+    }
+
+    /// How many rows there are of a condition.
+    async fn count(&self, rows: &str) -> i64 {
+        self.scene.db.number(&format!("SELECT COUNT(*) FROM {rows}")).await
+    }
+}
+
+const STRANGER: [&str; 3] = [
+    "INSERT INTO people VALUES (4, 'STRANGER')",
+    "INSERT INTO orders VALUES (4, 1, 'strangers')",
+    "INSERT INTO cards VALUES (4, 'strg')",
+];
+
+async fn nothing_hangs_on_what_is_a_strangers_by_its_key(engine: Engine) {
+    let case = Case::new(engine, &STRANGER).await;
+    for more in [[].as_slice(), &["--apply"], &["--apply"]] {
+        let report = case.restore(3, more);
+        let reused = rows(&report, "reused");
+        assert_eq!((reused["people"], reused["orders"], reused["cards"]), (1, 1, 1), "{report}");
+        let deferred = rows(&report, "deferred");
+        assert_eq!((deferred["orders"], deferred["items"], deferred["stamps"]), (1, 2, 1), "{report}");
+        let why = "its row of people is somebody else by now";
+        let groups = report["report"]["groups"].as_array().unwrap();
+        assert!(groups.iter().any(|group| group["table"] == "orders" && group["reason"] == why), "{report}");
+    }
+    // Whose keys are free comes back.
+    for whole in ["items WHERE pid = 5", "stamps WHERE card = 5", "orders WHERE pid = 5", "notes WHERE pid = 5"] {
+        assert_eq!(case.count(whole).await, 1, "{whole}");
+    }
+    for nothing in ["items WHERE pid = 4", "stamps WHERE card = 4", "orders WHERE pid = 4 AND what = 'old'"] {
+        assert_eq!(case.count(nothing).await, 0, "{nothing}");
+    }
+}
+
+async fn who_was_entered_again_gets_what_hung_on_the_old_key(engine: Engine) {
+    let again = "INSERT INTO people VALUES (104, 'N4')";
+    let case = Case::new(engine, &[&[again][..], &STRANGER].concat()).await;
+    let before = case.scene.dump().await;
+    let plan = case.restore(3, &[]);
+    assert_eq!((rows(&plan, "missing")["orders"], rows(&plan, "missing")["cards"]), (3, 2), "{plan}");
+    let report = case.restore(0, &["--apply"]);
+    assert_eq!(rows(&report, "mapped")["people"], 1, "{report}");
+    for hers in ["items WHERE pid = 104", "orders WHERE pid = 104 AND what = 'old'"] {
+        assert_eq!(case.count(hers).await, 2, "{hers}");
+    }
+    for hers in ["stamps WHERE card = 104", "cards WHERE id = 104 AND card = 'c4'", "notes WHERE pid = 104"] {
+        assert_eq!(case.count(hers).await, 1, "{hers}");
+    }
+    for strangers in ["items WHERE pid = 4", "stamps WHERE card = 4", "orders WHERE pid = 4 AND what = 'old'"] {
+        assert_eq!(case.count(strangers).await, 0, "{strangers}");
+    }
+    // All of it is back, also where a person has decided: nobody was entered again meanwhile.
+    let full = case.scene.dump().await;
+    let map = case.scene.file("given.csv", "table,old,new\npeople,4,104\n");
+    for more in [[].as_slice(), &["--remap", &map]] {
+        let report = case.restore(0, &[&["--apply"][..], more].concat());
+        assert_eq!(report["applied"]["inserted"], 0, "{report}");
+    }
+    assert!(case.scene.dump().await == full);
+    let undo = case.scene.path("undo.jsonl").display().to_string();
+    case.scene.json(0, &["undo", &undo]);
+    assert!(case.scene.dump().await == before);
+}
+
+async fn what_hangs_on_rows_with_another_key_comes_back_at_once(engine: Engine) {
+    let again = ["INSERT INTO people VALUES (104, 'N4')"];
+    let case = Case::new(engine, &again).await;
+    let plan = case.restore(3, &[]);
+    assert!(rows(&plan, "deferred").is_empty(), "{plan}");
+    let report = case.restore(0, &["--apply"]);
+    for table in CHILDREN {
+        assert_eq!(rows(&report, "restored")[table], rows(&plan, "missing")[table], "{table}: {report}");
+    }
+    let whole = case.scene.dump().await;
+    // As well by several runs.
+    let case = Case::new(engine, &again).await;
+    for table in ["people", "orders", "cards"] {
+        case.restore(0, &["--apply", "--table", table]);
+    }
+    case.restore(0, &["--apply"]);
+    assert!(case.scene.dump().await == whole);
+}
+
+async fn a_person_who_knows_better_is_believed(engine: Engine) {
+    // Her number was mistyped: she is the same.
+    let case = Case::new(engine, &STRANGER).await;
+    let map = case.scene.file("given.csv", "table,old,new\npeople,4,4\n");
+    let report = case.restore(0, &["--apply", "--remap", &map]);
+    assert_eq!(rows(&report, "mapped")["people"], 1, "{report}");
+    for hers in ["items WHERE pid = 4", "orders WHERE pid = 4"] {
+        assert_eq!(case.count(hers).await, 2, "{hers}");
+    }
+    assert_eq!(case.count("stamps WHERE card = 4").await, 1);
+}
