@@ -1,0 +1,46 @@
+//! Values that a driver or another session does not take as they are.
+
+use super::{Scene, differences};
+use crate::support::{Engine, server};
+
+/// Deletes some rows, restores them, takes the restore back: each time all is as it was.
+async fn come_and_go(scene: &Scene, delete: &[String]) {
+    let full = scene.dump().await;
+    let name = scene.take().await.to_string();
+    scene.run(0, &["diff", &name]);
+    scene.execute_all(delete).await;
+    let some = scene.dump().await;
+    let gone = full.values().map(Vec::len).sum::<usize>() - some.values().map(Vec::len).sum::<usize>();
+    let diff = scene.json(3, &["diff", &name]);
+    let counts = differences(&diff[0]).into_values().fold([0; 4], |sum, of| [0, 1, 2, 3].map(|at| sum[at] + of[at]));
+    assert_eq!(counts, [i64::try_from(gone).unwrap(), 0, 0, 0], "{diff}");
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(report["applied"]["inserted"], gone, "{report}");
+    assert!(scene.dump().await == full);
+    scene.run(0, &["diff", &name]);
+    let undo = scene.path("undo.jsonl").display().to_string();
+    let undone = scene.json(0, &["undo", &undo]);
+    assert_eq!(undone["removed"], gone, "{undone}");
+    assert!(scene.dump().await == some);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_comes_back_as_nothing_whatever_its_type() {
+    let table = "CREATE TABLE one (id INT NOT NULL PRIMARY KEY, u UUID NULL, six INET6 NULL, four INET4 NULL,
+                 at POINT NULL, up INT NULL REFERENCES one (id))";
+    let scene = Scene::new(Engine::MariaDb, &[table]).await;
+    let rows = [
+        "(1, NULL, '::1', '1.1.1.1', ST_GeomFromText('POINT(1 2)'), 2)",
+        "(2, UUID(), NULL, '1.1.1.1', NULL, 1)",
+        "(3, UUID(), '::2', NULL, NULL, NULL)",
+        "(4, NULL, NULL, NULL, NULL, 4)",
+    ];
+    let sql =
+        format!("SET foreign_key_checks = 0; USE {}; INSERT INTO one VALUES {}", scene.db.name(), rows.join(", "));
+    server::run(server::port(&scene.url), &sql).await;
+    come_and_go(
+        &scene,
+        &["UPDATE one SET up = NULL WHERE id > 2".to_owned(), "DELETE FROM one WHERE id > 2".to_owned()],
+    )
+    .await;
+}
