@@ -80,6 +80,14 @@ fn texts(list: &str) -> Vec<&str> {
     texts
 }
 
+/// The placeholder of a column, as it has to be for one value that is compared with it: text that is not UTF-8
+/// goes out as bytes. The sign in front takes nothing but the cast's type away, by which SQLite would make
+/// text of numbers that are compared with it.
+#[must_use]
+pub fn mark<'a>(placeholder: &'a str, value: &Arg) -> &'a str {
+    if matches!(value, Arg::RawText(_)) { "+CAST(? AS TEXT)" } else { placeholder }
+}
+
 /// The types of MySQL that take a number for a value, however it is meant.
 const OF_NUMBERS: &str = "tinyint smallint mediumint int bigint decimal float double bit year date datetime time \
      timestamp char varchar tinytext text mediumtext longtext binary varbinary tinyblob blob mediumblob longblob enum \

@@ -1,6 +1,6 @@
 //! Values that a driver or another session does not take as they are.
 
-use super::{Scene, differences};
+use super::{Scene, differences, inserts};
 use crate::support::{Engine, server};
 
 /// Deletes some rows, restores them, takes the restore back: each time all is as it was.
@@ -43,4 +43,32 @@ async fn nothing_comes_back_as_nothing_whatever_its_type() {
         &["UPDATE one SET up = NULL WHERE id > 2".to_owned(), "DELETE FROM one WHERE id > 2".to_owned()],
     )
     .await;
+}
+
+/// Rows enough for several pages, beside keys of other types.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_text_that_is_not_utf8_are_found_again() {
+    let tables = [
+        "CREATE TABLE texts (k TEXT NOT NULL PRIMARY KEY, v)",
+        "CREATE TABLE any (k NOT NULL PRIMARY KEY, v)",
+        "CREATE TABLE pairs (k TEXT NOT NULL, n INT NOT NULL, v, PRIMARY KEY (k, n))",
+        "CREATE TABLE kids (id INTEGER PRIMARY KEY, owner TEXT REFERENCES texts (k))",
+    ];
+    let scene = Scene::new(Engine::Sqlite, &tables).await;
+    // Before and behind all digits.
+    let text = |n: usize| {
+        let begin = if n.is_multiple_of(2) { "20ff" } else { "fe" };
+        format!("CAST(X'{begin}{}' AS TEXT)", hex::encode(format!("{n:03}")))
+    };
+    let rows = |row: &dyn Fn(usize) -> String| (0..450).map(row).collect::<Vec<_>>();
+    let mut sql = inserts("texts", &rows(&|n| format!("({}, {n})", text(n))));
+    sql.extend(inserts("any", &rows(&|n| format!("({}, {n})", text(n)))));
+    sql.extend(inserts("any", &rows(&|n| format!("({n}, {n})"))));
+    sql.extend(inserts("any", &rows(&|n| format!("(CAST({} AS BLOB), {n})", text(n)))));
+    sql.extend(inserts("pairs", &rows(&|n| format!("({}, {}, {n})", text(n / 3), n % 3))));
+    sql.extend(inserts("kids", &rows(&|n| format!("({n}, {})", text(n)))));
+    scene.execute_all(&sql).await;
+    let mut delete = vec!["DELETE FROM kids WHERE id % 3 = 0".to_owned()];
+    delete.extend(["texts", "any", "pairs"].map(|table| format!("DELETE FROM {table} WHERE v % 3 = 0")));
+    come_and_go(&scene, &delete).await;
 }

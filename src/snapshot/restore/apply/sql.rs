@@ -25,15 +25,7 @@ pub(super) fn insert_sql(live: &Side, shape: &Shape, row: &[Arg]) -> String {
 
 /// The condition that a row has a key, and its arguments.
 pub(in crate::snapshot::restore) fn key_condition(live: &Side, shape: &Shape, key: &[Arg]) -> (String, Vec<Arg>) {
-    let terms: Vec<String> = shape
-        .key
-        .iter()
-        .map(|place| {
-            let name = &shape.columns[*place];
-            format!("{} = {}", quote(live.db.dialect(), name), live.placeholder(&shape.table, name))
-        })
-        .collect();
-    (terms.join(" AND "), key.to_vec())
+    (live.has_key(shape, "", key), key.to_vec())
 }
 
 /// What MySQL needs to take values as they were: an id of 0 is not a request for a new one, and a date
