@@ -47,6 +47,9 @@ pub struct Diff {
     pub uncompared: Vec<String>,
     /// Columns that only one side has, and tables that `--where` leaves out.
     pub remarks: Vec<String>,
+    /// Whether those are all tables, so that nothing was compared.
+    #[serde(skip)]
+    pub is_all_left_out: bool,
 }
 
 /// What differs in a table.
@@ -117,8 +120,10 @@ pub async fn compare(
         compared: 0,
         uncompared: Vec::new(),
         remarks: Vec::new(),
+        is_all_left_out: false,
     };
     let shapes = shapes(old, new, options, &mut diff);
+    diff.is_all_left_out = !shapes.is_empty();
     let mut relations = options.relations.clone();
     for shape in &shapes {
         restore::add_foreign_keys(&mut relations, &old.tables[&shape.table]);
@@ -130,6 +135,7 @@ pub async fn compare(
             diff.remarks.push(format!("table {} is left out: it does not have the columns of --where", shape.table));
             continue;
         };
+        diff.is_all_left_out = false;
         let compare = Compare { old, new, shapes: &shapes, links: &links, number, filter, options };
         let table = compare.run(&mut views, &mut diff.compared, progress).await?;
         if !table.is_empty() {

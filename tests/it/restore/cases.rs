@@ -367,11 +367,18 @@ async fn bad_input_is_one_line(engine: Engine) {
         ),
         (vec!["diff", "live", &name], "give the snapshots first"),
         (vec!["diff", &name, "--where", "id"], "expected COLUMN=VALUE"),
+        (vec!["diff", &name, "--where", "nope=1"], "error: --where: no table that is compared has nope\n"),
+        (
+            vec!["diff", &name, "--where", "code=1", "--where", "owner=1"],
+            "error: --where: no table that is compared has code and owner\n",
+        ),
+        (vec!["diff", &name, "--where", "owner=1", "--table", "people"], "no table that is compared has owner"),
         (vec!["undo", &bad], "this is no undo file"),
     ] {
         let error = scene.run(2, &command);
         assert!(error.contains(expected), "{command:?}: {error}");
     }
+    assert!(scene.run(0, &["diff", &name, "--where", "owner=1"]).contains("table people is left out"));
 }
 
 /// Somebody has a row in hand for a while, and is not waited for: the restore tries again until it is through.
