@@ -45,6 +45,23 @@ async fn nothing_comes_back_as_nothing_whatever_its_type() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dates_that_another_mode_let_in_come_back() {
+    let tables = [
+        "CREATE TABLE dates (id INT NOT NULL PRIMARY KEY, d DATE NULL, at DATETIME(3) NULL)",
+        "CREATE TABLE days (d DATE NOT NULL PRIMARY KEY, v INT NULL)",
+    ];
+    let scene = Scene::new(Engine::MariaDb, &tables).await;
+    let sql = format!(
+        "SET SESSION sql_mode = 'ALLOW_INVALID_DATES'; USE {};
+         INSERT INTO dates VALUES (1, '2026-02-30', '2026-04-31 10:00:00'), (2, '2026-00-00', '0000-00-00'), (3, NULL, NULL);
+         INSERT INTO days VALUES ('2026-02-27', 1), ('2026-02-30', 2), ('2026-04-31', 3), ('0000-00-00', 4)",
+        scene.db.name()
+    );
+    server::run(server::port(&scene.url), &sql).await;
+    come_and_go(&scene, &["DELETE FROM dates".to_owned(), "DELETE FROM days WHERE v < 4".to_owned()]).await;
+}
+
 /// Rows enough for several pages, beside keys of other types.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_of_text_that_is_not_utf8_are_found_again() {
