@@ -116,17 +116,20 @@ pub(super) fn default_tables(rollup: &Rollup) -> Vec<String> {
 
 /// Input that cannot be carried out, where that is what the error says.
 pub(super) fn explained(error: SnapshotError) -> anyhow::Error {
+    explained_to("give the --database-url of an operator who has it", error)
+}
+
+/// The same, with a word to whoever may not read the tables.
+fn explained_to(reader: &str, error: SnapshotError) -> anyhow::Error {
     match error {
+        SnapshotError::Hidden { .. } => usage(format!("{}: {reader}", chain(&error))),
         SnapshotError::NoTable(_)
-        | SnapshotError::Hidden { .. }
         | SnapshotError::NotCopyable { .. }
         | SnapshotError::NoSnapshot(_)
         | SnapshotError::Exists(_)
         | SnapshotError::Target(_) => usage(chain(&error)),
         SnapshotError::Database(error) if error.is_denied() => {
-            let needed =
-                "a snapshot needs SELECT on whole tables (the user daymend_snapshot of deploy/mysql/grants.sql)";
-            anyhow::Error::from(error).context(needed)
+            anyhow::Error::from(error).context(format!("SELECT on the whole table is needed: {reader}"))
         }
         SnapshotError::Database(error) => error.into(),
         error => error.into(),
