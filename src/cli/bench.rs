@@ -114,7 +114,7 @@ impl QueueOptions {
     async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let db = scratch(global.connect(4).await?).await?;
         let beside = match &self.beside_url {
-            Some(url) => Some(scratch(connect_to(url, 4).await?).await?),
+            Some(url) => Some(scratch(connect_to("--beside-url", url, 4).await?).await?),
             None => None,
         };
         let mut figures = Figures::default();

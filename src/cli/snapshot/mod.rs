@@ -14,12 +14,12 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::{
-    Exit, Global, audit, follow, historical_summary, print_json,
+    Exit, Global, audit, connect_to, follow, historical_summary, print_json,
     service::{AttemptsArgs, ShrinkArgs},
     usage, who,
 };
 use crate::{
-    db::{ConnectOptions, Db, connect},
+    db::Db,
     error::chain,
     rollup::Rollup,
     runs::records,
@@ -98,9 +98,7 @@ impl SourceArgs {
     /// A pool to the database that is copied, which answers.
     pub(super) async fn connect(&self, global: &Global) -> anyhow::Result<Db> {
         let Some(url) = &self.snapshot_database_url else { return global.connect_bare(1).await };
-        let db = connect(url, ConnectOptions::new(1)).map_err(|error| usage(chain(error.as_ref())))?;
-        db.ping().await?;
-        Ok(db)
+        connect_to("--snapshot-database-url", url, 1).await
     }
 }
 
