@@ -7,7 +7,8 @@
 //! - `/startupz`: the process answers, as `/livez`. Whatever it waits for then, a restart would not help.
 //! - `/metrics`: for Prometheus.
 //!
-//! The probes answer 200 or 503, with a line for each thing that was looked at.
+//! The probes answer 200 or 503, with a line for each thing that was looked at. A connection is for one page, and
+//! not for long.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,9 +18,19 @@ use axum::{
     http::{StatusCode, header},
     response::IntoResponse,
     routing::get,
+    serve::Listener,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto::Builder,
+    service::TowerToHyperService,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::{net::TcpListener, sync::Mutex, time::Instant};
+use tokio::{
+    net::TcpListener,
+    sync::{Mutex, Notify, Semaphore},
+    time::{Instant, timeout},
+};
 
 use crate::{
     db::{Db, migrate},
@@ -36,6 +47,12 @@ const DATABASE_FRESH: Duration = Duration::from_secs(1);
 
 /// How often histograms are drained, where nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+/// How long a connection may take to ask for its page and to read it.
+const CONNECTION_MAX: Duration = Duration::from_secs(10);
+
+/// How many connections there are at most: for one more, the oldest is closed.
+const CONNECTIONS_MAX: usize = 64;
 
 /// What the pages need.
 #[derive(Debug)]
@@ -73,12 +90,35 @@ pub async fn serve(addr: SocketAddr, site: Site) -> std::io::Result<SocketAddr> 
         .route("/readyz", get(show_ready))
         .route("/startupz", get(show_alive))
         .with_state(Arc::new((site, Answer::default())));
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, pages).await {
-            tracing::error!(%error, "the HTTP server ended");
-        }
-    });
+    tokio::spawn(answer_all(listener, pages));
     Ok(addr)
+}
+
+/// Answers one request of each connection. Whoever connects and says nothing, or reads nothing, must not keep a
+/// probe waiting: the process would be restarted for it.
+async fn answer_all(mut listener: TcpListener, pages: Router) {
+    let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let crowd = Arc::new(Notify::new());
+    loop {
+        let (stream, _) = Listener::accept(&mut listener).await;
+        if free.available_permits() == 0 {
+            // Of those that wait for it, the first hears it.
+            crowd.notify_one();
+        }
+        let Ok(place) = Arc::clone(&free).acquire_owned().await else { return };
+        let (pages, crowd) = (TowerToHyperService::new(pages.clone()), Arc::clone(&crowd));
+        tokio::spawn(async move {
+            let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+            builder.http1().keep_alive(false);
+            let connection = builder.serve_connection(TokioIo::new(stream), pages);
+            // What becomes of a connection is its client's to know.
+            tokio::select! {
+                _ = timeout(CONNECTION_MAX, connection) => {}
+                () = crowd.notified() => {}
+            }
+            drop(place);
+        });
+    }
 }
 
 type Shared = State<Arc<(Site, Answer)>>;
@@ -119,7 +159,7 @@ async fn ask_database(db: &Db, answer: &Answer) -> Result<(), String> {
     {
         return result.clone();
     }
-    let result = match tokio::time::timeout(DATABASE_MAX, migrate::check(db)).await {
+    let result = match timeout(DATABASE_MAX, migrate::check(db)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(chain(&error)),
         Err(_) => Err(format!("no answer within {} s", DATABASE_MAX.as_secs())),

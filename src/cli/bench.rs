@@ -116,7 +116,7 @@ impl QueueOptions {
         let (db, _) = global.connect_checked(4).await?;
         let db = scratch(db).await?;
         let beside = match &self.beside_url {
-            Some(url) => Some(scratch(connect_to(url, 4).await?).await?),
+            Some(url) => Some(scratch(connect_to("--beside-url", url, 4).await?).await?),
             None => None,
         };
         let mut figures = Figures::default();

@@ -356,7 +356,7 @@ impl Global {
             .database_url
             .as_deref()
             .ok_or_else(|| usage("no database is given: use --database-url or DAYMEND_DATABASE_URL"))?;
-        pool_to(url, options)
+        db::connect(url, options.into()).map_err(|error| usage(chain(error.as_ref())))
     }
 
     /// A pool to the database, which answers; nothing is known of its tables.
@@ -391,15 +391,10 @@ impl Global {
     }
 }
 
-/// A pool to the database at `url`, which may not be there yet.
-fn pool_to(url: &str, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
-    db::connect(url, options.into()).map_err(|error| usage(chain(error.as_ref())))
-}
-
-/// A pool to the database at `url`, which answers.
-async fn connect_to(url: &str, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
-    let db = pool_to(url, options)?;
-    db.ping().await?;
+/// A pool to the database at `url`, as `option` gives it, which answers.
+async fn connect_to(option: &'static str, url: &str, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
+    let db = db::connect(url, options.into()).map_err(|error| usage(format!("{option}: {}", chain(error.as_ref()))))?;
+    db.ping().await.context(option)?;
     Ok(db)
 }
 

@@ -10,7 +10,7 @@ use sqlx::{
 };
 use url::Url;
 
-use super::{Db, DbError, Pool};
+use super::{Db, DbError, Kind, Pool};
 
 /// How long to wait for a connection before the database counts as unreachable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,7 +69,13 @@ const SESSION_MYSQL: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMIT
 pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
     let scheme = url.split(':').next().unwrap_or_default();
     let opened = match scheme {
-        "mysql" | "mariadb" => {
+        "mysql" | "mariadb" if has_host(url) => {
+            if is_split(url) {
+                bail!(
+                    "the database URL cannot be read: there is an @ behind its first /, ? or #; in a password these \
+                     are written %40, %2F, %3F and %23"
+                );
+            }
             if let Some(name) = unknown_parameter(url) {
                 bail!("unknown parameter {name:?} in the database URL (known: {})", MYSQL_PARAMETERS.join(", "));
             }
@@ -101,6 +107,19 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
         _ => bail!("the database URL must begin with mysql:// or sqlite: (see --database-url)"),
     };
     Ok(Db::new(opened, pool))
+}
+
+/// Whether a host follows the scheme. The driver would take all of `mysql:/USER:PASSWORD@HOST/DATABASE` for the name
+/// of a database, which servers repeat.
+fn has_host(url: &str) -> bool {
+    url.split_once(':').is_some_and(|(_, rest)| rest.starts_with("//"))
+}
+
+/// Whether a password ends the part of a URL that is about the host: the rest of it would be taken for the name of a
+/// database or of a parameter.
+fn is_split(url: &str) -> bool {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    rest.split_once(['/', '?', '#']).is_some_and(|(_, rest)| rest.contains('@'))
 }
 
 /// What may stand behind the `?` of a URL. The driver takes no notice of others, such as `ssl_mode`: the
@@ -187,6 +206,21 @@ fn sqlite_pool(options: SqliteConnectOptions, pool: ConnectOptions) -> SqlitePoo
 }
 
 impl Pool {
+    /// Where the database is, without who asks: `HOST:PORT/DATABASE`, or a file.
+    fn place(&self) -> String {
+        match self {
+            Self::MySql(pool) => {
+                let options = pool.connect_options();
+                let host = match options.get_socket() {
+                    Some(socket) => socket.display().to_string(),
+                    None => format!("{}:{}", options.get_host(), options.get_port()),
+                };
+                format!("{host}/{}", options.get_database().unwrap_or_default())
+            }
+            Self::Sqlite(pool) => pool.connect_options().get_filename().display().to_string(),
+        }
+    }
+
     /// Another pool to the same database.
     pub(super) fn reopened(&self, options: ConnectOptions) -> Self {
         match self {
@@ -212,8 +246,12 @@ impl Db {
         let answer = answer.map_err(|error| DbError::new("connect", error));
         // SQLite has nobody who could refuse: its errors are about the file.
         let has_server = matches!(self.pool, Pool::MySql(_));
-        let refused = matches!(&answer, Err(error) if has_server && matches!(error.source, sqlx::Error::Database(_)));
-        answer.context(if refused { "the database refuses" } else { "the database cannot be reached" })
+        let what = match &answer {
+            Err(error) if has_server && matches!(error.source, sqlx::Error::Database(_)) => "refuses",
+            Err(error) if !has_server && error.kind == Kind::Definition => "is no SQLite database",
+            _ => "cannot be reached",
+        };
+        answer.with_context(|| format!("the database {} {what}", self.pool.place()))
     }
 }
 
@@ -244,6 +282,15 @@ mod tests {
             "mysql://somebody:verysecret@[127.0.0.1/lab",
             "postgres://somebody:verysecret@127.0.0.1/lab",
             "somebody:verysecret@127.0.0.1/lab",
+            "mysql:/somebody:verysecret@127.0.0.1/lab",
+            "mysql:/somebody:verysecret@127.0.0.1/lab?socket=/run/s",
+            "mysql:///somebody:verysecret@127.0.0.1/lab?socket=/run/s",
+            "mysql:somebody:verysecret@127.0.0.1/lab",
+            "mysql://somebody:verysecret#2@127.0.0.1/lab",
+            "mysql://somebody:very/verysecret@127.0.0.1/lab",
+            "mysql://somebody:very@verysecret/2@127.0.0.1/lab",
+            "mysql://somebody:12?verysecret@127.0.0.1/lab",
+            "mysql://somebody:12?charset=verysecret&verysecret=@127.0.0.1/lab",
         ] {
             let error = connect(url, ConnectOptions::new(1)).unwrap_err();
             assert!(!format!("{error:?} {error:#}").contains("verysecret"), "{error:#}");

@@ -119,7 +119,8 @@ fn sqlite_kind(code: u32, message: &str) -> Kind {
         5 | 6 => Kind::Conflict,
         19 if message.contains("UNIQUE") => Kind::Conflict,
         14 => Kind::Unavailable,
-        1 => Kind::Definition,
+        // An error in a statement, or a missing table; a file that is no database.
+        1 | 26 => Kind::Definition,
         _ => Kind::Other,
     }
 }

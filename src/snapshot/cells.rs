@@ -80,14 +80,26 @@ fn texts(list: &str) -> Vec<&str> {
     texts
 }
 
+/// The placeholder of a column, as it has to be for one value that is compared with it: text that is not UTF-8
+/// goes out as bytes. The sign in front takes nothing but the cast's type away, by which SQLite would make
+/// text of numbers that are compared with it.
+#[must_use]
+pub fn mark<'a>(placeholder: &'a str, value: &Arg) -> &'a str {
+    if matches!(value, Arg::RawText(_)) { "+CAST(? AS TEXT)" } else { placeholder }
+}
+
+/// The types of MySQL that take a number for a value, however it is meant.
+const OF_NUMBERS: &str = "tinyint smallint mediumint int bigint decimal float double bit year date datetime time \
+     timestamp char varchar tinytext text mediumtext longtext binary varbinary tinyblob blob mediumblob longblob enum \
+     set json";
+
 /// The placeholder for a value that is written into a column: NULLs go out as numbers, of which MariaDB makes
-/// no geometry, and text that is not UTF-8 goes out as bytes.
+/// no geometry, no UUID and no address, and text that is not UTF-8 goes out as bytes.
 #[must_use]
 pub fn written(dialect: Dialect, column: &Column, value: &Arg) -> &'static str {
-    const SPATIAL: [&str; 5] = ["geom", "point", "linestring", "polygon", "multi"];
-    let is_spatial = || dialect == Dialect::MySql && SPATIAL.iter().any(|start| column.type_word().starts_with(start));
+    let takes_numbers = || dialect == Dialect::Sqlite || OF_NUMBERS.split(' ').any(|word| word == column.type_word());
     match value {
-        Arg::Null if is_spatial() => "IF(? IS NULL, NULL, NULL)",
+        Arg::Null if !takes_numbers() => "IF(? IS NULL, NULL, NULL)",
         Arg::RawText(_) => "CAST(? AS TEXT)",
         _ => "?",
     }

@@ -55,10 +55,7 @@ pub enum SnapshotError {
     #[error("table {0} does not exist")]
     NoTable(String),
     /// The user may not read all columns.
-    #[error(
-        "column {column} of table {table} cannot be read: a snapshot needs SELECT on whole tables (the user \
-         daymend_snapshot of deploy/mysql/grants.sql)"
-    )]
+    #[error("column {column} of table {table} cannot be read: SELECT on the whole table is needed")]
     Hidden {
         /// The table.
         table: String,

@@ -87,9 +87,10 @@ impl Side {
             // Written out: MySQL does not use an index for (a, b) > (?, ?).
             let mut alternatives = Vec::new();
             for length in 0..keys.len() {
+                let equal = keys[..length].iter().zip(after);
                 let mut terms: Vec<String> =
-                    keys[..length].iter().map(|(name, mark)| format!("{name} = {mark}")).collect();
-                terms.push(format!("{} > {}", keys[length].0, keys[length].1));
+                    equal.map(|((name, mark), value)| format!("{name} = {}", cells::mark(mark, value))).collect();
+                terms.push(format!("{} > {}", keys[length].0, cells::mark(&keys[length].1, &after[length])));
                 alternatives.push(format!("({})", terms.join(" AND ")));
                 args.extend_from_slice(&after[..=length]);
             }
@@ -161,14 +162,15 @@ impl Side {
         let names: Vec<&str> = by.iter().map(|place| shape.columns[*place].as_str()).collect();
         let marks: Vec<Cow<'static, str>> = names.iter().map(|name| self.placeholder(&shape.table, name)).collect();
         let columns = schema::quote_all(dialect, names.iter().copied());
-        let condition = match (marks.as_slice(), dialect) {
-            ([mark], _) => format!("{columns} IN ({})", vec![mark.as_ref(); values.len()].join(", ")),
-            (marks, Dialect::MySql) => {
-                format!("({columns}) IN ({})", vec![format!("({})", marks.join(", ")); values.len()].join(", "))
-            }
-            (marks, Dialect::Sqlite) => {
-                format!("({columns}) IN (VALUES {})", vec![format!("({})", marks.join(", ")); values.len()].join(", "))
-            }
+        let wanted = values.iter().map(|values| {
+            let marks: Vec<&str> = marks.iter().zip(values).map(|(mark, value)| cells::mark(mark, value)).collect();
+            if marks.len() == 1 { marks.concat() } else { format!("({})", marks.join(", ")) }
+        });
+        let wanted = wanted.collect::<Vec<_>>().join(", ");
+        let condition = match (marks.len(), dialect) {
+            (1, _) => format!("{columns} IN ({wanted})"),
+            (_, Dialect::MySql) => format!("({columns}) IN ({wanted})"),
+            (_, Dialect::Sqlite) => format!("({columns}) IN (VALUES {wanted})"),
         };
         let lock = if share { " {share_nowait}" } else { "" };
         let sql = format!("{} WHERE {condition}{lock}", self.select(shape));
@@ -185,6 +187,16 @@ impl Side {
     /// The placeholder for a value of a column.
     pub(super) fn placeholder(&self, table: &str, column: &str) -> Cow<'static, str> {
         self.column(table, column).map_or("?".into(), |column| cells::placeholder(self.db.dialect(), column))
+    }
+
+    /// The condition that a row has a key; `of` stands before the names of its columns.
+    pub(super) fn has_key(&self, shape: &Shape, of: &str, key: &[Arg]) -> String {
+        let names = shape.key.iter().map(|place| &shape.columns[*place]);
+        let terms = names.zip(key).map(|(name, value)| {
+            let placeholder = self.placeholder(&shape.table, name);
+            format!("{of}{} = {}", quote(self.db.dialect(), name), cells::mark(&placeholder, value))
+        });
+        terms.collect::<Vec<_>>().join(" AND ")
     }
 
     /// The placeholder for a value that is written into a column.

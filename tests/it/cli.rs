@@ -246,15 +246,28 @@ async fn a_missing_table_or_column_is_named(engine: Engine) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_cannot_be_reached_is_said_so_without_its_password() {
     let mut db = TestDb::source_only(Engine::Sqlite).await;
-    for url in ["mysql://daymend:verysecret@127.0.0.1:1/lab", "sqlite:/nowhere/lab.db"] {
+    let far = "mysql://daymend:verysecret@127.0.0.1:1/lab";
+    let error = run_fails(&db, UNAVAILABLE, &["audit", "--read-url", far]);
+    assert!(error.starts_with("error: --read-url: the database 127.0.0.1:1/lab cannot be reached: "), "{error}");
+    let error = run_fails(&db, USAGE, &["audit", "--read-url", "postgres://x"]);
+    assert!(error.starts_with("error: --read-url: the database URL must begin"), "{error}");
+    for (url, place) in [(far, "127.0.0.1:1/lab"), ("sqlite:/nowhere/lab.db", "/nowhere/lab.db")] {
         db.url = url.to_owned();
         let error = run_fails(&db, UNAVAILABLE, &["runs", "list"]);
         assert_one_line(&error);
-        assert!(error.contains("cannot be reached"), "{error}");
+        assert!(error.contains(&format!("the database {place} cannot be reached")), "{error}");
         assert!(!error.contains("verysecret"), "{error}");
         // Why, too, and not only that a pool has waited.
         assert!(error.contains("refused") || error.contains("unable to open database file"), "{error}");
     }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), "a letter to somebody").unwrap();
+    db.url = format!("sqlite:{}", file.path().display());
+    let error = run_fails(&db, USAGE, &["runs", "list"]);
+    assert!(error.contains(&format!("the database {} is no SQLite database", file.path().display())), "{error}");
+    db.url = "mysql:/daymend:verysecret@127.0.0.1/lab".to_owned();
+    let error = run_fails(&db, USAGE, &["runs", "list"]);
+    assert!(error.contains("must begin with mysql://") && !error.contains("verysecret"), "{error}");
     db.url = "postgres://daymend:verysecret@127.0.0.1/lab".to_owned();
     let error = run_fails(&db, USAGE, &["runs", "list"]);
     assert!(error.contains("must begin with mysql:// or sqlite:") && !error.contains("verysecret"), "{error}");

@@ -1,6 +1,10 @@
 //! What an orchestrator asks of a process: `/livez`, `/readyz` and `/startupz`.
 
-use std::time::Duration;
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
 
 use sqlx::{Connection as _, Executor as _, MySqlConnection};
 
@@ -63,6 +67,32 @@ async fn a_database_that_is_away_is_no_reason_to_restart_anything() {
             wait_for(address, "/readyz", 200).await;
         }
     }
+}
+
+/// More than there may be: some of them are closed at once, the others by and by.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_say_nothing_keep_no_probe_waiting() {
+    let db = TestDb::new(Engine::Sqlite).await;
+    let (_worker, address) = Process::start_with_pages(&db, &["--now", NOW, "worker"]);
+    let mut stalled: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    for stream in &mut stalled {
+        // The first ones may be closed by now.
+        let _ = write!(stream, "GET /livez HT");
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+    }
+    let begun = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(page(&address, "/livez").status, 200);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    for stream in &mut stalled {
+        let end = stream.read(&mut [0; 100]);
+        assert!(end.as_ref().is_ok_and(|bytes| *bytes == 0) || is_reset(&end), "{end:?}");
+    }
+}
+
+fn is_reset(end: &std::io::Result<usize>) -> bool {
+    end.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! Where snapshots are: what is listed is whole, what is damaged is found, what is old goes.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, path::Path, process::Command, sync::Arc, time::Duration};
 
 use daymend::{
     clock::Clock,
@@ -13,7 +13,7 @@ use crate::{
     snapshot::{open_latest, rows},
     support::{
         Engine, TestDb,
-        process::{run, run_fails, run_ok},
+        process::{Process, run, run_fails, run_ok},
         s3,
     },
 };
@@ -137,12 +137,41 @@ fn flipped(bytes: &[u8], at: usize) -> Vec<u8> {
     bytes
 }
 
+/// Whoever opens a pipe to read it may wait for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_file_is_no_snapshot() {
+    let db = some_rows(Engine::Sqlite).await;
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().to_str().unwrap();
+    let store = Store::dir(dir.path());
+    let good = take_at(&db, &store, "2026-11-01T02:00:00Z").await.to_string();
+    let bad = take_at(&db, &store, "2026-11-02T02:00:00Z").await;
+    fs::remove_file(dir.path().join(bad.data())).unwrap();
+    for file in ["2026-04-04T000000Z.json", &bad.data()] {
+        assert!(Command::new("mkfifo").arg(dir.path().join(file)).status().unwrap().success());
+    }
+    let bad = bad.to_string();
+    for command in [vec!["list"], vec!["verify", "--all"], vec!["diff", &bad]] {
+        let args = [&["snapshot"], &command[..], &["--store", place]].concat();
+        assert_eq!(Process::start(&db, &args).wait(Duration::from_secs(60)), Some(FAILED), "{command:?}");
+    }
+    let listed = run(&db, &["snapshot", "list", "--store", place]);
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.contains(&good) && listed.contains("it is no regular file"), "{listed}");
+}
+
 async fn commands_list_show_and_prune(engine: Engine) {
     let db = some_rows(engine).await;
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().to_str().unwrap();
     let store = Store::dir(dir.path());
-    assert!(run_ok(&db, &["snapshot", "list", "--store", place]).contains("no snapshot yet"));
+    let nothing = run_ok(&db, &["snapshot", "list", "--store", place]);
+    assert_eq!(nothing, format!("no snapshot yet in {place}\n"));
+    let nowhere = dir.path().join("nowhere").display().to_string();
+    for more in [&[][..], &["--json"]] {
+        let error = run_fails(&db, USAGE, &[&["snapshot", "list", "--store", &nowhere], more].concat());
+        assert!(error.contains(&format!("there is no directory {nowhere}")), "{error}");
+    }
     for day in 1..=12 {
         take_at(&db, &store, &format!("2026-11-{day:02}T02:00:00Z")).await;
     }
@@ -246,7 +275,7 @@ async fn a_bucket_is_written_and_read_over_http() {
     let db = some_rows(Engine::Sqlite).await;
     let (address, bucket) = s3::serve().await;
     let daymend = |args: &[&str]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_daymend"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_daymend"));
         command
             .args(args)
             .env("DAYMEND_DATABASE_URL", &db.url)

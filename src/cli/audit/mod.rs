@@ -148,7 +148,7 @@ impl AuditArgs {
         // What is missing for a repair is said before the hours of an audit, not after them.
         let writing = if self.repair { Some(global.connect(4).await?) } else { None };
         let reading = match &self.read_url {
-            Some(url) => connect_to(url, 2).await?,
+            Some(url) => connect_to("--read-url", url, 2).await?,
             None => global.connect_bare(2).await?,
         };
         require_fit(&reading, &rollups, Access::Read).await?;

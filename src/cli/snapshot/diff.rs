@@ -97,6 +97,10 @@ impl Options {
                 older = newer;
             }
         }
+        if diffs.iter().all(|diff| diff.is_all_left_out) {
+            let columns: Vec<&str> = options.conditions.iter().map(Condition::column).collect();
+            return Err(usage(format!("--where: no table that is compared has {}", columns.join(" and "))));
+        }
         let differs = diffs.iter().any(|diff| !diff.is_empty());
         if global.json {
             print_json(&diffs)?;

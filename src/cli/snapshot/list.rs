@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{Exit, Global, StoreArgs, bytes, explained, find, print_json};
+use super::{Exit, Global, StoreArgs, bytes, explained, find, print_json, usage};
 use crate::{
     error::chain,
     output::table::{table, time},
@@ -21,7 +21,11 @@ pub(in crate::cli) struct Options {
 }
 
 pub(super) async fn list(global: &Global, options: &StoreArgs) -> anyhow::Result<ExitCode> {
-    let listed = options.store()?.list().await.map_err(explained)?;
+    let store = options.store()?;
+    let listed = store.list().await.map_err(explained)?;
+    if let Some(dir) = store.missing_dir() {
+        return Err(usage(format!("there is no directory {}: see --store", dir.display())));
+    }
     let exit = if listed.iter().any(|(_, manifest)| manifest.is_err()) { Exit::Failed } else { Exit::Ok };
     if global.json {
         let list: Vec<_> = listed
@@ -39,7 +43,7 @@ pub(super) async fn list(global: &Global, options: &StoreArgs) -> anyhow::Result
         return Ok(exit.into());
     }
     if listed.is_empty() {
-        println!("no snapshot yet");
+        println!("no snapshot yet in {}", options.place.as_deref().unwrap_or_default());
         return Ok(exit.into());
     }
     let mut table = table(&["snapshot", "taken (UTC)", ">tables", ">rows", ">size", ">took", "database"]);

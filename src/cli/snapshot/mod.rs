@@ -14,12 +14,12 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::{
-    Exit, Global, audit, follow, historical_summary, print_json,
+    Exit, Global, audit, connect_to, follow, historical_summary, print_json,
     service::{AttemptsArgs, ShrinkArgs},
     usage, who,
 };
 use crate::{
-    db::{ConnectOptions, Db, connect},
+    db::Db,
     error::chain,
     rollup::Rollup,
     runs::records,
@@ -98,9 +98,7 @@ impl SourceArgs {
     /// A pool to the database that is copied, which answers.
     pub(super) async fn connect(&self, global: &Global) -> anyhow::Result<Db> {
         let Some(url) = &self.snapshot_database_url else { return global.connect_bare(1).await };
-        let db = connect(url, ConnectOptions::new(1)).map_err(|error| usage(chain(error.as_ref())))?;
-        db.ping().await?;
-        Ok(db)
+        connect_to("--snapshot-database-url", url, 1).await
     }
 }
 
@@ -116,17 +114,20 @@ pub(super) fn default_tables(rollup: &Rollup) -> Vec<String> {
 
 /// Input that cannot be carried out, where that is what the error says.
 pub(super) fn explained(error: SnapshotError) -> anyhow::Error {
+    explained_to("give the --database-url of an operator who has it", error)
+}
+
+/// The same, with a word to whoever may not read the tables.
+fn explained_to(reader: &str, error: SnapshotError) -> anyhow::Error {
     match error {
+        SnapshotError::Hidden { .. } => usage(format!("{}: {reader}", chain(&error))),
         SnapshotError::NoTable(_)
-        | SnapshotError::Hidden { .. }
         | SnapshotError::NotCopyable { .. }
         | SnapshotError::NoSnapshot(_)
         | SnapshotError::Exists(_)
         | SnapshotError::Target(_) => usage(chain(&error)),
         SnapshotError::Database(error) if error.is_denied() => {
-            let needed =
-                "a snapshot needs SELECT on whole tables (the user daymend_snapshot of deploy/mysql/grants.sql)";
-            anyhow::Error::from(error).context(needed)
+            anyhow::Error::from(error).context(format!("SELECT on the whole table is needed: {reader}"))
         }
         SnapshotError::Database(error) => error.into(),
         error => error.into(),

@@ -4,11 +4,14 @@ use std::{process::ExitCode, sync::Mutex};
 
 use clap::Args;
 
-use super::{Exit, Global, SourceArgs, StoreArgs, bytes, default_tables, explained, historical_summary, print_json};
+use super::{Exit, Global, SourceArgs, StoreArgs, bytes, default_tables, explained_to, historical_summary, print_json};
 use crate::{
     output::bar::Rows,
     snapshot::{self, Progress},
 };
+
+/// Who may read what is copied.
+const READER: &str = "give the --snapshot-database-url of the user daymend_snapshot of deploy/mysql/grants.sql";
 
 /// What to copy, and where to.
 #[derive(Debug, Args)]
@@ -54,7 +57,7 @@ impl Options {
         if let Ok(bar) = bar.lock() {
             bar.finish();
         }
-        let manifest = taken.map_err(explained)?;
+        let manifest = taken.map_err(|error| explained_to(READER, error))?;
         // What others have left takes room; that it cannot be removed is no failure of this one.
         if let Err(error) = store.clean().await {
             tracing::warn!(error = %crate::error::chain(&error), "leftovers cannot be removed");

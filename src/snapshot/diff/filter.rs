@@ -53,6 +53,12 @@ impl std::str::FromStr for Condition {
 }
 
 impl Condition {
+    /// The column that it is about.
+    #[must_use]
+    pub fn column(&self) -> &str {
+        &self.column
+    }
+
     /// Whether a row fulfils it; NULL is equal to `NULL` and to nothing else, and is not less or more. Of a column
     /// of exact numbers text is one as well.
     fn holds(&self, value: &Arg, is_exact: bool) -> bool {

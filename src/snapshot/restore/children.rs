@@ -109,11 +109,7 @@ impl Children {
         }
         let dialect = live.db.dialect();
         let key = parent.key_of(row);
-        let condition = parent.key.iter().map(|place| {
-            let name = &parent.columns[*place];
-            format!("p.{} = {}", quote(dialect, name), live.placeholder(&parent.table, name))
-        });
-        let condition = condition.collect::<Vec<_>>().join(" AND ");
+        let condition = live.has_key(parent, "p.", &key);
         let table = quote(dialect, &parent.table);
         let sql = format!("SELECT 1 FROM {table} AS p WHERE {condition} {{for_update_nowait}}");
         tx.fetch_all(Query::named("restore hold", sql), key.clone(), |_| Ok(())).await?;

@@ -193,12 +193,8 @@ async fn add(
     for (number, (place, condition)) in way.joins.iter().enumerate().skip(1) {
         sql += &format!(" JOIN {} AS w{number} ON {condition}", quote(dialect, &shapes[*place].table));
     }
-    let one = table.key.iter().map(|place| {
-        let name = &table.columns[*place];
-        format!("w0.{} = {}", quote(dialect, name), live.placeholder(&table.table, name))
-    });
-    let one = format!("({})", one.collect::<Vec<_>>().join(" AND "));
-    sql += &format!(" WHERE {}", vec![one; keys.len()].join(" OR "));
+    let any: Vec<String> = keys.iter().map(|key| format!("({})", live.has_key(table, "w0.", key))).collect();
+    sql += &format!(" WHERE {}", any.join(" OR "));
     let args: Vec<Arg> = keys.iter().flatten().cloned().collect();
     tx.for_each(Query::named("restore days", sql), args, |row| {
         // A value that cannot be read is that row's matter alone: the others' days are recomputed.

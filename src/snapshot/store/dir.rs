@@ -30,6 +30,12 @@ impl Dir {
         Self { path }
     }
 
+    /// Where it is, if it is not there.
+    pub(super) fn missing(&self) -> Option<&Path> {
+        let is_missing = scratch::aside(|| !fs::exists(&self.path).unwrap_or(true));
+        is_missing.then_some(self.path.as_path())
+    }
+
     /// The directory, made where it is missing.
     pub(super) fn created(&self) -> Result<PathBuf, SnapshotError> {
         scratch::aside(|| fs::create_dir_all(&self.path))
@@ -49,10 +55,13 @@ impl Dir {
     /// A small file; none where it does not exist.
     pub(super) async fn read(&self, file: &str) -> Result<Option<Vec<u8>>, SnapshotError> {
         let file = file.to_owned();
-        self.blocking("read a manifest", move |dir| match fs::read(dir.path.join(file)) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+        self.blocking("read a manifest", move |dir| {
+            let path = dir.path.join(file);
+            match regular(&path).and_then(|()| fs::read(path)) {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            }
         })
         .await
     }
@@ -60,8 +69,8 @@ impl Dir {
     /// The packed file of a snapshot, where it is.
     pub(super) fn data(&self, name: Name) -> Result<PathBuf, SnapshotError> {
         let path = self.path.join(name.data());
-        match scratch::aside(|| fs::metadata(&path)) {
-            Ok(_) => Ok(path),
+        match scratch::aside(|| regular(&path)) {
+            Ok(()) => Ok(path),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 Err(SnapshotError::damaged(name, format!("{} is missing", name.data())))
             }
@@ -145,6 +154,11 @@ impl Dir {
     fn failed(&self, what: &str, error: io::Error) -> SnapshotError {
         SnapshotError::store(format!("snapshots in {}: cannot {what}", self.path.display()), error)
     }
+}
+
+/// That a path leads to a file of bytes: whoever opens a pipe may wait for ever.
+fn regular(path: &Path) -> io::Result<()> {
+    if fs::metadata(path)?.is_file() { Ok(()) } else { Err(io::Error::other("it is no regular file")) }
 }
 
 /// Makes what was renamed or removed in a directory so for good.

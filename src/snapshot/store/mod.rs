@@ -6,7 +6,10 @@
 mod bucket;
 mod dir;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use object_store::ObjectStore;
 
@@ -57,6 +60,15 @@ impl Store {
     #[must_use]
     pub fn objects(objects: Arc<dyn ObjectStore>, prefix: &str) -> Self {
         Self(Place::Bucket(bucket::Bucket::new(objects, prefix)))
+    }
+
+    /// The directory, where it does not exist: it is made when the first snapshot is taken.
+    #[must_use]
+    pub fn missing_dir(&self) -> Option<&Path> {
+        match &self.0 {
+            Place::Dir(dir) => dir.missing(),
+            Place::Bucket(_) => None,
+        }
     }
 
     /// The names of the snapshots, oldest first.

@@ -367,11 +367,42 @@ async fn bad_input_is_one_line(engine: Engine) {
         ),
         (vec!["diff", "live", &name], "give the snapshots first"),
         (vec!["diff", &name, "--where", "id"], "expected COLUMN=VALUE"),
+        (vec!["diff", &name, "--where", "nope=1"], "error: --where: no table that is compared has nope\n"),
+        (
+            vec!["diff", &name, "--where", "code=1", "--where", "owner=1"],
+            "error: --where: no table that is compared has code and owner\n",
+        ),
+        (vec!["diff", &name, "--where", "owner=1", "--table", "people"], "no table that is compared has owner"),
         (vec!["undo", &bad], "this is no undo file"),
     ] {
         let error = scene.run(2, &command);
         assert!(error.contains(expected), "{command:?}: {error}");
     }
+    assert!(scene.run(0, &["diff", &name, "--where", "owner=1"]).contains("table people is left out"));
+}
+
+/// Whoever may not read what was copied needs other rights than whoever copies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_not_read_the_tables_hears_who_may() {
+    let mut scene = people(Engine::MariaDb).await;
+    let name = scene.take().await.to_string();
+    let (database, port) = (scene.db.name().to_owned(), server::port(&scene.url));
+    let grants = format!(
+        "CREATE USER {database}_reader@'%' IDENTIFIED BY 'reader';
+         GRANT SELECT (id, name) ON {database}.people TO {database}_reader@'%';
+         GRANT SELECT ON {database}.pets TO {database}_reader@'%'"
+    );
+    server::run(port, &grants).await;
+    scene.url = format!("mysql://{database}_reader:reader@127.0.0.1:{port}/{database}");
+    scene.db.snapshot_url.clone_from(&scene.url);
+    let needed = "SELECT on the whole table is needed: give the ";
+    for command in [vec!["diff", &name], vec!["restore", &name, "--missing", "--apply"]] {
+        let error = scene.run(2, &command);
+        assert!(error.contains(&format!("{needed}--database-url of an operator")), "{command:?}: {error}");
+        assert!(!error.contains("daymend_snapshot"), "{command:?}: {error}");
+    }
+    let error = scene.run(2, &["take", "--table", "people"]);
+    assert!(error.contains(&format!("{needed}--snapshot-database-url of the user daymend_snapshot")), "{error}");
 }
 
 /// Somebody has a row in hand for a while, and is not waited for: the restore tries again until it is through.

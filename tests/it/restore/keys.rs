@@ -7,6 +7,7 @@ use crate::{on_both, support::Engine};
 
 on_both! {
     who_is_written_in_other_letters_is_the_same;
+    a_key_that_is_written_in_other_letters_is_changed_and_no_other;
     a_row_that_does_not_stay_where_it_is_put_is_deferred;
 }
 
@@ -98,6 +99,29 @@ async fn who_is_written_in_other_letters_is_the_same(engine: Engine) {
     let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
     assert_eq!((rows(&report, "mapped")["people"], rows(&report, "restored")["people"]), (1, 1), "{report}");
     assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 1").await, 10);
+}
+
+/// Rows enough for several pages; some of them really are new.
+async fn a_key_that_is_written_in_other_letters_is_changed_and_no_other(engine: Engine) {
+    let letters =
+        if engine == Engine::Sqlite { "COLLATE NOCASE" } else { "CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci" };
+    let table = format!("CREATE TABLE words (k VARCHAR(20) {letters} NOT NULL PRIMARY KEY, v INT NULL)");
+    let scene = Scene::new(engine, &[&table]).await;
+    let words: Vec<String> = (0..450).map(|n| format!("('word{n}', {n})")).collect();
+    scene.execute_all(&super::inserts("words", &words)).await;
+    let name = scene.take().await.to_string();
+    let sql = [
+        "UPDATE words SET k = UPPER(k) WHERE v % 3 = 0",
+        "DELETE FROM words WHERE v = 3",
+        "INSERT INTO words VALUES ('another', 1000)",
+    ];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let diff = scene.json(3, &["diff", &name]);
+    assert_eq!(super::differences(&diff[0])["words"], [1, 1, 149, 0], "{diff}");
+    let diff = scene.json(3, &["diff", &name, "--where", "v=6"]);
+    assert_eq!(super::differences(&diff[0])["words"], [0, 0, 1, 0], "{diff}");
+    let report = scene.json(3, &["restore", &name, "--missing"]);
+    assert_eq!(rows(&report, "missing")["words"], 1, "{report}");
 }
 
 /// A key that only some rows have to keep tells nobody apart: neither whom a row stands for, nor rows of a snapshot.

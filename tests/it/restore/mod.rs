@@ -10,6 +10,7 @@ mod keys;
 mod kills;
 mod lab;
 mod mistakes;
+mod odd_values;
 mod plans;
 mod property;
 mod size;

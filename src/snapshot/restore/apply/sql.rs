@@ -25,20 +25,13 @@ pub(super) fn insert_sql(live: &Side, shape: &Shape, row: &[Arg]) -> String {
 
 /// The condition that a row has a key, and its arguments.
 pub(in crate::snapshot::restore) fn key_condition(live: &Side, shape: &Shape, key: &[Arg]) -> (String, Vec<Arg>) {
-    let terms: Vec<String> = shape
-        .key
-        .iter()
-        .map(|place| {
-            let name = &shape.columns[*place];
-            format!("{} = {}", quote(live.db.dialect(), name), live.placeholder(&shape.table, name))
-        })
-        .collect();
-    (terms.join(" AND "), key.to_vec())
+    (live.has_key(shape, "", key), key.to_vec())
 }
 
 /// What MySQL needs to take values as they were: an id of 0 is not a request for a new one, and a date
 /// that another mode let in is no error now. Too long, out of range and no number stay errors.
-const SESSION_MYSQL: &str = "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'";
+const SESSION_MYSQL: &str =
+    "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,ALLOW_INVALID_DATES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'";
 
 /// A transaction that may write any row that was there once. The session stays so: the pool is to have no others.
 pub(in crate::snapshot::restore) async fn begin(live: &Side) -> Result<Tx, DbError> {
