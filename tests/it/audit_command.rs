@@ -22,6 +22,7 @@ on_both! {
     the_exit_code_says_whether_it_is_true;
     a_person_sees_a_calendar_and_tables;
     json_has_every_row;
+    drift_is_told_before_migrate;
     nothing_is_written_and_no_right_to_write_is_needed;
     it_reads_from_a_replica_where_one_is_given;
     a_dry_run_enqueues_nothing;
@@ -142,15 +143,41 @@ async fn json_has_every_row(engine: Engine) {
 async fn read_only(db: &TestDb) -> String {
     match db.engine {
         Engine::Sqlite => format!("{}?mode=ro", db.url),
-        Engine::MariaDb => {
-            let (server, name) = db.url.rsplit_once('/').unwrap();
-            let user = format!("reads_{name}");
-            db.execute(&format!("CREATE USER {user}@'%' IDENTIFIED BY 'secret'"), args![]).await;
-            db.execute(&format!("GRANT SELECT ON {name}.* TO {user}@'%'"), args![]).await;
-            let host = server.rsplit_once('@').unwrap().1;
-            format!("mysql://{user}:secret@{host}/{name}")
-        }
+        Engine::MariaDb => reader(db, "reads", &["*"]).await,
     }
+}
+
+/// The URL of somebody who may read these tables of a MariaDB.
+async fn reader(db: &TestDb, user: &str, tables: &[&str]) -> String {
+    let (server, name) = db.url.rsplit_once('/').unwrap();
+    let user = format!("{user}_{name}");
+    db.execute(&format!("CREATE USER {user}@'%' IDENTIFIED BY 'secret'"), args![]).await;
+    for table in tables {
+        db.execute(&format!("GRANT SELECT ON {name}.{table} TO {user}@'%'"), args![]).await;
+    }
+    let host = server.rsplit_once('@').unwrap().1;
+    format!("mysql://{user}:secret@{host}/{name}")
+}
+
+async fn drift_is_told_before_migrate(engine: Engine) {
+    let db = histories(engine).await;
+    plant_ghost(&db, NEW_YORK, "2026-06-05").await;
+    for table in ["labs", "schema"] {
+        db.execute(&format!("DROP TABLE daymend_{table}"), args![]).await;
+    }
+    let (code, json) = audit_json(&db, &[]);
+    assert_eq!((code, &json["causes"]), (DRIFT, &json!({ "ghost": 1 })), "{json}");
+}
+
+// SQLite has no users.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rights_to_read_the_sources_and_the_summary_are_enough() {
+    let mut db = histories(Engine::MariaDb).await;
+    plant_ghost(&db, NEW_YORK, "2026-06-05").await;
+    let source = ["labs", "billing", "billingInfo", "labReportRelation", "collectedSample", "allTests"];
+    db.url = reader(&db, "sources", &[&source[..], &["operation_historical_summary"]].concat()).await;
+    let (code, json) = audit_json(&db, &[]);
+    assert_eq!((code, &json["causes"]), (DRIFT, &json!({ "ghost": 1 })), "{json}");
 }
 
 async fn nothing_is_written_and_no_right_to_write_is_needed(engine: Engine) {
