@@ -128,19 +128,10 @@ impl<'a> Walk<'a> {
 
     /// The next few days from `from` on that have facts or stored rows.
     async fn next_span(&self, from: NaiveDate, last: NaiveDate) -> Result<Option<(NaiveDate, NaiveDate)>, DbError> {
-        let lab_id = self.subject.lab_id;
         let mut tx = self.db.begin(Mode::Snapshot).await?;
-        let stored = stored::next_day(&mut tx, self.rollup, lab_id, from).await?;
-        let fact = match self.zone() {
-            Some(zone) => {
-                let at = source::next_fact(&mut tx, self.rollup, lab_id, zone.first_instant(from)).await?;
-                // A day that is not over has no rows to compare its facts with.
-                at.map(|at| zone.date_of(at)).filter(|day| *day <= zone.yesterday(self.as_of))
-            }
-            None => None,
-        };
+        let first = scope::next_day(&mut tx, self.rollup, self.subject, from, self.as_of).await?;
         tx.commit().await?;
-        let first = stored.into_iter().chain(fact).min().filter(|first| *first <= last);
+        let first = first.filter(|first| *first <= last);
         let days = |first: NaiveDate| match self.narrow_until {
             Some(until) if first <= until => 1,
             _ => DAYS_A_SPAN,

@@ -281,6 +281,7 @@ async fn bad_input_is_refused(engine: Engine) {
         (&["--wait"], "--repair"),
         (&["--dry-run"], "--repair"),
         (&["--seed", "7"], "--sample"),
+        (&["--sample", "0"], "--sample <N>"),
         (&["--except", "nonsense"], "wrong_count"),
         (&["history", "7"], "audit 7 does not exist"),
     ] {

@@ -72,9 +72,9 @@ struct AuditArgs {
     #[arg(long, value_name = "DAY", value_parser = calendar_day)]
     to: Option<NaiveDate>,
 
-    /// Only so many days, drawn by lot from all days of all labs
-    #[arg(long, value_name = "N")]
-    sample: Option<usize>,
+    /// Only so many days, drawn by lot from all days of all labs that have bills or rows
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    sample: Option<u32>,
 
     /// With --sample: what the days are drawn by; the same seed draws the same days again
     #[arg(long, requires = "sample", value_name = "SEED")]
@@ -161,7 +161,7 @@ impl AuditArgs {
             Err(error) => return Err(usage(error.to_string())),
             Ok(plan) => plan,
         };
-        let is_asked = (scope.from, scope.to) != (None, None) && self.sample != Some(0);
+        let is_asked = (scope.from, scope.to) != (None, None);
         let is_unusable = |lab: &Subject| matches!(lab.standing, Standing::Unusable(_));
         if is_asked && plan.days() == 0 && !plan.labs.iter().any(|(lab, _)| is_unusable(lab)) {
             return Err(usage("no day to compare: between --from and --to no lab has a closed day with bills or rows"));
@@ -193,7 +193,7 @@ impl AuditArgs {
     fn scope(&self) -> anyhow::Result<Scope> {
         check_order("--from", self.from, self.to)?;
         let seed = || self.seed.unwrap_or_else(|| rand::rng().random_range(0..SEEDS));
-        let sample = self.sample.map(|days| Sample { days, seed: seed() });
+        let sample = self.sample.map(|days| Sample { days: usize::try_from(days).unwrap_or(usize::MAX), seed: seed() });
         Ok(Scope { labs: self.lab.clone(), from: self.from, to: self.to, sample })
     }
 
