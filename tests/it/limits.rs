@@ -10,6 +10,7 @@ use crate::{
     on_both,
     support::{
         Engine, TestDb,
+        doctor::arguments,
         process::{Process, run, run_fails, run_ok},
         server::{self, Server},
         wait_until,
@@ -22,6 +23,7 @@ const USAGE: i32 = 2;
 
 on_both! {
     a_day_that_would_vanish_is_discarded_with_the_reason;
+    the_advice_of_a_discarded_day_can_be_followed;
     what_one_run_may_take_away_another_may_not;
     cancelled_and_moved_bills_may_take_rows_away;
     a_single_bill_may_be_all_that_a_day_had;
@@ -81,6 +83,22 @@ async fn a_day_that_would_vanish_is_discarded_with_the_reason(engine: Engine) {
     let (code, _) = repair(&db, &["--max-shrink", "off"]).await;
     assert_eq!(code, Some(0));
     assert_eq!(rows_of(&db, "2026-06-12").await, 0);
+}
+
+async fn the_advice_of_a_discarded_day_can_be_followed(engine: Engine) {
+    for (day, bills) in [("2020-01-01", "id < 0"), ("2026-06-12", "lab_id = 1")] {
+        let db = lab(engine, 6).await;
+        db.add_summary_row(1, "2020-01-01", 999, 0, "organization_bill", 5).await;
+        db.execute(&format!("DELETE FROM billing WHERE {bills}"), vec![]).await;
+        let code = run(&db, &["--now", NOW, "audit", "--from", day, "--to", day, "--repair"]).status.code();
+        assert_eq!((code, run(&db, &["--now", NOW, "worker", "--drain"]).status.code()), (Some(3), Some(1)));
+        let error = db.text("SELECT error FROM daymend_jobs WHERE state = 'discarded'").await;
+        let advised = arguments(&error);
+        assert_eq!(advised, ["repair", "--lab", "1", "--day", day, "--max-shrink", "off"], "{error}");
+        run_ok(&db, &[&["--now", NOW], &advised[..]].concat());
+        run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+        assert_eq!(rows_of(&db, day).await, 0);
+    }
 }
 
 /// Neighbouring days, which a worker looks at together where it can.
