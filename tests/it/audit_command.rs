@@ -28,6 +28,7 @@ on_both! {
     a_dry_run_enqueues_nothing;
     waiting_for_the_repair_ends_clean;
     what_no_recompute_mends_is_said_and_not_enqueued;
+    with_logs_as_json_every_line_beside_the_report_is_an_object;
     bad_input_is_refused;
 }
 
@@ -271,6 +272,19 @@ async fn what_no_recompute_mends_is_said_and_not_enqueued(engine: Engine) {
         db.execute("DELETE FROM operation_historical_summary WHERE lab_id = ?", args![lab]).await;
     }
     assert_eq!(audit(&db, &[]).0, CLEAN);
+}
+
+async fn with_logs_as_json_every_line_beside_the_report_is_an_object(engine: Engine) {
+    let db = histories(engine).await;
+    db.execute("UPDATE labs SET labTimeZone = 'Mars/X' WHERE id = 2", args![]).await;
+    plant_ghost(&db, 99, "2026-06-05").await;
+    let (code, _, err) = audit(&db, &["--log-format", "json", "--repair"]);
+    assert_eq!(code, DRIFT);
+    let lines: Vec<Value> = err.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let said: Vec<&str> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
+    assert!(said[0].starts_with("lab 2 cannot be audited: "), "{err}");
+    assert!(said[1].starts_with("lab 99: 1 row(s) on 1 day(s) are not repaired"), "{err}");
+    assert!(lines.iter().all(|line| line["level"] == "WARN"), "{err}");
 }
 
 async fn bad_input_is_refused(engine: Engine) {

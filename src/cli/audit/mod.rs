@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 pub(super) use print::json as report_json;
 
 use super::{
-    Exit, Global, calendar_day, check_order, check_rollups, connect_to, follow, historical_summary, print_json, repair,
+    Exit, Global, LogFormat, calendar_day, check_order, check_rollups, connect_to, follow, historical_summary,
+    print_json, repair,
     service::{AttemptsArgs, ShrinkArgs},
     usage, who,
 };
@@ -173,7 +174,7 @@ impl AuditArgs {
             None => None,
         };
         if !global.json {
-            print::report(&report, scope.sample);
+            print::report(global, &report, scope.sample);
         }
         let mut after = None;
         if let (Some(db), Some(repair)) = (&writing, &mut repair) {
@@ -223,7 +224,11 @@ impl AuditArgs {
         repair: &mut Repair,
     ) -> anyhow::Result<()> {
         for (lab, cause, rows, days) in report.beyond_repair() {
-            say!("{}", print::beyond_repair(rollup, lab, cause, rows, days));
+            let why = print::beyond_repair(rollup, lab, cause, rows, days);
+            match global.log_format {
+                LogFormat::Text => say!("{why}"),
+                LogFormat::Json => tracing::warn!("{why}"),
+            }
         }
         let said = match repair.run {
             None if self.dry_run => {
@@ -280,7 +285,7 @@ pub(super) async fn again(
     let report = watched(db, rollup, &plan, options).await?;
     if !global.json {
         println!("\nThe repaired days, audited again:");
-        print::report(&report, None);
+        print::report(global, &report, None);
     }
     Ok(report)
 }
