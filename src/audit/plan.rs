@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, NaiveDate, Utc};
-use rand::{SeedableRng as _, rngs::StdRng, seq::index};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use super::scope::{self, Standing, Subject};
 use crate::{
     calendar,
-    db::{Db, DbError, Mode},
+    db::{Db, DbError, Mode, Tx},
     error::chain,
     rollup::Rollup,
 };
@@ -87,10 +87,10 @@ pub async fn plan(db: &Db, rollup: &Rollup, scope: &Scope, as_of: DateTime<Utc>)
         });
         plan.labs.push((subject, ranges.into_iter().filter(|(first, last)| first <= last).collect()));
     }
-    tx.commit().await?;
     if let Some(sample) = scope.sample {
-        draw(&mut plan, sample);
+        draw(&mut tx, rollup, &mut plan, sample, as_of).await?;
     }
+    tx.commit().await?;
     Ok(plan)
 }
 
@@ -106,25 +106,103 @@ pub async fn again(db: &Db, rollup: &Rollup, days: &BTreeMap<i64, BTreeSet<Naive
     Ok(Plan { labs: chosen.collect() })
 }
 
-/// Leaves only some days of a plan, each as likely as every other.
-fn draw(plan: &mut Plan, sample: Sample) {
-    let total = usize::try_from(plan.days()).unwrap_or(usize::MAX);
+/// Leaves only some days of a plan: of those that have facts or rows, each as likely as every other.
+async fn draw(
+    tx: &mut Tx,
+    rollup: &Rollup,
+    plan: &mut Plan,
+    sample: Sample,
+    as_of: DateTime<Utc>,
+) -> Result<(), DbError> {
     let mut random = StdRng::seed_from_u64(sample.seed);
-    let mut drawn = index::sample(&mut random, total, sample.days.min(total)).into_vec();
-    drawn.sort_unstable();
-    let mut drawn = drawn.into_iter().map(|place| place as u64).peekable();
-    let mut before = 0;
-    for (_, lab) in &mut plan.labs {
-        let mut days = Vec::new();
-        for range in lab.iter() {
-            while let Some(place) = drawn.next_if(|place| *place < before + length(range)) {
-                days.push(calendar::days_after(range.0, u32::try_from(place - before).unwrap_or(u32::MAX)));
+    let mut urn = Urn::new(plan);
+    let mut drawn: Vec<BTreeSet<NaiveDate>> = vec![BTreeSet::new(); plan.labs.len()];
+    let mut left = sample.days;
+    while left > 0
+        && let Some(lot) = urn.draw(&mut random)
+    {
+        let subject = &mut plan.labs[lot.lab].0;
+        match scope::next_day(tx, rollup, subject, lot.day, as_of).await {
+            Err(error) if error.is_bad_data() => {
+                subject.standing = Standing::Unusable(chain(&error));
+                urn.forget(lot.lab);
+                left += drawn[lot.lab].len();
+                drawn[lot.lab].clear();
             }
-            before += length(range);
+            day => {
+                let day = day?;
+                if urn.put_back(&lot, day) {
+                    drawn[lot.lab].insert(lot.day);
+                    left -= 1;
+                }
+            }
         }
+    }
+    for ((_, lab), days) in plan.labs.iter_mut().zip(drawn) {
         *lab = ranges(days.into_iter());
     }
     plan.labs.retain(|(subject, ranges)| !ranges.is_empty() || matches!(subject.standing, Standing::Unusable(_)));
+    Ok(())
+}
+
+/// The days that may yet be drawn. Of most nobody knows whether they have anything until they are drawn; each
+/// that has nothing takes those after it along, up to the next one that has, so that years without anything
+/// cost a few draws.
+#[derive(Debug)]
+struct Urn {
+    /// Each lab's place in the plan, with days of it.
+    ranges: Vec<(usize, Range)>,
+}
+
+/// A day that was drawn, and taken out of its range.
+#[derive(Debug)]
+struct Lot {
+    lab: usize,
+    day: NaiveDate,
+    /// The last day of the range that it was in.
+    last: NaiveDate,
+}
+
+impl Urn {
+    fn new(plan: &Plan) -> Self {
+        let ranges = plan.labs.iter().enumerate();
+        Self { ranges: ranges.flat_map(|(lab, (_, ranges))| ranges.iter().map(move |range| (lab, *range))).collect() }
+    }
+
+    /// Takes out a day, with what is behind it in its range.
+    fn draw(&mut self, random: &mut StdRng) -> Option<Lot> {
+        let total: u64 = self.ranges.iter().map(|(_, range)| length(range)).sum();
+        let mut place = (total > 0).then(|| random.random_range(0..total))?;
+        let is_here = |(_, range): &(usize, Range)| {
+            let is_here = place < length(range);
+            place -= if is_here { 0 } else { length(range) };
+            is_here
+        };
+        let at = self.ranges.iter().position(is_here)?;
+        let (lab, (first, last)) = self.ranges[at];
+        let day = calendar::days_after(first, u32::try_from(place).unwrap_or(u32::MAX));
+        if first < day {
+            self.ranges[at].1.1 = calendar::previous(day);
+        } else {
+            self.ranges.swap_remove(at);
+        }
+        Some(Lot { lab, day, last })
+    }
+
+    /// Puts the days back that came out with `lot` and may have something, where `next` is the first one from
+    /// it on that has; whether that is the one that was drawn.
+    fn put_back(&mut self, lot: &Lot, next: Option<NaiveDate>) -> bool {
+        let is_hit = next == Some(lot.day);
+        let from = if is_hit { Some(calendar::next(lot.day)) } else { next };
+        let rest = from.filter(|from| *from <= lot.last).map(|from| (lot.lab, (from, lot.last)));
+        self.ranges.extend(rest);
+        is_hit
+    }
+
+    /// Takes out all days of a lab.
+    fn forget(&mut self, lab: usize) {
+        self.ranges.retain(|(of, _)| *of != lab);
+    }
 }
 
 /// How many days a range has.
@@ -156,34 +234,44 @@ mod tests {
         let lab = |lab_id, first, last| {
             (Subject { lab_id, standing: Standing::Unknown, has_rows: true }, vec![(date(first), date(last))])
         };
-        Plan { labs: vec![lab(1, "2026-01-01", "2026-01-31"), lab(2, "2026-03-05", "2026-03-05")] }
+        Plan { labs: vec![lab(1, "1970-01-01", "2026-01-31"), lab(2, "2026-03-05", "2026-03-05")] }
     }
 
-    fn drawn(days: usize, seed: u64) -> Vec<(i64, Vec<Range>)> {
-        let mut plan = plan();
-        draw(&mut plan, Sample { days, seed });
-        assert_eq!(plan.days(), days.min(32) as u64);
-        plan.labs.into_iter().map(|(subject, ranges)| (subject.lab_id, ranges)).collect()
-    }
-
-    #[test]
-    fn a_sample_is_of_so_many_days_and_the_same_for_a_seed() {
-        assert_eq!(drawn(5, 7), drawn(5, 7));
-        assert_ne!(drawn(5, 7), drawn(5, 8));
-        assert_eq!(drawn(0, 7), []);
-        let all: Vec<_> = plan().labs.into_iter().map(|(subject, ranges)| (subject.lab_id, ranges)).collect();
-        assert_eq!(drawn(1000, 7), all, "more than there are is all of them");
-    }
-
-    #[test]
-    fn each_day_of_each_lab_is_drawn_now_and_then() {
-        let mut seen = BTreeSet::new();
-        for seed in 0..400 {
-            for (lab, ranges) in drawn(1, seed) {
-                seen.extend(ranges.into_iter().map(|(first, _)| (lab, first)));
+    /// Draws all days of the plan, where only those of `kept` have anything; they, and how many draws it took.
+    fn drawn(seed: u64, kept: &[(usize, &str)]) -> (Vec<(usize, NaiveDate)>, usize) {
+        let (mut random, mut urn) = (StdRng::seed_from_u64(seed), Urn::new(&plan()));
+        let kept: BTreeSet<(usize, NaiveDate)> = kept.iter().map(|(lab, day)| (*lab, date(day))).collect();
+        let (mut days, mut draws) = (Vec::new(), 0);
+        while let Some(lot) = urn.draw(&mut random) {
+            let next = kept.range((lot.lab, lot.day)..).next().filter(|(lab, _)| *lab == lot.lab);
+            if urn.put_back(&lot, next.map(|(_, day)| *day)) {
+                days.push((lot.lab, lot.day));
             }
+            draws += 1;
         }
-        assert_eq!(seen.len(), 32);
+        (days, draws)
+    }
+
+    const KEPT: [(usize, &str); 4] = [(0, "1970-01-01"), (0, "2026-01-30"), (0, "2026-01-31"), (1, "2026-03-05")];
+
+    #[test]
+    fn only_days_that_have_something_are_drawn_each_once_and_the_same_for_a_seed() {
+        let (days, draws) = drawn(7, &KEPT);
+        assert_eq!((days.clone(), draws), drawn(7, &KEPT));
+        assert_ne!(days, drawn(8, &KEPT).0);
+        let all: BTreeSet<_> = days.iter().copied().collect();
+        assert_eq!(all, KEPT.map(|(lab, day)| (lab, date(day))).into());
+        assert_eq!(days.len(), KEPT.len());
+        assert!(draws < 100, "{draws} draws for fifty years");
+        assert_eq!(drawn(7, &[]).0, []);
+    }
+
+    #[test]
+    fn each_day_is_as_likely_as_every_other() {
+        let first = (0..4000).map(|seed| drawn(seed, &KEPT).0[0]);
+        let mut times = BTreeMap::<_, u32>::new();
+        first.for_each(|day| *times.entry(day).or_default() += 1);
+        assert!(times.len() == 4 && times.values().all(|times| (850..1150).contains(times)), "{times:?}");
     }
 
     #[test]

@@ -104,6 +104,26 @@ pub async fn bounds(
     })
 }
 
+/// The first day from `from` on that has facts or stored rows, of those that can be compared.
+pub(super) async fn next_day(
+    tx: &mut Tx,
+    rollup: &Rollup,
+    subject: &Subject,
+    from: NaiveDate,
+    as_of: DateTime<Utc>,
+) -> Result<Option<NaiveDate>, DbError> {
+    let stored = stored::next_day(tx, rollup, subject.lab_id, from).await?;
+    let fact = match subject.standing {
+        Standing::Kept(zone) => {
+            let at = source::next_fact(tx, rollup, subject.lab_id, zone.first_instant(from)).await?;
+            // A day that is not over has no rows to compare its facts with.
+            at.map(|at| zone.date_of(at)).filter(|day| *day <= zone.yesterday(as_of))
+        }
+        _ => None,
+    };
+    Ok(stored.into_iter().chain(fact).min())
+}
+
 /// The days that a lab can have rows of.
 pub(super) async fn limits(
     tx: &mut Tx,

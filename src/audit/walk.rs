@@ -128,19 +128,10 @@ impl<'a> Walk<'a> {
 
     /// The next few days from `from` on that have facts or stored rows.
     async fn next_span(&self, from: NaiveDate, last: NaiveDate) -> Result<Option<(NaiveDate, NaiveDate)>, DbError> {
-        let lab_id = self.subject.lab_id;
         let mut tx = self.db.begin(Mode::Snapshot).await?;
-        let stored = stored::next_day(&mut tx, self.rollup, lab_id, from).await?;
-        let fact = match self.zone() {
-            Some(zone) => {
-                let at = source::next_fact(&mut tx, self.rollup, lab_id, zone.first_instant(from)).await?;
-                // A day that is not over has no rows to compare its facts with.
-                at.map(|at| zone.date_of(at)).filter(|day| *day <= zone.yesterday(self.as_of))
-            }
-            None => None,
-        };
+        let first = scope::next_day(&mut tx, self.rollup, self.subject, from, self.as_of).await?;
         tx.commit().await?;
-        let first = stored.into_iter().chain(fact).min().filter(|first| *first <= last);
+        let first = first.filter(|first| *first <= last);
         let days = |first: NaiveDate| match self.narrow_until {
             Some(until) if first <= until => 1,
             _ => DAYS_A_SPAN,
@@ -172,28 +163,36 @@ impl<'a> Walk<'a> {
     ) -> Result<Compared, RecomputeError> {
         let lab_id = self.subject.lab_id;
         let target = Target { lab_id, first, last, as_of: self.as_of, max_shrink: MaxShrink::OFF };
-        let Sides { zone, expected, stored } = recompute::read(tx, self.rollup, target).await?;
+        let Sides { expected, stored, .. } = recompute::read(tx, self.rollup, target).await?;
         let rows_held = stored.len();
         if diff::difference(self.rollup, &expected, stored).is_empty() {
             return Ok(Compared { findings: Vec::new(), rows_held });
         }
         // The same snapshot once more, with the days around: what differs stays the same.
-        let (mut from, mut until) = (calendar::days_before(first, MARGIN), calendar::days_after(last, MARGIN));
-        let wide = Target { first: from, last: until, ..target };
-        let sides = match recompute::read(tx, self.rollup, wide).await {
-            Err(error) if is_bad_data(&error) => {
-                (from, until) = (first, last);
-                recompute::read(tx, self.rollup, target).await?
-            }
-            sides => sides?,
-        };
+        let (from, until) = (calendar::days_before(first, MARGIN), calendar::days_after(last, MARGIN));
+        let around = (from.max(calendar::FIRST_DAY), until.min(calendar::LAST_DAY));
+        match self.explain(tx, target, around).await {
+            Err(error) if is_bad_data(&error) => {}
+            Ok(compared) if compared.findings.is_empty() => {}
+            explained => return explained,
+        }
+        self.explain(tx, target, (first, last)).await
+    }
+
+    /// What differs on the days of `target`, and why, as far as the days around can tell.
+    async fn explain(
+        &self,
+        tx: &mut Tx,
+        target: Target,
+        (from, until): (NaiveDate, NaiveDate),
+    ) -> Result<Compared, RecomputeError> {
+        let Target { lab_id, first, last, .. } = target;
+        let Sides { zone, expected, stored } =
+            recompute::read(tx, self.rollup, Target { first: from, last: until, ..target }).await?;
         let limits = scope::limits(tx, self.rollup, lab_id, zone, self.as_of).await?;
-        let rows_held = sides.stored.len();
-        let mut window = Window::new(self.rollup, limits, &sides.expected, sides.stored);
-        // The zone by which the history was built, where the lab has moved since.
-        let built = tx.fetch_optional(&ZONE_BUILT, args![self.rollup.name.as_str(), lab_id], |row| row.text_or_null(0));
-        let built =
-            built.await?.flatten().and_then(|name| Zone::parse(Some(&name)).ok()).filter(|built| *built != zone);
+        let rows_held = stored.len();
+        let mut window = Window::new(self.rollup, limits, &expected, stored);
+        let built = self.zone_built(tx).await?.filter(|built| *built != zone);
         let built = built.map(|built| DaySpan::new(built, from, until));
         for days in built.into_iter().chain(other_bounds(zone, from, until)) {
             if !window.is_unexplained(first, last) {
@@ -205,6 +204,17 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(Compared { findings: window.findings(first, last), rows_held })
+    }
+
+    /// The zone by which the history was built, which the lab may have left since. Not known before
+    /// `daymend migrate`, nor to somebody who may read the source and the summary only.
+    async fn zone_built(&self, tx: &mut Tx) -> Result<Option<Zone>, DbError> {
+        let args = args![self.rollup.name.as_str(), self.subject.lab_id];
+        let name = match tx.fetch_optional(&ZONE_BUILT, args, |row| row.text_or_null(0)).await {
+            Err(error) if error.kind == Kind::Definition || error.is_denied() => None,
+            name => name?.flatten(),
+        };
+        Ok(name.and_then(|name| Zone::parse(Some(&name)).ok()))
     }
 }
 

@@ -287,6 +287,25 @@ impl Row {
         self.int_or_null(index)?.ok_or_else(|| null_in(index))
     }
 
+    /// A number, whole or not, such as a SUM or an average; NULL is an error.
+    pub fn real(&self, index: usize) -> Result<f64, sqlx::Error> {
+        let (is_decimal, is_real) = match self {
+            Self::MySql(row) => {
+                let info = row.try_get_raw(index)?.type_info().into_owned();
+                (info.name() == "DECIMAL", ["FLOAT", "DOUBLE"].contains(&info.name()))
+            }
+            Self::Sqlite(row) => (false, row.try_get_raw(index)?.type_info().name() == "REAL"),
+        };
+        if is_real {
+            column!(self, index, f64)?.ok_or_else(|| null_in(index))
+        } else if is_decimal {
+            let text = self.text(index)?;
+            text.parse().map_err(|_| not_a(index, "a number", &text))
+        } else {
+            Ok(self.int(index)? as f64)
+        }
+    }
+
     /// What a condition comes to: whether a whole number is not 0; NULL is an error.
     pub fn flag(&self, index: usize) -> Result<bool, sqlx::Error> {
         Ok(self.int(index)? != 0)

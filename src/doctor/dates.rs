@@ -84,9 +84,12 @@ fn is_none(dialect: Dialect, date: &str, format: &str, first: &str) -> String {
         ),
         Dialect::Sqlite => {
             let length = if format.len() > 8 { 19 } else { 10 };
+            // Not the fraction: strftime rounds the last microsecond of a day up to the next one.
+            let to_second = format!("substr({date}, 1, {length})");
             format!(
                 "({date} < '{first}' OR {date} GLOB '*[^-0-9 :.]*'
-                  OR {date} IS NOT NULL AND strftime('{format}', {date}) IS NOT substr({date}, 1, {length}))"
+                  OR {date} IS NOT NULL AND strftime('{format}', {date}) IS NULL
+                  OR {date} IS NOT NULL AND strftime('{format}', {to_second}) IS NOT {to_second})"
             )
         }
     }

@@ -116,9 +116,8 @@ impl Fix {
         if faulty.count > 0 {
             let rows = faulty.describe(fault);
             self.rejects = Some(self.rejects.map_or(rows.clone(), |known| format!("{known}; {rows}")));
-            let repair = faulty.repair();
-            if !self.first.contains(&repair) {
-                self.first.insert(0, repair);
+            if !self.first.contains(&faulty.repair) {
+                self.first.insert(0, faulty.repair.clone());
             }
         }
         self

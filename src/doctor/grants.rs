@@ -77,9 +77,7 @@ async fn narrow(patient: &Patient<'_>) -> Result<Chart, DbError> {
             chart.find(table, format!("{missing} is not granted"), advice);
         }
     }
-    if chart.found.is_empty() {
-        columns(patient, &mut chart, &grants, &session.database, &grant).await;
-    }
+    columns(patient, &mut chart, &grants, &session.database, &grant).await;
     // Before 8.0.22 MySQL wants another right for a shared lock on rows that are only read.
     let needs_lock = !session.version.contains("MariaDB") && patch(&session.version) < (8, 0, 22);
     if needs_lock && !grants.has_roles && !grants.covers_database("LOCK TABLES", &session.database) {
@@ -100,7 +98,8 @@ fn patch(version: &str) -> (u32, u32, u32) {
 /// A table, and a right on it.
 type Right = (String, &'static str);
 
-/// Where rights are on columns only: whether they are on those that daymend's statements name.
+/// Where rights are on columns only: whether they are on those that daymend's statements name. Of tables on which
+/// whole rights are missing that has been said.
 async fn columns(
     patient: &Patient<'_>,
     chart: &mut Chart,
@@ -108,8 +107,13 @@ async fn columns(
     database: &str,
     grant: &impl Fn(&str, &str) -> String,
 ) {
-    // By file or statement: what the database says, and which rights would be enough.
-    let mut refused: BTreeMap<String, (String, BTreeSet<Right>)> = BTreeMap::new();
+    let is_first = chart.found.is_empty();
+    let whole = |rights: BTreeSet<Right>| {
+        let uncovered = rights.iter().filter(|(table, right)| !grants.covers(right, database, table));
+        uncovered.map(|(table, right)| grant(right, table)).collect::<Vec<_>>().join(" ")
+    };
+    // By file or statement: what the database says, and what would be enough.
+    let mut refused: BTreeMap<String, (String, String)> = BTreeMap::new();
     for rollup in patient.rollups.iter() {
         let problems = source::check(patient.db, rollup)
             .await
@@ -118,27 +122,41 @@ async fn columns(
             .chain(stored::check(patient.db, rollup, stored::Access::Write).await.unwrap_or_default());
         for Misfit { place, what, .. } in problems.filter(|problem| problem.is_denied) {
             let sql = rollup.facts.iter().map(|fact| &fact.sql).chain([&rollup.labs, &rollup.days]);
-            let tables = sql.filter(|sql| sql.file == place).flat_map(NamedSql::tables);
-            let mut rights: BTreeSet<_> = tables.map(|table| (table.name, "SELECT")).collect();
-            if rights.is_empty() {
-                rights.extend(ALL_FOUR.map(|right| (rollup.summary.table.clone(), right)));
-            }
-            refused.insert(place, (what, rights));
+            let tables: Vec<_> = sql.filter(|sql| sql.file == place).flat_map(NamedSql::tables).collect();
+            let column = column_denied(&what).and_then(|(column, of)| {
+                let is_it = |name: &str| name.eq_ignore_ascii_case(of);
+                let table = tables.iter().find(|table| is_it(&table.alias) || is_it(&table.name))?;
+                // For a column of the lab system no more than that: the others may be its patients'.
+                Some(grant(&format!("SELECT ({})", catalogue::quoted(column)), &table.name))
+            });
+            let advice = match column {
+                Some(advice) => advice,
+                None if !is_first => continue,
+                None if tables.is_empty() => whole(ALL_FOUR.map(|right| (rollup.summary.table.clone(), right)).into()),
+                None => whole(tables.into_iter().map(|table| (table.name, "SELECT")).collect()),
+            };
+            refused.insert(place, (what, advice));
         }
     }
-    for statement in own_statements() {
+    for statement in own_statements().filter(|_| is_first) {
         let sql = statement.with_list(1).sql().replace("{rows}", statement.row);
         if let Err(error) = patient.db.columns(Query::new(statement.name, sql)).await
             && error.is_denied()
         {
-            refused.insert(format!("statement {:?}", statement.name), (error.source.to_string(), rights_of(statement)));
+            let advice = whole(rights_of(statement));
+            refused.insert(format!("statement {:?}", statement.name), (error.source.to_string(), advice));
         }
     }
-    for (place, (what, rights)) in refused {
-        let uncovered = rights.iter().filter(|(table, right)| !grants.covers(right, database, table));
-        let grants: Vec<String> = uncovered.map(|(table, right)| grant(right, table)).collect();
-        chart.find(place, what, format!("if the column exists: {}", grants.join(" ")));
+    for (place, (what, advice)) in refused {
+        chart.find(place, what, format!("if the column exists: {advice}"));
     }
+}
+
+/// The column that a SELECT may not read, and the table that it is of, as the server names them.
+fn column_denied(what: &str) -> Option<(&str, &str)> {
+    let (_, named) = what.split_once("SELECT command denied")?.1.split_once(" for column '")?;
+    let (column, table) = named.split_once("' in table '")?;
+    Some((column, table.split('\'').next()?))
 }
 
 /// Asks the server whether it would refuse a statement to whoever has no right on the table. The
@@ -260,6 +278,14 @@ mod tests {
     fn accounts_are_quoted_in_two_parts() {
         assert_eq!(quoted_account("daymend@%"), "`daymend`@`%`");
         assert_eq!(quoted_account("da@y`m@10.0.0.%"), "`da@y``m`@`10.0.0.%`");
+    }
+
+    #[test]
+    fn the_column_that_is_denied_is_read() {
+        let denied = "1143 (42000): SELECT command denied to user 'a'@'b' for column 'isAccessed' in table 'sample'";
+        assert_eq!(column_denied(denied), Some(("isAccessed", "sample")));
+        assert_eq!(column_denied("SELECT command denied to user 'a'@'b' for table `lab`.`sample`"), None);
+        assert_eq!(column_denied("UPDATE command denied to user 'a'@'b' for column 'x' in table 'sample'"), None);
     }
 
     #[test]

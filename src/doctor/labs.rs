@@ -70,7 +70,7 @@ async fn zones(patient: &Patient<'_>) -> Result<Chart, DbError> {
             Err(error) => unusable.entry(error.to_string()).or_default().push(lab.id),
         }
     }
-    chart.fact("labs", format!("{} enabled, in {} time zones", labs.len(), names.len()));
+    chart.fact("labs", format!("{} enabled, in {}", labs.len(), counted(names.len(), "time zone")));
     for (why, labs) in unusable.iter().take(20) {
         let ids: Vec<String> = labs.iter().take(10).map(ToString::to_string).collect();
         let advice = format!("set labTimeZone to an IANA name for lab {}: the next tick catches up", ids.join(", "));

@@ -7,8 +7,11 @@
 use super::{COUNT_MAX, Chart, Check, Patient, Severity, catalogue, counted, examples, lab_options};
 use crate::{
     args,
-    db::{DbError, Query},
-    rollup::{Rollup, Summary},
+    db::{DbError, Mode, Query},
+    rollup::{
+        Rollup, Summary,
+        source::{self, Lab},
+    },
 };
 
 pub(super) const CHECKS: &[Check] = &[
@@ -52,10 +55,10 @@ impl Fault {
 pub(super) struct Faulty {
     /// How many, and more than that where it is above [`COUNT_MAX`].
     pub(super) count: usize,
-    /// Their labs, each once.
-    pub(super) labs: Vec<i64>,
     /// Their keys.
     pub(super) keys: Vec<String>,
+    /// What removes them.
+    pub(super) repair: String,
     /// Whether only the latest rows were looked at.
     pub(super) is_partial: bool,
 }
@@ -67,15 +70,45 @@ impl Faulty {
         let among = if self.is_partial { " among the latest" } else { "" };
         format!("{}{among} {matter} ({})", counted(self.count, what), examples(&self.keys))
     }
+}
 
-    /// The command that corrects the days of these rows.
-    pub(super) fn repair(&self) -> String {
-        if self.count > COUNT_MAX || self.labs.len() > 10 {
-            "daymend audit --repair".to_owned()
-        } else {
-            format!("daymend rebuild {}", lab_options(self.labs.iter().copied()))
-        }
+/// What removes so many faulty rows of these labs. Of many the audit tells by itself which it can repair.
+async fn repair(patient: &Patient<'_>, rollup: &Rollup, count: usize, labs: &[i64]) -> Result<String, DbError> {
+    if count == 0 {
+        return Ok(String::new());
     }
+    if count > COUNT_MAX || labs.len() > 10 {
+        return Ok("daymend audit --repair".to_owned());
+    }
+    let mut tx = patient.db.begin(Mode::Snapshot).await?;
+    let known = source::labs(&mut tx, rollup).await?;
+    tx.rollback().await?;
+    Ok(advice(labs, &known, &rollup.summary))
+}
+
+/// A rebuild where a lab can be rebuilt, once it has a zone where it has none; an administrator's statement where
+/// there is no such lab.
+fn advice(labs: &[i64], known: &[Lab], summary: &Summary) -> String {
+    let lab = |id: &i64| known.iter().find(|lab| lab.id == *id);
+    let (usable, others): (Vec<i64>, Vec<i64>) = labs.iter().partition(|id| lab(id).is_some_and(|l| l.zone().is_ok()));
+    let (zoneless, unknown): (Vec<i64>, Vec<i64>) = others.iter().partition(|id| lab(id).is_some());
+    let list = |ids: &[i64]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let mut advice = Vec::new();
+    if !usable.is_empty() {
+        advice.push(format!("daymend rebuild {}", lab_options(usable)));
+    }
+    if !zoneless.is_empty() {
+        let first = format!("set labTimeZone to an IANA name for lab {} first", list(&zoneless));
+        advice.push(format!("{first}, then daymend rebuild {}", lab_options(zoneless)));
+    }
+    if !unknown.is_empty() {
+        let Summary { table, lab, .. } = summary;
+        advice.push(format!(
+            "no such lab is there, so that no recompute removes its rows: DELETE FROM {table} WHERE {lab} IN ({})",
+            list(&unknown)
+        ));
+    }
+    advice.join("; ")
 }
 
 /// The columns that are unique together.
@@ -133,7 +166,7 @@ async fn rows(patient: &Patient<'_>, fault: Fault) -> Result<Chart, DbError> {
     for rollup in patient.rollups.iter() {
         let faulty = faulty(patient, rollup, fault).await?;
         if faulty.count > 0 {
-            chart.find(rollup.summary.table.clone(), faulty.describe(fault), faulty.repair());
+            chart.find(rollup.summary.table.clone(), faulty.describe(fault), faulty.repair);
         }
     }
     Ok(chart)
@@ -176,7 +209,8 @@ pub(super) async fn faulty(patient: &Patient<'_>, rollup: &Rollup, fault: Fault)
     let mut labs: Vec<i64> = rows.iter().filter_map(|(lab, _)| *lab).collect();
     labs.sort_unstable();
     labs.dedup();
-    Ok(Faulty { count: rows.len(), labs, keys: rows.into_iter().map(|(_, key)| key).collect(), is_partial })
+    let repair = repair(patient, rollup, rows.len(), &labs).await?;
+    Ok(Faulty { count: rows.len(), keys: rows.into_iter().map(|(_, key)| key).collect(), repair, is_partial })
 }
 
 /// The first id of the latest so many of a table, and whether there are earlier ones.

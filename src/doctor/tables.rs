@@ -93,7 +93,7 @@ async fn output(patient: &Patient<'_>) -> Result<Chart, DbError> {
         for statement in own_statements().filter(names) {
             let query = Query::new(statement.name, statement.with_list(1).sql().replace("{rows}", statement.row));
             if let Some(what) = is_missing(patient, query).await? {
-                let advice = "add the column; a missing table is created by daymend migrate before its first version";
+                let advice = "add the column; a missing table is created by daymend migrate";
                 chart.find(table, what, advice);
                 break;
             }

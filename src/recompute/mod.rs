@@ -99,8 +99,8 @@ pub enum RecomputeError {
     /// Too much of a day would vanish at once.
     #[error(
         "lab {lab_id}, {}: {} of {} rows would vanish, more than --max-shrink {max}, and no cancelled fact explains \
-         them: is the source complete? If it is: daymend repair --max-shrink off",
-        shrinking.day, shrinking.vanishing, shrinking.stored
+         them: is the source complete? If it is: daymend repair --lab {lab_id} --day {} --max-shrink off",
+        shrinking.day, shrinking.vanishing, shrinking.stored, shrinking.day
     )]
     Shrinks {
         /// The lab.

@@ -115,7 +115,7 @@ impl Limits {
 
     async fn query(&self, db: &Db) -> Option<String> {
         match number(db, self.query.as_deref()?).await {
-            Ok(value) => (value > 0).then(|| format!("--throttle-query says {value}")),
+            Ok(value) => (value > 0.0).then(|| format!("--throttle-query says {value}")),
             Err(error) => Some(format!("--throttle-query cannot be read: {}", chain(&error))),
         }
     }
@@ -183,9 +183,8 @@ async fn lag(replica: &Db) -> Result<Option<Duration>, DbError> {
     Ok(seconds.await?.flatten().map(|seconds| Duration::from_secs(seconds.unsigned_abs())))
 }
 
-/// The first value of the operator's query.
-async fn number(db: &Db, query: &str) -> Result<i64, DbError> {
+/// The first value of the operator's query, which has to be a number: NULL says nothing.
+async fn number(db: &Db, query: &str) -> Result<f64, DbError> {
     let mut tx = db.with_limit(ANSWER_MAX).begin(Mode::Snapshot).await?;
-    let number = tx.fetch_one(Query::new("throttle query", query), args![], |row| row.int_or_null(0)).await?;
-    Ok(number.unwrap_or(0))
+    tx.fetch_one(Query::new("throttle query", query), args![], |row| row.real(0)).await
 }

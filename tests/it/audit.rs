@@ -35,7 +35,9 @@ on_both! {
     a_lab_that_cannot_be_audited_is_reported_and_stops_no_other;
     what_is_held_at_once_does_not_grow_with_the_history;
     a_bill_from_1970_costs_nothing;
+    rows_of_the_first_and_the_last_days_of_all_are_found;
     a_sample_draws_days_that_can_be_drawn_again;
+    a_sample_is_of_days_that_have_something;
 }
 
 type Off = BTreeMap<oracle::Key, (Option<i64>, Option<i64>)>;
@@ -403,6 +405,37 @@ async fn a_bill_from_1970_costs_nothing(engine: Engine) {
     let report = db.audit().await;
     assert_eq!(causes(&report), BTreeSet::from([(KOLKATA, "1970-01-02".to_owned(), Cause::Missing)]));
     assert!(report.labs[0].days_audited > 20_000);
+}
+
+async fn rows_of_the_first_and_the_last_days_of_all_are_found(engine: Engine) {
+    let db = histories(engine).await;
+    db.add_lab(3, Some("America/New_York")).await;
+    let mut planted = BTreeSet::new();
+    for lab in [KOLKATA, NEW_YORK, 3] {
+        for day in ["0001-01-01", "0001-01-03", "9999-12-28", "9999-12-29", "9999-12-30", "9999-12-31"] {
+            db.add_summary_row(lab, day, 999, 0, "organization_bill", 3).await;
+            // A lab without bills has no first day.
+            let cause = if lab == 3 && day < "2000" { Cause::Ghost } else { Cause::OutOfRange };
+            planted.insert((lab, day.to_owned(), cause));
+        }
+    }
+    assert_eq!(causes(&db.audit().await), planted);
+}
+
+async fn a_sample_is_of_days_that_have_something(engine: Engine) {
+    let db = histories(engine).await;
+    db.execute("UPDATE operation_historical_summary SET event_count = event_count + 1", args![]).await;
+    // Neither a bill that nobody counts nor a row of somebody's typing makes the years between them days to draw.
+    let at = "1970-01-02T06:00:00Z".parse().unwrap();
+    db.add_bill(7, KOLKATA, &Bill { at, cancelled: true, ..Bill::default() }).await;
+    db.add_summary_row(NEW_YORK, "9999-12-31", 999, 0, "organization_bill", 3).await;
+    for (days, expected) in [(1, 1), (10, 10), (1000, 30)] {
+        for seed in 0..5 {
+            let report = db.audit_of(&Scope { sample: Some(Sample { days, seed }), ..Scope::default() }).await;
+            assert_eq!(report.days_audited(), expected);
+            assert!(report.days_drifted() >= expected - 1, "{days} {seed}: {}", report.days_drifted());
+        }
+    }
 }
 
 async fn a_sample_draws_days_that_can_be_drawn_again(engine: Engine) {

@@ -22,11 +22,13 @@ on_both! {
     the_exit_code_says_whether_it_is_true;
     a_person_sees_a_calendar_and_tables;
     json_has_every_row;
+    drift_is_told_before_migrate;
     nothing_is_written_and_no_right_to_write_is_needed;
     it_reads_from_a_replica_where_one_is_given;
     a_dry_run_enqueues_nothing;
     waiting_for_the_repair_ends_clean;
     what_no_recompute_mends_is_said_and_not_enqueued;
+    with_logs_as_json_every_line_beside_the_report_is_an_object;
     bad_input_is_refused;
 }
 
@@ -142,15 +144,41 @@ async fn json_has_every_row(engine: Engine) {
 async fn read_only(db: &TestDb) -> String {
     match db.engine {
         Engine::Sqlite => format!("{}?mode=ro", db.url),
-        Engine::MariaDb => {
-            let (server, name) = db.url.rsplit_once('/').unwrap();
-            let user = format!("reads_{name}");
-            db.execute(&format!("CREATE USER {user}@'%' IDENTIFIED BY 'secret'"), args![]).await;
-            db.execute(&format!("GRANT SELECT ON {name}.* TO {user}@'%'"), args![]).await;
-            let host = server.rsplit_once('@').unwrap().1;
-            format!("mysql://{user}:secret@{host}/{name}")
-        }
+        Engine::MariaDb => reader(db, "reads", &["*"]).await,
     }
+}
+
+/// The URL of somebody who may read these tables of a MariaDB.
+async fn reader(db: &TestDb, user: &str, tables: &[&str]) -> String {
+    let (server, name) = db.url.rsplit_once('/').unwrap();
+    let user = format!("{user}_{name}");
+    db.execute(&format!("CREATE USER {user}@'%' IDENTIFIED BY 'secret'"), args![]).await;
+    for table in tables {
+        db.execute(&format!("GRANT SELECT ON {name}.{table} TO {user}@'%'"), args![]).await;
+    }
+    let host = server.rsplit_once('@').unwrap().1;
+    format!("mysql://{user}:secret@{host}/{name}")
+}
+
+async fn drift_is_told_before_migrate(engine: Engine) {
+    let db = histories(engine).await;
+    plant_ghost(&db, NEW_YORK, "2026-06-05").await;
+    for table in ["labs", "schema"] {
+        db.execute(&format!("DROP TABLE daymend_{table}"), args![]).await;
+    }
+    let (code, json) = audit_json(&db, &[]);
+    assert_eq!((code, &json["causes"]), (DRIFT, &json!({ "ghost": 1 })), "{json}");
+}
+
+// SQLite has no users.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rights_to_read_the_sources_and_the_summary_are_enough() {
+    let mut db = histories(Engine::MariaDb).await;
+    plant_ghost(&db, NEW_YORK, "2026-06-05").await;
+    let source = ["labs", "billing", "billingInfo", "labReportRelation", "collectedSample", "allTests"];
+    db.url = reader(&db, "sources", &[&source[..], &["operation_historical_summary"]].concat()).await;
+    let (code, json) = audit_json(&db, &[]);
+    assert_eq!((code, &json["causes"]), (DRIFT, &json!({ "ghost": 1 })), "{json}");
 }
 
 async fn nothing_is_written_and_no_right_to_write_is_needed(engine: Engine) {
@@ -246,6 +274,19 @@ async fn what_no_recompute_mends_is_said_and_not_enqueued(engine: Engine) {
     assert_eq!(audit(&db, &[]).0, CLEAN);
 }
 
+async fn with_logs_as_json_every_line_beside_the_report_is_an_object(engine: Engine) {
+    let db = histories(engine).await;
+    db.execute("UPDATE labs SET labTimeZone = 'Mars/X' WHERE id = 2", args![]).await;
+    plant_ghost(&db, 99, "2026-06-05").await;
+    let (code, _, err) = audit(&db, &["--log-format", "json", "--repair"]);
+    assert_eq!(code, DRIFT);
+    let lines: Vec<Value> = err.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let said: Vec<&str> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
+    assert!(said[0].starts_with("lab 2 cannot be audited: "), "{err}");
+    assert!(said[1].starts_with("lab 99: 1 row(s) on 1 day(s) are not repaired"), "{err}");
+    assert!(lines.iter().all(|line| line["level"] == "WARN"), "{err}");
+}
+
 async fn bad_input_is_refused(engine: Engine) {
     let db = histories(engine).await;
     for (arguments, expected) in [
@@ -254,6 +295,7 @@ async fn bad_input_is_refused(engine: Engine) {
         (&["--wait"], "--repair"),
         (&["--dry-run"], "--repair"),
         (&["--seed", "7"], "--sample"),
+        (&["--sample", "0"], "--sample <N>"),
         (&["--except", "nonsense"], "wrong_count"),
         (&["history", "7"], "audit 7 does not exist"),
     ] {

@@ -18,6 +18,7 @@ on_both! {
     constraints_wait_for_the_delta_triggers;
     a_table_that_is_as_it_should_be_needs_nothing_but_the_check;
     the_counts_of_a_large_fault_stop_at_a_thousand;
+    each_lab_with_faulty_rows_has_its_own_advice;
     rows_are_named_by_their_day_whatever_it_is;
     a_check_of_something_else_hides_no_negative_count;
 }
@@ -188,6 +189,35 @@ async fn constraints_wait_for_the_delta_triggers(engine: Engine) {
     let script = print_fixes(&db);
     assert_eq!(statements(&script), "", "{script}");
     assert!(script.contains("-- First: triggers write to this table (quoting)"), "{script}");
+}
+
+async fn each_lab_with_faulty_rows_has_its_own_advice(engine: Engine) {
+    let db = healthy(engine).await;
+    loosen(&db).await;
+    for (lab, zone, is_on) in [(60, "Asia/Kolkata", false), (61, "Mars/X", true)] {
+        db.add_lab(lab, Some(zone)).await;
+        db.execute("UPDATE labs SET historicalViewEnabled = ? WHERE id = ?", args![is_on, lab]).await;
+        db.fill_lab(lab, "2026-06-08".parse().unwrap(), 7, 1).await;
+    }
+    for lab in [1_i64, 60, 61, 99] {
+        let insert = "INSERT INTO operation_historical_summary
+             (lab_id, ordered_at, dimension_a_id, dimension_b_id, event_type, event_count, created_at, modified_at)
+             VALUES (?, '2026-06-10', NULL, 0, 'branch_bill', 1, '2026-01-01 00:00:00', '2026-01-01 00:00:00')";
+        db.execute(insert, args![lab]).await;
+    }
+    let advice = examine(&db).advice("summary.null_rows", "warning");
+    let parts: Vec<_> = advice.split("; ").collect();
+    assert_eq!(parts[0], "daymend rebuild --lab 1 --lab 60", "{advice}");
+    assert_eq!(parts[1], "set labTimeZone to an IANA name for lab 61 first, then daymend rebuild --lab 61", "{advice}");
+    let (_, delete) = parts[2].split_once(": ").unwrap();
+    assert_eq!(delete, "DELETE FROM operation_historical_summary WHERE lab_id IN (99)");
+    // All of it can be done.
+    run_ok(&db, &[&arguments(parts[0])[..], &["--now", NOW]].concat());
+    db.execute("UPDATE labs SET labTimeZone = 'Asia/Kolkata' WHERE id = 61", args![]).await;
+    run_ok(&db, &[&arguments(parts[1])[..], &["--now", NOW]].concat());
+    db.execute(delete, args![]).await;
+    db.settle(now()).await;
+    assert!(!examine(&db).has("summary.null_rows"));
 }
 
 async fn rows_are_named_by_their_day_whatever_it_is(engine: Engine) {

@@ -188,6 +188,7 @@ async fn rights_on_columns_and_from_roles_count() {
     let narrow = found.of("grants.narrow");
     assert_eq!(narrow.len(), 3, "{:#}", found.json);
     assert!(narrow[0]["what"].as_str().unwrap().contains("branch_id"), "{narrow:#?}");
+    assert!(narrow[0]["advice"].as_str().unwrap().contains("GRANT SELECT (`branch_id`) ON"), "{narrow:#?}");
     assert!(narrow[0]["advice"].as_str().unwrap().contains("`.`billingInfo` TO"), "{narrow:#?}");
     assert!(found.advice("grants.roles", "note").contains("USING"));
     db.apply(&format!("GRANT SELECT (branch_id) ON billingInfo TO roled_{database}")).await;
@@ -205,6 +206,25 @@ async fn rights_on_columns_and_from_roles_count() {
     );
     db.apply(&format!("GRANT UPDATE ON crelio_data_migrations TO roled_{database}")).await;
     assert!(!examine_as(&db, &url).has("grants.narrow"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn for_a_column_no_more_than_the_column_is_asked_for() {
+    let db = healthy(Engine::MariaDb).await;
+    let database = db.name();
+    let on = |table: &str| format!("ON `{database}`.`{table}` TO `{database}`@`%`;");
+    db.apply(&format!("REVOKE SELECT (isAccessed) ON collectedSample FROM {database}")).await;
+    let advice = format!("if the column exists: GRANT SELECT (`isAccessed`) {}", on("collectedSample"));
+    assert_eq!(examine(&db).advice("grants.narrow", "error"), advice);
+    // Nor does a table on which a right is missing keep that for later.
+    db.apply(&format!("REVOKE INSERT ON operation_event_log FROM {database}")).await;
+    let found = examine(&db);
+    let advised: Vec<_> = found.of("grants.narrow").iter().map(|found| found["advice"].as_str().unwrap()).collect();
+    assert_eq!(advised, [format!("GRANT INSERT {}", on("operation_event_log")), advice], "{:#}", found.json);
+    for advice in advised {
+        db.apply(advice.trim_start_matches("if the column exists: ")).await;
+    }
+    assert!(!examine(&db).has("grants.narrow"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

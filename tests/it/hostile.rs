@@ -17,6 +17,7 @@ use crate::{
         Engine, TestDb,
         doctor::examine,
         drifting::{LABS, causes, now},
+        lab_system::Bill,
         oracle,
         process::{Process, run_ok},
         work::rollups,
@@ -24,6 +25,7 @@ use crate::{
 };
 
 on_both! {
+    a_bill_of_the_last_microsecond_is_on_its_day;
     a_bill_on_no_day_costs_its_lab_nothing;
     rows_on_days_before_all_others_are_found_and_removed;
     a_unique_key_of_the_sites_own_fails_the_job_instead_of_keeping_it_for_ever;
@@ -52,6 +54,19 @@ async fn a_bill_time_of_another_form_is_on_no_day_and_named() {
     assert_eq!(plan.left_out, [(1, why.clone()), (3, why)]);
     let found = examine(&db).what("dates.bills");
     assert!(found.contains("2 rows on no day") && found.contains("1 of lab 1: 2026-06-13T10:00:00"), "{found}");
+}
+
+async fn a_bill_of_the_last_microsecond_is_on_its_day(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    // SQLite's own dates are binary fractions, which end above a second on some days and below it on others.
+    for day in 1..=30 {
+        let at = format!("2025-11-{day:02}T23:59:59.999999Z").parse().unwrap();
+        db.add_bill(day, 1, &Bill { at, ..Bill::default() }).await;
+    }
+    assert!(db.text("SELECT CAST(MIN(billTime) AS CHAR) FROM billing").await.ends_with(":59.999999"));
+    let found = examine(&db);
+    assert!(!found.has("dates.bills"), "{:#}", found.json);
 }
 
 /// Two labs whose history is right, and how the database is made to take a date that is none.

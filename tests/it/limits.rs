@@ -10,6 +10,7 @@ use crate::{
     on_both,
     support::{
         Engine, TestDb,
+        doctor::arguments,
         process::{Process, run, run_fails, run_ok},
         server::{self, Server},
         wait_until,
@@ -22,11 +23,13 @@ const USAGE: i32 = 2;
 
 on_both! {
     a_day_that_would_vanish_is_discarded_with_the_reason;
+    the_advice_of_a_discarded_day_can_be_followed;
     what_one_run_may_take_away_another_may_not;
     cancelled_and_moved_bills_may_take_rows_away;
     a_single_bill_may_be_all_that_a_day_had;
     a_rebuild_takes_away_what_it_finds_gone;
     a_query_of_the_operators_own_holds_workers_back;
+    a_number_of_any_kind_holds_workers_back_and_none_at_all_does;
     a_worker_that_holds_back_ends_at_once_on_sigterm;
     a_drain_that_a_signal_ends_has_failed;
     a_reason_that_cannot_be_recorded_is_recorded_later;
@@ -81,6 +84,22 @@ async fn a_day_that_would_vanish_is_discarded_with_the_reason(engine: Engine) {
     let (code, _) = repair(&db, &["--max-shrink", "off"]).await;
     assert_eq!(code, Some(0));
     assert_eq!(rows_of(&db, "2026-06-12").await, 0);
+}
+
+async fn the_advice_of_a_discarded_day_can_be_followed(engine: Engine) {
+    for (day, bills) in [("2020-01-01", "id < 0"), ("2026-06-12", "lab_id = 1")] {
+        let db = lab(engine, 6).await;
+        db.add_summary_row(1, "2020-01-01", 999, 0, "organization_bill", 5).await;
+        db.execute(&format!("DELETE FROM billing WHERE {bills}"), vec![]).await;
+        let code = run(&db, &["--now", NOW, "audit", "--from", day, "--to", day, "--repair"]).status.code();
+        assert_eq!((code, run(&db, &["--now", NOW, "worker", "--drain"]).status.code()), (Some(3), Some(1)));
+        let error = db.text("SELECT error FROM daymend_jobs WHERE state = 'discarded'").await;
+        let advised = arguments(&error);
+        assert_eq!(advised, ["repair", "--lab", "1", "--day", day, "--max-shrink", "off"], "{error}");
+        run_ok(&db, &[&["--now", NOW], &advised[..]].concat());
+        run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+        assert_eq!(rows_of(&db, day).await, 0);
+    }
 }
 
 /// Neighbouring days, which a worker looks at together where it can.
@@ -236,6 +255,35 @@ async fn a_query_of_the_operators_own_holds_workers_back(engine: Engine) {
         db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state IN ('available', 'running')").await == 0
     })
     .await;
+}
+
+async fn a_number_of_any_kind_holds_workers_back_and_none_at_all_does(engine: Engine) {
+    let db = lab(engine, 6).await;
+    db.execute("CREATE TABLE numbers (id INT PRIMARY KEY, much INT NOT NULL)", vec![]).await;
+    db.execute("INSERT INTO numbers VALUES (1, 0)", vec![]).await;
+    if engine == Engine::MariaDb {
+        let name = db.name();
+        db.execute(&format!("GRANT SELECT ON {name}.numbers TO {name}@'%'"), args![]).await;
+    }
+    for go_on in ["SELECT SUM(much) FROM numbers", "SELECT -0.5", "SELECT AVG(much) FROM numbers", "SELECT 0e0"] {
+        run_ok(&db, &["--now", NOW, "worker", "--drain", "--throttle-query", go_on]);
+    }
+    let unreadable = ["worker", "--drain", "--throttle-query", "SELECT MAX(much) FROM numbers WHERE much > 7"];
+    let error = run_fails(&db, USAGE, &unreadable);
+    assert!(error.contains("--throttle-query"), "{error}");
+    let query = ["--now", NOW, "worker", "--throttle-query", "SELECT AVG(much) FROM numbers"];
+    let _worker = Process::start(&db, &query);
+    let holds_back = async |reason: &str| {
+        wait_until(reason, LIMIT, || async {
+            db.number(&format!("SELECT COUNT(*) FROM daymend_workers WHERE throttled LIKE '{reason}'")).await == 1
+        })
+        .await;
+    };
+    wait_until("the worker", LIMIT, || async { db.number("SELECT COUNT(*) FROM daymend_workers").await > 0 }).await;
+    db.execute("INSERT INTO numbers VALUES (2, 1)", vec![]).await;
+    holds_back("--throttle-query says 0.5%").await;
+    db.execute("DELETE FROM numbers", vec![]).await;
+    holds_back("--throttle-query cannot be read%").await;
 }
 
 async fn a_worker_that_holds_back_ends_at_once_on_sigterm(engine: Engine) {

@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 pub(super) use print::json as report_json;
 
 use super::{
-    Exit, Global, calendar_day, check_order, connect_to, follow, historical_summary, print_json, repair, require_fit,
+    Exit, Global, LogFormat, calendar_day, check_order, connect_to, follow, historical_summary, print_json, repair,
+    require_fit,
     service::{AttemptsArgs, ShrinkArgs},
     usage, who,
 };
@@ -72,9 +73,9 @@ struct AuditArgs {
     #[arg(long, value_name = "DAY", value_parser = calendar_day)]
     to: Option<NaiveDate>,
 
-    /// Only so many days, drawn by lot from all days of all labs
-    #[arg(long, value_name = "N")]
-    sample: Option<usize>,
+    /// Only so many days, drawn by lot from all days of all labs that have bills or rows
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    sample: Option<u32>,
 
     /// With --sample: what the days are drawn by; the same seed draws the same days again
     #[arg(long, requires = "sample", value_name = "SEED")]
@@ -158,7 +159,7 @@ impl AuditArgs {
             Err(error) => return Err(usage(error.to_string())),
             Ok(plan) => plan,
         };
-        let is_asked = (scope.from, scope.to) != (None, None) && self.sample != Some(0);
+        let is_asked = (scope.from, scope.to) != (None, None);
         let is_unusable = |lab: &Subject| matches!(lab.standing, Standing::Unusable(_));
         if is_asked && plan.days() == 0 && !plan.labs.iter().any(|(lab, _)| is_unusable(lab)) {
             return Err(usage("no day to compare: between --from and --to no lab has a closed day with bills or rows"));
@@ -170,7 +171,7 @@ impl AuditArgs {
             None => None,
         };
         if !global.json {
-            print::report(&report, scope.sample);
+            print::report(global, &report, scope.sample);
         }
         let mut after = None;
         if let (Some(db), Some(repair)) = (&writing, &mut repair) {
@@ -190,7 +191,7 @@ impl AuditArgs {
     fn scope(&self) -> anyhow::Result<Scope> {
         check_order("--from", self.from, self.to)?;
         let seed = || self.seed.unwrap_or_else(|| rand::rng().random_range(0..SEEDS));
-        let sample = self.sample.map(|days| Sample { days, seed: seed() });
+        let sample = self.sample.map(|days| Sample { days: usize::try_from(days).unwrap_or(usize::MAX), seed: seed() });
         Ok(Scope { labs: self.lab.clone(), from: self.from, to: self.to, sample })
     }
 
@@ -220,7 +221,11 @@ impl AuditArgs {
         repair: &mut Repair,
     ) -> anyhow::Result<()> {
         for (lab, cause, rows, days) in report.beyond_repair() {
-            say!("{}", print::beyond_repair(rollup, lab, cause, rows, days));
+            let why = print::beyond_repair(rollup, lab, cause, rows, days);
+            match global.log_format {
+                LogFormat::Text => say!("{why}"),
+                LogFormat::Json => tracing::warn!("{why}"),
+            }
         }
         let said = match repair.run {
             None if self.dry_run => {
@@ -277,7 +282,7 @@ pub(super) async fn again(
     let report = watched(db, rollup, &plan, options).await?;
     if !global.json {
         println!("\nThe repaired days, audited again:");
-        print::report(&report, None);
+        print::report(global, &report, None);
     }
     Ok(report)
 }

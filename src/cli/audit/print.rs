@@ -12,6 +12,7 @@ use crate::{
         report::{DayReport, LabReport, Report},
     },
     calendar::span,
+    cli::{Global, LogFormat},
     output::{
         calendar::{self, Cell},
         say,
@@ -30,7 +31,7 @@ const CALENDARS_MAX: usize = 20;
 const UNREADABLE: Cell = Cell { letter: '?', color: Color::Yellow };
 
 /// Everything, for people.
-pub(super) fn report(report: &Report, sample: Option<Sample>) {
+pub(super) fn report(global: &Global, report: &Report, sample: Option<Sample>) {
     if let Some(sample) = sample {
         println!(
             "{} day(s) drawn by lot; to draw them again: --sample {} --seed {}",
@@ -42,7 +43,11 @@ pub(super) fn report(report: &Report, sample: Option<Sample>) {
     for lab in &report.labs {
         for problem in &lab.problems {
             let days = problem.first.zip(problem.last).map(|(first, last)| format!(", {}", span(first, last)));
-            say!("warning: lab {}{} cannot be audited: {}", lab.lab, days.unwrap_or_default(), problem.why);
+            let what = format!("lab {}{} cannot be audited: {}", lab.lab, days.unwrap_or_default(), problem.why);
+            match global.log_format {
+                LogFormat::Text => say!("warning: {what}"),
+                LogFormat::Json => tracing::warn!("{what}"),
+            }
         }
     }
     if !report.is_clean() {

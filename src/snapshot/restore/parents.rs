@@ -70,8 +70,11 @@ impl Link {
         let mut terms: Vec<String> = self
             .columns
             .iter()
-            .map(|place| &child.columns[*place])
-            .map(|name| format!("{} = {}", quote(dialect, name), live.placeholder(&child.table, name)))
+            .zip(&args)
+            .map(|(place, value)| {
+                let name = &child.columns[*place];
+                format!("{} = {}", quote(dialect, name), cells::mark(&live.placeholder(&child.table, name), value))
+            })
             .collect();
         if let Some((place, value)) = &self.when {
             let text = if dialect == Dialect::MySql { "CHAR" } else { "TEXT" };
