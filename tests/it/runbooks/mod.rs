@@ -208,7 +208,9 @@ impl Shell {
         fs::set_permissions(&daymend, fs::Permissions::from_mode(0o755)).unwrap();
         let mut variables: Vec<(String, String)> =
             wreck.variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        let store = bin.path().join("snapshots").display().to_string();
+        let store = bin.path().join("snapshots");
+        fs::create_dir(&store).unwrap();
+        let store = store.display().to_string();
         for (name, value) in [
             ("DAYMEND_DATABASE_URL", &wreck.db.url),
             ("DAYMEND_SNAPSHOT_DATABASE_URL", &wreck.db.snapshot_url),
