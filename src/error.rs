@@ -18,6 +18,14 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     text.replace('\n', " ")
 }
 
+/// The first so many of a list, and whether there are more: `a, b, …`.
+pub(crate) fn examples<T: ToString>(list: impl IntoIterator<Item = T>, max: usize) -> String {
+    let mut list: Vec<String> = list.into_iter().map(|item| item.to_string()).collect();
+    let more = if list.len() > max { ", …" } else { "" };
+    list.truncate(max);
+    list.join(", ") + more
+}
+
 /// Input that cannot be carried out; nothing was done.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

@@ -339,6 +339,15 @@ impl Global {
         }
     }
 
+    /// Says beside the result what is not as it should be: on a line of its own, behind `prefix`, or in the log
+    /// where that is JSON.
+    fn warn(&self, prefix: &str, what: &str) {
+        match self.log_format {
+            LogFormat::Text => say!("{prefix}{what}"),
+            LogFormat::Json => tracing::warn!("{what}"),
+        }
+    }
+
     fn is_bare_now(&self) -> bool {
         self.now == Some(Now::Bare)
     }

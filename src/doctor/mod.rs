@@ -45,7 +45,7 @@ use futures::future::BoxFuture;
 
 use crate::{
     db::{Arg, ConnectOptions, Db, DbError, Dialect, Kind, Mode, Query, Row, code, migrate},
-    error::chain,
+    error::{self, chain},
     rollup::Rollups,
     scheduler::nightly::NightlyAt,
 };
@@ -280,9 +280,7 @@ fn counted(found: usize, what: &str) -> String {
 
 /// The first few of a list, and how many more there are.
 fn examples<T: ToString>(list: impl IntoIterator<Item = T>) -> String {
-    let list: Vec<String> = list.into_iter().map(|item| item.to_string()).collect();
-    let shown = list.iter().take(EXAMPLES_MAX).cloned().collect::<Vec<_>>().join(", ");
-    if list.len() > EXAMPLES_MAX { format!("{shown}, …") } else { shown }
+    error::examples(list, EXAMPLES_MAX)
 }
 
 /// Labs by their ids: `labs 1, 2, 3, …`.

@@ -191,8 +191,13 @@ impl Side {
 
     /// The condition that a row has a key; `of` stands before the names of its columns.
     pub(super) fn has_key(&self, shape: &Shape, of: &str, key: &[Arg]) -> String {
-        let names = shape.key.iter().map(|place| &shape.columns[*place]);
-        let terms = names.zip(key).map(|(name, value)| {
+        self.equal(shape, &shape.key, of, key)
+    }
+
+    /// The condition that a row has these values at these places.
+    pub(super) fn equal(&self, shape: &Shape, places: &[usize], of: &str, values: &[Arg]) -> String {
+        let terms = places.iter().zip(values).map(|(place, value)| {
+            let name = &shape.columns[*place];
             let placeholder = self.placeholder(&shape.table, name);
             format!("{of}{} = {}", quote(self.db.dialect(), name), cells::mark(&placeholder, value))
         });

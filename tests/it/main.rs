@@ -30,6 +30,7 @@ mod late;
 mod limits;
 mod metric_values;
 mod metrics;
+mod migrate;
 mod observed;
 mod outages;
 mod probes;

@@ -16,8 +16,7 @@ use serde_json::{Value, json};
 pub(super) use print::json as report_json;
 
 use super::{
-    Exit, Global, LogFormat, calendar_day, check_order, connect_to, follow, historical_summary, print_json, repair,
-    require_fit,
+    Exit, Global, calendar_day, check_order, connect_to, follow, historical_summary, print_json, repair, require_fit,
     service::{AttemptsArgs, ShrinkArgs},
     usage, who,
 };
@@ -29,7 +28,7 @@ use crate::{
         scope::{Standing, Subject},
     },
     db::Db,
-    output::{bar::Bar, say},
+    output::bar::Bar,
     recompute::stored::Access,
     rollup::Rollup,
     runs::{LabDays, RunState},
@@ -221,11 +220,7 @@ impl AuditArgs {
         repair: &mut Repair,
     ) -> anyhow::Result<()> {
         for (lab, cause, rows, days) in report.beyond_repair() {
-            let why = print::beyond_repair(rollup, lab, cause, rows, days);
-            match global.log_format {
-                LogFormat::Text => say!("{why}"),
-                LogFormat::Json => tracing::warn!("{why}"),
-            }
+            global.warn("", &print::beyond_repair(rollup, lab, cause, rows, days));
         }
         let said = match repair.run {
             None if self.dry_run => {

@@ -12,10 +12,9 @@ use crate::{
         report::{DayReport, LabReport, Report},
     },
     calendar::span,
-    cli::{Global, LogFormat},
+    cli::Global,
     output::{
         calendar::{self, Cell},
-        say,
         table::{or_dash, table},
     },
     rollup::Rollup,
@@ -44,10 +43,7 @@ pub(super) fn report(global: &Global, report: &Report, sample: Option<Sample>) {
         for problem in &lab.problems {
             let days = problem.first.zip(problem.last).map(|(first, last)| format!(", {}", span(first, last)));
             let what = format!("lab {}{} cannot be audited: {}", lab.lab, days.unwrap_or_default(), problem.why);
-            match global.log_format {
-                LogFormat::Text => say!("warning: {what}"),
-                LogFormat::Json => tracing::warn!("{what}"),
-            }
+            global.warn("warning: ", &what);
         }
     }
     if !report.is_clean() {

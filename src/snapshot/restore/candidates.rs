@@ -280,16 +280,19 @@ impl Candidates {
 
     /// What was restored as the live row with this key.
     pub async fn restored_as(&self, table: usize, key: &[Arg]) -> Result<Option<Candidate>, SnapshotError> {
-        let sql = format!("SELECT {COLUMNS} FROM candidates WHERE t = ? AND state = ? AND holder = ?");
-        let moved = self.read(sql, args![table, State::Restored.name(), cells::encode(key)]).await?.pop();
+        let moved = self.held_by(table, State::Restored, key).await?;
         let own = self.find(table, &[key.to_vec()]).await?.pop().flatten();
         Ok(moved.or(own.filter(|own| own.state == State::Restored && own.holder.is_none())))
     }
 
     /// The candidate of a table that a live row stands for already.
     pub async fn mapped_to(&self, table: usize, holder: &[Arg]) -> Result<Option<Candidate>, SnapshotError> {
+        self.held_by(table, State::Mapped, holder).await
+    }
+
+    async fn held_by(&self, table: usize, state: State, holder: &[Arg]) -> Result<Option<Candidate>, SnapshotError> {
         let sql = format!("SELECT {COLUMNS} FROM candidates WHERE t = ? AND state = ? AND holder = ?");
-        Ok(self.read(sql, args![table, State::Mapped.name(), cells::encode(holder)]).await?.pop())
+        Ok(self.read(sql, args![table, state.name(), cells::encode(holder)]).await?.pop())
     }
 
     /// How many candidates there are, by table, state and reason.

@@ -11,18 +11,16 @@ use std::{
     path::Path,
 };
 
-use super::{Context, candidates::State};
+use super::{Context, LINES_SHOWN, candidates::State};
 use crate::{
     db::{Arg, Mode},
+    error::examples,
     snapshot::{
         SnapshotError, cells,
         schema::{self, Table},
         side::Side,
     },
 };
-
-/// How many lines that fit no row are named.
-const SHOWN: usize = 5;
 
 /// Which rows stay away.
 #[derive(Debug, Clone, Default)]
@@ -150,9 +148,7 @@ impl Exclusions {
         let unused: Vec<String> =
             unused.map(|(_, line)| format!("{} {}:{}", line.place, line.table, line.key)).collect();
         if !unused.is_empty() {
-            let more = if unused.len() > SHOWN { ", …" } else { "" };
-            let shown = unused.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-            remark += &format!(", {} fit none: {shown}{more}", unused.len());
+            remark += &format!(", {} fit none: {}", unused.len(), examples(unused, LINES_SHOWN));
         }
         Ok(Some(remark))
     }

@@ -39,6 +39,9 @@ use super::{
     side::{Shape, Side},
 };
 
+/// How many lines of somebody's that fit no row are named.
+const LINES_SHOWN: usize = 5;
+
 /// A reference between two tables that are restored, with the places of its columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {

@@ -67,25 +67,17 @@ impl Link {
         let (dialect, child) = (live.db.dialect(), &shapes[self.child]);
         let mut keys = child.clone();
         keys.columns = child.key.iter().map(|place| child.columns[*place].clone()).collect();
-        let mut terms: Vec<String> = self
-            .columns
-            .iter()
-            .zip(&args)
-            .map(|(place, value)| {
-                let name = &child.columns[*place];
-                format!("{} = {}", quote(dialect, name), cells::mark(&live.placeholder(&child.table, name), value))
-            })
-            .collect();
+        let mut condition = live.equal(child, &self.columns, "", &args);
         if let Some((place, value)) = &self.when {
             let text = if dialect == Dialect::MySql { "CHAR" } else { "TEXT" };
-            terms.push(format!("CAST({} AS {text}) = ?", quote(dialect, &child.columns[*place])));
+            condition += &format!(" AND CAST({} AS {text}) = ?", quote(dialect, &child.columns[*place]));
             args.push(Arg::from(value.as_str()));
         }
         let sql = format!(
             "SELECT {} FROM {} WHERE {} LIMIT {limit}",
             quote_all(dialect, keys.columns.iter().map(String::as_str)),
             quote(dialect, &child.table),
-            terms.join(" AND ")
+            condition
         );
         live.rows(tx, Query::named("restore referrers", sql), &keys, args).await
     }

@@ -15,9 +15,10 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use super::{Context, candidates::State, plan};
+use super::{Context, LINES_SHOWN, candidates::State, plan};
 use crate::{
     db::Arg,
+    error::examples,
     snapshot::{
         SnapshotError,
         cells::{self, Cells},
@@ -27,9 +28,6 @@ use crate::{
 
 /// The first line of the file.
 const HEADINGS: [&str; 4] = ["table", "old", "new", "why"];
-
-/// How many lines that fit no row are named.
-const SHOWN: usize = 5;
 
 /// What a person has decided.
 #[derive(Debug, Default)]
@@ -94,9 +92,10 @@ impl Remap {
         }
         unused.sort();
         let (lines, count) = (self.rows.len(), unused.len());
-        let more = if count > SHOWN { ", …" } else { "" };
-        unused.truncate(SHOWN);
-        Some(format!("the map: {count} of {lines} line(s) fit no row that is missing: {}{more}", unused.join(", ")))
+        Some(format!(
+            "the map: {count} of {lines} line(s) fit no row that is missing: {}",
+            examples(unused, LINES_SHOWN)
+        ))
     }
 
     /// The tables and old keys that are named.

@@ -1,0 +1,102 @@
+//! What `migrate` makes, whoever else is there, and what the other commands say before it.
+
+use daymend::args;
+
+use crate::{
+    cli::{LIMIT, NOW, USAGE, assert_one_line, labs},
+    on_both,
+    support::{
+        Engine, TestDb,
+        process::{Process, run_fails, run_ok},
+    },
+};
+
+const SCHEMA: i32 = 5;
+
+on_both! {
+    migrate_creates_what_is_missing_and_says_so_when_nothing_is;
+    migrates_side_by_side_do_what_one_would;
+    a_missing_output_table_is_said_before_anything_is_done_and_created_by_migrate;
+    other_commands_ask_for_migrate_first;
+}
+
+async fn migrate_creates_what_is_missing_and_says_so_when_nothing_is(engine: Engine) {
+    let db = TestDb::source_only(engine).await;
+    let columns = match engine {
+        Engine::MariaDb => "SELECT GROUP_CONCAT(CONCAT(table_name, column_name, column_type, is_nullable) ORDER BY 1)
+                            FROM information_schema.columns
+                            WHERE table_schema = DATABASE() AND table_name NOT LIKE 'daymend%'",
+        Engine::Sqlite => "SELECT group_concat(sql) FROM sqlite_master
+                           WHERE tbl_name IN ('labs', 'billing', 'billingInfo', 'allTests', 'labReportRelation', 'collectedSample')",
+    };
+    let before = db.text(columns).await;
+    assert!(run_ok(&db, &["migrate", "--dry-run"]).contains("would apply version 1"));
+    run_fails(&db, SCHEMA, &["runs", "list"]);
+    assert!(run_ok(&db, &["migrate"]).contains("applied version 1"));
+    assert_eq!(db.text(columns).await, before, "no table of the lab system was altered");
+    assert_eq!(db.number("SELECT COUNT(*) FROM operation_historical_summary").await, 0);
+    let again = run_ok(&db, &["migrate"]);
+    assert!(again.contains("nothing to do"), "{again}");
+}
+
+async fn migrates_side_by_side_do_what_one_would(engine: Engine) {
+    for _ in 0..4 {
+        let db = TestDb::source_only(engine).await;
+        let mut migrates: Vec<_> = (0..4).map(|_| Process::start(&db, &["migrate"])).collect();
+        let mut list = Process::start(&db, &["runs", "list"]);
+        for migrate in &mut migrates {
+            assert_eq!(migrate.wait(LIMIT), Some(0));
+        }
+        // Before them, or in the middle, the schema does not fit.
+        assert!(matches!(list.wait(LIMIT), Some(0 | SCHEMA)));
+        assert!(run_ok(&db, &["migrate"]).contains("nothing to do"));
+    }
+}
+
+async fn a_missing_output_table_is_said_before_anything_is_done_and_created_by_migrate(engine: Engine) {
+    for table in ["operation_historical_summary", "operation_event_log", "crelio_data_migrations"] {
+        let db = labs(engine).await;
+        db.execute(&format!("DROP TABLE {table}"), args![]).await;
+        for args in [
+            &["--now", NOW, "scheduler", "--once"][..],
+            &["--now", NOW, "worker", "--drain"],
+            &["--now", NOW, "rebuild", "--lab", "1"],
+        ] {
+            let error = run_fails(&db, USAGE, args);
+            assert_one_line(&error);
+            assert!(error.contains(table), "{error}");
+        }
+        assert!(run_fails(&db, USAGE, &["rollups", "check"]).contains(table));
+        assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 0);
+        assert!(run_ok(&db, &["migrate", "--dry-run"]).contains(&format!("would create {table}")));
+        let migrated = run_ok(&db, &["migrate"]);
+        assert_eq!(migrated, format!("created {table}\n"));
+        assert_eq!(db.number(&format!("SELECT COUNT(*) FROM {table}")).await, 0);
+        assert!(run_ok(&db, &["--now", NOW, "scheduler", "--once"]).contains("enqueued"));
+    }
+}
+
+async fn other_commands_ask_for_migrate_first(engine: Engine) {
+    let db = TestDb::source_only(engine).await;
+    for args in [
+        &["scheduler", "--once"][..],
+        &["worker", "--drain"],
+        &["serve"],
+        &["repair", "--day", "2026-06-14"],
+        &["rebuild", "--lab", "1"],
+        &["runs", "list"],
+    ] {
+        let error = run_fails(&db, SCHEMA, args);
+        assert_one_line(&error);
+        assert!(error.contains("run `daymend migrate`"), "{error}");
+    }
+    db.execute(
+        "CREATE TABLE daymend_schema (version INT PRIMARY KEY, name VARCHAR(64), applied_at VARCHAR(30))",
+        args![],
+    )
+    .await;
+    db.execute("INSERT INTO daymend_schema VALUES (999, 'later', '')", args![]).await;
+    for args in [&["runs", "list"][..], &["migrate"], &["migrate", "--dry-run"]] {
+        assert!(run_fails(&db, SCHEMA, args).contains("newer"));
+    }
+}
