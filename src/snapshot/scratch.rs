@@ -1,9 +1,10 @@
 //! Directories for what is under way, gone when their owner is.
 //!
-//! Each is locked by the process that made it. What a process that died left behind is locked by
-//! nobody, and removed by the next one.
+//! Beside each is a file that its owner has locked: made before the directory, removed after it. So what a
+//! process that died left behind, at whatever moment, is locked by nobody, and removed by the next one.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -14,8 +15,8 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 /// How the names begin. A directory of snapshots shows none of them.
 const PREFIX: &str = ".daymend-snapshot-";
 
-/// The file that is locked.
-const LOCK: &str = "lock";
+/// How the names of the files end that are locked.
+const LOCK: &str = ".lock";
 
 /// Works on files: what else runs on this thread, heartbeats among it, goes on elsewhere meanwhile.
 pub(crate) fn aside<T>(work: impl FnOnce() -> T) -> T {
@@ -42,17 +43,18 @@ impl Scratch {
         remove_leftovers(parent)?;
         loop {
             let path = parent.join(format!("{PREFIX}{}-{:08x}", std::process::id(), rand::random::<u32>()));
+            let lock = File::create_new(lock_of(&path))?;
+            lock.lock()?;
+            // Before it was locked somebody may have taken it for one that was left.
+            if !lock_of(&path).exists() {
+                continue;
+            }
             let mut builder = fs::DirBuilder::new();
             // It holds what the database keeps from others.
             #[cfg(unix)]
             std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
             builder.create(&path)?;
-            let lock = File::create(path.join(LOCK))?;
-            lock.lock()?;
-            // Before it was locked somebody may have taken it for one that was left.
-            if path.join(LOCK).exists() {
-                return Ok(Self { path, _lock: lock });
-            }
+            return Ok(Self { path, _lock: lock });
         }
     }
 
@@ -64,33 +66,48 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = aside(|| fs::remove_dir_all(&self.path));
+        let _ = aside(|| remove(&self.path));
+    }
+}
+
+fn lock_of(dir: &Path) -> PathBuf {
+    let mut path = dir.as_os_str().to_owned();
+    path.push(LOCK);
+    path.into()
+}
+
+/// Removes a directory that is locked by the caller, and the lock last.
+fn remove(dir: &Path) -> io::Result<()> {
+    remove_dir(dir)?;
+    fs::remove_file(lock_of(dir))
+}
+
+fn remove_dir(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
 /// Removes directories that nobody works in any more; how many.
 pub(crate) fn remove_leftovers(parent: &Path) -> io::Result<usize> {
-    let mut removed = 0;
+    let mut dirs = BTreeSet::new();
     for entry in fs::read_dir(parent)? {
-        let entry = entry?;
-        if !entry.file_name().to_string_lossy().starts_with(PREFIX) || !entry.file_type()?.is_dir() {
-            continue;
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with(PREFIX) {
+            dirs.insert(parent.join(name.strip_suffix(LOCK).unwrap_or(&name)));
         }
-        removed += usize::from(remove_left(&entry.path()));
     }
-    Ok(removed)
+    Ok(dirs.iter().filter(|dir| remove_left(dir)).count())
 }
 
-/// Removes a directory that nobody works in; whether it is gone. One that has no lock yet has just been made,
-/// or its owner died at that very moment: that is told by its age.
+/// Removes a directory that nobody works in; whether it is gone.
 fn remove_left(dir: &Path) -> bool {
-    match File::open(dir.join(LOCK)) {
+    match File::open(lock_of(dir)) {
         // Held until it is gone: whoever has just made it waits for the lock, and then finds that it is not there.
-        Ok(lock) => lock.try_lock().is_ok() && fs::remove_dir_all(dir).is_ok(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let age = fs::metadata(dir).and_then(|meta| meta.modified()).map(|made| made.elapsed());
-            age.is_ok_and(|age| age.is_ok_and(|age| age.as_secs() > 60)) && fs::remove_dir_all(dir).is_ok()
-        }
+        Ok(lock) => lock.try_lock().is_ok() && remove(dir).is_ok(),
+        // Who works in a directory has a lock.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::remove_dir_all(dir).is_ok(),
         // It may be somebody's.
         Err(_) => false,
     }
@@ -104,12 +121,21 @@ mod tests {
     fn what_somebody_works_in_stays_and_what_was_left_goes() {
         let dir = tempfile::tempdir().unwrap();
         let mine = Scratch::new(dir.path()).unwrap();
-        let left = dir.path().join(format!("{PREFIX}1-2"));
-        fs::create_dir(&left).unwrap();
-        fs::write(left.join(LOCK), "").unwrap();
-        fs::write(left.join("half"), "half").unwrap();
+        // Whoever is killed leaves one of these.
+        for (name, has_lock, has_dir) in [("1-1", true, false), ("1-2", true, true), ("1-3", false, true)] {
+            let left = dir.path().join(format!("{PREFIX}{name}"));
+            if has_dir {
+                fs::create_dir(&left).unwrap();
+                fs::write(left.join("half"), "half").unwrap();
+            }
+            if has_lock {
+                fs::write(lock_of(&left), "").unwrap();
+            }
+        }
+        assert_eq!(remove_leftovers(dir.path()).unwrap(), 3);
         let other = Scratch::new(dir.path()).unwrap();
-        assert!(!left.exists() && mine.file(LOCK).exists() && other.file(LOCK).exists());
+        assert!(mine.path.exists() && other.path.exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4, "two directories and their locks");
         drop(mine);
         drop(other);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -125,7 +151,7 @@ mod tests {
                         let mine = Scratch::new(dir.path()).unwrap();
                         fs::write(mine.file("mine"), "mine").unwrap();
                         std::thread::yield_now();
-                        assert!(mine.file("mine").exists() && mine.file(LOCK).exists());
+                        assert!(mine.file("mine").exists() && lock_of(&mine.path).exists());
                     }
                 });
             }
@@ -137,18 +163,12 @@ mod tests {
     #[cfg(unix)]
     fn a_lock_that_cannot_be_read_may_be_held() {
         let dir = tempfile::tempdir().unwrap();
-        let make = |name: &str| {
-            let path = dir.path().join(format!("{PREFIX}{name}"));
-            fs::create_dir(&path).unwrap();
-            path
-        };
-        let (young, empty, unreadable) = (make("young"), make("empty"), make("unreadable"));
-        std::os::unix::fs::symlink(LOCK, unreadable.join(LOCK)).unwrap();
-        for path in [&empty, &unreadable] {
-            File::open(path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
-        }
-        assert_eq!(remove_leftovers(dir.path()).unwrap(), 1);
-        assert!(young.exists() && !empty.exists() && unreadable.exists());
+        let path = dir.path().join(format!("{PREFIX}1-1"));
+        fs::create_dir(&path).unwrap();
+        let lock = lock_of(&path);
+        std::os::unix::fs::symlink(&lock, &lock).unwrap();
+        assert_eq!(remove_leftovers(dir.path()).unwrap(), 0);
+        assert!(path.exists());
     }
 
     #[cfg(unix)]
@@ -157,7 +177,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let work = Scratch::new(dir.path()).unwrap();
-        let mode = fs::metadata(work.file(LOCK).parent().unwrap()).unwrap().permissions().mode();
+        let mode = fs::metadata(&work.path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
     }
 }

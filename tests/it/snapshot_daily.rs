@@ -128,9 +128,7 @@ async fn who_was_not_heard_of_says_nothing_of_what_others_take(engine: Engine) {
     let db = TestDb::new(engine).await;
     for table in ["labs", "nowhere"] {
         let dir = tempfile::tempdir().unwrap();
-        let left = dir.path().join(".daymend-snapshot-1-2");
-        std::fs::create_dir(&left).unwrap();
-        let pipe = left.join("lock");
+        let pipe = dir.path().join(".daymend-snapshot-1-2.lock");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
         let (source, mut mine) = (db.db.clone(), daily(&db, dir.path(), "mine"));
         mine.tables = Some(vec![table.to_owned()]);
@@ -240,9 +238,7 @@ fn slow_files_keep_no_heartbeat_waiting() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let db = runtime.block_on(TestDb::new(Engine::Sqlite));
     let dir = tempfile::tempdir().unwrap();
-    let left = dir.path().join(".daymend-snapshot-1-2");
-    std::fs::create_dir(&left).unwrap();
-    let pipe = left.join("lock");
+    let pipe = dir.path().join(".daymend-snapshot-1-2.lock");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let (sender, receiver) = std::sync::mpsc::channel();
     let (begun, source, store) = (sender.clone(), db.admin.clone(), Store::dir(dir.path()));
@@ -257,7 +253,7 @@ fn slow_files_keep_no_heartbeat_waiting() {
     drop(std::fs::File::options().write(true).open(&pipe).unwrap());
     runtime.block_on(taken).unwrap().unwrap();
     assert_eq!(heartbeat, Ok("heartbeat"));
-    assert!(!left.exists());
+    assert!(!pipe.exists());
     runtime.block_on(async { drop(db) });
 }
 
