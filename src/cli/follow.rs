@@ -9,7 +9,7 @@ use super::{Exit, Global, print_json};
 use crate::{
     db::{Backoff, Db, DbError, Kind, Mode},
     error::chain,
-    output::{bar::Bar, say},
+    output::bar::Bar,
     queue::{
         admin::{
             change::{self, Change},
@@ -29,7 +29,7 @@ const POLL: Duration = Duration::from_millis(200);
 const LOOKS_A_PAUSE: u64 = 10;
 
 /// Follows a run until it has ended, closing it where no scheduler does; how it ended.
-pub(super) async fn follow(db: &Db, run_id: i64) -> anyhow::Result<(RunState, Progress)> {
+pub(super) async fn follow(global: &Global, db: &Db, run_id: i64) -> anyhow::Result<(RunState, Progress)> {
     let mut bar = Bar::new(format!("run {run_id}"));
     let begun = Instant::now();
     let (mut warned, mut said_paused) = (false, false);
@@ -46,7 +46,7 @@ pub(super) async fn follow(db: &Db, run_id: i64) -> anyhow::Result<(RunState, Pr
                     && lease::workers_alive(db).await.is_ok_and(|alive| alive == 0)
                 {
                     warned = true;
-                    say!("no worker is alive: start `daymend worker` or `daymend serve`");
+                    global.warn("no worker is alive: start `daymend worker` or `daymend serve`");
                 }
                 if progress.available > 0
                     && !said_paused
@@ -54,7 +54,7 @@ pub(super) async fn follow(db: &Db, run_id: i64) -> anyhow::Result<(RunState, Pr
                     && let Ok(Some(paused)) = paused(db, run_id).await
                 {
                     said_paused = true;
-                    say!("{paused}");
+                    global.warn(paused);
                 }
             }
             Ok((state, progress)) => {
@@ -116,7 +116,7 @@ pub(super) async fn follow_all(global: &Global, db: &Db, run_ids: &[i64]) -> any
     let mut exit = Exit::Ok;
     let mut ended = Vec::new();
     for run_id in run_ids {
-        let (state, progress) = follow(db, *run_id).await?;
+        let (state, progress) = follow(global, db, *run_id).await?;
         if state != RunState::Completed {
             exit = Exit::Failed;
         }

@@ -22,7 +22,7 @@ mod service;
 mod snapshot;
 mod triggers;
 
-use std::{ffi::OsStr, os::unix::fs::MetadataExt as _, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{ffi::OsStr, fmt::Display, os::unix::fs::MetadataExt as _, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use chrono::{DateTime, Datelike as _, NaiveDate, Utc};
@@ -339,11 +339,10 @@ impl Global {
         }
     }
 
-    /// Says beside the result what is not as it should be: on a line of its own, behind `prefix`, or in the log
-    /// where that is JSON.
-    fn warn(&self, prefix: &str, what: &str) {
+    /// Says beside the result what is not as it should be: on a line of its own, or in the log where that is JSON.
+    fn warn(&self, what: impl Display) {
         match self.log_format {
-            LogFormat::Text => say!("{prefix}{what}"),
+            LogFormat::Text => say!("warning: {what}"),
             LogFormat::Json => tracing::warn!("{what}"),
         }
     }

@@ -13,7 +13,6 @@ use super::{
 use crate::{
     calendar::span,
     cli::Exit,
-    output::say,
     runs::LabDays,
     scheduler::repair::{self, Days, PlanError},
 };
@@ -72,10 +71,11 @@ impl Options {
             Err(error) => return Err(usage(error.to_string())),
         };
         for (lab, why) in &plan.left_out {
-            say!("lab {lab} is left out: {why}");
+            global.warn(format_args!("lab {lab} is left out: {why}"));
         }
         for lab in &plan.disabled {
-            say!("warning: the Historical View of lab {lab} is off: no nightly run keeps what this repairs");
+            global
+                .warn(format_args!("the Historical View of lab {lab} is off: no nightly run keeps what this repairs"));
         }
         if self.dry_run {
             if global.json {

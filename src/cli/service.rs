@@ -15,7 +15,6 @@ use crate::{
     db::{self, ConnectOptions, Db},
     error::chain,
     health::Health,
-    output::say,
     queue,
     recompute::shrink::MaxShrink,
     rollup::Rollup,
@@ -318,7 +317,7 @@ fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<E
         println!("run {run}: {}: {} row(s) written", state.name(), progress.rows());
     }
     for (lab, why) in &report.unusable {
-        say!("warning: lab {lab} cannot be scheduled: {why}");
+        global.warn(format_args!("lab {lab} cannot be scheduled: {why}"));
     }
     if report.enqueued.is_empty() && report.closed.is_empty() && report.held.is_empty() {
         println!("nothing is due");
@@ -368,7 +367,7 @@ impl WorkerOptions {
         let mut exit = Exit::Ok;
         if self.drain {
             if ended != worker::Ended::Drained {
-                say!("warning: it was ended before the queue was drained");
+                global.warn("it was ended before the queue was drained");
                 exit = Exit::Failed;
             }
             if queue::settle::discarded_since(&db, begun).await? > 0 {

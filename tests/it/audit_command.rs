@@ -285,6 +285,11 @@ async fn with_logs_as_json_every_line_beside_the_report_is_an_object(engine: Eng
     assert!(said[0].starts_with("lab 2 cannot be audited: "), "{err}");
     assert!(said[1].starts_with("lab 99: 1 row(s) on 1 day(s) are not repaired"), "{err}");
     assert!(lines.iter().all(|line| line["level"] == "WARN"), "{err}");
+    let repair = ["--now", NOW, "--log-format", "json", "repair", "--day", "2026-06-05", "--dry-run"];
+    let err = String::from_utf8(run(&db, &repair).stderr).unwrap();
+    let line: Value = serde_json::from_str(err.trim()).expect(&err);
+    assert_eq!(line["level"], "WARN");
+    assert!(line["message"].as_str().unwrap().starts_with("lab 2 is left out: "), "{err}");
 }
 
 async fn bad_input_is_refused(engine: Engine) {

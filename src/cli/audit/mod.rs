@@ -220,7 +220,7 @@ impl AuditArgs {
         repair: &mut Repair,
     ) -> anyhow::Result<()> {
         for (lab, cause, rows, days) in report.beyond_repair() {
-            global.warn("", &print::beyond_repair(rollup, lab, cause, rows, days));
+            global.warn(print::beyond_repair(rollup, lab, cause, rows, days));
         }
         let said = match repair.run {
             None if self.dry_run => {
@@ -231,7 +231,7 @@ impl AuditArgs {
             }
             None => "nothing to repair".to_owned(),
             Some(run) if self.wait => {
-                let (state, progress) = follow::follow(db, run).await?;
+                let (state, progress) = follow::follow(global, db, run).await?;
                 repair.ended = Some(state);
                 follow::summary(run, state, &progress)
             }

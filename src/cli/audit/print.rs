@@ -43,7 +43,7 @@ pub(super) fn report(global: &Global, report: &Report, sample: Option<Sample>) {
         for problem in &lab.problems {
             let days = problem.first.zip(problem.last).map(|(first, last)| format!(", {}", span(first, last)));
             let what = format!("lab {}{} cannot be audited: {}", lab.lab, days.unwrap_or_default(), problem.why);
-            global.warn("warning: ", &what);
+            global.warn(what);
         }
     }
     if !report.is_clean() {

@@ -11,7 +11,6 @@ use crate::{
     audit as audits,
     db::{Db, migrate},
     error::chain,
-    output::say,
     recompute::shrink::MaxShrink,
     runs::RunState,
     scheduler::repair,
@@ -84,11 +83,11 @@ impl FollowUp {
             println!("days of {} lab(s) are left out ({labs}{more})", days.left_out.len());
         }
         for why in &days.unknown {
-            say!("a row of unknown day, which is not recomputed: {why}");
+            global.warn(format_args!("a row of unknown day, which is not recomputed: {why}"));
         }
         let jobs: usize = days.labs.iter().map(|(_, days)| days.len()).sum();
         if let Some(why) = &after.left {
-            say!("{jobs} day(s) are to be recomputed and cannot be enqueued: {why}");
+            global.warn(format_args!("{jobs} day(s) are to be recomputed and cannot be enqueued: {why}"));
         }
         let Some(run) = after.run else { return Ok(after) };
         if !global.json {
@@ -100,7 +99,7 @@ impl FollowUp {
             }
             return Ok(after);
         }
-        let (state, progress) = follow::follow(db, run).await?;
+        let (state, progress) = follow::follow(global, db, run).await?;
         after.ended = Some(state);
         if !global.json {
             println!("{}", follow::summary(run, state, &progress));

@@ -11,7 +11,6 @@ use super::{
 use crate::{
     db::Db,
     error::chain,
-    output::say,
     recompute::shrink::MaxShrink,
     scheduler::repair,
     snapshot::restore::{
@@ -73,7 +72,7 @@ impl Options {
         let held = Held::open(&self.file).map_err(|error| usage(chain(error.as_ref())))?;
         let mut reader = held.reader().map_err(|error| usage(chain(error.as_ref())))?;
         let db = global.connect_bare(2).await?;
-        self.check_database(&reader.header, &db)?;
+        self.check_database(global, &reader.header, &db)?;
         let mut relations = Relations::of_jobs(global.jobs_dir.as_deref()).map_err(|error| usage(chain(&error)))?;
         for file in &self.relations {
             relations.extend(Relations::read(file).map_err(|error| usage(chain(&error)))?);
@@ -131,10 +130,10 @@ impl Options {
     }
 
     /// The rows of another database are not those that were restored, whatever keys they have.
-    fn check_database(&self, header: &Header, db: &Db) -> anyhow::Result<()> {
+    fn check_database(&self, global: &Global, header: &Header, db: &Db) -> anyhow::Result<()> {
         let (file, live) = (self.file.display(), Database::of(db));
         let Some(known) = &header.database else {
-            say!("{}", undo_file::of_any_database(&self.file));
+            global.warn(undo_file::of_any_database(&self.file));
             return Ok(());
         };
         if !known.is_same(&live) && !self.into_other_database {
