@@ -369,10 +369,12 @@ impl Tx {
         self.control("rollback to savepoint", "ROLLBACK TO SAVEPOINT daymend").await
     }
 
-    /// The names of the columns that a statement returns; prepares it and does not run it.
+    /// The names of the columns that a statement returns; prepares it and does not run it. Anew: what was
+    /// prepared before a table was altered has the columns that it had then.
     pub(crate) async fn columns(&mut self, query: Query<'_>) -> Result<Vec<String>, DbError> {
         let sql = self.render(&query);
         on_connection!(self, query.name, |connection| async {
+            sqlx::Connection::clear_cached_statements(&mut **connection).await?;
             let statement = connection.prepare(&sql).await?;
             Ok(statement.columns().iter().map(|column| column.name().to_owned()).collect())
         })

@@ -70,6 +70,11 @@ impl Drop for Scratch {
     }
 }
 
+/// A file to be locked: over NFS an exclusive lock needs one that is open for writing.
+pub(crate) fn writable(path: &Path) -> io::Result<File> {
+    File::options().write(true).open(path)
+}
+
 fn lock_of(dir: &Path) -> PathBuf {
     let mut path = dir.as_os_str().to_owned();
     path.push(LOCK);
@@ -103,7 +108,7 @@ pub(crate) fn remove_leftovers(parent: &Path) -> io::Result<usize> {
 
 /// Removes a directory that nobody works in; whether it is gone.
 fn remove_left(dir: &Path) -> bool {
-    match File::open(lock_of(dir)) {
+    match writable(&lock_of(dir)) {
         // Held until it is gone: whoever has just made it waits for the lock, and then finds that it is not there.
         Ok(lock) => lock.try_lock().is_ok() && remove(dir).is_ok(),
         // Who works in a directory has a lock.

@@ -3,8 +3,8 @@
 //! The database sends rows in the order of each table's key; they pass through a few batches to the
 //! thread that writes the SQLite file, so that memory stays what it is however many there are. No row
 //! is locked and nobody has to wait. A table that somebody alters meanwhile would be read as it is,
-//! and not as it was: the read view does not cover definitions. So those are read before and after,
-//! and one that has changed makes the whole copy begin anew.
+//! and not as it was: MySQL's read view does not cover definitions, and SQLite's begins after they are
+//! read. So they are read before and after, and one that has changed makes the whole copy begin anew.
 
 use std::time::{Duration, Instant};
 
@@ -117,18 +117,15 @@ async fn take_as(
 ) -> Result<Manifest, SnapshotError> {
     let sqlite = scratch.file("snapshot.sqlite");
     let begun = Instant::now();
-    let (server, described) = {
-        let mut tx = db.begin(Mode::Snapshot).await?;
-        let described = describe(&mut tx, tables).await?;
-        let server = server(&mut tx, db).await?;
-        tx.commit().await?;
-        (server, described)
-    };
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let (described, rows_expected) = describe(&mut tx, tables).await?;
+    let server = server(&mut tx, db).await?;
+    tx.commit().await?;
     let (sender, receiver) = mpsc::channel(BATCHES);
     let path = sqlite.clone();
     let writer = tokio::task::spawn_blocking(move || write::write(&path, receiver));
     let taken_at = name.time().max(clock.now());
-    let copied = copy(db, &described, tables, sender, progress).await;
+    let copied = copy(db, &described, rows_expected, tables, sender, progress).await;
     let written = writer.await.map_err(|panic| SnapshotError::store("write", std::io::Error::other(panic)))?;
     // A writer that has failed is why nothing more could be sent to it.
     let copies = match (copied, written) {
@@ -187,31 +184,18 @@ async fn claim_name(store: &Store, clock: Clock) -> Result<Name, SnapshotError> 
 struct Described {
     table: Table,
     key: Vec<String>,
-    /// When it was created or last put in the place of another; SQLite's definitions are part of the
-    /// read view.
+    /// When it was created or last put in the place of another; SQLite does not say.
     created_at: Option<String>,
-    /// How many rows it has, about.
-    rows: Rows,
 }
 
-/// A number that says nothing about the definition.
-#[derive(Debug, Clone)]
-struct Rows(u64);
-
-impl PartialEq for Rows {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Rows {}
-
-async fn describe(tx: &mut Tx, names: Option<&[String]>) -> Result<Vec<Described>, SnapshotError> {
+/// The tables, and how many rows they have together, about.
+async fn describe(tx: &mut Tx, names: Option<&[String]>) -> Result<(Vec<Described>, u64), SnapshotError> {
     let names = match names {
         Some(names) => names.to_vec(),
         None => schema::table_names(tx).await?,
     };
     let mut described: Vec<Described> = Vec::new();
+    let mut rows = 0;
     for name in names {
         let table = schema::read(tx, &name).await?.ok_or(SnapshotError::NoTable(name))?;
         let refuse = |why: String| SnapshotError::NotCopyable { table: table.name.clone(), why };
@@ -221,7 +205,7 @@ async fn describe(tx: &mut Tx, names: Option<&[String]>) -> Result<Vec<Described
         let key = table.key().ok_or_else(|| {
             refuse("it has no primary key, and columns that may be NULL cannot serve as one".to_owned())
         })?;
-        let (mut created_at, mut rows) = (None, 0);
+        let mut created_at = None;
         if tx.dialect() == Dialect::MySql {
             let status = tx.fetch_one(&STATUS_MYSQL, args![table.name.as_str()], |row| {
                 let (created, rows) = (row.text_or_null(0)?, row.int(1)?.unsigned_abs());
@@ -231,11 +215,12 @@ async fn describe(tx: &mut Tx, names: Option<&[String]>) -> Result<Vec<Described
             if !has_moments {
                 return Err(refuse(format!("its engine, {engine}, knows no moment to copy")));
             }
-            (created_at, rows) = (created, about);
+            created_at = created;
+            rows += about;
         }
-        described.push(Described { table, key, created_at, rows: Rows(rows) });
+        described.push(Described { table, key, created_at });
     }
-    Ok(described)
+    Ok((described, rows))
 }
 
 /// Why a SQLite file with these tables cannot have another one of that name. It takes `Labs` and `labs` for one.
@@ -268,6 +253,7 @@ async fn server(tx: &mut Tx, db: &Db) -> Result<Server, DbError> {
 async fn copy(
     db: &Db,
     described: &[Described],
+    rows_expected: u64,
     names: Option<&[String]>,
     sender: mpsc::Sender<write::Message>,
     progress: &(dyn Fn(&Progress) + Send + Sync),
@@ -279,8 +265,7 @@ async fn copy(
         tx.execute(Query::new("snapshot patience", patience), args![]).await?;
         tx.remember().await?;
     }
-    let mut so_far =
-        Progress { rows_expected: described.iter().map(|described| described.rows.0).sum(), ..Progress::default() };
+    let mut so_far = Progress { rows_expected, ..Progress::default() };
     for Described { table, key, .. } in described {
         so_far.table.clone_from(&table.name);
         progress(&so_far);
@@ -292,14 +277,11 @@ async fn copy(
             tx.forget().await?;
         }
     }
-    if is_mysql {
-        let now = describe(&mut tx, names).await?;
-        if now != described {
-            let changed = described.iter().zip(&now).find(|(before, now)| before != now);
-            let name =
-                changed.map_or_else(|| "(the list of tables)".to_owned(), |(before, _)| before.table.name.clone());
-            return Err(SnapshotError::Altered(name));
-        }
+    let (now, _) = describe(&mut tx, names).await?;
+    if now != described {
+        let changed = described.iter().zip(&now).find(|(before, now)| before != now);
+        let name = changed.map_or_else(|| "(the list of tables)".to_owned(), |(before, _)| before.table.name.clone());
+        return Err(SnapshotError::Altered(name));
     }
     tx.commit().await?;
     Ok(())

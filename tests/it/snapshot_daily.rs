@@ -122,7 +122,7 @@ async fn one_whose_taker_died_is_taken_by_another(engine: Engine) {
     assert_eq!(db.text("SELECT name FROM daymend_snapshots").await, "2026-11-21T020000Z");
 }
 
-/// Files may be slow: here one of a process that died is a pipe, which is opened when somebody writes to it. Somebody
+/// Files may be slow: here one of a process that died is a pipe, which is opened when somebody reads it. Somebody
 /// else takes over meanwhile.
 async fn who_was_not_heard_of_says_nothing_of_what_others_take(engine: Engine) {
     let db = TestDb::new(engine).await;
@@ -138,7 +138,7 @@ async fn who_was_not_heard_of_says_nothing_of_what_others_take(engine: Engine) {
         let held = "SELECT COUNT(*) FROM daymend_snapshots WHERE state = 'running' AND holder = 'mine'";
         wait_until("it to be taken", Duration::from_secs(30), async || db.number(held).await == 1).await;
         db.execute("UPDATE daymend_snapshots SET holder = 'other'", vec![]).await;
-        tokio::task::block_in_place(|| drop(std::fs::File::options().write(true).open(&pipe).unwrap()));
+        tokio::task::block_in_place(|| drop(std::fs::File::open(&pipe).unwrap()));
         taking.await.unwrap();
         let others =
             "SELECT COUNT(*) FROM daymend_snapshots WHERE state = 'running' AND holder = 'other' AND name IS NULL";
@@ -232,7 +232,7 @@ async fn databases_that_share_a_store_have_one_each(engine: Engine) {
     }
 }
 
-/// Files may be slow. Here one of a process that died is a pipe, which is opened when somebody writes to it.
+/// Files may be slow. Here one of a process that died is a pipe, which is opened when somebody reads it.
 #[test]
 fn slow_files_keep_no_heartbeat_waiting() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -250,7 +250,7 @@ fn slow_files_keep_no_heartbeat_waiting() {
     runtime.spawn(async move { sender.send("heartbeat") });
     let heartbeat = receiver.recv_timeout(Duration::from_secs(10));
     assert!(!taken.is_finished());
-    drop(std::fs::File::options().write(true).open(&pipe).unwrap());
+    drop(std::fs::File::open(&pipe).unwrap());
     runtime.block_on(taken).unwrap().unwrap();
     assert_eq!(heartbeat, Ok("heartbeat"));
     assert!(!pipe.exists());

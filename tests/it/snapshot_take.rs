@@ -215,6 +215,30 @@ async fn a_table_that_is_altered_meanwhile_is_copied_anew() {
     assert!(matches!(&error, SnapshotError::Altered(table) if table == "second"), "{error}");
 }
 
+/// SQLite's read view covers definitions, but begins after they were read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_table_of_sqlite_that_is_altered_before_its_copy_begins_is_copied_anew() {
+    let db = TestDb::new(Engine::Sqlite).await;
+    db.execute("CREATE TABLE first (id INTEGER NOT NULL PRIMARY KEY, a INT)", vec![]).await;
+    db.execute("INSERT INTO first VALUES (1, 1)", vec![]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::dir(dir.path());
+    for (alter, expected) in [("ADD COLUMN b INT DEFAULT 5", 3), ("DROP COLUMN a", 2)] {
+        let altered = AtomicBool::new(false);
+        let progress = |_: &snapshot::Progress| {
+            if !altered.swap(true, Ordering::Relaxed) {
+                tokio::task::block_in_place(|| {
+                    let alter = format!("ALTER TABLE first {alter}");
+                    tokio::runtime::Handle::current().block_on(db.execute(&alter, vec![]));
+                });
+            }
+        };
+        let manifest = take_with(&db, &store, &["first".to_owned()], &progress).await.unwrap();
+        assert_eq!(manifest.table("first").unwrap().table.columns.len(), expected, "{alter}");
+        assert_eq!(rows(&open_latest(&store).await, "first").await[0].len(), expected);
+    }
+}
+
 async fn take_with(
     db: &TestDb,
     store: &Store,

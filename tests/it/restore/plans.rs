@@ -54,8 +54,9 @@ impl Restore {
 
     /// Runs statements on the working file.
     fn tamper(&self, sql: &str) {
-        let made = std::fs::read_dir(self.dir.path()).unwrap().next().unwrap().unwrap();
-        rusqlite::Connection::open(made.path().join("plan.sqlite")).unwrap().execute_batch(sql).unwrap();
+        let mut made = std::fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        let dir = made.find(|path| path.is_dir()).unwrap();
+        rusqlite::Connection::open(dir.join("plan.sqlite")).unwrap().execute_batch(sql).unwrap();
     }
 }
 

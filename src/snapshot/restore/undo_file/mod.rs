@@ -28,6 +28,7 @@ use crate::{
     snapshot::{
         cells::{self, Cells},
         format::pack::private,
+        scratch::writable,
     },
 };
 
@@ -124,12 +125,13 @@ impl Held {
         Self::with(path, open).with_context(|| format!("{}: cannot be written", path.display()))?
     }
 
-    /// Takes hold of a file that is there.
+    /// Takes hold of a file that is there; one that may only be read as well.
     ///
     /// # Errors
     /// Where another run has it, and where it cannot be read.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        Self::with(path, || File::open(path)).with_context(|| format!("{}: cannot be read", path.display()))?
+        Self::with(path, || writable(path).or_else(|_| File::open(path)))
+            .with_context(|| format!("{}: cannot be read", path.display()))?
     }
 
     fn with(path: &Path, open: impl Fn() -> io::Result<File>) -> io::Result<anyhow::Result<Self>> {
