@@ -58,7 +58,14 @@ pub async fn verify(
             error => error,
         })
     };
-    match checked.await {
+    let checked = checked.await;
+    // What is removed while it is read lacks parts, and is no snapshot any more.
+    if !matches!(&checked, Ok((_, _, problems)) if problems.is_empty())
+        && let Err(gone @ SnapshotError::NoSnapshot(_)) = store.manifest(name).await
+    {
+        return Err(gone);
+    }
+    match checked {
         Ok((tables, rows, problems)) => {
             report.tables = tables;
             report.rows = rows;

@@ -119,6 +119,41 @@ async fn a_file_made_anew_around_other_rows_is_found(engine: Engine) {
     }
 }
 
+/// A daily prune may come between two looks at a snapshot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_pruned_while_it_is_verified_is_gone_and_not_damaged() {
+    let db = some_rows(Engine::Sqlite).await;
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().to_str().unwrap();
+    let store = Store::dir(dir.path());
+    let name = take_at(&db, &store, "2026-11-21T04:00:00Z").await;
+    let files = [dir.path().join(name.manifest()), dir.path().join(name.data())];
+    let bytes = files.each_ref().map(|file| fs::read(file).unwrap());
+    for delay in 0..300 {
+        for (file, bytes) in files.iter().zip(&bytes) {
+            fs::write(file, bytes).unwrap();
+        }
+        let pruned = files.clone();
+        let pruning = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_micros(delay * 5));
+            pruned.map(|file| fs::remove_file(file).unwrap());
+        });
+        match verify::verify(&store, name, |_| ()).await {
+            Ok(report) => assert!(report.is_whole(), "{:?}", report.problems),
+            Err(error) => assert!(matches!(error, SnapshotError::NoSnapshot(_)), "{error}"),
+        }
+        pruning.join().unwrap();
+    }
+    // Listed, and gone when its turn comes.
+    std::os::unix::fs::symlink("nowhere", &files[0]).unwrap();
+    take_at(&db, &store, "2026-11-22T04:00:00Z").await;
+    let output = run(&db, &["snapshot", "verify", "--all", "--store", place]);
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8(text).unwrap();
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("2026-11-22T040000Z: whole") && text.contains("2026-11-21T040000Z was removed"), "{text}");
+}
+
 /// What an earlier daymend has written.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_of_the_first_format_is_read() {

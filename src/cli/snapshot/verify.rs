@@ -5,7 +5,10 @@ use std::{process::ExitCode, sync::Mutex};
 use clap::Args;
 
 use super::{Exit, Global, StoreArgs, explained, find, print_json, usage};
-use crate::{output::bar::Rows, snapshot::verify};
+use crate::{
+    output::bar::Rows,
+    snapshot::{SnapshotError, verify},
+};
 
 /// Which snapshots to read back.
 #[derive(Debug, Args)]
@@ -45,11 +48,17 @@ impl Options {
                     bar.update(rows, expected, "");
                 }
             };
-            let report = verify::verify(&store, name, progress).await.map_err(explained);
+            let report = verify::verify(&store, name, progress).await;
             if let Ok(bar) = bar.lock() {
                 bar.finish();
             }
-            let report = report?;
+            let report = match report {
+                Err(SnapshotError::NoSnapshot(_)) if self.all => {
+                    global.warn(format_args!("snapshot {name} was removed meanwhile"));
+                    continue;
+                }
+                report => report.map_err(explained)?,
+            };
             if !global.json {
                 if report.is_whole() {
                     println!("snapshot {name}: whole ({} rows of {} tables)", report.rows, report.tables);
