@@ -14,7 +14,7 @@ use super::{
     children::{Children, Referred},
     links,
     relations::Relations,
-    undo_file::{Reader, Record, Values, Writer},
+    undo_file::{Reader, Record, Writer},
 };
 use fate::Fate;
 
@@ -367,8 +367,8 @@ impl Undo {
         let Some(row) = self.live_row(tx, shape, after).await? else { return Ok(None) };
         let row = row[..before.len()].to_vec();
         fate.left(id, &row);
-        let is_other = row != before;
-        Ok(is_other.then(|| Record::Empty { table: table.to_owned(), row: Values(row) }))
+        // A restore that comes next has to fill them in again.
+        Ok(Some(Record::empty(table, before, after, row)))
     }
 }
 
