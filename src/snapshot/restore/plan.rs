@@ -178,7 +178,7 @@ async fn judge(
         let page = context.work.page(table, state, after).await?;
         let Some(last) = page.last() else { return Ok(changed) };
         after = last.place;
-        let rows = rows_of(context, &mut views.snapshot, table, &page).await?;
+        let (page, rows) = rows_of(context, &mut views.snapshot, table, page).await?;
         let mut written = rows.clone();
         for link in context.links_of(table) {
             let parents = context.parents(&mut views.snapshot, link, &rows).await?;
@@ -212,16 +212,18 @@ async fn judge(
     }
 }
 
+/// Candidates, and the row of each in the snapshot; without those that it does not have.
 pub(super) async fn rows_of(
     context: &Context,
     snapshot: &mut Tx,
     table: usize,
-    candidates: &[Candidate],
-) -> Result<Vec<Cells>, SnapshotError> {
+    candidates: Vec<Candidate>,
+) -> Result<(Vec<Candidate>, Vec<Cells>), SnapshotError> {
     let shape = &context.shapes[table];
     let keys: Vec<Cells> = candidates.iter().map(|candidate| candidate.key.clone()).collect();
     let found = context.snapshot.lookup(snapshot, shape, &shape.key, &keys, false).await?;
-    Ok(found.into_iter().filter_map(|rows| rows.into_iter().next()).collect())
+    let pairs = candidates.into_iter().zip(found);
+    Ok(pairs.filter_map(|(candidate, rows)| Some((candidate, rows.into_iter().next()?))).unzip())
 }
 
 /// A live row that holds the value of a key which a vanished row had.
@@ -419,10 +421,10 @@ async fn settle_in(context: &Context, mut snapshot: Tx) -> Result<(), SnapshotEr
         for table in tables_in_order(context) {
             let mut after = 0;
             loop {
-                let mut page = context.work.page(table, State::Missing, after).await?;
+                let page = context.work.page(table, State::Missing, after).await?;
                 let Some(last) = page.last() else { break };
                 after = last.place;
-                let rows = rows_of(context, &mut snapshot, table, &page).await?;
+                let (mut page, rows) = rows_of(context, &mut snapshot, table, page).await?;
                 for link in context.links_of(table) {
                     let parents = context.parents(&mut snapshot, link, &rows).await?;
                     for (candidate, parent) in page.iter_mut().zip(parents) {

@@ -157,7 +157,9 @@ impl Apply<'_> {
         };
         let state = if is_out { State::Deferred } else { State::Restored };
         let own = work.find(fill.table, std::slice::from_ref(&fill.key)).await?.pop().flatten();
-        if let Some(candidate) = work.restored_as(fill.table, &fill.key).await?.or(own) {
+        // A run before this one may have put it in with another key: for the plan it was entered again.
+        let mapped = work.mapped_to(fill.table, &fill.key).await?;
+        if let Some(candidate) = work.restored_as(fill.table, &fill.key).await?.or(own).or(mapped) {
             work.set(fill.table, &[Candidate { state, reason, detail, ..candidate }]).await?;
         } else {
             // It was put in by a run before this one.
