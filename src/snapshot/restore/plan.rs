@@ -206,7 +206,8 @@ async fn judge(
         }
         changed += judged.len();
         context.work.set(table, &judged).await?;
-        for candidate in &judged {
+        // That one goes in with another key is no verdict.
+        for candidate in judged.iter().filter(|candidate| candidate.state != State::Missing) {
             lift(context, table, candidate).await?;
         }
     }
