@@ -24,7 +24,7 @@ use ready::ready;
 use record::Moved;
 pub use sql::database_error;
 use sql::insert_sql;
-pub(super) use sql::{Failures, begin, is_refusal, key_condition, update, why};
+pub(super) use sql::{Failures, begin, delete, is_refusal, update, why};
 
 /// What was done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{
     Link, add_foreign_keys,
-    apply::{Failures, begin, is_refusal, key_condition, update, why},
+    apply::{Failures, begin, delete, is_refusal, update, why},
     children::{Children, Referred},
     links,
     relations::Relations,
@@ -19,11 +19,11 @@ use super::{
 use fate::Fate;
 
 use crate::{
-    db::{Arg, Db, DbError, Mode, Query, Tx},
+    db::{Arg, Db, DbError, Mode, Tx},
     snapshot::{
         SnapshotError,
         cells::{self, Cells},
-        schema::{self, quote},
+        schema,
         side::{PAGE, Shape, Side},
     },
 };
@@ -269,10 +269,7 @@ impl Undo {
         if alone != live {
             update(&self.live, tx, shape, alone).await?;
         }
-        let (condition, args) = key_condition(&self.live, shape, &shape.key_of(live));
-        let table = quote(self.live.db.dialect(), &shape.table);
-        let sql = format!("DELETE FROM {table} WHERE {condition}");
-        tx.execute(Query::named("undo delete", sql), args).await.map(drop)
+        delete(&self.live, tx, shape, shape.key_of(live)).await.map(drop)
     }
 
     /// The key of a row and why it cannot go: others refer to it that are not known, and did not when it came.
