@@ -271,6 +271,13 @@ impl Shape {
         Some(Self { table: old.name.clone(), key, unique_keys, lost, new: added, columns })
     }
 
+    /// Nothing of the table but its key.
+    #[must_use]
+    pub fn key_only(&self) -> Self {
+        let columns: Vec<String> = self.key.iter().map(|place| self.columns[*place].clone()).collect();
+        Self { key: (0..columns.len()).collect(), unique_keys: Vec::new(), columns, ..self.clone() }
+    }
+
     /// The key of a row.
     #[must_use]
     pub fn key_of(&self, row: &[Arg]) -> Cells {

@@ -7,7 +7,8 @@
 //! does not take (*deferred*). [`undo`] takes it all back.
 //!
 //! Invariants:
-//! - nothing is written but INSERTs of vanished rows, and UPDATEs that fill in their own references;
+//! - nothing is written but INSERTs of vanished rows, UPDATEs that fill in their own references, and DELETEs of
+//!   rows that this or a killed run put in for a row that cannot come: unchanged ones that nobody refers to;
 //! - foreign key checks and CHECKs are never switched off;
 //! - a row is in the undo file, synced, before the transaction that inserts it commits;
 //! - two rows are taken for one only where an identity says so, and the live one is not in the snapshot.

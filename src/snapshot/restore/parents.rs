@@ -65,8 +65,7 @@ impl Link {
     ) -> Result<Vec<Cells>, DbError> {
         let Some(mut args) = self.sought(row) else { return Ok(Vec::new()) };
         let (dialect, child) = (live.db.dialect(), &shapes[self.child]);
-        let mut keys = child.clone();
-        keys.columns = child.key.iter().map(|place| child.columns[*place].clone()).collect();
+        let keys = child.key_only();
         let mut condition = live.equal(child, &self.columns, "", &args);
         if let Some((place, value)) = &self.when {
             let text = if dialect == Dialect::MySql { "CHAR" } else { "TEXT" };

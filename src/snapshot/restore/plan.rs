@@ -178,7 +178,7 @@ async fn judge(
         let page = context.work.page(table, state, after).await?;
         let Some(last) = page.last() else { return Ok(changed) };
         after = last.place;
-        let rows = rows_of(context, &mut views.snapshot, table, &page).await?;
+        let (page, rows) = rows_of(context, &mut views.snapshot, table, page).await?;
         let mut written = rows.clone();
         for link in context.links_of(table) {
             let parents = context.parents(&mut views.snapshot, link, &rows).await?;
@@ -191,8 +191,7 @@ async fn judge(
                 judged.extend(moved(context, table, candidate, row));
                 continue;
             };
-            // One that is as it would go in is what a run before this one has put in.
-            let is_back = holders.first().is_some_and(|holder| holder.row == *row);
+            let is_back = holders.first().is_some_and(|holder| is_back(context, table, row, &holder.row));
             if verdict.state == State::Mapped && is_mapped_by_hand && !is_back {
                 verdict.state = State::Ambiguous;
                 verdict.reason = format!("{}, and the given map does not have it", verdict.reason);
@@ -207,22 +206,25 @@ async fn judge(
         }
         changed += judged.len();
         context.work.set(table, &judged).await?;
-        for candidate in &judged {
+        // That one goes in with another key is no verdict.
+        for candidate in judged.iter().filter(|candidate| candidate.state != State::Missing) {
             lift(context, table, candidate).await?;
         }
     }
 }
 
+/// Candidates, and the row of each in the snapshot; without those that it does not have.
 pub(super) async fn rows_of(
     context: &Context,
     snapshot: &mut Tx,
     table: usize,
-    candidates: &[Candidate],
-) -> Result<Vec<Cells>, SnapshotError> {
+    candidates: Vec<Candidate>,
+) -> Result<(Vec<Candidate>, Vec<Cells>), SnapshotError> {
     let shape = &context.shapes[table];
     let keys: Vec<Cells> = candidates.iter().map(|candidate| candidate.key.clone()).collect();
     let found = context.snapshot.lookup(snapshot, shape, &shape.key, &keys, false).await?;
-    Ok(found.into_iter().filter_map(|rows| rows.into_iter().next()).collect())
+    let pairs = candidates.into_iter().zip(found);
+    Ok(pairs.filter_map(|(candidate, rows)| Some((candidate, rows.into_iter().next()?))).unzip())
 }
 
 /// A live row that holds the value of a key which a vanished row had.
@@ -299,21 +301,70 @@ async fn judge_one(
     if first.is_in_snapshot {
         return verdict(State::TakenOver, format!("{column} is held by a row that the snapshot has too"));
     }
-    // Nobody has said what identifies a row: then all of its keys have to agree.
-    if context.identities[table].is_none() {
-        let differs = shape.unique_keys.iter().find(|by| {
-            let (own, live) = (shape.values(row, by), shape.values(&first.row, by));
-            own != live && !own.contains(&Arg::Null) && !live.contains(&Arg::Null) && first.by != shape.key
-        });
-        if let Some(by) = differs.filter(|by| !holders.iter().any(|holder| holder.by == **by)) {
-            let other = names(shape, by);
-            return verdict(State::Ambiguous, format!("{column} is the same and {other} is not: declare its identity"));
-        }
+    if let Some(why) = disagreement(context, table, candidate, row, holders).await? {
+        return verdict(State::Ambiguous, format!("{column} is the same and {why}"));
     }
     if context.work.mapped_to(table, &key).await?.is_some_and(|other| other.key != candidate.key) {
         return verdict(State::Ambiguous, format!("{column} is held by a row that stands for another one already"));
     }
     verdict(State::Mapped, format!("{column} is the same"))
+}
+
+/// Why a row that holds a key of a candidate is not the same one all the same; none where it is.
+async fn disagreement(
+    context: &Context,
+    table: usize,
+    candidate: &Candidate,
+    row: &[Arg],
+    holders: &[Holder],
+) -> Result<Option<String>, SnapshotError> {
+    let shape = &context.shapes[table];
+    let Some(first) = holders.first().filter(|first| !is_back(context, table, row, &first.row)) else {
+        return Ok(None);
+    };
+    let is_by = |places: &[usize]| holders.iter().any(|holder| holder.by == places);
+    let (own, live) = (|by: &[usize]| shape.values(row, by), |by: &[usize]| shape.values(&first.row, by));
+    let is_extension = is_extension(context, table, candidate, &shape.key_of(&first.row)).await?;
+    let Some(identity) = context.identities[table].as_deref() else {
+        // Nobody has said what identifies a row: then all of its keys have to agree.
+        let is_other = |by: &&Vec<usize>| {
+            let (own, live) = (own(by), live(by));
+            own != live && !own.contains(&Arg::Null) && !live.contains(&Arg::Null) && !is_by(by)
+        };
+        let other = shape.unique_keys.iter().find(is_other).filter(|_| !is_extension || first.by != shape.key);
+        return Ok(other.map(|by| format!("{} is not: declare its identity", names(shape, by))));
+    };
+    // A key that was rewritten says nothing by itself: somebody else may have it.
+    if is_by(identity) || is_extension && own(identity) == live(identity) {
+        return Ok(None);
+    }
+    Ok(Some(match identity {
+        [] => "nothing identifies its rows".to_owned(),
+        _ => format!("{} is not", names(shape, identity)),
+    }))
+}
+
+/// Whether a live row is as one would go in, maybe with references that are still to be filled in: a run before
+/// this one has put it in.
+fn is_back(context: &Context, table: usize, row: &[Arg], live: &[Arg]) -> bool {
+    let may_be_empty = |place| context.links_of(table).any(|link| link.nullable.contains(&place));
+    (0..row.len()).all(|place| row[place] == live[place] || live[place] == Arg::Null && may_be_empty(place))
+}
+
+/// Whether a candidate shares its key with a row that the live row with this key stands for.
+async fn is_extension(
+    context: &Context,
+    table: usize,
+    candidate: &Candidate,
+    key: &Cells,
+) -> Result<bool, SnapshotError> {
+    for link in context.links_of(table).filter(|link| link.shares_key(context)) {
+        let parent = context.work.find(link.parent, std::slice::from_ref(&candidate.key)).await?.pop().flatten();
+        if parent.is_some_and(|parent| parent.state == State::Mapped && parent.holder.as_ref() == Some(key)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A candidate that nobody holds, with the key that it goes in with, where that has become another one: it is
@@ -371,10 +422,10 @@ async fn settle_in(context: &Context, mut snapshot: Tx) -> Result<(), SnapshotEr
         for table in tables_in_order(context) {
             let mut after = 0;
             loop {
-                let mut page = context.work.page(table, State::Missing, after).await?;
+                let page = context.work.page(table, State::Missing, after).await?;
                 let Some(last) = page.last() else { break };
                 after = last.place;
-                let rows = rows_of(context, &mut snapshot, table, &page).await?;
+                let (mut page, rows) = rows_of(context, &mut snapshot, table, page).await?;
                 for link in context.links_of(table) {
                     let parents = context.parents(&mut snapshot, link, &rows).await?;
                     for (candidate, parent) in page.iter_mut().zip(parents) {

@@ -69,7 +69,7 @@ async fn below(
         after = last.place;
         // A person may have said that it is the same one after all.
         page.retain(|parent| parent.state != State::Mapped || parent.holder.as_ref() != Some(&parent.key));
-        let new = hanging(context, views, link, &page).await?;
+        let new = hanging(context, views, link, page).await?;
         found += new.len();
         plan::enter(context, views, link.child, new, exclusions, remap).await?;
     }
@@ -80,10 +80,10 @@ async fn hanging(
     context: &Context,
     views: &mut Views,
     link: &Link,
-    parents: &[Candidate],
+    parents: Vec<Candidate>,
 ) -> Result<Vec<Candidate>, SnapshotError> {
     let (parent, child) = (&context.shapes[link.parent], &context.shapes[link.child]);
-    let rows = plan::rows_of(context, &mut views.snapshot, link.parent, parents).await?;
+    let (_, rows) = plan::rows_of(context, &mut views.snapshot, link.parent, parents).await?;
     let keys: Vec<Cells> = rows.iter().map(|row| parent.key_of(row)).collect();
     let live = context.live.lookup(&mut views.live, parent, &parent.key, &keys, false).await?;
     let taken = rows.iter().zip(&live).filter(|(_, live)| !live.is_empty());

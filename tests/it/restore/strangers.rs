@@ -8,6 +8,9 @@ on_both! {
     who_was_entered_again_gets_what_hung_on_the_old_key;
     what_hangs_on_rows_with_another_key_comes_back_at_once;
     a_person_who_knows_better_is_believed;
+    what_is_new_at_the_rewritten_key_stands_for_nobody;
+    the_card_of_who_was_entered_again_is_hers_unless_its_identity_says_otherwise;
+    what_goes_in_with_another_key_says_nothing_of_what_it_extends;
 }
 
 /// Orders and cards have their person's key in their own; items and stamps refer to these.
@@ -154,4 +157,70 @@ async fn a_person_who_knows_better_is_believed(engine: Engine) {
         assert_eq!(case.count(hers).await, 2, "{hers}");
     }
     assert_eq!(case.count("stamps WHERE card = 4").await, 1);
+}
+
+/// A person's new order has the number that the vanished one would go in with.
+async fn what_is_new_at_the_rewritten_key_stands_for_nobody(engine: Engine) {
+    for identity in
+        ["[[identity]]\ntable = 'orders'\ncolumns = 'order_no'\n", "[[identity]]\ntable = 'orders'\ncolumns = []\n", ""]
+    {
+        let orders = "CREATE TABLE orders (pid BIGINT NOT NULL, no BIGINT NOT NULL, order_no BIGINT NOT NULL UNIQUE,
+            PRIMARY KEY (pid, no), FOREIGN KEY (pid) REFERENCES people (id))";
+        let scene = Scene::new(engine, &[TABLES[0], orders, TABLES[2]]).await;
+        let sql = [
+            "INSERT INTO people VALUES (4, 'N4')",
+            "INSERT INTO orders VALUES (4, 1, 5)",
+            "INSERT INTO items VALUES (41, 4, 1)",
+        ];
+        scene.execute_all(&sql.map(str::to_owned)).await;
+        let name = scene.take().await.to_string();
+        let sql = [
+            "DELETE FROM items",
+            "DELETE FROM orders",
+            "DELETE FROM people",
+            "INSERT INTO people VALUES (104, 'N4')",
+            "INSERT INTO orders VALUES (104, 1, 900)",
+        ];
+        scene.execute_all(&sql.map(str::to_owned)).await;
+        let people = "[[identity]]\ntable = 'people'\ncolumns = 'nid'\n";
+        let relations = scene.file("r.toml", &format!("{people}{identity}"));
+        let restore = ["restore", &name, "--missing", "--apply", "--relations", &relations];
+        let report = scene.json(3, &restore);
+        assert_eq!((rows(&report, "ambiguous")["orders"], rows(&report, "deferred")["items"]), (1, 1), "{report}");
+        assert_eq!(scene.db.number("SELECT COUNT(*) FROM items").await, 0, "{identity}");
+        // Its key is free: it comes back, and is known again.
+        scene.execute_all(&["DELETE FROM orders".to_owned()]).await;
+        for inserted in [2, 0] {
+            let report = scene.json(0, &restore);
+            assert_eq!(report["applied"]["inserted"], inserted, "{report}");
+        }
+        assert_eq!(scene.db.number("SELECT order_no FROM items JOIN orders USING (pid, no)").await, 5, "{identity}");
+    }
+}
+
+async fn the_card_of_who_was_entered_again_is_hers_unless_its_identity_says_otherwise(engine: Engine) {
+    for (columns, state) in [("[]", "mapped"), ("'card'", "ambiguous")] {
+        let again = ["INSERT INTO people VALUES (104, 'N4')", "INSERT INTO cards VALUES (104, 'new')"];
+        let case = Case::new(engine, &again).await;
+        let cards = format!("[[identity]]\ntable = 'cards'\ncolumns = {columns}\n");
+        let plan = case.restore(3, &["--relations", &case.scene.file("cards.toml", &cards)]);
+        assert_eq!(rows(&plan, state)["cards"], 1, "{plan}");
+    }
+}
+
+async fn what_goes_in_with_another_key_says_nothing_of_what_it_extends(engine: Engine) {
+    let badges = "CREATE TABLE badges (id BIGINT NOT NULL PRIMARY KEY, FOREIGN KEY (id) REFERENCES cards (id))";
+    let scene = Scene::new(engine, &[TABLES[0], TABLES[3], badges]).await;
+    let sql =
+        ["INSERT INTO people VALUES (4, 'N4')", "INSERT INTO cards VALUES (4, 'c4')", "INSERT INTO badges VALUES (4)"];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let name = scene.take().await.to_string();
+    let sql =
+        ["DELETE FROM badges", "DELETE FROM cards", "DELETE FROM people", "INSERT INTO people VALUES (104, 'N4')"];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let plan = scene.json(3, &["restore", &name, "--missing"]);
+    let groups = plan["report"]["groups"].as_array().unwrap();
+    let missing: Vec<_> = groups.iter().filter(|group| group["state"] == "missing").collect();
+    assert_eq!(missing.len(), 2, "{plan}");
+    assert!(missing.iter().all(|group| group["reason"] == ""), "{plan}");
 }

@@ -10,6 +10,7 @@ on_both! {
     what_others_refer_to_by_then_stays_and_is_reported;
     what_a_killed_run_has_put_in_is_none_of_this_ones;
     what_a_run_has_left_knowingly_the_next_one_leaves;
+    what_is_taken_out_stands_for_nobody;
 }
 
 /// Every member leads a team or none, and each team has a first member: a circle with one nullable side.
@@ -148,4 +149,65 @@ async fn what_a_run_has_left_knowingly_the_next_one_leaves(engine: Engine) {
     let report = case.scene.json(3, &[again.as_slice(), &["--exclude", "badges:7"]].concat());
     let left = case.scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2 AND leads IS NULL").await;
     assert_eq!(left, 1, "{report}");
+}
+
+/// A killed run has put in a row with another key, as its person was entered again, and its team does not come.
+async fn what_is_taken_out_stands_for_nobody(engine: Engine) {
+    for nobody in ["", "[[identity]]\ntable = 'heads'\ncolumns = []\n"] {
+        taken_out_with_another_key(engine, nobody).await;
+    }
+}
+
+/// Where nothing identifies the heads, the one that a killed run has put in is known all the same.
+async fn taken_out_with_another_key(engine: Engine, identity: &str) {
+    let scene = Scene::new(
+        engine,
+        &[
+            "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, nid VARCHAR(20) NULL UNIQUE)",
+            "CREATE TABLE heads (pid BIGINT NOT NULL, no BIGINT NOT NULL, leads BIGINT NULL, PRIMARY KEY (pid, no),
+                FOREIGN KEY (pid) REFERENCES people (id))",
+            "CREATE TABLE teams (id BIGINT NOT NULL PRIMARY KEY, pid BIGINT NULL, no BIGINT NULL, code VARCHAR(20) UNIQUE,
+                FOREIGN KEY (pid, no) REFERENCES heads (pid, no))",
+        ],
+    )
+    .await;
+    let sql = [
+        "INSERT INTO people VALUES (4, 'N4'), (5, 'N5')",
+        "INSERT INTO heads VALUES (4, 1, 20), (5, 1, 10)",
+        "INSERT INTO teams VALUES (20, 4, 1, 'b'), (10, 5, 1, 'a')",
+    ];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let name = scene.take().await.to_string();
+    let sql = [
+        "DELETE FROM teams",
+        "DELETE FROM heads",
+        "UPDATE people SET id = 104 WHERE id = 4",
+        "INSERT INTO teams VALUES (99, NULL, NULL, 'b')",
+    ];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let reference = "[[reference]]\ntable = 'heads'\ncolumns = 'leads'\nparent = 'teams'\n";
+    let teams = "[[identity]]\ntable = 'teams'\ncolumns = []\n";
+    let relations = scene.file("r.toml", &format!("{identity}{teams}{reference}"));
+    let restore = ["restore", &name, "--missing", "--apply", "--relations", &relations];
+    let report = scene.json(3, &restore);
+    assert_eq!(report["applied"]["inserted"], 2, "the first circle: {report}");
+    let undo = scene.path("undo.jsonl");
+    let written = std::fs::read_to_string(&undo).unwrap();
+    let is_first = |line: &&str| line.contains("\"op\":\"insert\"") && line.contains("[104,1,null]");
+    let (header, first) = (written.lines().next().unwrap(), written.lines().find(is_first).unwrap());
+    std::fs::write(&undo, format!("{header}\n{first}\n")).unwrap();
+    let sql = [
+        "UPDATE heads SET leads = NULL",
+        "DELETE FROM teams WHERE id = 10",
+        "DELETE FROM heads",
+        "INSERT INTO heads VALUES (104, 1, NULL)",
+    ];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    let report = scene.json(3, &restore);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM heads WHERE pid = 104").await, 0, "{report}");
+    assert_eq!(rows(&report, "mapped").into_iter().collect::<Vec<_>>(), [("people".to_owned(), 1)], "{report}");
+    assert_eq!((rows(&report, "deferred")["heads"], rows(&report, "restored")["heads"]), (1, 1), "{report}");
+    let map = std::fs::read_to_string(report["map"].as_str().unwrap()).unwrap();
+    assert!(!map.contains("heads"), "{map}");
+    assert_eq!(scene.db.number("SELECT leads FROM heads WHERE pid = 5").await, 10);
 }

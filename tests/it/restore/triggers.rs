@@ -12,6 +12,8 @@ on_both! {
     a_circle_stays_whole_where_one_of_it_stays;
     what_cannot_be_emptied_stays_and_the_rest_goes;
     one_newcomer_among_many_who_refer_to_a_row_keeps_it_whole;
+    what_an_undo_has_emptied_the_next_restore_fills_in;
+    what_was_written_down_and_never_committed_is_filled_in_by_any_later_run;
 }
 
 const MEMBERS: &str = "CREATE TABLE members (id BIGINT NOT NULL PRIMARY KEY, next BIGINT NULL, version BIGINT NOT NULL,
@@ -206,4 +208,45 @@ async fn one_newcomer_among_many_who_refer_to_a_row_keeps_it_whole(engine: Engin
         assert_eq!(scene.db.number(lead).await, 1, "the team that stays has its lead: {undone}");
         assert_eq!(scene.db.number("SELECT COUNT(*) FROM members").await, 2);
     }
+}
+
+/// An undo has emptied all references, and then came no further.
+async fn what_an_undo_has_emptied_the_next_restore_fills_in(engine: Engine) {
+    let (scene, name) = circle(engine).await;
+    scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    let stop = "CREATE TRIGGER stop BEFORE DELETE ON members";
+    let stop = match engine {
+        Engine::Sqlite => format!("{stop} BEGIN SELECT RAISE(ABORT, 'not today'); END"),
+        Engine::MariaDb => format!("{stop} FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not today'"),
+    };
+    scene.execute_all(&[stop]).await;
+    let undo = scene.path("undo.jsonl").display().to_string();
+    assert_eq!(scene.json(3, &["undo", &undo])["emptied"], 3);
+    assert_eq!(scene.db.number(WHOLE).await, 0);
+    scene.execute_all(&["DROP TRIGGER stop".to_owned()]).await;
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!((&report["applied"]["inserted"], &report["applied"]["filled"]), (&0.into(), &3.into()), "{report}");
+    assert_eq!(scene.db.number(WHOLE).await, 3);
+    assert_eq!(scene.json(0, &["undo", &undo])["removed"], 4);
+}
+
+async fn what_was_written_down_and_never_committed_is_filled_in_by_any_later_run(engine: Engine) {
+    let (scene, name) = circle(engine).await;
+    scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    // As if the last reference had been written down, and its commit had failed.
+    let undo = scene.path("undo.jsonl");
+    let written = std::fs::read_to_string(&undo).unwrap();
+    let end = written.rfind("\"op\":\"fill\"").unwrap();
+    let end = end + written[end..].find('\n').unwrap() + 1;
+    std::fs::write(&undo, &written[..end]).unwrap();
+    let sql = ["UPDATE members SET next = NULL WHERE id = 3", "DELETE FROM members WHERE id = 4"];
+    scene.execute_all(&sql.map(str::to_owned)).await;
+    // The next run puts in another row, and does not get there either.
+    refuse(&scene, 3).await;
+    let report = scene.json(3, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(report["applied"]["inserted"], 1, "{report}");
+    scene.execute_all(&["DROP TRIGGER no".to_owned()]).await;
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(report["applied"]["filled"], 1, "{report}");
+    assert_eq!(scene.db.number(WHOLE).await, 3);
 }

@@ -1,8 +1,8 @@
 //! References that were left empty: filled in when their rows are there, or their rows taken out again.
 
-use super::{Apply, Failures, begin, is_refusal, key_condition, update, why};
+use super::{Apply, Failures, begin, delete, is_refusal, update, why};
 use crate::{
-    db::{Arg, Mode, Query, Tx},
+    db::{Arg, Mode, Tx},
     snapshot::{
         SnapshotError,
         restore::{
@@ -10,7 +10,6 @@ use crate::{
             children::Children,
             undo_file::{Record, Values},
         },
-        schema::quote,
     },
 };
 
@@ -157,7 +156,9 @@ impl Apply<'_> {
         };
         let state = if is_out { State::Deferred } else { State::Restored };
         let own = work.find(fill.table, std::slice::from_ref(&fill.key)).await?.pop().flatten();
-        if let Some(candidate) = work.restored_as(fill.table, &fill.key).await?.or(own) {
+        // A run before this one may have put it in with another key: for the plan it was entered again.
+        let mapped = work.mapped_to(fill.table, &fill.key).await?;
+        if let Some(candidate) = work.restored_as(fill.table, &fill.key).await?.or(own).or(mapped) {
             work.set(fill.table, &[Candidate { state, reason, detail, ..candidate }]).await?;
         } else {
             // It was put in by a run before this one.
@@ -175,10 +176,7 @@ impl Apply<'_> {
         if self.is_referred(&mut tx, fill, children).await? {
             return Ok(None);
         }
-        let (condition, args) = key_condition(&context.live, shape, &fill.key);
-        let table = quote(context.live.db.dialect(), &shape.table);
-        let sql = format!("DELETE FROM {table} WHERE {condition}");
-        match tx.execute(Query::named("restore take out", sql), args).await {
+        match delete(&context.live, &mut tx, shape, fill.key.clone()).await {
             Ok(found) => {
                 tx.commit().await?;
                 Ok(Some(found))

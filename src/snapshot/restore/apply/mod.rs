@@ -14,17 +14,17 @@ use super::{
     Context,
     candidates::{Candidate, Fill, State},
     plan,
-    undo_file::{Reader, Record, Writer},
+    undo_file::{Reader, Record, Values, Writer},
 };
 use crate::{
-    db::{DbError, Query},
-    snapshot::{SnapshotError, cells::Cells, side::PAGE},
+    db::{DbError, Mode, Query},
+    snapshot::{SnapshotError, side::PAGE},
 };
 use ready::ready;
 use record::Moved;
 pub use sql::database_error;
 use sql::insert_sql;
-pub(super) use sql::{Failures, begin, is_refusal, key_condition, update, why};
+pub(super) use sql::{Failures, begin, delete, is_refusal, update, why};
 
 /// What was done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -64,20 +64,24 @@ impl<'a> Apply<'a> {
     /// Goes on from where the undo file says that another run has ended.
     pub async fn new(
         context: &'a Context,
-        undo: Writer,
+        mut undo: Writer,
         known: &mut Reader,
         progress: &'a mut (dyn FnMut(u64) + Send),
     ) -> anyhow::Result<Self> {
         // The rows whose references were never filled in. Only the last thing that is written down may not
         // have been committed: a reference that was filled in, and is empty now, was emptied by somebody.
-        let mut last_filled: Option<(usize, Cells)> = None;
+        let mut last_filled: Option<(usize, Values, Values)> = None;
         for start in (0..known.len()).step_by(PAGE) {
             for record in known.read(start..known.len().min(start + PAGE))? {
-                if let Some((table, key)) = last_filled.take() {
-                    context.work.forget_fill(table, &key).await?;
+                // An undo writes these down before it does anything.
+                if matches!(record, Record::Days { .. }) {
+                    continue;
+                }
+                if let Some((table, row, _)) = last_filled.take() {
+                    context.work.forget_fill(table, &context.shapes[table].key_of(&row.0)).await?;
                 }
                 match record {
-                    Record::Insert { table, row, later, .. } => {
+                    Record::Insert { table, row, later, .. } | Record::Empty { table, row, later } => {
                         let Some(table) = context.number(&table).filter(|_| !later.is_empty()) else { continue };
                         let values = later.into_iter().map(|(place, value)| (place, value.0)).collect();
                         let key = context.shapes[table].key_of(&row.0);
@@ -85,13 +89,22 @@ impl<'a> Apply<'a> {
                             Fill { table, key, row: row.0, values, is_known: false, refused: Default::default() };
                         context.work.add_fills(&[fill]).await?;
                     }
-                    Record::Fill { table, before, .. } => {
-                        last_filled =
-                            context.number(&table).map(|table| (table, context.shapes[table].key_of(&before.0)));
+                    Record::Fill { table, before, after } => {
+                        last_filled = context.number(&table).map(|table| (table, before, after));
                     }
                     Record::End => context.work.all_fills_known().await?,
-                    Record::Empty { .. } | Record::Days { .. } => {}
+                    Record::Days { .. } => {}
                 }
+            }
+        }
+        // Nor will it be the last thing any more: that it was not committed is written down.
+        if let Some((table, Values(before), Values(after))) = last_filled {
+            let shape = &context.shapes[table];
+            let mut tx = context.live.db.begin(Mode::Snapshot).await?;
+            let found = context.live.lookup(&mut tx, shape, &shape.key, &[shape.key_of(&before)], false).await?;
+            tx.commit().await?;
+            if found.into_iter().flatten().next().is_some_and(|row| row == before) {
+                undo.append(&[Record::empty(&shape.table, &before, &after, before.clone())])?;
             }
         }
         Ok(Self { context, undo, done: Applied::default(), progress })

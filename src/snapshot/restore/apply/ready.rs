@@ -35,9 +35,7 @@ pub(super) async fn ready(
 ) -> Result<(Vec<Ready>, Vec<Candidate>), SnapshotError> {
     let shape = &context.shapes[table];
     let mut snapshot = context.snapshot.db.begin(Mode::Snapshot).await?;
-    let keys: Vec<Cells> = candidates.iter().map(|candidate| candidate.key.clone()).collect();
-    let rows = context.snapshot.lookup(&mut snapshot, shape, &shape.key, &keys, false).await?;
-    let rows: Vec<Cells> = rows.into_iter().filter_map(|rows| rows.into_iter().next()).collect();
+    let (candidates, rows) = plan::rows_of(context, &mut snapshot, table, candidates).await?;
     let mut written = rows.clone();
     let mut later: Vec<Vec<(usize, Arg)>> = vec![Vec::new(); rows.len()];
     let mut waits: Vec<Option<(String, String)>> = vec![None; rows.len()];

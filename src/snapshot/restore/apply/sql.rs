@@ -23,11 +23,6 @@ pub(super) fn insert_sql(live: &Side, shape: &Shape, row: &[Arg]) -> String {
     )
 }
 
-/// The condition that a row has a key, and its arguments.
-pub(in crate::snapshot::restore) fn key_condition(live: &Side, shape: &Shape, key: &[Arg]) -> (String, Vec<Arg>) {
-    (live.has_key(shape, "", key), key.to_vec())
-}
-
 /// What MySQL needs to take values as they were: an id of 0 is not a request for a new one, and a date
 /// that another mode let in is no error now. Too long, out of range and no number stay errors.
 const SESSION_MYSQL: &str =
@@ -58,10 +53,22 @@ pub(in crate::snapshot::restore) async fn update(
             (format!("{} = {}", quote(dialect, column), live.written(&shape.table, column, value)), value.clone())
         })
         .unzip();
-    let (condition, key) = key_condition(live, shape, &shape.key_of(row));
+    let key = shape.key_of(row);
+    let condition = live.has_key(shape, "", &key);
     args.extend(key);
     let sql = format!("UPDATE {} SET {} WHERE {condition}", quote(dialect, &shape.table), names.join(", "));
     tx.execute(Query::named("restore update", sql), args).await
+}
+
+/// Deletes the row with a key; how many there were.
+pub(in crate::snapshot::restore) async fn delete(
+    live: &Side,
+    tx: &mut Tx,
+    shape: &Shape,
+    key: Vec<Arg>,
+) -> Result<u64, DbError> {
+    let sql = format!("DELETE FROM {} WHERE {}", quote(live.db.dialect(), &shape.table), live.has_key(shape, "", &key));
+    tx.execute(Query::named("restore delete", sql), key).await
 }
 
 /// The database's error in an error, where it is one.

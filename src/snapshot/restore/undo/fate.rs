@@ -77,7 +77,7 @@ impl Undo {
                         let referred = referred.iter().filter(|_| !later.is_empty());
                         fate.referred.extend(referred.map(|(table, key)| (row, shown(table, key))));
                     }
-                    Record::Empty { table, row } => {
+                    Record::Empty { table, row, .. } => {
                         let (_, shape) = self.shape(&table)?;
                         fate.left(id(&table, &shape.key_of(&row.0)), &row.0);
                     }

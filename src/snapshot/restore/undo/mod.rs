@@ -10,20 +10,20 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{
     Link, add_foreign_keys,
-    apply::{Failures, begin, is_refusal, key_condition, update, why},
+    apply::{Failures, begin, delete, is_refusal, update, why},
     children::{Children, Referred},
     links,
     relations::Relations,
-    undo_file::{Reader, Record, Values, Writer},
+    undo_file::{Reader, Record, Writer},
 };
 use fate::Fate;
 
 use crate::{
-    db::{Arg, Db, DbError, Mode, Query, Tx},
+    db::{Arg, Db, DbError, Mode, Tx},
     snapshot::{
         SnapshotError,
         cells::{self, Cells},
-        schema::{self, quote},
+        schema,
         side::{PAGE, Shape, Side},
     },
 };
@@ -269,10 +269,7 @@ impl Undo {
         if alone != live {
             update(&self.live, tx, shape, alone).await?;
         }
-        let (condition, args) = key_condition(&self.live, shape, &shape.key_of(live));
-        let table = quote(self.live.db.dialect(), &shape.table);
-        let sql = format!("DELETE FROM {table} WHERE {condition}");
-        tx.execute(Query::named("undo delete", sql), args).await.map(drop)
+        delete(&self.live, tx, shape, shape.key_of(live)).await.map(drop)
     }
 
     /// The key of a row and why it cannot go: others refer to it that are not known, and did not when it came.
@@ -367,8 +364,8 @@ impl Undo {
         let Some(row) = self.live_row(tx, shape, after).await? else { return Ok(None) };
         let row = row[..before.len()].to_vec();
         fate.left(id, &row);
-        let is_other = row != before;
-        Ok(is_other.then(|| Record::Empty { table: table.to_owned(), row: Values(row) }))
+        // A restore that comes next has to fill them in again.
+        Ok(Some(Record::empty(table, before, after, row)))
     }
 }
 

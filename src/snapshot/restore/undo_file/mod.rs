@@ -59,12 +59,16 @@ pub enum Record {
         /// The row after.
         after: Values,
     },
-    /// An undo has emptied references of a row, and triggers made it another one than it was before.
+    /// References of a row that were filled in, or should have been, are empty: an undo has emptied them, or the
+    /// transaction of the `Fill` was never committed.
     Empty {
         /// Its table.
         table: String,
         /// The row as it is now.
         row: Values,
+        /// The places of the references, and what they were.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        later: Vec<(usize, Value)>,
     },
     /// A run of the restore has come to its end: what is left empty above was left empty knowingly.
     End,
@@ -73,6 +77,17 @@ pub enum Record {
         /// Each lab's days.
         labs: Vec<(i64, Vec<NaiveDate>)>,
     },
+}
+
+impl Record {
+    /// The references that a `Fill` has filled in are empty again, in a row that is like this now.
+    #[must_use]
+    pub fn empty(table: &str, before: &[Arg], after: &[Arg], row: Cells) -> Self {
+        let is_filled = |place: &usize| before[*place] == Arg::Null && after[*place] != Arg::Null;
+        let places = (0..before.len()).filter(is_filled);
+        let later = places.map(|place| (place, Value(after[place].clone()))).collect();
+        Self::Empty { table: table.to_owned(), row: Values(row), later }
+    }
 }
 
 /// A row's values.
