@@ -136,7 +136,7 @@ async fn what_is_pruned_while_it_is_verified_is_gone_and_not_damaged() {
         let pruned = files.clone();
         let pruning = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_micros(delay * 5));
-            pruned.map(|file| fs::remove_file(file).unwrap());
+            pruned.iter().for_each(|file| fs::remove_file(file).unwrap());
         });
         match verify::verify(&store, name, |_| ()).await {
             Ok(report) => assert!(report.is_whole(), "{:?}", report.problems),

@@ -21,6 +21,7 @@ pub mod candidates;
 pub mod children;
 pub mod exclude;
 pub mod graph;
+mod judge;
 pub mod parents;
 pub mod plan;
 pub mod relations;
