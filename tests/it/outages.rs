@@ -180,6 +180,35 @@ async fn an_outage_during_the_check_at_the_start_is_an_outage() {
     }
 }
 
+/// Of a claim only a commit without an answer may have claimed. What else fails of it is tried again, and what
+/// the worker is busy with goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_is_cut_off_drops_no_work() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    db.add_lab(LAB.0, Some(LAB.1.name())).await;
+    db.fill_lab(LAB.0, "2026-06-01".parse().unwrap(), 5, 5).await;
+    run_ok(&db, &["queue", "pause", "repair"]);
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02"]);
+    // A second job of the same day: a claim finds that it has to wait for the first, and is cut off as it says so.
+    let copy = "INSERT INTO daymend_jobs (id, kind, state, sort_key, rollup, lab_id, day, attempts_max)
+                SELECT id + 1, kind, state, sort_key + 1, rollup, lab_id, day, attempts_max FROM daymend_jobs";
+    db.execute(copy, args![]).await;
+    let proxy = Proxy::cutting_at(server::shared_port(), "claim postpone").await;
+    let _worker = Process::start(&db.through(&proxy), &["--now", NOW, "worker"]);
+    let workers = "SELECT COUNT(*) FROM daymend_workers";
+    wait_until("the worker to register", LIMIT, async || db.number(workers).await == 1).await;
+    // The first waits in the middle of its look.
+    let mut held = db.admin.begin(Mode::Write).await.unwrap();
+    held.execute_text("hold", "LOCK TABLES billing WRITE").await.unwrap();
+    db.execute("DELETE FROM daymend_pauses", args![]).await;
+    let postponed = "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'available' AND sort_key > 1000000000";
+    wait_until("the second to be postponed", LIMIT, async || db.number(postponed).await == 1).await;
+    held.discard();
+    wait_until("both to be done", LIMIT, async || completed(&db).await == 2).await;
+    assert_eq!(db.number(workers).await, 1, "the worker has registered anew");
+    assert_eq!(db.number("SELECT MAX(attempt) FROM daymend_jobs").await, 1);
+}
+
 async fn a_row_that_somebody_else_holds_uses_up_no_attempt(engine: Engine) {
     let db = TestDb::new(engine).await;
     db.add_summary_row(1, "2026-06-02", 1, 0, "branch_bill", 77).await;
