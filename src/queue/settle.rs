@@ -18,10 +18,12 @@ use crate::{
 /// The longest error message that is kept.
 const ERROR_CHARACTERS_MAX: usize = 2000;
 
+// In a correcting transaction it runs last, while rows of the summary are locked: it must not wait for whoever
+// holds a job, who may be waiting for a user with that row. MySQL has no word for it, where it may wait.
 statement!(
     COMPLETE,
     "complete",
-    "UPDATE daymend_jobs
+    "{waiting_for_nobody} UPDATE daymend_jobs
      SET state = 'completed', sort_key = {now_us}, error = NULL,
          rows_inserted = ?, rows_updated = ?, rows_deleted = ?
      WHERE state = 'running' AND worker_id = ? AND attempt = ? AND id IN ({list})"
