@@ -180,6 +180,26 @@ async fn an_outage_during_the_check_at_the_start_is_an_outage() {
     }
 }
 
+/// A log-in that is refused is an outage like others: here of an account that is locked for a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_that_is_refused_for_a_while_uses_up_no_attempt() {
+    let db = with_rebuild(TestDb::new(Engine::MariaDb).await).await;
+    let proxy = Proxy::start(server::shared_port()).await;
+    proxy.set(Weather::Slow(Duration::from_millis(2)));
+    let through = db.through(&proxy);
+    let mut processes = vec![Process::start(&through, &WORKER), Process::start(&through, &["--now", NOW, "scheduler"])];
+    wait_until("some days to be done", LIMIT, async || completed(&db).await > 5).await;
+    let user = db.name();
+    db.apply(&format!("ALTER USER {user}@'%' ACCOUNT LOCK; KILL USER {user}")).await;
+    // One that starts just now waits as well.
+    processes.push(Process::start(&through, &WORKER));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(processes.iter_mut().all(Process::is_running), "a process ended");
+    db.apply(&format!("ALTER USER {user}@'%' ACCOUNT UNLOCK")).await;
+    wait_for_the_end(&db).await;
+    assert!(processes.iter_mut().all(Process::is_running));
+}
+
 /// Of a claim only a commit without an answer may have claimed. What else fails of it is tried again, and what
 /// the worker is busy with goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
