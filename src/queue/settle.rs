@@ -5,8 +5,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use chrono::{DateTime, Utc};
-
 use super::{Job, JobKind};
 use crate::{
     args,
@@ -158,16 +156,4 @@ pub async fn hand_back(db: &Db, worker_id: i64) -> Result<u64, DbError> {
         Ok(jobs)
     })
     .await
-}
-
-statement!(
-    DISCARDED_SINCE,
-    "discarded since",
-    "SELECT COUNT(*) FROM daymend_jobs
-     WHERE kind IN ('nightly', 'repair', 'rebuild') AND state = 'discarded' AND sort_key >= ?"
-);
-
-/// How many jobs were discarded since that moment of the database's clock.
-pub async fn discarded_since(db: &Db, since: DateTime<Utc>) -> Result<i64, DbError> {
-    db.fetch_one(&DISCARDED_SINCE, args![since.timestamp_micros()], |row| row.int(0)).await
 }

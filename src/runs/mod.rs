@@ -18,7 +18,7 @@ use crate::{
     args,
     db::{Db, DbError, Mode, Row, Statement, Tx, clipped, retry},
     queue::{
-        JobKind,
+        JobKind, by_name,
         enqueue::{self, Batch},
         ids_of,
     },
@@ -143,10 +143,8 @@ impl RunState {
     }
 
     fn parse(name: &str) -> Result<Self, sqlx::Error> {
-        [Self::Running, Self::Completed, Self::Failed, Self::Cancelled]
-            .into_iter()
-            .find(|state| state.name() == name)
-            .ok_or_else(|| sqlx::Error::Decode(format!("unknown run state {name:?}").into()))
+        let all = [Self::Running, Self::Completed, Self::Failed, Self::Cancelled];
+        by_name(&all, Self::name, name, "run state")
     }
 }
 

@@ -56,7 +56,7 @@ statement!(
 statement!(
     OPEN_COUNTS_BY_LAB,
     "open job counts by lab",
-    "SELECT lab_id,
+    "SELECT CAST(lab_id AS CHAR),
             CASE WHEN state <> 'available' THEN state WHEN sort_key >= ? THEN 'paused'
                  WHEN sort_key > {now_us} THEN 'backing_off' ELSE 'available' END AS phase,
             COUNT(*)
@@ -281,10 +281,8 @@ type Counts = BTreeMap<(String, String), i64>;
 /// The rows of a statement of two names and a number.
 async fn count(tx: &mut Tx, statement: &crate::db::Statement, args: Vec<crate::db::Arg>) -> Result<Counts, DbError> {
     let mut counts = BTreeMap::new();
-    let is_lab = statement.name == OPEN_COUNTS_BY_LAB.name;
     tx.for_each(statement, args, |row| {
-        let first = if is_lab { row.int(0)?.to_string() } else { row.text(0)? };
-        counts.insert((first, row.text(1)?), row.int(2)?);
+        counts.insert((row.text(0)?, row.text(1)?), row.int(2)?);
         Ok(())
     })
     .await?;
