@@ -163,7 +163,7 @@ pub struct Run {
     pub reason: String,
     /// Who asked for it.
     pub requested_by: String,
-    /// The time zone of a nightly run.
+    /// The time zone of a nightly run, and of its look-back.
     pub time_zone: Option<String>,
     /// The lab of a rebuild.
     pub lab_id: Option<i64>,
@@ -263,7 +263,7 @@ pub struct NewRun {
     pub reason: String,
     /// Who asks; at most 100 characters.
     pub requested_by: String,
-    /// The time zone of a nightly run.
+    /// The time zone of a nightly run, and of its look-back.
     pub time_zone: Option<String>,
     /// The lab of a rebuild.
     pub lab_id: Option<i64>,
