@@ -50,6 +50,9 @@ pub enum ZoneError {
     /// The name is not one of IANA's, aliases included.
     #[error("time zone {0:?} is unknown (expected an IANA name such as Asia/Kolkata)")]
     Unknown(String),
+    /// The lab's row holds a value that cannot be read, in the database's words.
+    #[error("its row cannot be read: {0}")]
+    Unreadable(String),
 }
 
 /// A half-open interval `[from, until)` of UTC instants.

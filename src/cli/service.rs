@@ -370,7 +370,7 @@ impl WorkerOptions {
                 global.warn("it was ended before the queue was drained");
                 exit = Exit::Failed;
             }
-            if queue::settle::discarded_since(&db, begun).await? > 0 {
+            if queue::admin::stats::discarded_since(&db, begun).await? > 0 {
                 exit = Exit::Failed;
             }
             // Nobody else may be there to close the runs.

@@ -46,8 +46,9 @@ pub enum Dialect {
 ///   victim of one. The shared lock has no spelling that both servers know together with NOWAIT: each
 ///   reads its own out of the comments.
 /// - `{waiting_for_nobody}`: the same for an INSERT, which meets the row that a user's transaction has
-///   inserted under the same key and not committed, and for a DELETE, which locks the row's entries in
-///   other indexes after the row itself, while an upsert begins with them. MySQL has no word for it.
+///   inserted under the same key and not committed, for a DELETE, which locks the row's entries in
+///   other indexes after the row itself, while an upsert begins with them, and for an UPDATE by keys.
+///   MySQL has no word for it.
 /// - `{force_claim}`: the claim must walk its index in order; without the hint the
 ///   optimizer may prefer another one and sort (shared measurement: a claim that sorts
 ///   locks every waiting row).

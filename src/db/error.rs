@@ -101,11 +101,15 @@ fn mysql_kind(number: u32) -> Kind {
         1062 | 1205 | 1213 | 1020 | 1412 | 1467 | 3101 | 3572 | 8022 | 9007 => Kind::Conflict,
         // Too many connections; server shutdown; normal shutdown; aborted connection;
         // read-only (a failover is under way); killed connection; lost or gone; a Galera node that
-        // is joining (1047); a connection that was idle for too long (MySQL 8.0.24+, 4031); a
-        // password that is being changed (1045), which is no fault of any job. Not a statement that was
-        // killed (1317): whoever kills what takes long would kill it again, for ever.
-        1040 | 1045 | 1047 | 1053 | 1077 | 1079 | 1152 | 1184 | 1203 | 1226 | 1290 | 1836 | 1927 | 2006 | 2013
-        | 3169 | 4031 => Kind::Unavailable,
+        // is joining (1047); a connection that was idle for too long (MySQL 8.0.24+, 4031). Not a statement
+        // that was killed (1317): whoever kills what takes long would kill it again, for ever.
+        1040 | 1047 | 1053 | 1077 | 1079 | 1152 | 1184 | 1203 | 1226 | 1290 | 1836 | 1927 | 2006 | 2013 | 3169
+        | 4031 => Kind::Unavailable,
+        // A log-in that is refused, which is no fault of any job: a password that is being changed (1045,
+        // 1698) or has expired (1820, 1862), a host that is blocked after errors of the network (1129) or may
+        // not log in (1130), an account that is locked (MySQL 3118, MariaDB 4151), or blocked after wrong
+        // passwords (MySQL 3955, MariaDB 4150).
+        1045 | 1129 | 1130 | 1698 | 1820 | 1862 | 3118 | 3955 | 4150 | 4151 => Kind::Unavailable,
         // Access denied (database, table, column, other); unknown database; bad field; syntax;
         // unknown table; no such table.
         1044 | 1049 | 1054 | 1064 | 1109 | 1142 | 1143 | 1146 | 1227 => Kind::Definition,

@@ -30,6 +30,7 @@ pub use dialect::{DbClock, Dialect};
 pub use error::{DbError, Kind, code};
 pub use retry::{Backoff, RETRIES_MAX, retry};
 pub use statement::{Statement, repeat};
+pub(crate) use tx::COMMIT;
 pub use tx::{Query, Tx};
 pub use value::{Arg, Cell, Dated, Row, instant_text};
 pub(crate) use value::{clipped, json_list};

@@ -28,6 +28,9 @@ use crate::statement;
 
 statement!(NOW, "database now", "SELECT {now_us}");
 
+/// How errors name the statement that commits.
+pub(crate) const COMMIT: &str = "commit";
+
 const BEGIN_SNAPSHOT_MYSQL: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
      START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
 
@@ -172,7 +175,7 @@ impl Tx {
 
     /// Commits.
     pub async fn commit(mut self) -> Result<(), DbError> {
-        self.control("commit", "COMMIT").await?;
+        self.control(COMMIT, "COMMIT").await?;
         self.is_open = false;
         Ok(())
     }

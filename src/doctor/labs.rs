@@ -7,7 +7,7 @@ use chrono::{Duration, NaiveDate};
 use super::{COUNT_MAX, Chart, Check, Patient, Severity, counted, lab_list, lab_options};
 use crate::{
     args,
-    calendar::{self, Zone},
+    calendar::{self, Zone, ZoneError},
     db::{DbError, Mode},
     rollup::{HISTORICAL_SUMMARY, source, source::Lab},
     statement,
@@ -61,19 +61,23 @@ async fn zones(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let labs = enabled(patient).await?;
     let mut names = BTreeSet::new();
     // One finding a reason: a hundred labs without a zone are one thing to do.
-    let mut unusable: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    let mut unusable: BTreeMap<(String, &str), Vec<i64>> = BTreeMap::new();
     for lab in &labs {
         match lab.zone() {
             Ok(zone) => {
                 names.insert(zone.name());
             }
-            Err(error) => unusable.entry(error.to_string()).or_default().push(lab.id),
+            Err(error) => {
+                let is_unreadable = matches!(error, ZoneError::Unreadable(_));
+                let remedy = if is_unreadable { "correct the row" } else { "set labTimeZone to an IANA name" };
+                unusable.entry((error.to_string(), remedy)).or_default().push(lab.id);
+            }
         }
     }
     chart.fact("labs", format!("{} enabled, in {}", labs.len(), counted(names.len(), "time zone")));
-    for (why, labs) in unusable.iter().take(20) {
+    for ((why, remedy), labs) in unusable.iter().take(20) {
         let ids: Vec<String> = labs.iter().take(10).map(ToString::to_string).collect();
-        let advice = format!("set labTimeZone to an IANA name for lab {}: the next tick catches up", ids.join(", "));
+        let advice = format!("{remedy} for lab {}: the next tick catches up", ids.join(", "));
         chart.find(lab_list(labs), format!("is not kept: {why}"), advice);
     }
     Ok(chart)

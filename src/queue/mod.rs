@@ -73,10 +73,7 @@ impl FromStr for JobKind {
     type Err = sqlx::Error;
 
     fn from_str(name: &str) -> Result<Self, sqlx::Error> {
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.name() == name)
-            .ok_or_else(|| sqlx::Error::Decode(format!("unknown job kind {name:?}").into()))
+        by_name(&Self::ALL, Self::name, name, "job kind")
     }
 }
 
@@ -123,11 +120,19 @@ impl FromStr for JobState {
     type Err = sqlx::Error;
 
     fn from_str(name: &str) -> Result<Self, sqlx::Error> {
-        Self::ALL
-            .into_iter()
-            .find(|state| state.name() == name)
-            .ok_or_else(|| sqlx::Error::Decode(format!("unknown job state {name:?}").into()))
+        by_name(&Self::ALL, Self::name, name, "job state")
     }
+}
+
+/// The one of `all` that has this name in the database.
+pub(crate) fn by_name<T: Copy>(
+    all: &[T],
+    name_of: fn(T) -> &'static str,
+    name: &str,
+    what: &str,
+) -> Result<T, sqlx::Error> {
+    let found = all.iter().copied().find(|one| name_of(*one) == name);
+    found.ok_or_else(|| sqlx::Error::Decode(format!("unknown {what} {name:?}").into()))
 }
 
 /// The run of a job.

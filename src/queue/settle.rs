@@ -5,8 +5,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use chrono::{DateTime, Utc};
-
 use super::{Job, JobKind};
 use crate::{
     args,
@@ -18,10 +16,12 @@ use crate::{
 /// The longest error message that is kept.
 const ERROR_CHARACTERS_MAX: usize = 2000;
 
+// In a correcting transaction it runs last, while rows of the summary are locked: it must not wait for whoever
+// holds a job, who may be waiting for a user with that row. MySQL has no word for it, where it may wait.
 statement!(
     COMPLETE,
     "complete",
-    "UPDATE daymend_jobs
+    "{waiting_for_nobody} UPDATE daymend_jobs
      SET state = 'completed', sort_key = {now_us}, error = NULL,
          rows_inserted = ?, rows_updated = ?, rows_deleted = ?
      WHERE state = 'running' AND worker_id = ? AND attempt = ? AND id IN ({list})"
@@ -156,16 +156,4 @@ pub async fn hand_back(db: &Db, worker_id: i64) -> Result<u64, DbError> {
         Ok(jobs)
     })
     .await
-}
-
-statement!(
-    DISCARDED_SINCE,
-    "discarded since",
-    "SELECT COUNT(*) FROM daymend_jobs
-     WHERE kind IN ('nightly', 'repair', 'rebuild') AND state = 'discarded' AND sort_key >= ?"
-);
-
-/// How many jobs were discarded since that moment of the database's clock.
-pub async fn discarded_since(db: &Db, since: DateTime<Utc>) -> Result<i64, DbError> {
-    db.fetch_one(&DISCARDED_SINCE, args![since.timestamp_micros()], |row| row.int(0)).await
 }

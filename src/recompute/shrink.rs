@@ -139,15 +139,14 @@ fn losses<'a>(
 /// How many facts the day would lose: of the kinds of which some event type loses more than its share, the
 /// one that loses least. Bills that go take their tests along; tests that go leave their bills.
 fn facts_lost(rollup: &Rollup, losses: &HashMap<&str, Loss>, percent: i64) -> i64 {
-    let mut kinds: HashMap<Option<usize>, i64> = HashMap::new();
+    let mut kinds: HashMap<usize, i64> = HashMap::new();
     for (name, loss) in losses.iter().filter(|(_, loss)| loss.vanishing * 100 > percent * loss.stored) {
-        let kind = rollup.events.iter().find(|event| event.name == *name).map(|event| event.fact);
-        let most = kinds.entry(kind).or_default();
+        // Rows of an event type that nobody knows are of no kind.
+        let Some(event) = rollup.events.iter().find(|event| event.name == *name) else { continue };
+        let most = kinds.entry(event.fact).or_default();
         *most = (*most).max(loss.facts);
     }
-    // Of event types that nobody knows only where there are no others.
-    let unknown = kinds.remove(&None).unwrap_or(0);
-    kinds.into_values().min().unwrap_or(unknown)
+    kinds.into_values().min().unwrap_or(0)
 }
 
 #[cfg(test)]

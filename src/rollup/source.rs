@@ -18,25 +18,27 @@ use crate::{
 pub struct Lab {
     /// Its id.
     pub id: i64,
-    /// The name of its time zone, unchecked.
-    pub time_zone: Option<String>,
-    /// Whether the nightly run keeps its summary.
+    /// Whether the nightly run keeps its summary, or would if its row could be read.
     pub enabled: bool,
+    zone: Result<Zone, ZoneError>,
 }
 
 impl Lab {
     /// Its time zone.
     pub fn zone(&self) -> Result<Zone, ZoneError> {
-        Zone::parse(self.time_zone.as_deref())
+        self.zone.clone()
     }
 
+    /// One whose values cannot be read is a lab without a usable zone, and stops no other.
     fn from_row(row: &Row, columns: [usize; 3]) -> Result<Self, sqlx::Error> {
         let [id, time_zone, enabled] = columns;
-        Ok(Self {
-            id: row.int(id)?,
-            time_zone: row.text_or_null(time_zone)?,
-            enabled: row.int_or_null(enabled)?.unwrap_or(0) != 0,
-        })
+        let unreadable = |error: sqlx::Error| ZoneError::Unreadable(error.to_string());
+        let zone = row.text_or_null(time_zone).map_err(unreadable).and_then(|name| Zone::parse(name.as_deref()));
+        let (enabled, zone) = match row.int_or_null(enabled) {
+            Ok(enabled) => (enabled.unwrap_or(0) != 0, zone),
+            Err(error) => (true, Err(unreadable(error))),
+        };
+        Ok(Self { id: row.int(id)?, enabled, zone })
     }
 }
 

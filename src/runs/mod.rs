@@ -18,7 +18,7 @@ use crate::{
     args,
     db::{Db, DbError, Mode, Row, Statement, Tx, clipped, retry},
     queue::{
-        JobKind,
+        JobKind, by_name,
         enqueue::{self, Batch},
         ids_of,
     },
@@ -143,10 +143,8 @@ impl RunState {
     }
 
     fn parse(name: &str) -> Result<Self, sqlx::Error> {
-        [Self::Running, Self::Completed, Self::Failed, Self::Cancelled]
-            .into_iter()
-            .find(|state| state.name() == name)
-            .ok_or_else(|| sqlx::Error::Decode(format!("unknown run state {name:?}").into()))
+        let all = [Self::Running, Self::Completed, Self::Failed, Self::Cancelled];
+        by_name(&all, Self::name, name, "run state")
     }
 }
 
@@ -165,7 +163,7 @@ pub struct Run {
     pub reason: String,
     /// Who asked for it.
     pub requested_by: String,
-    /// The time zone of a nightly run.
+    /// The time zone of a nightly run, and of its look-back.
     pub time_zone: Option<String>,
     /// The lab of a rebuild.
     pub lab_id: Option<i64>,
@@ -265,7 +263,7 @@ pub struct NewRun {
     pub reason: String,
     /// Who asks; at most 100 characters.
     pub requested_by: String,
-    /// The time zone of a nightly run.
+    /// The time zone of a nightly run, and of its look-back.
     pub time_zone: Option<String>,
     /// The lab of a rebuild.
     pub lab_id: Option<i64>,

@@ -18,7 +18,8 @@
 //! How it fails: a step that cannot reach the database is logged and done at a later tick; a
 //! lab that cannot be scheduled is reported, and stops no other; so is a record or a run whose rows
 //! somebody else holds, and it is done at a later tick. On shutdown a step is dropped wherever it is: each
-//! is a transaction, which rolls back.
+//! is a transaction, which rolls back. The audit and the snapshot, which are held by a lease, have a few
+//! seconds to hand on what they hold.
 
 pub mod audits;
 pub mod dirty;
@@ -70,6 +71,9 @@ const TICK_REST_MAX: Duration = Duration::from_secs(30);
 
 /// How often the labs are read to see which days have closed.
 const NIGHTLY_EVERY: Duration = Duration::from_secs(10);
+
+/// How long the audit and the snapshot may take to hand on what they hold, after a signal.
+const HAND_ON_MAX: Duration = Duration::from_secs(5);
 
 /// How the scheduler decides.
 #[derive(Debug, Clone, Copy)]
@@ -277,6 +281,19 @@ async fn tick_until(
             }
         };
         shutdown.run_until_cancelled(tokio::time::sleep(wait)).await;
+    }
+}
+
+/// What `work` comes to, which ends by itself after `shutdown`; none where its database keeps it waiting then.
+/// What it holds is free when its lease has run out.
+async fn until_soon_after<T>(shutdown: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
+    let too_late = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(HAND_ON_MAX).await;
+    };
+    tokio::select! {
+        done = work => Some(done),
+        () = too_late => None,
     }
 }
 

@@ -5,7 +5,7 @@
 //! takes seconds: after such a reading it rests the longer.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -56,7 +56,7 @@ statement!(
 statement!(
     OPEN_COUNTS_BY_LAB,
     "open job counts by lab",
-    "SELECT lab_id,
+    "SELECT CAST(lab_id AS CHAR),
             CASE WHEN state <> 'available' THEN state WHEN sort_key >= ? THEN 'paused'
                  WHEN sort_key > {now_us} THEN 'backing_off' ELSE 'available' END AS phase,
             COUNT(*)
@@ -116,9 +116,10 @@ pub(super) async fn observe_until(
     clock: Clock,
     shutdown: &CancellationToken,
 ) {
+    let mut shown = Shown::default();
     while !shutdown.is_cancelled() {
         let begun = Instant::now();
-        let observed = async { observe(db, rollup, config, db.now(clock).await?).await };
+        let observed = async { observe(db, rollup, config, db.now(clock).await?, &mut shown).await };
         let Some(observed) = shutdown.run_until_cancelled(observed).await else { return };
         match observed {
             Ok(()) => {
@@ -135,7 +136,21 @@ pub(super) async fn observe_until(
     }
 }
 
-async fn observe(db: &Db, rollup: &Rollup, config: &Config, now: DateTime<Utc>) -> Result<(), DbError> {
+/// Of which labs the last reading showed something that a next one may not find any more: it is zero then, or the
+/// gauges would say for minutes what has been.
+#[derive(Debug, Default)]
+struct Shown {
+    unusable: BTreeSet<String>,
+    jobs: BTreeSet<(String, String)>,
+}
+
+async fn observe(
+    db: &Db,
+    rollup: &Rollup,
+    config: &Config,
+    now: DateTime<Utc>,
+    shown: &mut Shown,
+) -> Result<(), DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let open = runs::open(&mut tx).await?;
     let counts = count(&mut tx, &OPEN_COUNTS, args![queue::PAUSED]).await?;
@@ -156,7 +171,7 @@ async fn observe(db: &Db, rollup: &Rollup, config: &Config, now: DateTime<Utc>) 
     LABS_PAUSED.set([], pauses.iter().filter(|pause| pause.lab_id.is_some()).count() as f64);
     let oldest = dirty::oldest_us(&mut tx).await?;
     DIRTY_OLDEST.set([], oldest.unwrap_or(0).max(0) as f64 / 1e6);
-    observe_labs(&mut tx, rollup, config, now).await?;
+    observe_labs(&mut tx, rollup, config, now, shown).await?;
     tx.commit().await?;
     if config.audit.is_some() {
         audits::observe(db, &rollup.name).await?;
@@ -166,7 +181,13 @@ async fn observe(db: &Db, rollup: &Rollup, config: &Config, now: DateTime<Utc>) 
 }
 
 /// What is due, by zone and lab.
-async fn observe_labs(tx: &mut Tx, rollup: &Rollup, config: &Config, now: DateTime<Utc>) -> Result<(), DbError> {
+async fn observe_labs(
+    tx: &mut Tx,
+    rollup: &Rollup,
+    config: &Config,
+    now: DateTime<Utc>,
+    shown: &mut Shown,
+) -> Result<(), DbError> {
     let outlook = nightly::look_at_labs(tx, rollup).await?;
     let done = nightly_done(tx).await?;
     let (mut open_by_zone, mut open_by_lab) = (BTreeMap::new(), BTreeMap::new());
@@ -201,12 +222,17 @@ async fn observe_labs(tx: &mut Tx, rollup: &Rollup, config: &Config, now: DateTi
     }
     LABS_UNUSABLE.set([], outlook.unusable.len() as f64);
     if metrics::is_per_lab() {
-        for lab in outlook.unusable.keys() {
-            LAB_UNUSABLE.set([&lab.to_string()], 1.0);
+        let unusable: BTreeSet<String> = outlook.unusable.keys().map(ToString::to_string).collect();
+        for lab in shown.unusable.union(&unusable) {
+            LAB_UNUSABLE.set([lab], f64::from(u8::from(unusable.contains(lab))));
         }
-        for ((lab, state), jobs) in count(tx, &OPEN_COUNTS_BY_LAB, args![queue::PAUSED]).await? {
-            LAB_JOBS.set([&lab, &state], jobs as f64);
+        shown.unusable = unusable;
+        let counts = count(tx, &OPEN_COUNTS_BY_LAB, args![queue::PAUSED]).await?;
+        let found = counts.keys().cloned().collect();
+        for (lab, state) in shown.jobs.union(&found) {
+            LAB_JOBS.set([lab, state], counted(&counts, lab, state));
         }
+        shown.jobs = found;
     }
     Ok(())
 }
@@ -255,10 +281,8 @@ type Counts = BTreeMap<(String, String), i64>;
 /// The rows of a statement of two names and a number.
 async fn count(tx: &mut Tx, statement: &crate::db::Statement, args: Vec<crate::db::Arg>) -> Result<Counts, DbError> {
     let mut counts = BTreeMap::new();
-    let is_lab = statement.name == OPEN_COUNTS_BY_LAB.name;
     tx.for_each(statement, args, |row| {
-        let first = if is_lab { row.int(0)?.to_string() } else { row.text(0)? };
-        counts.insert((first, row.text(1)?), row.int(2)?);
+        counts.insert((row.text(0)?, row.text(1)?), row.int(2)?);
         Ok(())
     })
     .await?;

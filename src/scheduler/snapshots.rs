@@ -16,7 +16,7 @@ use std::{
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::nightly::NightlyAt;
+use super::{nightly::NightlyAt, until_soon_after};
 use crate::{
     args,
     clock::Clock,
@@ -146,7 +146,8 @@ pub async fn run(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationTo
         SNAPSHOTS.add([result], 0);
     }
     while !shutdown.is_cancelled() {
-        if let Err(error) = look(db, daily, clock, shutdown).await {
+        let look = look(db, daily, clock, shutdown);
+        if let Some(Err(error)) = until_soon_after(shutdown, look).await {
             metrics::database_error(&error);
             tracing::warn!(error = %chain(&error), "the daily snapshot cannot be looked at, trying again");
         }

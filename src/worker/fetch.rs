@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Session, backend::QueueBackend, fault, wait_after};
 use crate::{
-    db::{DbError, Kind, Mode},
+    db::{COMMIT, DbError, Kind, Mode},
     error::chain,
     metrics::catalogue::{CLAIM_DURATION, JOBS_CLAIMED, QUEUE_LATENCY},
     queue::{
@@ -146,8 +146,9 @@ impl Fetcher {
                     }
                 }
                 // A claim whose commit got no answer may have claimed: nobody here knows of those
-                // jobs, so that only the end of this session gives them back.
-                Err(error) if error.kind == Kind::Unavailable => {
+                // jobs, so that only the end of this session gives them back. Before the commit it has
+                // claimed nothing, and what else this session is busy with goes on.
+                Err(error) if error.kind == Kind::Unavailable && error.statement == COMMIT => {
                     wait_after(&error, "claim", 1, stopping).await;
                     self.session.lost.cancel();
                     return;

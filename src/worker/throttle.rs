@@ -171,16 +171,20 @@ async fn threads_running(db: &Db) -> Result<i64, DbError> {
         .await
 }
 
-/// How far a replica is behind; none where it does not replicate.
+/// How far a replica is behind, by the channel that is behind most; none where one does not replicate, or there
+/// is none.
 async fn lag(replica: &Db) -> Result<Option<Duration>, DbError> {
     let replica = replica.with_limit(ANSWER_MAX);
-    // MySQL 8.0.22+ and MariaDB 10.5.1+; each has its own name for the column.
-    let query = Query::new("replica status", "SHOW REPLICA STATUS");
-    let seconds = replica.fetch_optional(query, args![], |row| {
+    // MySQL 8.0.22+ and MariaDB 10.5.1+, which shows one channel unless asked for all; each has its own name
+    // for the column.
+    let query = Query::new("replica status", "SHOW /*M! ALL REPLICAS */ /*!80000 REPLICA */ STATUS");
+    let channels = replica.fetch_all(query, args![], |row| {
         let column = row.position("Seconds_Behind_Source").or_else(|| row.position("Seconds_Behind_Master"));
         column.map_or(Ok(None), |column| row.int_or_null(column))
     });
-    Ok(seconds.await?.flatten().map(|seconds| Duration::from_secs(seconds.unsigned_abs())))
+    let behind: Option<Vec<i64>> = channels.await?.into_iter().collect();
+    let most = behind.and_then(|seconds| seconds.into_iter().max());
+    Ok(most.map(|seconds| Duration::from_secs(seconds.unsigned_abs())))
 }
 
 /// The first value of the operator's query, which has to be a number: NULL says nothing.

@@ -95,6 +95,8 @@ async fn explain(tx: &mut Tx, engine: Engine, sql: &str, args: Vec<Arg>) -> Vec<
         Engine::MariaDb => "EXPLAIN",
         Engine::Sqlite => "EXPLAIN QUERY PLAN",
     };
+    // SET STATEMENT cannot be explained together with what it is for.
+    let sql = sql.replace("{waiting_for_nobody}", "");
     let rows = tx.fetch_all(Query::new("explain", format!("{explain} {sql}\n-- {count}")), args, Ok).await;
     let rows = rows.unwrap_or_else(|error| panic!("{sql}: {}", daymend::error::chain(&error)));
     let text = |row: &daymend::db::Row, column| row.text_or_null(column).unwrap().unwrap_or_default();

@@ -187,3 +187,24 @@ async fn a_scheduler_that_waits_for_the_database_ends_at_once_on_sigterm() {
     assert_eq!(scheduler.wait(Duration::from_secs(10)), Some(0));
     held.discard();
 }
+
+/// The audit and the daily snapshot, of which each says what it hands on, wait as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scheduler_whose_audit_and_snapshot_wait_for_the_database_ends_soon_on_sigterm() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut held = db.admin.begin(Mode::Write).await.unwrap();
+    held.execute_text("hold", "LOCK TABLES daymend_audits WRITE, daymend_snapshots WRITE").await.unwrap();
+    let arguments = ["--now", NOW, "scheduler", "--snapshot-to", dir.path().to_str().unwrap()];
+    let mut scheduler = Process::start(&db, &arguments);
+    for statement in ["audit slice of night", "snapshot last"] {
+        let waiting = format!(
+            "SELECT COUNT(*) FROM information_schema.processlist
+             WHERE db = DATABASE() AND state LIKE 'Waiting for table%lock' AND info LIKE '%daymend: {statement}%'"
+        );
+        wait_until(statement, LIMIT * 2, async || db.number(&waiting).await == 1).await;
+    }
+    scheduler.terminate();
+    assert_eq!(scheduler.wait(Duration::from_secs(20)), Some(0));
+    held.discard();
+}

@@ -1,6 +1,6 @@
 //! Sites are not all alike: data that cannot be read, keys of their own. Each stops the least it can, and says so.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use daymend::{
     args,
@@ -54,6 +54,45 @@ async fn a_bill_time_of_another_form_is_on_no_day_and_named() {
     assert_eq!(plan.left_out, [(1, why.clone()), (3, why)]);
     let found = examine(&db).what("dates.bills");
     assert!(found.contains("2 rows on no day") && found.contains("1 of lab 1: 2026-06-13T10:00:00"), "{found}");
+}
+
+/// SQLite's columns take any value: a lab whose row cannot be read stops no other, and is named.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lab_that_cannot_be_read_stops_no_other() {
+    let db = TestDb::new(Engine::Sqlite).await;
+    for lab in 1..=3 {
+        db.add_lab(lab, Some("Asia/Kolkata")).await;
+        db.fill_lab(lab, "2026-06-12".parse().unwrap(), 3, 2).await;
+    }
+    db.execute("UPDATE labs SET historicalViewEnabled = 'yes' WHERE id = 1", args![]).await;
+    db.execute("UPDATE labs SET labTimeZone = x'ff' WHERE id = 2", args![]).await;
+    db.execute(
+        "INSERT INTO daymend_dirty (lab_id, bill_time, marked_at) VALUES (3, '2026-06-12 10:00:00', '2026-06-15 11:00:00')",
+        args![],
+    )
+    .await;
+    let records = [db.request_rebuild(1).await, db.request_rebuild(3).await];
+    let now = NOW.parse().unwrap();
+    let report = db.tick(now).await;
+    let unusable: Vec<_> = report.unusable.iter().map(|(lab, why)| (*lab, why.contains("cannot be read"))).collect();
+    assert_eq!(unusable, [(1, true), (2, true)], "{:?}", report.unusable);
+    let days = "SELECT COUNT(*) FROM daymend_jobs WHERE kind = ";
+    for (kind, jobs) in [("'nightly' AND lab_id = 3", 1), ("'repair' AND lab_id = 3", 1)] {
+        assert_eq!(db.number(&format!("{days}{kind}")).await, jobs, "{kind}");
+    }
+    db.settle(now).await;
+    let refused = db.record_status(records[0]).await;
+    assert!(refused.starts_with("Failed") && refused.contains("cannot be read"), "{refused}");
+    assert_eq!(db.record_status(records[1]).await, "Completed");
+    let found = examine(&db);
+    let named = found.of("labs.zone_unusable").into_iter().map(|found| found["where"].as_str().unwrap());
+    assert_eq!(named.collect::<BTreeSet<_>>(), BTreeSet::from(["lab 1", "lab 2"]), "{:#}", found.json);
+    // Its jobs fail for good, and their error names it.
+    run_ok(&db, &["--now", NOW, "repair", "--lab", "3", "--day", "2026-06-12"]);
+    db.execute("UPDATE labs SET historicalViewEnabled = 'yes' WHERE id = 3", args![]).await;
+    db.drain(now).await;
+    let error = db.text("SELECT error FROM daymend_jobs WHERE state = 'discarded'").await;
+    assert!(error.starts_with("lab 3") && error.contains("cannot be read"), "{error}");
 }
 
 async fn a_bill_of_the_last_microsecond_is_on_its_day(engine: Engine) {

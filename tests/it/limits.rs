@@ -365,4 +365,7 @@ async fn a_replica_that_is_behind_holds_workers_back() {
     replication.execute("CHANGE MASTER TO MASTER_DELAY = 0").await.unwrap();
     replication.execute("START SLAVE").await.unwrap();
     wait_until("the work to be done", LIMIT, || async { completed(&db).await == 1 }).await;
+    // A second channel that does not run: what it carries is as far behind as can be.
+    replication.execute("CHANGE MASTER 'second' TO MASTER_HOST = '127.0.0.1'").await.unwrap();
+    wait_until("the second channel to be seen", LIMIT, || async { db.number(&stopped).await == 1 }).await;
 }

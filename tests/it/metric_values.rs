@@ -177,7 +177,15 @@ async fn gauges_say_what_is_there(engine: Engine) {
     }
     let _worker = lease::register(&db.db, "a test", LIMIT).await.unwrap();
     lease::register(&db.db, "dead", Duration::ZERO).await.unwrap();
-    wait_for(&address, &[("daymend_workers_alive", 1.0)]).await;
+    // What was there at the last reading, and is not any more.
+    db.execute("UPDATE daymend_jobs SET state = 'completed' WHERE sort_key = ?", args![later]).await;
+    db.execute("UPDATE labs SET labTimeZone = 'Asia/Kolkata' WHERE id = 4", vec![]).await;
+    let expected = [
+        ("daymend_workers_alive", 1.0),
+        ("daymend_lab_jobs{lab=\"1\",state=\"backing_off\"}", 0.0),
+        ("daymend_lab_unusable{lab=\"4\"}", 0.0),
+    ];
+    wait_for(&address, &expected).await;
 }
 
 /// A tick that fails does not look like one that has succeeded, and its days are overdue.

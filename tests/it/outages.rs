@@ -1,7 +1,7 @@
 //! The database goes away in mid-run, in every way a network and a server have: processes stay
 //! up, back off, and go on; nothing is lost.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::NaiveDate;
 use daymend::{
@@ -110,7 +110,7 @@ async fn half_closed_and_slow_connections_are_survived() {
 /// a minute and more: a claim, say, whose answer was lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_short_outages_leave_no_job_behind() {
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let blink = |number: u64| {
         let weather = if number.is_multiple_of(2) { Weather::HalfClosed } else { Weather::Cut };
         [(weather, Duration::from_millis(30)), (Weather::Fair, Duration::from_millis(100 + 37 * number))]
@@ -178,6 +178,95 @@ async fn an_outage_during_the_check_at_the_start_is_an_outage() {
             assert!(process.is_running(), "{service:?} ended");
         }
     }
+}
+
+/// A log-in that is refused is an outage like others: here of an account that is locked for a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_that_is_refused_for_a_while_uses_up_no_attempt() {
+    let db = with_rebuild(TestDb::new(Engine::MariaDb).await).await;
+    let proxy = Proxy::start(server::shared_port()).await;
+    proxy.set(Weather::Slow(Duration::from_millis(2)));
+    let through = db.through(&proxy);
+    let mut processes = vec![Process::start(&through, &WORKER), Process::start(&through, &["--now", NOW, "scheduler"])];
+    wait_until("some days to be done", LIMIT, async || completed(&db).await > 5).await;
+    let user = db.name();
+    db.apply(&format!("ALTER USER {user}@'%' ACCOUNT LOCK; KILL USER {user}")).await;
+    // One that starts just now waits as well.
+    processes.push(Process::start(&through, &WORKER));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(processes.iter_mut().all(Process::is_running), "a process ended");
+    db.apply(&format!("ALTER USER {user}@'%' ACCOUNT UNLOCK")).await;
+    wait_for_the_end(&db).await;
+    assert!(processes.iter_mut().all(Process::is_running));
+}
+
+/// Of a claim only a commit without an answer may have claimed. What else fails of it is tried again, and what
+/// the worker is busy with goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_is_cut_off_drops_no_work() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    db.add_lab(LAB.0, Some(LAB.1.name())).await;
+    db.fill_lab(LAB.0, "2026-06-01".parse().unwrap(), 5, 5).await;
+    run_ok(&db, &["queue", "pause", "repair"]);
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02"]);
+    // A second job of the same day: a claim finds that it has to wait for the first, and is cut off as it says so.
+    let copy = "INSERT INTO daymend_jobs (id, kind, state, sort_key, rollup, lab_id, day, attempts_max)
+                SELECT id + 1, kind, state, sort_key + 1, rollup, lab_id, day, attempts_max FROM daymend_jobs";
+    db.execute(copy, args![]).await;
+    let proxy = Proxy::cutting_at(server::shared_port(), "claim postpone").await;
+    let _worker = Process::start(&db.through(&proxy), &["--now", NOW, "worker"]);
+    let workers = "SELECT COUNT(*) FROM daymend_workers";
+    wait_until("the worker to register", LIMIT, async || db.number(workers).await == 1).await;
+    // The first waits in the middle of its look.
+    let mut held = db.admin.begin(Mode::Write).await.unwrap();
+    held.execute_text("hold", "LOCK TABLES billing WRITE").await.unwrap();
+    db.execute("DELETE FROM daymend_pauses", args![]).await;
+    let postponed = "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'available' AND sort_key > 1000000000";
+    wait_until("the second to be postponed", LIMIT, async || db.number(postponed).await == 1).await;
+    held.discard();
+    wait_until("both to be done", LIMIT, async || completed(&db).await == 2).await;
+    assert_eq!(db.number(workers).await, 1, "the worker has registered anew");
+    assert_eq!(db.number("SELECT MAX(attempt) FROM daymend_jobs").await, 1);
+}
+
+/// An operator holds a job that is running, and the worker has corrected its day but for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_somebody_holds_keeps_no_user_waiting() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    db.add_lab(LAB.0, Some(LAB.1.name())).await;
+    db.fill_lab(LAB.0, "2026-06-01".parse().unwrap(), 5, 5).await;
+    db.add_summary_row(1, "2026-06-02", 1, 0, "branch_bill", 77).await;
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02"]);
+    // A user holds the row until the operator holds the job.
+    let mut user = db.admin.begin(Mode::Write).await.unwrap();
+    let rows = Query::new("user", "SELECT id FROM operation_historical_summary FOR UPDATE");
+    assert_eq!(user.fetch_all(rows, args![], Ok).await.unwrap().len(), 1);
+    let _worker = Process::start(&db, &["--now", NOW, "worker"]);
+    let begun = Instant::now();
+    let operator = loop {
+        let mut tx = db.admin.begin(Mode::Write).await.unwrap();
+        let sql = "UPDATE daymend_jobs SET error = 'looked at' WHERE state = 'running'";
+        if tx.execute(Query::new("operator", sql), args![]).await.unwrap() == 1 {
+            break tx;
+        }
+        tx.rollback().await.unwrap();
+        assert!(begun.elapsed() < LIMIT, "the job does not run");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    user.commit().await.unwrap();
+    // For longer than a lock is waited for.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(6) {
+        let asked = Instant::now();
+        db.execute("UPDATE operation_historical_summary SET modified_at = modified_at WHERE lab_id = 1", args![]).await;
+        assert!(asked.elapsed() < Duration::from_secs(3), "a user waited for {:?}", asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(completed(&db).await, 0);
+    operator.rollback().await.unwrap();
+    wait_until("the day to be done", LIMIT, async || completed(&db).await == 1).await;
+    assert_eq!(db.number("SELECT MAX(attempt) FROM daymend_jobs").await, 1);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_attempts WHERE outcome = 'failed'").await, 0);
 }
 
 async fn a_row_that_somebody_else_holds_uses_up_no_attempt(engine: Engine) {

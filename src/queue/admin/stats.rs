@@ -26,6 +26,13 @@ statement!(
 );
 
 statement!(
+    DISCARDED_SINCE,
+    "discarded since",
+    "SELECT COUNT(*) FROM daymend_jobs
+     WHERE kind IN ('nightly', 'repair', 'rebuild') AND state = 'discarded' AND sort_key >= ?"
+);
+
+statement!(
     WAITING_IN_RUN,
     "waiting in run",
     "SELECT EXISTS (SELECT 1 FROM daymend_jobs WHERE id BETWEEN ? AND ? AND state = 'available' AND sort_key < ?)"
@@ -169,6 +176,11 @@ pub(crate) async fn oldest_waiting(tx: &mut Tx, open: &[Run]) -> Result<BTreeMap
         }
     }
     Ok(oldest)
+}
+
+/// How many jobs were discarded since that moment of the database's clock.
+pub async fn discarded_since(db: &Db, since: DateTime<Utc>) -> Result<i64, DbError> {
+    db.fetch_one(&DISCARDED_SINCE, args![since.timestamp_micros()], |row| row.int(0)).await
 }
 
 /// Since when the job of a run has waited for its turn that has waited longest.

@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, time::Duration};
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, nightly::NightlyAt};
+use super::{Config, nightly::NightlyAt, until_soon_after};
 use crate::{
     audit::{
         cause::Cause,
@@ -63,7 +63,8 @@ pub struct SliceReport {
 /// Looks again and again whether a slice is due, until `shutdown`.
 pub(super) async fn audit_until(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, shutdown: &CancellationToken) {
     while config.audit.is_some() && !shutdown.is_cancelled() {
-        if let Err(error) = audit_tonight(db, rollup, config, clock, shutdown).await {
+        let audit = audit_tonight(db, rollup, config, clock, shutdown);
+        if let Some(Err(error)) = until_soon_after(shutdown, audit).await {
             metrics::database_error(&error);
             tracing::warn!(error = %chain(&error), "the audit was interrupted, going on later");
         }

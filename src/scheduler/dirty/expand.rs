@@ -62,17 +62,12 @@ struct Walk {
 }
 
 /// Tests whose bills are being looked for.
+#[derive(Debug)]
 pub(super) struct Expansion {
     marks: Vec<i64>,
     walks: VecDeque<Walk>,
     labs: Labs,
     seen: HashSet<(i64, NaiveDate)>,
-}
-
-impl std::fmt::Debug for Expansion {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Expansion").field("marks", &self.marks).field("walks", &self.walks).finish_non_exhaustive()
-    }
 }
 
 /// Begins with the first marked tests, where there are any.

@@ -194,6 +194,7 @@ async fn moments(
 }
 
 /// The labs that the nightly run keeps.
+#[derive(Debug)]
 pub(super) struct Labs(HashMap<i64, (Zone, Option<NaiveDate>)>);
 
 impl Labs {
