@@ -9,7 +9,7 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use daymend::{
     args,
     clock::Clock,
-    db::{Mode, Query, Tx},
+    db::{Mode, Query},
     queue::JobKind,
     recompute::shrink::MaxShrink,
     rollup::{HISTORICAL_SUMMARY, Rollups},
@@ -286,7 +286,9 @@ async fn has_raced(engine: Engine, numbers: u64) -> bool {
     let work = worker::run(&db.db, &db.db, rollups.clone(), &config, Clock::Fixed(now()), &pulse, &token);
     let (_, has_raced) = tokio::join!(work, async {
         let has_raced = user.await;
-        closed.map(Tx::discard);
+        if let Some(session) = closed {
+            session.discard();
+        }
         has_raced
     });
     assert_eq!(count(&db, "2026-06-10", "organization_bill").await, 2);

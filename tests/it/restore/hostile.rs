@@ -206,7 +206,7 @@ async fn a_row_whose_statement_is_killed_is_not_deferred() {
     let sleeping = "SELECT COALESCE(MAX(id), 0) FROM information_schema.processlist
                     WHERE db = DATABASE() AND state = 'User sleep'";
     let limit = std::time::Duration::from_secs(30);
-    crate::support::wait_until("the insert", limit, async || scene.db.number(sleeping).await > 0).await;
+    wait_until("the insert", limit, async || scene.db.number(sleeping).await > 0).await;
     let id = scene.db.number(sleeping).await;
     scene.db.execute(&format!("KILL QUERY {id}"), args![]).await;
     let output = restore.await.unwrap();
