@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use daymend::args;
 
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
 };
 
 const NOW: &str = "2026-06-15T12:00:00Z";
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 const POISONED: i64 = 2;
 
 on_both! {
@@ -45,7 +46,7 @@ async fn enqueue(db: &TestDb) {
     run_ok(db, &["--now", NOW, "repair", "--day", "2026-06-08", "--to", "2026-06-09", "--attempts", "2"]);
 }
 
-const WORKER: [&str; 9] = ["--now", NOW, "worker", "--backoff", "100ms", "--concurrency", "2", "--job-timeout", "1s"];
+const WORKER: [&str; 7] = ["--now", NOW, "worker", "--backoff", "100ms", "--concurrency", "2"];
 
 /// Waits until the poisoned jobs are discarded; their error. The other labs are done by then.
 async fn discarded(db: &TestDb) -> String {
@@ -59,8 +60,17 @@ async fn discarded(db: &TestDb) -> String {
         "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'discarded' AND (lab_id <> {POISONED} OR attempt <> 2)"
     );
     assert_eq!(db.number(&wrong).await, 0);
-    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_attempts WHERE outcome = 'failed'").await, 4);
+    assert_eq!(failed(db, POISONED..=POISONED).await.len(), 4);
     db.text("SELECT error FROM daymend_jobs WHERE state = 'discarded' ORDER BY id").await
+}
+
+/// The attempts of these labs that failed: how long each took, and its error.
+async fn failed(db: &TestDb, labs: std::ops::RangeInclusive<i64>) -> Vec<(TimeDelta, String)> {
+    let sql = "SELECT attempts.started_at, attempts.ended_at, attempts.error FROM daymend_attempts AS attempts
+               JOIN daymend_jobs AS jobs ON jobs.id = attempts.job_id
+               WHERE attempts.outcome = 'failed' AND jobs.lab_id BETWEEN ? AND ?";
+    let rows = db.rows(sql, args![*labs.start(), *labs.end()]).await;
+    rows.iter().map(|row| (row.instant(1).unwrap() - row.instant(0).unwrap(), row.text(2).unwrap())).collect()
 }
 
 async fn a_job_that_fails_every_time_is_discarded_and_delays_no_other_lab(engine: Engine) {
@@ -77,6 +87,7 @@ async fn a_job_that_fails_every_time_is_discarded_and_delays_no_other_lab(engine
     let _worker = Process::start(&db, &arguments);
     let error = discarded(&db).await;
     assert!(error.contains("bills.sql"), "{error}");
+    assert_eq!(failed(&db, 1..=3).await.len(), 4, "no other lab's");
 }
 
 async fn a_job_that_panics_is_discarded_with_its_message(engine: Engine) {
@@ -85,6 +96,7 @@ async fn a_job_that_panics_is_discarded_with_its_message(engine: Engine) {
     let mut worker = Process::start_with(&db, &WORKER, ("DAYMEND_FAULT", "panic:2"));
     let error = discarded(&db).await;
     assert_eq!(error, "the recompute panicked: injected for lab 2");
+    assert_eq!(failed(&db, 1..=3).await.len(), 4, "no other lab's");
     assert!(worker.is_running());
 }
 
@@ -101,9 +113,16 @@ async fn a_job_that_never_ends_is_ended_by_the_job_timeout(engine: Engine) {
     enqueue(&db).await;
     let mut arguments = vec!["--jobs-dir", jobs.path().to_str().unwrap()];
     arguments.extend(WORKER);
+    arguments.extend(["--job-timeout", "5s"]);
     let _worker = Process::start(&db, &arguments);
-    let error = discarded(&db).await;
-    assert!(error.contains("longer than --job-timeout (1s)") || error.contains("bills.sql"), "{error}");
+    discarded(&db).await;
+    for (took, error) in failed(&db, POISONED..=POISONED).await {
+        // The databases' clocks round.
+        assert!(took > TimeDelta::milliseconds(4_990), "{took}: {error}");
+        // The server and SQLite end the statement at about the same time.
+        let ended = ["longer than --job-timeout (5s)", "max_statement_time", "interrupted"];
+        assert!(ended.iter().any(|text| error.contains(text)), "{error}");
+    }
     // The statement that nobody waits for any more does not hold the worker up.
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-07", "--lab", "1", "--wait"]);
     if engine == Engine::MariaDb {

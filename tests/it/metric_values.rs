@@ -8,6 +8,7 @@ use daymend::{
     db::instant_text,
     queue::{PAUSED, claim, lease},
 };
+use sqlx::{Connection as _, Executor as _, MySqlConnection};
 
 use crate::{
     on_both,
@@ -16,8 +17,7 @@ use crate::{
         doctor::{NOW, now},
         http::get,
         process::{Process, run_ok},
-        wait_until,
-        work::jobs_with,
+        server, wait_until,
     },
 };
 
@@ -295,15 +295,19 @@ async fn a_settlement_that_is_refused_is_counted() {
     let db = TestDb::new(Engine::MariaDb).await;
     db.add_lab(1, Some("Asia/Kolkata")).await;
     db.fill_lab(1, "2026-06-08".parse().unwrap(), 5, 1).await;
-    let jobs = jobs_with("SLEEP(2) = 0");
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-10"]);
-    let (_worker, address) =
-        Process::start_with_pages(&db, &["--jobs-dir", jobs.path().to_str().unwrap(), "--now", NOW, "worker"]);
+    run_ok(&db, &["queue", "pause", "repair"]);
+    let (_worker, address) = Process::start_with_pages(&db, &["--now", NOW, "worker"]);
+    wait_until("the worker to be ready", LIMIT, async || get(&address, "/readyz").unwrap().status == 200).await;
+    let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
+    somebody.execute("LOCK TABLES operation_historical_summary WRITE").await.unwrap();
+    run_ok(&db, &["queue", "resume", "repair"]);
     wait_until("the job to run", LIMIT, async || {
         db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'running'").await == 1
     })
     .await;
     run_ok(&db, &["runs", "cancel", &db.number("SELECT id FROM daymend_runs").await.to_string()]);
+    somebody.execute("UNLOCK TABLES").await.unwrap();
     let refused = [
         ("daymend_acks_refused_total", 1.0),
         ("daymend_attempts_total{kind=\"repair\",outcome=\"refused\"}", 1.0),

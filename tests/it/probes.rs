@@ -17,7 +17,6 @@ use crate::{
         process::{Process, run_ok},
         proxy::{Proxy, Weather},
         server, wait_until,
-        work::jobs_with,
     },
 };
 
@@ -103,9 +102,13 @@ async fn a_worker_that_shuts_down_is_alive_and_not_ready() {
         Bill { at: "2026-06-13T12:00:00Z".parse().unwrap(), info: Some((Some(1), None, None)), ..Bill::default() };
     db.add_bill(1, 1, &bill).await;
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-13"]);
-    let jobs = jobs_with("SLEEP(2) = 0");
-    let (mut worker, address) =
-        Process::start_with_pages(&db, &["--now", NOW, "--jobs-dir", jobs.path().to_str().unwrap(), "worker"]);
+    run_ok(&db, &["queue", "pause", "repair"]);
+    let (mut worker, address) = Process::start_with_pages(&db, &["--now", NOW, "worker", "--grace", "600s"]);
+    wait_for(&address, "/readyz", 200).await;
+    // The job lasts until somebody lets go of the summary.
+    let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
+    somebody.execute("LOCK TABLES operation_historical_summary WRITE").await.unwrap();
+    run_ok(&db, &["queue", "resume", "repair"]);
     let busy = "\ndaymend_worker_slots_busy 1\n";
     wait_until("the job to begin", LIMIT, async || page(&address, "/metrics").body.contains(busy)).await;
     worker.terminate();
@@ -113,6 +116,7 @@ async fn a_worker_that_shuts_down_is_alive_and_not_ready() {
     assert!(page(&address, "/readyz").body.contains("process: shutting down"));
     assert_eq!(page(&address, "/livez").status, 200, "it is not to be killed while it finishes");
     assert!(page(&address, "/metrics").body.contains("\ndaymend_shutting_down 1\n"));
+    somebody.execute("UNLOCK TABLES").await.unwrap();
     assert_eq!(worker.wait(LIMIT), Some(0));
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await, 1, "it did finish");
 }

@@ -3,13 +3,30 @@
 //! That a NULL dimension doubles rows under a unique key is found by the audit. A delta that races the
 //! recompute has a storm of its own as well: `storm::delta_triggers_survive_recomputes_of_the_same_days`.
 
+use std::{sync::Arc, time::Duration};
+
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use daymend::{args, queue::JobKind, rollup::HISTORICAL_SUMMARY, scheduler::repair};
+use daymend::{
+    args,
+    clock::Clock,
+    db::{Mode, Query},
+    queue::JobKind,
+    recompute::shrink::MaxShrink,
+    rollup::{HISTORICAL_SUMMARY, Rollups},
+    scheduler::repair,
+    worker,
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     on_both,
     scheduler::{at, bill_at, date, days, enqueued, nightly, now},
-    support::{Engine, TestDb, lab_system::Bill, oracle, work::rollups},
+    support::{
+        Engine, TestDb,
+        lab_system::Bill,
+        oracle, wait_until,
+        work::{draining, jobs_with, rollups},
+    },
 };
 
 on_both! {
@@ -36,7 +53,7 @@ async fn repair(db: &TestDb, labs: &[(i64, chrono_tz::Tz)], first: NaiveDate, la
         labs: labs.iter().map(|(lab, _)| (*lab, days_of(first, last))).collect(),
         ..repair::Plan::default()
     };
-    repair::enqueue(&db.db, rollup, &plan, "a test", now, 3, daymend::recompute::shrink::MaxShrink::OFF).await.unwrap();
+    repair::enqueue(&db.db, rollup, &plan, "a test", now, 3, MaxShrink::OFF).await.unwrap();
     db.drain(now).await;
     oracle::assert_equal(&oracle::stored(db).await, &oracle::expected(db, labs, now).await);
 }
@@ -180,8 +197,6 @@ async fn a_bill_moved_to_another_day_or_lab_repairs_both(engine: Engine) {
     }
 }
 
-/// One round of what the storm does many times, with the moments chosen: the user's transaction is
-/// open while the recompute begins, and commits before it can end.
 async fn a_lab_that_moves_west_and_is_rebuilt_misses_no_day(engine: Engine) {
     let db = TestDb::new(engine).await;
     db.add_lab(1, Some("Asia/Kolkata")).await;
@@ -205,7 +220,18 @@ async fn a_lab_that_moves_west_and_is_rebuilt_misses_no_day(engine: Engine) {
     assert_eq!(db.record_status(record).await, "Completed");
 }
 
+/// One round of what the storm does many times, with the moments chosen: the user's transaction commits when the
+/// recompute has begun to look, and has written nothing.
 async fn a_delta_races_the_recompute_and_loses_nothing(engine: Engine) {
+    let mut numbers = 1_000_000_u64;
+    // On a faster machine it takes more to be slow.
+    while !has_raced(engine, numbers).await {
+        numbers *= 3;
+    }
+}
+
+/// Whether the user was in time, where the look lasts for as long as it takes SQLite to count to `numbers`.
+async fn has_raced(engine: Engine, numbers: u64) -> bool {
     let db = TestDb::new(engine).await;
     let kolkata = [(1, chrono_tz::Asia::Kolkata)];
     db.add_lab(1, Some("Asia/Kolkata")).await;
@@ -216,29 +242,59 @@ async fn a_delta_races_the_recompute_and_loses_nothing(engine: Engine) {
     repair(&db, &kolkata, day, day, now()).await;
     db.install_delta_triggers().await;
     db.execute("UPDATE operation_historical_summary SET event_count = event_count + 5", vec![]).await;
-    let rollups = rollups();
+    let gate = format!("'gate of {}'", db.name());
+    let jobs = jobs_with(&match engine {
+        Engine::MariaDb => format!("GET_LOCK({gate}, 600) + RELEASE_LOCK({gate}) = 2"),
+        Engine::Sqlite => format!(
+            "(WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < {numbers})
+              SELECT COUNT(*) FROM c) > 0"
+        ),
+    });
+    let rollups = Arc::new(Rollups::load(Some(jobs.path())).unwrap());
     let plan = repair::Plan { labs: vec![(1, vec![day])], ..repair::Plan::default() };
-    repair::enqueue(
-        &db.db,
-        rollups.get(HISTORICAL_SUMMARY).unwrap(),
-        &plan,
-        "a test",
-        now(),
-        3,
-        daymend::recompute::shrink::MaxShrink::OFF,
-    )
-    .await
-    .unwrap();
-    let mut user = db.admin.begin(daymend::db::Mode::Write).await.unwrap();
-    let cancel = "UPDATE billing SET isCancelled = 1 WHERE id = 2";
-    user.execute(daymend::db::Query::new("cancel", cancel), args![]).await.unwrap();
-    tokio::join!(db.drain(now()), async {
-        tokio::time::sleep(std::time::Duration::from_millis(700)).await;
-        user.commit().await.unwrap();
+    let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+    repair::enqueue(&db.db, rollup, &plan, "a test", now(), 3, MaxShrink::OFF).await.unwrap();
+    let user = async {
+        let cancel = || db.execute("UPDATE billing SET isCancelled = 1 WHERE id = 2", args![]);
+        let limit = Duration::from_secs(60);
+        match engine {
+            Engine::MariaDb => {
+                let looks = "SELECT COUNT(*) FROM information_schema.processlist
+                             WHERE db = DATABASE() AND state = 'User lock'";
+                wait_until("the look", limit, async || db.number(looks).await == 1).await;
+                cancel().await;
+                true
+            }
+            Engine::Sqlite => {
+                let running = "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'running'";
+                wait_until("the job to run", limit, async || db.number(running).await == 1).await;
+                // Until it looks.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                cancel().await;
+                db.number(running).await == 1 && count(&db, "2026-06-10", "organization_bill").await == 7
+            }
+        }
+    };
+    let mut closed = None;
+    if engine == Engine::MariaDb {
+        let mut session = db.admin.begin(Mode::Snapshot).await.unwrap();
+        let close = Query::new("gate", format!("SELECT GET_LOCK({gate}, 0)"));
+        assert_eq!(session.fetch_one(close, args![], |row| row.int(0)).await.unwrap(), 1);
+        closed = Some(session);
+    }
+    let (token, pulse, config) = (CancellationToken::new(), Arc::default(), draining());
+    let work = worker::run(&db.db, &db.db, rollups.clone(), &config, Clock::Fixed(now()), &pulse, &token);
+    let (_, has_raced) = tokio::join!(work, async {
+        let has_raced = user.await;
+        if let Some(session) = closed {
+            session.discard();
+        }
+        has_raced
     });
     assert_eq!(count(&db, "2026-06-10", "organization_bill").await, 2);
     db.execute("UPDATE billing SET isCancelled = 1 WHERE id = 3", vec![]).await;
     assert_eq!(count(&db, "2026-06-10", "organization_bill").await, 1, "and the next delta applies to it");
+    has_raced
 }
 
 async fn no_count_goes_below_zero_and_aborts_the_users_cancellation(engine: Engine) {
@@ -264,8 +320,8 @@ async fn no_count_goes_below_zero_and_aborts_the_users_cancellation(engine: Engi
         }
     };
     db.execute(old, vec![]).await;
-    let mut user = db.admin.begin(daymend::db::Mode::Write).await.unwrap();
-    assert!(user.execute(daymend::db::Query::new("cancel", cancel), args![]).await.is_err(), "that is the trap");
+    let mut user = db.admin.begin(Mode::Write).await.unwrap();
+    assert!(user.execute(Query::new("cancel", cancel), args![]).await.is_err(), "that is the trap");
     user.rollback().await.unwrap();
     db.execute("DROP TRIGGER old", vec![]).await;
     db.install_dirty_triggers().await;

@@ -2,16 +2,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use chrono::NaiveDate;
 use daymend::{
+    db::DbClock,
     queue::{Job, JobKind, claim, run_of},
     rollup::HISTORICAL_SUMMARY,
 };
 
-use super::{ATTEMPTS_MAX, LIMIT, LONG, complete, count, day, days, new_run, stored, take, take_one, worker};
+use super::{ATTEMPTS_MAX, LIMIT, LONG, complete, count, day, days, new_run, now, stored, take, take_one, worker};
 use crate::{
     on_both,
     support::{Engine, TestDb, wait_until},
@@ -159,12 +163,22 @@ async fn a_job_whose_day_is_running_is_postponed_and_runs_later(engine: Engine) 
 }
 
 async fn of_two_jobs_for_one_day_in_one_claim_one_is_postponed(engine: Engine) {
-    let db = TestDb::new(engine).await;
+    let mut db = TestDb::new(engine).await;
+    let clock = Arc::new(AtomicI64::new(now().timestamp_micros()));
+    db.db = db.db.with_clock(DbClock::Driven(Arc::clone(&clock)));
     let worker = worker(&db, LONG).await;
     new_run(&db, JobKind::Repair, &[(1, days(2))]).await;
     new_run(&db, JobKind::Repair, &[(1, days(2))]).await;
     let claimed = take(&db, worker, 10).await;
     assert_eq!(claimed.iter().map(|job| job.day).collect::<BTreeSet<_>>(), days(2).into_iter().collect());
     assert_eq!((claimed.len(), count(&db, "running").await, count(&db, "available").await), (2, 2, 2));
+    clock.fetch_add(999_999, Ordering::SeqCst);
     assert_eq!(take(&db, worker, 10).await, [], "nothing is due before the second is over");
+    for job in &claimed {
+        assert_eq!(complete(&db, worker, job).await, 1);
+    }
+    clock.fetch_add(1, Ordering::SeqCst);
+    let again = take(&db, worker, 10).await;
+    assert_eq!(again.iter().map(|job| job.day).collect::<BTreeSet<_>>(), days(2).into_iter().collect());
+    assert_eq!((again.len(), count(&db, "completed").await), (2, 2), "the second is over");
 }

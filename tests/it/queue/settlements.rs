@@ -149,13 +149,15 @@ async fn handing_back_restores_the_attempts_of_that_worker_alone(engine: Engine)
 
 async fn a_lease_that_ran_out_frees_its_jobs_and_cannot_be_extended(engine: Engine) {
     let db = TestDb::new(engine).await;
-    let (dying, living) = (worker(&db, Duration::from_secs(1)).await, worker(&db, LONG).await);
+    let (dying, living) = (worker(&db, LONG).await, worker(&db, LONG).await);
     for kind in JobKind::ALL {
         new_run(&db, kind, &[(kind as i64, days(2))]).await;
     }
     let held = take(&db, dying, 4).await;
     let safe = take(&db, living, 1).await;
-    let until = db.number(&format!("SELECT lease_until_us FROM daymend_workers WHERE id = {dying}")).await;
+    assert_eq!((held.len(), safe.len()), (4, 1));
+    let until = db.db.database_now().await.unwrap().timestamp_micros() + 1_000_000;
+    db.execute("UPDATE daymend_workers SET lease_until_us = ? WHERE id = ?", args![until, dying]).await;
     let mut rescued = 0;
     while rescued == 0 {
         let before = db.db.database_now().await.unwrap().timestamp_micros();
@@ -215,15 +217,13 @@ async fn a_heartbeat_that_commits_late_keeps_its_jobs(engine: Engine) {
 
 async fn a_heartbeat_keeps_the_jobs_past_the_first_lease(engine: Engine) {
     let db = TestDb::new(engine).await;
-    let worker = worker(&db, Duration::from_secs(1)).await;
-    let until = db.db.database_now().await.unwrap().timestamp_micros() + 1_000_000;
+    const FIRST: Duration = Duration::from_secs(5);
+    let worker = worker(&db, FIRST).await;
+    let until = db.db.database_now().await.unwrap() + FIRST;
     assert!(lease::heartbeat(&db.db, worker, LONG).await.unwrap());
     new_run(&db, JobKind::Nightly, &[(1, days(1))]).await;
     let job = take_one(&db, worker).await;
-    wait_until("the first lease would be over", LIMIT, || async {
-        db.db.database_now().await.unwrap().timestamp_micros() > until
-    })
-    .await;
+    wait_until("the first lease would be over", LIMIT, || async { db.db.database_now().await.unwrap() > until }).await;
     assert_eq!(lease::rescue(&db.db).await.unwrap(), 0);
     assert_eq!(lease::workers_alive(&db.db).await.unwrap(), 1);
     assert_eq!(complete(&db, worker, &job).await, 1);

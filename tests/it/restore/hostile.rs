@@ -6,11 +6,12 @@ use daymend::{
     args,
     db::{Mode, Query},
 };
+use sqlx::{Connection as _, Executor as _, MySqlConnection};
 
 use super::{Scene, cases::people, rows};
 use crate::{
     on_both,
-    support::{Engine, process::command},
+    support::{Engine, process::command, wait_until},
 };
 
 on_both! {
@@ -121,12 +122,18 @@ async fn a_row_that_cannot_be_taken_out_yet_is_tried_again() {
     let case = super::taken_out::Case::new(Engine::MariaDb, false).await;
     let scene = &case.scene;
     // Time to take the row in hand, between its own transaction and the next.
-    let slow = "CREATE TRIGGER slow BEFORE INSERT ON teams FOR EACH ROW IF NEW.id = 20 THEN DO SLEEP(2); END IF";
-    scene.db.execute(slow, args![]).await;
+    let gate = format!("'gate of {}'", scene.db.name());
+    let slow = format!(
+        "CREATE TRIGGER slow BEFORE INSERT ON teams FOR EACH ROW
+         IF NEW.id = 20 THEN DO GET_LOCK({gate}, 600); DO RELEASE_LOCK({gate}); END IF"
+    );
+    scene.db.execute(&slow, args![]).await;
+    let mut closed = MySqlConnection::connect(&scene.db.triggers_url).await.unwrap();
+    closed.execute(format!("DO GET_LOCK({gate}, 0)").as_str()).await.unwrap();
     let args = scene.args(&["restore", &case.name, "--missing", "--apply", "--relations", &case.relations]);
     let mut restore = command(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
     let restore = tokio::task::spawn_blocking(move || restore.output().expect("daymend runs"));
-    crate::support::wait_until("the member to be in", std::time::Duration::from_secs(30), async || {
+    wait_until("the member to be in", std::time::Duration::from_secs(60), async || {
         scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2").await == 1
     })
     .await;
@@ -134,6 +141,7 @@ async fn a_row_that_cannot_be_taken_out_yet_is_tried_again() {
     let mut held = scene.db.admin.begin(Mode::Write).await.unwrap();
     let read = "SELECT id FROM members WHERE id = 2 LOCK IN SHARE MODE";
     assert_eq!(held.fetch_all(Query::new("test", read), args![], Ok).await.unwrap().len(), 1);
+    closed.close().await.unwrap();
     // Longer than a statement waits for a lock.
     tokio::time::sleep(std::time::Duration::from_secs(9)).await;
     assert!(!restore.is_finished(), "it is in nobody's hands: {:?}", restore.await);
@@ -198,7 +206,7 @@ async fn a_row_whose_statement_is_killed_is_not_deferred() {
     let sleeping = "SELECT COALESCE(MAX(id), 0) FROM information_schema.processlist
                     WHERE db = DATABASE() AND state = 'User sleep'";
     let limit = std::time::Duration::from_secs(30);
-    crate::support::wait_until("the insert", limit, async || scene.db.number(sleeping).await > 0).await;
+    wait_until("the insert", limit, async || scene.db.number(sleeping).await > 0).await;
     let id = scene.db.number(sleeping).await;
     scene.db.execute(&format!("KILL QUERY {id}"), args![]).await;
     let output = restore.await.unwrap();

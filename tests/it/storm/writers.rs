@@ -6,7 +6,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -24,6 +24,9 @@ use crate::support::TestDb;
 
 /// How many users there are.
 const USERS: u64 = 4;
+
+/// How long a user waits for their turn to write.
+const TURN_MAX: Duration = Duration::from_secs(120);
 
 /// What users do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,23 +74,27 @@ impl fmt::Display for Tally {
 /// Users who are at work until they are told to stop.
 pub struct Users {
     goes_on: Arc<AtomicBool>,
+    writes: Arc<AtomicUsize>,
     tasks: Vec<JoinHandle<Tally>>,
 }
 
 impl Users {
     /// Sets them to work.
     pub fn start(db: &Arc<TestDb>, first: NaiveDate, work: Work) -> Self {
-        let goes_on = Arc::new(AtomicBool::new(true));
+        let (goes_on, writes) = (Arc::new(AtomicBool::new(true)), Arc::<AtomicUsize>::default());
         let tasks = (0..USERS)
             .map(|seed| {
-                let (db, goes_on) = (Arc::clone(db), Arc::clone(&goes_on));
+                let (db, goes_on, writes) = (Arc::clone(db), Arc::clone(&goes_on), Arc::clone(&writes));
                 tokio::spawn(async move {
                     let mut random = StdRng::seed_from_u64(seed);
                     let mut tally = Tally::default();
                     while goes_on.load(Ordering::SeqCst) {
                         let begun = Instant::now();
                         match transact(&db, &mut random, first, work).await {
-                            Ok(()) => tally.latencies.push(begun.elapsed()),
+                            Ok(()) => {
+                                tally.latencies.push(begun.elapsed());
+                                writes.fetch_add(1, Ordering::SeqCst);
+                            }
                             Err(error) if error.kind == Kind::Conflict => {
                                 *tally.aborted.entry(code(&error.source)).or_default() += 1;
                             }
@@ -99,7 +106,12 @@ impl Users {
                 })
             })
             .collect();
-        Self { goes_on, tasks }
+        Self { goes_on, writes, tasks }
+    }
+
+    /// How many transactions they have carried out.
+    pub fn writes(&self) -> usize {
+        self.writes.load(Ordering::SeqCst)
     }
 
     /// Has them finish what they are at; what they saw.
@@ -126,7 +138,15 @@ pub fn moment(random: &mut StdRng, first: NaiveDate) -> DateTime<Utc> {
 /// One transaction of a user.
 async fn transact(db: &TestDb, random: &mut StdRng, first: NaiveDate, work: Work) -> Result<(), DbError> {
     let bill = random.random_range(1..=BILLS);
-    let mut tx = db.admin.begin(Mode::Write).await?;
+    // Where writers exclude each other a user waits for their turn: the driver's five seconds may pass
+    // without any of the others being to blame.
+    let begun = Instant::now();
+    let mut tx = loop {
+        match db.admin.begin(Mode::Write).await {
+            Err(error) if error.kind == Kind::Conflict && begun.elapsed() < TURN_MAX => {}
+            begun => break begun?,
+        }
+    };
     let acts: &[u32] = match (work, random.random_range(0..10)) {
         (Work::Cancelling, _) | (Work::All, 0..=2) => &[0],
         (Work::All, 3 | 4) => &[1],

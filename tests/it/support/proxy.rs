@@ -38,6 +38,7 @@ pub struct Proxy {
     pub port: u16,
     weather: watch::Sender<Weather>,
     refused: Arc<AtomicUsize>,
+    struck: Arc<AtomicUsize>,
 }
 
 /// A text that closes the first connection that carries it to the server.
@@ -69,8 +70,8 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let (weather, seen) = watch::channel(Weather::Fair);
-        let refused = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&refused);
+        let (refused, struck) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (count, hits) = (Arc::clone(&refused), Arc::clone(&struck));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if *seen.borrow() == Weather::Cut {
@@ -80,11 +81,11 @@ impl Proxy {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", to_port)).await else { continue };
                 let (client_read, client_write) = client.into_split();
                 let (server_read, server_write) = server.into_split();
-                tokio::spawn(forward(client_read, server_write, seen.clone(), false, fuse.clone()));
-                tokio::spawn(forward(server_read, client_write, seen.clone(), true, None));
+                tokio::spawn(forward(client_read, server_write, seen.clone(), false, fuse.clone(), Arc::clone(&hits)));
+                tokio::spawn(forward(server_read, client_write, seen.clone(), true, None, Arc::clone(&hits)));
             }
         });
-        Self { port, weather, refused }
+        Self { port, weather, refused, struck }
     }
 
     /// Changes the weather. What a stall has swallowed stays swallowed.
@@ -96,6 +97,12 @@ impl Proxy {
     pub fn refused(&self) -> usize {
         self.refused.load(Ordering::SeqCst)
     }
+
+    /// How many connections the weather has closed that had carried an answer, and how many of a connection's
+    /// directions a stall has swallowed something of.
+    pub fn struck(&self) -> usize {
+        self.struck.load(Ordering::SeqCst)
+    }
 }
 
 async fn forward(
@@ -104,9 +111,10 @@ async fn forward(
     mut weather: watch::Receiver<Weather>,
     is_to_client: bool,
     fuse: Option<Fuse>,
+    struck: Arc<AtomicUsize>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
-    let mut is_swallowing = false;
+    let (mut has_carried, mut is_swallowing, mut has_swallowed) = (false, false, false);
     loop {
         let read = tokio::select! {
             read = from.read(&mut buffer) => read,
@@ -114,8 +122,11 @@ async fn forward(
                 let now = *weather.borrow();
                 match now {
                     _ if changed.is_err() => return,
-                    Weather::Cut => return,
-                    Weather::HalfClosed if is_to_client => return,
+                    Weather::Cut if !is_to_client => return,
+                    Weather::Cut | Weather::HalfClosed if is_to_client => {
+                        struck.fetch_add(usize::from(has_carried), Ordering::SeqCst);
+                        return;
+                    }
                     Weather::Stalled => is_swallowing = true,
                     _ => {}
                 }
@@ -127,6 +138,8 @@ async fn forward(
             return;
         }
         if is_swallowing {
+            struck.fetch_add(usize::from(!has_swallowed), Ordering::SeqCst);
+            has_swallowed = true;
             continue;
         }
         let now = *weather.borrow();
@@ -136,5 +149,6 @@ async fn forward(
         if to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
+        has_carried = true;
     }
 }

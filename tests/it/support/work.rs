@@ -79,7 +79,7 @@ impl TestDb {
         let token = CancellationToken::new();
         let pulse = Arc::default();
         let work = worker::run(&self.db, &self.db, rollups(), &config, Clock::Fixed(now), &pulse, &token);
-        tokio::time::timeout(Duration::from_secs(60), work).await.expect("the queue drains within a minute");
+        tokio::time::timeout(Duration::from_secs(600), work).await.expect("the queue drains");
     }
 
     /// A run and its progress.
