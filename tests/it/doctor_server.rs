@@ -62,9 +62,13 @@ async fn a_slow_connection_is_worth_a_note() {
     })
     .await;
     proxy.set(Weather::Slow(Duration::from_millis(20)));
-    let found = tokio::task::block_in_place(|| examine_as(&db, &url));
-    assert!(found.advice("connection.latency", "note").contains("nearer"));
-    assert_eq!(found.code, 0);
+    // It is no reason to fail, as something else may be for a moment on a server that is shared.
+    wait_until("a slow connection and nothing worse", Duration::from_secs(60), async || {
+        let found = tokio::task::block_in_place(|| examine_as(&db, &url));
+        assert!(found.advice("connection.latency", "note").contains("nearer"));
+        found.code == 0
+    })
+    .await;
 }
 
 async fn clocks_that_disagree_are_found(engine: Engine) {
