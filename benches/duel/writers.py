@@ -20,14 +20,15 @@ class Writers:
             thread.start()
 
     def _cancel(self, server: Server, database: str, lab: int, bills: int, seed: int) -> None:
-        connection, chance = server.connect(database), random.Random(seed)
+        connection, chance, changes = server.connect(database), random.Random(seed), 0
         with connection.cursor() as cursor:
-            while not self.stopping.is_set():
+            while changes == 0 or not self.stopping.is_set():
                 bill = chance.randrange(1, bills)
                 sql = "UPDATE billing SET isCancelled = 1 - isCancelled, modified_at = %s WHERE id = %s AND lab_id = %s"
                 begun = time.monotonic()
                 changed = cursor.execute(sql, (datetime.datetime.now(datetime.UTC), bill, lab))
                 if changed:
+                    changes += 1
                     self.latencies.append(time.monotonic() - begun)
                     time.sleep(chance.random() / 100)
 

@@ -89,14 +89,14 @@ async fn a_rebuild_of_a_large_lab_equals_audit_queries_written_by_hand() {
         args![],
     )
     .await;
-    wait_until("the record to be completed", Duration::from_secs(180), async || {
+    wait_until("the record to be completed", Duration::from_secs(900), async || {
         db.text("SELECT job_status FROM crelio_data_migrations").await == "Completed"
     })
     .await;
     let record = &db.rows("SELECT start_date, end_date, time_taken FROM crelio_data_migrations", args![]).await[0];
     assert_eq!(record.date(0).unwrap(), "2025-06-01".parse().unwrap());
     assert_eq!(record.date(1).unwrap(), "2026-06-14".parse().unwrap());
-    assert!((1..180).contains(&record.int(2).unwrap()), "time_taken is {:?}", record.int(2));
+    assert!((1..900).contains(&record.int(2).unwrap()), "time_taken is {:?}", record.int(2));
     for status in ["STARTED", "COMPLETED"] {
         let sql = format!(
             "SELECT COUNT(*) FROM operation_event_log WHERE event_name LIKE 'Historical-Summary-Rebuild%' AND status = '{status}'"

@@ -10,6 +10,7 @@ use crate::{
     on_both,
     support::{
         Engine, TestDb,
+        http::get,
         process::{Process, command, run, run_fails, run_ok},
         server, wait_until,
     },
@@ -244,7 +245,7 @@ async fn a_second_signal_ends_a_worker_at_once() {
         run_ok(&db, &["--now", NOW, "repair", "--day", day, "--lab", "1"]);
         let workers = "SELECT COUNT(*) FROM daymend_workers";
         let before = db.number(workers).await;
-        let mut worker = Process::start(&db, &["--now", NOW, "worker"]);
+        let (mut worker, address) = Process::start_with_pages(&db, &["--now", NOW, "worker"]);
         wait_until("the worker to register", LIMIT, async || db.number(workers).await > before).await;
         let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
         somebody.execute("LOCK TABLES operation_historical_summary WRITE").await.unwrap();
@@ -253,10 +254,14 @@ async fn a_second_signal_ends_a_worker_at_once() {
                     WHERE db = DATABASE() AND state LIKE 'Waiting for table%'";
         wait_until("the job to run", LIMIT, async || db.number(held).await > 0).await;
         worker.signal(signal);
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        // Two that come before it looks are one to it.
+        wait_until("the worker to hear it", Duration::from_secs(20), async || {
+            get(&address, "/readyz").unwrap().body.contains("process: shutting down")
+        })
+        .await;
         assert!(worker.is_running(), "it finishes what has begun");
         worker.signal(signal);
-        assert_eq!(worker.wait(Duration::from_secs(5)), Some(code));
+        assert_eq!(worker.wait(Duration::from_secs(20)), Some(code));
         db.execute("DELETE FROM daymend_jobs", args![]).await;
     }
 }

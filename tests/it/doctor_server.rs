@@ -20,7 +20,7 @@ use crate::{
         process::{run, run_ok},
         proxy::{Proxy, Weather},
         server::{self, Server},
-        work,
+        wait_until, work,
     },
 };
 
@@ -54,11 +54,21 @@ async fn a_slow_connection_is_worth_a_note() {
     let db = healthy(Engine::MariaDb).await;
     let proxy = Proxy::start(server::port(&db.url)).await;
     let url = server::at_port(&db.url, proxy.port);
-    assert_eq!(examine_as(&db, &url).ids(), Vec::<&str>::new());
+    // A busy machine may be slow for a while.
+    wait_until("a connection that is not slow", Duration::from_secs(60), async || {
+        let found = tokio::task::block_in_place(|| examine_as(&db, &url));
+        assert_eq!(found.ids(), Vec::<&str>::new());
+        !found.has("connection.latency")
+    })
+    .await;
     proxy.set(Weather::Slow(Duration::from_millis(20)));
-    let found = tokio::task::block_in_place(|| examine_as(&db, &url));
-    assert!(found.advice("connection.latency", "note").contains("nearer"));
-    assert_eq!(found.code, 0);
+    // It is no reason to fail, as something else may be for a moment on a server that is shared.
+    wait_until("a slow connection and nothing worse", Duration::from_secs(60), async || {
+        let found = tokio::task::block_in_place(|| examine_as(&db, &url));
+        assert!(found.advice("connection.latency", "note").contains("nearer"));
+        found.code == 0
+    })
+    .await;
 }
 
 async fn clocks_that_disagree_are_found(engine: Engine) {

@@ -21,10 +21,11 @@ use crate::{
     },
 };
 
-const LIMIT: Duration = Duration::from_secs(60);
+/// The gauges are read every 15 seconds, and after a reading that took long two minutes later at most.
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// How much older than planted something may look, in seconds.
-const SLACK: f64 = 120.0;
+const SLACK: f64 = 600.0;
 
 on_both! {
     gauges_say_what_is_there;
@@ -131,7 +132,8 @@ async fn gauges_say_what_is_there(engine: Engine) {
     }
     let store = tempfile::tempdir().unwrap();
     let store = store.path().to_str().unwrap();
-    let arguments = ["--now", NOW, "scheduler", "--lab-metrics", "--snapshot-to", store];
+    // No retention: the runs of this summer are old for the database's clock, and would go before they are counted.
+    let arguments = ["--now", NOW, "scheduler", "--lab-metrics", "--snapshot-to", store, "--retention", "0s"];
     let (_scheduler, address) = Process::start_with_pages(&db, &arguments);
     let expected = [
         ("daymend_jobs{kind=\"nightly\",state=\"discarded\"}", 2.0),
@@ -175,7 +177,7 @@ async fn gauges_say_what_is_there(engine: Engine) {
     ] {
         assert!((age..age + SLACK).contains(&found[name]), "{name} {}", found[name]);
     }
-    let _worker = lease::register(&db.db, "a test", LIMIT).await.unwrap();
+    let _worker = lease::register(&db.db, "a test", LIMIT * 4).await.unwrap();
     lease::register(&db.db, "dead", Duration::ZERO).await.unwrap();
     // What was there at the last reading, and is not any more.
     db.execute("UPDATE daymend_jobs SET state = 'completed' WHERE sort_key = ?", args![later]).await;

@@ -153,10 +153,16 @@ async fn a_server_that_crashes_and_comes_back_loses_nothing_and_idles_quietly() 
     };
     tokio::time::sleep(Duration::from_secs(2)).await;
     // Reading the number takes four statements itself: begin (two), the reading, commit.
-    let before = questions().await;
-    tokio::time::sleep(Duration::from_secs(8)).await;
-    let sent = questions().await - before - 4;
-    assert!((4..=10).contains(&sent), "an idle worker sent {sent} statements in 8 seconds");
+    // A window may have a heartbeat in it, or a machine that was busy otherwise.
+    let is_quiet = |&(sent, seconds): &(i64, f64)| (0.5 * seconds..=1.25 * seconds + 2.0).contains(&(sent as f64));
+    let mut windows = Vec::new();
+    while !windows.last().is_some_and(is_quiet) {
+        assert!(windows.len() < 3, "(statements of an idle worker, seconds): {windows:?}");
+        let (begun, before) = (std::time::Instant::now(), questions().await);
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        let sent = questions().await - before - 4;
+        windows.push((sent, begun.elapsed().as_secs_f64()));
+    }
 }
 
 /// A connection that is lost while the definitions are checked says nothing of them.

@@ -83,7 +83,8 @@ async fn connections_that_say_nothing_keep_no_probe_waiting() {
     for _ in 0..20 {
         assert_eq!(page(&address, "/livez").status, 200);
     }
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    // Those that say nothing are closed after ten seconds.
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     for stream in &mut stalled {
         let end = stream.read(&mut [0; 100]);
         assert!(end.as_ref().is_ok_and(|bytes| *bytes == 0) || is_reset(&end), "{end:?}");

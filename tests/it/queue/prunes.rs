@@ -69,8 +69,15 @@ async fn a_retry_comes_before_or_after_a_prune_and_not_in_between() {
     let is_waiting = || async { retry.is_finished() || db.number(&locking).await == 1 };
     wait_until("the retry to wait", LIMIT, is_waiting).await;
     attempt.rollback().await.unwrap();
-    assert_eq!((prune.await.unwrap(), retry.await.unwrap()), (1, vec![]));
-    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 0);
+    match (prune.await.unwrap(), retry.await.unwrap().as_slice()) {
+        (1, []) => assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 0),
+        // On a machine that stalls, the prune has given up waiting, and come back when the run was open again.
+        (0, [(_, 1)]) => {
+            assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs WHERE state = 'running'").await, 1);
+            assert_eq!(count(&db, "available").await, 1);
+        }
+        otherwise => panic!("{otherwise:?}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -52,7 +52,7 @@ async fn a_killed_restore_is_run_again_and_so_is_a_killed_undo(engine: Engine) {
                 let args = scene.args(&command);
                 let mut process = Process::start(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
                 tokio::time::sleep(wait).await;
-                wait = wait.mul_f64(1.13).min(Duration::from_secs(8));
+                wait = wait.mul_f64(1.13).min(LIMIT);
                 if !process.is_running() {
                     assert_eq!(process.wait(LIMIT), Some(0), "{command:?}");
                     break;

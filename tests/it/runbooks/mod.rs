@@ -225,11 +225,9 @@ impl Shell {
                 ("WORKER", "worker", "daymend_pool_connections_max"),
             ];
             for (variable, command, metric) in ready {
-                let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-                let address = listener.local_addr().unwrap().to_string();
-                drop(listener);
-                processes.push(Process::start(&wreck.db, &["--now", NOW, command, "--http-addr", &address]));
-                wait_until("a metrics page", Duration::from_secs(30), async || {
+                let (process, address) = Process::start_with_pages(&wreck.db, &["--now", NOW, command]);
+                processes.push(process);
+                wait_until("a metrics page", Duration::from_secs(120), async || {
                     let page = Command::new("curl").args(["-s", &format!("http://{address}/metrics")]).output();
                     String::from_utf8(page.expect("curl is installed").stdout).unwrap().contains(metric)
                 })

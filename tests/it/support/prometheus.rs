@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -12,10 +11,11 @@ use serde_json::Value;
 use super::{
     http::{encoded, get},
     rules::RULES,
+    server::free_port,
 };
 
 /// How long it may take to answer.
-const START_MAX: Duration = Duration::from_secs(30);
+const START_MAX: Duration = Duration::from_secs(120);
 
 /// A running Prometheus; it ends with the calling thread, or when it is dropped.
 #[derive(Debug)]
@@ -53,8 +53,7 @@ impl Prometheus {
         let file = dir.path().join("prometheus.yml");
         fs::write(&file, config.to_string()).expect("a configuration");
         let log = dir.path().join("log");
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let address = free.expect("a free port").to_string();
+        let address = format!("127.0.0.1:{}", free_port());
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", &program("prometheus")])
             .arg(format!("--config.file={}", file.display()))

@@ -5,7 +5,10 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::LazyLock,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -15,7 +18,7 @@ pub const ADMIN: &str = "admin";
 pub const PASSWORD: &str = "admin-test";
 
 /// How long the server may take to answer.
-const START_MAX: Duration = Duration::from_secs(60);
+const START_MAX: Duration = Duration::from_secs(180);
 
 /// A running server.
 #[derive(Debug)]
@@ -62,6 +65,21 @@ pub fn port(url: &str) -> u16 {
 /// The same URL with another port.
 pub fn at_port(database_url: &str, other: u16) -> String {
     database_url.replace(&format!(":{}/", port(database_url)), &format!(":{other}/"))
+}
+
+/// A port that is free, and stays so until a server has it and while one is down: the kernel gives those
+/// from 32768 on to whoever asks for any.
+pub fn free_port() -> u16 {
+    const FIRST: u32 = 20_000;
+    const PORTS: u32 = 12_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Other test processes may look for some too.
+    let seed = std::process::id().wrapping_mul(97);
+    let mut ports = (0..PORTS).map(|_| {
+        let number = seed.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        u16::try_from(FIRST + number % PORTS).expect("a port")
+    });
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
 }
 
 /// Creates an empty database on the server on that port.
@@ -120,7 +138,7 @@ impl Server {
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         install(&dir)?;
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map_err(|e| e.to_string())?.port();
+        let port = free_port();
         let child = launch(&dir, port, &options)?;
         Ok(Self { port, dir, options, child })
     }
@@ -196,6 +214,7 @@ fn launch(dir: &Path, port: u16, options: &[String]) -> Result<Child, String> {
         .arg(format!("--pid-file={}", dir.join("pid").display()))
         .arg(format!("--init-file={}", dir.join("init.sql").display()))
         .arg(format!("--port={port}"))
+        .arg("--port-open-timeout=60")
         .args(options)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
