@@ -158,7 +158,7 @@ async fn a_server_that_crashes_and_comes_back_loses_nothing_and_idles_quietly() 
     let mut windows = Vec::new();
     while !windows.last().is_some_and(is_quiet) {
         assert!(windows.len() < 3, "(statements of an idle worker, seconds): {windows:?}");
-        let (begun, before) = (std::time::Instant::now(), questions().await);
+        let (begun, before) = (Instant::now(), questions().await);
         tokio::time::sleep(Duration::from_secs(8)).await;
         let sent = questions().await - before - 4;
         windows.push((sent, begun.elapsed().as_secs_f64()));
