@@ -83,14 +83,9 @@ fn lock_of(dir: &Path) -> PathBuf {
 
 /// Removes a directory that is locked by the caller, and the lock last.
 fn remove(dir: &Path) -> io::Result<()> {
-    remove_dir(dir)?;
-    fs::remove_file(lock_of(dir))
-}
-
-fn remove_dir(dir: &Path) -> io::Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        _ => fs::remove_file(lock_of(dir)),
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     db::Db,
-    error::chain,
+    error::{chain, examples},
     recompute::shrink::MaxShrink,
     scheduler::repair,
     snapshot::restore::{
@@ -162,7 +162,6 @@ fn print(undone: &Undone, dry_run: bool) {
     println!("{} row(s) {would}removed, {} were gone already", undone.removed, undone.gone);
     for ((table, why), keys) in &undone.left {
         println!("{table}: {} row(s) stay: {why}", keys.len());
-        let more = if keys.len() > SHOWN { ", …" } else { "" };
-        println!("    {}{more}", keys.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", "));
+        println!("    {}", examples(keys, SHOWN));
     }
 }

@@ -41,8 +41,10 @@ pub(super) async fn judge(
                 judged.extend(moved(context, table, candidate, row));
                 continue;
             };
-            let is_back = holders.first().is_some_and(|holder| is_back(context, table, row, &holder.row));
-            if verdict.state == State::Mapped && is_mapped_by_hand && !is_back {
+            if verdict.state == State::Mapped
+                && is_mapped_by_hand
+                && !holders.first().is_some_and(|first| first.is_back)
+            {
                 verdict.state = State::Ambiguous;
                 verdict.reason = format!("{}, and the given map does not have it", verdict.reason);
             }
@@ -69,6 +71,8 @@ struct Holder {
     by: Vec<usize>,
     row: Cells,
     is_in_snapshot: bool,
+    /// Whether it is as the vanished row would go in: a run before this one has put it in.
+    is_back: bool,
 }
 
 /// Who holds the identity of each candidate, or its key after its references have been rewritten.
@@ -102,7 +106,8 @@ async fn holders(
             for row in rows {
                 // A row whose id was reused is in nobody's way by itself.
                 if shape.key_of(&row) != candidates[*index].key {
-                    holders[*index].push(Holder { by: by.to_vec(), row, is_in_snapshot: false });
+                    let is_back = is_back(context, table, &written[*index], &row);
+                    holders[*index].push(Holder { by: by.to_vec(), row, is_in_snapshot: false, is_back });
                 }
             }
         }
@@ -155,9 +160,7 @@ async fn disagreement(
     holders: &[Holder],
 ) -> Result<Option<String>, SnapshotError> {
     let shape = &context.shapes[table];
-    let Some(first) = holders.first().filter(|first| !is_back(context, table, row, &first.row)) else {
-        return Ok(None);
-    };
+    let Some(first) = holders.first().filter(|first| !first.is_back) else { return Ok(None) };
     let is_by = |places: &[usize]| holders.iter().any(|holder| holder.by == places);
     let (own, live) = (|by: &[usize]| shape.values(row, by), |by: &[usize]| shape.values(&first.row, by));
     let is_extension = is_extension(context, table, candidate, &shape.key_of(&first.row)).await?;
@@ -180,8 +183,7 @@ async fn disagreement(
     }))
 }
 
-/// Whether a live row is as one would go in, maybe with references that are still to be filled in: a run before
-/// this one has put it in.
+/// Whether a live row is as one would go in, maybe with references that are still to be filled in.
 fn is_back(context: &Context, table: usize, row: &[Arg], live: &[Arg]) -> bool {
     let may_be_empty = |place| context.links_of(table).any(|link| link.nullable.contains(&place));
     (0..row.len()).all(|place| row[place] == live[place] || live[place] == Arg::Null && may_be_empty(place))

@@ -73,11 +73,9 @@ impl<'a> Apply<'a> {
         let mut last_filled: Option<(usize, Values, Values)> = None;
         for start in (0..known.len()).step_by(PAGE) {
             for record in known.read(start..known.len().min(start + PAGE))? {
-                // An undo writes these down before it does anything.
-                if matches!(record, Record::Days { .. }) {
-                    continue;
-                }
-                if let Some((table, row, _)) = last_filled.take() {
+                // An undo writes days down before it does anything.
+                let is_later = !matches!(record, Record::Days { .. });
+                if let Some((table, row, _)) = last_filled.take_if(|_| is_later) {
                     context.work.forget_fill(table, &context.shapes[table].key_of(&row.0)).await?;
                 }
                 match record {
