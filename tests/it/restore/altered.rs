@@ -28,7 +28,7 @@ async fn foreign_keys_of_other_columns_than_before_are_no_hindrance(engine: Engi
         "INSERT INTO pets VALUES (1, 1), (2, 2)",
         "INSERT INTO notes (id, words) VALUES (1, 1), (2, 2)",
     ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let name = scene.take().await.to_string();
     let team = match engine {
         Engine::Sqlite => "ALTER TABLE people ADD team BIGINT NULL REFERENCES teams (id)",
@@ -41,7 +41,7 @@ async fn foreign_keys_of_other_columns_than_before_are_no_hindrance(engine: Engi
         "DELETE FROM people WHERE id = 2",
         team,
     ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let diff = &scene.json(3, &["diff", &name])[0];
     let remarks = diff["remarks"].to_string();
     for reference in ["pets(owner) -> people", "notes(person) -> people"] {
@@ -80,7 +80,7 @@ async fn tables_with_a_history_are_copied_as_well() {
     let name = &taken.name.to_string();
     let of = ["--table", "plain", "--table", "named"];
     scene.run(0, &[["diff", name].as_slice(), of.as_slice()].concat());
-    scene.execute_all(&["DELETE FROM plain WHERE id = 1", "DELETE FROM named WHERE id = 1"].map(str::to_owned)).await;
+    scene.execute_all(&["DELETE FROM plain WHERE id = 1", "DELETE FROM named WHERE id = 1"]).await;
     let restore = [["restore", name, "--missing", "--apply"].as_slice(), of.as_slice()].concat();
     let report = scene.json(0, &restore);
     assert_eq!(report["applied"]["inserted"], 2, "{report}");
@@ -100,12 +100,10 @@ async fn a_reference_in_another_case_is_followed() {
         "CREATE TABLE pets (id INTEGER NOT NULL PRIMARY KEY, owner INTEGER NOT NULL REFERENCES PEOPLE (ID))",
     ];
     let scene = Scene::new(Engine::Sqlite, &tables).await;
-    scene
-        .execute_all(&["INSERT INTO People VALUES (1, 'a')", "INSERT INTO pets VALUES (7, 1)"].map(str::to_owned))
-        .await;
+    scene.execute_all(&["INSERT INTO People VALUES (1, 'a')", "INSERT INTO pets VALUES (7, 1)"]).await;
     let name = scene.take().await.to_string();
     let sql = ["DELETE FROM pets", "DELETE FROM People", "INSERT INTO People VALUES (11, 'a')"];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
     assert_eq!(report["report"]["remarks"], serde_json::json!([]));
     assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 7").await, 11, "{report}");

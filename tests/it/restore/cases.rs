@@ -131,11 +131,7 @@ async fn cycles_and_trees_go_in_by_two_passes(engine: Engine) {
     scene.execute_all(&sql).await;
     let full = scene.dump().await;
     let name = scene.take().await.to_string();
-    scene
-        .execute_all(
-            &["DELETE FROM cities", "UPDATE places SET parent = NULL", "DELETE FROM places"].map(str::to_owned),
-        )
-        .await;
+    scene.execute_all(&["DELETE FROM cities", "UPDATE places SET parent = NULL", "DELETE FROM places"]).await;
     let relations = scene.file("r.toml", "[[reference]]\ntable = 'places'\ncolumns = 'capital'\nparent = 'cities'\n");
     let empty = scene.dump().await;
     let report = scene.json(0, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
@@ -152,7 +148,7 @@ async fn cycles_and_trees_go_in_by_two_passes(engine: Engine) {
 async fn what_was_deleted_on_purpose_stays_away_with_what_hangs_on_it(engine: Engine) {
     let scene = people(engine).await;
     let name = scene.take().await.to_string();
-    scene.execute_all(&["DELETE FROM pets", "DELETE FROM people WHERE id < 5"].map(str::to_owned)).await;
+    scene.execute_all(&["DELETE FROM pets", "DELETE FROM people WHERE id < 5"]).await;
     let tombstones = scene.file("tombstones", "# erased on request\npeople:2\n");
     let report = scene
         .json(3, &["restore", &name, "--missing", "--apply", "--exclude", "people:3", "--tombstones", &tombstones]);
@@ -166,10 +162,10 @@ async fn what_was_deleted_on_purpose_stays_away_with_what_hangs_on_it(engine: En
 async fn rows_that_were_touched_since_are_not_undone(engine: Engine) {
     let scene = people(engine).await;
     let name = scene.take().await.to_string();
-    scene.execute_all(&["DELETE FROM pets WHERE id < 4", "DELETE FROM people WHERE id < 4"].map(str::to_owned)).await;
+    scene.execute_all(&["DELETE FROM pets WHERE id < 4", "DELETE FROM people WHERE id < 4"]).await;
     scene.json(0, &["restore", &name, "--missing", "--apply"]);
     let sql = ["UPDATE pets SET name = 'renamed' WHERE id = 1", "INSERT INTO pets VALUES (100, 2, 'new')"];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let undo = scene.path("undo.jsonl").display().to_string();
     let undone = scene.json(3, &["undo", &undo]);
     assert_eq!(undone["removed"], 3, "two pets and the third owner: {undone}");
@@ -199,17 +195,14 @@ async fn a_filter_and_a_row_of_snapshots_say_when_rows_vanished(engine: Engine) 
     };
     let first = take().await;
     assert!(differences(&scene.json(0, &["diff", &first])[0]).is_empty());
-    scene.execute_all(&["DELETE FROM pets WHERE id IN (1, 2)".to_owned()]).await;
+    scene.execute_all(&["DELETE FROM pets WHERE id IN (1, 2)"]).await;
     let second = take().await;
     scene
-        .execute_all(
-            &[
-                "DELETE FROM pets WHERE id = 3",
-                "UPDATE pets SET name = 'new' WHERE id = 4",
-                "INSERT INTO pets VALUES (20, NULL, NULL)",
-            ]
-            .map(str::to_owned),
-        )
+        .execute_all(&[
+            "DELETE FROM pets WHERE id = 3",
+            "UPDATE pets SET name = 'new' WHERE id = 4",
+            "INSERT INTO pets VALUES (20, NULL, NULL)",
+        ])
         .await;
     let diff = scene.json(3, &["diff", "--since", &first]);
     assert_eq!((&diff[0]["to"], &diff[1]["to"]), (&second.as_str().into(), &"live".into()));
@@ -306,9 +299,7 @@ async fn writers_meanwhile_do_no_harm(engine: Engine) {
     sql.extend(super::inserts("pets", &pets));
     scene.execute_all(&sql).await;
     let name = scene.take().await.to_string();
-    scene
-        .execute_all(&["DELETE FROM pets WHERE id > 1000", "DELETE FROM people WHERE id > 1000"].map(str::to_owned))
-        .await;
+    scene.execute_all(&["DELETE FROM pets WHERE id > 1000", "DELETE FROM people WHERE id > 1000"]).await;
     let write = async {
         for round in 0..60 {
             let id = 1001 + round * 40;
@@ -410,7 +401,7 @@ async fn who_may_not_read_the_tables_hears_who_may() {
 async fn a_row_that_somebody_holds_is_tried_again() {
     let scene = people(Engine::MariaDb).await;
     let name = scene.take().await.to_string();
-    scene.execute_all(&["DELETE FROM pets WHERE id < 4".to_owned()]).await;
+    scene.execute_all(&["DELETE FROM pets WHERE id < 4"]).await;
     let mut held = scene.db.admin.begin(Mode::Write).await.unwrap();
     held.execute(Query::new("test", "UPDATE people SET name = 'held' WHERE id = 2"), args![]).await.unwrap();
     let args = scene.args(&["restore", &name, "--missing", "--apply"]);
@@ -432,7 +423,7 @@ async fn a_row_that_somebody_holds_is_tried_again() {
 async fn the_run_time_user_can_restore_nothing() {
     let mut scene = people(Engine::MariaDb).await;
     let name = scene.take().await.to_string();
-    scene.execute_all(&["DELETE FROM pets".to_owned()]).await;
+    scene.execute_all(&["DELETE FROM pets"]).await;
     let (port, database) = (server::port(&scene.db.url), scene.db.name().to_owned());
     server::run(
         port,

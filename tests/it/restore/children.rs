@@ -17,9 +17,9 @@ const PEOPLE: &str = "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, boss 
 /// Two people who were restored; the undo file.
 async fn restored(engine: Engine) -> (Scene, String) {
     let scene = Scene::new(engine, &[PEOPLE]).await;
-    scene.execute_all(&["INSERT INTO people VALUES (1, 1), (2, NULL)".to_owned()]).await;
+    scene.execute_all(&["INSERT INTO people VALUES (1, 1), (2, NULL)"]).await;
     let name = scene.take().await.to_string();
-    scene.execute_all(&["UPDATE people SET boss = NULL", "DELETE FROM people"].map(str::to_owned)).await;
+    scene.execute_all(&["UPDATE people SET boss = NULL", "DELETE FROM people"]).await;
     scene.json(0, &["restore", &name, "--missing", "--apply"]);
     let undo = scene.path("undo.jsonl").display().to_string();
     (scene, undo)
@@ -40,7 +40,7 @@ fn left(undone: &serde_json::Value) -> (String, String) {
 async fn rows_of_a_table_without_a_key_are_not_deleted(engine: Engine) {
     let (scene, undo) = restored(engine).await;
     scene.db.create_without_keys(&[&logins("logins", "people", "")]).await;
-    scene.execute_all(&["INSERT INTO logins (person) VALUES (1), (1)".to_owned()]).await;
+    scene.execute_all(&["INSERT INTO logins (person) VALUES (1), (1)"]).await;
     let undone = scene.json(3, &["undo", &undo]);
     assert_eq!(undone["removed"], 1, "{undone}");
     assert_eq!(left(&undone), ("a row of logins refers to it by now".to_owned(), "[\"1\"]".to_owned()));
@@ -104,7 +104,7 @@ async fn nothing_goes_where_other_tables_are_kept_from_sight() {
     let (scene, undo) = restored(Engine::MariaDb).await;
     let (port, name) = (server::port(&scene.url), scene.db.name().to_owned());
     scene.db.create_without_keys(&[&logins("logins", "people", "")]).await;
-    scene.execute_all(&["INSERT INTO logins (person) VALUES (1), (2)".to_owned()]).await;
+    scene.execute_all(&["INSERT INTO logins (person) VALUES (1), (2)"]).await;
     let rights = "SELECT, INSERT, UPDATE, DELETE";
     let sql = format!(
         "REVOKE {rights} ON {name}.* FROM {name}_operator@'%'; GRANT {rights} ON {name}.people TO {name}_operator@'%'"

@@ -39,12 +39,12 @@ async fn one_table_alone_is_not_restored_blindly(engine: Engine) {
     let relations = scene.file("r.toml", "[[reference]]\ntable = 'pets'\ncolumns = 'owner'\nparent = 'people'\n");
     let sql =
         ["INSERT INTO people VALUES (1, 'a'), (2, 'b'), (3, 'c')", "INSERT INTO pets VALUES (1, 1), (2, 2), (3, 3)"];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let name = scene.take().await.to_string();
     // The second owner is entered again, and somebody else has got the old id.
     let sql =
         ["DELETE FROM pets", "DELETE FROM people WHERE id < 3", "INSERT INTO people VALUES (12, 'b'), (2, 'new')"];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let code = scene.file("code.toml", "[[identity]]\ntable = 'people'\ncolumns = 'code'\n");
     let args =
         ["restore", &name, "--missing", "--apply", "--table", "pets", "--relations", &relations, "--relations", &code];
@@ -78,9 +78,9 @@ async fn circle(engine: Engine) -> (Scene, String) {
         "INSERT INTO members VALUES (1, NULL, 'a'), (2, NULL, 'b'), (3, NULL, 'c')",
         "UPDATE members SET next = id % 3 + 1",
     ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let name = scene.take().await.to_string();
-    scene.execute_all(&["UPDATE members SET next = NULL", "DELETE FROM members"].map(str::to_owned)).await;
+    scene.execute_all(&["UPDATE members SET next = NULL", "DELETE FROM members"]).await;
     (scene, name)
 }
 
@@ -104,7 +104,7 @@ async fn a_row_that_somebody_has_changed_is_not_taken_out(engine: Engine) {
     let scene = &case.scene;
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2 AND leads IS NULL").await, 1);
     let sql = ["UPDATE members SET name = 'married' WHERE id = 2", "DELETE FROM badges"];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let again =
         ["restore", &case.name, "--missing", "--apply", "--relations", &case.relations, "--exclude", "badges:7"];
     let report = scene.json(3, &again);
@@ -221,7 +221,7 @@ async fn who_begins_to_refer_to_a_row_loses_nothing() {
     let scene = people(Engine::MariaDb).await;
     let name = scene.take().await.to_string();
     let lose = ["DELETE FROM pets WHERE id = 1", "DELETE FROM people WHERE id = 1"];
-    scene.execute_all(&lose.map(str::to_owned)).await;
+    scene.execute_all(&lose).await;
     scene.json(0, &["restore", &name, "--missing", "--apply"]);
     let toys = "CREATE TABLE toys (id BIGINT NOT NULL PRIMARY KEY, pet BIGINT NOT NULL,
                 FOREIGN KEY (pet) REFERENCES pets (id) ON DELETE CASCADE)";
@@ -286,9 +286,9 @@ async fn the_undo_file_of_another_snapshot_is_not_written_on(engine: Engine) {
 async fn nobody_else_may_read_what_is_written_down(engine: Engine) {
     let case = super::taken_out::Case::new(engine, false).await;
     // Somebody was entered again: there is a map.
-    case.scene.execute_all(&["DELETE FROM teams".to_owned()]).await;
+    case.scene.execute_all(&["DELETE FROM teams"]).await;
     let code = case.scene.file("code.toml", "[[identity]]\ntable = 'teams'\ncolumns = 'code'\n");
-    case.scene.execute_all(&["INSERT INTO teams VALUES (98, 3, 'b')".to_owned()]).await;
+    case.scene.execute_all(&["INSERT INTO teams VALUES (98, 3, 'b')"]).await;
     case.scene.run_any(&["restore", &case.name, "--missing", "--apply", "--relations", &code]);
     for file in ["undo.jsonl", "map.csv"] {
         let mode = std::fs::metadata(case.scene.path(file)).unwrap().permissions().mode();

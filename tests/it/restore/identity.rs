@@ -22,7 +22,7 @@ async fn the_map_can_be_edited(engine: Engine) {
         "DELETE FROM people WHERE id IN (1, 2, 3)",
         "INSERT INTO people VALUES (11, 'c1', 'again'), (12, 'c2', 'another with the same code'), (13, 'other', 'n3')",
     ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let plan = scene.json(3, &["restore", &name, "--missing"]);
     assert_eq!(rows(&plan, "mapped")["people"], 2);
     let map = std::fs::read_to_string(scene.path("map.csv")).unwrap();
@@ -51,7 +51,7 @@ async fn a_reused_id_is_not_present(engine: Engine) {
         // Somebody else got the id of the first, who came again under another one.
         "INSERT INTO people VALUES (1, 'new', 'somebody'), (2, 'also new', 'somebody'), (10, 'c1', 'again')",
     ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let relations = scene.file("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'code'\n");
     let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
     assert_eq!(rows(&report, "mapped")["people"], 1);
@@ -63,7 +63,7 @@ async fn a_reused_id_is_not_present(engine: Engine) {
 /// Three of the same name have vanished, and one of that name was entered again: nobody knows who of them.
 async fn one_row_stands_for_one_other_at_most(engine: Engine) {
     let scene = people(engine).await;
-    scene.execute_all(&["UPDATE people SET name = 'Ann' WHERE id < 4".to_owned()]).await;
+    scene.execute_all(&["UPDATE people SET name = 'Ann' WHERE id < 4"]).await;
     let name = scene.take().await.to_string();
     let sql = [
         "DELETE FROM pets WHERE id < 4",
@@ -71,7 +71,7 @@ async fn one_row_stands_for_one_other_at_most(engine: Engine) {
         // Two ids are free, and somebody else has got the third.
         "INSERT INTO people VALUES (3, 'new', 'Bob'), (10, 'again', 'Ann')",
     ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let relations = scene.file("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'name'\n");
     let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
     assert_eq!((rows(&report, "mapped")["people"], rows(&report, "ambiguous")["people"]), (1, 2), "{report}");
@@ -88,7 +88,7 @@ async fn keys_that_disagree_say_nothing(engine: Engine) {
         "INSERT INTO people VALUES (1, 'a', 'x'), (2, 'b', 'y'), (3, 'c', 'z')",
         "INSERT INTO pets VALUES (1, 1, 'p'), (2, 2, 'p'), (3, 3, 'p')",
     ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let name = scene.take().await.to_string();
     let sql = [
         "DELETE FROM pets",
@@ -96,7 +96,7 @@ async fn keys_that_disagree_say_nothing(engine: Engine) {
         // Of the first the keys are with two, of the second one is with somebody who has another card.
         "INSERT INTO people VALUES (10, 'a', 'new'), (11, 'new', 'x'), (12, 'b', 'other'), (13, 'c', 'z')",
     ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     // What a person has to decide is reason enough for the exit code.
     let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--table", "people"]);
     assert!(rows(&report, "deferred").is_empty(), "{report}");

@@ -51,7 +51,7 @@ async fn keys_of_every_type_are_found_again() {
 
 async fn a_row_that_does_not_stay_where_it_is_put_is_deferred(engine: Engine) {
     let scene = Scene::new(engine, &["CREATE TABLE t (id BIGINT NOT NULL PRIMARY KEY)"]).await;
-    scene.execute_all(&["INSERT INTO t VALUES (1), (2), (3)".to_owned()]).await;
+    scene.execute_all(&["INSERT INTO t VALUES (1), (2), (3)"]).await;
     let name = scene.take().await.to_string();
     let trigger = match engine {
         Engine::Sqlite => {
@@ -61,7 +61,7 @@ async fn a_row_that_does_not_stay_where_it_is_put_is_deferred(engine: Engine) {
             "CREATE TRIGGER moves BEFORE INSERT ON t FOR EACH ROW SET NEW.id = IF(NEW.id = 2, 1002, NEW.id)"
         }
     };
-    scene.execute_all(&["DELETE FROM t", trigger].map(str::to_owned)).await;
+    scene.execute_all(&["DELETE FROM t", trigger]).await;
     let report = scene.json(3, &["restore", &name, "--missing", "--apply"]);
     assert_eq!(report["applied"]["inserted"], 2, "{report}");
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM t WHERE id IN (1, 3)").await, 2, "{report}");
@@ -73,9 +73,9 @@ async fn a_row_that_does_not_stay_where_it_is_put_is_deferred(engine: Engine) {
 async fn a_condition_on_a_price_is_one_on_a_number() {
     let table = "CREATE TABLE bills (id INT NOT NULL PRIMARY KEY, price DECIMAL(10,2) NULL)";
     let scene = Scene::new(Engine::MariaDb, &[table]).await;
-    scene.execute_all(&["INSERT INTO bills VALUES (1, 99.50), (2, 100.50), (3, 1000), (4, NULL)".to_owned()]).await;
+    scene.execute_all(&["INSERT INTO bills VALUES (1, 99.50), (2, 100.50), (3, 1000), (4, NULL)"]).await;
     let name = scene.take().await.to_string();
-    scene.execute_all(&["DELETE FROM bills".to_owned()]).await;
+    scene.execute_all(&["DELETE FROM bills"]).await;
     for (condition, rows) in [("price>100", 2), ("price<=99.5", 1), ("price=1000", 1), ("price=NULL", 1)] {
         let diff = scene.json(3, &["diff", &name, "--where", condition]);
         assert_eq!(super::differences(&diff[0])["bills"], [rows, 0, 0, 0], "{condition}: {diff}");
@@ -92,10 +92,10 @@ async fn who_is_written_in_other_letters_is_the_same(engine: Engine) {
     let pets = "CREATE TABLE pets (id BIGINT NOT NULL PRIMARY KEY, owner BIGINT NULL, FOREIGN KEY (owner) REFERENCES people (id))";
     let scene = Scene::new(engine, &[&people, pets]).await;
     let sql = ["INSERT INTO people VALUES (1, 'ann'), (2, 'bob')", "INSERT INTO pets VALUES (1, 1), (2, 2)"];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let name = scene.take().await.to_string();
     let sql = ["DELETE FROM pets", "DELETE FROM people", "INSERT INTO people VALUES (10, 'Ann')"];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
     assert_eq!((rows(&report, "mapped")["people"], rows(&report, "restored")["people"]), (1, 1), "{report}");
     assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 1").await, 10);
@@ -115,7 +115,7 @@ async fn a_key_that_is_written_in_other_letters_is_changed_and_no_other(engine: 
         "DELETE FROM words WHERE v = 3",
         "INSERT INTO words VALUES ('another', 1000)",
     ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let diff = scene.json(3, &["diff", &name]);
     assert_eq!(super::differences(&diff[0])["words"], [1, 1, 149, 0], "{diff}");
     let diff = scene.json(3, &["diff", &name, "--where", "v=6"]);
@@ -138,10 +138,10 @@ async fn a_key_of_some_rows_is_nobodys_identity() {
     }
     let sql =
         ["INSERT INTO people VALUES (1, 'a', 1)", "INSERT INTO visits VALUES ('a', 1, 'noon'), ('a', 1, 'night')"];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let name = scene.take().await.to_string();
     let sql = ["DELETE FROM people", "DELETE FROM visits", "INSERT INTO people VALUES (10, 'a', 0)"];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
     assert_eq!(report["applied"]["inserted"], 3, "{report}");
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE code = 'a'").await, 2);

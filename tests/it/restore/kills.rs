@@ -35,14 +35,9 @@ async fn a_killed_restore_is_run_again_and_so_is_a_killed_undo(engine: Engine) {
     let full = scene.dump().await;
     let name = scene.take().await.to_string();
     scene
-        .execute_all(
-            &["DELETE FROM leaves WHERE id % 10 <> 0", "UPDATE nodes SET next_id = NULL WHERE id % 4 = 3"]
-                .map(str::to_owned),
-        )
+        .execute_all(&["DELETE FROM leaves WHERE id % 10 <> 0", "UPDATE nodes SET next_id = NULL WHERE id % 4 = 3"])
         .await;
-    scene
-        .execute_all(&["UPDATE nodes SET next_id = NULL", "DELETE FROM leaves", "DELETE FROM nodes"].map(str::to_owned))
-        .await;
+    scene.execute_all(&["UPDATE nodes SET next_id = NULL", "DELETE FROM leaves", "DELETE FROM nodes"]).await;
     let empty = scene.dump().await;
     let undo = scene.path("undo.jsonl").display().to_string();
     let (mut kills, mut wait) = (0, Duration::from_millis(60));

@@ -69,7 +69,7 @@ async fn lose(scene: &Scene) {
         "DELETE FROM collectedSample WHERE billing_id IN (SELECT id FROM billing WHERE billTime < '2026-06-06')",
         "DELETE FROM billing WHERE billTime >= '2026-06-02' AND billTime < '2026-06-03'",
     ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     repair(scene).await;
 }
 
@@ -166,7 +166,7 @@ async fn a_day_that_is_not_over_is_left_to_the_nightly_run(engine: Engine) {
     let today = format!("{insert} (77, 1, '2026-06-15 10:00:00', 0, '2026-06-15 10:00:00')");
     scene.execute_all(&[today]).await;
     let name = take(&scene);
-    scene.execute_all(&["DELETE FROM billing WHERE id = 77".to_owned()]).await;
+    scene.execute_all(&["DELETE FROM billing WHERE id = 77"]).await;
     let args = command(&["restore"], &[&name, "--missing", "--apply", "--now", NOW]);
     let done = scene.json(0, &strs(&args));
     assert_eq!((&done["applied"]["inserted"], &done["run"]), (&1.into(), &Json::Null), "{done}");
@@ -238,7 +238,7 @@ async fn a_bill_whose_time_nobody_can_read_keeps_no_other_day_waiting(engine: En
         }
     }
     let name = take(&scene);
-    scene.execute_all(&["DELETE FROM billing WHERE id = 77".to_owned()]).await;
+    scene.execute_all(&["DELETE FROM billing WHERE id = 77"]).await;
     lose(&scene).await;
     let args = command(&["restore"], &[&name, "--missing", "--apply", "--now", NOW]);
     let done = scene.json(3, &strs(&args));

@@ -69,7 +69,7 @@ fn copied(scene: &Scene, to: &str) -> String {
 async fn a_file_that_was_moved_is_the_same_database() {
     let mut scene = people(Engine::Sqlite).await;
     let name = scene.take().await.to_string();
-    scene.execute_all(&["DELETE FROM pets".to_owned()]).await;
+    scene.execute_all(&["DELETE FROM pets"]).await;
     scene.url = copied(&scene, "lab.db");
     assert!(!scene.run(3, &["diff", &name]).contains("is of database"));
     assert_eq!(scene.json(0, &["restore", &name, "--missing", "--apply"])["applied"]["inserted"], 9);
@@ -78,7 +78,7 @@ async fn a_file_that_was_moved_is_the_same_database() {
 async fn a_tombstone_is_understood_or_refused(engine: Engine) {
     let scene = people(engine).await;
     let name = scene.take().await.to_string();
-    scene.execute_all(&["DELETE FROM pets", "DELETE FROM people WHERE id < 5"].map(str::to_owned)).await;
+    scene.execute_all(&["DELETE FROM pets", "DELETE FROM people WHERE id < 5"]).await;
     for line in ["People:4", "peple:4", " person : 4"] {
         let list = scene.file("list", &format!("# erased\n\n{line}\n"));
         let table = line.split(':').next().unwrap().trim();
@@ -106,7 +106,7 @@ async fn a_tombstone_is_understood_or_refused(engine: Engine) {
 async fn days_are_enqueued_whoever_reads_along(engine: Engine) {
     let scene = lab(engine).await;
     let name = scene.take().await.to_string();
-    scene.execute_all(&["DELETE FROM collectedSample".to_owned()]).await;
+    scene.execute_all(&["DELETE FROM collectedSample"]).await;
     let undo = scene.path("undo.jsonl").display().to_string();
     for (runs, args) in [(1, vec!["restore", &name, "--missing", "--apply"]), (2, vec!["undo", &undo])] {
         let args = scene.args(&args);
@@ -130,7 +130,7 @@ async fn an_edited_map_is_never_written_over(engine: Engine) {
         "DELETE FROM people WHERE id IN (1, 2)",
         "INSERT INTO people VALUES (11, 'c1', 'again'), (12, 'c2', 'somebody else')",
     ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let read = |file: &str| std::fs::read_to_string(scene.path(file)).unwrap();
     let map = scene.path("map.csv");
     let plan = ["restore", &name, "--missing"];
@@ -153,7 +153,7 @@ async fn an_edited_map_is_never_written_over(engine: Engine) {
     assert_eq!((&done["map"], rows(&done, "mapped")["people"]), (&serde_json::Value::Null, 1), "{done}");
     assert_eq!(read("map.csv"), edited);
     // With nothing left to say.
-    scene.execute_all(&["DELETE FROM pets", "DELETE FROM people WHERE id > 9"].map(str::to_owned)).await;
+    scene.execute_all(&["DELETE FROM pets", "DELETE FROM people WHERE id > 9"]).await;
     let done = scene.json(0, &["restore", &name, "--missing", "--apply"]);
     assert_eq!((&done["map"], read("map.csv").as_str()), (&serde_json::Value::Null, edited));
     let mut files: Vec<String> = std::fs::read_dir(scene.dir.path())
@@ -173,9 +173,9 @@ async fn days_of_labs_whose_view_is_off_are_left_alone(engine: Engine) {
     }
     let off = "UPDATE labs SET historicalViewEnabled = 0 WHERE id = 2";
     let nowhere = "UPDATE labs SET labTimeZone = 'Nowhere' WHERE id = 3";
-    scene.execute_all(&[off, nowhere].map(str::to_owned)).await;
+    scene.execute_all(&[off, nowhere]).await;
     let name = scene.take().await.to_string();
-    scene.execute_all(&["DELETE FROM collectedSample WHERE billing_id % 2 = 0".to_owned()]).await;
+    scene.execute_all(&["DELETE FROM collectedSample WHERE billing_id % 2 = 0"]).await;
     let undo = scene.path("undo.jsonl").display().to_string();
     let labs = "SELECT COUNT(*) FROM daymend_jobs WHERE lab_id <> 1";
     for args in [vec!["restore", &name, "--missing", "--apply"], vec!["undo", &undo]] {
@@ -192,9 +192,9 @@ async fn days_of_labs_whose_view_is_off_are_left_alone(engine: Engine) {
 async fn numbers_in_keys_are_numbers_and_texts_are_texts() {
     let table = "CREATE TABLE t (code VARCHAR(20) NOT NULL, n INT UNSIGNED NOT NULL, PRIMARY KEY (code, n))";
     let scene = Scene::new(Engine::MariaDb, &[table]).await;
-    scene.execute_all(&["INSERT INTO t VALUES ('007', 7), ('7', 7)".to_owned()]).await;
+    scene.execute_all(&["INSERT INTO t VALUES ('007', 7), ('7', 7)"]).await;
     let name = scene.take().await.to_string();
-    scene.execute_all(&["DELETE FROM t".to_owned()]).await;
+    scene.execute_all(&["DELETE FROM t"]).await;
     let report = scene.json(0, &["restore", &name, "--missing", "--apply", "--exclude", "t:007, 07"]);
     assert_eq!(rows(&report, "excluded")["t"], 1);
     assert_eq!(scene.db.text("SELECT code FROM t").await, "7");
@@ -205,7 +205,7 @@ async fn numbers_in_keys_are_numbers_and_texts_are_texts() {
 async fn temporary_files_may_be_anywhere() {
     let scene = people(Engine::Sqlite).await;
     let name = scene.take().await.to_string();
-    scene.execute_all(&["DELETE FROM pets".to_owned()]).await;
+    scene.execute_all(&["DELETE FROM pets"]).await;
     let temporary = scene.path("100%20?mode=ro#x");
     std::fs::create_dir(&temporary).unwrap();
     let args = scene.args(&["restore", &name, "--missing", "--apply"]);
@@ -219,9 +219,9 @@ async fn temporary_files_may_be_anywhere() {
 async fn nobody_else_writes_an_undo_file_that_is_written(engine: Engine) {
     let scene = people(engine).await;
     let name = scene.take().await.to_string();
-    scene.execute_all(&["DELETE FROM pets WHERE id < 4".to_owned()]).await;
+    scene.execute_all(&["DELETE FROM pets WHERE id < 4"]).await;
     scene.run(0, &["restore", &name, "--missing", "--apply"]);
-    scene.execute_all(&["DELETE FROM pets WHERE id > 6".to_owned()]).await;
+    scene.execute_all(&["DELETE FROM pets WHERE id > 6"]).await;
     // Another run is in the middle of a line.
     let (path, undo) = (scene.path("undo.jsonl"), scene.path("undo.jsonl").display().to_string());
     let held = Held::create(&path).unwrap();
@@ -255,9 +255,9 @@ async fn a_map_that_names_half_a_key_names_nobody(engine: Engine) {
     let table = "CREATE TABLE seats (shelf BIGINT NOT NULL, place BIGINT NOT NULL, name VARCHAR(20) NULL,
         PRIMARY KEY (shelf, place))";
     let scene = Scene::new(engine, &[table]).await;
-    scene.execute_all(&["INSERT INTO seats VALUES (1, 1, 'a'), (1, 2, 'b'), (2, 1, 'c')".to_owned()]).await;
+    scene.execute_all(&["INSERT INTO seats VALUES (1, 1, 'a'), (1, 2, 'b'), (2, 1, 'c')"]).await;
     let name = scene.take().await.to_string();
-    scene.execute_all(&["DELETE FROM seats WHERE shelf = 1".to_owned()]).await;
+    scene.execute_all(&["DELETE FROM seats WHERE shelf = 1"]).await;
     for (new, values) in [("2", 1), ("\"2,1,7\"", 3)] {
         let map = scene.file("given.csv", &format!("table,old,new\nseats,\"1,1\",{new}\nseats,\"1,2\",\"2, 1\"\n"));
         let report = scene.json(3, &["restore", &name, "--missing", "--remap", &map]);
@@ -272,7 +272,7 @@ async fn a_map_that_names_half_a_key_names_nobody(engine: Engine) {
 async fn an_undo_file_is_of_one_database(engine: Engine) {
     let [scene, mut other] = [people(engine).await, people(engine).await];
     let name = scene.take().await.to_string();
-    scene.execute_all(&["DELETE FROM pets".to_owned()]).await;
+    scene.execute_all(&["DELETE FROM pets"]).await;
     scene.run(0, &["restore", &name, "--missing", "--apply"]);
     std::fs::rename(scene.path("snapshots"), other.path("snapshots")).unwrap();
     std::fs::rename(scene.path("undo.jsonl"), other.path("undo.jsonl")).unwrap();
@@ -319,7 +319,7 @@ async fn a_map_that_fits_nobody_is_heard(engine: Engine) {
         "DELETE FROM people WHERE id IN (1, 2)",
         "INSERT INTO people VALUES (11, 'c1', 'again')",
     ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     // One that was never there, one that is there, and one that nobody could mean.
     let map = "table,old,new\npeople,1,11\npeople,2,\npeople,77,11\npeople,4,11\npets,abc,1\n";
     let map = scene.file("given.csv", map);
@@ -333,7 +333,7 @@ async fn a_map_that_fits_nobody_is_heard(engine: Engine) {
 async fn a_table_that_is_gone_is_no_success(engine: Engine) {
     let scene = people(engine).await;
     let name = scene.take().await.to_string();
-    scene.execute_all(&["DROP TABLE pets".to_owned()]).await;
+    scene.execute_all(&["DROP TABLE pets"]).await;
     scene.run(3, &["diff", &name]);
     let said = scene.run(3, &["restore", &name, "--missing"]);
     assert!(said.contains("table pets does not exist any more: none of its rows can be restored"), "{said}");
@@ -355,10 +355,10 @@ async fn a_key_with_commas_and_quotes_is_read_as_it_is_written(engine: Engine) {
         "INSERT INTO seats VALUES ('x,y', 1, 'a'), ('q\"z', 2, 'b')",
         "INSERT INTO guests VALUES (1, 'x,y', 1), (2, 'q\"z', 2)",
     ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let name = scene.take().await.to_string();
     let sql = ["DELETE FROM guests", "DELETE FROM seats", "INSERT INTO seats VALUES ('new,\"k\"', 9, 'a')"];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     for line in ["seats:x,y,1", "seats:\"x,y\",1", "seats: \"x,y\", 01"] {
         let report = scene.json(3, &["restore", &name, "--missing", "--exclude", line]);
         assert_eq!(rows(&report, "excluded").get("seats"), Some(&1), "{line}: {report}");

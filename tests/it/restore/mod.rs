@@ -123,10 +123,10 @@ impl Scene {
     }
 
     /// Runs many statements in one transaction.
-    pub async fn execute_all(&self, statements: &[String]) {
+    pub async fn execute_all(&self, statements: &[impl AsRef<str>]) {
         let mut tx = self.db.admin.begin(Mode::Write).await.unwrap();
-        for sql in statements {
-            if let Err(error) = tx.execute(Query::new("test", sql.as_str()), vec![]).await {
+        for sql in statements.iter().map(AsRef::as_ref) {
+            if let Err(error) = tx.execute(Query::new("test", sql), vec![]).await {
                 panic!("{sql}: {}", daymend::error::chain(&error));
             }
         }

@@ -88,7 +88,7 @@ async fn a_tree_is_found_again_however_deep(engine: Engine) {
 async fn what_is_committed_is_not_inserted_again(engine: Engine) {
     let scene = people(engine).await;
     let name = scene.take().await;
-    scene.execute_all(&["DELETE FROM pets".to_owned()]).await;
+    scene.execute_all(&["DELETE FROM pets"]).await;
     let restore = Restore::new(&scene, name, &scene.db.admin, &[]).await;
     let context = &restore.context;
     plan::plan(context, &Exclusions::default(), None).await.unwrap();
@@ -120,7 +120,7 @@ async fn what_is_committed_is_not_inserted_again(engine: Engine) {
 async fn a_plan_outlives_the_session_that_it_was_made_in() {
     let scene = people(Engine::MariaDb).await;
     let name = scene.take().await;
-    scene.execute_all(&["DELETE FROM pets", "DELETE FROM people WHERE id < 5"].map(str::to_owned)).await;
+    scene.execute_all(&["DELETE FROM pets", "DELETE FROM people WHERE id < 5"]).await;
     let options = ConnectOptions { idle_max: Duration::from_secs(5), ..ConnectOptions::new(4) };
     let live = connect(&scene.url, options).unwrap();
     let mut count = 2_000_000_u64;

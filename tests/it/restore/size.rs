@@ -58,7 +58,7 @@ async fn memory_does_not_grow_with_the_rows_that_come_back(engine: Engine) {
     sql.extend(inserts("notes", &rows));
     scene.execute_all(&sql).await;
     let name = scene.take().await.to_string();
-    scene.execute_all(&["DELETE FROM notes", "DELETE FROM people"].map(str::to_owned)).await;
+    scene.execute_all(&["DELETE FROM notes", "DELETE FROM people"]).await;
     let again: Vec<String> =
         (1..=people / AGAIN).map(|id| format!("({}, 'code {id}', 'again')", id + 1_000_000)).collect();
     scene.execute_all(&inserts("people", &again)).await;
@@ -81,9 +81,9 @@ async fn memory_does_not_grow_with_the_rows_that_refer_to_one(engine: Engine) {
     let body = if engine == Engine::Sqlite { "hex(zeroblob(10000))" } else { "REPEAT('0', 20000)" };
     let rows: Vec<String> = (1..=4000).map(|id| format!("({id}, 7, {body})")).collect();
     scene.execute_all(&inserts("many", &rows)).await;
-    scene.execute_all(&["INSERT INTO one VALUES (7)".to_owned()]).await;
+    scene.execute_all(&["INSERT INTO one VALUES (7)"]).await;
     let name = scene.take().await.to_string();
-    scene.execute_all(&["DELETE FROM one".to_owned()]).await;
+    scene.execute_all(&["DELETE FROM one"]).await;
     let relations = scene.file("r.toml", "[[reference]]\ntable = 'many'\ncolumns = 'one'\nparent = 'one'\n");
     let args = scene.args(&["restore", &name, "--missing", "--apply", "--relations", &relations]);
     run_small(&scene, &args, 0).await;
@@ -92,7 +92,7 @@ async fn memory_does_not_grow_with_the_rows_that_refer_to_one(engine: Engine) {
     assert_eq!(referred, 1000, "so many are written down");
     // More than that: nobody can say which of them are new.
     run_small(&scene, &scene.args(&["undo", &undo, "--relations", &relations]), 3).await;
-    scene.execute_all(&["DELETE FROM many WHERE id > 1000".to_owned()]).await;
+    scene.execute_all(&["DELETE FROM many WHERE id > 1000"]).await;
     run_small(&scene, &scene.args(&["undo", &undo, "--relations", &relations]), 0).await;
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM one").await, 0);
 }

@@ -50,7 +50,7 @@ impl Case {
             "INSERT INTO visits VALUES (1, 4, 1), (2, 5, 1)",
             "INSERT INTO notes VALUES (1, 4, 1), (2, 5, 1)",
         ];
-        scene.execute_all(&sql.map(str::to_owned)).await;
+        scene.execute_all(&sql).await;
         let name = scene.take().await.to_string();
         let mut sql = CHILDREN.map(|table| format!("DELETE FROM {table}")).to_vec();
         sql.push("DELETE FROM people".to_owned());
@@ -172,7 +172,7 @@ async fn what_is_new_at_the_rewritten_key_stands_for_nobody(engine: Engine) {
             "INSERT INTO orders VALUES (4, 1, 5)",
             "INSERT INTO items VALUES (41, 4, 1)",
         ];
-        scene.execute_all(&sql.map(str::to_owned)).await;
+        scene.execute_all(&sql).await;
         let name = scene.take().await.to_string();
         let sql = [
             "DELETE FROM items",
@@ -181,7 +181,7 @@ async fn what_is_new_at_the_rewritten_key_stands_for_nobody(engine: Engine) {
             "INSERT INTO people VALUES (104, 'N4')",
             "INSERT INTO orders VALUES (104, 1, 900)",
         ];
-        scene.execute_all(&sql.map(str::to_owned)).await;
+        scene.execute_all(&sql).await;
         let people = "[[identity]]\ntable = 'people'\ncolumns = 'nid'\n";
         let relations = scene.file("r.toml", &format!("{people}{identity}"));
         let restore = ["restore", &name, "--missing", "--apply", "--relations", &relations];
@@ -189,7 +189,7 @@ async fn what_is_new_at_the_rewritten_key_stands_for_nobody(engine: Engine) {
         assert_eq!((rows(&report, "ambiguous")["orders"], rows(&report, "deferred")["items"]), (1, 1), "{report}");
         assert_eq!(scene.db.number("SELECT COUNT(*) FROM items").await, 0, "{identity}");
         // Its key is free: it comes back, and is known again.
-        scene.execute_all(&["DELETE FROM orders".to_owned()]).await;
+        scene.execute_all(&["DELETE FROM orders"]).await;
         for inserted in [2, 0] {
             let report = scene.json(0, &restore);
             assert_eq!(report["applied"]["inserted"], inserted, "{report}");
@@ -213,11 +213,11 @@ async fn what_goes_in_with_another_key_says_nothing_of_what_it_extends(engine: E
     let scene = Scene::new(engine, &[TABLES[0], TABLES[3], badges]).await;
     let sql =
         ["INSERT INTO people VALUES (4, 'N4')", "INSERT INTO cards VALUES (4, 'c4')", "INSERT INTO badges VALUES (4)"];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let name = scene.take().await.to_string();
     let sql =
         ["DELETE FROM badges", "DELETE FROM cards", "DELETE FROM people", "INSERT INTO people VALUES (104, 'N4')"];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let plan = scene.json(3, &["restore", &name, "--missing"]);
     let groups = plan["report"]["groups"].as_array().unwrap();
     let missing: Vec<_> = groups.iter().filter(|group| group["state"] == "missing").collect();

@@ -61,7 +61,7 @@ impl Case {
             "DELETE FROM members WHERE id < 3",
             "INSERT INTO teams VALUES (99, 3, 'b')",
         ];
-        scene.execute_all(&sql.map(str::to_owned)).await;
+        scene.execute_all(&sql).await;
         let relations = scene.file("r.toml", RELATIONS);
         Self { scene, name, relations }
     }
@@ -119,22 +119,27 @@ async fn what_others_refer_to_by_then_stays_and_is_reported(engine: Engine) {
     assert_eq!(case.scene.db.number("SELECT leads FROM members WHERE id = 2").await, 20);
 }
 
+/// Cuts the undo file as if the run had been killed when it had put in the row with this text, and nothing else.
+fn killed_after(scene: &Scene, row: &str) {
+    let undo = scene.path("undo.jsonl");
+    let written = std::fs::read_to_string(&undo).unwrap();
+    let is_insert = |line: &&str| line.contains("\"op\":\"insert\"") && line.contains(row);
+    let (header, insert) = (written.lines().next().unwrap(), written.lines().find(is_insert).unwrap());
+    std::fs::write(&undo, format!("{header}\n{insert}\n")).unwrap();
+}
+
 async fn what_a_killed_run_has_put_in_is_none_of_this_ones(engine: Engine) {
     let case = Case::new(engine, false).await;
     case.restore(3);
-    // As if the run had been killed when it had put in the member whose team does not come, and nothing else.
-    let undo = case.scene.path("undo.jsonl");
-    let written = std::fs::read_to_string(&undo).unwrap();
-    let is_second = |line: &&str| line.contains("\"op\":\"insert\"") && line.contains("\"two\"");
-    let (header, second) = (written.lines().next().unwrap(), written.lines().find(is_second).unwrap());
-    std::fs::write(&undo, format!("{header}\n{second}\n")).unwrap();
+    // The member whose team does not come.
+    killed_after(&case.scene, "\"two\"");
     let sql = [
         "UPDATE members SET leads = NULL WHERE id = 1",
         "DELETE FROM teams WHERE id = 10",
         "DELETE FROM members WHERE id = 1",
         "INSERT INTO members VALUES (2, NULL, 'two')",
     ];
-    case.scene.execute_all(&sql.map(str::to_owned)).await;
+    case.scene.execute_all(&sql).await;
     let report = case.restore(3);
     assert_eq!(case.scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2").await, 0, "{report}");
     assert_eq!(report["applied"]["inserted"], 2, "the first circle: {report}");
@@ -176,7 +181,7 @@ async fn taken_out_with_another_key(engine: Engine, identity: &str) {
         "INSERT INTO heads VALUES (4, 1, 20), (5, 1, 10)",
         "INSERT INTO teams VALUES (20, 4, 1, 'b'), (10, 5, 1, 'a')",
     ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let name = scene.take().await.to_string();
     let sql = [
         "DELETE FROM teams",
@@ -184,25 +189,21 @@ async fn taken_out_with_another_key(engine: Engine, identity: &str) {
         "UPDATE people SET id = 104 WHERE id = 4",
         "INSERT INTO teams VALUES (99, NULL, NULL, 'b')",
     ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let reference = "[[reference]]\ntable = 'heads'\ncolumns = 'leads'\nparent = 'teams'\n";
     let teams = "[[identity]]\ntable = 'teams'\ncolumns = []\n";
     let relations = scene.file("r.toml", &format!("{identity}{teams}{reference}"));
     let restore = ["restore", &name, "--missing", "--apply", "--relations", &relations];
     let report = scene.json(3, &restore);
     assert_eq!(report["applied"]["inserted"], 2, "the first circle: {report}");
-    let undo = scene.path("undo.jsonl");
-    let written = std::fs::read_to_string(&undo).unwrap();
-    let is_first = |line: &&str| line.contains("\"op\":\"insert\"") && line.contains("[104,1,null]");
-    let (header, first) = (written.lines().next().unwrap(), written.lines().find(is_first).unwrap());
-    std::fs::write(&undo, format!("{header}\n{first}\n")).unwrap();
+    killed_after(&scene, "[104,1,null]");
     let sql = [
         "UPDATE heads SET leads = NULL",
         "DELETE FROM teams WHERE id = 10",
         "DELETE FROM heads",
         "INSERT INTO heads VALUES (104, 1, NULL)",
     ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let report = scene.json(3, &restore);
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM heads WHERE pid = 104").await, 0, "{report}");
     assert_eq!(rows(&report, "mapped").into_iter().collect::<Vec<_>>(), [("people".to_owned(), 1)], "{report}");

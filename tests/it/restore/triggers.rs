@@ -30,9 +30,9 @@ async fn circle(engine: Engine) -> (Scene, String) {
         "INSERT INTO members VALUES (1, NULL, 0, NULL), (2, NULL, 0, NULL), (3, NULL, 0, NULL), (4, NULL, 0, NULL)",
         "UPDATE members SET next = id % 3 + 1 WHERE id < 4",
     ];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     let name = scene.take().await.to_string();
-    scene.execute_all(&["UPDATE members SET next = NULL", "DELETE FROM members"].map(str::to_owned)).await;
+    scene.execute_all(&["UPDATE members SET next = NULL", "DELETE FROM members"]).await;
     (scene, name)
 }
 
@@ -84,7 +84,7 @@ async fn a_reference_that_cannot_be_filled_in_is_reported(engine: Engine) {
         assert!(group["samples"][0]["detail"].as_str().unwrap().contains("never"), "{report}");
     }
     assert_eq!(scene.db.number(WHOLE).await, 2);
-    scene.execute_all(&["DROP TRIGGER no".to_owned()]).await;
+    scene.execute_all(&["DROP TRIGGER no"]).await;
     let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
     assert_eq!(report["applied"]["filled"], 1, "{report}");
     assert_eq!(scene.db.number(WHOLE).await, 3);
@@ -111,7 +111,7 @@ async fn what_a_trigger_changes_is_taken_back_all_the_same(engine: Engine) {
     assert_eq!(undone["emptied"], 3, "{undone}");
     assert_eq!(left(&undone).len(), 1, "{undone}");
     assert!(std::fs::read_to_string(&undo).unwrap().len() > file.len());
-    scene.execute_all(&["DROP TRIGGER stop".to_owned()]).await;
+    scene.execute_all(&["DROP TRIGGER stop"]).await;
     let undone = scene.json(0, &["undo", &undo]);
     assert_eq!(undone["removed"], 4, "{undone}");
 }
@@ -120,7 +120,7 @@ async fn a_circle_stays_whole_where_one_of_it_stays(engine: Engine) {
     let (scene, name) = circle(engine).await;
     count_versions(&scene).await;
     scene.json(0, &["restore", &name, "--missing", "--apply"]);
-    scene.execute_all(&["INSERT INTO pets VALUES (7, 2)".to_owned()]).await;
+    scene.execute_all(&["INSERT INTO pets VALUES (7, 2)"]).await;
     let undo = scene.path("undo.jsonl").display().to_string();
     for removed in [1, 0] {
         let undone = scene.json(3, &["undo", &undo]);
@@ -132,7 +132,7 @@ async fn a_circle_stays_whole_where_one_of_it_stays(engine: Engine) {
         assert_eq!(left(&undone), expected.map(str::to_owned));
         assert_eq!(scene.db.number(WHOLE).await, 3);
     }
-    scene.execute_all(&["DELETE FROM pets".to_owned()]).await;
+    scene.execute_all(&["DELETE FROM pets"]).await;
     assert_eq!(scene.json(0, &["undo", &undo])["removed"], 3);
 }
 
@@ -145,7 +145,7 @@ async fn what_cannot_be_emptied_stays_and_the_rest_goes(engine: Engine) {
     assert_eq!(undone["removed"], 1, "{undone}");
     assert!(left(&undone)[1].starts_with("a trigger refuses it: "), "{undone}");
     assert_eq!(scene.db.number(WHOLE).await, 3);
-    scene.execute_all(&["DROP TRIGGER no".to_owned()]).await;
+    scene.execute_all(&["DROP TRIGGER no"]).await;
     assert_eq!(scene.json(0, &["undo", &undo])["removed"], 3);
 }
 
@@ -195,14 +195,14 @@ async fn one_newcomer_among_many_who_refer_to_a_row_keeps_it_whole(engine: Engin
             &format!("INSERT INTO members VALUES {}", members.join(", ")),
             "UPDATE teams SET lead = 1",
         ];
-        scene.execute_all(&sql.map(str::to_owned)).await;
+        scene.execute_all(&sql).await;
         let name = scene.take().await.to_string();
         let sql = ["UPDATE teams SET lead = NULL", "DELETE FROM members", "DELETE FROM teams"];
-        scene.execute_all(&sql.map(str::to_owned)).await;
+        scene.execute_all(&sql).await;
         scene.json(0, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
         let lead = "SELECT COUNT(*) FROM teams JOIN members ON members.id = teams.lead";
         assert_eq!(scene.db.number(lead).await, 1);
-        scene.execute_all(&["INSERT INTO members VALUES (1000, 1)".to_owned()]).await;
+        scene.execute_all(&["INSERT INTO members VALUES (1000, 1)"]).await;
         let undo = scene.path("undo.jsonl").display().to_string();
         let undone = scene.json(3, &["undo", &undo, "--relations", &relations]);
         assert_eq!(scene.db.number(lead).await, 1, "the team that stays has its lead: {undone}");
@@ -223,7 +223,7 @@ async fn what_an_undo_has_emptied_the_next_restore_fills_in(engine: Engine) {
     let undo = scene.path("undo.jsonl").display().to_string();
     assert_eq!(scene.json(3, &["undo", &undo])["emptied"], 3);
     assert_eq!(scene.db.number(WHOLE).await, 0);
-    scene.execute_all(&["DROP TRIGGER stop".to_owned()]).await;
+    scene.execute_all(&["DROP TRIGGER stop"]).await;
     let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
     assert_eq!((&report["applied"]["inserted"], &report["applied"]["filled"]), (&0.into(), &3.into()), "{report}");
     assert_eq!(scene.db.number(WHOLE).await, 3);
@@ -240,12 +240,12 @@ async fn what_was_written_down_and_never_committed_is_filled_in_by_any_later_run
     let end = end + written[end..].find('\n').unwrap() + 1;
     std::fs::write(&undo, &written[..end]).unwrap();
     let sql = ["UPDATE members SET next = NULL WHERE id = 3", "DELETE FROM members WHERE id = 4"];
-    scene.execute_all(&sql.map(str::to_owned)).await;
+    scene.execute_all(&sql).await;
     // The next run puts in another row, and does not get there either.
     refuse(&scene, 3).await;
     let report = scene.json(3, &["restore", &name, "--missing", "--apply"]);
     assert_eq!(report["applied"]["inserted"], 1, "{report}");
-    scene.execute_all(&["DROP TRIGGER no".to_owned()]).await;
+    scene.execute_all(&["DROP TRIGGER no"]).await;
     let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
     assert_eq!(report["applied"]["filled"], 1, "{report}");
     assert_eq!(scene.db.number(WHOLE).await, 3);
