@@ -28,6 +28,7 @@ pub mod migrations;
 pub mod nightly;
 mod nightly_at;
 mod observe;
+mod pace;
 pub mod repair;
 mod retention;
 pub mod snapshots;
@@ -41,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
-    db::{Backoff, Db, DbError, Kind, Mode},
+    db::{Backoff, Db, DbError, Mode},
     health::Pulse,
     metrics::{
         self,
@@ -61,6 +62,7 @@ use crate::{
 use audits::AuditConfig;
 use held::{report_held, unless_held};
 use nightly::NightlyAt;
+use pace::Pace;
 
 /// How often records and runs are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -69,11 +71,11 @@ const TICK: Duration = Duration::from_secs(1);
 const TICK_RESTS: u32 = 4;
 const TICK_REST_MAX: Duration = Duration::from_secs(30);
 
+/// How long to wait after a tick that failed.
+const AGAIN: Backoff = Backoff { base: TICK, max: Duration::from_secs(10) };
+
 /// How often the labs are read to see which days have closed.
 const NIGHTLY_EVERY: Duration = Duration::from_secs(10);
-
-/// How long the audit and the snapshot may take to hand on what they hold, after a signal.
-const HAND_ON_MAX: Duration = Duration::from_secs(5);
 
 /// How the scheduler decides.
 #[derive(Debug, Clone, Copy)]
@@ -236,8 +238,8 @@ async fn tick_until(
     shutdown: &CancellationToken,
 ) {
     let (mut reported, mut reported_held) = (BTreeMap::new(), BTreeMap::new());
-    let mut failures = 0;
     let mut labs_read: Option<Instant> = None;
+    let mut pace = Pace::new("tick failed, trying again", AGAIN);
     while !shutdown.is_cancelled() {
         let begun = Instant::now();
         let mut report = Report::default();
@@ -249,51 +251,22 @@ async fn tick_until(
                 labs_read = Some(Instant::now());
             }
             migrations::take_pending(db, rollup, config.rebuilds(), None, now, &mut report).await?;
-            close_runs(db, &mut report).await?;
-            Ok(())
+            close_runs(db, &mut report).await
         };
-        let Some(result) = shutdown.run_until_cancelled(step).await else { return };
+        let Some(done) = shutdown.run_until_cancelled(step).await else { return };
         report_held(&report.held, &mut reported_held);
         let took = begun.elapsed();
         SCHEDULER_TICK_DURATION.record([], took, 1);
+        SCHEDULER_TICKS.add([if done.is_ok() { "ok" } else { "failed" }], 1);
         metrics::pool("scheduler", db);
-        let wait = match result {
-            Ok(()) => {
-                pulse.beat();
-                SCHEDULER_TICKS.add(["ok"], 1);
-                SCHEDULER_LAST_TICK.set([], metrics::now_seconds());
-                show_progress(&report.open);
-                failures = 0;
-                // Counting runs of millions of jobs takes a while: it stays a small part of the time.
-                (took.saturating_sub(report.waited) * TICK_RESTS).clamp(TICK, TICK_REST_MAX)
-            }
-            Err(error) => {
-                failures += 1;
-                SCHEDULER_TICKS.add(["failed"], 1);
-                metrics::database_error(&error);
-                let wait = Backoff::UNAVAILABLE.wait(failures).max(TICK);
-                if error.kind == Kind::Unavailable {
-                    tracing::warn!(error = %crate::error::chain(&error), ?wait, "the database does not answer, waiting");
-                } else {
-                    tracing::error!(error = %crate::error::chain(&error), ?wait, "tick failed, trying again");
-                }
-                wait
-            }
-        };
-        shutdown.run_until_cancelled(tokio::time::sleep(wait)).await;
-    }
-}
-
-/// What `work` comes to, which ends by itself after `shutdown`; none where its database keeps it waiting then.
-/// What it holds is free when its lease has run out.
-async fn until_soon_after<T>(shutdown: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
-    let too_late = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(HAND_ON_MAX).await;
-    };
-    tokio::select! {
-        done = work => Some(done),
-        () = too_late => None,
+        if done.is_ok() {
+            pulse.beat();
+            SCHEDULER_LAST_TICK.set([], metrics::now_seconds());
+            show_progress(&report.open);
+        }
+        // Counting runs of millions of jobs takes a while: it stays a small part of the time.
+        let rest = (took.saturating_sub(report.waited) * TICK_RESTS).clamp(TICK, TICK_REST_MAX);
+        pace.rest_after(done.map(|()| rest), shutdown).await;
     }
 }
 

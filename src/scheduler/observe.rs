@@ -12,12 +12,11 @@ use std::{
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, audits, dirty, nightly};
+use super::{Config, audits, dirty, nightly, pace::Pace};
 use crate::{
     args,
     clock::Clock,
-    db::{Db, DbError, Mode, Tx},
-    error::chain,
+    db::{Backoff, Db, DbError, Mode, Tx},
     metrics::{
         self,
         catalogue::{
@@ -40,6 +39,9 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(15);
 const RESTS: u32 = 20;
 const REST_MAX: Duration = Duration::from_secs(120);
+
+/// How long to wait where they cannot be read.
+const AGAIN: Backoff = Backoff { base: EVERY, max: REST_MAX };
 
 statement!(
     OPEN_COUNTS,
@@ -117,22 +119,17 @@ pub(super) async fn observe_until(
     shutdown: &CancellationToken,
 ) {
     let mut shown = Shown::default();
+    let mut pace = Pace::new("the gauges cannot be read, trying again", AGAIN);
     while !shutdown.is_cancelled() {
-        let begun = Instant::now();
-        let observed = async { observe(db, rollup, config, db.now(clock).await?, &mut shown).await };
-        let Some(observed) = shutdown.run_until_cancelled(observed).await else { return };
-        match observed {
-            Ok(()) => {
-                STATS_DURATION.record([], begun.elapsed(), 1);
-                STATS_TAKEN.set([], metrics::now_seconds());
-            }
-            Err(error) => {
-                metrics::database_error(&error);
-                tracing::warn!(error = %chain(&error), "the gauges cannot be read, trying again");
-            }
-        }
-        let rest = (begun.elapsed() * RESTS).clamp(EVERY, REST_MAX);
-        shutdown.run_until_cancelled(tokio::time::sleep(rest)).await;
+        let reading = async {
+            let begun = Instant::now();
+            observe(db, rollup, config, db.now(clock).await?, &mut shown).await?;
+            STATS_DURATION.record([], begun.elapsed(), 1);
+            STATS_TAKEN.set([], metrics::now_seconds());
+            Ok((begun.elapsed() * RESTS).clamp(EVERY, REST_MAX))
+        };
+        let Some(read) = shutdown.run_until_cancelled(reading).await else { return };
+        pace.rest_after(read, shutdown).await;
     }
 }
 

@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Config;
+use super::{Config, pace::Pace};
 use crate::{
     db::{Backoff, Db},
-    error::chain,
-    metrics,
     queue::admin::prune,
 };
 
@@ -22,26 +20,13 @@ const AGAIN: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::fr
 /// Prunes again and again, until `shutdown`.
 pub(super) async fn prune_until(db: &Db, config: &Config, shutdown: &CancellationToken) {
     let Some(retention) = config.retention else { return };
-    let mut failures = 0;
+    let mut pace = Pace::new("what has outlived its retention cannot be pruned, trying again", AGAIN);
     while !shutdown.is_cancelled() {
         // What a batch has begun is taken back.
         let Some(pruned) = shutdown.run_until_cancelled(prune::prune_outlived(db, retention)).await else { return };
-        let wait = match pruned {
-            Ok(jobs) => {
-                failures = 0;
-                if jobs > 0 {
-                    tracing::info!(jobs, "pruned what has outlived its retention");
-                }
-                EVERY
-            }
-            Err(error) => {
-                failures += 1;
-                metrics::database_error(&error);
-                let wait = AGAIN.wait(failures);
-                tracing::warn!(error = %chain(&error), ?wait, "what has outlived its retention cannot be pruned, trying again");
-                wait
-            }
-        };
-        shutdown.run_until_cancelled(tokio::time::sleep(wait)).await;
+        if let Ok(jobs @ 1..) = pruned {
+            tracing::info!(jobs, "pruned what has outlived its retention");
+        }
+        pace.rest_after(pruned.map(|_| EVERY), shutdown).await;
     }
 }

@@ -16,11 +16,14 @@ use std::{
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::{nightly::NightlyAt, until_soon_after};
+use super::{
+    nightly::NightlyAt,
+    pace::{Pace, until_soon_after},
+};
 use crate::{
     args,
     clock::Clock,
-    db::{Db, DbError, clipped},
+    db::{Backoff, Db, DbError, clipped},
     error::chain,
     metrics::{
         self,
@@ -145,13 +148,12 @@ pub async fn run(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationTo
     for result in ["ok", "failed"] {
         SNAPSHOTS.add([result], 0);
     }
+    let again = Backoff { base: LOOK_EVERY, max: LOOK_EVERY };
+    let mut pace = Pace::new("the daily snapshot cannot be looked at, trying again", again);
     while !shutdown.is_cancelled() {
         let look = look(db, daily, clock, shutdown);
-        if let Some(Err(error)) = until_soon_after(shutdown, look).await {
-            metrics::database_error(&error);
-            tracing::warn!(error = %chain(&error), "the daily snapshot cannot be looked at, trying again");
-        }
-        shutdown.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await;
+        let Some(looked) = until_soon_after(shutdown, look).await else { return };
+        pace.rest_after(looked.map(|_| LOOK_EVERY), shutdown).await;
     }
 }
 

@@ -17,7 +17,11 @@ use std::{collections::BTreeMap, time::Duration};
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, nightly::NightlyAt, until_soon_after};
+use super::{
+    Config,
+    nightly::NightlyAt,
+    pace::{Pace, until_soon_after},
+};
 use crate::{
     audit::{
         cause::Cause,
@@ -25,12 +29,8 @@ use crate::{
         slices::{self, Counts},
     },
     clock::Clock,
-    db::{Db, DbError},
-    error::chain,
-    metrics::{
-        self,
-        catalogue::{AUDIT_LABS_PENDING, AUDIT_LAST, AUDIT_LAST_DIFFERENCES, AUDIT_OLDEST},
-    },
+    db::{Backoff, Db, DbError},
+    metrics::catalogue::{AUDIT_LABS_PENDING, AUDIT_LAST, AUDIT_LAST_DIFFERENCES, AUDIT_OLDEST},
     queue::admin::prune,
     rollup::Rollup,
 };
@@ -62,13 +62,11 @@ pub struct SliceReport {
 
 /// Looks again and again whether a slice is due, until `shutdown`.
 pub(super) async fn audit_until(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, shutdown: &CancellationToken) {
+    let mut pace = Pace::new("the audit was interrupted, going on later", Backoff { base: EVERY, max: EVERY });
     while config.audit.is_some() && !shutdown.is_cancelled() {
         let audit = audit_tonight(db, rollup, config, clock, shutdown);
-        if let Some(Err(error)) = until_soon_after(shutdown, audit).await {
-            metrics::database_error(&error);
-            tracing::warn!(error = %chain(&error), "the audit was interrupted, going on later");
-        }
-        shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await;
+        let Some(audited) = until_soon_after(shutdown, audit).await else { return };
+        pace.rest_after(audited.map(|_| EVERY), shutdown).await;
     }
 }
 

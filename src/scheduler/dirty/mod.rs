@@ -34,15 +34,11 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, Report};
+use super::{Config, Report, pace::Pace};
 use crate::{
     clock::Clock,
     db::{Backoff, Db, DbError, retry},
-    error::chain,
-    metrics::{
-        self,
-        catalogue::{DIRTY_JOBS_ENQUEUED, DIRTY_MARKS},
-    },
+    metrics::catalogue::{DIRTY_JOBS_ENQUEUED, DIRTY_MARKS},
     queue::JobKind,
     rollup::{Rollup, watch::Watch},
 };
@@ -56,6 +52,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// How long after a pass that enqueued a run the next one waits: under a steady flow of changes
 /// there is a run every few seconds, not one for every change.
 const SPACING: Duration = Duration::from_secs(4);
+
+/// How long to wait after a pass that failed.
+const AGAIN: Backoff = Backoff { base: TICK, max: Duration::from_secs(10) };
 
 /// For how long the bills of a test are looked for before marks have their turn again.
 const EXPAND_FOR: Duration = Duration::from_millis(200);
@@ -99,29 +98,17 @@ pub async fn repair_marked_days(
 pub(super) async fn watch_until(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, shutdown: &CancellationToken) {
     let Some(watch) = &rollup.watch else { return };
     let mut watcher = Watcher::default();
-    let mut failures = 0;
+    let mut pace = Pace::new("marks of late changes cannot be read, trying again", AGAIN);
     while !shutdown.is_cancelled() {
-        let begun = Instant::now();
-        let mut report = Report::default();
         let pass = async {
+            let begun = Instant::now();
+            let mut report = Report::default();
             watcher.pass(db, rollup, watch, config, db.now(clock).await?, &mut report).await?;
-            watcher.expand(db, rollup, watch, EXPAND_FOR).await
+            watcher.expand(db, rollup, watch, EXPAND_FOR).await?;
+            Ok(rest_after(begun.elapsed(), if report.enqueued.is_empty() { TICK } else { SPACING }))
         };
-        let Some(result) = shutdown.run_until_cancelled(pass).await else { return };
-        let wait = match result {
-            Ok(_) => {
-                failures = 0;
-                rest_after(begun.elapsed(), if report.enqueued.is_empty() { TICK } else { SPACING })
-            }
-            Err(error) => {
-                failures += 1;
-                metrics::database_error(&error);
-                let wait = Backoff::UNAVAILABLE.wait(failures).max(TICK);
-                tracing::warn!(error = %chain(&error), ?wait, "marks of late changes cannot be read, trying again");
-                wait
-            }
-        };
-        shutdown.run_until_cancelled(tokio::time::sleep(wait)).await;
+        let Some(passed) = shutdown.run_until_cancelled(pass).await else { return };
+        pace.rest_after(passed, shutdown).await;
     }
 }
 

@@ -1,0 +1,65 @@
+//! What is done again and again: how long to rest between, and what is said where it fails.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    db::{Backoff, DbError, Kind},
+    error::chain,
+    metrics,
+};
+
+/// How long the audit and the snapshot may take to hand on what they hold, after a signal.
+const HAND_ON_MAX: Duration = Duration::from_secs(5);
+
+/// The pace of something that is done again and again.
+#[derive(Debug)]
+pub(super) struct Pace {
+    failed: &'static str,
+    again: Backoff,
+    failures: u32,
+}
+
+impl Pace {
+    /// Of what is logged as `failed` when it fails, and then tried again.
+    pub fn new(failed: &'static str, again: Backoff) -> Self {
+        Self { failed, again, failures: 0 }
+    }
+
+    /// Rests, at most until `shutdown`: for as long as what was done says, and the longer the more often it has
+    /// failed.
+    pub async fn rest_after(&mut self, done: Result<Duration, DbError>, shutdown: &CancellationToken) {
+        let rest = match done {
+            Ok(rest) => {
+                self.failures = 0;
+                rest
+            }
+            Err(error) => {
+                self.failures += 1;
+                metrics::database_error(&error);
+                let wait = self.again.wait(self.failures);
+                if error.kind == Kind::Unavailable {
+                    tracing::warn!(error = %chain(&error), ?wait, "{}", self.failed);
+                } else {
+                    tracing::error!(error = %chain(&error), ?wait, "{}", self.failed);
+                }
+                wait
+            }
+        };
+        shutdown.run_until_cancelled(tokio::time::sleep(rest)).await;
+    }
+}
+
+/// What `work` comes to, which ends by itself after `shutdown`; none where its database keeps it waiting then.
+/// What it holds is free when its lease has run out.
+pub(super) async fn until_soon_after<T>(shutdown: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
+    let too_late = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(HAND_ON_MAX).await;
+    };
+    tokio::select! {
+        done = work => Some(done),
+        () = too_late => None,
+    }
+}
