@@ -12,6 +12,8 @@ use std::{
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+use super::SnapshotError;
+
 /// How the names begin. A directory of snapshots shows none of them.
 const PREFIX: &str = ".daymend-snapshot-";
 
@@ -35,8 +37,9 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     /// Makes a directory in `parent`, and removes what others have left there.
-    pub(crate) fn new(parent: &Path) -> io::Result<Self> {
-        aside(|| Self::create(parent))
+    pub(crate) fn new(parent: &Path) -> Result<Self, SnapshotError> {
+        let made = aside(|| Self::create(parent));
+        made.map_err(|error| SnapshotError::store(format!("a directory in {}", parent.display()), error))
     }
 
     fn create(parent: &Path) -> io::Result<Self> {

@@ -35,8 +35,7 @@ pub async fn open(store: &Store, name: Name) -> Result<Opened, SnapshotError> {
 /// Fetches a snapshot's file and unpacks it; where it is, for as long as the directory is there.
 pub(crate) async fn unpack(store: &Store, manifest: &Manifest) -> Result<(Scratch, PathBuf), SnapshotError> {
     let parent = std::env::temp_dir();
-    let scratch = Scratch::new(&parent)
-        .map_err(|error| SnapshotError::store(format!("a directory in {}", parent.display()), error))?;
+    let scratch = Scratch::new(&parent)?;
     let packed = store.fetch(manifest.name, &scratch).await?;
     let path = scratch.file("snapshot.sqlite");
     let (to, size) = (path.clone(), manifest.sqlite_size);

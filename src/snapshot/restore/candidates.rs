@@ -170,8 +170,7 @@ impl Candidates {
 
     /// An empty one in another directory.
     pub async fn within(parent: &Path) -> Result<Self, SnapshotError> {
-        let dir = Scratch::new(parent)
-            .map_err(|error| SnapshotError::store(format!("a directory in {}", parent.display()), error))?;
+        let dir = Scratch::new(parent)?;
         let options = ConnectOptions { create: true, ..ConnectOptions::new(2) };
         // In a URL these are no part of a name.
         let file = dir.file("plan.sqlite").display().to_string().replace('%', "%25").replace('?', "%3F");

@@ -127,7 +127,6 @@ impl Store {
             Place::Bucket(_) => std::env::temp_dir(),
         };
         Scratch::new(&parent)
-            .map_err(|error| SnapshotError::store(format!("a directory in {}", parent.display()), error))
     }
 
     /// Whether a name is free. In a bucket it is this taker's until it is [released](Self::release); in a
