@@ -1,5 +1,6 @@
 -- One row a bill, cancelled ones too: rollup.toml decides what counts.
-SELECT billing.billTime            AS bill_time,
+SELECT billing.id                  AS id,
+       billing.billTime            AS bill_time,
        billingInfo.organization_id AS organization_id,
        billingInfo.referral_id     AS referral_id,
        billingInfo.branch_id       AS branch_id,

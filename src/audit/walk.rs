@@ -22,7 +22,11 @@ use crate::{
     db::{Db, DbError, Kind, Mode, Tx, retry},
     error::chain,
     recompute::{self, RecomputeError, Sides, Target, diff, shrink::MaxShrink, stored},
-    rollup::{Rollup, aggregate::DaySpan, source},
+    rollup::{
+        Rollup,
+        aggregate::DaySpan,
+        facts::{self, Locking},
+    },
     statement,
 };
 
@@ -198,7 +202,7 @@ impl<'a> Walk<'a> {
             if !window.is_unexplained(first, last) {
                 break;
             }
-            match source::count_facts(tx, self.rollup, lab_id, &days, source::Locking::None).await {
+            match facts::count(tx, self.rollup, lab_id, &days, Locking::None).await {
                 Err(error) if error.is_bad_data() => {}
                 otherwise => window.suppose(&otherwise?.into_rows()),
             }

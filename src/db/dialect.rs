@@ -52,6 +52,7 @@ pub enum Dialect {
 /// - `{force_claim}`: the claim must walk its index in order; without the hint the
 ///   optimizer may prefer another one and sort (shared measurement: a claim that sorts
 ///   locks every waiting row).
+/// - `{ids}`: a table of the column `id`, of a list of ids that is bound as JSON.
 /// - `{insert_ignore}`: insert what is not there yet.
 /// - `{div}`: the division of whole numbers.
 const TOKENS: &[(&str, &str, &str)] = &[
@@ -64,6 +65,7 @@ const TOKENS: &[(&str, &str, &str)] = &[
     ("{waiting_for_nobody}", "/*M! SET STATEMENT innodb_lock_wait_timeout = 0 FOR */", ""),
     ("{skip_locked}", "FOR UPDATE SKIP LOCKED", ""),
     ("{force_claim}", "FORCE INDEX (daymend_jobs_claim)", ""),
+    ("{ids}", "JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$'))", "(SELECT value AS id FROM json_each(?))"),
     ("{insert_ignore}", "INSERT IGNORE", "INSERT OR IGNORE"),
     ("{div}", "DIV", "/"),
 ];
@@ -76,11 +78,10 @@ impl Dialect {
     #[must_use]
     pub(crate) fn delete_by_key(self, table: &str, key: &str) -> String {
         match self {
-            Self::MySql => format!(
-                "DELETE {table} FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids
-                 STRAIGHT_JOIN {table} ON {table}.{key} = ids.id"
-            ),
-            Self::Sqlite => format!("DELETE FROM {table} WHERE {key} IN (SELECT value FROM json_each(?))"),
+            Self::MySql => {
+                format!("DELETE {table} FROM {{ids}} AS ids STRAIGHT_JOIN {table} ON {table}.{key} = ids.id")
+            }
+            Self::Sqlite => format!("DELETE FROM {table} WHERE {key} IN {{ids}}"),
         }
     }
 
@@ -94,11 +95,10 @@ impl Dialect {
         match self {
             Self::MySql => format!(
                 "SELECT {table}.{key}, {table}.{column}
-                 FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids
-                 STRAIGHT_JOIN {table} ON {table}.{key} = ids.id {{for_update_nowait}}"
+                 FROM {{ids}} AS ids STRAIGHT_JOIN {table} ON {table}.{key} = ids.id {{for_update_nowait}}"
             ),
             Self::Sqlite => {
-                format!("SELECT {key}, {column} FROM {table} WHERE {key} IN (SELECT value FROM json_each(?))")
+                format!("SELECT {key}, {column} FROM {table} WHERE {key} IN {{ids}}")
             }
         }
     }

@@ -75,6 +75,9 @@ pub(super) fn read(sql: &NamedSql) -> Reading {
                 let (alias, name) = match (place(&left), place(&right)) {
                     (Some(left_at), Some(right_at)) if left_at > right_at => left,
                     (Some(left_at), Some(right_at)) if left_at < right_at => right,
+                    // What is no table comes first: facts of which these are part.
+                    (Some(_), None) => left,
+                    (None, Some(_)) => right,
                     _ => continue,
                 };
                 reading.comparisons.push((alias, name, Comparison::Joined));

@@ -184,7 +184,9 @@ async fn explain(patient: &Patient<'_>, rollup: &Rollup, sql: &NamedSql) -> Resu
     let args = sql.bind(|name| match name {
         "lab_id" => Arg::Int(lab),
         "from" => (patient.now - Duration::days(2)).into(),
-        _ => (patient.now - Duration::days(1)).into(),
+        "until" => (patient.now - Duration::days(1)).into(),
+        // The ids of what it is part of.
+        _ => Arg::from("[1]"),
     });
     let verb = if patient.is_mysql() { "EXPLAIN FORMAT=TRADITIONAL" } else { "EXPLAIN QUERY PLAN" };
     let query = Query::new(&sql.file, format!("{verb} {}", sql.text));

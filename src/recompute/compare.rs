@@ -17,7 +17,8 @@ use crate::{
     rollup::{
         Rollup,
         aggregate::{DaySpan, Key},
-        source::{self, Locking},
+        facts::{self, Locking},
+        source,
     },
 };
 
@@ -167,7 +168,7 @@ async fn expected(
         return Ok(Vec::new());
     }
     let days = DaySpan::new(zone, target.first, last);
-    let rows = source::count_facts(tx, rollup, lab_id, &days, locking).await?.into_rows();
+    let rows = facts::count(tx, rollup, lab_id, &days, locking).await?.into_rows();
     match rows.iter().find(|(_, count)| i32::try_from(*count).is_err()) {
         Some((key, count)) => Err(RecomputeError::Overflow { lab_id, day: key.day, count: *count }),
         None => Ok(rows),

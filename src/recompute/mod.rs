@@ -33,6 +33,7 @@
 mod compare;
 pub mod diff;
 pub mod digest;
+pub mod packed;
 pub mod shrink;
 pub mod stored;
 

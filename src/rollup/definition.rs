@@ -10,6 +10,7 @@ use toml::Spanned;
 
 use super::{
     Dimension, EventType, FactKind, NamedSql, Rollup, Summary,
+    sql::Problem,
     watch::{self, Watch},
 };
 
@@ -31,6 +32,8 @@ struct File {
     name: Spanned<String>,
     summary: Spanned<Summary>,
     facts: BTreeMap<String, Spanned<String>>,
+    #[serde(default)]
+    parts: BTreeMap<String, Spanned<String>>,
     #[serde(default)]
     event: Vec<Event>,
 }
@@ -54,7 +57,7 @@ enum DimensionText {
     Column(String),
 }
 
-/// The parameters of a fact kind's SELECT.
+/// The parameters of a fact kind's SELECT, unless it is part of another.
 const FACT_PARAMETERS: &[&str] = &["lab_id", "from", "until"];
 
 /// The longest name of a rollup; the width of the column that holds it.
@@ -125,14 +128,9 @@ impl Parser<'_> {
         self.check_name(&text, &file.name);
         self.check_summary(&text, &file.summary);
 
-        let mut facts = Vec::new();
-        for (name, path) in &file.facts {
-            if let Some(sql) = self.sql(read, path.get_ref(), FACT_PARAMETERS) {
-                facts.push(FactKind { name: name.clone(), sql, columns: Vec::new() });
-            }
-        }
-        let labs = self.sql(read, "labs.sql", &[]);
-        let days = self.sql(read, "days.sql", &["lab_id", "from"]);
+        let mut facts = self.facts(read, &text, &file);
+        let labs = self.sql(read, "labs.sql", |source| NamedSql::parse("labs.sql", source, &[]));
+        let days = self.sql(read, "days.sql", |source| NamedSql::parse("days.sql", source, &["lab_id", "from"]));
         if file.event.is_empty() {
             self.report("rollup.toml", 1, "no [[event]] is defined");
         }
@@ -161,6 +159,37 @@ impl Parser<'_> {
             days: days?,
             watch,
         })
+    }
+
+    /// The kinds of facts, each behind the one that it is part of.
+    fn facts(&mut self, read: &impl Fn(&str) -> std::io::Result<String>, text: &str, file: &File) -> Vec<FactKind> {
+        for (name, of) in &file.parts {
+            let line = line_of(text, of.span().start);
+            let of = of.get_ref();
+            if let Some(unknown) = [name, of].into_iter().find(|kind| !file.facts.contains_key(*kind)) {
+                self.report("rollup.toml", line, format!("{unknown:?} is not one of [facts]"));
+            } else if file.parts.contains_key(of) {
+                self.report("rollup.toml", line, format!("{of:?} is part of something itself"));
+            } else if !is_identifier(of) {
+                self.report("rollup.toml", line, format!("{of:?} is not a name of letters, digits and _"));
+            }
+        }
+        let mut facts: Vec<FactKind> = Vec::new();
+        let (parts, whole): (Vec<_>, Vec<_>) = file.facts.iter().partition(|(name, _)| file.parts.contains_key(*name));
+        for (name, path) in whole.into_iter().chain(parts) {
+            let of = file.parts.get(name).map(Spanned::get_ref);
+            // A kind whose SELECT is broken is not there; that has been reported, and so has one that is unknown.
+            let part_of = of.and_then(|of| facts.iter().position(|fact| fact.name == *of));
+            let path = path.get_ref();
+            let sql = self.sql(read, path, |source| match of {
+                Some(of) => NamedSql::parse_part(path, source, of),
+                None => NamedSql::parse(path, source, FACT_PARAMETERS),
+            });
+            if let Some(sql) = sql {
+                facts.push(FactKind { name: name.clone(), sql, columns: Vec::new(), part_of });
+            }
+        }
+        facts
     }
 
     fn check_name(&mut self, text: &str, name: &Spanned<String>) {
@@ -209,11 +238,11 @@ impl Parser<'_> {
         &mut self,
         read: &impl Fn(&str) -> std::io::Result<String>,
         file: &str,
-        parameters: &[&str],
+        parse: impl Fn(&str) -> Result<NamedSql, Problem>,
     ) -> Option<NamedSql> {
         match read(file) {
             Err(error) => self.report(file, 1, format!("cannot be read: {error}")),
-            Ok(source) => match NamedSql::parse(file, &source, parameters) {
+            Ok(source) => match parse(&source) {
                 Ok(sql) => return Some(sql),
                 Err(problem) => self.report(file, problem.line, problem.message),
             },
@@ -299,39 +328,44 @@ mod tests {
         let rollups = super::super::Rollups::load(None).unwrap();
         let rollup = rollups.get(super::super::HISTORICAL_SUMMARY).unwrap();
         assert_eq!(rollup.events.len(), 16);
-        assert_eq!(rollup.facts.len(), 3);
+        let kinds: Vec<_> = rollup.facts.iter().map(|fact| (fact.name.as_str(), fact.part_of)).collect();
+        assert_eq!(kinds, [("bills", None), ("samples", Some(0)), ("tests", Some(0))]);
     }
 
     #[test]
     fn each_problem_names_its_file_and_line() {
         let cases = [
-            ("counts = \"bills\"", "counts = \"bils\"", "rollup.toml:31: \"bils\" is not one of [facts]"),
+            ("counts = \"bills\"", "counts = \"bils\"", "rollup.toml:39: \"bils\" is not one of [facts]"),
             (
                 "day = \"ordered_at\"",
                 "day = \"ordered at\"",
-                "rollup.toml:16: day = \"ordered at\" is not a table or column name",
+                "rollup.toml:17: day = \"ordered at\" is not a table or column name",
             ),
             ("bills = \"bills.sql\"", "bills = \"bill.sql\"", "bill.sql:1: cannot be read: entity not found"),
             (
                 "type = \"referral_bill\"",
                 "type = \"organization_bill\"",
-                "rollup.toml:37: the event type \"organization_bill\" is defined twice",
+                "rollup.toml:45: the event type \"organization_bill\" is defined twice",
             ),
             (
                 "type = \"referral_bill\"",
                 "type = \"\"",
-                "rollup.toml:37: the event type \"\" has not between 1 and 64 characters",
+                "rollup.toml:45: the event type \"\" has not between 1 and 64 characters",
             ),
             (
                 "name = \"historical_summary\"",
                 "name = \"other\"",
-                "rollup.toml:10: the name \"other\" differs from its folder's",
+                "rollup.toml:11: the name \"other\" differs from its folder's",
             ),
-            ("b = 0", "b = \"x; DROP TABLE labs\"", "rollup.toml:33: \"x; DROP TABLE labs\" is not a column name"),
+            ("tests = \"bills\"", "tests = \"bils\"", "rollup.toml:35: \"bils\" is not one of [facts]"),
+            ("tests = \"bills\"", "test = \"bills\"", "rollup.toml:35: \"test\" is not one of [facts]"),
+            ("tests = \"bills\"", "tests = \"samples\"", "rollup.toml:35: \"samples\" is part of something itself"),
+            ("tests = \"bills\"", "", "tests.sql:6: unknown parameter :bills (known: :lab_id, :from, :until)"),
+            ("b = 0", "b = \"x; DROP TABLE labs\"", "rollup.toml:41: \"x; DROP TABLE labs\" is not a column name"),
             (
                 "[facts]",
                 "[fact]",
-                "rollup.toml:24: unknown field `fact`, expected one of `name`, `summary`, `facts`, `event`",
+                "rollup.toml:25: unknown field `fact`, expected one of `name`, `summary`, `facts`, `parts`, `event`",
             ),
         ];
         let long = format!("type = \"{}\"", "x".repeat(65));

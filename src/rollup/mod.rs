@@ -2,7 +2,7 @@
 //!
 //! A definition is a folder of `jobs/`: `rollup.toml` names the summary table and its event
 //! types, and a few SELECTs read labs and facts. They are compiled in; `--jobs-dir` reads
-//! others from disk. [`definition`] parses and checks them, [`source`] runs the SELECTs, and
+//! others from disk. [`definition`] parses and checks them, [`source`] and [`facts`] run the SELECTs, and
 //! [`aggregate`] counts facts into summary rows; [`watch`] says which changes of the source matter.
 //!
 //! Invariants: identifiers reach SQL only from a checked definition; what counts is decided
@@ -11,6 +11,7 @@
 
 pub mod aggregate;
 pub mod definition;
+pub mod facts;
 pub mod source;
 mod sql;
 pub mod watch;
@@ -28,7 +29,7 @@ pub struct Rollup {
     pub name: String,
     /// The table that holds the counts.
     pub summary: Summary,
-    /// The kinds of facts, in the order of `rollup.toml`.
+    /// The kinds of facts, each behind the one that it is part of.
     pub facts: Vec<FactKind>,
     /// The event types; each names the fact kind it counts by its place in `facts`.
     pub events: Vec<EventType>,
@@ -64,8 +65,10 @@ pub struct FactKind {
     pub name: String,
     /// The SELECT.
     pub sql: NamedSql,
-    /// The columns that event types use, dimensions and flags alike.
+    /// The columns that event types use, dimensions and flags alike; of a part, also those of what it is part of.
     pub columns: Vec<String>,
+    /// What its facts are part of, by its place in [`Rollup::facts`]: a test is part of a bill.
+    pub part_of: Option<usize>,
 }
 
 /// One event type: which facts it counts, and for which pair of dimensions.
@@ -93,6 +96,17 @@ pub enum Dimension {
 }
 
 impl Rollup {
+    /// The columns that the parts of a kind of facts use, some of which may be that kind's.
+    fn columns_of_parts(&self, kind: usize) -> impl Iterator<Item = &str> {
+        let parts = self.facts.iter().filter(move |fact| fact.part_of == Some(kind));
+        parts.flat_map(|fact| fact.columns.iter().map(String::as_str))
+    }
+
+    /// Whether facts of another kind are part of those of this one.
+    fn has_parts(&self, kind: usize) -> bool {
+        self.facts.iter().any(|fact| fact.part_of == Some(kind))
+    }
+
     /// The same, where every fact counts: cancelled ones too.
     #[must_use]
     pub fn without_conditions(&self) -> Self {

@@ -1,17 +1,17 @@
-//! Running a rollup's SELECTs.
+//! Running a rollup's SELECTs of labs and days, and checking all of them.
 
 use std::fmt;
 
 use chrono::{DateTime, NaiveDate, Utc};
 
-use super::{
-    NamedSql, Rollup,
-    aggregate::{Counts, DaySpan},
-};
+use super::{NamedSql, Rollup, facts};
 use crate::{
     calendar::{self, Zone, ZoneError},
     db::{Arg, Dated, Db, DbError, Kind, Query, Row, Tx},
 };
+
+/// The columns of labs.sql.
+const LAB_COLUMNS: [&str; 3] = ["lab_id", "time_zone", "enabled"];
 
 /// A lab as the source has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,16 +42,6 @@ impl Lab {
     }
 }
 
-/// Whether facts are locked against change until the transaction ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Locking {
-    /// No locks.
-    None,
-    /// A shared lock on every row that is read, counted or not; a conflict where one is not to be had
-    /// at once.
-    Shared,
-}
-
 /// All labs, by id.
 pub async fn labs(tx: &mut Tx, rollup: &Rollup) -> Result<Vec<Lab>, DbError> {
     read_labs(tx, rollup, rollup.labs.text.clone(), Vec::new()).await
@@ -70,7 +60,7 @@ async fn read_labs(tx: &mut Tx, rollup: &Rollup, sql: String, args: Vec<Arg>) ->
     let labs = tx.fetch_all(Query::new(file, sql), args, |row| {
         let at = match columns {
             Some(at) => at,
-            None => *columns.insert(positions(&row, ["lab_id", "time_zone", "enabled"])?),
+            None => *columns.insert(positions(&row, LAB_COLUMNS)?),
         };
         Lab::from_row(&row, at)
     });
@@ -129,50 +119,6 @@ pub async fn days_with_facts(
     Ok(days)
 }
 
-/// Counts all facts of a lab's days. One whose moment is none is on no day; the doctor names it.
-pub async fn count_facts<'a>(
-    tx: &mut Tx,
-    rollup: &'a Rollup,
-    lab_id: i64,
-    days: &'a DaySpan,
-    locking: Locking,
-) -> Result<Counts<'a>, DbError> {
-    let mut counts = Counts::new(rollup, days);
-    let interval = days.interval();
-    if interval.is_empty() {
-        return Ok(counts);
-    }
-    let value = |name: &str| match name {
-        "lab_id" => lab_id.into(),
-        "from" => interval.from.into(),
-        _ => interval.until.into(),
-    };
-    for (index, fact) in rollup.facts.iter().enumerate() {
-        let mut columns = Vec::new();
-        let mut values = vec![None; fact.columns.len()];
-        let mut bill_time = 0;
-        let query = match locking {
-            Locking::None => query(&fact.sql),
-            Locking::Shared => Query::new(&fact.sql.file, format!("{}\n{{share_nowait}}", fact.sql.text)),
-        };
-        tx.for_each(query, fact.sql.bind(value), |row| {
-            if columns.is_empty() {
-                [bill_time] = positions(&row, ["bill_time"])?;
-                columns =
-                    fact.columns.iter().map(|name| positions(&row, [name]).map(|[at]| at)).collect::<Result<_, _>>()?;
-            }
-            let Dated::At(at) = row.moment(bill_time)? else { return Ok(()) };
-            for (value, column) in values.iter_mut().zip(&columns) {
-                *value = row.int_or_null(*column)?;
-            }
-            counts.add(index, at, &values);
-            Ok(())
-        })
-        .await?;
-    }
-    Ok(counts)
-}
-
 /// What keeps a definition from being used with a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misfit {
@@ -206,29 +152,50 @@ impl fmt::Display for Misfit {
 /// Prepares every SELECT on the database, and checks that it returns the columns used.
 pub async fn check(db: &Db, rollup: &Rollup) -> Result<Vec<Misfit>, DbError> {
     let mut problems = Vec::new();
-    let fixed = [(&rollup.labs, vec!["lab_id", "time_zone", "enabled"]), (&rollup.days, vec![])];
-    let facts = rollup.facts.iter().map(|fact| {
-        let mut columns = vec!["bill_time"];
-        columns.extend(fact.columns.iter().map(String::as_str));
-        (&fact.sql, columns)
-    });
-    for (sql, columns) in fixed.into_iter().chain(facts) {
-        match db.columns(query(sql)).await {
-            Err(error) => problems.push(Misfit::refused(&sql.file, error)?),
-            Ok(found) => {
-                let missing = columns.iter().filter(|name| !found.iter().any(|known| known == *name));
-                problems.extend(missing.map(|name| Misfit {
-                    place: sql.file.clone(),
-                    what: format!("the column {name} is missing from its result"),
-                    is_denied: false,
-                }));
-            }
+    let mut found: Vec<Option<Vec<String>>> = Vec::new();
+    for (kind, fact) in rollup.facts.iter().enumerate() {
+        let columns = columns(db, &fact.sql, &mut problems).await?;
+        if let Some(columns) = &columns {
+            let first = if fact.part_of.is_some() { facts::PART_OF } else { facts::BILL_TIME };
+            let id = rollup.has_parts(kind).then_some(facts::ID);
+            // Those of a SELECT that the database refuses are unknown.
+            let is_inherited =
+                |name: &str| fact.part_of.is_some_and(|of| found[of].as_ref().is_none_or(|of| has(of, name)));
+            let used = fact.columns.iter().map(String::as_str).filter(|name| !is_inherited(name));
+            let lacking = [first].into_iter().chain(id).chain(used).filter(|name| !has(columns, name));
+            problems.extend(lacking.map(|name| missing(&fact.sql, name)));
         }
+        found.push(columns);
     }
+    if let Some(columns) = columns(db, &rollup.labs, &mut problems).await? {
+        let lacking = LAB_COLUMNS.into_iter().filter(|name| !has(&columns, name));
+        problems.extend(lacking.map(|name| missing(&rollup.labs, name)));
+    }
+    columns(db, &rollup.days, &mut problems).await?;
     Ok(problems)
 }
 
-fn query(sql: &NamedSql) -> Query<'_> {
+/// The columns that a SELECT returns; none where the database refuses it, which is noted.
+async fn columns(db: &Db, sql: &NamedSql, problems: &mut Vec<Misfit>) -> Result<Option<Vec<String>>, DbError> {
+    match db.columns(query(sql)).await {
+        Ok(columns) => Ok(Some(columns)),
+        Err(error) => {
+            problems.push(Misfit::refused(&sql.file, error)?);
+            Ok(None)
+        }
+    }
+}
+
+fn has(columns: &[String], name: &str) -> bool {
+    columns.iter().any(|known| known == name)
+}
+
+fn missing(sql: &NamedSql, column: &str) -> Misfit {
+    let what = format!("the column {column} is missing from its result");
+    Misfit { place: sql.file.clone(), what, is_denied: false }
+}
+
+pub(super) fn query(sql: &NamedSql) -> Query<'_> {
     Query::new(&sql.file, sql.text.as_str())
 }
 

@@ -1,4 +1,4 @@
-//! SELECTs with named parameters (`:lab_id`, `:from`, `:until`), and the tables that they read.
+//! SELECTs with named parameters (`:lab_id`, `:from`, `:until`, a kind of facts), and the tables that they read.
 //!
 //! The databases know only `?`; the names are found by reading the text once, past string
 //! literals, quoted names and comments, so that a value is always bound and never pasted.
@@ -14,9 +14,9 @@ use crate::db::{
 pub struct NamedSql {
     /// The file it came from, for messages.
     pub file: String,
-    /// The text with `?` in place of each parameter.
+    /// The text with a placeholder for each parameter.
     pub text: String,
-    /// The parameter of each `?`, in order.
+    /// The parameter of each placeholder, in order.
     pub parameters: Vec<String>,
 }
 
@@ -53,6 +53,16 @@ impl NamedSql {
 
     /// Reads a SELECT that may use the parameters `allowed`.
     pub(super) fn parse(file: &str, source: &str, allowed: &[&str]) -> Result<Self, Problem> {
+        Self::read(file, source, allowed, "?")
+    }
+
+    /// Reads a SELECT that begins with facts of the kind `of`: `:of` stands for a table of their ids, of the same
+    /// name. Its one parameter is a list of ids as JSON.
+    pub(super) fn parse_part(file: &str, source: &str, of: &str) -> Result<Self, Problem> {
+        Self::read(file, source, &[of], &format!("{{ids}} AS {of}"))
+    }
+
+    fn read(file: &str, source: &str, allowed: &[&str], placeholder: &str) -> Result<Self, Problem> {
         let mut parameters = Vec::new();
         let mut text = String::with_capacity(source.len());
         let mut code = String::new();
@@ -78,7 +88,7 @@ impl NamedSql {
                     }
                     rest = &rest[1 + name.len()..];
                     parameters.push(name);
-                    text.push('?');
+                    text.push_str(placeholder);
                     code.push('?');
                     continue;
                 }
@@ -159,6 +169,20 @@ mod tests {
         .unwrap();
         assert_eq!(sql.text, "SELECT ':from' -- :from\nFROM t WHERE a = ? AND b = ?");
         assert_eq!(sql.parameters, ["from", "lab_id"]);
+    }
+
+    #[test]
+    fn a_part_begins_with_a_table_of_ids() {
+        let sql = "SELECT tests.bill AS part_of FROM :bills LEFT JOIN tests ON tests.bill = bills.id";
+        let sql = NamedSql::parse_part("x.sql", sql, "bills").unwrap();
+        assert_eq!(
+            sql.text,
+            "SELECT tests.bill AS part_of FROM {ids} AS bills LEFT JOIN tests ON tests.bill = bills.id"
+        );
+        assert_eq!(sql.parameters, ["bills"]);
+        assert_eq!(sql.tables().len(), 1, "{:?}", sql.tables());
+        let problem = NamedSql::parse_part("x.sql", "SELECT 1 WHERE 1 = :lab_id", "bills").unwrap_err();
+        assert_eq!(problem.message, "unknown parameter :lab_id (known: :bills)");
     }
 
     #[test]

@@ -88,7 +88,7 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
         (&["worker", "--heartbeat", "0s"], "--heartbeat (0s) must be more than 0s"),
         (&["worker", "--job-timeout", "0s"], "--job-timeout"),
         (&["demo"], "demo takes no --now"),
-        (&["--jobs-dir", jobs_dir, "scheduler", "--once"], "rollup.toml:31: \"bils\" is not one of [facts]"),
+        (&["--jobs-dir", jobs_dir, "scheduler", "--once"], "rollup.toml:39: \"bils\" is not one of [facts]"),
         (&["--jobs-dir", "/nowhere", "scheduler", "--once"], "/nowhere:1: cannot be read"),
     ];
     for (arguments, expected) in cases {
@@ -130,7 +130,7 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
     assert_eq!(check.status.code(), Some(USAGE));
     let lines = String::from_utf8(check.stderr).unwrap();
     assert_eq!(lines.lines().count(), 1, "{lines}");
-    assert!(lines.contains("historical_summary/rollup.toml:31:"), "{lines}");
+    assert!(lines.contains("historical_summary/rollup.toml:39:"), "{lines}");
     let check = run(&db, &["--jobs-dir", jobs_dir, "rollups", "check", "--json"]);
     let json: serde_json::Value = serde_json::from_slice(&check.stdout).unwrap();
     assert_eq!((check.status.code(), json["problems"].as_array().unwrap().len()), (Some(USAGE), 1), "{json}");

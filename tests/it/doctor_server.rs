@@ -196,7 +196,7 @@ async fn rights_on_columns_and_from_roles_count() {
     .await;
     let found = examine_as(&db, &url);
     let narrow = found.of("grants.narrow");
-    assert_eq!(narrow.len(), 3, "{:#}", found.json);
+    assert_eq!(narrow.len(), 1, "{:#}", found.json);
     assert!(narrow[0]["what"].as_str().unwrap().contains("branch_id"), "{narrow:#?}");
     assert!(narrow[0]["advice"].as_str().unwrap().contains("GRANT SELECT (`branch_id`) ON"), "{narrow:#?}");
     assert!(narrow[0]["advice"].as_str().unwrap().contains("`.`billingInfo` TO"), "{narrow:#?}");

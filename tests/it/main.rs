@@ -33,6 +33,8 @@ mod metrics;
 mod migrate;
 mod observed;
 mod outages;
+mod packed;
+mod parts;
 mod probes;
 mod processes;
 mod queue;
