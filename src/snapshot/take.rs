@@ -277,6 +277,11 @@ async fn copy(
             tx.rollback_to_savepoint().await?;
         }
     }
+    if is_mysql {
+        // MySQL 8 reads information_schema in the read view of whoever asks: there every table is what it was.
+        tx.commit().await?;
+        tx = db.begin(Mode::Snapshot).await?;
+    }
     let (now, _) = describe(&mut tx, names).await?;
     if now != described {
         let changed = described.iter().zip(&now).find(|(before, now)| before != now);
