@@ -16,7 +16,7 @@ use records::Records;
 
 use crate::{
     args,
-    db::{Db, DbError, Mode, Row, Statement, Tx, clipped, retry},
+    db::{Db, DbError, Mode, Row, Statement, Tx, clipped},
     queue::{
         JobKind, by_name,
         enqueue::{self, Batch},
@@ -399,17 +399,12 @@ pub async fn discarded(tx: &mut Tx, id: i64, limit: u32) -> Result<Vec<Discarded
     .await
 }
 
-/// Closes a run whose jobs have all ended; the state it ended in, where this call closed it.
+/// Closes a run whose jobs have all ended, once; the state it ended in, where this call closed it.
 ///
 /// The run's row is locked before its jobs are counted, so that a retry that re-opens some of
 /// them comes either before the count or after the close. The migration
 /// records that it carries out are brought up to date in the same transaction.
-pub async fn close(db: &Db, id: i64) -> Result<Option<(RunState, Progress)>, DbError> {
-    retry("close run", || try_close(db, id)).await
-}
-
-/// As [`close`], once.
-pub(crate) async fn try_close(db: &Db, id: i64) -> Result<Option<(RunState, Progress)>, DbError> {
+pub async fn try_close(db: &Db, id: i64) -> Result<Option<(RunState, Progress)>, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
     let Some(run) = lock_running(&mut tx, id).await? else {
         return Ok(None);
