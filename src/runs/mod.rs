@@ -18,7 +18,7 @@ use crate::{
     args,
     db::{Db, DbError, Mode, Row, Statement, Tx, clipped},
     queue::{
-        JobKind, by_name,
+        JobKind, UnknownName, by_name,
         enqueue::{self, Batch},
         ids_of,
     },
@@ -142,7 +142,7 @@ impl RunState {
         }
     }
 
-    fn parse(name: &str) -> Result<Self, sqlx::Error> {
+    fn parse(name: &str) -> Result<Self, UnknownName> {
         let all = [Self::Running, Self::Completed, Self::Failed, Self::Cancelled];
         by_name(&all, Self::name, name, "run state")
     }
@@ -472,7 +472,7 @@ async fn lock_running(tx: &mut Tx, id: i64) -> Result<Option<Run>, DbError> {
 }
 
 async fn is_running(tx: &mut Tx, lock: &Statement, id: i64) -> Result<bool, DbError> {
-    let state = tx.fetch_optional(lock, args![id], |row| RunState::parse(&row.text(0)?)).await?;
+    let state = tx.fetch_optional(lock, args![id], |row| Ok(RunState::parse(&row.text(0)?)?)).await?;
     Ok(state == Some(RunState::Running))
 }
 
