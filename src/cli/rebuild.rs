@@ -1,20 +1,24 @@
 //! `daymend rebuild`.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
+use chrono::{DateTime, Utc};
 use clap::Args;
 
 use super::{Exit, Global, follow, historical_summary, print_json, service::AttemptsArgs, usage};
 use crate::{
-    db::{Db, Mode, retry},
+    db::{Backoff, Db, Mode, retry},
     recompute::shrink::MaxShrink,
     rollup::Rollup,
     runs::records,
     scheduler::{
         self,
-        migrations::{self, Limits},
+        migrations::{self, History, Limits},
     },
 };
+
+/// How long to wait for a record that somebody holds.
+const HELD: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(30) };
 
 /// Recomputes the whole history of labs.
 ///
@@ -83,7 +87,7 @@ impl Options {
         }
         let records = request(&db, &self.lab, self.initiated_by).await?;
         if self.wait {
-            let runs = self.take(global, &db, rollup, &records).await?;
+            let runs = self.take(&db, rollup, &records, &histories, now).await?;
             return follow::follow_all(global, &db, &runs).await;
         }
         if global.json {
@@ -102,20 +106,27 @@ impl Options {
     /// Takes the records, where no scheduler has, and returns their runs.
     async fn take(
         &self,
-        global: &Global,
         db: &Db,
         rollup: &Rollup,
         records: &[(i64, i64, bool)],
+        histories: &[(i64, History)],
+        now: DateTime<Utc>,
     ) -> anyhow::Result<Vec<i64>> {
         let limits = Limits { attempts_max: self.attempts.attempts, max_shrink: self.max_shrink };
         // What somebody else holds is waited for, as the run would be.
-        loop {
-            let (mut report, now) = (scheduler::Report::default(), db.now(global.clock()).await?);
-            migrations::take_pending(db, rollup, limits, Some(&self.lab), now, &mut report).await?;
+        let mut warned = Vec::new();
+        for round in 1.. {
+            let mut report = scheduler::Report::default();
+            migrations::take_known(db, rollup, limits, histories, now, &mut report).await?;
             if report.held.is_empty() {
                 break;
             }
-            report.warn_of_held("waiting");
+            let held: Vec<String> = report.held.keys().cloned().collect();
+            if held != warned {
+                report.warn_of_held("waiting");
+                warned = held;
+            }
+            tokio::time::sleep(HELD.wait(round)).await;
         }
         let mut tx = db.begin(Mode::Snapshot).await?;
         let mut runs = Vec::new();

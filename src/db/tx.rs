@@ -361,14 +361,16 @@ impl Tx {
         .await
     }
 
-    /// What the transaction has read up to here; [`forget`](Self::forget) goes back to it.
-    pub(crate) async fn remember(&mut self) -> Result<(), DbError> {
+    /// A place to which [`rollback_to_savepoint`](Self::rollback_to_savepoint) goes back, as often as it is asked; of
+    /// two the later one counts.
+    pub(crate) async fn savepoint(&mut self) -> Result<(), DbError> {
         self.control("savepoint", "SAVEPOINT daymend").await
     }
 
-    /// Lets go of the locks on the definitions of the tables that were read since, and keeps the read
-    /// view: nobody who alters one of them has to wait for the end of the transaction.
-    pub(crate) async fn forget(&mut self) -> Result<(), DbError> {
+    /// Takes back what was written since the savepoint, and keeps the transaction and its read view. MySQL also lets
+    /// go of the locks on the definitions of tables that were first used since: nobody who alters one of them has to
+    /// wait for the end of the transaction.
+    pub(crate) async fn rollback_to_savepoint(&mut self) -> Result<(), DbError> {
         self.control("rollback to savepoint", "ROLLBACK TO SAVEPOINT daymend").await
     }
 

@@ -70,9 +70,9 @@ impl fmt::Display for JobKind {
 }
 
 impl FromStr for JobKind {
-    type Err = sqlx::Error;
+    type Err = UnknownName;
 
-    fn from_str(name: &str) -> Result<Self, sqlx::Error> {
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
         by_name(&Self::ALL, Self::name, name, "job kind")
     }
 }
@@ -117,10 +117,25 @@ impl JobState {
 }
 
 impl FromStr for JobState {
-    type Err = sqlx::Error;
+    type Err = UnknownName;
 
-    fn from_str(name: &str) -> Result<Self, sqlx::Error> {
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
         by_name(&Self::ALL, Self::name, name, "job state")
+    }
+}
+
+/// A name that nothing has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown {what} {name:?}")]
+pub struct UnknownName {
+    what: &'static str,
+    name: String,
+}
+
+/// A row that holds such a name cannot be read.
+impl From<UnknownName> for sqlx::Error {
+    fn from(unknown: UnknownName) -> Self {
+        Self::Decode(Box::new(unknown))
     }
 }
 
@@ -129,10 +144,10 @@ pub(crate) fn by_name<T: Copy>(
     all: &[T],
     name_of: fn(T) -> &'static str,
     name: &str,
-    what: &str,
-) -> Result<T, sqlx::Error> {
+    what: &'static str,
+) -> Result<T, UnknownName> {
     let found = all.iter().copied().find(|one| name_of(*one) == name);
-    found.ok_or_else(|| sqlx::Error::Decode(format!("unknown {what} {name:?}").into()))
+    found.ok_or_else(|| UnknownName { what, name: name.to_owned() })
 }
 
 /// The run of a job.

@@ -16,9 +16,9 @@ use records::Records;
 
 use crate::{
     args,
-    db::{Db, DbError, Mode, Row, Statement, Tx, clipped, retry},
+    db::{Db, DbError, Mode, Row, Statement, Tx, clipped},
     queue::{
-        JobKind, by_name,
+        JobKind, UnknownName, by_name,
         enqueue::{self, Batch},
         ids_of,
     },
@@ -142,7 +142,7 @@ impl RunState {
         }
     }
 
-    fn parse(name: &str) -> Result<Self, sqlx::Error> {
+    fn parse(name: &str) -> Result<Self, UnknownName> {
         let all = [Self::Running, Self::Completed, Self::Failed, Self::Cancelled];
         by_name(&all, Self::name, name, "run state")
     }
@@ -399,17 +399,12 @@ pub async fn discarded(tx: &mut Tx, id: i64, limit: u32) -> Result<Vec<Discarded
     .await
 }
 
-/// Closes a run whose jobs have all ended; the state it ended in, where this call closed it.
+/// Closes a run whose jobs have all ended, once; the state it ended in, where this call closed it.
 ///
 /// The run's row is locked before its jobs are counted, so that a retry that re-opens some of
 /// them comes either before the count or after the close. The migration
 /// records that it carries out are brought up to date in the same transaction.
-pub async fn close(db: &Db, id: i64) -> Result<Option<(RunState, Progress)>, DbError> {
-    retry("close run", || try_close(db, id)).await
-}
-
-/// As [`close`], once.
-pub(crate) async fn try_close(db: &Db, id: i64) -> Result<Option<(RunState, Progress)>, DbError> {
+pub async fn try_close(db: &Db, id: i64) -> Result<Option<(RunState, Progress)>, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
     let Some(run) = lock_running(&mut tx, id).await? else {
         return Ok(None);
@@ -477,7 +472,7 @@ async fn lock_running(tx: &mut Tx, id: i64) -> Result<Option<Run>, DbError> {
 }
 
 async fn is_running(tx: &mut Tx, lock: &Statement, id: i64) -> Result<bool, DbError> {
-    let state = tx.fetch_optional(lock, args![id], |row| RunState::parse(&row.text(0)?)).await?;
+    let state = tx.fetch_optional(lock, args![id], |row| Ok(RunState::parse(&row.text(0)?)?)).await?;
     Ok(state == Some(RunState::Running))
 }
 

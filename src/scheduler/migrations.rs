@@ -2,7 +2,8 @@
 //!
 //! A pending record is taken by a compare-and-set, in the transaction that enqueues its run:
 //! of two schedulers one finds it taken. All pending records of a lab share one run. A record
-//! that cannot be carried out is closed with the reason, and stops no other.
+//! that cannot be carried out is closed with the reason, and one that cannot be taken is reported; neither stops
+//! another.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,8 +12,9 @@ use chrono::{DateTime, NaiveDate, Utc};
 use super::{Enqueued, Report, held::unless_held};
 use crate::{
     args,
-    db::{Db, DbError, Mode, clipped},
+    db::{Db, DbError, Kind, Mode, clipped},
     error::chain,
+    metrics,
     queue::JobKind,
     recompute::{shrink::MaxShrink, stored},
     rollup::{Rollup, source},
@@ -22,6 +24,10 @@ use crate::{
     },
     statement,
 };
+
+/// How many labs' records are taken at once: however many labs are switched on in one moment, runs are closed and
+/// days are enqueued in between.
+const LABS_A_TICK: usize = 20;
 
 // In another zone, the last day that was enqueued may have become one that goes on.
 statement!(
@@ -55,43 +61,104 @@ pub struct Limits {
     pub max_shrink: MaxShrink,
 }
 
-/// Takes the pending records, of all labs or only of some, and enqueues one rebuild run a lab.
+/// Takes the pending records of so many labs at most, of those behind the lab `after`, and enqueues one rebuild run
+/// a lab. Returns the lab to go on behind, where there are more.
+///
+/// What fails for one lab is noted, and its records stay pending.
 pub async fn take_pending(
     db: &Db,
     rollup: &Rollup,
     limits: Limits,
-    only: Option<&[i64]>,
+    after: Option<i64>,
+    now: DateTime<Utc>,
+    report: &mut Report,
+) -> Result<Option<i64>, DbError> {
+    let mut last = None;
+    let mut by_lab =
+        pending_by_lab(db).await?.into_iter().filter(|(lab_id, _)| after.is_none_or(|after| *lab_id > after));
+    for (lab_id, records) in by_lab.by_ref().take(LABS_A_TICK) {
+        match take_lab(db, rollup, limits, (lab_id, &records), now, report).await {
+            Err(error) if !matches!(error.kind, Kind::Unavailable | Kind::Conflict) => {
+                metrics::database_error(&error);
+                report.unusable.insert(lab_id, chain(&error));
+            }
+            taken => taken?,
+        }
+        last = Some(lab_id);
+    }
+    Ok(last.filter(|_| by_lab.next().is_some()))
+}
+
+async fn take_lab(
+    db: &Db,
+    rollup: &Rollup,
+    limits: Limits,
+    (lab_id, records): (i64, &[Pending]),
     now: DateTime<Utc>,
     report: &mut Report,
 ) -> Result<(), DbError> {
+    let history = match history(db, rollup, lab_id, now).await {
+        Err(error) if error.is_bad_data() => Err(chain(&error)),
+        history => history?,
+    };
+    match history {
+        Ok(history) => take(db, rollup, limits, (records, &history), now, report).await,
+        Err(why) => {
+            unless_held(db, &name_of(lab_id), "refuse migration", report, || refuse(db, records, &why)).await?;
+            report.unusable.insert(lab_id, why);
+            Ok(())
+        }
+    }
+}
+
+/// Takes the pending records of labs whose history is known.
+pub async fn take_known(
+    db: &Db,
+    rollup: &Rollup,
+    limits: Limits,
+    histories: &[(i64, History)],
+    now: DateTime<Utc>,
+    report: &mut Report,
+) -> Result<(), DbError> {
+    let by_lab = pending_by_lab(db).await?;
+    for (lab_id, history) in histories {
+        if let Some(records) = by_lab.get(lab_id) {
+            take(db, rollup, limits, (records, history), now, report).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn pending_by_lab(db: &Db) -> Result<BTreeMap<i64, Vec<Pending>>, DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let pending = records::pending(&mut tx).await?;
     tx.commit().await?;
     let mut by_lab: BTreeMap<i64, Vec<Pending>> = BTreeMap::new();
     for record in pending {
-        if only.is_none_or(|labs| labs.contains(&record.lab_id)) {
-            by_lab.entry(record.lab_id).or_default().push(record);
-        }
+        by_lab.entry(record.lab_id).or_default().push(record);
     }
-    for (lab_id, records) in by_lab {
-        let history = match history(db, rollup, lab_id, now).await {
-            Err(error) if error.is_bad_data() => Err(chain(&error)),
-            history => history?,
-        };
-        let what = format!("migration records of lab {lab_id}");
-        match history {
-            Ok(history) => {
-                let enqueue = || enqueue_rebuild(db, rollup, limits, now, &records, &history);
-                let enqueued = unless_held(db, &what, "take migration", report, enqueue).await?.flatten();
-                if let Some(enqueued) = enqueued {
-                    report.note(JobKind::Rebuild, enqueued);
-                }
-            }
-            Err(why) => {
-                unless_held(db, &what, "refuse migration", report, || refuse(db, &records, &why)).await?;
-                report.unusable.insert(lab_id, why);
-            }
-        }
+    Ok(by_lab)
+}
+
+/// What reports call the records of a lab.
+fn name_of(lab_id: i64) -> String {
+    format!("migration records of lab {lab_id}")
+}
+
+/// Takes the records of a lab, unless somebody holds them.
+async fn take(
+    db: &Db,
+    rollup: &Rollup,
+    limits: Limits,
+    (records, history): (&[Pending], &History),
+    now: DateTime<Utc>,
+    report: &mut Report,
+) -> Result<(), DbError> {
+    let Some(first) = records.first() else { return Ok(()) };
+    let enqueue = || enqueue_rebuild(db, rollup, limits, now, records, history);
+    let enqueued = unless_held(db, &name_of(first.lab_id), "take migration", report, enqueue).await?;
+    if let Some(enqueued) = enqueued.flatten() {
+        report.note(JobKind::Rebuild, enqueued);
     }
     Ok(())
 }

@@ -145,9 +145,15 @@ pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock) -> Re
     let mut report = Report::default();
     let now = db.now(clock).await?;
     nightly::enqueue_closed_days(db, rollup, config, now, &mut report).await?;
-    migrations::take_pending(db, rollup, config.rebuilds(), None, now, &mut report).await?;
-    dirty::repair_marked_days(db, rollup, config, now, &mut report).await?;
     close_runs(db, &mut report).await?;
+    let mut after = None;
+    loop {
+        after = migrations::take_pending(db, rollup, config.rebuilds(), after, now, &mut report).await?;
+        if after.is_none() {
+            break;
+        }
+    }
+    dirty::repair_marked_days(db, rollup, config, now, &mut report).await?;
     Ok(report)
 }
 
@@ -239,6 +245,8 @@ async fn tick_until(
 ) {
     let (mut reported, mut reported_held) = (BTreeMap::new(), BTreeMap::new());
     let mut labs_read: Option<Instant> = None;
+    // The lab behind which records are taken next, and the labs whose records could not be, since the first.
+    let (mut after, mut untaken, mut reported_untaken) = (None, BTreeMap::new(), BTreeMap::new());
     let mut pace = Pace::new("tick failed, trying again", AGAIN);
     while !shutdown.is_cancelled() {
         let begun = Instant::now();
@@ -247,11 +255,16 @@ async fn tick_until(
             let now = db.now(clock).await?;
             if labs_read.is_none_or(|at| at.elapsed() >= NIGHTLY_EVERY) {
                 nightly::enqueue_closed_days(db, rollup, config, now, &mut report).await?;
-                report_unusable(&report.unusable, &mut reported);
+                report_unusable(&std::mem::take(&mut report.unusable), &mut reported);
                 labs_read = Some(Instant::now());
             }
-            migrations::take_pending(db, rollup, config.rebuilds(), None, now, &mut report).await?;
-            close_runs(db, &mut report).await
+            close_runs(db, &mut report).await?;
+            after = migrations::take_pending(db, rollup, config.rebuilds(), after, now, &mut report).await?;
+            untaken.append(&mut report.unusable);
+            if after.is_none() {
+                report_unusable(&std::mem::take(&mut untaken), &mut reported_untaken);
+            }
+            Ok(())
         };
         let Some(done) = shutdown.run_until_cancelled(step).await else { return };
         report_held(&report.held, &mut reported_held);

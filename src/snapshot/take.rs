@@ -263,7 +263,7 @@ async fn copy(
     if is_mysql {
         let patience = format!("SET SESSION net_write_timeout = {}", SILENCE_MAX.as_secs());
         tx.execute(Query::new("snapshot patience", patience), args![]).await?;
-        tx.remember().await?;
+        tx.savepoint().await?;
     }
     let mut so_far = Progress { rows_expected, ..Progress::default() };
     for Described { table, key, .. } in described {
@@ -274,8 +274,13 @@ async fn copy(
         let _ = sender.send(begin).await;
         copy_table(&mut tx, table, key, &sender, &mut so_far, progress).await.map_err(|error| altered(table, error))?;
         if is_mysql {
-            tx.forget().await?;
+            tx.rollback_to_savepoint().await?;
         }
+    }
+    if is_mysql {
+        // MySQL 8 reads information_schema in the read view of whoever asks: there every table is what it was.
+        tx.commit().await?;
+        tx = db.begin(Mode::Snapshot).await?;
     }
     let (now, _) = describe(&mut tx, names).await?;
     if now != described {

@@ -25,7 +25,7 @@ const LONG: Duration = Duration::from_secs(600);
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Somebody's transaction that has changed rows and goes on.
-async fn hold(db: &TestDb, sql: &str) -> Tx {
+pub(crate) async fn hold(db: &TestDb, sql: &str) -> Tx {
     let mut tx = db.admin.begin(Mode::Write).await.unwrap();
     assert!(tx.execute(Query::new("hold", sql), args![]).await.unwrap() > 0);
     tx
@@ -51,7 +51,7 @@ async fn a_prune_that_waits_keeps_no_tick_waiting() {
 }
 
 /// Labs with a bill each and a pending record each; the records.
-async fn requested(db: &TestDb, labs: std::ops::RangeInclusive<i64>) -> Vec<i64> {
+pub(crate) async fn requested(db: &TestDb, labs: std::ops::RangeInclusive<i64>) -> Vec<i64> {
     let mut records = Vec::new();
     for lab in labs {
         db.add_lab(lab, Some("Asia/Kolkata")).await;
@@ -61,7 +61,7 @@ async fn requested(db: &TestDb, labs: std::ops::RangeInclusive<i64>) -> Vec<i64>
     records
 }
 
-fn change_of(record: i64) -> String {
+pub(crate) fn change_of(record: i64) -> String {
     format!("UPDATE crelio_data_migrations SET time_taken = 7 WHERE id = {record}")
 }
 

@@ -40,6 +40,7 @@ mod processes;
 mod queue;
 mod queue_model;
 mod recompute_property;
+mod records;
 mod restore;
 mod rules;
 mod runbooks;

@@ -141,12 +141,15 @@ pub struct Count {
     pub rows: i64,
 }
 
-const SCHEMA: [&str; 6] = [
+const SCHEMA: [&str; 8] = [
     "CREATE TABLE candidates (t INTEGER NOT NULL, n INTEGER NOT NULL, key TEXT NOT NULL, state TEXT NOT NULL,
         reason TEXT NOT NULL, detail TEXT NOT NULL, holder TEXT, PRIMARY KEY (t, n)) WITHOUT ROWID",
     "CREATE UNIQUE INDEX candidates_key ON candidates (t, key)",
     "CREATE INDEX candidates_state ON candidates (t, state, n)",
     "CREATE INDEX candidates_holder ON candidates (t, holder) WHERE holder IS NOT NULL",
+    "CREATE TABLE unjudged (t INTEGER NOT NULL, n INTEGER NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL,
+        detail TEXT NOT NULL, holder TEXT, PRIMARY KEY (t, n)) WITHOUT ROWID",
+    "CREATE TABLE contested (t INTEGER NOT NULL, holder TEXT NOT NULL, key TEXT, PRIMARY KEY (t, holder)) WITHOUT ROWID",
     "CREATE TABLE fills (id INTEGER PRIMARY KEY, t INTEGER NOT NULL, key TEXT NOT NULL, row TEXT NOT NULL,
         later TEXT NOT NULL, known INTEGER NOT NULL, reason TEXT NOT NULL DEFAULT '', detail TEXT NOT NULL DEFAULT '')",
     "CREATE UNIQUE INDEX fills_key ON fills (t, key)",
@@ -212,11 +215,31 @@ impl Candidates {
 
     /// Writes down what became of candidates of a table.
     pub async fn set(&self, table: usize, candidates: &[Candidate]) -> Result<(), DbError> {
+        self.write(table, candidates, false).await
+    }
+
+    /// Writes down verdicts, which may be forgotten again.
+    pub async fn judge(&self, table: usize, candidates: &[Candidate]) -> Result<(), DbError> {
+        self.write(table, candidates, true).await
+    }
+
+    async fn write(&self, table: usize, candidates: &[Candidate], is_verdict: bool) -> Result<(), DbError> {
         if candidates.is_empty() {
             return Ok(());
         }
         let mut tx = self.db.begin(Mode::Write).await?;
         for candidate in candidates {
+            if is_verdict {
+                tx.execute(
+                    Query::new(
+                        "restore unjudged",
+                        "INSERT OR IGNORE INTO unjudged (t, n, state, reason, detail, holder)
+                         SELECT t, n, state, reason, detail, holder FROM candidates WHERE t = ? AND n = ?",
+                    ),
+                    args![table, candidate.place],
+                )
+                .await?;
+            }
             tx.execute(
                 Query::new(
                     "restore state",
@@ -227,6 +250,36 @@ impl Candidates {
             .await?;
         }
         tx.commit().await
+    }
+
+    /// Makes all candidates what they were before they were judged. What is contested stays so.
+    pub async fn forget_verdicts(&self) -> Result<(), DbError> {
+        let mut tx = self.db.begin(Mode::Write).await?;
+        for sql in [
+            "UPDATE candidates SET state = old.state, reason = old.reason, detail = old.detail, holder = old.holder
+             FROM unjudged AS old WHERE old.t = candidates.t AND old.n = candidates.n",
+            "DELETE FROM unjudged",
+        ] {
+            tx.execute(Query::new("restore forget verdicts", sql), vec![]).await?;
+        }
+        tx.commit().await
+    }
+
+    /// More than one candidate says that this live row is its own: none of them is believed, or only one.
+    pub async fn contest(&self, table: usize, holder: &[Arg], winner: Option<&Cells>) -> Result<(), DbError> {
+        let args = args![table, cells::encode(holder), winner.map(|key| cells::encode(key))];
+        self.run("INSERT OR REPLACE INTO contested (t, holder, key) VALUES (?, ?, ?)", args).await.map(drop)
+    }
+
+    /// Whom a live row may stand for that more than one candidate has claimed: a key, or nobody. None where at most
+    /// one has.
+    pub async fn contested(&self, table: usize, holder: &[Arg]) -> Result<Option<Option<Cells>>, SnapshotError> {
+        let mut tx = self.db.begin(Mode::Snapshot).await?;
+        let sql = "SELECT key FROM contested WHERE t = ? AND holder = ?";
+        let args = args![table, cells::encode(holder)];
+        let found = tx.fetch_optional(Query::named("restore contested", sql), args, |row| row.text_or_null(0)).await?;
+        tx.commit().await?;
+        Ok(found.map(|key| key.and_then(|key| cells::decode(&key))))
     }
 
     /// The next candidates of a table in a state, behind a place.

@@ -2,38 +2,43 @@
 //!
 //! One whose identity (declared, or any unique key) is held by a live row that is *not* in the snapshot was:
 //! the live row stands for it. Where the holder *is* in the snapshot, it was somebody else when the snapshot
-//! was taken, and a person has to decide.
+//! was taken, and a person has to decide. So where two vanished rows say that the same live row is theirs:
+//! neither is believed, whichever came first.
 
 use super::{
     Context,
     candidates::{Candidate, State},
-    plan::{Views, both_sides, names, rows_of},
+    plan::{BY_HAND, Views, both_sides, names, rows_of},
 };
 use crate::{
     db::Arg,
     snapshot::{SnapshotError, cells::Cells, side::Shape},
 };
 
-/// Judges the candidates of a table that are in a state; how many have another one now.
+/// What came of judging some candidates.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Judged {
+    /// How many are in another state now.
+    pub(super) changed: usize,
+    /// Whether a live row turned out to be claimed twice: what was judged by the first claim no longer holds.
+    pub(super) is_contested: bool,
+}
+
+/// Judges the candidates of a table that are in a state.
 pub(super) async fn judge(
     context: &Context,
     views: &mut Views,
     table: usize,
     state: State,
     is_mapped_by_hand: bool,
-) -> Result<usize, SnapshotError> {
-    let mut changed = 0;
+) -> Result<Judged, SnapshotError> {
+    let mut done = Judged::default();
     let mut after = 0;
     loop {
         let page = context.work.page(table, state, after).await?;
-        let Some(last) = page.last() else { return Ok(changed) };
+        let Some(last) = page.last() else { return Ok(done) };
         after = last.place;
-        let (page, rows) = rows_of(context, &mut views.snapshot, table, page).await?;
-        let mut written = rows.clone();
-        for link in context.links_of(table) {
-            let parents = context.parents(&mut views.snapshot, link, &rows).await?;
-            context.redirect(&mut views.live, link, &mut written, &parents).await?;
-        }
+        let (page, written) = written(context, views, table, page).await?;
         let holders = holders(context, views, table, &page, &written).await?;
         let mut judged = Vec::new();
         for ((candidate, row), holders) in page.into_iter().zip(&written).zip(holders) {
@@ -41,28 +46,102 @@ pub(super) async fn judge(
                 judged.extend(moved(context, table, candidate, row));
                 continue;
             };
-            if verdict.state == State::Mapped
-                && is_mapped_by_hand
-                && !holders.first().is_some_and(|first| first.is_back)
-            {
+            let is_back = holders.first().is_some_and(|first| first.is_back);
+            if verdict.state == State::Mapped && is_mapped_by_hand && !is_back {
                 verdict.state = State::Ambiguous;
                 verdict.reason = format!("{}, and the given map does not have it", verdict.reason);
             }
-            // Two rows of this page may be held by the same live row.
-            let is_second = |other: &Candidate| other.state == State::Mapped && other.holder == verdict.holder;
-            if verdict.state == State::Mapped && judged.iter().any(is_second) {
-                verdict.state = State::Ambiguous;
-                verdict.reason = format!("{}, which another vanished row has too", verdict.reason);
+            if verdict.state == State::Mapped {
+                done.is_contested |= claim(context, views, table, &judged, &mut verdict, is_back).await?;
             }
             judged.push(verdict);
         }
-        changed += judged.len();
-        context.work.set(table, &judged).await?;
+        done.changed += judged.len();
+        context.work.judge(table, &judged).await?;
         // That one goes in with another key is no verdict.
         for candidate in judged.iter().filter(|candidate| candidate.state != State::Missing) {
-            lift(context, table, candidate).await?;
+            done.is_contested |= lift(context, views, table, candidate).await?;
         }
     }
+}
+
+/// Candidates, and the row of each as it would go in: what refers to rows that have other keys now is rewritten.
+async fn written(
+    context: &Context,
+    views: &mut Views,
+    table: usize,
+    candidates: Vec<Candidate>,
+) -> Result<(Vec<Candidate>, Vec<Cells>), SnapshotError> {
+    let (candidates, rows) = rows_of(context, &mut views.snapshot, table, candidates).await?;
+    let mut written = rows.clone();
+    for link in context.links_of(table) {
+        let parents = context.parents(&mut views.snapshot, link, &rows).await?;
+        context.redirect(&mut views.live, link, &mut written, &parents).await?;
+    }
+    Ok((candidates, written))
+}
+
+/// Lets a candidate be mapped to its holder only where no other one is. One that a run before this has put in has
+/// a better claim than one of the same identity; what a person has said is not doubted. Returns whether what was
+/// mapped before may not stay so.
+async fn claim(
+    context: &Context,
+    views: &mut Views,
+    table: usize,
+    judged: &[Candidate],
+    verdict: &mut Candidate,
+    is_back: bool,
+) -> Result<bool, SnapshotError> {
+    let Some(holder) = verdict.holder.clone() else { return Ok(false) };
+    let mut refuse = |why: &str| {
+        verdict.state = State::Ambiguous;
+        verdict.reason = format!("{}, {why}", verdict.reason);
+    };
+    const TWICE: &str = "which another vanished row has too";
+    if let Some(winner) = context.work.contested(table, &holder).await? {
+        if winner.as_ref() == Some(&verdict.key) {
+            return Ok(false);
+        }
+        refuse(TWICE);
+        return Ok(false);
+    }
+    // Of this page nothing is written down yet.
+    let is_other = |other: &&Candidate| other.state == State::Mapped && other.holder.as_ref() == Some(&holder);
+    let other = match judged.iter().find(is_other) {
+        Some(other) => Some(other.clone()),
+        None => context.work.mapped_to(table, &holder).await?,
+    };
+    let Some(other) = other.filter(|other| other.key != verdict.key) else { return Ok(false) };
+    if other.reason == BY_HAND {
+        refuse("and its row stands for another one already");
+        return Ok(false);
+    }
+    let winner = match (is_back, is_back_as(context, views, table, &other, &holder).await?) {
+        (true, false) => Some(verdict.key.clone()),
+        (false, true) => Some(other.key),
+        _ => None,
+    };
+    let is_verdict = winner.as_ref() == Some(&verdict.key);
+    if !is_verdict {
+        refuse(TWICE);
+    }
+    context.work.contest(table, &holder, winner.as_ref()).await?;
+    Ok(is_verdict || winner.is_none())
+}
+
+/// Whether a live row is what a candidate would go in as.
+async fn is_back_as(
+    context: &Context,
+    views: &mut Views,
+    table: usize,
+    candidate: &Candidate,
+    holder: &Cells,
+) -> Result<bool, SnapshotError> {
+    let shape = &context.shapes[table];
+    let (_, written) = written(context, views, table, vec![candidate.clone()]).await?;
+    let live = context.live.lookup(&mut views.live, shape, &shape.key, std::slice::from_ref(holder), false).await?;
+    let live = live.into_iter().flatten().next();
+    Ok(written.first().zip(live).is_some_and(|(row, live)| is_back(context, table, row, &live)))
 }
 
 /// A live row that holds the value of a key which a vanished row had.
@@ -145,9 +224,6 @@ async fn judge_one(
     if let Some(why) = disagreement(context, table, candidate, row, holders).await? {
         return verdict(State::Ambiguous, format!("{column} is the same and {why}"));
     }
-    if context.work.mapped_to(table, &key).await?.is_some_and(|other| other.key != candidate.key) {
-        return verdict(State::Ambiguous, format!("{column} is held by a row that stands for another one already"));
-    }
     verdict(State::Mapped, format!("{column} is the same"))
 }
 
@@ -225,8 +301,14 @@ fn held(shape: &Shape, holders: &[Holder]) -> String {
     keys.join(" and ")
 }
 
-/// What became of a row also became of the row whose key it shares: the client is the partner.
-async fn lift(context: &Context, table: usize, candidate: &Candidate) -> Result<(), SnapshotError> {
+/// What became of a row also became of the row whose key it shares: the client is the partner. Returns whether
+/// somebody else is the client already.
+async fn lift(
+    context: &Context,
+    views: &mut Views,
+    table: usize,
+    candidate: &Candidate,
+) -> Result<bool, SnapshotError> {
     let mut above = vec![(table, candidate.clone())];
     while let Some((table, candidate)) = above.pop() {
         for link in context.links_of(table).filter(|link| link.shares_key(context)) {
@@ -235,16 +317,24 @@ async fn lift(context: &Context, table: usize, candidate: &Candidate) -> Result<
                 continue;
             };
             let reason = format!("as its {}: {}", context.shapes[table].table, candidate.reason);
-            let lifted = Candidate {
+            let mut lifted = Candidate {
                 state: candidate.state,
                 reason,
                 detail: candidate.detail.clone(),
                 holder: candidate.holder.clone(),
                 ..parent
             };
-            context.work.set(link.parent, std::slice::from_ref(&lifted)).await?;
+            if let (State::Mapped, Some(holder)) = (lifted.state, lifted.holder.clone()) {
+                claim(context, views, link.parent, &[], &mut lifted, false).await?;
+                if lifted.state != State::Mapped {
+                    // Who is not the client is not the partner.
+                    context.work.contest(table, &holder, None).await?;
+                    return Ok(true);
+                }
+            }
+            context.work.judge(link.parent, std::slice::from_ref(&lifted)).await?;
             above.push((link.parent, lifted));
         }
     }
-    Ok(())
+    Ok(false)
 }

@@ -24,6 +24,9 @@ use crate::{
 /// How many columns of a row are shown beside its key.
 const SHOWN: usize = 8;
 
+/// Why a row is mapped that a person has mapped.
+pub(super) const BY_HAND: &str = "the map says so";
+
 /// One read view of each side.
 pub(super) struct Views {
     pub(super) snapshot: Tx,
@@ -41,17 +44,7 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
     }
     strangers::find(context, &mut views, exclusions, remap).await?;
     // What refers to itself is found a level a round, however deep; a round that changes nothing is the last.
-    loop {
-        let mut changed = 0;
-        for table in tables_in_order(context) {
-            for state in [State::Missing, State::Reused] {
-                changed += judge(context, &mut views, table, state, remap.is_some()).await?;
-            }
-        }
-        if changed == 0 {
-            break;
-        }
-    }
+    while judge_all(context, &mut views, remap.is_some()).await? {}
     // What is still to be done asks the live database nothing: a server that ends silent sessions may have
     // ended this one by then, and the plan is none the worse for it.
     let Views { snapshot, live } = views;
@@ -60,6 +53,26 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
         context.work.leave_out(table).await?;
     }
     settle_in(context, snapshot).await
+}
+
+/// One round over all that may be judged; whether it found something new.
+async fn judge_all(context: &Context, views: &mut Views, is_mapped_by_hand: bool) -> Result<bool, SnapshotError> {
+    let mut changed = 0;
+    for table in tables_in_order(context) {
+        let mut is_contested = false;
+        for state in [State::Missing, State::Reused] {
+            let judged = judge(context, views, table, state, is_mapped_by_hand).await?;
+            changed += judged.changed;
+            is_contested |= judged.is_contested;
+        }
+        if is_contested {
+            // Whatever was judged by a mapping that does not hold is judged anew: each time a live row more is known
+            // to be nobody's, so that this ends.
+            context.work.forget_verdicts().await?;
+            return Ok(true);
+        }
+    }
+    Ok(changed > 0)
 }
 
 pub(super) fn tables_in_order(context: &Context) -> impl Iterator<Item = usize> {
@@ -132,7 +145,7 @@ pub(super) async fn enter(
             candidate.reason = "deleted on purpose".to_owned();
         } else if let Some(Some(new)) = remap.and_then(|remap| remap.get(&shape.table, &candidate.key)) {
             (candidate.state, candidate.reason, candidate.holder) = match remap::parse_key(context, table, new) {
-                Ok(key) => (State::Mapped, "the map says so".to_owned(), Some(key)),
+                Ok(key) => (State::Mapped, BY_HAND.to_owned(), Some(key)),
                 Err(why) => (State::Ambiguous, why, None),
             };
         }

@@ -72,7 +72,7 @@ async fn a_job_without_attempts_left_is_discarded_with_its_error(engine: Engine)
     for attempt in 1..=i64::from(ATTEMPTS_MAX) {
         let job = take_one(&db, worker).await;
         assert_eq!((job.day, job.attempt), (day(0), attempt));
-        assert_eq!(runs::close(&db.db, run).await.unwrap(), None, "the run is open");
+        assert_eq!(runs::try_close(&db.db, run).await.unwrap(), None, "the run is open");
         assert!(settle::fail(&db.db, worker, &job, &failure(Duration::ZERO)).await.unwrap());
     }
     let (id, _) = daymend::queue::ids_of(run);
@@ -88,7 +88,7 @@ async fn a_job_without_attempts_left_is_discarded_with_its_error(engine: Engine)
     tx.commit().await.unwrap();
     let listed: Vec<_> = listed.iter().map(|job| (job.job_id, job.day, job.error.as_deref())).collect();
     assert_eq!(listed, [(id, day(0), Some("the reason"))]);
-    let (state, progress) = runs::close(&db.db, run).await.unwrap().unwrap();
+    let (state, progress) = runs::try_close(&db.db, run).await.unwrap().unwrap();
     assert_eq!((state, progress.discarded, progress.completed), (RunState::Failed, 1, 1));
 }
 
@@ -299,7 +299,7 @@ async fn a_job_that_outlives_its_workers_again_and_again_is_discarded(engine: En
     assert_eq!((discarded.state.as_str(), discarded.lapses), ("discarded", i64::from(LAPSES_MAX)));
     assert!(discarded.error.unwrap().contains("its workers died while they held it"));
     assert_eq!(outcomes(&db, id).await.len(), LAPSES_MAX as usize);
-    let (state, _) = runs::close(&db.db, run).await.unwrap().unwrap();
+    let (state, _) = runs::try_close(&db.db, run).await.unwrap().unwrap();
     assert_eq!(state, RunState::Failed);
 }
 

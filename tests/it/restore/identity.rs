@@ -3,14 +3,17 @@
 use super::{
     Scene,
     cases::{PEOPLE, people},
-    rows,
+    inserts, rows,
 };
 use crate::{on_both, support::Engine};
 
 on_both! {
     the_map_can_be_edited;
     a_reused_id_is_not_present;
-    one_row_stands_for_one_other_at_most;
+    who_is_claimed_twice_is_nobody;
+    claims_are_compared_however_far_apart;
+    a_claim_that_comes_late_takes_back_what_the_first_one_led_to;
+    what_a_run_has_put_in_is_not_somebody_else;
     keys_that_disagree_say_nothing;
 }
 
@@ -61,7 +64,7 @@ async fn a_reused_id_is_not_present(engine: Engine) {
 }
 
 /// Three of the same name have vanished, and one of that name was entered again: nobody knows who of them.
-async fn one_row_stands_for_one_other_at_most(engine: Engine) {
+async fn who_is_claimed_twice_is_nobody(engine: Engine) {
     let scene = people(engine).await;
     scene.execute_all(&["UPDATE people SET name = 'Ann' WHERE id < 4"]).await;
     let name = scene.take().await.to_string();
@@ -74,10 +77,111 @@ async fn one_row_stands_for_one_other_at_most(engine: Engine) {
     scene.execute_all(&sql).await;
     let relations = scene.file("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'name'\n");
     let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
+    assert_eq!((rows(&report, "mapped").len(), rows(&report, "ambiguous")["people"]), (0, 3), "{report}");
+    assert_eq!(rows(&report, "deferred")["pets"], 3);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner IN (3, 10)").await, 0);
+    // A person can tell.
+    let decided = scene.file("decided.csv", "table,old,new\npeople,1,\npeople,2,10\npeople,3,\n");
+    let again = ["restore", &name, "--missing", "--apply", "--relations", &relations, "--remap", &decided];
+    let report = scene.json(3, &again);
     assert_eq!((rows(&report, "mapped")["people"], rows(&report, "ambiguous")["people"]), (1, 2), "{report}");
-    assert_eq!(rows(&report, "deferred")["pets"], 2);
-    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner = 10").await, 1);
-    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner = 3").await, 0);
+    assert_eq!(scene.db.number("SELECT id FROM pets WHERE owner = 10").await, 2);
+}
+
+/// More rows lie between the two than are looked at together.
+async fn claims_are_compared_however_far_apart(engine: Engine) {
+    let scene = Scene::new(engine, &PEOPLE).await;
+    let name = |id: i64| if id == 1 || id == 500 { "Ann".to_owned() } else { format!("n{id}") };
+    let people: Vec<String> = (1..=500).map(|id| format!("({id}, 'c{id}', '{}')", name(id))).collect();
+    scene.execute_all(&inserts("people", &people)).await;
+    scene.execute_all(&["INSERT INTO pets VALUES (1, 1, 'p'), (2, 500, 'p')"]).await;
+    let name = scene.take().await.to_string();
+    let sql = ["DELETE FROM pets", "DELETE FROM people", "INSERT INTO people VALUES (1000, 'again', 'Ann')"];
+    scene.execute_all(&sql).await;
+    let relations = scene.file("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'name'\n");
+    for _ in 0..2 {
+        let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
+        assert_eq!((rows(&report, "mapped").len(), rows(&report, "ambiguous")["people"]), (0, 2), "{report}");
+        assert_eq!(rows(&report, "deferred")["pets"], 2, "{report}");
+        assert_eq!(scene.db.number("SELECT COUNT(*) FROM people").await, 499);
+        assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 0);
+    }
+}
+
+/// The phone says that it is the first, and the card, of which the table below knows, that it is the second.
+async fn a_claim_that_comes_late_takes_back_what_the_first_one_led_to(engine: Engine) {
+    let tables = [
+        "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, phone VARCHAR(20) NULL)",
+        "CREATE TABLE animals (id BIGINT NOT NULL PRIMARY KEY, owner BIGINT NULL, name VARCHAR(40) NULL,
+            FOREIGN KEY (owner) REFERENCES people (id))",
+        "CREATE TABLE members (id BIGINT NOT NULL PRIMARY KEY, card VARCHAR(20) NULL,
+            FOREIGN KEY (id) REFERENCES people (id))",
+    ];
+    let scene = Scene::new(engine, &tables).await;
+    let sql = [
+        "INSERT INTO people VALUES (1, 'p'), (2, 'q')",
+        "INSERT INTO members VALUES (2, 'k')",
+        "INSERT INTO animals VALUES (1, 1, 'Rex'), (2, 1, 'Tom')",
+    ];
+    scene.execute_all(&sql).await;
+    let name = scene.take().await.to_string();
+    let sql = [
+        "DELETE FROM animals",
+        "DELETE FROM members",
+        "DELETE FROM people",
+        "INSERT INTO people VALUES (10, 'p')",
+        "INSERT INTO members VALUES (10, 'k')",
+        "INSERT INTO animals VALUES (100, 10, 'Rex')",
+    ];
+    scene.execute_all(&sql).await;
+    let relations = "[[identity]]\ntable = 'people'\ncolumns = 'phone'\n
+                     [[identity]]\ntable = 'members'\ncolumns = 'card'\n
+                     [[identity]]\ntable = 'animals'\ncolumns = ['owner', 'name']\n";
+    let relations = scene.file("r.toml", relations);
+    let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
+    assert!(rows(&report, "mapped").is_empty(), "{report}");
+    let ambiguous = rows(&report, "ambiguous");
+    assert_eq!((ambiguous["people"], ambiguous["members"]), (2, 1), "{report}");
+    assert_eq!(rows(&report, "deferred")["animals"], 2, "{report}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM animals").await, 1);
+}
+
+/// A run before this one has put a member in under another key: that one is as it went in, whoever else has its
+/// phone.
+async fn what_a_run_has_put_in_is_not_somebody_else(engine: Engine) {
+    let tables = [
+        PEOPLE[0],
+        "CREATE TABLE members (id BIGINT NOT NULL PRIMARY KEY, phone VARCHAR(20) NULL,
+            FOREIGN KEY (id) REFERENCES people (id))",
+        "CREATE TABLE visits (id BIGINT NOT NULL PRIMARY KEY, member BIGINT NOT NULL,
+            FOREIGN KEY (member) REFERENCES members (id))",
+    ];
+    let scene = Scene::new(engine, &tables).await;
+    let sql = [
+        "INSERT INTO people VALUES (1, 'c1', 'a'), (2, 'c2', 'b'), (3, 'c3', 'c')",
+        "INSERT INTO members VALUES (1, 'p'), (2, 'p'), (3, 'p')",
+        "INSERT INTO visits VALUES (1, 1), (2, 2), (3, 3)",
+    ];
+    scene.execute_all(&sql).await;
+    let name = scene.take().await.to_string();
+    let sql = [
+        "DELETE FROM visits",
+        "DELETE FROM members",
+        "DELETE FROM people WHERE id = 2",
+        // The second is here again, and its membership is not: it goes in under the new key.
+        "INSERT INTO people VALUES (10, 'c2', 'b')",
+    ];
+    scene.execute_all(&sql).await;
+    let relations = scene.file("r.toml", "[[identity]]\ntable = 'members'\ncolumns = 'phone'\n");
+    let restore = ["restore", &name, "--missing", "--apply", "--relations", &relations];
+    scene.json(0, &restore);
+    assert_eq!(scene.db.number("SELECT member FROM visits WHERE id = 2").await, 10);
+    // As if that run had been killed before the others were in.
+    scene.execute_all(&["DELETE FROM visits", "DELETE FROM members WHERE id <> 10"]).await;
+    let report = scene.json(3, &restore);
+    assert_eq!((rows(&report, "mapped")["members"], rows(&report, "ambiguous")["members"]), (1, 2), "{report}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM visits").await, 1, "{report}");
+    assert_eq!(scene.db.number("SELECT member FROM visits WHERE id = 2").await, 10, "{report}");
 }
 
 /// Nobody has said which of two keys identifies somebody.

@@ -152,13 +152,13 @@ impl Undo {
     ) -> anyhow::Result<Option<String>> {
         let mut row = live.to_vec();
         row[..before.len()].clone_from_slice(before);
-        tx.remember().await?;
+        tx.savepoint().await?;
         let refusal = match update(&self.live, tx, &self.shapes[table], &row).await {
             Ok(_) => None,
             Err(error) if is_refusal(&error) => Some(refused(&error)),
             Err(error) => return Err(error.into()),
         };
-        tx.forget().await?;
+        tx.rollback_to_savepoint().await?;
         Ok(refusal)
     }
 

@@ -250,13 +250,13 @@ impl Undo {
         }
         // What the database refuses leaves the row as it was.
         if alone != live {
-            tx.remember().await?;
+            tx.savepoint().await?;
         }
         match self.delete(tx, shape, &live, &alone).await {
             Ok(()) => done.removed += 1,
             Err(error) if is_refusal(&error) => {
                 if alone != live {
-                    tx.forget().await?;
+                    tx.rollback_to_savepoint().await?;
                 }
                 return Ok(Some((key, refused(&error))));
             }

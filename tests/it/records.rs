@@ -1,0 +1,124 @@
+//! Migration records, many of them and bad ones: none stops another, nor the rest of the scheduler.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+    time::Duration,
+};
+
+use daymend::{
+    args,
+    clock::Clock,
+    recompute::shrink::MaxShrink,
+    rollup::HISTORICAL_SUMMARY,
+    runs::RunState,
+    scheduler::{
+        self, Report,
+        migrations::{self, Limits},
+    },
+};
+
+use crate::{
+    held::{change_of, hold, requested},
+    on_both,
+    scheduler::now,
+    support::{
+        Engine, TestDb,
+        process::command,
+        wait_until,
+        work::{SCHEDULER, rollups},
+    },
+};
+
+on_both! {
+    a_record_that_cannot_be_taken_stops_no_other;
+    runs_are_closed_before_records_are_taken;
+    many_records_are_taken_in_turns;
+}
+
+async fn a_record_that_cannot_be_taken_stops_no_other(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let records = requested(&db, 1..=3).await;
+    let trigger = match engine {
+        Engine::MariaDb => {
+            "CREATE TRIGGER never BEFORE UPDATE ON crelio_data_migrations FOR EACH ROW
+             IF NEW.lab_id = 2 THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'never'; END IF"
+        }
+        Engine::Sqlite => {
+            "CREATE TRIGGER never BEFORE UPDATE ON crelio_data_migrations WHEN NEW.lab_id = 2
+             BEGIN SELECT RAISE(ABORT, 'never'); END"
+        }
+    };
+    db.execute(trigger, args![]).await;
+    let report = db.tick(now()).await;
+    assert!(report.unusable[&2].contains("never") && report.unusable.len() == 1, "{report:?}");
+    let statuses = async || {
+        let mut statuses = Vec::new();
+        for record in &records {
+            statuses.push(db.record_status(*record).await);
+        }
+        statuses
+    };
+    assert_eq!(statuses().await, ["Running (0/1)", "Pending", "Running (0/1)"]);
+    db.execute("DROP TRIGGER never", args![]).await;
+    assert!(db.tick(now()).await.unusable.is_empty());
+    assert_eq!(statuses().await, ["Running (0/1)"; 3]);
+}
+
+/// The records cannot even be read.
+async fn runs_are_closed_before_records_are_taken(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    let run = db.tick(now()).await.enqueued[0].run;
+    db.execute("UPDATE daymend_jobs SET state = 'completed'", args![]).await;
+    db.execute("ALTER TABLE crelio_data_migrations RENAME COLUMN is_scheduled TO scheduled", args![]).await;
+    let rollups = rollups();
+    let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+    scheduler::tick(&db.db, rollup, &SCHEDULER, Clock::Fixed(now())).await.unwrap_err();
+    assert_eq!(db.run(run).await.0.state, RunState::Completed);
+}
+
+async fn many_records_are_taken_in_turns(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    requested(&db, 1..=45).await;
+    let rollups = rollups();
+    let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+    let limits = Limits { attempts_max: 5, max_shrink: MaxShrink::OFF };
+    let mut report = Report::default();
+    let after = migrations::take_pending(&db.db, rollup, limits, None, now(), &mut report).await.unwrap();
+    assert_eq!((after, report.enqueued.len()), (Some(20), 20));
+    // What asks meanwhile, and is before its turn, waits for the next round.
+    db.request_rebuild(1).await;
+    let after = migrations::take_pending(&db.db, rollup, limits, after, now(), &mut report).await.unwrap();
+    assert_eq!((after, report.enqueued.len()), (Some(40), 40));
+    let after = migrations::take_pending(&db.db, rollup, limits, after, now(), &mut report).await.unwrap();
+    assert_eq!((after, report.enqueued.len()), (None, 45));
+    // Whoever looks once takes all that there is.
+    requested(&db, 101..=125).await;
+    let rebuilds = db.tick(now()).await.enqueued;
+    let rebuilds = rebuilds.iter().filter(|enqueued| enqueued.reason.starts_with("rebuild")).count();
+    assert_eq!(rebuilds, 26);
+}
+
+/// What there is to rebuild has been read before: it is not read again each time that the record is tried.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_that_waits_for_its_record_knows_what_to_do() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let record = requested(&db, 1..=1).await[0];
+    let held = hold(&db, &change_of(record)).await;
+    let mut waiting = command(&db, &["--now", "2026-06-15T12:00:00Z", "rebuild", "--lab", "1", "--wait"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(waiting.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let is_waiting = |line: &String| line.contains("held by somebody else, waiting");
+    assert!(tokio::task::block_in_place(|| log.any(|line| is_waiting(&line))), "it ended");
+    db.execute("UPDATE labs SET labTimeZone = 'Nowhere' WHERE id = 1", args![]).await;
+    held.commit().await.unwrap();
+    let is_taken = async || db.record_status(record).await != "Pending";
+    wait_until("the record to be taken", Duration::from_secs(60), is_taken).await;
+    assert_eq!(db.record_status(record).await, "Running (0/1)");
+    waiting.kill().unwrap();
+    waiting.wait().unwrap();
+}
