@@ -13,7 +13,13 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
-use super::{NOTHING_TO_DO, Session, fault, fetch::Unit, upkeep::refused, wait_after};
+use super::{
+    NOTHING_TO_DO, Session, fault,
+    fetch::Unit,
+    room::Room,
+    upkeep::{Acks, refused},
+    wait_after,
+};
 use crate::{
     db::{Backoff, DbError, Kind},
     error::chain,
@@ -81,22 +87,28 @@ impl AttemptError {
 }
 
 /// Runs a unit to its end. Whatever goes wrong is settled here; nothing is left for apalis.
-pub(super) async fn handle(session: Arc<Session>, acks: UnboundedSender<Vec<Job>>, unit: Unit) {
+pub(super) async fn handle(session: Arc<Session>, acks: UnboundedSender<Acks>, unit: Unit) {
     // What is not begun any more is handed back at the end of the session.
     if !session.may_begin().await {
         return;
     }
     session.busy.fetch_add(1, Ordering::Relaxed);
-    let jobs = unit.jobs.len();
     // A panic in here, and not in the recompute, leaves jobs that nobody settles: only the end of this
     // session gives them back.
     session.vital("what settles jobs", handle_unit(&session, &acks, unit)).await;
     session.busy.fetch_sub(1, Ordering::Relaxed);
-    session.held.fetch_sub(jobs, Ordering::Relaxed);
 }
 
-async fn handle_unit(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit: Unit) {
+async fn handle_unit(session: &Arc<Session>, acks: &UnboundedSender<Acks>, mut unit: Unit) {
     fault::inject_once("handler");
+    let mut room = unit.room.split(unit.jobs.len());
+    let released = settle_unit(session, acks, &unit, &mut room).await;
+    session.rests.forget(unit.jobs.iter().map(|job| job.id).filter(|id| !released.contains(id)));
+}
+
+/// Settles the jobs of a unit, or sends them to be acked; those that were released.
+async fn settle_unit(session: &Arc<Session>, acks: &UnboundedSender<Acks>, unit: &Unit, room: &mut Room) -> Vec<i64> {
+    let mut released = Vec::new();
     let mut jobs = unit.jobs.as_slice();
     if let [first, .., last] = jobs {
         let span = tracing::info_span!(
@@ -109,9 +121,12 @@ async fn handle_unit(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, u
             attempt = first.attempt
         );
         let result;
-        (jobs, result) = attempt(session, &unit, jobs).instrument(span.clone()).await;
+        (jobs, result) = attempt(session, unit, jobs).instrument(span.clone()).await;
         match result {
-            Ok(()) => return unchanged(acks, jobs),
+            Ok(()) => {
+                unchanged(acks, room, jobs);
+                return released;
+            }
             Err(AttemptError::Recompute(RecomputeError::LostLease)) => {
                 // One of the jobs was cancelled or rescued: the others may still be ours.
                 tracing::debug!(parent: &span, "a group lost a job, going on one day at a time");
@@ -130,18 +145,32 @@ async fn handle_unit(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, u
             day = %job.day,
             attempt = job.attempt
         );
-        run_one(session, acks, &unit, job).instrument(span).await;
+        if run_one(session, acks, unit, job, room).instrument(span).await {
+            released.push(job.id);
+        }
     }
+    released
 }
 
-async fn run_one(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit: &Unit, job: &Job) {
+/// Runs one job to its end; whether it was released.
+async fn run_one(
+    session: &Arc<Session>,
+    acks: &UnboundedSender<Acks>,
+    unit: &Unit,
+    job: &Job,
+    room: &mut Room,
+) -> bool {
     let mut failures = 0;
     while !session.lost.is_cancelled() {
         let error = match attempt(session, unit, std::slice::from_ref(job)).await {
-            (rest, Ok(())) => return unchanged(acks, rest),
-            ([], Err(_)) => return,
+            (rest, Ok(())) => {
+                unchanged(acks, room, rest);
+                return false;
+            }
+            ([], Err(_)) => return false,
             (_, Err(AttemptError::Recompute(RecomputeError::LostLease))) => {
-                return refused(session, std::slice::from_ref(job));
+                refused(session, std::slice::from_ref(job));
+                return false;
             }
             (_, Err(error)) => error,
         };
@@ -153,13 +182,11 @@ async fn run_one(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit:
             // A key that is still there after so many retries is no race: the site has a unique key
             // that daymend does not know. That is a failure like others, or it would never end.
             Some(database) if database.is_passing() => {
-                let rest = session.rest_of(job.id);
+                let rest = session.rests.next(job.id);
                 tracing::warn!(error = %chain(&error), ?rest, "conflicts outlasted the retries, resting");
-                settle_until_done(session, job, Outcome::Released, || {
-                    settle::release(&session.db, session.worker_id, job, rest)
-                })
-                .await;
-                return;
+                settle(session, job, Outcome::Released, || settle::release(&session.db, session.worker_id, job, rest))
+                    .await;
+                return true;
             }
             _ => {
                 let backoff = Backoff { base: session.config.backoff, max: BACKOFF_MAX };
@@ -169,49 +196,43 @@ async fn run_one(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit:
                     backoff: backoff.wait(u32::try_from(job.attempt).unwrap_or(1)),
                 };
                 tracing::warn!(error = failure.error, permanent = failure.permanent, "attempt failed");
-                let is_settled = settle_until_done(session, job, error.outcome(), || {
+                let is_settled = settle(session, job, error.outcome(), || {
                     settle::fail(&session.db, session.worker_id, job, &failure)
                 })
                 .await;
                 if is_settled && (failure.permanent || job.attempt >= job.attempts_max) {
                     JOBS_DISCARDED.add([job.kind.name()], 1);
                 }
-                return;
-            }
-        }
-    }
-}
-
-/// Settles a job, waiting for the database where it is away; whether the job was still this worker's.
-async fn settle_until_done<F>(session: &Session, job: &Job, outcome: Outcome, settle: impl Fn() -> F) -> bool
-where
-    F: Future<Output = Result<bool, DbError>>,
-{
-    let mut failures = 0;
-    while !session.lost.is_cancelled() {
-        match settle().await {
-            Ok(true) => {
-                ATTEMPTS.add([job.kind.name(), outcome.name()], 1);
-                return true;
-            }
-            Ok(false) => {
-                refused(session, std::slice::from_ref(job));
                 return false;
-            }
-            Err(error) => {
-                failures += 1;
-                wait_after(&error, "settle", failures, &session.lost).await;
             }
         }
     }
     false
 }
 
+/// Settles a job; whether it was still this worker's.
+async fn settle<F>(session: &Session, job: &Job, outcome: Outcome, settle: impl FnMut() -> F) -> bool
+where
+    F: Future<Output = Result<bool, DbError>>,
+{
+    match session.insist("settle", settle).await {
+        Some(true) => {
+            ATTEMPTS.add([job.kind.name(), outcome.name()], 1);
+            true
+        }
+        Some(false) => {
+            refused(session, std::slice::from_ref(job));
+            false
+        }
+        None => false,
+    }
+}
+
 /// Acks jobs that found nothing to change.
-fn unchanged(acks: &UnboundedSender<Vec<Job>>, jobs: &[Job]) {
+fn unchanged(acks: &UnboundedSender<Acks>, room: &mut Room, jobs: &[Job]) {
     if !jobs.is_empty() {
         // The acker outlives every unit; where it is gone, so is the session.
-        let _ = acks.send(jobs.to_vec());
+        let _ = acks.send(Acks { jobs: jobs.to_vec(), room: room.split(jobs.len()) });
     }
 }
 
