@@ -2,7 +2,8 @@
 //!
 //! Each recompute runs in a task of its own under the job timeout, so that a panic is an
 //! error like others and a recompute that hangs is dropped, its transaction rolled back. A
-//! conflict that outlasts its retries, or a database that is away, uses up no attempt.
+//! conflict that outlasts its retries, or a database that is away, uses up no attempt; a connection
+//! that is ended again and again while the database answers does.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -41,6 +42,11 @@ const BACKOFF_MAX: Duration = Duration::from_secs(600);
 /// How long a recompute that is given up may take to say how far it has come.
 const ABORT_WAIT: Duration = Duration::from_secs(1);
 
+/// How often in a row, and for how long, a connection may be cut off by a database that answers others, before it
+/// counts as a failed attempt.
+const CUTS_MIN: u32 = 3;
+const CUTS_TIME: Duration = Duration::from_secs(5);
+
 /// How an attempt ended that did not complete.
 #[derive(Debug, thiserror::Error)]
 enum AttemptError {
@@ -52,6 +58,10 @@ enum AttemptError {
     TimedOut(Duration),
     #[error("the recompute panicked: {0}")]
     Panicked(String),
+    #[error(
+        "its connection ended {0} times in a row while the database answered others: does somebody kill what takes long?"
+    )]
+    CutOff(u32, #[source] RecomputeError),
 }
 
 impl AttemptError {
@@ -66,7 +76,7 @@ impl AttemptError {
         match self {
             Self::TimedOut(_) => Outcome::TimedOut,
             Self::Panicked(_) => Outcome::Panicked,
-            Self::Recompute(_) | Self::UnknownRollup(_) => Outcome::Failed,
+            Self::Recompute(_) | Self::UnknownRollup(_) | Self::CutOff(..) => Outcome::Failed,
         }
     }
 
@@ -81,7 +91,7 @@ impl AttemptError {
                     | RecomputeError::Overflow { .. }
                     | RecomputeError::Shrinks { .. }
             ),
-            Self::TimedOut(_) | Self::Panicked(_) => false,
+            Self::TimedOut(_) | Self::Panicked(_) | Self::CutOff(..) => false,
         }
     }
 }
@@ -161,8 +171,9 @@ async fn run_one(
     room: &mut Room,
 ) -> bool {
     let mut failures = 0;
+    let mut cuts = Cuts::default();
     while !session.lost.is_cancelled() {
-        let error = match attempt(session, unit, std::slice::from_ref(job)).await {
+        let mut error = match attempt(session, unit, std::slice::from_ref(job)).await {
             (rest, Ok(())) => {
                 unchanged(acks, room, rest);
                 return false;
@@ -174,11 +185,20 @@ async fn run_one(
             }
             (_, Err(error)) => error,
         };
-        match error.database() {
-            Some(database) if database.kind == Kind::Unavailable => {
-                failures += 1;
+        if let Some(database) = error.database()
+            && database.kind == Kind::Unavailable
+        {
+            failures += 1;
+            if !cuts.are_too_many(session, database).await {
                 wait_after(database, "recompute", failures, &session.lost).await;
+                continue;
             }
+            error = match error {
+                AttemptError::Recompute(error) => AttemptError::CutOff(cuts.times, error),
+                other => other,
+            };
+        }
+        match error.database() {
             // A key that is still there after so many retries is no race: the site has a unique key
             // that daymend does not know. That is a failure like others, or it would never end.
             Some(database) if database.is_passing() => {
@@ -208,6 +228,29 @@ async fn run_one(
         }
     }
     false
+}
+
+/// How often in a row the connection of a job was cut off by a database that answers others, and since when.
+#[derive(Debug, Default)]
+struct Cuts {
+    times: u32,
+    first: Option<Instant>,
+}
+
+impl Cuts {
+    /// Counts one, or begins anew where nothing answers; whether it is no outage any more. Whoever kills the
+    /// connection of what takes long would kill it again, for ever. A network that comes and goes may end it a
+    /// few times as well, but not for seconds and always in the middle of the same job.
+    async fn are_too_many(&mut self, session: &Session, error: &DbError) -> bool {
+        let ping = async { error.is_cut_off() && session.db.ping().await.is_ok() };
+        if session.lost.run_until_cancelled(ping).await != Some(true) {
+            *self = Self::default();
+            return false;
+        }
+        self.times += 1;
+        let first = *self.first.get_or_insert_with(Instant::now);
+        self.times >= CUTS_MIN && first.elapsed() >= CUTS_TIME
+    }
 }
 
 /// Settles a job; whether it was still this worker's.

@@ -21,6 +21,7 @@ use crate::{
         proxy::{Proxy, Weather},
         server::{self, Server},
         wait_until,
+        work::jobs_with,
     },
 };
 
@@ -355,6 +356,36 @@ async fn a_statement_that_somebody_kills_is_no_outage() {
     let (result, ()) = tokio::join!(running, killing);
     let error = result.unwrap_err();
     assert_eq!((code(&error.source), error.kind), (1317, Kind::Other), "{}", chain(&error));
+}
+
+/// A watchdog that kills the connections of what takes long would do so for ever, and the worker try for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_connection_is_killed_every_time_uses_up_its_attempts() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    for lab in 1..=2 {
+        db.add_lab(lab, Some(LAB.1.name())).await;
+        db.fill_lab(lab, "2026-06-01".parse().unwrap(), 5, 5).await;
+    }
+    let jobs = jobs_with("(billing.lab_id <> 2 OR SLEEP(600) = 0)");
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02", "--attempts", "2"]);
+    let worker = ["--jobs-dir", jobs.path().to_str().unwrap(), "--now", NOW, "worker", "--backoff", "100ms"];
+    let mut worker = Process::start(&db, &worker);
+    let slow = "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND state = 'User sleep'";
+    let killed = AtomicU32::new(0);
+    wait_until("the slow job to be discarded", LIMIT, async || {
+        for row in db.rows(slow, args![]).await {
+            db.apply(&format!("KILL CONNECTION {}", row.int(0).unwrap())).await;
+            killed.fetch_add(1, Ordering::SeqCst);
+        }
+        db.number("SELECT COUNT(*) FROM daymend_jobs WHERE lab_id = 2 AND state = 'discarded' AND attempt = 2").await
+            == 1
+    })
+    .await;
+    let error = db.text("SELECT error FROM daymend_jobs WHERE state = 'discarded'").await;
+    assert!(error.contains("times in a row while the database answered others"), "{error}");
+    assert!((6..40).contains(&killed.into_inner()));
+    wait_until("the other lab to be done", LIMIT, async || completed(&db).await == 1).await;
+    assert!(worker.is_running());
 }
 
 /// An operator holds jobs that are running and have nothing to change: the others are acked, no more
