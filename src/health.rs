@@ -1,6 +1,7 @@
 //! Whether this process is fit to be left alone: what the probes ask.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -22,8 +23,8 @@ pub struct Pulse {
     /// For how long a beat counts.
     fresh: Duration,
     last: Mutex<Option<Instant>>,
-    /// What keeps it from its work, where something does.
-    trouble: Mutex<Option<String>>,
+    /// What keeps it from its work, where something does, by what of its work that is.
+    troubles: Mutex<BTreeMap<&'static str, String>>,
 }
 
 impl Health {
@@ -62,13 +63,22 @@ impl Pulse {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Says what keeps the part from its work, until it says that nothing does.
-    pub fn set_trouble(&self, why: Option<String>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    /// Says what keeps the part from this work, until it says that nothing does.
+    pub fn set_trouble(&self, what: &'static str, why: Option<String>) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        match why {
+            Some(why) => troubles.insert(what, why),
+            None => troubles.remove(what),
+        };
+    }
+
+    /// Says that nothing keeps the part from any work.
+    pub fn set_no_trouble(&self) {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn check(&self) -> Result<(), String> {
-        if let Some(why) = &*self.trouble.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(why) = self.troubles.lock().unwrap_or_else(PoisonError::into_inner).values().next() {
             return Err(why.clone());
         }
         match self.last.lock().unwrap_or_else(PoisonError::into_inner).map(|last| last.elapsed()) {
@@ -103,10 +113,15 @@ mod tests {
     fn a_part_in_trouble_is_not_well_however_fresh_it_is() {
         let health = Health::default();
         let worker = health.part("worker", Duration::from_secs(60));
-        worker.set_trouble(Some("claim: denied".to_owned()));
+        worker.set_trouble("claim", Some("claim: denied".to_owned()));
         worker.beat();
         assert_eq!(health.report(), [("worker", Err("claim: denied".to_owned()))]);
-        worker.set_trouble(None);
+        worker.set_trouble("settle", None);
+        assert_eq!(health.report(), [("worker", Err("claim: denied".to_owned()))], "that is other work");
+        worker.set_trouble("claim", None);
+        assert_eq!(health.report(), [("worker", Ok(()))]);
+        worker.set_trouble("claim", Some("claim: denied".to_owned()));
+        worker.set_no_trouble();
         assert_eq!(health.report(), [("worker", Ok(()))]);
     }
 }

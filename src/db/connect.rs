@@ -10,7 +10,7 @@ use sqlx::{
 };
 use url::Url;
 
-use super::{Db, DbError, Kind, Pool};
+use super::{Db, DbError, Kind, Pool, error::CONNECT};
 
 /// How long to wait for a connection before the database counts as unreachable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -243,7 +243,7 @@ impl Db {
             let once = tokio::time::timeout(ACQUIRE_TIMEOUT / 5, MySqlConnection::connect_with(&options)).await;
             answer = once.map_or(Ok(()), |once| once.map(drop)).and(answer);
         }
-        let answer = answer.map_err(|error| DbError::new("connect", error));
+        let answer = answer.map_err(|error| DbError::new(CONNECT, error));
         // SQLite has nobody who could refuse: its errors are about the file.
         let has_server = matches!(self.pool, Pool::MySql(_));
         let what = match &answer {

@@ -1,5 +1,8 @@
 //! Database errors, sorted by what to do about them.
 
+/// How errors name the way to a connection.
+pub(super) const CONNECT: &str = "connect";
+
 /// What an error of the database calls for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -130,6 +133,21 @@ fn sqlite_kind(code: u32, message: &str) -> Kind {
 }
 
 impl DbError {
+    /// Whether a connection was lost that a statement was on: by an outage, or by somebody who kills it.
+    #[must_use]
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.kind == Kind::Unavailable
+            && self.statement != CONNECT
+            && match &self.source {
+                // Server shutdown, which is also what MySQL says of a statement whose connection is killed; aborted
+                // connection; killed connection; lost or gone; killed session.
+                sqlx::Error::Database(_) => {
+                    matches!(code(&self.source), 1053 | 1152 | 1184 | 1927 | 2006 | 2013 | 3169)
+                }
+                _ => true,
+            }
+    }
+
     /// Whether a row holds a value that cannot be read: its lab has to wait for somebody, the
     /// others do not.
     #[must_use]

@@ -23,7 +23,7 @@ use futures::{FutureExt as _, StreamExt, TryStreamExt, stream::BoxStream};
 use sqlx::{Column as _, Executor as _, MySql, Sqlite, Statement as _, pool::PoolConnection};
 use tokio::sync::mpsc;
 
-use super::{Arg, Db, DbClock, DbError, Dialect, Mode, Pool, Row, Statement, connect::PING_TIMEOUT};
+use super::{Arg, Db, DbClock, DbError, Dialect, Mode, Pool, Row, Statement, connect::PING_TIMEOUT, error::CONNECT};
 use crate::statement;
 
 statement!(NOW, "database now", "SELECT {now_us}");
@@ -137,7 +137,7 @@ macro_rules! on_connection {
 impl Tx {
     /// A connection on which no transaction has begun.
     pub(super) async fn acquire(db: &Db) -> Result<Self, DbError> {
-        let named = |error| DbError::new("connect", error);
+        let named = |error| DbError::new(CONNECT, error);
         let interrupt = Arc::new(AtomicBool::new(false));
         let timed_out = |failure: Failure| named(failure.into_error(db.limit));
         let connection = match &db.pool {

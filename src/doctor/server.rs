@@ -154,7 +154,7 @@ async fn clock(patient: &Patient<'_>) -> Result<Chart, DbError> {
         chart.find(
             "clock",
             format!("the database's clock is {:.0} s {which} this host's", skew.abs()),
-            "synchronise both with NTP (chronyc tracking): the scheduler goes by this one, leases by the database's",
+            "synchronise both with NTP (chronyc tracking): days end by the clock that is behind, leases by the database's",
         );
     }
     Ok(chart)

@@ -3,12 +3,16 @@
 //! Every statement is fenced by (job, attempt, worker) and checks how many jobs it found: a
 //! worker that lost its lease changes nothing, and learns so.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
-use super::{Job, JobKind};
+use super::Job;
 use crate::{
     args,
-    db::{Db, DbError, Mode, Tx, clipped, retry},
+    db::{Db, DbError, Kind, Mode, Tx, clipped, retry},
     recompute::Changes,
     statement,
 };
@@ -55,11 +59,26 @@ statement!(
 );
 
 statement!(
+    OWN_LOCK,
+    "lock own jobs",
+    "SELECT id FROM daymend_jobs WHERE state = 'running' AND worker_id = ? AND id IN ({list}) {skip_locked}"
+);
+
+statement!(OWN, "own jobs", "SELECT id FROM daymend_jobs WHERE state = 'running' AND worker_id = ? AND id IN ({list})");
+
+statement!(
+    HAND_BACK_LOCK,
+    "lock for hand-back",
+    "SELECT id FROM daymend_jobs {force_claim}
+     WHERE kind IN ('nightly', 'repair', 'rebuild') AND state = 'running' AND sort_key = ? {skip_locked}"
+);
+
+statement!(
     HAND_BACK_RECORD,
     "record hand-back",
     "INSERT INTO daymend_attempts (job_id, attempt, worker_id, started_at, ended_at, outcome, error)
      SELECT id, attempt, worker_id, claimed_at, {now}, 'handed_back', NULL FROM daymend_jobs
-     WHERE kind = ? AND state = 'running' AND sort_key = ?"
+     WHERE state = 'running' AND worker_id = ? AND id IN ({list})"
 );
 
 statement!(
@@ -67,8 +86,18 @@ statement!(
     "hand back",
     "UPDATE daymend_jobs
      SET state = 'available', sort_key = {now_us}, attempt = attempt - 1
-     WHERE kind = ? AND state = 'running' AND sort_key = ?"
+     WHERE state = 'running' AND worker_id = ? AND id IN ({list})"
 );
+
+statement!(
+    HELD,
+    "jobs of worker",
+    "SELECT COUNT(*) FROM daymend_jobs {force_claim}
+     WHERE kind IN ('nightly', 'repair', 'rebuild') AND state = 'running' AND sort_key = ?"
+);
+
+/// How many jobs one statement hands back.
+const JOBS_A_STATEMENT: usize = 500;
 
 /// How a failed attempt goes on.
 #[derive(Debug, Clone)]
@@ -97,16 +126,60 @@ pub async fn complete(tx: &mut Tx, worker_id: i64, jobs: &[&Job], changes: Chang
     Ok(found)
 }
 
-/// Completes jobs that found nothing to change, in a transaction of their own.
-pub async fn complete_unchanged(db: &Db, worker_id: i64, jobs: &[Job]) -> Result<u64, DbError> {
-    let jobs: Vec<&Job> = jobs.iter().collect();
+/// What became of jobs that were to be completed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Completed {
+    /// How many the fence let through.
+    pub found: u64,
+    /// Those that still run, and which somebody else keeps locked: they are to be tried again.
+    pub held: Vec<i64>,
+}
+
+/// Completes jobs that found nothing to change, in a transaction of their own: all of them, or, where
+/// somebody is in the way, those that nobody else keeps locked.
+pub async fn complete_unchanged(db: &Db, worker_id: i64, jobs: &[Job]) -> Result<Completed, DbError> {
+    let all: Vec<&Job> = jobs.iter().collect();
+    let is_contended = AtomicBool::new(false);
     retry("complete", || async {
+        if is_contended.swap(true, Ordering::Relaxed) {
+            return complete_not_held(db, worker_id, jobs).await;
+        }
         let mut tx = db.begin(Mode::Write).await?;
-        let found = complete(&mut tx, worker_id, &jobs, Changes::default()).await?;
-        tx.commit().await?;
-        Ok(found)
+        match complete(&mut tx, worker_id, &all, Changes::default()).await {
+            Ok(found) => {
+                tx.commit().await?;
+                Ok(Completed { found, held: Vec::new() })
+            }
+            Err(error) => {
+                // What it has locked must not be in the way of the next try.
+                if error.kind == Kind::Conflict {
+                    tx.rollback().await?;
+                }
+                Err(error)
+            }
+        }
     })
     .await
+}
+
+/// Completes those of the jobs that nobody else keeps locked.
+pub async fn complete_unlocked(db: &Db, worker_id: i64, jobs: &[Job]) -> Result<Completed, DbError> {
+    retry("complete", || complete_not_held(db, worker_id, jobs)).await
+}
+
+async fn complete_not_held(db: &Db, worker_id: i64, jobs: &[Job]) -> Result<Completed, DbError> {
+    let mut tx = db.begin(Mode::Write).await?;
+    let args = || args![worker_id; jobs.iter().map(|job| &job.id)];
+    let locked = tx.fetch_all(OWN_LOCK.with_list(jobs.len()), args(), |row| row.int(0)).await?;
+    let mut held = Vec::new();
+    if locked.len() < jobs.len() {
+        held = tx.fetch_all(OWN.with_list(jobs.len()), args(), |row| row.int(0)).await?;
+        held.retain(|id| !locked.contains(id));
+    }
+    let jobs: Vec<&Job> = jobs.iter().filter(|job| locked.contains(&job.id)).collect();
+    let found = complete(&mut tx, worker_id, &jobs, Changes::default()).await?;
+    tx.commit().await?;
+    Ok(Completed { found, held })
 }
 
 /// Ends an attempt in failure; whether the fence let it through.
@@ -138,16 +211,17 @@ pub async fn release(db: &Db, worker_id: i64, job: &Job, wait: Duration) -> Resu
     Ok(found == 1)
 }
 
-/// Gives back everything that a worker still holds, with the attempts restored; how many jobs.
+/// Gives back what a worker still holds, with the attempts restored, but for jobs that somebody keeps locked;
+/// how many.
 pub async fn hand_back(db: &Db, worker_id: i64) -> Result<u64, DbError> {
     retry("hand back", || async {
         let mut tx = db.begin(Mode::Write).await?;
+        let ids = tx.fetch_all(&HAND_BACK_LOCK, args![worker_id], |row| row.int(0)).await?;
         let mut jobs = 0;
-        for kind in JobKind::ALL {
-            let recorded = tx.execute(&HAND_BACK_RECORD, args![kind.name(), worker_id]).await?;
-            let handed_back = tx.execute(&HAND_BACK, args![kind.name(), worker_id]).await?;
+        for ids in ids.chunks(JOBS_A_STATEMENT) {
+            let recorded = tx.execute(HAND_BACK_RECORD.with_list(ids.len()), args![worker_id; ids]).await?;
+            let handed_back = tx.execute(HAND_BACK.with_list(ids.len()), args![worker_id; ids]).await?;
             if recorded != handed_back {
-                // Some were rescued or cancelled in between.
                 return Err(DbError::changed(HAND_BACK.name));
             }
             jobs += handed_back;
@@ -156,4 +230,9 @@ pub async fn hand_back(db: &Db, worker_id: i64) -> Result<u64, DbError> {
         Ok(jobs)
     })
     .await
+}
+
+/// How many jobs a worker holds.
+pub async fn held(db: &Db, worker_id: i64) -> Result<i64, DbError> {
+    db.fetch_one(&HELD, args![worker_id], |row| row.int(0)).await
 }

@@ -7,12 +7,12 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Session, backend::QueueBackend, fault, wait_after};
+use super::{Session, backend::QueueBackend, fault, room::Room, wait_after};
 use crate::{
-    db::{COMMIT, DbError, Kind, Mode},
+    db::{COMMIT, Db, DbError, Kind, Mode},
     error::chain,
     metrics::catalogue::{CLAIM_DURATION, JOBS_CLAIMED, QUEUE_LATENCY},
     queue::{
@@ -36,7 +36,7 @@ const RESCUE_EVERY: Duration = Duration::from_secs(5);
 const TURNS_A_SLOT: usize = 2;
 
 /// How many jobs a worker holds at most, however short they are.
-pub(super) const ROOM_MAX: usize = 1000;
+const ROOM_MAX: usize = 1000;
 
 /// Where what it held was done sooner, a worker takes twice as much next time...
 const TOO_SOON: Duration = Duration::from_millis(200);
@@ -53,8 +53,8 @@ pub(super) struct Unit {
     pub(super) as_of: DateTime<Utc>,
     /// How much of a day may vanish.
     pub(super) max_shrink: MaxShrink,
-    /// The room that its jobs take up, given back when the unit is done.
-    _room: OwnedSemaphorePermit,
+    /// The room that its jobs take up.
+    pub(super) room: Room,
 }
 
 /// The backend that apalis polls, and the task that feeds it.
@@ -105,13 +105,13 @@ impl Fetcher {
         loop {
             // Half of what it means to hold has to be done, so that claims stay few and large.
             let begun = Instant::now();
-            while tokio::time::timeout(RESCUE_EVERY, self.wait_for_room(self.room_wanted / 2)).await.is_err() {
+            while tokio::time::timeout(RESCUE_EVERY, self.session.held.fall_to(self.room_wanted / 2)).await.is_err() {
                 // Claims rescue; with no room there are none.
                 if let Err(error) = lease::rescue(&self.session.db).await {
                     wait_after(&error, "rescue", 1, stopping).await;
                 }
             }
-            let full = self.held() > 0;
+            let full = self.session.held.count() > 0;
             if full && begun.elapsed() < TOO_SOON {
                 self.room_wanted = (self.room_wanted * 2).min(ROOM_MAX);
             } else if begun.elapsed() > TOO_LATE {
@@ -121,9 +121,12 @@ impl Fetcher {
                 return;
             }
             let claimed = self.claim().await;
-            self.session
-                .pulse
-                .set_trouble(claimed.as_ref().err().map(|error| format!("cannot claim: {}", chain(error))));
+            let trouble = claimed.as_ref().err().map(|error| format!("cannot claim: {}", chain(error)));
+            self.session.pulse.set_trouble("claim", trouble);
+            if matches!(claimed, Ok(0)) && self.session.held.count() == 0 && !self.session.lost.is_cancelled() {
+                // Nothing is left that could not be settled.
+                self.session.pulse.set_no_trouble();
+            }
             match claimed {
                 Ok(0) if self.session.config.drain => match self.is_drained().await {
                     Ok(true) => {
@@ -162,24 +165,12 @@ impl Fetcher {
     }
 
     async fn is_drained(&self) -> Result<bool, DbError> {
-        Ok(self.held() == 0 && !claim::any_open(&self.session.db).await?)
-    }
-
-    /// How many jobs this process holds.
-    fn held(&self) -> usize {
-        self.session.held.load(Ordering::Relaxed)
-    }
-
-    /// Waits until it holds at most `held` jobs.
-    async fn wait_for_room(&self, held: usize) {
-        let free = u32::try_from(ROOM_MAX - held).unwrap_or(u32::MAX);
-        // The semaphore is never closed.
-        let _ = self.session.room.acquire_many(free).await;
+        Ok(self.session.held.count() == 0 && !claim::any_open(&self.session.db).await?)
     }
 
     /// Claims what there is room for; how many jobs.
     async fn claim(&mut self) -> Result<usize, DbError> {
-        let limit = self.room_wanted.saturating_sub(self.held());
+        let limit = self.room_wanted.saturating_sub(self.session.held.count());
         let begun = Instant::now();
         let Some(claim) = self.claimer.claim(&self.session.db, self.session.worker_id, limit).await? else {
             self.session.lost.cancel();
@@ -191,14 +182,11 @@ impl Fetcher {
         }
         fault::inject_once("fetcher");
         CLAIM_DURATION.record([], begun.elapsed(), 1);
-        let mut failures = 0;
-        while let Err(error) = self.read_runs(&claim.jobs).await {
-            failures += 1;
-            wait_after(&error, "read runs", failures, &self.session.lost).await;
-            if self.session.lost.is_cancelled() {
-                return Ok(claimed);
-            }
-        }
+        let unknown = only_those_of(&mut self.runs, claim.jobs.iter().map(|(job, _)| run_of(job.id)));
+        let Some(seen) = self.session.insist("read runs", || read_runs(&self.session.db, &unknown)).await else {
+            return Ok(claimed);
+        };
+        self.runs.extend(seen);
         self.count(&claim);
         let mut jobs: Vec<Job> = claim.jobs.into_iter().map(|(job, _)| job).collect();
         // Runs keep their order of priority; within a run, days of a lab come together.
@@ -214,13 +202,9 @@ impl Fetcher {
             for jobs in jobs.chunks(DAYS_A_TURN) {
                 let as_of = jobs.iter().filter_map(|job| self.runs.get(&run_of(job.id))).map(|run| run.as_of).max();
                 let as_of = as_of.map_or(now, |as_of| now.max(as_of));
-                let count = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
-                let Ok(room) = Arc::clone(&self.session.room).acquire_many_owned(count).await else {
-                    return Ok(claimed);
-                };
                 let max_shrink = jobs.first().map_or(MaxShrink::OFF, max_shrink);
-                self.session.held.fetch_add(jobs.len(), Ordering::Relaxed);
-                let unit = Unit { jobs: jobs.to_vec(), as_of, max_shrink, _room: room };
+                let room = self.session.held.add(jobs.len());
+                let unit = Unit { jobs: jobs.to_vec(), as_of, max_shrink, room };
                 if self.units.send(unit).is_err() {
                     return Ok(claimed);
                 }
@@ -242,21 +226,22 @@ impl Fetcher {
             JOBS_CLAIMED.add([job.kind.name()], 1);
         }
     }
+}
 
-    async fn read_runs(&mut self, jobs: &[(Job, i64)]) -> Result<(), DbError> {
-        let unknown = only_those_of(&mut self.runs, jobs.iter().map(|(job, _)| run_of(job.id)));
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        let mut tx = self.session.db.begin(Mode::Snapshot).await?;
-        for run in unknown {
-            if let Some(run) = runs::get(&mut tx, run).await? {
-                let seen = Seen { as_of: run.as_of, created_at: run.created_at, max_shrink: run.max_shrink };
-                self.runs.insert(run.id, seen);
-            }
-        }
-        tx.commit().await
+async fn read_runs(db: &Db, unknown: &BTreeSet<i64>) -> Result<Vec<(i64, Seen)>, DbError> {
+    let mut seen = Vec::new();
+    if unknown.is_empty() {
+        return Ok(seen);
     }
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    for run in unknown {
+        if let Some(run) = runs::get(&mut tx, *run).await? {
+            let run_seen = Seen { as_of: run.as_of, created_at: run.created_at, max_shrink: run.max_shrink };
+            seen.push((run.id, run_seen));
+        }
+    }
+    tx.commit().await?;
+    Ok(seen)
 }
 
 /// Drops what is known of other runs than these, or a worker would know more every day; those of which

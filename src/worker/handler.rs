@@ -2,7 +2,8 @@
 //!
 //! Each recompute runs in a task of its own under the job timeout, so that a panic is an
 //! error like others and a recompute that hangs is dropped, its transaction rolled back. A
-//! conflict that outlasts its retries, or a database that is away, uses up no attempt.
+//! conflict that outlasts its retries, or a database that is away, uses up no attempt; a connection
+//! that is ended again and again while the database answers does.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -13,7 +14,13 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
-use super::{NOTHING_TO_DO, Session, fault, fetch::Unit, upkeep::refused, wait_after};
+use super::{
+    NOTHING_TO_DO, Session, fault,
+    fetch::Unit,
+    room::Room,
+    upkeep::{Acks, refused},
+    wait_after,
+};
 use crate::{
     db::{Backoff, DbError, Kind},
     error::chain,
@@ -35,6 +42,11 @@ const BACKOFF_MAX: Duration = Duration::from_secs(600);
 /// How long a recompute that is given up may take to say how far it has come.
 const ABORT_WAIT: Duration = Duration::from_secs(1);
 
+/// How often in a row, and for how long, a connection may be cut off by a database that answers others, before it
+/// counts as a failed attempt.
+const CUTS_MIN: u32 = 3;
+const CUTS_TIME: Duration = Duration::from_secs(5);
+
 /// How an attempt ended that did not complete.
 #[derive(Debug, thiserror::Error)]
 enum AttemptError {
@@ -46,6 +58,10 @@ enum AttemptError {
     TimedOut(Duration),
     #[error("the recompute panicked: {0}")]
     Panicked(String),
+    #[error(
+        "its connection ended {0} times in a row while the database answered others: does somebody kill what takes long?"
+    )]
+    CutOff(u32, #[source] RecomputeError),
 }
 
 impl AttemptError {
@@ -60,7 +76,7 @@ impl AttemptError {
         match self {
             Self::TimedOut(_) => Outcome::TimedOut,
             Self::Panicked(_) => Outcome::Panicked,
-            Self::Recompute(_) | Self::UnknownRollup(_) => Outcome::Failed,
+            Self::Recompute(_) | Self::UnknownRollup(_) | Self::CutOff(..) => Outcome::Failed,
         }
     }
 
@@ -75,28 +91,34 @@ impl AttemptError {
                     | RecomputeError::Overflow { .. }
                     | RecomputeError::Shrinks { .. }
             ),
-            Self::TimedOut(_) | Self::Panicked(_) => false,
+            Self::TimedOut(_) | Self::Panicked(_) | Self::CutOff(..) => false,
         }
     }
 }
 
 /// Runs a unit to its end. Whatever goes wrong is settled here; nothing is left for apalis.
-pub(super) async fn handle(session: Arc<Session>, acks: UnboundedSender<Vec<Job>>, unit: Unit) {
+pub(super) async fn handle(session: Arc<Session>, acks: UnboundedSender<Acks>, unit: Unit) {
     // What is not begun any more is handed back at the end of the session.
     if !session.may_begin().await {
         return;
     }
     session.busy.fetch_add(1, Ordering::Relaxed);
-    let jobs = unit.jobs.len();
     // A panic in here, and not in the recompute, leaves jobs that nobody settles: only the end of this
     // session gives them back.
     session.vital("what settles jobs", handle_unit(&session, &acks, unit)).await;
     session.busy.fetch_sub(1, Ordering::Relaxed);
-    session.held.fetch_sub(jobs, Ordering::Relaxed);
 }
 
-async fn handle_unit(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit: Unit) {
+async fn handle_unit(session: &Arc<Session>, acks: &UnboundedSender<Acks>, mut unit: Unit) {
     fault::inject_once("handler");
+    let mut room = unit.room.split(unit.jobs.len());
+    let released = settle_unit(session, acks, &unit, &mut room).await;
+    session.rests.forget(unit.jobs.iter().map(|job| job.id).filter(|id| !released.contains(id)));
+}
+
+/// Settles the jobs of a unit, or sends them to be acked; those that were released.
+async fn settle_unit(session: &Arc<Session>, acks: &UnboundedSender<Acks>, unit: &Unit, room: &mut Room) -> Vec<i64> {
+    let mut released = Vec::new();
     let mut jobs = unit.jobs.as_slice();
     if let [first, .., last] = jobs {
         let span = tracing::info_span!(
@@ -109,9 +131,12 @@ async fn handle_unit(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, u
             attempt = first.attempt
         );
         let result;
-        (jobs, result) = attempt(session, &unit, jobs).instrument(span.clone()).await;
+        (jobs, result) = attempt(session, unit, jobs).instrument(span.clone()).await;
         match result {
-            Ok(()) => return unchanged(acks, jobs),
+            Ok(()) => {
+                unchanged(acks, room, jobs);
+                return released;
+            }
             Err(AttemptError::Recompute(RecomputeError::LostLease)) => {
                 // One of the jobs was cancelled or rescued: the others may still be ours.
                 tracing::debug!(parent: &span, "a group lost a job, going on one day at a time");
@@ -130,36 +155,58 @@ async fn handle_unit(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, u
             day = %job.day,
             attempt = job.attempt
         );
-        run_one(session, acks, &unit, job).instrument(span).await;
+        if run_one(session, acks, unit, job, room).instrument(span).await {
+            released.push(job.id);
+        }
     }
+    released
 }
 
-async fn run_one(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit: &Unit, job: &Job) {
+/// Runs one job to its end; whether it was released.
+async fn run_one(
+    session: &Arc<Session>,
+    acks: &UnboundedSender<Acks>,
+    unit: &Unit,
+    job: &Job,
+    room: &mut Room,
+) -> bool {
     let mut failures = 0;
+    let mut cuts = Cuts::default();
     while !session.lost.is_cancelled() {
-        let error = match attempt(session, unit, std::slice::from_ref(job)).await {
-            (rest, Ok(())) => return unchanged(acks, rest),
-            ([], Err(_)) => return,
+        let mut error = match attempt(session, unit, std::slice::from_ref(job)).await {
+            (rest, Ok(())) => {
+                unchanged(acks, room, rest);
+                return false;
+            }
+            ([], Err(_)) => return false,
             (_, Err(AttemptError::Recompute(RecomputeError::LostLease))) => {
-                return refused(session, std::slice::from_ref(job));
+                refused(session, std::slice::from_ref(job));
+                return false;
             }
             (_, Err(error)) => error,
         };
-        match error.database() {
-            Some(database) if database.kind == Kind::Unavailable => {
-                failures += 1;
+        if let Some(database) = error.database()
+            && database.kind == Kind::Unavailable
+        {
+            failures += 1;
+            if !cuts.are_too_many(session, database).await {
                 wait_after(database, "recompute", failures, &session.lost).await;
+                continue;
             }
+            error = match error {
+                AttemptError::Recompute(error) => AttemptError::CutOff(cuts.times, error),
+                other => other,
+            };
+        }
+        match error.database() {
             // A key that is still there after so many retries is no race: the site has a unique key
             // that daymend does not know. That is a failure like others, or it would never end.
             Some(database) if database.is_passing() => {
-                let rest = session.rest_of(job.id);
+                let rest = session.rests.next(job.id);
                 tracing::warn!(error = %chain(&error), ?rest, "conflicts outlasted the retries, resting");
-                settle_until_done(session, job, Outcome::Released, || {
-                    settle::release(&session.db, session.worker_id, job, rest)
-                })
-                .await;
-                return;
+                settle(session, job, Outcome::Released, || settle::release(&session.db, session.worker_id, job, rest))
+                    .await;
+                return true;
             }
             _ => {
                 let backoff = Backoff { base: session.config.backoff, max: BACKOFF_MAX };
@@ -169,49 +216,66 @@ async fn run_one(session: &Arc<Session>, acks: &UnboundedSender<Vec<Job>>, unit:
                     backoff: backoff.wait(u32::try_from(job.attempt).unwrap_or(1)),
                 };
                 tracing::warn!(error = failure.error, permanent = failure.permanent, "attempt failed");
-                let is_settled = settle_until_done(session, job, error.outcome(), || {
+                let is_settled = settle(session, job, error.outcome(), || {
                     settle::fail(&session.db, session.worker_id, job, &failure)
                 })
                 .await;
                 if is_settled && (failure.permanent || job.attempt >= job.attempts_max) {
                     JOBS_DISCARDED.add([job.kind.name()], 1);
                 }
-                return;
-            }
-        }
-    }
-}
-
-/// Settles a job, waiting for the database where it is away; whether the job was still this worker's.
-async fn settle_until_done<F>(session: &Session, job: &Job, outcome: Outcome, settle: impl Fn() -> F) -> bool
-where
-    F: Future<Output = Result<bool, DbError>>,
-{
-    let mut failures = 0;
-    while !session.lost.is_cancelled() {
-        match settle().await {
-            Ok(true) => {
-                ATTEMPTS.add([job.kind.name(), outcome.name()], 1);
-                return true;
-            }
-            Ok(false) => {
-                refused(session, std::slice::from_ref(job));
                 return false;
-            }
-            Err(error) => {
-                failures += 1;
-                wait_after(&error, "settle", failures, &session.lost).await;
             }
         }
     }
     false
 }
 
+/// How often in a row the connection of a job was cut off by a database that answers others, and since when.
+#[derive(Debug, Default)]
+struct Cuts {
+    times: u32,
+    first: Option<Instant>,
+}
+
+impl Cuts {
+    /// Counts one, or begins anew where nothing answers; whether it is no outage any more. Whoever kills the
+    /// connection of what takes long would kill it again, for ever. A network that comes and goes may end it a
+    /// few times as well, but not for seconds and always in the middle of the same job.
+    async fn are_too_many(&mut self, session: &Session, error: &DbError) -> bool {
+        let ping = async { error.is_cut_off() && session.db.ping().await.is_ok() };
+        if session.lost.run_until_cancelled(ping).await != Some(true) {
+            *self = Self::default();
+            return false;
+        }
+        self.times += 1;
+        let first = *self.first.get_or_insert_with(Instant::now);
+        self.times >= CUTS_MIN && first.elapsed() >= CUTS_TIME
+    }
+}
+
+/// Settles a job; whether it was still this worker's.
+async fn settle<F>(session: &Session, job: &Job, outcome: Outcome, settle: impl FnMut() -> F) -> bool
+where
+    F: Future<Output = Result<bool, DbError>>,
+{
+    match session.insist("settle", settle).await {
+        Some(true) => {
+            ATTEMPTS.add([job.kind.name(), outcome.name()], 1);
+            true
+        }
+        Some(false) => {
+            refused(session, std::slice::from_ref(job));
+            false
+        }
+        None => false,
+    }
+}
+
 /// Acks jobs that found nothing to change.
-fn unchanged(acks: &UnboundedSender<Vec<Job>>, jobs: &[Job]) {
+fn unchanged(acks: &UnboundedSender<Acks>, room: &mut Room, jobs: &[Job]) {
     if !jobs.is_empty() {
         // The acker outlives every unit; where it is gone, so is the session.
-        let _ = acks.send(jobs.to_vec());
+        let _ = acks.send(Acks { jobs: jobs.to_vec(), room: room.split(jobs.len()) });
     }
 }
 

@@ -12,6 +12,7 @@
 //! - [`handler`] recomputes them, one day at a time where a group fails.
 //! - [`upkeep`] sends heartbeats on a connection of their own, and groups the acks of jobs that
 //!   found nothing to change.
+//! - [`room`] counts the jobs that are held, until they are settled, and [`rests`] how often they were released.
 //!
 //! On SIGTERM it stops claiming, finishes what it can within the grace period, and hands the
 //! rest back with the attempts restored: a deploy is not a failure. A database that is away
@@ -21,14 +22,15 @@ mod backend;
 mod fault;
 mod fetch;
 mod handler;
+mod rests;
+mod room;
 pub mod throttle;
 mod upkeep;
 
 use std::{
-    collections::HashMap,
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -36,14 +38,15 @@ use std::{
 
 use apalis::prelude::{ParallelizeExt as _, WorkerBuilder, WorkerBuilderExt as _};
 use futures::FutureExt as _;
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+use rests::Rests;
+use room::Held;
 use throttle::{Gate, Limits};
 
 use crate::{
     clock::Clock,
-    db::{Backoff, Db, DbError},
+    db::{Backoff, Db, DbError, Kind},
     error::chain,
     health::Pulse,
     metrics::{self, catalogue::LEASES_LOST},
@@ -52,15 +55,16 @@ use crate::{
     rollup::Rollups,
 };
 
-/// How long a job rests whose conflicts outlasted their retries; it doubles each time.
-const CONFLICT_REST: Duration = Duration::from_secs(1);
-const CONFLICT_REST_MAX: Duration = Duration::from_secs(60);
-
 /// How long a worker rests before it registers anew where a part of it died: that may happen again.
 const BROKEN_REST: Duration = Duration::from_secs(1);
 
-/// For how many jobs it is remembered how often they were released.
-const RELEASED_MAX: usize = 10_000;
+/// How often what has to be done is tried that fails for another reason than a conflict or an outage.
+const REFUSALS_MAX: u32 = 5;
+
+/// How often jobs are handed back that were locked, such as by a transaction of this worker's own that the
+/// server has not rolled back yet, and how long it waits in between.
+const HAND_BACK_TRIES: u32 = 10;
+const HAND_BACK_WAIT: Duration = Duration::from_millis(100);
 
 /// How long claims and settlements wait for an answer before their connection counts as dead.
 const QUEUE_LIMIT: Duration = Duration::from_secs(30);
@@ -101,9 +105,9 @@ struct Session {
     clock: Clock,
     worker_id: i64,
     pulse: Arc<Pulse>,
-    /// Cancelled when the lease is lost, or a part of it died: nothing of this session counts any more.
+    /// Cancelled when the lease is lost, or given up: nothing of this session counts any more.
     lost: CancellationToken,
-    /// Whether a part of it died.
+    /// Whether it was given up, as a part of it died or cannot do its work.
     broken: AtomicBool,
     /// Whether the queue was found drained.
     drained: AtomicBool,
@@ -111,26 +115,51 @@ struct Session {
     stopping: CancellationToken,
     /// Open unless the database suffers.
     gate: Gate,
-    /// One permit a job that this process could hold.
-    room: Arc<Semaphore>,
-    /// How many units are being worked on, and how many jobs are held.
+    /// How many jobs are held.
+    held: Held,
+    /// How many units are being worked on.
     busy: AtomicUsize,
-    held: AtomicUsize,
     streak: Streak,
-    /// How often each job has been released in a row, as somebody keeps its rows locked.
-    released: Mutex<HashMap<i64, u32>>,
+    rests: Rests,
 }
 
 impl Session {
-    /// How long a job rests that is released once more.
-    fn rest_of(&self, job: i64) -> Duration {
-        let mut released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
-        if released.len() > RELEASED_MAX {
-            released.clear();
+    /// Does what cannot be left undone, such as settling jobs: it waits for a database that is away, and for
+    /// who holds a row. What fails for another reason is tried a few times, and then the session ends: only
+    /// that gives back what it holds. None where the session is over.
+    async fn insist<T, F>(&self, what: &'static str, mut once: impl FnMut() -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, DbError>>,
+    {
+        let (mut failures, mut refusals) = (0, 0);
+        while !self.lost.is_cancelled() {
+            let error = match once().await {
+                Ok(done) => {
+                    self.pulse.set_trouble(what, None);
+                    return Some(done);
+                }
+                Err(error) => error,
+            };
+            failures += 1;
+            if !matches!(error.kind, Kind::Unavailable | Kind::Conflict) {
+                refusals += 1;
+                self.pulse.set_trouble(what, Some(format!("cannot {what}: {}", chain(&error))));
+            }
+            if refusals == REFUSALS_MAX {
+                metrics::database_error(&error);
+                tracing::error!(worker = self.worker_id, error = %chain(&error), "cannot {what}");
+                self.give_up();
+            } else {
+                wait_after(&error, what, failures, &self.lost).await;
+            }
         }
-        let times = released.entry(job).or_default();
-        *times += 1;
-        Backoff { base: CONFLICT_REST, max: CONFLICT_REST_MAX }.wait(*times)
+        None
+    }
+
+    /// Ends the session.
+    fn give_up(&self) {
+        self.broken.store(true, Ordering::Relaxed);
+        self.lost.cancel();
     }
 
     /// Runs a part of the session that it cannot do without. Where that panics nobody else would notice:
@@ -138,8 +167,7 @@ impl Session {
     async fn vital<T>(&self, what: &str, part: impl Future<Output = T>) {
         if AssertUnwindSafe(part).catch_unwind().await.is_err() {
             tracing::error!(worker = self.worker_id, "{what} died: this is a bug");
-            self.broken.store(true, Ordering::Relaxed);
-            self.lost.cancel();
+            self.give_up();
         }
     }
 
@@ -197,7 +225,7 @@ pub enum Ended {
 enum Cut {
     /// Its lease was lost.
     Lost,
-    /// A part of it died.
+    /// A part of it died, or cannot do its work.
     Broken,
 }
 
@@ -239,11 +267,10 @@ pub async fn run(
             drained: AtomicBool::new(false),
             stopping: shutdown.child_token(),
             gate,
-            room: Arc::new(Semaphore::new(fetch::ROOM_MAX)),
+            held: Held::default(),
             busy: AtomicUsize::new(0),
-            held: AtomicUsize::new(0),
             streak: Streak::default(),
-            released: Mutex::default(),
+            rests: Rests::default(),
         });
         tracing::info!(worker = worker_id, name = config.name, "worker registered");
         pulse.beat();
@@ -329,12 +356,28 @@ async fn finish<W>(session: &Session, worker: W, acker: AbortOnDropHandle<()>) {
     drop(worker);
     let _ = tokio::time::timeout(Duration::from_secs(5), acker).await;
     let handed_back = async {
-        let jobs = settle::hand_back(&session.db, session.worker_id).await?;
+        let (mut jobs, mut left) = (0, 0);
+        for _ in 0..HAND_BACK_TRIES {
+            jobs += settle::hand_back(&session.db, session.worker_id).await?;
+            left = settle::held(&session.db, session.worker_id).await?;
+            if left == 0 {
+                break;
+            }
+            tokio::time::sleep(HAND_BACK_WAIT).await;
+        }
         lease::sign_off(&session.db, session.worker_id).await?;
-        Ok::<_, DbError>(jobs)
+        Ok::<_, DbError>((jobs, left))
     };
     match handed_back.await {
-        Ok(jobs) => tracing::info!(worker = session.worker_id, jobs, "worker stopped, unfinished jobs handed back"),
+        Ok((jobs, 0)) => {
+            tracing::info!(worker = session.worker_id, jobs, "worker stopped, unfinished jobs handed back");
+        }
+        Ok((jobs, left)) => tracing::warn!(
+            worker = session.worker_id,
+            jobs,
+            left,
+            "worker stopped, unfinished jobs handed back; what somebody else keeps locked is rescued afterwards"
+        ),
         Err(error) => tracing::warn!(
             worker = session.worker_id,
             error = %chain(&error),

@@ -81,8 +81,11 @@ impl Limits {
         if self.threads_max.is_some() {
             threads_running(db).await.map_err(|error| format!("--throttle-threads: {}", chain(&error)))?;
         }
-        for replica in &self.replicas {
-            lag(replica).await.map_err(|error| format!("--replica-url: {}", chain(&error)))?;
+        for (place, replica) in self.replicas.iter().enumerate() {
+            let channels = channels(replica).await.map_err(|error| format!("--replica-url: {}", chain(&error)))?;
+            if channels.is_empty() {
+                return Err(format!("--replica-url: server {} is no replica", place + 1));
+            }
         }
         Ok(())
     }
@@ -174,17 +177,24 @@ async fn threads_running(db: &Db) -> Result<i64, DbError> {
 /// How far a replica is behind, by the channel that is behind most; none where one does not replicate, or there
 /// is none.
 async fn lag(replica: &Db) -> Result<Option<Duration>, DbError> {
+    let behind: Option<Vec<i64>> = channels(replica).await?.into_iter().collect();
+    let most = behind.and_then(|seconds| seconds.into_iter().max());
+    Ok(most.map(|seconds| Duration::from_secs(seconds.unsigned_abs())))
+}
+
+/// How many seconds each channel of a replica is behind; none where it does not replicate. A server that is no
+/// replica has no channel.
+async fn channels(replica: &Db) -> Result<Vec<Option<i64>>, DbError> {
     let replica = replica.with_limit(ANSWER_MAX);
     // MySQL 8.0.22+ and MariaDB 10.5.1+, which shows one channel unless asked for all; each has its own name
     // for the column.
     let query = Query::new("replica status", "SHOW /*M! ALL REPLICAS */ /*!80000 REPLICA */ STATUS");
-    let channels = replica.fetch_all(query, args![], |row| {
-        let column = row.position("Seconds_Behind_Source").or_else(|| row.position("Seconds_Behind_Master"));
-        column.map_or(Ok(None), |column| row.int_or_null(column))
-    });
-    let behind: Option<Vec<i64>> = channels.await?.into_iter().collect();
-    let most = behind.and_then(|seconds| seconds.into_iter().max());
-    Ok(most.map(|seconds| Duration::from_secs(seconds.unsigned_abs())))
+    replica
+        .fetch_all(query, args![], |row| {
+            let column = row.position("Seconds_Behind_Source").or_else(|| row.position("Seconds_Behind_Master"));
+            column.map_or(Ok(None), |column| row.int_or_null(column))
+        })
+        .await
 }
 
 /// The first value of the operator's query, which has to be a number: NULL says nothing.

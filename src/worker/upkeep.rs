@@ -1,4 +1,6 @@
 //! What a session does beside its work: heartbeats, and grouped acks.
+//!
+//! A job that somebody keeps locked keeps no other from being acked: it is left out, and tried again.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -7,7 +9,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Session, fault, throttle, wait_after};
+use super::{Session, fault, room::Room, throttle, wait_after};
 use crate::{
     db::Db,
     metrics::{
@@ -20,6 +22,9 @@ use crate::{
 /// How many acks go into one statement, and how long the first waits for others.
 const ACKS_MAX: usize = 500;
 const ACKS_WAIT: Duration = Duration::from_millis(20);
+
+/// How often those are tried that somebody keeps locked.
+const HELD_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the gauges are set.
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
@@ -52,7 +57,7 @@ pub(super) async fn show_gauges(session: Arc<Session>, lease_db: Db) {
     loop {
         SLOTS.set([], session.config.concurrency as f64);
         SLOTS_BUSY.set([], session.busy.load(Ordering::Relaxed) as f64);
-        JOBS_HELD.set([], session.held.load(Ordering::Relaxed) as f64);
+        JOBS_HELD.set([], session.held.count() as f64);
         if session.config.limits.is_empty() {
             throttle::show_none();
         }
@@ -62,50 +67,85 @@ pub(super) async fn show_gauges(session: Arc<Session>, lease_db: Db) {
     }
 }
 
-/// Where jobs that found nothing to change are acked, and the task that does it.
-///
-/// The task ends when every sender is gone and the last ack is written.
-pub(super) fn acker(session: Arc<Session>) -> (mpsc::UnboundedSender<Vec<Job>>, impl Future<Output = ()> + Send) {
-    let (acks, mut received) = mpsc::unbounded_channel::<Vec<Job>>();
-    let task = async move {
-        while let Some(first) = received.recv().await {
-            fault::inject_once("acker");
-            let mut jobs = first;
-            let deadline = tokio::time::Instant::now() + ACKS_WAIT;
-            while jobs.len() < ACKS_MAX
-                && let Ok(Some(more)) = tokio::time::timeout_at(deadline, received.recv()).await
-            {
-                jobs.extend(more);
-            }
-            for jobs in jobs.chunks(ACKS_MAX) {
-                ack(&session, jobs).await;
-            }
-        }
-    };
-    (acks, task)
+/// Jobs that found nothing to change, with the room that they take up until that is written.
+#[derive(Debug)]
+pub(super) struct Acks {
+    pub(super) jobs: Vec<Job>,
+    pub(super) room: Room,
 }
 
-async fn ack(session: &Session, jobs: &[Job]) {
-    let mut failures = 0;
-    while !session.lost.is_cancelled() {
-        match settle::complete_unchanged(&session.db, session.worker_id, jobs).await {
-            Ok(found) => {
-                // Which of them were refused the fence does not say: it is rare, and a kind for all will do.
-                let refused_jobs = jobs.len() - usize::try_from(found).unwrap_or(0).min(jobs.len());
-                let (refused_jobs, acked) = jobs.split_at(refused_jobs);
-                for kind in JobKind::ALL {
-                    let count = acked.iter().filter(|job| job.kind == kind).count();
-                    if count > 0 {
-                        ATTEMPTS.add([kind.name(), Outcome::Unchanged.name()], count as u64);
-                    }
+impl Acks {
+    fn join(&mut self, more: Self) {
+        self.jobs.extend(more.jobs);
+        self.room.join(more.room);
+    }
+}
+
+/// Where jobs that found nothing to change are acked, and the task that does it.
+///
+/// The task ends when every sender is gone and the last ack is written, but for jobs that somebody keeps locked.
+pub(super) fn acker(session: Arc<Session>) -> (mpsc::UnboundedSender<Acks>, impl Future<Output = ()> + Send) {
+    let (sender, mut received) = mpsc::unbounded_channel::<Acks>();
+    let task = async move {
+        let mut held = Acks { jobs: Vec::new(), room: session.held.add(0) };
+        let mut held_again = tokio::time::Instant::now();
+        loop {
+            let first = tokio::select! {
+                first = received.recv() => first,
+                () = tokio::time::sleep_until(held_again), if !held.jobs.is_empty() => {
+                    let acks = std::mem::replace(&mut held, Acks { jobs: Vec::new(), room: session.held.add(0) });
+                    ack(&session, acks, Locked::LeftOut, &mut held).await;
+                    held_again = tokio::time::Instant::now() + HELD_EVERY;
+                    continue;
                 }
-                return refused(session, refused_jobs);
+            };
+            let Some(mut acks) = first else { return };
+            fault::inject_once("acker");
+            let deadline = tokio::time::Instant::now() + ACKS_WAIT;
+            while acks.jobs.len() < ACKS_MAX
+                && let Ok(Some(more)) = tokio::time::timeout_at(deadline, received.recv()).await
+            {
+                acks.join(more);
             }
-            Err(error) => {
-                failures += 1;
-                wait_after(&error, "ack", failures, &session.lost).await;
+            ack(&session, acks, Locked::Tried, &mut held).await;
+        }
+    };
+    (sender, task)
+}
+
+/// Whether jobs are left out at once that somebody keeps locked, or only if they are in the way.
+#[derive(Debug, Clone, Copy)]
+enum Locked {
+    Tried,
+    LeftOut,
+}
+
+/// Acks jobs; `held` takes those that somebody keeps locked.
+async fn ack(session: &Session, mut acks: Acks, locked: Locked, held: &mut Acks) {
+    let (db, worker_id) = (&session.db, session.worker_id);
+    while !acks.jobs.is_empty() {
+        let jobs: Vec<Job> = acks.jobs.drain(..acks.jobs.len().min(ACKS_MAX)).collect();
+        let completed = session.insist("settle", || async {
+            match locked {
+                Locked::Tried => settle::complete_unchanged(db, worker_id, &jobs).await,
+                Locked::LeftOut => settle::complete_unlocked(db, worker_id, &jobs).await,
+            }
+        });
+        let Some(completed) = completed.await else { return };
+        let mut room = acks.room.split(jobs.len());
+        let (still_held, jobs): (Vec<Job>, Vec<Job>) =
+            jobs.into_iter().partition(|job| completed.held.contains(&job.id));
+        held.join(Acks { room: room.split(still_held.len()), jobs: still_held });
+        // Which of them were refused the fence does not say: it is rare, and a kind for all will do.
+        let refused_jobs = jobs.len() - usize::try_from(completed.found).unwrap_or(0).min(jobs.len());
+        let (refused_jobs, acked) = jobs.split_at(refused_jobs);
+        for kind in JobKind::ALL {
+            let count = acked.iter().filter(|job| job.kind == kind).count();
+            if count > 0 {
+                ATTEMPTS.add([kind.name(), Outcome::Unchanged.name()], count as u64);
             }
         }
+        refused(session, refused_jobs);
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     on_both,
     support::{
         Engine, TestDb,
+        http::get,
         process::{Process, run, run_ok},
         wait_until,
         work::jobs_with,
@@ -30,6 +31,7 @@ on_both! {
     a_worker_that_does_not_ack_registers_anew;
     a_worker_that_does_not_settle_registers_anew;
     a_job_of_a_rollup_that_nobody_knows_is_discarded_at_once;
+    a_worker_that_cannot_settle_says_so_and_gives_up_what_it_holds;
 }
 
 async fn labs(engine: Engine) -> TestDb {
@@ -212,4 +214,45 @@ async fn a_job_of_a_rollup_that_nobody_knows_is_discarded_at_once(engine: Engine
     let error = db.text("SELECT error FROM daymend_jobs WHERE state = 'discarded' ORDER BY id").await;
     assert_eq!(error, "the rollup \"later\" is not known to this worker (see --jobs-dir)");
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await, 4);
+}
+
+/// A right that is missing, say, or a table that was altered.
+async fn a_worker_that_cannot_settle_says_so_and_gives_up_what_it_holds(engine: Engine) {
+    let db = labs(engine).await;
+    enqueue(&db).await;
+    db.execute(&format!("UPDATE daymend_jobs SET rollup = 'later' WHERE lab_id = {POISONED}"), vec![]).await;
+    db.execute_script(match engine {
+        Engine::MariaDb => {
+            "CREATE TRIGGER refuse BEFORE INSERT ON daymend_attempts FOR EACH ROW
+             IF NEW.outcome = 'failed' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not now'; END IF"
+        }
+        Engine::Sqlite => {
+            "CREATE TRIGGER refuse BEFORE INSERT ON daymend_attempts
+             WHEN NEW.outcome = 'failed' BEGIN SELECT RAISE(ABORT, 'not now'); END"
+        }
+    })
+    .await;
+    let (mut worker, address) = Process::start_with_pages(&db, &WORKER);
+    let ready = || get(&address, "/readyz").unwrap();
+    wait_until("readiness to be denied", LIMIT, async || {
+        let page = ready();
+        page.status == 503 && page.body.contains("worker: cannot settle: ") && page.body.contains("not now")
+    })
+    .await;
+    let lapsed = "SELECT COUNT(*) FROM daymend_attempts WHERE outcome = 'lapsed'";
+    wait_until("the session to end", LIMIT, async || db.number(lapsed).await > 0).await;
+    assert!(db.number("SELECT COUNT(*) FROM daymend_workers").await > 1, "it registered anew");
+    db.execute_script("DROP TRIGGER refuse").await;
+    discarded_at_once(&db).await;
+    wait_until("readiness", LIMIT, async || ready().status == 200).await;
+    assert!(worker.is_running());
+}
+
+async fn discarded_at_once(db: &TestDb) {
+    let sql = "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'discarded' AND lab_id = 2 AND attempt = 1";
+    wait_until("the poisoned jobs to be discarded", LIMIT, async || db.number(sql).await == 2).await;
+    wait_until("the others to be done", LIMIT, async || {
+        db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await == 4
+    })
+    .await;
 }

@@ -315,6 +315,11 @@ async fn limits_that_cannot_be_read_are_bad_input(engine: Engine) {
         let error = run_fails(&db, USAGE, &["worker", "--drain", "--throttle-threads", "10"]);
         assert!(error.contains("--throttle-threads"), "{error}");
     }
+    if engine == Engine::MariaDb {
+        let primary = server::url(server::shared_port(), db.name());
+        let error = run_fails(&db, USAGE, &["worker", "--drain", "--replica-url", &primary]);
+        assert!(error.contains("--replica-url: server 1 is no replica"), "{error}");
+    }
     let error =
         run_fails(&db, USAGE, &["worker", "--drain", "--replica-url", "mysql://daymend:verysecret@127.0.0.1:1/lab"]);
     assert!(error.contains("--replica-url") && !error.contains("verysecret"), "{error}");
@@ -375,6 +380,11 @@ async fn a_replica_that_is_behind_holds_workers_back() {
     replication.execute("STOP SLAVE").await.unwrap();
     let stopped = format!("{reason}'replica 1 does not replicate'");
     wait_until("the replica to be stopped", LIMIT, || async { db.number(&stopped).await == 1 }).await;
+    // One that starts just now waits as well.
+    let another = Process::start(&db, &worker);
+    wait_until("another worker to wait", LIMIT, || async { db.number(&stopped).await == 2 }).await;
+    drop(another);
+    db.execute("DELETE FROM daymend_workers WHERE id = 2", args![]).await;
     replication.execute("CHANGE MASTER TO MASTER_DELAY = 0").await.unwrap();
     replication.execute("START SLAVE").await.unwrap();
     wait_until("the work to be done", LIMIT, || async { completed(&db).await == 1 }).await;

@@ -1,7 +1,10 @@
 //! The database goes away in mid-run, in every way a network and a server have: processes stay
 //! up, back off, and go on; nothing is lost.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
 
 use chrono::NaiveDate;
 use daymend::{
@@ -18,6 +21,7 @@ use crate::{
         proxy::{Proxy, Weather},
         server::{self, Server},
         wait_until,
+        work::jobs_with,
     },
 };
 
@@ -319,9 +323,9 @@ async fn a_duplicate_key_is_a_conflict_and_starts_over() {
     for engine in [Engine::MariaDb, Engine::Sqlite] {
         let db = TestDb::new(engine).await;
         db.add_summary_row(1, "2026-06-01", 1, 0, "branch_bill", 1).await;
-        let tries = std::sync::atomic::AtomicU32::new(0);
+        let tries = AtomicU32::new(0);
         let again = daymend::db::retry("test", || async {
-            let a = i64::from(tries.fetch_add(1, std::sync::atomic::Ordering::SeqCst)) + 1;
+            let a = i64::from(tries.fetch_add(1, Ordering::SeqCst)) + 1;
             let mut tx = db.admin.begin(Mode::Write).await?;
             let sql = "INSERT INTO operation_historical_summary
                  (lab_id, ordered_at, dimension_a_id, dimension_b_id, event_type, event_count, created_at, modified_at)
@@ -352,4 +356,71 @@ async fn a_statement_that_somebody_kills_is_no_outage() {
     let (result, ()) = tokio::join!(running, killing);
     let error = result.unwrap_err();
     assert_eq!((code(&error.source), error.kind), (1317, Kind::Other), "{}", chain(&error));
+}
+
+/// A watchdog that kills the connections of what takes long would do so for ever, and the worker try for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_connection_is_killed_every_time_uses_up_its_attempts() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    for lab in 1..=2 {
+        db.add_lab(lab, Some(LAB.1.name())).await;
+        db.fill_lab(lab, "2026-06-01".parse().unwrap(), 5, 5).await;
+    }
+    let jobs = jobs_with("(billing.lab_id <> 2 OR SLEEP(600) = 0)");
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02", "--attempts", "2"]);
+    let worker = ["--jobs-dir", jobs.path().to_str().unwrap(), "--now", NOW, "worker", "--backoff", "100ms"];
+    let mut worker = Process::start(&db, &worker);
+    let slow = "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND state = 'User sleep'";
+    let killed = AtomicU32::new(0);
+    wait_until("the slow job to be discarded", LIMIT, async || {
+        for row in db.rows(slow, args![]).await {
+            db.apply(&format!("KILL CONNECTION {}", row.int(0).unwrap())).await;
+            killed.fetch_add(1, Ordering::SeqCst);
+        }
+        db.number("SELECT COUNT(*) FROM daymend_jobs WHERE lab_id = 2 AND state = 'discarded' AND attempt = 2").await
+            == 1
+    })
+    .await;
+    let error = db.text("SELECT error FROM daymend_jobs WHERE state = 'discarded'").await;
+    assert!(error.contains("times in a row while the database answered others"), "{error}");
+    assert!((6..40).contains(&killed.into_inner()));
+    wait_until("the other lab to be done", LIMIT, async || completed(&db).await == 1).await;
+    assert!(worker.is_running());
+}
+
+/// An operator holds jobs that are running and have nothing to change: the others are acked, no more
+/// are claimed than a worker holds, and its end waits for nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_that_somebody_holds_keep_no_others_from_being_acked() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    for lab in 1..=3 {
+        db.add_lab(lab, Some(LAB.1.name())).await;
+        db.fill_lab(lab, "2026-06-01".parse().unwrap(), 5, 5).await;
+    }
+    let repair = || run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02", "--to", "2026-06-05"]);
+    repair();
+    run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    repair();
+    // All of them wait in the middle of the first look.
+    let mut facts = db.admin.begin(Mode::Write).await.unwrap();
+    facts.execute_text("hold", "LOCK TABLES billing WRITE").await.unwrap();
+    let mut worker = Process::start(&db, &["--now", NOW, "worker", "--grace", "1s"]);
+    let running = "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'running'";
+    wait_until("the jobs to be claimed", LIMIT, async || db.number(running).await == 12).await;
+    let mut operator = db.admin.begin(Mode::Write).await.unwrap();
+    let sql = "SELECT id FROM daymend_jobs WHERE state = 'running' AND lab_id < 3 FOR UPDATE";
+    assert_eq!(operator.fetch_all(Query::new("operator", sql), args![], Ok).await.unwrap().len(), 8);
+    facts.discard();
+    wait_until("the others to be acked", Duration::from_secs(20), async || completed(&db).await == 12 + 4).await;
+    // Half of what it may hold waits for the operator: it takes no more.
+    repair();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(db.number(running).await, 8, "no more are claimed");
+    worker.terminate();
+    assert_eq!(worker.wait(Duration::from_secs(20)), Some(0));
+    assert_eq!(db.number(running).await, 8, "what is held is left to be rescued");
+    operator.rollback().await.unwrap();
+    run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    assert_eq!(completed(&db).await, 12 + 12 + 12);
+    assert_eq!(db.number("SELECT MAX(attempt) FROM daymend_jobs").await, 1);
 }

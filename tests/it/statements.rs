@@ -12,6 +12,9 @@ use crate::{
     support::{Engine, TestDb},
 };
 
+/// About as many statements as there are: a registry that loses some would leave them unprepared.
+const STATEMENTS_MIN: usize = 180;
+
 /// The text with three placeholders for a list, and three rows.
 pub fn written_out(statement: &Statement) -> String {
     statement.with_list(3).sql().replace("{rows}", &repeat(statement.row, 3))
@@ -29,7 +32,7 @@ on_both! {
 async fn every_statement_prepares(engine: Engine) {
     let db = TestDb::new(engine).await;
     let migrating = connect(&db.migrate_url, ConnectOptions::new(1)).unwrap();
-    let mut prepared = 0;
+    assert!(Statement::all().count() >= STATEMENTS_MIN, "only {} are registered", Statement::all().count());
     for statement in Statement::all() {
         let other = match db.db.dialect() {
             Dialect::MySql => "(sqlite)",
@@ -41,9 +44,7 @@ async fn every_statement_prepares(engine: Engine) {
         let user = if is_of_migrate(statement) { &migrating } else { &db.db };
         let prepare = user.columns(Query::new(statement.name, written_out(statement)));
         prepare.await.unwrap_or_else(|error| panic!("{}", daymend::error::chain(&error)));
-        prepared += 1;
     }
-    assert!(prepared > 30, "only {prepared} statements are registered");
     for rollup in Rollups::load(None).unwrap().iter() {
         assert_eq!(source::check(&db.db, rollup).await.unwrap(), []);
         assert_eq!(stored::check(&db.db, rollup, Access::Write).await.unwrap(), None);

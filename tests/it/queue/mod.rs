@@ -113,7 +113,7 @@ async fn count(db: &TestDb, state: &str) -> i64 {
 }
 
 async fn complete(db: &TestDb, worker: i64, job: &Job) -> u64 {
-    settle::complete_unchanged(&db.db, worker, std::slice::from_ref(job)).await.unwrap()
+    settle::complete_unchanged(&db.db, worker, std::slice::from_ref(job)).await.unwrap().found
 }
 
 fn failure(backoff: Duration) -> Failure {

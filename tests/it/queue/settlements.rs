@@ -166,8 +166,6 @@ async fn a_lease_that_ran_out_frees_its_jobs_and_cannot_be_extended(engine: Engi
         assert!(rescued == 0 || after >= until, "rescued {} us before the lease ran out", until - after);
         assert!(rescued > 0 || before < until, "not rescued although the lease ran out");
     }
-    // The lease may have run out between the kinds of the one call.
-    lease::rescue(&db.db).await.unwrap();
     assert_eq!(count(&db, "running").await, safe.len() as i64);
     for job in &held {
         let freed = stored(&db, job.id).await;
@@ -212,7 +210,7 @@ async fn a_heartbeat_that_commits_late_keeps_its_jobs(engine: Engine) {
     };
     let (rescued, ()) = tokio::join!(lease::rescue(&db.db), commit);
     assert_eq!(rescued.unwrap(), 0);
-    assert_eq!(settle::complete_unchanged(&db.db, late, &held).await.unwrap(), 3);
+    assert_eq!(settle::complete_unchanged(&db.db, late, &held).await.unwrap().found, 3);
 }
 
 async fn a_heartbeat_keeps_the_jobs_past_the_first_lease(engine: Engine) {
@@ -314,4 +312,31 @@ async fn a_cancelled_run_takes_running_jobs_from_their_worker(engine: Engine) {
     assert_eq!((count(&db, "cancelled").await, count(&db, "completed").await), (2, 1));
     assert_eq!(take(&db, worker, 10).await, []);
     assert_eq!(change::cancel_run(&db.db, run, "a test").await.unwrap(), None, "a run is cancelled once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_somebody_keeps_locked_keeps_no_other_from_its_end() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let worker = worker(&db, LONG).await;
+    new_run(&db, JobKind::Repair, &[(1, days(6))]).await;
+    let jobs = take(&db, worker, 6).await;
+    let [first, locked, cancelled, ..] = &jobs[..] else { panic!("{jobs:?}") };
+    db.execute("UPDATE daymend_jobs SET state = 'cancelled' WHERE id = ?", args![cancelled.id]).await;
+    let mut operator = db.admin.begin(Mode::Write).await.unwrap();
+    for job in [locked, cancelled] {
+        let sql = "SELECT id FROM daymend_jobs WHERE id = ? FOR UPDATE";
+        assert_eq!(operator.fetch_all(Query::new("operator", sql), args![job.id], Ok).await.unwrap().len(), 1);
+    }
+    let completed = settle::complete_unchanged(&db.db, worker, &jobs[..3]).await.unwrap();
+    assert_eq!((completed.found, completed.held), (1, vec![locked.id]), "what is cancelled need not be tried again");
+    assert_eq!(stored(&db, first.id).await.state, "completed");
+    assert_eq!(settle::hand_back(&db.db, worker).await.unwrap(), 3);
+    assert_eq!(count(&db, "available").await, 3);
+    assert_eq!(settle::held(&db.db, worker).await.unwrap(), 1);
+    let completed = settle::complete_unlocked(&db.db, worker, &jobs[1..2]).await.unwrap();
+    assert_eq!((completed.found, completed.held), (0, vec![locked.id]));
+    operator.rollback().await.unwrap();
+    let completed = settle::complete_unlocked(&db.db, worker, &jobs[..3]).await.unwrap();
+    assert_eq!((completed.found, completed.held), (1, vec![]));
+    assert_eq!(settle::held(&db.db, worker).await.unwrap(), 0);
 }

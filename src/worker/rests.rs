@@ -1,0 +1,70 @@
+//! How long jobs rest whose conflicts outlasted their retries, as somebody keeps their rows locked.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::db::Backoff;
+
+/// The first rest of a job; it doubles each time.
+const REST: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(60) };
+
+/// For how many jobs it is remembered how often they were released. Beyond that, those are forgotten that have
+/// not come back for much longer than they rest: other workers have them.
+const JOBS_MAX: usize = 10_000;
+const AWAY_MAX: Duration = Duration::from_secs(600);
+
+/// How often each job has been released in a row, and when last.
+#[derive(Debug, Default)]
+pub(super) struct Rests(Mutex<HashMap<i64, (u32, Instant)>>);
+
+impl Rests {
+    /// How long a job rests that is released once more.
+    pub(super) fn next(&self, job: i64) -> Duration {
+        let mut released = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if released.len() > JOBS_MAX {
+            released.retain(|_, (_, last)| now.duration_since(*last) < AWAY_MAX);
+        }
+        let (times, last) = released.entry(job).or_insert((0, now));
+        (*times, *last) = (*times + 1, now);
+        REST.wait(*times)
+    }
+
+    /// Forgets jobs, which are settled.
+    pub(super) fn forget(&self, jobs: impl Iterator<Item = i64>) {
+        let mut released = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !released.is_empty() {
+            for job in jobs {
+                released.remove(&job);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_rests_longer_each_time_until_it_is_settled() {
+        let rests = Rests::default();
+        for ceiling_s in [1, 2, 4, 8] {
+            let ceiling = Duration::from_secs(ceiling_s);
+            assert!((ceiling / 2..=ceiling).contains(&rests.next(7)));
+        }
+        rests.forget([7].into_iter());
+        assert!(rests.next(7) <= Duration::from_secs(1));
+    }
+
+    #[test]
+    fn many_jobs_at_once_are_all_remembered() {
+        let rests = Rests::default();
+        for job in [7, 7, 7].into_iter().chain(100..=100 + JOBS_MAX as i64) {
+            rests.next(job);
+        }
+        assert!(rests.next(7) >= Duration::from_secs(4), "the fourth time");
+    }
+}
