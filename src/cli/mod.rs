@@ -399,9 +399,14 @@ impl Global {
     }
 }
 
-/// A pool to the database at `url`, as `option` gives it, which answers.
+/// A pool to the database at `url`, as `option` gives it, which may not be there yet.
+fn pool_to(option: &'static str, url: &str, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
+    db::connect(url, options.into()).map_err(|error| usage(format!("{option}: {}", chain(error.as_ref()))))
+}
+
+/// The same, which answers.
 async fn connect_to(option: &'static str, url: &str, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
-    let db = db::connect(url, options.into()).map_err(|error| usage(format!("{option}: {}", chain(error.as_ref()))))?;
+    let db = pool_to(option, url, options)?;
     db.ping().await.context(option)?;
     Ok(db)
 }
