@@ -25,7 +25,7 @@ mod triggers;
 use std::{ffi::OsStr, fmt::Display, os::unix::fs::MetadataExt as _, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
-use chrono::{DateTime, Datelike as _, NaiveDate, Utc};
+use chrono::{DateTime, Datelike as _, NaiveDate, TimeDelta, Utc};
 use clap::{
     ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, parser::ValueSource,
 };
@@ -104,6 +104,9 @@ struct Global {
     #[arg(long, global = true, env = "RUST_LOG", value_name = "FILTER")]
     log: Option<String>,
 }
+
+/// How far `--now` may be ahead of the database's clock before that is worth a word.
+const AHEAD_MAX: TimeDelta = TimeDelta::days(1);
 
 /// What `--now` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -345,6 +348,19 @@ impl Global {
             LogFormat::Text => say!("warning: {what}"),
             LogFormat::Json => tracing::warn!("{what}"),
         }
+    }
+
+    /// Says before something is changed that days may count as closed that go on.
+    async fn warn_of_future(&self, db: &Db) -> Result<(), DbError> {
+        let Clock::Fixed(at) = self.clock() else { return Ok(()) };
+        let ahead = at - db.database_now().await?;
+        if ahead > AHEAD_MAX {
+            let days = ahead.num_days();
+            self.warn(format_args!(
+                "--now is {days} day(s) ahead of the database's clock: days that go on count as over"
+            ));
+        }
+        Ok(())
     }
 
     fn is_bare_now(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use clap::{Args, builder::FalseyValueParser};
+use clap::{Args, builder::BoolishValueParser};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -62,7 +62,7 @@ pub(super) struct SchedulerArgs {
     audit_budget: Duration,
 
     /// Repair what that audit finds
-    #[arg(long, env = "DAYMEND_AUDIT_REPAIR", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "DAYMEND_AUDIT_REPAIR", value_parser = BoolishValueParser::new())]
     audit_repair: bool,
 
     #[command(flatten)]
@@ -281,6 +281,7 @@ impl SchedulerOptions {
         let config = self.scheduler.config();
         if self.once {
             let (db, rollups) = global.connect_checked(CONNECTIONS_SPARE).await?;
+            global.warn_of_future(&db).await?;
             let report = scheduler::tick(&db, historical_summary(&rollups)?, &config, global.clock()).await?;
             return print_report(global, &report);
         }
@@ -289,7 +290,11 @@ impl SchedulerOptions {
         let pulse = health.part("scheduler", TICK_FRESH);
         let shutdown = shutdown_on_signal(&health)?;
         self.http.serve(global, "scheduler", &health).await?;
-        let connect = async || global.connect_checked(CONNECTIONS_SPARE).await;
+        let connect = async || {
+            let (db, rollups) = global.connect_checked(CONNECTIONS_SPARE).await?;
+            global.warn_of_future(&db).await?;
+            Ok((db, rollups))
+        };
         let Some((db, rollups)) = once_reachable(&shutdown, connect).await? else {
             return Ok(Exit::Ok.into());
         };
@@ -416,6 +421,7 @@ impl ServeOptions {
         let connect = async || {
             let (db, rollups) = global.connect_checked(self.worker.connect(CONNECTIONS_SPARE)).await?;
             config.limits.check(&db).await.map_err(usage)?;
+            global.warn_of_future(&db).await?;
             Ok((db, rollups))
         };
         let Some((db, rollups)) = once_reachable(&shutdown, connect).await? else {
