@@ -227,8 +227,8 @@ impl Pool {
         let file = Path::new(&place);
         let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         match (directory.is_dir(), file.exists()) {
-            (false, _) => "cannot be made: its directory does not exist",
-            (true, false) => "does not exist: `daymend migrate` makes the file",
+            (false, _) => "cannot be reached: its directory does not exist",
+            (true, false) => "cannot be reached: no such file: `daymend migrate` makes it",
             (true, true) => "cannot be reached",
         }
     }

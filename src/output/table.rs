@@ -69,14 +69,16 @@ impl Listing {
         let fixed: usize =
             widths.iter().zip(&self.is_text).filter(|(_, is_text)| !**is_text).map(|(width, _)| width).sum();
         let texts = self.is_text.iter().filter(|is_text| **is_text).count();
-        let is_below = texts > 0 && fixed + 1 + texts * (TEXT_MIN + PADDING + SEPARATOR) > width;
+        let is_below = texts > 0 && fixed + 2 + texts * (TEXT_MIN + PADDING + SEPARATOR) > width;
         let mut table = self.table.clone();
         table.set_width(u16::try_from(width).unwrap_or(u16::MAX));
-        for ((column, width), is_text) in table.column_iter_mut().zip(widths).zip(&self.is_text) {
-            column.set_padding((1, 0));
+        let last = self.is_text.iter().rposition(|is_text| !(*is_text && is_below));
+        for (index, ((column, width), is_text)) in table.column_iter_mut().zip(widths).zip(&self.is_text).enumerate() {
+            let right = usize::from(Some(index) == last);
+            column.set_padding((1, u16::from(right > 0)));
             match (is_text, is_below) {
                 (false, _) => {
-                    let width = Width::Fixed(u16::try_from(width - SEPARATOR).unwrap_or(u16::MAX));
+                    let width = Width::Fixed(u16::try_from(width - SEPARATOR + right).unwrap_or(u16::MAX));
                     column.set_constraint(ColumnConstraint::Absolute(width));
                 }
                 (true, true) => {
