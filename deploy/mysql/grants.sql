@@ -91,7 +91,8 @@ GRANT SELECT (id, lab_id, is_scheduled, job_status, initiated_by_id, migration_t
     ON `lab`.crelio_data_migrations TO daymend@'%';
 
 -- `daymend snapshot take`, by hand and every day: whole tables, names and results of patients with
--- them. It writes nothing. Where snapshots are to have other tables, name them here.
+-- them. It writes nothing. Where snapshots are to have other tables, name them here; `--all` needs
+-- SELECT on the whole database (GRANT SELECT ON `lab`.* TO …), as MySQL hides what a user has no right on.
 
 GRANT SELECT ON `lab`.labs TO daymend_snapshot@'%';
 GRANT SELECT ON `lab`.billing TO daymend_snapshot@'%';

@@ -4,7 +4,7 @@ use std::{error::Error, process::ExitCode, time::Duration};
 
 use clap::Args;
 
-use super::{Exit, Global, print_json};
+use super::{Exit, Global, database_error, print_json};
 use crate::{
     clock::Clock,
     db::DbError,
@@ -44,7 +44,8 @@ impl Options {
         let db = match global.connect_bare(doctor::connect_options()).await {
             Ok(db) => db,
             Err(error) if !self.print_fixes && error.chain().any(<dyn Error>::is::<DbError>) => {
-                let report = Report::unreachable(&chain(error.as_ref()));
+                let is_refused = database_error(&error).is_some_and(DbError::is_refused);
+                let report = Report::unreachable(&chain(error.as_ref()), is_refused);
                 return show(global, &report, Exit::Unavailable);
             }
             Err(error) => return Err(error),

@@ -1,15 +1,16 @@
 //! Following runs to their end: a bar on a terminal, plain lines otherwise.
 
 use std::{
+    collections::VecDeque,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
-use super::{Exit, Global, print_json};
+use super::{Exit, Global, LogFormat, print_json};
 use crate::{
     db::{Backoff, Db, DbError, Kind, Mode},
     error::chain,
-    output::bar::Bar,
+    output::{bar::Bar, say},
     queue::{
         admin::{
             change::{self, Change},
@@ -28,8 +29,32 @@ const POLL: Duration = Duration::from_millis(200);
 /// Every how many looks pauses are looked at too.
 const LOOKS_A_PAUSE: u64 = 10;
 
+/// The runs that somebody waits for. Where a signal, or an error, ends the wait, it says that they go on.
+struct Waiting<'a> {
+    global: &'a Global,
+    runs: VecDeque<i64>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        for run in &self.runs {
+            match self.global.log_format {
+                LogFormat::Text => say!("run {run} goes on: daymend runs watch {run}"),
+                LogFormat::Json => tracing::warn!("run {run} goes on: daymend runs watch {run}"),
+            }
+        }
+    }
+}
+
 /// Follows a run until it has ended, closing it where no scheduler does; how it ended.
 pub(super) async fn follow(global: &Global, db: &Db, run_id: i64) -> anyhow::Result<(RunState, Progress)> {
+    let mut waiting = Waiting { global, runs: [run_id].into() };
+    let ended = until_end(global, db, run_id).await?;
+    waiting.runs.clear();
+    Ok(ended)
+}
+
+async fn until_end(global: &Global, db: &Db, run_id: i64) -> anyhow::Result<(RunState, Progress)> {
     let mut bar = Bar::new(format!("run {run_id}"));
     let begun = Instant::now();
     let (mut warned, mut said_paused) = (false, false);
@@ -64,7 +89,7 @@ pub(super) async fn follow(global: &Global, db: &Db, run_id: i64) -> anyhow::Res
             Err(error) if error.kind == Kind::Unavailable => {
                 failures += 1;
                 let wait = Backoff::UNAVAILABLE.wait(failures);
-                tracing::warn!(error = %chain(&error), ?wait, "the database does not answer, waiting");
+                tracing::warn!(error = %chain(&error), ?wait, "{}", error.why_waiting());
                 tokio::time::sleep(wait).await;
             }
             Err(error) => return Err(error.into()),
@@ -115,8 +140,10 @@ async fn look(db: &Db, run_id: i64) -> Result<(RunState, Progress), DbError> {
 pub(super) async fn follow_all(global: &Global, db: &Db, run_ids: &[i64]) -> anyhow::Result<ExitCode> {
     let mut exit = Exit::Ok;
     let mut ended = Vec::new();
+    let mut waiting = Waiting { global, runs: run_ids.iter().copied().collect() };
     for run_id in run_ids {
-        let (state, progress) = follow(global, db, *run_id).await?;
+        let (state, progress) = until_end(global, db, *run_id).await?;
+        waiting.runs.pop_front();
         if state != RunState::Completed {
             exit = Exit::Failed;
         }

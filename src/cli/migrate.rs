@@ -6,12 +6,15 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{Exit, Global, print_json};
-use crate::db::migrate::{self, Migration, SchemaError};
+use crate::db::{
+    ConnectOptions,
+    migrate::{self, Migration, SchemaError},
+};
 
 /// Creates or updates daymend's own tables.
 ///
 /// Only tables named daymend_… are created or altered, and the lab system's three output
-/// tables created where they do not exist.
+/// tables created where they do not exist. A SQLite file that is missing is made.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Only say what would be done
@@ -21,7 +24,7 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
-        let db = global.connect_bare(2).await?;
+        let db = global.connect_bare(ConnectOptions { create: !self.dry_run, ..ConnectOptions::new(2) }).await?;
         let found = migrate::version(&db).await?;
         if let Err(ahead @ SchemaError::Ahead { .. }) = migrate::fits(found) {
             return Err(ahead.into());

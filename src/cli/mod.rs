@@ -25,7 +25,7 @@ mod triggers;
 use std::{ffi::OsStr, fmt::Display, os::unix::fs::MetadataExt as _, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
-use chrono::{DateTime, Datelike as _, NaiveDate, Utc};
+use chrono::{DateTime, Datelike as _, NaiveDate, TimeDelta, Utc};
 use clap::{
     ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, parser::ValueSource,
 };
@@ -104,6 +104,9 @@ struct Global {
     #[arg(long, global = true, env = "RUST_LOG", value_name = "FILTER")]
     log: Option<String>,
 }
+
+/// How far `--now` may be ahead of the database's clock before that is worth a word.
+const AHEAD_MAX: TimeDelta = TimeDelta::days(1);
 
 /// What `--now` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -347,6 +350,19 @@ impl Global {
         }
     }
 
+    /// Says before something is changed that days may count as closed that go on.
+    async fn warn_of_future(&self, db: &Db) -> Result<(), DbError> {
+        let Clock::Fixed(at) = self.clock() else { return Ok(()) };
+        let ahead = at - db.database_now().await?;
+        if ahead > AHEAD_MAX {
+            let days = ahead.num_days();
+            self.warn(format_args!(
+                "--now is {days} day(s) ahead of the database's clock: days that go on count as over"
+            ));
+        }
+        Ok(())
+    }
+
     fn is_bare_now(&self) -> bool {
         self.now == Some(Now::Bare)
     }
@@ -399,9 +415,14 @@ impl Global {
     }
 }
 
-/// A pool to the database at `url`, as `option` gives it, which answers.
+/// A pool to the database at `url`, as `option` gives it, which may not be there yet.
+fn pool_to(option: &'static str, url: &str, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
+    db::connect(url, options.into()).map_err(|error| usage(format!("{option}: {}", chain(error.as_ref()))))
+}
+
+/// The same, which answers.
 async fn connect_to(option: &'static str, url: &str, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
-    let db = db::connect(url, options.into()).map_err(|error| usage(format!("{option}: {}", chain(error.as_ref()))))?;
+    let db = pool_to(option, url, options)?;
     db.ping().await.context(option)?;
     Ok(db)
 }

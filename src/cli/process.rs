@@ -7,13 +7,13 @@ use std::{
     sync::Arc,
 };
 
-use clap::{Args, builder::FalseyValueParser};
+use clap::{Args, builder::BoolishValueParser};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Global, exit_of, usage};
+use super::{Exit, Global, database_error, exit_of, usage};
 use crate::{
-    db::Backoff,
+    db::{Backoff, DbError},
     error::chain,
     health::Health,
     http::{self, Site},
@@ -31,7 +31,7 @@ pub(super) struct HttpArgs {
     http_addr: Option<SocketAddr>,
 
     /// Metrics with a value for each lab as well (named daymend_lab_…)
-    #[arg(long, env = "DAYMEND_LAB_METRICS", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "DAYMEND_LAB_METRICS", value_parser = BoolishValueParser::new())]
     lab_metrics: bool,
 }
 
@@ -88,7 +88,8 @@ pub(super) async fn once_reachable<T>(
         };
         failures += 1;
         let wait = Backoff::UNAVAILABLE.wait(failures);
-        tracing::warn!(error = %chain(error.as_ref()), ?wait, "the database does not answer, waiting");
+        let why = database_error(&error).map_or("the database does not answer, waiting", DbError::why_waiting);
+        tracing::warn!(error = %chain(error.as_ref()), ?wait, "{why}");
         shutdown.run_until_cancelled(tokio::time::sleep(wait)).await;
     }
     Ok(None)

@@ -5,11 +5,11 @@ use std::{process::ExitCode, time::Duration};
 use chrono::{DateTime, Utc};
 use clap::Args;
 
-use super::{Exit, Global, follow, historical_summary, print_json, service::AttemptsArgs, usage};
+use super::{Exit, Global, follow, historical_summary, print_json, repair, service::AttemptsArgs, usage};
 use crate::{
     db::{Backoff, Db, Mode, retry},
     recompute::shrink::MaxShrink,
-    rollup::Rollup,
+    rollup::{Rollup, source},
     runs::records,
     scheduler::{
         self,
@@ -65,6 +65,9 @@ impl Options {
             let history = migrations::history(&db, rollup, *lab, now).await?;
             histories.push((*lab, history.map_err(|why| usage(format!("lab {lab} cannot be rebuilt: {why}")))?));
         }
+        for lab in disabled(&db, rollup, &self.lab).await? {
+            global.warn(repair::view_is_off(lab));
+        }
         if self.dry_run && global.json {
             let list: Vec<_> = histories
                 .iter()
@@ -85,6 +88,7 @@ impl Options {
             }
             return Ok(Exit::Ok.into());
         }
+        global.warn_of_future(&db).await?;
         let records = request(&db, &self.lab, self.initiated_by).await?;
         if self.wait {
             let runs = self.take(&db, rollup, &records, &histories, now).await?;
@@ -140,6 +144,17 @@ impl Options {
         runs.dedup();
         Ok(runs)
     }
+}
+
+/// Those of the labs whose Historical View is off.
+async fn disabled(db: &Db, rollup: &Rollup, labs: &[i64]) -> anyhow::Result<Vec<i64>> {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let mut disabled = Vec::new();
+    for lab in labs {
+        disabled.extend(source::lab(&mut tx, rollup, *lab).await?.filter(|lab| !lab.enabled).map(|lab| lab.id));
+    }
+    tx.commit().await?;
+    Ok(disabled)
 }
 
 /// Inserts a pending record for each lab that has none: (lab, record, whether it had one).

@@ -74,8 +74,7 @@ impl Options {
             global.warn(format_args!("lab {lab} is left out: {why}"));
         }
         for lab in &plan.disabled {
-            global
-                .warn(format_args!("the Historical View of lab {lab} is off: no nightly run keeps what this repairs"));
+            global.warn(view_is_off(*lab));
         }
         if self.dry_run {
             if global.json {
@@ -85,6 +84,7 @@ impl Options {
             }
             return Ok(Exit::Ok.into());
         }
+        global.warn_of_future(&db).await?;
         let run =
             repair::enqueue(&db, rollup, &plan, &who(), now, self.attempts.attempts, self.shrink.max_shrink).await?;
         if self.wait {
@@ -98,6 +98,11 @@ impl Options {
         }
         Ok(Exit::Ok.into())
     }
+}
+
+/// What there is to say of a lab that nobody sees the summary of.
+pub(super) fn view_is_off(lab: i64) -> String {
+    format!("the Historical View of lab {lab} is off: no nightly run keeps what this repairs")
 }
 
 /// Says what a repair would enqueue.

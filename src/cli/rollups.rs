@@ -45,7 +45,7 @@ fn list(global: &Global) -> anyhow::Result<ExitCode> {
     }
     for rollup in rollups.iter() {
         println!("{} keeps {}", rollup.name, rollup.summary.table);
-        let mut table = table(&["event type", "counts", "SELECT"]);
+        let mut table = table(&["event type", "~counts", "~SELECT"]);
         for event in &rollup.events {
             let fact = &rollup.facts[event.fact];
             table.add_row([&event.name, &fact.name, &fact.sql.file]);

@@ -21,7 +21,7 @@ pub(super) enum Command {
     /// List the latest runs
     List {
         /// How many
-        #[arg(long, default_value_t = 20, value_name = "N")]
+        #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
     /// Show one run, its progress and the jobs that were discarded
@@ -89,7 +89,7 @@ async fn list(global: &Global, db: &Db, limit: u32) -> anyhow::Result<ExitCode> 
         print_json(&list)?;
         return Ok(Exit::Ok.into());
     }
-    let mut table = table(&[">run", "state", ">days", ">failed", ">rows written", "started (UTC)", ">took", "reason"]);
+    let mut table = table(&[">run", "state", ">days", ">failed", ">rows written", "started (UTC)", ">took", "~reason"]);
     for (run, progress) in &with_progress {
         table.add_row([
             run.id.to_string(),
@@ -146,7 +146,7 @@ async fn show(global: &Global, db: &Db, id: i64) -> anyhow::Result<ExitCode> {
         progress.rows_deleted
     );
     if !discarded.is_empty() {
-        let mut table = table(&[">job", ">lab", "day", "error"]);
+        let mut table = table(&[">job", ">lab", "day", "~error"]);
         for job in &discarded {
             table.add_row([
                 job.job_id.to_string(),

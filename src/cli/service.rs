@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use clap::{Args, builder::FalseyValueParser};
+use clap::{Args, builder::BoolishValueParser};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -12,12 +12,12 @@ use super::{
     usage,
 };
 use crate::{
+    clock::Clock,
     db::{self, ConnectOptions, Db},
     error::chain,
     health::Health,
     queue,
     recompute::shrink::MaxShrink,
-    rollup::Rollup,
     scheduler::{
         self,
         audits::AuditConfig,
@@ -62,7 +62,7 @@ pub(super) struct SchedulerArgs {
     audit_budget: Duration,
 
     /// Repair what that audit finds
-    #[arg(long, env = "DAYMEND_AUDIT_REPAIR", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "DAYMEND_AUDIT_REPAIR", value_parser = BoolishValueParser::new())]
     audit_repair: bool,
 
     #[command(flatten)]
@@ -114,26 +114,31 @@ struct SnapshotArgs {
 }
 
 impl SnapshotArgs {
-    /// Takes snapshots in a task of its own until `shutdown`, where a target is set.
-    async fn start(
-        &self,
-        global: &Global,
-        db: &Db,
-        rollup: &Rollup,
-        shutdown: &CancellationToken,
-    ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
-        let Some(place) = &self.to else { return Ok(tokio::spawn(async {})) };
-        let daily = Daily {
+    /// What to take, where a target is set. A mistake that can be seen without a connection is an error.
+    fn daily(&self, global: &Global) -> anyhow::Result<Option<Daily>> {
+        let Some(place) = &self.to else { return Ok(None) };
+        Ok(Some(Daily {
             at: self.at,
             store: snapshot::store(place)?,
-            source: self.source.connect(global).await?,
-            tables: Some(snapshot::default_tables(rollup)),
+            source: self.source.pool(global)?,
+            tables: Some(snapshot::default_tables(historical_summary(&global.rollups()?)?)),
             keep: self.keep.keep.clone(),
             holder: format!("pid {} {:016x}", std::process::id(), rand::random::<u64>()),
-        };
-        let (db, clock, shutdown) = (db.clone(), global.clock(), shutdown.clone());
-        Ok(tokio::spawn(async move { snapshots::run(&db, &daily, clock, &shutdown).await }))
+        }))
     }
+}
+
+/// Takes snapshots in a task of its own until `shutdown`, where there are any to take. It connects by itself: no
+/// work waits for a log-in that only snapshots need.
+fn take_daily(
+    daily: &Option<Daily>,
+    db: &Db,
+    clock: Clock,
+    shutdown: &CancellationToken,
+) -> tokio::task::JoinHandle<()> {
+    let Some(daily) = daily.clone() else { return tokio::spawn(async {}) };
+    let (db, shutdown) = (db.clone(), shutdown.clone());
+    tokio::spawn(async move { snapshots::run(&db, &daily, clock, &shutdown).await })
 }
 
 impl SchedulerArgs {
@@ -276,22 +281,25 @@ impl SchedulerOptions {
         let config = self.scheduler.config();
         if self.once {
             let (db, rollups) = global.connect_checked(CONNECTIONS_SPARE).await?;
+            global.warn_of_future(&db).await?;
             let report = scheduler::tick(&db, historical_summary(&rollups)?, &config, global.clock()).await?;
             return print_report(global, &report);
         }
+        let daily = self.snapshot.daily(global)?;
         let health = Arc::new(Health::default());
         let pulse = health.part("scheduler", TICK_FRESH);
         let shutdown = shutdown_on_signal(&health)?;
         self.http.serve(global, "scheduler", &health).await?;
         let connect = async || {
             let (db, rollups) = global.connect_checked(CONNECTIONS_SPARE).await?;
-            let snapshots = self.snapshot.start(global, &db, historical_summary(&rollups)?, &shutdown).await?;
-            Ok((db, rollups, snapshots))
+            global.warn_of_future(&db).await?;
+            Ok((db, rollups))
         };
-        let Some((db, rollups, snapshots)) = once_reachable(&shutdown, connect).await? else {
+        let Some((db, rollups)) = once_reachable(&shutdown, connect).await? else {
             return Ok(Exit::Ok.into());
         };
         let rollup = historical_summary(&rollups)?;
+        let snapshots = take_daily(&daily, &db, global.clock(), &shutdown);
         scheduler::run(&db, rollup, &config, global.clock(), &pulse, &shutdown).await;
         let _ = snapshots.await;
         db.close().await;
@@ -404,7 +412,7 @@ pub(super) struct ServeOptions {
 
 impl ServeOptions {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
-        let config = self.worker.config(false)?;
+        let (config, daily) = (self.worker.config(false)?, self.snapshot.daily(global)?);
         let health = Arc::new(Health::default());
         let [worker_pulse, scheduler_pulse] =
             [("worker", config.lease), ("scheduler", TICK_FRESH)].map(|(name, fresh)| health.part(name, fresh));
@@ -413,14 +421,15 @@ impl ServeOptions {
         let connect = async || {
             let (db, rollups) = global.connect_checked(self.worker.connect(CONNECTIONS_SPARE)).await?;
             config.limits.check(&db).await.map_err(usage)?;
-            let snapshots = self.snapshot.start(global, &db, historical_summary(&rollups)?, &shutdown).await?;
-            Ok((db, rollups, snapshots))
+            global.warn_of_future(&db).await?;
+            Ok((db, rollups))
         };
-        let Some((db, rollups, snapshots)) = once_reachable(&shutdown, connect).await? else {
+        let Some((db, rollups)) = once_reachable(&shutdown, connect).await? else {
             return Ok(Exit::Ok.into());
         };
         let (rollup, lease_db) = (historical_summary(&rollups)?, global.pool(1)?);
         let (clock, scheduling) = (global.clock(), self.scheduler.config());
+        let snapshots = take_daily(&daily, &db, clock, &shutdown);
         let working = worker::run(&db, &lease_db, rollups.clone(), &config, clock, &worker_pulse, &shutdown);
         tokio::join!(working, scheduler::run(&db, rollup, &scheduling, clock, &scheduler_pulse, &shutdown));
         let _ = snapshots.await;

@@ -221,6 +221,18 @@ impl Pool {
         }
     }
 
+    /// What keeps a SQLite file from being opened.
+    fn why_no_file(&self) -> &'static str {
+        let place = self.place();
+        let file = Path::new(&place);
+        let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        match (directory.is_dir(), file.exists()) {
+            (false, _) => "cannot be reached: its directory does not exist",
+            (true, false) => "cannot be reached: no such file: `daymend migrate` makes it",
+            (true, true) => "cannot be reached",
+        }
+    }
+
     /// Another pool to the same database.
     pub(super) fn reopened(&self, options: ConnectOptions) -> Self {
         match self {
@@ -249,6 +261,7 @@ impl Db {
         let what = match &answer {
             Err(error) if has_server && matches!(error.source, sqlx::Error::Database(_)) => "refuses",
             Err(error) if !has_server && error.kind == Kind::Definition => "is no SQLite database",
+            Err(_) if !has_server => self.pool.why_no_file(),
             _ => "cannot be reached",
         };
         answer.with_context(|| format!("the database {} {what}", self.pool.place()))

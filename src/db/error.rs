@@ -167,6 +167,22 @@ impl DbError {
         matches!(code(&self.source), 1044 | 1142 | 1143 | 1227 | 1370)
     }
 
+    /// Whether the server answers and lets this user not in: the log-in, or the database for it.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(code(&self.source), 1044 | 1045 | 1049 | 1129 | 1130 | 1698 | 1820 | 1862 | 3118 | 3955 | 4150 | 4151)
+    }
+
+    /// What keeps whoever waits for the database.
+    #[must_use]
+    pub fn why_waiting(&self) -> &'static str {
+        if self.is_refused() {
+            "the database refuses the log-in, waiting"
+        } else {
+            "the database does not answer, waiting"
+        }
+    }
+
     /// Whether a table does not exist.
     #[must_use]
     pub fn is_absent(&self) -> bool {

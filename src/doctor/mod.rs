@@ -225,7 +225,7 @@ pub async fn examine(patient: &Patient<'_>) -> Report {
                     report.skipped.push((group, check.id));
                 }
                 Ok(Err(error)) if error.kind == Kind::Unavailable && db.ping().await.is_err() => {
-                    report.findings.extend(Report::unreachable(&chain(&error)).findings);
+                    report.findings.extend(Report::unreachable(&chain(&error), error.is_refused()).findings);
                     report.skipped.push((group, check.id));
                 }
                 Ok(Err(error)) => {

@@ -103,16 +103,22 @@ impl Report {
         GROUPS.iter().map(|(group, _)| (*group, looked(*group))).collect()
     }
 
-    /// The report on a database that cannot be reached, and why.
+    /// The report on a database that cannot be reached, or refuses the log-in, and why.
     #[must_use]
-    pub fn unreachable(why: &str) -> Self {
+    pub fn unreachable(why: &str, is_refused: bool) -> Self {
+        let advice = if is_refused {
+            "check the user, the password and the database's name in --database-url (DAYMEND_DATABASE_URL), and what \
+             the server lets this user do (deploy/mysql/grants.sql)"
+        } else {
+            "check --database-url (DAYMEND_DATABASE_URL), the network, and that the server runs"
+        };
         let finding = Finding {
             id: REACHABLE,
             group: GROUPS[0].0,
             severity: Severity::Error,
             place: "database".to_owned(),
             what: why.to_owned(),
-            advice: "check --database-url (DAYMEND_DATABASE_URL), the network, and that the server runs".to_owned(),
+            advice: advice.to_owned(),
         };
         let skipped = GROUPS.iter().flat_map(|(group, checks)| checks.iter().map(|check| (*group, check.id)));
         Self { findings: vec![finding], skipped: skipped.collect(), ..Self::default() }

@@ -29,7 +29,7 @@ use crate::{
         self,
         catalogue::{SNAPSHOT_COMPLETED, SNAPSHOT_DURATION, SNAPSHOT_SIZE, SNAPSHOTS},
     },
-    snapshot::{self, Manifest, SnapshotError, Store, retention},
+    snapshot::{self, Manifest, Store, retention},
     statement,
 };
 
@@ -199,7 +199,7 @@ pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationT
         }
         Err(error) => {
             SNAPSHOTS.add(["failed"], 1);
-            let why = chain(&error);
+            let why = chain(error.as_ref());
             let attempt = db.fetch_optional(&ATTEMPT, args![day], |row| row.int(0)).await?.unwrap_or(1);
             let wait = RETRY.saturating_mul(1 << (attempt.clamp(1, 10) - 1)).min(RETRY_MAX);
             tracing::error!(error = why, attempt, ?wait, "the daily snapshot failed, trying again");
@@ -211,7 +211,7 @@ pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationT
 }
 
 /// Takes a snapshot, unless one of these tables of this database has been taken since it was due.
-async fn take(daily: &Daily, due_at: DateTime<Utc>, clock: Clock) -> Result<Manifest, SnapshotError> {
+async fn take(daily: &Daily, due_at: DateTime<Utc>, clock: Clock) -> anyhow::Result<Manifest> {
     let database = daily.source.name();
     for name in daily.store.names().await?.into_iter().rev().take_while(|name| name.time() >= due_at) {
         match (daily.store.manifest(name).await, &daily.tables) {
@@ -224,7 +224,9 @@ async fn take(daily: &Daily, due_at: DateTime<Utc>, clock: Clock) -> Result<Mani
             _ => {}
         }
     }
-    snapshot::take(&daily.source, &daily.store, daily.tables.as_deref(), clock, &|_| ()).await
+    // Says which database it is, and why it cannot be reached.
+    daily.source.ping().await?;
+    Ok(snapshot::take(&daily.source, &daily.store, daily.tables.as_deref(), clock, &|_| ()).await?)
 }
 
 /// Says again and again that the snapshot is being taken; ends when that is no longer so.

@@ -51,8 +51,8 @@ pub enum SnapshotError {
     /// The database did not answer, or refused.
     #[error(transparent)]
     Database(#[from] DbError),
-    /// There is no such table.
-    #[error("table {0} does not exist")]
+    /// There is no such table, or the database keeps it from this user.
+    #[error("table {0} does not exist, or this user has no right on it")]
     NoTable(String),
     /// The user may not read all columns.
     #[error("column {column} of table {table} cannot be read: SELECT on the whole table is needed")]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{SnapshotError, create_sql::without_counter};
 use crate::{
     args,
-    db::{DbError, Dialect, Query, Row, Tx},
+    db::{Db, DbError, Dialect, Query, Row, Tx},
     statement,
 };
 
@@ -219,6 +219,19 @@ pub async fn table_names(tx: &mut Tx) -> Result<Vec<String>, DbError> {
         Dialect::Sqlite => TABLES_SQLITE,
     };
     tx.fetch_all(&statement, args![], |row| row.text(0)).await
+}
+
+/// Whether the user may read every table of the database. Those that it has no right on are in no list; but the
+/// server tells only who may read all that a table does not exist.
+pub async fn may_read_all(db: &Db) -> Result<bool, DbError> {
+    if db.dialect() == Dialect::Sqlite {
+        return Ok(true);
+    }
+    match db.columns(Query::new("snapshot rights", "SELECT 1 FROM daymend_no_such_table")).await {
+        Err(error) if error.is_denied() => Ok(false),
+        Err(error) if !error.is_absent() => Err(error),
+        _ => Ok(true),
+    }
 }
 
 /// Reads what a table looks like; none where there is no such table.

@@ -226,6 +226,10 @@ async fn dry_runs_and_unfiltered_changes_touch_nothing(engine: Engine) {
         let error = run_fails(&db, USAGE, &["queue", change]);
         assert!(error.contains("use --all"), "{error}");
     }
+    for change in [&["retry"][..], &["cancel"], &["list"], &["prune", "--older-than", "1s"]] {
+        let error = run_fails(&db, USAGE, &[&["queue"], change, &["--error", ""]].concat());
+        assert!(error.contains("--error"), "{error}");
+    }
     run_fails(&db, USAGE, &["queue", "list", "--from", "2026-06-12", "--to", "2026-06-10"]);
     run_fails(&db, USAGE, &["queue", "show", "77"]);
     run_fails(&db, USAGE, &["queue", "pause"]);

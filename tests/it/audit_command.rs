@@ -20,6 +20,7 @@ const SCHEMA: i32 = 5;
 
 on_both! {
     the_exit_code_says_whether_it_is_true;
+    an_audit_of_nothing_is_not_called_clean;
     a_person_sees_a_calendar_and_tables;
     json_has_every_row;
     drift_is_told_before_migrate;
@@ -80,6 +81,16 @@ async fn the_exit_code_says_whether_it_is_true(engine: Engine) {
     assert_eq!(code, FAILED);
     assert!(err.contains("lab 1 cannot be audited: no time zone is set"), "{err}");
     assert_eq!(audit(&db, &[]).0, DRIFT, "drift comes first");
+}
+
+async fn an_audit_of_nothing_is_not_called_clean(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let nothing = "nothing was compared: no day of any lab could be audited";
+    let (code, out, _) = audit(&db, &[]);
+    assert_eq!((code, out.trim()), (CLEAN, nothing));
+    db.add_lab(1, Some("Mars/Base")).await;
+    let (code, out, _) = audit(&db, &[]);
+    assert_eq!((code, out.trim()), (FAILED, nothing));
 }
 
 async fn a_person_sees_a_calendar_and_tables(engine: Engine) {

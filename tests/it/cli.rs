@@ -1,7 +1,12 @@
 //! What a person or a script sees of the commands: bad input gets one clear line and an exit
 //! code, with nothing half done; doing things twice changes nothing the second time.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use daymend::args;
 use sqlx::{Connection as _, Executor as _, MySqlConnection};
@@ -29,6 +34,8 @@ on_both! {
     repair_as_of_does_yesterday_of_each_lab;
     wait_follows_a_run_and_ends_with_its_result;
     a_rebuild_that_waits_takes_its_own_labs_alone;
+    whoever_stops_waiting_is_told_how_to_go_on;
+    a_moment_that_is_ahead_of_the_databases_clock_is_warned_of;
     a_repair_of_a_lab_that_is_off_says_so;
     a_day_that_fits_no_lab_is_refused_in_few_words;
     a_bench_whose_workers_could_not_run_enqueues_nothing;
@@ -119,6 +126,10 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
         (&["--now", "+262142-12-31T23:59:59Z", "scheduler", "--once"], "--now"),
         (&["repair", "--as-of", "+262142-12-31 23:59:59"], "expected a UTC moment"),
         (&["queue", "cancel", "--from", "+10000-01-01"], "its year is not between 1 and 9999"),
+        (&["runs", "list", "--limit", "0"], "--limit"),
+        (&["queue", "list", "--limit", "0"], "--limit"),
+        (&["queue", "log", "--limit", "0"], "--limit"),
+        (&["audit", "history", "--limit", "0"], "--limit"),
         (&["mend"], "mend"),
     ] {
         let error = run_fails(&db, USAGE, arguments);
@@ -208,6 +219,10 @@ async fn switches_in_the_environment_take_the_usual_words_and_empty_variables_co
             let output = command(&db, &once).env(name, value).output().unwrap();
             assert!(output.status.success(), "{name}={value}: {}", String::from_utf8_lossy(&output.stderr));
         }
+    }
+    for name in ["DAYMEND_LAB_METRICS", "DAYMEND_AUDIT_REPAIR"] {
+        let output = command(&db, &once).env(name, "x").output().unwrap();
+        assert_eq!(output.status.code(), Some(USAGE), "{name}=x");
     }
     for name in ["DAYMEND_SNAPSHOT_STORE", "DAYMEND_JOBS_DIR", "DAYMEND_RETENTION", "DAYMEND_LOG_FORMAT"] {
         let output = command(&db, &once).env(name, "").output().unwrap();
@@ -351,6 +366,45 @@ async fn a_rebuild_that_waits_takes_its_own_labs_alone(engine: Engine) {
     assert!(db.record_status(other).await.starts_with("Running"));
 }
 
+async fn whoever_stops_waiting_is_told_how_to_go_on(engine: Engine) {
+    let db = labs(engine).await;
+    for (run, args, signal, code) in
+        [(1, &["repair", "--day", "2026-06-12", "--wait"][..], "INT", 130), (1, &["runs", "watch", "1"], "TERM", 143)]
+    {
+        let mut waits = command(&db, &[&["--now", NOW], args].concat());
+        let mut waits = waits.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(waits.stderr.take().unwrap()).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains("no worker is alive")), "{args:?}");
+        let id = waits.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{signal}"), &id]).status().unwrap().success());
+        let rest: Vec<String> = lines.collect();
+        assert_eq!(rest, [format!("run {run} goes on: daymend runs watch {run}")]);
+        assert_eq!(waits.wait().unwrap().code(), Some(code));
+    }
+    // Whoever waits to the end is told nothing of the kind.
+    let _worker = Process::start(&db, &["worker"]);
+    let watched = run(&db, &["runs", "watch", "1"]);
+    assert!(watched.status.success() && !String::from_utf8_lossy(&watched.stderr).contains("goes on"), "{watched:?}");
+}
+
+async fn a_moment_that_is_ahead_of_the_databases_clock_is_warned_of(engine: Engine) {
+    let db = labs(engine).await;
+    let far = "2099-01-01T12:00:00Z";
+    for (now, args, is_warned) in [
+        (far, &["repair", "--day", "2098-12-31", "--lab", "1", "--dry-run"][..], false),
+        (far, &["runs", "list"], false),
+        (NOW, &["scheduler", "--once"], false),
+        (far, &["scheduler", "--once"], true),
+        (far, &["repair", "--day", "2098-12-31", "--lab", "1"], true),
+        (far, &["rebuild", "--lab", "1"], true),
+    ] {
+        let output = run(&db, &[&["--now", now], args].concat());
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {error}");
+        assert_eq!(error.contains("ahead of the database's clock"), is_warned, "{args:?}: {error}");
+    }
+}
+
 async fn a_repair_of_a_lab_that_is_off_says_so(engine: Engine) {
     let db = labs(engine).await;
     db.execute("UPDATE labs SET historicalViewEnabled = 0 WHERE id = 2", args![]).await;
@@ -359,6 +413,12 @@ async fn a_repair_of_a_lab_that_is_off_says_so(engine: Engine) {
         assert_eq!(repaired.status.code(), Some(0));
         let said = String::from_utf8_lossy(&repaired.stderr).contains("the Historical View of lab 2 is off");
         assert_eq!(said, is_said, "{repaired:?}");
+        for dry_run in [&["--dry-run"][..], &[]] {
+            let rebuilt = run(&db, &[&["--now", NOW, "rebuild", "--lab", lab][..], dry_run].concat());
+            assert_eq!(rebuilt.status.code(), Some(0));
+            let said = String::from_utf8_lossy(&rebuilt.stderr).contains("the Historical View of lab 2 is off");
+            assert_eq!(said, is_said, "{rebuilt:?}");
+        }
     }
 }
 

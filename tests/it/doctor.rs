@@ -2,7 +2,10 @@
 //! that has been done. On a site that is well it finds nothing, and it never writes.
 
 use chrono::TimeDelta;
-use daymend::{args, db::instant_text};
+use daymend::{
+    args,
+    db::{instant_text, migrate},
+};
 use sqlx::{Connection as _, Row as _, SqliteConnection};
 
 use crate::{
@@ -58,6 +61,13 @@ async fn a_missing_or_newer_schema_is_an_exit_code_of_its_own(engine: Engine) {
     assert!(!none.json["skipped"].as_array().unwrap().is_empty());
     run_ok(&db, &["migrate"]);
     examine(&db).assert_well();
+    // The lab system's tables are all there, daymend's are not.
+    for table in migrate::tables().chain(["daymend_schema"]) {
+        db.execute(&format!("DROP TABLE {table}"), args![]).await;
+    }
+    let none = examine(&db);
+    assert_eq!(none.ids(), ["schema.version"], "{:#}", none.json);
+    run_ok(&db, &["migrate"]);
     db.execute("INSERT INTO daymend_schema VALUES (999, 'later', '2026-01-01 00:00:00')", args![]).await;
     let newer = examine(&db);
     assert!(newer.what("schema.version").contains("newer"));

@@ -12,6 +12,7 @@ use crate::{
 };
 
 const SCHEMA: i32 = 5;
+const UNAVAILABLE: i32 = 4;
 
 on_both! {
     migrate_creates_what_is_missing_and_says_so_when_nothing_is;
@@ -99,4 +100,23 @@ async fn other_commands_ask_for_migrate_first(engine: Engine) {
     for args in [&["runs", "list"][..], &["migrate"], &["migrate", "--dry-run"]] {
         assert!(run_fails(&db, SCHEMA, args).contains("newer"));
     }
+}
+
+#[tokio::test]
+async fn migrate_makes_a_file_of_sqlites_and_no_other_command_does() {
+    let db = TestDb::source_only(Engine::Sqlite).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("new.db");
+    let url = format!("sqlite:{}", file.display());
+    for args in [&["runs", "list"][..], &["migrate", "--dry-run"], &["worker", "--drain"]] {
+        let error = run_fails(&db, UNAVAILABLE, &[args, &["--database-url", &url]].concat());
+        assert_one_line(&error);
+        assert!(error.contains("no such file: `daymend migrate` makes it"), "{error}");
+        assert!(!file.exists(), "{args:?}");
+    }
+    assert!(run_ok(&db, &["migrate", "--database-url", &url]).contains("applied version 1"));
+    assert!(run_ok(&db, &["runs", "list", "--database-url", &url]).contains("no run yet"));
+    let nowhere = format!("sqlite:{}", dir.path().join("nowhere/new.db").display());
+    let error = run_fails(&db, UNAVAILABLE, &["migrate", "--database-url", &nowhere]);
+    assert!(error.contains("its directory does not exist"), "{error}");
 }

@@ -2,6 +2,8 @@
 //! up, back off, and go on; nothing is lost.
 
 use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
@@ -16,8 +18,10 @@ use daymend::{
 use crate::{
     on_both,
     support::{
-        Engine, TestDb, oracle,
-        process::{Process, run_fails, run_ok},
+        Engine, TestDb,
+        doctor::examine_with,
+        oracle,
+        process::{Process, command, run_fails, run_ok},
         proxy::{Proxy, Weather},
         server::{self, Server},
         wait_until,
@@ -212,6 +216,24 @@ async fn a_login_that_is_refused_for_a_while_uses_up_no_attempt() {
     db.apply(&format!("ALTER USER {user}@'%' ACCOUNT UNLOCK")).await;
     wait_for_the_end(&db).await;
     assert!(processes.iter_mut().all(Process::is_running));
+}
+
+/// Whoever has the wrong password is not sent to look at the network.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_that_is_refused_is_called_one() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let url = db.url.replace("CHANGE_ME_RUN_TIME", "wrong");
+    let mut worker = command(&db, &["worker"]);
+    let mut worker = worker.env("DAYMEND_DATABASE_URL", &url).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(worker.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let waiting = log.find(|line| line.contains("waiting")).unwrap();
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    assert!(waiting.contains("the database refuses the log-in, waiting"), "{waiting}");
+    let doctor = examine_with(&db, &["--database-url", &url]);
+    let advice = doctor.advice("connection.reachable", "error");
+    assert!(advice.contains("password") && !advice.contains("network"), "{advice}");
+    assert_eq!(doctor.code, 4);
 }
 
 /// Of a claim only a commit without an answer may have claimed. What else fails of it is tried again, and what

@@ -19,8 +19,9 @@ use crate::{
     on_both,
     support::{
         Engine, TestDb,
+        http::get,
         process::{Process, run_fails},
-        wait_until,
+        server, wait_until,
     },
 };
 
@@ -29,6 +30,7 @@ on_both! {
     two_processes_take_one;
     one_whose_taker_died_is_taken_by_another;
     one_that_fails_is_tried_again;
+    work_does_not_wait_for_the_log_in_that_snapshots_need;
     one_whose_second_is_somebody_elses_is_taken_later;
     who_was_not_heard_of_says_nothing_of_what_others_take;
     a_snapshot_of_some_tables_pushes_no_full_one_out;
@@ -173,6 +175,47 @@ async fn one_that_fails_is_tried_again(engine: Engine) {
     assert!([Look::Failed, Look::Taken].contains(&handed_on), "{handed_on:?}");
     let next = look(&db.db, &mine, tomorrow, &CancellationToken::new()).await.unwrap();
     assert_eq!(next == Look::Taken, handed_on == Look::Failed);
+}
+
+async fn work_does_not_wait_for_the_log_in_that_snapshots_need(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (place, link) = (dir.path().join("store"), dir.path().join("link.db"));
+    let user = format!("late_{}", db.name().replace(['/', '.'], ""));
+    let url = match engine {
+        Engine::MariaDb => format!("mysql://{user}:late@127.0.0.1:{}/{}", server::port(&db.url), db.name()),
+        Engine::Sqlite => format!("sqlite:{}", link.display()),
+    };
+    let snapshots = ["--snapshot-to", place.to_str().unwrap(), "--snapshot-database-url", &url];
+    let arguments = [&["--now", "2026-11-21T12:00:00Z", "serve"][..], &snapshots[..]].concat();
+    let (mut process, address) = Process::start_with_pages(&db, &arguments);
+    let limit = Duration::from_secs(60);
+    wait_until("a worker", limit, async || db.number("SELECT COUNT(*) FROM daymend_workers").await == 1).await;
+    let failed = "SELECT COUNT(*) FROM daymend_snapshots WHERE state = 'waiting' AND attempt = 1 AND error IS NOT NULL";
+    wait_until("a snapshot that failed", limit, async || db.number(failed).await == 1).await;
+    let error = db.text("SELECT error FROM daymend_snapshots").await;
+    let why = if engine == Engine::MariaDb { "refuses" } else { "cannot be reached" };
+    assert!(error.contains(why), "{error}");
+    let metrics = get(&address, "/metrics").unwrap().body;
+    assert!(metrics.contains("daymend_snapshots_total{result=\"failed\"} 1"), "{metrics}");
+    // It connects by itself when it can.
+    match engine {
+        Engine::MariaDb => {
+            let grant = format!("GRANT SELECT ON {}.* TO {user}@'%' IDENTIFIED BY 'late'", db.name());
+            db.execute(&grant, vec![]).await;
+        }
+        Engine::Sqlite => std::os::unix::fs::symlink(db.db.name(), &link).unwrap(),
+    }
+    db.execute("UPDATE daymend_snapshots SET due_us = 1", vec![]).await;
+    let done = "SELECT COUNT(*) FROM daymend_snapshots WHERE state = 'done'";
+    wait_until("a snapshot", limit, async || db.number(done).await == 1).await;
+    process.terminate();
+    assert_eq!(process.wait(Duration::from_secs(30)), Some(0));
+    // What can be seen without a connection is an error at the start.
+    for (store, url) in [("gs://bucket", url.as_str()), ("store", "postgres://x:secret@127.0.0.1/lab")] {
+        let error = run_fails(&db, USAGE, &["serve", "--snapshot-to", store, "--snapshot-database-url", url]);
+        assert!(!error.contains("secret"), "{error}");
+    }
 }
 
 /// Another database's daily snapshot is due at the same second, into the same bucket.

@@ -17,8 +17,14 @@ use rand::RngExt as _;
 use crate::{
     on_both,
     snapshot::{open_latest, rows, take},
-    support::{Engine, TestDb, process::Process, wait_until},
+    support::{
+        Engine, TestDb,
+        process::{Process, run_fails, run_ok},
+        wait_until,
+    },
 };
+
+const USAGE: i32 = 2;
 
 /// How many rows the tables have that take a moment to copy.
 const MANY: u32 = 60_000;
@@ -27,6 +33,7 @@ on_both! {
     foreign_keys_hold_inside_while_others_write;
     a_take_that_is_killed_leaves_nothing_that_looks_whole;
     memory_does_not_grow_with_the_rows;
+    a_copy_of_all_tables_leaves_none_out;
 }
 
 /// A table of so many rows, each of some 100 bytes.
@@ -300,4 +307,41 @@ async fn nobody_who_alters_or_writes_waits_for_the_end() {
     };
     take_with(&db, &store, &["first".to_owned(), "second".to_owned()], &progress).await.unwrap();
     altered.into_inner().unwrap().expect("it was tried").expect("nobody was in the way");
+}
+
+/// The user of deploy/mysql/grants.sql is shown the tables that it has a right on, and no others.
+async fn a_copy_of_all_tables_leaves_none_out(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("store");
+    let all = ["snapshot", "take", "--all", "--json", "--to", place.to_str().unwrap()];
+    for table in ["nowhere", "daymend_dirty"] {
+        if engine == Engine::Sqlite && table == "daymend_dirty" {
+            continue;
+        }
+        let error = run_fails(&db, USAGE, &["snapshot", "take", "--table", table, "--to", place.to_str().unwrap()]);
+        assert!(error.contains(&format!("table {table} does not exist, or this user has no right on it")), "{error}");
+    }
+    let tables = match engine {
+        Engine::Sqlite => "SELECT COUNT(*) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'",
+        Engine::MariaDb => {
+            let error = run_fails(&db, USAGE, &all);
+            assert!(
+                error.contains("--all would leave out") && error.contains("SELECT on the whole database"),
+                "{error}"
+            );
+            assert!(Store::dir(&place).names().await.unwrap().is_empty());
+            db.execute(&format!("GRANT SELECT ON {0}.* TO {0}_snapshot@'%'", db.name()), vec![]).await;
+            "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE()"
+        }
+    };
+    let manifest: serde_json::Value = serde_json::from_str(&run_ok(&db, &all)).unwrap();
+    let taken = i64::try_from(manifest["tables"].as_array().unwrap().len()).unwrap();
+    assert_eq!(taken, db.number(tables).await);
+    // Of no table there is nothing to keep.
+    let empty = dir.path().join("empty.db");
+    std::fs::write(&empty, "").unwrap();
+    let url = format!("sqlite:{}", empty.display());
+    let error = run_fails(&db, USAGE, &[&all[..], &["--snapshot-database-url", &url]].concat());
+    assert!(error.contains("has no table to copy"), "{error}");
 }

@@ -28,7 +28,7 @@ pub(super) struct Options {
     labs: bool,
 
     /// How many nights to list
-    #[arg(long, default_value_t = 20, value_name = "N")]
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 }
 
@@ -121,7 +121,7 @@ async fn labs(global: &Global, db: &Db) -> anyhow::Result<()> {
         let line = |(lab, cursor): (&i64, &Cursor)| json!({ "lab": lab, "cursor": cursor });
         return print_json(&cursors.iter().map(line).collect::<Vec<_>>());
     }
-    let mut table = table(&[">lab", "every day audited since (UTC)", "goes on at", "problem"]);
+    let mut table = table(&[">lab", "every day audited since (UTC)", "goes on at", "~problem"]);
     for (lab, cursor) in &cursors {
         table.add_row([
             lab.to_string(),

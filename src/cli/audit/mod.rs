@@ -202,6 +202,7 @@ impl AuditArgs {
     async fn enqueue(&self, global: &Global, db: &Db, rollup: &Rollup, report: &Report) -> anyhow::Result<Repair> {
         let mut repair = Repair { days: report.repairable(), run: None, ended: None };
         if !self.dry_run && !repair.days.is_empty() {
+            global.warn_of_future(db).await?;
             let plan = scheduler::repair::Plan { labs: repair.labs(), ..scheduler::repair::Plan::default() };
             let (by, now) = (format!("audit by {}", who()), db.now(global.clock()).await?);
             let (attempts, max_shrink) = (self.attempts.attempts, self.shrink.max_shrink);

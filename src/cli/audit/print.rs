@@ -58,6 +58,9 @@ pub(super) fn report(global: &Global, report: &Report, sample: Option<Sample>) {
 fn verdict(report: &Report) -> String {
     let labs = report.labs.iter().filter(|lab| lab.days_audited > 0).count();
     let days = report.days_audited();
+    if report.is_clean() && days == 0 {
+        return "nothing was compared: no day of any lab could be audited".to_owned();
+    }
     if report.is_clean() {
         let except: Vec<String> = report.except.iter().map(|cause| cause.title()).collect();
         let except = if except.is_empty() { String::new() } else { format!(" (but for: {})", except.join(", ")) };
@@ -124,7 +127,7 @@ fn title(lab: &LabReport) -> String {
 
 /// One line a day and cause.
 fn days(report: &Report) {
-    let mut table = table(&[">lab", "day", "cause", ">rows", "event types", "for example"]);
+    let mut table = table(&[">lab", "day", "cause", ">rows", "~event types", "~for example"]);
     let days = report.labs.iter().flat_map(|lab| lab.days.iter().map(move |day| (lab.lab, day)));
     let lines: Vec<_> = days
         .flat_map(|(lab, day)| day.causes().into_iter().map(move |(cause, rows)| (lab, day, cause, rows)))
@@ -184,7 +187,7 @@ fn event_types(report: &Report) {
 }
 
 fn labs(report: &Report) {
-    let mut table = table(&[">lab", "time zone", ">days", ">drifted", ">rows", "causes"]);
+    let mut table = table(&[">lab", "time zone", ">days", ">drifted", ">rows", "~causes"]);
     for lab in report.labs.iter().filter(|lab| !lab.days.is_empty()).take(LINES_MAX) {
         let mut causes: BTreeMap<String, u64> = BTreeMap::new();
         for (cause, count) in lab.days.iter().flat_map(DayReport::causes) {

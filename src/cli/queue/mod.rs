@@ -6,7 +6,7 @@ mod show;
 use std::process::ExitCode;
 
 use chrono::NaiveDate;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
 use super::{Global, calendar_day, check_order, who};
 use crate::queue::{JobKind, JobState, admin::filter::Filter};
@@ -21,7 +21,7 @@ pub(super) enum Command {
         #[command(flatten)]
         filter: FilterArgs,
         /// How many at most
-        #[arg(long, default_value_t = 50, value_name = "N")]
+        #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
     /// Show one job with every attempt
@@ -43,7 +43,7 @@ pub(super) enum Command {
     /// Show what was done to the queue, by whom
     Log {
         /// How many at most
-        #[arg(long, default_value_t = 50, value_name = "N")]
+        #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
 }
@@ -101,7 +101,7 @@ pub(super) struct FilterArgs {
     kind: Option<JobKind>,
 
     /// Whose error contains this text
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     error: Option<String>,
 }
 

@@ -55,7 +55,7 @@ pub(super) async fn stats(global: &Global, db: &Db) -> anyhow::Result<ExitCode> 
         println!("workers         none is alive");
         return Ok(Exit::Ok.into());
     }
-    let mut workers = table(&[">worker", "name", "version", "started (UTC)", "heartbeat (UTC)", ">holds"]);
+    let mut workers = table(&[">worker", "~name", "version", "started (UTC)", "heartbeat (UTC)", ">holds"]);
     for worker in &stats.workers {
         workers.add_row([
             worker.id.to_string(),
@@ -81,7 +81,7 @@ pub(super) async fn list(global: &Global, db: &Db, filter: &Filter, limit: u32) 
         print_json(&jobs)?;
         return Ok(Exit::Ok.into());
     }
-    let mut table = table(&[">job", ">run", "kind", ">lab", "day", "state", ">attempts", ">rows", "error"]);
+    let mut table = table(&[">job", ">run", "kind", ">lab", "day", "state", ">attempts", ">rows", "~error"]);
     for job in &jobs {
         table.add_row([
             job.id.to_string(),
@@ -134,7 +134,7 @@ pub(super) async fn show(global: &Global, db: &Db, id: i64) -> anyhow::Result<Ex
     }
     println!("  last error  {}", or_dash(job.error.as_ref()));
     if !attempts.is_empty() {
-        let mut table = table(&[">attempt", "outcome", ">worker", "name", "claimed (UTC)", "ended (UTC)", "error"]);
+        let mut table = table(&[">attempt", "outcome", ">worker", "name", "claimed (UTC)", "ended (UTC)", "~error"]);
         for attempt in &attempts {
             table.add_row([
                 attempt.attempt.to_string(),
@@ -157,7 +157,7 @@ pub(super) async fn log(global: &Global, db: &Db, limit: u32) -> anyhow::Result<
         print_json(&entries)?;
         return Ok(Exit::Ok.into());
     }
-    let mut table = table(&["at (UTC)", "who", "action", ">jobs", "filter"]);
+    let mut table = table(&["at (UTC)", "who", "action", ">jobs", "~filter"]);
     for entry in &entries {
         table.add_row([
             time(entry.at),

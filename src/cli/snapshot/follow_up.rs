@@ -44,6 +44,10 @@ pub(super) struct After {
     left: Option<String>,
     /// Facts whose days nobody knows: those are not recomputed.
     is_unknown: bool,
+    /// The labs that are left out, and why: their days are not recomputed.
+    left_out: Vec<(i64, String)>,
+    /// Whether somebody wants to know that every day is true.
+    wait: bool,
     /// How the run ended, where it was followed.
     ended: Option<RunState>,
     /// What the audit found, where the run has completed.
@@ -53,7 +57,8 @@ pub(super) struct After {
 impl FollowUp {
     /// Enqueues the repair of the days, and says nothing.
     pub(super) async fn enqueue(&self, global: &Global, db: &Db, days: &repair::Plan) -> anyhow::Result<After> {
-        let after = After { is_unknown: !days.unknown.is_empty(), ..After::default() };
+        let (is_unknown, left_out) = (!days.unknown.is_empty(), days.left_out.clone());
+        let after = After { is_unknown, left_out, wait: self.wait, ..After::default() };
         if days.labs.is_empty() {
             return Ok(after);
         }
@@ -63,6 +68,7 @@ impl FollowUp {
         let rollups = global.rollups()?;
         let rollup = historical_summary(&rollups)?;
         let now = db.now(global.clock()).await?;
+        global.warn_of_future(db).await?;
         let run =
             repair::enqueue(db, rollup, days, &self.requested_by, now, self.attempts_max, self.max_shrink).await?;
         Ok(After { run: Some(run), ..after })
@@ -122,8 +128,9 @@ impl After {
         if self.left.is_some() || self.ended.is_some_and(|state| state != RunState::Completed) {
             return Exit::Failed;
         }
+        let is_open = self.is_unknown || (self.wait && !self.left_out.is_empty());
         match self.audit.as_ref().map_or(Exit::Ok, |report| audit::exit(report, None)) {
-            Exit::Ok if self.is_unknown && before == Exit::Ok => Exit::Drift,
+            Exit::Ok if is_open && before == Exit::Ok => Exit::Drift,
             Exit::Ok => before,
             exit => exit,
         }
@@ -133,6 +140,7 @@ impl After {
     pub(super) fn add_to(&self, mut json: Value) -> Value {
         json["run"] = json!(self.run);
         json["state"] = json!(self.ended);
+        json["left_out"] = json!(self.left_out);
         json["audit"] = json!(self.audit.as_ref().map(audit::report_json));
         json
     }

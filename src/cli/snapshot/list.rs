@@ -46,7 +46,7 @@ pub(super) async fn list(global: &Global, options: &StoreArgs) -> anyhow::Result
         println!("no snapshot yet in {}", options.place.as_deref().unwrap_or_default());
         return Ok(exit.into());
     }
-    let mut table = table(&["snapshot", "taken (UTC)", ">tables", ">rows", ">size", ">took", "database"]);
+    let mut table = table(&["snapshot", "taken (UTC)", ">tables", ">rows", ">size", ">took", "~database"]);
     for (name, manifest) in &listed {
         match manifest {
             Ok(manifest) => table.add_row([
@@ -58,7 +58,10 @@ pub(super) async fn list(global: &Global, options: &StoreArgs) -> anyhow::Result
                 format!("{:.1} s", manifest.took_ms as f64 / 1000.0),
                 manifest.server.database.clone(),
             ]),
-            Err(error) => table.add_row([name.to_string(), chain(error)]),
+            Err(error) => {
+                let dashes = ["-"; 5].map(ToOwned::to_owned);
+                table.add_row([&[name.to_string()][..], &dashes, &[chain(error)]].concat())
+            }
         };
     }
     println!("{table}");
@@ -80,7 +83,7 @@ impl Options {
         println!("  size      {}, {} unpacked", bytes(manifest.size), bytes(manifest.sqlite_size));
         println!("  file      {}", name.data());
         println!("  sha256    {}", manifest.sha256);
-        let mut table = table(&["table", ">rows", ">columns", "key", "points to"]);
+        let mut table = table(&["table", ">rows", ">columns", "~key", "~points to"]);
         for copy in &manifest.tables {
             let mut parents: Vec<&str> = copy.table.foreign_keys.iter().map(|key| key.parent.as_str()).collect();
             parents.sort_unstable();

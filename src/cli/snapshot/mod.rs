@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::{
-    Exit, Global, audit, connect_to, follow, historical_summary, print_json,
+    Exit, Global, audit, connect_to, follow, historical_summary, pool_to, print_json,
     service::{AttemptsArgs, ShrinkArgs},
     usage, who,
 };
@@ -94,11 +94,20 @@ pub(super) struct SourceArgs {
     snapshot_database_url: Option<String>,
 }
 
+/// The option that says so.
+const SOURCE: &str = "--snapshot-database-url";
+
 impl SourceArgs {
     /// A pool to the database that is copied, which answers.
     pub(super) async fn connect(&self, global: &Global) -> anyhow::Result<Db> {
         let Some(url) = &self.snapshot_database_url else { return global.connect_bare(1).await };
-        connect_to("--snapshot-database-url", url, 1).await
+        connect_to(SOURCE, url, 1).await
+    }
+
+    /// A pool to the database that is copied, which may not be there yet.
+    pub(super) fn pool(&self, global: &Global) -> anyhow::Result<Db> {
+        let Some(url) = &self.snapshot_database_url else { return global.pool(1) };
+        pool_to(SOURCE, url, 1)
     }
 }
 

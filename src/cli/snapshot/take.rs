@@ -4,10 +4,13 @@ use std::{process::ExitCode, sync::Mutex};
 
 use clap::Args;
 
-use super::{Exit, Global, SourceArgs, StoreArgs, bytes, default_tables, explained_to, historical_summary, print_json};
+use super::{
+    Exit, Global, SourceArgs, StoreArgs, bytes, default_tables, explained_to, historical_summary, print_json, usage,
+};
 use crate::{
+    db::{Db, Mode},
     output::bar::Rows,
-    snapshot::{self, Progress},
+    snapshot::{self, Progress, schema},
 };
 
 /// Who may read what is copied.
@@ -20,7 +23,7 @@ pub(in crate::cli) struct Options {
     #[arg(long = "table", value_name = "TABLE", conflicts_with = "all")]
     tables: Vec<String>,
 
-    /// Copy every table of the database
+    /// Copy every table of the database; needs SELECT on all of it
     #[arg(long)]
     all: bool,
 
@@ -29,6 +32,24 @@ pub(in crate::cli) struct Options {
 
     #[command(flatten)]
     source: SourceArgs,
+}
+
+/// Refuses a copy of all tables where some may be left out, or there is none.
+async fn check_all(db: &Db) -> anyhow::Result<()> {
+    let name = db.name();
+    if !schema::may_read_all(db).await? {
+        return Err(usage(format!(
+            "--all would leave out the tables that this user has no right on: it needs SELECT on the whole database \
+             {name} (GRANT SELECT ON `{name}`.* TO …); or name the tables with --table"
+        )));
+    }
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let names = schema::table_names(&mut tx).await?;
+    tx.commit().await?;
+    if names.is_empty() {
+        return Err(usage(format!("database {name} has no table to copy")));
+    }
+    Ok(())
 }
 
 impl Options {
@@ -45,6 +66,9 @@ impl Options {
             Some(tables)
         };
         let db = self.source.connect(global).await?;
+        if tables.is_none() {
+            check_all(&db).await?;
+        }
         let bar = Mutex::new(Rows::new("snapshot"));
         let show = |progress: &Progress| {
             if let Ok(mut bar) = bar.lock() {

@@ -1,6 +1,9 @@
 //! `daymend snapshot undo`.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::Args;
 
@@ -63,7 +66,7 @@ impl Options {
         // As where a run was killed behind its last step.
         if !self.file.exists() && done.exists() {
             if global.json {
-                print_json(&json(&Undone::default()))?;
+                print_json(&json(&Undone::default(), Some(&done)))?;
             } else {
                 println!("{} was taken back before: see {}", self.file.display(), done.display());
             }
@@ -100,7 +103,7 @@ impl Options {
         let exit = if undone.left.is_empty() { Exit::Ok } else { Exit::Drift };
         if self.dry_run {
             if global.json {
-                print_json(&json(&undone))?;
+                print_json(&json(&undone, None))?;
             } else {
                 print(&undone, true);
             }
@@ -114,17 +117,21 @@ impl Options {
             wait: self.wait,
         };
         let after = follow_up.enqueue(global, &db, &days).await?;
-        if undone.left.is_empty() {
+        let renamed = undone.left.is_empty().then_some(done.as_path());
+        if let Some(done) = renamed {
             std::fs::rename(&self.file, done)?;
         }
         // What may take long is left to others.
         drop(held);
         if !global.json {
             print(&undone, false);
+            if let Some(done) = renamed {
+                println!("{} is now {}", self.file.display(), done.display());
+            }
         }
         let after = follow_up.finish(global, &db, &days, after).await?;
         if global.json {
-            print_json(&after.add_to(json(&undone)))?;
+            print_json(&after.add_to(json(&undone, renamed)))?;
         }
         Ok(after.exit(exit).into())
     }
@@ -146,7 +153,8 @@ impl Options {
     }
 }
 
-fn json(undone: &Undone) -> serde_json::Value {
+/// As JSON, with where the undo file is once every row has been taken back.
+fn json(undone: &Undone, renamed: Option<&Path>) -> serde_json::Value {
     let left: Vec<_> = undone
         .left
         .iter()
@@ -154,6 +162,7 @@ fn json(undone: &Undone) -> serde_json::Value {
         .collect();
     serde_json::json!({
         "removed": undone.removed, "gone": undone.gone, "emptied": undone.emptied, "left": left,
+        "renamed_to": renamed,
     })
 }
 

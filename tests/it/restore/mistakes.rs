@@ -21,6 +21,8 @@ on_both! {
     days_are_enqueued_whoever_reads_along;
     an_edited_map_is_never_written_over;
     days_of_labs_whose_view_is_off_are_left_alone;
+    days_that_are_left_out_are_no_success_to_whoever_waits;
+    a_restore_of_nothing_offers_nothing_to_take_back;
     nobody_else_writes_an_undo_file_that_is_written;
     a_map_that_names_half_a_key_names_nobody;
     an_undo_file_is_of_one_database;
@@ -186,6 +188,45 @@ async fn days_of_labs_whose_view_is_off_are_left_alone(engine: Engine) {
         assert!(said.contains("day(s) of 1 lab(s) are recomputed"), "{said}");
         assert_eq!(scene.db.number(labs).await, 0);
     }
+}
+
+async fn days_that_are_left_out_are_no_success_to_whoever_waits(engine: Engine) {
+    let scene = lab(engine).await;
+    scene.db.add_lab(3, Some("Europe/Brussels")).await;
+    scene.db.fill_lab(3, "2026-06-01".parse().unwrap(), 3, 5).await;
+    scene.execute_all(&["UPDATE labs SET labTimeZone = 'Nowhere' WHERE id = 3"]).await;
+    let name = scene.take().await.to_string();
+    scene
+        .execute_all(&["DELETE FROM collectedSample WHERE billing_id IN (SELECT id FROM billing WHERE lab_id = 3)"])
+        .await;
+    let undo = scene.path("undo.jsonl").display().to_string();
+    let restore = ["restore", &name, "--missing", "--apply", "--now", NOW];
+    for (code, wait) in [(3, &["--wait"][..]), (0, &[])] {
+        for command in [&restore[..], &["undo", &undo, "--now", NOW]] {
+            let said = scene.json(code, &[command, wait].concat());
+            assert_eq!((&said["left_out"][0][0], &said["run"]), (&3.into(), &serde_json::Value::Null), "{said}");
+            let renamed = if command[0] == "undo" { Some(format!("{undo}.undone")) } else { None };
+            assert_eq!(said["renamed_to"].as_str(), renamed.as_deref(), "{said}");
+        }
+        std::fs::remove_file(format!("{undo}.undone")).unwrap();
+    }
+}
+
+async fn a_restore_of_nothing_offers_nothing_to_take_back(engine: Engine) {
+    let scene = people(engine).await;
+    let name = scene.take().await.to_string();
+    let undo = scene.path("undo.jsonl").display().to_string();
+    let restore = ["restore", &name, "--missing", "--apply"];
+    let said = scene.run(0, &restore);
+    assert!(said.contains("no row was to be restored") && !said.contains("takes it back"), "{said}");
+    scene.execute_all(&["DELETE FROM pets"]).await;
+    assert!(scene.run(0, &restore).contains("takes it back"));
+    // What another run has restored can be taken back all the same.
+    let said = scene.run(0, &restore);
+    assert!(said.contains("0 row(s) restored by this run") && said.contains("takes it back"), "{said}");
+    assert!(!scene.run(0, &["undo", &undo, "--dry-run"]).contains("is now"));
+    let said = scene.run(0, &["undo", &undo]);
+    assert!(said.contains(&format!("{undo} is now {undo}.undone")), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

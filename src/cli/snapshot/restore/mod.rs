@@ -29,9 +29,9 @@ use crate::{
             remap::{self, Remap},
             report::Report,
             touched,
-            undo_file::{self, Header, Held},
+            undo_file::{self, Header, Held, Reader, Record},
         },
-        side::Side,
+        side::{PAGE, Side},
     },
 };
 
@@ -208,7 +208,7 @@ impl Options {
         if !global.json {
             print::report(&report, false);
             print::map(&context, &map, saved.as_deref()).await?;
-            print::applied(&applied, &undo_path);
+            print::applied(&applied, &undo_path, !has_rows(&mut reader)?);
         }
         let after = follow_up.finish(global, &db, &days, after).await?;
         if global.json {
@@ -246,6 +246,17 @@ impl Options {
         }
         Ok(exclusions)
     }
+}
+
+/// Whether there is a row to take back.
+fn has_rows(reader: &mut Reader) -> anyhow::Result<bool> {
+    for start in (0..reader.len()).step_by(PAGE) {
+        let records = reader.read(start..reader.len().min(start + PAGE))?;
+        if records.iter().any(|record| !matches!(record, Record::End | Record::Days { .. })) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Says who may do it, where the database says who may not.

@@ -15,7 +15,7 @@ const MAP_SHOWN: usize = 20;
 
 /// The map of rows that were entered again, and where it is saved.
 pub(super) async fn map(context: &Context, wanted: &Path, saved: Option<&Path>) -> anyhow::Result<()> {
-    let mut map = table(&["table", ">vanished", ">live", "why"]);
+    let mut map = table(&["table", ">vanished", ">live", "~why"]);
     let mut rows = 0;
     remap::for_each_mapped(context, MAP_SHOWN, |name, old, new, why| {
         rows += 1;
@@ -74,8 +74,12 @@ pub(super) fn report(report: &Report, is_plan: bool) {
     }
 }
 
-/// What this run has done.
-pub(super) fn applied(applied: &Applied, undo: &Path) {
+/// What this run has done, into an undo file that may hold what others have.
+pub(super) fn applied(applied: &Applied, undo: &Path, is_empty: bool) {
+    if is_empty {
+        println!("no row was to be restored: nothing was written");
+        return;
+    }
     println!(
         "{} row(s) restored by this run ({} of them completed afterwards), in {} pass(es); \
          `daymend snapshot undo {}` takes it back",
