@@ -56,7 +56,7 @@ impl From<u32> for ConnectOptions {
 /// site to site. READ COMMITTED avoids the gap locks that make neighbouring empty days
 /// deadlock; no statement ends early (`sql_select_limit` would cut facts short, and snapshots, without
 /// an error) or is refused for what it might cost; a lock that is not granted within five seconds means that somebody else holds
-/// it for long, and starting over is better than to wait with locks of our own. Digests and texts of days concatenate
+/// it for long, and starting over is better than to wait with locks of our own. Digests concatenate
 /// the rows of a day, of which a server's 1,024 bytes would be a few.
 const SESSION_MYSQL: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; \
      SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = 5, autocommit = 1, \

@@ -257,14 +257,14 @@ impl Row {
                 if raw.is_null() {
                     return Ok(None);
                 }
-                let info = raw.type_info();
-                if <u64 as Type<sqlx::MySql>>::compatible(&info) {
-                    let wide: u64 = row.try_get_unchecked(index)?;
+                let info = raw.type_info().into_owned();
+                let failed = |source| sqlx::Error::ColumnDecode { index: index.to_string(), source };
+                let is_signed = <i64 as Type<sqlx::MySql>>::compatible(&info);
+                if !is_signed && <u64 as Type<sqlx::MySql>>::compatible(&info) {
+                    let wide: u64 = sqlx::Decode::<sqlx::MySql>::decode(raw).map_err(failed)?;
                     i64::try_from(wide).map(Some).map_err(|_| not_a(index, "a BIGINT", &wide.to_string()))
-                } else if <i64 as Type<sqlx::MySql>>::compatible(&info)
-                    || <bool as Type<sqlx::MySql>>::compatible(&info)
-                {
-                    row.try_get_unchecked(index)
+                } else if is_signed || <bool as Type<sqlx::MySql>>::compatible(&info) {
+                    sqlx::Decode::<sqlx::MySql>::decode(raw).map(Some).map_err(failed)
                 } else {
                     Err(not_a(index, "a whole number", info.name()))
                 }

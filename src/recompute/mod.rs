@@ -33,7 +33,6 @@
 mod compare;
 pub mod diff;
 pub mod digest;
-pub mod packed;
 pub mod shrink;
 pub mod stored;
 

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use chrono::NaiveDate;
 
-use super::{diff::Difference, digest, packed};
+use super::{diff::Difference, digest};
 use crate::{
     args, calendar,
     db::{Arg, Dated, Db, DbError, Dialect, Query, Tx, json_list, repeat},
@@ -57,9 +57,6 @@ pub async fn read(
     lab_id: i64,
     (first, last): (NaiveDate, NaiveDate),
 ) -> Result<Vec<StoredRow>, DbError> {
-    if let Some(rows) = packed::read(tx, rollup, lab_id, (first, last)).await? {
-        return Ok(rows);
-    }
     let sql = read_sql(&rollup.summary);
     let mut rows = Vec::new();
     tx.for_each(Query::new("read summary", sql), args![lab_id, first, last], |row| {
@@ -163,7 +160,7 @@ pub enum Access {
 /// that does not.
 pub async fn check(db: &Db, rollup: &Rollup, access: Access) -> Result<Option<Misfit>, DbError> {
     let s = &rollup.summary;
-    let reading = [Some(read_sql(s)), packed::sql(s, db.dialect()), digest::sql(s, db.dialect())];
+    let reading = [Some(read_sql(s)), digest::sql(s, db.dialect())];
     let writing = [lock_sql(s, db.dialect()), delete_sql(s, db.dialect()), update_sql(s, 1), insert_sql(s, 1)];
     let writing = writing.into_iter().filter(|_| access == Access::Write);
     for sql in reading.into_iter().flatten().chain(writing) {

@@ -33,7 +33,6 @@ mod metrics;
 mod migrate;
 mod observed;
 mod outages;
-mod packed;
 mod parts;
 mod probes;
 mod processes;
