@@ -69,6 +69,7 @@ pub(super) fn start(
         let mut fetcher = Fetcher {
             room_min,
             room_wanted: room_min,
+            is_full: false,
             session,
             units: sender,
             claimer: Claimer::default(),
@@ -93,6 +94,8 @@ struct Fetcher {
     room_min: usize,
     /// How many jobs it means to hold, between `room_min` and [`ROOM_MAX`].
     room_wanted: usize,
+    /// Whether the last claim found half of what there was room for: then there is likely more.
+    is_full: bool,
     /// What never changes of each run of the last claim: the next one is mostly of the same, and jobs
     /// that are held take what they need with them.
     runs: HashMap<i64, Seen>,
@@ -111,8 +114,7 @@ impl Fetcher {
                     wait_after(&error, "rescue", 1, stopping).await;
                 }
             }
-            let full = self.session.held.count() > 0;
-            if full && begun.elapsed() < TOO_SOON {
+            if self.is_full && begun.elapsed() < TOO_SOON {
                 self.room_wanted = (self.room_wanted * 2).min(ROOM_MAX);
             } else if begun.elapsed() > TOO_LATE {
                 self.room_wanted = (self.room_wanted / 2).max(self.room_min);
@@ -172,11 +174,13 @@ impl Fetcher {
     async fn claim(&mut self) -> Result<usize, DbError> {
         let limit = self.room_wanted.saturating_sub(self.session.held.count());
         let begun = Instant::now();
+        self.is_full = false;
         let Some(claim) = self.claimer.claim(&self.session.db, self.session.worker_id, limit).await? else {
             self.session.lost.cancel();
             return Ok(0);
         };
         let claimed = claim.jobs.len();
+        self.is_full = claimed * 2 > limit;
         if claimed == 0 {
             return Ok(0);
         }
