@@ -1,14 +1,19 @@
 //! `daymend rollups`.
 
-use std::process::ExitCode;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
+use anyhow::Context as _;
 use clap::Subcommand;
 
-use super::{Exit, Global, check_rollups, print_json};
+use super::{Exit, Global, check_rollups, print_json, usage};
 use crate::{
     output::{say, table::table},
     recompute::stored::Access,
-    rollup::Rollups,
+    rollup::{self, Rollups},
 };
 
 /// Shows and checks rollup definitions.
@@ -19,6 +24,11 @@ pub(super) enum Command {
     /// Say in one line each what is wrong with the definitions, by themselves and, where a
     /// database is given, against its tables
     Check,
+    /// Write the built-in definitions into a directory, to be changed and given as --jobs-dir
+    Export {
+        /// Where; it may be missing, and must have no definition of these names
+        directory: PathBuf,
+    },
 }
 
 impl Command {
@@ -26,8 +36,34 @@ impl Command {
         match self {
             Self::List => list(global),
             Self::Check => check(global).await,
+            Self::Export { directory } => export(global, &directory),
         }
     }
+}
+
+/// Nothing is written over: somebody may have changed it.
+fn export(global: &Global, directory: &Path) -> anyhow::Result<ExitCode> {
+    let files: Vec<_> = rollup::builtin_files().map(|(file, text)| (directory.join(file), text)).collect();
+    if let Some((file, _)) = files.iter().find(|(file, _)| file.exists()) {
+        return Err(usage(format!("{} is there already: nothing was written", file.display())));
+    }
+    for (file, text) in &files {
+        let written = match file.parent() {
+            Some(folder) => fs::create_dir_all(folder).and_then(|()| fs::write(file, text)),
+            None => fs::write(file, text),
+        };
+        written.with_context(|| format!("{} cannot be written", file.display()))?;
+    }
+    if global.json {
+        print_json(&files.iter().map(|(file, _)| file).collect::<Vec<_>>())?;
+    } else {
+        println!(
+            "{} files are in {dir}: change them, then `daymend --jobs-dir {dir} rollups check`",
+            files.len(),
+            dir = directory.display()
+        );
+    }
+    Ok(Exit::Ok.into())
 }
 
 fn list(global: &Global) -> anyhow::Result<ExitCode> {

@@ -78,8 +78,9 @@ async fn source_tables(patient: &Patient<'_>) -> Result<Chart, DbError> {
         problems.extend(stored::check(patient.db, rollup, stored::Access::Write).await?);
         // Rights are a check of their own.
         for Misfit { place, what, .. } in problems.into_iter().filter(|problem| !problem.is_denied) {
-            let advice =
-                format!("copy jobs/, change {place} to this site's names, give --jobs-dir, and daymend rollups check");
+            let advice = format!(
+                "daymend rollups export jobs, change {place} to this site's names, give --jobs-dir jobs, and daymend rollups check"
+            );
             chart.find(place, what, advice);
         }
     }

@@ -127,8 +127,14 @@ const BUILTIN: &[(&str, &[(&str, &str)])] = &[(
         ("tests.sql", include_str!("../../jobs/historical_summary/tests.sql")),
         ("samples.sql", include_str!("../../jobs/historical_summary/samples.sql")),
         ("watch.toml", include_str!("../../jobs/historical_summary/watch.toml")),
+        ("relations.toml", include_str!("../../jobs/historical_summary/relations.toml")),
     ],
 )];
+
+/// The files of the built-in definitions: the path of each below the directory of all, and its text.
+pub fn builtin_files() -> impl Iterator<Item = (String, &'static str)> {
+    BUILTIN.iter().flat_map(|(name, files)| files.iter().map(move |(file, text)| (format!("{name}/{file}"), *text)))
+}
 
 /// The name of the one rollup that migration records and the nightly run are about.
 pub const HISTORICAL_SUMMARY: &str = "historical_summary";

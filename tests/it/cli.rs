@@ -29,6 +29,7 @@ const UNAVAILABLE: i32 = 4;
 on_both! {
     bad_input_is_one_line_and_changes_nothing;
     a_missing_table_or_column_is_named;
+    definitions_are_written_out_to_be_changed;
     every_command_twice_changes_nothing_the_second_time;
     dry_runs_change_nothing;
     repair_as_of_does_yesterday_of_each_lab;
@@ -145,6 +146,31 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
     let check = run(&db, &["--jobs-dir", jobs_dir, "rollups", "check", "--json"]);
     let json: serde_json::Value = serde_json::from_slice(&check.stdout).unwrap();
     assert_eq!((check.status.code(), json["problems"].as_array().unwrap().len()), (Some(USAGE), 1), "{json}");
+}
+
+async fn definitions_are_written_out_to_be_changed(engine: Engine) {
+    let db = labs(engine).await;
+    let dir = tempfile::tempdir().unwrap();
+    let jobs = dir.path().join("new/jobs");
+    let jobs = jobs.to_str().unwrap();
+    assert!(run_ok(&db, &["rollups", "export", jobs]).contains("--jobs-dir"));
+    let mut files = 0;
+    for entry in fs::read_dir("jobs/historical_summary").unwrap() {
+        let entry = entry.unwrap();
+        let written = format!("{jobs}/historical_summary/{}", entry.file_name().to_str().unwrap());
+        assert_eq!(fs::read_to_string(&written).unwrap(), fs::read_to_string(entry.path()).unwrap(), "{written}");
+        files += 1;
+    }
+    assert_eq!(fs::read_dir(format!("{jobs}/historical_summary")).unwrap().count(), files);
+    assert!(run_ok(&db, &["--jobs-dir", jobs, "rollups", "check"]).contains("no problem found"));
+    // What somebody has changed is not written over, nor is what is missing put beside it.
+    let changed = format!("{jobs}/historical_summary/tests.sql");
+    fs::write(&changed, "SELECT 1").unwrap();
+    fs::remove_file(format!("{jobs}/historical_summary/bills.sql")).unwrap();
+    let error = run_fails(&db, USAGE, &["rollups", "export", jobs]);
+    assert!(error.contains("is there already: nothing was written"), "{error}");
+    assert_eq!(fs::read_to_string(&changed).unwrap(), "SELECT 1");
+    assert!(!fs::exists(format!("{jobs}/historical_summary/bills.sql")).unwrap());
 }
 
 async fn a_missing_table_or_column_is_named(engine: Engine) {
