@@ -108,16 +108,20 @@ fn mysql_kind(number: u32) -> Kind {
         // that was killed (1317): whoever kills what takes long would kill it again, for ever.
         1040 | 1047 | 1053 | 1077 | 1079 | 1152 | 1184 | 1203 | 1226 | 1290 | 1836 | 1927 | 2006 | 2013 | 3169
         | 4031 => Kind::Unavailable,
-        // A log-in that is refused, which is no fault of any job: a password that is being changed (1045,
-        // 1698) or has expired (1820, 1862), a host that is blocked after errors of the network (1129) or may
-        // not log in (1130), an account that is locked (MySQL 3118, MariaDB 4151), or blocked after wrong
-        // passwords (MySQL 3955, MariaDB 4150).
-        1045 | 1129 | 1130 | 1698 | 1820 | 1862 | 3118 | 3955 | 4150 | 4151 => Kind::Unavailable,
+        // No fault of any job.
+        login if is_login_refused(login) => Kind::Unavailable,
         // Access denied (database, table, column, other); unknown database; bad field; syntax;
         // unknown table; no such table.
         1044 | 1049 | 1054 | 1064 | 1109 | 1142 | 1143 | 1146 | 1227 => Kind::Definition,
         _ => Kind::Other,
     }
+}
+
+/// Whether a MySQL error is a log-in that is refused: a password that is being changed (1045, 1698) or has
+/// expired (1820, 1862), a host that is blocked after errors of the network (1129) or may not log in (1130), an
+/// account that is locked (MySQL 3118, MariaDB 4151), or blocked after wrong passwords (MySQL 3955, MariaDB 4150).
+fn is_login_refused(number: u32) -> bool {
+    matches!(number, 1045 | 1129 | 1130 | 1698 | 1820 | 1862 | 3118 | 3955 | 4150 | 4151)
 }
 
 /// SQLite result codes (sqlite.org/rescode.html); the low byte is the primary code.
@@ -170,7 +174,8 @@ impl DbError {
     /// Whether the server answers and lets this user not in: the log-in, or the database for it.
     #[must_use]
     pub fn is_refused(&self) -> bool {
-        matches!(code(&self.source), 1044 | 1045 | 1049 | 1129 | 1130 | 1698 | 1820 | 1862 | 3118 | 3955 | 4150 | 4151)
+        let number = code(&self.source);
+        is_login_refused(number) || matches!(number, 1044 | 1049)
     }
 
     /// What keeps whoever waits for the database.

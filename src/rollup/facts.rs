@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 use super::{
     FactKind, Rollup,
     aggregate::{Counts, DaySpan},
-    source::query,
+    source::{position, query},
 };
 use crate::{
     args,
@@ -59,14 +59,15 @@ pub async fn count<'a>(
     locking: Locking,
 ) -> Result<Counts<'a>, DbError> {
     let mut counts = Counts::new(rollup, days);
-    let mut wholes: HashMap<usize, Wholes> = HashMap::new();
+    let mut wholes = Vec::new();
     for (kind, fact) in rollup.facts.iter().enumerate() {
-        if let Some(of) = fact.part_of {
-            count_parts(tx, kind, fact, &wholes[&of], locking, &mut counts).await?;
-        } else {
-            let read = count_wholes(tx, rollup, (kind, lab_id), days, locking, &mut counts).await?;
-            wholes.insert(kind, read);
-        }
+        wholes.push(match fact.part_of {
+            Some(of) => {
+                count_parts(tx, kind, fact, &wholes[of], locking, &mut counts).await?;
+                Wholes::default()
+            }
+            None => count_wholes(tx, rollup, (kind, lab_id), days, locking, &mut counts).await?,
+        });
     }
     Ok(counts)
 }
@@ -204,8 +205,4 @@ async fn count_parts(
         .await?;
     }
     Ok(())
-}
-
-fn position(row: &Row, name: &str) -> Result<usize, sqlx::Error> {
-    row.position(name).ok_or_else(|| sqlx::Error::ColumnNotFound(name.to_owned()))
 }

@@ -60,7 +60,10 @@ async fn read_labs(tx: &mut Tx, rollup: &Rollup, sql: String, args: Vec<Arg>) ->
     let labs = tx.fetch_all(Query::new(file, sql), args, |row| {
         let at = match columns {
             Some(at) => at,
-            None => *columns.insert(positions(&row, LAB_COLUMNS)?),
+            None => {
+                let [id, time_zone, enabled] = LAB_COLUMNS.map(|name| position(&row, name));
+                *columns.insert([id?, time_zone?, enabled?])
+            }
         };
         Lab::from_row(&row, at)
     });
@@ -199,10 +202,7 @@ pub(super) fn query(sql: &NamedSql) -> Query<'_> {
     Query::new(&sql.file, sql.text.as_str())
 }
 
-fn positions<const N: usize>(row: &Row, names: [&str; N]) -> Result<[usize; N], sqlx::Error> {
-    let mut at = [0; N];
-    for (at, name) in at.iter_mut().zip(names) {
-        *at = row.position(name).ok_or_else(|| sqlx::Error::ColumnNotFound(name.to_owned()))?;
-    }
-    Ok(at)
+/// The position of a column that the SELECT has to return.
+pub(super) fn position(row: &Row, name: &str) -> Result<usize, sqlx::Error> {
+    row.position(name).ok_or_else(|| sqlx::Error::ColumnNotFound(name.to_owned()))
 }

@@ -18,6 +18,7 @@ use crate::{
         http::get,
         process::{Process, command, run, run_fails, run_ok},
         server, wait_until,
+        work::jobs_changed,
     },
 };
 
@@ -71,13 +72,7 @@ pub fn assert_one_line(error: &str) {
 
 async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
     let db = labs(engine).await;
-    let broken = tempfile::tempdir().unwrap();
-    let rollup = broken.path().join("historical_summary");
-    fs::create_dir(&rollup).unwrap();
-    for file in ["labs.sql", "days.sql", "bills.sql", "tests.sql", "samples.sql", "rollup.toml"] {
-        let text = fs::read_to_string(format!("jobs/historical_summary/{file}")).unwrap();
-        fs::write(rollup.join(file), text.replacen("counts = \"bills\"", "counts = \"bils\"", 1)).unwrap();
-    }
+    let broken = jobs_changed(|_, text| text.replacen("counts = \"bills\"", "counts = \"bils\"", 1));
     let jobs_dir = broken.path().to_str().unwrap();
     let cases: &[(&[&str], &str)] = &[
         (&["repair", "--day", "2026-06-14", "--lab", "9"], "lab 9 does not exist"),

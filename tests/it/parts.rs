@@ -1,6 +1,6 @@
 //! Facts that are part of other facts: read by the ids of those, and counted as if each were read with its bill.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use chrono::NaiveDate;
 use daymend::{
@@ -21,7 +21,7 @@ use crate::{
         lab_system::Bill,
         oracle,
         process::{run, run_fails},
-        work::rollups,
+        work::{jobs_changed, rollups},
     },
 };
 
@@ -40,19 +40,13 @@ fn day() -> NaiveDate {
 
 /// The built-in definition, with some of its texts replaced.
 fn definition(replace: &[(&str, &str, &str)]) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join(HISTORICAL_SUMMARY);
-    fs::create_dir(&folder).unwrap();
-    for entry in fs::read_dir(Path::new("jobs").join(HISTORICAL_SUMMARY)).unwrap() {
-        let entry = entry.unwrap();
-        let mut text = fs::read_to_string(entry.path()).unwrap();
-        for (_, from, to) in replace.iter().filter(|(file, ..)| entry.file_name() == *file) {
-            assert!(text.contains(from), "{from:?} is not in {entry:?}");
+    jobs_changed(|file, mut text| {
+        for (_, from, to) in replace.iter().filter(|(changed, ..)| *changed == file) {
+            assert!(text.contains(from), "{from:?} is not in {file}");
             text = text.replacen(from, to, 1);
         }
-        fs::write(folder.join(entry.file_name()), text).unwrap();
-    }
-    dir
+        text
+    })
 }
 
 /// What a definition counts on the day and its neighbours.

@@ -21,20 +21,23 @@ pub fn rollups() -> Arc<Rollups> {
     Arc::new(Rollups::load(None).expect("the compiled-in rollups"))
 }
 
-/// Definitions whose `bills.sql` has one more condition.
-pub fn jobs_with(condition: &str) -> tempfile::TempDir {
+/// A directory of the built-in definition, with the text of each of its files as `change` makes it.
+pub fn jobs_changed(change: impl Fn(&str, String) -> String) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let rollup = dir.path().join("historical_summary");
+    let rollup = dir.path().join(HISTORICAL_SUMMARY);
     fs::create_dir(&rollup).unwrap();
-    for entry in fs::read_dir(Path::new("jobs/historical_summary")).unwrap() {
+    for entry in fs::read_dir(Path::new("jobs").join(HISTORICAL_SUMMARY)).unwrap() {
         let entry = entry.unwrap();
-        let mut text = fs::read_to_string(entry.path()).unwrap();
-        if entry.file_name() == "bills.sql" {
-            text += &format!("  AND {condition}\n");
-        }
-        fs::write(rollup.join(entry.file_name()), text).unwrap();
+        let text = fs::read_to_string(entry.path()).unwrap();
+        let file = entry.file_name().into_string().unwrap();
+        fs::write(rollup.join(&file), change(&file, text)).unwrap();
     }
     dir
+}
+
+/// Definitions whose `bills.sql` has one more condition.
+pub fn jobs_with(condition: &str) -> tempfile::TempDir {
+    jobs_changed(|file, text| if file == "bills.sql" { format!("{text}  AND {condition}\n") } else { text })
 }
 
 /// The scheduler's defaults, with few attempts.
