@@ -113,10 +113,10 @@ pub struct Finding {
 
 impl Finding {
     /// A stored row that should not be there.
-    pub(super) fn superfluous(row: &StoredRow, cause: Cause) -> Self {
+    pub(super) fn superfluous(rollup: &Rollup, row: &StoredRow, cause: Cause) -> Self {
         Self {
             day: row.day,
-            event_type: row.event.clone(),
+            event_type: row.event.name(rollup).to_owned(),
             dimension_a: row.a,
             dimension_b: row.b,
             stored: Some(row.count),
@@ -129,7 +129,7 @@ impl Finding {
 /// The rows of a lab that has no business to have any: every one of the rollup's event types.
 #[must_use]
 pub fn all_superfluous(rollup: &Rollup, stored: Vec<StoredRow>, cause: Cause) -> Vec<Finding> {
-    difference(rollup, &[], stored).delete.iter().map(|row| Finding::superfluous(row, cause)).collect()
+    difference(rollup, &[], stored).delete.iter().map(|row| Finding::superfluous(rollup, row, cause)).collect()
 }
 
 /// The days that a lab can have rows of.

@@ -91,7 +91,8 @@ impl<'a> Window<'a> {
         let missing = difference.insert.iter().map(|(key, count)| supported(key, None, *count, Cause::Missing));
         let wrong = difference.update.iter();
         let wrong = wrong.map(|row| supported(&row.key, Some(row.from), row.to, Cause::WrongCount));
-        let superfluous = difference.delete.iter().map(|row| Finding::superfluous(row, self.cause_of(row)));
+        let superfluous =
+            difference.delete.iter().map(|row| Finding::superfluous(self.rollup, row, self.cause_of(row)));
         let all = missing.chain(wrong).chain(superfluous);
         let mut findings: Vec<_> = all.filter(|finding| (first..=last).contains(&finding.day)).collect();
         findings.sort_unstable();
@@ -103,7 +104,7 @@ impl<'a> Window<'a> {
             Cause::NullDimension
         } else if self.duplicates.contains(&row.id) {
             Cause::Duplicate
-        } else if self.key(row).is_some_and(|key| self.is_moved(&key)) {
+        } else if row.key().is_some_and(|key| self.is_moved(&key)) {
             Cause::WrongDay
         } else if self.limits.is_outside(row.day) {
             Cause::OutOfRange
@@ -116,12 +117,6 @@ impl<'a> Window<'a> {
         self.moved.contains(key) || self.moved_days.contains(&key.day)
     }
 
-    /// The key of a row, where it can have one.
-    fn key(&self, row: &StoredRow) -> Option<Key> {
-        let event = self.rollup.events.iter().position(|event| event.name == row.event)?;
-        Some(Key { day: row.day, a: row.a?, b: row.b?, event })
-    }
-
     /// By how much each row is off that has a key of its own.
     fn deltas(&self) -> Deltas {
         let mut deltas = Deltas::new();
@@ -132,7 +127,7 @@ impl<'a> Window<'a> {
             }
         };
         for row in self.difference.delete.iter().filter(|row| !self.duplicates.contains(&row.id)) {
-            if let Some(key) = self.key(row) {
+            if let Some(key) = row.key() {
                 add(key, row.count, true);
             }
         }
@@ -151,7 +146,7 @@ fn duplicates(stored: &[StoredRow]) -> HashSet<i64> {
     let mut seen = HashSet::new();
     let mut duplicates = HashSet::new();
     for row in stored {
-        if !seen.insert((row.day, row.a, row.b, row.event.as_str())) {
+        if !seen.insert((row.day, row.a, row.b, &row.event)) {
             duplicates.insert(row.id);
         }
     }
@@ -168,14 +163,17 @@ fn differing(difference: &Difference) -> BTreeSet<NaiveDate> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rollup::{HISTORICAL_SUMMARY, Rollups};
+    use crate::{
+        recompute::stored::StoredEvent,
+        rollup::{HISTORICAL_SUMMARY, Rollups},
+    };
 
     /// A day of March 2026. The lab's first bill is of the 2nd, its yesterday is the 20th.
     fn day(day: u32) -> NaiveDate {
         NaiveDate::from_ymd_opt(2026, 3, day).unwrap()
     }
 
-    const ORGANIZATION: usize = 0;
+    const EVENT: usize = 0;
     const REFERRAL: usize = 1;
 
     type Wanted = (u32, usize, i64, u32);
@@ -202,7 +200,7 @@ mod tests {
             day: day(*on),
             a: *a,
             b: Some(0),
-            event: event.map_or("Organization_Bill", |event| rollup.events[event].name.as_str()).to_owned(),
+            event: event.map_or_else(|| StoredEvent::new(rollup, "Branch_Bill"), StoredEvent::Known),
             count: *count,
         });
         let limits = Limits { first: Some(day(2)), last: day(20) };
@@ -213,11 +211,11 @@ mod tests {
     }
 
     fn has(on: u32, a: i64, count: i64) -> Stored {
-        (on, Some(ORGANIZATION), Some(a), count)
+        (on, Some(EVENT), Some(a), count)
     }
 
     fn wants(on: u32, a: i64, count: u32) -> Wanted {
-        (on, ORGANIZATION, a, count)
+        (on, EVENT, a, count)
     }
 
     #[test]
@@ -241,7 +239,7 @@ mod tests {
             (&[], &[has(21, 1, 3)], &[(21, OutOfRange)]),
             (&[wants(2, 1, 3)], &[has(1, 1, 3)], &[(1, WrongDay), (2, WrongDay)]),
             // A NULL dimension, even where nothing else is there; a key that is there twice.
-            (&[], &[(5, Some(ORGANIZATION), None, 3)], &[(5, NullDimension)]),
+            (&[], &[(5, Some(EVENT), None, 3)], &[(5, NullDimension)]),
             (&[wants(5, 1, 3)], &[has(5, 1, 3), has(5, 1, 3)], &[(5, Duplicate)]),
             (&[], &[has(5, 1, 3), has(5, 1, 3)], &[(5, Ghost), (5, Duplicate)]),
             // Another spelling takes the place of the right one.

@@ -316,6 +316,11 @@ impl Row {
         column!(self, index, String)
     }
 
+    /// Text where it is; NULL is an error.
+    pub fn str(&self, index: usize) -> Result<&str, sqlx::Error> {
+        column!(self, index, &str)?.ok_or_else(|| null_in(index))
+    }
+
     /// Text; NULL is an error.
     pub fn text(&self, index: usize) -> Result<String, sqlx::Error> {
         self.text_or_null(index)?.ok_or_else(|| null_in(index))

@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     db::{Db, DbError, code},
     queue::JobKind,
-    recompute::diff::Difference,
+    recompute::{diff::Difference, stored::StoredEvent},
     rollup::{Rollup, Rollups},
     runs::RunState,
     scheduler::dirty,
@@ -253,9 +253,9 @@ pub fn corrected(rollup: &Rollup, lab_id: i64, difference: &Difference) {
     // A row that nobody computes any more may be of an event type that nobody knows any more.
     let mut unknown = 0;
     for row in &difference.delete {
-        match rollup.events.iter().position(|event| event.name == row.event) {
-            Some(event) => counts[event][2] += 1,
-            None => unknown += 1,
+        match row.event {
+            StoredEvent::Known(event) => counts[event][2] += 1,
+            StoredEvent::Other(_) => unknown += 1,
         }
     }
     for (event, counts) in rollup.events.iter().zip(&counts) {

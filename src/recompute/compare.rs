@@ -143,11 +143,8 @@ async fn check_shrink(
         return Ok(());
     }
     let explained = self::expected(tx, &rollup.without_conditions(), target, zone, Locking::None).await?;
-    let is_explained = |row: &StoredRow| {
-        let event = rollup.events.iter().position(|event| event.name == row.event);
-        let key = event.zip(row.a).zip(row.b).map(|((event, a), b)| Key { day: row.day, a, b, event });
-        key.is_none_or(|key| explained.binary_search_by_key(&key, |(key, _)| *key).is_ok())
-    };
+    let is_explained =
+        |row: &StoredRow| row.key().is_none_or(|key| explained.binary_search_by_key(&key, |(key, _)| *key).is_ok());
     match shrinking(rollup, expected, difference, last, target.max_shrink, is_explained) {
         Some(shrinking) => Err(shrinking.error(target.lab_id, target.max_shrink)),
         None => Ok(()),

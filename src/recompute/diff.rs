@@ -1,12 +1,12 @@
 //! The difference between the rows that should be and the rows that are. Pure.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use chrono::NaiveDate;
 
 use crate::rollup::{Rollup, aggregate::Key};
 
-use super::stored::StoredRow;
+use super::stored::{StoredEvent, StoredRow};
 
 /// What has to change so that the stored rows equal the expected ones.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -66,10 +66,10 @@ impl Difference {
     pub(super) fn insertable(&self, rollup: &Rollup) -> [Vec<(Key, u32)>; 2] {
         let takes = |row: &StoredRow, key: &Key| {
             (row.day, row.a, row.b) == (key.day, Some(key.a), Some(key.b))
-                && is_spelled(&rollup.events[key.event].name, &row.event)
+                && is_spelled(&rollup.events[key.event].name, row.event.name(rollup))
         };
         let spelled: Vec<&StoredRow> =
-            self.delete.iter().filter(|row| rollup.events.iter().all(|event| event.name != row.event)).collect();
+            self.delete.iter().filter(|row| matches!(row.event, StoredEvent::Other(_))).collect();
         let is_free = |(key, _): &(Key, u32)| !spelled.iter().any(|row| takes(row, key));
         let (free, taken) = self.insert.iter().partition(|row| is_free(row));
         [free, taken]
@@ -92,19 +92,24 @@ impl Difference {
 /// A stored row with a NULL dimension matches nothing, so it goes.
 #[must_use]
 pub fn difference(rollup: &Rollup, expected: &[(Key, u32)], stored: Vec<StoredRow>) -> Difference {
-    let events: HashMap<&str, usize> = rollup.events.iter().enumerate().map(|(i, e)| (e.name.as_str(), i)).collect();
     let mut found = vec![false; expected.len()];
     let mut difference = Difference::default();
+    let mut next = 0;
     for row in stored {
-        let key = match (row.a, row.b, events.get(row.event.as_str())) {
-            (Some(a), Some(b), Some(event)) => Some(Key { day: row.day, a, b, event: *event }),
-            (_, _, None) if !is_ours(rollup, &row.event) => continue,
-            _ => None,
-        };
-        let place = key.and_then(|key| expected.binary_search_by_key(&key, |(key, _)| *key).ok());
+        if let StoredEvent::Other(event) = &row.event
+            && !is_ours(rollup, event)
+        {
+            continue;
+        }
+        // They mostly come in key order as well.
+        let place = row.key().and_then(|key| match expected.get(next) {
+            Some((expected, _)) if *expected == key => Some(next),
+            _ => expected.binary_search_by_key(&key, |(key, _)| *key).ok(),
+        });
         match place {
             Some(place) if !found[place] => {
                 found[place] = true;
+                next = place + 1;
                 let (key, count) = expected[place];
                 if row.count != i64::from(count) {
                     difference.update.push(Update { id: row.id, key, from: row.count, to: count });
@@ -142,8 +147,8 @@ mod tests {
         Key { day: day(), a, b: 0, event: 0 }
     }
 
-    fn row(id: i64, a: Option<i64>, event: &str, count: i64) -> StoredRow {
-        StoredRow { id, day: day(), a, b: Some(0), event: event.to_owned(), count }
+    fn row(rollup: &Rollup, id: i64, a: Option<i64>, event: &str, count: i64) -> StoredRow {
+        StoredRow { id, day: day(), a, b: Some(0), event: StoredEvent::new(rollup, event), count }
     }
 
     #[test]
@@ -152,13 +157,13 @@ mod tests {
         let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
         let expected = [(key(1), 5), (key(2), 6), (key(3), 7)];
         let stored = vec![
-            row(10, Some(1), "organization_bill", 5),
-            row(11, Some(2), "organization_bill", 9),
-            row(12, Some(4), "organization_bill", 1),
-            row(13, None, "organization_bill", 1),
-            row(14, Some(1), "organization_bill", 5),
-            row(15, Some(1), "Organization_Bill", 5),
-            row(16, Some(1), "somebody_elses", 5),
+            row(rollup, 10, Some(1), "branch_bill", 5),
+            row(rollup, 11, Some(2), "branch_bill", 9),
+            row(rollup, 12, Some(4), "branch_bill", 1),
+            row(rollup, 13, None, "branch_bill", 1),
+            row(rollup, 14, Some(1), "branch_bill", 5),
+            row(rollup, 15, Some(1), "Branch_Bill", 5),
+            row(rollup, 16, Some(1), "somebody_elses", 5),
         ];
         let found = difference(rollup, &expected, stored);
         assert_eq!(found.insert, [(key(3), 7)]);
@@ -174,16 +179,16 @@ mod tests {
         let drifted = |stored| difference(rollup, &[(key(1), 5), (key(2), 6)], stored).drifted();
         let wrong = BTreeSet::from([day()]);
         assert_eq!(drifted(vec![]), BTreeSet::new());
-        assert_eq!(drifted(vec![row(10, Some(1), "organization_bill", 5)]), wrong, "one is missing beside it");
-        assert_eq!(drifted(vec![row(10, Some(1), "organization_bill", 4)]), wrong, "a wrong count");
-        assert_eq!(drifted(vec![row(10, Some(9), "organization_bill", 4)]), wrong, "a ghost");
+        assert_eq!(drifted(vec![row(rollup, 10, Some(1), "branch_bill", 5)]), wrong, "one is missing beside it");
+        assert_eq!(drifted(vec![row(rollup, 10, Some(1), "branch_bill", 4)]), wrong, "a wrong count");
+        assert_eq!(drifted(vec![row(rollup, 10, Some(9), "branch_bill", 4)]), wrong, "a ghost");
     }
 
     #[test]
     fn equal_rows_differ_in_nothing() {
         let rollups = Rollups::load(None).unwrap();
         let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-        let stored = vec![row(10, Some(1), "organization_bill", 5)];
+        let stored = vec![row(rollup, 10, Some(1), "branch_bill", 5)];
         assert!(difference(rollup, &[(key(1), 5)], stored).is_empty());
     }
 }

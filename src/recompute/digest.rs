@@ -61,15 +61,9 @@ pub fn expected(rollup: &Rollup, rows: &[(Key, u32)]) -> BTreeMap<NaiveDate, Dig
 fn digest(rollup: &Rollup, rows: &[(Key, u32)]) -> Digest {
     let mut text = String::with_capacity(rows.len() * 40);
     let [mut x, mut y, mut n] = [itoa::Buffer::new(); 3];
-    let mut events = Vec::with_capacity(rollup.events.len());
-    for rows in rows.chunk_by(|(one, _), (other, _)| (one.a, one.b) == (other.a, other.b)) {
-        // The unique key sorts event types by their names.
-        events.clear();
-        events.extend(rows.iter().map(|(key, count)| (rollup.events[key.event].name.as_str(), key, *count)));
-        events.sort_unstable_by_key(|(name, ..)| *name);
-        for (name, key, count) in &events {
-            text.extend([x.format(key.a), " ", y.format(key.b), " ", *name, " ", n.format(*count), ","]);
-        }
+    for (key, count) in rows {
+        let event = rollup.events[key.event].name.as_str();
+        text.extend([x.format(key.a), " ", y.format(key.b), " ", event, " ", n.format(*count), ","]);
     }
     text.pop();
     Digest { rows: rows.len() as u64, sha256: hex::encode(Sha256::digest(text)) }

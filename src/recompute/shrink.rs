@@ -126,7 +126,7 @@ fn losses<'a>(
         loss.facts -= i64::from(*count);
     }
     for row in difference.delete.iter().filter(|row| row.day == day) {
-        let loss = losses.entry(&row.event).or_default();
+        let loss = losses.entry(row.event.name(rollup)).or_default();
         loss.stored += 1;
         if !is_explained(row) {
             loss.vanishing += 1;
@@ -142,8 +142,8 @@ fn facts_lost(rollup: &Rollup, losses: &HashMap<&str, Loss>, percent: i64) -> i6
     let mut kinds: HashMap<usize, i64> = HashMap::new();
     for (name, loss) in losses.iter().filter(|(_, loss)| loss.vanishing * 100 > percent * loss.stored) {
         // Rows of an event type that nobody knows are of no kind.
-        let Some(event) = rollup.events.iter().find(|event| event.name == *name) else { continue };
-        let most = kinds.entry(event.fact).or_default();
+        let Some(event) = rollup.event(name) else { continue };
+        let most = kinds.entry(rollup.events[event].fact).or_default();
         *most = (*most).max(loss.facts);
     }
     kinds.into_values().min().unwrap_or(0)
@@ -153,7 +153,10 @@ fn facts_lost(rollup: &Rollup, losses: &HashMap<&str, Loss>, percent: i64) -> i6
 mod tests {
     use super::*;
     use crate::{
-        recompute::{diff, stored::StoredRow},
+        recompute::{
+            diff,
+            stored::{StoredEvent, StoredRow},
+        },
         rollup::{HISTORICAL_SUMMARY, Rollups},
     };
 
@@ -166,10 +169,8 @@ mod tests {
         let rollups = Rollups::load(None).unwrap();
         let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
         let key = |a| Key { day: day(), a, b: 0, event: 0 };
-        let row = |a: i64| {
-            let event = rollup.events[0].name.clone();
-            StoredRow { id: a, day: day(), a: Some(a), b: Some(0), event, count: 1 }
-        };
+        let row =
+            |a: i64| StoredRow { id: a, day: day(), a: Some(a), b: Some(0), event: StoredEvent::Known(0), count: 1 };
         let expected: Vec<_> = (0..expected).map(|a| (key(a), 1)).collect();
         let difference = diff::difference(rollup, &expected, (0..stored).map(row).collect());
         shrinking(rollup, &expected, &difference, day(), max.parse().unwrap(), |_| false)
@@ -180,7 +181,7 @@ mod tests {
         let rollups = Rollups::load(None).unwrap();
         let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
         let rows = |event: &str, count: i64| {
-            let event = event.to_owned();
+            let event = StoredEvent::new(rollup, event);
             (0..count).map(move |b| StoredRow {
                 id: b,
                 day: day(),

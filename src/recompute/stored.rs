@@ -45,9 +45,47 @@ pub struct StoredRow {
     /// The second dimension; NULL only where a site's table allows it.
     pub b: Option<i64>,
     /// The event type.
-    pub event: String,
+    pub event: StoredEvent,
     /// The count.
     pub count: i64,
+}
+
+impl StoredRow {
+    /// The key that a row could be expected under; none where a dimension is NULL, or the event type not the
+    /// rollup's.
+    #[must_use]
+    pub fn key(&self) -> Option<Key> {
+        match self.event {
+            StoredEvent::Known(event) => Some(Key { day: self.day, a: self.a?, b: self.b?, event }),
+            StoredEvent::Other(_) => None,
+        }
+    }
+}
+
+/// The event type of a stored row.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum StoredEvent {
+    /// One of the rollup's, by its place in [`Rollup::events`].
+    Known(usize),
+    /// Somebody else's, or one of the rollup's in another spelling.
+    Other(String),
+}
+
+impl StoredEvent {
+    /// What a row's event column says.
+    #[must_use]
+    pub fn new(rollup: &Rollup, name: &str) -> Self {
+        rollup.event(name).map_or_else(|| Self::Other(name.to_owned()), Self::Known)
+    }
+
+    /// What the row's event column says.
+    #[must_use]
+    pub fn name<'a>(&'a self, rollup: &'a Rollup) -> &'a str {
+        match self {
+            Self::Known(event) => &rollup.events[*event].name,
+            Self::Other(name) => name,
+        }
+    }
 }
 
 /// The stored rows of a lab from `first` to `last`.
@@ -66,7 +104,7 @@ pub async fn read(
             day,
             a: row.int_or_null(2)?,
             b: row.int_or_null(3)?,
-            event: row.text(4)?,
+            event: StoredEvent::new(rollup, row.str(4)?),
             count: row.int_or_null(5)?.unwrap_or(NO_COUNT),
         });
         Ok(())

@@ -149,6 +149,7 @@ impl Parser<'_> {
                 events.push(event);
             }
         }
+        events.sort_by(|one, other| one.name.cmp(&other.name));
         let watch = self.watch(read, &facts);
         Some(Rollup {
             name: file.name.into_inner(),

@@ -31,7 +31,8 @@ pub struct Rollup {
     pub summary: Summary,
     /// The kinds of facts, each behind the one that it is part of.
     pub facts: Vec<FactKind>,
-    /// The event types; each names the fact kind it counts by its place in `facts`.
+    /// The event types, by name, as the summary's unique key has them; each names the fact kind it counts by
+    /// its place in `facts`.
     pub events: Vec<EventType>,
     /// Every lab with its time zone.
     pub labs: NamedSql,
@@ -105,6 +106,12 @@ impl Rollup {
     /// Whether facts of another kind are part of those of this one.
     fn has_parts(&self, kind: usize) -> bool {
         self.facts.iter().any(|fact| fact.part_of == Some(kind))
+    }
+
+    /// The place of an event type in `events`.
+    #[must_use]
+    pub fn event(&self, name: &str) -> Option<usize> {
+        self.events.binary_search_by(|event| event.name.as_str().cmp(name)).ok()
     }
 
     /// The same, where every fact counts: cancelled ones too.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Session, backend::QueueBackend, fault, room::Room, wait_after};
 use crate::{
-    db::{COMMIT, Db, DbError, Kind, Mode},
+    db::{Backoff, COMMIT, Db, DbError, Kind, Mode},
     error::chain,
     metrics::catalogue::{CLAIM_DURATION, JOBS_CLAIMED, QUEUE_LATENCY},
     queue::{
@@ -28,6 +28,10 @@ use crate::{
 /// How long an idle worker waits before it looks again.
 const POLL: Duration = Duration::from_secs(1);
 
+/// How long one waits that drains the queue, while others work on the rest of it: they may be done at any
+/// moment, or have a job that is due again later.
+const DRAIN_POLL: Backoff = Backoff { base: Duration::from_millis(10), max: Duration::from_millis(200) };
+
 /// How often a worker that has no room looks for jobs of dead workers.
 const RESCUE_EVERY: Duration = Duration::from_secs(5);
 
@@ -38,11 +42,12 @@ const TURNS_A_SLOT: usize = 2;
 /// How many jobs a worker holds at most, however short they are.
 const ROOM_MAX: usize = 1000;
 
-/// Where what it held was done sooner, a worker takes twice as much next time...
-const TOO_SOON: Duration = Duration::from_millis(200);
+/// Where what it held was done sooner, a worker takes twice as much next time: not so much that the others wait
+/// for long for what it still holds when the queue runs dry...
+const TOO_SOON: Duration = Duration::from_millis(100);
 
 /// ... and where it took longer, half.
-const TOO_LATE: Duration = Duration::from_secs(2);
+const TOO_LATE: Duration = Duration::from_secs(1);
 
 /// Neighbouring days of one lab, claimed together.
 #[derive(Debug)]
@@ -104,7 +109,7 @@ struct Fetcher {
 impl Fetcher {
     /// Claims until the queue is drained, where that is asked for, or for ever.
     async fn run(&mut self, stopping: &CancellationToken) {
-        let mut failures = 0;
+        let (mut failures, mut drain_polls) = (0, 0);
         loop {
             // Half of what it means to hold has to be done, so that claims stay few and large.
             let begun = Instant::now();
@@ -130,14 +135,20 @@ impl Fetcher {
                 self.session.pulse.set_no_trouble();
             }
             match claimed {
-                Ok(0) if self.session.config.drain => match self.is_drained().await {
-                    Ok(true) => {
+                // Where the queue is dry what it holds itself comes first.
+                Ok(0) if self.session.config.drain && self.session.held.count() > 0 => {
+                    (failures, drain_polls) = (0, 0);
+                    let _ = tokio::time::timeout(DRAIN_POLL.max, self.session.held.fall_to(0)).await;
+                }
+                Ok(0) if self.session.config.drain => match claim::any_open(&self.session.db).await {
+                    Ok(false) => {
                         self.session.drained.store(true, Ordering::Relaxed);
                         return;
                     }
-                    Ok(false) => {
+                    Ok(true) => {
                         failures = 0;
-                        tokio::time::sleep(POLL / 5).await;
+                        drain_polls += 1;
+                        tokio::time::sleep(DRAIN_POLL.wait(drain_polls)).await;
                     }
                     Err(error) => {
                         failures += 1;
@@ -145,7 +156,7 @@ impl Fetcher {
                     }
                 },
                 Ok(claimed) => {
-                    failures = 0;
+                    (failures, drain_polls) = (0, 0);
                     if claimed == 0 {
                         tokio::time::sleep(POLL).await;
                     }
@@ -164,10 +175,6 @@ impl Fetcher {
                 }
             }
         }
-    }
-
-    async fn is_drained(&self) -> Result<bool, DbError> {
-        Ok(self.session.held.count() == 0 && !claim::any_open(&self.session.db).await?)
     }
 
     /// Claims what there is room for; how many jobs.
