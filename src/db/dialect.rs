@@ -48,11 +48,12 @@ pub enum Dialect {
 /// - `{waiting_for_nobody}`: the same for an INSERT, which meets the row that a user's transaction has
 ///   inserted under the same key and not committed, for a DELETE, which locks the row's entries in
 ///   other indexes after the row itself, while an upsert begins with them, and for an UPDATE by keys.
-///   MySQL has no word for it.
+///   MySQL has no word for it: there they wait for a second.
 /// - `{force_claim}`: the claim must walk its index in order; without the hint the
 ///   optimizer may prefer another one and sort (shared measurement: a claim that sorts
 ///   locks every waiting row).
-/// - `{ids}`: a table of the column `id`, of a list of ids that is bound as JSON.
+/// - `{ids}`: a table of the column `id`, of a list of ids that is bound as JSON. A SELECT of its own: MySQL
+///   takes no locking clause beside a JSON_TABLE (error 3569).
 /// - `{insert_ignore}`: insert what is not there yet.
 /// - `{div}`: the division of whole numbers.
 const TOKENS: &[(&str, &str, &str)] = &[
@@ -65,7 +66,11 @@ const TOKENS: &[(&str, &str, &str)] = &[
     ("{waiting_for_nobody}", "/*M! SET STATEMENT innodb_lock_wait_timeout = 0 FOR */", ""),
     ("{skip_locked}", "FOR UPDATE SKIP LOCKED", ""),
     ("{force_claim}", "FORCE INDEX (daymend_jobs_claim)", ""),
-    ("{ids}", "JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$'))", "(SELECT value AS id FROM json_each(?))"),
+    (
+        "{ids}",
+        "(SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) AS list)",
+        "(SELECT value AS id FROM json_each(?))",
+    ),
     ("{insert_ignore}", "INSERT IGNORE", "INSERT OR IGNORE"),
     ("{div}", "DIV", "/"),
 ];

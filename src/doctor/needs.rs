@@ -9,6 +9,9 @@ pub(super) const ALL_FOUR: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];
 
 pub(super) const SCHEMA_TABLE: &str = "daymend_schema";
 
+/// Where the triggers leave their marks.
+const MARKS_TABLE: &str = "daymend_dirty";
+
 /// The lab system's tables that statements of daymend name, beside those of `jobs/`.
 pub(super) const OUTPUT_TABLES: [&str; 2] = ["operation_event_log", "crelio_data_migrations"];
 
@@ -29,6 +32,8 @@ pub(super) fn needed(patient: &Patient<'_>) -> Needed {
             needed.entry(table).or_default().insert(right);
         }
     }
+    // Deleted by key, which each database spells in its own way: no statement of the list.
+    needed.entry(MARKS_TABLE.to_owned()).or_default().insert("DELETE");
     needed
 }
 

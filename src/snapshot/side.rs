@@ -162,15 +162,21 @@ impl Side {
         let names: Vec<&str> = by.iter().map(|place| shape.columns[*place].as_str()).collect();
         let marks: Vec<Cow<'static, str>> = names.iter().map(|name| self.placeholder(&shape.table, name)).collect();
         let columns = schema::quote_all(dialect, names.iter().copied());
-        let wanted = values.iter().map(|values| {
-            let marks: Vec<&str> = marks.iter().zip(values).map(|(mark, value)| cells::mark(mark, value)).collect();
-            if marks.len() == 1 { marks.concat() } else { format!("({})", marks.join(", ")) }
-        });
-        let wanted = wanted.collect::<Vec<_>>().join(", ");
-        let condition = match (marks.len(), dialect) {
-            (1, _) => format!("{columns} IN ({wanted})"),
-            (_, Dialect::MySql) => format!("({columns}) IN ({wanted})"),
-            (_, Dialect::Sqlite) => format!("({columns}) IN (VALUES {wanted})"),
+        let condition = if marks.len() > 1 && dialect == Dialect::MySql {
+            // Not as a list of rows, in which MySQL compares ENUMs and SETs as texts.
+            let rows: Vec<String> = values.iter().map(|values| self.equal(shape, by, "", values)).collect();
+            format!("({})", rows.join(") OR ("))
+        } else {
+            let wanted = values.iter().map(|values| {
+                let marks: Vec<&str> = marks.iter().zip(values).map(|(mark, value)| cells::mark(mark, value)).collect();
+                if marks.len() == 1 { marks.concat() } else { format!("({})", marks.join(", ")) }
+            });
+            let wanted = wanted.collect::<Vec<_>>().join(", ");
+            if marks.len() == 1 {
+                format!("{columns} IN ({wanted})")
+            } else {
+                format!("({columns}) IN (VALUES {wanted})")
+            }
         };
         let lock = if share { " {share_nowait}" } else { "" };
         let sql = format!("{} WHERE {condition}{lock}", self.select(shape));

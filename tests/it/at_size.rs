@@ -112,10 +112,10 @@ async fn a_rebuild_of_a_large_lab_equals_audit_queries_written_by_hand() {
         let wrong = db
             .number(&format!(
                 "SELECT COUNT(*) FROM ({expected}) AS expected
-                 LEFT JOIN operation_historical_summary AS stored
-                        ON stored.lab_id = 1 AND stored.ordered_at = day AND stored.dimension_a_id = a
-                       AND stored.dimension_b_id = b AND stored.event_type = '{event}' AND stored.event_count = count
-                 WHERE stored.id IS NULL"
+                 LEFT JOIN operation_historical_summary AS s
+                        ON s.lab_id = 1 AND s.ordered_at = day AND s.dimension_a_id = a
+                       AND s.dimension_b_id = b AND s.event_type = '{event}' AND s.event_count = count
+                 WHERE s.id IS NULL"
             ))
             .await;
         assert_eq!(wrong, 0, "{event}: rows missing or wrong");

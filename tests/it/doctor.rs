@@ -14,6 +14,7 @@ use crate::{
         Engine, TestDb,
         doctor::{arguments, examine, examine_as_admin, examine_with, healthy, now},
         process::{run, run_ok},
+        server::Product,
     },
 };
 
@@ -77,8 +78,10 @@ async fn a_missing_or_newer_schema_is_an_exit_code_of_its_own(engine: Engine) {
 async fn missing_tables_and_columns_are_named(engine: Engine) {
     let db = healthy(engine).await;
     db.execute("ALTER TABLE billingInfo RENAME COLUMN branch_id TO site_id", args![]).await;
-    for found in [examine_as_admin(&db), examine(&db)] {
-        let id = "tables.source";
+    for (found, is_narrow) in [(examine_as_admin(&db), false), (examine(&db), true)] {
+        // MySQL tells nobody which columns there are who may not read all of them.
+        let is_denied = is_narrow && engine == Engine::MariaDb && Product::tested() == Product::MySql;
+        let id = if is_denied { "grants.narrow" } else { "tables.source" };
         assert_eq!(found.code, 1);
         let findings = found.of(id);
         assert_eq!(findings.len(), 1, "{id}: {:#}", found.json);

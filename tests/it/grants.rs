@@ -176,8 +176,9 @@ async fn every_right_of_the_user_of_snapshots_is_needed() {
 /// Runs a statement that has to be denied.
 async fn assert_denied(db: &Db, sql: &str) {
     let mut tx = db.begin(Mode::Write).await.unwrap();
-    match tx.fetch_all(Query::new("not allowed", sql), args![], Ok).await {
-        Ok(_) => panic!("allowed: {sql}"),
+    // MySQL cannot prepare all of them.
+    match tx.execute_text("not allowed", sql).await {
+        Ok(()) => panic!("allowed: {sql}"),
         Err(error) => assert!(DENIED.contains(&code(&error.source)), "{sql}: {}", daymend::error::chain(&error)),
     }
 }

@@ -20,6 +20,7 @@ use crate::{
         lab_system::Bill,
         oracle,
         process::{Process, run_ok},
+        server::Product,
         work::rollups,
     },
 };
@@ -108,23 +109,28 @@ async fn a_bill_of_the_last_microsecond_is_on_its_day(engine: Engine) {
     assert!(!found.has("dates.bills"), "{:#}", found.json);
 }
 
-/// Two labs whose history is right, and how the database is made to take a date that is none.
-async fn two_labs(engine: Engine) -> (TestDb, &'static str) {
+/// Makes a database take a date that is none.
+async fn insert_leniently(db: &TestDb, sql: &str) {
+    let sql = match db.engine {
+        Engine::MariaDb => Product::tested().in_sql_mode("ALLOW_INVALID_DATES", sql),
+        Engine::Sqlite => sql.to_owned(),
+    };
+    db.execute(&sql, vec![]).await;
+}
+
+/// Two labs whose history is right.
+async fn two_labs(engine: Engine) -> TestDb {
     let db = TestDb::new(engine).await;
     for (lab, zone) in LABS {
         db.add_lab(lab, Some(zone.name())).await;
         db.fill_lab(lab, "2026-02-24".parse().unwrap(), 10, 4).await;
     }
     db.store(&oracle::expected(&db, &LABS, now()).await).await;
-    let lenient = match engine {
-        Engine::MariaDb => "SET STATEMENT sql_mode = 'ALLOW_INVALID_DATES' FOR ",
-        Engine::Sqlite => "",
-    };
-    (db, lenient)
+    db
 }
 
 async fn a_bill_on_no_day_costs_its_lab_nothing(engine: Engine) {
-    let (db, lenient) = two_labs(engine).await;
+    let db = two_labs(engine).await;
     let nowhere = [
         "2025-00-00 00:00:00",
         "2026-02-00 10:00:00",
@@ -135,11 +141,8 @@ async fn a_bill_on_no_day_costs_its_lab_nothing(engine: Engine) {
     for (number, time) in nowhere.iter().enumerate() {
         let bill = 900 + number;
         let cancelled = number % 2;
-        db.execute(
-            &format!("{lenient}INSERT INTO billing VALUES ({bill}, 1, '{time}', {cancelled}, '2026-06-01')"),
-            args![],
-        )
-        .await;
+        insert_leniently(&db, &format!("INSERT INTO billing VALUES ({bill}, 1, '{time}', {cancelled}, '2026-06-01')"))
+            .await;
         db.execute("INSERT INTO billingInfo VALUES (?, 1, 2, 3)", args![bill]).await;
     }
     let clean = db.audit().await;
@@ -167,16 +170,16 @@ async fn a_bill_on_no_day_costs_its_lab_nothing(engine: Engine) {
 }
 
 async fn rows_on_days_before_all_others_are_found_and_removed(engine: Engine) {
-    let (db, lenient) = two_labs(engine).await;
+    let db = two_labs(engine).await;
     let right = oracle::stored(&db).await;
     for day in ["0900-05-05", "0000-00-00", "2025-00-00", "2026-02-31", "2027-00-00"] {
-        db.execute(
+        insert_leniently(
+            &db,
             &format!(
-                "{lenient}INSERT INTO operation_historical_summary (lab_id, ordered_at, dimension_a_id, dimension_b_id,
+                "INSERT INTO operation_historical_summary (lab_id, ordered_at, dimension_a_id, dimension_b_id,
                      event_type, event_count, created_at, modified_at)
                  VALUES (1, '{day}', 1, 0, 'organization_bill', 7, '2026-06-01', '2026-06-01')"
             ),
-            args![],
         )
         .await;
     }

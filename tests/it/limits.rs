@@ -12,7 +12,7 @@ use crate::{
         Engine, TestDb,
         doctor::arguments,
         process::{Process, run, run_fails, run_ok},
-        server::{self, Server},
+        server::{self, Product, Server},
         wait_until,
     },
 };
@@ -341,6 +341,52 @@ async fn running_threads_hold_workers_back() {
     assert_eq!(completed(&db).await, before + 1);
 }
 
+/// How a server is made a replica, which MariaDB and MySQL spell in their own ways.
+struct Replication {
+    filter: &'static str,
+    start: &'static str,
+    stop: &'static str,
+    status: &'static str,
+    behind: &'static str,
+    product: Product,
+}
+
+impl Replication {
+    fn of(product: Product) -> Self {
+        match product {
+            Product::MariaDb => Self {
+                filter: "SET GLOBAL replicate_do_db = 'only_this'",
+                start: "START SLAVE",
+                stop: "STOP SLAVE",
+                status: "SHOW SLAVE STATUS",
+                behind: "Seconds_Behind_Master",
+                product,
+            },
+            Product::MySql => Self {
+                filter: "CHANGE REPLICATION FILTER REPLICATE_DO_DB = (only_this)",
+                start: "START REPLICA",
+                stop: "STOP REPLICA",
+                status: "SHOW REPLICA STATUS",
+                behind: "Seconds_Behind_Source",
+                product,
+            },
+        }
+    }
+
+    /// Applies everything ten minutes late.
+    fn source(&self, (port, user, password): (u16, &str, &str)) -> String {
+        let (to, master, key) = match self.product {
+            Product::MariaDb => ("MASTER", "MASTER", ""),
+            Product::MySql => ("REPLICATION SOURCE", "SOURCE", ", GET_SOURCE_PUBLIC_KEY = 1"),
+        };
+        format!(
+            "CHANGE {to} TO {master}_HOST = '127.0.0.1', {master}_PORT = {port}, {master}_USER = '{user}',
+             {master}_PASSWORD = '{password}', {master}_DELAY = 600, {master}_LOG_FILE = 'log.000001',
+             {master}_LOG_POS = 4{key}"
+        )
+    }
+}
+
 /// A primary with the lab's data, a replica that applies everything ten minutes late, and a worker
 /// that lets it be a second behind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -349,26 +395,22 @@ async fn a_replica_that_is_behind_holds_workers_back() {
     let replica = Server::start_with("replica", &["--server-id=2"]).unwrap();
     let db = TestDb::on_server(primary.port).await;
     let on_replica = TestDb::on_server(replica.port).await;
-    let source = format!(
-        "CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {}, MASTER_USER = '{}',
-         MASTER_PASSWORD = '{}', MASTER_DELAY = 600, MASTER_LOG_FILE = 'log.000001', MASTER_LOG_POS = 4",
-        primary.port,
-        server::ADMIN,
-        server::PASSWORD
-    );
+    let account = (primary.port, server::ADMIN, server::PASSWORD);
+    let spelling = Replication::of(Product::tested());
+    let source = spelling.source(account);
     // What is replicated is of no interest here; a statement that fails would stop the replica.
     // Somebody who may ask a replica how it is.
     let url = server::url(replica.port, on_replica.name());
     let mut replication = MySqlConnection::connect(&url).await.unwrap();
-    for sql in ["SET GLOBAL replicate_do_db = 'only_this'", source.as_str(), "START SLAVE"] {
+    for sql in [spelling.filter, source.as_str(), spelling.start] {
         replication.execute(sql).await.unwrap();
     }
     db.add_lab(1, Some("Asia/Kolkata")).await;
     db.fill_lab(1, "2026-06-10".parse().unwrap(), 4, 3).await;
     run_ok(&db, &["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-12"]);
     wait_until("the replica to be further behind than the worker allows", LIMIT, async || {
-        let status = &on_replica.rows("SHOW SLAVE STATUS", args![]).await[0];
-        status.int_or_null(status.position("Seconds_Behind_Master").unwrap()).unwrap() > Some(1)
+        let status = &on_replica.rows(spelling.status, args![]).await[0];
+        status.int_or_null(status.position(spelling.behind).unwrap()).unwrap() > Some(1)
     })
     .await;
     let worker = ["--now", NOW, "worker", "--replica-url", url.as_str(), "--max-lag", "1s"];
@@ -377,7 +419,7 @@ async fn a_replica_that_is_behind_holds_workers_back() {
     let behind = format!("{reason}'replica 1 is % behind, more than 1s'");
     wait_until("the replica to be behind", LIMIT, || async { db.number(&behind).await == 1 }).await;
     assert_eq!(completed(&db).await, 0);
-    replication.execute("STOP SLAVE").await.unwrap();
+    replication.execute(spelling.stop).await.unwrap();
     let stopped = format!("{reason}'replica 1 does not replicate'");
     wait_until("the replica to be stopped", LIMIT, || async { db.number(&stopped).await == 1 }).await;
     // One that starts just now waits as well.

@@ -31,16 +31,23 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// Nobody has it until the database is away.
 const DATABASE_ERRORS: &str = "daymend_database_errors_total";
 
+/// The numbers from 1 to 10,000.
+const NUMBERS: &str = "WITH digits AS (SELECT 0 AS d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL
+                       SELECT 4 UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL
+                       SELECT 9)
+     SELECT 1 + a.d + 10 * b.d + 100 * c.d + 1000 * d.d AS seq
+     FROM digits AS a, digits AS b, digits AS c, digits AS d";
+
 /// A bill a day for one lab, with all that hangs on it: so much that the database finds a day by its
 /// index, and does not come across the bills of other labs, which may be locked.
 const YEARS: &[&str] = &[
     "INSERT INTO billing (id, lab_id, billTime, isCancelled, modified_at)
-     SELECT seq, 1, '2026-06-14 12:00:00' - INTERVAL seq DAY, 0, '2026-06-14' FROM seq_1_to_10000",
-    "INSERT INTO billingInfo (billing_id, organization_id, branch_id) SELECT seq, 1, seq % 3 FROM seq_1_to_10000",
+     SELECT seq, 1, '2026-06-14 12:00:00' - INTERVAL seq DAY, 0, '2026-06-14' FROM numbers",
+    "INSERT INTO billingInfo (billing_id, organization_id, branch_id) SELECT seq, 1, seq % 3 FROM numbers",
     "INSERT INTO labReportRelation (billing_id, test_id, isCancelled)
-     SELECT seq, 1, 0 FROM seq_1_to_10000 UNION ALL SELECT seq, 2, 0 FROM seq_1_to_10000",
+     SELECT seq, 1, 0 FROM numbers UNION ALL SELECT seq, 2, 0 FROM numbers",
     "INSERT INTO collectedSample (billing_id, sampleType_id, isAccessed)
-     SELECT seq, 1, 0 FROM seq_1_to_10000 UNION ALL SELECT seq, 2, 1 FROM seq_1_to_10000",
+     SELECT seq, 1, 0 FROM numbers UNION ALL SELECT seq, 2, 1 FROM numbers",
     "ANALYZE TABLE billing, billingInfo, labReportRelation, collectedSample",
 ];
 
@@ -59,6 +66,7 @@ async fn busy_installation() -> TestDb {
     run_ok(&db, &["--now", NOW, "worker", "--drain"]);
     db.execute("UPDATE operation_historical_summary SET event_count = event_count + 1", args![]).await;
     run_ok(&db, &[&repair[..], &["2026-06-13"]].concat());
+    db.execute(&format!("CREATE TABLE numbers (seq INT PRIMARY KEY) {NUMBERS}"), args![]).await;
     for sql in YEARS {
         db.execute(sql, args![]).await;
     }

@@ -235,7 +235,8 @@ pub async fn any_types(db: &TestDb, seed: u64) -> usize {
     columns.insert(random.random_range(0..columns.len()), format!("`the``key` {key_kind} NOT NULL PRIMARY KEY"));
     let columns = columns.join(", ");
     for table in ["one", "two"] {
-        db.execute(&format!("CREATE OR REPLACE TABLE {table} ({columns})"), vec![]).await;
+        db.execute(&format!("DROP TABLE IF EXISTS {table}"), vec![]).await;
+        db.execute(&format!("CREATE TABLE {table} ({columns})"), vec![]).await;
     }
     for number in 0..ROWS {
         let names: Vec<String> = (0..kinds.len()).map(|index| format!("`c {index}`")).collect();

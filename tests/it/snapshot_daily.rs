@@ -201,7 +201,8 @@ async fn work_does_not_wait_for_the_log_in_that_snapshots_need(engine: Engine) {
     // It connects by itself when it can.
     match engine {
         Engine::MariaDb => {
-            let grant = format!("GRANT SELECT ON {}.* TO {user}@'%' IDENTIFIED BY 'late'", db.name());
+            db.execute(&format!("CREATE USER {user}@'%' IDENTIFIED BY 'late'"), args![]).await;
+            let grant = format!("GRANT SELECT ON {}.* TO {user}@'%'", db.name());
             db.execute(&grant, vec![]).await;
         }
         Engine::Sqlite => std::os::unix::fs::symlink(db.db.name(), &link).unwrap(),

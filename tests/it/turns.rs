@@ -155,7 +155,7 @@ async fn leave_in_peace(db: &TestDb) {
 async fn change_triggers(db: &TestDb, sql: &str) {
     let mut tx = db.admin.begin(Mode::Write).await.unwrap();
     for sql in ["DELETE FROM billing WHERE 1 = 0", sql] {
-        tx.execute(Query::new("change triggers", sql), vec![]).await.unwrap();
+        tx.execute_text("change triggers", sql).await.unwrap();
     }
     tx.commit().await.unwrap();
 }

@@ -174,18 +174,18 @@ async fn one_newcomer_among_many_who_refer_to_a_row_keeps_it_whole(engine: Engin
     for is_declared in [false, true] {
         let foreign = if is_declared { "" } else { ", FOREIGN KEY (team) REFERENCES teams (id)" };
         // SQLite takes a reference to what is not there yet, and adds none later.
-        let lead = "FOREIGN KEY (lead) REFERENCES members (id)";
-        let inline = if engine == Engine::Sqlite { format!(", {lead}") } else { String::new() };
+        let boss = "FOREIGN KEY (boss) REFERENCES members (id)";
+        let inline = if engine == Engine::Sqlite { format!(", {boss}") } else { String::new() };
         let scene = Scene::new(
             engine,
             &[
-                &format!("CREATE TABLE teams (id BIGINT NOT NULL PRIMARY KEY, lead BIGINT NULL{inline})"),
+                &format!("CREATE TABLE teams (id BIGINT NOT NULL PRIMARY KEY, boss BIGINT NULL{inline})"),
                 &format!("CREATE TABLE members (id BIGINT NOT NULL PRIMARY KEY, team BIGINT NOT NULL{foreign})"),
             ],
         )
         .await;
         if engine == Engine::MariaDb {
-            scene.db.execute(&format!("ALTER TABLE teams ADD {lead}"), vec![]).await;
+            scene.db.execute(&format!("ALTER TABLE teams ADD {boss}"), vec![]).await;
         }
         let declared = "[[reference]]\ntable = 'members'\ncolumns = 'team'\nparent = 'teams'\n";
         let relations = scene.file("r.toml", if is_declared { declared } else { "" });
@@ -193,19 +193,19 @@ async fn one_newcomer_among_many_who_refer_to_a_row_keeps_it_whole(engine: Engin
         let sql = [
             "INSERT INTO teams VALUES (1, NULL)",
             &format!("INSERT INTO members VALUES {}", members.join(", ")),
-            "UPDATE teams SET lead = 1",
+            "UPDATE teams SET boss = 1",
         ];
         scene.execute_all(&sql).await;
         let name = scene.take().await.to_string();
-        let sql = ["UPDATE teams SET lead = NULL", "DELETE FROM members", "DELETE FROM teams"];
+        let sql = ["UPDATE teams SET boss = NULL", "DELETE FROM members", "DELETE FROM teams"];
         scene.execute_all(&sql).await;
         scene.json(0, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
-        let lead = "SELECT COUNT(*) FROM teams JOIN members ON members.id = teams.lead";
-        assert_eq!(scene.db.number(lead).await, 1);
+        let boss = "SELECT COUNT(*) FROM teams JOIN members ON members.id = teams.boss";
+        assert_eq!(scene.db.number(boss).await, 1);
         scene.execute_all(&["INSERT INTO members VALUES (1000, 1)"]).await;
         let undo = scene.path("undo.jsonl").display().to_string();
         let undone = scene.json(3, &["undo", &undo, "--relations", &relations]);
-        assert_eq!(scene.db.number(lead).await, 1, "the team that stays has its lead: {undone}");
+        assert_eq!(scene.db.number(boss).await, 1, "the team that stays has its boss: {undone}");
         assert_eq!(scene.db.number("SELECT COUNT(*) FROM members").await, 2);
     }
 }

@@ -152,7 +152,12 @@ impl TestDb {
     pub async fn execute(&self, sql: &str, args: Vec<Arg>) -> u64 {
         daymend::db::retry("test", || async {
             let mut tx = self.admin.begin(Mode::Write).await?;
-            let found = tx.execute(Query::new("test", sql), args.clone()).await?;
+            // MySQL cannot prepare it.
+            let found = if sql.starts_with("CREATE TRIGGER") || sql.starts_with("DROP TRIGGER") {
+                tx.execute_text("test", sql).await.map(|()| 0)?
+            } else {
+                tx.execute(Query::new("test", sql), args.clone()).await?
+            };
             tx.commit().await?;
             Ok::<_, daymend::db::DbError>(found)
         })

@@ -1,4 +1,5 @@
-//! A private MariaDB server for the test process, on a temporary directory.
+//! A private server for the test process, on a temporary directory: Debian's MariaDB, or the MySQL whose mysqld
+//! `DAYMEND_TEST_MYSQLD` names (tests/mysql).
 
 use std::{
     fs,
@@ -19,6 +20,73 @@ pub const PASSWORD: &str = "admin-test";
 
 /// How long the server may take to answer.
 const START_MAX: Duration = Duration::from_secs(180);
+
+/// The servers that speak MySQL's dialect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Product {
+    MariaDb,
+    MySql,
+}
+
+impl Product {
+    /// The one that this test process runs on.
+    pub fn tested() -> Self {
+        if std::env::var_os(MYSQLD).is_some() { Self::MySql } else { Self::MariaDb }
+    }
+
+    fn program(self) -> Result<PathBuf, String> {
+        match self {
+            Self::MariaDb => program("mariadbd"),
+            Self::MySql => std::env::var_os(MYSQLD).map(PathBuf::from).ok_or_else(|| format!("{MYSQLD} is not set")),
+        }
+    }
+
+    /// What makes an empty data directory.
+    fn installer(self) -> Result<Command, String> {
+        match self {
+            Self::MariaDb => {
+                let mut command = Command::new(program("mariadb-install-db")?);
+                command.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+                Ok(command)
+            }
+            Self::MySql => {
+                let mut command = Command::new(self.program()?);
+                command.args(["--no-defaults", "--initialize-insecure", "--secure-file-priv="]);
+                Ok(command)
+            }
+        }
+    }
+
+    /// The options that only this server has.
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            // As on servers that replicate: every table needs a primary key.
+            Self::MariaDb => &["--innodb-force-primary-key=ON"],
+            Self::MySql => {
+                &["--sql-require-primary-key=ON", "--mysqlx=OFF", "--secure-file-priv=", "--explain-format=TRADITIONAL"]
+            }
+        }
+    }
+
+    /// A statement that runs in this SQL mode.
+    pub fn in_sql_mode(self, mode: &str, sql: &str) -> String {
+        match (self, sql.split_once(' ')) {
+            (Self::MySql, Some((verb, rest))) => format!("{verb} /*+ SET_VAR(sql_mode = '{mode}') */ {rest}"),
+            _ => format!("SET STATEMENT sql_mode = '{mode}' FOR {sql}"),
+        }
+    }
+
+    /// The variable by which every table needs a primary key.
+    fn primary_key_variable(self) -> &'static str {
+        match self {
+            Self::MariaDb => "innodb_force_primary_key",
+            Self::MySql => "sql_require_primary_key",
+        }
+    }
+}
+
+/// The variable that names MySQL's server program, to test with it.
+const MYSQLD: &str = "DAYMEND_TEST_MYSQLD";
 
 /// A running server.
 #[derive(Debug)]
@@ -42,7 +110,7 @@ static SHARED: LazyLock<u16> = LazyLock::new(|| {
     match started.recv() {
         Ok(Ok(port)) => port,
         Ok(Err(why)) => panic!("{why}"),
-        Err(_) => panic!("the thread of the MariaDB server panicked"),
+        Err(_) => panic!("the thread of the server panicked"),
     }
 });
 
@@ -89,7 +157,7 @@ pub async fn create_database(port: u16, name: &str) {
 
 /// Runs statements as an administrator, all in one message.
 pub async fn run(port: u16, sql: &str) {
-    let mut connection = MySqlConnection::connect(&url(port, "")).await.expect("a connection to MariaDB");
+    let mut connection = MySqlConnection::connect(&url(port, "")).await.expect("a connection to the server");
     connection.execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     connection.close().await.expect("the end of a connection");
 }
@@ -98,13 +166,15 @@ pub async fn run(port: u16, sql: &str) {
 pub async fn run_without_keys(port: u16, sql: &str) {
     static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _turn = TURN.lock().await;
-    run(port, &format!("SET GLOBAL innodb_force_primary_key = 0; {sql}; SET GLOBAL innodb_force_primary_key = 1"))
-        .await;
+    let variable = Product::tested().primary_key_variable();
+    // On MySQL a session has its own.
+    let session = if Product::tested() == Product::MySql { "SET SESSION sql_require_primary_key = 0;" } else { "" };
+    run(port, &format!("SET GLOBAL {variable} = 0; {session} {sql}; SET GLOBAL {variable} = 1")).await;
 }
 
 /// What the server on that port has written of deadlocks over tables of `database`, one text each.
 pub async fn deadlocks(port: u16, database: &str) -> Vec<String> {
-    let mut connection = MySqlConnection::connect(&url(port, "")).await.expect("a connection to MariaDB");
+    let mut connection = MySqlConnection::connect(&url(port, "")).await.expect("a connection to the server");
     let dir: String = sqlx::query_scalar("SELECT @@tmpdir").fetch_one(&mut connection).await.expect("a directory");
     connection.close().await.expect("the end of a connection");
     let log = fs::read(Path::new(&dir).join("log")).expect("the server's log");
@@ -151,7 +221,7 @@ impl Server {
 
     /// Starts it again, on its data and its port.
     pub fn restart(&mut self) {
-        self.child = launch(&self.dir, self.port, &self.options).expect("MariaDB starts again");
+        self.child = launch(&self.dir, self.port, &self.options).expect("the server starts again");
     }
 }
 
@@ -182,13 +252,14 @@ fn user() -> String {
 }
 
 fn install(dir: &Path) -> Result<(), String> {
-    let installed = Command::new(program("mariadb-install-db")?)
-        .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", &user()])
+    let mut installer = Product::tested().installer()?;
+    let installed = installer
+        .arg(user())
         .arg(format!("--datadir={}", dir.join("data").display()))
         .output()
-        .map_err(|error| format!("mariadb-install-db: {error}"))?;
+        .map_err(|error| format!("{installer:?}: {error}"))?;
     if !installed.status.success() {
-        return Err(format!("mariadb-install-db failed: {}", String::from_utf8_lossy(&installed.stderr)));
+        return Err(format!("{installer:?} failed: {}", String::from_utf8_lossy(&installed.stderr)));
     }
     let grant = format!(
         "CREATE USER IF NOT EXISTS {ADMIN}@'%' IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO {ADMIN}@'%' WITH GRANT OPTION;\n"
@@ -200,13 +271,12 @@ fn launch(dir: &Path, port: u16, options: &[String]) -> Result<Child, String> {
     let log = dir.join("log");
     let mut child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL"])
-        .arg(program("mariadbd")?)
+        .arg(Product::tested().program()?)
         .args(["--no-defaults", "--bind-address=127.0.0.1", "--skip-name-resolve", "--skip-log-bin", &user()])
         .args(["--innodb-buffer-pool-size=256M", "--innodb-flush-log-at-trx-commit=2", "--max-connections=500"])
         // Hundreds of test databases stay within the default limit of open files.
         .args(["--table-open-cache=2000", "--innodb-print-all-deadlocks=ON"])
-        // As on servers that replicate: every table needs a primary key.
-        .arg("--innodb-force-primary-key=ON")
+        .args(Product::tested().options())
         .arg(format!("--datadir={}", dir.join("data").display()))
         // A server that starts clears its directory of temporary tables: not that of another.
         .arg(format!("--tmpdir={}", dir.display()))
@@ -220,7 +290,7 @@ fn launch(dir: &Path, port: u16, options: &[String]) -> Result<Child, String> {
         .stdout(Stdio::null())
         .stderr(fs::File::create(&log).map_err(|error| error.to_string())?)
         .spawn()
-        .map_err(|error| format!("mariadbd: {error}"))?;
+        .map_err(|error| format!("the server: {error}"))?;
     let begun = Instant::now();
     loop {
         let text = fs::read_to_string(&log).unwrap_or_default();
@@ -229,7 +299,7 @@ fn launch(dir: &Path, port: u16, options: &[String]) -> Result<Child, String> {
         }
         if begun.elapsed() > START_MAX || child.try_wait().is_ok_and(|status| status.is_some()) {
             let _ = child.kill();
-            return Err(format!("MariaDB did not start: {text}"));
+            return Err(format!("the server did not start: {text}"));
         }
         std::thread::sleep(Duration::from_millis(50));
     }
