@@ -11,6 +11,7 @@ pub mod records;
 
 use chrono::{DateTime, NaiveDate, Utc};
 
+pub(crate) use labs::labs_as_objects;
 pub use labs::{LabDays, describe};
 use records::Records;
 

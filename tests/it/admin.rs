@@ -337,12 +337,14 @@ async fn stats_counts_jobs_and_names_workers(engine: Engine) {
     let stats = json(&db, &["queue", "stats"]);
     let counts = stats["counts"].as_array().unwrap();
     let of = |kind: &str, state: &str| {
-        let found = counts.iter().find(|count| count[0] == kind && count[1] == state);
-        found.map_or(0, |count| count[2].as_i64().unwrap())
+        let found = counts.iter().find(|count| count["kind"] == kind && count["state"] == state);
+        found.map_or(0, |count| count["jobs"].as_i64().unwrap())
     };
     assert_eq!(of("repair", "available"), 3);
     assert_eq!(of("repair", "discarded"), 3);
     assert_eq!(of("rebuild", "discarded"), count(&db, "kind = 'rebuild'").await);
+    let minutes: Vec<_> = stats["completed"].as_array().unwrap().iter().map(|rate| &rate["minutes"]).collect();
+    assert_eq!((minutes, &stats["completed"][2]["jobs"]), (vec![&1.into(), &5.into(), &15.into()], &0.into()));
     assert!(stats["workers"][0]["name"].as_str().unwrap().starts_with("pod-7"), "{stats}");
     assert_eq!(stats["oldest_waiting"]["run"], db.number("SELECT MAX(id) FROM daymend_runs").await);
     let text = run_ok(&db, &["queue", "stats"]);

@@ -9,6 +9,7 @@ use std::{
 };
 
 use daymend::args;
+use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, MySqlConnection};
 
 use crate::{
@@ -34,6 +35,8 @@ on_both! {
     every_command_twice_changes_nothing_the_second_time;
     dry_runs_change_nothing;
     repair_as_of_does_yesterday_of_each_lab;
+    a_repair_begins_with_the_first_bill_or_row_of_each_lab;
+    results_for_machines_are_objects_with_names;
     wait_follows_a_run_and_ends_with_its_result;
     a_rebuild_that_waits_takes_its_own_labs_alone;
     whoever_stops_waiting_is_told_how_to_go_on;
@@ -344,6 +347,54 @@ async fn dry_runs_change_nothing(engine: Engine) {
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert!(json[0]["days"].as_array().unwrap().len() >= 7, "{json}");
     assert_eq!(written(&db).await, [0, 0, 0]);
+}
+
+async fn a_repair_begins_with_the_first_bill_or_row_of_each_lab(engine: Engine) {
+    let db = labs(engine).await;
+    // Lab 1 has bills from 8 June on, lab 2 from 7 June on, lab 4 none; rows before that are wrong.
+    db.add_lab(4, Some("Asia/Kolkata")).await;
+    db.add_summary_row(4, "2026-06-05", 1, 1, "branch_bill", 3).await;
+    db.add_summary_row(2, "2026-06-06", 1, 1, "branch_bill", 3).await;
+    let span = ["--now", NOW, "repair", "--day", "2026-06-01", "--to", "2026-06-10"];
+    let planned = run(&db, &[&span[..], &["--dry-run", "--json"]].concat());
+    let plan: Value = serde_json::from_slice(&planned.stdout).unwrap();
+    let first_days = [(1, "2026-06-08"), (2, "2026-06-06"), (4, "2026-06-05")];
+    let clipped: Vec<Value> = first_days.iter().map(|(lab, day)| json!({ "lab": lab, "first_day": day })).collect();
+    assert_eq!((&plan["clipped"], &plan["left_out"][0]["lab"]), (&clipped.into(), &3.into()), "{plan}");
+    let days: Vec<usize> =
+        plan["labs"].as_array().unwrap().iter().map(|lab| lab["days"].as_array().unwrap().len()).collect();
+    assert_eq!((days, &plan["labs"][0]["days"][0]), (vec![3, 5, 6], &"2026-06-08".into()), "{plan}");
+    let said = String::from_utf8_lossy(&planned.stderr).into_owned();
+    let begin = "3 lab(s) begin later: lab 1 on 2026-06-08, lab 2 on 2026-06-06, lab 4 on 2026-06-05";
+    assert!(said.contains(begin), "{said}");
+    // A lab that is named begins no sooner.
+    let named = run(&db, &[&span[..], &["--lab", "1", "--dry-run"]].concat());
+    assert_eq!(
+        String::from_utf8_lossy(&named.stdout).lines().next(),
+        Some("would enqueue lab 1: 3 job(s), 2026-06-08 to 2026-06-10")
+    );
+    let said = String::from_utf8_lossy(&named.stderr).into_owned();
+    assert!(said.contains("1 lab(s) begin later: lab 1 on 2026-06-08 ("), "{said}");
+    // Whoever has rows or bills from the first day on is no such lab.
+    let exact = ["--now", NOW, "repair", "--day", "2026-06-08", "--to", "2026-06-10", "--lab", "1", "--lab", "2"];
+    let exact: Value = serde_json::from_str(&run_ok(&db, &[&exact[..], &["--dry-run", "--json"]].concat())).unwrap();
+    assert_eq!((&exact["clipped"], &exact["labs"][1]["days"][2]), (&json!([]), &"2026-06-10".into()), "{exact}");
+    assert_eq!(written(&db).await, [0, 0, 0]);
+    let enqueued: Value = serde_json::from_str(&run_ok(&db, &[&span[..], &["--json"]].concat())).unwrap();
+    assert_eq!((&enqueued["jobs"], &enqueued["clipped"][2]["lab"]), (&14.into(), &4.into()), "{enqueued}");
+    run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    assert_eq!(db.number("SELECT COUNT(*) FROM operation_historical_summary WHERE ordered_at < '2026-06-07'").await, 0);
+}
+
+async fn results_for_machines_are_objects_with_names(engine: Engine) {
+    let db = labs(engine).await;
+    let tick: Value = serde_json::from_str(&run_ok(&db, &["--now", NOW, "scheduler", "--once", "--json"])).unwrap();
+    assert_eq!(tick["unusable"][0]["lab"], 3, "{tick}");
+    assert!(tick["unusable"][0]["why"].as_str().unwrap().contains("Mars/Base"), "{tick}");
+    assert_eq!((&tick["held"], &tick["unusable"][1]), (&json!([]), &Value::Null), "{tick}");
+    let stats: Value = serde_json::from_str(&run_ok(&db, &["queue", "stats", "--json"])).unwrap();
+    let jobs = db.number("SELECT COUNT(*) FROM daymend_jobs").await;
+    assert_eq!(stats["counts"], json!([{ "kind": "nightly", "state": "available", "jobs": jobs }]));
 }
 
 async fn repair_as_of_does_yesterday_of_each_lab(engine: Engine) {

@@ -8,7 +8,7 @@ use daymend::{
     db::Mode,
     recompute::{digest, stored},
     rollup::HISTORICAL_SUMMARY,
-    scheduler::repair::{self, Days},
+    scheduler::repair::{self, Days, LeftOut},
 };
 
 use crate::{
@@ -50,8 +50,8 @@ async fn a_bill_time_of_another_form_is_on_no_day_and_named() {
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let plan = repair::plan(&db.db, rollup, &[], Days::YesterdayAt(now), now).await.unwrap();
     assert_eq!(plan.labs.iter().map(|(lab, _)| *lab).collect::<Vec<_>>(), [2]);
-    let why = "it has no bills".to_owned();
-    assert_eq!(plan.left_out, [(1, why.clone()), (3, why)]);
+    let left_out = |lab| LeftOut { lab, why: "it has no bills".to_owned() };
+    assert_eq!(plan.left_out, [left_out(1), left_out(3)]);
     let found = examine(&db).what("dates.bills");
     assert!(found.contains("2 rows on no day") && found.contains("1 of lab 1: 2026-06-13T10:00:00"), "{found}");
 }

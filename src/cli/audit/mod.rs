@@ -256,7 +256,7 @@ impl AuditArgs {
             "dry_run": self.dry_run,
             "state": repair.ended,
             "jobs": repair.jobs(),
-            "labs": repair.days,
+            "labs": repair.days.iter().map(|(lab, days)| json!({ "lab": lab, "days": days })).collect::<Vec<_>>(),
             "beyond_repair": report.beyond_repair().into_iter().map(|(lab, cause, rows, days)| {
                 json!({ "lab": lab, "cause": cause, "differences": rows, "days": days })
             }).collect::<Vec<_>>(),

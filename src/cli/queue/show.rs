@@ -12,7 +12,7 @@ use crate::{
             self,
             filter::Filter,
             list::{self, JobRow},
-            stats,
+            stats::{self, Completed},
         },
     },
 };
@@ -26,15 +26,16 @@ pub(super) async fn stats(global: &Global, db: &Db) -> anyhow::Result<ExitCode> 
     let mut jobs = table(&["kind", ">available", ">running", ">completed", ">discarded", ">cancelled"]);
     for kind in JobKind::ALL {
         let count = |state| {
-            let found = stats.counts.iter().find(|(k, s, _)| (*k, *s) == (kind, state));
-            found.map_or(0, |(_, _, jobs)| *jobs).to_string()
+            let found = stats.counts.iter().find(|count| (count.kind, count.state) == (kind, state));
+            found.map_or(0, |count| count.jobs).to_string()
         };
         let mut row = vec![kind.to_string()];
         row.extend(JobState::ALL.map(count));
         jobs.add_row(row);
     }
     println!("{jobs}");
-    let rate: Vec<String> = stats.completed.iter().map(|(minutes, jobs)| format!("{jobs} in {minutes} min")).collect();
+    let rate = stats.completed.iter().map(|Completed { minutes, jobs }| format!("{jobs} in {minutes} min"));
+    let rate: Vec<String> = rate.collect();
     println!("completed       {}", rate.join(", "));
     match &stats.oldest_waiting {
         Some(oldest) => println!(

@@ -204,7 +204,7 @@ async fn days_that_are_left_out_are_no_success_to_whoever_waits(engine: Engine) 
     for (code, wait) in [(3, &["--wait"][..]), (0, &[])] {
         for command in [&restore[..], &["undo", &undo, "--now", NOW]] {
             let said = scene.json(code, &[command, wait].concat());
-            assert_eq!((&said["left_out"][0][0], &said["run"]), (&3.into(), &serde_json::Value::Null), "{said}");
+            assert_eq!((&said["left_out"][0]["lab"], &said["run"]), (&3.into(), &serde_json::Value::Null), "{said}");
             let renamed = if command[0] == "undo" { Some(format!("{undo}.undone")) } else { None };
             assert_eq!(said["renamed_to"].as_str(), renamed.as_deref(), "{said}");
         }
