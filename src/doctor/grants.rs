@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Chart, Check, Patient, Severity, catalogue,
+    enough::Enough,
     needs::{ALL_FOUR, SCHEMA_TABLE, needed, own_statements, rights_of},
     privileges::{Grants, Scope},
     server,
@@ -59,6 +60,7 @@ async fn narrow(patient: &Patient<'_>) -> Result<Chart, DbError> {
         let (database, table) = (catalogue::quoted(&session.database), catalogue::quoted(table));
         format!("GRANT {rights} ON {database}.{table} TO {};", quoted_account(&session.account))
     };
+    let enough = Enough::of(patient);
     // Rights on tables that are not there yet come with `daymend migrate`.
     let is_behind = migrate::check(patient.db).await.is_err() && !is_refused(patient, "SELECT", SCHEMA_TABLE).await?;
     for (table, rights) in needed(patient) {
@@ -72,12 +74,12 @@ async fn narrow(patient: &Patient<'_>) -> Result<Chart, DbError> {
             }
         }
         if !missing.is_empty() {
-            let missing = missing.join(", ");
-            let advice = grant(&missing, &table);
-            chart.find(table, format!("{missing} is not granted"), advice);
+            let rights: Vec<String> = missing.iter().map(|right| enough.right(right, &table)).collect();
+            let advice = grant(&rights.join(", "), &table);
+            chart.find(table, format!("{} is not granted", missing.join(", ")), advice);
         }
     }
-    columns(patient, &mut chart, &grants, &session.database, &grant).await;
+    columns(patient, &mut chart, &grants, &session.database, &enough, &grant).await;
     // Before 8.0.22 MySQL wants another right for a shared lock on rows that are only read.
     let needs_lock = !session.version.contains("MariaDB") && patch(&session.version) < (8, 0, 22);
     if needs_lock && !grants.has_roles && !grants.covers_database("LOCK TABLES", &session.database) {
@@ -105,12 +107,13 @@ async fn columns(
     chart: &mut Chart,
     grants: &Grants,
     database: &str,
+    enough: &Enough,
     grant: &impl Fn(&str, &str) -> String,
 ) {
     let is_first = chart.found.is_empty();
     let whole = |rights: BTreeSet<Right>| {
         let uncovered = rights.iter().filter(|(table, right)| !grants.covers(right, database, table));
-        uncovered.map(|(table, right)| grant(right, table)).collect::<Vec<_>>().join(" ")
+        uncovered.map(|(table, right)| grant(&enough.right(right, table), table)).collect::<Vec<_>>().join(" ")
     };
     // By file or statement: what the database says, and what would be enough.
     let mut refused: BTreeMap<String, (String, String)> = BTreeMap::new();
