@@ -13,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 use super::{Session, backend::QueueBackend, fault, room::Room, wait_after};
 use crate::{
     db::{COMMIT, Db, DbError, Kind, Mode},
-    error::chain,
+    error::{chain, examples},
     metrics::catalogue::{CLAIM_DURATION, JOBS_CLAIMED, QUEUE_LATENCY},
     queue::{
         FIRST_DUE_US, Job, claim,
         claim::{Claimed, Claimer},
         enqueue::DAYS_A_TURN,
-        lease, run_of,
+        lease::{self, Holder},
+        run_of,
     },
     recompute::{self, shrink::MaxShrink},
     runs,
@@ -43,6 +44,9 @@ const TOO_SOON: Duration = Duration::from_millis(200);
 
 /// ... and where it took longer, half.
 const TOO_LATE: Duration = Duration::from_secs(2);
+
+/// How many workers a drain names that it waits for.
+const HOLDERS_SHOWN: usize = 3;
 
 /// Neighbouring days of one lab, claimed together.
 #[derive(Debug)]
@@ -74,6 +78,7 @@ pub(super) fn start(
             units: sender,
             claimer: Claimer::default(),
             runs: HashMap::new(),
+            waits_for: BTreeSet::new(),
         };
         stopping.run_until_cancelled(fetcher.run(&stopping)).await;
     })
@@ -99,6 +104,8 @@ struct Fetcher {
     /// What never changes of each run of the last claim: the next one is mostly of the same, and jobs
     /// that are held take what they need with them.
     runs: HashMap<i64, Seen>,
+    /// The workers whose jobs the drain has said that it waits for.
+    waits_for: BTreeSet<i64>,
 }
 
 impl Fetcher {
@@ -166,8 +173,32 @@ impl Fetcher {
         }
     }
 
-    async fn is_drained(&self) -> Result<bool, DbError> {
-        Ok(self.session.held.count() == 0 && !claim::any_open(&self.session.db).await?)
+    async fn is_drained(&mut self) -> Result<bool, DbError> {
+        if self.session.held.count() > 0 {
+            return Ok(false);
+        }
+        let is_drained = !claim::any_open(&self.session.db).await?;
+        if !is_drained {
+            self.say_who_holds(&lease::holders(&self.session.db).await?);
+        }
+        Ok(is_drained)
+    }
+
+    /// Says once whose jobs the drain waits for: a worker that died keeps them until its lease ends.
+    fn say_who_holds(&mut self, holders: &[Holder]) {
+        let workers = holders.iter().map(|holder| holder.worker).collect();
+        if workers == self.waits_for {
+            return;
+        }
+        self.waits_for = workers;
+        let held = holders.iter().map(|Holder { worker, name, lease_until, jobs }| {
+            format!("{jobs} job(s) of worker {worker} ({name}) until {}", lease_until.format("%Y-%m-%d %H:%M:%S UTC"))
+        });
+        if !holders.is_empty() {
+            let held = examples(held, HOLDERS_SHOWN);
+            let worker = self.session.worker_id;
+            tracing::info!(worker, "nothing is left to claim, waiting for {held}, or longer where they are alive");
+        }
     }
 
     /// Claims what there is room for; how many jobs.
