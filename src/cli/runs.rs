@@ -61,11 +61,14 @@ impl Command {
     }
 }
 
+/// What there is to say of a run that does not exist.
+pub(super) fn no_such_run(id: i64) -> anyhow::Error {
+    usage(format!("run {id} does not exist: see `daymend runs list`"))
+}
+
 async fn read(db: &Db, id: i64) -> anyhow::Result<(Run, Progress, Vec<Discarded>)> {
     let mut tx = db.begin(Mode::Snapshot).await?;
-    let run = runs::get(&mut tx, id)
-        .await?
-        .ok_or_else(|| usage(format!("run {id} does not exist: see `daymend runs list`")))?;
+    let run = runs::get(&mut tx, id).await?.ok_or_else(|| no_such_run(id))?;
     let progress = runs::progress(&mut tx, id).await?;
     let discarded = runs::discarded(&mut tx, id, DISCARDED_SHOWN).await?;
     tx.commit().await?;

@@ -39,6 +39,7 @@ on_both! {
     a_bare_now_retries_what_waits_for_another_attempt;
     stats_counts_jobs_and_names_workers;
     a_retry_or_a_resume_begins_the_wait_anew;
+    a_run_that_does_not_exist_is_no_filter;
 }
 
 async fn labs(engine: Engine) -> TestDb {
@@ -349,6 +350,27 @@ async fn stats_counts_jobs_and_names_workers(engine: Engine) {
     assert_eq!(stats["oldest_waiting"]["run"], db.number("SELECT MAX(id) FROM daymend_runs").await);
     let text = run_ok(&db, &["queue", "stats"]);
     assert!(text.contains("pod-7") && text.contains("kind:repair"), "{text}");
+}
+
+async fn a_run_that_does_not_exist_is_no_filter(engine: Engine) {
+    let db = with_discarded(engine).await;
+    let expected = "error: run 999 does not exist: see `daymend runs list`\n";
+    for command in [
+        &["queue", "retry"][..],
+        &["queue", "retry", "--dry-run"],
+        &["queue", "cancel"],
+        &["queue", "list"],
+        &["queue", "prune", "--older-than", "0s"],
+    ] {
+        assert_eq!(run_fails(&db, USAGE, &[command, &["--run", "999"]].concat()), expected, "{command:?}");
+    }
+    for command in ["show", "watch", "cancel"] {
+        assert_eq!(run_fails(&db, USAGE, &["runs", command, "999"]), expected);
+    }
+    // One that exists has nothing to retry, which is no error.
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-10", "--lab", "2"]);
+    let run = db.number("SELECT MAX(id) FROM daymend_runs").await.to_string();
+    assert_eq!(json(&db, &["queue", "retry", "--run", &run])["jobs"], 0);
 }
 
 /// How many seconds the oldest job has waited; none where none waits.

@@ -40,7 +40,7 @@ pub(in crate::cli) struct ChangeArgs {
 impl ChangeArgs {
     pub(super) async fn run(self, global: &Global, db: &Db, change: Change) -> anyhow::Result<ExitCode> {
         let who = self.by.who();
-        let filter = self.filter.filter()?;
+        let filter = self.filter.filter(db).await?;
         if filter.is_empty() && !self.all && !self.dry_run {
             return Err(usage("no filter is given: name what is meant (--run, --lab, --error …), or use --all"));
         }
@@ -172,7 +172,7 @@ pub(in crate::cli) struct PruneArgs {
 impl PruneArgs {
     pub(super) async fn run(self, global: &Global, db: &Db) -> anyhow::Result<ExitCode> {
         let who = self.by.who();
-        let filter = self.filter.filter()?;
+        let filter = self.filter.filter(db).await?;
         if self.dry_run {
             let runs = prune::plan(db, &filter, self.older_than).await?;
             return print_touched(global, &runs, "would be deleted", true);
