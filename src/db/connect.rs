@@ -3,6 +3,7 @@
 use std::{path::Path, str::FromStr, time::Duration};
 
 use anyhow::{Context, bail};
+use log::LevelFilter;
 use sqlx::{
     ConnectOptions as _, Connection as _, Executor, MySqlConnection, MySqlPool, SqlitePool,
     mysql::{MySqlConnectOptions, MySqlPoolOptions},
@@ -14,6 +15,9 @@ use super::{Db, DbError, Kind, Pool, error::CONNECT};
 
 /// How long to wait for a connection before the database counts as unreachable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How loud the pool is about a connection that took long: an outage is an error of daymend's own, and in one line.
+const SLOW: LevelFilter = LevelFilter::Debug;
 
 /// How long a connection that was idle, or is given back, may take to say that it is there.
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -172,6 +176,7 @@ fn mysql_pool(options: MySqlConnectOptions, pool: ConnectOptions) -> MySqlPool {
     MySqlPoolOptions::new()
         .max_connections(pool.connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .acquire_slow_level(SLOW)
         .idle_timeout(pool.idle_max / 2)
         // The pool's own test waits for an answer for ever.
         .test_before_acquire(false)
@@ -195,6 +200,7 @@ fn sqlite_pool(options: SqliteConnectOptions, pool: ConnectOptions) -> SqlitePoo
     SqlitePoolOptions::new()
         .max_connections(pool.connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .acquire_slow_level(SLOW)
         .after_release(|connection, _| {
             // The handler belongs to the transaction that set it.
             Box::pin(async move {

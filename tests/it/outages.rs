@@ -21,7 +21,7 @@ use crate::{
         Engine, TestDb,
         doctor::examine_with,
         oracle,
-        process::{Process, command, run_fails, run_ok},
+        process::{Process, command, run, run_fails, run_ok},
         proxy::{Proxy, Weather},
         server::{self, Server},
         wait_until,
@@ -445,4 +445,19 @@ async fn jobs_that_somebody_holds_keep_no_others_from_being_acked() {
     run_ok(&db, &["--now", NOW, "worker", "--drain"]);
     assert_eq!(completed(&db).await, 12 + 12 + 12);
     assert_eq!(db.number("SELECT MAX(attempt) FROM daymend_jobs").await, 1);
+}
+
+/// What the pool has to say of it is said by daymend, or is for who looks for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_takes_long_is_no_line_of_its_own() {
+    let proxy = Proxy::start(server::shared_port()).await;
+    let db = TestDb::new(Engine::MariaDb).await.through(&proxy);
+    proxy.set(Weather::Slow(Duration::from_millis(500)));
+    for (log, is_said) in [("warn", false), ("debug", true)] {
+        let output = tokio::task::block_in_place(|| run(&db, &["--log", log, "runs", "list"]));
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{error}");
+        assert_eq!(error.contains("slow_acquire_threshold_secs"), is_said, "{log}: {error}");
+        assert!(is_said || error.is_empty(), "{error}");
+    }
 }
