@@ -34,7 +34,7 @@ use crate::{
     clock::Clock,
     db::{self, ConnectOptions, Db, DbError, Kind, migrate::SchemaError},
     error::{UsageError, chain, usage},
-    output::say,
+    output::{page::has_colour, say},
     recompute::stored::{self, Access},
     rollup::{HISTORICAL_SUMMARY, Rollup, Rollups, source},
     snapshot::restore::apply::database_error,
@@ -76,6 +76,7 @@ struct Cli {
 
 /// Options that every command has.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 struct Global {
     /// The database: mysql://user:password@host/database (add ?ssl-mode=VERIFY_IDENTITY&ssl-ca=FILE
     /// for TLS), or sqlite:FILE
@@ -313,7 +314,7 @@ fn init_log(global: &Global, is_service: bool) {
     // Where a line cannot be written there is nowhere to complain about it, either.
     let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).log_internal_errors(false);
     match global.log_format {
-        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Text => log.with_ansi(has_colour(&std::io::stderr())).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
 }

@@ -2,11 +2,12 @@
 
 use std::{
     fmt,
-    io::IsTerminal as _,
     time::{Duration, Instant},
 };
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+use super::page::is_terminal;
 
 /// How often a plain line is printed.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -23,7 +24,7 @@ pub(crate) struct Rows {
 
 impl Rows {
     pub(crate) fn new(title: &'static str) -> Self {
-        let is_terminal = std::io::stderr().is_terminal();
+        let is_terminal = is_terminal(&std::io::stderr());
         let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target).with_prefix(title);
         if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos} rows  {rate}  {msg}") {
@@ -65,7 +66,7 @@ pub(crate) struct Bar {
 impl Bar {
     pub(crate) fn new(title: impl Into<String>) -> Self {
         let title = title.into();
-        let is_terminal = std::io::stderr().is_terminal();
+        let is_terminal = is_terminal(&std::io::stderr());
         let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target).with_prefix(title.clone());
         if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} days  {rate}{left}  {msg}") {

@@ -142,7 +142,7 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
     assert_eq!(lines.lines().count(), 1, "{lines}");
     assert!(lines.contains("historical_summary/rollup.toml:39:"), "{lines}");
     let check = run(&db, &["--jobs-dir", jobs_dir, "rollups", "check", "--json"]);
-    let json: serde_json::Value = serde_json::from_slice(&check.stdout).unwrap();
+    let json: Value = serde_json::from_slice(&check.stdout).unwrap();
     assert_eq!((check.status.code(), json["problems"].as_array().unwrap().len()), (Some(USAGE), 1), "{json}");
 }
 
@@ -229,7 +229,7 @@ async fn with_logs_as_json_the_error_that_ends_a_command_is_json_too() {
     let output = command(&db, &["worker", "--lease", "1s"]).env("DAYMEND_LOG_FORMAT", "json").output().unwrap();
     assert_eq!(output.status.code(), Some(USAGE));
     let text = String::from_utf8(output.stderr).unwrap();
-    let line: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    let line: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!(line["level"], "ERROR", "{text}");
     assert!(line["message"].as_str().unwrap().contains("--lease"), "{text}");
 }
@@ -344,7 +344,7 @@ async fn dry_runs_change_nothing(engine: Engine) {
     let rebuild = run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1", "--dry-run"]);
     assert!(rebuild.contains("would enqueue lab 1:"), "{rebuild}");
     let json = run_ok(&db, &["--now", NOW, "--json", "rebuild", "--lab", "1", "--dry-run"]);
-    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
     assert!(json[0]["days"].as_array().unwrap().len() >= 7, "{json}");
     assert_eq!(written(&db).await, [0, 0, 0]);
 }
@@ -541,7 +541,7 @@ async fn runs_can_be_listed_shown_and_cancelled(engine: Engine) {
     run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
     let list = run_ok(&db, &["runs", "list"]);
     assert!(list.contains("rebuild of lab 1") && list.contains("nightly Asia/Kolkata 2026-06-14"), "{list}");
-    let json: serde_json::Value = serde_json::from_str(&run_ok(&db, &["runs", "list", "--json"])).unwrap();
+    let json: Value = serde_json::from_str(&run_ok(&db, &["runs", "list", "--json"])).unwrap();
     let rebuild = json.as_array().unwrap().iter().find(|run| run["run"]["kind"] == "rebuild").unwrap();
     let id = rebuild["run"]["id"].to_string();
     let open = rebuild["progress"]["available"].as_i64().unwrap();
@@ -559,7 +559,7 @@ async fn runs_can_be_listed_shown_and_cancelled(engine: Engine) {
     assert_eq!((watched.status.code(), said), (Some(1), expected));
     let list = run_ok(&db, &["runs", "list"]);
     assert!(list.contains(&format!(" 0/{open} ")), "{list}");
-    let log: serde_json::Value = serde_json::from_str(&run_ok(&db, &["queue", "log", "--json"])).unwrap();
+    let log: Value = serde_json::from_str(&run_ok(&db, &["queue", "log", "--json"])).unwrap();
     let said = ["who", "action", "filter"].map(|column| log[0][column].as_str().unwrap());
     assert_eq!((said, &log[0]["jobs"]), (["Ada", "cancel run", &format!("--run {id}")], &open.into()), "{log}");
     assert_eq!(log.as_array().unwrap().len(), 1);
@@ -601,4 +601,42 @@ async fn the_demo_repairs_what_it_damaged_and_replaces_only_its_own_file() {
     let error = run_fails(&db, USAGE, &["demo", "--file", mine.to_str().unwrap()]);
     assert_one_line(&error);
     assert_eq!(fs::read_to_string(&mine).unwrap(), "not a database");
+}
+
+#[test]
+fn options_of_every_command_stand_apart_from_its_own() {
+    for command in [&["repair"][..], &["queue", "retry"], &["snapshot", "restore"], &["worker"], &["runs", "list"]] {
+        let help = Command::new(env!("CARGO_BIN_EXE_daymend")).args(command).arg("--help").output().unwrap();
+        let help = String::from_utf8(help.stdout).unwrap();
+        let (own, global) = help.split_once("\nGlobal options:\n").unwrap();
+        let options = ["--database-url", "--jobs-dir", "--now ", "--json", "--log-format", "--log "];
+        for option in options {
+            assert!(global.contains(&format!("      {option}")), "{command:?} {option}: {help}");
+        }
+        let listed = |text: &str| text.lines().filter(|line| line.starts_with("      --")).count();
+        assert_eq!(listed(global), options.len(), "{command:?}: {help}");
+        assert!(own.contains("Options:\n") && own.contains("--help"), "{command:?}: {help}");
+    }
+}
+
+/// On a terminal of its own, which `script` makes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn colours_are_for_terminals_that_have_them_and_for_who_wants_them() {
+    let db = labs(Engine::Sqlite).await;
+    let daymend = env!("CARGO_BIN_EXE_daymend");
+    let is_coloured = |(line, said): (&str, &str), term: &str, no_colour: &str| {
+        let mut script = Command::new("script");
+        script.args(["-qec", &format!("{daymend} --now {NOW} {line}"), "/dev/null"]).stdin(Stdio::null());
+        script.env("DAYMEND_DATABASE_URL", &db.url).env("TERM", term).env("NO_COLOR", no_colour);
+        script.env("DAYMEND_HTTP_ADDR", "127.0.0.1:0");
+        let shown = String::from_utf8(script.output().unwrap().stdout).unwrap();
+        assert!(shown.contains(said), "{shown}");
+        shown.contains('\u{1b}')
+    };
+    // The doctor writes to standard output, the log to standard error.
+    for line in [("doctor", "Mars/Base"), ("worker --drain >/dev/null", "worker stopped")] {
+        assert!(is_coloured(line, "xterm", ""), "{line:?}");
+        assert!(!is_coloured(line, "dumb", ""), "{line:?}");
+        assert!(!is_coloured(line, "xterm", "1"), "{line:?}");
+    }
 }
