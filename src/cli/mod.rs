@@ -36,7 +36,7 @@ use crate::{
     error::{UsageError, chain, usage},
     output::{page::has_colour, say},
     recompute::stored::{self, Access},
-    rollup::{HISTORICAL_SUMMARY, Rollup, Rollups, source},
+    rollup::{HISTORICAL_SUMMARY, Rollup, Rollups, misfit::Misfit, source},
     snapshot::restore::apply::database_error,
 };
 
@@ -431,7 +431,7 @@ async fn connect_to(option: &'static str, url: &str, options: impl Into<ConnectO
 /// Checks every rollup against the database, for reading or for recomputing, and then what runs write to; one
 /// line a problem.
 async fn check_rollups(db: &Db, rollups: &Rollups, access: Access) -> Result<Vec<String>, DbError> {
-    let mut problems: Vec<source::Misfit> = Vec::new();
+    let mut problems: Vec<Misfit> = Vec::new();
     for rollup in rollups.iter() {
         problems.extend(source::check(db, rollup).await?);
         problems.extend(stored::check(db, rollup, access).await?);

@@ -17,10 +17,7 @@ use crate::{
     args,
     db::{DbError, Query, code, migrate},
     recompute::stored,
-    rollup::{
-        NamedSql, Rollup,
-        source::{self, Misfit},
-    },
+    rollup::{NamedSql, Rollup, misfit::Misfit, source},
     statement,
 };
 
@@ -125,7 +122,7 @@ async fn columns(
             .chain(stored::check(patient.db, rollup, stored::Access::Write).await.unwrap_or_default());
         for Misfit { place, what, .. } in problems.filter(|problem| problem.is_denied) {
             let sql = rollup.facts.iter().map(|fact| &fact.sql).chain([&rollup.labs, &rollup.days]);
-            let tables: Vec<_> = sql.filter(|sql| sql.file == place).flat_map(NamedSql::tables).collect();
+            let tables: Vec<_> = sql.filter(|sql| rollup.path(&sql.file) == place).flat_map(NamedSql::tables).collect();
             let column = column_denied(&what).and_then(|(column, of)| {
                 let is_it = |name: &str| name.eq_ignore_ascii_case(of);
                 let table = tables.iter().find(|table| is_it(&table.alias) || is_it(&table.name))?;

@@ -151,6 +151,7 @@ impl Parser<'_> {
         }
         let watch = self.watch(read, &facts);
         Some(Rollup {
+            folder: self.folder.to_owned(),
             name: file.name.into_inner(),
             summary: file.summary.into_inner(),
             facts,

@@ -24,7 +24,7 @@ use crate::{
         ids_of,
     },
     recompute::shrink::MaxShrink,
-    rollup::source::Misfit,
+    rollup::misfit::Misfit,
     statement,
 };
 
