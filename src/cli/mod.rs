@@ -239,6 +239,7 @@ pub fn main() -> ExitCode {
     // A recompute that hangs must not keep the process from ending.
     runtime.shutdown_background();
     exit.unwrap_or_else(|error| {
+        let error = cli.global.explained(error);
         match cli.global.log_format {
             LogFormat::Text => say!("error: {}", chain(error.as_ref())),
             LogFormat::Json => tracing::error!("{}", chain(error.as_ref())),
@@ -373,6 +374,15 @@ impl Global {
             let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
             usage(format!("the rollup definitions are broken (see `daymend rollups check`): {}", lines.join("; ")))
         })
+    }
+
+    /// The same error, with what to do about a file of SQLite's that is read-only.
+    fn explained(&self, error: anyhow::Error) -> anyhow::Error {
+        let why = self.database_url.as_deref().zip(database_error(&error));
+        match why.and_then(|(url, error)| db::explain_read_only(url, error)) {
+            Some(why) => error.context(why),
+            None => error,
+        }
     }
 
     /// A pool to the database, which may not be there yet.

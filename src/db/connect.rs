@@ -22,6 +22,9 @@ const SLOW: LevelFilter = LevelFilter::Debug;
 /// How long a connection that was idle, or is given back, may take to say that it is there.
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What keeps a SQLite file from being written.
+const READ_ONLY: &str = "is read-only: this user has to be allowed to write the file, and its directory";
+
 /// How a pool is opened.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectOptions {
@@ -211,6 +214,14 @@ fn sqlite_pool(options: SqliteConnectOptions, pool: ConnectOptions) -> SqlitePoo
         .connect_lazy_with(options)
 }
 
+/// What to do about a statement that SQLite refused as it may not write to the database at `url`.
+#[must_use]
+pub fn explain_read_only(url: &str, error: &DbError) -> Option<String> {
+    let options = SqliteConnectOptions::from_str(url).ok().filter(|_| error.is_read_only())?;
+    // What came of the connection has been said.
+    (error.statement != CONNECT).then(|| format!("the database {} {READ_ONLY}", options.get_filename().display()))
+}
+
 impl Pool {
     /// Where the database is, without who asks: `HOST:PORT/DATABASE`, or a file.
     fn place(&self) -> String {
@@ -235,7 +246,7 @@ impl Pool {
         match (directory.is_dir(), file.exists()) {
             (false, _) => "cannot be reached: its directory does not exist",
             (true, false) => "cannot be reached: no such file: `daymend migrate` makes it",
-            (true, true) => "cannot be reached",
+            (true, true) => "cannot be opened: is it a file that this user may read and write?",
         }
     }
 
@@ -266,6 +277,7 @@ impl Db {
         let has_server = matches!(self.pool, Pool::MySql(_));
         let what = match &answer {
             Err(error) if has_server && matches!(error.source, sqlx::Error::Database(_)) => "refuses",
+            Err(error) if error.is_read_only() => READ_ONLY,
             Err(error) if !has_server && error.kind == Kind::Definition => "is no SQLite database",
             Err(_) if !has_server => self.pool.why_no_file(),
             _ => "cannot be reached",

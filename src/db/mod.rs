@@ -25,7 +25,7 @@ use sqlx::{MySqlPool, SqlitePool};
 use crate::clock::Clock;
 
 pub(crate) use connect::open_file;
-pub use connect::{ConnectOptions, connect};
+pub use connect::{ConnectOptions, connect, explain_read_only};
 pub use dialect::{DbClock, Dialect};
 pub use error::{DbError, Kind, code};
 pub use retry::{Backoff, RETRIES_MAX, retry};
