@@ -15,6 +15,7 @@ mod migrate;
 mod process;
 mod queue;
 mod rebuild;
+mod refused;
 mod repair;
 mod rollups;
 mod runs;
@@ -150,6 +151,16 @@ enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// Says why a command ends: on a line of its own, or in the log where that is JSON.
+    fn error(self, what: impl Display) {
+        match self {
+            Self::Text => say!("error: {what}"),
+            Self::Json => tracing::error!("{what}"),
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Create or update daymend's own tables
@@ -206,22 +217,24 @@ impl Command {
 /// Parses the arguments and runs the command.
 #[must_use]
 pub fn main() -> ExitCode {
-    let matches = without_empty_variables(Cli::command()).get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches =
+        without_empty_variables(Cli::command()).try_get_matches().unwrap_or_else(|error| refused::end(&error));
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| refused::end(&error));
     init_log(&cli.global, matches!(cli.command, Command::Serve(_) | Command::Scheduler(_) | Command::Worker(_)));
     if cli.global.is_bare_now() && !matches!(&cli.command, Command::Queue(command) if command.takes_bare_now()) {
-        say!("error: --now needs a time, such as 2026-03-16T04:00:00Z");
+        cli.global.log_format.error("--now needs a time, such as 2026-03-16T04:00:00Z");
         return Exit::Usage.into();
     }
     if let Some(option) = not_for_demo(&matches) {
-        say!("error: demo takes no {option}: it makes a SQLite file of its own (--file), and prints a story");
+        let why = "it makes a SQLite file of its own (--file), and prints a story";
+        cli.global.log_format.error(format_args!("demo takes no {option}: {why}"));
         return Exit::Usage.into();
     }
     log_panics();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            say!("error: cannot start: {error}");
+            cli.global.log_format.error(format_args!("cannot start: {error}"));
             return Exit::Failed.into();
         }
     };
@@ -240,10 +253,7 @@ pub fn main() -> ExitCode {
     runtime.shutdown_background();
     exit.unwrap_or_else(|error| {
         let error = cli.global.explained(error);
-        match cli.global.log_format {
-            LogFormat::Text => say!("error: {}", chain(error.as_ref())),
-            LogFormat::Json => tracing::error!("{}", chain(error.as_ref())),
-        }
+        cli.global.log_format.error(chain(error.as_ref()));
         exit_of(&error).into()
     })
 }

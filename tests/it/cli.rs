@@ -2,8 +2,10 @@
 //! code, with nothing half done; doing things twice changes nothing the second time.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     io::{BufRead as _, BufReader},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -184,7 +186,16 @@ async fn a_missing_table_or_column_is_named(engine: Engine) {
         assert!(error.contains("samples.sql") && error.contains("collectedSample"), "{error}");
     }
     let check = run_fails(&db, USAGE, &["rollups", "check"]);
-    assert!(check.contains("collectedSample"), "{check}");
+    let lines: Vec<&str> = check.lines().collect();
+    assert_eq!(lines.len(), 2, "{check}");
+    // By the lines of the files in jobs/.
+    assert!(lines[0].contains("historical_summary/bills.sql:6: ") && lines[0].contains("branch_id"), "{check}");
+    assert!(lines[1].contains("historical_summary/samples.sql:2: ") && lines[1].contains("collectedSample"), "{check}");
+    db.execute("ALTER TABLE operation_historical_summary RENAME COLUMN event_count TO total", args![]).await;
+    let check = run_fails(&db, USAGE, &["rollups", "check"]);
+    let summary = check.lines().nth(2).unwrap();
+    let place = "historical_summary/rollup.toml [summary]: statement \"read summary\": ";
+    assert!(summary.contains(place) && summary.contains("event_count"), "{check}");
     assert_eq!(written(&db).await, [0, 0, 0]);
     // One of daymend's own, which is read without a look at it before.
     db.execute("DROP TABLE daymend_pauses", args![]).await;
@@ -232,6 +243,27 @@ async fn with_logs_as_json_the_error_that_ends_a_command_is_json_too() {
     let line: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!(line["level"], "ERROR", "{text}");
     assert!(line["message"].as_str().unwrap().contains("--lease"), "{text}");
+    // So is what cannot be understood at all, whoever asks for JSON; what asks for help is answered with help.
+    for (args, json) in [
+        (&["repair", "--day", "2026-02-30", "--log-format", "json"][..], true),
+        (&["--log-format=json", "repair", "--day", "2026-02-30"], true),
+        (&["--log-format=text", "repair", "--day", "2026-02-30"], false),
+    ] {
+        let output = command(&db, args).env("DAYMEND_LOG_FORMAT", "json").output().unwrap();
+        assert_eq!(output.status.code(), Some(USAGE), "{args:?}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        let expected = "invalid value '2026-02-30' for '--day <DAY>': expected a day such as 2026-03-15";
+        match serde_json::from_str::<Value>(&text) {
+            Ok(line) => assert_eq!((&line["level"], &line["message"], json), (&"ERROR".into(), &expected.into(), true)),
+            Err(_) => assert!(!json && text.starts_with(&format!("error: {expected}\n\n")), "{text}"),
+        }
+    }
+    let missing = run_fails(&db, USAGE, &["repair", "--log-format", "json"]);
+    let missing: Value = serde_json::from_str(&missing).unwrap();
+    let expected = "the following required arguments were not provided: <--day <DAY>|--as-of <TIME>>";
+    assert_eq!(missing["message"], expected);
+    let help = run_ok(&db, &["repair", "--help", "--log-format", "json"]);
+    assert!(help.contains("Usage: daymend repair"), "{help}");
 }
 
 #[tokio::test]
@@ -639,4 +671,49 @@ async fn colours_are_for_terminals_that_have_them_and_for_who_wants_them() {
         assert!(!is_coloured(line, "dumb", ""), "{line:?}");
         assert!(!is_coloured(line, "xterm", "1"), "{line:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_may_not_be_written_is_one_line_that_says_what_to_do() {
+    let db = labs(Engine::Sqlite).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("lab.db");
+    let open = |file: &Path| rusqlite::Connection::open(file).unwrap();
+    open(Path::new(&db.admin.name())).execute("VACUUM INTO ?", [file.to_str()]).unwrap();
+    let url = format!("sqlite:{}", file.display());
+    // As root without its power to write everything.
+    let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    let drop = ["--bounding-set=-all", "--inh-caps=-all"];
+    let daymend = |args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(drop.iter().filter(|_| is_root)).arg(env!("CARGO_BIN_EXE_daymend")).args(args);
+        let output = command.env("DAYMEND_DATABASE_URL", &url).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let allow = |file_mode, dir_mode| {
+        // Whoever closes it last puts into the file what is beside it, and takes that away.
+        if fs::metadata(&file).unwrap().permissions().mode() & 0o600 == 0o600 {
+            open(&file).execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        }
+        fs::set_permissions(&file, Permissions::from_mode(file_mode)).unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(dir_mode)).unwrap();
+    };
+    assert_eq!(daymend(&["queue", "pause", "repair"]), (Some(0), String::new()));
+    let what = format!("error: the database {} is read-only: this user has to be allowed to write", file.display());
+    for (file_mode, dir_mode) in [(0o444, 0o755), (0o644, 0o555), (0o444, 0o555)] {
+        for args in [&["queue", "resume", "repair"][..], &["--now", NOW, "scheduler", "--once"]] {
+            allow(file_mode, dir_mode);
+            let (code, error) = daymend(args);
+            allow(0o644, 0o755);
+            assert_eq!((code, error.lines().count()), (Some(USAGE), 1), "{file_mode:o} {dir_mode:o} {args:?}: {error}");
+            assert!(error.starts_with(&what), "{file_mode:o} {dir_mode:o} {args:?}: {error}");
+        }
+    }
+    // Who only reads needs no more than the directory.
+    allow(0o444, 0o755);
+    assert_eq!(daymend(&["queue", "stats"]), (Some(0), String::new()));
+    allow(0o000, 0o755);
+    let (code, error) = daymend(&["queue", "stats"]);
+    assert_eq!((code, error.lines().count()), (Some(UNAVAILABLE), 1), "{error}");
+    assert!(error.contains("cannot be opened: is it a file that this user may read and write?"), "{error}");
 }
