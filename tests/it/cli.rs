@@ -427,6 +427,11 @@ async fn results_for_machines_are_objects_with_names(engine: Engine) {
     let stats: Value = serde_json::from_str(&run_ok(&db, &["queue", "stats", "--json"])).unwrap();
     let jobs = db.number("SELECT COUNT(*) FROM daymend_jobs").await;
     assert_eq!(stats["counts"], json!([{ "kind": "nightly", "state": "available", "jobs": jobs }]));
+    run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    let list: Value = serde_json::from_str(&run_ok(&db, &["queue", "list", "--json"])).unwrap();
+    let sum = |what| list.as_array().unwrap().iter().map(|job| job["rows"][what].as_i64().unwrap()).sum::<i64>();
+    let rows = db.number("SELECT COUNT(*) FROM operation_historical_summary").await;
+    assert_eq!(["inserted", "updated", "deleted"].map(sum), [rows, 0, 0], "{list}");
 }
 
 async fn repair_as_of_does_yesterday_of_each_lab(engine: Engine) {

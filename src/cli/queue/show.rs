@@ -11,7 +11,7 @@ use crate::{
         admin::{
             self,
             filter::Filter,
-            list::{self, JobRow},
+            list::{self, JobRow, RowsWritten},
             stats::{self, Completed},
         },
     },
@@ -92,7 +92,7 @@ pub(super) async fn list(global: &Global, db: &Db, filter: &Filter, limit: u32) 
             job.day.to_string(),
             state(job),
             format!("{}/{}", job.attempt, job.attempts_max),
-            or_dash(job.rows.map(|rows| rows.iter().sum::<i64>())),
+            or_dash(job.rows.map(|rows| rows.sum())),
             or_dash(job.error.as_ref()),
         ]);
     }
@@ -130,7 +130,7 @@ pub(super) async fn show(global: &Global, db: &Db, id: i64) -> anyhow::Result<Ex
     println!("  worker      {}", or_dash(job.worker_id));
     println!("  claimed     {}", or_dash(job.claimed_at.map(time)));
     println!("  ended       {}", or_dash(job.ended_at.map(time)));
-    if let Some([inserted, updated, deleted]) = job.rows {
+    if let Some(RowsWritten { inserted, updated, deleted }) = job.rows {
         println!("  rows        {inserted} inserted, {updated} updated, {deleted} deleted");
     }
     println!("  last error  {}", or_dash(job.error.as_ref()));
