@@ -192,12 +192,12 @@ impl Fetcher {
         }
         self.waits_for = workers;
         let held = holders.iter().map(|Holder { worker, name, lease_until, jobs }| {
-            format!("{jobs} job(s) of worker {worker} ({name}) until {}", lease_until.format("%Y-%m-%d %H:%M:%S UTC"))
+            let until = lease_until.format("%Y-%m-%d %H:%M:%S");
+            format!("{jobs} job(s) of worker {worker} ({name}), whose lease ends at {until} UTC unless it is alive")
         });
         if !holders.is_empty() {
             let held = examples(held, HOLDERS_SHOWN);
-            let worker = self.session.worker_id;
-            tracing::info!(worker, "nothing is left to claim, waiting for {held}, or longer where they are alive");
+            tracing::info!(worker = self.session.worker_id, "nothing is left to claim, waiting for {held}");
         }
     }
 

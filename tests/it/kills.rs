@@ -172,6 +172,9 @@ async fn a_drain_says_once_whose_jobs_it_waits_for(engine: Engine) {
     assert_eq!(drain.status.code(), Some(0), "{log}");
     let said: Vec<&str> = log.lines().filter(|line| line.contains("nothing is left to claim")).collect();
     assert_eq!(said.len(), 1, "{log}");
-    assert!(said[0].contains(&format!("2 job(s) of worker {dead} (pod-7) until {until}")), "{log}");
+    assert!(
+        said[0].contains(&format!("2 job(s) of worker {dead} (pod-7), whose lease ends at {until} unless it is alive")),
+        "{log}"
+    );
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state <> 'completed'").await, 0);
 }
