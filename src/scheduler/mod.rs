@@ -51,7 +51,7 @@ use crate::{
             SCHEDULER_TICKS,
         },
     },
-    queue::{JobKind, admin::change},
+    queue::{JobKind, admin::change, ids_of},
     recompute::shrink::MaxShrink,
     rollup::Rollup,
     runs::{
@@ -166,9 +166,7 @@ pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
         let what = format!("run {}", run.id);
         let (progress, records) = look_at(db, &run).await?;
         if records == Records::Disappeared {
-            let cancelled =
-                unless_held(db, &what, "cancel run", report, || change::try_cancel_run(db, run.id, "scheduler"));
-            if cancelled.await?.flatten().is_some() {
+            if cancel(db, &run, &what, report).await? {
                 tracing::warn!(run = run.id, "cancelled, as its migration record has disappeared");
                 RUNS_ENDED.add([run.kind.name(), RunState::Cancelled.name()], 1);
                 let (progress, _) = look_at(db, &run).await?;
@@ -202,6 +200,18 @@ pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
         }
     }
     Ok(())
+}
+
+/// Cancels a run; false where it is not running, or somebody else is in the way.
+async fn cancel(db: &Db, run: &Run, what: &str, report: &mut Report) -> Result<bool, DbError> {
+    let mut next = Some(ids_of(run.id).0);
+    while let Some(first) = next {
+        let batch =
+            unless_held(db, what, "cancel run", report, || change::cancel_batch(db, run.id, first, "scheduler"));
+        let Some(batch) = batch.await?.flatten() else { return Ok(false) };
+        next = batch.next;
+    }
+    Ok(true)
 }
 
 /// Looks at a run without a lock: how far it is, and what has become of its records.
