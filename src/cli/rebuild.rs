@@ -161,7 +161,7 @@ async fn disabled(db: &Db, rollup: &Rollup, labs: &[i64]) -> anyhow::Result<Vec<
 async fn request(db: &Db, labs: &[i64], initiated_by: i64) -> anyhow::Result<Vec<(i64, i64, bool)>> {
     let records = retry("request rebuild", || async {
         let mut tx = db.begin(Mode::Write).await?;
-        let pending = records::pending(&mut tx).await?;
+        let pending = records::pending(&mut tx, records::ALL).await?;
         let mut records = Vec::new();
         for lab in labs {
             let known = pending.iter().find(|record| record.lab_id == *lab);
