@@ -177,3 +177,16 @@ async fn request(db: &Db, labs: &[i64], initiated_by: i64) -> anyhow::Result<Vec
     .await?;
     Ok(records)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_stays_held_is_tried_for_less_and_less_often() {
+        let seconds = |failures| HELD.wait(failures).as_secs_f64();
+        for (round, most) in [(1, 1.0), (2, 2.0), (3, 4.0), (5, 16.0), (6, 30.0), (1000, 30.0)] {
+            assert!((most / 2.0..=most).contains(&seconds(round)), "round {round}: {} s", seconds(round));
+        }
+    }
+}
