@@ -124,7 +124,7 @@ async fn a_bill_that_cannot_be_read_costs_its_day_and_no_other() {
     let audit = run(&db, &["--now", NOW, "--json", "audit"]);
     let report: serde_json::Value = serde_json::from_slice(&audit.stdout).unwrap();
     assert_eq!(audit.status.code(), Some(1), "a day could not be audited");
-    let labs = ["1", "2"].map(|lab| report["labs"].as_array().unwrap().iter().find(|of| of["lab"].to_string() == lab));
+    let labs = [1, 2].map(|lab| report["labs"].as_array().unwrap().iter().find(|of| of["lab"] == lab));
     let [bad, good] = labs.map(|lab| lab.unwrap());
     let problems = bad["problems"].as_array().unwrap();
     assert_eq!(
