@@ -7,7 +7,10 @@ use clap::Subcommand;
 use super::{Exit, Global, follow, print_json, queue::ByArgs, usage};
 use crate::{
     db::{Db, Mode},
-    output::table::{or_dash, table, time},
+    output::{
+        bar::Bar,
+        table::{or_dash, table, time},
+    },
     queue::admin::change,
     runs::{self, Discarded, Progress, Run},
 };
@@ -168,14 +171,19 @@ async fn cancel(global: &Global, db: &Db, id: i64, who: Option<String>) -> anyho
     let (run, progress, _) = read(db, id).await?;
     let (jobs, verb) = match &who {
         None => (progress.open(), "would be cancelled"),
-        Some(who) => match change::cancel_run(db, id, who).await? {
-            Some(jobs) => (jobs, "cancelled"),
-            None if global.json => (0, "cancelled"),
-            None => {
-                println!("run {id} is {} already: nothing to cancel", run.state.name());
-                return Ok(Exit::Ok.into());
+        Some(who) => {
+            let mut bar = Bar::new(format!("run {id}"));
+            let cancelled = change::cancel_run(db, id, who, |jobs| bar.update(jobs, progress.open())).await;
+            bar.finish();
+            match cancelled? {
+                Some(jobs) => (jobs, "cancelled"),
+                None if global.json => (0, "cancelled"),
+                None => {
+                    println!("run {id} is {} already: nothing to cancel", run.state.name());
+                    return Ok(Exit::Ok.into());
+                }
             }
-        },
+        }
     };
     if global.json {
         print_json(&serde_json::json!({ "run": id, "jobs": jobs, "dry_run": who.is_none() }))?;

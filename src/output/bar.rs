@@ -76,11 +76,11 @@ impl Bar {
         Self { bar, title, is_terminal, begun: now, printed: now }
     }
 
-    pub(crate) fn update(&mut self, ended: u64, total: u64, discarded: u64) {
-        self.update_noting(ended, total, discarded, "discarded");
+    pub(crate) fn update(&mut self, ended: u64, total: u64) {
+        self.update_noting(ended, total, 0, "");
     }
 
-    /// As [`update`](Self::update), where something else than discarded jobs is worth a note.
+    /// As [`update`](Self::update), where some of the days are worth a note.
     pub(crate) fn update_noting(&mut self, ended: u64, total: u64, noted: u64, note: &str) {
         self.bar.set_length(total);
         self.bar.set_position(ended);
@@ -90,7 +90,8 @@ impl Bar {
         if !self.is_terminal && self.printed.elapsed() >= LINE_EVERY {
             self.printed = Instant::now();
             let speed = speed(ended, total, self.begun.elapsed());
-            say!("{}: {ended}/{total} days, {speed}, {noted} {note}", self.title);
+            let noted = if note.is_empty() { String::new() } else { format!(", {noted} {note}") };
+            say!("{}: {ended}/{total} days, {speed}{noted}", self.title);
         }
     }
 

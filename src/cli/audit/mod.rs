@@ -16,7 +16,9 @@ use serde_json::{Value, json};
 pub(super) use print::json as report_json;
 
 use super::{
-    Exit, Global, calendar_day, check_order, connect_to, follow, historical_summary, print_json, repair, require_fit,
+    Exit, Global, calendar_day, check_order,
+    connect::{connect_to, require_fit},
+    follow, historical_summary, print_json, repair,
     service::{AttemptsArgs, ShrinkArgs},
     usage, who,
 };

@@ -8,6 +8,7 @@ use super::{ByArgs, FilterArgs};
 use crate::{
     cli::{Exit, Global, historical_summary, print_json, usage},
     db::{Db, Mode},
+    output::bar::Bar,
     queue::{
         JobKind,
         admin::{
@@ -47,7 +48,10 @@ impl ChangeArgs {
         let runs = if self.dry_run {
             change::plan(db, change, &filter).await?
         } else {
-            change::apply(db, change, &filter, &who).await?
+            let mut bar = Bar::new("queue");
+            let changed = change::apply(db, change, &filter, &who, |jobs, total| bar.update(jobs, total)).await;
+            bar.finish();
+            changed?
         };
         let verb = match (change, self.dry_run) {
             (Change::Retry { .. }, true) => "would be retried",
