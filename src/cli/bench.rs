@@ -8,7 +8,7 @@ use std::{
 use chrono::NaiveDate;
 use clap::{Args, Subcommand};
 
-use super::{Exit, Global, connect_to, print_json, usage};
+use super::{Exit, Global, connect::connect_to, print_json, usage};
 use crate::{
     args, calendar,
     db::{Db, Dialect, Mode, migrate},

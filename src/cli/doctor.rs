@@ -99,7 +99,7 @@ fn show(global: &Global, report: &Report, exit: Exit) -> anyhow::Result<ExitCode
         value["exit_code"] = (exit as u8).into();
         print_json(&value)?;
     } else {
-        print!("{}", page(report, has_colour()));
+        print!("{}", page(report, has_colour(&std::io::stdout())));
     }
     Ok(exit.into())
 }

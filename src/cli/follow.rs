@@ -64,7 +64,7 @@ async fn until_end(global: &Global, db: &Db, run_id: i64) -> anyhow::Result<(Run
         match look(db, run_id).await {
             Ok((RunState::Running, progress)) => {
                 failures = 0;
-                bar.update(progress.ended(), progress.total(), progress.discarded);
+                bar.update_noting(progress.ended(), progress.total(), progress.discarded, "discarded");
                 if progress.open() > 0
                     && !warned
                     && begun.elapsed() > POLL * 10

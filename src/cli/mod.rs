@@ -8,6 +8,7 @@
 mod audit;
 mod bench;
 mod completions;
+mod connect;
 mod demo;
 mod doctor;
 mod follow;
@@ -15,6 +16,7 @@ mod migrate;
 mod process;
 mod queue;
 mod rebuild;
+mod refused;
 mod repair;
 mod rollups;
 mod runs;
@@ -22,9 +24,8 @@ mod service;
 mod snapshot;
 mod triggers;
 
-use std::{ffi::OsStr, fmt::Display, os::unix::fs::MetadataExt as _, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{ffi::OsStr, fmt::Display, os::unix::fs::MetadataExt as _, path::PathBuf, process::ExitCode};
 
-use anyhow::Context as _;
 use chrono::{DateTime, Datelike as _, NaiveDate, TimeDelta, Utc};
 use clap::{
     ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, parser::ValueSource,
@@ -32,11 +33,10 @@ use clap::{
 
 use crate::{
     clock::Clock,
-    db::{self, ConnectOptions, Db, DbError, Kind, migrate::SchemaError},
+    db::{Db, DbError, Kind, migrate::SchemaError},
     error::{UsageError, chain, usage},
-    output::say,
-    recompute::stored::{self, Access},
-    rollup::{HISTORICAL_SUMMARY, Rollup, Rollups, source},
+    output::{page::has_colour, say},
+    rollup::{HISTORICAL_SUMMARY, Rollup, Rollups},
     snapshot::restore::apply::database_error,
 };
 
@@ -76,6 +76,7 @@ struct Cli {
 
 /// Options that every command has.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 struct Global {
     /// The database: mysql://user:password@host/database (add ?ssl-mode=VERIFY_IDENTITY&ssl-ca=FILE
     /// for TLS), or sqlite:FILE
@@ -149,6 +150,16 @@ enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// Says why a command ends: on a line of its own, or in the log where that is JSON.
+    fn error(self, what: impl Display) {
+        match self {
+            Self::Text => say!("error: {what}"),
+            Self::Json => tracing::error!("{what}"),
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Create or update daymend's own tables
@@ -205,22 +216,24 @@ impl Command {
 /// Parses the arguments and runs the command.
 #[must_use]
 pub fn main() -> ExitCode {
-    let matches = without_empty_variables(Cli::command()).get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches =
+        without_empty_variables(Cli::command()).try_get_matches().unwrap_or_else(|error| refused::end(&error));
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| refused::end(&error));
     init_log(&cli.global, matches!(cli.command, Command::Serve(_) | Command::Scheduler(_) | Command::Worker(_)));
     if cli.global.is_bare_now() && !matches!(&cli.command, Command::Queue(command) if command.takes_bare_now()) {
-        say!("error: --now needs a time, such as 2026-03-16T04:00:00Z");
+        cli.global.log_format.error("--now needs a time, such as 2026-03-16T04:00:00Z");
         return Exit::Usage.into();
     }
     if let Some(option) = not_for_demo(&matches) {
-        say!("error: demo takes no {option}: it makes a SQLite file of its own (--file), and prints a story");
+        let why = "it makes a SQLite file of its own (--file), and prints a story";
+        cli.global.log_format.error(format_args!("demo takes no {option}: {why}"));
         return Exit::Usage.into();
     }
     log_panics();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            say!("error: cannot start: {error}");
+            cli.global.log_format.error(format_args!("cannot start: {error}"));
             return Exit::Failed.into();
         }
     };
@@ -238,10 +251,8 @@ pub fn main() -> ExitCode {
     // A recompute that hangs must not keep the process from ending.
     runtime.shutdown_background();
     exit.unwrap_or_else(|error| {
-        match cli.global.log_format {
-            LogFormat::Text => say!("error: {}", chain(error.as_ref())),
-            LogFormat::Json => tracing::error!("{}", chain(error.as_ref())),
-        }
+        let error = cli.global.explained(error);
+        cli.global.log_format.error(chain(error.as_ref()));
         exit_of(&error).into()
     })
 }
@@ -313,7 +324,7 @@ fn init_log(global: &Global, is_service: bool) {
     // Where a line cannot be written there is nowhere to complain about it, either.
     let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).log_internal_errors(false);
     match global.log_format {
-        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Text => log.with_ansi(has_colour(&std::io::stderr())).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
 }
@@ -366,86 +377,6 @@ impl Global {
     fn is_bare_now(&self) -> bool {
         self.now == Some(Now::Bare)
     }
-
-    fn rollups(&self) -> anyhow::Result<Rollups> {
-        Rollups::load(self.jobs_dir.as_deref()).map_err(|errors| {
-            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            usage(format!("the rollup definitions are broken (see `daymend rollups check`): {}", lines.join("; ")))
-        })
-    }
-
-    /// A pool to the database, which may not be there yet.
-    fn pool(&self, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
-        let url = self
-            .database_url
-            .as_deref()
-            .ok_or_else(|| usage("no database is given: use --database-url or DAYMEND_DATABASE_URL"))?;
-        db::connect(url, options.into()).map_err(|error| usage(chain(error.as_ref())))
-    }
-
-    /// A pool to the database, which answers; nothing is known of its tables.
-    async fn connect_bare(&self, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
-        let db = self.pool(options)?;
-        db.ping().await?;
-        Ok(db)
-    }
-
-    /// A pool to a database whose schema fits.
-    async fn connect(&self, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
-        let db = self.connect_bare(options).await?;
-        db::migrate::check(&db).await?;
-        Ok(db)
-    }
-
-    /// The same, with rollup definitions that fit the database too, for recomputing.
-    async fn connect_checked(&self, options: impl Into<ConnectOptions>) -> anyhow::Result<(Db, Arc<Rollups>)> {
-        self.connect_checked_for(Access::Write, options).await
-    }
-
-    /// The same, for recomputing or just for reading.
-    async fn connect_checked_for(
-        &self,
-        access: Access,
-        options: impl Into<ConnectOptions>,
-    ) -> anyhow::Result<(Db, Arc<Rollups>)> {
-        let rollups = self.rollups()?;
-        let db = self.connect(options).await?;
-        require_fit(&db, &rollups, access).await?;
-        Ok((db, Arc::new(rollups)))
-    }
-}
-
-/// A pool to the database at `url`, as `option` gives it, which may not be there yet.
-fn pool_to(option: &'static str, url: &str, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
-    db::connect(url, options.into()).map_err(|error| usage(format!("{option}: {}", chain(error.as_ref()))))
-}
-
-/// The same, which answers.
-async fn connect_to(option: &'static str, url: &str, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
-    let db = pool_to(option, url, options)?;
-    db.ping().await.context(option)?;
-    Ok(db)
-}
-
-/// Checks every rollup against the database, for reading or for recomputing, and then what runs write to; one
-/// line a problem.
-async fn check_rollups(db: &Db, rollups: &Rollups, access: Access) -> Result<Vec<String>, DbError> {
-    let mut problems: Vec<source::Misfit> = Vec::new();
-    for rollup in rollups.iter() {
-        problems.extend(source::check(db, rollup).await?);
-        problems.extend(stored::check(db, rollup, access).await?);
-    }
-    if access == Access::Write {
-        problems.extend(crate::runs::check(db).await?);
-    }
-    Ok(problems.iter().map(ToString::to_string).collect())
-}
-
-/// Refuses a database that the rollups do not fit.
-async fn require_fit(db: &Db, rollups: &Rollups, access: Access) -> anyhow::Result<()> {
-    let checked = db::retry("check rollups", || check_rollups(db, rollups, access)).await;
-    let problems = checked.context("cannot check whether the database fits")?;
-    if problems.is_empty() { Ok(()) } else { Err(usage(format!("the database does not fit: {}", problems.join("; ")))) }
 }
 
 /// Refuses a range of days that ends before it begins; `begin` is the option that begins it.

@@ -161,7 +161,7 @@ async fn disabled(db: &Db, rollup: &Rollup, labs: &[i64]) -> anyhow::Result<Vec<
 async fn request(db: &Db, labs: &[i64], initiated_by: i64) -> anyhow::Result<Vec<(i64, i64, bool)>> {
     let records = retry("request rebuild", || async {
         let mut tx = db.begin(Mode::Write).await?;
-        let pending = records::pending(&mut tx).await?;
+        let pending = records::pending(&mut tx, records::ALL).await?;
         let mut records = Vec::new();
         for lab in labs {
             let known = pending.iter().find(|record| record.lab_id == *lab);
@@ -176,4 +176,17 @@ async fn request(db: &Db, labs: &[i64], initiated_by: i64) -> anyhow::Result<Vec
     })
     .await?;
     Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_stays_held_is_tried_for_less_and_less_often() {
+        let seconds = |failures| HELD.wait(failures).as_secs_f64();
+        for (round, most) in [(1, 1.0), (2, 2.0), (3, 4.0), (5, 16.0), (6, 30.0), (1000, 30.0)] {
+            assert!((most / 2.0..=most).contains(&seconds(round)), "round {round}: {} s", seconds(round));
+        }
+    }
 }

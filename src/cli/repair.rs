@@ -13,9 +13,13 @@ use super::{
 use crate::{
     calendar::span,
     cli::Exit,
+    error::examples,
     runs::LabDays,
-    scheduler::repair::{self, Days, PlanError},
+    scheduler::repair::{self, Clipped, Days, LeftOut, PlanError},
 };
+
+/// How many labs are named that begin later than asked for.
+const CLIPPED_SHOWN: usize = 5;
 
 /// Recomputes some calendar days of labs.
 #[derive(Debug, Args)]
@@ -70,8 +74,13 @@ impl Options {
             Err(PlanError::Database(error)) => return Err(error.into()),
             Err(error) => return Err(usage(error.to_string())),
         };
-        for (lab, why) in &plan.left_out {
+        for LeftOut { lab, why } in &plan.left_out {
             global.warn(format_args!("lab {lab} is left out: {why}"));
+        }
+        if !plan.clipped.is_empty() {
+            let labs = plan.clipped.iter().map(|Clipped { lab, first_day }| format!("lab {lab} on {first_day}"));
+            let labs = examples(labs, CLIPPED_SHOWN);
+            global.warn(format_args!("{} lab(s) begin later: {labs} (the first bill or row)", plan.clipped.len()));
         }
         for lab in &plan.disabled {
             global.warn(view_is_off(*lab));
@@ -92,7 +101,9 @@ impl Options {
         }
         let jobs: usize = plan.labs.iter().map(|(_, days)| days.len()).sum();
         if global.json {
-            print_json(&serde_json::json!({ "run": run, "jobs": jobs, "left_out": plan.left_out }))?;
+            print_json(&serde_json::json!({
+                "run": run, "jobs": jobs, "left_out": plan.left_out, "clipped": plan.clipped
+            }))?;
         } else {
             println!("run {run}: {jobs} job(s) enqueued; follow it with `daymend runs watch {run}`");
         }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use clap::Subcommand;
 
-use super::{Exit, Global, check_rollups, print_json, usage};
+use super::{Exit, Global, connect::check_rollups, print_json, usage};
 use crate::{
     output::{say, table::table},
     recompute::stored::Access,

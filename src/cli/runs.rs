@@ -7,7 +7,10 @@ use clap::Subcommand;
 use super::{Exit, Global, follow, print_json, queue::ByArgs, usage};
 use crate::{
     db::{Db, Mode},
-    output::table::{or_dash, table, time},
+    output::{
+        bar::Bar,
+        table::{or_dash, table, time},
+    },
     queue::admin::change,
     runs::{self, Discarded, Progress, Run},
 };
@@ -61,11 +64,14 @@ impl Command {
     }
 }
 
+/// What there is to say of a run that does not exist.
+pub(super) fn no_such_run(id: i64) -> anyhow::Error {
+    usage(format!("run {id} does not exist: see `daymend runs list`"))
+}
+
 async fn read(db: &Db, id: i64) -> anyhow::Result<(Run, Progress, Vec<Discarded>)> {
     let mut tx = db.begin(Mode::Snapshot).await?;
-    let run = runs::get(&mut tx, id)
-        .await?
-        .ok_or_else(|| usage(format!("run {id} does not exist: see `daymend runs list`")))?;
+    let run = runs::get(&mut tx, id).await?.ok_or_else(|| no_such_run(id))?;
     let progress = runs::progress(&mut tx, id).await?;
     let discarded = runs::discarded(&mut tx, id, DISCARDED_SHOWN).await?;
     tx.commit().await?;
@@ -165,14 +171,19 @@ async fn cancel(global: &Global, db: &Db, id: i64, who: Option<String>) -> anyho
     let (run, progress, _) = read(db, id).await?;
     let (jobs, verb) = match &who {
         None => (progress.open(), "would be cancelled"),
-        Some(who) => match change::cancel_run(db, id, who).await? {
-            Some(jobs) => (jobs, "cancelled"),
-            None if global.json => (0, "cancelled"),
-            None => {
-                println!("run {id} is {} already: nothing to cancel", run.state.name());
-                return Ok(Exit::Ok.into());
+        Some(who) => {
+            let mut bar = Bar::new(format!("run {id}"));
+            let cancelled = change::cancel_run(db, id, who, |jobs| bar.update(jobs, progress.open())).await;
+            bar.finish();
+            match cancelled? {
+                Some(jobs) => (jobs, "cancelled"),
+                None if global.json => (0, "cancelled"),
+                None => {
+                    println!("run {id} is {} already: nothing to cancel", run.state.name());
+                    return Ok(Exit::Ok.into());
+                }
             }
-        },
+        }
     };
     if global.json {
         print_json(&serde_json::json!({ "run": id, "jobs": jobs, "dry_run": who.is_none() }))?;

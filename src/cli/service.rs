@@ -313,8 +313,12 @@ fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<E
     if global.json {
         let closed: Vec<_> =
             report.closed.iter().map(|(run, state, _)| serde_json::json!({ "run": run, "state": state })).collect();
+        let unusable: Vec<_> =
+            report.unusable.iter().map(|(lab, why)| serde_json::json!({ "lab": lab, "why": why })).collect();
+        let held: Vec<_> =
+            report.held.iter().map(|(what, why)| serde_json::json!({ "what": what, "why": why })).collect();
         print_json(&serde_json::json!({
-            "enqueued": report.enqueued, "closed": closed, "unusable": report.unusable, "held": report.held
+            "enqueued": report.enqueued, "closed": closed, "unusable": unusable, "held": held
         }))?;
         return Ok(exit.into());
     }

@@ -3,6 +3,7 @@
 use std::{path::Path, str::FromStr, time::Duration};
 
 use anyhow::{Context, bail};
+use log::LevelFilter;
 use sqlx::{
     ConnectOptions as _, Connection as _, Executor, MySqlConnection, MySqlPool, SqlitePool,
     mysql::{MySqlConnectOptions, MySqlPoolOptions},
@@ -15,8 +16,14 @@ use super::{Db, DbError, Kind, Pool, error::CONNECT};
 /// How long to wait for a connection before the database counts as unreachable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How loud the pool is about a connection that took long: an outage is an error of daymend's own, and in one line.
+const SLOW: LevelFilter = LevelFilter::Debug;
+
 /// How long a connection that was idle, or is given back, may take to say that it is there.
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What keeps a SQLite file from being written.
+const READ_ONLY: &str = "is read-only: this user has to be allowed to write the file, and its directory";
 
 /// How a pool is opened.
 #[derive(Debug, Clone, Copy)]
@@ -173,6 +180,7 @@ fn mysql_pool(options: MySqlConnectOptions, pool: ConnectOptions) -> MySqlPool {
     MySqlPoolOptions::new()
         .max_connections(pool.connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .acquire_slow_level(SLOW)
         .idle_timeout(pool.idle_max / 2)
         // The pool's own test waits for an answer for ever.
         .test_before_acquire(false)
@@ -196,6 +204,7 @@ fn sqlite_pool(options: SqliteConnectOptions, pool: ConnectOptions) -> SqlitePoo
     SqlitePoolOptions::new()
         .max_connections(pool.connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .acquire_slow_level(SLOW)
         .after_release(|connection, _| {
             // The handler belongs to the transaction that set it.
             Box::pin(async move {
@@ -204,6 +213,14 @@ fn sqlite_pool(options: SqliteConnectOptions, pool: ConnectOptions) -> SqlitePoo
             })
         })
         .connect_lazy_with(options)
+}
+
+/// What to do about a statement that SQLite refused as it may not write to the database at `url`.
+#[must_use]
+pub fn explain_read_only(url: &str, error: &DbError) -> Option<String> {
+    let options = SqliteConnectOptions::from_str(url).ok().filter(|_| error.is_read_only())?;
+    // What came of the connection has been said.
+    (error.statement != CONNECT).then(|| format!("the database {} {READ_ONLY}", options.get_filename().display()))
 }
 
 impl Pool {
@@ -230,7 +247,7 @@ impl Pool {
         match (directory.is_dir(), file.exists()) {
             (false, _) => "cannot be reached: its directory does not exist",
             (true, false) => "cannot be reached: no such file: `daymend migrate` makes it",
-            (true, true) => "cannot be reached",
+            (true, true) => "cannot be opened: is it a file that this user may read and write?",
         }
     }
 
@@ -261,6 +278,7 @@ impl Db {
         let has_server = matches!(self.pool, Pool::MySql(_));
         let what = match &answer {
             Err(error) if has_server && matches!(error.source, sqlx::Error::Database(_)) => "refuses",
+            Err(error) if error.is_read_only() => READ_ONLY,
             Err(error) if !has_server && error.kind == Kind::Definition => "is no SQLite database",
             Err(_) if !has_server => self.pool.why_no_file(),
             _ => "cannot be reached",

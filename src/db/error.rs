@@ -130,8 +130,8 @@ fn sqlite_kind(code: u32, message: &str) -> Kind {
         5 | 6 => Kind::Conflict,
         19 if message.contains("UNIQUE") => Kind::Conflict,
         14 => Kind::Unavailable,
-        // An error in a statement, or a missing table; a file that is no database.
-        1 | 26 => Kind::Definition,
+        // An error in a statement, or a missing table; a file that may not be written, or is no database.
+        1 | 8 | 26 => Kind::Definition,
         _ => Kind::Other,
     }
 }
@@ -169,6 +169,13 @@ impl DbError {
     #[must_use]
     pub fn is_denied(&self) -> bool {
         matches!(code(&self.source), 1044 | 1142 | 1143 | 1227 | 1370)
+    }
+
+    /// Whether SQLite may not write its file, or beside it.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        let sqlx::Error::Database(error) = &self.source else { return false };
+        error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() && code(&self.source) & 0xff == 8
     }
 
     /// Whether the server answers and lets this user not in: the log-in, or the database for it.

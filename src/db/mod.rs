@@ -25,7 +25,7 @@ use sqlx::{MySqlPool, SqlitePool};
 use crate::clock::Clock;
 
 pub(crate) use connect::open_file;
-pub use connect::{ConnectOptions, connect};
+pub use connect::{ConnectOptions, connect, explain_read_only};
 pub use dialect::{DbClock, Dialect};
 pub use error::{DbError, Kind, code};
 pub use retry::{Backoff, RETRIES_MAX, retry};
@@ -113,8 +113,8 @@ impl Db {
     }
 
     /// Runs one statement that stands alone; the number of rows it found.
-    pub async fn execute(&self, statement: &Statement, args: Vec<Arg>) -> Result<u64, DbError> {
-        Tx::acquire(self).await?.execute(statement, args).await
+    pub async fn execute<'q>(&self, query: impl Into<Query<'q>>, args: Vec<Arg>) -> Result<u64, DbError> {
+        Tx::acquire(self).await?.execute(query, args).await
     }
 
     /// What `read` makes of every row of one statement that stands alone.

@@ -33,7 +33,7 @@ pub(super) async fn follow(
             () = tokio::time::sleep(LOOK) => false,
         };
         let (ended, total) = count(db, run_ids).await?;
-        bar.update(ended, total, 0);
+        bar.update(ended, total);
         if is_done {
             break;
         }

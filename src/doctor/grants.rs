@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Chart, Check, Patient, Severity, catalogue,
+    enough::Enough,
     needs::{ALL_FOUR, SCHEMA_TABLE, needed, own_statements, rights_of},
     privileges::{Grants, Scope},
     server,
@@ -16,10 +17,7 @@ use crate::{
     args,
     db::{DbError, Query, code, migrate},
     recompute::stored,
-    rollup::{
-        NamedSql, Rollup,
-        source::{self, Misfit},
-    },
+    rollup::{NamedSql, Rollup, misfit::Misfit, source},
     statement,
 };
 
@@ -59,6 +57,7 @@ async fn narrow(patient: &Patient<'_>) -> Result<Chart, DbError> {
         let (database, table) = (catalogue::quoted(&session.database), catalogue::quoted(table));
         format!("GRANT {rights} ON {database}.{table} TO {};", quoted_account(&session.account))
     };
+    let enough = Enough::of(patient);
     // Rights on tables that are not there yet come with `daymend migrate`.
     let is_behind = migrate::check(patient.db).await.is_err() && !is_refused(patient, "SELECT", SCHEMA_TABLE).await?;
     for (table, rights) in needed(patient) {
@@ -72,12 +71,12 @@ async fn narrow(patient: &Patient<'_>) -> Result<Chart, DbError> {
             }
         }
         if !missing.is_empty() {
-            let missing = missing.join(", ");
-            let advice = grant(&missing, &table);
-            chart.find(table, format!("{missing} is not granted"), advice);
+            let rights: Vec<String> = missing.iter().map(|right| enough.right(right, &table)).collect();
+            let advice = grant(&rights.join(", "), &table);
+            chart.find(table, format!("{} is not granted", missing.join(", ")), advice);
         }
     }
-    columns(patient, &mut chart, &grants, &session.database, &grant).await;
+    columns(patient, &mut chart, &grants, &session.database, &enough, &grant).await;
     // Before 8.0.22 MySQL wants another right for a shared lock on rows that are only read.
     let needs_lock = !session.version.contains("MariaDB") && patch(&session.version) < (8, 0, 22);
     if needs_lock && !grants.has_roles && !grants.covers_database("LOCK TABLES", &session.database) {
@@ -105,12 +104,13 @@ async fn columns(
     chart: &mut Chart,
     grants: &Grants,
     database: &str,
+    enough: &Enough,
     grant: &impl Fn(&str, &str) -> String,
 ) {
     let is_first = chart.found.is_empty();
     let whole = |rights: BTreeSet<Right>| {
         let uncovered = rights.iter().filter(|(table, right)| !grants.covers(right, database, table));
-        uncovered.map(|(table, right)| grant(right, table)).collect::<Vec<_>>().join(" ")
+        uncovered.map(|(table, right)| grant(&enough.right(right, table), table)).collect::<Vec<_>>().join(" ")
     };
     // By file or statement: what the database says, and what would be enough.
     let mut refused: BTreeMap<String, (String, String)> = BTreeMap::new();
@@ -122,7 +122,7 @@ async fn columns(
             .chain(stored::check(patient.db, rollup, stored::Access::Write).await.unwrap_or_default());
         for Misfit { place, what, .. } in problems.filter(|problem| problem.is_denied) {
             let sql = rollup.facts.iter().map(|fact| &fact.sql).chain([&rollup.labs, &rollup.days]);
-            let tables: Vec<_> = sql.filter(|sql| sql.file == place).flat_map(NamedSql::tables).collect();
+            let tables: Vec<_> = sql.filter(|sql| rollup.path(&sql.file) == place).flat_map(NamedSql::tables).collect();
             let column = column_denied(&what).and_then(|(column, of)| {
                 let is_it = |name: &str| name.eq_ignore_ascii_case(of);
                 let table = tables.iter().find(|table| is_it(&table.alias) || is_it(&table.name))?;

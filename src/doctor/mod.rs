@@ -23,6 +23,7 @@ pub mod fixes;
 
 mod catalogue;
 mod dates;
+mod enough;
 mod grants;
 mod labs;
 mod late;

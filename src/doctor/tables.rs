@@ -11,7 +11,7 @@ use crate::{
     args,
     db::{Arg, DbError, Mode, Query, Row, Statement, migrate, migrate::SchemaError, scan::tokens},
     recompute::stored,
-    rollup::{NamedSql, Rollup, source, source::Misfit},
+    rollup::{NamedSql, Rollup, misfit::Misfit, source},
     statement,
 };
 

@@ -2,11 +2,12 @@
 
 use std::{
     fmt,
-    io::IsTerminal as _,
     time::{Duration, Instant},
 };
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+use super::page::is_terminal;
 
 /// How often a plain line is printed.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -23,7 +24,7 @@ pub(crate) struct Rows {
 
 impl Rows {
     pub(crate) fn new(title: &'static str) -> Self {
-        let is_terminal = std::io::stderr().is_terminal();
+        let is_terminal = is_terminal(&std::io::stderr());
         let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target).with_prefix(title);
         if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos} rows  {rate}  {msg}") {
@@ -65,7 +66,7 @@ pub(crate) struct Bar {
 impl Bar {
     pub(crate) fn new(title: impl Into<String>) -> Self {
         let title = title.into();
-        let is_terminal = std::io::stderr().is_terminal();
+        let is_terminal = is_terminal(&std::io::stderr());
         let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target).with_prefix(title.clone());
         if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} days  {rate}{left}  {msg}") {
@@ -75,11 +76,11 @@ impl Bar {
         Self { bar, title, is_terminal, begun: now, printed: now }
     }
 
-    pub(crate) fn update(&mut self, ended: u64, total: u64, discarded: u64) {
-        self.update_noting(ended, total, discarded, "discarded");
+    pub(crate) fn update(&mut self, ended: u64, total: u64) {
+        self.update_noting(ended, total, 0, "");
     }
 
-    /// As [`update`](Self::update), where something else than discarded jobs is worth a note.
+    /// As [`update`](Self::update), where some of the days are worth a note.
     pub(crate) fn update_noting(&mut self, ended: u64, total: u64, noted: u64, note: &str) {
         self.bar.set_length(total);
         self.bar.set_position(ended);
@@ -89,7 +90,8 @@ impl Bar {
         if !self.is_terminal && self.printed.elapsed() >= LINE_EVERY {
             self.printed = Instant::now();
             let speed = speed(ended, total, self.begun.elapsed());
-            say!("{}: {ended}/{total} days, {speed}, {noted} {note}", self.title);
+            let noted = if note.is_empty() { String::new() } else { format!(", {noted} {note}") };
+            say!("{}: {ended}/{total} days, {speed}{noted}", self.title);
         }
     }
 

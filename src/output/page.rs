@@ -1,6 +1,6 @@
 //! Colour on a terminal, and text that stays on its line.
 
-use std::io::IsTerminal as _;
+use std::{env, ffi::OsStr, io::IsTerminal};
 
 /// A colour, or a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,9 +17,18 @@ pub(crate) enum Ink {
     Faint,
 }
 
-/// Whether standard output shows colours: a terminal, unless `NO_COLOR` is set.
-pub(crate) fn has_colour() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+/// Whether a stream is a terminal that can do more than add lines.
+pub(crate) fn is_terminal(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && !is_dumb(env::var_os("TERM").as_deref())
+}
+
+fn is_dumb(term: Option<&OsStr>) -> bool {
+    term.is_some_and(|term| term == "dumb")
+}
+
+/// Whether a stream shows colours: such a terminal, unless `NO_COLOR` is set.
+pub(crate) fn has_colour(stream: &impl IsTerminal) -> bool {
+    is_terminal(stream) && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// The text in a colour, where there are colours.

@@ -4,11 +4,12 @@
 //! headings give way first, then the columns of free text; where nothing worth reading would be left of those,
 //! what they hold stands below its row.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use chrono::{DateTime, Utc};
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Row, Table, Width, presets};
 use console::measure_text_width;
+use textwrap::{Options, WordSplitter};
 
 /// How wide a column of free text has to be.
 const TEXT_MIN: usize = 24;
@@ -124,26 +125,12 @@ impl fmt::Display for Listing {
 
 /// A text in lines that are no longer than that; a longer word is cut.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let width = width.max(TEXT_MIN);
-    let mut lines: Vec<String> = Vec::new();
-    let mut room = 0;
-    for word in text.split_whitespace() {
-        let needed = measure_text_width(word) + 1;
-        if needed > room {
-            lines.push(format!("│{INDENT}"));
-            room = width;
-        }
-        let Some(line) = lines.last_mut() else { break };
-        for (at, letter) in word.chars().chain([' ']).enumerate() {
-            if at > 0 && at % width == 0 && needed > width {
-                *line += "\n│";
-                *line += INDENT;
-            }
-            line.push(letter);
-        }
-        room = room.saturating_sub(needed);
-    }
-    lines.iter().map(|line| line.trim_end().to_owned()).collect()
+    let begin = format!("│{INDENT}");
+    let options = Options::new(width.max(TEXT_MIN) + measure_text_width(&begin))
+        .word_splitter(WordSplitter::NoHyphenation)
+        .initial_indent(&begin)
+        .subsequent_indent(&begin);
+    textwrap::wrap(text, options).into_iter().map(Cow::into_owned).collect()
 }
 
 /// Text for something that may not be there.
@@ -214,7 +201,11 @@ mod tests {
         assert_eq!(wrapped("one two", 30), ["│      one two"]);
         let long = "x".repeat(70);
         let lines = wrapped(&format!("see {long} there"), 30).join("\n");
-        assert!(lines.lines().all(|line| measure_text_width(line) <= 30 + 7 + 6), "{lines}");
+        assert!(lines.lines().all(|line| measure_text_width(line) <= 30 + 7), "{lines}");
         assert_eq!(lines.matches('x').count(), 70);
+        // Letters that are two columns wide, and a word with hyphens.
+        let lines = wrapped(&format!("{} historical-summary-of-a-lab", "検".repeat(40)), 30);
+        assert!(lines.iter().all(|line| measure_text_width(line) <= 30 + 7), "{lines:?}");
+        assert!(lines.iter().any(|line| line.contains("historical-summary-of-a-lab")), "{lines:?}");
     }
 }

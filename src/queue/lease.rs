@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
+
 use crate::{
     args,
     db::{Db, DbError, Mode, clipped, retry},
@@ -95,6 +97,16 @@ statement!(
 
 statement!(WORKERS_ALIVE, "workers alive", "SELECT COUNT(*) FROM daymend_workers WHERE lease_until_us > {now_us}");
 
+statement!(
+    HOLDERS,
+    "workers that hold jobs",
+    "SELECT workers.id, workers.name, workers.lease_until_us, COUNT(*)
+     FROM daymend_jobs AS jobs {force_claim}
+     JOIN daymend_workers AS workers ON workers.id = jobs.sort_key
+     WHERE jobs.kind IN ('nightly', 'repair', 'rebuild') AND jobs.state = 'running'
+     GROUP BY workers.id, workers.name, workers.lease_until_us ORDER BY workers.id"
+);
+
 /// How many characters the name of a worker has; the width of its column.
 const NAME_CHARACTERS_MAX: usize = 255;
 
@@ -166,6 +178,25 @@ async fn rescue_once(db: &Db, lapsed: &BTreeMap<i64, i64>) -> Result<(u64, Vec<S
     let found = tx.execute(RESCUE.with_list(ids.len()), args![LAPSES_MAX, LAPSES_MAX, LAPSES_MAX; &ids]).await?;
     tx.commit().await?;
     Ok((found, discarded))
+}
+
+/// A worker that holds jobs, whether or not it is alive.
+#[derive(Debug)]
+pub(crate) struct Holder {
+    pub(crate) worker: i64,
+    pub(crate) name: String,
+    /// When others get its jobs, unless it is heard of before.
+    pub(crate) lease_until: DateTime<Utc>,
+    pub(crate) jobs: i64,
+}
+
+/// The workers that hold jobs, by id.
+pub(crate) async fn holders(db: &Db) -> Result<Vec<Holder>, DbError> {
+    db.fetch_all(&HOLDERS, args![], |row| {
+        let lease_until = DateTime::from_timestamp_micros(row.int(2)?).unwrap_or_default();
+        Ok(Holder { worker: row.int(0)?, name: row.text(1)?, lease_until, jobs: row.int(3)? })
+    })
+    .await
 }
 
 /// How many workers have a lease that has not run out.

@@ -11,7 +11,7 @@ use super::{diff::Difference, digest};
 use crate::{
     args, calendar,
     db::{Arg, Dated, Db, DbError, Dialect, Query, Tx, json_list, repeat},
-    rollup::{Rollup, Summary, aggregate::Key, source::Misfit},
+    rollup::{Rollup, Summary, aggregate::Key, misfit::Misfit},
 };
 
 /// How many rows one statement updates or deletes at most.
@@ -32,6 +32,13 @@ const ROWS_KEPT_MAX: usize = 50;
 
 /// What stands for a count of NULL, which a site's table may allow: wrong, whatever is expected.
 const NO_COUNT: i64 = -1;
+
+/// The names of the statements.
+const READ: &str = "read summary";
+const LOCK: &str = "lock summary rows";
+const DELETE: &str = "delete summary rows";
+const UPDATE: &str = "update summary rows";
+const INSERT: &str = "insert summary rows";
 
 /// A row of the summary table, of one lab.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +104,7 @@ pub async fn read(
 ) -> Result<Vec<StoredRow>, DbError> {
     let sql = read_sql(&rollup.summary);
     let mut rows = Vec::new();
-    tx.for_each(Query::new("read summary", sql), args![lab_id, first, last], |row| {
+    tx.for_each(Query::new(READ, sql), args![lab_id, first, last], |row| {
         let Dated::At(day) = row.day(1)? else { return Ok(()) };
         rows.push(StoredRow {
             id: row.int(0)?,
@@ -198,12 +205,18 @@ pub enum Access {
 /// that does not.
 pub async fn check(db: &Db, rollup: &Rollup, access: Access) -> Result<Option<Misfit>, DbError> {
     let s = &rollup.summary;
-    let reading = [Some(read_sql(s)), digest::sql(s, db.dialect())];
-    let writing = [lock_sql(s, db.dialect()), delete_sql(s, db.dialect()), update_sql(s, 1), insert_sql(s, 1)];
+    let digest = digest::sql(s, db.dialect()).map(|sql| (digest::NAME, sql));
+    let reading = [(READ, read_sql(s))].into_iter().chain(digest);
+    let writing = [
+        (LOCK, lock_sql(s, db.dialect())),
+        (DELETE, delete_sql(s, db.dialect())),
+        (UPDATE, update_sql(s, 1)),
+        (INSERT, insert_sql(s, 1)),
+    ];
     let writing = writing.into_iter().filter(|_| access == Access::Write);
-    for sql in reading.into_iter().flatten().chain(writing) {
-        if let Err(error) = db.columns(Query::new(&s.table, sql)).await {
-            return Misfit::refused("rollup.toml [summary]", error).map(Some);
+    for (name, sql) in reading.chain(writing) {
+        if let Err(error) = db.columns(Query::new(name, sql)).await {
+            return Misfit::refused(&format!("{} [summary]", rollup.path("rollup.toml")), error).map(Some);
         }
     }
     Ok(None)
@@ -221,12 +234,12 @@ pub(super) async fn write(tx: &mut Tx, rollup: &Rollup, lab_id: i64, difference:
     for rows in difference.delete.chunks(ROWS_A_STATEMENT_MAX) {
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
         let sql = delete_sql(s, tx.dialect());
-        tx.execute(Query::new("delete summary rows", sql), args![json_list(&ids)]).await?;
+        tx.execute(Query::new(DELETE, sql), args![json_list(&ids)]).await?;
     }
     for rows in difference.update.chunks(ROWS_A_STATEMENT_MAX) {
         let cases = rows.iter().flat_map(|update| [Arg::Int(update.id), Arg::from(update.to)]);
         let ids = rows.iter().map(|update| Arg::Int(update.id));
-        let query = Query::new("update summary rows", update_sql(s, rows.len()));
+        let query = Query::new(UPDATE, update_sql(s, rows.len()));
         tx.execute(kept(query, rows.len(), ROWS_A_STATEMENT_MAX), cases.chain(ids).collect()).await?;
     }
     insert(tx, rollup, lab_id, &insert_last).await
@@ -241,7 +254,7 @@ async fn lock(tx: &mut Tx, s: &Summary, difference: &Difference) -> Result<(), D
     }
     let mut ids: Vec<i64> = seen.keys().copied().collect();
     ids.sort_unstable();
-    let query = Query::new("lock summary rows", lock_sql(s, tx.dialect()));
+    let query = Query::new(LOCK, lock_sql(s, tx.dialect()));
     tx.for_each(query, args![json_list(&ids)], |row| {
         let (id, count) = (row.int(0)?, row.int_or_null(1)?.unwrap_or(NO_COUNT));
         if seen.get(&id) == Some(&count) {
@@ -250,7 +263,7 @@ async fn lock(tx: &mut Tx, s: &Summary, difference: &Difference) -> Result<(), D
         Ok(())
     })
     .await?;
-    if seen.is_empty() { Ok(()) } else { Err(DbError::changed("lock summary rows")) }
+    if seen.is_empty() { Ok(()) } else { Err(DbError::changed(LOCK)) }
 }
 
 /// Inserts rows, in key order.
@@ -263,7 +276,7 @@ async fn insert(tx: &mut Tx, rollup: &Rollup, lab_id: i64, rows: &[(Key, u32)]) 
                 args![lab_id, key.day, key.a, key.b, rollup.events[key.event].name.as_str(), *count]
             })
             .collect();
-        let query = Query::new("insert summary rows", insert_sql(&rollup.summary, rows.len()));
+        let query = Query::new(INSERT, insert_sql(&rollup.summary, rows.len()));
         tx.execute(kept(query, rows.len(), rows_max), args).await?;
     }
     Ok(())

@@ -152,6 +152,7 @@ impl Parser<'_> {
         events.sort_by(|one, other| one.name.cmp(&other.name));
         let watch = self.watch(read, &facts);
         Some(Rollup {
+            folder: self.folder.to_owned(),
             name: file.name.into_inner(),
             summary: file.summary.into_inner(),
             facts,

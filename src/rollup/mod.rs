@@ -12,11 +12,15 @@
 pub mod aggregate;
 pub mod definition;
 pub mod facts;
+pub mod misfit;
 pub mod source;
 mod sql;
 pub mod watch;
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 pub use definition::{DefinitionError, load_dir};
 pub use sql::NamedSql;
@@ -25,6 +29,8 @@ pub(crate) use sql::Table;
 /// A rollup: a summary table and how its rows follow from facts.
 #[derive(Debug, Clone)]
 pub struct Rollup {
+    /// Where its files are; for compiled-in ones, below `jobs/`.
+    pub folder: PathBuf,
     /// The name of its folder and of its jobs.
     pub name: String,
     /// The table that holds the counts.
@@ -155,6 +161,11 @@ impl Rollup {
     pub(crate) fn source_tables(&self) -> BTreeSet<String> {
         let selects = self.facts.iter().map(|facts| &facts.sql).chain([&self.labs, &self.days]);
         selects.flat_map(NamedSql::tables).map(|table| table.name).collect()
+    }
+
+    /// One of its files as it would be opened, for messages.
+    pub(crate) fn path(&self, file: &str) -> String {
+        self.folder.join(file).display().to_string()
     }
 
     /// The tables that it reads, and the one that it writes; each once.

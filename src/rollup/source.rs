@@ -1,13 +1,11 @@
 //! Running a rollup's SELECTs of labs and days, and checking all of them.
 
-use std::fmt;
-
 use chrono::{DateTime, NaiveDate, Utc};
 
-use super::{NamedSql, Rollup, facts};
+use super::{NamedSql, Rollup, facts, misfit::Misfit};
 use crate::{
     calendar::{self, Zone, ZoneError},
-    db::{Arg, Dated, Db, DbError, Kind, Query, Row, Tx},
+    db::{Arg, Dated, Db, DbError, Query, Row, Tx},
 };
 
 /// The columns of labs.sql.
@@ -122,42 +120,12 @@ pub async fn days_with_facts(
     Ok(days)
 }
 
-/// What keeps a definition from being used with a database.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Misfit {
-    /// Where in the definition, such as `jobs/historical_summary/bills.sql`.
-    pub place: String,
-    /// What is wrong, in the database's words where it has said so.
-    pub what: String,
-    /// Whether it is a right that is missing.
-    pub is_denied: bool,
-}
-
-impl Misfit {
-    /// Of a statement of `place` that the database refuses. That it is away, or busy, says nothing of the
-    /// statement: such an error comes back.
-    pub fn refused(place: &str, error: DbError) -> Result<Self, DbError> {
-        match error.kind {
-            Kind::Unavailable | Kind::Conflict => Err(error),
-            Kind::Definition | Kind::Other => {
-                Ok(Self { place: place.to_owned(), what: error.source.to_string(), is_denied: error.is_denied() })
-            }
-        }
-    }
-}
-
-impl fmt::Display for Misfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.what)
-    }
-}
-
 /// Prepares every SELECT on the database, and checks that it returns the columns used.
 pub async fn check(db: &Db, rollup: &Rollup) -> Result<Vec<Misfit>, DbError> {
     let mut problems = Vec::new();
     let mut found: Vec<Option<Vec<String>>> = Vec::new();
     for (kind, fact) in rollup.facts.iter().enumerate() {
-        let columns = columns(db, &fact.sql, &mut problems).await?;
+        let columns = columns(db, rollup, &fact.sql, &mut problems).await?;
         if let Some(columns) = &columns {
             let first = if fact.part_of.is_some() { facts::PART_OF } else { facts::BILL_TIME };
             let id = rollup.has_parts(kind).then_some(facts::ID);
@@ -166,24 +134,29 @@ pub async fn check(db: &Db, rollup: &Rollup) -> Result<Vec<Misfit>, DbError> {
                 |name: &str| fact.part_of.is_some_and(|of| found[of].as_ref().is_none_or(|of| has(of, name)));
             let used = fact.columns.iter().map(String::as_str).filter(|name| !is_inherited(name));
             let lacking = [first].into_iter().chain(id).chain(used).filter(|name| !has(columns, name));
-            problems.extend(lacking.map(|name| missing(&fact.sql, name)));
+            problems.extend(lacking.map(|name| Misfit::lacking(rollup, &fact.sql, name)));
         }
         found.push(columns);
     }
-    if let Some(columns) = columns(db, &rollup.labs, &mut problems).await? {
+    if let Some(columns) = columns(db, rollup, &rollup.labs, &mut problems).await? {
         let lacking = LAB_COLUMNS.into_iter().filter(|name| !has(&columns, name));
-        problems.extend(lacking.map(|name| missing(&rollup.labs, name)));
+        problems.extend(lacking.map(|name| Misfit::lacking(rollup, &rollup.labs, name)));
     }
-    columns(db, &rollup.days, &mut problems).await?;
+    columns(db, rollup, &rollup.days, &mut problems).await?;
     Ok(problems)
 }
 
 /// The columns that a SELECT returns; none where the database refuses it, which is noted.
-async fn columns(db: &Db, sql: &NamedSql, problems: &mut Vec<Misfit>) -> Result<Option<Vec<String>>, DbError> {
+async fn columns(
+    db: &Db,
+    rollup: &Rollup,
+    sql: &NamedSql,
+    problems: &mut Vec<Misfit>,
+) -> Result<Option<Vec<String>>, DbError> {
     match db.columns(query(sql)).await {
         Ok(columns) => Ok(Some(columns)),
         Err(error) => {
-            problems.push(Misfit::refused(&sql.file, error)?);
+            problems.push(Misfit::refused_select(rollup, sql, error)?);
             Ok(None)
         }
     }
@@ -191,11 +164,6 @@ async fn columns(db: &Db, sql: &NamedSql, problems: &mut Vec<Misfit>) -> Result<
 
 fn has(columns: &[String], name: &str) -> bool {
     columns.iter().any(|known| known == name)
-}
-
-fn missing(sql: &NamedSql, column: &str) -> Misfit {
-    let what = format!("the column {column} is missing from its result");
-    Misfit { place: sql.file.clone(), what, is_denied: false }
 }
 
 pub(super) fn query(sql: &NamedSql) -> Query<'_> {

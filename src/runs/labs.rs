@@ -1,11 +1,18 @@
 //! What a run is about: labs and their days. Pure.
 
 use chrono::NaiveDate;
+use serde::Serializer;
+use serde_json::json;
 
 use crate::calendar;
 
 /// Labs, each with its days, oldest first.
 pub type LabDays = Vec<(i64, Vec<NaiveDate>)>;
+
+/// Each lab as an object with its days, for JSON.
+pub(crate) fn labs_as_objects<S: Serializer>(labs: &LabDays, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(labs.iter().map(|(lab, days)| json!({ "lab": lab, "days": days })))
+}
 
 /// The labs of a run and their days, for its reason: `lab 7` or `3 labs`, and `2026-03-09 to 2026-03-15`.
 #[must_use]

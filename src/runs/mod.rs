@@ -11,6 +11,7 @@ pub mod records;
 
 use chrono::{DateTime, NaiveDate, Utc};
 
+pub(crate) use labs::labs_as_objects;
 pub use labs::{LabDays, describe};
 use records::Records;
 
@@ -23,7 +24,7 @@ use crate::{
         ids_of,
     },
     recompute::shrink::MaxShrink,
-    rollup::source::Misfit,
+    rollup::misfit::Misfit,
     statement,
 };
 
@@ -107,13 +108,6 @@ statement!(
     "discarded jobs of run",
     "SELECT id, lab_id, day, error FROM daymend_jobs
      WHERE id BETWEEN ? AND ? AND state = 'discarded' ORDER BY id LIMIT ?"
-);
-
-statement!(
-    RUN_CANCEL_JOBS,
-    "cancel jobs of run",
-    "UPDATE daymend_jobs SET state = 'cancelled', sort_key = {now_us}
-     WHERE id BETWEEN ? AND ? AND state IN ('available', 'running')"
 );
 
 /// What a run is in.
@@ -423,18 +417,14 @@ pub async fn try_close(db: &Db, id: i64) -> Result<Option<(RunState, Progress)>,
     Ok(Some((state, progress)))
 }
 
-/// Cancels a run: its open jobs will not run, and what runs just now cannot complete.
-///
-/// Returns how many jobs were cancelled; none where the run is not running.
-pub async fn cancel(tx: &mut Tx, id: i64) -> Result<Option<u64>, DbError> {
-    let Some(run) = lock_running(tx, id).await? else {
-        return Ok(None);
-    };
-    let (first, last) = ids_of(id);
-    let jobs = tx.execute(&RUN_CANCEL_JOBS, args![first, last]).await?;
-    let progress = progress(tx, id).await?;
-    end(tx, &run, RunState::Cancelled, &progress).await?;
-    Ok(Some(jobs))
+/// Ends a run as cancelled, unless some of its jobs are open; whether it did. The run has to be locked.
+pub(crate) async fn end_cancelled(tx: &mut Tx, run: &Run) -> Result<bool, DbError> {
+    let progress = progress(tx, run.id).await?;
+    if progress.open() > 0 {
+        return Ok(false);
+    }
+    end(tx, run, RunState::Cancelled, &progress).await?;
+    Ok(true)
 }
 
 /// Locks a run against closing, cancelling and re-opening until the transaction ends.
@@ -467,7 +457,8 @@ pub(crate) async fn hold_running(tx: &mut Tx, id: i64) -> Result<bool, DbError> 
     is_running(tx, &RUN_HOLD, id).await
 }
 
-async fn lock_running(tx: &mut Tx, id: i64) -> Result<Option<Run>, DbError> {
+/// Locks a run that is running; none where it is not.
+pub(crate) async fn lock_running(tx: &mut Tx, id: i64) -> Result<Option<Run>, DbError> {
     if is_running(tx, &RUN_LOCK, id).await? { get(tx, id).await } else { Ok(None) }
 }
 

@@ -5,6 +5,8 @@
 //! it is a new request. One that a transaction of the lab system holds is a conflict at once, where
 //! the database can say so: whoever writes it holds its run.
 
+use std::ops::RangeInclusive;
+
 use chrono::NaiveDate;
 
 use super::{Progress, Run, RunState};
@@ -24,7 +26,13 @@ statement!(
     PENDING,
     "pending migrations",
     "SELECT id, lab_id, initiated_by_id FROM crelio_data_migrations
-     WHERE migration_type = ? AND is_scheduled = 1 AND job_status = 'Pending' ORDER BY id"
+     WHERE id BETWEEN ? AND ? AND migration_type = ? AND is_scheduled = 1 AND job_status = 'Pending' ORDER BY id"
+);
+
+statement!(
+    ENDS,
+    "ends of migrations",
+    "SELECT (SELECT MIN(id) FROM crelio_data_migrations WHERE id >= ?), (SELECT MAX(id) FROM crelio_data_migrations)"
 );
 
 statement!(
@@ -67,7 +75,7 @@ statement!(
 );
 
 /// What a scheduler asks of the table and does to it, whoever uses it.
-pub(super) const EVERY_TICK: &[Statement] = &[PENDING, TAKE, REFRESH];
+pub(super) const EVERY_TICK: &[Statement] = &[ENDS, PENDING, TAKE, REFRESH];
 
 /// A record that waits to be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,9 +88,21 @@ pub struct Pending {
     pub initiated_by: i64,
 }
 
-/// The records that ask for a rebuild, oldest first.
-pub async fn pending(tx: &mut Tx) -> Result<Vec<Pending>, DbError> {
-    tx.fetch_all(&PENDING, args![MIGRATION_TYPE], |row| {
+/// The first record from an id on, and the last of all; none where there is none.
+pub async fn ends(tx: &mut Tx, from: i64) -> Result<Option<(i64, i64)>, DbError> {
+    let ends = tx.fetch_one(&ENDS, args![from], |row| Ok((row.int_or_null(0)?, row.int_or_null(1)?))).await?;
+    Ok(match ends {
+        (Some(first), Some(last)) => Some((first, last)),
+        _ => None,
+    })
+}
+
+/// Every id that a record may have.
+pub const ALL: RangeInclusive<i64> = 0..=i64::MAX;
+
+/// Those of the records with these ids that ask for a rebuild, oldest first.
+pub async fn pending(tx: &mut Tx, ids: RangeInclusive<i64>) -> Result<Vec<Pending>, DbError> {
+    tx.fetch_all(&PENDING, args![*ids.start(), *ids.end(), MIGRATION_TYPE], |row| {
         Ok(Pending { id: row.int(0)?, lab_id: row.int(1)?, initiated_by: row.int(2)? })
     })
     .await

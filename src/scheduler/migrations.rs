@@ -1,5 +1,9 @@
 //! Migration records become rebuild runs.
 //!
+//! The lab system's table of records has no index for what is pending, and it grows: a tick looks at the newest
+//! records, among them whatever was inserted just now, and at the next slice of the older ones, one of which somebody
+//! may have set to Pending once more.
+//!
 //! A pending record is taken by a compare-and-set, in the transaction that enqueues its run:
 //! of two schedulers one finds it taken. All pending records of a lab share one run. A record
 //! that cannot be carried out is closed with the reason, and one that cannot be taken is reported; neither stops
@@ -12,7 +16,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use super::{Enqueued, Report, held::unless_held};
 use crate::{
     args,
-    db::{Db, DbError, Kind, Mode, clipped},
+    db::{Db, DbError, Kind, Mode, Tx, clipped},
     error::chain,
     metrics,
     queue::JobKind,
@@ -28,6 +32,9 @@ use crate::{
 /// How many labs' records are taken at once: however many labs are switched on in one moment, runs are closed and
 /// days are enqueued in between.
 const LABS_A_TICK: usize = 20;
+
+/// How many ids of records one tick looks at of the newest, and how many of the older ones.
+const IDS_A_TICK: i64 = 1000;
 
 // In another zone, the last day that was enqueued may have become one that goes on.
 statement!(
@@ -61,21 +68,41 @@ pub struct Limits {
     pub max_shrink: MaxShrink,
 }
 
-/// Takes the pending records of so many labs at most, of those behind the lab `after`, and enqueues one rebuild run
-/// a lab. Returns the lab to go on behind, where there are more.
+/// How far a walk through the records is. It goes round and round.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Walk {
+    /// The id with which its slice begins.
+    first: i64,
+    /// The lab behind which it goes on in the slice.
+    after: Option<i64>,
+}
+
+impl Walk {
+    /// Whether a round is over, and the next begins.
+    #[must_use]
+    pub fn is_at_start(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// Takes the pending records of so many labs at most, of those that are next in the walk, and enqueues one rebuild
+/// run a lab. Returns where the walk goes on.
 ///
 /// What fails for one lab is noted, and its records stay pending.
 pub async fn take_pending(
     db: &Db,
     rollup: &Rollup,
     limits: Limits,
-    after: Option<i64>,
+    walk: Walk,
     now: DateTime<Utc>,
     report: &mut Report,
-) -> Result<Option<i64>, DbError> {
+) -> Result<Walk, DbError> {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let (pending, next) = look(&mut tx, walk.first).await?;
+    tx.commit().await?;
     let mut last = None;
-    let mut by_lab =
-        pending_by_lab(db).await?.into_iter().filter(|(lab_id, _)| after.is_none_or(|after| *lab_id > after));
+    let behind = |lab_id: &i64| walk.after.is_none_or(|after| *lab_id > after);
+    let mut by_lab = by_lab(pending).into_iter().filter(|(lab_id, _)| behind(lab_id));
     for (lab_id, records) in by_lab.by_ref().take(LABS_A_TICK) {
         match take_lab(db, rollup, limits, (lab_id, &records), now, report).await {
             Err(error) if !matches!(error.kind, Kind::Unavailable | Kind::Conflict) => {
@@ -86,7 +113,20 @@ pub async fn take_pending(
         }
         last = Some(lab_id);
     }
-    Ok(last.filter(|_| by_lab.next().is_some()))
+    let is_more = by_lab.next().is_some();
+    Ok(if is_more { Walk { after: last, ..walk } } else { Walk { first: next, after: None } })
+}
+
+/// The pending records of the slice that begins with the id `first`, and of the newest; where the next slice begins.
+async fn look(tx: &mut Tx, first: i64) -> Result<(Vec<Pending>, i64), DbError> {
+    let Some((first, newest)) = records::ends(tx, first).await? else { return Ok((Vec::new(), 0)) };
+    let next = first.saturating_add(IDS_A_TICK);
+    let mut pending = records::pending(tx, first..=next - 1).await?;
+    if next > newest {
+        return Ok((pending, 0));
+    }
+    pending.extend(records::pending(tx, next.max(newest - IDS_A_TICK + 1)..=newest).await?);
+    Ok((pending, next))
 }
 
 async fn take_lab(
@@ -120,7 +160,9 @@ pub async fn take_known(
     now: DateTime<Utc>,
     report: &mut Report,
 ) -> Result<(), DbError> {
-    let by_lab = pending_by_lab(db).await?;
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let by_lab = by_lab(records::pending(&mut tx, records::ALL).await?);
+    tx.commit().await?;
     for (lab_id, history) in histories {
         if let Some(records) = by_lab.get(lab_id) {
             take(db, rollup, limits, (records, history), now, report).await?;
@@ -129,15 +171,12 @@ pub async fn take_known(
     Ok(())
 }
 
-async fn pending_by_lab(db: &Db) -> Result<BTreeMap<i64, Vec<Pending>>, DbError> {
-    let mut tx = db.begin(Mode::Snapshot).await?;
-    let pending = records::pending(&mut tx).await?;
-    tx.commit().await?;
+fn by_lab(pending: Vec<Pending>) -> BTreeMap<i64, Vec<Pending>> {
     let mut by_lab: BTreeMap<i64, Vec<Pending>> = BTreeMap::new();
     for record in pending {
         by_lab.entry(record.lab_id).or_default().push(record);
     }
-    Ok(by_lab)
+    by_lab
 }
 
 /// What reports call the records of a lab.

@@ -51,7 +51,7 @@ use crate::{
             SCHEDULER_TICKS,
         },
     },
-    queue::{JobKind, admin::change},
+    queue::{JobKind, admin::change, ids_of},
     recompute::shrink::MaxShrink,
     rollup::Rollup,
     runs::{
@@ -61,6 +61,7 @@ use crate::{
 };
 use audits::AuditConfig;
 use held::{report_held, unless_held};
+use migrations::Walk;
 use nightly::NightlyAt;
 use pace::Pace;
 
@@ -146,10 +147,10 @@ pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock) -> Re
     let now = db.now(clock).await?;
     nightly::enqueue_closed_days(db, rollup, config, now, &mut report).await?;
     close_runs(db, &mut report).await?;
-    let mut after = None;
+    let mut walk = Walk::default();
     loop {
-        after = migrations::take_pending(db, rollup, config.rebuilds(), after, now, &mut report).await?;
-        if after.is_none() {
+        walk = migrations::take_pending(db, rollup, config.rebuilds(), walk, now, &mut report).await?;
+        if walk.is_at_start() {
             break;
         }
     }
@@ -166,9 +167,7 @@ pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
         let what = format!("run {}", run.id);
         let (progress, records) = look_at(db, &run).await?;
         if records == Records::Disappeared {
-            let cancelled =
-                unless_held(db, &what, "cancel run", report, || change::try_cancel_run(db, run.id, "scheduler"));
-            if cancelled.await?.flatten().is_some() {
+            if cancel(db, &run, &what, report).await? {
                 tracing::warn!(run = run.id, "cancelled, as its migration record has disappeared");
                 RUNS_ENDED.add([run.kind.name(), RunState::Cancelled.name()], 1);
                 let (progress, _) = look_at(db, &run).await?;
@@ -202,6 +201,18 @@ pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
         }
     }
     Ok(())
+}
+
+/// Cancels a run; false where it is not running, or somebody else is in the way.
+async fn cancel(db: &Db, run: &Run, what: &str, report: &mut Report) -> Result<bool, DbError> {
+    let mut next = Some(ids_of(run.id).0);
+    while let Some(first) = next {
+        let batch =
+            unless_held(db, what, "cancel run", report, || change::cancel_batch(db, run.id, first, "scheduler"));
+        let Some(batch) = batch.await?.flatten() else { return Ok(false) };
+        next = batch.next;
+    }
+    Ok(true)
 }
 
 /// Looks at a run without a lock: how far it is, and what has become of its records.
@@ -245,8 +256,8 @@ async fn tick_until(
 ) {
     let (mut reported, mut reported_held) = (BTreeMap::new(), BTreeMap::new());
     let mut labs_read: Option<Instant> = None;
-    // The lab behind which records are taken next, and the labs whose records could not be, since the first.
-    let (mut after, mut untaken, mut reported_untaken) = (None, BTreeMap::new(), BTreeMap::new());
+    // Which records are taken next, and the labs whose records could not be, since the walk began its round.
+    let (mut walk, mut untaken, mut reported_untaken) = (Walk::default(), BTreeMap::new(), BTreeMap::new());
     let mut pace = Pace::new("tick failed, trying again", AGAIN);
     while !shutdown.is_cancelled() {
         let begun = Instant::now();
@@ -259,9 +270,9 @@ async fn tick_until(
                 labs_read = Some(Instant::now());
             }
             close_runs(db, &mut report).await?;
-            after = migrations::take_pending(db, rollup, config.rebuilds(), after, now, &mut report).await?;
+            walk = migrations::take_pending(db, rollup, config.rebuilds(), walk, now, &mut report).await?;
             untaken.append(&mut report.unusable);
-            if after.is_none() {
+            if walk.is_at_start() {
                 report_unusable(&std::mem::take(&mut untaken), &mut reported_untaken);
             }
             Ok(())

@@ -1,8 +1,9 @@
 //! What an operator asks for: the repair of some days.
 //!
 //! A request becomes a plan first, which `--dry-run` prints and which is otherwise enqueued.
-//! Labs that were named have to fit the request, or nothing is enqueued; where all enabled
-//! labs are meant, those that do not fit are left out, and said so.
+//! Of each lab the span begins with its first bill or row, which is said where it is later than what was asked
+//! for. Labs that were named have to have such a day, or nothing is enqueued; where all enabled labs are meant,
+//! those without are left out, and said so.
 
 use chrono::{DateTime, NaiveDate, Utc};
 
@@ -35,14 +36,50 @@ pub enum Days {
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Plan {
     /// Each lab with its days, oldest first.
+    #[serde(serialize_with = "runs::labs_as_objects")]
     pub labs: LabDays,
     /// Labs that are left out.
-    pub left_out: Vec<(i64, String)>,
+    pub left_out: Vec<LeftOut>,
+    /// Labs whose days begin later than asked for.
+    pub clipped: Vec<Clipped>,
     /// Labs whose Historical View is off, planned because they were named.
     pub disabled: Vec<i64>,
     /// Facts whose day nobody knows, as far as they are named.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unknown: Vec<String>,
+}
+
+/// A lab that is left out.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct LeftOut {
+    /// The lab.
+    pub lab: i64,
+    /// Why.
+    pub why: String,
+}
+
+/// A lab that has neither bills nor rows on the first days that were asked for.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Clipped {
+    /// The lab.
+    pub lab: i64,
+    /// The day with which it begins.
+    pub first_day: NaiveDate,
+}
+
+impl Plan {
+    fn add(&mut self, lab: i64, days: Found) {
+        self.clipped.extend(days.clipped_to.map(|first_day| Clipped { lab, first_day }));
+        self.labs.push((lab, days.days));
+    }
+}
+
+/// The days of a lab.
+#[derive(Debug)]
+struct Found {
+    days: Vec<NaiveDate>,
+    /// With which of them it begins, where that is later than asked for.
+    clipped_to: Option<NaiveDate>,
 }
 
 /// Why there is no plan.
@@ -67,8 +104,8 @@ pub async fn plan(db: &Db, rollup: &Rollup, labs: &[i64], days: Days, now: DateT
     if labs.is_empty() {
         for lab in known.iter().filter(|lab| lab.enabled) {
             match days_of(&mut tx, rollup, lab, days, now).await? {
-                Ok(days) => plan.labs.push((lab.id, days)),
-                Err(why) => plan.left_out.push((lab.id, why)),
+                Ok(days) => plan.add(lab.id, days),
+                Err(why) => plan.left_out.push(LeftOut { lab: lab.id, why }),
             }
         }
         if plan.labs.is_empty() {
@@ -82,7 +119,7 @@ pub async fn plan(db: &Db, rollup: &Rollup, labs: &[i64], days: Days, now: DateT
             match days_of(&mut tx, rollup, lab, days, now).await? {
                 Ok(_) if plan.labs.iter().any(|(known, _)| known == id) => {}
                 Ok(days) => {
-                    plan.labs.push((*id, days));
+                    plan.add(*id, days);
                     plan.disabled.extend((!lab.enabled).then_some(lab.id));
                 }
                 Err(why) => return Err(PlanError::Refused(format!("lab {id}: {why}"))),
@@ -93,11 +130,12 @@ pub async fn plan(db: &Db, rollup: &Rollup, labs: &[i64], days: Days, now: DateT
 }
 
 /// Why no lab can be repaired, by the first of them.
-fn why_none(left_out: &[(i64, String)]) -> String {
+fn why_none(left_out: &[LeftOut]) -> String {
     if left_out.is_empty() {
         return "none is enabled".to_owned();
     }
-    let mut why: Vec<String> = left_out.iter().take(EXAMPLES).map(|(lab, why)| format!("lab {lab}: {why}")).collect();
+    let lab = |LeftOut { lab, why }: &LeftOut| format!("lab {lab}: {why}");
+    let mut why: Vec<String> = left_out.iter().take(EXAMPLES).map(lab).collect();
     if left_out.len() > EXAMPLES {
         why.push(format!("and {} more labs", left_out.len() - EXAMPLES));
     }
@@ -110,7 +148,7 @@ async fn days_of(
     lab: &Lab,
     days: Days,
     now: DateTime<Utc>,
-) -> Result<Result<Vec<NaiveDate>, String>, DbError> {
+) -> Result<Result<Found, String>, DbError> {
     let zone = match lab.zone() {
         Ok(zone) => zone,
         Err(error) => return Ok(Err(error.to_string())),
@@ -127,24 +165,27 @@ async fn days_of(
         return Ok(Err(format!("{last} is not over yet (its last closed day is {yesterday}, in {})", zone.name())));
     }
     // Rows that are too many are removed, wherever they are.
-    if stored::next_day(tx, rollup, lab.id, first).await? != Some(first) {
+    let row = stored::next_day(tx, rollup, lab.id, first).await?;
+    let begin = if row == Some(first) {
+        first
+    } else {
         let bill = match source::first_fact(tx, rollup, lab.id).await {
             Err(error) if error.is_bad_data() => return Ok(Err(chain(&error))),
             bill => bill?,
         };
-        let Some(bill) = bill else {
-            return Ok(Err("it has no bills".to_owned()));
+        let bill = bill.map(|at| zone.date_of(at));
+        let begin = bill.into_iter().chain(row).min().map(|day| day.max(first));
+        let Some(begin) = begin.filter(|day| *day <= last) else {
+            let why = |bill| format!("{} is before its first bill ({bill})", span(first, last));
+            return Ok(Err(bill.map_or_else(|| "it has no bills".to_owned(), why)));
         };
-        let bill = zone.date_of(bill);
-        if first < bill {
-            return Ok(Err(format!("{first} is before its first bill ({bill}); a rebuild covers all of its history")));
-        }
-    }
-    let days: Vec<_> = zone.dates(first, last).collect();
+        begin
+    };
+    let days: Vec<_> = zone.dates(begin, last).collect();
     if days.is_empty() {
-        return Ok(Err(format!("{} does not exist in {}", span(first, last), zone.name())));
+        return Ok(Err(format!("{} does not exist in {}", span(begin, last), zone.name())));
     }
-    Ok(Ok(days))
+    Ok(Ok(Found { days, clipped_to: (begin > first).then_some(begin) }))
 }
 
 /// Enqueues a plan as one repair run; its id.

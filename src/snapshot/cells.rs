@@ -22,7 +22,8 @@ pub fn placeholder(dialect: Dialect, column: &Column) -> Cow<'static, str> {
     let kind = &column.sql_type;
     let inside = kind.find('(').zip(kind.rfind(')')).map_or("", |(open, close)| &kind[open + 1..close]);
     match column.type_word().as_str() {
-        _ if column.is_whole() && column.is_unsigned() => "CAST(? AS UNSIGNED)".into(),
+        // Through a text: MySQL takes the parameter of a cast to UNSIGNED for a signed number.
+        _ if column.is_whole() && column.is_unsigned() => "CAST(CAST(? AS CHAR) AS UNSIGNED)".into(),
         _ if column.is_whole() => "CAST(? AS SIGNED)".into(),
         "dec" | "decimal" | "numeric" => decimal(inside).into(),
         "bit" => "CAST(CONV(HEX(?), 16, 10) AS UNSIGNED)".into(),

@@ -13,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 use super::{Session, backend::QueueBackend, fault, room::Room, wait_after};
 use crate::{
     db::{Backoff, COMMIT, Db, DbError, Kind, Mode},
-    error::chain,
+    error::{chain, examples},
     metrics::catalogue::{CLAIM_DURATION, JOBS_CLAIMED, QUEUE_LATENCY},
     queue::{
         FIRST_DUE_US, Job, claim,
         claim::{Claimed, Claimer},
         enqueue::DAYS_A_TURN,
-        lease, run_of,
+        lease::{self, Holder},
+        run_of,
     },
     recompute::{self, shrink::MaxShrink},
     runs,
@@ -48,6 +49,9 @@ const TOO_SOON: Duration = Duration::from_millis(100);
 
 /// ... and where it took longer, half.
 const TOO_LATE: Duration = Duration::from_secs(1);
+
+/// How many workers a drain names that it waits for.
+const HOLDERS_SHOWN: usize = 3;
 
 /// Neighbouring days of one lab, claimed together.
 #[derive(Debug)]
@@ -79,6 +83,7 @@ pub(super) fn start(
             units: sender,
             claimer: Claimer::default(),
             runs: HashMap::new(),
+            waits_for: BTreeSet::new(),
         };
         stopping.run_until_cancelled(fetcher.run(&stopping)).await;
     })
@@ -104,6 +109,8 @@ struct Fetcher {
     /// What never changes of each run of the last claim: the next one is mostly of the same, and jobs
     /// that are held take what they need with them.
     runs: HashMap<i64, Seen>,
+    /// The workers whose jobs the drain has said that it waits for.
+    waits_for: BTreeSet<i64>,
 }
 
 impl Fetcher {
@@ -140,12 +147,12 @@ impl Fetcher {
                     (failures, drain_polls) = (0, 0);
                     let _ = tokio::time::timeout(DRAIN_POLL.max, self.session.held.fall_to(0)).await;
                 }
-                Ok(0) if self.session.config.drain => match claim::any_open(&self.session.db).await {
-                    Ok(false) => {
+                Ok(0) if self.session.config.drain => match self.is_drained().await {
+                    Ok(true) => {
                         self.session.drained.store(true, Ordering::Relaxed);
                         return;
                     }
-                    Ok(true) => {
+                    Ok(false) => {
                         failures = 0;
                         drain_polls += 1;
                         tokio::time::sleep(DRAIN_POLL.wait(drain_polls)).await;
@@ -174,6 +181,32 @@ impl Fetcher {
                     wait_after(&error, "claim", failures, stopping).await;
                 }
             }
+        }
+    }
+
+    /// Whether no job is left to run; this worker holds none.
+    async fn is_drained(&mut self) -> Result<bool, DbError> {
+        let is_drained = !claim::any_open(&self.session.db).await?;
+        if !is_drained {
+            self.say_who_holds(&lease::holders(&self.session.db).await?);
+        }
+        Ok(is_drained)
+    }
+
+    /// Says once whose jobs the drain waits for: a worker that died keeps them until its lease ends.
+    fn say_who_holds(&mut self, holders: &[Holder]) {
+        let workers = holders.iter().map(|holder| holder.worker).collect();
+        if workers == self.waits_for {
+            return;
+        }
+        self.waits_for = workers;
+        let held = holders.iter().map(|Holder { worker, name, lease_until, jobs }| {
+            let until = lease_until.format("%Y-%m-%d %H:%M:%S");
+            format!("{jobs} job(s) of worker {worker} ({name}), whose lease ends at {until} UTC unless it is alive")
+        });
+        if !holders.is_empty() {
+            let held = examples(held, HOLDERS_SHOWN);
+            tracing::info!(worker = self.session.worker_id, "nothing is left to claim, waiting for {held}");
         }
     }
 

@@ -39,6 +39,7 @@ on_both! {
     a_bare_now_retries_what_waits_for_another_attempt;
     stats_counts_jobs_and_names_workers;
     a_retry_or_a_resume_begins_the_wait_anew;
+    a_run_that_does_not_exist_is_no_filter;
 }
 
 async fn labs(engine: Engine) -> TestDb {
@@ -337,16 +338,39 @@ async fn stats_counts_jobs_and_names_workers(engine: Engine) {
     let stats = json(&db, &["queue", "stats"]);
     let counts = stats["counts"].as_array().unwrap();
     let of = |kind: &str, state: &str| {
-        let found = counts.iter().find(|count| count[0] == kind && count[1] == state);
-        found.map_or(0, |count| count[2].as_i64().unwrap())
+        let found = counts.iter().find(|count| count["kind"] == kind && count["state"] == state);
+        found.map_or(0, |count| count["jobs"].as_i64().unwrap())
     };
     assert_eq!(of("repair", "available"), 3);
     assert_eq!(of("repair", "discarded"), 3);
     assert_eq!(of("rebuild", "discarded"), count(&db, "kind = 'rebuild'").await);
+    let minutes: Vec<_> = stats["completed"].as_array().unwrap().iter().map(|rate| &rate["minutes"]).collect();
+    assert_eq!((minutes, &stats["completed"][2]["jobs"]), (vec![&1.into(), &5.into(), &15.into()], &0.into()));
     assert!(stats["workers"][0]["name"].as_str().unwrap().starts_with("pod-7"), "{stats}");
     assert_eq!(stats["oldest_waiting"]["run"], db.number("SELECT MAX(id) FROM daymend_runs").await);
     let text = run_ok(&db, &["queue", "stats"]);
     assert!(text.contains("pod-7") && text.contains("kind:repair"), "{text}");
+}
+
+async fn a_run_that_does_not_exist_is_no_filter(engine: Engine) {
+    let db = with_discarded(engine).await;
+    let expected = "error: run 999 does not exist: see `daymend runs list`\n";
+    for command in [
+        &["queue", "retry"][..],
+        &["queue", "retry", "--dry-run"],
+        &["queue", "cancel"],
+        &["queue", "list"],
+        &["queue", "prune", "--older-than", "0s"],
+    ] {
+        assert_eq!(run_fails(&db, USAGE, &[command, &["--run", "999"]].concat()), expected, "{command:?}");
+    }
+    for command in ["show", "watch", "cancel"] {
+        assert_eq!(run_fails(&db, USAGE, &["runs", command, "999"]), expected);
+    }
+    // One that exists has nothing to retry, which is no error.
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-10", "--lab", "2"]);
+    let run = db.number("SELECT MAX(id) FROM daymend_runs").await.to_string();
+    assert_eq!(json(&db, &["queue", "retry", "--run", &run])["jobs"], 0);
 }
 
 /// How many seconds the oldest job has waited; none where none waits.

@@ -236,7 +236,7 @@ async fn a_dry_run_enqueues_nothing(engine: Engine) {
     let (_, json) = audit_json(&db, &["--repair", "--dry-run"]);
     assert_eq!(json["repair"]["jobs"], 2);
     assert_eq!(json["repair"]["run"], Value::Null);
-    assert_eq!(json["repair"]["labs"], json!({ "2": ["2026-06-05", "2026-06-09"] }));
+    assert_eq!(json["repair"]["labs"], json!([{ "lab": 2, "days": ["2026-06-05", "2026-06-09"] }]));
     assert_eq!(everything(&db).await, before);
 }
 

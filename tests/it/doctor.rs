@@ -86,7 +86,10 @@ async fn missing_tables_and_columns_are_named(engine: Engine) {
         let findings = found.of(id);
         assert_eq!(findings.len(), 1, "{id}: {:#}", found.json);
         assert!(findings.iter().all(|finding| finding["severity"] == "error"));
-        assert!(findings[0]["where"] == "bills.sql" && findings[0]["what"].as_str().unwrap().contains("branch_id"));
+        assert!(
+            findings[0]["where"] == "historical_summary/bills.sql"
+                && findings[0]["what"].as_str().unwrap().contains("branch_id")
+        );
         // Whatever else reads them is left out, or a note.
         let others =
             found.findings().into_iter().filter(|finding| finding["id"] != id && finding["id"] != "grants.wide");

@@ -22,6 +22,7 @@ on_both! {
     pruning_leaves_the_last_completed_run_of_each_zone;
     a_worker_without_limits_says_that_it_need_not_hold_back;
     days_that_are_left_out_are_counted_from_the_first_page_on;
+    of_two_schedulers_one_counts_what_was_done_and_both_show_what_there_is;
 }
 
 /// A page.
@@ -151,4 +152,48 @@ async fn days_that_are_left_out_are_counted_from_the_first_page_on(engine: Engin
     .await;
     // From 1 May to 7 June.
     Page::with(&address, "daymend_nightly_skipped_total 38").await;
+}
+
+async fn of_two_schedulers_one_counts_what_was_done_and_both_show_what_there_is(engine: Engine) {
+    const LABS: i64 = 12;
+    let db = TestDb::new(engine).await;
+    for lab in 1..=LABS {
+        db.add_lab(lab, Some("Asia/Kolkata")).await;
+        db.fill_lab(lab, "2026-06-12".parse().unwrap(), 2, 2).await;
+    }
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-12"]);
+    db.execute("UPDATE daymend_jobs SET state = 'discarded' WHERE lab_id <= 5", args![]).await;
+    run(&db, &["--now", NOW, "worker", "--drain"]);
+    let start = || Process::start_with_pages(&db, &["--now", NOW, "scheduler"]);
+    let schedulers = [start(), start()];
+    let mut pages = Vec::new();
+    for (_, address) in &schedulers {
+        pages.push(Page::with(address, "daymend_stats_timestamp_seconds ").await);
+    }
+    let discarded = db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'discarded'").await as f64;
+    assert!(discarded > 0.0);
+    for page in &pages {
+        assert_eq!(page.value("daymend_jobs{kind=\"repair\",state=\"discarded\"}"), Some(discarded));
+    }
+    for lab in 1..=LABS {
+        db.request_rebuild(lab).await;
+    }
+    let rebuilds = "SELECT COUNT(*) FROM daymend_runs WHERE kind = 'rebuild'";
+    wait_until("the records to be taken", LIMIT, async || db.number(rebuilds).await == LABS).await;
+    let _worker = Process::start(&db, &["--now", NOW, "worker"]);
+    let open = "SELECT COUNT(*) FROM daymend_runs WHERE state = 'running'";
+    wait_until("the runs to be closed", LIMIT, async || db.number(open).await == 0).await;
+    let jobs = db.number("SELECT COUNT(*) FROM daymend_jobs WHERE kind = 'rebuild'").await as f64;
+    let sum = |series: &str| -> f64 {
+        let of = |address: &str| Page(get(address, "/metrics").unwrap().body).value(series).unwrap_or(0.0);
+        schedulers.iter().map(|(_, address)| of(address)).sum()
+    };
+    for (series, expected) in [
+        ("daymend_jobs_enqueued_total{kind=\"rebuild\"}", jobs),
+        ("daymend_runs_ended_total{kind=\"rebuild\",result=\"completed\"}", LABS as f64),
+    ] {
+        // What was counted is on the page a moment after it was committed.
+        wait_until(series, LIMIT, async || sum(series) >= expected).await;
+        assert_eq!(sum(series), expected, "{series}");
+    }
 }

@@ -8,7 +8,7 @@ use daymend::{
     db::Mode,
     recompute::{digest, stored},
     rollup::HISTORICAL_SUMMARY,
-    scheduler::repair::{self, Days},
+    scheduler::repair::{self, Days, LeftOut},
 };
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
         drifting::{LABS, causes, now},
         lab_system::Bill,
         oracle,
-        process::{Process, run_ok},
+        process::{Process, run, run_ok},
         server::Product,
         work::rollups,
     },
@@ -51,8 +51,8 @@ async fn a_bill_time_of_another_form_is_on_no_day_and_named() {
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let plan = repair::plan(&db.db, rollup, &[], Days::YesterdayAt(now), now).await.unwrap();
     assert_eq!(plan.labs.iter().map(|(lab, _)| *lab).collect::<Vec<_>>(), [2]);
-    let why = "it has no bills".to_owned();
-    assert_eq!(plan.left_out, [(1, why.clone()), (3, why)]);
+    let left_out = |lab| LeftOut { lab, why: "it has no bills".to_owned() };
+    assert_eq!(plan.left_out, [left_out(1), left_out(3)]);
     let found = examine(&db).what("dates.bills");
     assert!(found.contains("2 rows on no day") && found.contains("1 of lab 1: 2026-06-13T10:00:00"), "{found}");
 }
@@ -94,6 +94,48 @@ async fn a_lab_that_cannot_be_read_stops_no_other() {
     db.drain(now).await;
     let error = db.text("SELECT error FROM daymend_jobs WHERE state = 'discarded'").await;
     assert!(error.starts_with("lab 3") && error.contains("cannot be read"), "{error}");
+}
+
+/// A bill that cannot be read costs its lab the day that it is on, and nobody else anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bill_that_cannot_be_read_costs_its_day_and_no_other() {
+    let db = TestDb::new(Engine::Sqlite).await;
+    for lab in 1..=2 {
+        db.add_lab(lab, Some("Asia/Kolkata")).await;
+        db.fill_lab(lab, "2026-06-12".parse().unwrap(), 3, 2).await;
+    }
+    let bill = "INSERT INTO billing (lab_id, billTime, isCancelled, modified_at)
+                VALUES (1, '2026-06-14 06:00:00', 'yes', '2026-06-14 06:00:00')";
+    db.execute(bill, args![]).await;
+    let now = NOW.parse().unwrap();
+    let records = [db.request_rebuild(1).await, db.request_rebuild(2).await];
+    db.settle(now).await;
+    let discarded = "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'discarded' AND kind = ";
+    for kind in ["'nightly'", "'rebuild'"] {
+        assert_eq!(db.number(&format!("{discarded}{kind}")).await, 1, "{kind}");
+    }
+    let others =
+        "SELECT COUNT(*) FROM daymend_jobs WHERE state <> 'completed' AND (lab_id <> 1 OR day <> '2026-06-14')";
+    assert_eq!(db.number(others).await, 0);
+    let error = db.text("SELECT error FROM daymend_jobs WHERE state = 'discarded' LIMIT 1").await;
+    assert!(error.contains("bills.sql") && error.contains("expected a whole number"), "{error}");
+    let days = db.number("SELECT COUNT(*) FROM daymend_jobs WHERE kind = 'rebuild' AND lab_id = 1").await;
+    assert_eq!(db.record_status(records[0]).await, format!("Failed (1 of {days} days)"));
+    assert_eq!(db.record_status(records[1]).await, "Completed");
+    let audit = run(&db, &["--now", NOW, "--json", "audit"]);
+    let report: serde_json::Value = serde_json::from_slice(&audit.stdout).unwrap();
+    assert_eq!(audit.status.code(), Some(1), "a day could not be audited");
+    let labs = [1, 2].map(|lab| report["labs"].as_array().unwrap().iter().find(|of| of["lab"] == lab));
+    let [bad, good] = labs.map(|lab| lab.unwrap());
+    let problems = bad["problems"].as_array().unwrap();
+    assert_eq!(
+        (problems.len(), &problems[0]["first"], &problems[0]["last"]),
+        (1, &"2026-06-14".into(), &"2026-06-14".into())
+    );
+    assert_eq!(
+        (&bad["days_audited"], &good["days_audited"], &report["is_clean"]),
+        (&2.into(), &3.into(), &true.into())
+    );
 }
 
 async fn a_bill_of_the_last_microsecond_is_on_its_day(engine: Engine) {

@@ -3,15 +3,18 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::NaiveDate;
-use daymend::args;
+use chrono::{DateTime, NaiveDate};
+use daymend::{
+    args,
+    queue::{claim, lease},
+};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
     on_both,
     support::{
         Engine, TestDb, oracle,
-        process::{Process, run_ok},
+        process::{Process, run, run_ok},
         wait_until,
     },
 };
@@ -32,6 +35,7 @@ fn duration() -> Duration {
 on_both! {
     processes_killed_at_random_lose_nothing;
     a_worker_stopped_past_its_lease_can_write_nothing;
+    a_drain_says_once_whose_jobs_it_waits_for;
 }
 
 async fn labs(engine: Engine) -> TestDb {
@@ -153,4 +157,24 @@ async fn a_worker_stopped_past_its_lease_can_write_nothing(engine: Engine) {
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(read().await, before, "the attempt that replaced it stands");
     oracle::assert_equal(&oracle::stored(&db).await, &summary);
+}
+
+async fn a_drain_says_once_whose_jobs_it_waits_for(engine: Engine) {
+    let db = labs(engine).await;
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-10", "--to", "2026-06-12", "--lab", "1"]);
+    // It claims, and is never heard of again.
+    let dead = lease::register(&db.db, "pod-7", Duration::from_secs(4)).await.unwrap();
+    assert_eq!(claim::claim(&db.db, dead, 2).await.unwrap().len(), 2);
+    let until = db.number("SELECT lease_until_us FROM daymend_workers").await;
+    let until = DateTime::from_timestamp_micros(until).unwrap().format("%Y-%m-%d %H:%M:%S UTC");
+    let drain = run(&db, &["--now", NOW, "worker", "--drain"]);
+    let log = String::from_utf8(drain.stderr).unwrap();
+    assert_eq!(drain.status.code(), Some(0), "{log}");
+    let said: Vec<&str> = log.lines().filter(|line| line.contains("nothing is left to claim")).collect();
+    assert_eq!(said.len(), 1, "{log}");
+    assert!(
+        said[0].contains(&format!("2 job(s) of worker {dead} (pod-7), whose lease ends at {until} unless it is alive")),
+        "{log}"
+    );
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state <> 'completed'").await, 0);
 }

@@ -348,6 +348,8 @@ struct Replication {
     stop: &'static str,
     status: &'static str,
     behind: &'static str,
+    no_delay: &'static str,
+    second: &'static str,
     product: Product,
 }
 
@@ -360,6 +362,8 @@ impl Replication {
                 stop: "STOP SLAVE",
                 status: "SHOW SLAVE STATUS",
                 behind: "Seconds_Behind_Master",
+                no_delay: "CHANGE MASTER TO MASTER_DELAY = 0",
+                second: "CHANGE MASTER 'second' TO MASTER_HOST = '127.0.0.1'",
                 product,
             },
             Product::MySql => Self {
@@ -368,6 +372,8 @@ impl Replication {
                 stop: "STOP REPLICA",
                 status: "SHOW REPLICA STATUS",
                 behind: "Seconds_Behind_Source",
+                no_delay: "CHANGE REPLICATION SOURCE TO SOURCE_DELAY = 0",
+                second: "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1' FOR CHANNEL 'second'",
                 product,
             },
         }
@@ -427,10 +433,10 @@ async fn a_replica_that_is_behind_holds_workers_back() {
     wait_until("another worker to wait", LIMIT, || async { db.number(&stopped).await == 2 }).await;
     drop(another);
     db.execute("DELETE FROM daymend_workers WHERE id = 2", args![]).await;
-    replication.execute("CHANGE MASTER TO MASTER_DELAY = 0").await.unwrap();
-    replication.execute("START SLAVE").await.unwrap();
+    replication.execute(spelling.no_delay).await.unwrap();
+    replication.execute(spelling.start).await.unwrap();
     wait_until("the work to be done", LIMIT, || async { completed(&db).await == 1 }).await;
     // A second channel that does not run: what it carries is as far behind as can be.
-    replication.execute("CHANGE MASTER 'second' TO MASTER_HOST = '127.0.0.1'").await.unwrap();
+    replication.execute(spelling.second).await.unwrap();
     wait_until("the second channel to be seen", LIMIT, || async { db.number(&stopped).await == 1 }).await;
 }

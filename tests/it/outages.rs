@@ -21,7 +21,7 @@ use crate::{
         Engine, TestDb,
         doctor::examine_with,
         oracle,
-        process::{Process, command, run_fails, run_ok},
+        process::{Process, command, run, run_fails, run_ok},
         proxy::{Proxy, Weather},
         server::{self, Server},
         wait_until,
@@ -47,6 +47,15 @@ async fn with_rebuild(db: TestDb) -> TestDb {
     db.fill_lab(LAB.0, first, DAYS, 12).await;
     run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
     run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    db
+}
+
+/// So many labs with some days of bills.
+async fn with_labs(db: TestDb, labs: i64) -> TestDb {
+    for lab in 1..=labs {
+        db.add_lab(lab, Some(LAB.1.name())).await;
+        db.fill_lab(lab, "2026-06-01".parse().unwrap(), 5, 5).await;
+    }
     db
 }
 
@@ -176,9 +185,7 @@ async fn a_server_that_crashes_and_comes_back_loses_nothing_and_idles_quietly() 
 /// A connection that is lost while the definitions are checked says nothing of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_during_the_check_at_the_start_is_an_outage() {
-    let db = TestDb::new(Engine::MariaDb).await;
-    db.add_lab(LAB.0, Some(LAB.1.name())).await;
-    db.fill_lab(LAB.0, "2026-06-01".parse().unwrap(), 5, 5).await;
+    let db = with_labs(TestDb::new(Engine::MariaDb).await, 1).await;
     // In a SELECT of the source, and in a statement of the summary.
     for text in ["bill_cancelled", "event_count"] {
         let cutting = async || Proxy::cutting_at(server::shared_port(), text).await;
@@ -246,9 +253,7 @@ async fn a_login_that_is_refused_is_called_one() {
 /// the worker is busy with goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_that_is_cut_off_drops_no_work() {
-    let db = TestDb::new(Engine::MariaDb).await;
-    db.add_lab(LAB.0, Some(LAB.1.name())).await;
-    db.fill_lab(LAB.0, "2026-06-01".parse().unwrap(), 5, 5).await;
+    let db = with_labs(TestDb::new(Engine::MariaDb).await, 1).await;
     run_ok(&db, &["queue", "pause", "repair"]);
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02"]);
     // A second job of the same day: a claim finds that it has to wait for the first, and is cut off as it says so.
@@ -274,9 +279,7 @@ async fn a_claim_that_is_cut_off_drops_no_work() {
 /// An operator holds a job that is running, and the worker has corrected its day but for that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_somebody_holds_keeps_no_user_waiting() {
-    let db = TestDb::new(Engine::MariaDb).await;
-    db.add_lab(LAB.0, Some(LAB.1.name())).await;
-    db.fill_lab(LAB.0, "2026-06-01".parse().unwrap(), 5, 5).await;
+    let db = with_labs(TestDb::new(Engine::MariaDb).await, 1).await;
     db.add_summary_row(1, "2026-06-02", 1, 0, "branch_bill", 77).await;
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02"]);
     // A user holds the row until the operator holds the job.
@@ -325,8 +328,7 @@ async fn missing_rows_wait_for_who_changes_their_facts(engine: Engine) {
 
 /// Two days are repaired beside a transaction that has run `sql`, which concerns the first.
 async fn beside(db: TestDb, sql: &str) {
-    db.add_lab(LAB.0, Some(LAB.1.name())).await;
-    db.fill_lab(LAB.0, "2026-06-01".parse().unwrap(), 5, 5).await;
+    let db = with_labs(db, 1).await;
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02", "--to", "2026-06-03", "--lab", "1"]);
     // A transaction, open for longer than a lock is waited for (MySQL's 1205, SQLite's BUSY).
     let mut user = db.admin.begin(Mode::Write).await.unwrap();
@@ -392,11 +394,7 @@ async fn a_statement_that_somebody_kills_is_no_outage() {
 /// A watchdog that kills the connections of what takes long would do so for ever, and the worker try for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_whose_connection_is_killed_every_time_uses_up_its_attempts() {
-    let db = TestDb::new(Engine::MariaDb).await;
-    for lab in 1..=2 {
-        db.add_lab(lab, Some(LAB.1.name())).await;
-        db.fill_lab(lab, "2026-06-01".parse().unwrap(), 5, 5).await;
-    }
+    let db = with_labs(TestDb::new(Engine::MariaDb).await, 2).await;
     let jobs = jobs_with("(billing.lab_id <> 2 OR SLEEP(600) = 0)");
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02", "--attempts", "2"]);
     let worker = ["--jobs-dir", jobs.path().to_str().unwrap(), "--now", NOW, "worker", "--backoff", "100ms"];
@@ -423,11 +421,7 @@ async fn a_job_whose_connection_is_killed_every_time_uses_up_its_attempts() {
 /// are claimed than a worker holds, and its end waits for nobody.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_that_somebody_holds_keep_no_others_from_being_acked() {
-    let db = TestDb::new(Engine::MariaDb).await;
-    for lab in 1..=3 {
-        db.add_lab(lab, Some(LAB.1.name())).await;
-        db.fill_lab(lab, "2026-06-01".parse().unwrap(), 5, 5).await;
-    }
+    let db = with_labs(TestDb::new(Engine::MariaDb).await, 3).await;
     let repair = || run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02", "--to", "2026-06-05"]);
     repair();
     run_ok(&db, &["--now", NOW, "worker", "--drain"]);
@@ -454,4 +448,19 @@ async fn jobs_that_somebody_holds_keep_no_others_from_being_acked() {
     run_ok(&db, &["--now", NOW, "worker", "--drain"]);
     assert_eq!(completed(&db).await, 12 + 12 + 12);
     assert_eq!(db.number("SELECT MAX(attempt) FROM daymend_jobs").await, 1);
+}
+
+/// What the pool has to say of it is said by daymend, or is for who looks for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_takes_long_is_no_line_of_its_own() {
+    let proxy = Proxy::start(server::shared_port()).await;
+    let db = TestDb::new(Engine::MariaDb).await.through(&proxy);
+    proxy.set(Weather::Slow(Duration::from_millis(500)));
+    for (log, is_said) in [("warn", false), ("debug", true)] {
+        let output = tokio::task::block_in_place(|| run(&db, &["--log", log, "runs", "list"]));
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{error}");
+        assert_eq!(error.contains("slow_acquire_threshold_secs"), is_said, "{log}: {error}");
+        assert!(is_said || error.is_empty(), "{error}");
+    }
 }

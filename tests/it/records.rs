@@ -14,7 +14,7 @@ use daymend::{
     runs::RunState,
     scheduler::{
         self, Report,
-        migrations::{self, Limits},
+        migrations::{self, Limits, Walk},
     },
 };
 
@@ -70,6 +70,7 @@ async fn runs_are_closed_before_records_are_taken(engine: Engine) {
     let db = TestDb::new(engine).await;
     db.add_lab(1, Some("Asia/Kolkata")).await;
     let run = db.tick(now()).await.enqueued[0].run;
+    db.request_rebuild(1).await;
     db.execute("UPDATE daymend_jobs SET state = 'completed'", args![]).await;
     db.execute("ALTER TABLE crelio_data_migrations RENAME COLUMN is_scheduled TO scheduled", args![]).await;
     let rollups = rollups();
@@ -85,14 +86,15 @@ async fn many_records_are_taken_in_turns(engine: Engine) {
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let limits = Limits { attempts_max: 5, max_shrink: MaxShrink::OFF };
     let mut report = Report::default();
-    let after = migrations::take_pending(&db.db, rollup, limits, None, now(), &mut report).await.unwrap();
-    assert_eq!((after, report.enqueued.len()), (Some(20), 20));
+    let start = Walk::default();
+    let walk = migrations::take_pending(&db.db, rollup, limits, start, now(), &mut report).await.unwrap();
+    assert_eq!((walk.is_at_start(), report.enqueued.len()), (false, 20));
     // What asks meanwhile, and is before its turn, waits for the next round.
     db.request_rebuild(1).await;
-    let after = migrations::take_pending(&db.db, rollup, limits, after, now(), &mut report).await.unwrap();
-    assert_eq!((after, report.enqueued.len()), (Some(40), 40));
-    let after = migrations::take_pending(&db.db, rollup, limits, after, now(), &mut report).await.unwrap();
-    assert_eq!((after, report.enqueued.len()), (None, 45));
+    let walk = migrations::take_pending(&db.db, rollup, limits, walk, now(), &mut report).await.unwrap();
+    assert_eq!((walk.is_at_start(), report.enqueued.len()), (false, 40));
+    let walk = migrations::take_pending(&db.db, rollup, limits, walk, now(), &mut report).await.unwrap();
+    assert_eq!((walk.is_at_start(), report.enqueued.len()), (true, 45));
     // Whoever looks once takes all that there is.
     requested(&db, 101..=125).await;
     let rebuilds = db.tick(now()).await.enqueued;

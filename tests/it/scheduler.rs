@@ -400,7 +400,7 @@ async fn a_record_that_is_set_to_pending_while_its_run_is_open_is_a_new_request(
     scheduler::close_runs(&db.db, &mut report).await.unwrap();
     assert_eq!(db.record_status(records[0]).await, "Pending", "the open run does not write over the request");
     // The request stands when that run ends, and is carried out by a run of its own.
-    change::cancel_run(&db.db, first, "a test").await.unwrap();
+    change::cancel_run(&db.db, first, "a test", |_| ()).await.unwrap();
     assert_eq!(db.record_status(records[0]).await, "Pending", "nor does the run that ends");
     let report = db.tick(now()).await;
     let Enqueued { run: second, jobs, .. } = &report.enqueued[0];

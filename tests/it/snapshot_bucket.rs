@@ -13,7 +13,7 @@ use object_store::{ObjectStoreExt as _, PutPayload, RetryConfig, aws::AmazonS3Bu
 
 use crate::{
     snapshot::{open_latest, rows},
-    support::{Engine, TestDb, s3},
+    support::{Engine, TestDb, process, s3},
 };
 
 const PREFIX: &str = "lab";
@@ -135,4 +135,24 @@ async fn what_breaks_off_is_resumed_where_it_was() {
     let name = store.names().await.unwrap()[0];
     let error = snapshot::open(&store, name).await.unwrap_err();
     assert!(matches!(&error, SnapshotError::Store { what, .. } if what.contains("fetch a snapshot")), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_error_names_the_bucket_and_the_prefix_and_no_secret() {
+    let db = some_rows(1).await;
+    let (address, _bucket) = s3::serve().await;
+    for command in [&["snapshot", "list"][..], &["snapshot", "take", "--table", "billing"], &["snapshot", "prune"]] {
+        let mut command = process::command(&db, command);
+        command
+            .env("DAYMEND_SNAPSHOT_STORE", "s3://backups/lab/daily")
+            .env("AWS_ENDPOINT_URL", format!("http://{address}"))
+            .env("AWS_ALLOW_HTTP", "true")
+            .env("AWS_REGION", "eu-central-1")
+            .env("AWS_ACCESS_KEY_ID", "nobody")
+            .env("AWS_SECRET_ACCESS_KEY", "verysecret");
+        let output = tokio::task::block_in_place(|| command.output()).unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), error.lines().count()), (Some(1), 1), "{error}");
+        assert!(error.contains("s3://backups/lab/daily: cannot ") && !error.contains("verysecret"), "{error}");
+    }
 }

@@ -20,7 +20,7 @@ use crate::{
     support::{
         Engine, TestDb,
         process::{Process, run_fails, run_ok},
-        wait_until,
+        server, wait_until,
     },
 };
 
@@ -168,7 +168,7 @@ async fn a_take_that_is_killed_leaves_nothing_that_looks_whole(engine: Engine) {
 fn admin_url(db: &TestDb) -> String {
     match db.engine {
         Engine::Sqlite => db.url.clone(),
-        Engine::MariaDb => crate::support::server::url(crate::support::server::port(&db.url), db.name()),
+        Engine::MariaDb => server::url(server::port(&db.url), db.name()),
     }
 }
 
@@ -307,6 +307,32 @@ async fn nobody_who_alters_or_writes_waits_for_the_end() {
     };
     take_with(&db, &store, &["first".to_owned(), "second".to_owned()], &progress).await.unwrap();
     altered.into_inner().unwrap().expect("it was tried").expect("nobody was in the way");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_on_all_tables_may_come_by_a_role() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let (name, port) = (db.name(), server::port(&db.url));
+    let user = format!(
+        "CREATE ROLE {name}_reads;
+         GRANT SELECT ON {name}.* TO {name}_reads;
+         CREATE USER {name}_roled@'%' IDENTIFIED BY 'roled';
+         GRANT SELECT ON {name}.labs TO {name}_roled@'%';
+         GRANT {name}_reads TO {name}_roled@'%'"
+    );
+    server::run(port, &user).await;
+    let url = format!("mysql://{name}_roled:roled@127.0.0.1:{port}/{name}");
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("store");
+    let take =
+        ["snapshot", "take", "--all", "--json", "--snapshot-database-url", &url, "--to", place.to_str().unwrap()];
+    // A role that nobody has put on gives no right.
+    let error = run_fails(&db, USAGE, &take);
+    assert!(error.contains("SELECT on the whole database"), "{error}");
+    server::run(port, &format!("SET DEFAULT ROLE {name}_reads FOR {name}_roled@'%'")).await;
+    let manifest: serde_json::Value = serde_json::from_str(&run_ok(&db, &take)).unwrap();
+    let tables = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE()";
+    assert_eq!(manifest["tables"].as_array().unwrap().len() as i64, db.number(tables).await);
 }
 
 /// The user of deploy/mysql/grants.sql is shown the tables that it has a right on, and no others.

@@ -192,8 +192,8 @@ async fn a_change_of_a_missing_row_is_not_lost(engine: Engine) {
     // One more of it, and none of it.
     let again = "INSERT INTO labReportRelation (billing_id, test_id, isCancelled)
                  SELECT billing_id, test_id, 0 FROM labReportRelation WHERE id =";
-    let none = "UPDATE labReportRelation SET isCancelled = 1 WHERE test_id = (SELECT test_id FROM labReportRelation WHERE id =";
-    for change in [format!("{again} {test}"), format!("{none} {test})")] {
+    let none = "UPDATE labReportRelation SET isCancelled = 1 WHERE test_id = (SELECT test_id FROM (SELECT test_id FROM labReportRelation WHERE id =";
+    for change in [format!("{again} {test}"), format!("{none} {test}) AS t)")] {
         meddle(&db, &change).await;
         let (done, result) = turns(&db, None).await;
         let error = result.unwrap_err();

@@ -16,7 +16,9 @@ use serde_json::{Value, json};
 pub(super) use print::json as report_json;
 
 use super::{
-    Exit, Global, calendar_day, check_order, connect_to, follow, historical_summary, print_json, repair, require_fit,
+    Exit, Global, calendar_day, check_order,
+    connect::{connect_to, require_fit},
+    follow, historical_summary, print_json, repair,
     service::{AttemptsArgs, ShrinkArgs},
     usage, who,
 };
@@ -256,7 +258,7 @@ impl AuditArgs {
             "dry_run": self.dry_run,
             "state": repair.ended,
             "jobs": repair.jobs(),
-            "labs": repair.days,
+            "labs": repair.days.iter().map(|(lab, days)| json!({ "lab": lab, "days": days })).collect::<Vec<_>>(),
             "beyond_repair": report.beyond_repair().into_iter().map(|(lab, cause, rows, days)| {
                 json!({ "lab": lab, "cause": cause, "differences": rows, "days": days })
             }).collect::<Vec<_>>(),

@@ -8,6 +8,7 @@ use super::{ByArgs, FilterArgs};
 use crate::{
     cli::{Exit, Global, historical_summary, print_json, usage},
     db::{Db, Mode},
+    output::bar::Bar,
     queue::{
         JobKind,
         admin::{
@@ -40,14 +41,17 @@ pub(in crate::cli) struct ChangeArgs {
 impl ChangeArgs {
     pub(super) async fn run(self, global: &Global, db: &Db, change: Change) -> anyhow::Result<ExitCode> {
         let who = self.by.who();
-        let filter = self.filter.filter()?;
+        let filter = self.filter.filter(db).await?;
         if filter.is_empty() && !self.all && !self.dry_run {
             return Err(usage("no filter is given: name what is meant (--run, --lab, --error …), or use --all"));
         }
         let runs = if self.dry_run {
             change::plan(db, change, &filter).await?
         } else {
-            change::apply(db, change, &filter, &who).await?
+            let mut bar = Bar::new("queue");
+            let changed = change::apply(db, change, &filter, &who, |jobs, total| bar.update(jobs, total)).await;
+            bar.finish();
+            changed?
         };
         let verb = match (change, self.dry_run) {
             (Change::Retry { .. }, true) => "would be retried",
@@ -172,7 +176,7 @@ pub(in crate::cli) struct PruneArgs {
 impl PruneArgs {
     pub(super) async fn run(self, global: &Global, db: &Db) -> anyhow::Result<ExitCode> {
         let who = self.by.who();
-        let filter = self.filter.filter()?;
+        let filter = self.filter.filter(db).await?;
         if self.dry_run {
             let runs = prune::plan(db, &filter, self.older_than).await?;
             return print_touched(global, &runs, "would be deleted", true);

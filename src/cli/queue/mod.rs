@@ -8,8 +8,12 @@ use std::process::ExitCode;
 use chrono::NaiveDate;
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
-use super::{Global, calendar_day, check_order, who};
-use crate::queue::{JobKind, JobState, admin::filter::Filter};
+use super::{Global, calendar_day, check_order, runs::no_such_run, who};
+use crate::{
+    db::{Db, Mode},
+    queue::{JobKind, JobState, admin::filter::Filter},
+    runs,
+};
 
 /// Looks at the queue, and changes it.
 #[derive(Debug, Subcommand)]
@@ -58,7 +62,7 @@ impl Command {
         let db = global.connect(4).await?;
         match self {
             Self::Stats => show::stats(global, &db).await,
-            Self::List { filter, limit } => show::list(global, &db, &filter.filter()?, limit).await,
+            Self::List { filter, limit } => show::list(global, &db, &filter.filter(&db).await?, limit).await,
             Self::Show { id } => show::show(global, &db, id).await,
             Self::Retry(args) => {
                 let change = crate::queue::admin::change::Change::Retry { backing_off: global.is_bare_now() };
@@ -106,8 +110,15 @@ pub(super) struct FilterArgs {
 }
 
 impl FilterArgs {
-    fn filter(self) -> anyhow::Result<Filter> {
+    /// The filter; the run that it names has to exist.
+    async fn filter(self, db: &Db) -> anyhow::Result<Filter> {
         check_order("--from", self.from, self.to)?;
+        if let Some(run) = self.run {
+            let mut tx = db.begin(Mode::Snapshot).await?;
+            let found = runs::get(&mut tx, run).await?;
+            tx.commit().await?;
+            found.ok_or_else(|| no_such_run(run))?;
+        }
         let Self { run, lab: labs, from, to, state, kind, error } = self;
         Ok(Filter { run, labs, from, to, state, kind, error })
     }

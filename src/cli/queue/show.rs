@@ -11,8 +11,8 @@ use crate::{
         admin::{
             self,
             filter::Filter,
-            list::{self, JobRow},
-            stats,
+            list::{self, JobRow, RowsWritten},
+            stats::{self, Completed},
         },
     },
 };
@@ -26,15 +26,16 @@ pub(super) async fn stats(global: &Global, db: &Db) -> anyhow::Result<ExitCode> 
     let mut jobs = table(&["kind", ">available", ">running", ">completed", ">discarded", ">cancelled"]);
     for kind in JobKind::ALL {
         let count = |state| {
-            let found = stats.counts.iter().find(|(k, s, _)| (*k, *s) == (kind, state));
-            found.map_or(0, |(_, _, jobs)| *jobs).to_string()
+            let found = stats.counts.iter().find(|count| (count.kind, count.state) == (kind, state));
+            found.map_or(0, |count| count.jobs).to_string()
         };
         let mut row = vec![kind.to_string()];
         row.extend(JobState::ALL.map(count));
         jobs.add_row(row);
     }
     println!("{jobs}");
-    let rate: Vec<String> = stats.completed.iter().map(|(minutes, jobs)| format!("{jobs} in {minutes} min")).collect();
+    let rate = stats.completed.iter().map(|Completed { minutes, jobs }| format!("{jobs} in {minutes} min"));
+    let rate: Vec<String> = rate.collect();
     println!("completed       {}", rate.join(", "));
     match &stats.oldest_waiting {
         Some(oldest) => println!(
@@ -91,7 +92,7 @@ pub(super) async fn list(global: &Global, db: &Db, filter: &Filter, limit: u32) 
             job.day.to_string(),
             state(job),
             format!("{}/{}", job.attempt, job.attempts_max),
-            or_dash(job.rows.map(|rows| rows.iter().sum::<i64>())),
+            or_dash(job.rows.map(|rows| rows.sum())),
             or_dash(job.error.as_ref()),
         ]);
     }
@@ -129,7 +130,7 @@ pub(super) async fn show(global: &Global, db: &Db, id: i64) -> anyhow::Result<Ex
     println!("  worker      {}", or_dash(job.worker_id));
     println!("  claimed     {}", or_dash(job.claimed_at.map(time)));
     println!("  ended       {}", or_dash(job.ended_at.map(time)));
-    if let Some([inserted, updated, deleted]) = job.rows {
+    if let Some(RowsWritten { inserted, updated, deleted }) = job.rows {
         println!("  rows        {inserted} inserted, {updated} updated, {deleted} deleted");
     }
     println!("  last error  {}", or_dash(job.error.as_ref()));

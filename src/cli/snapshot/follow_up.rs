@@ -13,7 +13,7 @@ use crate::{
     error::chain,
     recompute::shrink::MaxShrink,
     runs::RunState,
-    scheduler::repair,
+    scheduler::repair::{self, LeftOut},
 };
 
 /// How many differing rows the audit keeps one by one.
@@ -45,7 +45,7 @@ pub(super) struct After {
     /// Facts whose days nobody knows: those are not recomputed.
     is_unknown: bool,
     /// The labs that are left out, and why: their days are not recomputed.
-    left_out: Vec<(i64, String)>,
+    left_out: Vec<LeftOut>,
     /// Whether somebody wants to know that every day is true.
     wait: bool,
     /// How the run ended, where it was followed.
@@ -83,7 +83,7 @@ impl FollowUp {
         mut after: After,
     ) -> anyhow::Result<After> {
         if !global.json && !days.left_out.is_empty() {
-            let labs = days.left_out.iter().take(SHOWN).map(|(lab, why)| format!("lab {lab}: {why}"));
+            let labs = days.left_out.iter().take(SHOWN).map(|LeftOut { lab, why }| format!("lab {lab}: {why}"));
             let more = if days.left_out.len() > SHOWN { "; …" } else { "" };
             let labs = labs.collect::<Vec<_>>().join("; ");
             println!("days of {} lab(s) are left out ({labs}{more})", days.left_out.len());

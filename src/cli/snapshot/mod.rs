@@ -14,7 +14,9 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::{
-    Exit, Global, audit, connect_to, follow, historical_summary, pool_to, print_json,
+    Exit, Global, audit,
+    connect::{connect_to, pool_to},
+    follow, historical_summary, print_json,
     service::{AttemptsArgs, ShrinkArgs},
     usage, who,
 };

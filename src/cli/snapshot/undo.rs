@@ -96,10 +96,12 @@ impl Options {
         if !self.dry_run && !days.labs.is_empty() {
             reader.writer()?.append(&[Record::Days { labs: days.labs.clone() }])?;
         }
-        let undone = undo
-            .run(&mut reader, self.dry_run, &mut progress(global, "undone".to_owned()))
-            .await
-            .map_err(restore::with_rights)?;
+        let mut progress = progress(global, "undone".to_owned());
+        let undone = match self.dry_run {
+            true => undo.foretell(&mut reader, &mut progress).await,
+            false => undo.run(&mut reader, &mut progress).await,
+        };
+        let undone = undone.map_err(restore::with_rights)?;
         let exit = if undone.left.is_empty() { Exit::Ok } else { Exit::Drift };
         if self.dry_run {
             if global.json {

@@ -1,15 +1,25 @@
-//! Retrying and cancelling jobs, run by run.
+//! Retrying and cancelling jobs, run by run, in batches.
 //!
-//! Each run is one transaction: its row is locked, its jobs change, it re-opens where that is
-//! needed, its migration records say so, and the admin log has it.
+//! Each batch is one transaction: the run's row is locked, some thousand jobs change, the run re-opens where that
+//! is needed, its migration records say so, and the admin log has it. No statement grows with the run. Whoever was
+//! interrupted does it again: what has changed does not fit any more. A run that is cancelled ends together with
+//! the last of its jobs.
+
+use std::time::Duration;
 
 use super::{FILTER_CHARACTERS_MAX, filter::Filter, jobs_by_run, write_log};
 use crate::{
     args,
     db::{Arg, Db, DbError, Mode, Query, Tx, clipped, retry},
-    queue::{FIRST_DUE_US, PAUSED},
+    queue::{FIRST_DUE_US, PAUSED, ids_of},
     runs,
 };
+
+/// How many jobs one transaction changes.
+const JOBS_A_BATCH: usize = 10_000;
+
+/// How long to leave the database alone between two batches.
+const REST: Duration = Duration::from_millis(10);
 
 /// What to do with the jobs that fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,36 +67,96 @@ pub async fn plan(db: &Db, change: Change, filter: &Filter) -> Result<Vec<(i64, 
     jobs_by_run(db, &condition, args).await
 }
 
-/// Makes the change; how many jobs of which runs.
-pub async fn apply(db: &Db, change: Change, filter: &Filter, who: &str) -> Result<Vec<(i64, u64)>, DbError> {
+/// Makes the change; how many jobs of which runs. After each batch `progress` is told how many have changed, of how
+/// many.
+pub async fn apply(
+    db: &Db,
+    change: Change,
+    filter: &Filter,
+    who: &str,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Vec<(i64, u64)>, DbError> {
+    let plan = plan(db, change, filter).await?;
+    let planned = plan.iter().map(|(_, jobs)| jobs).sum();
+    let mut total = 0;
     let mut done = Vec::new();
-    for (run, _) in plan(db, change, filter).await? {
-        let jobs = retry("change jobs", || async {
-            let mut tx = db.begin(Mode::Write).await?;
-            let jobs = apply_to_run(&mut tx, change, run, filter, who).await?;
-            tx.commit().await?;
-            Ok::<_, DbError>(jobs)
-        })
-        .await?;
+    for (run, _) in plan {
+        let mut jobs = 0;
+        let mut next = Some(ids_of(run).0);
+        while let Some(first) = next {
+            let batch = retry("change jobs", || apply_batch(db, change, (run, filter), first, who)).await?;
+            jobs += batch.jobs;
+            progress(total + jobs, planned);
+            next = batch.next_after_rest().await;
+        }
         if jobs > 0 {
             done.push((run, jobs));
         }
+        total += jobs;
     }
     Ok(done)
 }
 
-async fn apply_to_run(tx: &mut Tx, change: Change, run: i64, filter: &Filter, who: &str) -> Result<u64, DbError> {
-    runs::lock(tx, run).await?;
-    let (condition, args) = condition(change, &filter.of_run(run));
-    let sql = format!("UPDATE daymend_jobs SET {} WHERE {condition}", change.assignment());
-    let jobs = tx.execute(Query::named("change jobs", sql), args).await?;
-    if jobs > 0 {
+async fn apply_batch(
+    db: &Db,
+    change: Change,
+    (run, filter): (i64, &Filter),
+    first: i64,
+    who: &str,
+) -> Result<Batch, DbError> {
+    let mut tx = db.begin(Mode::Write).await?;
+    runs::lock(&mut tx, run).await?;
+    let batch = change_batch(&mut tx, change, (run, filter), first).await?;
+    if batch.jobs > 0 {
         if matches!(change, Change::Retry { .. }) {
-            runs::reopen(tx, run).await?;
+            runs::reopen(&mut tx, run).await?;
         }
-        write_log(tx, who, change.name(), &as_given(filter, run), jobs).await?;
+        write_log(&mut tx, who, change.name(), &as_given(filter, run), batch.jobs).await?;
     }
-    Ok(jobs)
+    tx.commit().await?;
+    Ok(batch)
+}
+
+/// What a batch came to.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    jobs: u64,
+    /// The job from which to go on; none where all are done.
+    pub(crate) next: Option<i64>,
+}
+
+impl Batch {
+    async fn next_after_rest(&self) -> Option<i64> {
+        if self.next.is_some() {
+            tokio::time::sleep(REST).await;
+        }
+        self.next
+    }
+}
+
+/// Changes the next jobs of a run that fit, from the job `first` on. The run has to be locked.
+async fn change_batch(
+    tx: &mut Tx,
+    change: Change,
+    (run, filter): (i64, &Filter),
+    first: i64,
+) -> Result<Batch, DbError> {
+    let last_of_run = ids_of(run).1;
+    let (condition, args) = condition(change, &Filter { run: None, ..filter.clone() });
+    let within = |last: i64| {
+        let mut all = args![first, last];
+        all.extend(args.iter().cloned());
+        all
+    };
+    let sql =
+        format!("SELECT id FROM daymend_jobs WHERE id BETWEEN ? AND ? AND {condition} ORDER BY id LIMIT 1 OFFSET ?");
+    let mut args = within(last_of_run);
+    args.push(JOBS_A_BATCH.into());
+    let next = tx.fetch_optional(Query::named("jobs to change", sql), args, |row| row.int(0)).await?;
+    let sql = format!("UPDATE daymend_jobs SET {} WHERE id BETWEEN ? AND ? AND {condition}", change.assignment());
+    let last = next.map_or(last_of_run, |next| next - 1);
+    let jobs = tx.execute(Query::named("change jobs", sql), within(last)).await?;
+    Ok(Batch { jobs, next })
 }
 
 /// The filter as somebody gave it, and the run whose jobs it found where that does not say so itself.
@@ -100,18 +170,35 @@ fn as_given(filter: &Filter, run: i64) -> String {
     }
 }
 
-/// Cancels a whole run, which ends; how many of its jobs were open. None where it is not running.
-pub async fn cancel_run(db: &Db, run: i64, who: &str) -> Result<Option<u64>, DbError> {
-    retry("cancel run", || try_cancel_run(db, run, who)).await
+/// Cancels a whole run, which ends; how many of its jobs were open. None where it is not running. After each batch
+/// `progress` is told how many have been cancelled.
+pub async fn cancel_run(db: &Db, run: i64, who: &str, mut progress: impl FnMut(u64)) -> Result<Option<u64>, DbError> {
+    let mut cancelled = None;
+    let mut next = Some(ids_of(run).0);
+    while let Some(first) = next {
+        let Some(batch) = retry("cancel run", || cancel_batch(db, run, first, who)).await? else { break };
+        let jobs = cancelled.unwrap_or(0) + batch.jobs;
+        progress(jobs);
+        cancelled = Some(jobs);
+        next = batch.next_after_rest().await;
+    }
+    Ok(cancelled)
 }
 
-/// As [`cancel_run`], once.
-pub(crate) async fn try_cancel_run(db: &Db, run: i64, who: &str) -> Result<Option<u64>, DbError> {
+/// Cancels the next open jobs of a run, from the job `first` on, and the run itself with the last of them. None where
+/// it is not running.
+pub(crate) async fn cancel_batch(db: &Db, run: i64, first: i64, who: &str) -> Result<Option<Batch>, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
-    let Some(jobs) = runs::cancel(&mut tx, run).await? else { return Ok(None) };
-    write_log(&mut tx, who, "cancel run", &Filter::default().of_run(run).to_string(), jobs).await?;
+    let Some(locked) = runs::lock_running(&mut tx, run).await? else { return Ok(None) };
+    let whole = Filter::default().of_run(run);
+    let mut batch = change_batch(&mut tx, Change::Cancel, (run, &whole), first).await?;
+    // Where somebody has retried jobs that came before, they are open again.
+    if batch.next.is_none() && !runs::end_cancelled(&mut tx, &locked).await? {
+        batch.next = Some(ids_of(run).0);
+    }
+    write_log(&mut tx, who, "cancel run", &whole.to_string(), batch.jobs).await?;
     tx.commit().await?;
-    Ok(Some(jobs))
+    Ok(Some(batch))
 }
 
 fn condition(change: Change, filter: &Filter) -> (String, Vec<Arg>) {

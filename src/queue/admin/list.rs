@@ -55,10 +55,27 @@ pub struct JobRow {
     pub worker_id: Option<i64>,
     /// When that worker claimed it.
     pub claimed_at: Option<DateTime<Utc>>,
-    /// Rows written, of one that completed: inserted, updated, deleted.
-    pub rows: Option<[i64; 3]>,
+    /// Rows written, of one that completed.
+    pub rows: Option<RowsWritten>,
     /// What failed last.
     pub error: Option<String>,
+}
+
+/// How many rows a job has written.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+#[allow(missing_docs, reason = "each field says it")]
+pub struct RowsWritten {
+    pub inserted: i64,
+    pub updated: i64,
+    pub deleted: i64,
+}
+
+impl RowsWritten {
+    /// All of them.
+    #[must_use]
+    pub fn sum(&self) -> i64 {
+        self.inserted + self.updated + self.deleted
+    }
 }
 
 impl JobRow {
@@ -85,7 +102,7 @@ impl JobRow {
             worker_id: row.int_or_null(10)?,
             claimed_at: row.instant_or_null(11)?,
             rows: match counts {
-                [Some(inserted), Some(updated), Some(deleted)] => Some([inserted, updated, deleted]),
+                [Some(inserted), Some(updated), Some(deleted)] => Some(RowsWritten { inserted, updated, deleted }),
                 _ => None,
             },
             error: row.text_or_null(15)?,

@@ -8,7 +8,7 @@
 //! every hour is one row of it, written when the round is over or has failed; a round that a shutdown cuts
 //! off has none. The log itself is never pruned: whoever works the queue cannot delete what it says.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -25,6 +25,10 @@ const JOBS_A_BATCH: usize = 1000;
 
 /// How many ids of runs one transaction looks at.
 const RUNS_A_BATCH: i64 = 1000;
+
+/// How many workers one statement deletes, and how many ids of attempts one looks at.
+const WORKERS_A_BATCH: usize = 1000;
+const ATTEMPTS_A_LOOK: i64 = 10_000;
 
 /// How long to leave the database alone between two batches.
 const REST: Duration = Duration::from_millis(10);
@@ -56,12 +60,20 @@ statement!(LINKS, "prune links", "DELETE FROM daymend_migrations WHERE run_id = 
 statement!(RUN, "prune run", "DELETE FROM daymend_runs WHERE id = ?");
 
 statement!(
-    WORKERS,
-    "prune workers",
-    "DELETE FROM daymend_workers
-     WHERE heartbeat_at < ? AND lease_until_us < {now_us}
-       AND NOT EXISTS (SELECT 1 FROM daymend_attempts WHERE daymend_attempts.worker_id = daymend_workers.id)"
+    WORKERS_GONE,
+    "workers gone",
+    "SELECT id FROM daymend_workers WHERE heartbeat_at < ? AND lease_until_us < {now_us}"
 );
+
+statement!(NEXT_ATTEMPT, "next attempt", "SELECT MIN(id) FROM daymend_attempts WHERE id >= ?");
+
+statement!(
+    WORKERS_OF_ATTEMPTS,
+    "workers of attempts",
+    "SELECT DISTINCT worker_id FROM daymend_attempts WHERE id BETWEEN ? AND ?"
+);
+
+statement!(WORKERS, "prune workers", "DELETE FROM daymend_workers WHERE id IN ({list}) AND lease_until_us < {now_us}");
 
 /// The jobs that may go.
 const ENDED: &str = "state IN ('completed', 'discarded', 'cancelled')";
@@ -100,7 +112,7 @@ pub async fn prune(db: &Db, filter: &Filter, older_than: Duration, who: &str) ->
     let cutoff = cutoff(db, older_than).await?;
     let mut pruned = 0;
     prune_runs(db, filter, cutoff, Some(who), &mut pruned).await?;
-    retry("prune workers", || db.execute(&WORKERS, args![cutoff])).await?;
+    prune_workers(db, cutoff).await?;
     Ok(pruned)
 }
 
@@ -116,7 +128,7 @@ pub async fn prune_outlived(db: &Db, retention: Duration) -> Result<u64, DbError
         tx.commit().await?;
     }
     result?;
-    retry("prune workers", || db.execute(&WORKERS, args![cutoff])).await?;
+    prune_workers(db, cutoff).await?;
     Ok(pruned)
 }
 
@@ -137,6 +149,29 @@ async fn prune_runs(
         if batch.jobs + batch.runs > 0 {
             tokio::time::sleep(REST).await;
         }
+    }
+    Ok(())
+}
+
+/// Deletes workers that were last heard of before the cutoff, and of which no attempt is left.
+///
+/// Attempts have no index on their workers, which would cost every failure and every hand-back: they are walked by
+/// their key, and only where there is somebody to look for.
+async fn prune_workers(db: &Db, cutoff: DateTime<Utc>) -> Result<(), DbError> {
+    let gone = db.fetch_all(&WORKERS_GONE, args![cutoff], |row| row.int(0)).await?;
+    let mut gone: BTreeSet<i64> = gone.into_iter().collect();
+    let mut next = 0;
+    while !gone.is_empty()
+        && let Some(first) = db.fetch_one(&NEXT_ATTEMPT, args![next], |row| row.int_or_null(0)).await?
+    {
+        next = first + ATTEMPTS_A_LOOK;
+        for worker in db.fetch_all(&WORKERS_OF_ATTEMPTS, args![first, next - 1], |row| row.int(0)).await? {
+            gone.remove(&worker);
+        }
+    }
+    let gone: Vec<i64> = gone.into_iter().collect();
+    for ids in gone.chunks(WORKERS_A_BATCH) {
+        retry("prune workers", || db.execute(WORKERS.with_list(ids.len()), args![; ids])).await?;
     }
     Ok(())
 }

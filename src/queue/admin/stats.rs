@@ -76,15 +76,35 @@ statement!(
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Stats {
     /// Jobs by kind and state; what is not there is zero.
-    pub counts: Vec<(JobKind, JobState, u64)>,
+    pub counts: Vec<Count>,
     /// The run of the job that has waited longest, since when, and for how many seconds.
     pub oldest_waiting: Option<OldestWaiting>,
-    /// Jobs completed in the last minutes: (minutes, jobs).
-    pub completed: Vec<(i64, u64)>,
+    /// Jobs completed in the last minutes.
+    pub completed: Vec<Completed>,
     /// Workers whose lease has not run out.
     pub workers: Vec<WorkerRow>,
     /// What is paused.
     pub paused: Vec<Pause>,
+}
+
+/// How many jobs of a kind are in a state.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Count {
+    /// The kind.
+    pub kind: JobKind,
+    /// The state.
+    pub state: JobState,
+    /// How many.
+    pub jobs: u64,
+}
+
+/// How many jobs were completed in the last minutes.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Completed {
+    /// How many minutes.
+    pub minutes: i64,
+    /// How many jobs.
+    pub jobs: u64,
 }
 
 /// The job that has waited longest.
@@ -122,13 +142,13 @@ pub async fn stats(db: &Db) -> Result<Stats, DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let open = runs::open(&mut tx).await?;
     let counts = tx.fetch_all(&COUNTS, args![], |row| {
-        Ok((row.text(0)?.parse()?, row.text(1)?.parse()?, row.int(2)?.unsigned_abs()))
+        Ok(Count { kind: row.text(0)?.parse()?, state: row.text(1)?.parse()?, jobs: row.int(2)?.unsigned_abs() })
     });
     let counts = counts.await?;
     let mut completed = Vec::new();
     for minutes in RATE_MINUTES {
         let jobs = tx.fetch_one(&COMPLETED_SINCE, args![minutes * 60_000_000], |row| row.int(0)).await?;
-        completed.push((minutes, jobs.unsigned_abs()));
+        completed.push(Completed { minutes, jobs: jobs.unsigned_abs() });
     }
     let oldest_waiting = oldest_waiting(&mut tx, &open).await?.into_values().min_by_key(|oldest| oldest.since);
     let workers = tx.fetch_all(&WORKERS, args![], |row| {

@@ -65,6 +65,16 @@ pub struct Referred {
     pub child: Option<String>,
 }
 
+/// Holds a row until the transaction ends, so that nobody can begin to refer to it: whose lock cannot be had at once
+/// is a conflict.
+pub async fn hold(tx: &mut Tx, live: &Side, parent: &Shape, row: &[Arg]) -> Result<(), DbError> {
+    let key = parent.key_of(row);
+    let table = quote(live.db.dialect(), &parent.table);
+    let condition = live.has_key(parent, "p.", &key);
+    let sql = format!("SELECT 1 FROM {table} AS p WHERE {condition} {{for_update_nowait}}");
+    tx.fetch_all(Query::named("restore hold", sql), key, |_| Ok(())).await.map(drop)
+}
+
 impl Children {
     /// Reads them.
     pub async fn read(tx: &mut Tx) -> Result<Self, DbError> {
@@ -92,8 +102,7 @@ impl Children {
         Ok(Self { keys, is_partial })
     }
 
-    /// A row that refers to this one, and is not known; none where it may go. Until the transaction ends nobody
-    /// can begin to refer to it: whose lock cannot be had at once is a conflict.
+    /// A row that refers to this one, and is not known; none where it may go, as long as it is held.
     pub async fn first(
         &self,
         tx: &mut Tx,
@@ -111,8 +120,6 @@ impl Children {
         let key = parent.key_of(row);
         let condition = live.has_key(parent, "p.", &key);
         let table = quote(dialect, &parent.table);
-        let sql = format!("SELECT 1 FROM {table} AS p WHERE {condition} {{for_update_nowait}}");
-        tx.fetch_all(Query::named("restore hold", sql), key.clone(), |_| Ok(())).await?;
         for foreign in self.keys.iter().filter(|foreign| foreign.parent == parent.table) {
             let shape = shapes.iter().find(|shape| foreign.is_here && shape.table == foreign.table);
             // Of a table whose keys are known nothing but the key.

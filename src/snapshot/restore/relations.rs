@@ -26,6 +26,8 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::Deserialize;
 
+use crate::rollup::builtin_files;
+
 /// Columns of one table whose values are those of another's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
@@ -154,13 +156,16 @@ impl Names {
     }
 }
 
-/// What is compiled in.
-const BUILTIN: &str = include_str!("../../../jobs/historical_summary/relations.toml");
-
 impl Relations {
     /// Those of jobs/: the compiled-in ones, or those of all folders of `jobs_dir` in their place.
     pub fn of_jobs(jobs_dir: Option<&Path>) -> Result<Self, RelationsError> {
-        let Some(dir) = jobs_dir else { return Self::parse("historical_summary/relations.toml", BUILTIN) };
+        let mut relations = Self::default();
+        let Some(dir) = jobs_dir else {
+            for (file, text) in builtin_files().filter(|(file, _)| file.ends_with("/relations.toml")) {
+                relations.extend(Self::parse(&file, text)?);
+            }
+            return Ok(relations);
+        };
         let unreadable = |error| RelationsError::Read(dir.display().to_string(), error);
         let mut files = Vec::new();
         for entry in std::fs::read_dir(dir).map_err(unreadable)? {
@@ -168,7 +173,6 @@ impl Relations {
         }
         files.retain(|file| file.is_file());
         files.sort();
-        let mut relations = Self::default();
         for file in files {
             relations.extend(Self::read(&file)?);
         }

@@ -139,8 +139,8 @@ pub async fn save(context: &Context, file: &Path, given: Option<&Path>) -> anyho
     let mut temporary = file.as_os_str().to_owned();
     temporary.push(format!(".{:08x}.new", rand::random::<u32>()));
     let temporary = PathBuf::from(temporary);
-    let lines = write(context, &temporary).await?;
     let at = || format!("{}: cannot be written", file.display());
+    let lines = write(context, pack::create(&temporary).with_context(at)?, at).await?;
     let free = (1..).map(|number| numbered(file, number)).find_map(|path| match is_same(&path, &temporary) {
         Ok(false) => None,
         Ok(true) => Some(Ok((path, true))),
@@ -186,11 +186,10 @@ fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
     }
 }
 
-/// Writes the map to a new file; how many lines it has.
-async fn write(context: &Context, file: &Path) -> anyhow::Result<u64> {
+/// Writes the map to a new file, which errors call `at`; how many lines it has.
+async fn write(context: &Context, file: File, at: impl Fn() -> String + Copy) -> anyhow::Result<u64> {
     let mut lines = 0;
-    let at = || format!("{}: cannot be written", file.display());
-    let mut writer = csv::Writer::from_writer(pack::create(file).with_context(at)?);
+    let mut writer = csv::Writer::from_writer(file);
     writer.write_record(HEADINGS).with_context(at)?;
     for (table, shape) in context.shapes.iter().enumerate() {
         for state in [State::Mapped, State::TakenOver, State::Reused, State::Ambiguous] {

@@ -17,7 +17,7 @@ use crate::{
     calendar::Zone,
     db::{Arg, DbError, Mode, Query, Tx},
     rollup::{Rollup, source},
-    scheduler::repair,
+    scheduler::repair::{self, LeftOut},
     snapshot::{
         cells::Cells,
         schema::quote,
@@ -103,8 +103,8 @@ pub async fn days(
                     plan.labs.push((lab, days.into_iter().collect()));
                 }
             }
-            Some(Err(why)) => plan.left_out.push((lab, why.clone())),
-            None => plan.left_out.push((lab, "there is no such lab".to_owned())),
+            Some(Err(why)) => plan.left_out.push(LeftOut { lab, why: why.clone() }),
+            None => plan.left_out.push(LeftOut { lab, why: "there is no such lab".to_owned() }),
         }
     }
     Ok(plan)

@@ -62,12 +62,14 @@ const UNDER_WAY: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Clone)]
 pub(super) struct Bucket {
     objects: Arc<dyn ObjectStore>,
+    /// What errors call it.
+    place: String,
     prefix: Path,
 }
 
 impl Bucket {
     pub(super) fn new(objects: Arc<dyn ObjectStore>, prefix: &str) -> Self {
-        Self { objects, prefix: Path::from(prefix) }
+        Self { place: format!("{objects}, under `{prefix}`"), objects, prefix: Path::from(prefix) }
     }
 
     /// `BUCKET/PREFIX`; all else comes from the environment.
@@ -84,7 +86,7 @@ impl Bucket {
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let s3 = builder(environment).with_bucket_name(bucket).build();
         let s3 = s3.map_err(|error| SnapshotError::Target(format!("s3://{place} cannot be used: {error}")))?;
-        Ok(Self::new(Arc::new(s3), prefix))
+        Ok(Self { place: format!("s3://{place}"), ..Self::new(Arc::new(s3), prefix) })
     }
 
     fn path(&self, file: &str) -> Path {
@@ -262,7 +264,7 @@ impl Bucket {
     }
 
     fn failed(&self, what: &str, error: Error) -> SnapshotError {
-        SnapshotError::store(format!("snapshots in the bucket, under `{}`: cannot {what}", self.prefix), error)
+        SnapshotError::store(format!("{}: cannot {what}", self.place), error)
     }
 }
 

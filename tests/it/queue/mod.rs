@@ -1,5 +1,6 @@
 //! The queue's state machine: who gets which job, and what becomes of an attempt.
 
+mod changes;
 mod claims;
 mod pauses;
 mod prunes;

@@ -64,7 +64,7 @@ async fn a_retry_comes_before_or_after_a_prune_and_not_in_between() {
     wait_until("the prune to wait", LIMIT, || async { db.number(&pruning).await == 1 }).await;
     let retry = tokio::spawn({
         let db = db.db.clone();
-        async move { change::apply(&db, RETRY, &Filter::default(), "a test").await.unwrap() }
+        async move { change::apply(&db, RETRY, &Filter::default(), "a test", |_, _| ()).await.unwrap() }
     });
     let is_waiting = || async { retry.is_finished() || db.number(&locking).await == 1 };
     wait_until("the retry to wait", LIMIT, is_waiting).await;
@@ -115,7 +115,7 @@ async fn a_run_of_several_batches_goes_as_a_whole(engine: Engine) {
     let db = TestDb::new(engine).await;
     for jobs in [2500, 1, 1] {
         let run = new_run(&db, JobKind::Rebuild, &[(1, days(jobs))]).await;
-        assert_eq!(change::cancel_run(&db.db, run, "a test").await.unwrap(), Some(jobs));
+        assert_eq!(change::cancel_run(&db.db, run, "a test", |_| ()).await.unwrap(), Some(jobs));
     }
     let pruned = prune::prune(&db.db, &Filter::default(), Duration::ZERO, "a test").await.unwrap();
     assert_eq!((pruned, count(&db, "cancelled").await), (2502, 0));

@@ -307,11 +307,11 @@ async fn a_cancelled_run_takes_running_jobs_from_their_worker(engine: Engine) {
     let run = new_run(&db, JobKind::Rebuild, &[(1, days(3))]).await;
     let jobs = take(&db, worker, 2).await;
     assert_eq!(complete(&db, worker, &jobs[0]).await, 1);
-    assert_eq!(change::cancel_run(&db.db, run, "a test").await.unwrap(), Some(2));
+    assert_eq!(change::cancel_run(&db.db, run, "a test", |_| ()).await.unwrap(), Some(2));
     assert_eq!(settle_every_way(&db, worker, &jobs[1]).await, 0);
     assert_eq!((count(&db, "cancelled").await, count(&db, "completed").await), (2, 1));
     assert_eq!(take(&db, worker, 10).await, []);
-    assert_eq!(change::cancel_run(&db.db, run, "a test").await.unwrap(), None, "a run is cancelled once");
+    assert_eq!(change::cancel_run(&db.db, run, "a test", |_| ()).await.unwrap(), None, "a run is cancelled once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -143,7 +143,7 @@ impl Driver {
             Op::Cancel { which } => self.change(Change::Cancel, &self.filter(which)).await,
             Op::CancelRun { run } => {
                 let Some(run) = self.any_run(*run) else { return Ok(()) };
-                let stored = change::cancel_run(&self.db, run, "a test").await?;
+                let stored = change::cancel_run(&self.db, run, "a test", |_| ()).await?;
                 equal("jobs cancelled with their run", &self.model.cancel_run(run), &stored)
             }
             Op::Close => self.close().await,
@@ -331,7 +331,7 @@ impl Driver {
 
     async fn change(&mut self, change: Change, filter: &Filter) -> Result<()> {
         let plan = change::plan(&self.db, change, filter).await?;
-        let stored = change::apply(&self.db, change, filter, "the model").await?;
+        let stored = change::apply(&self.db, change, filter, "the model", |_, _| ()).await?;
         let model = match change {
             Change::Retry { backing_off } => self.model.retry(filter, backing_off),
             Change::Cancel => self.model.cancel(filter),

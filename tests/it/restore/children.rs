@@ -1,6 +1,10 @@
 //! Rows that refer to restored ones, of tables that no snapshot could have: a DELETE would take them along.
 
-use super::Scene;
+use std::collections::BTreeSet;
+
+use daymend::db::{Mode, Query};
+
+use super::{Scene, cases::people};
 use crate::{
     on_both,
     support::{Engine, server},
@@ -9,6 +13,7 @@ use crate::{
 on_both! {
     rows_of_a_table_without_a_key_are_not_deleted;
     nor_by_what_is_taken_out_again;
+    a_dry_run_of_an_undo_says_what_comes_of_it_and_waits_for_nobody;
 }
 
 const PEOPLE: &str = "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, boss BIGINT NULL,
@@ -116,4 +121,33 @@ async fn nothing_goes_where_other_tables_are_kept_from_sight() {
         "{undone}"
     );
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM logins").await, 2);
+}
+
+/// A row has changed since, another one refers to one of them, and somebody has one locked.
+async fn a_dry_run_of_an_undo_says_what_comes_of_it_and_waits_for_nobody(engine: Engine) {
+    let scene = people(engine).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM pets", "DELETE FROM people WHERE id < 5"]).await;
+    scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    scene
+        .execute_all(&["UPDATE pets SET name = 'other' WHERE id = 1", "INSERT INTO pets VALUES (100, 2, 'new')"])
+        .await;
+    let before = scene.dump().await;
+    let undo = scene.path("undo.jsonl").display().to_string();
+    let mut somebody = scene.db.admin.begin(Mode::Write).await.unwrap();
+    somebody.execute(Query::new("hold", "UPDATE people SET name = 'held' WHERE id = 3"), vec![]).await.unwrap();
+    let told = scene.json(3, &["undo", &undo, "--dry-run"]);
+    somebody.rollback().await.unwrap();
+    assert!(scene.dump().await == before);
+    let done = scene.json(3, &["undo", &undo]);
+    for what in ["removed", "gone", "emptied"] {
+        assert_eq!(told[what], done[what], "{what}: {told} {done}");
+    }
+    let left = |undone: &serde_json::Value| {
+        let left = undone["left"].as_array().unwrap().iter();
+        let keys = left.flat_map(|left| left["keys"].as_array().unwrap().iter());
+        keys.map(|key| key.as_str().unwrap().to_owned()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(left(&done), BTreeSet::from(["1", "1 (pets 1)", "2 (pets 100)"].map(str::to_owned)));
+    assert_eq!(left(&told), left(&done));
 }

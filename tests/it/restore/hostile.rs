@@ -203,7 +203,7 @@ async fn a_row_whose_statement_is_killed_is_not_deferred() {
     let args = scene.args(&["restore", &name, "--missing", "--apply", "--json"]);
     let mut restore = command(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
     let restore = tokio::task::spawn_blocking(move || restore.output().expect("daymend runs"));
-    let sleeping = "SELECT COALESCE(MAX(id), 0) FROM information_schema.processlist
+    let sleeping = "SELECT CAST(COALESCE(MAX(id), 0) AS SIGNED) FROM information_schema.processlist
                     WHERE db = DATABASE() AND state = 'User sleep'";
     let limit = std::time::Duration::from_secs(30);
     wait_until("the insert", limit, async || scene.db.number(sleeping).await > 0).await;

@@ -17,15 +17,25 @@ on_both! {
     keys_that_disagree_say_nothing;
 }
 
+/// Takes a snapshot, and then this happens; the snapshot's name.
+async fn taken(scene: &Scene, then: &[&str]) -> String {
+    let name = scene.take().await.to_string();
+    scene.execute_all(then).await;
+    name
+}
+
+/// A file of relations in which rows of a table are identified by a column.
+fn identified(scene: &Scene, table: &str, column: &str) -> String {
+    scene.file("r.toml", &format!("[[identity]]\ntable = '{table}'\ncolumns = '{column}'\n"))
+}
+
 async fn the_map_can_be_edited(engine: Engine) {
     let scene = people(engine).await;
-    let name = scene.take().await.to_string();
-    let sql = [
+    let name = taken(&scene, &[
         "DELETE FROM pets WHERE id IN (1, 2, 3)",
         "DELETE FROM people WHERE id IN (1, 2, 3)",
         "INSERT INTO people VALUES (11, 'c1', 'again'), (12, 'c2', 'another with the same code'), (13, 'other', 'n3')",
-    ];
-    scene.execute_all(&sql).await;
+    ]).await;
     let plan = scene.json(3, &["restore", &name, "--missing"]);
     assert_eq!(rows(&plan, "mapped")["people"], 2);
     let map = std::fs::read_to_string(scene.path("map.csv")).unwrap();
@@ -47,15 +57,17 @@ async fn the_map_can_be_edited(engine: Engine) {
 
 async fn a_reused_id_is_not_present(engine: Engine) {
     let scene = people(engine).await;
-    let name = scene.take().await.to_string();
-    let sql = [
-        "DELETE FROM pets WHERE id IN (1, 2)",
-        "DELETE FROM people WHERE id IN (1, 2)",
-        // Somebody else got the id of the first, who came again under another one.
-        "INSERT INTO people VALUES (1, 'new', 'somebody'), (2, 'also new', 'somebody'), (10, 'c1', 'again')",
-    ];
-    scene.execute_all(&sql).await;
-    let relations = scene.file("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'code'\n");
+    let name = taken(
+        &scene,
+        &[
+            "DELETE FROM pets WHERE id IN (1, 2)",
+            "DELETE FROM people WHERE id IN (1, 2)",
+            // Somebody else got the id of the first, who came again under another one.
+            "INSERT INTO people VALUES (1, 'new', 'somebody'), (2, 'also new', 'somebody'), (10, 'c1', 'again')",
+        ],
+    )
+    .await;
+    let relations = identified(&scene, "people", "code");
     let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
     assert_eq!(rows(&report, "mapped")["people"], 1);
     assert_eq!(rows(&report, "reused")["people"], 1);
@@ -67,15 +79,17 @@ async fn a_reused_id_is_not_present(engine: Engine) {
 async fn who_is_claimed_twice_is_nobody(engine: Engine) {
     let scene = people(engine).await;
     scene.execute_all(&["UPDATE people SET name = 'Ann' WHERE id < 4"]).await;
-    let name = scene.take().await.to_string();
-    let sql = [
-        "DELETE FROM pets WHERE id < 4",
-        "DELETE FROM people WHERE id < 4",
-        // Two ids are free, and somebody else has got the third.
-        "INSERT INTO people VALUES (3, 'new', 'Bob'), (10, 'again', 'Ann')",
-    ];
-    scene.execute_all(&sql).await;
-    let relations = scene.file("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'name'\n");
+    let name = taken(
+        &scene,
+        &[
+            "DELETE FROM pets WHERE id < 4",
+            "DELETE FROM people WHERE id < 4",
+            // Two ids are free, and somebody else has got the third.
+            "INSERT INTO people VALUES (3, 'new', 'Bob'), (10, 'again', 'Ann')",
+        ],
+    )
+    .await;
+    let relations = identified(&scene, "people", "name");
     let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
     assert_eq!((rows(&report, "mapped").len(), rows(&report, "ambiguous")["people"]), (0, 3), "{report}");
     assert_eq!(rows(&report, "deferred")["pets"], 3);
@@ -95,10 +109,10 @@ async fn claims_are_compared_however_far_apart(engine: Engine) {
     let people: Vec<String> = (1..=500).map(|id| format!("({id}, 'c{id}', '{}')", name(id))).collect();
     scene.execute_all(&inserts("people", &people)).await;
     scene.execute_all(&["INSERT INTO pets VALUES (1, 1, 'p'), (2, 500, 'p')"]).await;
-    let name = scene.take().await.to_string();
-    let sql = ["DELETE FROM pets", "DELETE FROM people", "INSERT INTO people VALUES (1000, 'again', 'Ann')"];
-    scene.execute_all(&sql).await;
-    let relations = scene.file("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'name'\n");
+    let name =
+        taken(&scene, &["DELETE FROM pets", "DELETE FROM people", "INSERT INTO people VALUES (1000, 'again', 'Ann')"])
+            .await;
+    let relations = identified(&scene, "people", "name");
     for _ in 0..2 {
         let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
         assert_eq!((rows(&report, "mapped").len(), rows(&report, "ambiguous")["people"]), (0, 2), "{report}");
@@ -124,16 +138,18 @@ async fn a_claim_that_comes_late_takes_back_what_the_first_one_led_to(engine: En
         "INSERT INTO animals VALUES (1, 1, 'Rex'), (2, 1, 'Tom')",
     ];
     scene.execute_all(&sql).await;
-    let name = scene.take().await.to_string();
-    let sql = [
-        "DELETE FROM animals",
-        "DELETE FROM members",
-        "DELETE FROM people",
-        "INSERT INTO people VALUES (10, 'p')",
-        "INSERT INTO members VALUES (10, 'k')",
-        "INSERT INTO animals VALUES (100, 10, 'Rex')",
-    ];
-    scene.execute_all(&sql).await;
+    let name = taken(
+        &scene,
+        &[
+            "DELETE FROM animals",
+            "DELETE FROM members",
+            "DELETE FROM people",
+            "INSERT INTO people VALUES (10, 'p')",
+            "INSERT INTO members VALUES (10, 'k')",
+            "INSERT INTO animals VALUES (100, 10, 'Rex')",
+        ],
+    )
+    .await;
     let relations = "[[identity]]\ntable = 'people'\ncolumns = 'phone'\n
                      [[identity]]\ntable = 'members'\ncolumns = 'card'\n
                      [[identity]]\ntable = 'animals'\ncolumns = ['owner', 'name']\n";
@@ -163,16 +179,18 @@ async fn what_a_run_has_put_in_is_not_somebody_else(engine: Engine) {
         "INSERT INTO visits VALUES (1, 1), (2, 2), (3, 3)",
     ];
     scene.execute_all(&sql).await;
-    let name = scene.take().await.to_string();
-    let sql = [
-        "DELETE FROM visits",
-        "DELETE FROM members",
-        "DELETE FROM people WHERE id = 2",
-        // The second is here again, and its membership is not: it goes in under the new key.
-        "INSERT INTO people VALUES (10, 'c2', 'b')",
-    ];
-    scene.execute_all(&sql).await;
-    let relations = scene.file("r.toml", "[[identity]]\ntable = 'members'\ncolumns = 'phone'\n");
+    let name = taken(
+        &scene,
+        &[
+            "DELETE FROM visits",
+            "DELETE FROM members",
+            "DELETE FROM people WHERE id = 2",
+            // The second is here again, and its membership is not: it goes in under the new key.
+            "INSERT INTO people VALUES (10, 'c2', 'b')",
+        ],
+    )
+    .await;
+    let relations = identified(&scene, "members", "phone");
     let restore = ["restore", &name, "--missing", "--apply", "--relations", &relations];
     scene.json(0, &restore);
     assert_eq!(scene.db.number("SELECT member FROM visits WHERE id = 2").await, 10);
@@ -193,14 +211,16 @@ async fn keys_that_disagree_say_nothing(engine: Engine) {
         "INSERT INTO pets VALUES (1, 1, 'p'), (2, 2, 'p'), (3, 3, 'p')",
     ];
     scene.execute_all(&sql).await;
-    let name = scene.take().await.to_string();
-    let sql = [
-        "DELETE FROM pets",
-        "DELETE FROM people",
-        // Of the first the keys are with two, of the second one is with somebody who has another card.
-        "INSERT INTO people VALUES (10, 'a', 'new'), (11, 'new', 'x'), (12, 'b', 'other'), (13, 'c', 'z')",
-    ];
-    scene.execute_all(&sql).await;
+    let name = taken(
+        &scene,
+        &[
+            "DELETE FROM pets",
+            "DELETE FROM people",
+            // Of the first the keys are with two, of the second one is with somebody who has another card.
+            "INSERT INTO people VALUES (10, 'a', 'new'), (11, 'new', 'x'), (12, 'b', 'other'), (13, 'c', 'z')",
+        ],
+    )
+    .await;
     // What a person has to decide is reason enough for the exit code.
     let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--table", "people"]);
     assert!(rows(&report, "deferred").is_empty(), "{report}");

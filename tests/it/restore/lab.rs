@@ -99,7 +99,7 @@ async fn days_of_restored_facts_are_repaired_and_audited(engine: Engine) {
     let done = scene.json(0, &strs(&args));
     assert_eq!(done["state"], "completed", "{done}");
     assert!(scene.db.number("SELECT COUNT(*) FROM billing").await > facts);
-    let touched = done["days"]["labs"][0][1].as_array().unwrap();
+    let touched = done["days"]["labs"][0]["days"].as_array().unwrap();
     assert!(touched.len() >= 5 && touched.contains(&"2026-06-02".into()), "{touched:?}");
     assert_eq!(done["audit"]["days_audited"], touched.len(), "{}", done["audit"]);
     assert_eq!(done["audit"]["differences"], 0);
@@ -218,7 +218,7 @@ async fn the_days_of_one_table_alone_are_repaired_too(engine: Engine) {
     repair(&scene).await;
     let args = command(&["restore"], &[&name, "--missing", "--table", "labReportRelation", "--apply", "--now", NOW]);
     let done = scene.json(0, &strs(&args));
-    assert!(done["days"]["labs"][0][1].as_array().is_some_and(|days| days.len() >= 2), "{done}");
+    assert!(done["days"]["labs"][0]["days"].as_array().is_some_and(|days| days.len() >= 2), "{done}");
     scene.db.drain(NOW.parse().unwrap()).await;
     assert_true(&scene).await;
 }
@@ -242,7 +242,7 @@ async fn a_bill_whose_time_nobody_can_read_keeps_no_other_day_waiting(engine: En
     lose(&scene).await;
     let args = command(&["restore"], &[&name, "--missing", "--apply", "--now", NOW]);
     let done = scene.json(3, &strs(&args));
-    assert!(done["run"].is_number() && done["days"]["labs"][0][1].as_array().unwrap().len() >= 5, "{done}");
+    assert!(done["run"].is_number() && done["days"]["labs"][0]["days"].as_array().unwrap().len() >= 5, "{done}");
     assert!(done["days"]["unknown"][0].as_str().unwrap().starts_with("lab 1, billTime: "), "{done}");
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM billing WHERE id = 77").await, 1);
     let undo = scene.path("undo.jsonl").display().to_string();

@@ -27,6 +27,7 @@ on_both! {
     a_map_that_names_half_a_key_names_nobody;
     an_undo_file_is_of_one_database;
     a_map_that_fits_nobody_is_heard;
+    a_map_that_cannot_be_saved_is_named_as_it_was_given;
     a_table_that_is_gone_is_no_success;
     a_key_with_commas_and_quotes_is_read_as_it_is_written;
 }
@@ -167,6 +168,22 @@ async fn an_edited_map_is_never_written_over(engine: Engine) {
     assert_eq!(files, ["map.2.csv", "map.csv"]);
 }
 
+async fn a_map_that_cannot_be_saved_is_named_as_it_was_given(engine: Engine) {
+    let scene = people(engine).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM pets"]).await;
+    let map = scene.path("map.csv").display().to_string();
+    // Not even root can write to the second.
+    for given in ["/nonexistent/map.csv", "/proc/map.csv"] {
+        let args = scene.args(&["restore", &name, "--missing"]);
+        let args: Vec<&str> = args.iter().map(|arg| if *arg == map { given } else { arg }).collect();
+        let output = command(&scene.db, &args).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert_eq!(error, format!("error: {given}: cannot be written: No such file or directory (os error 2)\n"));
+    }
+}
+
 async fn days_of_labs_whose_view_is_off_are_left_alone(engine: Engine) {
     let scene = lab(engine).await;
     for lab in [2, 3] {
@@ -204,7 +221,7 @@ async fn days_that_are_left_out_are_no_success_to_whoever_waits(engine: Engine) 
     for (code, wait) in [(3, &["--wait"][..]), (0, &[])] {
         for command in [&restore[..], &["undo", &undo, "--now", NOW]] {
             let said = scene.json(code, &[command, wait].concat());
-            assert_eq!((&said["left_out"][0][0], &said["run"]), (&3.into(), &serde_json::Value::Null), "{said}");
+            assert_eq!((&said["left_out"][0]["lab"], &said["run"]), (&3.into(), &serde_json::Value::Null), "{said}");
             let renamed = if command[0] == "undo" { Some(format!("{undo}.undone")) } else { None };
             assert_eq!(said["renamed_to"].as_str(), renamed.as_deref(), "{said}");
         }

@@ -126,7 +126,8 @@ impl Scene {
     pub async fn execute_all(&self, statements: &[impl AsRef<str>]) {
         let mut tx = self.db.admin.begin(Mode::Write).await.unwrap();
         for sql in statements.iter().map(AsRef::as_ref) {
-            if let Err(error) = tx.execute(Query::new("test", sql), vec![]).await {
+            // MySQL cannot prepare all of them.
+            if let Err(error) = tx.execute_text("test", sql).await {
                 panic!("{sql}: {}", daymend::error::chain(&error));
             }
         }

@@ -7,7 +7,7 @@ use crate::{
         SnapshotError,
         restore::{
             candidates::{Candidate, Fill, State},
-            children::Children,
+            children::{Children, hold},
             undo_file::{Record, Values},
         },
     },
@@ -199,6 +199,7 @@ impl Apply<'_> {
         if row != fill.row {
             return Ok(true);
         }
+        hold(tx, &context.live, shape, &row).await?;
         if children.first(tx, &context.live, &context.shapes, shape, &row, &|_, _| false).await?.is_some() {
             return Ok(true);
         }

@@ -10,10 +10,10 @@ use std::{
 
 use super::{
     super::{
-        apply::{Failures, begin, is_refusal, update},
+        apply::{Failures, is_refusal, update},
         undo_file::{Reader, Record},
     },
-    CHANGED, Undo, refused,
+    CHANGED, Look, Undo, refused,
 };
 use crate::{
     db::{Arg, Tx},
@@ -63,8 +63,8 @@ impl Fate {
 }
 
 impl Undo {
-    /// Reads the file, and decides where references have been filled in.
-    pub(super) async fn fate(&self, reader: &mut Reader) -> anyhow::Result<Fate> {
+    /// Reads the file, and decides where references have been filled in; of all rows where they are only read.
+    pub(super) async fn fate(&self, reader: &mut Reader, look: Look) -> anyhow::Result<Fate> {
         let mut fate = Fate::default();
         for start in (0..reader.len()).step_by(PAGE) {
             for record in reader.read(start..reader.len().min(start + PAGE))? {
@@ -87,12 +87,12 @@ impl Undo {
             }
         }
         let mut judged = HashSet::new();
-        let mut end = if fate.has_fills { reader.len() } else { 0 };
+        let mut end = if fate.has_fills || look == Look::Read { reader.len() } else { 0 };
         while end > 0 {
             let start = end.saturating_sub(PAGE);
             let records = reader.read(start..end)?;
             let mut failures = Failures::default();
-            while let Err(error) = self.decide(&records, &mut judged, &mut fate).await {
+            while let Err(error) = self.decide(&records, look, &mut judged, &mut fate).await {
                 failures.bear(error).await?;
             }
             end = start;
@@ -101,8 +101,14 @@ impl Undo {
     }
 
     /// Judges rows by the last record of each, in a transaction that changes nothing.
-    async fn decide(&self, records: &[Record], judged: &mut HashSet<u64>, fate: &mut Fate) -> anyhow::Result<()> {
-        let mut tx = begin(&self.live).await?;
+    async fn decide(
+        &self,
+        records: &[Record],
+        look: Look,
+        judged: &mut HashSet<u64>,
+        fate: &mut Fate,
+    ) -> anyhow::Result<()> {
+        let mut tx = self.begin(look).await?;
         let mut seen = Vec::new();
         for record in records.iter().rev() {
             let (table, before, after, referred) = match record {
@@ -116,7 +122,7 @@ impl Undo {
                 continue;
             }
             seen.push(id);
-            let Some(live) = self.live_row(&mut tx, shape, &before.0).await? else { continue };
+            let Some(live) = self.live_row(&mut tx, shape, &before.0, look).await? else { continue };
             let now = &live[..before.0.len()];
             let key = cells::show_key(&shape.key_of(&live));
             let is_known = |table: &str, key: &[Arg]| {
@@ -125,9 +131,9 @@ impl Undo {
             };
             let why = if now != before.0 && now != after.0 && !fate.is_own(id, now) {
                 Some((key, CHANGED.to_owned()))
-            } else if let Some(why) = self.referred_by(&mut tx, number, &live, referred, &is_known).await? {
+            } else if let Some(why) = self.referred_by(&mut tx, number, &live, referred, look, &is_known).await? {
                 Some(why)
-            } else if now == after.0 && after != before {
+            } else if now == after.0 && after != before && look == Look::Hold {
                 self.try_to_empty(&mut tx, number, &live, &before.0).await?.map(|why| (key, why))
             } else {
                 None

@@ -5,13 +5,14 @@
 //! filled in are emptied first, as they were, of rows that can go. Killed at any point, it is run again: a row that is gone already is no matter.
 
 mod fate;
+mod foretell;
 
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
     Link, add_foreign_keys,
     apply::{Failures, begin, delete, is_refusal, update, why},
-    children::{Children, Referred},
+    children::{Children, Referred, hold},
     links,
     relations::Relations,
     undo_file::{Reader, Record, Writer},
@@ -41,6 +42,34 @@ pub struct Undone {
     pub emptied: u64,
     /// Rows left, by table and reason, with their keys.
     pub left: BTreeMap<(String, String), Vec<String>>,
+}
+
+impl Undone {
+    fn add(&mut self, batch: Self) {
+        self.removed += batch.removed;
+        self.gone += batch.gone;
+        self.emptied += batch.emptied;
+        for (why, keys) in batch.left {
+            self.left.entry(why).or_default().extend(keys);
+        }
+    }
+
+    /// A row that was restored twice is in the file twice.
+    fn name_once(&mut self) {
+        for keys in self.left.values_mut() {
+            let mut seen = HashSet::new();
+            keys.retain(|key| seen.insert(key.clone()));
+        }
+    }
+}
+
+/// How rows are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// Locked, by who is about to change them.
+    Hold,
+    /// As they are, without a lock.
+    Read,
 }
 
 /// The live database, as far as an undo needs it.
@@ -110,54 +139,35 @@ impl Undo {
         Ok(Self { live, shapes, links, children })
     }
 
-    /// Takes everything back; with `dry_run`, only says what would be.
-    pub async fn run(
-        &self,
-        reader: &mut Reader,
-        dry_run: bool,
-        progress: &mut (dyn FnMut(u64) + Send),
-    ) -> anyhow::Result<Undone> {
+    /// Takes everything back.
+    pub async fn run(&self, reader: &mut Reader, progress: &mut (dyn FnMut(u64) + Send)) -> anyhow::Result<Undone> {
         let mut undone = Undone::default();
-        let mut fate = self.fate(reader).await?;
-        let mut writer = if dry_run { None } else { Some(reader.writer()?) };
+        let mut fate = self.fate(reader, Look::Hold).await?;
+        let mut writer = reader.writer()?;
         let mut end = reader.len();
-        // A dry run does it all in one transaction, does not commit, and writes nothing down.
-        let mut trial = if dry_run { Some(begin(&self.live).await?) } else { None };
         while end > 0 {
             let start = end.saturating_sub(PAGE);
             let records = reader.read(start..end)?;
             let mut failures = Failures::default();
             let batch = loop {
-                let batch = match (&mut trial, &mut writer) {
-                    (Some(tx), _) => self.batch(tx, &records, &mut fate).await.map(|(done, _)| done),
-                    (None, Some(writer)) => self.transaction(&records, &mut fate, writer).await,
-                    (None, None) => return Ok(undone),
-                };
-                match batch {
+                match self.transaction(&records, &mut fate, &mut writer).await {
                     Ok(batch) => break batch,
-                    // The one transaction of a dry run is over.
-                    Err(error) if dry_run => return Err(error),
                     Err(error) => failures.bear(error).await?,
                 }
             };
-            undone.removed += batch.removed;
-            undone.gone += batch.gone;
-            undone.emptied += batch.emptied;
-            for (why, keys) in batch.left {
-                undone.left.entry(why).or_default().extend(keys);
-            }
+            undone.add(batch);
             end = start;
             progress(undone.removed);
         }
-        if let Some(tx) = trial {
-            tx.rollback().await?;
-        }
-        // A row that was restored twice is in the file twice.
-        for keys in undone.left.values_mut() {
-            let mut seen = HashSet::new();
-            keys.retain(|key| seen.insert(key.clone()));
-        }
+        undone.name_once();
         Ok(undone)
+    }
+
+    async fn begin(&self, look: Look) -> Result<Tx, DbError> {
+        match look {
+            Look::Hold => begin(&self.live).await,
+            Look::Read => self.live.db.begin(Mode::Snapshot).await,
+        }
     }
 
     async fn transaction(&self, records: &[Record], fate: &mut Fate, writer: &mut Writer) -> anyhow::Result<Undone> {
@@ -207,9 +217,15 @@ impl Undo {
             .ok_or_else(|| anyhow::anyhow!("table {table} does not exist"))
     }
 
-    async fn live_row(&self, tx: &mut Tx, shape: &Shape, row: &[Arg]) -> Result<Option<Cells>, SnapshotError> {
+    async fn live_row(
+        &self,
+        tx: &mut Tx,
+        shape: &Shape,
+        row: &[Arg],
+        look: Look,
+    ) -> Result<Option<Cells>, SnapshotError> {
         let key = shape.key_of(row);
-        let found = self.live.lookup(tx, shape, &shape.key, &[key], true).await?;
+        let found = self.live.lookup(tx, shape, &shape.key, &[key], look == Look::Hold).await?;
         Ok(found.into_iter().flatten().next())
     }
 
@@ -224,7 +240,7 @@ impl Undo {
         done: &mut Undone,
     ) -> anyhow::Result<Option<(String, String)>> {
         let (number, shape) = self.shape(table)?;
-        let Some(live) = self.live_row(tx, shape, row).await? else {
+        let Some(live) = self.live_row(tx, shape, row, Look::Hold).await? else {
             done.gone += 1;
             return Ok(None);
         };
@@ -237,7 +253,7 @@ impl Undo {
         if now != row && !fate.is_own(id, now) {
             return Ok(Some((key, CHANGED.to_owned())));
         }
-        let stays = self.referred_by(tx, number, &live, referred, &|_, _| false).await?;
+        let stays = self.referred_by(tx, number, &live, referred, Look::Hold, &|_, _| false).await?;
         if stays.is_some() {
             return Ok(stays);
         }
@@ -279,10 +295,14 @@ impl Undo {
         number: usize,
         live: &[Arg],
         referred: &[(String, String)],
+        look: Look,
         is_known: &(dyn Fn(&str, &[Arg]) -> bool + Sync),
     ) -> Result<Option<(String, String)>, SnapshotError> {
         let shape = &self.shapes[number];
         let key = cells::show_key(&shape.key_of(live));
+        if look == Look::Hold {
+            hold(tx, &self.live, shape, live).await?;
+        }
         let first = self.children.first(tx, &self.live, &self.shapes, shape, live, is_known).await?;
         if let Some(Referred { why, child }) = first {
             return Ok(Some((child.map_or(key.clone(), |child| format!("{key} ({child})")), why)));
@@ -341,7 +361,7 @@ impl Undo {
         let (_, shape) = self.shape(table)?;
         let key = shape.key_of(after);
         let id = fate::id(table, &key);
-        let Some(live) = self.live_row(tx, shape, after).await? else { return Ok(None) };
+        let Some(live) = self.live_row(tx, shape, after, Look::Hold).await? else { return Ok(None) };
         let now = &live[..before.len()];
         if fate.stays.contains_key(&id) || now == before || fate.is_own(id, now) {
             return Ok(None);
@@ -361,7 +381,7 @@ impl Undo {
             Err(error) => return Err(error.into()),
         }
         // Triggers may have made it another one.
-        let Some(row) = self.live_row(tx, shape, after).await? else { return Ok(None) };
+        let Some(row) = self.live_row(tx, shape, after, Look::Hold).await? else { return Ok(None) };
         let row = row[..before.len()].to_vec();
         fate.left(id, &row);
         // A restore that comes next has to fill them in again.

@@ -1,6 +1,9 @@
 //! How the databases carry out the statements that run all the time: by an index, without a
 //! sort, and at a cost that does not grow with the backlog.
 
+mod pruning;
+mod ticks;
+
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicU32, Ordering},
@@ -10,12 +13,9 @@ use std::{
 use chrono::{DateTime, Days, NaiveDate};
 use daymend::{
     args,
-    db::{Arg, ConnectOptions, Db, Dialect, Mode, Query, Statement, Tx, connect, repeat},
-    queue::{
-        FIRST_DUE_US, JobKind,
-        admin::{filter::Filter, prune},
-        claim, ids_of, lease, settle,
-    },
+    db::{Arg, Db, Dialect, Mode, Query, Statement, Tx, repeat},
+    queue::{FIRST_DUE_US, JobKind, claim, ids_of, lease, settle},
+    recompute::shrink::MaxShrink,
     rollup::HISTORICAL_SUMMARY,
     runs::{self, NewRun},
 };
@@ -32,7 +32,6 @@ const BATCH: usize = 100;
 on_both! {
     statements_that_run_all_the_time_walk_an_index_and_do_not_sort;
     a_claim_reads_no_more_of_a_large_backlog_than_of_a_small_one;
-    pruning_reads_what_it_deletes_and_not_the_jobs_of_others;
 }
 
 async fn enqueue(db: &TestDb, kind: JobKind, labs: std::ops::RangeInclusive<i64>, days: u64) -> i64 {
@@ -48,7 +47,7 @@ async fn enqueue(db: &TestDb, kind: JobKind, labs: std::ops::RangeInclusive<i64>
         as_of: DateTime::UNIX_EPOCH,
         labs: labs.map(|lab| (lab, days.clone())).collect(),
         attempts_max: 3,
-        max_shrink: daymend::recompute::shrink::MaxShrink::OFF,
+        max_shrink: MaxShrink::OFF,
     };
     let mut tx = db.db.begin(Mode::Write).await.unwrap();
     let run = runs::create(&mut tx, &new).await.unwrap();
@@ -60,7 +59,8 @@ async fn analyze(db: &TestDb) {
     match db.engine {
         Engine::MariaDb => {
             db.rows(
-                "ANALYZE TABLE daymend_jobs, daymend_workers, daymend_runs, daymend_pauses, daymend_attempts",
+                "ANALYZE TABLE daymend_jobs, daymend_workers, daymend_runs, daymend_pauses, daymend_attempts,
+                     daymend_migrations, daymend_dirty, crelio_data_migrations",
                 vec![],
             )
             .await;
@@ -117,7 +117,9 @@ async fn explain(tx: &mut Tx, engine: Engine, sql: &str, args: Vec<Arg>) -> Vec<
             let words: Vec<&str> = detail.split(' ').collect();
             let is_access = matches!(words[0], "SEARCH" | "SCAN") && words.get(1) != Some(&"CONSTANT");
             let after = |word| words.iter().position(|found| *found == word).and_then(|at| words.get(at + 1));
-            let index = if detail.contains("INTEGER PRIMARY KEY") { Some(&"PRIMARY") } else { after("INDEX") };
+            // The first or the last key is searched for without a word about it.
+            let is_by_key = detail.contains("INTEGER PRIMARY KEY") || words.len() == 2 && words[0] == "SEARCH";
+            let index = if is_by_key { Some(&"PRIMARY") } else { after("INDEX") };
             Step {
                 table: if is_access { words[1].to_owned() } else { String::new() },
                 access: if is_access { words[0].to_owned() } else { String::new() },
@@ -137,8 +139,12 @@ fn faults(steps: &[Step], index: &str) -> Vec<String> {
         ("jobs", index),
         ("daymend_workers", "PRIMARY"),
         ("workers", "PRIMARY"),
-        ("daymend_runs", "PRIMARY"),
+        ("daymend_runs", if index.starts_with("daymend_runs") { index } else { "PRIMARY" }),
         ("daymend_migrations", "daymend_migrations_run"),
+        ("links", "daymend_migrations_run"),
+        ("crelio_data_migrations", "PRIMARY"),
+        ("records", "PRIMARY"),
+        ("daymend_dirty", "PRIMARY"),
         ("daymend_attempts", "daymend_attempts_job"),
     ];
     for step in steps {
@@ -155,7 +161,10 @@ fn faults(steps: &[Step], index: &str) -> Vec<String> {
             faults.push(format!("a sort or a copy: {step:?}"));
         }
     }
-    if !steps.iter().any(|step| tables.iter().any(|(table, _)| *table == step.table)) {
+    // MariaDB reads the ends of an index while it optimizes.
+    let is_read =
+        |step: &Step| step.remarks.contains("optimized away") || tables.iter().any(|(table, _)| *table == step.table);
+    if !steps.iter().any(is_read) {
         faults.push(format!("no table of the queue is read: {steps:?}"));
     }
     faults
@@ -330,74 +339,22 @@ async fn spread(db: &TestDb) {
     db.execute(sql, args![later, FIRST_DUE_US]).await;
 }
 
-/// Runs that ended long ago, each with a job.
-const OLD_RUNS: i64 = 3000;
-
-async fn add_old_runs(db: &TestDb, first: i64) {
-    let runs = "INSERT INTO daymend_runs (id, rollup, kind, state, reason, requested_by, as_of, event_name,
-                                          created_at, finished_at)
-                VALUES ";
-    let jobs = "INSERT INTO daymend_jobs (id, kind, state, sort_key, rollup, lab_id, day, attempts_max) VALUES ";
-    const OLD: &str = "'2001-01-01 00:00:00'";
-    let run = format!("(?, 'historical_summary', 'repair', 'completed', '', '', {OLD}, '', {OLD}, {OLD})");
-    let job = "(?, 'repair', 'completed', 0, 'historical_summary', 1, '1990-01-01', 3)";
-    let ids: Vec<i64> = (first..first + OLD_RUNS).collect();
-    for ids in ids.chunks(500) {
-        let of_jobs = ids.iter().map(|id| Arg::Int(ids_of(*id).0)).collect();
-        db.execute(&(runs.to_owned() + &repeat(&run, 500)), ids.iter().copied().map(Arg::Int).collect()).await;
-        db.execute(&(jobs.to_owned() + &repeat(job, 500)), of_jobs).await;
-    }
-    analyze(db).await;
-}
-
-/// How many rows the one connection reads while it prunes all of them.
-async fn cost_of_pruning(one: &Db) -> i64 {
-    let read = async || {
-        let mut tx = one.begin(Mode::Write).await.unwrap();
-        let read = match one.dialect() {
-            Dialect::MySql => reads(&mut tx).await,
-            Dialect::Sqlite => 0,
-        };
-        tx.commit().await.unwrap();
-        read
+/// How many rows and index entries the one connection has read so far; none on SQLite, which does not tell.
+async fn rows_read(one: &Db) -> i64 {
+    let mut tx = one.begin(Mode::Write).await.unwrap();
+    let read = match one.dialect() {
+        Dialect::MySql => reads(&mut tx).await,
+        Dialect::Sqlite => 0,
     };
-    let before = read().await;
-    let pruned = prune::prune(one, &Filter::default(), LONG, "explain").await.unwrap();
-    assert_eq!(pruned, OLD_RUNS.unsigned_abs());
-    read().await - before
+    tx.commit().await.unwrap();
+    read
 }
 
-async fn pruning_reads_what_it_deletes_and_not_the_jobs_of_others(engine: Engine) {
-    let db = TestDb::new(engine).await;
-    let one = connect(&db.url, ConnectOptions::new(1)).unwrap();
-    enqueue(&db, JobKind::Rebuild, 1..=1, 1_000).await;
-    add_old_runs(&db, 1_000).await;
-    let mut tx = db.db.begin(Mode::Write).await.unwrap();
-    let (first, last) = ids_of(1_000);
-    for (sql, args, index) in [
-        (statement("prunable runs").sql.to_owned(), args![1_000_i64, 1_999_i64, "2020-01-01 00:00:00"], "PRIMARY"),
-        (statement("any job of run").sql.to_owned(), args![first, last], "PRIMARY"),
-        (statement("prune run").sql.to_owned(), args![1_000_i64], "PRIMARY"),
-        (statement("prune links").sql.to_owned(), args![1_000_i64], "PRIMARY"),
-        (
-            statement("prune jobs").with_list(BATCH).sql().to_owned(),
-            (first..).take(BATCH).map(Arg::Int).collect(),
-            "PRIMARY",
-        ),
-    ] {
-        let steps = explain(&mut tx, engine, &sql, args).await;
-        assert_eq!(faults(&steps, index), [""; 0], "{sql}");
+/// Inserts a row for each id.
+async fn add_many(db: &TestDb, insert: &str, row: &str, ids: std::ops::Range<i64>) {
+    let ids: Vec<i64> = ids.collect();
+    for ids in ids.chunks(500) {
+        let sql = format!("{insert} VALUES {}", repeat(row, ids.len()));
+        db.execute(&sql, ids.iter().copied().map(Arg::Int).collect()).await;
     }
-    tx.rollback().await.unwrap();
-    cost_of_pruning(&one).await;
-    // The first time, there were tables to open.
-    add_old_runs(&db, 10_000).await;
-    let small = cost_of_pruning(&one).await;
-    enqueue(&db, JobKind::Rebuild, 2..=8, 7_000).await;
-    add_old_runs(&db, 20_000).await;
-    let large = cost_of_pruning(&one).await;
-    assert!(large <= small + 100, "{large} rows read, and {small} of a small queue");
-    // A run is read once more to see which are the last of their zones.
-    assert!(small <= 11 * OLD_RUNS, "{small} rows read");
-    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 2, "the rebuilds");
 }

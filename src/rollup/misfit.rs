@@ -1,0 +1,93 @@
+//! What keeps a definition from being used with a database: where in the definition, and in whose words.
+
+use std::fmt;
+
+use super::{NamedSql, Rollup};
+use crate::db::{DbError, Kind};
+
+/// What keeps a definition from being used with a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit {
+    /// Where in the definition, such as `jobs/historical_summary/bills.sql`.
+    pub place: String,
+    /// The line there, as far as it is known.
+    pub line: Option<usize>,
+    /// What is wrong, in the database's words where it has said so.
+    pub what: String,
+    /// Whether it is a right that is missing.
+    pub is_denied: bool,
+}
+
+impl Misfit {
+    /// Of a statement for `place` that the database refuses. That it is away, or busy, says nothing of the
+    /// statement: such an error comes back.
+    pub fn refused(place: &str, error: DbError) -> Result<Self, DbError> {
+        match error.kind {
+            Kind::Unavailable | Kind::Conflict => Err(error),
+            Kind::Definition | Kind::Other => {
+                let what = format!("statement {:?}: {}", error.statement, error.source);
+                Ok(Self { place: place.to_owned(), line: None, what, is_denied: error.is_denied() })
+            }
+        }
+    }
+
+    /// Of a SELECT that the database refuses, likewise.
+    pub(super) fn refused_select(rollup: &Rollup, sql: &NamedSql, error: DbError) -> Result<Self, DbError> {
+        let what = error.source.to_string();
+        let line = line_of(&sql.text, &what);
+        Ok(Self { line, what, ..Self::refused(&rollup.path(&sql.file), error)? })
+    }
+
+    /// Of a SELECT whose result lacks a column.
+    pub(super) fn lacking(rollup: &Rollup, sql: &NamedSql, column: &str) -> Self {
+        let what = format!("the column {column} is missing from its result");
+        Self { place: rollup.path(&sql.file), line: None, what, is_denied: false }
+    }
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = self.line.map(|line| format!(":{line}")).unwrap_or_default();
+        write!(f, "{}{line}: {}", self.place, self.what)
+    }
+}
+
+/// The line (from 1) of what a database's message is about: the first thing in quotes, or else its last word, that
+/// stands in the text outside of comments. With or without what qualifies it: `billing.isCancelled`.
+fn line_of(text: &str, message: &str) -> Option<usize> {
+    let quoted = ['\'', '`', '"'].into_iter().flat_map(|quote| message.split(quote).skip(1).step_by(2));
+    let named = quoted.chain(message.rsplit([' ', ':']).next());
+    named.flat_map(|name| [Some(name), name.rsplit_once('.').map(|(_, last)| last)]).flatten().find_map(|name| {
+        let first = name.lines().next().filter(|first| !first.is_empty())?;
+        let is_code = |line: &str| !line.trim_start().starts_with("--");
+        text.lines().position(|line| is_code(line) && has_word(line, first)).map(|line| line + 1)
+    })
+}
+
+fn has_word(line: &str, word: &str) -> bool {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(word)
+        .any(|(at, _)| !line[..at].ends_with(is_word) && !line[at + word.len()..].starts_with(is_word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_is_found_by_what_the_database_names() {
+        let text = "-- branch_id FORM labs\nSELECT billing.id AS id,\n  billing.lab_id AS part,\n  b.branch_id\nFORM billing\n";
+        for (message, line) in [
+            ("1054 (42S22): Unknown column 'b.branch_id' in 'field list'", Some(4)),
+            ("error returned from database: (code: 1) no such column: billing.lab_id", Some(3)),
+            ("no such column: b.branch_id", Some(4)),
+            ("(code: 1) near \"FORM\": syntax error", Some(5)),
+            ("1146 (42S02): Table 'site.billing' doesn't exist", Some(2)),
+            ("1064 (42000): You have an error, right syntax to use near 'FORM billing\n' at line 5", Some(5)),
+            ("SELECT command denied to user 'd'@'h' for column 'branch_id' in table 'billing'", Some(4)),
+            ("no such column: branch", None),
+        ] {
+            assert_eq!(line_of(text, message), line, "{message}");
+        }
+    }
+}

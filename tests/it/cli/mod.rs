@@ -1,0 +1,271 @@
+//! What a person or a script sees of the commands: bad input gets one clear line and an exit
+//! code, with nothing half done; doing things twice changes nothing the second time.
+
+mod input;
+mod results;
+mod waiting;
+
+use std::{fs, time::Duration};
+
+use daymend::args;
+use serde_json::Value;
+
+use crate::{
+    on_both,
+    support::{
+        Engine, TestDb,
+        process::{Process, command, run, run_fails, run_ok},
+    },
+};
+
+pub const NOW: &str = "2026-06-15T12:00:00Z";
+pub const LIMIT: Duration = Duration::from_secs(180);
+pub const USAGE: i32 = 2;
+
+on_both! {
+    definitions_are_written_out_to_be_changed;
+    every_command_twice_changes_nothing_the_second_time;
+    dry_runs_change_nothing;
+    repair_as_of_does_yesterday_of_each_lab;
+    a_moment_that_is_ahead_of_the_databases_clock_is_warned_of;
+    a_repair_of_a_lab_that_is_off_says_so;
+    a_bench_whose_workers_could_not_run_enqueues_nothing;
+    a_standard_error_that_is_full_stops_nobody;
+    runs_can_be_listed_shown_and_cancelled;
+}
+
+/// Two labs with a week of bills up to 14 June, and one with an unknown zone.
+pub async fn labs(engine: Engine) -> TestDb {
+    let db = TestDb::new(engine).await;
+    for (lab, zone) in [(1, "Asia/Kolkata"), (2, "America/New_York"), (3, "Mars/Base")] {
+        db.add_lab(lab, Some(zone)).await;
+        db.fill_lab(lab, "2026-06-08".parse().unwrap(), 7, 4).await;
+    }
+    db
+}
+
+async fn written(db: &TestDb) -> [i64; 3] {
+    [
+        db.number("SELECT COUNT(*) FROM daymend_runs").await,
+        db.number("SELECT COUNT(*) FROM daymend_jobs").await,
+        db.number("SELECT COUNT(*) FROM crelio_data_migrations").await,
+    ]
+}
+
+/// An error is one line that begins with `error:`; what was left out may stand before it.
+pub fn assert_one_line(error: &str) {
+    let lines: Vec<&str> = error.lines().filter(|line| line.starts_with("error:")).collect();
+    assert_eq!(lines.len(), 1, "{error}");
+    assert_eq!(error.lines().last(), lines.first().copied(), "{error}");
+}
+
+async fn definitions_are_written_out_to_be_changed(engine: Engine) {
+    let db = labs(engine).await;
+    let dir = tempfile::tempdir().unwrap();
+    let jobs = dir.path().join("new/jobs");
+    let jobs = jobs.to_str().unwrap();
+    assert!(run_ok(&db, &["rollups", "export", jobs]).contains("--jobs-dir"));
+    let mut files = 0;
+    for entry in fs::read_dir("jobs/historical_summary").unwrap() {
+        let entry = entry.unwrap();
+        let written = format!("{jobs}/historical_summary/{}", entry.file_name().to_str().unwrap());
+        assert_eq!(fs::read_to_string(&written).unwrap(), fs::read_to_string(entry.path()).unwrap(), "{written}");
+        files += 1;
+    }
+    assert_eq!(fs::read_dir(format!("{jobs}/historical_summary")).unwrap().count(), files);
+    assert!(run_ok(&db, &["--jobs-dir", jobs, "rollups", "check"]).contains("no problem found"));
+    // What somebody has changed is not written over, nor is what is missing put beside it.
+    let changed = format!("{jobs}/historical_summary/tests.sql");
+    fs::write(&changed, "SELECT 1").unwrap();
+    fs::remove_file(format!("{jobs}/historical_summary/bills.sql")).unwrap();
+    let error = run_fails(&db, USAGE, &["rollups", "export", jobs]);
+    assert!(error.contains("is there already: nothing was written"), "{error}");
+    assert_eq!(fs::read_to_string(&changed).unwrap(), "SELECT 1");
+    assert!(!fs::exists(format!("{jobs}/historical_summary/bills.sql")).unwrap());
+}
+
+async fn every_command_twice_changes_nothing_the_second_time(engine: Engine) {
+    let db = labs(engine).await;
+    let once = || run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    let drain = || run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    assert!(once().contains("1 job(s) enqueued"));
+    let before = written(&db).await;
+    assert!(once().contains("nothing is due"));
+    assert_eq!(written(&db).await, before);
+    drain();
+    drain();
+    // Workers in the background carry the runs out that the commands wait for.
+    let _serve = Process::start(&db, &["--now", NOW, "serve"]);
+    let summary = "SELECT COUNT(*) FROM operation_historical_summary";
+    for command in [
+        &["rebuild", "--lab", "1", "--wait"][..],
+        &["repair", "--day", "2026-06-12", "--to", "2026-06-14", "--lab", "2", "--wait"],
+    ] {
+        let mut arguments = vec!["--now", NOW];
+        arguments.extend(command);
+        let first = run_ok(&db, &arguments);
+        assert!(first.contains("completed") && !first.contains("0 rows written:"), "{first}");
+        let rows = db.number(summary).await;
+        let second = run_ok(&db, &arguments);
+        assert!(second.contains("0 rows written: everything was right"), "{second}");
+        assert_eq!(db.number(summary).await, rows);
+    }
+}
+
+async fn dry_runs_change_nothing(engine: Engine) {
+    let db = labs(engine).await;
+    db.add_lab(9, Some("Asia/Kolkata")).await;
+    let nothing = run_ok(&db, &["--now", NOW, "rebuild", "--lab", "9", "--dry-run"]);
+    assert_eq!(nothing, "lab 9: nothing to do, it has no bills and no rows up to 2026-06-14\n");
+    let repair = run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-12", "--to", "2026-06-14", "--dry-run"]);
+    assert!(repair.contains("would enqueue lab 1: 3 job(s), 2026-06-12 to 2026-06-14"), "{repair}");
+    assert!(repair.contains("would enqueue 6 job(s) in one run"), "{repair}");
+    let rebuild = run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1", "--dry-run"]);
+    assert!(rebuild.contains("would enqueue lab 1:"), "{rebuild}");
+    let json = run_ok(&db, &["--now", NOW, "--json", "rebuild", "--lab", "1", "--dry-run"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert!(json[0]["days"].as_array().unwrap().len() >= 7, "{json}");
+    assert_eq!(written(&db).await, [0, 0, 0]);
+}
+
+async fn repair_as_of_does_yesterday_of_each_lab(engine: Engine) {
+    let db = labs(engine).await;
+    // At 03:00 UTC it is 13 June in Kolkata, but still the evening of 12 June in New York.
+    run_ok(&db, &["--now", NOW, "repair", "--as-of", "2026-06-13 03:00:00"]);
+    let days = db.rows("SELECT lab_id, day FROM daymend_jobs ORDER BY lab_id", args![]).await;
+    let days: Vec<_> = days.iter().map(|row| (row.int(0).unwrap(), row.date(1).unwrap().to_string())).collect();
+    assert_eq!(days, [(1, "2026-06-12".to_owned()), (2, "2026-06-11".to_owned())]);
+}
+
+async fn a_moment_that_is_ahead_of_the_databases_clock_is_warned_of(engine: Engine) {
+    let db = labs(engine).await;
+    let far = "2099-01-01T12:00:00Z";
+    for (now, args, is_warned) in [
+        (far, &["repair", "--day", "2098-12-31", "--lab", "1", "--dry-run"][..], false),
+        (far, &["runs", "list"], false),
+        (NOW, &["scheduler", "--once"], false),
+        (far, &["scheduler", "--once"], true),
+        (far, &["repair", "--day", "2098-12-31", "--lab", "1"], true),
+        (far, &["rebuild", "--lab", "1"], true),
+    ] {
+        let output = run(&db, &[&["--now", now], args].concat());
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {error}");
+        assert_eq!(error.contains("ahead of the database's clock"), is_warned, "{args:?}: {error}");
+    }
+}
+
+async fn a_repair_of_a_lab_that_is_off_says_so(engine: Engine) {
+    let db = labs(engine).await;
+    db.execute("UPDATE labs SET historicalViewEnabled = 0 WHERE id = 2", args![]).await;
+    for (lab, is_said) in [("1", false), ("2", true)] {
+        let repaired = run(&db, &["--now", NOW, "repair", "--day", "2026-06-12", "--lab", lab]);
+        assert_eq!(repaired.status.code(), Some(0));
+        let said = String::from_utf8_lossy(&repaired.stderr).contains("the Historical View of lab 2 is off");
+        assert_eq!(said, is_said, "{repaired:?}");
+        for dry_run in [&["--dry-run"][..], &[]] {
+            let rebuilt = run(&db, &[&["--now", NOW, "rebuild", "--lab", lab][..], dry_run].concat());
+            assert_eq!(rebuilt.status.code(), Some(0));
+            let said = String::from_utf8_lossy(&rebuilt.stderr).contains("the Historical View of lab 2 is off");
+            assert_eq!(said, is_said, "{rebuilt:?}");
+        }
+    }
+}
+
+async fn a_bench_whose_workers_could_not_run_enqueues_nothing(engine: Engine) {
+    let db = labs(engine).await;
+    db.execute("DROP TABLE collectedSample", args![]).await;
+    let error = run_fails(&db, USAGE, &["bench", "queue", "--jobs", "1000", "--rounds", "1", "--backlogs", "1000"]);
+    assert_one_line(&error);
+    assert!(error.contains("collectedSample"), "{error}");
+    assert_eq!(written(&db).await, [0, 0, 0]);
+}
+
+async fn a_standard_error_that_is_full_stops_nobody(engine: Engine) {
+    let db = labs(engine).await;
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let quietly = |args: &[&str]| command(&db, args).stderr(full()).output().unwrap();
+    // Each of them has something to say: lab 3 has no zone.
+    let tick = quietly(&["--now", NOW, "scheduler", "--once"]);
+    assert_eq!(tick.status.code(), Some(0), "{tick:?}");
+    let repair = quietly(&["--now", NOW, "repair", "--day", "2026-06-12"]);
+    assert_eq!(repair.status.code(), Some(0), "{repair:?}");
+    let drain = quietly(&["--now", NOW, "--log", "info", "worker", "--drain", "--http-addr", "127.0.0.1:0"]);
+    assert_eq!(drain.status.code(), Some(0), "{drain:?}");
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state <> 'completed'").await, 0);
+    // A result that cannot be written is an error, and no panic.
+    let listed = command(&db, &["runs", "list"]).stdout(full()).output().unwrap();
+    assert_eq!(listed.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&listed.stderr).into_owned();
+    assert_one_line(&error);
+    assert!(error.starts_with("error: cannot write the result: No space left"), "{error}");
+}
+
+async fn runs_can_be_listed_shown_and_cancelled(engine: Engine) {
+    let db = labs(engine).await;
+    assert!(run_ok(&db, &["runs", "list"]).contains("no run yet"));
+    run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    let list = run_ok(&db, &["runs", "list"]);
+    assert!(list.contains("rebuild of lab 1") && list.contains("nightly Asia/Kolkata 2026-06-14"), "{list}");
+    let json: Value = serde_json::from_str(&run_ok(&db, &["runs", "list", "--json"])).unwrap();
+    let rebuild = json.as_array().unwrap().iter().find(|run| run["run"]["kind"] == "rebuild").unwrap();
+    let id = rebuild["run"]["id"].to_string();
+    let open = rebuild["progress"]["available"].as_i64().unwrap();
+    assert!(open >= 7, "{json}");
+
+    assert!(run_ok(&db, &["runs", "cancel", &id, "--dry-run"]).contains("would be cancelled"));
+    assert!(run_ok(&db, &["runs", "show", &id]).contains("running"));
+    assert!(run_ok(&db, &["runs", "cancel", &id, "--by", "Ada"]).contains(&format!("{open} open job(s) cancelled")));
+    assert!(run_ok(&db, &["runs", "show", &id]).contains("cancelled"));
+    assert!(run_ok(&db, &["runs", "cancel", &id]).contains("nothing to cancel"));
+    // Nobody has looked at its days: nothing says that they are right, or done.
+    let watched = run(&db, &["runs", "watch", &id]);
+    let said = String::from_utf8_lossy(&watched.stdout).into_owned();
+    let expected = format!("run {id} cancelled: 0 days, 0 rows written; {open} cancelled\n");
+    assert_eq!((watched.status.code(), said), (Some(1), expected));
+    let list = run_ok(&db, &["runs", "list"]);
+    assert!(list.contains(&format!(" 0/{open} ")), "{list}");
+    let log: Value = serde_json::from_str(&run_ok(&db, &["queue", "log", "--json"])).unwrap();
+    let said = ["who", "action", "filter"].map(|column| log[0][column].as_str().unwrap());
+    assert_eq!((said, &log[0]["jobs"]), (["Ada", "cancel run", &format!("--run {id}")], &open.into()), "{log}");
+    assert_eq!(log.as_array().unwrap().len(), 1);
+    assert_eq!(db.text("SELECT job_status FROM crelio_data_migrations").await, "Cancelled");
+    let events = "SELECT COUNT(*) FROM operation_event_log WHERE status = 'CANCELLED'";
+    assert_eq!(db.number(events).await, 1);
+    run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    let cancelled = "SELECT COUNT(*) FROM daymend_jobs WHERE kind = 'rebuild' AND state <> 'cancelled'";
+    assert_eq!(db.number(cancelled).await, 0, "no cancelled job has run");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_has_seen_enough_is_no_error_to_report() {
+    let db = TestDb::new(Engine::Sqlite).await;
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command(&db, &["queue", "stats"]).stdout(writer).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(1));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command(&db, &["completions", "bash"]).stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(1), 0), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_repairs_what_it_damaged_and_replaces_only_its_own_file() {
+    let db = TestDb::source_only(Engine::Sqlite).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("demo.db");
+    let file = file.to_str().unwrap();
+    for _ in 0..2 {
+        let story = run_ok(&db, &["demo", "--file", file]);
+        assert!(story.contains("Everything that was wrong is right"), "{story}");
+        assert!(story.contains("Lab 6 was reported") && story.contains("Completed"), "{story}");
+    }
+    let mine = dir.path().join("mine.txt");
+    fs::write(&mine, "not a database").unwrap();
+    let error = run_fails(&db, USAGE, &["demo", "--file", mine.to_str().unwrap()]);
+    assert_one_line(&error);
+    assert_eq!(fs::read_to_string(&mine).unwrap(), "not a database");
+}

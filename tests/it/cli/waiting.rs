@@ -1,0 +1,128 @@
+//! Commands that wait for a run, and signals to those that wait or work.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use daymend::args;
+use sqlx::{Connection as _, Executor as _, MySqlConnection};
+
+use super::{LIMIT, NOW, labs};
+use crate::{
+    on_both,
+    support::{
+        Engine, TestDb,
+        http::get,
+        process::{Process, command, run, run_ok},
+        server, wait_until,
+    },
+};
+
+on_both! {
+    wait_follows_a_run_and_ends_with_its_result;
+    a_rebuild_that_waits_takes_its_own_labs_alone;
+    whoever_stops_waiting_is_told_how_to_go_on;
+}
+
+/// Process 1 of a container dies of no signal that it has not asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_waits_ends_when_it_is_told_to() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
+    somebody.execute("LOCK TABLES daymend_runs WRITE").await.unwrap();
+    let waiting = "SELECT COUNT(*) FROM information_schema.processlist
+                   WHERE db = DATABASE() AND state LIKE 'Waiting for table%'";
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        // The server does not notice that who waits has ended.
+        let before = db.number(waiting).await;
+        let mut list = Process::start(&db, &["runs", "list"]);
+        wait_until("the command to wait", LIMIT, async || db.number(waiting).await > before).await;
+        list.signal(signal);
+        assert_eq!(list.wait(LIMIT), Some(code));
+    }
+}
+
+/// A worker in the middle of a job.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_a_worker_at_once() {
+    let db = labs(Engine::MariaDb).await;
+    for (day, signal, code) in [("2026-06-12", "TERM", 143), ("2026-06-13", "INT", 130)] {
+        run_ok(&db, &["queue", "pause", "repair"]);
+        run_ok(&db, &["--now", NOW, "repair", "--day", day, "--lab", "1"]);
+        let workers = "SELECT COUNT(*) FROM daymend_workers";
+        let before = db.number(workers).await;
+        let (mut worker, address) = Process::start_with_pages(&db, &["--now", NOW, "worker"]);
+        wait_until("the worker to register", LIMIT, async || db.number(workers).await > before).await;
+        let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
+        somebody.execute("LOCK TABLES operation_historical_summary WRITE").await.unwrap();
+        run_ok(&db, &["queue", "resume", "repair"]);
+        let held = "SELECT COUNT(*) FROM information_schema.processlist
+                    WHERE db = DATABASE() AND state LIKE 'Waiting for table%'";
+        wait_until("the job to run", LIMIT, async || db.number(held).await > 0).await;
+        worker.signal(signal);
+        // Two that come before it looks are one to it.
+        wait_until("the worker to hear it", Duration::from_secs(20), async || {
+            get(&address, "/readyz").unwrap().body.contains("process: shutting down")
+        })
+        .await;
+        assert!(worker.is_running(), "it finishes what has begun");
+        worker.signal(signal);
+        assert_eq!(worker.wait(Duration::from_secs(20)), Some(code));
+        db.execute("DELETE FROM daymend_jobs", args![]).await;
+    }
+}
+
+async fn wait_follows_a_run_and_ends_with_its_result(engine: Engine) {
+    let db = labs(engine).await;
+    db.execute("UPDATE labs SET labTimeZone = 'Europe/Berlin' WHERE id = 3", args![]).await;
+    let mut waiting = Process::start(&db, &["--now", NOW, "repair", "--day", "2026-06-13", "--wait"]);
+    wait_until("the run to be enqueued", LIMIT, || async { db.number("SELECT COUNT(*) FROM daymend_jobs").await == 3 })
+        .await;
+    db.execute("UPDATE labs SET labTimeZone = NULL WHERE id = 3", args![]).await;
+    assert!(waiting.is_running());
+    let _worker = Process::start(&db, &["--now", NOW, "worker"]);
+    assert_eq!(waiting.wait(LIMIT), Some(1), "a failed run is an exit code of 1");
+    let error = db.text("SELECT error FROM daymend_jobs WHERE state = 'discarded'").await;
+    assert!(error.contains("lab 3") && error.contains("no time zone is set"), "{error}");
+}
+
+async fn a_rebuild_that_waits_takes_its_own_labs_alone(engine: Engine) {
+    let db = labs(engine).await;
+    let other = db.request_rebuild(2).await;
+    let args = ["--now", NOW, "rebuild", "--lab", "1", "--wait", "--max-shrink", "30%", "--attempts", "2"];
+    let mut rebuild = Process::start(&db, &args);
+    wait_until("the run to be enqueued", LIMIT, || async { db.number("SELECT COUNT(*) FROM daymend_runs").await == 1 })
+        .await;
+    run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    assert_eq!(rebuild.wait(LIMIT), Some(0));
+    assert_eq!(db.number("SELECT MIN(max_shrink) FROM daymend_runs WHERE lab_id = 1").await, 30);
+    assert_eq!(db.number("SELECT MAX(attempts_max) FROM daymend_jobs WHERE lab_id = 1 AND kind = 'rebuild'").await, 2);
+    // Of lab 2 the scheduler has taken the record, with its own limits.
+    let sql = "SELECT attempts_max FROM daymend_jobs WHERE lab_id = 2 AND kind = 'rebuild' LIMIT 1";
+    assert_eq!(db.number(sql).await, 5);
+    assert!(db.record_status(other).await.starts_with("Running"));
+}
+
+async fn whoever_stops_waiting_is_told_how_to_go_on(engine: Engine) {
+    let db = labs(engine).await;
+    for (run, args, signal, code) in
+        [(1, &["repair", "--day", "2026-06-12", "--wait"][..], "INT", 130), (1, &["runs", "watch", "1"], "TERM", 143)]
+    {
+        let mut waits = command(&db, &[&["--now", NOW], args].concat());
+        let mut waits = waits.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(waits.stderr.take().unwrap()).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains("no worker is alive")), "{args:?}");
+        let id = waits.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{signal}"), &id]).status().unwrap().success());
+        let rest: Vec<String> = lines.collect();
+        assert_eq!(rest, [format!("run {run} goes on: daymend runs watch {run}")]);
+        assert_eq!(waits.wait().unwrap().code(), Some(code));
+    }
+    // Whoever waits to the end is told nothing of the kind.
+    let _worker = Process::start(&db, &["worker"]);
+    let watched = run(&db, &["runs", "watch", "1"]);
+    assert!(watched.status.success() && !String::from_utf8_lossy(&watched.stderr).contains("goes on"), "{watched:?}");
+}

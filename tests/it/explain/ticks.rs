@@ -1,0 +1,107 @@
+//! The scheduler's loops that look once a second: what they cost does not grow with what there has been.
+
+use chrono::DateTime;
+use daymend::{
+    args,
+    db::{Arg, ConnectOptions, Db, Mode, connect},
+    queue::{JobKind, ids_of},
+    recompute::shrink::MaxShrink,
+    rollup::HISTORICAL_SUMMARY,
+    scheduler::{
+        Report,
+        migrations::{self, Limits, Walk},
+    },
+};
+
+use super::{add_many, analyze, enqueue, explain, faults, pruning::add_old_runs, rows_read, statement};
+use crate::{
+    on_both,
+    support::{Engine, TestDb, work::rollups},
+};
+
+on_both! {
+    statements_of_every_tick_walk_an_index_and_do_not_sort;
+    a_look_for_records_reads_no_more_of_many_than_of_few;
+}
+
+/// Every statement of the scheduler's loops that look once a second, with arguments. Marked tests are looked for only
+/// where marks wait.
+fn statements_of_every_tick(run: i64, record: i64) -> Vec<(&'static str, Vec<Arg>, &'static str)> {
+    const PRIMARY: &str = "PRIMARY";
+    let (first, last) = ids_of(run);
+    vec![
+        ("open runs", args![], "daymend_runs_state"),
+        ("run progress", args![first, last], PRIMARY),
+        ("linked migrations", args![run], PRIMARY),
+        ("hold run", args![run], PRIMARY),
+        ("lock run", args![run], PRIMARY),
+        ("records of run", args![run], PRIMARY),
+        ("refresh migrations", args!["Running", 1_i64, record, "Running"], PRIMARY),
+        ("ends of migrations", args![1_i64], PRIMARY),
+        ("pending migrations", args![1_i64, 1000_i64, "HISTORICAL_SUMMARY"], PRIMARY),
+        ("take migration", args!["Running", Arg::Null, Arg::Null, record, "HISTORICAL_SUMMARY"], PRIMARY),
+        ("any marks", args![10_i64], PRIMARY),
+        ("read marks", args![10_i64, 100_i64], PRIMARY),
+    ]
+}
+
+/// Records that were carried out long ago.
+async fn add_old_records(db: &TestDb, ids: std::ops::Range<i64>) {
+    let insert = "INSERT INTO crelio_data_migrations
+                      (id, lab_id, is_scheduled, job_status, initiated_by_id, migration_type, created_at, modified_at)";
+    let row = "(?, 1, 0, 'Completed', 7, 'HISTORICAL_SUMMARY', '2001-01-01 00:00:00', '2001-01-01 00:00:00')";
+    add_many(db, insert, row, ids).await;
+}
+
+async fn statements_of_every_tick_walk_an_index_and_do_not_sort(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let run = enqueue(&db, JobKind::Rebuild, 1..=2, 100).await;
+    add_old_runs(&db, 1_000).await;
+    add_old_records(&db, 1..3_000).await;
+    add_many(&db, "INSERT INTO daymend_migrations (migration_id, run_id)", "(?, 1000)", 1..3_000).await;
+    db.execute("UPDATE daymend_migrations SET run_id = ? WHERE migration_id = 2999", args![run]).await;
+    db.execute("UPDATE daymend_migrations SET run_id = migration_id + 5000 WHERE migration_id < 2999", args![]).await;
+    let marks = "INSERT INTO daymend_dirty (id, lab_id, bill_time, marked_at)";
+    add_many(&db, marks, "(?, 1, '2026-01-01 00:00:00', '2026-01-01 00:00:00')", 1..3_000).await;
+    analyze(&db).await;
+    let mut tx = db.db.begin(Mode::Write).await.unwrap();
+    let mut faulty = Vec::new();
+    for (name, args, index) in statements_of_every_tick(run, 2_999) {
+        let steps = explain(&mut tx, engine, statement(name).sql, args).await;
+        faulty.extend(faults(&steps, index).into_iter().map(|fault| format!("{name}: {fault}")));
+    }
+    tx.rollback().await.unwrap();
+    assert!(faulty.is_empty(), "{}", faulty.join("\n"));
+}
+
+/// What the first look for pending records found, and how many rows it read.
+async fn first_look(db: &Db) -> (Vec<i64>, i64) {
+    let rollups = rollups();
+    let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+    let limits = Limits { attempts_max: 3, max_shrink: MaxShrink::OFF };
+    let mut report = Report::default();
+    let before = rows_read(db).await;
+    migrations::take_pending(db, rollup, limits, Walk::default(), DateTime::UNIX_EPOCH, &mut report).await.unwrap();
+    (report.unusable.into_keys().collect(), rows_read(db).await - before)
+}
+
+async fn a_look_for_records_reads_no_more_of_many_than_of_few(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let one = connect(&db.url, ConnectOptions::new(1)).unwrap();
+    add_old_records(&db, 1..3_001).await;
+    // The first time, there are tables to open.
+    first_look(&one).await;
+    let (_, few) = first_look(&one).await;
+    add_old_records(&db, 3_001..9_001).await;
+    let (_, many) = first_look(&one).await;
+    assert!(many <= few + 10, "{many} rows read, and {few} of few records");
+    // What is new is found at once, and in the end what was long over and has been asked for again. There are no
+    // such labs.
+    db.request_rebuild(77).await;
+    db.execute("UPDATE crelio_data_migrations SET job_status = 'Pending', is_scheduled = 1 WHERE id = 4444", args![])
+        .await;
+    assert_eq!(first_look(&one).await.0, [77]);
+    let report = db.tick(DateTime::UNIX_EPOCH).await;
+    assert_eq!(report.unusable.into_keys().collect::<Vec<_>>(), [1]);
+    assert!(db.record_status(4_444).await.starts_with("Failed"));
+}
