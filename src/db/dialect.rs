@@ -134,3 +134,20 @@ impl Dialect {
         sql
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// MariaDB, on which most tests run, would take it.
+    #[test]
+    fn a_list_of_ids_that_is_locked_is_a_select_of_its_own() {
+        let select = |sql: &str| Dialect::MySql.render(sql, &DbClock::Database).into_owned();
+        let locked = select(&Dialect::MySql.lock_by_key("rows", "id", "count"));
+        let parts = select("SELECT id FROM {ids} AS bills {share_nowait}");
+        for sql in [locked, parts] {
+            assert!(sql.contains(" LOCK ") || sql.contains(" FOR UPDATE "), "{sql}");
+            assert_eq!(sql.matches("(SELECT id FROM JSON_TABLE(").count(), 1, "{sql}");
+        }
+    }
+}
