@@ -121,7 +121,8 @@ impl Side {
         share: bool,
     ) -> Result<Vec<Vec<Cells>>, DbError> {
         let mut found = vec![Vec::new(); values.len()];
-        for (chunk, start) in values.chunks(PAGE).zip((0..).step_by(PAGE)) {
+        let page = if self.is_looked_up_alone(shape, by) { 1 } else { PAGE };
+        for (chunk, start) in values.chunks(page).zip((0..).step_by(page)) {
             let mut wanted: HashMap<String, Vec<usize>> = HashMap::new();
             for (value, place) in chunk.iter().zip(start..) {
                 wanted.entry(cells::encode(value)).or_default().push(place);
@@ -147,6 +148,16 @@ impl Side {
         Ok(found)
     }
 
+    /// Whether a row is looked up by itself: in a list of rows MySQL compares ENUMs and SETs as texts, and of
+    /// conditions joined by OR MariaDB misses some.
+    fn is_looked_up_alone(&self, shape: &Shape, by: &[usize]) -> bool {
+        let is_numbered = |place: &usize| {
+            let column = self.column(&shape.table, &shape.columns[*place]);
+            column.is_some_and(|column| ["enum", "set"].contains(&column.type_word().as_str()))
+        };
+        self.db.dialect() == Dialect::MySql && by.len() > 1 && by.iter().any(is_numbered)
+    }
+
     async fn lookup_all(
         &self,
         tx: &mut Tx,
@@ -162,21 +173,15 @@ impl Side {
         let names: Vec<&str> = by.iter().map(|place| shape.columns[*place].as_str()).collect();
         let marks: Vec<Cow<'static, str>> = names.iter().map(|name| self.placeholder(&shape.table, name)).collect();
         let columns = schema::quote_all(dialect, names.iter().copied());
-        let condition = if marks.len() > 1 && dialect == Dialect::MySql {
-            // Not as a list of rows, in which MySQL compares ENUMs and SETs as texts.
-            let rows: Vec<String> = values.iter().map(|values| self.equal(shape, by, "", values)).collect();
-            format!("({})", rows.join(") OR ("))
-        } else {
-            let wanted = values.iter().map(|values| {
-                let marks: Vec<&str> = marks.iter().zip(values).map(|(mark, value)| cells::mark(mark, value)).collect();
-                if marks.len() == 1 { marks.concat() } else { format!("({})", marks.join(", ")) }
-            });
-            let wanted = wanted.collect::<Vec<_>>().join(", ");
-            if marks.len() == 1 {
-                format!("{columns} IN ({wanted})")
-            } else {
-                format!("({columns}) IN (VALUES {wanted})")
-            }
+        let wanted = values.iter().map(|values| {
+            let marks: Vec<&str> = marks.iter().zip(values).map(|(mark, value)| cells::mark(mark, value)).collect();
+            if marks.len() == 1 { marks.concat() } else { format!("({})", marks.join(", ")) }
+        });
+        let wanted = wanted.collect::<Vec<_>>().join(", ");
+        let condition = match (marks.len(), dialect) {
+            (1, _) => format!("{columns} IN ({wanted})"),
+            (_, Dialect::MySql) => format!("({columns}) IN ({wanted})"),
+            (_, Dialect::Sqlite) => format!("({columns}) IN (VALUES {wanted})"),
         };
         let lock = if share { " {share_nowait}" } else { "" };
         let sql = format!("{} WHERE {condition}{lock}", self.select(shape));

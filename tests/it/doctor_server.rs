@@ -211,7 +211,7 @@ async fn rights_on_columns_and_from_roles_count() {
     }
     let columns = "SELECT (billing_id, organization_id, referral_id) ON `@`.billingInfo";
     let url = user(&db, "roled", &[columns]).await;
-    let to = if Product::tested() == Product::MySql { "TO" } else { "FOR" };
+    let to = Product::tested().word_before_who_has_a_role();
     db.apply(&format!(
         "GRANT role_{database} TO roled_{database}; SET DEFAULT ROLE role_{database} {to} roled_{database}"
     ))

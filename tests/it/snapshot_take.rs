@@ -329,7 +329,8 @@ async fn a_right_on_all_tables_may_come_by_a_role() {
     // A role that nobody has put on gives no right.
     let error = run_fails(&db, USAGE, &take);
     assert!(error.contains("SELECT on the whole database"), "{error}");
-    server::run(port, &format!("SET DEFAULT ROLE {name}_reads FOR {name}_roled@'%'")).await;
+    let to = server::Product::tested().word_before_who_has_a_role();
+    server::run(port, &format!("SET DEFAULT ROLE {name}_reads {to} {name}_roled@'%'")).await;
     let manifest: serde_json::Value = serde_json::from_str(&run_ok(&db, &take)).unwrap();
     let tables = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE()";
     assert_eq!(manifest["tables"].as_array().unwrap().len() as i64, db.number(tables).await);

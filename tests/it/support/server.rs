@@ -76,6 +76,11 @@ impl Product {
         }
     }
 
+    /// What stands before the user in SET DEFAULT ROLE.
+    pub fn word_before_who_has_a_role(self) -> &'static str {
+        if self == Self::MySql { "TO" } else { "FOR" }
+    }
+
     /// The variable by which every table needs a primary key.
     fn primary_key_variable(self) -> &'static str {
         match self {
