@@ -174,7 +174,7 @@ mod tests {
     }
 
     const EVENT: usize = 0;
-    const REFERRAL: usize = 1;
+    const OTHER_EVENT: usize = 1;
 
     type Wanted = (u32, usize, i64, u32);
     type Stored = (u32, Option<usize>, Option<i64>, i64);
@@ -253,9 +253,9 @@ mod tests {
     #[test]
     fn a_day_that_is_right_by_other_bounds_is_a_wrong_day_as_a_whole() {
         use Cause::*;
-        let expected = [wants(5, 1, 9), wants(5, 2, 4), wants(6, 1, 9), (6, REFERRAL, 7, 2)];
-        let stored = [has(5, 1, 7), has(5, 2, 5), has(6, 1, 8), has(6, 3, 3), (6, Some(REFERRAL), Some(7), 2)];
-        let in_utc = [wants(5, 1, 7), wants(5, 2, 5), wants(6, 1, 8), wants(6, 3, 3), (6, REFERRAL, 7, 2)];
+        let expected = [wants(5, 1, 9), wants(5, 2, 4), wants(6, 1, 9), (6, OTHER_EVENT, 7, 2)];
+        let stored = [has(5, 1, 7), has(5, 2, 5), has(6, 1, 8), has(6, 3, 3), (6, Some(OTHER_EVENT), Some(7), 2)];
+        let in_utc = [wants(5, 1, 7), wants(5, 2, 5), wants(6, 1, 8), wants(6, 3, 3), (6, OTHER_EVENT, 7, 2)];
         let wrong_day = [(5, WrongDay), (5, WrongDay), (6, WrongDay), (6, WrongDay)];
         assert_eq!(causes_supposing(&expected, &stored, &in_utc), wrong_day);
         let mut almost = stored;

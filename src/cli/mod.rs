@@ -219,7 +219,8 @@ pub fn main() -> ExitCode {
     let matches =
         without_empty_variables(Cli::command()).try_get_matches().unwrap_or_else(|error| refused::end(&error));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| refused::end(&error));
-    init_log(&cli.global, matches!(cli.command, Command::Serve(_) | Command::Scheduler(_) | Command::Worker(_)));
+    let is_service = matches!(cli.command, Command::Serve(_) | Command::Scheduler(_) | Command::Worker(_));
+    init_log(cli.global.log_format, cli.global.log.as_deref(), is_service);
     if cli.global.is_bare_now() && !matches!(&cli.command, Command::Queue(command) if command.takes_bare_now()) {
         cli.global.log_format.error("--now needs a time, such as 2026-03-16T04:00:00Z");
         return Exit::Usage.into();
@@ -314,16 +315,16 @@ fn exit_of(error: &anyhow::Error) -> Exit {
     }
 }
 
-fn init_log(global: &Global, is_service: bool) {
+fn init_log(format: LogFormat, wanted: Option<&str>, is_service: bool) {
     use tracing_subscriber::{EnvFilter, fmt};
     let default = if is_service { "info,apalis_core=warn" } else { "warn" };
-    let filter = EnvFilter::try_new(global.log.as_deref().unwrap_or(default)).unwrap_or_else(|error| {
+    let filter = EnvFilter::try_new(wanted.unwrap_or(default)).unwrap_or_else(|error| {
         say!("warning: --log: {error}; logging {default}");
         EnvFilter::new(default)
     });
     // Where a line cannot be written there is nowhere to complain about it, either.
     let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).log_internal_errors(false);
-    match global.log_format {
+    match format {
         LogFormat::Text => log.with_ansi(has_colour(&std::io::stderr())).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }

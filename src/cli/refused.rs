@@ -1,10 +1,10 @@
 //! Arguments that cannot be understood, and help that was asked for.
 
-use std::{env, ffi::OsString, io, process};
+use std::{env, ffi::OsString, process};
 
 use clap::error::ErrorKind;
 
-use super::LogFormat;
+use super::{LogFormat, init_log};
 
 /// Ends with what is wrong with the arguments, or with the help that was asked for.
 pub(super) fn end(error: &clap::Error) -> ! {
@@ -13,7 +13,7 @@ pub(super) fn end(error: &clap::Error) -> ! {
     if is_help || format.is_none_or(|format| format != "json") {
         error.exit();
     }
-    tracing_subscriber::fmt().json().flatten_event(true).with_target(false).with_writer(io::stderr).init();
+    init_log(LogFormat::Json, None, false);
     // Behind the first empty line it goes on about the usage.
     let text = error.to_string();
     let what = text.split("\n\n").next().unwrap_or_default();

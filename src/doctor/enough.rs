@@ -23,7 +23,8 @@ pub(super) struct Enough {
 impl Enough {
     pub(super) fn of(patient: &Patient<'_>) -> Self {
         let own = own_statements().map(|statement| statement.sql);
-        let words = own.chain(patient.rollups.iter().flat_map(selects)).flat_map(|sql| tokens(sql, None));
+        let selects = patient.rollups.iter().flat_map(Rollup::selects).map(|sql| sql.text.as_str());
+        let words = own.chain(selects).flat_map(|sql| tokens(sql, None));
         let columns = patient.rollups.iter().flat_map(|rollup| {
             let watched = rollup.watch.iter().flat_map(Watch::tables).flat_map(|table| table.columns);
             let summary = &rollup.summary;
@@ -39,10 +40,6 @@ impl Enough {
         let used: Vec<String> = used.map(|column| catalogue::quoted(column)).collect();
         if used.is_empty() { right.to_owned() } else { format!("{right} ({})", used.join(", ")) }
     }
-}
-
-fn selects(rollup: &Rollup) -> impl Iterator<Item = &str> {
-    rollup.facts.iter().map(|facts| &facts.sql).chain([&rollup.labs, &rollup.days]).map(|sql| sql.text.as_str())
 }
 
 /// The columns on which a file grants a right to [`USER`], none of them where it is on all of the table; none where

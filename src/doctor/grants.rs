@@ -121,8 +121,8 @@ async fn columns(
             .into_iter()
             .chain(stored::check(patient.db, rollup, stored::Access::Write).await.unwrap_or_default());
         for Misfit { place, what, .. } in problems.filter(|problem| problem.is_denied) {
-            let sql = rollup.facts.iter().map(|fact| &fact.sql).chain([&rollup.labs, &rollup.days]);
-            let tables: Vec<_> = sql.filter(|sql| rollup.path(&sql.file) == place).flat_map(NamedSql::tables).collect();
+            let selects = rollup.selects().filter(|sql| rollup.path(&sql.file) == place);
+            let tables: Vec<_> = selects.flat_map(NamedSql::tables).collect();
             let column = column_denied(&what).and_then(|(column, of)| {
                 let is_it = |name: &str| name.eq_ignore_ascii_case(of);
                 let table = tables.iter().find(|table| is_it(&table.alias) || is_it(&table.name))?;

@@ -13,7 +13,11 @@ use std::{collections::HashMap, fmt, str::FromStr};
 
 use chrono::NaiveDate;
 
-use super::{RecomputeError, diff::Difference, stored::StoredRow};
+use super::{
+    RecomputeError,
+    diff::Difference,
+    stored::{StoredEvent, StoredRow},
+};
 use crate::rollup::{Rollup, aggregate::Key};
 
 /// The share of a day's rows, in percent, that may vanish at once; any share where it is none.
@@ -84,7 +88,7 @@ pub fn shrinking(
     days.sort_unstable();
     days.dedup();
     days.into_iter().find_map(|day| {
-        let losses = losses(rollup, expected, difference, day, &is_explained);
+        let losses = losses(expected, difference, day, &is_explained);
         let (vanishing, stored) = losses
             .values()
             .fold((0, 0), |(vanishing, stored), loss| (vanishing + loss.vanishing, stored + loss.stored));
@@ -106,27 +110,25 @@ struct Loss {
 }
 
 /// What a day would lose of each event type.
-fn losses<'a>(
-    rollup: &'a Rollup,
+fn losses(
     expected: &[(Key, u32)],
-    difference: &'a Difference,
+    difference: &Difference,
     day: NaiveDate,
     is_explained: impl Fn(&StoredRow) -> bool,
-) -> HashMap<&'a str, Loss> {
-    let mut losses: HashMap<&str, Loss> = HashMap::new();
-    let name = |key: &Key| rollup.events[key.event].name.as_str();
+) -> HashMap<StoredEvent, Loss> {
+    let mut losses: HashMap<StoredEvent, Loss> = HashMap::new();
     // What is expected and not inserted is stored already.
     for (key, _) in expected.iter().filter(|(key, _)| key.day == day) {
-        losses.entry(name(key)).or_default().stored += 1;
+        losses.entry(StoredEvent::Known(key.event)).or_default().stored += 1;
     }
     for (key, count) in difference.insert.iter().filter(|(key, _)| key.day == day) {
-        let loss = losses.entry(name(key)).or_default();
+        let loss = losses.entry(StoredEvent::Known(key.event)).or_default();
         loss.stored -= 1;
         loss.vanishing -= 1;
         loss.facts -= i64::from(*count);
     }
     for row in difference.delete.iter().filter(|row| row.day == day) {
-        let loss = losses.entry(row.event.name(rollup)).or_default();
+        let loss = losses.entry(row.event.clone()).or_default();
         loss.stored += 1;
         if !is_explained(row) {
             loss.vanishing += 1;
@@ -138,12 +140,12 @@ fn losses<'a>(
 
 /// How many facts the day would lose: of the kinds of which some event type loses more than its share, the
 /// one that loses least. Bills that go take their tests along; tests that go leave their bills.
-fn facts_lost(rollup: &Rollup, losses: &HashMap<&str, Loss>, percent: i64) -> i64 {
+fn facts_lost(rollup: &Rollup, losses: &HashMap<StoredEvent, Loss>, percent: i64) -> i64 {
     let mut kinds: HashMap<usize, i64> = HashMap::new();
-    for (name, loss) in losses.iter().filter(|(_, loss)| loss.vanishing * 100 > percent * loss.stored) {
+    for (event, loss) in losses.iter().filter(|(_, loss)| loss.vanishing * 100 > percent * loss.stored) {
         // Rows of an event type that nobody knows are of no kind.
-        let Some(event) = rollup.event(name) else { continue };
-        let most = kinds.entry(rollup.events[event].fact).or_default();
+        let StoredEvent::Known(event) = event else { continue };
+        let most = kinds.entry(rollup.events[*event].fact).or_default();
         *most = (*most).max(loss.facts);
     }
     kinds.into_values().min().unwrap_or(0)
@@ -153,10 +155,7 @@ fn facts_lost(rollup: &Rollup, losses: &HashMap<&str, Loss>, percent: i64) -> i6
 mod tests {
     use super::*;
     use crate::{
-        recompute::{
-            diff,
-            stored::{StoredEvent, StoredRow},
-        },
+        recompute::diff,
         rollup::{HISTORICAL_SUMMARY, Rollups},
     };
 

@@ -157,10 +157,14 @@ pub const HISTORICAL_SUMMARY: &str = "historical_summary";
 pub struct Rollups(Vec<Rollup>);
 
 impl Rollup {
+    /// All of its SELECTs.
+    pub(crate) fn selects(&self) -> impl Iterator<Item = &NamedSql> {
+        self.facts.iter().map(|facts| &facts.sql).chain([&self.labs, &self.days])
+    }
+
     /// The tables that its SELECTs read; each once.
     pub(crate) fn source_tables(&self) -> BTreeSet<String> {
-        let selects = self.facts.iter().map(|facts| &facts.sql).chain([&self.labs, &self.days]);
-        selects.flat_map(NamedSql::tables).map(|table| table.name).collect()
+        self.selects().flat_map(NamedSql::tables).map(|table| table.name).collect()
     }
 
     /// One of its files as it would be opened, for messages.

@@ -18,6 +18,7 @@ use crate::{
     support::{
         Engine, TestDb,
         doctor::{Diagnosis, examine, examine_as_admin, examine_with, healthy, now},
+        grants,
         process::{run, run_ok},
         proxy::{Proxy, Weather},
         server::{self, Product, Server},
@@ -124,15 +125,9 @@ async fn user(db: &TestDb, name: &str, grants: &[&str]) -> String {
     format!("mysql://{name}_{database}:{PASSWORD}@127.0.0.1:{}/{database}", server::port(&db.url))
 }
 
-/// The rights of a user on tables and on columns: the table, and the right.
+/// The rights of a user on tables and on columns.
 async fn rights(db: &TestDb, user: &str) -> BTreeSet<(String, String)> {
-    let grantee = format!("'{user}'@'%'");
-    let sql = "SELECT table_name, privilege_type FROM information_schema.table_privileges WHERE grantee = ?
-               UNION ALL
-               SELECT table_name, CONCAT(privilege_type, ' (', column_name, ')')
-               FROM information_schema.column_privileges WHERE grantee = ?";
-    let rows = db.rows(sql, args![grantee.as_str(), grantee.as_str()]).await;
-    rows.iter().map(|row| (row.text(0).unwrap(), row.text(1).unwrap())).collect()
+    grants::rights(db, user).await.into_iter().collect()
 }
 
 /// Runs the doctor as another user.

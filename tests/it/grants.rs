@@ -14,7 +14,7 @@ use crate::{
     runbooks::pages::{blocks, read},
     statements::{is_of_migrate, written_out},
     support::{
-        Engine, TestDb,
+        Engine, TestDb, grants,
         process::{run_fails, run_ok},
         server,
         work::rollups,
@@ -61,13 +61,7 @@ struct Right {
 
 /// What a user has been granted.
 async fn rights(db: &TestDb, user: &str) -> Vec<Right> {
-    let grantee = format!("'{user}'@'%'");
-    let sql = "SELECT table_name, privilege_type FROM information_schema.table_privileges WHERE grantee = ?
-               UNION ALL
-               SELECT table_name, CONCAT(privilege_type, ' (', column_name, ')')
-               FROM information_schema.column_privileges WHERE grantee = ?";
-    let rows = db.rows(sql, args![grantee.as_str(), grantee.as_str()]).await;
-    rows.iter().map(|row| Right { table: row.text(0).unwrap(), what: row.text(1).unwrap() }).collect()
+    grants::rights(db, user).await.into_iter().map(|(table, what)| Right { table, what }).collect()
 }
 
 /// Takes a right away for as long as `work` goes on.

@@ -143,13 +143,7 @@ async fn an_error_names_the_bucket_and_the_prefix_and_no_secret() {
     let (address, _bucket) = s3::serve().await;
     for command in [&["snapshot", "list"][..], &["snapshot", "take", "--table", "billing"], &["snapshot", "prune"]] {
         let mut command = process::command(&db, command);
-        command
-            .env("DAYMEND_SNAPSHOT_STORE", "s3://backups/lab/daily")
-            .env("AWS_ENDPOINT_URL", format!("http://{address}"))
-            .env("AWS_ALLOW_HTTP", "true")
-            .env("AWS_REGION", "eu-central-1")
-            .env("AWS_ACCESS_KEY_ID", "nobody")
-            .env("AWS_SECRET_ACCESS_KEY", "verysecret");
+        s3::use_store(&mut command, address, "s3://backups/lab/daily", ("nobody", "verysecret"));
         let output = tokio::task::block_in_place(|| command.output()).unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), error.lines().count()), (Some(1), 1), "{error}");

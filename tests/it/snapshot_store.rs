@@ -311,15 +311,8 @@ async fn a_bucket_is_written_and_read_over_http() {
     let (address, bucket) = s3::serve().await;
     let daymend = |args: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_daymend"));
-        command
-            .args(args)
-            .env("DAYMEND_DATABASE_URL", &db.url)
-            .env("DAYMEND_SNAPSHOT_STORE", "s3://backups/lab")
-            .env("AWS_ENDPOINT_URL", format!("http://{address}"))
-            .env("AWS_ALLOW_HTTP", "true")
-            .env("AWS_REGION", "eu-central-1")
-            .env("AWS_ACCESS_KEY_ID", "test-key")
-            .env("AWS_SECRET_ACCESS_KEY", "test-secret");
+        command.args(args).env("DAYMEND_DATABASE_URL", &db.url);
+        s3::use_store(&mut command, address, "s3://backups/lab", ("test-key", "test-secret"));
         let output = tokio::task::block_in_place(|| command.output()).unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()

@@ -1,6 +1,8 @@
 //! The users of `deploy/mysql/grants.sql`, made anew for every test database.
 
-use super::server;
+use daymend::args;
+
+use super::{TestDb, server};
 
 const FILE: &str = include_str!("../../../deploy/mysql/grants.sql");
 
@@ -28,4 +30,16 @@ pub fn statements(database: &str) -> String {
         .replace("daymend_snapshot@'%'", &format!("{database}_snapshot@'%'"));
     let statements = server::statements(&file).into_iter().filter(|sql| !sql.starts_with("SHOW "));
     statements.collect::<Vec<_>>().join(";\n")
+}
+
+/// What a user has been granted on tables and on columns: the table, and the right as GRANT and REVOKE have it
+/// (`DELETE`, or `SELECT (id)`).
+pub async fn rights(db: &TestDb, user: &str) -> Vec<(String, String)> {
+    let grantee = format!("'{user}'@'%'");
+    let sql = "SELECT table_name, privilege_type FROM information_schema.table_privileges WHERE grantee = ?
+               UNION ALL
+               SELECT table_name, CONCAT(privilege_type, ' (', column_name, ')')
+               FROM information_schema.column_privileges WHERE grantee = ?";
+    let rows = db.rows(sql, args![grantee.as_str(), grantee.as_str()]).await;
+    rows.iter().map(|row| (row.text(0).unwrap(), row.text(1).unwrap())).collect()
 }

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     ops::Range,
+    process::Command,
     sync::{Arc, Mutex},
 };
 
@@ -44,6 +45,17 @@ pub async fn serve() -> (SocketAddr, Shared) {
     let app = Router::new().fallback(answer).layer(limit).with_state(Arc::clone(&bucket));
     tokio::spawn(async move { axum::serve(listener, app).await });
     (address, bucket)
+}
+
+/// Lets a command keep its snapshots in `store` at that address, with a key and its secret.
+pub fn use_store(command: &mut Command, address: SocketAddr, store: &str, (key, secret): (&str, &str)) {
+    command
+        .env("DAYMEND_SNAPSHOT_STORE", store)
+        .env("AWS_ENDPOINT_URL", format!("http://{address}"))
+        .env("AWS_ALLOW_HTTP", "true")
+        .env("AWS_REGION", "eu-central-1")
+        .env("AWS_ACCESS_KEY_ID", key)
+        .env("AWS_SECRET_ACCESS_KEY", secret);
 }
 
 fn respond(status: StatusCode, body: impl Into<Body>) -> Response<Body> {

@@ -80,14 +80,6 @@ impl Product {
     pub fn word_before_who_has_a_role(self) -> &'static str {
         if self == Self::MySql { "TO" } else { "FOR" }
     }
-
-    /// The variable by which every table needs a primary key.
-    fn primary_key_variable(self) -> &'static str {
-        match self {
-            Self::MariaDb => "innodb_force_primary_key",
-            Self::MySql => "sql_require_primary_key",
-        }
-    }
 }
 
 /// The variable that names MySQL's server program, to test with it.
@@ -171,10 +163,13 @@ pub async fn run(port: u16, sql: &str) {
 pub async fn run_without_keys(port: u16, sql: &str) {
     static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _turn = TURN.lock().await;
-    let variable = Product::tested().primary_key_variable();
-    // On MySQL a session has its own.
-    let session = if Product::tested() == Product::MySql { "SET SESSION sql_require_primary_key = 0;" } else { "" };
-    run(port, &format!("SET GLOBAL {variable} = 0; {session} {sql}; SET GLOBAL {variable} = 1")).await;
+    let sql = match Product::tested() {
+        Product::MariaDb => {
+            format!("SET GLOBAL innodb_force_primary_key = 0; {sql}; SET GLOBAL innodb_force_primary_key = 1")
+        }
+        Product::MySql => format!("SET SESSION sql_require_primary_key = 0; {sql}"),
+    };
+    run(port, &sql).await;
 }
 
 /// What the server on that port has written of deadlocks over tables of `database`, one text each.
