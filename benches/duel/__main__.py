@@ -119,20 +119,30 @@ def right(server, database, ours, options) -> Item:
 
 
 def nightly(server, database, ours, options) -> Item:
-    """Yesterday, for many labs whose summary is 99 % right."""
+    """Yesterday, for many labs whose summary is 99 % right; a lab's rows lie together, as a recompute writes them."""
+    return nightly_of_labs(server, options, "a lab's rows together", lambda _: None)
+
+
+def nightly_scattered(server, database, ours, options) -> Item:
+    """The same; rows of all labs lie among each other, as triggers write them."""
+    return nightly_of_labs(server, options, "rows of all labs among each other", data.scatter)
+
+
+def nightly_of_labs(server, options, how, arrange) -> Item:
     database = data.create(server, "many_labs", options.labs, 1)
     incumbent.install(database)
     rivals = {INCUMBENT: lambda: rows(database, f"CALL summary_nightly('{data.LAST}')")}
-    took, held = damaged(server, "many_labs", database, options, rivals)
+    took, held = damaged(server, "many_labs", database, options, rivals, arrange)
     took = {name: [1000 * seconds / options.labs for seconds in rounds] for name, rounds in took.items()}
-    title = f"Nightly repair of one day for {options.labs:,} labs, 99 % right"
+    title = f"Nightly repair of one day for {options.labs:,} labs, 99 % right, {how}"
     return Item(title, "lab", took, [f"{held:,} rows, of which one in a hundred is wrong each time."])
 
 
-def damaged(server, name, database, options, rivals) -> tuple[dict[str, list[float]], int]:
+def damaged(server, name, database, options, rivals, arrange=lambda _: None) -> tuple[dict[str, list[float]], int]:
     """Seconds that each takes to repair every hundredth row, round by round; how many rows there are."""
     ours = Daymend(server, name)
     ours.repair(data.LAST, data.LAST)
+    arrange(database)
     rows(database, "ANALYZE TABLE operation_historical_summary")
     wanted = fingerprint(database)
     ways = {"daymend": lambda: ours.repair(data.LAST, data.LAST), **rivals}
@@ -249,6 +259,7 @@ WORK = {
     "rebuild": rebuild,
     "right": right,
     "nightly": nightly,
+    "nightly-scattered": nightly_scattered,
     "writers": writers,
     "growth-days": growth_of_days,
     "growth-labs": growth_of_labs,

@@ -5,6 +5,7 @@ import pathlib
 
 import pymysql
 
+from .events import COLUMNS
 from .server import Server, rows
 
 SCHEMA = pathlib.Path(__file__).parents[2] / "tests/fixtures/source-schema.mysql.sql"
@@ -68,6 +69,15 @@ def create(server: Server, name: str, labs: int, days: int, bills_a_day: int = B
     for table in ["labs", "allTests", "billing", "billingInfo", "labReportRelation", "collectedSample"]:
         rows(connection, f"ANALYZE TABLE {table}")
     return connection
+
+
+def scatter(connection: pymysql.Connection) -> None:
+    """Writes the summary's rows anew, in no order."""
+    table = "operation_historical_summary"
+    rows(connection, f"CREATE TABLE ordered AS SELECT * FROM {table}")
+    rows(connection, f"TRUNCATE TABLE {table}")
+    rows(connection, f"INSERT INTO {table} ({COLUMNS}) SELECT {COLUMNS} FROM ordered ORDER BY RAND(12)")
+    rows(connection, "DROP TABLE ordered")
 
 
 def first(days: int) -> datetime.date:

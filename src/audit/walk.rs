@@ -148,7 +148,7 @@ impl<'a> Walk<'a> {
         let compared = match (self.subject.standing.superfluous(), self.zone()) {
             (Some(cause), _) => {
                 let days = (first, last);
-                let rows = stored::read(&mut tx, self.rollup, self.subject.lab_id, days).await?;
+                let rows = stored::read(&mut tx, self.rollup, self.subject.lab_id, days, 0).await?;
                 let rows_held = rows.len();
                 Compared { findings: cause::all_superfluous(self.rollup, rows, cause), rows_held }
             }

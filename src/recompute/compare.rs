@@ -37,7 +37,7 @@ pub struct Sides {
 pub async fn read(tx: &mut Tx, rollup: &Rollup, target: Target) -> Result<Sides, RecomputeError> {
     let zone = zone(tx, rollup, target.lab_id).await?;
     let expected = expected(tx, rollup, target, zone, Locking::None).await?;
-    let stored = stored::read(tx, rollup, target.lab_id, (target.first, target.last)).await?;
+    let stored = stored::read(tx, rollup, target.lab_id, (target.first, target.last), expected.len()).await?;
     Ok(Sides { zone, expected, stored })
 }
 
@@ -57,8 +57,12 @@ pub(super) async fn look(
         return Ok(Difference::default());
     };
     let days = (suspect.first, suspect.last);
-    let stored = if suspect.is_stored { stored::read(tx, rollup, lab_id, days).await? } else { Vec::new() };
-    let found = difference(rollup, of_days(&expected, days), stored);
+    let expected_of_days = of_days(&expected, days);
+    let stored = match suspect.is_stored {
+        true => stored::read(tx, rollup, lab_id, days, expected_of_days.len()).await?,
+        false => Vec::new(),
+    };
+    let found = difference(rollup, expected_of_days, stored);
     streak.goes_on(&found);
     check_shrink(tx, rollup, target, zone, &expected, &found).await?;
     Ok(found)

@@ -231,7 +231,7 @@ async fn rows_on_days_before_all_others_are_found_and_removed(engine: Engine) {
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let mut tx = db.db.begin(Mode::Snapshot).await.unwrap();
     let of_lab = right.keys().filter(|key| key.0 == 1).count();
-    assert_eq!(stored::read(&mut tx, rollup, 1, days).await.unwrap().len(), of_lab);
+    assert_eq!(stored::read(&mut tx, rollup, 1, days, of_lab).await.unwrap().len(), of_lab);
     digest::stored(&mut tx, rollup, 1, days).await.unwrap();
     tx.commit().await.unwrap();
 

@@ -2,6 +2,7 @@
 //! sort, and at a cost that does not grow with the backlog.
 
 mod pruning;
+mod summary;
 mod ticks;
 
 use std::{

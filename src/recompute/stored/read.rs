@@ -1,0 +1,147 @@
+//! Reading a lab's rows.
+//!
+//! By the unique key, which tells the days of a lab but not the counts: the server looks each row up by its
+//! id. Where the rows of the days were written together, nothing but them lies between the first and the last
+//! of their ids, and the server reads them one after the other instead, for two thirds of the CPU
+//! (BENCHMARKS.md). Rows that delta triggers have written lie among those of all labs.
+
+use chrono::NaiveDate;
+
+use super::{NO_COUNT, StoredEvent, StoredRow};
+use crate::{
+    args,
+    db::{Arg, Dated, DbError, Dialect, Query, Tx},
+    rollup::{Rollup, Summary},
+};
+
+/// The names of the statements.
+const READ: &str = "read summary";
+const READ_BETWEEN: &str = "read summary between ids";
+const SAMPLE: &str = "sample of summary ids";
+const ENDS: &str = "ends of summary ids";
+
+/// How many rows tell at first whether the rows lie together.
+const SAMPLE_ROWS: u32 = 32;
+
+/// Among how many rows one may lie to be read with them: looking it up takes about as long as passing three.
+const PASSED_MAX: i64 = 3;
+
+/// Each statement with its name.
+pub(super) fn statements(s: &Summary, dialect: Dialect) -> Vec<(&'static str, String)> {
+    let by_ids = [(READ_BETWEEN, read_between_sql(s)), (SAMPLE, sample_sql(s)), (ENDS, ends_sql(s))];
+    let by_ids = by_ids.into_iter().filter(|_| dialect == Dialect::MySql);
+    [(READ, read_sql(s))].into_iter().chain(by_ids).collect()
+}
+
+/// The stored rows of a lab from `first` to `last`. About how many are expected decides no more than how they
+/// are read.
+pub async fn read(
+    tx: &mut Tx,
+    rollup: &Rollup,
+    lab_id: i64,
+    (first, last): (NaiveDate, NaiveDate),
+    expected: usize,
+) -> Result<Vec<StoredRow>, DbError> {
+    let s = &rollup.summary;
+    let of_days = || args![lab_id, first, last];
+    let (query, args) = match ids(tx, s, of_days, expected).await? {
+        Some((low, high)) => (Query::new(READ_BETWEEN, read_between_sql(s)), args![low, high, lab_id, first, last]),
+        None => (Query::new(READ, read_sql(s)), of_days()),
+    };
+    let mut rows = Vec::new();
+    tx.for_each(query, args, |row| {
+        let Dated::At(day) = row.day(1)? else { return Ok(()) };
+        rows.push(StoredRow {
+            id: row.int(0)?,
+            day,
+            a: row.int_or_null(2)?,
+            b: row.int_or_null(3)?,
+            event: StoredEvent::new(rollup, row.str(4)?),
+            count: row.int_or_null(5)?.unwrap_or(NO_COUNT),
+        });
+        Ok(())
+    })
+    .await?;
+    Ok(rows)
+}
+
+/// The first and the last id of the rows `of_days`, if those between are mostly these rows.
+///
+/// Counting all of them is a fifth of reading them, and in vain where triggers have written them: the first few
+/// tell that before.
+async fn ids(
+    tx: &mut Tx,
+    s: &Summary,
+    of_days: impl Fn() -> Vec<Arg>,
+    expected: usize,
+) -> Result<Option<(i64, i64)>, DbError> {
+    if tx.dialect() == Dialect::Sqlite {
+        return Ok(None);
+    }
+    let sample = ends(tx, Query::new(SAMPLE, sample_sql(s)), of_days()).await?;
+    let expected = i64::try_from(expected).unwrap_or(i64::MAX);
+    if !sample.is_some_and(|sample| Ends { rows: expected, ..sample }.lie_together()) {
+        return Ok(None);
+    }
+    let all = ends(tx, Query::new(ENDS, ends_sql(s)), of_days()).await?;
+    Ok(all.filter(Ends::lie_together).map(|all| (all.low, all.high)))
+}
+
+/// So many rows, and the lowest and the highest of their ids.
+struct Ends {
+    rows: i64,
+    low: i64,
+    high: i64,
+}
+
+impl Ends {
+    fn lie_together(&self) -> bool {
+        self.high.saturating_sub(self.low) < self.rows.saturating_mul(PASSED_MAX)
+    }
+}
+
+/// None where there are no rows.
+async fn ends(tx: &mut Tx, query: Query<'_>, args: Vec<Arg>) -> Result<Option<Ends>, DbError> {
+    tx.fetch_one(query, args, |row| {
+        let ends = row.int_or_null(1)?.zip(row.int_or_null(2)?);
+        let rows = row.int(0)?;
+        Ok(ends.map(|(low, high)| Ends { rows, low, high }))
+    })
+    .await
+}
+
+/// What is read of a row.
+fn columns(s: &Summary) -> String {
+    [&s.id, &s.day, &s.dimension_a, &s.dimension_b, &s.event, &s.count].map(String::as_str).join(", ")
+}
+
+fn of_days(s: &Summary) -> String {
+    format!("FROM {} WHERE {} = ? AND {} BETWEEN ? AND ?", s.table, s.lab, s.day)
+}
+
+fn read_sql(s: &Summary) -> String {
+    format!("-- daymend: {READ}\nSELECT {} {}", columns(s), of_days(s))
+}
+
+/// COALESCE keeps the servers from the unique key, which begins with the lab.
+fn read_between_sql(s: &Summary) -> String {
+    format!(
+        "-- daymend: {READ_BETWEEN}\nSELECT {} FROM {} WHERE {} BETWEEN ? AND ? AND COALESCE({}) = ? AND {} BETWEEN ? AND ?",
+        columns(s),
+        s.table,
+        s.id,
+        s.lab,
+        s.day,
+    )
+}
+
+fn sample_sql(s: &Summary) -> String {
+    let (id, of_days) = (&s.id, of_days(s));
+    format!(
+        "-- daymend: {SAMPLE}\nSELECT COUNT(*), MIN({id}), MAX({id}) FROM (SELECT {id} {of_days} LIMIT {SAMPLE_ROWS}) AS sample"
+    )
+}
+
+fn ends_sql(s: &Summary) -> String {
+    format!("-- daymend: {ENDS}\nSELECT COUNT(*), MIN({id}), MAX({id}) {}", of_days(s), id = s.id)
+}
