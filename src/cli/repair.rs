@@ -15,10 +15,10 @@ use crate::{
     cli::Exit,
     error::examples,
     runs::LabDays,
-    scheduler::repair::{self, Clipped, Days, LeftOut, PlanError},
+    scheduler::repair::{self, Clipped, Days, LeftOut, Plan, PlanError},
 };
 
-/// How many labs are named that begin later than asked for.
+/// How many labs are named that begin later than asked for, or end earlier.
 const CLIPPED_SHOWN: usize = 5;
 
 /// Recomputes some calendar days of labs.
@@ -77,11 +77,8 @@ impl Options {
         for LeftOut { lab, why } in &plan.left_out {
             global.warn(format_args!("lab {lab} is left out: {why}"));
         }
-        if !plan.clipped.is_empty() {
-            let labs = plan.clipped.iter().map(|Clipped { lab, first_day }| format!("lab {lab} on {first_day}"));
-            let labs = examples(labs, CLIPPED_SHOWN);
-            global.warn(format_args!("{} lab(s) begin later: {labs} (the first bill or row)", plan.clipped.len()));
-        }
+        warn_of_clipped(global, &plan, "begin later", "the first bill or row", |lab| lab.first_day);
+        warn_of_clipped(global, &plan, "end earlier", "the last day that is over there", |lab| lab.last_day);
         for lab in &plan.disabled {
             global.warn(view_is_off(*lab));
         }
@@ -108,6 +105,15 @@ impl Options {
             println!("run {run}: {jobs} job(s) enqueued; follow it with `daymend runs watch {run}`");
         }
         Ok(Exit::Ok.into())
+    }
+}
+
+/// Names labs of which not all days are repaired.
+fn warn_of_clipped(global: &Global, plan: &Plan, what: &str, why: &str, day: fn(&Clipped) -> Option<NaiveDate>) {
+    let labs = plan.clipped.iter().filter_map(|lab| Some(format!("lab {} on {}", lab.lab, day(lab)?)));
+    let count = labs.clone().count();
+    if count > 0 {
+        global.warn(format_args!("{count} lab(s) {what}: {} ({why})", examples(labs, CLIPPED_SHOWN)));
     }
 }
 

@@ -1,9 +1,9 @@
 //! What an operator asks for: the repair of some days.
 //!
 //! A request becomes a plan first, which `--dry-run` prints and which is otherwise enqueued.
-//! Of each lab the span begins with its first bill or row, which is said where it is later than what was asked
-//! for. Labs that were named have to have such a day, or nothing is enqueued; where all enabled labs are meant,
-//! those without are left out, and said so.
+//! Of each lab the span begins with its first bill or row, and ends with the last day that is over there, if
+//! that which was asked for is over in another of the labs; either is said. Labs that were named have to have
+//! such a day, or nothing is enqueued; where all enabled labs are meant, those without are left out, and said so.
 
 use chrono::{DateTime, NaiveDate, Utc};
 
@@ -40,7 +40,7 @@ pub struct Plan {
     pub labs: LabDays,
     /// Labs that are left out.
     pub left_out: Vec<LeftOut>,
-    /// Labs whose days begin later than asked for.
+    /// Labs whose days begin later than asked for, or end earlier.
     pub clipped: Vec<Clipped>,
     /// Labs whose Historical View is off, planned because they were named.
     pub disabled: Vec<i64>,
@@ -58,28 +58,24 @@ pub struct LeftOut {
     pub why: String,
 }
 
-/// A lab that has neither bills nor rows on the first days that were asked for.
+/// A lab that has neither bills nor rows on the first days that were asked for, or where the last is not over.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Clipped {
     /// The lab.
     pub lab: i64,
-    /// The day with which it begins.
-    pub first_day: NaiveDate,
-}
-
-impl Plan {
-    fn add(&mut self, lab: i64, days: Found) {
-        self.clipped.extend(days.clipped_to.map(|first_day| Clipped { lab, first_day }));
-        self.labs.push((lab, days.days));
-    }
+    /// The day with which it begins, where that is later than asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_day: Option<NaiveDate>,
+    /// The day with which it ends, where that is earlier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_day: Option<NaiveDate>,
 }
 
 /// The days of a lab.
 #[derive(Debug)]
 struct Found {
     days: Vec<NaiveDate>,
-    /// With which of them it begins, where that is later than asked for.
-    clipped_to: Option<NaiveDate>,
+    clipped: Option<Clipped>,
 }
 
 /// Why there is no plan.
@@ -100,33 +96,47 @@ pub enum PlanError {
 pub async fn plan(db: &Db, rollup: &Rollup, labs: &[i64], days: Days, now: DateTime<Utc>) -> Result<Plan, PlanError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let known = source::labs(&mut tx, rollup).await?;
+    let are_named = !labs.is_empty();
+    let labs = if are_named { named(&known, labs)? } else { known.iter().filter(|lab| lab.enabled).collect() };
+    let zones = labs.iter().filter_map(|lab| lab.zone().ok());
+    let over = Over { now, anywhere: zones.map(|zone| zone.yesterday(now)).max() };
     let mut plan = Plan::default();
-    if labs.is_empty() {
-        for lab in known.iter().filter(|lab| lab.enabled) {
-            match days_of(&mut tx, rollup, lab, days, now).await? {
-                Ok(days) => plan.add(lab.id, days),
-                Err(why) => plan.left_out.push(LeftOut { lab: lab.id, why }),
+    for lab in labs {
+        match days_of(&mut tx, rollup, lab, days, over).await? {
+            Ok(found) => {
+                plan.clipped.extend(found.clipped);
+                plan.labs.push((lab.id, found.days));
+                plan.disabled.extend((!lab.enabled).then_some(lab.id));
             }
-        }
-        if plan.labs.is_empty() {
-            return Err(PlanError::NoLab(why_none(&plan.left_out)));
-        }
-    } else {
-        for id in labs {
-            let Some(lab) = known.iter().find(|lab| lab.id == *id) else {
-                return Err(PlanError::Refused(format!("lab {id} does not exist")));
-            };
-            match days_of(&mut tx, rollup, lab, days, now).await? {
-                Ok(_) if plan.labs.iter().any(|(known, _)| known == id) => {}
-                Ok(days) => {
-                    plan.add(*id, days);
-                    plan.disabled.extend((!lab.enabled).then_some(lab.id));
-                }
-                Err(why) => return Err(PlanError::Refused(format!("lab {id}: {why}"))),
-            }
+            Err(why) if are_named => return Err(PlanError::Refused(format!("lab {}: {why}", lab.id))),
+            Err(why) => plan.left_out.push(LeftOut { lab: lab.id, why }),
         }
     }
+    if plan.labs.is_empty() {
+        return Err(PlanError::NoLab(why_none(&plan.left_out)));
+    }
     Ok(plan)
+}
+
+/// The labs of these ids, each once.
+fn named<'a>(known: &'a [Lab], ids: &[i64]) -> Result<Vec<&'a Lab>, PlanError> {
+    let mut labs: Vec<&Lab> = Vec::new();
+    for id in ids {
+        let lab = known.iter().find(|lab| lab.id == *id);
+        let lab = lab.ok_or_else(|| PlanError::Refused(format!("lab {id} does not exist")))?;
+        if labs.iter().all(|chosen| chosen.id != lab.id) {
+            labs.push(lab);
+        }
+    }
+    Ok(labs)
+}
+
+/// Which days are over.
+#[derive(Debug, Clone, Copy)]
+struct Over {
+    now: DateTime<Utc>,
+    /// The last that is over in any of the labs.
+    anywhere: Option<NaiveDate>,
 }
 
 /// Why no lab can be repaired, by the first of them.
@@ -147,7 +157,7 @@ async fn days_of(
     rollup: &Rollup,
     lab: &Lab,
     days: Days,
-    now: DateTime<Utc>,
+    over: Over,
 ) -> Result<Result<Found, String>, DbError> {
     let zone = match lab.zone() {
         Ok(zone) => zone,
@@ -160,8 +170,9 @@ async fn days_of(
             (day, day)
         }
     };
-    let yesterday = zone.yesterday(now);
-    if last > yesterday {
+    let yesterday = zone.yesterday(over.now);
+    let end = last.min(yesterday);
+    if end < last && (end < first || Some(last) > over.anywhere) {
         return Ok(Err(format!("{last} is not over yet (its last closed day is {yesterday}, in {})", zone.name())));
     }
     // Rows that are too many are removed, wherever they are.
@@ -175,17 +186,19 @@ async fn days_of(
         };
         let bill = bill.map(|at| zone.date_of(at));
         let begin = bill.into_iter().chain(row).min().map(|day| day.max(first));
-        let Some(begin) = begin.filter(|day| *day <= last) else {
-            let why = |bill| format!("{} is before its first bill ({bill})", span(first, last));
+        let Some(begin) = begin.filter(|day| *day <= end) else {
+            let why = |bill| format!("{} is before its first bill ({bill})", span(first, end));
             return Ok(Err(bill.map_or_else(|| "it has no bills".to_owned(), why)));
         };
         begin
     };
-    let days: Vec<_> = zone.dates(begin, last).collect();
+    let days: Vec<_> = zone.dates(begin, end).collect();
     if days.is_empty() {
-        return Ok(Err(format!("{} does not exist in {}", span(begin, last), zone.name())));
+        return Ok(Err(format!("{} does not exist in {}", span(begin, end), zone.name())));
     }
-    Ok(Ok(Found { days, clipped_to: (begin > first).then_some(begin) }))
+    let (first_day, last_day) = ((begin > first).then_some(begin), (end < last).then_some(end));
+    let is_clipped = first_day.or(last_day).is_some();
+    Ok(Ok(Found { days, clipped: is_clipped.then_some(Clipped { lab: lab.id, first_day, last_day }) }))
 }
 
 /// Enqueues a plan as one repair run; its id.

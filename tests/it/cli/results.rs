@@ -4,17 +4,18 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::{NOW, labs, written};
+use super::{NOW, USAGE, labs, written};
 use crate::{
     on_both,
     support::{
         Engine,
-        process::{run, run_ok},
+        process::{run, run_fails, run_ok},
     },
 };
 
 on_both! {
     a_repair_begins_with_the_first_bill_or_row_of_each_lab;
+    a_repair_ends_with_the_last_day_that_is_over_in_each_lab;
     results_for_machines_are_objects_with_names;
 }
 
@@ -53,6 +54,33 @@ async fn a_repair_begins_with_the_first_bill_or_row_of_each_lab(engine: Engine) 
     assert_eq!((&enqueued["jobs"], &enqueued["clipped"][2]["lab"]), (&14.into(), &4.into()), "{enqueued}");
     run_ok(&db, &["--now", NOW, "worker", "--drain"]);
     assert_eq!(db.number("SELECT COUNT(*) FROM operation_historical_summary WHERE ordered_at < '2026-06-07'").await, 0);
+}
+
+async fn a_repair_ends_with_the_last_day_that_is_over_in_each_lab(engine: Engine) {
+    let db = labs(engine).await;
+    // Lab 1 is in Kolkata, where it is the 10th already, lab 2 in New York, where it is the 9th.
+    let now = "2026-06-09T20:00:00Z";
+    let span = ["--now", now, "repair", "--day", "2026-06-08", "--to", "2026-06-09", "--dry-run"];
+    let planned = run(&db, &[&span[..], &["--json"]].concat());
+    let plan: Value = serde_json::from_slice(&planned.stdout).unwrap();
+    assert_eq!(plan["clipped"], json!([{ "lab": 2, "last_day": "2026-06-08" }]), "{plan}");
+    let days = json!([{ "lab": 1, "days": ["2026-06-08", "2026-06-09"] }, { "lab": 2, "days": ["2026-06-08"] }]);
+    assert_eq!(plan["labs"], days, "{plan}");
+    let said = String::from_utf8_lossy(&planned.stderr).into_owned();
+    assert!(said.contains("1 lab(s) end earlier: lab 2 on 2026-06-08 (the last day that is over there)"), "{said}");
+    assert!(!said.contains("begin later"), "{said}");
+    // What is over in none of the labs is a mistake, and so is a day of its own.
+    let later = ["--now", now, "repair", "--day", "2026-06-08", "--to", "2026-06-10", "--dry-run"];
+    let alone = [&span[..], &["--lab", "2"]].concat();
+    let day = ["--now", now, "repair", "--day", "2026-06-09", "--lab", "1", "--lab", "2", "--dry-run"];
+    for (arguments, why) in [
+        (&later[..], "lab 1: 2026-06-10 is not over yet"),
+        (&alone, "lab 2: 2026-06-09 is not over yet"),
+        (&day, "lab 2: 2026-06-09 is not over yet"),
+    ] {
+        let error = run_fails(&db, USAGE, arguments);
+        assert!(error.contains(why), "{arguments:?}: {error}");
+    }
 }
 
 async fn results_for_machines_are_objects_with_names(engine: Engine) {
