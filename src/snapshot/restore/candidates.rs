@@ -74,6 +74,12 @@ impl State {
         Self::ALL.into_iter().find(|state| state.name() == name)
     }
 
+    /// Whether somebody wants it back, whatever becomes of it.
+    #[must_use]
+    pub fn is_wanted(self) -> bool {
+        !matches!(self, Self::Excluded | Self::LeftOut)
+    }
+
     /// Whether a person has to decide.
     #[must_use]
     pub fn is_quarantined(self) -> bool {

@@ -19,6 +19,7 @@
 pub mod apply;
 pub mod candidates;
 pub mod children;
+pub mod emptied;
 pub mod exclude;
 pub mod graph;
 mod judge;

@@ -107,14 +107,19 @@ async fn find(
                     detail: String::new(),
                     holder: None,
                 },
-                Some(live) if identity.is_empty() || shape.values(row, identity) == shape.values(live, identity) => {
-                    continue;
-                }
+                Some(live) if same_identity(context, table, row, live) => continue,
                 Some(live) => reused(shape, row, live, format!("{} differs", names(shape, identity))),
             });
         }
         enter(context, views, table, found, exclusions, remap).await?;
     }
+}
+
+/// Whether a row and the live one under its key are the same, as far as an identity is declared.
+pub(super) fn same_identity(context: &Context, table: usize, row: &[Arg], live: &[Arg]) -> bool {
+    let identity = context.identities[table].as_deref().unwrap_or_default();
+    let shape = &context.shapes[table];
+    identity.is_empty() || shape.values(row, identity) == shape.values(live, identity)
 }
 
 /// A row whose key is somebody else's by now.

@@ -5,10 +5,14 @@ use serde::Serialize;
 use super::{
     Context,
     candidates::{Candidate, Count, State},
+    emptied::{self, Emptied},
 };
-use crate::snapshot::{
-    SnapshotError,
-    cells::{self, Cells},
+use crate::{
+    error::chain,
+    snapshot::{
+        SnapshotError,
+        cells::{self, Cells},
+    },
 };
 
 /// Rows of a table in one state for one reason.
@@ -53,6 +57,9 @@ fn live(candidate: &Candidate) -> Option<&Cells> {
 pub struct Report {
     /// The groups, tables in the order in which they are restored.
     pub groups: Vec<Group>,
+    /// Rows that are still there, and have lost what they referred to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub emptied: Vec<Emptied>,
     /// What else there is to say.
     pub remarks: Vec<String>,
 }
@@ -79,7 +86,13 @@ impl Report {
                 .collect();
             groups.push(Group { table: context.shapes[table].table.clone(), state, reason, rows, samples });
         }
-        Ok(Self { groups, remarks: context.remarks.clone() })
+        let mut remarks = context.remarks.clone();
+        // What has been done, or would be, is to be said whatever becomes of this.
+        let emptied = emptied::find(context).await.unwrap_or_else(|error| {
+            remarks.push(format!("which rows have lost their references is unknown: {}", chain(&error)));
+            Vec::new()
+        });
+        Ok(Self { groups, emptied, remarks })
     }
 
     /// How many rows are in a state.

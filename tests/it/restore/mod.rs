@@ -4,6 +4,7 @@ mod altered;
 mod any_types;
 mod cases;
 mod children;
+mod emptied;
 mod hostile;
 mod identity;
 mod keys;

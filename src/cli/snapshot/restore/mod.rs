@@ -154,8 +154,8 @@ impl Options {
         context.remarks.extend(remark);
         context.remarks.extend(remap.as_ref().and_then(Remap::remark));
         let map = self.map.clone().unwrap_or_else(|| PathBuf::from(format!("{label}.map.csv")));
-        let mut report = Report::read(&context, self.samples).await?;
         if !self.apply {
+            let report = Report::read(&context, self.samples).await?;
             let saved = remap::save(&context, &map, self.remap.as_deref()).await?;
             if global.json {
                 print_json(&serde_json::json!({ "dry_run": true, "report": report, "map": saved }))?;
@@ -204,7 +204,7 @@ impl Options {
         // What may take long is left to others.
         drop(held);
         let saved = remap::save(&context, &map, self.remap.as_deref()).await?;
-        report = Report::read(&context, self.samples).await?;
+        let report = Report::read(&context, self.samples).await?;
         if !global.json {
             print::report(&report, false);
             print::map(&context, &map, saved.as_deref()).await?;
@@ -222,6 +222,7 @@ impl Options {
         let all_back = report.rows(State::Deferred) == 0
             && report.quarantined() == 0
             && left_empty == 0
+            && report.emptied.is_empty()
             && context.tables_lost == 0;
         let exit = if all_back { Exit::Ok } else { Exit::Drift };
         Ok(after.exit(exit).into())

@@ -1,0 +1,87 @@
+//! References that ON DELETE SET NULL has emptied: rows that are still there.
+
+use serde_json::{Value as Json, json};
+
+use super::Scene;
+use crate::{on_both, support::Engine};
+
+const CLINICS: &str = "CREATE TABLE clinics (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(20) NOT NULL)";
+const VISITS: &str = "CREATE TABLE visits (id BIGINT NOT NULL PRIMARY KEY, clinic BIGINT NULL, seen BIGINT NOT NULL,
+    FOREIGN KEY (clinic) REFERENCES clinics (id) ON DELETE SET NULL)";
+
+on_both! {
+    what_was_emptied_when_a_row_vanished_is_said_and_left;
+    what_a_restore_fills_in_itself_is_not_said;
+}
+
+async fn what_was_emptied_when_a_row_vanished_is_said_and_left(engine: Engine) {
+    let scene = Scene::new(engine, &[CLINICS, VISITS]).await;
+    scene
+        .execute_all(&[
+            "INSERT INTO clinics VALUES (1, 'north'), (2, 'south'), (3, 'east')",
+            "INSERT INTO visits VALUES (1, 1, 0), (2, 1, 0), (3, 2, 0), (4, 1, 0), (5, 1, 0), (6, NULL, 0), (7, 3, 0)",
+        ])
+        .await;
+    // More than a page of them.
+    scene
+        .execute_all(&(100..600).map(|id| format!("INSERT INTO visits VALUES ({id}, 1, 0)")).collect::<Vec<_>>())
+        .await;
+    let name = scene.take().await.to_string();
+    scene
+        .execute_all(&[
+            "DELETE FROM visits WHERE id = 5",
+            "DELETE FROM clinics WHERE id IN (1, 3)",
+            // Somebody has decided otherwise since; and somebody has left a clinic that is still there.
+            "UPDATE visits SET clinic = 2 WHERE id = 4",
+            "UPDATE visits SET clinic = NULL WHERE id = 3",
+        ])
+        .await;
+    // The same reference as somebody has declared it is no other; of a clinic that stays away nothing is said.
+    let declared =
+        scene.file("more.toml", "[[reference]]\ntable = \"visits\"\ncolumns = \"clinic\"\nparent = \"clinics\"\n");
+    let restore = ["restore", &name, "--missing", "--exclude", "clinics:3", "--relations", &declared];
+    let emptied = json!([{
+        "table": "visits", "columns": "clinic", "parent": "clinics", "rows": 502, "first": "1", "referred_to": "1"
+    }]);
+    let planned = scene.json(3, &restore);
+    assert_eq!(planned["report"]["emptied"], emptied, "{planned}");
+    // Tables that are asked for one by one make no difference to those that refer to them.
+    let clinics = scene.json(3, &[&restore[..], &["--table", "clinics"]].concat());
+    assert_eq!(clinics["report"]["emptied"], emptied, "{clinics}");
+    let visits = scene.json(3, &[&restore[..], &["--table", "visits"]].concat());
+    assert_eq!(visits["report"]["emptied"], Json::Null, "{visits}");
+    let printed = scene.run(3, &restore);
+    let said = "502 row(s) of visits refer to no row of clinics any more, and theirs has vanished: a restore fills in only \
+                what it has left empty itself (the first is 1, whose clinic was 1)";
+    assert!(printed.contains(said), "{printed}");
+    // All rows are back, and a person has something to decide. Said once: then nothing is missing.
+    let applied = scene.json(3, &[&restore[..], &["--apply"]].concat());
+    assert_eq!(applied["report"]["emptied"], emptied, "{applied}");
+    for (visit, clinic) in [(1, "-"), (2, "-"), (3, "-"), (4, "2"), (5, "1"), (6, "-"), (7, "-"), (599, "-")] {
+        let sql = format!("SELECT COALESCE(CAST(clinic AS CHAR), '-') FROM visits WHERE id = {visit}");
+        assert_eq!(scene.db.text(&sql).await, clinic, "visit {visit}");
+    }
+    let again = scene.json(0, &[&restore[..], &["--apply"]].concat());
+    assert_eq!(again["report"]["emptied"], Json::Null, "{again}");
+}
+
+/// A tree that is gone as a whole goes in with references empty, which the restore fills in.
+async fn what_a_restore_fills_in_itself_is_not_said(engine: Engine) {
+    let staff = "CREATE TABLE staff (id BIGINT NOT NULL PRIMARY KEY, boss BIGINT NULL, name VARCHAR(20) NOT NULL,
+        FOREIGN KEY (boss) REFERENCES staff (id) ON DELETE SET NULL)";
+    let scene = Scene::new(engine, &[staff]).await;
+    // Each is the boss of the one before.
+    scene.execute_all(&["INSERT INTO staff VALUES (3, NULL, 'c'), (2, 3, 'b'), (1, 2, 'a')"]).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM staff WHERE id IN (1, 2, 3)"]).await;
+    let applied = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(applied["report"]["emptied"], Json::Null, "{applied}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM staff WHERE boss = id + 1").await, 2);
+    // Of one that has stayed the boss is gone.
+    scene.execute_all(&["DELETE FROM staff WHERE id = 3"]).await;
+    let emptied = json!([{
+        "table": "staff", "columns": "boss", "parent": "staff", "rows": 1, "first": "2", "referred_to": "3"
+    }]);
+    let planned = scene.json(3, &["restore", &name, "--missing"]);
+    assert_eq!(planned["report"]["emptied"], emptied, "{planned}");
+}
