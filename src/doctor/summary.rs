@@ -15,6 +15,7 @@ use crate::{
 };
 
 pub(super) const CHECKS: &[Check] = &[
+    Check::new("summary.id", Severity::Warning, "the summary's primary key", |p| Box::pin(id(p))),
     Check::new("summary.nullable", Severity::Warning, "the summary's dimensions", |p| Box::pin(nullable(p))),
     Check::new("summary.unique", Severity::Warning, "the summary's unique key", |p| Box::pin(unique(p))),
     Check::new("summary.null_rows", Severity::Warning, "summary rows", |p| Box::pin(rows(p, Fault::NullDimension))),
@@ -132,6 +133,24 @@ pub(super) async fn nullable_dimensions(
 pub(super) async fn has_unique_key(patient: &Patient<'_>, summary: &Summary) -> Result<bool, DbError> {
     let indexes = catalogue::indexes(patient, &summary.table).await?;
     Ok(indexes.iter().any(|index| index.is_unique_key_of(&key(summary))))
+}
+
+/// Rows are locked and changed by their ids one by one, and many are read by a range of them.
+async fn id(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    for Rollup { summary, .. } in patient.rollups.iter() {
+        let indexes = catalogue::indexes(patient, &summary.table).await?;
+        let primary = indexes.iter().find(|index| index.name == "PRIMARY");
+        let leads = |index: &catalogue::Index| index.serves(std::slice::from_ref(&summary.id));
+        let exists = !catalogue::columns(patient, &summary.table).await?.is_empty();
+        if exists && !primary.is_some_and(leads) {
+            let what = format!("no primary key begins with {}, by which rows are looked up", summary.id);
+            let advice =
+                format!("make {} the primary key, or let [summary] in rollup.toml name the one that is", summary.id);
+            chart.find(summary.table.clone(), what, advice);
+        }
+    }
+    Ok(chart)
 }
 
 async fn nullable(patient: &Patient<'_>) -> Result<Chart, DbError> {

@@ -13,6 +13,7 @@ use crate::{
 };
 
 on_both! {
+    a_summary_whose_rows_cannot_be_looked_up_by_id_is_found;
     a_summary_without_constraints_is_found_repaired_and_constrained;
     missing_indexes_of_the_fact_queries_are_named_and_printed;
     constraints_wait_for_the_delta_triggers;
@@ -57,6 +58,27 @@ async fn loosen(db: &TestDb) {
             .await;
         }
     }
+}
+
+async fn a_summary_whose_rows_cannot_be_looked_up_by_id_is_found(engine: Engine) {
+    let db = healthy(engine).await;
+    let sql = match engine {
+        Engine::MariaDb => {
+            "ALTER TABLE operation_historical_summary DROP PRIMARY KEY, ADD PRIMARY KEY (lab_id, id), ADD KEY by_id (id)"
+        }
+        Engine::Sqlite => {
+            "DROP TABLE operation_historical_summary;
+             CREATE TABLE operation_historical_summary (
+                 id INTEGER NOT NULL, lab_id INTEGER NOT NULL, ordered_at TEXT NOT NULL, dimension_a_id INTEGER NOT NULL,
+                 dimension_b_id INTEGER NOT NULL, event_type TEXT NOT NULL, event_count INTEGER NOT NULL,
+                 created_at TEXT NOT NULL, modified_at TEXT NOT NULL, PRIMARY KEY (lab_id, id),
+                 UNIQUE (lab_id, ordered_at, dimension_a_id, dimension_b_id, event_type));"
+        }
+    };
+    db.apply(sql).await;
+    let found = examine(&db);
+    assert_eq!((found.ids(), found.code), (vec!["summary.id"], 3));
+    assert!(found.what("summary.id").contains("no primary key begins with id"), "{}", found.what("summary.id"));
 }
 
 async fn a_summary_without_constraints_is_found_repaired_and_constrained(engine: Engine) {
