@@ -23,8 +23,12 @@ const ENDS: &str = "ends of summary ids";
 /// How many rows tell at first whether the rows lie together.
 const SAMPLE_ROWS: u32 = 32;
 
-/// Among how many rows one may lie to be read with them: looking it up takes about as long as passing three.
-const PASSED_MAX: i64 = 3;
+/// Among how many rows one may lie to be read with them: counting a row and passing two takes about as long as
+/// looking it up.
+const PASSED_MAX: i64 = 2;
+
+/// How many rows have to be expected: fewer are not worth the questions.
+const ROWS_MIN: usize = 200;
 
 /// Each statement with its name.
 pub(super) fn statements(s: &Summary, dialect: Dialect) -> Vec<(&'static str, String)> {
@@ -33,8 +37,8 @@ pub(super) fn statements(s: &Summary, dialect: Dialect) -> Vec<(&'static str, St
     [(READ, read_sql(s))].into_iter().chain(by_ids).collect()
 }
 
-/// The stored rows of a lab from `first` to `last`. About how many are expected decides no more than how they
-/// are read.
+/// The stored rows of a lab from `first` to `last`, all of them: that so many are `expected` only tells how to
+/// read them.
 pub async fn read(
     tx: &mut Tx,
     rollup: &Rollup,
@@ -44,7 +48,9 @@ pub async fn read(
 ) -> Result<Vec<StoredRow>, DbError> {
     let s = &rollup.summary;
     let of_days = || args![lab_id, first, last];
-    let (query, args) = match ids(tx, s, of_days, expected).await? {
+    let days = usize::try_from((last - first).num_days()).unwrap_or_default() + 1;
+    let ids = if expected < ROWS_MIN { None } else { ids(tx, s, of_days, expected / days).await? };
+    let (query, args) = match ids {
         Some((low, high)) => (Query::new(READ_BETWEEN, read_between_sql(s)), args![low, high, lab_id, first, last]),
         None => (Query::new(READ, read_sql(s)), of_days()),
     };
@@ -67,20 +73,20 @@ pub async fn read(
 
 /// The first and the last id of the rows `of_days`, if those between are mostly these rows.
 ///
-/// Counting all of them is a fifth of reading them, and in vain where triggers have written them: the first few
-/// tell that before.
+/// Counting all of them is a fifth of reading them, and in vain where triggers have written them: the first few,
+/// which are of one day, tell that before.
 async fn ids(
     tx: &mut Tx,
     s: &Summary,
     of_days: impl Fn() -> Vec<Arg>,
-    expected: usize,
+    expected_a_day: usize,
 ) -> Result<Option<(i64, i64)>, DbError> {
     if tx.dialect() == Dialect::Sqlite {
         return Ok(None);
     }
     let sample = ends(tx, Query::new(SAMPLE, sample_sql(s)), of_days()).await?;
-    let expected = i64::try_from(expected).unwrap_or(i64::MAX);
-    if !sample.is_some_and(|sample| Ends { rows: expected, ..sample }.lie_together()) {
+    let rows = i64::try_from(expected_a_day).unwrap_or(i64::MAX);
+    if !sample.is_some_and(|sample| Ends { rows, ..sample }.lie_together()) {
         return Ok(None);
     }
     let all = ends(tx, Query::new(ENDS, ends_sql(s)), of_days()).await?;
