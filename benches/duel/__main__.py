@@ -120,7 +120,7 @@ def right(server, database, ours, options) -> Item:
 
 def nightly(server, database, ours, options) -> Item:
     """Yesterday, for many labs whose summary is 99 % right; a lab's rows lie together, as a recompute writes them."""
-    return nightly_of_labs(server, options, "a lab's rows together", lambda _: None)
+    return nightly_of_labs(server, options, "a lab's rows together")
 
 
 def nightly_scattered(server, database, ours, options) -> Item:
@@ -128,7 +128,7 @@ def nightly_scattered(server, database, ours, options) -> Item:
     return nightly_of_labs(server, options, "rows of all labs among each other", data.scatter)
 
 
-def nightly_of_labs(server, options, how, arrange) -> Item:
+def nightly_of_labs(server, options, how, arrange=None) -> Item:
     database = data.create(server, "many_labs", options.labs, 1)
     incumbent.install(database)
     rivals = {INCUMBENT: lambda: rows(database, f"CALL summary_nightly('{data.LAST}')")}
@@ -138,11 +138,12 @@ def nightly_of_labs(server, options, how, arrange) -> Item:
     return Item(title, "lab", took, [f"{held:,} rows, of which one in a hundred is wrong each time."])
 
 
-def damaged(server, name, database, options, rivals, arrange=lambda _: None) -> tuple[dict[str, list[float]], int]:
+def damaged(server, name, database, options, rivals, arrange=None) -> tuple[dict[str, list[float]], int]:
     """Seconds that each takes to repair every hundredth row, round by round; how many rows there are."""
     ours = Daymend(server, name)
     ours.repair(data.LAST, data.LAST)
-    arrange(database)
+    if arrange:
+        arrange(database)
     rows(database, "ANALYZE TABLE operation_historical_summary")
     wanted = fingerprint(database)
     ways = {"daymend": lambda: ours.repair(data.LAST, data.LAST), **rivals}
