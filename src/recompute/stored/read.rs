@@ -84,36 +84,28 @@ async fn ids(
     if tx.dialect() == Dialect::Sqlite {
         return Ok(None);
     }
-    let sample = ends(tx, Query::new(SAMPLE, sample_sql(s)), of_days()).await?;
+    let mut sample = Vec::new();
+    tx.for_each(Query::new(SAMPLE, sample_sql(s)), of_days(), |row| {
+        sample.push(row.int(0)?);
+        Ok(())
+    })
+    .await?;
+    let ends = sample.iter().min().copied().zip(sample.iter().max().copied());
     let rows = i64::try_from(expected_a_day).unwrap_or(i64::MAX);
-    if !sample.is_some_and(|sample| Ends { rows, ..sample }.lie_together()) {
+    if !ends.is_some_and(|ends| lie_together(rows, ends)) {
         return Ok(None);
     }
-    let all = ends(tx, Query::new(ENDS, ends_sql(s)), of_days()).await?;
-    Ok(all.filter(Ends::lie_together).map(|all| (all.low, all.high)))
+    let (rows, ends) = tx
+        .fetch_one(Query::new(ENDS, ends_sql(s)), of_days(), |row| {
+            Ok((row.int(0)?, row.int_or_null(1)?.zip(row.int_or_null(2)?)))
+        })
+        .await?;
+    Ok(ends.filter(|ends| lie_together(rows, *ends)))
 }
 
-/// So many rows, and the lowest and the highest of their ids.
-struct Ends {
-    rows: i64,
-    low: i64,
-    high: i64,
-}
-
-impl Ends {
-    fn lie_together(&self) -> bool {
-        self.high.saturating_sub(self.low) < self.rows.saturating_mul(PASSED_MAX)
-    }
-}
-
-/// None where there are no rows.
-async fn ends(tx: &mut Tx, query: Query<'_>, args: Vec<Arg>) -> Result<Option<Ends>, DbError> {
-    tx.fetch_one(query, args, |row| {
-        let ends = row.int_or_null(1)?.zip(row.int_or_null(2)?);
-        let rows = row.int(0)?;
-        Ok(ends.map(|(low, high)| Ends { rows, low, high }))
-    })
-    .await
+/// Whether so many rows lie together, whose first and last id these are.
+fn lie_together(rows: i64, (low, high): (i64, i64)) -> bool {
+    high.saturating_sub(low) < rows.saturating_mul(PASSED_MAX)
 }
 
 /// What is read of a row.
@@ -142,10 +134,7 @@ fn read_between_sql(s: &Summary) -> String {
 }
 
 fn sample_sql(s: &Summary) -> String {
-    let (id, of_days) = (&s.id, of_days(s));
-    format!(
-        "-- daymend: {SAMPLE}\nSELECT COUNT(*), MIN({id}), MAX({id}) FROM (SELECT {id} {of_days} LIMIT {SAMPLE_ROWS}) AS sample"
-    )
+    format!("-- daymend: {SAMPLE}\nSELECT {} {} LIMIT {SAMPLE_ROWS}", s.id, of_days(s))
 }
 
 fn ends_sql(s: &Summary) -> String {
