@@ -12,6 +12,7 @@ const VISITS: &str = "CREATE TABLE visits (id BIGINT NOT NULL PRIMARY KEY, clini
 on_both! {
     what_was_emptied_when_a_row_vanished_is_said_and_left;
     what_a_restore_fills_in_itself_is_not_said;
+    a_row_that_is_another_by_now_has_lost_nothing;
 }
 
 async fn what_was_emptied_when_a_row_vanished_is_said_and_left(engine: Engine) {
@@ -84,4 +85,24 @@ async fn what_a_restore_fills_in_itself_is_not_said(engine: Engine) {
     }]);
     let planned = scene.json(3, &["restore", &name, "--missing"]);
     assert_eq!(planned["report"]["emptied"], emptied, "{planned}");
+}
+
+async fn a_row_that_is_another_by_now_has_lost_nothing(engine: Engine) {
+    let scene = Scene::new(engine, &[CLINICS, VISITS]).await;
+    scene
+        .execute_all(&["INSERT INTO clinics VALUES (1, 'north')", "INSERT INTO visits VALUES (1, 1, 10), (2, 1, 20)"])
+        .await;
+    let name = scene.take().await.to_string();
+    scene
+        .execute_all(&[
+            "DELETE FROM clinics",
+            "DELETE FROM visits WHERE id = 2",
+            "INSERT INTO visits VALUES (2, NULL, 99)",
+        ])
+        .await;
+    let identity = scene.file("identity.toml", "[[identity]]\ntable = \"visits\"\ncolumns = [\"seen\"]\n");
+    for (relations, rows) in [(&[][..], 2), (&["--relations", &identity][..], 1)] {
+        let planned = scene.json(3, &[&["restore", &name, "--missing"], relations].concat());
+        assert_eq!(planned["report"]["emptied"][0]["rows"], rows, "{planned}");
+    }
 }
