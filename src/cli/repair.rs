@@ -111,9 +111,9 @@ impl Options {
 /// Names labs of which not all days are repaired.
 fn warn_of_clipped(global: &Global, plan: &Plan, what: &str, why: &str, day: fn(&Clipped) -> Option<NaiveDate>) {
     let labs = plan.clipped.iter().filter_map(|lab| Some(format!("lab {} on {}", lab.lab, day(lab)?)));
-    let count = labs.clone().count();
-    if count > 0 {
-        global.warn(format_args!("{count} lab(s) {what}: {} ({why})", examples(labs, CLIPPED_SHOWN)));
+    let labs: Vec<String> = labs.collect();
+    if !labs.is_empty() {
+        global.warn(format_args!("{} lab(s) {what}: {} ({why})", labs.len(), examples(&labs, CLIPPED_SHOWN)));
     }
 }
 

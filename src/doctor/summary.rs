@@ -135,6 +135,11 @@ pub(super) async fn has_unique_key(patient: &Patient<'_>, summary: &Summary) -> 
     Ok(indexes.iter().any(|index| index.is_unique_key_of(&key(summary))))
 }
 
+/// Whether the table is there: where it is not, that has been found, and nothing else is said of it.
+async fn exists(patient: &Patient<'_>, summary: &Summary) -> Result<bool, DbError> {
+    Ok(!catalogue::columns(patient, &summary.table).await?.is_empty())
+}
+
 /// Rows are locked and changed by their ids one by one, and many are read by a range of them.
 async fn id(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
@@ -142,8 +147,7 @@ async fn id(patient: &Patient<'_>) -> Result<Chart, DbError> {
         let indexes = catalogue::indexes(patient, &summary.table).await?;
         let primary = indexes.iter().find(|index| index.name == "PRIMARY");
         let leads = |index: &catalogue::Index| index.serves(std::slice::from_ref(&summary.id));
-        let exists = !catalogue::columns(patient, &summary.table).await?.is_empty();
-        if exists && !primary.is_some_and(leads) {
+        if exists(patient, summary).await? && !primary.is_some_and(leads) {
             let what = format!("no primary key begins with {}, by which rows are looked up", summary.id);
             let advice =
                 format!("make {} the primary key, or let [summary] in rollup.toml name the one that is", summary.id);
@@ -170,9 +174,7 @@ async fn unique(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     for rollup in patient.rollups.iter() {
         let summary = &rollup.summary;
-        // Nothing is said of a table that is not there; that has been found.
-        let exists = !catalogue::columns(patient, &summary.table).await?.is_empty();
-        if exists && !has_unique_key(patient, summary).await? {
+        if exists(patient, summary).await? && !has_unique_key(patient, summary).await? {
             let what = format!("no unique key on ({})", key(summary).join(", "));
             chart.find(summary.table.clone(), what, "daymend doctor --print-fixes");
         }

@@ -40,7 +40,7 @@ pub async fn stored(
 ) -> Result<Option<BTreeMap<NaiveDate, Digest>>, DbError> {
     let Some(sql) = sql(&rollup.summary, tx.dialect()) else { return Ok(None) };
     let mut digests = BTreeMap::new();
-    tx.for_each(Query::new(NAME, sql), args![lab_id, first, last], |row| {
+    tx.for_each(Query::named(NAME, sql), args![lab_id, first, last], |row| {
         let Dated::At(day) = row.day(0)? else { return Ok(()) };
         let rows = u64::try_from(row.int(1)?).unwrap_or_default();
         digests.insert(day, Digest { rows, sha256: row.text_or_null(2)?.unwrap_or_default() });
@@ -77,8 +77,7 @@ fn digest(rollup: &Rollup, rows: &[(Key, u32)]) -> Digest {
 pub fn sql(s: &Summary, dialect: Dialect) -> Option<String> {
     (dialect == Dialect::MySql).then(|| {
         format!(
-            "-- daymend: digest summary\n\
-             SELECT {day}, COUNT(*), SHA2(GROUP_CONCAT({a}, ' ', {b}, ' ', {event}, ' ', {count}), 256) \
+            "SELECT {day}, COUNT(*), SHA2(GROUP_CONCAT({a}, ' ', {b}, ' ', {event}, ' ', {count}), 256) \
              FROM {table} WHERE {lab} = ? AND {day} BETWEEN ? AND ? GROUP BY {day}",
             day = s.day,
             a = s.dimension_a,

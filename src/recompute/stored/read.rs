@@ -51,8 +51,8 @@ pub async fn read(
     let days = usize::try_from((last - first).num_days()).unwrap_or_default() + 1;
     let ids = if expected < ROWS_MIN { None } else { ids(tx, s, of_days, expected / days).await? };
     let (query, args) = match ids {
-        Some((low, high)) => (Query::new(READ_BETWEEN, read_between_sql(s)), args![low, high, lab_id, first, last]),
-        None => (Query::new(READ, read_sql(s)), of_days()),
+        Some((low, high)) => (Query::named(READ_BETWEEN, read_between_sql(s)), args![low, high, lab_id, first, last]),
+        None => (Query::named(READ, read_sql(s)), of_days()),
     };
     let mut rows = Vec::new();
     tx.for_each(query, args, |row| {
@@ -85,7 +85,7 @@ async fn ids(
         return Ok(None);
     }
     let mut sample = Vec::new();
-    tx.for_each(Query::new(SAMPLE, sample_sql(s)), of_days(), |row| {
+    tx.for_each(Query::named(SAMPLE, sample_sql(s)), of_days(), |row| {
         sample.push(row.int(0)?);
         Ok(())
     })
@@ -96,7 +96,7 @@ async fn ids(
         return Ok(None);
     }
     let (rows, ends) = tx
-        .fetch_one(Query::new(ENDS, ends_sql(s)), of_days(), |row| {
+        .fetch_one(Query::named(ENDS, ends_sql(s)), of_days(), |row| {
             Ok((row.int(0)?, row.int_or_null(1)?.zip(row.int_or_null(2)?)))
         })
         .await?;
@@ -118,13 +118,13 @@ fn of_days(s: &Summary) -> String {
 }
 
 fn read_sql(s: &Summary) -> String {
-    format!("-- daymend: {READ}\nSELECT {} {}", columns(s), of_days(s))
+    format!("SELECT {} {}", columns(s), of_days(s))
 }
 
 /// COALESCE keeps the servers from the unique key, which begins with the lab.
 fn read_between_sql(s: &Summary) -> String {
     format!(
-        "-- daymend: {READ_BETWEEN}\nSELECT {} FROM {} WHERE {} BETWEEN ? AND ? AND COALESCE({}) = ? AND {} BETWEEN ? AND ?",
+        "SELECT {} FROM {} WHERE {} BETWEEN ? AND ? AND COALESCE({}) = ? AND {} BETWEEN ? AND ?",
         columns(s),
         s.table,
         s.id,
@@ -134,9 +134,9 @@ fn read_between_sql(s: &Summary) -> String {
 }
 
 fn sample_sql(s: &Summary) -> String {
-    format!("-- daymend: {SAMPLE}\nSELECT {} {} LIMIT {SAMPLE_ROWS}", s.id, of_days(s))
+    format!("SELECT {} {} LIMIT {SAMPLE_ROWS}", s.id, of_days(s))
 }
 
 fn ends_sql(s: &Summary) -> String {
-    format!("-- daymend: {ENDS}\nSELECT COUNT(*), MIN({id}), MAX({id}) {}", of_days(s), id = s.id)
+    format!("SELECT COUNT(*), MIN({id}), MAX({id}) {}", of_days(s), id = s.id)
 }

@@ -6,7 +6,7 @@ use crate::{
     output::table::table,
     snapshot::{
         cells,
-        restore::{Context, apply::Applied, candidates::State, emptied::Emptied, remap, report::Report},
+        restore::{Context, apply::Applied, candidates::State, remap, report::Report},
     },
 };
 
@@ -36,8 +36,11 @@ pub(super) async fn map(context: &Context, wanted: &Path, saved: Option<&Path>) 
 
 /// What became of the rows, or will.
 pub(super) fn report(report: &Report, is_plan: bool) {
-    for remark in report.remarks.iter().cloned().chain(report.emptied.iter().map(Emptied::text)) {
+    for remark in &report.remarks {
         println!("{remark}");
+    }
+    for emptied in &report.emptied {
+        println!("{}", emptied.text());
     }
     if !report.groups.is_empty() {
         let restored = if is_plan { ">to restore" } else { ">restored" };
