@@ -31,6 +31,14 @@ pub(super) const CHECKS: &[Check] = &[
 
 statement!(GRANTS, "doctor grants (mysql)", "SHOW GRANTS FOR CURRENT_USER");
 
+// Not only daymend's: none of them may lose its rights.
+statement!(
+    TRIGGERS_OF_ACCOUNT,
+    "doctor triggers of this account (mysql)",
+    "SELECT DISTINCT event_object_table FROM information_schema.triggers
+     WHERE trigger_schema = DATABASE() AND definer = CURRENT_USER()"
+);
+
 /// Rights on the whole server that do no harm: to watch it.
 const HARMLESS: &[&str] = &["PROCESS", "REPLICATION CLIENT", "BINLOG MONITOR", "SLAVE MONITOR", "REPLICA MONITOR"];
 
@@ -186,6 +194,9 @@ async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let session = server::session(patient).await?;
     let account = quoted_account(&session.account);
     let source: BTreeSet<String> = patient.rollups.iter().flat_map(Rollup::source_tables).collect();
+    // Triggers run with the rights of the account that made them: without, every write to their tables fails.
+    let triggered = patient.read(&TRIGGERS_OF_ACCOUNT, args![], |row| row.text(0)).await?;
+    let needs_trigger = |table: &str| triggered.iter().any(|name| name.eq_ignore_ascii_case(table));
     for grant in grants(patient).await?.grants.iter().filter(|grant| !grant.is_revoke) {
         let (place, on, harmless) = match &grant.scope {
             Scope::Server => ("the whole server".to_owned(), "*.*".to_owned(), HARMLESS),
@@ -199,8 +210,10 @@ async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
             ),
             Scope::Table(..) => continue,
         };
-        let all = grant.rights.iter().chain(&grant.on_columns);
-        let wide: BTreeSet<&str> = all.map(String::as_str).filter(|right| !harmless.contains(right)).collect();
+        let is_needed =
+            |right: &str| right == "TRIGGER" && matches!(&grant.scope, Scope::Table(_, table) if needs_trigger(table));
+        let all = grant.rights.iter().chain(&grant.on_columns).map(String::as_str);
+        let wide: BTreeSet<&str> = all.filter(|right| !harmless.contains(right) && !is_needed(right)).collect();
         if wide.is_empty() {
             continue;
         }
@@ -210,6 +223,13 @@ async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
             let first: Vec<&str> = wide.iter().copied().take(4).collect();
             format!("{} and {} more", first.join(", "), wide.len() - 4)
         };
+        let keep = match &grant.scope {
+            Scope::Table(..) => String::new(),
+            _ if wide.contains("ALL PRIVILEGES") || wide.contains("TRIGGER") => {
+                triggered.iter().map(|table| keep_trigger(&session.database, table, &account)).collect()
+            }
+            _ => String::new(),
+        };
         // GRANT OPTION is revoked by itself: not beside ALL PRIVILEGES ON something.
         let revoke: Vec<String> = if wide.contains("ALL PRIVILEGES") && wide.contains("GRANT OPTION") {
             ["ALL PRIVILEGES", "GRANT OPTION"].map(|right| format!("REVOKE {right} ON {on} FROM {account};")).into()
@@ -217,12 +237,18 @@ async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
             vec![format!("REVOKE {} ON {on} FROM {account};", wide.into_iter().collect::<Vec<_>>().join(", "))]
         };
         let advice = format!(
-            "where daymend runs as this user: {} then deploy/mysql/grants.sql, or what daymend doctor then asks for",
+            "where daymend runs as this user: first deploy/mysql/grants.sql, {keep}then {} and what daymend doctor asks for \
+             after that",
             revoke.join(" ")
         );
         chart.find(session.account.clone(), format!("{shown} on {place}: more than daymend needs"), advice);
     }
     Ok(chart)
+}
+
+/// What lets an account keep the right without which its triggers on a table fail.
+fn keep_trigger(database: &str, table: &str, account: &str) -> String {
+    format!("GRANT TRIGGER ON {}.{} TO {account}; ", catalogue::quoted(database), catalogue::quoted(table))
 }
 
 async fn roles(patient: &Patient<'_>) -> Result<Chart, DbError> {

@@ -182,9 +182,10 @@ fn mysql_script(text: &mut String, triggers: &[Trigger]) -> std::fmt::Result {
 --     mariadb DATABASE < FILE        (or: mysql --comments DATABASE < FILE)
 --
 -- A trigger runs with the rights of its definer, which is the account that runs this script. That
--- account needs TRIGGER on the tables below and INSERT on daymend_dirty, when it runs this and for as
--- long as the triggers are there: without INSERT no mark is kept, and without the account itself, or
--- without its TRIGGER, every write to these tables fails. So apply it as an account that stays.
+-- account needs TRIGGER on the tables below, SELECT on their columns that are named below, and INSERT on
+-- daymend_dirty, when it runs this and for as long as the triggers are there: without SELECT or INSERT no
+-- mark is kept, and without the account itself, or without its TRIGGER, every write to these tables
+-- fails. So apply it as an account that stays.
 -- Where binary logging is on it needs SUPER as well, or, while this runs:
 --     SET GLOBAL log_bin_trust_function_creators = 1;
 --

@@ -8,7 +8,7 @@ use std::{
 
 use daymend::{
     args,
-    db::DbClock,
+    db::{DbClock, Query},
     doctor::{Patient, examine as examine_all},
     scheduler::nightly::NightlyAt,
 };
@@ -285,12 +285,45 @@ async fn a_wide_user_is_told_what_to_revoke() {
         // The advice, followed: no longer too wide, and what is missing then is said.
         for finding in &wide {
             let advice = finding["advice"].as_str().unwrap();
-            db.apply(&advice[advice.find("REVOKE").unwrap()..advice.find(" then ").unwrap()]).await;
+            db.apply(&advice[advice.find("REVOKE").unwrap()..advice.find(" and what").unwrap()]).await;
         }
         db.apply(&format!("GRANT SELECT ON labs TO {name}_{}", db.name())).await;
         let found = examine_as(&db, &url);
         assert!(!found.has("grants.wide"), "{name}: {:#}", found.json);
         assert!(found.has("grants.narrow"), "{name}: {:#}", found.json);
+    }
+}
+
+/// Triggers run with the rights of the account that installed them: without, nobody can write to their tables.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wide_user_keeps_what_its_triggers_need() {
+    let db = healthy(Engine::MariaDb).await;
+    let name = db.name();
+    for rights in ["ALL", "SELECT, INSERT, TRIGGER"] {
+        db.apply(&format!("GRANT {rights} ON {name}.* TO {name}@`%`")).await;
+        run_ok(&db, &["--database-url", &db.url, "triggers", "install"]);
+        // `healthy` has run grants.sql.
+        let advice = examine(&db).advice("grants.wide", "warning");
+        let (first, after) = (advice.find("grants.sql, ").unwrap() + 12, advice.find(" and what").unwrap());
+        db.apply(&advice[first..after].replace("then ", "")).await;
+        let found = examine(&db);
+        assert!(!found.has("grants.wide") && !found.has("grants.narrow"), "{:#}", found.json);
+        let write = "UPDATE billing SET billTime = billTime + INTERVAL 1 SECOND";
+        db.execute(write, args![]).await;
+        assert!(db.marks().await > 0);
+        db.apply(&format!("REVOKE TRIGGER ON billing FROM {name}")).await;
+        let error = db.admin.execute(Query::new("write", write), args![]).await.unwrap_err();
+        assert!(error.source.to_string().contains("TRIGGER command denied"), "what the advice is about: {error:?}");
+        db.apply(&format!("GRANT TRIGGER ON billing TO {name}")).await;
+        run_ok(&db, &["--database-url", &db.admin_url(), "triggers", "remove"]);
+        let wide = examine(&db);
+        let tables: Vec<_> = wide.of("grants.wide").iter().map(|found| found["what"].as_str().unwrap()).collect();
+        assert_eq!(tables.len(), 5, "nothing needs it any more: {tables:?}");
+        for finding in wide.of("grants.wide") {
+            let advice = finding["advice"].as_str().unwrap();
+            db.apply(&advice[advice.find("REVOKE").unwrap()..advice.find(" and what").unwrap()]).await;
+        }
+        db.execute("DELETE FROM daymend_dirty", args![]).await;
     }
 }
 
