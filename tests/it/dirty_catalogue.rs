@@ -15,6 +15,7 @@ on_both! {
     a_test_that_takes_its_rows_along_marks_their_days;
     a_bill_that_takes_its_rows_along_marks_its_day;
     days_that_could_not_be_marked_are_marked_later;
+    a_test_whose_mark_is_far_below_the_others_is_not_overlooked;
 }
 
 async fn a_change_of_the_catalogue_marks_the_days_of_its_bills(engine: Engine) {
@@ -103,6 +104,19 @@ async fn a_bill_that_takes_its_rows_along_marks_its_day(engine: Engine) {
     db.execute("DELETE FROM billing WHERE id = 11", vec![]).await;
     assert_eq!(db.number("SELECT COUNT(*) FROM collectedSample WHERE billing_id = 11").await, 0);
     assert_eq!(db.marked_days(now()).await, BTreeSet::from([(1, "2026-06-10".to_owned())]));
+}
+
+/// A pass that takes marks looks no farther back afterwards than 10,000 ids; who asks for tests does.
+async fn a_test_whose_mark_is_far_below_the_others_is_not_overlooked(engine: Engine) {
+    let db = labs(engine).await;
+    for mark in ["(1, NULL, NULL, 2", "(20000, 1, '2026-06-12 06:00:00', NULL"] {
+        let sql = "INSERT INTO daymend_dirty (id, lab_id, bill_time, test_id, marked_at) VALUES";
+        db.execute(&format!("{sql} {mark}, '2026-06-15 11:00:00')"), vec![]).await;
+    }
+    // Test 2 is on the bills of odd days.
+    let days = ["2026-06-11", "2026-06-12", "2026-06-13"].map(|day| (1, day.to_owned()));
+    assert_eq!(db.marked_days(now()).await, BTreeSet::from(days));
+    assert_eq!(db.marks().await, 0);
 }
 
 /// What was read is not gone on behind: the marks of the days come first.

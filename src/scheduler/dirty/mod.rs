@@ -73,6 +73,8 @@ pub(crate) const OUTCOMES: [&str; 4] = ["repaired", "not_over", "dropped", "expa
 struct Watcher {
     /// Marks up to this id are looked for only now and then.
     floor: i64,
+    /// Above which id the last pass has looked for marks.
+    looked_above: i64,
     /// When all of them were looked for.
     looked_at_all: Option<Instant>,
     /// The tests whose bills are being looked for.
@@ -132,6 +134,7 @@ impl Watcher {
             self.floor = 0;
             self.looked_at_all = Some(Instant::now());
         }
+        self.looked_above = self.floor;
         let mut next = Some(self.floor);
         while let Some(after) = next
             && marks::any(db, after).await?
@@ -158,7 +161,8 @@ impl Watcher {
         let Some(catalogue) = &watch.catalogue else { return Ok(false) };
         let begun = Instant::now();
         if self.expansion.is_none() {
-            if !marks::any(db, self.floor).await? {
+            // Not above the floor that the pass has left behind: the marks of tests may be below it.
+            if !marks::any(db, self.looked_above).await? {
                 return Ok(false);
             }
             self.expansion = expand::begin(db, rollup, watch, catalogue).await?;
