@@ -105,7 +105,8 @@ pub async fn take_pending(
     let mut by_lab = by_lab(pending).into_iter().filter(|(lab_id, _)| behind(lab_id));
     for (lab_id, records) in by_lab.by_ref().take(LABS_A_TICK) {
         match take_lab(db, rollup, limits, (lab_id, &records), now, report).await {
-            Err(error) if !matches!(error.kind, Kind::Unavailable | Kind::Conflict) => {
+            // Whoever ends what takes long would end it again at every tick, and no other lab would have its turn.
+            Err(error) if is_of_the_lab(db, &error).await => {
                 metrics::database_error(&error);
                 report.unusable.insert(lab_id, chain(&error));
             }
@@ -115,6 +116,15 @@ pub async fn take_pending(
     }
     let is_more = by_lab.next().is_some();
     Ok(if is_more { Walk { after: last, ..walk } } else { Walk { first: next, after: None } })
+}
+
+/// Whether an error is one of a lab, and not of the database as a whole.
+async fn is_of_the_lab(db: &Db, error: &DbError) -> bool {
+    match error.kind {
+        Kind::Conflict => false,
+        Kind::Unavailable => error.is_cut_off() && db.ping().await.is_ok(),
+        _ => true,
+    }
 }
 
 /// The pending records of the slice that begins with the id `first`, and of the newest; where the next slice begins.

@@ -10,7 +10,7 @@ use daymend::{
     args,
     clock::Clock,
     recompute::shrink::MaxShrink,
-    rollup::HISTORICAL_SUMMARY,
+    rollup::{HISTORICAL_SUMMARY, Rollups},
     runs::RunState,
     scheduler::{
         self, Report,
@@ -26,12 +26,13 @@ use crate::{
         Engine, TestDb,
         process::command,
         wait_until,
-        work::{SCHEDULER, rollups},
+        work::{SCHEDULER, jobs_changed, rollups},
     },
 };
 
 on_both! {
     a_record_that_cannot_be_taken_stops_no_other;
+    a_history_that_takes_too_long_to_read_stops_no_other;
     runs_are_closed_before_records_are_taken;
     many_records_are_taken_in_turns;
 }
@@ -63,6 +64,34 @@ async fn a_record_that_cannot_be_taken_stops_no_other(engine: Engine) {
     db.execute("DROP TRIGGER never", args![]).await;
     assert!(db.tick(now()).await.unusable.is_empty());
     assert_eq!(statuses().await, ["Running (0/1)"; 3]);
+}
+
+/// Cut off at every try, and the database answers: it is the lab's, or the others would never have their turn.
+async fn a_history_that_takes_too_long_to_read_stops_no_other(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let records = requested(&db, 1..=3).await;
+    let slow = match engine {
+        Engine::MariaDb => "SLEEP(600) = 0",
+        Engine::Sqlite => {
+            "(WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT COUNT(*) FROM r) = 0"
+        }
+    };
+    let of_lab = "billing.lab_id = :lab_id";
+    let jobs = jobs_changed(|file, sql| match file {
+        file if file.ends_with("days.sql") => {
+            sql.replace(of_lab, &format!("{of_lab} AND (billing.lab_id <> 2 OR {slow})"))
+        }
+        _ => sql,
+    });
+    let rollups = Rollups::load(Some(jobs.path())).unwrap();
+    let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+    let limits = Limits { attempts_max: 5, max_shrink: MaxShrink::OFF };
+    let (impatient, mut report) = (db.db.with_limit(Duration::from_secs(3)), Report::default());
+    let start = Walk::default();
+    let walk = migrations::take_pending(&impatient, rollup, limits, start, now(), &mut report).await.unwrap();
+    assert!(walk.is_at_start() && report.unusable[&2].contains("no answer within 3s"), "{report:?}");
+    let statuses = [records[0], records[1], records[2]].map(|record| db.record_status(record));
+    assert_eq!(futures::future::join_all(statuses).await, ["Running (0/1)", "Pending", "Running (0/1)"]);
 }
 
 /// The records cannot even be read.
