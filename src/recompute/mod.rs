@@ -28,7 +28,7 @@
 //! The queue's fence runs inside the correcting transaction (`settle`): a worker that lost
 //! its lease has written nothing.
 //!
-//! Nothing is written for a day that is not over: such a day is expected to be empty.
+//! Nothing is inserted for a day that is not over: it is expected to be empty, and rows on it are removed.
 
 mod compare;
 pub mod diff;

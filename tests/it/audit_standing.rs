@@ -48,6 +48,7 @@ const LITTLE: Duration = Duration::from_nanos(1);
 on_both! {
     every_day_of_every_lab_comes_round_the_longest_unaudited_first;
     a_night_has_one_slice_within_its_budget;
+    rows_of_today_are_left_to_the_night_that_comes;
     two_schedulers_do_the_work_of_one;
     a_slice_whose_holder_died_is_gone_on_with;
     a_shutdown_hands_the_slice_back;
@@ -134,6 +135,18 @@ async fn every_day_of_every_lab_comes_round_the_longest_unaudited_first(engine: 
     let after = cursors(&db).await;
     let moved: Vec<_> = after.iter().filter(|(lab, cursor)| before[lab] != **cursor).map(|(lab, _)| *lab).collect();
     assert_eq!(moved, [oldest]);
+}
+
+/// Delta triggers leave rows on the day that is not over, and its nightly run removes them.
+async fn rows_of_today_are_left_to_the_night_that_comes(engine: Engine) {
+    let db = histories(engine).await;
+    for (day, count) in [("2026-06-15", -1), ("2026-06-16", 1)] {
+        db.add_summary_row(KOLKATA, day, 999, 0, "organization_bill", count).await;
+    }
+    assert_eq!(now().with_timezone(&chrono_tz::Asia::Kolkata).date_naive(), date("2026-06-15"));
+    night(&db, &config(LONG, false), 0).await.unwrap();
+    let days: Vec<_> = found(&db).await.iter().map(|found| found.day).collect();
+    assert_eq!(days, [date("2026-06-16")]);
 }
 
 async fn a_night_has_one_slice_within_its_budget(engine: Engine) {

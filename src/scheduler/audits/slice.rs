@@ -284,12 +284,12 @@ impl<'a> Slice<'a> {
     }
 }
 
-/// The days of a lab that are not over, as far as they are left of its round: they have no rows, and what is
-/// stored there is out of range.
+/// The days of a lab that have not begun, as far as they are left of its round: they have no rows, and what is
+/// stored there is out of range. Today may have some, of delta triggers: its nightly run comes.
 fn days_to_come(subject: &Subject, next_day: Option<NaiveDate>, now: DateTime<Utc>) -> Option<(NaiveDate, NaiveDate)> {
     let Standing::Kept(zone) = subject.standing else { return None };
-    let today = calendar::next(zone.yesterday(now));
-    Some((next_day.map_or(today, |day| day.max(today)), calendar::LAST_DAY))
+    let tomorrow = calendar::next(calendar::next(zone.yesterday(now)));
+    Some((next_day.map_or(tomorrow, |day| day.max(tomorrow)), calendar::LAST_DAY))
 }
 
 impl Unrecorded {
