@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use super::{Exit, Global, connect::connect_to, print_json, usage};
 use crate::{
     args, calendar,
-    db::{Db, Dialect, Mode, migrate},
+    db::{ConnectOptions, Db, Dialect, Mode, migrate},
     output::{say, table::table},
     queue::{JobKind, claim, ids_of, lease, settle},
     recompute::{Changes, shrink::MaxShrink},
@@ -29,6 +29,9 @@ const CLAIMS: usize = 51;
 
 /// The backlog of the database beside.
 const SMALL_BACKLOG: u32 = 1000;
+
+/// How long a statement may take: millions of jobs are enqueued by one.
+const STATEMENT_MAX: Duration = Duration::from_secs(3600);
 
 /// A server that writes less than this in this time has nothing left to write out.
 const QUIET_BYTES: u64 = 256 * 1024;
@@ -167,7 +170,8 @@ async fn scratch(db: Db) -> anyhow::Result<Db> {
     if !runs::list(&db, 1).await?.is_empty() {
         return Err(usage("this database has runs: measure on a scratch database, after `daymend migrate`"));
     }
-    Ok(db.with_limit(Duration::from_secs(3600)))
+    let options = ConnectOptions { statement_max: STATEMENT_MAX, ..ConnectOptions::new(4) };
+    Ok(db.reopened(options).with_limit(STATEMENT_MAX))
 }
 
 /// Enqueues a run of jobs that do nothing; its id.

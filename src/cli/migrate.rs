@@ -1,6 +1,6 @@
 //! `daymend migrate`.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -10,6 +10,9 @@ use crate::db::{
     ConnectOptions,
     migrate::{self, Migration, SchemaError},
 };
+
+/// How long the server may take for a statement: an ALTER that is nearly done is not to begin anew.
+const STATEMENT_MAX: Duration = Duration::from_secs(3600);
 
 /// Creates or updates daymend's own tables.
 ///
@@ -24,7 +27,8 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
-        let db = global.connect_bare(ConnectOptions { create: !self.dry_run, ..ConnectOptions::new(2) }).await?;
+        let options = ConnectOptions { create: !self.dry_run, statement_max: STATEMENT_MAX, ..ConnectOptions::new(2) };
+        let db = global.connect_bare(options).await?;
         let found = migrate::version(&db).await?;
         if let Err(ahead @ SchemaError::Ahead { .. }) = migrate::fits(found) {
             return Err(ahead.into());

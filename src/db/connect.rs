@@ -11,7 +11,7 @@ use sqlx::{
 };
 use url::Url;
 
-use super::{Db, DbError, Kind, Pool, error::CONNECT};
+use super::{Db, DbError, Kind, LIMIT, Pool, Tx, error::CONNECT};
 
 /// How long to wait for a connection before the database counts as unreachable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,15 +41,10 @@ pub struct ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// So many connections to a database that exists.
+    /// So many connections to a database that exists; a statement ends soon after its client has given it up.
     #[must_use]
     pub fn new(connections: u32) -> Self {
-        Self {
-            connections,
-            create: false,
-            statement_max: Duration::from_secs(3600),
-            idle_max: Duration::from_secs(300),
-        }
+        Self { connections, create: false, statement_max: 2 * LIMIT, idle_max: Duration::from_secs(300) }
     }
 }
 
@@ -263,17 +258,14 @@ impl Pool {
 impl Db {
     /// Checks that the database answers.
     pub async fn ping(&self) -> anyhow::Result<()> {
-        let mut answer = match &self.pool {
-            Pool::MySql(pool) => pool.acquire().await.map(drop),
-            Pool::Sqlite(pool) => pool.acquire().await.map(drop),
-        };
+        let mut answer = Tx::acquire(self).await.map(drop);
         // A pool that has waited in vain keeps the reason to itself: ask once more without it.
-        if let (Err(sqlx::Error::PoolTimedOut), Pool::MySql(pool)) = (&answer, &self.pool) {
+        if let (Err(DbError { source: sqlx::Error::PoolTimedOut, .. }), Pool::MySql(pool)) = (&answer, &self.pool) {
             let options = pool.connect_options();
             let once = tokio::time::timeout(ACQUIRE_TIMEOUT / 5, MySqlConnection::connect_with(&options)).await;
-            answer = once.map_or(Ok(()), |once| once.map(drop)).and(answer);
+            let once = once.map_or(Ok(()), |once| once.map(drop));
+            answer = once.map_err(|error| DbError::new(CONNECT, error)).and(answer);
         }
-        let answer = answer.map_err(|error| DbError::new(CONNECT, error));
         // SQLite has nobody who could refuse: its errors are about the file.
         let has_server = matches!(self.pool, Pool::MySql(_));
         let what = match &answer {
