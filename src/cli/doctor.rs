@@ -81,7 +81,7 @@ fn exit(report: &Report) -> Exit {
     if report.has(doctor::REACHABLE) {
         return Exit::Unavailable;
     }
-    if report.has(doctor::SCHEMA) {
+    if report.findings.iter().any(|finding| finding.id == doctor::SCHEMA && finding.severity == Severity::Error) {
         return Exit::Schema;
     }
     match report.worst() {

@@ -3,7 +3,10 @@
 //!
 //! Only the latest rows are looked at, by the primary key.
 
-use super::{COUNT_MAX, Chart, Check, Patient, Severity, counted, examples, summary::first_of_window};
+use super::{
+    COUNT_MAX, Chart, Check, Patient, Severity, counted, examples,
+    summary::{WINDOW, first_of_window},
+};
 use crate::{
     args,
     db::{DbError, Dialect, Query},
@@ -13,9 +16,6 @@ pub(super) const CHECKS: &[Check] = &[
     Check::new("dates.bills", Severity::Warning, "the times of bills", |p| Box::pin(bills(p))),
     Check::new("dates.summary", Severity::Warning, "the days of summary rows", |p| Box::pin(summary(p))),
 ];
-
-/// How many of the latest ids are looked at.
-const WINDOW: i64 = 2_000_000;
 
 /// How many ids an advice lists.
 const LISTED_MAX: usize = 20;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{Duration, NaiveDate};
 
-use super::{COUNT_MAX, Chart, Check, Patient, Severity, counted, lab_list, lab_options};
+use super::{COUNT_MAX, Chart, Check, LAB_OPTIONS_MAX, Patient, Severity, counted, lab_list, lab_options};
 use crate::{
     args,
     calendar::{self, Zone, ZoneError},
@@ -115,13 +115,18 @@ fn days_differ(built: &str, zone: Zone, through: NaiveDate) -> bool {
 async fn overdue(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     let known = known(patient).await?;
-    let mut behind: BTreeMap<NaiveDate, Vec<i64>> = BTreeMap::new();
+    // By the last day that was enqueued: the labs, and the last day that is due in any of them.
+    let mut behind: BTreeMap<NaiveDate, (Vec<i64>, NaiveDate)> = BTreeMap::new();
     let mut unknown = Vec::new();
     for lab in enabled(patient).await? {
         let Ok(zone) = lab.zone() else { continue };
         let due = patient.nightly_at.due_day(zone, patient.now - GRACE);
         match known.get(&lab.id).and_then(|(through, _)| *through) {
-            Some(through) if through < due => behind.entry(through).or_default().push(lab.id),
+            Some(through) if through < due => {
+                let (labs, last) = behind.entry(through).or_insert_with(|| (Vec::new(), due));
+                labs.push(lab.id);
+                *last = due.max(*last);
+            }
             Some(_) => {}
             None => unknown.push(lab.id),
         }
@@ -130,10 +135,15 @@ async fn overdue(patient: &Patient<'_>) -> Result<Chart, DbError> {
     if !unknown.is_empty() {
         chart.find(lab_list(&unknown), "no day has been enqueued yet", advice);
     }
-    for (through, labs) in behind.iter().take(20) {
+    for (through, (labs, last)) in behind.iter().take(20) {
+        // A day that is right costs the others a read.
+        let of_labs = if labs.len() > LAB_OPTIONS_MAX {
+            String::new()
+        } else {
+            format!("{} ", lab_options(labs.iter().copied()))
+        };
         let advice = format!(
-            "{advice}; what is older than its --catch-up-days: daymend repair {} --day {}",
-            lab_options(labs.iter().copied()),
+            "{advice}; what is older than its --catch-up-days: daymend repair {of_labs}--day {} --to {last}",
             calendar::next(*through)
         );
         chart.find(lab_list(labs), format!("overdue: no day after {through} has been enqueued"), advice);

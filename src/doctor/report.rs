@@ -63,7 +63,7 @@ pub struct Report {
     /// The checks that looked, with their group.
     #[serde(serialize_with = "ids")]
     pub checked: Vec<(&'static str, &'static str)>,
-    /// The checks that could not look, because what they read is not there.
+    /// The checks that did not look: what they read is not there, or the time was up.
     #[serde(serialize_with = "ids")]
     pub skipped: Vec<(&'static str, &'static str)>,
 }
@@ -110,7 +110,8 @@ impl Report {
             "check the user, the password and the database's name in --database-url (DAYMEND_DATABASE_URL), and what \
              the server lets this user do (deploy/mysql/grants.sql)"
         } else {
-            "check --database-url (DAYMEND_DATABASE_URL), the network, and that the server runs"
+            "check --database-url (DAYMEND_DATABASE_URL): that the server runs and the network reaches it, or that the \
+             file is there and this user may write it"
         };
         let finding = Finding {
             id: REACHABLE,

@@ -4,7 +4,7 @@
 //! recompute removes such rows. Only the latest rows are looked at, by the primary key: a table of
 //! hundreds of millions of rows is `daymend audit`'s.
 
-use super::{COUNT_MAX, Chart, Check, Patient, Severity, catalogue, counted, examples, lab_options};
+use super::{COUNT_MAX, Chart, Check, LAB_OPTIONS_MAX, Patient, Severity, catalogue, counted, examples, lab_options};
 use crate::{
     args,
     db::{DbError, Mode, Query},
@@ -24,7 +24,7 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 /// How many of the latest ids are looked at.
-const WINDOW: i64 = 2_000_000;
+pub(super) const WINDOW: i64 = 2_000_000;
 
 /// How many of them are sorted to find doubles.
 const WINDOW_SORTED: i64 = 300_000;
@@ -78,7 +78,7 @@ async fn repair(patient: &Patient<'_>, rollup: &Rollup, count: usize, labs: &[i6
     if count == 0 {
         return Ok(String::new());
     }
-    if count > COUNT_MAX || labs.len() > 10 {
+    if count > COUNT_MAX || labs.len() > LAB_OPTIONS_MAX {
         return Ok("daymend audit --repair".to_owned());
     }
     let mut tx = patient.db.begin(Mode::Snapshot).await?;

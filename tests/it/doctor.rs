@@ -22,9 +22,6 @@ on_both! {
     a_site_that_is_well_has_no_finding;
     a_missing_or_newer_schema_is_an_exit_code_of_its_own;
     missing_tables_and_columns_are_named;
-    labs_without_a_usable_zone_are_named;
-    a_lab_that_moved_to_another_zone_is_found_until_it_is_rebuilt;
-    overdue_labs_and_late_runs_are_found;
     jobs_that_nobody_works_off_and_runs_that_nobody_closes_are_found;
     discarded_jobs_pauses_and_old_runs_are_found;
     what_started_and_never_ended_is_found;
@@ -108,84 +105,6 @@ async fn missing_tables_and_columns_are_named(engine: Engine) {
     db.execute("DELETE FROM daymend_schema WHERE version >= 1", args![]).await;
     run_ok(&db, &["migrate"]);
     examine(&db).assert_well();
-}
-
-async fn labs_without_a_usable_zone_are_named(engine: Engine) {
-    let db = healthy(engine).await;
-    for (lab, zone) in [(7, Some("Mars/Base")), (8, None), (9, None), (10, Some("evil\nzone\u{1b}[31m"))] {
-        db.add_lab(lab, zone).await;
-    }
-    let found = examine(&db);
-    let zones = found.of("labs.zone_unusable");
-    assert_eq!(zones.len(), 3, "{zones:#?}");
-    assert_eq!(found.code, 3);
-    let missing = zones.iter().find(|finding| finding["what"].as_str().unwrap().contains("no time zone")).unwrap();
-    assert_eq!(missing["where"], "labs 8, 9");
-    assert_eq!(missing["severity"], "warning");
-    // What stands in the database cannot break the page.
-    let page = String::from_utf8(run(&db, &["doctor"]).stdout).unwrap();
-    assert!(!page.contains('\u{1b}') && page.contains("evil"), "{page}");
-    db.execute("UPDATE labs SET labTimeZone = 'Europe/Berlin'", args![]).await;
-    assert!(!examine(&db).has("labs.zone_unusable"));
-    // A disabled lab is nobody's business.
-    db.execute("UPDATE labs SET labTimeZone = NULL, historicalViewEnabled = 0 WHERE id > 1", args![]).await;
-    assert!(!examine(&db).has("labs.zone_unusable"));
-}
-
-async fn a_lab_that_moved_to_another_zone_is_found_until_it_is_rebuilt(engine: Engine) {
-    let db = healthy(engine).await;
-    db.execute("UPDATE labs SET labTimeZone = 'Asia/Calcutta'", args![]).await;
-    examine(&db).assert_well();
-    db.execute("UPDATE labs SET labTimeZone = 'America/New_York'", args![]).await;
-    let found = examine(&db);
-    let advice = found.advice("labs.zone_changed", "warning");
-    assert_eq!(advice, "daymend rebuild --lab 1");
-    let what = found.what("labs.zone_changed");
-    assert!(what.contains("Asia/Kolkata") && what.contains("America/New_York"), "{what}");
-    // A night does not make it forget: the older days are as they were.
-    let later = now() + chrono::Duration::days(1);
-    db.settle(later).await;
-    let next = ["--now", "2026-06-16T12:00:00Z"];
-    assert!(examine_with(&db, &next).has("labs.zone_changed"));
-    run_ok(&db, &[&arguments(&advice)[..], &next].concat());
-    db.settle(later).await;
-    examine_with(&db, &next).assert_well();
-}
-
-async fn overdue_labs_and_late_runs_are_found(engine: Engine) {
-    let db = healthy(engine).await;
-    db.add_lab(2, Some("Asia/Kolkata")).await;
-    let found = examine(&db);
-    assert!(found.what("labs.overdue").starts_with("lab 2: no day has been enqueued yet"));
-    assert!(found.advice("labs.overdue", "warning").contains("start daymend scheduler"));
-    db.settle(now()).await;
-    examine(&db).assert_well();
-
-    // As after a scheduler whose clock was two days ahead.
-    let earlier = ["--now", "2026-06-13T12:00:00Z"];
-    let advice = examine_with(&db, &earlier).advice("labs.ahead", "error");
-    let (_, sql) = advice.split_once(": ").unwrap();
-    assert_eq!(db.execute(sql, args![]).await, 2);
-    assert!(!examine_with(&db, &earlier).has("labs.ahead"));
-    assert!(examine(&db).what("labs.overdue").contains("labs 1, 2: overdue: no day after 2026-06-12"));
-    db.settle(now()).await;
-
-    let later = ["--now", "2026-06-18T12:00:00Z"];
-    let found = examine_with(&db, &later);
-    assert!(found.what("labs.overdue").contains("labs 1, 2: overdue: no day after 2026-06-14"), "{:#}", found.json);
-    let then = now() + chrono::Duration::days(3);
-    db.tick(then).await;
-    assert!(!examine_with(&db, &later).has("labs.overdue"));
-    // Enqueued, but nobody gets it done.
-    assert!(!examine_with(&db, &later).has("labs.late"));
-    db.execute("UPDATE daymend_runs SET created_at = '2026-01-01 00:00:00' WHERE state = 'running'", args![]).await;
-    assert!(examine_with(&db, &later).what("labs.late").contains("nightly Asia/Kolkata"));
-    db.settle(then).await;
-    examine_with(&db, &later).assert_well();
-    // Just before the hour is up nothing is overdue.
-    examine_with(&db, &["--now", "2026-06-19T04:59:00Z"]).assert_well();
-    assert!(examine_with(&db, &["--now", "2026-06-19T05:01:00Z"]).has("labs.overdue"));
-    examine_with(&db, &["--now", "2026-06-19T05:01:00Z", "--nightly-at", "05:00 UTC"]).assert_well();
 }
 
 async fn jobs_that_nobody_works_off_and_runs_that_nobody_closes_are_found(engine: Engine) {

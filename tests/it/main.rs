@@ -17,6 +17,7 @@ mod dirty;
 mod dirty_catalogue;
 mod doctor;
 mod doctor_fixes;
+mod doctor_labs;
 mod doctor_server;
 mod explain;
 mod fair;
