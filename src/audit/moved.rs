@@ -20,7 +20,7 @@ pub(super) type Deltas = HashMap<(usize, i64, i64), BTreeMap<NaiveDate, Delta>>;
 
 /// The rows whose counts stand on a neighbouring day.
 ///
-/// A whole row that is missing on one day and stands on the next is one for certain. Counts that
+/// A whole row that is missing on one day and stands on the next is taken for one. Counts that
 /// are off by as much in opposite directions may be so by chance: they are believed where that
 /// explains at least half of what is off on each of their days.
 pub(super) fn moved(deltas: &Deltas) -> HashSet<Key> {

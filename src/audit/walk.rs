@@ -123,13 +123,6 @@ impl<'a> Walk<'a> {
         Ok(None)
     }
 
-    fn zone(&self) -> Option<Zone> {
-        match self.subject.standing {
-            Standing::Kept(zone) => Some(zone),
-            _ => None,
-        }
-    }
-
     /// The next few days from `from` on that have facts or stored rows.
     async fn next_span(&self, from: NaiveDate, last: NaiveDate) -> Result<Option<(NaiveDate, NaiveDate)>, DbError> {
         let mut tx = self.db.begin(Mode::Snapshot).await?;
@@ -145,15 +138,15 @@ impl<'a> Walk<'a> {
 
     async fn compare(&self, first: NaiveDate, last: NaiveDate) -> Result<Compared, RecomputeError> {
         let mut tx = self.db.begin(Mode::Snapshot).await?;
-        let compared = match (self.subject.standing.superfluous(), self.zone()) {
-            (Some(cause), _) => {
+        let compared = match (&self.subject.standing, self.subject.standing.superfluous()) {
+            (_, Some(cause)) => {
                 let days = (first, last);
                 let rows = stored::read(&mut tx, self.rollup, self.subject.lab_id, days, 0).await?;
                 let rows_held = rows.len();
                 Compared { findings: cause::all_superfluous(self.rollup, rows, cause), rows_held }
             }
-            (None, Some(_)) => self.compare_with_source(&mut tx, first, last).await?,
-            (None, None) => Compared::default(),
+            (Standing::Kept(_), None) => self.compare_with_source(&mut tx, first, last).await?,
+            (_, None) => Compared::default(),
         };
         tx.commit().await?;
         Ok(compared)

@@ -121,7 +121,7 @@ impl SnapshotArgs {
             at: self.at,
             store: snapshot::store(place)?,
             source: self.source.pool(global)?,
-            tables: Some(snapshot::default_tables(historical_summary(&global.rollups()?)?)),
+            tables: snapshot::default_tables(historical_summary(&global.rollups()?)?),
             keep: self.keep.keep.clone(),
             holder: format!("pid {} {:016x}", std::process::id(), rand::random::<u64>()),
         }))

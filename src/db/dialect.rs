@@ -55,7 +55,6 @@ pub enum Dialect {
 /// - `{ids}`: a table of the column `id`, of a list of ids that is bound as JSON. A SELECT of its own: MySQL
 ///   takes no locking clause beside a JSON_TABLE (error 3569).
 /// - `{insert_ignore}`: insert what is not there yet.
-/// - `{div}`: the division of whole numbers.
 const TOKENS: &[(&str, &str, &str)] = &[
     ("{now}", "UTC_TIMESTAMP(6)", "strftime('%Y-%m-%d %H:%M:%f', 'now')"),
     ("{now_us}", "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)", "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"),
@@ -72,7 +71,6 @@ const TOKENS: &[(&str, &str, &str)] = &[
         "(SELECT value AS id FROM json_each(?))",
     ),
     ("{insert_ignore}", "INSERT IGNORE", "INSERT OR IGNORE"),
-    ("{div}", "DIV", "/"),
 ];
 
 impl Dialect {

@@ -1,7 +1,7 @@
 //! Ending an attempt: completed, failed, or handed back.
 //!
-//! Every statement is fenced by (job, attempt, worker) and checks how many jobs it found: a
-//! worker that lost its lease changes nothing, and learns so.
+//! Every settlement is fenced by (job, attempt, worker), handing back, which ends the worker, by (job, worker).
+//! Each checks how many jobs it found: a worker that lost its lease changes nothing, and learns so.
 
 use std::{
     collections::BTreeMap,
@@ -132,7 +132,7 @@ pub struct Completed {
     /// How many the fence let through.
     pub found: u64,
     /// Those that still run, and which somebody else keeps locked: they are to be tried again.
-    pub held: Vec<i64>,
+    pub locked: Vec<i64>,
 }
 
 /// Completes jobs that found nothing to change, in a transaction of their own: all of them, or, where
@@ -142,13 +142,13 @@ pub async fn complete_unchanged(db: &Db, worker_id: i64, jobs: &[Job]) -> Result
     let is_contended = AtomicBool::new(false);
     retry("complete", || async {
         if is_contended.swap(true, Ordering::Relaxed) {
-            return complete_not_held(db, worker_id, jobs).await;
+            return complete_those_free(db, worker_id, jobs).await;
         }
         let mut tx = db.begin(Mode::Write).await?;
         match complete(&mut tx, worker_id, &all, Changes::default()).await {
             Ok(found) => {
                 tx.commit().await?;
-                Ok(Completed { found, held: Vec::new() })
+                Ok(Completed { found, locked: Vec::new() })
             }
             Err(error) => {
                 // What it has locked must not be in the way of the next try.
@@ -164,22 +164,22 @@ pub async fn complete_unchanged(db: &Db, worker_id: i64, jobs: &[Job]) -> Result
 
 /// Completes those of the jobs that nobody else keeps locked.
 pub async fn complete_unlocked(db: &Db, worker_id: i64, jobs: &[Job]) -> Result<Completed, DbError> {
-    retry("complete", || complete_not_held(db, worker_id, jobs)).await
+    retry("complete", || complete_those_free(db, worker_id, jobs)).await
 }
 
-async fn complete_not_held(db: &Db, worker_id: i64, jobs: &[Job]) -> Result<Completed, DbError> {
+async fn complete_those_free(db: &Db, worker_id: i64, jobs: &[Job]) -> Result<Completed, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
     let args = || args![worker_id; jobs.iter().map(|job| &job.id)];
-    let locked = tx.fetch_all(OWN_LOCK.with_list(jobs.len()), args(), |row| row.int(0)).await?;
-    let mut held = Vec::new();
-    if locked.len() < jobs.len() {
-        held = tx.fetch_all(OWN.with_list(jobs.len()), args(), |row| row.int(0)).await?;
-        held.retain(|id| !locked.contains(id));
+    let free = tx.fetch_all(OWN_LOCK.with_list(jobs.len()), args(), |row| row.int(0)).await?;
+    let mut locked = Vec::new();
+    if free.len() < jobs.len() {
+        locked = tx.fetch_all(OWN.with_list(jobs.len()), args(), |row| row.int(0)).await?;
+        locked.retain(|id| !free.contains(id));
     }
-    let jobs: Vec<&Job> = jobs.iter().filter(|job| locked.contains(&job.id)).collect();
+    let jobs: Vec<&Job> = jobs.iter().filter(|job| free.contains(&job.id)).collect();
     let found = complete(&mut tx, worker_id, &jobs, Changes::default()).await?;
     tx.commit().await?;
-    Ok(Completed { found, held })
+    Ok(Completed { found, locked })
 }
 
 /// Ends an attempt in failure; whether the fence let it through.

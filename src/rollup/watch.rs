@@ -138,7 +138,7 @@ impl Watch {
     }
 }
 
-/// Reads the file; else every problem with its line.
+/// Reads the file; else every problem with a line: the first that has the word.
 pub(super) fn parse(text: &str, facts: &[FactKind]) -> Result<Watch, Vec<(usize, String)>> {
     let watch: Watch = toml::from_str(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);

@@ -5,7 +5,7 @@
 //! may have set to Pending once more.
 //!
 //! A pending record is taken by a compare-and-set, in the transaction that enqueues its run:
-//! of two schedulers one finds it taken. All pending records of a lab share one run. A record
+//! of two schedulers one finds it taken. The pending records of a lab that a tick looks at share one run. A record
 //! that cannot be carried out is closed with the reason, and one that cannot be taken is reported; neither stops
 //! another.
 

@@ -101,7 +101,7 @@ statement!(
     NIGHTLY_OPEN,
     "open nightly jobs",
     "SELECT runs.time_zone, jobs.lab_id, COUNT(*)
-     FROM daymend_jobs AS jobs {force_claim} JOIN daymend_runs AS runs ON runs.id = jobs.id {div} 100000000
+     FROM daymend_jobs AS jobs {force_claim} JOIN daymend_runs AS runs ON runs.id = jobs.run_id
      WHERE jobs.kind = 'nightly' AND jobs.state IN ('available', 'running', 'discarded')
        AND (jobs.state <> 'available' OR jobs.sort_key < ?)
      GROUP BY runs.time_zone, jobs.lab_id"

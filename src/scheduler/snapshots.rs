@@ -124,8 +124,8 @@ pub struct Daily {
     pub store: Store,
     /// The database as a user sees it who may read all of the tables.
     pub source: Db,
-    /// Which tables; all where none are named.
-    pub tables: Option<Vec<String>>,
+    /// Which tables.
+    pub tables: Vec<String>,
     /// What is kept.
     pub keep: retention::Keep,
     /// Who takes it: of all processes, this one.
@@ -214,19 +214,16 @@ pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationT
 async fn take(daily: &Daily, due_at: DateTime<Utc>, clock: Clock) -> anyhow::Result<Manifest> {
     let database = daily.source.name();
     for name in daily.store.names().await?.into_iter().rev().take_while(|name| name.time() >= due_at) {
-        match (daily.store.manifest(name).await, &daily.tables) {
-            (Ok(manifest), Some(tables))
-                if manifest.server.database == database
-                    && tables.iter().all(|table| manifest.table(table).is_some()) =>
-            {
-                return Ok(manifest);
-            }
-            _ => {}
+        if let Ok(manifest) = daily.store.manifest(name).await
+            && manifest.server.database == database
+            && daily.tables.iter().all(|table| manifest.table(table).is_some())
+        {
+            return Ok(manifest);
         }
     }
     // Says which database it is, and why it cannot be reached.
     daily.source.ping().await?;
-    Ok(snapshot::take(&daily.source, &daily.store, daily.tables.as_deref(), clock, &|_| ()).await?)
+    Ok(snapshot::take(&daily.source, &daily.store, Some(&daily.tables), clock, &|_| ()).await?)
 }
 
 /// Says again and again that the snapshot is being taken; ends when that is no longer so.

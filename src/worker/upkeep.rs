@@ -24,7 +24,7 @@ const ACKS_MAX: usize = 500;
 const ACKS_WAIT: Duration = Duration::from_millis(20);
 
 /// How often those are tried that somebody keeps locked.
-const HELD_EVERY: Duration = Duration::from_secs(1);
+const LOCKED_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the gauges are set.
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
@@ -87,15 +87,15 @@ impl Acks {
 pub(super) fn acker(session: Arc<Session>) -> (mpsc::UnboundedSender<Acks>, impl Future<Output = ()> + Send) {
     let (sender, mut received) = mpsc::unbounded_channel::<Acks>();
     let task = async move {
-        let mut held = Acks { jobs: Vec::new(), room: session.held.add(0) };
-        let mut held_again = tokio::time::Instant::now();
+        let mut locked = Acks { jobs: Vec::new(), room: session.held.add(0) };
+        let mut locked_again = tokio::time::Instant::now();
         loop {
             let first = tokio::select! {
                 first = received.recv() => first,
-                () = tokio::time::sleep_until(held_again), if !held.jobs.is_empty() => {
-                    let acks = std::mem::replace(&mut held, Acks { jobs: Vec::new(), room: session.held.add(0) });
-                    ack(&session, acks, Locked::LeftOut, &mut held).await;
-                    held_again = tokio::time::Instant::now() + HELD_EVERY;
+                () = tokio::time::sleep_until(locked_again), if !locked.jobs.is_empty() => {
+                    let acks = std::mem::replace(&mut locked, Acks { jobs: Vec::new(), room: session.held.add(0) });
+                    ack(&session, acks, Locked::LeftOut, &mut locked).await;
+                    locked_again = tokio::time::Instant::now() + LOCKED_EVERY;
                     continue;
                 }
             };
@@ -107,7 +107,7 @@ pub(super) fn acker(session: Arc<Session>) -> (mpsc::UnboundedSender<Acks>, impl
             {
                 acks.join(more);
             }
-            ack(&session, acks, Locked::Tried, &mut held).await;
+            ack(&session, acks, Locked::Tried, &mut locked).await;
         }
     };
     (sender, task)
@@ -120,22 +120,22 @@ enum Locked {
     LeftOut,
 }
 
-/// Acks jobs; `held` takes those that somebody keeps locked.
-async fn ack(session: &Session, mut acks: Acks, locked: Locked, held: &mut Acks) {
+/// Acks jobs; `locked` takes those that somebody keeps locked.
+async fn ack(session: &Session, mut acks: Acks, how: Locked, locked: &mut Acks) {
     let (db, worker_id) = (&session.db, session.worker_id);
     while !acks.jobs.is_empty() {
         let jobs: Vec<Job> = acks.jobs.drain(..acks.jobs.len().min(ACKS_MAX)).collect();
         let completed = session.insist("settle", || async {
-            match locked {
+            match how {
                 Locked::Tried => settle::complete_unchanged(db, worker_id, &jobs).await,
                 Locked::LeftOut => settle::complete_unlocked(db, worker_id, &jobs).await,
             }
         });
         let Some(completed) = completed.await else { return };
         let mut room = acks.room.split(jobs.len());
-        let (still_held, jobs): (Vec<Job>, Vec<Job>) =
-            jobs.into_iter().partition(|job| completed.held.contains(&job.id));
-        held.join(Acks { room: room.split(still_held.len()), jobs: still_held });
+        let (still_locked, jobs): (Vec<Job>, Vec<Job>) =
+            jobs.into_iter().partition(|job| completed.locked.contains(&job.id));
+        locked.join(Acks { room: room.split(still_locked.len()), jobs: still_locked });
         // Which of them were refused the fence does not say: it is rare, and a kind for all will do.
         let refused_jobs = jobs.len() - usize::try_from(completed.found).unwrap_or(0).min(jobs.len());
         let (refused_jobs, acked) = jobs.split_at(refused_jobs);

@@ -45,7 +45,7 @@ fn daily(db: &TestDb, dir: &std::path::Path, holder: &str) -> Daily {
         at: "02:00 UTC".parse().unwrap(),
         store: Store::dir(dir),
         source: db.admin.clone(),
-        tables: Some(vec!["labs".to_owned()]),
+        tables: vec!["labs".to_owned()],
         keep: "2 daily".parse().unwrap(),
         holder: holder.to_owned(),
     }
@@ -138,7 +138,7 @@ async fn who_was_not_heard_of_says_nothing_of_what_others_take(engine: Engine) {
         let pipe = dir.path().join(".daymend-snapshot-1-2.lock");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
         let (source, mut mine) = (db.db.clone(), daily(&db, dir.path(), "mine"));
-        mine.tables = Some(vec![table.to_owned()]);
+        mine.tables = vec![table.to_owned()];
         let taking = tokio::spawn(async move {
             look(&source, &mine, at("2026-11-21T02:00:00Z"), &CancellationToken::new()).await.unwrap()
         });
@@ -160,13 +160,13 @@ async fn one_that_fails_is_tried_again(engine: Engine) {
     let shutdown = CancellationToken::new();
     let now = at("2026-11-21T02:00:00Z");
     let mut mine = daily(&db, dir.path(), "mine");
-    mine.tables = Some(vec!["nowhere".to_owned()]);
+    mine.tables = vec!["nowhere".to_owned()];
     assert_eq!(look(&db.db, &mine, now, &shutdown).await.unwrap(), Look::Failed);
     assert!(db.text("SELECT error FROM daymend_snapshots").await.contains("nowhere"));
     // Not at once.
     assert_eq!(look(&db.db, &mine, now, &shutdown).await.unwrap(), Look::Nothing);
     db.execute("UPDATE daymend_snapshots SET due_us = 1", vec![]).await;
-    mine.tables = Some(vec!["labs".to_owned()]);
+    mine.tables = vec!["labs".to_owned()];
     assert_eq!(look(&db.db, &mine, now, &shutdown).await.unwrap(), Look::Taken);
     // A shutdown in the middle hands it on at once.
     shutdown.cancel();
@@ -249,7 +249,7 @@ async fn a_snapshot_of_some_tables_pushes_no_full_one_out(engine: Engine) {
     // Taken by hand since it was due; and then one of its tables alone.
     take(full, "2026-11-20T02:00:00Z").await;
     let mut daily = daily(&db, dir.path(), "mine");
-    daily.tables = Some(full.map(str::to_owned).to_vec());
+    daily.tables = full.map(str::to_owned).to_vec();
     take(&["labs"], "2026-11-20T12:00:00Z").await;
     assert_eq!(look(&db.db, &daily, at("2026-11-20T13:00:00Z"), &shutdown).await.unwrap(), Look::Taken);
     let names = async || store.names().await.unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();

@@ -45,7 +45,7 @@ statement!(
 statement!(
     JOBS_WAITING,
     "jobs waiting for marked days",
-    "SELECT jobs.day FROM daymend_jobs AS jobs JOIN daymend_runs AS runs ON runs.id = jobs.id {div} 100000000
+    "SELECT jobs.day FROM daymend_jobs AS jobs JOIN daymend_runs AS runs ON runs.id = jobs.run_id
      WHERE jobs.lab_id = ? AND jobs.rollup = ? AND jobs.state = 'available' AND runs.requested_by = ?
        AND jobs.day IN ({list})"
 );

@@ -328,15 +328,15 @@ async fn a_job_that_somebody_keeps_locked_keeps_no_other_from_its_end() {
         assert_eq!(operator.fetch_all(Query::new("operator", sql), args![job.id], Ok).await.unwrap().len(), 1);
     }
     let completed = settle::complete_unchanged(&db.db, worker, &jobs[..3]).await.unwrap();
-    assert_eq!((completed.found, completed.held), (1, vec![locked.id]), "what is cancelled need not be tried again");
+    assert_eq!((completed.found, completed.locked), (1, vec![locked.id]), "what is cancelled need not be tried again");
     assert_eq!(stored(&db, first.id).await.state, "completed");
     assert_eq!(settle::hand_back(&db.db, worker).await.unwrap(), 3);
     assert_eq!(count(&db, "available").await, 3);
     assert_eq!(settle::held(&db.db, worker).await.unwrap(), 1);
     let completed = settle::complete_unlocked(&db.db, worker, &jobs[1..2]).await.unwrap();
-    assert_eq!((completed.found, completed.held), (0, vec![locked.id]));
+    assert_eq!((completed.found, completed.locked), (0, vec![locked.id]));
     operator.rollback().await.unwrap();
     let completed = settle::complete_unlocked(&db.db, worker, &jobs[..3]).await.unwrap();
-    assert_eq!((completed.found, completed.held), (1, vec![]));
+    assert_eq!((completed.found, completed.locked), (1, vec![]));
     assert_eq!(settle::held(&db.db, worker).await.unwrap(), 0);
 }
