@@ -30,7 +30,8 @@ const READ_ONLY: &str = "is read-only: this user has to be allowed to write the 
 pub struct ConnectOptions {
     /// How many connections at most.
     pub connections: u32,
-    /// Whether to make a SQLite file that does not exist.
+    /// Whether to make a SQLite file that does not exist, and to switch it to WAL, which lasts. Whoever else opens
+    /// a file leaves it as it is, so that a copy can be read that nobody may write.
     pub create: bool,
     /// How long the server lets one statement run, so that one whose client has given up does
     /// not run for ever. SQLite's statements are interrupted by their client.
@@ -96,15 +97,17 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
             Pool::MySql(mysql_pool(options, pool))
         }
         "sqlite" => {
-            let options = SqliteConnectOptions::from_str(url)
+            let mut options = SqliteConnectOptions::from_str(url)
                 .map_err(|error| anyhow::anyhow!("the database URL cannot be read: {error}"))?
                 .create_if_missing(pool.create)
-                .journal_mode(SqliteJournalMode::Wal)
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(Duration::from_secs(5))
                 .foreign_keys(true)
                 .statement_cache_capacity(200)
                 .disable_statement_logging();
+            if pool.create {
+                options = options.journal_mode(SqliteJournalMode::Wal);
+            }
             Pool::Sqlite(sqlite_pool(options, pool))
         }
         _ => bail!("the database URL must begin with mysql:// or sqlite: (see --database-url)"),

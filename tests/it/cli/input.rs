@@ -1,11 +1,6 @@
 //! Bad input, and what is missing or out of reach: one clear line and an exit code, with nothing half done.
 
-use std::{
-    fs::{self, Permissions},
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
-    path::Path,
-    process::Command,
-};
+use std::fs;
 
 use daymend::args;
 use serde_json::Value;
@@ -226,49 +221,4 @@ async fn a_day_that_fits_no_lab_is_refused_in_few_words(engine: Engine) {
     assert_one_line(&error);
     assert!(error.contains("lab 1: 2020-01-01 is before its first bill") && error.contains("and 57 more labs"));
     assert!(error.len() < 500, "{error}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_may_not_be_written_is_one_line_that_says_what_to_do() {
-    let db = labs(Engine::Sqlite).await;
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("lab.db");
-    let open = |file: &Path| rusqlite::Connection::open(file).unwrap();
-    open(Path::new(&db.admin.name())).execute("VACUUM INTO ?", [file.to_str()]).unwrap();
-    let url = format!("sqlite:{}", file.display());
-    // As root without its power to write everything.
-    let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
-    let drop = ["--bounding-set=-all", "--inh-caps=-all"];
-    let daymend = |args: &[&str]| {
-        let mut command = Command::new("setpriv");
-        command.args(drop.iter().filter(|_| is_root)).arg(env!("CARGO_BIN_EXE_daymend")).args(args);
-        let output = command.env("DAYMEND_DATABASE_URL", &url).output().unwrap();
-        (output.status.code(), String::from_utf8(output.stderr).unwrap())
-    };
-    let allow = |file_mode, dir_mode| {
-        // Whoever closes it last puts into the file what is beside it, and takes that away.
-        if fs::metadata(&file).unwrap().permissions().mode() & 0o600 == 0o600 {
-            open(&file).execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
-        }
-        fs::set_permissions(&file, Permissions::from_mode(file_mode)).unwrap();
-        fs::set_permissions(dir.path(), Permissions::from_mode(dir_mode)).unwrap();
-    };
-    assert_eq!(daymend(&["queue", "pause", "repair"]), (Some(0), String::new()));
-    let what = format!("error: the database {} is read-only: this user has to be allowed to write", file.display());
-    for (file_mode, dir_mode) in [(0o444, 0o755), (0o644, 0o555), (0o444, 0o555)] {
-        for args in [&["queue", "resume", "repair"][..], &["--now", NOW, "scheduler", "--once"]] {
-            allow(file_mode, dir_mode);
-            let (code, error) = daymend(args);
-            allow(0o644, 0o755);
-            assert_eq!((code, error.lines().count()), (Some(USAGE), 1), "{file_mode:o} {dir_mode:o} {args:?}: {error}");
-            assert!(error.starts_with(&what), "{file_mode:o} {dir_mode:o} {args:?}: {error}");
-        }
-    }
-    // Who only reads needs no more than the directory.
-    allow(0o444, 0o755);
-    assert_eq!(daymend(&["queue", "stats"]), (Some(0), String::new()));
-    allow(0o000, 0o755);
-    let (code, error) = daymend(&["queue", "stats"]);
-    assert_eq!((code, error.lines().count()), (Some(UNAVAILABLE), 1), "{error}");
-    assert!(error.contains("cannot be opened: is it a file that this user may read and write?"), "{error}");
 }

@@ -1,6 +1,7 @@
 //! What a person or a script sees of the commands: bad input gets one clear line and an exit
 //! code, with nothing half done; doing things twice changes nothing the second time.
 
+mod files;
 mod input;
 mod results;
 mod waiting;
