@@ -236,6 +236,10 @@ async fn dry_runs_and_unfiltered_changes_touch_nothing(engine: Engine) {
     run_fails(&db, USAGE, &["queue", "pause"]);
     run_fails(&db, USAGE, &["queue", "prune"]);
     assert!(run_ok(&db, &["queue", "pause", "rebuild", "--dry-run"]).contains("would be paused"));
+    let pause = json(&db, &["queue", "pause", "rebuild", "--dry-run"]);
+    assert_eq!((&pause["changed"], &pause["dry_run"]), (&true.into(), &true.into()), "{pause}");
+    let resume = json(&db, &["queue", "resume", "rebuild", "--dry-run"]);
+    assert_eq!((&resume["changed"], &resume["dry_run"]), (&false.into(), &true.into()), "{resume}");
     assert_eq!(count(&db, "state = 'discarded'").await, discarded);
     assert_eq!(json(&db, &["queue", "log"]), Value::Array(vec![]));
     assert!(
@@ -289,11 +293,15 @@ async fn prune_deletes_what_ended_long_ago_and_nothing_else(engine: Engine) {
     let db = with_discarded(engine).await;
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-09", "--lab", "1"]);
     let (jobs, open) = (count(&db, "1 = 1").await, count(&db, "state = 'available'").await);
-    assert!(run_ok(&db, &["queue", "prune", "--older-than", "30d"]).contains("0 job(s) deleted"));
+    assert!(run_ok(&db, &["queue", "prune", "--older-than", "30d"]).contains("0 job(s) of 0 run(s) deleted"));
     assert_eq!(count(&db, "1 = 1").await, jobs);
     let pruned = run_ok(&db, &["queue", "prune", "--older-than", "0s", "--lab", "2", "--kind", "repair"]);
-    assert!(pruned.contains("3 job(s) deleted"), "{pruned}");
-    run_ok(&db, &["queue", "prune", "--older-than", "0s"]);
+    assert!(pruned.contains("3 job(s) of 1 run(s) deleted"), "{pruned}");
+    let rest = ["queue", "prune", "--older-than", "0s"];
+    let mut planned = json(&db, &[&rest[..], &["--dry-run"]].concat());
+    assert_eq!((&planned["dry_run"], planned["jobs"].as_i64()), (&true.into(), Some(jobs - open - 3)), "{planned}");
+    planned["dry_run"] = false.into();
+    assert_eq!(json(&db, &rest), planned);
     assert_eq!(count(&db, "1 = 1").await, open, "only what is open is left");
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 1);
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_attempts").await, 0);

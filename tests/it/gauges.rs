@@ -119,7 +119,7 @@ async fn pruning_leaves_the_last_completed_run_of_each_zone(engine: Engine) {
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs WHERE state = 'completed'").await, 5);
     let prune = ["queue", "prune", "--older-than", "0s"];
     assert!(run_ok(&db, &[&prune[..], &["--dry-run"]].concat()).contains("3 job(s) of 3 run(s)"));
-    assert!(run_ok(&db, &prune).contains("3 job(s) deleted"));
+    assert!(run_ok(&db, &prune).contains("3 job(s) of 3 run(s) deleted"));
     let kept = "SELECT COUNT(*) FROM daymend_runs WHERE kind = 'nightly' AND first_day = '2026-06-15'";
     assert_eq!(db.number(kept).await, 2);
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 2);

@@ -120,7 +120,7 @@ impl PauseArgs {
                 format!("{name}: paused; what runs already goes on")
             }
         };
-        say(global, &text, !was, self.dry_run)
+        print_message(global, &text, !was, self.dry_run)
     }
 
     pub(super) async fn resume(self, global: &Global, db: &Db) -> anyhow::Result<ExitCode> {
@@ -133,7 +133,7 @@ impl PauseArgs {
             let resumed = pause::resume(db, target, &self.by.who()).await?.is_some();
             (if resumed { "resumed" } else { "not paused" }, resumed)
         };
-        say(global, &format!("{name}: {text}"), changes, self.dry_run)
+        print_message(global, &format!("{name}: {text}"), changes, self.dry_run)
     }
 }
 
@@ -146,9 +146,10 @@ async fn require_lab(global: &Global, db: &Db, lab: i64) -> anyhow::Result<()> {
     found.map(drop).ok_or_else(|| usage(format!("lab {lab} does not exist")))
 }
 
-fn say(global: &Global, text: &str, changes: bool, dry_run: bool) -> anyhow::Result<ExitCode> {
+/// Prints what was done; after a dry run, what would be.
+fn print_message(global: &Global, text: &str, changed: bool, dry_run: bool) -> anyhow::Result<ExitCode> {
     if global.json {
-        print_json(&serde_json::json!({ "message": text, "changed": changes && !dry_run }))?;
+        print_json(&serde_json::json!({ "message": text, "changed": changed, "dry_run": dry_run }))?;
     } else {
         println!("{text}");
     }
@@ -181,7 +182,7 @@ impl PruneArgs {
             let runs = prune::plan(db, &filter, self.older_than).await?;
             return print_touched(global, &runs, "would be deleted", true);
         }
-        let jobs = prune::prune(db, &filter, self.older_than, &who).await?;
-        say(global, &format!("{jobs} job(s) deleted"), jobs > 0, false)
+        let runs = prune::prune(db, &filter, self.older_than, &who).await?;
+        print_touched(global, &runs, "deleted", false)
     }
 }

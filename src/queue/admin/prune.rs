@@ -8,7 +8,10 @@
 //! every hour is one row of it, written when the round is over or has failed; a round that a shutdown cuts
 //! off has none. The log itself is never pruned: whoever works the queue cannot delete what it says.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -107,21 +110,23 @@ async fn kept(db: &Db) -> Result<Vec<i64>, DbError> {
 }
 
 /// Deletes ended jobs of runs that closed longer ago than `older_than`, their attempts, and
-/// runs and workers of which nothing is left; how many jobs. Each zone's last completed nightly run stays.
-pub async fn prune(db: &Db, filter: &Filter, older_than: Duration, who: &str) -> Result<u64, DbError> {
+/// runs and workers of which nothing is left; how many jobs of which runs. Each zone's last completed nightly run
+/// stays.
+pub async fn prune(db: &Db, filter: &Filter, older_than: Duration, who: &str) -> Result<Vec<(i64, u64)>, DbError> {
     let cutoff = cutoff(db, older_than).await?;
-    let mut pruned = 0;
+    let mut pruned = BTreeMap::new();
     prune_runs(db, filter, cutoff, Some(who), &mut pruned).await?;
     prune_workers(db, cutoff).await?;
-    Ok(pruned)
+    Ok(pruned.into_iter().collect())
 }
 
 /// Deletes whatever has outlived its retention, for the scheduler; how many jobs.
 pub async fn prune_outlived(db: &Db, retention: Duration) -> Result<u64, DbError> {
     let cutoff = cutoff(db, retention).await?;
     let all = Filter::default();
-    let mut pruned = 0;
+    let mut pruned = BTreeMap::new();
     let result = prune_runs(db, &all, cutoff, None, &mut pruned).await;
+    let pruned = pruned.values().sum();
     if pruned > 0 {
         let mut tx = db.begin(Mode::Write).await?;
         write_log(&mut tx, "scheduler", "prune", &described(&all, cutoff), pruned).await?;
@@ -132,22 +137,24 @@ pub async fn prune_outlived(db: &Db, retention: Duration) -> Result<u64, DbError
     Ok(pruned)
 }
 
-/// Prunes batch after batch, and adds up the jobs; each batch is logged where `who` is known.
+/// Prunes batch after batch, and adds up the jobs of each run; each batch is logged where `who` is known.
 async fn prune_runs(
     db: &Db,
     filter: &Filter,
     cutoff: DateTime<Utc>,
     who: Option<&str>,
-    pruned: &mut u64,
+    pruned: &mut BTreeMap<i64, u64>,
 ) -> Result<(), DbError> {
     let kept = kept(db).await?;
     let mut next = Some(0);
     while let Some(first) = next {
         let batch = retry("prune jobs", || prune_batch(db, filter, (cutoff, &kept), first, who)).await?;
-        *pruned += batch.jobs;
         next = batch.next;
-        if batch.jobs + batch.runs > 0 {
+        if !batch.jobs.is_empty() || batch.runs > 0 {
             tokio::time::sleep(REST).await;
+        }
+        for (run, jobs) in batch.jobs {
+            *pruned.entry(run).or_default() += jobs;
         }
     }
     Ok(())
@@ -184,7 +191,8 @@ fn described(filter: &Filter, cutoff: DateTime<Utc>) -> String {
 /// What a batch came to.
 #[derive(Debug, Default)]
 struct Pruned {
-    jobs: u64,
+    /// How many jobs of which runs.
+    jobs: Vec<(i64, u64)>,
     runs: u64,
     /// The run from which to go on; none behind the last one.
     next: Option<i64>,
@@ -205,12 +213,16 @@ async fn prune_batch(
     let last = first + RUNS_A_BATCH - 1;
     let runs = tx.fetch_all(&RUNS, args![first, last, cutoff], |row| row.int(0)).await?;
     let mut jobs: Vec<Arg> = Vec::new();
+    let mut jobs_of_runs = Vec::new();
     let mut done = Vec::new();
     let mut next = last + 1;
     for run in runs.into_iter().filter(|run| !kept.contains(run)) {
         let room = JOBS_A_BATCH - jobs.len();
         let found = ended_jobs(&mut tx, filter, run, room).await?;
         jobs.extend(found.iter().copied().map(Arg::Int));
+        if !found.is_empty() {
+            jobs_of_runs.push((run, found.len() as u64));
+        }
         if found.len() == room {
             next = run;
             break;
@@ -225,7 +237,7 @@ async fn prune_batch(
             write_log(&mut tx, who, "prune", &described(filter, cutoff), jobs.len() as u64).await?;
         }
     }
-    let mut pruned = Pruned { jobs: jobs.len() as u64, runs: 0, next: Some(next) };
+    let mut pruned = Pruned { jobs: jobs_of_runs, runs: 0, next: Some(next) };
     for run in done {
         let (first, last) = ids_of(run);
         if tx.fetch_optional(&ANY_JOB, args![first, last], |_| Ok(())).await?.is_none() {

@@ -374,8 +374,10 @@ impl Driver {
         let model: Vec<_> = prunable.iter().map(|(run, jobs)| (*run, jobs.len() as u64)).collect();
         equal("jobs that would be pruned", &model, &planned)?;
         let stored = prune::prune(&self.db, filter, micros(older_us), "the model").await?;
-        self.pruned += stored;
-        equal("jobs pruned", &self.model.prune(filter, older_us), &stored)
+        let jobs: u64 = stored.iter().map(|(_, jobs)| jobs).sum();
+        self.pruned += jobs;
+        equal("jobs pruned by run", &model, &stored)?;
+        equal("jobs pruned", &self.model.prune(filter, older_us), &jobs)
     }
 
     /// One of the runs that have jobs.
