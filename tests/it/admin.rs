@@ -330,6 +330,8 @@ async fn a_bare_now_retries_what_waits_for_another_attempt(engine: Engine) {
     assert!(run_ok(&db, &["queue", "retry", "--all", "--now"]).contains("1 job(s) of 1 run(s)"));
     drain(&db);
     assert_eq!(count(&db, "state = 'completed' AND attempt = 1").await, 1);
+    let error = run_fails(&db, USAGE, &["queue", "retry", "--all", "--now", NOW]);
+    assert!(error.contains("leave its time out"), "{error}");
     let error = run_fails(&db, USAGE, &["repair", "--day", "2026-06-09", "--now"]);
     assert!(error.contains("--now needs a time"), "{error}");
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use chrono::NaiveDate;
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
-use super::{Global, calendar_day, check_order, runs::no_such_run, who};
+use super::{Global, calendar_day, check_order, runs::no_such_run, usage, who};
 use crate::{
     db::{Db, Mode},
     queue::{JobKind, JobState, admin::filter::Filter},
@@ -59,6 +59,11 @@ impl Command {
     }
 
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        if self.takes_bare_now() && global.now.is_some() && !global.is_bare_now() {
+            return Err(usage(
+                "queue retry goes by the database's clock: a bare --now retries at once, leave its time out",
+            ));
+        }
         let db = global.connect(4).await?;
         match self {
             Self::Stats => show::stats(global, &db).await,
