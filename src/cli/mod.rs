@@ -225,12 +225,14 @@ pub fn main() -> ExitCode {
         cli.global.log_format.error("--now needs a time, such as 2026-03-16T04:00:00Z");
         return Exit::Usage.into();
     }
-    if let Some(option) = not_for_demo(&matches) {
-        let why = "it makes a SQLite file of its own (--file), and prints a story";
-        cli.global.log_format.error(format_args!("demo takes no {option}: {why}"));
+    if let Some(why) = refused_option(&matches) {
+        cli.global.log_format.error(why);
         return Exit::Usage.into();
     }
     log_panics();
+    if let Some(option) = idle_option(&matches) {
+        cli.global.warn(format_args!("{option} does nothing without --wait: the scheduler's own decides"));
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -279,14 +281,35 @@ async fn run(command: Command, global: &Global) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// An option on the command line that the demo would take no notice of. What is in the environment is for other
+/// The first of some options, (id, name), that is on the command line. What is in the environment is for other
 /// commands.
-fn not_for_demo(matches: &ArgMatches) -> Option<&'static str> {
-    let (_, demo) = matches.subcommand().filter(|(name, _)| *name == "demo")?;
-    let options =
-        [("database_url", "--database-url"), ("jobs_dir", "--jobs-dir"), ("now", "--now"), ("json", "--json")];
-    let is_given = |id| demo.value_source(id) == Some(ValueSource::CommandLine);
-    options.into_iter().find(|(id, _)| is_given(id)).map(|(_, option)| option)
+fn given(matches: &ArgMatches, options: &[(&str, &'static str)]) -> Option<&'static str> {
+    let is_given = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
+    options.iter().find(|(id, _)| is_given(id)).map(|(_, option)| *option)
+}
+
+/// Why an option is refused: its command would take no notice of it.
+fn refused_option(matches: &ArgMatches) -> Option<String> {
+    match matches.subcommand()? {
+        ("demo", demo) => {
+            let options =
+                [("database_url", "--database-url"), ("jobs_dir", "--jobs-dir"), ("now", "--now"), ("json", "--json")];
+            let option = given(demo, &options)?;
+            Some(format!("demo takes no {option}: it makes a SQLite file of its own (--file), and prints a story"))
+        }
+        ("scheduler", scheduler) if scheduler.get_flag("once") => {
+            let option = given(scheduler, &[("to", "--snapshot-to")])?;
+            Some(format!("scheduler --once takes no snapshot: leave {option} out, and use `daymend snapshot take`"))
+        }
+        _ => None,
+    }
+}
+
+/// An option of `rebuild` that is for those who wait.
+fn idle_option(matches: &ArgMatches) -> Option<&'static str> {
+    let (_, rebuild) = matches.subcommand().filter(|(name, _)| *name == "rebuild")?;
+    let options = [("max_shrink", "--max-shrink"), ("attempts", "--attempts")];
+    given(rebuild, &options).filter(|_| !rebuild.get_flag("wait"))
 }
 
 /// The same, where an environment variable that is empty counts as one that is not set.

@@ -258,7 +258,7 @@ fn connect_replica(url: &str) -> anyhow::Result<Db> {
 /// Runs the scheduler.
 #[derive(Debug, Args)]
 pub(super) struct SchedulerOptions {
-    /// Look once, enqueue what is due, and end
+    /// Look once, enqueue what is due, and end; audits nothing, and takes no snapshot
     #[arg(long)]
     once: bool,
 

@@ -20,6 +20,7 @@ const UNAVAILABLE: i32 = 4;
 on_both! {
     bad_input_is_one_line_and_changes_nothing;
     a_missing_table_or_column_is_named;
+    options_that_would_do_nothing_are_not_taken_in_silence;
     a_day_that_fits_no_lab_is_refused_in_few_words;
 }
 
@@ -210,6 +211,32 @@ async fn switches_in_the_environment_take_the_usual_words_and_empty_variables_co
     let error =
         String::from_utf8(command(&db, &once).env("DAYMEND_DATABASE_URL", "").output().unwrap().stderr).unwrap();
     assert!(error.contains("no database is given"), "{error}");
+}
+
+async fn options_that_would_do_nothing_are_not_taken_in_silence(engine: Engine) {
+    let db = labs(engine).await;
+    let once = ["--now", NOW, "scheduler", "--once"];
+    let error = run_fails(&db, USAGE, &[&once[..], &["--snapshot-to", "/tmp"]].concat());
+    assert_one_line(&error);
+    assert!(error.contains("takes no snapshot: leave --snapshot-to out"), "{error}");
+    assert_eq!(written(&db).await, [0, 0, 0]);
+    // What is in the environment may be for other commands.
+    let ended = command(&db, &once).env("DAYMEND_SNAPSHOT_STORE", "/tmp").output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+
+    let rebuild = ["rebuild", "--lab", "1", "--dry-run"];
+    let said = |args: &[&str]| {
+        let mut rebuild = command(&db, &[&["--now", NOW], &rebuild[..], args].concat());
+        let output = rebuild.env("DAYMEND_ATTEMPTS", "3").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for (option, value) in [("--attempts", "2"), ("--max-shrink", "30%")] {
+        let warning = format!("warning: {option} does nothing without --wait: the scheduler's own decides\n");
+        assert_eq!(said(&[option, value]), warning);
+        assert_eq!(said(&[option, value, "--wait"]), "");
+    }
+    assert_eq!(said(&[]), "");
 }
 
 async fn a_day_that_fits_no_lab_is_refused_in_few_words(engine: Engine) {
