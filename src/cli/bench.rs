@@ -143,15 +143,16 @@ impl QueueOptions {
     async fn work(&self, global: &Global) -> anyhow::Result<()> {
         let binary = std::env::current_exe()?;
         let url = global.database_url.clone().unwrap_or_default();
+        let jobs_dir = global.jobs_dir.clone();
         let processes = self.processes;
         tokio::task::spawn_blocking(move || {
             let workers: Vec<_> = (0..processes)
                 .map(|_| {
-                    Process::new(&binary)
-                        .args(["worker", "--drain", "--log", "error"])
-                        .env("DAYMEND_DATABASE_URL", &url)
-                        .stdin(Stdio::null())
-                        .spawn()
+                    let mut worker = Process::new(&binary);
+                    worker.args(["worker", "--drain", "--log", "error"]).env("DAYMEND_DATABASE_URL", &url);
+                    worker.envs(jobs_dir.as_ref().map(|dir| ("DAYMEND_JOBS_DIR", dir)));
+                    // An address that is asked for has to be free, and one of them would have it.
+                    worker.env_remove("DAYMEND_HTTP_ADDR").stdin(Stdio::null()).spawn()
                 })
                 .collect::<Result<_, _>>()?;
             for mut worker in workers {

@@ -16,6 +16,8 @@ use crate::{
     support::{
         Engine, TestDb,
         process::{Process, command, run, run_fails, run_ok},
+        server,
+        work::jobs_changed,
     },
 };
 
@@ -180,6 +182,20 @@ async fn a_bench_whose_workers_could_not_run_enqueues_nothing(engine: Engine) {
     assert_one_line(&error);
     assert!(error.contains("collectedSample"), "{error}");
     assert_eq!(written(&db).await, [0, 0, 0]);
+}
+
+/// On a server the figures wait until it has written out what other tests write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bench_starts_its_workers_with_its_own_definitions_and_no_address() {
+    let db = labs(Engine::Sqlite).await;
+    // What is compiled in does not fit.
+    db.execute("ALTER TABLE allTests RENAME COLUMN department_id TO section_id", args![]).await;
+    let jobs = jobs_changed(|_, text| text.replace("department_id", "section_id"));
+    let jobs = jobs.path().to_str().unwrap();
+    let bench = ["--jobs-dir", jobs, "bench", "queue", "--jobs", "1000", "--rounds", "1", "--backlogs", "1000"];
+    let mut bench = command(&db, &bench);
+    let output = bench.env("DAYMEND_HTTP_ADDR", format!("127.0.0.1:{}", server::free_port())).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
 }
 
 async fn a_standard_error_that_is_full_stops_nobody(engine: Engine) {
