@@ -2,6 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
+use anyhow::bail;
 use chrono::{DateTime, Utc};
 use clap::Args;
 
@@ -107,7 +108,8 @@ impl Options {
         Ok(Exit::Ok.into())
     }
 
-    /// Takes the records, where no scheduler has, and returns their runs.
+    /// Takes the records, where no scheduler has, and returns their runs. Where one is gone by then, those of the
+    /// others go on.
     async fn take(
         &self,
         db: &Db,
@@ -133,16 +135,20 @@ impl Options {
             tokio::time::sleep(HELD.wait(round)).await;
         }
         let mut tx = db.begin(Mode::Snapshot).await?;
-        let mut runs = Vec::new();
+        let (mut runs, mut gone) = (Vec::new(), Vec::new());
         for (lab, id, _) in records {
             match records::run_of(&mut tx, *id).await? {
                 Some(run) => runs.push(run),
-                None => return Err(usage(format!("lab {lab}: migration record {id} was refused or removed"))),
+                None => gone.push(format!("lab {lab}: migration record {id} was refused or removed")),
             }
         }
         tx.commit().await?;
         runs.dedup();
-        Ok(runs)
+        if gone.is_empty() {
+            return Ok(runs);
+        }
+        gone.extend(runs.iter().map(|run| format!("run {run} goes on: daymend runs watch {run}")));
+        bail!("{}", gone.join("; "))
     }
 }
 

@@ -9,13 +9,13 @@ use std::{
 use daymend::args;
 use sqlx::{Connection as _, Executor as _, MySqlConnection};
 
-use super::{LIMIT, NOW, labs};
+use super::{LIMIT, NOW, assert_one_line, labs};
 use crate::{
     on_both,
     support::{
         Engine, TestDb,
         http::get,
-        process::{Process, command, run, run_ok},
+        process::{Process, command, run, run_fails, run_ok},
         server, wait_until,
     },
 };
@@ -23,6 +23,7 @@ use crate::{
 on_both! {
     wait_follows_a_run_and_ends_with_its_result;
     a_rebuild_that_waits_takes_its_own_labs_alone;
+    a_record_that_goes_while_a_rebuild_waits_leaves_the_runs_of_others;
     whoever_stops_waiting_is_told_how_to_go_on;
 }
 
@@ -104,6 +105,18 @@ async fn a_rebuild_that_waits_takes_its_own_labs_alone(engine: Engine) {
     let sql = "SELECT attempts_max FROM daymend_jobs WHERE lab_id = 2 AND kind = 'rebuild' LIMIT 1";
     assert_eq!(db.number(sql).await, 5);
     assert!(db.record_status(other).await.starts_with("Running"));
+}
+
+async fn a_record_that_goes_while_a_rebuild_waits_leaves_the_runs_of_others(engine: Engine) {
+    let db = labs(engine).await;
+    let trigger = "CREATE TRIGGER somebody AFTER INSERT ON daymend_runs FOR EACH ROW
+                   BEGIN DELETE FROM crelio_data_migrations WHERE lab_id = 2; END";
+    db.execute(trigger, args![]).await;
+    let error = run_fails(&db, 1, &["--now", NOW, "rebuild", "--lab", "1", "--lab", "2", "--wait"]);
+    assert_one_line(&error);
+    assert!(error.contains("error: lab 2: migration record ") && error.contains(" was refused or removed"), "{error}");
+    assert!(error.contains("; run 1 goes on: daymend runs watch 1"), "{error}");
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs WHERE lab_id = 1 AND state = 'running'").await, 1);
 }
 
 async fn whoever_stops_waiting_is_told_how_to_go_on(engine: Engine) {
