@@ -22,6 +22,7 @@ on_both! {
     the_exit_code_says_whether_it_is_true;
     an_audit_of_nothing_is_not_called_clean;
     a_person_sees_a_calendar_and_tables;
+    labs_that_have_no_room_are_counted;
     json_has_every_row;
     drift_is_told_before_migrate;
     nothing_is_written_and_no_right_to_write_is_needed;
@@ -107,6 +108,17 @@ async fn a_person_sees_a_calendar_and_tables(engine: Engine) {
     assert!(out.contains("organization_bill 999/0: 3, should not be there"), "{out}");
     assert!(out.contains("drift: 3 row(s) on 3 of 30 day(s), in 1 of 2 lab(s)"), "{out}");
     assert!(out.contains("g ghost") && out.contains("o out of range"), "the legend: {out}");
+}
+
+async fn labs_that_have_no_room_are_counted(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    for lab in 1..=42 {
+        db.add_lab(lab, Some("Asia/Kolkata")).await;
+        plant_ghost(&db, lab, "2026-06-05").await;
+    }
+    let (code, out, _) = audit(&db, &[]);
+    assert_eq!(code, DRIFT);
+    assert!(out.contains("\nand 2 more lab(s) (--json has all of them)\ndrift: "), "{out}");
 }
 
 async fn json_has_every_row(engine: Engine) {

@@ -188,7 +188,8 @@ fn event_types(report: &Report) {
 
 fn labs(report: &Report) {
     let mut table = table(&[">lab", "time zone", ">days", ">drifted", ">rows", "~causes"]);
-    for lab in report.labs.iter().filter(|lab| !lab.days.is_empty()).take(LINES_MAX) {
+    let drifted = || report.labs.iter().filter(|lab| !lab.days.is_empty());
+    for lab in drifted().take(LINES_MAX) {
         let mut causes: BTreeMap<String, u64> = BTreeMap::new();
         for (cause, count) in lab.days.iter().flat_map(DayReport::causes) {
             *causes.entry(cause.title()).or_default() += count;
@@ -203,6 +204,9 @@ fn labs(report: &Report) {
         ]);
     }
     println!("{table}");
+    if let Some(more @ 1..) = drifted().count().checked_sub(LINES_MAX) {
+        println!("and {more} more lab(s) (--json has all of them)");
+    }
 }
 
 /// What to do about rows that no recompute puts right.
