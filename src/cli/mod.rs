@@ -47,7 +47,8 @@ pub enum Exit {
     Ok = 0,
     /// A run failed or was cancelled, jobs were discarded, or something unexpected happened.
     Failed = 1,
-    /// The input was wrong (an option, a lab, a day, a rollup definition); nothing was done.
+    /// The input was wrong (an option, a lab, a day), and nothing was done; or the database lacks a table, a column
+    /// or a right, which may show half-way.
     Usage = 2,
     /// Something is wrong with what is stored, or will be: an audit found drift, the doctor warns, a
     /// snapshot differs, or a restore leaves rows for a person to decide.
@@ -229,10 +230,10 @@ pub fn main() -> ExitCode {
         cli.global.log_format.error(why);
         return Exit::Usage.into();
     }
-    log_panics();
     if let Some(option) = idle_option(&matches) {
         cli.global.warn(format_args!("{option} does nothing without --wait: the scheduler's own decides"));
     }
+    log_panics();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -6,15 +6,16 @@ use clap::{Args, builder::BoolishValueParser};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Exit, Global, historical_summary, print_json,
+    Exit, Global,
+    connect::pool_to,
+    historical_summary, print_json,
     process::{HttpArgs, once_reachable, shutdown_on_signal},
     snapshot::{self, SourceArgs, prune::KeepArgs},
     usage,
 };
 use crate::{
     clock::Clock,
-    db::{self, ConnectOptions, Db},
-    error::chain,
+    db::{ConnectOptions, Db},
     health::Health,
     queue,
     recompute::shrink::MaxShrink,
@@ -227,6 +228,7 @@ impl WorkerArgs {
         }
         let host = || std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/etc/hostname").ok());
         let name = self.name.clone().or_else(host).unwrap_or_default();
+        let replicas = self.replica_url.iter().map(|url| pool_to("--replica-url", url, 1));
         Ok(worker::Config {
             name: format!("{} (pid {})", name.trim(), std::process::id()),
             concurrency: self.concurrency as usize,
@@ -239,7 +241,7 @@ impl WorkerArgs {
             limits: Limits {
                 threads_max: self.throttle_threads,
                 lag_max: self.max_lag,
-                replicas: self.replica_url.iter().map(|url| connect_replica(url)).collect::<Result<_, _>>()?,
+                replicas: replicas.collect::<Result<_, _>>()?,
                 query: self.throttle_query.clone(),
             },
         })
@@ -249,10 +251,6 @@ impl WorkerArgs {
         let connections = self.concurrency + CONNECTIONS_SPARE + more;
         ConnectOptions { statement_max: self.job_timeout, idle_max: self.lease, ..ConnectOptions::new(connections) }
     }
-}
-
-fn connect_replica(url: &str) -> anyhow::Result<Db> {
-    db::connect(url, ConnectOptions::new(1)).map_err(|error| usage(format!("--replica-url: {}", chain(error.as_ref()))))
 }
 
 /// Runs the scheduler.

@@ -55,13 +55,13 @@ pub fn repeat(item: &str, count: usize) -> String {
 }
 
 /// Declares a [`Statement`]: `statement!(CLAIM, "claim", "SELECT …")`, with the text of one
-/// row as a fourth argument where it has `{rows}`.
+/// row as a fourth argument where it has `{rows}`. The text is a literal, or several by `concat!`.
 #[macro_export]
 macro_rules! statement {
-    ($visibility:vis $name:ident, $label:literal, $sql:literal) => {
+    ($visibility:vis $name:ident, $label:literal, $sql:expr) => {
         $crate::statement!($visibility $name, $label, $sql, "");
     };
-    ($visibility:vis $name:ident, $label:literal, $sql:literal, $row:literal) => {
+    ($visibility:vis $name:ident, $label:literal, $sql:expr, $row:literal) => {
         $visibility const $name: $crate::db::Statement = $crate::db::Statement {
             name: $label,
             sql: concat!("-- daymend: ", $label, "\n", $sql),

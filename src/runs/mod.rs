@@ -52,29 +52,23 @@ statement!(
     "INSERT INTO operation_event_log (event_name, status, created_at) VALUES (?, ?, {now})"
 );
 
-statement!(
-    RUN_SHOW,
-    "show run",
-    "SELECT id, rollup, kind, state, reason, requested_by, time_zone, lab_id, first_day, last_day, as_of,
+/// Selects what [`Run::from_row`] reads by its place, of the runs that follow.
+macro_rules! run_select {
+    ($which:literal) => {
+        concat!(
+            "SELECT id, rollup, kind, state, reason, requested_by, time_zone, lab_id, first_day, last_day, as_of,
             event_name, created_at, finished_at, max_shrink
-     FROM daymend_runs WHERE id = ?"
-);
+     FROM daymend_runs ",
+            $which
+        )
+    };
+}
 
-statement!(
-    RUNS_LIST,
-    "list runs",
-    "SELECT id, rollup, kind, state, reason, requested_by, time_zone, lab_id, first_day, last_day, as_of,
-            event_name, created_at, finished_at, max_shrink
-     FROM daymend_runs ORDER BY id DESC LIMIT ?"
-);
+statement!(RUN_SHOW, "show run", run_select!("WHERE id = ?"));
 
-statement!(
-    RUNS_OPEN,
-    "open runs",
-    "SELECT id, rollup, kind, state, reason, requested_by, time_zone, lab_id, first_day, last_day, as_of,
-            event_name, created_at, finished_at, max_shrink
-     FROM daymend_runs WHERE state = 'running' ORDER BY id"
-);
+statement!(RUNS_LIST, "list runs", run_select!("ORDER BY id DESC LIMIT ?"));
+
+statement!(RUNS_OPEN, "open runs", run_select!("WHERE state = 'running' ORDER BY id"));
 
 statement!(RUN_LOCK, "lock run", "SELECT state FROM daymend_runs WHERE id = ? {for_update}");
 
