@@ -465,7 +465,7 @@ def replicas_have_one_owner(objects):
         spec, target = thing["spec"], thing["spec"]["scaleTargetRef"]
         low = spec.get("minReplicaCount", spec.get("minReplicas", 1))
         high = spec.get("maxReplicaCount", spec.get("maxReplicas"))
-        if not 1 <= low <= high:
+        if not 2 <= low <= high:
             yield f"{name_of(thing)}: from {low} to {high} replicas"
         fallback = spec.get("fallback")
         if thing["kind"] == "ScaledObject" and not (

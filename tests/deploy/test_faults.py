@@ -406,6 +406,11 @@ def fewer_keda_replicas_at_most_than_at_least(o):
 
 
 @fault("replicas_have_one_owner")
+def a_single_worker_at_night(o):
+    o.scaler["spec"]["minReplicaCount"] = 1
+
+
+@fault("replicas_have_one_owner")
 def an_autoscaler_of_nothing(o):
     o.scaler["spec"]["scaleTargetRef"]["name"] = "worker"
     o.worker["spec"]["replicas"] = 2
