@@ -15,7 +15,7 @@ use crate::{
     support::{
         Engine, TestDb,
         http::get,
-        process::{Process, command, run_fails, run_ok},
+        process::{Process, command, run, run_fails, run_ok},
         wait_until,
     },
 };
@@ -58,7 +58,7 @@ fn json(db: &TestDb, arguments: &[&str]) -> Value {
 }
 
 fn drain(db: &TestDb) {
-    crate::support::process::run(db, &["--now", NOW, "worker", "--drain", "--backoff", "1h"]);
+    run(db, &["--now", NOW, "worker", "--drain", "--backoff", "1h"]);
 }
 
 /// A rebuild of lab 1 and a repair of lab 2, all of whose jobs are discarded.
@@ -330,8 +330,12 @@ async fn a_bare_now_retries_what_waits_for_another_attempt(engine: Engine) {
     assert!(run_ok(&db, &["queue", "retry", "--all", "--now"]).contains("1 job(s) of 1 run(s)"));
     drain(&db);
     assert_eq!(count(&db, "state = 'completed' AND attempt = 1").await, 1);
-    let error = run_fails(&db, USAGE, &["queue", "retry", "--all", "--now", NOW]);
-    assert!(error.contains("leave its time out"), "{error}");
+    for (now, is_said) in [(&["--now", NOW][..], true), (&["--now"], false)] {
+        let retried = run(&db, &[&["queue", "retry", "--all"], now].concat());
+        assert!(retried.status.success(), "{retried:?}");
+        let said = String::from_utf8_lossy(&retried.stderr).contains("leave the time of --now out to retry at once");
+        assert_eq!(said, is_said, "{retried:?}");
+    }
     let error = run_fails(&db, USAGE, &["repair", "--day", "2026-06-09", "--now"]);
     assert!(error.contains("--now needs a time"), "{error}");
 }

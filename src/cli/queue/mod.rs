@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use chrono::NaiveDate;
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
-use super::{Global, calendar_day, check_order, runs::no_such_run, usage, who};
+use super::{Global, calendar_day, check_order, runs::no_such_run, who};
 use crate::{
     db::{Db, Mode},
     queue::{JobKind, JobState, admin::filter::Filter},
@@ -60,9 +60,7 @@ impl Command {
 
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         if self.takes_bare_now() && global.now.is_some() && !global.is_bare_now() {
-            return Err(usage(
-                "queue retry goes by the database's clock: a bare --now retries at once, leave its time out",
-            ));
+            global.warn("queue retry goes by the database's clock: leave the time of --now out to retry at once");
         }
         let db = global.connect(4).await?;
         match self {
