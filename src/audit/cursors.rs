@@ -49,7 +49,8 @@ statement!(
 statement!(
     COVERAGE,
     "audit coverage",
-    "SELECT COUNT(*), COUNT(audited_at), MIN(audited_at) FROM daymend_audit_labs WHERE rollup = ?"
+    "SELECT COUNT(*), COUNT(audited_at), MIN(audited_at), MIN(COALESCE(audited_at, round_at))
+     FROM daymend_audit_labs WHERE rollup = ?"
 );
 
 /// How far the standing audit has come with a lab.
@@ -74,6 +75,8 @@ pub struct Coverage {
     pub labs_unaudited: i64,
     /// Since when every day of the others has been audited.
     pub audited_since: Option<DateTime<Utc>>,
+    /// When the oldest round began that counts: each lab's last that has ended, or its first, which goes on.
+    pub oldest_round_at: Option<DateTime<Utc>>,
 }
 
 /// Every lab's cursor.
@@ -126,7 +129,12 @@ pub async fn set(tx: &mut Tx, rollup: &str, lab: i64, cursor: &Cursor) -> Result
 pub async fn coverage(db: &Db, rollup: &str) -> Result<Coverage, DbError> {
     db.fetch_one(&COVERAGE, args![rollup], |row| {
         let (labs, audited) = (row.int(0)?, row.int(1)?);
-        Ok(Coverage { labs, labs_unaudited: labs - audited, audited_since: row.instant_or_null(2)? })
+        Ok(Coverage {
+            labs,
+            labs_unaudited: labs - audited,
+            audited_since: row.instant_or_null(2)?,
+            oldest_round_at: row.instant_or_null(3)?,
+        })
     })
     .await
 }

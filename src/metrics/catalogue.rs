@@ -118,7 +118,7 @@ catalogue! {
     /// When the nightly audit last ended, by the database's clock.
     AUDIT_LAST = Scheduler Type::Gauge, "daymend_audit_last_end_timestamp_seconds", [];
 
-    /// Since when every day of every lab has been audited; labs that are still pending do not count.
+    /// Since when every day of every lab has been audited; of a lab whose first round goes on, when that began.
     AUDIT_OLDEST = Scheduler Type::Gauge, "daymend_audit_oldest_timestamp_seconds", [];
 
     /// Labs whose history the nightly audit has not been through yet, those it cannot read included.

@@ -121,9 +121,10 @@ async fn gauges_say_what_is_there(engine: Engine) {
     let sql = [
         "INSERT INTO daymend_audits (rollup, night, state, started_at, finished_at)
          VALUES ('historical_summary', '2026-06-15', 'completed', '2026-06-15 04:30:00', '2026-06-15 04:31:00')",
-        "INSERT INTO daymend_audit_labs (rollup, lab_id, audited_at)
-         VALUES ('historical_summary', 1, '2026-06-11 00:00:00'), ('historical_summary', 2, '2026-06-10 00:00:00'),
-                ('historical_summary', 3, NULL)",
+        "INSERT INTO daymend_audit_labs (rollup, lab_id, audited_at, round_at)
+         VALUES ('historical_summary', 1, '2026-06-11 00:00:00', '2026-06-14 00:00:00'),
+                ('historical_summary', 2, '2026-06-10 00:00:00', '2026-06-08 00:00:00'),
+                ('historical_summary', 3, NULL, '2026-06-09 00:00:00'), ('historical_summary', 4, NULL, NULL)",
         "INSERT INTO daymend_snapshots (day, state, attempt, due_us, size, took_ms, finished_at)
          VALUES ('2026-06-15', 'done', 1, 0, 12345, 1500, '2026-06-15 02:05:00')",
     ];
@@ -164,8 +165,8 @@ async fn gauges_say_what_is_there(engine: Engine) {
         ("daymend_lab_jobs{lab=\"1\",state=\"backing_off\"}", 1.0),
         ("daymend_nightly_completed_timestamp_seconds{time_zone=\"Asia/Kolkata\"}", seconds("2026-06-15T05:00:00Z")),
         ("daymend_audit_last_end_timestamp_seconds", seconds("2026-06-15T04:31:00Z")),
-        ("daymend_audit_oldest_timestamp_seconds", seconds("2026-06-10T00:00:00Z")),
-        ("daymend_audit_labs_pending", 1.0),
+        ("daymend_audit_oldest_timestamp_seconds", seconds("2026-06-09T00:00:00Z")),
+        ("daymend_audit_labs_pending", 2.0),
         ("daymend_snapshot_completed_timestamp_seconds", seconds("2026-06-15T02:05:00Z")),
         ("daymend_snapshot_size_bytes", 12345.0),
         ("daymend_snapshot_duration_seconds", 1.5),

@@ -82,8 +82,8 @@ pub(super) async fn observe(db: &Db, rollup: &str) -> Result<(), DbError> {
     }
     let coverage = cursors::coverage(db, rollup).await?;
     AUDIT_LABS_PENDING.set([], coverage.labs_unaudited as f64);
-    if let Some(since) = coverage.audited_since {
-        AUDIT_OLDEST.set([], since.timestamp() as f64);
+    if let Some(at) = coverage.oldest_round_at {
+        AUDIT_OLDEST.set([], at.timestamp() as f64);
     }
     Ok(())
 }
