@@ -367,6 +367,30 @@ impl Tx {
         self.control("savepoint", "SAVEPOINT daymend").await
     }
 
+    /// Runs a statement of which nothing stays where it fails. A trigger of SQLite's, or the rule of a constraint, may
+    /// keep what was written so far (FAIL), or end the transaction: then [`is_open`](Self::is_open) is false.
+    pub(crate) async fn execute_whole(&mut self, query: Query<'_>, args: Vec<Arg>) -> Result<u64, DbError> {
+        if self.dialect() == Dialect::MySql {
+            return self.execute(query, args).await;
+        }
+        self.savepoint().await?;
+        let result = self.execute(query, args).await;
+        match &result {
+            Ok(_) => self.control("release savepoint", "RELEASE daymend").await?,
+            Err(_) if self.is_busy => {}
+            Err(_) => {
+                let back = self.control("rollback to savepoint", "ROLLBACK TO daymend; RELEASE daymend").await;
+                self.is_open = back.is_ok();
+            }
+        }
+        result
+    }
+
+    /// Whether the transaction has not ended, neither by us nor by a statement that failed.
+    pub(crate) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
     /// Takes back what was written since the savepoint, and keeps the transaction and its read view. MySQL also lets
     /// go of the locks on the definitions of tables that were first used since: nobody who alters one of them has to
     /// wait for the end of the transaction.

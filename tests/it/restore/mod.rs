@@ -4,6 +4,7 @@ mod altered;
 mod any_types;
 mod cases;
 mod children;
+mod conflict_rules;
 mod emptied;
 mod hostile;
 mod identity;

@@ -184,7 +184,9 @@ impl Apply<'_> {
             Err(error) if !is_refusal(&error) => Err(error.into()),
             // What daymend does not know of refers to it.
             Err(_) => {
-                tx.rollback().await?;
+                if tx.is_open() {
+                    tx.rollback().await?;
+                }
                 Ok(None)
             }
         }

@@ -17,13 +17,13 @@ use super::{
     undo_file::{Reader, Record, Values, Writer},
 };
 use crate::{
-    db::{DbError, Mode, Query},
+    db::{DbError, Mode},
     snapshot::{SnapshotError, side::PAGE},
 };
 use ready::ready;
 use record::Moved;
 pub use sql::database_error;
-use sql::insert_sql;
+use sql::insert;
 pub(super) use sql::{Failures, begin, delete, is_refusal, update, why};
 
 /// What was done.
@@ -211,7 +211,7 @@ impl<'a> Apply<'a> {
                         _ => return Err(error),
                     };
                     if candidates.len() > 1 {
-                        // A constraint that is checked at the commit: find out whose it is.
+                        // A constraint that is checked at the commit, or what has ended the transaction: find out whose it is.
                         waiting.extend(candidates.into_iter().rev().map(|candidate| vec![candidate]));
                         continue;
                     }
@@ -237,10 +237,10 @@ impl<'a> Apply<'a> {
         let (ready, mut settled) = ready(context, &mut tx, table, candidates).await?;
         let mut inserted = Vec::new();
         for mut one in ready {
-            let insert = insert_sql(&context.live, shape, &one.row);
-            match tx.execute(Query::named("restore insert", insert), one.row.clone()).await {
+            match insert(&context.live, &mut tx, shape, &one.row).await {
                 Ok(_) => inserted.push(one),
-                Err(error) if !is_refusal(&error) => return Err(error.into()),
+                // Without a transaction nothing may be written, and what was is gone.
+                Err(error) if !is_refusal(&error) || !tx.is_open() => return Err(error.into()),
                 Err(error) => {
                     (one.candidate.reason, one.candidate.detail) = why(&error);
                     one.candidate.state = State::Deferred;

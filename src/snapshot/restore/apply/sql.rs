@@ -11,16 +11,28 @@ use crate::{
     },
 };
 
-pub(super) fn insert_sql(live: &Side, shape: &Shape, row: &[Arg]) -> String {
+/// A table of SQLite's may have rules of its own for conflicts (`ON CONFLICT REPLACE` deletes who is in the way): they
+/// are overridden, and so is what its triggers say of conflicts, which is why no other table's are.
+fn or_abort(live: &Side, shape: &Shape) -> &'static str {
+    let has_rule = |sql: &str| sql.to_ascii_uppercase().contains("CONFLICT");
+    let is_sqlite = live.db.dialect() == Dialect::Sqlite;
+    let table = live.tables.get(&shape.table).filter(|table| is_sqlite && has_rule(&table.create_sql));
+    table.map_or("", |_| " OR ABORT")
+}
+
+/// Inserts a row.
+pub(super) async fn insert(live: &Side, tx: &mut Tx, shape: &Shape, row: &[Arg]) -> Result<u64, DbError> {
     let dialect = live.db.dialect();
     let marks: Vec<&str> =
         shape.columns.iter().zip(row).map(|(column, value)| live.written(&shape.table, column, value)).collect();
-    format!(
-        "INSERT INTO {} ({}) VALUES ({})",
+    let sql = format!(
+        "INSERT{} INTO {} ({}) VALUES ({})",
+        or_abort(live, shape),
         quote(dialect, &shape.table),
         quote_all(dialect, shape.columns.iter().map(String::as_str)),
         marks.join(", ")
-    )
+    );
+    tx.execute_whole(Query::named("restore insert", sql), row.to_vec()).await
 }
 
 /// What MySQL needs to take values as they were: an id of 0 is not a request for a new one, and a date
@@ -56,8 +68,9 @@ pub(in crate::snapshot::restore) async fn update(
     let key = shape.key_of(row);
     let condition = live.has_key(shape, "", &key);
     args.extend(key);
-    let sql = format!("UPDATE {} SET {} WHERE {condition}", quote(dialect, &shape.table), names.join(", "));
-    tx.execute(Query::named("restore update", sql), args).await
+    let (or_abort, table) = (or_abort(live, shape), quote(dialect, &shape.table));
+    let sql = format!("UPDATE{or_abort} {table} SET {} WHERE {condition}", names.join(", "));
+    tx.execute_whole(Query::named("restore update", sql), args).await
 }
 
 /// Deletes the row with a key; how many there were.
@@ -68,7 +81,7 @@ pub(in crate::snapshot::restore) async fn delete(
     key: Vec<Arg>,
 ) -> Result<u64, DbError> {
     let sql = format!("DELETE FROM {} WHERE {}", quote(live.db.dialect(), &shape.table), live.has_key(shape, "", &key));
-    tx.execute(Query::named("restore delete", sql), key).await
+    tx.execute_whole(Query::named("restore delete", sql), key).await
 }
 
 /// The database's error in an error, where it is one.

@@ -164,7 +164,12 @@ impl Undo {
             Err(error) if is_refusal(&error) => Some(refused(&error)),
             Err(error) => return Err(error.into()),
         };
-        tx.rollback_to_savepoint().await?;
+        if tx.is_open() {
+            tx.rollback_to_savepoint().await?;
+        } else {
+            // Nothing was written in it.
+            *tx = self.begin(Look::Hold).await?;
+        }
         Ok(refusal)
     }
 

@@ -31,6 +31,11 @@ use crate::{
 
 const CHANGED: &str = "it has been changed since";
 
+/// What was refused has ended the transaction, as a trigger of SQLite's can.
+#[derive(Debug, thiserror::Error)]
+#[error("the database has ended the transaction")]
+struct Ended;
+
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Undone {
@@ -152,6 +157,8 @@ impl Undo {
             let batch = loop {
                 match self.transaction(&records, &mut fate, &mut writer).await {
                     Ok(batch) => break batch,
+                    // Which row it was is known: it stays, and the others are taken back anew.
+                    Err(error) if error.is::<Ended>() => {}
                     Err(error) => failures.bear(error).await?,
                 }
             };
@@ -236,7 +243,7 @@ impl Undo {
         table: &str,
         row: &[Arg],
         referred: &[(String, String)],
-        fate: &Fate,
+        fate: &mut Fate,
         done: &mut Undone,
     ) -> anyhow::Result<Option<(String, String)>> {
         let (number, shape) = self.shape(table)?;
@@ -271,10 +278,15 @@ impl Undo {
         match self.delete(tx, shape, &live, &alone).await {
             Ok(()) => done.removed += 1,
             Err(error) if is_refusal(&error) => {
+                let why = (key, refused(&error));
+                if !tx.is_open() {
+                    fate.stays.insert(id, why);
+                    return Err(Ended.into());
+                }
                 if alone != live {
                     tx.rollback_to_savepoint().await?;
                 }
-                return Ok(Some((key, refused(&error))));
+                return Ok(Some(why));
             }
             Err(error) => return Err(error.into()),
         }
@@ -377,7 +389,10 @@ impl Undo {
         row[..before.len()].clone_from_slice(before);
         match update(&self.live, tx, shape, &row).await {
             Ok(_) => done.emptied += 1,
-            Err(error) if is_refusal(&error) => return stays(refused(&error)),
+            Err(error) if is_refusal(&error) => {
+                stays(refused(&error))?;
+                return if tx.is_open() { Ok(None) } else { Err(Ended.into()) };
+            }
             Err(error) => return Err(error.into()),
         }
         // Triggers may have made it another one.
