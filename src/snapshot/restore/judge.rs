@@ -8,7 +8,8 @@
 use super::{
     Context,
     candidates::{Candidate, State},
-    plan::{BY_HAND, Views, both_sides, names, rows_of},
+    plan::{BY_HAND, Views, both_sides, names, rows_of, tables_in_order},
+    remap::{Decision, Remap},
 };
 use crate::{
     db::Arg,
@@ -63,6 +64,29 @@ pub(super) async fn judge(
             done.is_contested |= lift(context, views, table, candidate).await?;
         }
     }
+}
+
+/// What the given map leaves open is for a person to decide, also where no live row is in its way.
+pub(super) async fn leave_open(context: &Context, views: &mut Views, remap: &Remap) -> Result<(), SnapshotError> {
+    for table in tables_in_order(context) {
+        let mut after = 0;
+        loop {
+            let mut page = context.work.page(table, State::Missing, after).await?;
+            let Some(last) = page.last() else { break };
+            after = last.place;
+            page.retain(|candidate| remap.get(&context.shapes[table].table, &candidate.key) == Decision::Open);
+            for candidate in &mut page {
+                candidate.state = State::Ambiguous;
+                candidate.reason = "the map leaves it open".to_owned();
+                candidate.holder = None;
+            }
+            context.work.set(table, &page).await?;
+            for candidate in &page {
+                lift(context, views, table, candidate).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Candidates, and the row of each as it would go in: what refers to rows that have other keys now is rewritten.

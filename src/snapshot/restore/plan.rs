@@ -7,9 +7,9 @@ use super::{
     Context,
     candidates::{Candidate, State},
     exclude::Exclusions,
-    judge::judge,
+    judge::{judge, leave_open},
     parents::Parent,
-    remap::{self, Remap},
+    remap::{self, Decision, Remap},
     strangers,
 };
 use crate::{
@@ -45,6 +45,9 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
     strangers::find(context, &mut views, exclusions, remap).await?;
     // What refers to itself is found a level a round, however deep; a round that changes nothing is the last.
     while judge_all(context, &mut views, remap.is_some()).await? {}
+    if let Some(remap) = remap {
+        leave_open(context, &mut views, remap).await?;
+    }
     // What is still to be done asks the live database nothing: a server that ends silent sessions may have
     // ended this one by then, and the plan is none the worse for it.
     let Views { snapshot, live } = views;
@@ -148,12 +151,17 @@ pub(super) async fn enter(
         if exclusions.has(&shape.table, &candidate.key) {
             candidate.state = State::Excluded;
             candidate.reason = "deleted on purpose".to_owned();
-        } else if let Some(Some(new)) = remap.and_then(|remap| remap.get(&shape.table, &candidate.key)) {
-            (candidate.state, candidate.reason, candidate.holder) = match remap::parse_key(context, table, new) {
+            continue;
+        }
+        let Some(remap) = remap else { continue };
+        (candidate.state, candidate.reason, candidate.holder) = match remap.get(&shape.table, &candidate.key) {
+            // Who is in its way is looked for first.
+            Decision::Unsaid | Decision::Open => continue,
+            Decision::Row(new) => match remap::parse_key(context, table, new) {
                 Ok(key) => (State::Mapped, BY_HAND.to_owned(), Some(key)),
                 Err(why) => (State::Ambiguous, why, None),
-            };
-        }
+            },
+        };
     }
     check_map(context, views, table, &mut found).await?;
     context.work.add(table, &found).await?;

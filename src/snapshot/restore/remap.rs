@@ -36,6 +36,17 @@ pub struct Remap {
     rows: HashMap<(String, String), Line>,
 }
 
+/// What a map says of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision<'a> {
+    /// Nothing.
+    Unsaid,
+    /// That it is undecided.
+    Open,
+    /// The key of the live row that stands for it.
+    Row(&'a str),
+}
+
 #[derive(Debug)]
 struct Line {
     /// The key of the live row; none where it is undecided.
@@ -72,14 +83,16 @@ impl Remap {
         Ok(Self { rows })
     }
 
-    /// What was decided of a row: nothing, that it is undecided, or the key of its live row.
+    /// What was decided of a row.
     #[must_use]
-    pub fn get(&self, table: &str, key: &[Arg]) -> Option<Option<&str>> {
+    pub fn get(&self, table: &str, key: &[Arg]) -> Decision<'_> {
         let line = |text: String| self.rows.get(&(table.to_owned(), text));
         // Older maps have no quotes.
-        let line = line(cells::write_key(key)).or_else(|| line(cells::show_key(key)))?;
+        let Some(line) = line(cells::write_key(key)).or_else(|| line(cells::show_key(key))) else {
+            return Decision::Unsaid;
+        };
         line.is_used.store(true, Ordering::Relaxed);
-        Some(line.new.as_deref())
+        line.new.as_deref().map_or(Decision::Open, Decision::Row)
     }
 
     /// What is said, behind a plan, of lines that fit no row that is missing.
@@ -253,10 +266,10 @@ mod tests {
         let remap =
             Remap::parse("table,old,new,why\nclients, 4011 ,200708,same card\nclients,6655,,\nm,\"1,2\",\"1,3\"\n")
                 .unwrap();
-        assert_eq!(remap.get("clients", &[Arg::Int(4011)]), Some(Some("200708")));
-        assert_eq!(remap.get("clients", &[Arg::Int(6655)]), Some(None));
-        assert_eq!(remap.get("clients", &[Arg::Int(1)]), None);
-        assert_eq!(remap.get("m", &[Arg::Int(1), Arg::Int(2)]), Some(Some("1,3")));
+        assert_eq!(remap.get("clients", &[Arg::Int(4011)]), Decision::Row("200708"));
+        assert_eq!(remap.get("clients", &[Arg::Int(6655)]), Decision::Open);
+        assert_eq!(remap.get("clients", &[Arg::Int(1)]), Decision::Unsaid);
+        assert_eq!(remap.get("m", &[Arg::Int(1), Arg::Int(2)]), Decision::Row("1,3"));
     }
 
     #[test]

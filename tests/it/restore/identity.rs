@@ -9,6 +9,7 @@ use crate::{on_both, support::Engine};
 
 on_both! {
     the_map_can_be_edited;
+    what_the_map_leaves_open_stays_away;
     a_reused_id_is_not_present;
     who_is_claimed_twice_is_nobody;
     claims_are_compared_however_far_apart;
@@ -53,6 +54,31 @@ async fn the_map_can_be_edited(engine: Engine) {
     let plan = scene.json(3, &["restore", &name, "--missing", "--remap", &nobody]);
     let groups = plan["report"]["groups"].as_array().unwrap();
     assert!(groups.iter().any(|group| group["reason"] == "the map names a row that is not there"), "{plan}");
+}
+
+/// Nobody holds what identifies them: all the same somebody wants to ask first.
+async fn what_the_map_leaves_open_stays_away(engine: Engine) {
+    let clients = "CREATE TABLE clients (id BIGINT NOT NULL PRIMARY KEY, FOREIGN KEY (id) REFERENCES people (id))";
+    let scene = Scene::new(engine, &[PEOPLE[0], PEOPLE[1], clients]).await;
+    let sql = [
+        "INSERT INTO people VALUES (1, 'c1', 'n1'), (2, 'c2', 'n2'), (3, 'c3', 'n3')",
+        "INSERT INTO pets VALUES (1, 1, 'p1'), (2, 2, 'p2'), (3, 3, 'p3')",
+        "INSERT INTO clients VALUES (1), (2), (3)",
+    ];
+    scene.execute_all(&sql).await;
+    let name = taken(&scene, &["DELETE FROM pets", "DELETE FROM clients", "DELETE FROM people"]).await;
+    let map = scene.file("given.csv", "table,old,new,why\npets,1,,ask first\nclients,2,,ask first\n");
+    for (more, state) in [([].as_slice(), "missing"), (&["--apply"], "restored")] {
+        let report = scene.json(3, &[&["restore", &name, "--missing", "--remap", &map], more].concat());
+        let (open, rows) = (rows(&report, "ambiguous"), rows(&report, state));
+        assert_eq!((open["pets"], open["clients"], open["people"]), (1, 1, 1), "{report}");
+        assert_eq!((rows["pets"], rows["clients"], rows["people"]), (1, 2, 2), "{report}");
+        assert!(report["report"].to_string().contains("\"as its clients: the map leaves it open\""), "{report}");
+        assert_eq!(report["report"]["remarks"], serde_json::json!([]));
+    }
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE id = 2").await, 0);
+    scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 3);
 }
 
 async fn a_reused_id_is_not_present(engine: Engine) {
