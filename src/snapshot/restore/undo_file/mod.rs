@@ -206,7 +206,6 @@ impl Writer {
         let at = || format!("{}: cannot be written", path.display());
         let mut file = private().read(true).append(true).create(true).open(path).with_context(at)?;
         let whole = whole_length(&mut file).with_context(at)?;
-        file.set_len(whole).with_context(at)?;
         if whole > 0 {
             let known = Reader::open(path)?.header;
             if let (Some(database), false) = (&known.database, known.may_be_of(header)) {
@@ -223,8 +222,13 @@ impl Writer {
                     known.snapshot
                 );
             }
+            file.set_len(whole).with_context(at)?;
             return Ok(Self { file, path: path.to_owned() });
         }
+        if !is_torn_header(&mut file).with_context(at)? {
+            bail!("{}: this is no undo file", path.display());
+        }
+        file.set_len(0).with_context(at)?;
         let mut this = Self { file, path: path.to_owned() };
         this.write(&serde_json::to_string(header)?)?;
         // The name of a new file is the directory's.
@@ -276,6 +280,15 @@ fn whole_length(file: &mut File) -> io::Result<u64> {
         end = start;
     }
     Ok(0)
+}
+
+/// Whether a file without a whole line is the beginning of a header, or empty.
+fn is_torn_header(file: &mut File) -> io::Result<bool> {
+    const BEGINNING: &[u8] = b"{\"daymend_undo\":";
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.take(BEGINNING.len() as u64).read_to_end(&mut bytes)?;
+    Ok(BEGINNING.starts_with(&bytes))
 }
 
 /// The file, being read: from its beginning or from its end. Keeps eight bytes a line.
@@ -382,8 +395,14 @@ mod tests {
         Writer::open(&path, &header("s")).unwrap();
         let error = Writer::open(&path, &header("other")).unwrap_err().to_string();
         assert!(error.contains("this undo file is of snapshot s"), "{error}");
-        fs::write(&path, "hello\n").unwrap();
-        assert!(Reader::open(&path).unwrap_err().to_string().contains("this is no undo file"));
+        // It stays as it is, to the byte.
+        for wrong in ["hello\n", "hello\nand no end", "hello", "{\"daymend\""] {
+            fs::write(&path, wrong).unwrap();
+            for error in [Reader::open(&path).unwrap_err(), Writer::open(&path, &header("s")).unwrap_err()] {
+                assert!(error.to_string().contains("this is no undo file"), "{wrong}: {error:#}");
+            }
+            assert_eq!(fs::read_to_string(&path).unwrap(), wrong);
+        }
     }
 
     #[test]
