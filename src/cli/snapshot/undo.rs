@@ -20,7 +20,7 @@ use crate::{
         relations::Relations,
         touched,
         undo::{Undo, Undone},
-        undo_file::{self, Database, Header, Held, Record},
+        undo_file::{self, Database, Header, Held, Reader, Record},
     },
 };
 
@@ -76,22 +76,8 @@ impl Options {
         let mut reader = held.reader().map_err(|error| usage(chain(error.as_ref())))?;
         let db = global.connect_bare(2).await?;
         self.check_database(global, &reader.header, &db)?;
-        let mut relations = Relations::of_jobs(global.jobs_dir.as_deref()).map_err(|error| usage(chain(&error)))?;
-        for file in &self.relations {
-            relations.extend(Relations::read(file).map_err(|error| usage(chain(&error)))?);
-        }
-        let facts = relations.facts.clone();
-        let undo = Undo::new(&db, &reader, relations).await?;
-        let days = match facts.filter(|facts| undo.has_table(&facts.table)) {
-            Some(facts) => {
-                let rollups = global.rollups()?;
-                let rollup = historical_summary(&rollups)?;
-                let (live, shapes, links) = undo.parts();
-                let now = db.now(global.clock()).await?;
-                touched::days(live, shapes, links, &facts, rollup, &mut reader, now).await?
-            }
-            None => repair::Plan::default(),
-        };
+        let undo = undo_of(global, &db, &reader, &self.relations).await?;
+        let days = days_of(global, &db, &undo, &mut reader).await?;
         // Once its rows are gone nobody could say which days they were.
         if !self.dry_run && !days.labs.is_empty() {
             reader.writer()?.append(&[Record::Days { labs: days.labs.clone() }])?;
@@ -153,6 +139,30 @@ impl Options {
         }
         Ok(())
     }
+}
+
+/// What takes back the rows of a file: it goes by all that the database has, whatever was in the snapshot.
+pub(super) async fn undo_of(global: &Global, db: &Db, reader: &Reader, files: &[PathBuf]) -> anyhow::Result<Undo> {
+    let mut relations = Relations::of_jobs(global.jobs_dir.as_deref()).map_err(|error| usage(chain(&error)))?;
+    for file in files {
+        relations.extend(Relations::read(file).map_err(|error| usage(chain(&error)))?);
+    }
+    Undo::new(db, reader, relations).await
+}
+
+/// The days that the rows of a file touch.
+pub(super) async fn days_of(
+    global: &Global,
+    db: &Db,
+    undo: &Undo,
+    reader: &mut Reader,
+) -> anyhow::Result<repair::Plan> {
+    let Some(facts) = undo.facts() else { return Ok(repair::Plan::default()) };
+    let rollups = global.rollups()?;
+    let rollup = historical_summary(&rollups)?;
+    let (live, shapes, links) = undo.parts();
+    let now = db.now(global.clock()).await?;
+    touched::days(live, shapes, links, facts, rollup, reader, now).await
 }
 
 /// As JSON, with where the undo file is once every row has been taken back.

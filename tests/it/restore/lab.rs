@@ -25,6 +25,7 @@ on_both! {
     an_undo_that_is_run_again_knows_the_days_of_rows_that_are_gone;
     without_wait_the_run_is_left_to_the_workers;
     the_days_of_one_table_alone_are_repaired_too;
+    days_are_found_whatever_tables_the_snapshot_has;
     a_bill_whose_time_nobody_can_read_keeps_no_other_day_waiting;
 }
 
@@ -41,14 +42,14 @@ async fn lab(engine: Engine) -> (Scene, String) {
     repair(&scene).await;
     // The day after the last bill has a row that nothing supports.
     scene.db.add_summary_row(1, "2026-06-12", 1, 0, "branch_bill", 7).await;
-    let name = take(&scene);
+    let name = take(&scene, &[]);
     (scene, name)
 }
 
-/// A snapshot of the default tables; its name.
-fn take(scene: &Scene) -> String {
+/// A snapshot of the default tables, or of others; its name.
+fn take(scene: &Scene, more: &[&str]) -> String {
     let store = scene.path("snapshots").display().to_string();
-    let taken = run_ok(&scene.db, &["snapshot", "take", "--store", &store, "--json"]);
+    let taken = run_ok(&scene.db, &[&["snapshot", "take", "--store", &store, "--json"], more].concat());
     let taken: Json = serde_json::from_str(&taken).unwrap();
     taken["name"].as_str().unwrap().to_owned()
 }
@@ -165,7 +166,7 @@ async fn a_day_that_is_not_over_is_left_to_the_nightly_run(engine: Engine) {
     let insert = "INSERT INTO billing (id, lab_id, billTime, isCancelled, modified_at) VALUES";
     let today = format!("{insert} (77, 1, '2026-06-15 10:00:00', 0, '2026-06-15 10:00:00')");
     scene.execute_all(&[today]).await;
-    let name = take(&scene);
+    let name = take(&scene, &[]);
     scene.execute_all(&["DELETE FROM billing WHERE id = 77"]).await;
     let args = command(&["restore"], &[&name, "--missing", "--apply", "--now", NOW]);
     let done = scene.json(0, &strs(&args));
@@ -223,6 +224,18 @@ async fn the_days_of_one_table_alone_are_repaired_too(engine: Engine) {
     assert_true(&scene).await;
 }
 
+/// The bills are in the database alone.
+async fn days_are_found_whatever_tables_the_snapshot_has(engine: Engine) {
+    let (scene, _) = lab(engine).await;
+    let name = take(&scene, &["--table", "collectedSample"]);
+    scene.execute_all(&["DELETE FROM collectedSample"]).await;
+    repair(&scene).await;
+    let done = scene.json(0, &["restore", &name, "--missing", "--apply", "--now", NOW]);
+    assert!(done["days"]["labs"][0]["days"].as_array().is_some_and(|days| days.len() >= 9), "{done}");
+    scene.db.drain(NOW.parse().unwrap()).await;
+    assert_true(&scene).await;
+}
+
 async fn a_bill_whose_time_nobody_can_read_keeps_no_other_day_waiting(engine: Engine) {
     let (scene, _) = lab(engine).await;
     let insert = "INSERT INTO billing (id, lab_id, billTime, isCancelled, modified_at) VALUES (77, 1,";
@@ -237,7 +250,7 @@ async fn a_bill_whose_time_nobody_can_read_keeps_no_other_day_waiting(engine: En
             server::run(port, &format!("USE {name}; SET SESSION sql_mode = ''; {insert}")).await;
         }
     }
-    let name = take(&scene);
+    let name = take(&scene, &[]);
     scene.execute_all(&["DELETE FROM billing WHERE id = 77"]).await;
     lose(&scene).await;
     let args = command(&["restore"], &[&name, "--missing", "--apply", "--now", NOW]);

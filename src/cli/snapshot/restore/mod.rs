@@ -11,12 +11,13 @@ use super::{
     diff::{check_tables, other_database, progress},
     explained, find,
     follow_up::FollowUp,
-    historical_summary, print_json, usage, who,
+    historical_summary, print_json,
+    undo::{days_of, undo_of},
+    usage, who,
 };
 use crate::{
     db::DbError,
     error::chain,
-    scheduler::repair,
     snapshot::{
         open,
         restore::{
@@ -28,7 +29,6 @@ use crate::{
             relations::Relations,
             remap::{self, Remap},
             report::Report,
-            touched,
             undo_file::{self, Header, Held, Reader, Record},
         },
         side::{PAGE, Side},
@@ -139,7 +139,6 @@ impl Options {
             error => usage(chain(&error)),
         })?;
         let relations = relations(global, &self.relations, &snapshot, &live)?;
-        let facts = relations.facts.clone();
         let mut context =
             Context::new(snapshot, live, &tables, relations, Candidates::temporary().await?).map_err(usage)?;
         context.remarks.extend(other);
@@ -178,22 +177,18 @@ impl Options {
         let shapes =
             context.shapes.iter().map(|shape| (shape.table.clone(), (shape.columns.clone(), shape.key.clone())));
         let held = Held::create(&undo_path)?;
-        let undo = held.writer(&Header::new(&label, &db, shapes.collect()))?;
+        let writer = held.writer(&Header::new(&label, &db, shapes.collect()))?;
         let mut known = held.reader()?;
         if known.header.database.is_none() {
             context.remarks.push(undo_file::of_any_database(&undo_path));
         }
+        // Before anything is in: what this cannot read nobody could take back.
+        let undo = undo_of(global, &db, &known, &self.relations).await?;
         let mut progress = progress(global, "restored".to_owned());
-        let apply = Apply::new(&context, undo, &mut known, &mut progress).await?;
+        let apply = Apply::new(&context, writer, &mut known, &mut progress).await?;
         let applied = apply.run().await.map_err(with_rights)?;
         let mut reader = held.reader()?;
-        let days = match &facts {
-            Some(facts) => {
-                let now = db.now(global.clock()).await?;
-                touched::days(&context.live, &context.shapes, &context.links, facts, rollup, &mut reader, now).await?
-            }
-            None => repair::Plan::default(),
-        };
+        let days = days_of(global, &db, &undo, &mut reader).await?;
         let follow_up = FollowUp {
             requested_by: format!("restore of {label} by {}", who()),
             attempts_max: self.attempts.attempts,

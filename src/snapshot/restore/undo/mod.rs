@@ -14,7 +14,7 @@ use super::{
     apply::{Failures, begin, delete, is_refusal, update, why},
     children::{Children, Referred, hold},
     links,
-    relations::Relations,
+    relations::{Facts, Relations},
     undo_file::{Reader, Record, Writer},
 };
 use fate::Fate;
@@ -84,6 +84,7 @@ pub struct Undo {
     shapes: Vec<Shape>,
     links: Vec<Link>,
     children: Children,
+    facts: Option<Facts>,
 }
 
 impl Undo {
@@ -141,7 +142,8 @@ impl Undo {
             add_foreign_keys(&mut relations, table);
         }
         let links = links(&relations, &shapes, &live, &mut Vec::new()).map_err(anyhow::Error::msg)?;
-        Ok(Self { live, shapes, links, children })
+        let facts = relations.facts.filter(|facts| live.tables.contains_key(&facts.table));
+        Ok(Self { live, shapes, links, children, facts })
     }
 
     /// Takes everything back.
@@ -205,10 +207,10 @@ impl Undo {
         Ok((done, written))
     }
 
-    /// Whether the database has a table of that name.
+    /// Where the days are, if the database has that table.
     #[must_use]
-    pub fn has_table(&self, table: &str) -> bool {
-        self.live.tables.contains_key(table)
+    pub fn facts(&self) -> Option<&Facts> {
+        self.facts.as_ref()
     }
 
     /// The live database, its tables, and what refers to what.
