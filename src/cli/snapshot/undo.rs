@@ -38,7 +38,8 @@ pub(in crate::cli) struct Options {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// Only say what would be done: it is done, in one transaction that locks those rows, and rolled back
+    /// Only say what would be done: rows are read, and nothing is locked. What a trigger or a constraint would refuse
+    /// does not show
     #[arg(long)]
     dry_run: bool,
 
