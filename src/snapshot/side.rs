@@ -121,7 +121,7 @@ impl Side {
         share: bool,
     ) -> Result<Vec<Vec<Cells>>, DbError> {
         let mut found = vec![Vec::new(); values.len()];
-        let page = if self.is_looked_up_alone(shape, by) { 1 } else { PAGE };
+        let page = self.lookups_max(shape, by);
         for (chunk, start) in values.chunks(page).zip((0..).step_by(page)) {
             let mut wanted: HashMap<String, Vec<usize>> = HashMap::new();
             for (value, place) in chunk.iter().zip(start..) {
@@ -148,14 +148,15 @@ impl Side {
         Ok(found)
     }
 
-    /// Whether a row is looked up by itself: in a list of rows MySQL compares ENUMs and SETs as texts, and of
-    /// conditions joined by OR MariaDB misses some.
-    fn is_looked_up_alone(&self, shape: &Shape, by: &[usize]) -> bool {
+    /// How many rows may be looked up together. In a list of rows MySQL compares ENUMs and SETs as texts, and of
+    /// conditions joined by OR MariaDB misses some: there it is one.
+    pub(super) fn lookups_max(&self, shape: &Shape, by: &[usize]) -> usize {
         let is_numbered = |place: &usize| {
             let column = self.column(&shape.table, &shape.columns[*place]);
             column.is_some_and(|column| ["enum", "set"].contains(&column.type_word().as_str()))
         };
-        self.db.dialect() == Dialect::MySql && by.len() > 1 && by.iter().any(is_numbered)
+        let is_alone = self.db.dialect() == Dialect::MySql && by.len() > 1 && by.iter().any(is_numbered);
+        if is_alone { 1 } else { PAGE }
     }
 
     async fn lookup_all(

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     calendar::Zone,
-    db::{Arg, DbError, Mode, Query, Tx},
+    db::{DbError, Mode, Query, Tx},
     rollup::{Rollup, source},
     scheduler::repair::{self, LeftOut},
     snapshot::{
@@ -193,20 +193,22 @@ async fn add(
     for (number, (place, condition)) in way.joins.iter().enumerate().skip(1) {
         sql += &format!(" JOIN {} AS w{number} ON {condition}", quote(dialect, &shapes[*place].table));
     }
-    let any: Vec<String> = keys.iter().map(|key| format!("({})", live.has_key(table, "w0.", key))).collect();
-    sql += &format!(" WHERE {}", any.join(" OR "));
-    let args: Vec<Arg> = keys.iter().flatten().cloned().collect();
-    tx.for_each(Query::named("restore days", sql), args, |row| {
-        // A value that cannot be read is that row's matter alone: the others' days are recomputed.
-        match row.int_or_null(0).and_then(|lab| Ok((lab, row.instant_or_null(1)?))) {
-            Ok((Some(lab), Some(at))) => each(Ok((lab, at))),
-            Ok(_) => {}
-            Err(error) => {
-                let lab = row.int_or_null(0).ok().flatten().map_or_else(String::new, |lab| format!("lab {lab}, "));
-                each(Err(format!("{lab}{}: {error}", facts.time)));
+    for keys in keys.chunks(live.lookups_max(table, &table.key)) {
+        let any: Vec<String> = keys.iter().map(|key| format!("({})", live.has_key(table, "w0.", key))).collect();
+        let query = Query::named("restore days", format!("{sql} WHERE {}", any.join(" OR ")));
+        tx.for_each(query, keys.iter().flatten().cloned().collect(), |row| {
+            // A value that cannot be read is that row's matter alone: the others' days are recomputed.
+            match row.int_or_null(0).and_then(|lab| Ok((lab, row.instant_or_null(1)?))) {
+                Ok((Some(lab), Some(at))) => each(Ok((lab, at))),
+                Ok(_) => {}
+                Err(error) => {
+                    let lab = row.int_or_null(0).ok().flatten().map_or_else(String::new, |lab| format!("lab {lab}, "));
+                    each(Err(format!("{lab}{}: {error}", facts.time)));
+                }
             }
-        }
-        Ok(())
-    })
-    .await
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
 }

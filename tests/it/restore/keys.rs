@@ -147,3 +147,27 @@ async fn a_key_of_some_rows_is_nobodys_identity() {
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE code = 'a'").await, 2);
     assert_eq!(scene.db.number("SELECT COUNT(DISTINCT at) FROM visits").await, 2);
 }
+
+/// Of rows that are alike in all there is nobody can say which one was restored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_is_there_twice_is_not_taken_back() {
+    let scene = Scene::new(Engine::Sqlite, &["CREATE TABLE visits (code TEXT NOT NULL, at TEXT NOT NULL)"]).await;
+    scene.execute_all(&["INSERT INTO visits VALUES ('a', 'noon'), ('b', 'night'), ('c', 'noon')"]).await;
+    let name = scene.take().await.to_string();
+    let twice = "CREATE TRIGGER twice AFTER INSERT ON visits WHEN NEW.code = 'c'
+        BEGIN INSERT INTO visits VALUES (NEW.code, NEW.at); END";
+    scene.execute_all(&["DELETE FROM visits", twice]).await;
+    let report = scene.json(3, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!((&report["applied"]["inserted"], rows(&report, "deferred")["visits"]), (&2.into(), 1), "{report}");
+    assert!(report["report"].to_string().contains("\"there are several like it\""), "{report}");
+    scene.execute_all(&["INSERT INTO visits VALUES ('a', 'noon')"]).await;
+    let undo = scene.path("undo.jsonl").display().to_string();
+    for more in [["--dry-run"].as_slice(), &[]] {
+        let undone = scene.json(3, &[&["undo", &undo], more].concat());
+        assert_eq!(undone["removed"], 1, "{undone}");
+        assert_eq!(undone["left"][0]["why"], "there are several like it", "{undone}");
+    }
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM visits WHERE code = 'a'").await, 2);
+    scene.execute_all(&["DELETE FROM visits WHERE rowid = (SELECT MAX(rowid) FROM visits)"]).await;
+    assert_eq!(scene.json(0, &["undo", &undo])["removed"], 1);
+}

@@ -196,9 +196,10 @@ impl Apply<'_> {
         let context = self.context;
         let shape = &context.shapes[fill.table];
         let found = context.live.lookup(tx, shape, &shape.key, std::slice::from_ref(&fill.key), true).await?;
-        let Some(row) = found.into_iter().flatten().next() else { return Ok(false) };
-        // Somebody has written it since.
-        if row != fill.row {
+        let mut found = found.into_iter().flatten();
+        let Some(row) = found.next() else { return Ok(false) };
+        // Somebody has written it since, or another one of its key.
+        if row != fill.row || found.next().is_some() {
             return Ok(true);
         }
         hold(tx, &context.live, shape, &row).await?;

@@ -21,7 +21,8 @@ use crate::{
     snapshot::{SnapshotError, side::PAGE},
 };
 use ready::ready;
-use record::Moved;
+pub(super) use record::SEVERAL;
+use record::Unfound;
 pub use sql::database_error;
 use sql::insert;
 pub(super) use sql::{Failures, begin, delete, is_refusal, update, why};
@@ -205,9 +206,9 @@ impl<'a> Apply<'a> {
                     waiting.push(candidates);
                 }
                 Err(error) => {
-                    let (reason, detail) = match (database_error(&error), error.downcast_ref::<Moved>()) {
+                    let (reason, detail) = match (database_error(&error), error.downcast_ref::<Unfound>()) {
                         (Some(database), _) if is_refusal(database) => why(database),
-                        (None, Some(moved)) => ("it does not stay where it is put".to_owned(), moved.to_string()),
+                        (None, Some(unfound)) => (unfound.reason().to_owned(), unfound.to_string()),
                         _ => return Err(error),
                     };
                     if candidates.len() > 1 {

@@ -14,13 +14,30 @@ use crate::{
     },
 };
 
+/// Why a row is left alone that its key does not tell from others: of a table without a key all columns are one.
+pub(in crate::snapshot::restore) const SEVERAL: &str = "there are several like it";
+
 /// How many rows of a table that referred to a row are written down: where there were more, an undo leaves it.
 const REFERRED_MAX: usize = 1000;
 
-/// A row went in and is not there: nothing of its batch is kept, as nobody could take it back.
+/// A row went in and cannot be told by its key: nothing of its batch is kept, as nobody could take it back.
 #[derive(Debug, thiserror::Error)]
-#[error("row {0} is not there after it went in: a trigger must have moved it")]
-pub(super) struct Moved(String);
+pub(super) enum Unfound {
+    #[error("row {0} is not there after it went in: a trigger must have moved it")]
+    Moved(String),
+    #[error("row {0} is there more than once after it went in, and nothing tells one from the other")]
+    Several(String),
+}
+
+impl Unfound {
+    /// In a few words.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Moved(_) => "it does not stay where it is put",
+            Self::Several(_) => SEVERAL,
+        }
+    }
+}
 
 impl Apply<'_> {
     /// Reads what was inserted as it is now: triggers and types may have changed it.
@@ -35,8 +52,11 @@ impl Apply<'_> {
         let found = self.context.live.lookup(tx, shape, &shape.key, &keys, false).await?;
         let mut records = Vec::new();
         for (one, found) in inserted.iter_mut().zip(found) {
-            let Some(row) = found.into_iter().next() else {
-                return Err(Moved(cells::show_key(&shape.key_of(&one.row))).into());
+            let key = || cells::show_key(&shape.key_of(&one.row));
+            let row = match <[Cells; 1]>::try_from(found) {
+                Ok([row]) => row,
+                Err(found) if found.is_empty() => return Err(Unfound::Moved(key()).into()),
+                Err(_) => return Err(Unfound::Several(key()).into()),
             };
             let differ: Vec<usize> = (0..row.len()).filter(|place| row[*place] != one.row[*place]).collect();
             let key = shape.key_of(&row);

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     super::{
-        apply::{Failures, is_refusal, update},
+        apply::{Failures, SEVERAL, is_refusal, update},
         undo_file::{Reader, Record},
     },
     CHANGED, Look, Undo, refused,
@@ -122,7 +122,8 @@ impl Undo {
                 continue;
             }
             seen.push(id);
-            let Some(live) = self.live_row(&mut tx, shape, &before.0, look).await? else { continue };
+            let mut found = self.live_rows(&mut tx, shape, &before.0, look).await?.into_iter();
+            let Some(live) = found.next() else { continue };
             let now = &live[..before.0.len()];
             let key = cells::show_key(&shape.key_of(&live));
             let is_known = |table: &str, key: &[Arg]| {
@@ -131,6 +132,8 @@ impl Undo {
             };
             let why = if now != before.0 && now != after.0 && !fate.is_own(id, now) {
                 Some((key, CHANGED.to_owned()))
+            } else if found.next().is_some() {
+                Some((key, SEVERAL.to_owned()))
             } else if let Some(why) = self.referred_by(&mut tx, number, &live, referred, look, &is_known).await? {
                 Some(why)
             } else if now == after.0 && after != before && look == Look::Hold {

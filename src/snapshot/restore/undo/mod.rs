@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{
     Link, add_foreign_keys,
-    apply::{Failures, begin, delete, is_refusal, update, why},
+    apply::{Failures, SEVERAL, begin, delete, is_refusal, update, why},
     children::{Children, Referred, hold},
     links,
     relations::{Facts, Relations},
@@ -226,6 +226,19 @@ impl Undo {
             .ok_or_else(|| anyhow::anyhow!("table {table} does not exist"))
     }
 
+    /// The live rows with the key of a row: more than one where the table has none.
+    async fn live_rows(
+        &self,
+        tx: &mut Tx,
+        shape: &Shape,
+        row: &[Arg],
+        look: Look,
+    ) -> Result<Vec<Cells>, SnapshotError> {
+        let key = shape.key_of(row);
+        let found = self.live.lookup(tx, shape, &shape.key, &[key], look == Look::Hold).await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
     async fn live_row(
         &self,
         tx: &mut Tx,
@@ -233,9 +246,7 @@ impl Undo {
         row: &[Arg],
         look: Look,
     ) -> Result<Option<Cells>, SnapshotError> {
-        let key = shape.key_of(row);
-        let found = self.live.lookup(tx, shape, &shape.key, &[key], look == Look::Hold).await?;
-        Ok(found.into_iter().flatten().next())
+        Ok(self.live_rows(tx, shape, row, look).await?.into_iter().next())
     }
 
     /// Removes a row; its key and the reason where it stays.
@@ -249,7 +260,8 @@ impl Undo {
         done: &mut Undone,
     ) -> anyhow::Result<Option<(String, String)>> {
         let (number, shape) = self.shape(table)?;
-        let Some(live) = self.live_row(tx, shape, row, Look::Hold).await? else {
+        let mut found = self.live_rows(tx, shape, row, Look::Hold).await?.into_iter();
+        let Some(live) = found.next() else {
             done.gone += 1;
             return Ok(None);
         };
@@ -258,6 +270,9 @@ impl Undo {
             return Ok(Some(why.clone()));
         }
         let key = cells::show_key(&shape.key_of(row));
+        if found.next().is_some() {
+            return Ok(Some((key, SEVERAL.to_owned())));
+        }
         let now = &live[..row.len()];
         if now != row && !fate.is_own(id, now) {
             return Ok(Some((key, CHANGED.to_owned())));
