@@ -29,6 +29,7 @@ on_both! {
     a_map_that_fits_nobody_is_heard;
     a_map_that_cannot_be_saved_is_named_as_it_was_given;
     a_table_that_is_gone_is_no_success;
+    a_plan_of_which_nothing_is_left_says_so;
     a_key_with_commas_and_quotes_is_read_as_it_is_written;
 }
 
@@ -399,6 +400,23 @@ async fn a_table_that_is_gone_is_no_success(engine: Engine) {
     scene.json(3, &["restore", &name, "--missing", "--apply"]);
     let said = scene.run(0, &["restore", &name, "--missing", "--table", "people"]);
     assert_eq!(said, "no row is missing\n");
+}
+
+/// Somebody came again, and a pet was deleted on purpose.
+async fn a_plan_of_which_nothing_is_left_says_so(engine: Engine) {
+    let scene = people(engine).await;
+    let name = scene.take().await.to_string();
+    let sql = [
+        "DELETE FROM pets WHERE id < 3",
+        "DELETE FROM people WHERE id = 1",
+        "INSERT INTO people VALUES (11, 'c1', 'again')",
+    ];
+    scene.execute_all(&sql).await;
+    let plan = ["restore", &name, "--missing", "--exclude", "pets:2"];
+    assert!(scene.run(3, &plan).contains("nothing was written: --apply carries this out"));
+    scene.json(0, &[&plan[..], &["--apply"]].concat());
+    let said = scene.run(0, &plan);
+    assert!(said.ends_with("nothing is left to restore\n"), "{said}");
 }
 
 async fn a_key_with_commas_and_quotes_is_read_as_it_is_written(engine: Engine) {

@@ -166,12 +166,12 @@ impl Options {
                     match (report.groups.is_empty(), context.tables_lost) {
                         (true, 0) => "no row is missing",
                         (true, _) => "no row of the other tables is missing",
+                        (false, _) if is_whole(&context, &report) => "nothing is left to restore",
                         (false, _) => "nothing was written: --apply carries this out",
                     }
                 );
             }
-            let is_whole = report.groups.is_empty() && context.tables_lost == 0;
-            return Ok(if is_whole { Exit::Ok } else { Exit::Drift }.into());
+            return Ok(if is_whole(&context, &report) { Exit::Ok } else { Exit::Drift }.into());
         }
         let undo_path = self.undo_file.clone().unwrap_or_else(|| PathBuf::from(format!("{label}.undo.jsonl")));
         let shapes =
@@ -213,13 +213,8 @@ impl Options {
             });
             print_json(&after.add_to(done))?;
         }
-        let left_empty = applied.changed + applied.incomplete;
-        let all_back = report.rows(State::Deferred) == 0
-            && report.quarantined() == 0
-            && left_empty == 0
-            && report.emptied.is_empty()
-            && context.tables_lost == 0;
-        let exit = if all_back { Exit::Ok } else { Exit::Drift };
+        let is_whole = is_whole(&context, &report) && applied.changed + applied.incomplete == 0;
+        let exit = if is_whole { Exit::Ok } else { Exit::Drift };
         Ok(after.exit(exit).into())
     }
 
@@ -242,6 +237,13 @@ impl Options {
         }
         Ok(exclusions)
     }
+}
+
+/// Whether nothing is left, for this command or for a person: what was entered again, or deleted on purpose, is settled.
+fn is_whole(context: &Context, report: &Report) -> bool {
+    report.rows(State::Missing) + report.rows(State::Deferred) + report.quarantined() == 0
+        && report.emptied.is_empty()
+        && context.tables_lost == 0
 }
 
 /// Whether there is a row to take back.
