@@ -1,4 +1,4 @@
-//! What is read out of a `CREATE TABLE`, which no catalogue says.
+//! A `CREATE TABLE` as a snapshot keeps it.
 
 /// `CREATE TABLE` without the number that the next row will have: it changes with every row.
 pub(super) fn without_counter(sql: &str) -> String {

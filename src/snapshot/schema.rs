@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{SnapshotError, create_sql::without_counter};
 use crate::{
     args,
-    db::{Db, DbError, Dialect, Query, Row, Tx},
+    db::{DbError, Dialect, Query, Row, Tx},
     statement,
 };
 
@@ -223,11 +223,11 @@ pub async fn table_names(tx: &mut Tx) -> Result<Vec<String>, DbError> {
 
 /// Whether the user may read every table of the database. Those that it has no right on are in no list; but the
 /// server tells only who may read all that a table does not exist.
-pub async fn may_read_all(db: &Db) -> Result<bool, DbError> {
-    if db.dialect() == Dialect::Sqlite {
+pub async fn may_read_all(tx: &mut Tx) -> Result<bool, DbError> {
+    if tx.dialect() == Dialect::Sqlite {
         return Ok(true);
     }
-    match db.columns(Query::new("snapshot rights", "SELECT 1 FROM daymend_no_such_table")).await {
+    match tx.columns(Query::new("snapshot rights", "SELECT 1 FROM daymend_there_is_no_such_table")).await {
         Err(error) if error.is_denied() => Ok(false),
         Err(error) if !error.is_absent() => Err(error),
         _ => Ok(true),

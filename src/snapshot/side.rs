@@ -1,7 +1,7 @@
 //! One of the things that are compared: a snapshot, or the live database.
 //!
 //! Rows are read a page at a time in the order of their key, or looked up by the values of some of
-//! their columns, so that two sides of any size are compared in bounded memory, and without relying on
+//! their columns, so that of two sides of any size a page of rows is in memory, and without relying on
 //! both of them sorting text alike. A [`Shape`] is what two sides have in common of a table.
 
 use std::{

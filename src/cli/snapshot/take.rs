@@ -37,13 +37,13 @@ pub(in crate::cli) struct Options {
 /// Refuses a copy of all tables where some may be left out, or there is none.
 async fn check_all(db: &Db) -> anyhow::Result<()> {
     let name = db.name();
-    if !schema::may_read_all(db).await? {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    if !schema::may_read_all(&mut tx).await? {
         return Err(usage(format!(
             "--all would leave out the tables that this user has no right on: it needs SELECT on the whole database \
              {name} (GRANT SELECT ON `{name}`.* TO …); or name the tables with --table"
         )));
     }
-    let mut tx = db.begin(Mode::Snapshot).await?;
     let names = schema::table_names(&mut tx).await?;
     tx.commit().await?;
     if names.is_empty() {

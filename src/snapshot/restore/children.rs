@@ -9,7 +9,7 @@ use crate::{
     db::{Arg, DbError, Dialect, Query, Tx},
     snapshot::{
         cells::{self, Cells},
-        schema::quote,
+        schema::{self, quote},
         side::{PAGE, Shape, Side},
     },
     statement,
@@ -96,9 +96,7 @@ impl Children {
             Ok(())
         })
         .await?;
-        // Who may read the whole database hears that there is no such table, anybody else that it is not allowed.
-        let nothing = Query::new("restore rights", "SELECT 1 FROM daymend_there_is_no_such_table");
-        let is_partial = is_mysql && tx.columns(nothing).await.is_err_and(|error| error.is_denied());
+        let is_partial = !schema::may_read_all(tx).await?;
         Ok(Self { keys, is_partial })
     }
 
