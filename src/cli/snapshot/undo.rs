@@ -148,7 +148,7 @@ pub(super) async fn undo_of(global: &Global, db: &Db, reader: &Reader, files: &[
     for file in files {
         relations.extend(Relations::read(file).map_err(|error| usage(chain(&error)))?);
     }
-    Undo::new(db, reader, relations).await
+    Undo::new(db, reader, relations).await.map_err(restore::with_rights)
 }
 
 /// The days that the rows of a file touch.
