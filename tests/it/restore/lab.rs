@@ -266,17 +266,17 @@ async fn a_bill_whose_time_nobody_can_read_keeps_no_other_day_waiting(engine: En
     assert_true(&scene).await;
 }
 
-/// MariaDB misses some of such rows where it is asked for many at once.
+/// They are asked for one by one: of such rows MariaDB has missed some where it was asked for many at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_days_of_rows_with_an_enum_in_their_key_are_all_found() {
-    let marks = "CREATE TABLE marks (n INT NOT NULL, k ENUM('z','A','a','b''c','m,n') COLLATE utf8mb4_bin NOT NULL,
+    let marks = "CREATE TABLE marks (n INT NOT NULL, k SET('z','b''c','a') NOT NULL,
         billing_id BIGINT NOT NULL, PRIMARY KEY (k, n), FOREIGN KEY (billing_id) REFERENCES billing (id))";
     let scene = Scene::new(Engine::MariaDb, &[marks]).await;
     scene.db.add_test(1, Some(1)).await;
     scene.db.add_lab(1, Some("Asia/Kolkata")).await;
     scene.db.fill_lab(1, "2025-06-01".parse().unwrap(), 234, 1).await;
     scene.execute_all(&["UPDATE billing SET billTime = '2025-06-01 06:00:00' + INTERVAL id % 1000 DAY"]).await;
-    let members = ["z", "A", "a", "b''c", "m,n"];
+    let members = ["", "z", "z,a", "z,b''c,a", "b''c"];
     let mark = |n: usize| format!("({n}, '{}', {})", members[n % 5], 1_000_000 + n / 3);
     scene.execute_all(&super::inserts("marks", &(0..700).map(mark).collect::<Vec<_>>())).await;
     let name = scene.take().await.to_string();
