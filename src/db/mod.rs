@@ -158,10 +158,15 @@ impl Db {
         Ok(clock.at_most(self.database_now().await?))
     }
 
+    /// A connection on which no transaction has begun.
+    pub(crate) async fn connection(&self) -> Result<Tx, DbError> {
+        Tx::acquire(self).await
+    }
+
     /// The names of the columns that a statement returns; prepares it and does not run it. Outside of
     /// a transaction, because one that only reads does not prepare a statement that writes.
     pub async fn columns(&self, query: Query<'_>) -> Result<Vec<String>, DbError> {
-        Tx::acquire(self).await?.columns(query).await
+        self.connection().await?.columns(query).await
     }
 
     /// How many connections are open, and how many of them are idle.

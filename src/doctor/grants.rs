@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     args,
-    db::{DbError, Query, code, migrate},
+    db::{DbError, Query, Tx, code, migrate},
     recompute::stored,
     rollup::{NamedSql, Rollup, misfit::Misfit, source},
     statement,
@@ -31,7 +31,6 @@ pub(super) const CHECKS: &[Check] = &[
 
 statement!(GRANTS, "doctor grants (mysql)", "SHOW GRANTS FOR CURRENT_USER");
 
-// Not only daymend's: none of them may lose its rights.
 statement!(
     TRIGGERS_OF_ACCOUNT,
     "doctor triggers of this account (mysql)",
@@ -41,6 +40,10 @@ statement!(
 
 /// Rights on the whole server that do no harm: to watch it.
 const HARMLESS: &[&str] = &["PROCESS", "REPLICATION CLIENT", "BINLOG MONITOR", "SLAVE MONITOR", "REPLICA MONITOR"];
+
+/// Every right on a table, but those that do no harm.
+const ALL_ON_TABLE: &[&str] =
+    &["ALTER", "CREATE", "CREATE VIEW", "DELETE", "DROP", "INDEX", "INSERT", "REFERENCES", "TRIGGER", "UPDATE"];
 
 /// Rights on the lab system's tables that do no harm.
 const HARMLESS_ON_SOURCE: &[&str] = &["SELECT", "SHOW VIEW", "LOCK TABLES"];
@@ -66,15 +69,18 @@ async fn narrow(patient: &Patient<'_>) -> Result<Chart, DbError> {
         format!("GRANT {rights} ON {database}.{table} TO {};", quoted_account(&session.account))
     };
     let enough = Enough::of(patient);
+    // One for all: there are hundreds of questions.
+    let mut connection = patient.db.connection().await?;
     // Rights on tables that are not there yet come with `daymend migrate`.
-    let is_behind = migrate::check(patient.db).await.is_err() && !is_refused(patient, "SELECT", SCHEMA_TABLE).await?;
+    let is_behind =
+        migrate::check(patient.db).await.is_err() && !is_refused(&mut connection, "SELECT", SCHEMA_TABLE).await?;
     for (table, rights) in needed(patient) {
         if is_behind && table.starts_with("daymend_") {
             continue;
         }
         let mut missing = Vec::new();
         for right in rights {
-            if !grants.covers(right, &session.database, &table) && is_refused(patient, right, &table).await? {
+            if !grants.covers(right, &session.database, &table) && is_refused(&mut connection, right, &table).await? {
                 missing.push(right);
             }
         }
@@ -84,7 +90,7 @@ async fn narrow(patient: &Patient<'_>) -> Result<Chart, DbError> {
             chart.find(table, format!("{} is not granted", missing.join(", ")), advice);
         }
     }
-    columns(patient, &mut chart, &grants, &session.database, &enough, &grant).await;
+    columns(patient, &mut connection, &mut chart, (&grants, &session.database), &enough, &grant).await;
     // Before 8.0.22 MySQL wants another right for a shared lock on rows that are only read.
     let needs_lock = !session.version.contains("MariaDB") && patch(&session.version) < (8, 0, 22);
     if needs_lock && !grants.has_roles && !grants.covers_database("LOCK TABLES", &session.database) {
@@ -109,9 +115,9 @@ type Right = (String, &'static str);
 /// whole rights are missing that has been said.
 async fn columns(
     patient: &Patient<'_>,
+    connection: &mut Tx,
     chart: &mut Chart,
-    grants: &Grants,
-    database: &str,
+    (grants, database): (&Grants, &str),
     enough: &Enough,
     grant: &impl Fn(&str, &str) -> String,
 ) {
@@ -148,7 +154,7 @@ async fn columns(
     }
     for statement in own_statements().filter(|_| is_first) {
         let sql = statement.with_list(1).sql().replace("{rows}", statement.row);
-        if let Err(error) = patient.db.columns(Query::new(statement.name, sql)).await
+        if let Err(error) = connection.columns(Query::new(statement.name, sql)).await
             && error.is_denied()
         {
             let advice = whole(rights_of(statement));
@@ -169,7 +175,7 @@ fn column_denied(what: &str) -> Option<(&str, &str)> {
 
 /// Asks the server whether it would refuse a statement to whoever has no right on the table. The
 /// column does not exist, so that the statement could not run either; but rights are looked at first.
-async fn is_refused(patient: &Patient<'_>, right: &str, table: &str) -> Result<bool, DbError> {
+async fn is_refused(connection: &mut Tx, right: &str, table: &str) -> Result<bool, DbError> {
     let table = catalogue::quoted(table);
     let sql = match right {
         "SELECT" => format!("SELECT 1 FROM {table} WHERE 1 = 0"),
@@ -177,7 +183,7 @@ async fn is_refused(patient: &Patient<'_>, right: &str, table: &str) -> Result<b
         "UPDATE" => format!("UPDATE {table} SET daymend_doctor = 1 WHERE 1 = 0"),
         _ => format!("DELETE FROM {table} WHERE 1 = 0"),
     };
-    match patient.db.columns(Query::named("doctor rights", sql)).await {
+    match connection.columns(Query::named("doctor rights", sql)).await {
         Ok(_) => Ok(false),
         Err(error) => match code(&error.source) {
             1044 | 1142 => Ok(true),
@@ -213,7 +219,12 @@ async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
         let is_needed =
             |right: &str| right == "TRIGGER" && matches!(&grant.scope, Scope::Table(_, table) if needs_trigger(table));
         let all = grant.rights.iter().chain(&grant.on_columns).map(String::as_str);
-        let wide: BTreeSet<&str> = all.filter(|right| !harmless.contains(right) && !is_needed(right)).collect();
+        let mut wide: BTreeSet<&str> = all.filter(|right| !harmless.contains(right) && !is_needed(right)).collect();
+        // To revoke ALL would take the columns that grants.sql grants, and what triggers need.
+        if matches!(grant.scope, Scope::Table(..)) && wide.remove("ALL PRIVILEGES") {
+            wide.extend(ALL_ON_TABLE.iter().filter(|right| !is_needed(right)));
+            wide.extend(session.version.contains("MariaDB").then_some("DELETE HISTORY"));
+        }
         if wide.is_empty() {
             continue;
         }
@@ -225,7 +236,10 @@ async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
         };
         let keep = match &grant.scope {
             Scope::Table(..) => String::new(),
-            _ if wide.contains("ALL PRIVILEGES") || wide.contains("TRIGGER") => {
+            scope
+                if scope.includes(&session.database, "*")
+                    && (wide.contains("ALL PRIVILEGES") || wide.contains("TRIGGER")) =>
+            {
                 triggered.iter().map(|table| keep_trigger(&session.database, table, &account)).collect()
             }
             _ => String::new(),
@@ -238,8 +252,13 @@ async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
         };
         let advice = format!(
             "where daymend runs as this user: first deploy/mysql/grants.sql, {keep}then {} and what daymend doctor asks for \
-             after that",
-            revoke.join(" ")
+             after that{}",
+            revoke.join(" "),
+            if keep.is_empty() {
+                ""
+            } else {
+                "; beforehand also what triggers of its own, other than daymend's, read and write"
+            }
         );
         chart.find(session.account.clone(), format!("{shown} on {place}: more than daymend needs"), advice);
     }

@@ -82,7 +82,7 @@ impl Grants {
 }
 
 impl Scope {
-    fn includes(&self, database: &str, table: &str) -> bool {
+    pub(super) fn includes(&self, database: &str, table: &str) -> bool {
         match self {
             Self::Server => true,
             Self::Database(pattern) => like(pattern, database),

@@ -1,4 +1,4 @@
-//! The server's settings, as far as they matter.
+//! The server's settings, or those of a SQLite file, as far as they matter.
 //!
 //! daymend's sessions set their own isolation level, time zone, `sql_mode` and lock timeout, so that
 //! the server's defaults do not matter for them; what is checked is that the sessions have
@@ -27,7 +27,10 @@ pub(super) const CHECKS: &[Check] = &[
     .mysql(),
     Check::new("settings.sql_mode", Severity::Note, "the server's sql_mode", |p| Box::pin(judge(p, strictness)))
         .mysql(),
+    Check::new("settings.journal_mode", Severity::Warning, "how a SQLite file is written", |p| Box::pin(journal(p))),
 ];
+
+statement!(JOURNAL_MODE, "doctor journal mode (sqlite)", "PRAGMA journal_mode");
 
 statement!(
     GLOBAL,
@@ -97,6 +100,20 @@ async fn judge(patient: &Patient<'_>, judge: fn(&Variables) -> Found) -> Result<
     }
     let mut chart = Chart::default();
     chart.found.extend(judge(&server));
+    Ok(chart)
+}
+
+/// `daymend migrate` switches a file to WAL; a copy by `VACUUM INTO` is in another mode.
+async fn journal(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    if patient.is_mysql() {
+        return Ok(chart);
+    }
+    let modes = patient.read(&JOURNAL_MODE, args![], |row| row.text(0)).await?;
+    if let Some(mode) = modes.into_iter().find(|mode| !["wal", "memory"].contains(&mode.as_str())) {
+        let what = format!("its journal mode is {mode}: who writes waits for everybody who reads");
+        chart.find("database", what, "daymend migrate, while nobody has it open");
+    }
     Ok(chart)
 }
 

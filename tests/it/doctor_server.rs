@@ -268,6 +268,7 @@ async fn a_wide_user_is_told_what_to_revoke() {
         ("super", &["SUPER ON *.*", "ALL ON `@`.*"], "SUPER on the whole server"),
         ("giver", &["SELECT ON `@`.*", "ALL ON *.*"], all),
         ("writer", &["SELECT ON `@`.*", "UPDATE, DELETE ON `@`.billing"], "DELETE, UPDATE on billing"),
+        ("table", &["SELECT ON `@`.*", "ALL ON `@`.billing"], "on billing"),
         ("columns", &["SELECT ON `@`.*", "UPDATE (labName) ON `@`.labs"], "UPDATE on labs"),
         ("reader", &["SELECT ON `@`.*", "SELECT ON `@`.labs", "PROCESS ON *.*"], ""),
     ] {
@@ -299,8 +300,13 @@ async fn a_wide_user_is_told_what_to_revoke() {
 async fn a_wide_user_keeps_what_its_triggers_need() {
     let db = healthy(Engine::MariaDb).await;
     let name = db.name();
-    for rights in ["ALL", "SELECT, INSERT, TRIGGER"] {
-        db.apply(&format!("GRANT {rights} ON {name}.* TO {name}@`%`")).await;
+    for (rights, place) in [("ALL", "*"), ("SELECT, INSERT, TRIGGER", "*"), ("ALL", "billing")] {
+        db.apply(&format!("GRANT {rights} ON {name}.{place} TO {name}@`%`")).await;
+        if place != "*" {
+            for table in ["billingInfo", "labReportRelation", "collectedSample", "allTests"] {
+                db.apply(&format!("GRANT TRIGGER ON {name}.{table} TO {name}@`%`")).await;
+            }
+        }
         run_ok(&db, &["--database-url", &db.url, "triggers", "install"]);
         // `healthy` has run grants.sql.
         let advice = examine(&db).advice("grants.wide", "warning");
