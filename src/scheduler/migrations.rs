@@ -109,6 +109,10 @@ pub async fn take_pending(
             Err(error) if is_of_the_lab(db, &error).await => {
                 metrics::database_error(&error);
                 report.unusable.insert(lab_id, chain(&error));
+                // One such wait a tick is enough: there is more to do.
+                if error.is_cut_off() {
+                    return Ok(Walk { after: Some(lab_id), ..walk });
+                }
             }
             taken => taken?,
         }
