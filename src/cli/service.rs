@@ -247,8 +247,8 @@ impl WorkerArgs {
         })
     }
 
-    fn connect(&self, more: u32) -> ConnectOptions {
-        let connections = self.concurrency + CONNECTIONS_SPARE + more;
+    fn connect(&self) -> ConnectOptions {
+        let connections = self.concurrency + CONNECTIONS_SPARE;
         ConnectOptions { statement_max: self.job_timeout, idle_max: self.lease, ..ConnectOptions::new(connections) }
     }
 }
@@ -358,7 +358,7 @@ impl WorkerOptions {
         let shutdown = shutdown_on_signal(&health)?;
         self.http.serve(global, "worker", &health).await?;
         let connect = async || {
-            let (db, rollups) = global.connect_checked(self.worker.connect(0)).await?;
+            let (db, rollups) = global.connect_checked(self.worker.connect()).await?;
             config.limits.check(&db).await.map_err(usage)?;
             let begun = db.database_now().await?;
             Ok((db, rollups, begun))
@@ -421,7 +421,7 @@ impl ServeOptions {
         let shutdown = shutdown_on_signal(&health)?;
         self.http.serve(global, "serve", &health).await?;
         let connect = async || {
-            let (db, rollups) = global.connect_checked(self.worker.connect(CONNECTIONS_SPARE)).await?;
+            let (db, rollups) = global.connect_checked(self.worker.connect()).await?;
             config.limits.check(&db).await.map_err(usage)?;
             global.warn_of_future(&db).await?;
             Ok((db, rollups))
@@ -430,12 +430,14 @@ impl ServeOptions {
             return Ok(Exit::Ok.into());
         };
         let (rollup, lease_db) = (historical_summary(&rollups)?, global.pool(1)?);
+        // What a worker may take for a job is too long for a tick.
+        let ticking_db = global.pool(CONNECTIONS_SPARE)?;
         let (clock, scheduling) = (global.clock(), self.scheduler.config());
-        let snapshots = take_daily(&daily, &db, clock, &shutdown);
+        let snapshots = take_daily(&daily, &ticking_db, clock, &shutdown);
         let working = worker::run(&db, &lease_db, rollups.clone(), &config, clock, &worker_pulse, &shutdown);
-        tokio::join!(working, scheduler::run(&db, rollup, &scheduling, clock, &scheduler_pulse, &shutdown));
+        tokio::join!(working, scheduler::run(&ticking_db, rollup, &scheduling, clock, &scheduler_pulse, &shutdown));
         let _ = snapshots.await;
-        close(&[&db, &lease_db]).await;
+        close(&[&db, &lease_db, &ticking_db]).await;
         Ok(Exit::Ok.into())
     }
 }
