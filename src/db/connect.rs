@@ -275,6 +275,7 @@ impl Db {
             Err(error) if has_server && matches!(error.source, sqlx::Error::Database(_)) => "refuses",
             Err(error) if error.is_read_only() => READ_ONLY,
             Err(error) if !has_server && error.kind == Kind::Definition => "is no SQLite database",
+            Err(error) if !has_server && error.kind == Kind::Conflict => "is in use by others: end them, and try again",
             Err(_) if !has_server => self.pool.why_no_file(),
             _ => "cannot be reached",
         };

@@ -137,7 +137,7 @@ async fn every_day_of_every_lab_comes_round_the_longest_unaudited_first(engine: 
     assert_eq!(moved, [oldest]);
 }
 
-/// Delta triggers leave rows on the day that is not over, and its nightly run removes them.
+/// Delta triggers leave rows on the day that is not over, and its nightly run puts them right.
 async fn rows_of_today_are_left_to_the_night_that_comes(engine: Engine) {
     let db = histories(engine).await;
     for (day, count) in [("2026-06-15", -1), ("2026-06-16", 1)] {

@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::{LIMIT, NOW, USAGE, labs};
-use crate::support::{Engine, TestDb, process::Process};
+use crate::support::{
+    Engine, TestDb,
+    process::{Process, run},
+};
 
 const UNAVAILABLE: i32 = 4;
 const DRIFT: i32 = 3;
@@ -129,4 +132,11 @@ async fn a_copy_that_is_not_in_wal_mode_can_be_worked_on() {
         done(&["--now", NOW, "audit", "--lab", lab, "--from", "2026-06-08"]);
     }
     assert_eq!(copy.journal_mode(), "delete");
+    let doctor = || {
+        let report = run(&db, &["--database-url", &copy.url, "--now", NOW, "--json", "doctor"]);
+        String::from_utf8(report.stdout).unwrap().contains("its journal mode is delete")
+    };
+    assert!(doctor());
+    done(&["migrate"]);
+    assert!(!doctor() && copy.journal_mode() == "wal");
 }
