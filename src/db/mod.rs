@@ -5,12 +5,13 @@
 //! their callers begin and commit.
 //!
 //! Sessions set what they rely on themselves: READ COMMITTED, UTC, a strict sql_mode and
-//! a short lock timeout; WAL, full durability and a busy timeout on SQLite.
+//! a short lock timeout; full durability and a busy timeout on SQLite, whose files are made in WAL mode.
 
 mod connect;
 mod dialect;
 mod error;
 pub mod migrate;
+mod query;
 pub mod retry;
 pub(crate) mod scan;
 mod statement;
@@ -28,10 +29,11 @@ pub(crate) use connect::open_file;
 pub use connect::{ConnectOptions, connect, explain_read_only};
 pub use dialect::{DbClock, Dialect};
 pub use error::{DbError, Kind, code};
+pub use query::Query;
 pub use retry::{Backoff, RETRIES_MAX, retry};
 pub use statement::{Statement, repeat};
 pub(crate) use tx::COMMIT;
-pub use tx::{Query, Tx};
+pub use tx::Tx;
 pub use value::{Arg, Cell, Dated, Row, instant_text};
 pub(crate) use value::{clipped, json_list};
 

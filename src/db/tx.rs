@@ -8,8 +8,6 @@
 //! swallowed a connection costs that connection and nothing else.
 
 use std::{
-    borrow::Cow,
-    fmt,
     future::Future,
     sync::{
         Arc,
@@ -23,7 +21,7 @@ use futures::{FutureExt as _, StreamExt, TryStreamExt, stream::BoxStream};
 use sqlx::{Column as _, Executor as _, MySql, Sqlite, Statement as _, pool::PoolConnection};
 use tokio::sync::mpsc;
 
-use super::{Arg, Db, DbClock, DbError, Dialect, Mode, Pool, Row, Statement, connect::PING_TIMEOUT, error::CONNECT};
+use super::{Arg, Db, DbClock, DbError, Dialect, Mode, Pool, Query, Row, connect::PING_TIMEOUT, error::CONNECT};
 use crate::statement;
 
 statement!(NOW, "database now", "SELECT {now_us}");
@@ -57,47 +55,6 @@ pub struct Tx {
 enum Connection {
     MySql(PoolConnection<MySql>),
     Sqlite(PoolConnection<Sqlite>),
-}
-
-/// A statement's text, named for its errors.
-#[derive(Debug)]
-pub struct Query<'a> {
-    name: &'a str,
-    sql: Cow<'a, str>,
-    is_kept: bool,
-}
-
-impl<'a> Query<'a> {
-    /// A statement that is not a constant, such as one of a rollup's SELECTs.
-    #[must_use]
-    pub fn new(name: &'a str, sql: impl Into<Cow<'a, str>>) -> Self {
-        Self { name, sql: sql.into(), is_kept: true }
-    }
-
-    /// One that is put together while the program runs, opened by the comment that names it.
-    #[must_use]
-    pub fn named(name: &'a str, sql: impl fmt::Display) -> Self {
-        Self::new(name, format!("-- daymend: {name}\n{sql}"))
-    }
-
-    /// The text.
-    #[must_use]
-    pub fn sql(&self) -> &str {
-        &self.sql
-    }
-
-    /// The same, where this very text hardly comes again: it is not kept prepared, neither here nor in the
-    /// server.
-    #[must_use]
-    pub fn once(self) -> Self {
-        Self { is_kept: false, ..self }
-    }
-}
-
-impl<'a> From<&'a Statement> for Query<'a> {
-    fn from(statement: &'a Statement) -> Self {
-        Self::new(statement.name, statement.sql)
-    }
 }
 
 /// Builds a sqlx query with its arguments bound.

@@ -234,16 +234,10 @@ async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
             let first: Vec<&str> = wide.iter().copied().take(4).collect();
             format!("{} and {} more", first.join(", "), wide.len() - 4)
         };
-        let keep = match &grant.scope {
-            Scope::Table(..) => String::new(),
-            scope
-                if scope.includes(&session.database, "*")
-                    && (wide.contains("ALL PRIVILEGES") || wide.contains("TRIGGER")) =>
-            {
-                triggered.iter().map(|table| keep_trigger(&session.database, table, &account)).collect()
-            }
-            _ => String::new(),
-        };
+        // What goes with a right on the whole database.
+        let goes = ["ALL PRIVILEGES", "TRIGGER"].iter().any(|right| wide.contains(right));
+        let kept = triggered.iter().filter(|_| goes && grant.scope.includes(&session.database, "*"));
+        let keep: String = kept.map(|table| keep_trigger(&session.database, table, &account)).collect();
         // GRANT OPTION is revoked by itself: not beside ALL PRIVILEGES ON something.
         let revoke: Vec<String> = if wide.contains("ALL PRIVILEGES") && wide.contains("GRANT OPTION") {
             ["ALL PRIVILEGES", "GRANT OPTION"].map(|right| format!("REVOKE {right} ON {on} FROM {account};")).into()

@@ -134,13 +134,6 @@ enum Needs {
     Schema,
 }
 
-/// On which databases a check applies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum On {
-    Both,
-    MySql,
-}
-
 type Look = for<'a> fn(&'a Patient<'a>) -> BoxFuture<'a, Result<Chart, DbError>>;
 
 /// A check: one row of the table.
@@ -148,7 +141,8 @@ struct Check {
     id: &'static str,
     severity: Severity,
     needs: Needs,
-    on: On,
+    /// The only database that it applies to; both where it is none.
+    only: Option<Dialect>,
     /// What it looks at, for the one whose look fails.
     looks_at: &'static str,
     look: Look,
@@ -156,7 +150,7 @@ struct Check {
 
 impl Check {
     const fn new(id: &'static str, severity: Severity, looks_at: &'static str, look: Look) -> Self {
-        Self { id, severity, needs: Needs::Database, on: On::Both, looks_at, look }
+        Self { id, severity, needs: Needs::Database, only: None, looks_at, look }
     }
 
     /// The same, which reads daymend's own tables.
@@ -166,11 +160,16 @@ impl Check {
 
     /// The same, which applies to MySQL and MariaDB only.
     const fn mysql(self) -> Self {
-        Self { on: On::MySql, ..self }
+        Self { only: Some(Dialect::MySql), ..self }
+    }
+
+    /// The same, which applies to SQLite only.
+    const fn sqlite(self) -> Self {
+        Self { only: Some(Dialect::Sqlite), ..self }
     }
 
     fn applies_to(&self, dialect: Dialect) -> bool {
-        self.on == On::Both || dialect == Dialect::MySql
+        self.only.is_none_or(|only| only == dialect)
     }
 }
 

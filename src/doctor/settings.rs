@@ -27,7 +27,8 @@ pub(super) const CHECKS: &[Check] = &[
     .mysql(),
     Check::new("settings.sql_mode", Severity::Note, "the server's sql_mode", |p| Box::pin(judge(p, strictness)))
         .mysql(),
-    Check::new("settings.journal_mode", Severity::Warning, "how a SQLite file is written", |p| Box::pin(journal(p))),
+    Check::new("settings.journal_mode", Severity::Warning, "how a SQLite file is written", |p| Box::pin(journal(p)))
+        .sqlite(),
 ];
 
 statement!(JOURNAL_MODE, "doctor journal mode (sqlite)", "PRAGMA journal_mode");
@@ -106,9 +107,6 @@ async fn judge(patient: &Patient<'_>, judge: fn(&Variables) -> Found) -> Result<
 /// `daymend migrate` switches a file to WAL; a copy by `VACUUM INTO` is in another mode.
 async fn journal(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
-    if patient.is_mysql() {
-        return Ok(chart);
-    }
     let modes = patient.read(&JOURNAL_MODE, args![], |row| row.text(0)).await?;
     if let Some(mode) = modes.into_iter().find(|mode| !["wal", "memory"].contains(&mode.as_str())) {
         let what = format!("its journal mode is {mode}: who writes waits for everybody who reads");
