@@ -68,6 +68,12 @@ const SESSION_MYSQL: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMIT
      sql_select_limit = 18446744073709551615, sql_safe_updates = 0, sql_big_selects = 1, completion_type = 0, \
      sql_mode = 'STRICT_TRANS_TABLES,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'";
 
+/// How many statements a connection keeps prepared at most; a server counts those of all connections.
+pub(crate) const STATEMENTS_KEPT_MAX: usize = 200;
+
+/// How many rows of a SQLite file are read before somebody asks for them: they may be long.
+const ROWS_AHEAD: usize = 2;
+
 /// Opens a pool to `url`: `mysql://…` or `sqlite:…`. No message repeats the URL, which holds
 /// the password.
 pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
@@ -92,7 +98,9 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
                 .pipes_as_concat(false)
                 .no_engine_substitution(false)
                 .timezone(None)
-                .statement_cache_capacity(200)
+                // Of another the server makes question marks of what it does not have, without a word.
+                .charset("utf8mb4")
+                .statement_cache_capacity(STATEMENTS_KEPT_MAX)
                 .disable_statement_logging();
             Pool::MySql(mysql_pool(options, pool))
         }
@@ -103,7 +111,8 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(Duration::from_secs(5))
                 .foreign_keys(true)
-                .statement_cache_capacity(200)
+                .row_buffer_size(ROWS_AHEAD)
+                .statement_cache_capacity(STATEMENTS_KEPT_MAX)
                 .disable_statement_logging();
             if pool.create {
                 options = options.journal_mode(SqliteJournalMode::Wal);
@@ -159,7 +168,8 @@ pub(crate) fn open_file(path: &Path) -> Db {
         .filename(path)
         .read_only(true)
         .immutable(true)
-        .statement_cache_capacity(200)
+        .row_buffer_size(ROWS_AHEAD)
+        .statement_cache_capacity(STATEMENTS_KEPT_MAX)
         .disable_statement_logging();
     let pool = ConnectOptions::new(4);
     Db::new(Pool::Sqlite(sqlite_pool(options, pool)), pool)

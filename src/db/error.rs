@@ -102,12 +102,12 @@ fn mysql_kind(number: u32) -> Kind {
         // certification conflict is 1213); a lock that is not to be had at once (NOWAIT; 1205 on
         // MariaDB); a table that was created or altered after the snapshot was taken; write conflicts (TiDB).
         1062 | 1205 | 1213 | 1020 | 1412 | 1467 | 3101 | 3572 | 8022 | 9007 => Kind::Conflict,
-        // Too many connections; server shutdown; normal shutdown; aborted connection;
+        // Too many connections, or prepared statements (1461); server shutdown; normal shutdown; aborted connection;
         // read-only (a failover is under way); killed connection; lost or gone; a Galera node that
         // is joining (1047); a connection that was idle for too long (MySQL 8.0.24+, 4031). Not a statement
         // that was killed (1317): whoever kills what takes long would kill it again, for ever.
-        1040 | 1047 | 1053 | 1077 | 1079 | 1152 | 1184 | 1203 | 1226 | 1290 | 1836 | 1927 | 2006 | 2013 | 3169
-        | 4031 => Kind::Unavailable,
+        1040 | 1047 | 1053 | 1077 | 1079 | 1152 | 1184 | 1203 | 1226 | 1290 | 1461 | 1836 | 1927 | 2006 | 2013
+        | 3169 | 4031 => Kind::Unavailable,
         // No fault of any job.
         login if is_login_refused(login) => Kind::Unavailable,
         // Access denied (database, table, column, other); unknown database; bad field; syntax;

@@ -25,6 +25,7 @@ use sqlx::{MySqlPool, SqlitePool};
 
 use crate::clock::Clock;
 
+pub(crate) use connect::STATEMENTS_KEPT_MAX;
 pub(crate) use connect::open_file;
 pub use connect::{ConnectOptions, connect, explain_read_only};
 pub use dialect::{DbClock, Dialect};

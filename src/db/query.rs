@@ -13,6 +13,10 @@ pub struct Query<'a> {
     pub(super) is_kept: bool,
 }
 
+/// Up to how many items the text of a statement for so many of them is kept prepared: each number is a text of its own,
+/// and a server has room for so many of all its clients together (`max_prepared_stmt_count`).
+const ITEMS_KEPT_MAX: usize = 16;
+
 impl<'a> Query<'a> {
     /// A statement that is not a constant, such as one of a rollup's SELECTs.
     #[must_use]
@@ -24,6 +28,12 @@ impl<'a> Query<'a> {
     #[must_use]
     pub fn named(name: &'a str, sql: impl fmt::Display) -> Self {
         Self::new(name, format!("-- daymend: {name}\n{sql}"))
+    }
+
+    /// One whose text is for so many items: kept prepared where they are few, as others come with other numbers.
+    #[must_use]
+    pub(super) fn of_items(name: &'a str, sql: impl Into<Cow<'a, str>>, count: usize) -> Self {
+        Self { is_kept: count <= ITEMS_KEPT_MAX, ..Self::new(name, sql) }
     }
 
     /// The text.

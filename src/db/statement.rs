@@ -26,13 +26,13 @@ impl Statement {
     /// The statement with `count` placeholders for `{list}`.
     #[must_use]
     pub fn with_list(&self, count: usize) -> Query<'static> {
-        Query::new(self.name, self.sql.replace("{list}", &repeat("?", count)))
+        Query::of_items(self.name, self.sql.replace("{list}", &repeat("?", count)), count)
     }
 
     /// The statement with `count` rows for `{rows}`.
     #[must_use]
     pub fn with_rows(&self, count: usize) -> Query<'static> {
-        Query::new(self.name, self.sql.replace("{rows}", &repeat(self.row, count)))
+        Query::of_items(self.name, self.sql.replace("{rows}", &repeat(self.row, count)), count)
     }
 
     /// Every statement of the program, in no order.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::{Chart, Check, Patient, Severity};
 use crate::{
     args,
-    db::{DbError, Statement},
+    db::{DbError, STATEMENTS_KEPT_MAX, Statement},
     statement,
 };
 
@@ -19,6 +19,8 @@ pub(super) const CHECKS: &[Check] = &[
     Check::new("settings.read_only", Severity::Error, "read_only", |p| Box::pin(judge(p, read_only))).mysql(),
     Check::new("settings.binlog", Severity::Error, "binlog_format", |p| Box::pin(judge(p, binlog))).mysql(),
     Check::new("settings.connections", Severity::Warning, "max_connections", |p| Box::pin(judge(p, connections)))
+        .mysql(),
+    Check::new("settings.prepared", Severity::Warning, "max_prepared_stmt_count", |p| Box::pin(judge(p, prepared)))
         .mysql(),
     Check::new("settings.packet", Severity::Warning, "max_allowed_packet", |p| Box::pin(judge(p, packet))).mysql(),
     Check::new("settings.durability", Severity::Note, "innodb_flush_log_at_trx_commit", |p| {
@@ -39,7 +41,7 @@ statement!(
     "SHOW GLOBAL VARIABLES WHERE Variable_name IN
          ('transaction_isolation', 'tx_isolation', 'time_zone', 'system_time_zone', 'sql_mode', 'innodb_lock_wait_timeout',
           'innodb_flush_log_at_trx_commit', 'log_bin', 'binlog_format', 'max_connections', 'max_allowed_packet',
-          'event_scheduler', 'read_only', 'super_read_only', 'max_user_connections')"
+          'max_prepared_stmt_count', 'event_scheduler', 'read_only', 'super_read_only', 'max_user_connections')"
 );
 
 statement!(
@@ -50,7 +52,11 @@ statement!(
           'max_user_connections')"
 );
 
-statement!(THREADS, "doctor threads connected (mysql)", "SHOW GLOBAL STATUS LIKE 'Threads_connected'");
+statement!(
+    STATUS,
+    "doctor server status (mysql)",
+    "SHOW GLOBAL STATUS WHERE Variable_name IN ('Threads_connected', 'Prepared_stmt_count')"
+);
 
 /// What one more process of daymend may open, `daymend serve` with one slot: 5 for the worker, 4 for the scheduler,
 /// one each for leases, probes and the server that snapshots are taken from.
@@ -94,7 +100,7 @@ fn isolation(variables: &Variables) -> &str {
 /// Judges the server's settings by a pure function.
 async fn judge(patient: &Patient<'_>, judge: fn(&Variables) -> Found) -> Result<Chart, DbError> {
     let mut server = variables(patient, &GLOBAL).await?;
-    server.extend(variables(patient, &THREADS).await?);
+    server.extend(variables(patient, &STATUS).await?);
     let session = variables(patient, &SESSION).await?;
     if let Some(limit) = session.get("max_user_connections") {
         server.insert("max_user_connections".to_owned(), limit.clone());
@@ -203,6 +209,23 @@ fn connections(server: &Variables) -> Found {
     )
 }
 
+fn prepared(server: &Variables) -> Found {
+    let max: u64 = value(server, "max_prepared_stmt_count").parse().ok()?;
+    let used: u64 = value(server, "prepared_stmt_count").parse().ok()?;
+    let needed = CONNECTIONS_NEEDED * STATEMENTS_KEPT_MAX as u64;
+    if used + needed <= max {
+        return None;
+    }
+    found(
+        "max_prepared_stmt_count",
+        format!(
+            "{used} of {max} prepared statements are in use; one more process of daymend keeps up to {needed}, and who finds \
+             no room is refused, the lab system too"
+        ),
+        format!("SET GLOBAL max_prepared_stmt_count = {}; and in the server's configuration", max.max(needed) * 2),
+    )
+}
+
 fn packet(server: &Variables) -> Found {
     let packet: u64 = value(server, "max_allowed_packet").parse().ok()?;
     if packet >= PACKET_MIN {
@@ -280,6 +303,18 @@ mod tests {
         assert_eq!(judged("151", "139", "0"), None);
         assert_eq!(judged("151", "140", "0").as_deref(), Some("max_connections"));
         assert_eq!(judged("151", "1", "4").as_deref(), Some("max_user_connections"));
+    }
+
+    #[test]
+    fn statements_of_one_more_process_have_to_find_room() {
+        let judged = |max: &str, used: &str| {
+            let (_, _, advice) =
+                prepared(&variables(&[("max_prepared_stmt_count", max), ("prepared_stmt_count", used)]))?;
+            Some(advice.split(';').next().unwrap_or_default().to_owned())
+        };
+        assert_eq!(judged("16382", "13982"), None);
+        assert_eq!(judged("16382", "13983").as_deref(), Some("SET GLOBAL max_prepared_stmt_count = 32764"));
+        assert_eq!(judged("0", "0").as_deref(), Some("SET GLOBAL max_prepared_stmt_count = 4800"));
     }
 
     #[test]

@@ -415,6 +415,7 @@ async fn settings_that_matter_are_found_and_those_that_do_not_are_told() {
         ("max_allowed_packet", "65536", "settings.packet", "warning"),
         ("sql_mode", "''", "settings.sql_mode", "note"),
         ("max_connections", "10", "settings.connections", "warning"),
+        ("max_prepared_stmt_count", "2401", "settings.prepared", "warning"),
     ] {
         let before = set(name, value).await;
         let found = examine(&db);

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use daymend::{
     args,
-    db::{Mode, Query},
+    db::{ConnectOptions, Mode, Query, connect},
     queue::{
         Job, JobKind,
         admin::change,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     on_both,
-    support::{Engine, TestDb, wait_until},
+    support::{Engine, TestDb, server::Server, wait_until},
 };
 
 on_both! {
@@ -339,4 +339,25 @@ async fn a_job_that_somebody_keeps_locked_keeps_no_other_from_its_end() {
     let completed = settle::complete_unlocked(&db.db, worker, &jobs[..3]).await.unwrap();
     assert_eq!((completed.found, completed.locked), (1, vec![]));
     assert_eq!(settle::held(&db.db, worker).await.unwrap(), 0);
+}
+
+/// A claim takes any number of jobs, and so does an ack: a text for each would stay prepared, on every connection, and
+/// a server has room for so many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_and_acks_of_many_jobs_are_not_kept_prepared() {
+    let server = Server::start("acks").expect("MariaDB starts");
+    let mut db = TestDb::on_server(server.port).await;
+    // The count is the server's: no connection may come in between.
+    db.db = connect(&db.url, ConnectOptions::new(1)).unwrap();
+    let worker = worker(&db, LONG).await;
+    new_run(&db, JobKind::Rebuild, &[(1, days(500))]).await;
+    let mut kept = Vec::new();
+    for size in [20, 25, 30, 35, 40, 45] {
+        let jobs = take(&db, worker, size).await;
+        assert_eq!(jobs.len(), size);
+        assert_eq!(settle::complete_unchanged(&db.db, worker, &jobs).await.unwrap().found, size as u64);
+        let status = db.rows("SHOW STATUS LIKE 'Prepared_stmt_count'", vec![]).await;
+        kept.push(status[0].text(1).unwrap().parse::<i64>().unwrap());
+    }
+    assert_eq!(kept[5], kept[1], "{kept:?}");
 }
