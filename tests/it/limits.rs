@@ -26,6 +26,7 @@ on_both! {
     the_advice_of_a_discarded_day_can_be_followed;
     what_one_run_may_take_away_another_may_not;
     cancelled_and_moved_bills_may_take_rows_away;
+    merged_dimensions_may_take_rows_away;
     a_single_bill_may_be_all_that_a_day_had;
     a_rebuild_takes_away_what_it_finds_gone;
     a_query_of_the_operators_own_holds_workers_back;
@@ -128,6 +129,35 @@ async fn cancelled_and_moved_bills_may_take_rows_away(engine: Engine) {
     let new = "SELECT COUNT(*) FROM operation_historical_summary
                WHERE ordered_at = '2026-06-13' AND dimension_a_id < 1000 AND event_type <> 'department_test'";
     assert_eq!(db.number(new).await, 0, "all of them have moved");
+}
+
+/// What was counted in many rows is counted in one that is there already: nothing has vanished.
+async fn merged_dimensions_may_take_rows_away(engine: Engine) {
+    let db = lab(engine, 6).await;
+    let of_the_day = format!("WHERE billing_id IN (SELECT id FROM billing WHERE {BILLS_OF_THE_DAY})");
+    // What has no tests and no samples is a row for each that it belongs to.
+    for table in ["labReportRelation", "collectedSample"] {
+        db.execute(&format!("DELETE FROM {table} {of_the_day}"), vec![]).await;
+    }
+    db.execute(
+        &format!(
+            "UPDATE billingInfo SET organization_id = billing_id, referral_id = billing_id, branch_id = billing_id \
+             {of_the_day}"
+        ),
+        vec![],
+    )
+    .await;
+    assert_eq!(repair(&db, &["--max-shrink", "off"]).await, (Some(0), vec![]));
+    let before = rows_of(&db, "2026-06-12").await;
+    let first = db.number(&format!("SELECT MIN(id) FROM billing WHERE {BILLS_OF_THE_DAY}")).await;
+    db.execute(
+        &format!("UPDATE billingInfo SET organization_id = ?, referral_id = ?, branch_id = ? {of_the_day}"),
+        args![first, first, first],
+    )
+    .await;
+    assert_eq!(repair(&db, &[]).await, (Some(0), vec![]));
+    let after = rows_of(&db, "2026-06-12").await;
+    assert!(2 * after < before, "{after} of {before}");
 }
 
 async fn a_single_bill_may_be_all_that_a_day_had(engine: Engine) {
