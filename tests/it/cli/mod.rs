@@ -184,6 +184,21 @@ async fn a_bench_whose_workers_could_not_run_enqueues_nothing(engine: Engine) {
     assert_eq!(written(&db).await, [0, 0, 0]);
 }
 
+/// What is measured is emptied again: who may not do that hears of it before anything is enqueued.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bench_that_could_not_clean_up_enqueues_nothing() {
+    let db = labs(Engine::MariaDb).await;
+    let bench = ["bench", "queue", "--jobs", "1000", "--rounds", "1", "--backlogs", "1000"];
+    let error = run_fails(&db, USAGE, &bench);
+    assert_one_line(&error);
+    assert!(error.contains("DROP on that table"), "{error}");
+    assert_eq!(written(&db).await, [0, 0, 0]);
+    db.execute(&format!("GRANT DROP ON {}.daymend_jobs TO {}@'%'", db.name(), db.name()), args![]).await;
+    let figures = run_ok(&db, &[&bench[..], &["--json"]].concat());
+    assert!(figures.contains("\"longest\""), "{figures}");
+    assert_eq!(written(&db).await, [0, 0, 0], "it leaves nothing behind");
+}
+
 /// On a server the figures wait until it has written out what other tests write.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bench_starts_its_workers_with_its_own_definitions_and_no_address() {
