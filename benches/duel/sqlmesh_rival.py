@@ -49,33 +49,43 @@ print(json.dumps([planned - begun, time.monotonic() - planned]))
 """
 
 
-def rebuild(server: Server, database: str, lab: int, zone: str, first: datetime.date, last: datetime.date, rounds: int, right: tuple):
-    """Milliseconds a day of each round's evaluation, and a line about the rest."""
-    days = (last - first).days + 1
-    with tempfile.TemporaryDirectory() as directory:
-        project = pathlib.Path(directory)
-        (project / "models").mkdir()
-        (project / "config.yaml").write_text(CONFIG.format(port=server.port, database=database, directory=directory))
+class Rival:
+    """The model, built once: what it is asked for is to restate the same days again."""
+
+    def __init__(self, server: Server, database: str, lab: int, zone: str, first: datetime.date, last: datetime.date):
+        self.connection, self.first, self.last, self.start_ups = server.connect(database), first, last, []
+        self.directory = tempfile.TemporaryDirectory()
+        self.project = pathlib.Path(self.directory.name)
+        (self.project / "models").mkdir()
+        (self.project / "config.yaml").write_text(CONFIG.format(port=server.port, database=database, directory=self.project))
         text = history(lab, zone, str(LAST)).replace("UTC_TIMESTAMP(6)", "NULL")
-        (project / "models/history.sql").write_text(MODEL.format(batch=days, first=first, history=text))
-        times = [_run(project, first, last, "first" if place == 0 else "again") for place in range(rounds + 1)]
-    connection = server.connect(database)
-    table = rows(
-        connection,
-        "SELECT CONCAT(table_schema, '.', table_name) FROM information_schema.tables "
-        "WHERE table_name LIKE 'summary__history%' AND table_type = 'BASE TABLE'",
-    )
-    held = [rows(connection, f"SELECT COUNT(*), SUM(n) FROM {name}")[0] for (name,) in table]
-    if right[:2] not in held:
-        raise SystemExit(f"SQLMesh left {held}, not {right[:2]}")
-    start_up = sorted(start for start, _ in times[1:])[rounds // 2]
-    note = f"SQLMesh restates the range in one batch (DELETE, INSERT … SELECT); its start-up, not counted, takes {start_up:.1f} s."
-    return [1000 * took / days for _, took in times[1:]], note
+        days = (last - first).days + 1
+        (self.project / "models/history.sql").write_text(MODEL.format(batch=days, first=first, history=text))
+        self._run("first")
 
+    def restate(self) -> float:
+        """Seconds that the evaluation takes."""
+        start_up, evaluation = self._run("again")
+        self.start_ups.append(start_up)
+        return evaluation
 
-def _run(project: pathlib.Path, first: datetime.date, last: datetime.date, which: str) -> tuple[float, float]:
-    command = [sys.executable, "-c", RUN, str(project), str(first), str(last), which]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"SQLMesh: {done.stdout[-2000:]}{done.stderr[-3000:]}")
-    return tuple(json.loads(done.stdout.strip().splitlines()[-1]))
+    def check(self, right: tuple) -> None:
+        tables = rows(
+            self.connection,
+            "SELECT CONCAT(table_schema, '.', table_name) FROM information_schema.tables "
+            "WHERE table_name LIKE 'summary__history%' AND table_type = 'BASE TABLE'",
+        )
+        held = [rows(self.connection, f"SELECT COUNT(*), SUM(n) FROM {name}")[0] for (name,) in tables]
+        if right[:2] not in held:
+            raise SystemExit(f"SQLMesh left {held}, not {right[:2]}")
+
+    def note(self) -> str:
+        start_up = sorted(self.start_ups)[len(self.start_ups) // 2]
+        return f"SQLMesh restates the range in one batch (DELETE, INSERT … SELECT); its start-up, not counted, takes {start_up:.1f} s."
+
+    def _run(self, which: str) -> tuple[float, float]:
+        command = [sys.executable, "-c", RUN, str(self.project), str(self.first), str(self.last), which]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise SystemExit(f"SQLMesh: {done.stdout[-2000:]}{done.stderr[-3000:]}")
+        return tuple(json.loads(done.stdout.strip().splitlines()[-1]))
