@@ -13,6 +13,9 @@ use crate::{
     statement,
 };
 
+/// How many days are enqueued again after a clock was ahead: as many as a scheduler catches up, by default.
+const AHEAD_BACK: u32 = 7;
+
 pub(super) const CHECKS: &[Check] = &[
     Check::new("labs.zone_unusable", Severity::Warning, "the labs' time zones", |p| Box::pin(zones(p))),
     Check::new("labs.zone_changed", Severity::Warning, "the zones by which histories were built", |p| {
@@ -164,10 +167,12 @@ async fn ahead(patient: &Patient<'_>) -> Result<Chart, DbError> {
     }
     for ((through, yesterday), labs) in ahead.into_iter().take(20) {
         let ids: Vec<String> = labs.iter().map(ToString::to_string).collect();
+        let back = calendar::days_before(yesterday, AHEAD_BACK);
         let what = format!("enqueued through {through}, which is not over: no nightly run comes before it is");
         let advice = format!(
-            "a scheduler's clock was ahead, or its --now: UPDATE daymend_labs SET enqueued_through = '{yesterday}' \
-             WHERE rollup = '{HISTORICAL_SUMMARY}' AND lab_id IN ({})",
+            "a scheduler's clock was ahead, or its --now: UPDATE daymend_labs SET enqueued_through = '{back}' \
+             WHERE rollup = '{HISTORICAL_SUMMARY}' AND lab_id IN ({}); -- those days again: some may have been computed \
+             before they were over",
             ids.join(", ")
         );
         chart.find(lab_list(&labs), what, advice);

@@ -76,8 +76,11 @@ async fn overdue_labs_and_late_runs_are_found(engine: Engine) {
     let (_, sql) = advice.split_once(": ").unwrap();
     assert_eq!(db.execute(sql, args![]).await, 2);
     assert!(!examine_with(&db, &earlier).has("labs.ahead"));
-    assert!(examine(&db).what("labs.overdue").contains("labs 1, 2: overdue: no day after 2026-06-12"));
+    // What was enqueued two days early, and computed then, is computed again.
+    assert!(examine(&db).what("labs.overdue").contains("labs 1, 2: overdue: no day after 2026-06-05"));
     db.settle(now()).await;
+    let again = "SELECT COUNT(*) FROM daymend_jobs WHERE lab_id = 1 AND day = '2026-06-14'";
+    assert_eq!(db.number(again).await, 2);
 
     let later = ["--now", "2026-06-18T12:00:00Z"];
     let found = examine_with(&db, &later);
