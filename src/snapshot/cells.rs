@@ -11,6 +11,17 @@ use crate::db::{Arg, Dialect};
 /// The values of a row, in the order in which they were asked for.
 pub type Cells = Vec<Arg>;
 
+/// About how many bytes a row takes in memory.
+#[must_use]
+pub fn size(row: &[Arg]) -> usize {
+    let of = |value: &Arg| match value {
+        Arg::Text(text) => text.len(),
+        Arg::Bytes(bytes) | Arg::RawText(bytes) => bytes.len(),
+        Arg::Null | Arg::Int(_) | Arg::Real(_) => 0,
+    };
+    row.iter().map(|value| size_of::<Arg>() + of(value)).sum()
+}
+
 /// The placeholder for a value that is compared with a column: text and numbers are compared as
 /// floating-point numbers by MySQL otherwise, which are not exact; bits, ENUMs and SETs are numbers to it, by
 /// which it sorts them, and are text here.

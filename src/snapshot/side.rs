@@ -19,6 +19,9 @@ use crate::db::{Arg, Db, DbError, Dialect, Mode, Query, Tx};
 /// How many rows are read at a time.
 pub const PAGE: usize = 200;
 
+/// How many bytes of rows are kept of a page, and a row: what is behind them comes with the next one.
+pub const PAGE_BYTES: usize = 2 << 20;
+
 /// A snapshot or the live database, with what it says of its tables.
 #[derive(Debug, Clone)]
 pub struct Side {
@@ -72,8 +75,19 @@ impl Side {
         Self { label: manifest.name.to_string(), db: db.clone(), tables: manifest.tables.iter().map(table).collect() }
     }
 
-    /// The next page of a table's rows behind that key, in the order of the key.
-    pub async fn page(&self, tx: &mut Tx, shape: &Shape, after: Option<&[Arg]>) -> Result<Vec<Cells>, DbError> {
+    /// A table's rows in the order of their key, a page at a time.
+    #[must_use]
+    pub fn pages<'a>(&'a self, shape: &'a Shape) -> Pages<'a> {
+        Pages { side: self, shape, after: None, rows: PAGE }
+    }
+
+    async fn page(
+        &self,
+        tx: &mut Tx,
+        shape: &Shape,
+        after: Option<&[Arg]>,
+        rows_max: usize,
+    ) -> Result<Vec<Cells>, DbError> {
         let dialect = self.db.dialect();
         let keys: Vec<(String, Cow<'static, str>)> = shape
             .key
@@ -97,8 +111,8 @@ impl Side {
             sql += &format!(" WHERE {}", alternatives.join(" OR "));
         }
         let order = keys.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-        sql += &format!(" ORDER BY {order} LIMIT {PAGE}");
-        let page = self.fetch(tx, "snapshot page", shape, &sql, args).await?;
+        sql += &format!(" ORDER BY {order} LIMIT {rows_max}");
+        let page = self.fetch(tx, Query::named("snapshot page", sql), shape, args, PAGE_BYTES).await?;
         // Whoever asked for what is behind a row would get it for ever.
         if let (Some(after), Some(last)) = (after, page.last())
             && shape.key_of(last) == after
@@ -148,6 +162,21 @@ impl Side {
         Ok(found)
     }
 
+    /// For each of `values`, the keys of the rows that [`lookup`](Self::lookup) finds.
+    pub async fn keys(
+        &self,
+        tx: &mut Tx,
+        shape: &Shape,
+        by: &[usize],
+        values: &[Cells],
+        share: bool,
+    ) -> Result<Vec<Vec<Cells>>, DbError> {
+        let lean = shape.lean(by);
+        let by: Vec<usize> = (0..by.len()).collect();
+        let found = self.lookup(tx, &lean, &by, values, share).await?;
+        Ok(found.iter().map(|rows| rows.iter().map(|row| lean.key_of(row)).collect()).collect())
+    }
+
     /// How many rows may be looked up together. In a list of rows MySQL compares ENUMs and SETs as texts, and of
     /// conditions joined by OR MariaDB misses some: there it is one.
     pub(super) fn lookups_max(&self, shape: &Shape, by: &[usize]) -> usize {
@@ -187,7 +216,7 @@ impl Side {
         let lock = if share { " {share_nowait}" } else { "" };
         let sql = format!("{} WHERE {condition}{lock}", self.select(shape));
         let args = values.iter().flatten().cloned().collect();
-        self.fetch(tx, "snapshot lookup", shape, &sql, args).await
+        self.rows(tx, Query::named("snapshot lookup", sql), shape, args).await
     }
 
     fn select(&self, shape: &Shape) -> String {
@@ -225,17 +254,6 @@ impl Side {
         self.tables.get(table)?.columns.iter().find(|known| known.name == column)
     }
 
-    async fn fetch(
-        &self,
-        tx: &mut Tx,
-        name: &str,
-        shape: &Shape,
-        sql: &str,
-        args: Vec<Arg>,
-    ) -> Result<Vec<Cells>, DbError> {
-        self.rows(tx, Query::named(name, sql), shape, args).await
-    }
-
     /// The rows of a statement that returns the columns of a shape.
     pub(super) async fn rows(
         &self,
@@ -244,16 +262,54 @@ impl Side {
         shape: &Shape,
         args: Vec<Arg>,
     ) -> Result<Vec<Cells>, DbError> {
+        self.fetch(tx, query, shape, args, usize::MAX).await
+    }
+
+    /// The first of them, until they have more bytes than that.
+    async fn fetch(
+        &self,
+        tx: &mut Tx,
+        query: Query<'_>,
+        shape: &Shape,
+        args: Vec<Arg>,
+        bytes_max: usize,
+    ) -> Result<Vec<Cells>, DbError> {
         let columns: Vec<Column> =
             shape.columns.iter().filter_map(|column| self.column(&shape.table, column)).cloned().collect();
         let decoder = Decoder::new(&columns);
-        let mut rows = Vec::new();
+        let (mut rows, mut bytes) = (Vec::new(), 0);
         tx.for_each(query, args, |row| {
-            rows.push(decoder.values(&row)?.into_iter().map(Arg::from).collect());
+            if bytes <= bytes_max {
+                let row: Cells = decoder.values(&row)?.into_iter().map(Arg::from).collect();
+                bytes += cells::size(&row);
+                rows.push(row);
+            }
             Ok(())
         })
         .await?;
         Ok(rows)
+    }
+}
+
+/// A table's rows, being read.
+#[derive(Debug)]
+pub struct Pages<'a> {
+    side: &'a Side,
+    shape: &'a Shape,
+    after: Option<Cells>,
+    /// How many rows to ask for: of long ones fewer, as those that are not kept are sent all the same.
+    rows: usize,
+}
+
+impl Pages<'_> {
+    /// The next of them; none at the end.
+    pub async fn next(&mut self, tx: &mut Tx) -> Result<Vec<Cells>, DbError> {
+        let page = self.side.page(tx, self.shape, self.after.as_deref(), self.rows).await?;
+        self.rows = (2 * page.len()).clamp(1, PAGE);
+        if let Some(last) = page.last() {
+            self.after = Some(self.shape.key_of(last));
+        }
+        Ok(page)
     }
 }
 
@@ -283,11 +339,12 @@ impl Shape {
         Some(Self { table: old.name.clone(), key, unique_keys, lost, new: added, columns })
     }
 
-    /// Nothing of the table but its key.
+    /// Nothing of the table but those columns, which come first, and its key.
     #[must_use]
-    pub fn key_only(&self) -> Self {
-        let columns: Vec<String> = self.key.iter().map(|place| self.columns[*place].clone()).collect();
-        Self { key: (0..columns.len()).collect(), unique_keys: Vec::new(), columns, ..self.clone() }
+    pub fn lean(&self, places: &[usize]) -> Self {
+        let columns = places.iter().chain(&self.key).map(|place| self.columns[*place].clone()).collect();
+        let key = (places.len()..places.len() + self.key.len()).collect();
+        Self { columns, key, unique_keys: Vec::new(), ..self.clone() }
     }
 
     /// The key of a row.

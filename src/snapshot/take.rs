@@ -27,9 +27,9 @@ use crate::{
     statement,
 };
 
-/// How many bytes of rows travel together, and how many such batches wait for the writer.
+/// How many bytes of rows travel together, and how many such batches wait for the writer: a long row is one of its own.
 const BATCH: usize = 256 * 1024;
-const BATCHES: usize = 4;
+const BATCHES: usize = 1;
 
 /// How often a copy is begun when tables are altered under it.
 const TRIES: u32 = 3;

@@ -203,22 +203,24 @@ impl Compare<'_> {
             with: BTreeMap::new(),
         };
         let mut rewritten = HashSet::new();
-        let mut after: Option<Cells> = None;
+        let mut pages = self.old.pages(shape);
         loop {
-            let page = self.old.page(&mut views.old, shape, after.as_deref()).await?;
-            let Some(last) = page.last() else { break };
-            after = Some(shape.key_of(last));
+            let page = pages.next(&mut views.old).await?;
+            if page.is_empty() {
+                break;
+            }
             *compared += page.len() as u64;
             self.old_page(views, &page, &mut diff, &mut rewritten).await?;
             progress(*compared);
         }
-        let mut after: Option<Cells> = None;
+        let mut pages = self.new.pages(shape);
         loop {
-            let page = self.new.page(&mut views.new, shape, after.as_deref()).await?;
-            let Some(last) = page.last() else { return Ok(diff) };
-            after = Some(shape.key_of(last));
+            let page = pages.next(&mut views.new).await?;
+            if page.is_empty() {
+                return Ok(diff);
+            }
             let keys: Vec<Cells> = page.iter().map(|row| shape.key_of(row)).collect();
-            let known = self.old.lookup(&mut views.old, shape, &shape.key, &keys, false).await?;
+            let known = self.old.keys(&mut views.old, shape, &shape.key, &keys, false).await?;
             for ((row, key), known) in page.iter().zip(&keys).zip(known) {
                 if known.is_empty() && self.filter.takes(row) && !rewritten.contains(&cells::encode(key)) {
                     diff.added.add(self.options.samples, || cells::show_key(key));
@@ -273,11 +275,11 @@ impl Compare<'_> {
         let parent = &self.shapes[link.parent];
         let targets: Vec<Cells> = rows.iter().filter_map(|row| link.target(row)).collect();
         let (by, share) = (link.parent_columns.as_slice(), false);
-        let there = self.new.lookup(&mut views.new, parent, by, &targets, share).await?;
+        let there = self.new.keys(&mut views.new, parent, by, &targets, share).await?;
         let gone: Vec<Cells> =
-            targets.into_iter().zip(there).filter(|(_, rows)| rows.is_empty()).map(|(target, _)| target).collect();
-        let before = self.old.lookup(&mut views.old, parent, by, &gone, share).await?;
-        Ok(before.iter().filter(|rows| !rows.is_empty()).count() as u64)
+            targets.into_iter().zip(there).filter(|(_, keys)| keys.is_empty()).map(|(target, _)| target).collect();
+        let before = self.old.keys(&mut views.old, parent, by, &gone, share).await?;
+        Ok(before.iter().filter(|keys| !keys.is_empty()).count() as u64)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
         SnapshotError,
         cells::{self, Cells},
         scratch::Scratch,
-        side::PAGE,
+        side::{PAGE, PAGE_BYTES},
     },
 };
 
@@ -94,6 +94,8 @@ pub struct Candidate {
     pub place: i64,
     /// Its key in the snapshot.
     pub key: Cells,
+    /// About how many bytes its row takes; rows are read by the page, and of long ones fewer.
+    pub size: usize,
     /// What is done with it.
     pub state: State,
     /// Why.
@@ -148,8 +150,8 @@ pub struct Count {
 }
 
 const SCHEMA: [&str; 8] = [
-    "CREATE TABLE candidates (t INTEGER NOT NULL, n INTEGER NOT NULL, key TEXT NOT NULL, state TEXT NOT NULL,
-        reason TEXT NOT NULL, detail TEXT NOT NULL, holder TEXT, PRIMARY KEY (t, n)) WITHOUT ROWID",
+    "CREATE TABLE candidates (t INTEGER NOT NULL, n INTEGER NOT NULL, key TEXT NOT NULL, size INTEGER NOT NULL,
+        state TEXT NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL, holder TEXT, PRIMARY KEY (t, n)) WITHOUT ROWID",
     "CREATE UNIQUE INDEX candidates_key ON candidates (t, key)",
     "CREATE INDEX candidates_state ON candidates (t, state, n)",
     "CREATE INDEX candidates_holder ON candidates (t, holder) WHERE holder IS NOT NULL",
@@ -161,7 +163,7 @@ const SCHEMA: [&str; 8] = [
     "CREATE UNIQUE INDEX fills_key ON fills (t, key)",
 ];
 
-const COLUMNS: &str = "n, key, state, reason, detail, holder";
+const COLUMNS: &str = "n, key, size, state, reason, detail, holder";
 
 /// The working file.
 #[derive(Debug)]
@@ -209,10 +211,10 @@ impl Candidates {
             tx.execute(
                 Query::new(
                     "restore candidate",
-                    "INSERT INTO candidates (t, n, key, state, reason, detail, holder)
-                     SELECT ?, COALESCE(MAX(n), 0) + 1, ?, ?, ?, ?, ? FROM candidates WHERE t = ?",
+                    "INSERT INTO candidates (t, n, key, size, state, reason, detail, holder)
+                     SELECT ?, COALESCE(MAX(n), 0) + 1, ?, ?, ?, ?, ?, ? FROM candidates WHERE t = ?",
                 ),
-                args![table, cells::encode(&candidate.key); candidate.outcome().into_iter().chain([table.into()])],
+                args![table, cells::encode(&candidate.key), candidate.size; candidate.outcome().into_iter().chain([table.into()])],
             )
             .await?;
         }
@@ -288,11 +290,18 @@ impl Candidates {
         Ok(found.map(|key| key.and_then(|key| cells::decode(&key))))
     }
 
-    /// The next candidates of a table in a state, behind a place.
+    /// The next candidates of a table in a state, behind a place: not more than a page, nor than a page's bytes of rows.
     pub async fn page(&self, table: usize, state: State, after: i64) -> Result<Vec<Candidate>, SnapshotError> {
         let sql =
             format!("SELECT {COLUMNS} FROM candidates WHERE t = ? AND state = ? AND n > ? ORDER BY n LIMIT {PAGE}");
-        self.read(sql, args![table, state.name(), after]).await
+        let mut page = self.read(sql, args![table, state.name(), after]).await?;
+        let mut bytes = 0;
+        page.retain(|candidate| {
+            let is_room = bytes <= PAGE_BYTES;
+            bytes += candidate.size;
+            is_room
+        });
+        Ok(page)
     }
 
     /// The first candidates of a table in a state for a reason.
@@ -399,7 +408,11 @@ impl Candidates {
             "SELECT id, t, key, row, later, known, reason, detail FROM fills WHERE id > ? ORDER BY id LIMIT {PAGE}"
         );
         let mut tx = self.db.begin(Mode::Snapshot).await?;
-        let fills = tx.fetch_all(Query::named("restore fills", sql), args![after], |row| {
+        let (mut fills, mut bytes) = (Vec::new(), 0);
+        tx.for_each(Query::named("restore fills", sql), args![after], |row| {
+            if bytes > PAGE_BYTES {
+                return Ok(());
+            }
             let values: Vec<(usize, serde_json::Value)> = serde_json::from_str(&row.text(4)?).unwrap_or_default();
             let values = values.iter().filter_map(|(place, value)| Some((*place, cells::from_json(value)?))).collect();
             let table = usize::try_from(row.int(1)?).unwrap_or(usize::MAX);
@@ -412,9 +425,11 @@ impl Candidates {
                 is_known: row.int(5)? != 0,
                 refused: (row.text(6)?, row.text(7)?),
             };
-            Ok((row.int(0)?, fill))
-        });
-        let fills = fills.await?;
+            bytes += cells::size(&fill.row);
+            fills.push((row.int(0)?, fill));
+            Ok(())
+        })
+        .await?;
         tx.commit().await?;
         Ok(fills)
     }
@@ -441,10 +456,11 @@ impl Candidates {
             Ok(Candidate {
                 place: row.int(0)?,
                 key: cells::decode(&row.text(1)?).unwrap_or_default(),
-                state: State::parse(&row.text(2)?).unwrap_or(State::Deferred),
-                reason: row.text(3)?,
-                detail: row.text(4)?,
-                holder: row.text_or_null(5)?.and_then(|text| cells::decode(&text)),
+                size: usize::try_from(row.int(2)?).unwrap_or(usize::MAX),
+                state: State::parse(&row.text(3)?).unwrap_or(State::Deferred),
+                reason: row.text(4)?,
+                detail: row.text(5)?,
+                holder: row.text_or_null(6)?.and_then(|text| cells::decode(&text)),
             })
         });
         let candidates = candidates.await?;

@@ -121,7 +121,7 @@ impl Children {
         for foreign in self.keys.iter().filter(|foreign| foreign.parent == parent.table) {
             let shape = shapes.iter().find(|shape| foreign.is_here && shape.table == foreign.table);
             // Of a table whose keys are known nothing but the key.
-            let keys = shape.map(Shape::key_only);
+            let keys = shape.map(|shape| shape.lean(&[]));
             let columns = match &keys {
                 Some(keys) => keys.columns.iter().map(|name| format!("c.{}", quote(dialect, name))).collect(),
                 None => vec!["1".to_owned()],

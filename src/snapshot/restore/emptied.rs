@@ -75,11 +75,12 @@ async fn of_link(context: &Context, link: &Link) -> Result<Option<Emptied>, Snap
     let child = &context.shapes[link.child];
     let mut snapshot = context.snapshot.db.begin(Mode::Snapshot).await?;
     let mut found: Option<Emptied> = None;
-    let mut after: Option<Cells> = None;
+    let mut pages = context.snapshot.pages(child);
     loop {
-        let page = context.snapshot.page(&mut snapshot, child, after.as_deref()).await?;
-        let Some(last) = page.last() else { break };
-        after = Some(child.key_of(last));
+        let page = pages.next(&mut snapshot).await?;
+        if page.is_empty() {
+            break;
+        }
         let parents = context.parents(&mut snapshot, link, &page).await?;
         let has_lost = |parent: &Parent| matches!(parent, Parent::Candidate(parent) if parent.state.is_wanted());
         let referring = page.into_iter().zip(parents).filter(|(_, parent)| has_lost(parent)).map(|(row, _)| row);

@@ -65,7 +65,7 @@ impl Link {
     ) -> Result<Vec<Cells>, DbError> {
         let Some(mut args) = self.sought(row) else { return Ok(Vec::new()) };
         let (dialect, child) = (live.db.dialect(), &shapes[self.child]);
-        let keys = child.key_only();
+        let keys = child.lean(&[]);
         let mut condition = live.equal(child, &self.columns, "", &args);
         if let Some((place, value)) = &self.when {
             let text = if dialect == Dialect::MySql { "CHAR" } else { "TEXT" };
@@ -111,8 +111,8 @@ impl Context {
         let keys: Vec<Option<Cells>> = if link.parent_columns == shape.key {
             wanted.into_iter().map(Some).collect()
         } else {
-            let found = self.snapshot.lookup(snapshot, shape, &link.parent_columns, &wanted, false).await?;
-            found.iter().map(|rows| rows.first().map(|row| shape.key_of(row))).collect()
+            let found = self.snapshot.keys(snapshot, shape, &link.parent_columns, &wanted, false).await?;
+            found.into_iter().map(|keys| keys.into_iter().next()).collect()
         };
         let known: Vec<Cells> = keys.iter().flatten().cloned().collect();
         let mut candidates = self.work.find(link.parent, &known).await?.into_iter();

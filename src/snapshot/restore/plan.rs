@@ -92,11 +92,12 @@ async fn find(
 ) -> Result<(), SnapshotError> {
     let shape = &context.shapes[table];
     let identity = context.identities[table].as_deref().unwrap_or_default();
-    let mut after: Option<Cells> = None;
+    let mut pages = context.snapshot.pages(shape);
     loop {
-        let page = context.snapshot.page(&mut views.snapshot, shape, after.as_deref()).await?;
-        let Some(last) = page.last() else { return Ok(()) };
-        after = Some(shape.key_of(last));
+        let page = pages.next(&mut views.snapshot).await?;
+        if page.is_empty() {
+            return Ok(());
+        }
         let keys: Vec<Cells> = page.iter().map(|row| shape.key_of(row)).collect();
         let live = context.live.lookup(&mut views.live, shape, &shape.key, &keys, false).await?;
         let mut found = Vec::new();
@@ -105,6 +106,7 @@ async fn find(
                 None => Candidate {
                     place: 0,
                     key,
+                    size: cells::size(row),
                     state: State::Missing,
                     reason: String::new(),
                     detail: String::new(),
@@ -130,6 +132,7 @@ pub(super) fn reused(shape: &Shape, row: &[Arg], live: &[Arg], reason: String) -
     Candidate {
         place: 0,
         key: shape.key_of(row),
+        size: cells::size(row),
         state: State::Reused,
         reason,
         detail: both_sides(shape, row, live),

@@ -21,7 +21,7 @@ use crate::{
     snapshot::{
         cells::Cells,
         schema::quote,
-        side::{PAGE, Shape, Side},
+        side::{Shape, Side},
     },
 };
 
@@ -61,9 +61,9 @@ pub async fn days(
         .collect();
     let ways: Vec<Option<Way>> = (0..shapes.len()).map(|table| way(live, shapes, links, table, target)).collect();
     let mut days: BTreeMap<i64, BTreeSet<NaiveDate>> = BTreeMap::new();
-    for start in (0..reader.len()).step_by(PAGE) {
+    for page in reader.pages() {
         let mut keys: BTreeMap<usize, Vec<Cells>> = BTreeMap::new();
-        for record in reader.read(start..reader.len().min(start + PAGE))? {
+        for record in reader.read(page)? {
             let (table, row) = match record {
                 Record::Insert { table, row, .. } => (table, row.0),
                 Record::Fill { table, after, .. } => (table, after.0),

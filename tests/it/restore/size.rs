@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use super::{Scene, inserts};
+use super::{Scene, inserts, operator};
 use crate::{
     on_both,
-    support::{Engine, process::Process},
+    support::{Engine, TestDb, process::Process, server::Server},
 };
 
 on_both! {
     memory_does_not_grow_with_the_rows_that_come_back;
     memory_does_not_grow_with_the_rows_that_refer_to_one;
     nor_with_the_rows_that_lost_their_reference;
+    nor_with_the_length_of_the_rows;
 }
 
 /// Who was entered again, of those who vanished: one in so many.
@@ -108,4 +109,45 @@ async fn nor_with_the_rows_that_lost_their_reference(engine: Engine) {
     assert_eq!(planned["report"]["emptied"][0]["rows"], 4000, "{planned}");
     run_small(&scene, &scene.args(&["restore", &name, "--missing", "--apply"]), 3).await;
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM one").await, 1);
+}
+
+/// A page is so many bytes, and not so many rows: 300 of them are 90 MB, more than twice what a process may take.
+async fn nor_with_the_length_of_the_rows(engine: Engine) {
+    let scene =
+        Scene::new(engine, &["CREATE TABLE reports (id BIGINT NOT NULL PRIMARY KEY, body LONGTEXT NOT NULL)"]).await;
+    let body = if engine == Engine::Sqlite { "hex(zeroblob(150000))" } else { "REPEAT('0', 300000)" };
+    for first in [1, 101, 201] {
+        let rows: Vec<String> = (first..first + 100).map(|id| format!("({id}, {body})")).collect();
+        scene.execute_all(&inserts("reports", &rows)).await;
+    }
+    let name = scene.take().await.to_string();
+    run_small(&scene, &scene.args(&["diff", &name]), 0).await;
+    scene.execute_all(&["DELETE FROM reports WHERE id > 10"]).await;
+    run_small(&scene, &scene.args(&["restore", &name, "--missing", "--apply"]), 0).await;
+    assert_eq!(scene.db.number("SELECT CAST(SUM(LENGTH(body)) AS SIGNED) FROM reports").await, 300 * 300_000);
+    run_small(&scene, &scene.args(&["undo", &scene.path("undo.jsonl").display().to_string()]), 0).await;
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM reports").await, 10);
+}
+
+/// Two values that came one after the other may be more than a server takes in one statement: it would close the
+/// connection, and every restore end there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_is_longer_than_a_statement_may_be_keeps_no_other() {
+    let server = Server::start("packet").expect("MariaDB starts");
+    let db = TestDb::on_server(server.port).await;
+    db.execute("CREATE TABLE reports (id BIGINT NOT NULL PRIMARY KEY, body LONGTEXT NOT NULL)", vec![]).await;
+    db.execute(
+        "INSERT INTO reports SELECT id, 'short' FROM (SELECT 1 AS id UNION SELECT 2 UNION SELECT 3) AS ids",
+        vec![],
+    )
+    .await;
+    db.execute("UPDATE reports SET body = REPEAT('0', 3000000) WHERE id = 2", vec![]).await;
+    let url = operator(&db).await;
+    let scene = Scene { db, url, dir: tempfile::tempdir().unwrap(), tables: vec!["reports".to_owned()] };
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM reports", "SET GLOBAL max_allowed_packet = 1048576"]).await;
+    let done = scene.json(3, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(done["applied"]["inserted"], 2, "{done:#}");
+    assert!(done.to_string().contains("a value is too long"), "{done:#}");
+    assert!(done.to_string().contains("max_allowed_packet is 1048576"), "{done:#}");
 }

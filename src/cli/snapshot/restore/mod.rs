@@ -31,7 +31,7 @@ use crate::{
             report::Report,
             undo_file::{self, Header, Held, Reader, Record},
         },
-        side::{PAGE, Side},
+        side::Side,
     },
 };
 
@@ -248,8 +248,8 @@ fn is_whole(context: &Context, report: &Report) -> bool {
 
 /// Whether there is a row to take back.
 fn has_rows(reader: &mut Reader) -> anyhow::Result<bool> {
-    for start in (0..reader.len()).step_by(PAGE) {
-        let records = reader.read(start..reader.len().min(start + PAGE))?;
+    for page in reader.pages() {
+        let records = reader.read(page)?;
         if records.iter().any(|record| !matches!(record, Record::End | Record::Days { .. })) {
             return Ok(true);
         }

@@ -4,7 +4,7 @@ use super::{Apply, Failures, begin, delete, is_refusal, update, why};
 use crate::{
     db::{Arg, Mode, Tx},
     snapshot::{
-        SnapshotError,
+        SnapshotError, cells,
         restore::{
             candidates::{Candidate, Fill, State},
             children::{Children, hold},
@@ -75,7 +75,7 @@ impl Apply<'_> {
             }
             let Some(target) = link.target(&after) else { continue };
             let parent = &context.shapes[link.parent];
-            if context.live.lookup(&mut tx, parent, &link.parent_columns, &[target], true).await?[0].is_empty() {
+            if context.live.keys(&mut tx, parent, &link.parent_columns, &[target], true).await?[0].is_empty() {
                 return Ok(Filled::Waits);
             }
         }
@@ -162,8 +162,8 @@ impl Apply<'_> {
             work.set(fill.table, &[Candidate { state, reason, detail, ..candidate }]).await?;
         } else {
             // It was put in by a run before this one.
-            let key = fill.key.clone();
-            work.add(fill.table, &[Candidate { place: 0, key, state, reason, detail, holder: None }]).await?;
+            let (key, size) = (fill.key.clone(), cells::size(&fill.row));
+            work.add(fill.table, &[Candidate { place: 0, key, size, state, reason, detail, holder: None }]).await?;
         }
         Ok(())
     }

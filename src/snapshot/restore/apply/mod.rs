@@ -1,6 +1,6 @@
 //! Inserting what is to be restored.
 //!
-//! Tables go parents first, in transactions of [`PAGE`] rows at most. A row that the database does not
+//! Tables go parents first, a page at a time, in a transaction of its own. A row that the database does not
 //! take is deferred; deferred rows are tried again until a pass changes nothing. In tables that refer to
 //! each other a row goes in with the references empty whose rows are still to come, where the columns may
 //! be NULL; they are filled in when the group is through.
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     db::{DbError, Mode},
-    snapshot::{SnapshotError, side::PAGE},
+    snapshot::SnapshotError,
 };
 use ready::ready;
 pub(super) use record::SEVERAL;
@@ -56,6 +56,8 @@ struct Batch {
 pub struct Apply<'a> {
     context: &'a Context,
     undo: Writer,
+    /// How long a statement may be, where there is a limit.
+    packet_max: Option<usize>,
     done: Applied,
     /// Told after each transaction how many rows have been inserted.
     progress: &'a mut (dyn FnMut(u64) + Send),
@@ -72,8 +74,8 @@ impl<'a> Apply<'a> {
         // The rows whose references were never filled in. Only the last thing that is written down may not
         // have been committed: a reference that was filled in, and is empty now, was emptied by somebody.
         let mut last_filled: Option<(usize, Values, Values)> = None;
-        for start in (0..known.len()).step_by(PAGE) {
-            for record in known.read(start..known.len().min(start + PAGE))? {
+        for page in known.pages() {
+            for record in known.read(page)? {
                 // An undo writes days down before it does anything.
                 let is_later = !matches!(record, Record::Days { .. });
                 if let Some((table, row, _)) = last_filled.take_if(|_| is_later) {
@@ -106,7 +108,8 @@ impl<'a> Apply<'a> {
                 undo.append(&[Record::empty(&shape.table, &before, &after, before.clone())])?;
             }
         }
-        Ok(Self { context, undo, done: Applied::default(), progress })
+        let packet_max = sql::packet_max(&context.live).await?;
+        Ok(Self { context, undo, packet_max, done: Applied::default(), progress })
     }
 
     /// Until a pass changes nothing.
@@ -238,6 +241,12 @@ impl<'a> Apply<'a> {
         let (ready, mut settled) = ready(context, &mut tx, table, candidates).await?;
         let mut inserted = Vec::new();
         for mut one in ready {
+            if let Some(why) = sql::is_too_long(&one.row, self.packet_max) {
+                (one.candidate.reason, one.candidate.detail) = why;
+                one.candidate.state = State::Deferred;
+                settled.push(one.candidate);
+                continue;
+            }
             match insert(&context.live, &mut tx, shape, &one.row).await {
                 Ok(_) => inserted.push(one),
                 // Without a transaction nothing may be written, and what was is gone.

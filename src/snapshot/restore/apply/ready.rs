@@ -115,14 +115,14 @@ async fn live_parents(
         }
     }
     let targets: Vec<Cells> = asked.iter().map(|(_, target)| target.clone()).collect();
-    let found = context.live.lookup(tx, shape, &link.parent_columns, &targets, true).await?;
+    let found = context.live.keys(tx, shape, &link.parent_columns, &targets, true).await?;
     let gone: Vec<usize> =
         asked.iter().zip(found).filter(|(_, found)| found.is_empty()).map(|((index, _), _)| *index).collect();
     let before: Vec<Cells> = gone.iter().map(|index| link.target(&rows[*index]).unwrap_or_default()).collect();
     let dangled = if link.reference.is_enforced {
         vec![Vec::new(); gone.len()]
     } else {
-        context.snapshot.lookup(snapshot, shape, &link.parent_columns, &before, false).await?
+        context.snapshot.keys(snapshot, shape, &link.parent_columns, &before, false).await?
     };
     for (index, before) in gone.into_iter().zip(dangled) {
         is_live[index] = before.is_empty() && !link.reference.is_enforced;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::{
     db::{self, Arg, Backoff, DbError, Dialect, Kind, Mode, Query, Tx},
     snapshot::{
-        SnapshotError,
+        SnapshotError, cells,
         schema::{quote, quote_all},
         side::{Shape, Side},
     },
@@ -19,6 +19,30 @@ fn or_abort(live: &Side, shape: &Shape) -> &'static str {
     let table = live.tables.get(&shape.table).filter(|table| is_sqlite && has_rule(&table.create_sql));
     table.map_or("", |_| " OR ABORT")
 }
+
+/// How long a statement with its values may be; nothing where the database has no such limit.
+pub(super) async fn packet_max(live: &Side) -> Result<Option<usize>, DbError> {
+    if live.db.dialect() == Dialect::Sqlite {
+        return Ok(None);
+    }
+    let mut tx = live.db.begin(Mode::Snapshot).await?;
+    let sql = "SELECT CAST(@@max_allowed_packet AS SIGNED)";
+    let bytes = tx.fetch_optional(Query::named("restore packet", sql), vec![], |row| row.int(0)).await?;
+    tx.commit().await?;
+    Ok(bytes.and_then(|bytes| usize::try_from(bytes).ok()))
+}
+
+/// Why the database would not even read a row, in the words of [`why`]: it would close the connection.
+pub(super) fn is_too_long(row: &[Arg], packet_max: Option<usize>) -> Option<(String, String)> {
+    /// For what is not a value.
+    const BESIDES: usize = 4096;
+    let size = cells::size(row) + BESIDES;
+    let max = packet_max.filter(|max| size > *max)?;
+    Some((TOO_LONG.to_owned(), format!("the row has {size} bytes, and max_allowed_packet is {max}")))
+}
+
+/// Why a row is not taken: of a value, or of all of them together.
+const TOO_LONG: &str = "a value is too long";
 
 /// Inserts a row.
 pub(super) async fn insert(live: &Side, tx: &mut Tx, shape: &Shape, row: &[Arg]) -> Result<u64, DbError> {
@@ -136,7 +160,7 @@ pub(in crate::snapshot::restore) fn why(error: &DbError) -> (String, String) {
         1062 | 1586 | 2067 | 1555 | 2579 => "a unique key is taken",
         1452 | 1216 | 787 => "what it refers to is gone",
         3819 | 4025 | 275 => "a CHECK does not hold",
-        1406 | 1162 => "a value is too long",
+        1406 | 1162 => TOO_LONG,
         1264 | 1365 | 1366 | 1292 | 1265 | 3140 | 1416 | 3091 => "a value does not fit its column",
         1048 | 1364 | 1299 => "a value is missing",
         1644 | 1811 => "a trigger refuses it",

@@ -20,7 +20,6 @@ use crate::{
     snapshot::{
         SnapshotError,
         cells::{self, Cells},
-        side::PAGE,
     },
 };
 
@@ -66,8 +65,8 @@ impl Undo {
     /// Reads the file, and decides where references have been filled in; of all rows where they are only read.
     pub(super) async fn fate(&self, reader: &mut Reader, look: Look) -> anyhow::Result<Fate> {
         let mut fate = Fate::default();
-        for start in (0..reader.len()).step_by(PAGE) {
-            for record in reader.read(start..reader.len().min(start + PAGE))? {
+        for page in reader.pages() {
+            for record in reader.read(page)? {
                 match record {
                     Record::Insert { table, row, later, referred } => {
                         let (_, shape) = self.shape(&table)?;
@@ -87,15 +86,13 @@ impl Undo {
             }
         }
         let mut judged = HashSet::new();
-        let mut end = if fate.has_fills || look == Look::Read { reader.len() } else { 0 };
-        while end > 0 {
-            let start = end.saturating_sub(PAGE);
-            let records = reader.read(start..end)?;
+        let pages = if fate.has_fills || look == Look::Read { reader.pages() } else { Vec::new() };
+        for page in pages.into_iter().rev() {
+            let records = reader.read(page)?;
             let mut failures = Failures::default();
             while let Err(error) = self.decide(&records, look, &mut judged, &mut fate).await {
                 failures.bear(error).await?;
             }
-            end = start;
         }
         Ok(fate)
     }

@@ -6,7 +6,6 @@ use super::{
     super::undo_file::{Reader, Record},
     Look, Undo, Undone, fate,
 };
-use crate::snapshot::side::PAGE;
 
 impl Undo {
     /// Says what would be done: rows are read, and nothing is locked. What the database itself would refuse, by a
@@ -20,10 +19,8 @@ impl Undo {
         let fate = self.fate(reader, Look::Read).await?;
         // The rows that would be gone by then, and what others would be after references of theirs were emptied.
         let (mut removed, mut emptied) = (HashSet::new(), HashMap::new());
-        let mut end = reader.len();
-        while end > 0 {
-            let start = end.saturating_sub(PAGE);
-            let records = reader.read(start..end)?;
+        for page in reader.pages().into_iter().rev() {
+            let records = reader.read(page)?;
             let mut tx = self.begin(Look::Read).await?;
             for record in records.iter().rev() {
                 let (table, row) = match record {
@@ -53,7 +50,6 @@ impl Undo {
                 }
             }
             tx.commit().await?;
-            end = start;
             progress(undone.removed);
         }
         undone.name_once();

@@ -151,10 +151,8 @@ impl Undo {
         let mut undone = Undone::default();
         let mut fate = self.fate(reader, Look::Hold).await?;
         let mut writer = reader.writer()?;
-        let mut end = reader.len();
-        while end > 0 {
-            let start = end.saturating_sub(PAGE);
-            let records = reader.read(start..end)?;
+        for page in reader.pages().into_iter().rev() {
+            let records = reader.read(page)?;
             let mut failures = Failures::default();
             let batch = loop {
                 match self.transaction(&records, &mut fate, &mut writer).await {
@@ -165,7 +163,6 @@ impl Undo {
                 }
             };
             undone.add(batch);
-            end = start;
             progress(undone.removed);
         }
         undone.name_once();

@@ -12,7 +12,8 @@ mod header;
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, BufRead as _, BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _},
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -29,6 +30,7 @@ use crate::{
         cells::{self, Cells},
         format::pack::private,
         scratch::writable,
+        side::{PAGE, PAGE_BYTES},
     },
 };
 
@@ -230,7 +232,7 @@ impl Writer {
         }
         file.set_len(0).with_context(at)?;
         let mut this = Self { file, path: path.to_owned() };
-        this.write(&serde_json::to_string(header)?)?;
+        this.write(&[header])?;
         // The name of a new file is the directory's.
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(directory).and_then(|directory| directory.sync_all()).with_context(at)?;
@@ -245,16 +247,18 @@ impl Writer {
 
     /// Adds records, and waits until they are on the disk.
     pub fn append(&mut self, records: &[Record]) -> anyhow::Result<()> {
-        if records.is_empty() {
-            return Ok(());
-        }
-        let lines = records.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
-        self.write(&lines.join("\n"))
+        if records.is_empty() { Ok(()) } else { self.write(records) }
     }
 
-    fn write(&mut self, lines: &str) -> anyhow::Result<()> {
+    fn write<T: Serialize>(&mut self, lines: &[T]) -> anyhow::Result<()> {
         let at = || format!("{}: cannot be written", self.path.display());
-        self.file.write_all(format!("{lines}\n").as_bytes()).with_context(at)?;
+        let mut file = BufWriter::new(&self.file);
+        for line in lines {
+            serde_json::to_writer(&mut file, line).with_context(at)?;
+            file.write_all(b"\n").with_context(at)?;
+        }
+        file.flush().with_context(at)?;
+        drop(file);
         self.file.sync_data().with_context(at)
     }
 }
@@ -347,8 +351,22 @@ impl Reader {
         self.len() == 0
     }
 
+    /// The ranges by which to read all of it: none has more records than a page, nor more bytes, but for one.
+    #[must_use]
+    pub fn pages(&self) -> Vec<Range<usize>> {
+        let (mut pages, mut start) = (Vec::new(), 0);
+        for end in 1..=self.len() {
+            let bytes = self.offsets[end] - self.offsets[start];
+            if end - start == PAGE || bytes >= PAGE_BYTES as u64 || end == self.len() {
+                pages.push(start..end);
+                start = end;
+            }
+        }
+        pages
+    }
+
     /// The records of a range.
-    pub fn read(&mut self, range: std::ops::Range<usize>) -> anyhow::Result<Vec<Record>> {
+    pub fn read(&mut self, range: Range<usize>) -> anyhow::Result<Vec<Record>> {
         let at = || format!("{}: cannot be read", self.path.display());
         let (start, end) = (self.offsets[range.start], self.offsets[range.end]);
         let mut bytes = vec![0; usize::try_from(end - start)?];
