@@ -35,7 +35,7 @@ use crate::{
     clock::Clock,
     db::{Db, DbError, Kind, migrate::SchemaError},
     error::{UsageError, chain, usage},
-    output::{page::has_colour, say},
+    output::{self, page::has_colour, say},
     rollup::{HISTORICAL_SUMMARY, Rollup, Rollups},
     snapshot::restore::apply::database_error,
 };
@@ -157,6 +157,14 @@ impl LogFormat {
         match self {
             Self::Text => say!("error: {what}"),
             Self::Json => tracing::error!("{what}"),
+        }
+    }
+
+    /// Says beside the result what is not as it should be.
+    fn warn(self, what: impl Display) {
+        match self {
+            Self::Text => say!("warning: {what}"),
+            Self::Json => tracing::warn!("{what}"),
         }
     }
 }
@@ -342,15 +350,20 @@ fn exit_of(error: &anyhow::Error) -> Exit {
 fn init_log(format: LogFormat, wanted: Option<&str>, is_service: bool) {
     use tracing_subscriber::{EnvFilter, fmt};
     let default = if is_service { "info,apalis_core=warn" } else { "warn" };
-    let filter = EnvFilter::try_new(wanted.unwrap_or(default)).unwrap_or_else(|error| {
-        say!("warning: --log: {error}; logging {default}");
-        EnvFilter::new(default)
-    });
+    let filter = EnvFilter::try_new(wanted.unwrap_or(default));
+    let wrong = filter.as_ref().err().map(ToString::to_string);
+    let filter = filter.unwrap_or_else(|_| EnvFilter::new(default));
     // Where a line cannot be written there is nowhere to complain about it, either.
     let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(has_colour(&std::io::stderr())).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Json => {
+            output::log_is_json();
+            log.json().flatten_event(true).init();
+        }
+    }
+    if let Some(wrong) = wrong {
+        format.warn(format_args!("--log: {wrong}; logging {default}"));
     }
 }
 
@@ -380,10 +393,7 @@ impl Global {
 
     /// Says beside the result what is not as it should be: on a line of its own, or in the log where that is JSON.
     fn warn(&self, what: impl Display) {
-        match self.log_format {
-            LogFormat::Text => say!("warning: {what}"),
-            LogFormat::Json => tracing::warn!("{what}"),
-        }
+        self.log_format.warn(what);
     }
 
     /// Says before something is changed that days may count as closed that go on.

@@ -10,7 +10,7 @@ use crate::metrics::catalogue::DATABASE_RETRIES;
 /// How often a conflict is retried before it is handed to the caller.
 pub const RETRIES_MAX: u32 = 20;
 
-/// Exponential backoff with full jitter between `base` and `max`.
+/// Exponential backoff with jitter: half to all of a time that doubles.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
     /// The first wait, at most.

@@ -3,7 +3,7 @@
 //! MySQL returns the columns of `information_schema` under names in upper case, and some of them as
 //! binary strings: they are read by their place, and as text.
 
-use super::{Patient, is_absent};
+use super::{Patient, is_missing_name};
 use crate::{
     args,
     db::{DbError, Dialect, scan::tokens},
@@ -161,7 +161,7 @@ pub(super) async fn has_check(patient: &Patient<'_>, table: &str, column: &str) 
     if patient.is_mysql() {
         let clauses = match patient.read(&CHECKS_MYSQL, args![table], |row| row.text(0)).await {
             // MySQL before 8.0.16 has no such view, and checks nothing.
-            Err(error) if is_absent(&error) => Vec::new(),
+            Err(error) if is_missing_name(&error) => Vec::new(),
             clauses => clauses?,
         };
         let mentions = |clause: &String| mentions(&tokens(&unescaped(clause), Some(Dialect::MySql)), column);

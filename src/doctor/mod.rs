@@ -232,7 +232,7 @@ pub async fn examine(patient: &Patient<'_>) -> Report {
                     report.facts.extend(chart.facts);
                 }
                 // The checks of tables say which table is not there; one line is enough.
-                Ok(Err(error)) if is_absent(&error) && report.has_missing_tables() => {
+                Ok(Err(error)) if is_missing_name(&error) && report.has_missing_tables() => {
                     report.skipped.push((group, check.id));
                 }
                 Ok(Err(error)) if error.kind == Kind::Unavailable && db.ping().await.is_err() => {
@@ -274,7 +274,7 @@ fn advice_for(error: &DbError) -> &'static str {
 }
 
 /// Whether a table or a column is missing.
-fn is_absent(error: &DbError) -> bool {
+fn is_missing_name(error: &DbError) -> bool {
     matches!(code(&error.source), 1054 | 1109 | 1146)
         || (code(&error.source) == 1
             && ["no such", "has no column"].iter().any(|words| error.source.to_string().contains(words)))

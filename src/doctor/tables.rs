@@ -3,7 +3,7 @@
 use chrono::Duration;
 
 use super::{
-    Chart, Check, Patient, Severity, catalogue, is_absent,
+    Chart, Check, Patient, Severity, catalogue, is_missing_name,
     needs::{OUTPUT_TABLES, own_statements},
     sql_text,
 };
@@ -65,7 +65,7 @@ async fn own(patient: &Patient<'_>) -> Result<Chart, DbError> {
 /// What is missing of a statement, in the database's words; nothing where only a right is.
 async fn is_missing(patient: &Patient<'_>, query: Query<'_>) -> Result<Option<String>, DbError> {
     match patient.db.columns(query).await {
-        Err(error) if is_absent(&error) => Ok(Some(error.source.to_string())),
+        Err(error) if is_missing_name(&error) => Ok(Some(error.source.to_string())),
         Err(error) if !error.is_denied() => Err(error),
         _ => Ok(None),
     }

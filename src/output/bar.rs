@@ -7,7 +7,7 @@ use std::{
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use super::page::is_terminal;
+use super::{page::is_terminal, tell};
 
 /// How often a plain line is printed.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ impl Rows {
         if !self.is_terminal && self.printed.elapsed() >= LINE_EVERY {
             self.printed = Instant::now();
             let rate = rows as f64 / self.begun.elapsed().as_secs_f64();
-            say!("{}: {rows} rows, {rate:.0} a second, {what}", self.title);
+            tell(format_args!("{}: {rows} rows, {rate:.0} a second, {what}", self.title));
         }
     }
 
@@ -91,7 +91,7 @@ impl Bar {
             self.printed = Instant::now();
             let speed = speed(ended, total, self.begun.elapsed());
             let noted = if note.is_empty() { String::new() } else { format!(", {noted} {note}") };
-            say!("{}: {ended}/{total} days, {speed}{noted}", self.title);
+            tell(format_args!("{}: {ended}/{total} days, {speed}{noted}", self.title));
         }
     }
 

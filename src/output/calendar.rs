@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 
 use chrono::{Datelike, NaiveDate};
-use console::{Color, Style};
+
+use super::page::{Ink, has_colour, paint};
 
 /// A day that is as it should be.
-pub(crate) const RIGHT: Cell = Cell { letter: '·', color: Color::Green };
+pub(crate) const RIGHT: Cell = Cell { letter: '·', ink: Ink::Green };
 
 /// How many months a calendar shows in full; of a longer one only those with something to see.
 const MONTHS_IN_FULL: usize = 24;
@@ -18,13 +19,13 @@ const MONTHS_IN_FULL: usize = 24;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cell {
     pub(crate) letter: char,
-    pub(crate) color: Color,
+    pub(crate) ink: Ink,
 }
 
 impl Cell {
     /// The letter, in its colour where there are colours.
     pub(crate) fn styled(self) -> String {
-        Style::new().fg(self.color).bold().apply_to(self.letter).to_string()
+        paint(&self.letter.to_string(), self.ink, has_colour(&std::io::stdout()))
     }
 }
 
@@ -70,7 +71,7 @@ mod tests {
 
     #[test]
     fn each_day_has_its_cell() {
-        let ghost = Cell { letter: 'g', color: Color::Red };
+        let ghost = Cell { letter: 'g', ink: Ink::Red };
         let special = BTreeMap::from([(date("2026-02-28"), ghost), (date("2026-03-02"), ghost)]);
         let ranges = [(date("2026-02-26"), date("2026-03-03")), (date("2026-03-31"), date("2026-03-31"))];
         let lines = plain(&lines(&ranges, &special));
@@ -81,7 +82,7 @@ mod tests {
 
     #[test]
     fn of_ten_years_only_the_months_with_something_to_see_are_shown() {
-        let missing = Cell { letter: 'm', color: Color::Yellow };
+        let missing = Cell { letter: 'm', ink: Ink::Yellow };
         let special = BTreeMap::from([(date("2020-07-04"), missing)]);
         let lines = plain(&lines(&[(date("2016-01-01"), date("2025-12-31"))], &special));
         assert_eq!(lines[1], format!("2020-07  ···m{}", "·".repeat(27)));

@@ -9,6 +9,28 @@ macro_rules! say {
 }
 pub(crate) use say;
 
+use std::{
+    fmt::Display,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// Whether what is beside the result are objects of the log.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// From now on what is beside the result are objects of the log.
+pub(crate) fn log_is_json() {
+    IS_JSON.store(true, Ordering::Relaxed);
+}
+
+/// Tells how far long work is: a line on standard error, or in the log where that is JSON.
+pub(crate) fn tell(how_far: impl Display) {
+    if IS_JSON.load(Ordering::Relaxed) {
+        tracing::info!("{how_far}");
+    } else {
+        say!("{how_far}");
+    }
+}
+
 pub(crate) mod bar;
 pub(crate) mod calendar;
 pub(crate) mod page;

@@ -11,6 +11,12 @@ pub(crate) enum Ink {
     Yellow,
     /// For what is wrong.
     Red,
+    /// For what is in the wrong place.
+    Magenta,
+    /// For what is beyond the ends.
+    Cyan,
+    /// For what nobody keeps.
+    Blue,
     /// For what has to be noticed.
     Bold,
     /// For what may be passed over.
@@ -37,6 +43,9 @@ pub(crate) fn paint(text: &str, ink: Ink, colour: bool) -> String {
         Ink::Green => 32,
         Ink::Yellow => 33,
         Ink::Red => 31,
+        Ink::Magenta => 35,
+        Ink::Cyan => 36,
+        Ink::Blue => 34,
         Ink::Bold => 1,
         Ink::Faint => 2,
     };

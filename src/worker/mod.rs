@@ -1,4 +1,4 @@
-//! The worker: the apalis runtime around the queue. The only place that names apalis.
+//! The worker: the apalis runtime around the queue. Nothing else uses apalis.
 //!
 //! A worker process lives in sessions. A session registers with the database and gets an id
 //! that no other start ever has; everything it claims, extends and settles carries that id.

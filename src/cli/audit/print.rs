@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use console::Color;
 use serde_json::{Value, json};
 
 use crate::{
@@ -15,6 +14,7 @@ use crate::{
     cli::Global,
     output::{
         calendar::{self, Cell},
+        page::Ink,
         table::{or_dash, table},
     },
     rollup::Rollup,
@@ -27,7 +27,7 @@ const LINES_MAX: usize = 40;
 const CALENDARS_MAX: usize = 20;
 
 /// A day whose rows could not be compared.
-const UNREADABLE: Cell = Cell { letter: '?', color: Color::Yellow };
+const UNREADABLE: Cell = Cell { letter: '?', ink: Ink::Yellow };
 
 /// Everything, for people.
 pub(super) fn report(global: &Global, report: &Report, sample: Option<Sample>) {
@@ -75,26 +75,26 @@ fn verdict(report: &Report) -> String {
 }
 
 fn cell(cause: Cause) -> Cell {
-    let (letter, color) = match cause {
-        Cause::Ghost => ('g', Color::Red),
-        Cause::Missing => ('m', Color::Red),
-        Cause::WrongCount => ('c', Color::Red),
-        Cause::WrongDay => ('w', Color::Magenta),
-        Cause::NullDimension => ('n', Color::Yellow),
-        Cause::Duplicate => ('d', Color::Yellow),
-        Cause::OutOfRange => ('o', Color::Cyan),
-        Cause::LabDisabled => ('x', Color::Blue),
-        Cause::UnknownLab => ('u', Color::Blue),
+    let (letter, ink) = match cause {
+        Cause::Ghost => ('g', Ink::Red),
+        Cause::Missing => ('m', Ink::Red),
+        Cause::WrongCount => ('c', Ink::Red),
+        Cause::WrongDay => ('w', Ink::Magenta),
+        Cause::NullDimension => ('n', Ink::Yellow),
+        Cause::Duplicate => ('d', Ink::Yellow),
+        Cause::OutOfRange => ('o', Ink::Cyan),
+        Cause::LabDisabled => ('x', Ink::Blue),
+        Cause::UnknownLab => ('u', Ink::Blue),
     };
-    Cell { letter, color }
+    Cell { letter, ink }
 }
 
 /// The cell of a day: its most frequent cause, as a capital where there are others.
 fn cell_of(day: &DayReport) -> Cell {
     let causes = day.causes();
     let most = causes.iter().max_by_key(|(_, count)| **count).map_or(Cause::Ghost, |(cause, _)| *cause);
-    let Cell { letter, color } = cell(most);
-    Cell { letter: if causes.len() > 1 { letter.to_ascii_uppercase() } else { letter }, color }
+    let Cell { letter, ink } = cell(most);
+    Cell { letter: if causes.len() > 1 { letter.to_ascii_uppercase() } else { letter }, ink }
 }
 
 fn calendars(report: &Report) {
