@@ -88,7 +88,9 @@ pub(super) async fn once_reachable<T>(
         };
         failures += 1;
         let wait = Backoff::UNAVAILABLE.wait(failures);
-        let why = database_error(&error).map_or("the database does not answer, waiting", DbError::why_waiting);
+        let cause = database_error(&error);
+        cause.into_iter().for_each(metrics::database_error);
+        let why = cause.map_or("the database does not answer, waiting", DbError::why_waiting);
         tracing::warn!(error = %chain(error.as_ref()), ?wait, "{why}");
         shutdown.run_until_cancelled(tokio::time::sleep(wait)).await;
     }

@@ -17,7 +17,7 @@ use crate::{
     clock::Clock,
     db::{ConnectOptions, Db},
     health::Health,
-    queue,
+    metrics, queue,
     recompute::shrink::MaxShrink,
     scheduler::{
         self,
@@ -288,6 +288,7 @@ impl SchedulerOptions {
         let pulse = health.part("scheduler", TICK_FRESH);
         let shutdown = shutdown_on_signal(&health)?;
         self.http.serve(global, "scheduler", &health).await?;
+        metrics::scheduler_starts();
         let connect = async || {
             let (db, rollups) = global.connect_checked(CONNECTIONS_SPARE).await?;
             global.warn_of_future(&db).await?;
@@ -357,6 +358,7 @@ impl WorkerOptions {
         let pulse = health.part("worker", config.lease);
         let shutdown = shutdown_on_signal(&health)?;
         self.http.serve(global, "worker", &health).await?;
+        metrics::worker_starts(&global.rollups()?);
         let connect = async || {
             let (db, rollups) = global.connect_checked(self.worker.connect()).await?;
             config.limits.check(&db).await.map_err(usage)?;
@@ -420,6 +422,8 @@ impl ServeOptions {
             [("worker", config.lease), ("scheduler", TICK_FRESH)].map(|(name, fresh)| health.part(name, fresh));
         let shutdown = shutdown_on_signal(&health)?;
         self.http.serve(global, "serve", &health).await?;
+        metrics::scheduler_starts();
+        metrics::worker_starts(&global.rollups()?);
         let connect = async || {
             let (db, rollups) = global.connect_checked(self.worker.connect()).await?;
             config.limits.check(&db).await.map_err(usage)?;

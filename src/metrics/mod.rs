@@ -160,7 +160,8 @@ pub fn is_per_lab() -> bool {
     IS_PER_LAB.load(Ordering::Relaxed)
 }
 
-/// Counters start at zero: an increase from nothing is one that no rate sees.
+/// Counters start at zero: an increase from nothing is one that no rate sees. They do so before the database
+/// answers, as it is by them that alerts know of a worker that waits for it.
 pub fn worker_starts(rollups: &Rollups) {
     for kind in JobKind::ALL.map(JobKind::name) {
         JOBS_CLAIMED.add([kind], 0);

@@ -236,7 +236,6 @@ async fn refresh(db: &Db, run: &Run, progress: &Progress) -> Result<(), DbError>
 
 /// Ticks until `shutdown`. A database that is away makes it wait, never exit.
 pub async fn run(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, pulse: &Pulse, shutdown: &CancellationToken) {
-    metrics::scheduler_starts();
     tokio::join!(
         tick_until(db, rollup, config, clock, pulse, shutdown),
         dirty::watch_until(db, rollup, config, clock, shutdown),

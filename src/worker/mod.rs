@@ -241,7 +241,6 @@ pub async fn run(
     pulse: &Arc<Pulse>,
     shutdown: &CancellationToken,
 ) -> Ended {
-    metrics::worker_starts(&rollups);
     let (mut db, mut lease_db) = (db.with_limit(QUEUE_LIMIT), lease_db.with_limit(config.lease / 4));
     let mut last_session = None;
     loop {

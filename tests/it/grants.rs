@@ -28,7 +28,7 @@ const ADMIN: &str = "--user=admin --password=admin-test";
 
 /// The commands of deploy/mysql/README.md, through the client, as they stand there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_readmes_commands_make_two_users_that_work() {
+async fn the_readmes_commands_make_three_users_that_work() {
     let mut db = TestDb::source_only(Engine::MariaDb).await;
     let (port, dir) = (server::port(&db.url), tempfile::tempdir().unwrap());
     symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy"), dir.path().join("deploy")).unwrap();
@@ -43,9 +43,11 @@ async fn the_readmes_commands_make_two_users_that_work() {
     assert!(said.contains("GRANT SELECT, INSERT, UPDATE, DELETE ON"), "SHOW GRANTS: {said}");
     db.migrate_url = format!("mysql://daymend_migrate:one-password@127.0.0.1:{port}/{}", db.name());
     db.url = format!("mysql://daymend:another-one@127.0.0.1:{port}/{}", db.name());
+    db.snapshot_url = format!("mysql://daymend_snapshot:a-third@127.0.0.1:{port}/{}", db.name());
     assert!(run_ok(&db, &["migrate"]).contains("applied version 1"));
     assert!(run_ok(&db, &["rollups", "check"]).contains("no problem found"));
     run_ok(&db, &["scheduler", "--once"]);
+    run_ok(&db, &["snapshot", "take", "--to", dir.path().join("snapshots").to_str().unwrap()]);
 }
 
 /// Access denied: to a database, for want of a right, to a table, to a column; and GRANT itself.

@@ -145,14 +145,23 @@ async fn what_starts_while_the_database_is_away_waits_for_it() {
     let proxy = Proxy::start(server::shared_port()).await;
     let far = db.through(&proxy);
     proxy.set(Weather::Cut);
-    let mut started = ["scheduler", "worker", "serve", "worker"]
-        .map(|service| Process::start_with_pages(&far, &["--now", NOW, service]));
+    let services = ["scheduler", "worker", "serve", "worker"];
+    let mut started = services.map(|service| Process::start_with_pages(&far, &["--now", NOW, service]));
     // Longer than a command tries to connect.
     tokio::time::sleep(Duration::from_secs(12)).await;
     for (process, address) in &mut started {
         assert!(process.is_running());
         assert_eq!(page(address, "/startupz").status, 200);
         assert_eq!(page(address, "/readyz").status, 503);
+    }
+    // The alerts know of them, and of what they wait for.
+    for (service, (_, address)) in services.into_iter().zip(&started) {
+        let errors = "\ndaymend_database_errors_total{kind=\"unavailable\",";
+        wait_until("an error to be counted", LIMIT, async || page(address, "/metrics").body.contains(errors)).await;
+        let metrics = page(address, "/metrics").body;
+        assert_eq!(metrics.contains("\ndaymend_leases_lost_total 0\n"), service != "scheduler", "{metrics}");
+        let ticks = "\ndaymend_scheduler_ticks_total{result=\"ok\"} 0\n";
+        assert_eq!(metrics.contains(ticks), service != "worker", "{metrics}");
     }
     let [others @ .., (one, _)] = &mut started;
     one.terminate();

@@ -144,24 +144,23 @@ async fn a_reader_beside_a_rebuild_never_sees_less(engine: Engine) {
     };
     let before = read().await;
     assert!(before.len() >= 9, "{before:?}");
-    db.execute(
-        "DELETE FROM operation_historical_summary WHERE ordered_at >= '2026-06-05' AND dimension_a_id > 2",
-        args![],
-    )
-    .await;
-    db.add_summary_row(1, "2026-06-10", 99, 9, "branch_bill", 1).await;
-
-    run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
-    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
-    let mut worker = Process::start(&db, &["--now", NOW, "worker", "--drain"]);
+    let damage = "DELETE FROM operation_historical_summary WHERE ordered_at >= '2026-06-05' AND dimension_a_id > 2";
     let mut reads = 0;
-    while worker.is_running() {
-        assert_eq!(read().await, before, "a reader saw a day that was right change");
-        reads += 1;
+    // A worker that is done before it was read a few times: all over again.
+    while reads < 3 {
+        db.execute(damage, args![]).await;
+        db.add_summary_row(1, "2026-06-10", 99, 9, "branch_bill", 1).await;
+        run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
+        run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+        let mut worker = Process::start(&db, &["--now", NOW, "worker", "--drain"]);
+        while worker.is_running() {
+            assert_eq!(read().await, before, "a reader saw a day that was right change");
+            reads += 1;
+        }
+        assert_eq!(worker.wait(LIMIT), Some(0));
+        assert_eq!(read().await, before);
+        assert_first_lab_equals_source(&db).await;
     }
-    assert!(reads >= 3, "only {reads} reads beside the rebuild");
-    assert_eq!(read().await, before);
-    assert_first_lab_equals_source(&db).await;
 }
 
 async fn a_worker_that_drained_with_discarded_jobs_exits_with_1(engine: Engine) {
