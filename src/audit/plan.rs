@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, NaiveDate, Utc};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
-use super::scope::{self, Standing, Subject};
+use super::{
+    scope::{self, Standing, Subject},
+    walk::is_of_the_lab,
+};
 use crate::{
     calendar,
     db::{Db, DbError, Mode, Tx},
@@ -76,8 +79,10 @@ pub async fn plan(db: &Db, rollup: &Rollup, scope: &Scope, as_of: DateTime<Utc>)
     let mut plan = Plan::default();
     for mut subject in subjects {
         let bounds = match scope::bounds(&mut tx, rollup, &subject, as_of).await {
-            Err(error) if error.is_bad_data() => {
+            Err(error) if is_of_the_lab(&error, db).await => {
                 subject.standing = Standing::Unusable(chain(&error));
+                // The connection may be lost with its statement.
+                tx = db.begin(Mode::Snapshot).await?;
                 None
             }
             bounds => bounds?,
@@ -88,7 +93,7 @@ pub async fn plan(db: &Db, rollup: &Rollup, scope: &Scope, as_of: DateTime<Utc>)
         plan.labs.push((subject, ranges.into_iter().filter(|(first, last)| first <= last).collect()));
     }
     if let Some(sample) = scope.sample {
-        draw(&mut tx, rollup, &mut plan, sample, as_of).await?;
+        draw(db, &mut tx, rollup, &mut plan, sample, as_of).await?;
     }
     tx.commit().await?;
     Ok(plan)
@@ -108,6 +113,7 @@ pub async fn again(db: &Db, rollup: &Rollup, days: &BTreeMap<i64, BTreeSet<Naive
 
 /// Leaves only some days of a plan: of those that have facts or rows, each as likely as every other.
 async fn draw(
+    db: &Db,
     tx: &mut Tx,
     rollup: &Rollup,
     plan: &mut Plan,
@@ -123,8 +129,9 @@ async fn draw(
     {
         let subject = &mut plan.labs[lot.lab].0;
         match scope::next_day(tx, rollup, subject, lot.day, as_of).await {
-            Err(error) if error.is_bad_data() => {
+            Err(error) if is_of_the_lab(&error, db).await => {
                 subject.standing = Standing::Unusable(chain(&error));
+                *tx = db.begin(Mode::Snapshot).await?;
                 urn.forget(lot.lab);
                 left += drawn[lot.lab].len();
                 drawn[lot.lab].clear();

@@ -10,7 +10,7 @@ use super::{
     plan::{self, Range},
     report::{LabReport, Problem, Report},
     scope::{Standing, Subject},
-    walk::Walk,
+    walk::{Walk, is_of_the_lab},
 };
 use crate::{
     db::{Db, DbError},
@@ -49,7 +49,7 @@ pub async fn run(
             let step = match walk.next().await {
                 Ok(Some(step)) => step,
                 Ok(None) => break,
-                Err(error) if error.is_bad_data() => {
+                Err(error) if is_of_the_lab(&error, db).await => {
                     lab.problems.push(Problem { first: None, last: None, why: chain(&error) });
                     break;
                 }

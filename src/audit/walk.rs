@@ -88,7 +88,7 @@ impl<'a> Walk<'a> {
     /// Compares the next days; none where all are behind.
     ///
     /// # Errors
-    /// Where the database is away, or the lab as a whole cannot be read: its walk is over.
+    /// Where the database is away, or the lab as a whole cannot be read ([`is_of_the_lab`]): its walk is over.
     pub async fn next(&mut self) -> Result<Option<Step>, DbError> {
         while let Some((from, last)) = self.ranges.pop() {
             let span = retry("audit next days", || self.next_span(from, last)).await?;
@@ -229,13 +229,20 @@ fn other_bounds(zone: Zone, first: NaiveDate, last: NaiveDate) -> Vec<DaySpan> {
     bounds
 }
 
-/// Whether it is these days that cannot be compared, and not the database that is away. A
-/// statement that takes too long is theirs where the database answers others.
+/// Whether it is these days that cannot be compared, and not the database that is away.
 async fn is_of_these_days(error: &RecomputeError, db: &Db) -> bool {
     match error {
-        RecomputeError::Database(error) if error.kind == Kind::Unavailable => db.ping().await.is_ok(),
-        RecomputeError::Database(error) => error.kind == Kind::Other,
+        RecomputeError::Database(error) => is_of_the_lab(error, db).await,
         _ => true,
+    }
+}
+
+/// Whether an error is of what was read of a lab, and not of the database as a whole. A statement that takes too
+/// long is the lab's where the database answers others.
+pub async fn is_of_the_lab(error: &DbError, db: &Db) -> bool {
+    match error.kind {
+        Kind::Unavailable => db.ping().await.is_ok(),
+        kind => kind == Kind::Other,
     }
 }
 

@@ -1,6 +1,6 @@
 //! `daymend serve`, `scheduler` and `worker`: the processes that stay.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Args, builder::BoolishValueParser};
 use tokio_util::sync::CancellationToken;
@@ -312,12 +312,14 @@ fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<E
     if global.json {
         let closed: Vec<_> =
             report.closed.iter().map(|(run, state, _)| serde_json::json!({ "run": run, "state": state })).collect();
-        let unusable: Vec<_> =
-            report.unusable.iter().map(|(lab, why)| serde_json::json!({ "lab": lab, "why": why })).collect();
+        let labs = |labs: &BTreeMap<i64, String>| -> Vec<_> {
+            labs.iter().map(|(lab, why)| serde_json::json!({ "lab": lab, "why": why })).collect()
+        };
         let held: Vec<_> =
             report.held.iter().map(|(what, why)| serde_json::json!({ "what": what, "why": why })).collect();
         print_json(&serde_json::json!({
-            "enqueued": report.enqueued, "closed": closed, "unusable": unusable, "held": held
+            "enqueued": report.enqueued, "closed": closed, "unusable": labs(&report.unusable),
+            "untaken": labs(&report.untaken), "held": held
         }))?;
         return Ok(exit.into());
     }
@@ -329,6 +331,9 @@ fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<E
     }
     for (lab, why) in &report.unusable {
         global.warn(format_args!("lab {lab} cannot be scheduled: {why}"));
+    }
+    for (lab, why) in &report.untaken {
+        global.warn(format_args!("lab {lab} has migration records that cannot be taken: {why}"));
     }
     if report.enqueued.is_empty() && report.closed.is_empty() && report.held.is_empty() {
         println!("nothing is due");

@@ -5,7 +5,7 @@ use chrono::NaiveDate;
 use super::{FIRST_DUE_US, JOBS_A_RUN_MAX, JobKind};
 use crate::{
     args,
-    db::{Arg, DbError, Query, Tx},
+    db::{DbError, Tx},
     statement,
 };
 
@@ -66,25 +66,17 @@ pub async fn enqueue(tx: &mut Tx, batch: &Batch<'_>) -> Result<u64, DbError> {
             days.iter().map(move |day| (*lab_id, *day, turn as i64))
         })
     });
-    let full = JOBS_INSERT.with_rows(JOBS_A_STATEMENT);
-    let mut args: Vec<Arg> = Vec::with_capacity(JOBS_A_STATEMENT * 7);
-    let mut rows = 0;
-    let mut count: i64 = 0;
-    let mut jobs = jobs.peekable();
-    while let Some((lab_id, day, turn)) = jobs.next() {
-        let id = batch.run_id * JOBS_A_RUN_MAX + count;
-        args.extend(args![id, batch.kind.name(), front + turn, batch.rollup, lab_id, day, batch.attempts_max]);
-        rows += 1;
-        count += 1;
-        if rows < JOBS_A_STATEMENT && jobs.peek().is_some() {
-            continue;
+    let mut jobs = (batch.run_id * JOBS_A_RUN_MAX..).zip(jobs);
+    let mut count = 0;
+    loop {
+        let rows: Vec<(i64, (i64, NaiveDate, i64))> = jobs.by_ref().take(JOBS_A_STATEMENT).collect();
+        if rows.is_empty() {
+            return Ok(count);
         }
-        let query = match rows {
-            JOBS_A_STATEMENT => Query::new(JOBS_INSERT.name, full.sql()),
-            rows => JOBS_INSERT.with_rows(rows),
-        };
-        tx.execute(query, std::mem::take(&mut args)).await?;
-        rows = 0;
+        let args = rows.iter().flat_map(|(id, (lab_id, day, turn))| {
+            args![*id, batch.kind.name(), front + turn, batch.rollup, *lab_id, *day, batch.attempts_max]
+        });
+        tx.execute(JOBS_INSERT.with_rows(rows.len()), args.collect()).await?;
+        count += rows.len() as u64;
     }
-    Ok(count.unsigned_abs())
 }

@@ -3,7 +3,7 @@
 //! A worker process registers once and gets an id that no other start ever has. Its lease is
 //! one row: a heartbeat extends it for all jobs that the process holds at once. Once the
 //! lease has run out it cannot be extended: the process has to register anew, and its jobs
-//! are available to everybody.
+//! are available to everybody. Whoever makes them so ends the lease for good, whatever clocks do.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -62,11 +62,18 @@ statement!(
     "SELECT id, sort_key, kind, lapses FROM daymend_jobs WHERE state = 'running' AND id IN ({list}) {skip_locked}"
 );
 
-// A heartbeat that has begun before its lease ran out may commit only now: it is waited for.
+// For good: a heartbeat that has begun in time and comes to the row only afterwards, or a clock that is set back,
+// would extend a lease whose jobs are somebody else's. One that may commit only now is waited for.
+statement!(
+    LAPSED_END,
+    "end lapsed leases",
+    "UPDATE daymend_workers SET lease_until_us = 0 WHERE id IN ({list}) AND lease_until_us <= {now_us}"
+);
+
 statement!(
     ALIVE_AFTER_ALL,
     "lapsed workers alive",
-    "SELECT id FROM daymend_workers WHERE id IN ({list}) AND lease_until_us > {now_us} {for_update}"
+    "SELECT id FROM daymend_workers WHERE id IN ({list}) AND lease_until_us > 0 {for_update}"
 );
 
 statement!(
@@ -160,6 +167,7 @@ async fn rescue_once(db: &Db, lapsed: &BTreeMap<i64, i64>) -> Result<(u64, Vec<S
     });
     let jobs = jobs.await?;
     let workers: BTreeSet<i64> = lapsed.values().copied().collect();
+    tx.execute(LAPSED_END.with_list(workers.len()), args![; &workers]).await?;
     let alive = tx.fetch_all(ALIVE_AFTER_ALL.with_list(workers.len()), args![; workers], |row| row.int(0)).await?;
     let (mut ids, mut discarded) = (Vec::new(), Vec::new());
     for (id, worker, kind, lapses) in jobs {

@@ -138,14 +138,6 @@ pub struct Changes {
     pub deleted: u32,
 }
 
-impl Changes {
-    /// Whether nothing was written.
-    #[must_use]
-    pub fn is_none(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// Days that one transaction has made right.
 #[derive(Debug)]
 pub struct Turn {
@@ -251,10 +243,4 @@ pub fn changes_of(difference: &Difference, day: NaiveDate) -> Changes {
         updated: count(difference.update.iter().filter(|update| update.key.day == day).count()),
         deleted: count(difference.delete.iter().filter(|row| row.day == day).count()),
     }
-}
-
-/// Whether `next` is the date after `day`, so that both can share their reads.
-#[must_use]
-pub fn are_neighbours(day: NaiveDate, next: NaiveDate) -> bool {
-    calendar::next(day) == next
 }

@@ -5,7 +5,8 @@
 
 use serde::Deserialize;
 
-use super::{FactKind, definition};
+use super::{FactKind, definition, sql::NamedSql};
+use crate::db::scan::tokens;
 
 /// The file.
 pub const FILE: &str = "watch.toml";
@@ -158,8 +159,8 @@ pub(super) fn parse(text: &str, facts: &[FactKind]) -> Result<Watch, Vec<(usize,
             report(table.table, format!("{:?} is too long for the name of a trigger", table.table));
         }
         for fact in facts {
-            for column in columns_read(&fact.sql.text, table.table) {
-                if !table.columns.contains(&column) {
+            for column in columns_read(&fact.sql, table.table) {
+                if !table.columns.iter().any(|watched| watched.eq_ignore_ascii_case(&column)) {
                     let message = format!("{} reads {}.{column}, which is not watched", fact.sql.file, table.table);
                     report(table.table, message);
                 }
@@ -181,17 +182,18 @@ pub(super) fn parse(text: &str, facts: &[FactKind]) -> Result<Watch, Vec<(usize,
     if problems.is_empty() { Ok(watch) } else { Err(problems) }
 }
 
-/// The columns that a SELECT names as `table.column`.
-fn columns_read<'a>(sql: &'a str, table: &str) -> Vec<&'a str> {
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let code = sql.lines().map(|line| line.split("--").next().unwrap_or_default());
+/// The columns of a table that a SELECT names, with the table's name before them or with what it calls the table.
+fn columns_read(sql: &NamedSql, table: &str) -> Vec<String> {
+    let tables = sql.tables().into_iter().filter(|known| known.name.eq_ignore_ascii_case(table));
+    let names: Vec<String> = tables.map(|known| known.alias).chain([table.to_owned()]).collect();
     let mut columns = Vec::new();
-    for word in code.flat_map(|line| line.split(|c: char| !is_name(c) && c != '.')) {
-        if let Some((of, column)) = word.split_once('.')
-            && of == table
-            && !columns.contains(&column)
+    for words in tokens(&sql.text, None).windows(3) {
+        if let [of, dot, column] = words
+            && dot == "."
+            && names.iter().any(|name| name.eq_ignore_ascii_case(of))
+            && !columns.contains(column)
         {
-            columns.push(column);
+            columns.push(column.clone());
         }
     }
     columns
@@ -232,6 +234,14 @@ mod tests {
         let found = problems("\"test_id\", \"isCancelled\"", "\"test_id\"");
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].1.contains("tests.sql reads labReportRelation.isCancelled"), "{found:?}");
+    }
+
+    #[test]
+    fn a_column_is_read_whatever_the_table_is_called() {
+        let text = "SELECT b.Status, `b`.`type`, billing.lab, other.x, 'b.text' FROM Billing AS B -- b.comment
+                    JOIN billing parent ON parent.id = B.parent JOIN other ON 1 = 1";
+        let sql = NamedSql { file: "x.sql".to_owned(), text: text.to_owned(), parameters: Vec::new() };
+        assert_eq!(columns_read(&sql, "billing"), ["Status", "type", "lab", "id", "parent"]);
     }
 
     #[test]

@@ -108,7 +108,7 @@ pub async fn take_pending(
             // Whoever ends what takes long would end it again at every tick, and no other lab would have its turn.
             Err(error) if is_of_the_lab(db, &error).await => {
                 metrics::database_error(&error);
-                report.unusable.insert(lab_id, chain(&error));
+                report.untaken.insert(lab_id, chain(&error));
                 // One such wait a tick is enough: there is more to do.
                 if error.is_cut_off() {
                     return Ok(Walk { after: Some(lab_id), ..walk });
@@ -159,7 +159,7 @@ async fn take_lab(
         Ok(history) => take(db, rollup, limits, (records, &history), now, report).await,
         Err(why) => {
             unless_held(db, &name_of(lab_id), "refuse migration", report, || refuse(db, records, &why)).await?;
-            report.unusable.insert(lab_id, why);
+            report.untaken.insert(lab_id, why);
             Ok(())
         }
     }

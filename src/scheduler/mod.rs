@@ -15,8 +15,8 @@
 //! - [`snapshots`]: the daily snapshot, beside the ticks.
 //! - [`observe`]: gauges of the queue and of what is due, beside the ticks.
 //!
-//! How it fails: a step that cannot reach the database is logged and done at a later tick; a
-//! lab that cannot be scheduled is reported, and stops no other; so is a record or a run whose rows
+//! How it fails: a step that fails is logged and done at a later tick, and stops no other step; a
+//! lab that cannot be scheduled is reported, and stops no other; so is a record, a run or a zone whose rows
 //! somebody else holds, and it is done at a later tick. On shutdown a step is dropped wherever it is: each
 //! is a transaction, which rolls back. The audit and the snapshot, which are held by a lease, have a few
 //! seconds to hand on what they hold.
@@ -75,6 +75,10 @@ const TICK_REST_MAX: Duration = Duration::from_secs(30);
 /// How long to wait after a tick that failed.
 const AGAIN: Backoff = Backoff { base: TICK, max: Duration::from_secs(10) };
 
+/// How many open runs a tick looks at: each is a transaction or two, and changes of closed days may have made
+/// thousands of them that a pause keeps open.
+const RUNS_A_TICK: usize = 200;
+
 /// How often the labs are read to see which days have closed.
 const NIGHTLY_EVERY: Duration = Duration::from_secs(10);
 
@@ -125,6 +129,8 @@ pub struct Report {
     pub closed: Vec<(i64, RunState, Progress)>,
     /// Labs that it could not schedule, and why.
     pub unusable: BTreeMap<i64, String>,
+    /// Labs whose migration records it could not take, and why.
+    pub untaken: BTreeMap<i64, String>,
     /// The runs that it left open, and how far they are.
     pub open: Vec<(JobKind, Progress)>,
     /// What it left for the next tick, as somebody else holds its rows, and the database's words.
@@ -160,45 +166,64 @@ pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock) -> Re
 
 /// Closes runs whose jobs have all ended, and keeps the migration records of the others true.
 pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
+    let mut after = None;
+    loop {
+        after = close_next_runs(db, after, report).await?;
+        if after.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// The same of so many runs, of those behind `after`; where to go on, none where no more are open.
+pub async fn close_next_runs(db: &Db, after: Option<i64>, report: &mut Report) -> Result<Option<i64>, DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let open = runs::open(&mut tx).await?;
     tx.commit().await?;
-    for run in open {
-        let what = format!("run {}", run.id);
-        let (progress, records) = look_at(db, &run).await?;
-        if records == Records::Disappeared {
-            if cancel(db, &run, &what, report).await? {
-                tracing::warn!(run = run.id, "cancelled, as its migration record has disappeared");
-                RUNS_ENDED.add([run.kind.name(), RunState::Cancelled.name()], 1);
-                let (progress, _) = look_at(db, &run).await?;
-                report.closed.push((run.id, RunState::Cancelled, progress));
-            }
-            continue;
+    let mut open = open.into_iter().filter(|run| after.is_none_or(|after| run.id > after));
+    let mut last = None;
+    for run in open.by_ref().take(RUNS_A_TICK) {
+        close_run(db, &run, report).await?;
+        last = Some(run.id);
+    }
+    Ok(last.filter(|_| open.next().is_some()))
+}
+
+async fn close_run(db: &Db, run: &Run, report: &mut Report) -> Result<(), DbError> {
+    let what = format!("run {}", run.id);
+    let (progress, records) = look_at(db, run).await?;
+    if records == Records::Disappeared {
+        if cancel(db, run, &what, report).await? {
+            tracing::warn!(run = run.id, "cancelled, as its migration record has disappeared");
+            RUNS_ENDED.add([run.kind.name(), RunState::Cancelled.name()], 1);
+            let (progress, _) = look_at(db, run).await?;
+            report.closed.push((run.id, RunState::Cancelled, progress));
         }
-        if progress.open() > 0 {
-            if records == Records::There {
-                unless_held(db, &what, "refresh records", report, || refresh(db, &run, &progress)).await?;
-            }
-            report.open.push((run.kind, progress));
-            continue;
+        return Ok(());
+    }
+    if progress.open() > 0 {
+        if records == Records::There {
+            unless_held(db, &what, "refresh records", report, || refresh(db, run, &progress)).await?;
         }
-        let closed = unless_held(db, &what, "close run", report, || runs::try_close(db, run.id));
-        if let Some((state, progress)) = closed.await?.flatten() {
-            tracing::info!(
-                run = run.id,
-                kind = run.kind.name(),
-                state = state.name(),
-                jobs = progress.total(),
-                discarded = progress.discarded,
-                rows_inserted = progress.rows_inserted,
-                rows_updated = progress.rows_updated,
-                rows_deleted = progress.rows_deleted,
-                "run ended: {}",
-                run.reason
-            );
-            RUNS_ENDED.add([run.kind.name(), state.name()], 1);
-            report.closed.push((run.id, state, progress));
-        }
+        report.open.push((run.kind, progress));
+        return Ok(());
+    }
+    let closed = unless_held(db, &what, "close run", report, || runs::try_close(db, run.id));
+    if let Some((state, progress)) = closed.await?.flatten() {
+        tracing::info!(
+            run = run.id,
+            kind = run.kind.name(),
+            state = state.name(),
+            jobs = progress.total(),
+            discarded = progress.discarded,
+            rows_inserted = progress.rows_inserted,
+            rows_updated = progress.rows_updated,
+            rows_deleted = progress.rows_deleted,
+            "run ended: {}",
+            run.reason
+        );
+        RUNS_ENDED.add([run.kind.name(), state.name()], 1);
+        report.closed.push((run.id, state, progress));
     }
     Ok(())
 }
@@ -255,6 +280,8 @@ async fn tick_until(
 ) {
     let (mut reported, mut reported_held) = (BTreeMap::new(), BTreeMap::new());
     let mut labs_read: Option<Instant> = None;
+    // Behind which run the next ones are looked at, and how far those are that are open, since the round began.
+    let (mut looked_at, mut open) = (None, Vec::new());
     // Which records are taken next, and the labs whose records could not be, since the walk began its round.
     let (mut walk, mut untaken, mut reported_untaken) = (Walk::default(), BTreeMap::new(), BTreeMap::new());
     let mut pace = Pace::new("tick failed, trying again", AGAIN);
@@ -263,18 +290,39 @@ async fn tick_until(
         let mut report = Report::default();
         let step = async {
             let now = db.now(clock).await?;
+            // What one of them fails of need not be of the others.
+            let mut done = Ok(());
             if labs_read.is_none_or(|at| at.elapsed() >= NIGHTLY_EVERY) {
-                nightly::enqueue_closed_days(db, rollup, config, now, &mut report).await?;
-                report_unusable(&std::mem::take(&mut report.unusable), &mut reported);
-                labs_read = Some(Instant::now());
+                done = nightly::enqueue_closed_days(db, rollup, config, now, &mut report).await;
+                if done.is_ok() {
+                    let unusable = std::mem::take(&mut report.unusable);
+                    report_labs("cannot be scheduled", unusable, &mut reported);
+                    // What somebody holds is tried again at once.
+                    labs_read = report.held.is_empty().then(Instant::now);
+                }
             }
-            close_runs(db, &mut report).await?;
-            walk = migrations::take_pending(db, rollup, config.rebuilds(), walk, now, &mut report).await?;
-            untaken.append(&mut report.unusable);
-            if walk.is_at_start() {
-                report_unusable(&std::mem::take(&mut untaken), &mut reported_untaken);
+            match close_next_runs(db, looked_at, &mut report).await {
+                Ok(next) => {
+                    looked_at = next;
+                    open.append(&mut report.open);
+                    if looked_at.is_none() {
+                        show_progress(&std::mem::take(&mut open));
+                    }
+                }
+                Err(error) => done = done.and(Err(error)),
             }
-            Ok(())
+            match migrations::take_pending(db, rollup, config.rebuilds(), walk, now, &mut report).await {
+                Ok(next) => {
+                    walk = next;
+                    untaken.append(&mut report.untaken);
+                    if walk.is_at_start() {
+                        let untaken = std::mem::take(&mut untaken);
+                        report_labs("has migration records that cannot be taken", untaken, &mut reported_untaken);
+                    }
+                }
+                Err(error) => done = done.and(Err(error)),
+            }
+            done
         };
         let Some(done) = shutdown.run_until_cancelled(step).await else { return };
         report_held(&report.held, &mut reported_held);
@@ -285,7 +333,6 @@ async fn tick_until(
         if done.is_ok() {
             pulse.beat();
             SCHEDULER_LAST_TICK.set([], metrics::now_seconds());
-            show_progress(&report.open);
         }
         // Counting runs of millions of jobs takes a while: it stays a small part of the time.
         let rest = (took.saturating_sub(report.waited) * TICK_RESTS).clamp(TICK, TICK_REST_MAX);
@@ -302,12 +349,12 @@ fn show_progress(open: &[(JobKind, Progress)]) {
     }
 }
 
-/// Logs labs that cannot be scheduled, once each until that changes.
-fn report_unusable(unusable: &BTreeMap<i64, String>, reported: &mut BTreeMap<i64, String>) {
-    for (lab, why) in unusable {
+/// Logs what is the matter with labs, once each until that changes.
+fn report_labs(what: &str, labs: BTreeMap<i64, String>, reported: &mut BTreeMap<i64, String>) {
+    for (lab, why) in &labs {
         if reported.get(lab) != Some(why) {
-            tracing::warn!(lab, "lab {lab} cannot be scheduled: {why}");
+            tracing::warn!(lab, "lab {lab} {what}: {why}");
         }
     }
-    reported.clone_from(unusable);
+    *reported = labs;
 }

@@ -15,11 +15,11 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, NaiveDate, Utc};
 
 pub use super::nightly_at::NightlyAt;
-use super::{Config, Enqueued, Report};
+use super::{Config, Enqueued, Report, held::unless_held};
 use crate::{
     args,
     calendar::{self, Zone},
-    db::{Arg, Db, DbError, Mode, Query, Tx, retry},
+    db::{Arg, Db, DbError, Mode, Query, Tx},
     metrics::catalogue::DAYS_SKIPPED,
     queue::JobKind,
     rollup::{Rollup, source},
@@ -67,8 +67,9 @@ pub async fn enqueue_closed_days(
         let behind = labs.into_iter().filter(|(_, through)| through.is_none_or(|through| through < due));
         let behind: Vec<i64> = behind.map(|(lab, _)| lab).collect();
         if !behind.is_empty() {
-            let (enqueued, skipped) =
-                retry("nightly", || enqueue_zone(db, rollup, config, now, zone, due, &behind)).await?;
+            let (what, enqueue) = (zone.name(), || enqueue_zone(db, rollup, config, now, zone, due, &behind));
+            let enqueued = unless_held(db, &format!("nightly run of {what}"), "nightly", report, enqueue).await?;
+            let Some((enqueued, skipped)) = enqueued else { continue };
             DAYS_SKIPPED.add([], skipped);
             for (kind, run) in enqueued {
                 report.note(kind, run);

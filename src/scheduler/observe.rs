@@ -16,7 +16,7 @@ use super::{Config, audits, dirty, nightly, pace::Pace};
 use crate::{
     args,
     clock::Clock,
-    db::{Backoff, Db, DbError, Mode, Tx},
+    db::{Arg, Backoff, Db, DbError, Mode, Statement, Tx},
     metrics::{
         self,
         catalogue::{
@@ -43,29 +43,28 @@ const REST_MAX: Duration = Duration::from_secs(120);
 /// How long to wait where they cannot be read.
 const AGAIN: Backoff = Backoff { base: EVERY, max: REST_MAX };
 
-statement!(
-    OPEN_COUNTS,
-    "open job counts",
-    "SELECT kind,
+/// Counts the jobs that are open or were discarded, by what is given and by the label `state`.
+macro_rules! open_counts {
+    ($by:literal, $column:literal) => {
+        concat!(
+            "SELECT ",
+            $by,
+            ",
             CASE WHEN state <> 'available' THEN state WHEN sort_key >= ? THEN 'paused'
                  WHEN sort_key > {now_us} THEN 'backing_off' ELSE 'available' END AS phase,
             COUNT(*)
      FROM daymend_jobs {force_claim}
      WHERE kind IN ('nightly', 'repair', 'rebuild') AND state IN ('available', 'running', 'discarded')
-     GROUP BY kind, phase"
-);
+     GROUP BY ",
+            $column,
+            ", phase"
+        )
+    };
+}
 
-statement!(
-    OPEN_COUNTS_BY_LAB,
-    "open job counts by lab",
-    "SELECT CAST(lab_id AS CHAR),
-            CASE WHEN state <> 'available' THEN state WHEN sort_key >= ? THEN 'paused'
-                 WHEN sort_key > {now_us} THEN 'backing_off' ELSE 'available' END AS phase,
-            COUNT(*)
-     FROM daymend_jobs {force_claim}
-     WHERE kind IN ('nightly', 'repair', 'rebuild') AND state IN ('available', 'running', 'discarded')
-     GROUP BY lab_id, phase"
-);
+statement!(OPEN_COUNTS, "open job counts", open_counts!("kind", "kind"));
+
+statement!(OPEN_COUNTS_BY_LAB, "open job counts by lab", open_counts!("CAST(lab_id AS CHAR)", "lab_id"));
 
 statement!(
     RUN_COUNTS,
@@ -276,7 +275,7 @@ async fn nightly_done(tx: &mut Tx) -> Result<BTreeMap<String, DateTime<Utc>>, Db
 type Counts = BTreeMap<(String, String), i64>;
 
 /// The rows of a statement of two names and a number.
-async fn count(tx: &mut Tx, statement: &crate::db::Statement, args: Vec<crate::db::Arg>) -> Result<Counts, DbError> {
+async fn count(tx: &mut Tx, statement: &Statement, args: Vec<Arg>) -> Result<Counts, DbError> {
     let mut counts = BTreeMap::new();
     tx.for_each(statement, args, |row| {
         counts.insert((row.text(0)?, row.text(1)?), row.int(2)?);

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Session, backend::QueueBackend, fault, room::Room, wait_after};
 use crate::{
+    calendar,
     db::{Backoff, COMMIT, Db, DbError, Kind, Mode},
     error::{chain, examples},
     metrics::catalogue::{CLAIM_DURATION, JOBS_CLAIMED, QUEUE_LATENCY},
@@ -22,7 +23,7 @@ use crate::{
         lease::{self, Holder},
         run_of,
     },
-    recompute::{self, shrink::MaxShrink},
+    recompute::shrink::MaxShrink,
     runs,
 };
 
@@ -201,8 +202,12 @@ impl Fetcher {
         }
         self.waits_for = workers;
         let held = holders.iter().map(|Holder { worker, name, lease_until, jobs }| {
-            let until = lease_until.format("%Y-%m-%d %H:%M:%S");
-            format!("{jobs} job(s) of worker {worker} ({name}), whose lease ends at {until} UTC unless it is alive")
+            let lease = if *lease_until == DateTime::UNIX_EPOCH {
+                "has run out".to_owned()
+            } else {
+                format!("ends at {} UTC unless it is alive", lease_until.format("%Y-%m-%d %H:%M:%S"))
+            };
+            format!("{jobs} job(s) of worker {worker} ({name}), whose lease {lease}")
         });
         if !holders.is_empty() {
             let held = examples(held, HOLDERS_SHOWN);
@@ -241,7 +246,7 @@ impl Fetcher {
         for jobs in jobs.chunk_by(|a, b| {
             max_shrink(a) == max_shrink(b)
                 && (a.kind, &a.rollup, a.lab_id) == (b.kind, &b.rollup, b.lab_id)
-                && recompute::are_neighbours(a.day, b.day)
+                && calendar::next(a.day) == b.day
         }) {
             for jobs in jobs.chunks(DAYS_A_TURN) {
                 let as_of = jobs.iter().filter_map(|job| self.runs.get(&run_of(job.id))).map(|run| run.as_of).max();

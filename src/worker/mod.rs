@@ -244,15 +244,15 @@ pub async fn run(
     let (mut db, mut lease_db) = (db.with_limit(QUEUE_LIMIT), lease_db.with_limit(config.lease / 4));
     let mut last_session = None;
     loop {
-        let Some(worker_id) = register(&lease_db, config, shutdown).await else {
-            return Ended::Shutdown;
-        };
+        let registered = register(&lease_db, config, shutdown).await;
         // What the last session held need not wait for its lease to run out.
-        if let Some(last) = last_session.replace(worker_id)
+        if let Some(last) = last_session
             && let Err(error) = lease::sign_off(&lease_db, last).await
         {
             tracing::warn!(worker = last, error = %chain(&error), "its jobs are rescued when its lease runs out");
         }
+        let Some(worker_id) = registered else { return Ended::Shutdown };
+        last_session = Some(worker_id);
         let (gate_keeper, gate) = config.limits.gate();
         let session = Arc::new(Session {
             db: db.clone(),
@@ -387,8 +387,12 @@ async fn finish<W>(session: &Session, worker: W, acker: AbortOnDropHandle<()>) {
 
 /// Logs a database error and waits, longer after each failure in a row.
 async fn wait_after(error: &DbError, what: &str, failures: u32, until: &CancellationToken) {
+    wait_for(Backoff::UNAVAILABLE.wait(failures), error, what, until).await;
+}
+
+/// Logs a database error and waits for so long.
+async fn wait_for(wait: Duration, error: &DbError, what: &str, until: &CancellationToken) {
     metrics::database_error(error);
-    let wait = Backoff::UNAVAILABLE.wait(failures);
     tracing::warn!(error = %chain(error), ?wait, "{what} failed, trying again");
     until.run_until_cancelled(tokio::time::sleep(wait)).await;
 }

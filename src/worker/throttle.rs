@@ -197,7 +197,8 @@ async fn channels(replica: &Db) -> Result<Vec<Option<i64>>, DbError> {
         .await
 }
 
-/// The first value of the operator's query, which has to be a number: NULL says nothing.
+/// The first value of the operator's query, which has to be a number: NULL is none, and holds the worker
+/// back.
 async fn number(db: &Db, query: &str) -> Result<f64, DbError> {
     let mut tx = db.with_limit(ANSWER_MAX).begin(Mode::Snapshot).await?;
     tx.fetch_one(Query::new("throttle query", query), args![], |row| row.real(0)).await

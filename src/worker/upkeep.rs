@@ -9,9 +9,9 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Session, fault, room::Room, throttle, wait_after};
+use super::{Session, fault, room::Room, throttle, wait_for};
 use crate::{
-    db::Db,
+    db::{Backoff, Db},
     metrics::{
         self, Outcome,
         catalogue::{ACKS_REFUSED, ATTEMPTS, HEARTBEAT, JOBS_HELD, SLOTS, SLOTS_BUSY},
@@ -46,10 +46,17 @@ pub(super) async fn keep_lease(session: Arc<Session>, db: Db) {
             Err(error) => {
                 failures += 1;
                 beat.reset_immediately();
-                wait_after(&error, "heartbeat", failures, &session.lost).await;
+                let wait = again(session.config.heartbeat).wait(failures);
+                wait_for(wait, &error, "heartbeat", &session.lost).await;
             }
         }
     }
+}
+
+/// How long to wait after a heartbeat that failed: not so long that the next one is missed, of which a lease has
+/// a few.
+fn again(heartbeat: Duration) -> Backoff {
+    Backoff { max: Backoff::UNAVAILABLE.max.min(heartbeat), ..Backoff::UNAVAILABLE }
 }
 
 /// Shows what the worker is busy with.
@@ -158,5 +165,17 @@ pub(super) fn refused(session: &Session, jobs: &[Job]) {
     if !jobs.is_empty() {
         let jobs = jobs.len();
         tracing::warn!(worker = session.worker_id, jobs, "the jobs belong to somebody else now: result dropped");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_that_failed_again_and_again_is_tried_before_the_next_is_due() {
+        let wait = |heartbeat: u64| again(Duration::from_secs(heartbeat)).wait(100).as_secs_f64();
+        assert!((1.0..=2.0).contains(&wait(2)), "{}", wait(2));
+        assert!((5.0..=10.0).contains(&wait(60)), "{}", wait(60));
     }
 }

@@ -1,13 +1,17 @@
 //! The audit finds exactly what differs from its source, and says why.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use chrono_tz::Tz;
 use daymend::{
     args,
-    audit::{Sample, Scope, cause::Cause},
+    audit::{self, Options, Sample, Scope, cause::Cause},
     calendar,
+    rollup::{HISTORICAL_SUMMARY, Rollups},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
@@ -19,6 +23,7 @@ use crate::{
         lab_system::Bill,
         oracle,
         process::{run, run_ok},
+        work::{jobs_with_slow_lab, rollups},
     },
 };
 
@@ -33,6 +38,7 @@ on_both! {
     rows_of_a_lab_whose_view_is_off_are_found_and_not_repaired;
     rows_of_a_lab_that_does_not_exist_are_found_and_not_repaired;
     a_lab_that_cannot_be_audited_is_reported_and_stops_no_other;
+    a_lab_that_takes_too_long_to_read_is_reported_and_stops_no_other;
     what_is_held_at_once_does_not_grow_with_the_history;
     a_bill_from_1970_costs_nothing;
     rows_of_the_first_and_the_last_days_of_all_are_found;
@@ -456,4 +462,25 @@ async fn a_sample_draws_days_that_can_be_drawn_again(engine: Engine) {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("to draw them again: --sample 6 --seed 1"), "{text}");
     run_ok(&db, &["--now", NOW, "audit", "--sample", "6", "--except", "wrong_count"]);
+}
+
+/// While it is planned, or walked through.
+async fn a_lab_that_takes_too_long_to_read_is_reported_and_stops_no_other(engine: Engine) {
+    let db = histories(engine).await;
+    let jobs = jobs_with_slow_lab(engine, KOLKATA);
+    let slow = Rollups::load(Some(jobs.path())).unwrap();
+    let (slow, rollups) = (slow.get(HISTORICAL_SUMMARY).unwrap(), rollups());
+    let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+    let impatient = db.db.with_limit(Duration::from_secs(3));
+    let sample = Scope { sample: Some(Sample { days: 5, seed: 1 }), ..Scope::default() };
+    let options = Options { as_of: now(), except: BTreeSet::new(), rows_max: 10 };
+    for (planned_by, scope) in [(slow, Scope::default()), (slow, sample), (rollup, Scope::default())] {
+        let plan = audit::plan(&impatient, planned_by, &scope, now()).await.unwrap();
+        let report = audit::run(&impatient, slow, &plan, &options, |_, _| ()).await.unwrap();
+        let problems: Vec<_> =
+            report.labs.iter().flat_map(|lab| lab.problems.iter().map(|problem| (lab.lab, &problem.why))).collect();
+        assert!(matches!(problems[..], [(KOLKATA, why)] if why.contains("no answer within 3s")), "{problems:?}");
+        let audited = report.labs.iter().find(|lab| lab.lab == NEW_YORK).unwrap().days_audited;
+        assert_eq!(audited, if scope.sample.is_some() { 5 } else { 14 }, "{report:?}");
+    }
 }

@@ -19,7 +19,7 @@ use daymend::{
     calendar::dates,
     clock::Clock,
     db::{Db, DbClock, Mode, Query},
-    rollup::HISTORICAL_SUMMARY,
+    rollup::{HISTORICAL_SUMMARY, Rollups},
     runs::RunState,
     scheduler::{
         self,
@@ -37,7 +37,7 @@ use crate::{
         oracle,
         process::{Process, run_fails, run_ok},
         wait_until,
-        work::{SCHEDULER, rollups},
+        work::{SCHEDULER, jobs_with_slow_lab, rollups},
     },
 };
 
@@ -53,6 +53,7 @@ on_both! {
     a_slice_whose_holder_died_is_gone_on_with;
     a_shutdown_hands_the_slice_back;
     labs_that_cannot_be_audited_keep_nobody_waiting;
+    a_lab_that_takes_too_long_to_read_keeps_no_other_waiting;
     what_is_found_is_repaired_where_that_is_wanted;
     results_are_kept_shown_and_pruned;
     serve_finds_and_repairs_by_itself;
@@ -341,6 +342,24 @@ async fn labs_that_cannot_be_audited_keep_nobody_waiting(engine: Engine) {
     db.execute("DELETE FROM labs WHERE id = -5", args![]).await;
     night(&db, &little, nights).await.unwrap();
     assert!(!self::cursors(&db).await.contains_key(&-5));
+}
+
+async fn a_lab_that_takes_too_long_to_read_keeps_no_other_waiting(engine: Engine) {
+    let db = histories(engine).await;
+    let jobs = jobs_with_slow_lab(engine, KOLKATA);
+    let rollups = Rollups::load(Some(jobs.path())).unwrap();
+    let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+    let (config, token) = (config(LONG, false), CancellationToken::new());
+    let impatient = db.db.with_limit(Duration::from_secs(3));
+    let reports = audits::audit_tonight(&impatient, rollup, &config, Clock::Fixed(now()), &token).await.unwrap();
+    assert_eq!(reports.iter().map(|report| report.counts.labs_completed).collect::<Vec<_>>(), [1]);
+    let after = cursors(&db).await;
+    let problem = after[&KOLKATA].problem.as_ref().unwrap();
+    assert!(after[&KOLKATA].audited_at.is_none() && problem.contains("no answer within 3s"), "{after:?}");
+    assert!(after[&NEW_YORK].audited_at.is_some(), "{after:?}");
+    assert_eq!(night(&db, &config, 1).await.unwrap().counts.labs_completed, 2);
+    let after = cursors(&db).await;
+    assert!(after[&KOLKATA].audited_at.is_some() && after[&KOLKATA].problem.is_none(), "{after:?}");
 }
 
 // SQLite's columns take any text; MySQL's DATETIME does not.

@@ -7,7 +7,7 @@ use chrono_tz::Asia::Kolkata;
 use crate::{
     dirty::{labs, now},
     on_both,
-    support::{Engine, http::get, oracle, process::Process, wait_until},
+    support::{Engine, TestDb, http::get, oracle, process::Process, wait_until},
 };
 
 on_both! {
@@ -15,6 +15,7 @@ on_both! {
     a_test_that_takes_its_rows_along_marks_their_days;
     a_bill_that_takes_its_rows_along_marks_its_day;
     days_that_could_not_be_marked_are_marked_later;
+    what_was_marked_before_an_error_is_not_looked_for_again;
     a_test_whose_mark_is_far_below_the_others_is_not_overlooked;
 }
 
@@ -124,28 +125,63 @@ async fn days_that_could_not_be_marked_are_marked_later(engine: Engine) {
     let limit = Duration::from_secs(30);
     let db = labs(engine).await;
     db.install_dirty_triggers().await;
-    db.execute_script(match engine {
-        Engine::MariaDb => {
-            "CREATE TRIGGER refuse BEFORE INSERT ON daymend_dirty FOR EACH ROW
-             IF NEW.test_id IS NULL THEN SIGNAL SQLSTATE '45000'; END IF"
-        }
-        Engine::Sqlite => {
-            "CREATE TRIGGER refuse BEFORE INSERT ON daymend_dirty WHEN NEW.test_id IS NULL
-             BEGIN SELECT RAISE(ABORT, 'not now'); END"
-        }
-    })
-    .await;
+    refuse_marks(&db, "NEW.test_id IS NULL").await;
     db.execute("UPDATE allTests SET department_id = 30 WHERE id = 2", vec![]).await;
     let (_scheduler, address) = Process::start_with_pages(&db, &["--now", "2026-06-15T12:00:00Z", "scheduler"]);
-    let has_failed = |line: &str| line.starts_with("daymend_database_errors_total") && !line.ends_with(" 0");
-    wait_until("the marks to fail", limit, async || {
-        get(&address, "/metrics").is_ok_and(|page| page.body.lines().any(has_failed))
-    })
-    .await;
+    wait_until("the marks to fail", limit, async || errors(&address) > 0).await;
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE kind = 'repair'").await, 0);
     db.execute_script("DROP TRIGGER refuse").await;
     let marked = "SELECT COUNT(*) FROM daymend_jobs
                   WHERE kind = 'repair' AND lab_id = 1 AND day IN ('2026-06-11', '2026-06-13')";
     wait_until("the days to be enqueued", limit, async || db.number(marked).await == 2).await;
     wait_until("the mark of the test to go", limit, async || db.marks().await == 0).await;
+}
+
+/// Refuses the marks that fit.
+async fn refuse_marks(db: &TestDb, which: &str) {
+    db.execute_script(&match db.engine {
+        Engine::MariaDb => format!(
+            "CREATE TRIGGER refuse BEFORE INSERT ON daymend_dirty FOR EACH ROW
+             IF {which} THEN SIGNAL SQLSTATE '45000'; END IF"
+        ),
+        Engine::Sqlite => format!(
+            "CREATE TRIGGER refuse BEFORE INSERT ON daymend_dirty WHEN {which}
+             BEGIN SELECT RAISE(ABORT, 'not now'); END"
+        ),
+    })
+    .await;
+}
+
+/// The sum of a metric's samples.
+fn sum_of(address: &str, metric: &str) -> u64 {
+    let page = get(address, "/metrics").map(|page| page.body).unwrap_or_default();
+    let samples = page.lines().filter(|line| line.starts_with(metric));
+    samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
+}
+
+fn errors(address: &str) -> u64 {
+    sum_of(address, "daymend_database_errors_total")
+}
+
+async fn what_was_marked_before_an_error_is_not_looked_for_again(engine: Engine) {
+    let limit = Duration::from_secs(60);
+    let db = labs(engine).await;
+    // Several steps, with bills of test 1 in the first and in the last.
+    for _ in 0..14 {
+        let double =
+            "INSERT INTO labReportRelation (billing_id, test_id, isCancelled) SELECT 999, 5, 0 FROM labReportRelation";
+        db.execute(double, vec![]).await;
+    }
+    let far = "INSERT INTO labReportRelation (id, billing_id, test_id, isCancelled) VALUES (9000000000, 12, 1, 0)";
+    db.execute(far, vec![]).await;
+    db.install_dirty_triggers().await;
+    refuse_marks(&db, "NEW.bill_time LIKE '2026-06-11%'").await;
+    db.execute("UPDATE allTests SET department_id = 30 WHERE id = 1", vec![]).await;
+    let (_scheduler, address) = Process::start_with_pages(&db, &["--now", "2026-06-15T12:00:00Z", "scheduler"]);
+    wait_until("the marks to fail", limit, async || errors(&address) > 3).await;
+    let repaired = || sum_of(&address, "daymend_dirty_marks_total{outcome=\"repaired\"}");
+    assert_eq!(repaired(), 3, "each day once");
+    db.execute_script("DROP TRIGGER refuse").await;
+    wait_until("the mark of the test to go", limit, async || db.marks().await == 0).await;
+    wait_until("the last day", limit, async || repaired() == 4).await;
 }

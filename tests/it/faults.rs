@@ -32,6 +32,7 @@ on_both! {
     a_worker_that_does_not_settle_registers_anew;
     a_job_of_a_rollup_that_nobody_knows_is_discarded_at_once;
     a_worker_that_cannot_settle_says_so_and_gives_up_what_it_holds;
+    a_worker_that_ends_while_it_registers_anew_signs_off;
 }
 
 async fn labs(engine: Engine) -> TestDb {
@@ -255,4 +256,29 @@ async fn discarded_at_once(db: &TestDb) {
         db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await == 4
     })
     .await;
+}
+
+async fn a_worker_that_ends_while_it_registers_anew_signs_off(engine: Engine) {
+    let db = labs(engine).await;
+    let (mut worker, address) = Process::start_with_pages(&db, &WORKER);
+    wait_until("the worker", LIMIT, async || db.number("SELECT COUNT(*) FROM daymend_workers").await == 1).await;
+    db.execute_script(match engine {
+        Engine::MariaDb => {
+            "CREATE TRIGGER refuse BEFORE INSERT ON daymend_workers FOR EACH ROW
+             SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not now'"
+        }
+        Engine::Sqlite => {
+            "CREATE TRIGGER refuse BEFORE INSERT ON daymend_workers BEGIN SELECT RAISE(ABORT, 'not now'); END"
+        }
+    })
+    .await;
+    db.execute("UPDATE daymend_workers SET lease_until_us = 0", args![]).await;
+    let is_lost = |line: &str| line == "daymend_leases_lost_total 1";
+    wait_until("the lease to be lost", LIMIT, async || {
+        get(&address, "/metrics").is_ok_and(|page| page.body.lines().any(is_lost))
+    })
+    .await;
+    worker.terminate();
+    assert_eq!(worker.wait(LIMIT), Some(0));
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_workers WHERE stopped_at IS NULL").await, 0);
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use daymend::{
     args,
     db::{Mode, Query, Tx},
@@ -73,6 +74,24 @@ async fn tick(db: &TestDb) -> Report {
 /// What a tick left for the next one.
 fn left(report: &Report) -> Vec<&str> {
     report.held.keys().map(String::as_str).collect()
+}
+
+/// By a scheduler that was stopped in the middle, say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_zone_whose_labs_are_held_keeps_no_other_waiting() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    for (lab, zone) in [(1, "America/New_York"), (2, "Asia/Kolkata")] {
+        db.add_lab(lab, Some(zone)).await;
+    }
+    assert_eq!(tick(&db).await.enqueued.len(), 2);
+    let held = hold(&db, "UPDATE daymend_labs SET time_zone = NULL WHERE lab_id = 1").await;
+    let tomorrow = now() + TimeDelta::days(1);
+    let report = tokio::time::timeout(LIMIT, db.tick(tomorrow)).await.expect("a tick");
+    assert_eq!(left(&report), ["nightly run of America/New_York"]);
+    let reasons = |report: &Report| report.enqueued.iter().map(|run| run.reason.clone()).collect::<Vec<_>>();
+    assert_eq!(reasons(&report), ["nightly Asia/Kolkata 2026-06-15"]);
+    held.rollback().await.unwrap();
+    assert_eq!(reasons(&db.tick(tomorrow).await), ["nightly America/New_York 2026-06-15"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

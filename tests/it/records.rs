@@ -26,7 +26,7 @@ use crate::{
         Engine, TestDb,
         process::command,
         wait_until,
-        work::{SCHEDULER, jobs_changed, rollups},
+        work::{SCHEDULER, jobs_with_slow_lab, rollups},
     },
 };
 
@@ -52,7 +52,7 @@ async fn a_record_that_cannot_be_taken_stops_no_other(engine: Engine) {
     };
     db.execute(trigger, args![]).await;
     let report = db.tick(now()).await;
-    assert!(report.unusable[&2].contains("never") && report.unusable.len() == 1, "{report:?}");
+    assert!(report.untaken[&2].contains("never") && report.untaken.len() == 1, "{report:?}");
     let statuses = async || {
         let mut statuses = Vec::new();
         for record in &records {
@@ -62,7 +62,7 @@ async fn a_record_that_cannot_be_taken_stops_no_other(engine: Engine) {
     };
     assert_eq!(statuses().await, ["Running (0/1)", "Pending", "Running (0/1)"]);
     db.execute("DROP TRIGGER never", args![]).await;
-    assert!(db.tick(now()).await.unusable.is_empty());
+    assert!(db.tick(now()).await.untaken.is_empty());
     assert_eq!(statuses().await, ["Running (0/1)"; 3]);
 }
 
@@ -70,26 +70,14 @@ async fn a_record_that_cannot_be_taken_stops_no_other(engine: Engine) {
 async fn a_history_that_takes_too_long_to_read_stops_no_other(engine: Engine) {
     let db = TestDb::new(engine).await;
     let records = requested(&db, 1..=3).await;
-    let slow = match engine {
-        Engine::MariaDb => "SLEEP(600) = 0",
-        Engine::Sqlite => {
-            "(WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT COUNT(*) FROM r) = 0"
-        }
-    };
-    let of_lab = "billing.lab_id = :lab_id";
-    let jobs = jobs_changed(|file, sql| match file {
-        file if file.ends_with("days.sql") => {
-            sql.replace(of_lab, &format!("{of_lab} AND (billing.lab_id <> 2 OR {slow})"))
-        }
-        _ => sql,
-    });
+    let jobs = jobs_with_slow_lab(engine, 2);
     let rollups = Rollups::load(Some(jobs.path())).unwrap();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let limits = Limits { attempts_max: 5, max_shrink: MaxShrink::OFF };
     let (impatient, mut report) = (db.db.with_limit(Duration::from_secs(3)), Report::default());
     let start = Walk::default();
     let walk = migrations::take_pending(&impatient, rollup, limits, start, now(), &mut report).await.unwrap();
-    assert!(!walk.is_at_start() && report.unusable[&2].contains("no answer within 3s"), "{report:?}");
+    assert!(!walk.is_at_start() && report.untaken[&2].contains("no answer within 3s"), "{report:?}");
     // The next tick begins with the next lab.
     let walk = migrations::take_pending(&impatient, rollup, limits, walk, now(), &mut report).await.unwrap();
     assert!(walk.is_at_start(), "{report:?}");

@@ -16,7 +16,7 @@ use daymend::{
     queue::{JobKind, admin::change, claim, lease, run_of, settle},
     recompute::shrink::MaxShrink,
     rollup::HISTORICAL_SUMMARY,
-    runs::{self, RunState},
+    runs::{self, NewRun, RunState},
     scheduler::{
         self, Enqueued, Report, nightly,
         repair::{self, Days},
@@ -27,7 +27,10 @@ use crate::{
     on_both,
     support::{
         Engine, TestDb,
+        http::get,
         lab_system::Bill,
+        process::Process,
+        wait_until,
         work::{SCHEDULER, rollups},
     },
 };
@@ -49,6 +52,8 @@ on_both! {
     a_run_goes_on_while_one_of_its_records_is_left;
     a_record_of_a_run_that_failed_says_how_many_days_did;
     the_event_log_pairs_started_with_how_the_run_ended;
+    a_step_that_fails_stops_no_other;
+    many_open_runs_are_looked_at_in_turns;
 }
 
 pub(crate) fn date(text: &str) -> NaiveDate {
@@ -273,7 +278,8 @@ async fn a_record_that_cannot_be_carried_out_ends_as_failed_with_the_reason(engi
     assert!(statuses[1].starts_with("Failed (time zone \"Mars/Olympus_Mons\" is unknown"), "{}", statuses[1]);
     assert_eq!(statuses[2], "Failed (no time zone is set)");
     assert_eq!(statuses[3], "Running (0/1)");
-    assert_eq!(report.unusable.keys().collect::<Vec<_>>(), [&1, &2, &99]);
+    assert_eq!(report.unusable.keys().collect::<Vec<_>>(), [&1, &2]);
+    assert_eq!(report.untaken.keys().collect::<Vec<_>>(), [&1, &2, &99]);
     let scheduled = "SELECT COUNT(*) FROM crelio_data_migrations WHERE is_scheduled = 1";
     assert_eq!(db.number(scheduled).await, 0);
     db.tick(now()).await;
@@ -451,4 +457,62 @@ async fn the_event_log_pairs_started_with_how_the_run_ended(engine: Engine) {
     assert!(events.iter().all(|(name, _)| name.starts_with("Nightly-Operation-Summary")), "{events:?}");
     let ended = started.iter().map(|(name, _)| (name.clone(), "COMPLETED".to_owned()));
     assert_eq!(events, started.iter().cloned().chain(ended).collect::<Vec<_>>(), "each once");
+}
+
+/// Nobody can read the labs.
+async fn a_step_that_fails_stops_no_other(engine: Engine) {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    let run = db.tick(now()).await.enqueued[0].run;
+    let arguments = ["--now", "2026-06-15T12:00:00Z", "scheduler", "--audit-budget", "0s"];
+    let (_scheduler, address) = Process::start_with_pages(&db, &arguments);
+    let ready = async || get(&address, "/readyz").is_ok_and(|page| page.status == 200);
+    wait_until("the scheduler to be ready", LIMIT, ready).await;
+    db.execute("ALTER TABLE labs RENAME COLUMN labTimeZone TO zone", args![]).await;
+    let failed = "daymend_scheduler_ticks_total{result=\"failed\"} ";
+    let has_failed = |line: &str| line.strip_prefix(failed).is_some_and(|ticks| ticks != "0");
+    wait_until("a tick to fail", LIMIT, async || {
+        get(&address, "/metrics").is_ok_and(|page| page.body.lines().any(has_failed))
+    })
+    .await;
+    db.execute("UPDATE daymend_jobs SET state = 'completed'", args![]).await;
+    wait_until("the run to be closed", LIMIT, async || db.run(run).await.0.state == RunState::Completed).await;
+}
+
+async fn many_open_runs_are_looked_at_in_turns(engine: Engine) {
+    const RUNS: usize = 450;
+    let db = TestDb::new(engine).await;
+    let mut tx = db.db.begin(Mode::Write).await.unwrap();
+    for _ in 0..RUNS {
+        let run = NewRun {
+            rollup: HISTORICAL_SUMMARY.to_owned(),
+            kind: JobKind::Repair,
+            reason: "a test".to_owned(),
+            requested_by: "scheduler".to_owned(),
+            time_zone: None,
+            lab_id: None,
+            as_of: now(),
+            labs: vec![(1, vec![date("2026-06-01")])],
+            attempts_max: 1,
+            max_shrink: MaxShrink::OFF,
+        };
+        runs::create(&mut tx, &run).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let (mut next, mut turns) = (None, Vec::new());
+    loop {
+        let mut report = Report::default();
+        next = scheduler::close_next_runs(&db.db, next, &mut report).await.unwrap();
+        turns.push(report.open.len());
+        if next.is_none() {
+            break;
+        }
+    }
+    assert_eq!(turns, [200, 200, 50]);
+    // The last run of all is closed in its turn, and whoever looks once looks at all.
+    db.execute("UPDATE daymend_jobs SET state = 'completed' WHERE id >= (SELECT MAX(run_id) * 100000000 FROM (SELECT * FROM daymend_jobs) AS jobs)", args![]).await;
+    let mut report = Report::default();
+    scheduler::close_runs(&db.db, &mut report).await.unwrap();
+    assert_eq!((report.closed.len(), report.open.len()), (1, RUNS - 1));
 }

@@ -1,9 +1,9 @@
 //! Retrying and cancelling jobs, run by run, in batches.
 //!
 //! Each batch is one transaction: the run's row is locked, some thousand jobs change, the run re-opens where that
-//! is needed, its migration records say so, and the admin log has it. No statement grows with the run. Whoever was
-//! interrupted does it again: what has changed does not fit any more. A run that is cancelled ends together with
-//! the last of its jobs.
+//! is needed, its migration records say so, and the admin log has it. No transaction grows with the run; only the
+//! plan counts all jobs that fit. Whoever was interrupted does it again: what has changed does not fit any more. A
+//! run that is cancelled ends together with the last of its jobs.
 
 use std::time::Duration;
 

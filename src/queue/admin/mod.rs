@@ -73,6 +73,10 @@ async fn write_log(tx: &mut Tx, who: &str, action: &str, filter: &str, jobs: u64
 
 /// How many jobs of which runs fit a condition made of fixed fragments: what a change would touch.
 async fn jobs_by_run(db: &Db, condition: &str, args: Vec<Arg>) -> Result<Vec<(i64, u64)>, DbError> {
-    let sql = format!("SELECT run_id, COUNT(*) FROM daymend_jobs WHERE {condition} GROUP BY run_id ORDER BY 1");
+    // The kinds, of which there are no others, let it find jobs of a state by the queue's index.
+    let sql = format!(
+        "SELECT run_id, COUNT(*) FROM daymend_jobs
+         WHERE kind IN ('nightly', 'repair', 'rebuild') AND {condition} GROUP BY run_id ORDER BY 1"
+    );
     db.fetch_all(Query::named("jobs by run", sql), args, |row| Ok((row.int(0)?, row.int(1)?.unsigned_abs()))).await
 }

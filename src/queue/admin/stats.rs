@@ -168,7 +168,8 @@ pub async fn stats(db: &Db) -> Result<Stats, DbError> {
     Ok(Stats { counts, oldest_waiting, completed, workers, paused })
 }
 
-/// Of each kind the job that has waited longest of those that could be claimed.
+/// Of each kind the job that has waited longest of those that are due, or whose turn it may be: a lab that is
+/// paused has none once they are set aside, and a kind that is paused has.
 ///
 /// A job that is due again has waited since it was: after a failed attempt, a retry, or a worker that
 /// handed it back. One that waits for its turn has since it was enqueued, or since its kind or its lab

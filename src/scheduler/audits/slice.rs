@@ -14,13 +14,16 @@ use crate::{
         report::by_day,
         scope::{self, Standing, Subject},
         slices::{self, Counts, Found, Taken},
-        walk::{Step, Walk},
+        walk::{Step, Walk, is_of_the_lab},
     },
     calendar,
     clock::Clock,
     db::{Db, DbError, Mode, retry},
     error::chain,
-    metrics::catalogue::{AUDIT_CHECKED, AUDIT_DIFFERENCES, AUDIT_DRIFTED, JOBS_ENQUEUED},
+    metrics::{
+        self,
+        catalogue::{AUDIT_CHECKED, AUDIT_DIFFERENCES, AUDIT_DRIFTED, JOBS_ENQUEUED},
+    },
     queue::JobKind,
     rollup::Rollup,
     runs::{self, NewRun},
@@ -66,7 +69,7 @@ struct Unrecorded {
 /// How a visit to a lab ended.
 #[derive(Debug, PartialEq, Eq)]
 enum Visit {
-    /// Its round has ended.
+    /// Its round has ended, or cannot go on tonight.
     Behind,
     /// The slice has.
     Over,
@@ -155,6 +158,13 @@ impl<'a> Slice<'a> {
                 Err(error) if error.is_bad_data() => {
                     cursor.problem = Some(chain(&error));
                     true
+                }
+                // The next night goes on from here. It may have taken as long as a statement may.
+                Err(error) if is_of_the_lab(&error, self.db).await => {
+                    metrics::database_error(&error);
+                    cursor.problem = Some(chain(&error));
+                    self.unrecorded.cursors.insert(subject.lab_id, cursor);
+                    return Ok(if self.record().await? { Visit::Behind } else { Visit::Lost });
                 }
                 Err(error) => return Err(error),
             };

@@ -8,9 +8,10 @@
 //!
 //! Rows that come, go or move meanwhile leave marks of their own, and their jobs start later than
 //! the test's change: so it does no harm that the walk takes many transactions. How far it has come
-//! is kept in memory only; a scheduler that dies leaves the marks of the tests, and another starts over.
+//! is kept in memory only, where errors leave it; a scheduler that dies leaves the marks of the tests, and
+//! another starts over.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use chrono::{DateTime, NaiveDate, Utc};
 
@@ -38,7 +39,7 @@ const MARKS_A_STATEMENT: usize = 500;
 statement!(
     TESTS_MARKED,
     "marked tests",
-    "SELECT id, test_id FROM daymend_dirty WHERE test_id IS NOT NULL ORDER BY id LIMIT ?"
+    "SELECT id, test_id FROM daymend_dirty WHERE test_id IS NOT NULL AND id > ? ORDER BY id LIMIT ?"
 );
 
 statement!(
@@ -53,8 +54,9 @@ statement!(
 struct Walk {
     /// The key of the last row of a step.
     bound: String,
-    /// The rows of a step that matter: lab, and moment or day.
+    /// The rows of a step that matter: lab, and moment or day; and what that statement is called.
     rows: String,
+    name: &'static str,
     /// What else its rows have to fit.
     args: Vec<Arg>,
     is_by_day: bool,
@@ -70,17 +72,18 @@ pub(super) struct Expansion {
     seen: HashSet<(i64, NaiveDate)>,
 }
 
-/// Begins with the first marked tests, where there are any.
+/// Begins with the first tests marked above that id, where there are any.
 pub(super) async fn begin(
     db: &Db,
     rollup: &Rollup,
     watch: &Watch,
     catalogue: &Catalogue,
+    floor: i64,
 ) -> Result<Option<Expansion>, DbError> {
     let Some(part) = watch.users(catalogue) else { return Ok(None) };
     let mut tx = db.begin(Mode::Snapshot).await?;
     let (mut ids, mut tests) = (Vec::new(), HashSet::new());
-    tx.for_each(&TESTS_MARKED, args![MARKS_MAX], |row| {
+    tx.for_each(&TESTS_MARKED, args![floor, MARKS_MAX], |row| {
         let (id, test) = (row.int(0)?, row.int_or_null(1).unwrap_or(None));
         if tests.len() < TESTS_MAX || test.is_none_or(|test| tests.contains(&test)) {
             ids.push(id);
@@ -101,7 +104,7 @@ pub(super) async fn begin(
     let used = Walk {
         bound: bound(&part.table, &part.key),
         rows: format!(
-            "-- daymend: bills of tests\nSELECT DISTINCT bill.{lab}, CASE WHEN bill.{time} >= '1000-01-01' THEN bill.{time} END
+            "SELECT DISTINCT bill.{lab}, CASE WHEN bill.{time} >= '1000-01-01' THEN bill.{time} END
              FROM {table} AS used JOIN {bills} AS bill ON bill.{bill_key} = used.{bill}
              WHERE used.{key} > ? AND used.{key} <= ? AND used.{reference} IN ({list})",
             lab = bill.lab,
@@ -113,6 +116,7 @@ pub(super) async fn begin(
             key = part.key,
             reference = catalogue.reference,
         ),
+        name: "bills of tests",
         args: tests.clone(),
         is_by_day: false,
         after: i64::MIN,
@@ -124,7 +128,7 @@ pub(super) async fn begin(
 
 fn bound(table: &str, key: &str) -> String {
     format!(
-        "-- daymend: next rows\nSELECT MAX({key}) FROM (SELECT {key} FROM {table} WHERE {key} > ? ORDER BY {key} LIMIT {ROWS_A_STEP}) AS step"
+        "SELECT MAX({key}) FROM (SELECT {key} FROM {table} WHERE {key} > ? ORDER BY {key} LIMIT {ROWS_A_STEP}) AS step"
     )
 }
 
@@ -141,7 +145,7 @@ fn stored(rollup: &Rollup, catalogue: &Catalogue, place: &str, tests: &[Arg]) ->
     (!events.is_empty()).then(|| Walk {
         bound: bound(&s.table, &s.id),
         rows: format!(
-            "-- daymend: stored rows of tests\nSELECT DISTINCT {lab}, {day} FROM {table}
+            "SELECT DISTINCT {lab}, {day} FROM {table}
              WHERE {id} > ? AND {id} <= ? AND {column} IN ({}) AND {event} IN ({})",
             repeat("?", tests.len()),
             repeat("?", events.len()),
@@ -151,6 +155,7 @@ fn stored(rollup: &Rollup, catalogue: &Catalogue, place: &str, tests: &[Arg]) ->
             id = s.id,
             event = s.event,
         ),
+        name: "stored rows of tests",
         args: tests.iter().cloned().chain(events).collect(),
         is_by_day: true,
         after: i64::MIN,
@@ -160,42 +165,36 @@ fn stored(rollup: &Rollup, catalogue: &Catalogue, place: &str, tests: &[Arg]) ->
 impl Expansion {
     /// Reads some thousand rows, and marks the days of those that matter; false where it is through.
     ///
-    /// Whoever gets an error drops it: days may have been read and not marked.
+    /// What it has read is behind only when that is committed: after an error the same rows are read again.
     pub(super) async fn step(&mut self, db: &Db) -> Result<bool, DbError> {
         let Some(walk) = self.walks.front_mut() else { return Ok(false) };
         let mut tx = db.begin(Mode::Snapshot).await?;
-        let next = Query::new("next rows", walk.bound.as_str());
+        let next = Query::named("next rows", &walk.bound);
         let Some(last) = tx.fetch_one(next, args![walk.after], |row| row.int_or_null(0)).await? else {
-            self.walks.pop_front();
             tx.commit().await?;
+            self.walks.pop_front();
             return Ok(true);
         };
         let mut args = args![walk.after, last];
         args.extend(walk.args.iter().cloned());
-        let mut found: Vec<(i64, DateTime<Utc>)> = Vec::new();
-        let (labs, seen, is_by_day) = (&self.labs, &mut self.seen, walk.is_by_day);
-        tx.for_each(Query::new("days of tests", walk.rows.as_str()), args, |row| {
+        let mut found: HashMap<(i64, NaiveDate), DateTime<Utc>> = HashMap::new();
+        tx.for_each(Query::named(walk.name, &walk.rows), args, |row| {
+            let labs = &self.labs;
             let Some((lab, zone)) = row.int(0).ok().and_then(|lab| Some((lab, labs.zone(lab)?))) else { return Ok(()) };
             // What cannot be read is on no day that is kept.
-            let at = if is_by_day { row.date(1).map(|day| zone.first_instant(day)) } else { row.instant(1) };
+            let at = if walk.is_by_day { row.date(1).map(|day| zone.first_instant(day)) } else { row.instant(1) };
             if let Ok(at) = at
-                && seen.insert((lab, zone.date_of(at)))
+                && !self.seen.contains(&(lab, zone.date_of(at)))
             {
-                found.push((lab, at));
+                found.insert((lab, zone.date_of(at)), at);
             }
             Ok(())
         })
         .await?;
         tx.commit().await?;
+        mark(db, found.iter().map(|((lab, _), at)| (*lab, *at)).collect()).await?;
         walk.after = last;
-        if !found.is_empty() {
-            let mut tx = db.begin(Mode::Write).await?;
-            for found in found.chunks(MARKS_A_STATEMENT) {
-                let args = found.iter().flat_map(|(lab, at)| args![*lab, *at]).collect();
-                tx.execute(MARKS_ADD.with_rows(found.len()), args).await?;
-            }
-            tx.commit().await?;
-        }
+        self.seen.extend(found.into_keys());
         Ok(true)
     }
 
@@ -206,4 +205,17 @@ impl Expansion {
         tx.commit().await?;
         Ok(deleted)
     }
+}
+
+/// Leaves marks of these moments.
+async fn mark(db: &Db, moments: Vec<(i64, DateTime<Utc>)>) -> Result<(), DbError> {
+    if moments.is_empty() {
+        return Ok(());
+    }
+    let mut tx = db.begin(Mode::Write).await?;
+    for moments in moments.chunks(MARKS_A_STATEMENT) {
+        let args = moments.iter().flat_map(|(lab, at)| args![*lab, *at]).collect();
+        tx.execute(MARKS_ADD.with_rows(moments.len()), args).await?;
+    }
+    tx.commit().await
 }

@@ -23,8 +23,8 @@
 //! A mark of a test of the catalogue stands for every bill with that test: [`expand`] looks for them
 //! a little at a time, beside all else, and leaves marks of their days.
 //!
-//! How it fails: nothing is lost where a pass is cut off, as its transaction ends with it; what was being
-//! looked for of tests is begun anew.
+//! How it fails: nothing is lost where a pass is cut off, as its transaction ends with it; what is being
+//! looked for of tests goes on from where it was, and is begun anew by another scheduler.
 
 mod expand;
 mod marks;
@@ -165,17 +165,15 @@ impl Watcher {
             if !marks::any(db, self.looked_above).await? {
                 return Ok(false);
             }
-            self.expansion = expand::begin(db, rollup, watch, catalogue).await?;
+            self.expansion = expand::begin(db, rollup, watch, catalogue, self.looked_above).await?;
         }
-        // Put back only where a step was done: one that failed may have read days and not marked them. Who
-        // begins anew finds the marks of the tests still there.
-        while let Some(mut expansion) = self.expansion.take() {
+        while let Some(expansion) = &mut self.expansion {
             if !expansion.step(db).await? {
-                let marks = expansion.end(db).await?;
+                let marks = retry("marks of tests", || expansion.end(db)).await?;
+                self.expansion = None;
                 DIRTY_MARKS.add(["expanded"], marks);
                 return Ok(true);
             }
-            self.expansion = Some(expansion);
             if begun.elapsed() > time {
                 return Ok(true);
             }

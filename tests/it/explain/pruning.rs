@@ -5,7 +5,11 @@ use daymend::{
     db::{Arg, ConnectOptions, Db, Mode, connect, repeat},
     queue::{
         JobKind,
-        admin::{filter::Filter, prune},
+        admin::{
+            change::{self, Change},
+            filter::Filter,
+            prune,
+        },
         ids_of,
     },
 };
@@ -102,4 +106,25 @@ async fn pruning_workers_reads_each_attempt_once(engine: Engine) {
     let left: Vec<i64> = left.iter().map(|row| row.int(0).unwrap()).collect();
     assert_eq!(left, (1..=20).map(|worker| 3 * worker).collect::<Vec<_>>());
     assert!(read < 2 * ATTEMPTS, "{read} rows read of {ATTEMPTS} attempts");
+}
+
+/// Those of a state are few, whatever the queue has been through. SQLite does not tell how many rows it reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_change_would_touch_is_found_without_the_jobs_that_it_would_not() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let one = connect(&db.url, ConnectOptions::new(1)).unwrap();
+    add_old_runs(&db, 1_000).await;
+    enqueue(&db, JobKind::Rebuild, 1..=1, 3).await;
+    db.execute("UPDATE daymend_jobs SET state = 'discarded' WHERE kind = 'rebuild' AND day = '1990-01-02'", args![])
+        .await;
+    analyze(&db).await;
+    for (change, jobs) in
+        [(Change::Retry { backing_off: false }, 1), (Change::Retry { backing_off: true }, 1), (Change::Cancel, 2)]
+    {
+        let before = rows_read(&one).await;
+        let planned = change::plan(&one, change, &Filter::default()).await.unwrap();
+        assert_eq!(planned.iter().map(|(_, jobs)| *jobs).collect::<Vec<_>>(), [jobs], "{change:?}");
+        let read = rows_read(&one).await - before;
+        assert!(read < 100, "{change:?}: {read} rows read");
+    }
 }

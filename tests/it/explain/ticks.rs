@@ -24,8 +24,7 @@ on_both! {
     a_look_for_records_reads_no_more_of_many_than_of_few;
 }
 
-/// Every statement of the scheduler's loops that look once a second, with arguments. Marked tests are looked for only
-/// where marks wait.
+/// Every statement of the scheduler's loops that look once a second, with arguments.
 fn statements_of_every_tick(run: i64, record: i64) -> Vec<(&'static str, Vec<Arg>, &'static str)> {
     const PRIMARY: &str = "PRIMARY";
     let (first, last) = ids_of(run);
@@ -42,6 +41,7 @@ fn statements_of_every_tick(run: i64, record: i64) -> Vec<(&'static str, Vec<Arg
         ("take migration", args!["Running", Arg::Null, Arg::Null, record, "HISTORICAL_SUMMARY"], PRIMARY),
         ("any marks", args![10_i64], PRIMARY),
         ("read marks", args![10_i64, 100_i64], PRIMARY),
+        ("marked tests", args![10_i64, 100_i64], PRIMARY),
     ]
 }
 
@@ -82,7 +82,7 @@ async fn first_look(db: &Db) -> (Vec<i64>, i64) {
     let mut report = Report::default();
     let before = rows_read(db).await;
     migrations::take_pending(db, rollup, limits, Walk::default(), DateTime::UNIX_EPOCH, &mut report).await.unwrap();
-    (report.unusable.into_keys().collect(), rows_read(db).await - before)
+    (report.untaken.into_keys().collect(), rows_read(db).await - before)
 }
 
 async fn a_look_for_records_reads_no_more_of_many_than_of_few(engine: Engine) {
@@ -102,6 +102,6 @@ async fn a_look_for_records_reads_no_more_of_many_than_of_few(engine: Engine) {
         .await;
     assert_eq!(first_look(&one).await.0, [77]);
     let report = db.tick(DateTime::UNIX_EPOCH).await;
-    assert_eq!(report.unusable.into_keys().collect::<Vec<_>>(), [1]);
+    assert_eq!(report.untaken.into_keys().collect::<Vec<_>>(), [1]);
     assert!(db.record_status(4_444).await.starts_with("Failed"));
 }

@@ -1,10 +1,17 @@
 //! What becomes of an attempt.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use daymend::{
     args,
-    db::{ConnectOptions, Mode, Query, connect},
+    db::{ConnectOptions, DbClock, Mode, Query, connect},
     queue::{
         Job, JobKind,
         admin::change,
@@ -17,7 +24,7 @@ use daymend::{
 };
 
 use super::{
-    ATTEMPTS_MAX, LIMIT, LONG, complete, count, day, days, end_lease, failure, new_run, outcomes, stored, take,
+    ATTEMPTS_MAX, LIMIT, LONG, complete, count, day, days, end_lease, failure, new_run, now, outcomes, stored, take,
     take_one, worker,
 };
 use crate::{
@@ -33,7 +40,7 @@ on_both! {
     handing_back_restores_the_attempts_of_that_worker_alone;
     a_lease_that_ran_out_frees_its_jobs_and_cannot_be_extended;
     rescues_at_once_count_and_record_each_lapse_once;
-    a_heartbeat_that_commits_late_keeps_its_jobs;
+    a_lease_that_has_been_rescued_from_is_over_even_if_the_clock_is_set_back;
     a_heartbeat_keeps_the_jobs_past_the_first_lease;
     a_worker_that_lost_its_lease_settles_nothing;
     a_settlement_for_another_attempt_finds_nothing;
@@ -194,8 +201,10 @@ async fn rescues_at_once_count_and_record_each_lapse_once(engine: Engine) {
     }
 }
 
-async fn a_heartbeat_that_commits_late_keeps_its_jobs(engine: Engine) {
-    let db = TestDb::new(engine).await;
+// SQLite's writers exclude each other: there is nothing in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_heartbeat_that_commits_late_keeps_its_jobs() {
+    let db = TestDb::new(Engine::MariaDb).await;
     let late = worker(&db, LONG).await;
     new_run(&db, JobKind::Rebuild, &[(1, days(3))]).await;
     let held = take(&db, late, 3).await;
@@ -204,13 +213,35 @@ async fn a_heartbeat_that_commits_late_keeps_its_jobs(engine: Engine) {
     let mut heartbeat = db.admin.begin(Mode::Write).await.unwrap();
     let sql = "UPDATE daymend_workers SET lease_until_us = 9000000000000000 WHERE id = ?";
     heartbeat.execute(Query::new("heartbeat", sql), args![late]).await.unwrap();
-    let commit = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        heartbeat.commit().await.unwrap();
-    };
-    let (rescued, ()) = tokio::join!(lease::rescue(&db.db), commit);
-    assert_eq!(rescued.unwrap(), 0);
+    let rescue = tokio::spawn({
+        let db = db.db.clone();
+        async move { lease::rescue(&db).await.unwrap() }
+    });
+    let waiting = "SELECT COUNT(*) FROM information_schema.processlist
+                   WHERE db = DATABASE() AND info LIKE '-- daymend: end lapsed leases%' AND command = 'Execute'";
+    let is_waiting = || async { rescue.is_finished() || db.number(waiting).await == 1 };
+    wait_until("the rescue to wait for the heartbeat", LIMIT, is_waiting).await;
+    heartbeat.commit().await.unwrap();
+    assert_eq!(rescue.await.unwrap(), 0);
     assert_eq!(settle::complete_unchanged(&db.db, late, &held).await.unwrap().found, 3);
+}
+
+async fn a_lease_that_has_been_rescued_from_is_over_even_if_the_clock_is_set_back(engine: Engine) {
+    let mut db = TestDb::new(engine).await;
+    let clock = Arc::new(AtomicI64::new(now().timestamp_micros()));
+    db.db = db.db.with_clock(DbClock::Driven(Arc::clone(&clock)));
+    let lapsed = worker(&db, Duration::from_secs(10)).await;
+    let idle = worker(&db, Duration::from_secs(10)).await;
+    new_run(&db, JobKind::Rebuild, &[(1, days(1))]).await;
+    let job = take_one(&db, lapsed).await;
+    clock.fetch_add(10_000_000, Ordering::SeqCst);
+    assert_eq!(lease::rescue(&db.db).await.unwrap(), 1);
+    // As on another server after a failover.
+    clock.fetch_sub(5_000_000, Ordering::SeqCst);
+    assert!(!lease::heartbeat(&db.db, lapsed, LONG).await.unwrap());
+    assert_eq!(take(&db, lapsed, 1).await, []);
+    assert_eq!(complete(&db, lapsed, &job).await, 0);
+    assert!(lease::heartbeat(&db.db, idle, LONG).await.unwrap(), "nothing was taken from it");
 }
 
 async fn a_heartbeat_keeps_the_jobs_past_the_first_lease(engine: Engine) {

@@ -243,6 +243,9 @@ impl Model {
         let lapsed: Vec<Fence> = self.running().into_iter().filter(|fence| !self.is_alive(fence.worker)).collect();
         for fence in &lapsed {
             self.record(*fence, "lapsed");
+            if let Some(worker) = self.tables.workers.get_mut(&fence.worker) {
+                worker.lease_until = 0;
+            }
             let now = self.now;
             let job = self.job(fence.job);
             let apart = if job.lapses == 0 { 0 } else { 1_000_000 * (fence.job % 16) };

@@ -14,7 +14,7 @@ use daymend::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::TestDb;
+use super::{Engine, TestDb};
 
 /// The compiled-in rollups.
 pub fn rollups() -> Arc<Rollups> {
@@ -38,6 +38,21 @@ pub fn jobs_changed(change: impl Fn(&str, String) -> String) -> tempfile::TempDi
 /// Definitions whose `bills.sql` has one more condition.
 pub fn jobs_with(condition: &str) -> tempfile::TempDir {
     jobs_changed(|file, text| if file == "bills.sql" { format!("{text}  AND {condition}\n") } else { text })
+}
+
+/// Definitions by which it takes for ever to find the days on which a lab has bills.
+pub fn jobs_with_slow_lab(engine: Engine, lab: i64) -> tempfile::TempDir {
+    let slow = match engine {
+        Engine::MariaDb => "SLEEP(600) = 0",
+        Engine::Sqlite => {
+            "(WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT COUNT(*) FROM r) = 0"
+        }
+    };
+    let of_lab = "billing.lab_id = :lab_id";
+    jobs_changed(|file, sql| match file {
+        "days.sql" => sql.replace(of_lab, &format!("{of_lab} AND (billing.lab_id <> {lab} OR {slow})")),
+        _ => sql,
+    })
 }
 
 /// The scheduler's defaults, with few attempts.
