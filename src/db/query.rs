@@ -42,6 +42,12 @@ impl<'a> Query<'a> {
         &self.sql
     }
 
+    /// The same, where this very text comes again and again.
+    #[must_use]
+    pub fn kept(self) -> Self {
+        Self { is_kept: true, ..self }
+    }
+
     /// The same, where this very text hardly comes again: it is not kept prepared, neither here nor in the
     /// server.
     #[must_use]

@@ -66,6 +66,9 @@ const REFUSALS_MAX: u32 = 5;
 const HAND_BACK_TRIES: u32 = 10;
 const HAND_BACK_WAIT: Duration = Duration::from_millis(100);
 
+/// How long a worker that ends tries to hand its jobs back: who kills it after the grace period does not wait longer.
+const HAND_BACK_MAX: Duration = Duration::from_secs(15);
+
 /// How long claims and settlements wait for an answer before their connection counts as dead.
 const QUEUE_LIMIT: Duration = Duration::from_secs(30);
 
@@ -367,7 +370,15 @@ async fn finish<W>(session: &Session, worker: W, acker: AbortOnDropHandle<()>) {
         lease::sign_off(&session.db, session.worker_id).await?;
         Ok::<_, DbError>((jobs, left))
     };
-    match handed_back.await {
+    let Ok(handed_back) = tokio::time::timeout(HAND_BACK_MAX, handed_back).await else {
+        tracing::warn!(
+            worker = session.worker_id,
+            "worker stopped; the database has let nobody write for {} s: what it held is rescued when its lease runs out",
+            HAND_BACK_MAX.as_secs()
+        );
+        return;
+    };
+    match handed_back {
         Ok((jobs, 0)) => {
             tracing::info!(worker = session.worker_id, jobs, "worker stopped, unfinished jobs handed back");
         }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use daymend::args;
+use daymend::{args, db::Mode};
 use sqlx::{Connection as _, Executor as _, MySqlConnection};
 
 use crate::{
@@ -32,6 +32,7 @@ on_both! {
     a_query_of_the_operators_own_holds_workers_back;
     a_number_of_any_kind_holds_workers_back_and_none_at_all_does;
     a_worker_that_holds_back_ends_at_once_on_sigterm;
+    a_worker_whom_nobody_lets_write_ends_soon_on_sigterm;
     a_drain_that_a_signal_ends_has_failed;
     a_reason_that_cannot_be_recorded_is_recorded_later;
     limits_that_cannot_be_read_are_bad_input;
@@ -324,6 +325,20 @@ async fn a_number_of_any_kind_holds_workers_back_and_none_at_all_does(engine: En
     holds_back("--throttle-query says 0.5%").await;
     db.execute("DELETE FROM numbers", vec![]).await;
     holds_back("--throttle-query cannot be read%").await;
+}
+
+/// Whoever stops it kills it some time after the grace period: what it cannot hand back is rescued anyway.
+async fn a_worker_whom_nobody_lets_write_ends_soon_on_sigterm(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let mut worker = Process::start(&db, &["--now", NOW, "worker", "--grace", "1s"]);
+    wait_until("it to register", LIMIT, async || db.number("SELECT COUNT(*) FROM daymend_workers").await == 1).await;
+    let mut held = db.admin.begin(Mode::Write).await.unwrap();
+    if engine == Engine::MariaDb {
+        held.execute_text("hold", "LOCK TABLES daymend_jobs WRITE, daymend_workers WRITE").await.unwrap();
+    }
+    worker.terminate();
+    assert_eq!(worker.wait(Duration::from_secs(40)), Some(0));
+    held.discard();
 }
 
 async fn a_worker_that_holds_back_ends_at_once_on_sigterm(engine: Engine) {
