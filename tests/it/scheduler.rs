@@ -470,7 +470,7 @@ async fn a_step_that_fails_stops_no_other(engine: Engine) {
     let ready = async || get(&address, "/readyz").is_ok_and(|page| page.status == 200);
     wait_until("the scheduler to be ready", LIMIT, ready).await;
     db.execute("ALTER TABLE labs RENAME COLUMN labTimeZone TO zone", args![]).await;
-    let failed = "daymend_scheduler_ticks_total{outcome=\"failed\"} ";
+    let failed = "daymend_scheduler_ticks_total{result=\"failed\"} ";
     let has_failed = |line: &str| line.strip_prefix(failed).is_some_and(|ticks| ticks != "0");
     wait_until("a tick to fail", LIMIT, async || {
         get(&address, "/metrics").is_ok_and(|page| page.body.lines().any(has_failed))
