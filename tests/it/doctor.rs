@@ -170,21 +170,16 @@ async fn discarded_jobs_pauses_and_old_runs_are_found(engine: Engine) {
 }
 
 async fn jobs_that_were_discarded_for_what_would_vanish_are_not_just_retried(engine: Engine) {
-    let db = TestDb::new(engine).await;
-    for test in 1..=5 {
-        db.add_test(test, Some(test)).await;
-    }
-    db.add_lab(1, Some("Asia/Kolkata")).await;
-    db.fill_lab(1, "2026-06-08".parse().unwrap(), 7, 8).await;
-    db.settle(now()).await;
-    db.execute("DELETE FROM billing", args![]).await;
-    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-14"]);
-    db.settle(now()).await;
+    let db = healthy(engine).await;
+    let error = "lab 1, 2026-06-14: 20 of 20 rows would vanish, more than --max-shrink 50%";
+    db.execute("UPDATE daymend_jobs SET state = 'discarded', error = ?", args![error]).await;
     let found = examine(&db);
     assert!(found.what("queue.discarded").starts_with("lab 1: 1 job discarded, such as job"), "{:#}", found.json);
     let advice = found.advice("queue.discarded", "warning");
     assert!(advice.contains("docs/recovery.md") && !advice.contains("--all"), "{advice}");
     // Others beside them have their own advice.
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-12"]);
+    db.settle(now()).await;
     db.execute("UPDATE daymend_jobs SET state = 'discarded', error = 'the reason' WHERE state = 'completed'", args![])
         .await;
     let found = examine(&db);
