@@ -4,7 +4,7 @@ use std::{error::Error, process::ExitCode, time::Duration};
 
 use clap::Args;
 
-use super::{Exit, Global, database_error, print_json};
+use super::{Exit, Global, database_error, exit_of, print_json};
 use crate::{
     clock::Clock,
     db::DbError,
@@ -21,7 +21,7 @@ use crate::{
 /// on a large database too. One line a finding: how bad, where, what, and what to do.
 ///
 /// Exit codes: 0 nothing, or notes only; 3 warnings; 1 errors; 4 the database cannot be reached;
-/// 5 its schema does not fit. 1 is worse than 3, and 5 is worse than both.
+/// 2 the server has no such database, or the file is none or read-only; 5 its schema does not fit. 1 is worse than 3, and 5 is worse than both.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Print the DDL that keeps faults from coming back, for a DBA to apply, and what each statement
@@ -46,7 +46,7 @@ impl Options {
             Err(error) if !self.print_fixes && error.chain().any(<dyn Error>::is::<DbError>) => {
                 let is_refused = database_error(&error).is_some_and(DbError::is_refused);
                 let report = Report::unreachable(&chain(error.as_ref()), is_refused);
-                return show(global, &report, Exit::Unavailable);
+                return show(global, &report, exit_of(&error));
             }
             Err(error) => return Err(error),
         };

@@ -29,6 +29,17 @@ const POLL: Duration = Duration::from_millis(200);
 /// Every how many looks pauses are looked at too.
 const LOOKS_A_PAUSE: u64 = 10;
 
+/// What whoever enqueues something is told where nobody works.
+const NO_WORKER: &str = "no worker is alive: start `daymend worker` or `daymend serve`";
+
+/// Says so where nobody is there to do what was enqueued.
+pub(super) async fn warn_of_no_worker(global: &Global, db: &Db) -> Result<(), DbError> {
+    if lease::workers_alive(db).await? == 0 {
+        global.warn(NO_WORKER);
+    }
+    Ok(())
+}
+
 /// The runs that somebody waits for. Where a signal, or an error, ends the wait, it says that they go on.
 struct Waiting<'a> {
     global: &'a Global,
@@ -71,7 +82,7 @@ async fn until_end(global: &Global, db: &Db, run_id: i64) -> anyhow::Result<(Run
                     && lease::workers_alive(db).await.is_ok_and(|alive| alive == 0)
                 {
                     warned = true;
-                    global.warn("no worker is alive: start `daymend worker` or `daymend serve`");
+                    global.warn(NO_WORKER);
                 }
                 if progress.available > 0
                     && !said_paused

@@ -58,7 +58,7 @@ impl Options {
             println!("{verb} {table}");
         }
         if migrations.is_empty() && missing.is_empty() {
-            println!("schema version {found} is current: nothing to do");
+            println!("schema version {} is current: nothing to do", migrate::wanted());
         }
         Ok(Exit::Ok.into())
     }

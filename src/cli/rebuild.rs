@@ -8,15 +8,25 @@ use clap::Args;
 
 use super::{Exit, Global, follow, historical_summary, print_json, repair, service::AttemptsArgs, usage};
 use crate::{
-    db::{Backoff, Db, Mode, retry},
-    recompute::shrink::MaxShrink,
+    db::{Arg, Backoff, Db, DbError, Mode, retry},
+    recompute::shrink::{MaxShrink, WOULD_VANISH},
     rollup::{Rollup, source},
     runs::records,
     scheduler::{
         self,
         migrations::{self, History, Limits},
     },
+    statement,
 };
+
+statement!(
+    ROWS_LOST,
+    "jobs discarded for what would vanish",
+    "SELECT lab_id, COUNT(*) FROM daymend_jobs {force_claim}
+     WHERE kind IN ('nightly', 'repair', 'rebuild') AND state = 'discarded'
+       AND lab_id IN ({list}) AND error LIKE ?
+     GROUP BY lab_id ORDER BY lab_id"
+);
 
 /// How long to wait for a record that somebody holds.
 const HELD: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(30) };
@@ -69,6 +79,12 @@ impl Options {
         for lab in disabled(&db, rollup, &self.lab).await? {
             global.warn(repair::view_is_off(lab));
         }
+        for (lab, jobs) in rows_lost(&db, &self.lab).await? {
+            global.warn(format_args!(
+                "lab {lab} has {jobs} job(s) that were discarded as rows {WOULD_VANISH}: a rebuild takes them away. Look at \
+                 the source first (`daymend queue list --lab {lab} --state discarded`, docs/recovery.md)"
+            ));
+        }
         if self.dry_run && global.json {
             let list: Vec<_> = histories
                 .iter()
@@ -95,6 +111,7 @@ impl Options {
             let runs = self.take(&db, rollup, &records, &histories, now).await?;
             return follow::follow_all(global, &db, &runs).await;
         }
+        follow::warn_of_no_worker(global, &db).await?;
         if global.json {
             let list: Vec<_> =
                 records.iter().map(|(lab, id, _)| serde_json::json!({ "lab": lab, "record": id })).collect();
@@ -163,6 +180,13 @@ async fn disabled(db: &Db, rollup: &Rollup, labs: &[i64]) -> anyhow::Result<Vec<
     Ok(disabled)
 }
 
+/// Those of the labs of which jobs were discarded for what would vanish, and how many: the source may have lost rows.
+async fn rows_lost(db: &Db, labs: &[i64]) -> Result<Vec<(i64, i64)>, DbError> {
+    let ids = labs.iter().map(|lab| Arg::Int(*lab));
+    let args = ids.chain([Arg::Text(format!("%{WOULD_VANISH}%"))]).collect();
+    db.fetch_all(ROWS_LOST.with_list(labs.len()), args, |row| Ok((row.int(0)?, row.int(1)?))).await
+}
+
 /// Inserts a pending record for each lab that has none: (lab, record, whether it had one).
 async fn request(db: &Db, labs: &[i64], initiated_by: i64) -> anyhow::Result<Vec<(i64, i64, bool)>> {
     let records = retry("request rebuild", || async {
@@ -178,7 +202,7 @@ async fn request(db: &Db, labs: &[i64], initiated_by: i64) -> anyhow::Result<Vec
             records.push((*lab, id, known.is_some()));
         }
         tx.commit().await?;
-        Ok::<_, crate::db::DbError>(records)
+        Ok::<_, DbError>(records)
     })
     .await?;
     Ok(records)

@@ -96,6 +96,7 @@ impl Options {
         if self.wait {
             return follow::follow_all(global, &db, &[run]).await;
         }
+        follow::warn_of_no_worker(global, &db).await?;
         let jobs: usize = plan.labs.iter().map(|(_, days)| days.len()).sum();
         if global.json {
             print_json(&serde_json::json!({

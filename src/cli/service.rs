@@ -15,9 +15,21 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    db::{ConnectOptions, Db},
+    db::{ConnectOptions, Db, DbError, Mode},
     health::Health,
+<<<<<<< HEAD
     metrics, queue,
+=======
+    queue::{
+        JobKind, JobState,
+        admin::{
+            change::{self, Change},
+            filter::Filter,
+            pause::{self, Target},
+            stats,
+        },
+    },
+>>>>>>> walk
     recompute::shrink::MaxShrink,
     scheduler::{
         self,
@@ -345,7 +357,7 @@ fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<E
 #[derive(Debug, Args)]
 pub(super) struct WorkerOptions {
     /// End when no job is left to run: with 0, or with 1 if jobs were discarded meanwhile, or if a
-    /// signal ended it before that
+    /// signal ended it before that. Jobs that are paused stay, and are counted
     #[arg(long)]
     drain: bool,
 
@@ -387,8 +399,11 @@ impl WorkerOptions {
                 global.warn("it was ended before the queue was drained");
                 exit = Exit::Failed;
             }
-            if queue::admin::stats::discarded_since(&db, begun).await? > 0 {
+            if stats::discarded_since(&db, begun).await? > 0 {
                 exit = Exit::Failed;
+            }
+            for (jobs, target) in left_paused(&db).await? {
+                global.warn(format_args!("{jobs} job(s) are left, paused: `daymend queue resume {target}`"));
             }
             // Nobody else may be there to close the runs.
             let mut report = scheduler::Report::default();
@@ -401,6 +416,23 @@ impl WorkerOptions {
         db.close().await;
         Ok(exit.into())
     }
+}
+
+/// How many jobs wait for a kind or a lab to be resumed, and what to resume.
+async fn left_paused(db: &Db) -> Result<Vec<(u64, String)>, DbError> {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let pauses = pause::list(&mut tx).await?;
+    tx.commit().await?;
+    let mut left = Vec::new();
+    for pause in pauses {
+        let kind = JobKind::ALL.into_iter().find(|kind| Target::Kind(*kind).name() == pause.what);
+        let labs: Vec<i64> = pause.lab_id.into_iter().collect();
+        let target = labs.first().map(|lab| format!("--lab {lab}")).or(kind.map(|kind| kind.to_string()));
+        let filter = Filter { labs, kind, state: Some(JobState::Available), ..Filter::default() };
+        let jobs = change::plan(db, Change::Cancel, &filter).await?.iter().map(|(_, jobs)| jobs).sum();
+        left.extend(target.filter(|_| jobs > 0).map(|target| (jobs, target)));
+    }
+    Ok(left)
 }
 
 /// Runs the scheduler and a worker in one process.

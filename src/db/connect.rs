@@ -25,6 +25,10 @@ pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// What keeps a SQLite file from being written.
 const READ_ONLY: &str = "is read-only: this user has to be allowed to write the file, and its directory";
 
+/// What keeps a SQLite file in WAL mode from being opened even to read it: readers leave marks beside it.
+const NOT_EVEN_READ: &str = "is read-only: this user has to be allowed to write the file, and its directory; to only \
+     read it, while nobody writes it, give sqlite:FILE?immutable=1";
+
 /// How a pool is opened.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectOptions {
@@ -283,7 +287,7 @@ impl Db {
         let has_server = matches!(self.pool, Pool::MySql(_));
         let what = match &answer {
             Err(error) if has_server && matches!(error.source, sqlx::Error::Database(_)) => "refuses",
-            Err(error) if error.is_read_only() => READ_ONLY,
+            Err(error) if error.is_read_only() => NOT_EVEN_READ,
             Err(error) if !has_server && error.kind == Kind::Definition => "is no SQLite database",
             Err(error) if !has_server && error.kind == Kind::Conflict => "is in use by others: end them, and try again",
             Err(_) if !has_server => self.pool.why_no_file(),

@@ -171,7 +171,7 @@ async fn create_outputs(db: &Db) -> Result<(), DbError> {
 }
 
 /// Brings the schema up to this binary's version, and creates the lab system's output tables where they are
-/// missing; the versions that were applied.
+/// missing; the versions that were applied here, and by nobody else meanwhile.
 pub async fn migrate(db: &Db) -> Result<Vec<&'static Migration>, DbError> {
     let found = version(db).await?;
     let mut applied = Vec::new();
@@ -186,9 +186,10 @@ pub async fn migrate(db: &Db) -> Result<Vec<&'static Migration>, DbError> {
                 result => result.map(drop)?,
             }
         }
-        tx.execute(&SCHEMA_RECORD, args![migration.version, migration.name]).await?;
+        let recorded = tx.execute(&SCHEMA_RECORD, args![migration.version, migration.name]).await?;
         tx.commit().await?;
-        applied.push(migration);
+        // Somebody else may have been faster.
+        applied.extend((recorded > 0).then_some(migration));
     }
     create_outputs(db).await?;
     Ok(applied)

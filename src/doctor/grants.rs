@@ -24,6 +24,8 @@ use crate::{
 pub(super) const CHECKS: &[Check] = &[
     Check::new("grants.narrow", Severity::Error, "the rights that daymend needs", |p| Box::pin(narrow(p))).mysql(),
     Check::new("grants.wide", Severity::Warning, "rights that daymend does not need", |p| Box::pin(wide(p))).mysql(),
+    Check::new("grants.administrator", Severity::Note, "whose rights these are", |p| Box::pin(administrator(p)))
+        .mysql(),
     Check::new("grants.roles", Severity::Note, "roles", |p| Box::pin(roles(p))).mysql(),
     Check::new("grants.unseen", Severity::Note, "the rights to see triggers and events", |p| Box::pin(unseen(p)))
         .mysql(),
@@ -195,15 +197,30 @@ async fn is_refused(connection: &mut Tx, right: &str, table: &str) -> Result<boo
     }
 }
 
+/// Whoever looks as an administrator keeps the rights.
+async fn administrator(patient: &Patient<'_>) -> Result<Chart, DbError> {
+    let mut chart = Chart::default();
+    if grants(patient).await?.is_administrator() {
+        let what = "is an administrator's account: the rights of the one that daymend runs as were not looked at";
+        let advice = "daymend itself should run as a user of deploy/mysql/grants.sql";
+        chart.find(server::session(patient).await?.account, what, advice);
+    }
+    Ok(chart)
+}
+
 async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
+    let grants = grants(patient).await?;
+    if grants.is_administrator() {
+        return Ok(chart);
+    }
     let session = server::session(patient).await?;
     let account = quoted_account(&session.account);
     let source: BTreeSet<String> = patient.rollups.iter().flat_map(Rollup::source_tables).collect();
     // Triggers run with the rights of the account that made them: without, every write to their tables fails.
     let triggered = patient.read(&TRIGGERS_OF_ACCOUNT, args![], |row| row.text(0)).await?;
     let needs_trigger = |table: &str| triggered.iter().any(|name| name.eq_ignore_ascii_case(table));
-    for grant in grants(patient).await?.grants.iter().filter(|grant| !grant.is_revoke) {
+    for grant in grants.grants.iter().filter(|grant| !grant.is_revoke) {
         let (place, on, harmless) = match &grant.scope {
             Scope::Server => ("the whole server".to_owned(), "*.*".to_owned(), HARMLESS),
             Scope::Database(name) => {
@@ -278,6 +295,16 @@ async fn roles(patient: &Patient<'_>) -> Result<Chart, DbError> {
     Ok(chart)
 }
 
+/// Whether the user may see the triggers on tables; those on others are left out silently.
+pub(super) async fn sees_triggers(patient: &Patient<'_>, tables: &[&str]) -> Result<bool, DbError> {
+    if !patient.is_mysql() {
+        return Ok(true);
+    }
+    let session = server::session(patient).await?;
+    let grants = grants(patient).await?;
+    Ok(tables.iter().all(|table| grants.covers("TRIGGER", &session.database, table)))
+}
+
 /// Which of triggers and events the user may not see; they are left out silently.
 pub(super) async fn blind_to(patient: &Patient<'_>) -> Result<Vec<&'static str>, DbError> {
     if !patient.is_mysql() {
@@ -302,7 +329,10 @@ async fn unseen(patient: &Patient<'_>) -> Result<Chart, DbError> {
     if !blind.is_empty() {
         chart.find(
             server::session(patient).await?.account,
-            format!("may not see {}: whether the old ones are still there is not known", blind.join(" and ")),
+            format!(
+                "may not see {}: whether the old ones are still there, and daymend's own, is not known",
+                blind.join(" and ")
+            ),
             "nothing for daymend, which does not need to; run daymend doctor once as an administrator",
         );
     }

@@ -1,10 +1,11 @@
 //! Late changes: daymend's own triggers, and whether anybody takes their marks.
 //!
-//! Triggers that the user has no right to see are left out by the server; `grants.unseen` says so.
+//! Triggers that the user has no right to see are left out by the server: they are not looked at then, and
+//! `grants.unseen` says so.
 
 use chrono::Duration;
 
-use super::{Chart, Check, Patient, Severity, examples};
+use super::{Chart, Check, Patient, Severity, examples, grants};
 use crate::{
     db::{DbError, Mode},
     scheduler::dirty,
@@ -22,6 +23,11 @@ const MARK_MAX: Duration = Duration::minutes(15);
 async fn own(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     for watch in patient.rollups.iter().filter_map(|rollup| rollup.watch.as_ref()) {
+        let tables: Vec<&str> = watch.tables().iter().map(|watched| watched.table).collect();
+        if !grants::sees_triggers(patient, &tables).await? {
+            chart.is_blind = true;
+            continue;
+        }
         let mut tx = patient.db.begin(Mode::Snapshot).await?;
         let wanting = triggers::wanting(&mut tx, watch).await?;
         tx.rollback().await?;

@@ -75,6 +75,13 @@ impl Grants {
         self.grants.iter().any(|grant| !grant.is_revoke && all(grant))
     }
 
+    /// Whether it is an administrator's account: one that may do everything, or may let others.
+    pub(super) fn is_administrator(&self) -> bool {
+        let of_admins =
+            |grant: &Grant| [ALL, "SUPER", "GRANT OPTION"].iter().any(|right| grant.rights.contains(*right));
+        self.grants.iter().any(|grant| !grant.is_revoke && grant.scope == Scope::Server && of_admins(grant))
+    }
+
     /// Whether a right on a whole database is granted.
     pub(super) fn covers_database(&self, right: &str, database: &str) -> bool {
         self.covers(right, database, "*")
@@ -241,6 +248,16 @@ mod tests {
             assert!(parse(&[line]).covers("DELETE", "lab", "labs"), "{line}");
         }
         assert!(!parse(&["GRANT ALL PRIVILEGES ON `x%`.* TO 'a'@'%'"]).covers("SELECT", "lab", "labs"));
+    }
+
+    #[test]
+    fn an_administrator_may_do_everything_or_let_others() {
+        for line in ["GRANT ALL PRIVILEGES ON *.* TO `a`@`%`", "GRANT SUPER ON *.* TO `a`@`%`"] {
+            assert!(parse(&[line]).is_administrator(), "{line}");
+        }
+        assert!(parse(&["GRANT SELECT, CREATE USER ON *.* TO `a`@`%` WITH GRANT OPTION"]).is_administrator());
+        assert!(!parse(&["GRANT ALL PRIVILEGES ON `lab`.* TO `a`@`%` WITH GRANT OPTION"]).is_administrator());
+        assert!(!parse(&["GRANT SELECT, DELETE ON *.* TO `a`@`%`", "REVOKE SUPER ON *.* FROM `a`"]).is_administrator());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::{
         admin::pause::{self, Pause},
         claim, lease,
     },
+    recompute::shrink::WOULD_VANISH,
     statement,
 };
 
@@ -73,6 +74,13 @@ const CLOSING_MAX: Duration = Duration::minutes(5);
 /// For how long an old run may stay beyond the retention: it is pruned every hour.
 const PRUNING_MAX: Duration = Duration::days(1);
 
+/// What to do about jobs that were discarded for what would vanish: no retry helps while the rows are gone.
+const ROWS_LOST: &str = "the source may have lost rows: find out why before you rebuild or allow anything (docs/recovery.md); \
+     when they are back: daymend queue retry --error 'would vanish'";
+
+/// What to do about others.
+const CAUSE_GONE: &str = "daymend queue list --state discarded; when the cause is gone: daymend queue retry --all";
+
 async fn pauses(patient: &Patient<'_>) -> Result<Vec<Pause>, DbError> {
     let mut tx = patient.db.begin(Mode::Snapshot).await?;
     let pauses = pause::list(&mut tx).await?;
@@ -128,11 +136,14 @@ async fn discarded(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     let read = |row: &crate::db::Row| Ok((row.int(0)?, row.int(1)?, row.text_or_null(2)?.unwrap_or_default()));
     let jobs = patient.read(&DISCARDED, args![COUNT_MAX + 1], read).await?;
-    if let Some((id, _, error)) = jobs.last() {
-        let labs: BTreeSet<i64> = jobs.iter().map(|(_, lab, _)| *lab).collect();
-        let what = format!("{} discarded, such as job {id}: {error}", counted(jobs.len(), "job"));
-        let advice = "daymend queue list --state discarded; when the cause is gone: daymend queue retry --all";
-        chart.find(lab_list(&labs), what, advice);
+    let at_least = if jobs.len() > COUNT_MAX { "at least " } else { "" };
+    let (lost, others): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(_, _, error)| error.contains(WOULD_VANISH));
+    for (jobs, advice) in [(lost, ROWS_LOST), (others, CAUSE_GONE)] {
+        if let Some((id, _, error)) = jobs.last() {
+            let labs: BTreeSet<i64> = jobs.iter().map(|(_, lab, _)| *lab).collect();
+            let what = format!("{at_least}{} discarded, such as job {id}: {error}", counted(jobs.len(), "job"));
+            chart.find(lab_list(&labs), what, advice);
+        }
     }
     Ok(chart)
 }

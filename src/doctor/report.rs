@@ -63,7 +63,7 @@ pub struct Report {
     /// The checks that looked, with their group.
     #[serde(serialize_with = "ids")]
     pub checked: Vec<(&'static str, &'static str)>,
-    /// The checks that did not look: what they read is not there, or the time was up.
+    /// The checks that did not look: what they read is not there or not shown, or the time was up.
     #[serde(serialize_with = "ids")]
     pub skipped: Vec<(&'static str, &'static str)>,
 }

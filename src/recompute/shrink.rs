@@ -53,6 +53,9 @@ impl fmt::Display for MaxShrink {
 /// How many facts of a kind (bills, say) have to vanish at least.
 const FACTS_MIN: i64 = 5;
 
+/// What the error of a job says that was discarded for this, and of no other.
+pub const WOULD_VANISH: &str = "would vanish";
+
 /// A day that would lose too many rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shrinking {
@@ -237,6 +240,12 @@ mod tests {
         assert_eq!(found(100, 96, "0%"), None, "a handful");
         assert_eq!(found(0, 100, "0%"), None);
         assert_eq!(found(100, 200, "0%"), None);
+    }
+
+    #[test]
+    fn the_error_of_a_shrinking_day_is_known_by_its_words() {
+        let shrinking = Shrinking { day: day(), vanishing: 51, stored: 100 };
+        assert!(shrinking.error(7, MaxShrink(Some(50))).to_string().contains(WOULD_VANISH));
     }
 
     #[test]

@@ -28,6 +28,8 @@ on_both! {
     retry_reopens_a_failed_run_and_its_record_ends_completed;
     a_run_whose_record_was_deleted_is_retried_without_it;
     the_log_holds_the_filter_that_was_given;
+    a_name_in_the_log_stays_on_its_line;
+    a_drain_says_what_it_leaves_paused;
     without_a_variable_the_log_names_the_os_user;
     a_lab_that_does_not_exist_is_resumed_and_not_paused;
     whoever_waits_for_what_is_paused_is_told_so_once;
@@ -133,6 +135,42 @@ async fn the_log_holds_the_filter_that_was_given(engine: Engine) {
     assert!(filters.contains(&of_lab.as_str()), "{log}");
     assert!(filters.contains(&format!("--all (run {repair})").as_str()), "{log}");
     assert_eq!(filters[0], format!("--run {rebuild} --lab 1"), "{log}");
+}
+
+async fn a_name_in_the_log_stays_on_its_line(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    run_ok(&db, &["queue", "pause", "repair", "--by", "me\u{1b}[2J\nyou"]);
+    for command in ["log", "stats"] {
+        let page = run_ok(&db, &["queue", command]);
+        assert!(page.contains("me [2J you") && !page.contains('\u{1b}'), "{page:?}");
+    }
+}
+
+async fn a_drain_says_what_it_leaves_paused(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    for lab in [1, 2] {
+        db.add_lab(lab, Some("Asia/Kolkata")).await;
+        db.fill_lab(lab, "2026-06-08".parse().unwrap(), 7, 4).await;
+    }
+    let drain = || {
+        let output = run(&db, &["--now", NOW, "worker", "--drain"]);
+        assert!(output.status.success(), "what is paused is left: {output:?}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        error.lines().filter(|line| line.starts_with("warning:")).map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    run_ok(&db, &["queue", "pause", "rebuild"]);
+    run_ok(&db, &["queue", "pause", "--lab", "2"]);
+    let repair = ["--now", NOW, "repair", "--day", "2026-06-12", "--to", "2026-06-14", "--lab"];
+    run_ok(&db, &[&repair[..], &["1"]].concat());
+    assert_eq!(drain(), Vec::<String>::new(), "nothing of what is paused waits");
+    run_ok(&db, &[&repair[..], &["2"]].concat());
+    assert_eq!(drain(), ["warning: 3 job(s) are left, paused: `daymend queue resume --lab 2`"]);
+    run_ok(&db, &["queue", "resume", "--lab", "2"]);
+    run_ok(&db, &["queue", "pause", "repair"]);
+    assert_eq!(drain(), ["warning: 3 job(s) are left, paused: `daymend queue resume repair`"]);
+    run_ok(&db, &["queue", "resume", "repair"]);
+    assert_eq!(drain(), Vec::<String>::new());
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await, 6);
 }
 
 async fn without_a_variable_the_log_names_the_os_user(engine: Engine) {

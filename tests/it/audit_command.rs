@@ -8,7 +8,7 @@ use crate::{
     support::{
         Engine, TestDb,
         drifting::{KOLKATA, NEW_YORK, NOW, histories},
-        process::{Process, run, run_fails, run_ok},
+        process::{Process, run, run_fails},
     },
 };
 
@@ -86,12 +86,15 @@ async fn the_exit_code_says_whether_it_is_true(engine: Engine) {
 
 async fn an_audit_of_nothing_is_not_called_clean(engine: Engine) {
     let db = TestDb::new(engine).await;
-    let nothing = "nothing was compared: no day of any lab could be audited";
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    for arguments in [&[][..], &["--lab", "1"], &["--sample", "10"], &["--json"]] {
+        let (code, out, err) = audit(&db, arguments);
+        assert_eq!((code, out.as_str()), (USAGE, ""), "{arguments:?}");
+        assert_eq!(err, "error: no day to compare: no lab has a closed day with bills or rows\n", "{arguments:?}");
+    }
+    db.execute("UPDATE labs SET labTimeZone = 'Mars/Base'", args![]).await;
     let (code, out, _) = audit(&db, &[]);
-    assert_eq!((code, out.trim()), (CLEAN, nothing));
-    db.add_lab(1, Some("Mars/Base")).await;
-    let (code, out, _) = audit(&db, &[]);
-    assert_eq!((code, out.trim()), (FAILED, nothing));
+    assert_eq!((code, out.trim()), (FAILED, "nothing was compared: no day of any lab could be audited"));
 }
 
 async fn a_person_sees_a_calendar_and_tables(engine: Engine) {
@@ -335,8 +338,9 @@ async fn bad_input_is_refused(engine: Engine) {
     // Before `daymend migrate` everything but the repair works.
     let bare = TestDb::source_only(engine).await;
     bare.add_lab(1, Some("Asia/Kolkata")).await;
+    bare.fill_lab(1, "2026-06-08".parse().unwrap(), 2, 1).await;
     if engine == Engine::MariaDb {
-        run_ok(&bare, &["--now", NOW, "audit"]);
+        run_fails(&bare, DRIFT, &["--now", NOW, "audit"]);
     }
     run_fails(&bare, SCHEMA, &["--now", NOW, "audit", "--repair"]);
     run_fails(&bare, SCHEMA, &["--now", NOW, "audit", "history"]);

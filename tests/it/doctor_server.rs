@@ -17,7 +17,7 @@ use crate::{
     on_both,
     support::{
         Engine, TestDb,
-        doctor::{Diagnosis, examine, examine_as_admin, examine_with, healthy, now},
+        doctor::{Diagnosis, NOW, examine, examine_as_admin, examine_with, healthy, now},
         grants,
         process::{run, run_ok},
         proxy::{Proxy, Weather},
@@ -49,6 +49,20 @@ async fn a_database_that_cannot_be_reached_is_a_finding() {
     }
     db.url = "postgres://x/y".to_owned();
     assert_eq!(run(&db, &["doctor"]).status.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_not_there_is_bad_input_as_for_other_commands() {
+    let mut db = TestDb::source_only(Engine::Sqlite).await;
+    let no_database = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(no_database.path(), "no database".repeat(100)).unwrap();
+    for url in [format!("sqlite:{}", no_database.path().display()), server::url(server::shared_port(), "nowhere")] {
+        db.url = url;
+        let found = examine(&db);
+        assert_eq!((found.ids(), found.code), (vec!["connection.reachable"], 2), "{:#}", found.json);
+        assert_eq!(found.json["exit_code"], 2);
+        assert_eq!(run(&db, &["queue", "stats"]).status.code(), Some(2));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -260,13 +274,10 @@ async fn for_a_column_no_more_than_the_column_is_asked_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wide_user_is_told_what_to_revoke() {
     let db = healthy(Engine::MariaDb).await;
-    // MySQL tells them one by one.
-    let is_mysql = Product::tested() == Product::MySql;
-    let all = if is_mysql { "more on the whole server" } else { "ALL PRIVILEGES on the whole server" };
     for (name, grants, expected) in [
         ("all", &["ALL ON `@`.*"][..], "ALL PRIVILEGES on the whole database"),
-        ("super", &["SUPER ON *.*", "ALL ON `@`.*"], "SUPER on the whole server"),
-        ("giver", &["SELECT ON `@`.*", "ALL ON *.*"], all),
+        ("reloader", &["RELOAD ON *.*", "ALL ON `@`.*"], "RELOAD on the whole server"),
+        ("giver", &["SELECT ON `@`.*", "ALL ON `@`.*", "GRANT OPTION ON `@`.*"], "GRANT OPTION on the whole database"),
         ("writer", &["SELECT ON `@`.*", "UPDATE, DELETE ON `@`.billing"], "DELETE, UPDATE on billing"),
         ("table", &["SELECT ON `@`.*", "ALL ON `@`.billing"], "on billing"),
         ("columns", &["SELECT ON `@`.*", "UPDATE (labName) ON `@`.labs"], "UPDATE on labs"),
@@ -293,6 +304,39 @@ async fn a_wide_user_is_told_what_to_revoke() {
         assert!(!found.has("grants.wide"), "{name}: {:#}", found.json);
         assert!(found.has("grants.narrow"), "{name}: {:#}", found.json);
     }
+}
+
+/// Whoever looks as an administrator, as the advice says, is not told to give the rights up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_administrator_keeps_the_rights() {
+    let db = healthy(Engine::MariaDb).await;
+    let mut urls = vec![db.admin_url()];
+    for (name, grant) in [("super", "SUPER ON *.*"), ("lender", "GRANT OPTION ON *.*")] {
+        urls.push(user(&db, name, &[grant, "ALL ON `@`.*"]).await);
+    }
+    for url in urls {
+        let found = examine_as(&db, &url);
+        found.assert_well();
+        assert!(!found.has("grants.wide"), "{:#}", found.json);
+        let advice = found.advice("grants.administrator", "note");
+        assert_eq!(advice, "daymend itself should run as a user of deploy/mysql/grants.sql");
+    }
+    assert!(!examine(&db).has("grants.administrator"));
+}
+
+/// What the server does not show may be anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn own_triggers_that_the_user_may_not_see_are_not_called_well() {
+    let db = healthy(Engine::MariaDb).await;
+    db.install_dirty_triggers().await;
+    db.execute("DROP TRIGGER daymend_billing_update", args![]).await;
+    let names = |found: &Diagnosis, list: &str| found.json[list].as_array().unwrap().contains(&"triggers.own".into());
+    let blind = examine(&db);
+    assert!(!names(&blind, "checked") && names(&blind, "skipped"), "{:#}", blind.json);
+    assert!(blind.what("grants.unseen").contains("daymend's own"), "{:#}", blind.json);
+    let page = String::from_utf8(run(&db, &["--now", NOW, "doctor"]).stdout).unwrap();
+    assert!(page.contains("Late changes: ok, 1 not looked at"), "{page}");
+    assert!(examine_as_admin(&db).has("triggers.own"));
 }
 
 /// Triggers run with the rights of the account that installed them: without, nobody can write to their tables.

@@ -1,7 +1,7 @@
 //! What keeps a recompute from trusting a source that has lost rows, and a worker from working
 //! while the database suffers.
 
-use std::time::Duration;
+use std::{process::Output, time::Duration};
 
 use daymend::{args, db::Mode};
 use sqlx::{Connection as _, Executor as _, MySqlConnection};
@@ -29,6 +29,7 @@ on_both! {
     merged_dimensions_may_take_rows_away;
     a_single_bill_may_be_all_that_a_day_had;
     a_rebuild_takes_away_what_it_finds_gone;
+    a_rebuild_of_a_lab_whose_source_has_lost_rows_says_what_to_look_at;
     a_query_of_the_operators_own_holds_workers_back;
     a_number_of_any_kind_holds_workers_back_and_none_at_all_does;
     a_worker_that_holds_back_ends_at_once_on_sigterm;
@@ -181,6 +182,31 @@ async fn a_rebuild_takes_away_what_it_finds_gone(engine: Engine) {
     run_ok(&db, &["--now", NOW, "worker", "--drain"]);
     assert_eq!(rows_of(&db, "2026-06-12").await, 0);
     assert!(rows_of(&db, "2026-06-13").await > 20);
+}
+
+async fn a_rebuild_of_a_lab_whose_source_has_lost_rows_says_what_to_look_at(engine: Engine) {
+    let db = lab(engine, 6).await;
+    let rebuild = |more: &[&str]| run(&db, &[&["--now", NOW, "rebuild", "--lab", "1"], more].concat());
+    let warned = |output: Output| {
+        assert!(output.status.success(), "{output:?}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        error.lines().filter(|line| line.contains("would vanish")).map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(warned(rebuild(&["--dry-run"])), Vec::<String>::new());
+    db.execute(&format!("DELETE FROM billing WHERE {BILLS_OF_THE_DAY}"), vec![]).await;
+    assert_eq!(repair(&db, &[]).await.0, Some(1));
+    for more in [&["--dry-run"][..], &[]] {
+        let lines = warned(rebuild(more));
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(
+            lines[0].starts_with("warning: lab 1 has 1 job(s) that were discarded as rows would vanish"),
+            "{lines:?}"
+        );
+        assert!(lines[0].contains("`daymend queue list --lab 1 --state discarded`"), "{lines:?}");
+        assert!(lines[0].contains("docs/recovery.md"), "{lines:?}");
+    }
+    db.execute("UPDATE daymend_jobs SET error = 'something else' WHERE state = 'discarded'", vec![]).await;
+    assert_eq!(warned(rebuild(&["--dry-run"])), Vec::<String>::new());
 }
 
 async fn completed(db: &TestDb) -> i64 {

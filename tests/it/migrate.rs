@@ -1,13 +1,15 @@
 //! What `migrate` makes, whoever else is there, and what the other commands say before it.
 
-use daymend::args;
+use std::process::Stdio;
+
+use daymend::{args, db::migrate::MIGRATIONS};
 
 use crate::{
     cli::{LIMIT, NOW, USAGE, assert_one_line, labs},
     on_both,
     support::{
         Engine, TestDb,
-        process::{Process, run_fails, run_ok},
+        process::{Process, command, run_fails, run_ok},
     },
 };
 
@@ -43,11 +45,23 @@ async fn migrate_creates_what_is_missing_and_says_so_when_nothing_is(engine: Eng
 async fn migrates_side_by_side_do_what_one_would(engine: Engine) {
     for _ in 0..4 {
         let db = TestDb::source_only(engine).await;
-        let mut migrates: Vec<_> = (0..4).map(|_| Process::start(&db, &["migrate"])).collect();
+        let migrates = (0..4).map(|_| {
+            let mut migrate = command(&db, &["migrate"]);
+            migrate.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        });
+        let migrates: Vec<_> = migrates.collect();
         let mut list = Process::start(&db, &["runs", "list"]);
-        for migrate in &mut migrates {
-            assert_eq!(migrate.wait(LIMIT), Some(0));
+        let mut applied = Vec::new();
+        for migrate in migrates {
+            let output = migrate.wait_with_output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            let said = String::from_utf8(output.stdout).unwrap();
+            applied.extend(said.lines().filter(|line| line.starts_with("applied")).map(ToOwned::to_owned));
         }
+        applied.sort();
+        let versions: Vec<String> =
+            MIGRATIONS.iter().map(|known| format!("applied version {} ({})", known.version, known.name)).collect();
+        assert_eq!(applied, versions, "each was applied by one of them");
         // Before them, or in the middle, the schema does not fit.
         assert!(matches!(list.wait(LIMIT), Some(0 | SCHEMA)));
         assert!(run_ok(&db, &["migrate"]).contains("nothing to do"));

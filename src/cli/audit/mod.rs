@@ -43,7 +43,7 @@ const SEEDS: u64 = 1_000_000;
 /// Says which stored rows differ from their source, and why; writes nothing.
 ///
 /// Exit code 0: every row equals its source; 3: some differ; 1: none differs, but some days could
-/// not be compared.
+/// not be compared; 2: there was no day to compare.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Options {
@@ -160,10 +160,10 @@ impl AuditArgs {
             Err(error) => return Err(usage(error.to_string())),
             Ok(plan) => plan,
         };
-        let is_asked = (scope.from, scope.to) != (None, None);
         let is_unusable = |lab: &Subject| matches!(lab.standing, Standing::Unusable(_));
-        if is_asked && plan.days() == 0 && !plan.labs.iter().any(|(lab, _)| is_unusable(lab)) {
-            return Err(usage("no day to compare: between --from and --to no lab has a closed day with bills or rows"));
+        if plan.days() == 0 && !plan.labs.iter().any(|(lab, _)| is_unusable(lab)) {
+            let between = if (scope.from, scope.to) == (None, None) { "" } else { "between --from and --to " };
+            return Err(usage(format!("no day to compare: {between}no lab has a closed day with bills or rows")));
         }
         let report = watched(&reading, rollup, &plan, &self.options(now)).await?;
         // Before anything is printed: whoever reads only the beginning of it has asked for the repair as well.

@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use crate::{
     cli::{Exit, Global, print_json, usage},
     db::Db,
-    output::table::{or_dash, table, time},
+    output::{
+        page::one_line,
+        table::{or_dash, table, time},
+    },
     queue::{
         JobKind, JobState,
         admin::{
@@ -50,7 +53,12 @@ pub(super) async fn stats(global: &Global, db: &Db) -> anyhow::Result<ExitCode> 
         println!("paused          nothing");
     }
     for pause in &stats.paused {
-        println!("paused          {} since {} UTC by {}", pause.what, time(pause.paused_at), pause.paused_by);
+        println!(
+            "paused          {} since {} UTC by {}",
+            pause.what,
+            time(pause.paused_at),
+            one_line(&pause.paused_by)
+        );
     }
     if stats.workers.is_empty() {
         println!("workers         none is alive");
@@ -162,10 +170,10 @@ pub(super) async fn log(global: &Global, db: &Db, limit: u32) -> anyhow::Result<
     for entry in &entries {
         table.add_row([
             time(entry.at),
-            entry.who.clone(),
+            one_line(&entry.who),
             entry.action.clone(),
             entry.jobs.to_string(),
-            entry.filter.clone(),
+            one_line(&entry.filter),
         ]);
     }
     if entries.is_empty() {

@@ -1,6 +1,7 @@
 //! `daymend snapshot diff`.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
@@ -12,7 +13,7 @@ use super::{Exit, Global, StoreArgs, explained, find, print_json, restore, usage
 use crate::{
     output::{say, table::table},
     snapshot::{
-        Name, Store,
+        Manifest, Name, Opened, Store,
         diff::{self, Diff, Rows, filter::Condition},
         format::manifest::Server,
         open,
@@ -22,8 +23,8 @@ use crate::{
 
 /// Compares snapshots with each other, and with the live database.
 ///
-/// Given several, each is compared with the next one, which says between which two of them a row vanished.
-/// Exits with 3 where anything differs.
+/// Given several, each is compared with the next one, which says between which two of them a row vanished; a table
+/// that the next one does not have with the first one that has it. Exits with 3 where anything differs.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Options {
     /// The snapshots, oldest first, and `live` for the database (which is meant where only one is given);
@@ -69,30 +70,14 @@ impl Options {
         let mut older = open(&store, names[0]).await.map_err(explained)?;
         check_tables(&options.tables, &Side::snapshot(&older.manifest, &older.db))?;
         for at in 1..names.len() + usize::from(is_live) {
-            let old = Side::snapshot(&older.manifest, &older.db);
-            let mut progress = progress(
-                global,
-                format!("{} to {}", old.label, names.get(at).map_or("live".to_owned(), Name::to_string)),
-            );
-            // Kept open until the comparison is done.
-            let mut newer = None;
-            let was = &older.manifest.server;
-            let (new, other) = match names.get(at) {
-                Some(name) => {
-                    let opened = newer.insert(open(&store, *name).await.map_err(explained)?);
-                    let other = &opened.manifest.server.database;
-                    (Side::snapshot(&opened.manifest, &opened.db), (*other != was.database).then(|| other.clone()))
-                }
-                None => {
-                    let db = global.connect_bare(2).await?;
-                    let side = Side::live(&db, old.tables.keys().map(String::as_str)).await.map_err(explained)?;
-                    (side, (!was.is_of(&db)).then(|| db.name()))
-                }
-            };
-            options.relations = restore::relations(global, &self.relations, &old, &new)?;
-            let mut diff = diff::compare(&old, &new, &options, &mut progress).await.map_err(explained)?;
-            diff.remarks.extend(other.map(|other| other_database(&old.label, was, &new.label, &other)));
+            let files = &self.relations;
+            let (diff, newer) = pair(global, &store, files, &older, names.get(at), &mut options).await?;
             diffs.push(diff);
+            for (later, tables) in later(&store, &older.manifest, &names[at..], is_live, &options.tables).await? {
+                let mut options = diff::Options { tables, ..options.clone() };
+                let (diff, _) = pair(global, &store, files, &older, later.as_ref(), &mut options).await?;
+                diffs.push(diff);
+            }
             if let Some(newer) = newer {
                 older = newer;
             }
@@ -101,11 +86,16 @@ impl Options {
             let columns: Vec<&str> = options.conditions.iter().map(Condition::column).collect();
             return Err(usage(format!("--where: no table that is compared has {}", columns.join(" and "))));
         }
+        let has_conditions = !options.conditions.is_empty();
+        if has_conditions && diffs.iter().all(|diff| diff.fitting == 0) {
+            let conditions: Vec<String> = options.conditions.iter().map(Condition::to_string).collect();
+            return Err(usage(format!("--where: no row fits {}", conditions.join(" and "))));
+        }
         let differs = diffs.iter().any(|diff| !diff.is_empty());
         if global.json {
             print_json(&diffs)?;
         } else {
-            diffs.iter().for_each(print);
+            diffs.iter().for_each(|diff| print(diff, has_conditions));
         }
         Ok(if differs { Exit::Drift } else { Exit::Ok }.into())
     }
@@ -135,6 +125,65 @@ impl Options {
     }
 }
 
+/// Compares a snapshot with a newer one, which is returned as well, or with the live database.
+async fn pair(
+    global: &Global,
+    store: &Store,
+    files: &[PathBuf],
+    older: &Opened,
+    newer: Option<&Name>,
+    options: &mut diff::Options,
+) -> anyhow::Result<(Diff, Option<Opened>)> {
+    let (old, was) = (Side::snapshot(&older.manifest, &older.db), &older.manifest.server);
+    let mut progress =
+        progress(global, format!("{} to {}", old.label, newer.map_or("live".to_owned(), Name::to_string)));
+    let opened = match newer {
+        Some(name) => Some(open(store, *name).await.map_err(explained)?),
+        None => None,
+    };
+    let (new, other) = match &opened {
+        Some(opened) => {
+            let other = &opened.manifest.server.database;
+            (Side::snapshot(&opened.manifest, &opened.db), (*other != was.database).then(|| other.clone()))
+        }
+        None => {
+            let db = global.connect_bare(2).await?;
+            let side = Side::live(&db, old.tables.keys().map(String::as_str)).await.map_err(explained)?;
+            (side, (!was.is_of(&db)).then(|| db.name()))
+        }
+    };
+    options.relations = restore::relations(global, files, &old, &new)?;
+    let mut diff = diff::compare(&old, &new, options, &mut progress).await.map_err(explained)?;
+    diff.remarks.extend(other.map(|other| other_database(&old.label, was, &new.label, &other)));
+    Ok((diff, opened))
+}
+
+/// The tables of a snapshot that the next of `names` does not have, by what is the first to have them; none for the
+/// live database. What vanished from them would be in no pair of neighbours.
+async fn later(
+    store: &Store,
+    older: &Manifest,
+    names: &[Name],
+    is_live: bool,
+    wanted: &[String],
+) -> anyhow::Result<BTreeMap<Option<Name>, Vec<String>>> {
+    let mut later: BTreeMap<Option<Name>, Vec<String>> = BTreeMap::new();
+    let mut manifests = Vec::new();
+    for name in names {
+        manifests.push(store.manifest(*name).await.map_err(explained)?);
+    }
+    let tables = older.tables.iter().map(|copy| &copy.table.name);
+    for table in tables.filter(|table| wanted.is_empty() || wanted.contains(table)) {
+        match manifests.iter().position(|manifest| manifest.table(table).is_some()) {
+            Some(0) => {}
+            Some(at) => later.entry(Some(names[at])).or_default().push(table.clone()),
+            None if is_live && !names.is_empty() => later.entry(None).or_default().push(table.clone()),
+            None => {}
+        }
+    }
+    Ok(later)
+}
+
 /// What is said where two sides are of databases of different names.
 pub(super) fn other_database(old: &str, was: &Server, new: &str, database: &str) -> String {
     format!("{old} is of database {}, and {new} of {database}", was.database)
@@ -160,8 +209,9 @@ pub(super) fn progress(global: &Global, what: String) -> impl FnMut(u64) + Send 
     }
 }
 
-fn print(diff: &Diff) {
-    println!("{} to {}: {} rows compared", diff.from, diff.to, diff.compared);
+fn print(diff: &Diff, has_conditions: bool) {
+    let fitting = if has_conditions { format!(", {} fit --where", diff.fitting) } else { String::new() };
+    println!("{} to {}: {} rows compared{fitting}", diff.from, diff.to, diff.compared);
     for table in &diff.uncompared {
         println!("  not compared: {table}");
     }

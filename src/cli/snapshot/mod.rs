@@ -9,7 +9,10 @@ mod take;
 mod undo;
 mod verify;
 
-use std::process::ExitCode;
+use std::{
+    process::ExitCode,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use clap::{Args, Subcommand};
 
@@ -22,7 +25,7 @@ use super::{
 };
 use crate::{
     db::Db,
-    error::chain,
+    error::{chain, examples},
     rollup::Rollup,
     runs::records,
     snapshot::{Name, SnapshotError, Store},
@@ -152,6 +155,58 @@ pub(super) async fn find(store: &Store, name: &str) -> anyhow::Result<Name> {
     }
     let newest = store.names().await.map_err(explained)?.pop();
     newest.ok_or_else(|| usage("there is no snapshot yet: see `daymend snapshot take`"))
+}
+
+/// Says where a snapshot lacks tables that the one of its database before it has: nobody looks for their rows in it.
+async fn warn_of_fewer_tables(global: &Global, store: &Store, name: Name) -> anyhow::Result<()> {
+    let newest = store.manifest(name).await.map_err(explained)?;
+    for before in store.names().await.map_err(explained)?.into_iter().filter(|before| *before < name).rev() {
+        let Ok(before) = store.manifest(before).await else { continue };
+        if before.server.database != newest.server.database {
+            continue;
+        }
+        let names = before.tables.iter().map(|copy| &copy.table.name);
+        let lacking: Vec<&String> = names.filter(|table| newest.table(table).is_none()).collect();
+        if !lacking.is_empty() {
+            global.warn(format_args!(
+                "{name} has no {}, which {} before it has: their rows are not looked for",
+                examples(lacking, 3),
+                before.name
+            ));
+        }
+        break;
+    }
+    Ok(())
+}
+
+/// What is half done. Where a signal or an error ends it, it says so, and how to go on.
+struct HalfDone<'a> {
+    global: &'a Global,
+    rows: AtomicU64,
+    how: String,
+}
+
+impl<'a> HalfDone<'a> {
+    fn new(global: &'a Global, how: impl Into<String>) -> Self {
+        Self { global, rows: AtomicU64::new(0), how: how.into() }
+    }
+
+    fn is_at(&self, rows: u64) {
+        self.rows.store(rows, Relaxed);
+    }
+
+    fn done(self) {
+        self.is_at(0);
+    }
+}
+
+impl Drop for HalfDone<'_> {
+    fn drop(&mut self) {
+        let rows = self.rows.load(Relaxed);
+        if rows > 0 {
+            self.global.warn(format_args!("stopped after {rows} rows; {}; no day has been recomputed yet", self.how));
+        }
+    }
 }
 
 /// A number of bytes for people.

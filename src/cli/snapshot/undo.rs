@@ -8,8 +8,8 @@ use std::{
 use clap::Args;
 
 use super::{
-    AttemptsArgs, Exit, Global, diff::progress, follow_up::FollowUp, historical_summary, print_json, restore, usage,
-    who,
+    AttemptsArgs, Exit, Global, HalfDone, diff::progress, follow_up::FollowUp, historical_summary, print_json, restore,
+    usage, who,
 };
 use crate::{
     db::Db,
@@ -67,7 +67,7 @@ impl Options {
         // As where a run was killed behind its last step.
         if !self.file.exists() && done.exists() {
             if global.json {
-                print_json(&json(&Undone::default(), Some(&done)))?;
+                print_json(&json(&Undone::default(), Some(&done), self.dry_run))?;
             } else {
                 println!("{} was taken back before: see {}", self.file.display(), done.display());
             }
@@ -83,7 +83,12 @@ impl Options {
         if !self.dry_run && !days.labs.is_empty() {
             reader.writer()?.append(&[Record::Days { labs: days.labs.clone() }])?;
         }
-        let mut progress = progress(global, "undone".to_owned());
+        let half_done = HalfDone::new(global, "run it again to go on");
+        let mut say = progress(global, if self.dry_run { "looked at" } else { "undone" }.to_owned());
+        let mut progress = |rows| {
+            half_done.is_at(if self.dry_run { 0 } else { rows });
+            say(rows);
+        };
         let undone = match self.dry_run {
             true => undo.foretell(&mut reader, &mut progress).await,
             false => undo.run(&mut reader, &mut progress).await,
@@ -92,7 +97,7 @@ impl Options {
         let exit = if undone.left.is_empty() { Exit::Ok } else { Exit::Drift };
         if self.dry_run {
             if global.json {
-                print_json(&json(&undone, None))?;
+                print_json(&json(&undone, None, true))?;
             } else {
                 print(&undone, true);
             }
@@ -106,6 +111,7 @@ impl Options {
             wait: self.wait,
         };
         let after = follow_up.enqueue(global, &db, &days).await?;
+        half_done.done();
         let renamed = undone.left.is_empty().then_some(done.as_path());
         if let Some(done) = renamed {
             std::fs::rename(&self.file, done)?;
@@ -120,7 +126,7 @@ impl Options {
         }
         let after = follow_up.finish(global, &db, &days, after).await?;
         if global.json {
-            print_json(&after.add_to(json(&undone, renamed)))?;
+            print_json(&after.add_to(json(&undone, renamed, false)))?;
         }
         Ok(after.exit(exit).into())
     }
@@ -167,14 +173,14 @@ pub(super) async fn days_of(
 }
 
 /// As JSON, with where the undo file is once every row has been taken back.
-fn json(undone: &Undone, renamed: Option<&Path>) -> serde_json::Value {
+fn json(undone: &Undone, renamed: Option<&Path>, dry_run: bool) -> serde_json::Value {
     let left: Vec<_> = undone
         .left
         .iter()
         .map(|((table, why), keys)| serde_json::json!({ "table": table, "why": why, "keys": keys }))
         .collect();
     serde_json::json!({
-        "removed": undone.removed, "gone": undone.gone, "emptied": undone.emptied, "left": left,
+        "dry_run": dry_run, "removed": undone.removed, "gone": undone.gone, "emptied": undone.emptied, "left": left,
         "renamed_to": renamed,
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! Conditions are read here and decided here, on the values of a row; no part of them becomes SQL.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, fmt};
 
 use crate::{
     db::Arg,
@@ -49,6 +49,13 @@ impl std::str::FromStr for Condition {
             return Err("expected COLUMN=VALUE, such as lab_id=7 (or !=, <, <=, >, >=; COLUMN=NULL)".to_owned());
         };
         Ok(Self { column: text[..at].trim().to_owned(), operator, value: text[at + sign.len()..].trim().to_owned() })
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = OPERATORS.iter().find(|(_, operator)| *operator == self.operator).map_or("", |(sign, _)| sign);
+        write!(f, "{}{sign}{}", self.column, self.value)
     }
 }
 

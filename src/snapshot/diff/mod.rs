@@ -44,6 +44,8 @@ pub struct Diff {
     pub tables: Vec<TableDiff>,
     /// How many rows were compared.
     pub compared: u64,
+    /// How many rows fit `--where`, on either side.
+    pub fitting: u64,
     /// Tables that cannot be compared, and why: they differ, in a way that has no rows.
     pub uncompared: Vec<String>,
     /// Columns that only one side has, and tables that `--where` leaves out.
@@ -68,6 +70,9 @@ pub struct TableDiff {
     pub reused: Rows,
     /// Vanished rows that referred to rows that vanished as well, by the reference.
     pub with: BTreeMap<String, u64>,
+    /// How many rows fit `--where`.
+    #[serde(skip)]
+    pub fitting: u64,
 }
 
 /// Rows, the first of which are named.
@@ -119,6 +124,7 @@ pub async fn compare(
         to: new.label.clone(),
         tables: Vec::new(),
         compared: 0,
+        fitting: 0,
         uncompared: Vec::new(),
         remarks: Vec::new(),
         is_all_left_out: false,
@@ -139,6 +145,7 @@ pub async fn compare(
         diff.is_all_left_out = false;
         let compare = Compare { old, new, shapes: &shapes, links: &links, number, filter, options };
         let table = compare.run(&mut views, &mut diff.compared, progress).await?;
+        diff.fitting += table.fitting;
         if !table.is_empty() {
             diff.tables.push(table);
         }
@@ -201,6 +208,7 @@ impl Compare<'_> {
             changed: Rows::default(),
             reused: Rows::default(),
             with: BTreeMap::new(),
+            fitting: 0,
         };
         let mut rewritten = HashSet::new();
         let mut pages = self.old.pages(shape);
@@ -223,6 +231,7 @@ impl Compare<'_> {
             let known = self.old.keys(&mut views.old, shape, &shape.key, &keys, false).await?;
             for ((row, key), known) in page.iter().zip(&keys).zip(known) {
                 if known.is_empty() && self.filter.takes(row) && !rewritten.contains(&cells::encode(key)) {
+                    diff.fitting += 1;
                     diff.added.add(self.options.samples, || cells::show_key(key));
                 }
             }
@@ -248,12 +257,14 @@ impl Compare<'_> {
         for ((row, key), found) in page.iter().zip(&keys).zip(found) {
             let others = found.iter().map(|found| shape.key_of(found)).filter(|found| found != key);
             rewritten.extend(others.map(|found| cells::encode(&found)));
+            let fits = self.filter.takes(row) || found.first().is_some_and(|found| self.filter.takes(found));
+            diff.fitting += u64::from(fits);
             match found.first() {
-                None if self.filter.takes(row) => {
+                None if fits => {
                     diff.vanished.add(samples, || cells::show_key(key));
                     vanished.push(row.clone());
                 }
-                Some(found) if found != row && (self.filter.takes(row) || self.filter.takes(found)) => {
+                Some(found) if found != row && fits => {
                     let is_other = shape.values(row, &identity) != shape.values(found, &identity);
                     let rows = if is_other { &mut diff.reused } else { &mut diff.changed };
                     rows.add(samples, || format!("{}: {}", cells::show_key(key), changes(shape, row, found)));

@@ -84,6 +84,19 @@ async fn a_file_that_may_not_be_written_is_one_line_that_says_what_to_do() {
         // Who only reads needs no more than the directory.
         copy.allow(0o444, 0o755);
         assert_eq!(copy.daymend(&["queue", "stats"]), (Some(0), String::new()));
+        // Of a file in WAL mode not even that, if it says that nobody writes it.
+        copy.allow(0o644, 0o755);
+        if is_wal {
+            copy.allow(0o444, 0o555);
+            for args in [&["runs", "list"][..], &["--now", NOW, "audit"], &["doctor"]] {
+                assert_eq!(copy.daymend(args).0, Some(USAGE), "{args:?}");
+            }
+            let (_, error) = copy.daymend(&["runs", "list"]);
+            assert!(error.contains("to only read it, while nobody writes it, give sqlite:FILE?immutable=1"), "{error}");
+            let url = format!("{}?immutable=1", copy.url);
+            assert_eq!(copy.daymend(&["runs", "list", "--database-url", &url]), (Some(0), String::new()));
+            assert_eq!(copy.daymend(&["--now", NOW, "audit", "--lab", "1", "--database-url", &url]).0, Some(DRIFT));
+        }
         copy.allow(0o000, 0o755);
         let (code, error) = copy.daymend(&["queue", "stats"]);
         assert_eq!((code, error.lines().count()), (Some(UNAVAILABLE), 1), "{error}");

@@ -16,7 +16,7 @@ use crate::{
     support::{
         Engine, TestDb,
         process::{Process, command, run, run_fails, run_ok},
-        server,
+        server, wait_until,
         work::jobs_changed,
     },
 };
@@ -32,6 +32,7 @@ on_both! {
     repair_as_of_does_yesterday_of_each_lab;
     a_moment_that_is_ahead_of_the_databases_clock_is_warned_of;
     a_repair_of_a_lab_that_is_off_says_so;
+    whoever_enqueues_is_told_that_no_worker_is_alive;
     a_bench_whose_workers_could_not_run_enqueues_nothing;
     a_standard_error_that_is_full_stops_nobody;
     runs_can_be_listed_shown_and_cancelled;
@@ -172,6 +173,27 @@ async fn a_repair_of_a_lab_that_is_off_says_so(engine: Engine) {
             let said = String::from_utf8_lossy(&rebuilt.stderr).contains("the Historical View of lab 2 is off");
             assert_eq!(said, is_said, "{rebuilt:?}");
         }
+    }
+}
+
+async fn whoever_enqueues_is_told_that_no_worker_is_alive(engine: Engine) {
+    let db = labs(engine).await;
+    let warning = "warning: no worker is alive: start `daymend worker` or `daymend serve`";
+    let warned = |args: &[&str]| {
+        let output = run(&db, &[&["--now", NOW], args].concat());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap().contains(warning)
+    };
+    let commands = [&["repair", "--day", "2026-06-12", "--lab", "1"][..], &["rebuild", "--lab", "2"]];
+    for command in commands {
+        assert!(warned(command), "{command:?}");
+        assert!(!warned(&[command, &["--dry-run"]].concat()), "{command:?}");
+    }
+    let _worker = Process::start(&db, &["worker"]);
+    let alive = "SELECT COUNT(*) FROM daymend_workers";
+    wait_until("the worker to register", LIMIT, async || db.number(alive).await > 0).await;
+    for command in commands {
+        assert!(!warned(command), "{command:?}");
     }
 }
 

@@ -1,14 +1,20 @@
 //! One case each: why rows are set aside, what must not come back.
 
+use std::{
+    io::Read as _,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
 use daymend::{
     args,
     db::{Mode, Query},
 };
 
-use super::{Scene, differences, rows};
+use super::{Scene, differences, inserts, rows};
 use crate::{
     on_both,
-    support::{Engine, TestDb, oracle, process::command, server},
+    support::{Engine, TestDb, oracle, process::command, server, wait_until},
 };
 
 on_both! {
@@ -18,6 +24,8 @@ on_both! {
     rows_that_were_touched_since_are_not_undone;
     a_filter_and_a_row_of_snapshots_say_when_rows_vanished;
     tables_that_cannot_be_compared_differ;
+    what_a_snapshot_between_lacks_is_compared_with_the_next_that_has_it;
+    a_restore_of_the_latest_says_which_tables_it_lacks;
     days_of_restored_facts_are_recomputed;
     writers_meanwhile_do_no_harm;
     bad_input_is_one_line;
@@ -139,9 +147,10 @@ async fn cycles_and_trees_go_in_by_two_passes(engine: Engine) {
     assert!(scene.dump().await == full);
     let undo = scene.path("undo.jsonl").display().to_string();
     let undone = scene.json(0, &["undo", &undo, "--relations", &relations, "--dry-run"]);
-    assert_eq!(undone["removed"], 301);
+    assert_eq!((&undone["removed"], &undone["dry_run"]), (&301.into(), &true.into()));
     assert!(scene.dump().await == full, "a dry run changes nothing");
-    scene.json(0, &["undo", &undo, "--relations", &relations]);
+    let undone = scene.json(0, &["undo", &undo, "--relations", &relations]);
+    assert_eq!((&undone["removed"], &undone["dry_run"]), (&301.into(), &false.into()));
     assert!(scene.dump().await == empty);
 }
 
@@ -190,7 +199,7 @@ async fn a_filter_and_a_row_of_snapshots_say_when_rows_vanished(engine: Engine) 
     let scene = people(engine).await;
     let take = async || {
         let name = scene.take().await.to_string();
-        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+        tokio::time::sleep(Duration::from_millis(1100)).await;
         name
     };
     let first = take().await;
@@ -216,17 +225,23 @@ async fn a_filter_and_a_row_of_snapshots_say_when_rows_vanished(engine: Engine) 
         let diff = scene.json(3, &["diff", &second, "--table", "pets", "--where", "id=4", "--where", condition]);
         assert_eq!(differences(&diff[0])["pets"], [0, 0, 1, 0], "{condition}: {diff}");
     }
-    scene.json(0, &["diff", &first, "--where", "name=x' OR '1'='1"]);
+    // A typo is not "nothing lost", and no value is SQL.
+    for condition in ["owner=12345", "owner=abc", "owner=1 or 1=1", "name=x' OR '1'='1"] {
+        let error = scene.run(2, &["diff", "--since", &first, "--where", condition]);
+        assert_eq!(error, format!("error: --where: no row fits {condition}\n"));
+    }
+    let same = scene.run(0, &["diff", &first, &second, "--where", "owner=3"]);
+    assert!(same.contains("rows compared, 1 fit --where"), "{same}");
     scene.json(0, &["diff", &first, &second, "--table", "people"]);
 }
 
 async fn tables_that_cannot_be_compared_differ(engine: Engine) {
     let mut scene = people(engine).await;
     let both = scene.take().await.to_string();
-    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     scene.tables.truncate(1);
     let one = scene.take().await.to_string();
-    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     scene.tables.push("pets".to_owned());
     let again = scene.take().await.to_string();
     let missing = format!("table pets: {one} does not have it");
@@ -241,6 +256,86 @@ async fn tables_that_cannot_be_compared_differ(engine: Engine) {
     scene.db.execute("ALTER TABLE pets RENAME COLUMN id TO number", args![]).await;
     let diff = &scene.json(3, &["diff", &both])[0];
     assert_eq!(diff["uncompared"], serde_json::json!(["table pets: live has lost its key"]), "{diff}");
+}
+
+async fn what_a_snapshot_between_lacks_is_compared_with_the_next_that_has_it(engine: Engine) {
+    let mut scene = people(engine).await;
+    let mut names = Vec::new();
+    for (tables, loss) in [(2, "pets WHERE id < 3"), (1, "pets WHERE id = 3"), (1, "people WHERE id = 1"), (2, "pets")]
+    {
+        scene.tables = ["people", "pets"][..tables].iter().map(|table| (*table).to_owned()).collect();
+        names.push(scene.take().await.to_string());
+        scene.db.execute(&format!("DELETE FROM {loss}"), args![]).await;
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    let vanished = |diff: &serde_json::Value| {
+        let diffs = diff.as_array().unwrap().iter();
+        let lost = diffs.filter_map(|diff| Some((diff, differences(diff).get("pets")?[0])));
+        lost.map(|(diff, rows)| format!("{} to {}: {rows}", diff["from"], diff["to"]).replace('"', ""))
+            .collect::<Vec<_>>()
+    };
+    let expected = [format!("{} to {}: 3", names[0], names[3]), format!("{} to live: 6", names[3])];
+    assert_eq!(vanished(&scene.json(3, &["diff", "--since", &names[0]])), expected);
+    assert_eq!(vanished(&scene.json(3, &["diff", "--since", &names[0], "--table", "pets"])), expected);
+    let diff = scene.json(3, &["diff", &names[0], &names[1], "live"]);
+    assert_eq!(vanished(&diff), [format!("{} to live: 9", names[0])]);
+    assert!(vanished(&scene.json(3, &["diff", "--since", &names[0], "--table", "people"])).is_empty());
+}
+
+async fn a_restore_of_the_latest_says_which_tables_it_lacks(engine: Engine) {
+    let mut scene = people(engine).await;
+    let warned = |scene: &Scene| {
+        let args = scene.args(&["restore", "latest", "--missing"]);
+        let output = command(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>()).output().unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let both = scene.take().await;
+    assert_eq!(warned(&scene), "");
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    scene.tables.truncate(1);
+    let one = scene.take().await;
+    let expected = format!("warning: {one} has no pets, which {both} before it has: their rows are not looked for\n");
+    assert_eq!(warned(&scene), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stops_a_restore_or_an_undo_is_told_what_is_half_done() {
+    let scene = people(Engine::MariaDb).await;
+    let more: Vec<String> = (10..=309).map(|id| format!("({id}, 'c{id}', 'n{id}')")).collect();
+    scene.execute_all(&inserts("people", &more)).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM pets", "DELETE FROM people"]).await;
+    let undo = scene.path("undo.jsonl").display().to_string();
+    // Somebody holds a row of what comes last: when the others are done, it waits.
+    let restore = vec!["restore", name.as_str(), "--missing", "--apply"];
+    let or = format!(", or `daymend snapshot undo {undo}`");
+    for (arguments, holding, people, or) in [
+        (restore, "INSERT INTO pets VALUES (1, NULL, NULL)", 309..310, or.as_str()),
+        (vec!["undo", &undo], "UPDATE people SET name = 'x' WHERE id = 1", 1..309, ""),
+    ] {
+        let mut somebody = scene.db.admin.begin(Mode::Write).await.unwrap();
+        somebody.execute(Query::named("test", holding), args![]).await.unwrap();
+        let args = scene.args(&arguments);
+        let mut stopped = command(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut stopped = stopped.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let waiting = "SELECT COUNT(*) FROM information_schema.processlist
+                       WHERE db = DATABASE() AND command <> 'Sleep' AND id <> CONNECTION_ID()";
+        wait_until("it to wait", Duration::from_secs(60), async || {
+            people.contains(&scene.db.number("SELECT COUNT(*) FROM people").await) && scene.db.number(waiting).await > 0
+        })
+        .await;
+        let left = scene.db.number("SELECT (SELECT COUNT(*) FROM people) + (SELECT COUNT(*) FROM pets)").await;
+        let rows = if arguments[0] == "undo" { 318 - left } else { left };
+        let id = stopped.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+        let mut said = String::new();
+        stopped.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(stopped.wait().unwrap().code(), Some(130), "{said}");
+        somebody.rollback().await.unwrap();
+        let how = format!("run it again to go on{or}; no day has been recomputed yet");
+        assert_eq!(said, format!("warning: stopped after {rows} rows; {how}\n"));
+        scene.run(0, &arguments);
+    }
 }
 
 /// When all days of the lab are over.
@@ -295,8 +390,8 @@ async fn writers_meanwhile_do_no_harm(engine: Engine) {
     let scene = Scene::new(engine, &PEOPLE).await;
     let people: Vec<String> = (1..=4000).map(|id| format!("({id}, 'c{id}', 'n')")).collect();
     let pets: Vec<String> = (1..=4000).map(|id| format!("({id}, {id}, 'p')")).collect();
-    let mut sql = super::inserts("people", &people);
-    sql.extend(super::inserts("pets", &pets));
+    let mut sql = inserts("people", &people);
+    sql.extend(inserts("pets", &pets));
     scene.execute_all(&sql).await;
     let name = scene.take().await.to_string();
     scene.execute_all(&["DELETE FROM pets WHERE id > 1000", "DELETE FROM people WHERE id > 1000"]).await;
@@ -320,7 +415,7 @@ async fn writers_meanwhile_do_no_harm(engine: Engine) {
                     id + 2
                 ),
             ] {
-                let _ = tokio::time::timeout(std::time::Duration::from_secs(20), scene.db.execute(&sql, args![])).await;
+                let _ = tokio::time::timeout(Duration::from_secs(20), scene.db.execute(&sql, args![])).await;
             }
         }
     };
@@ -409,7 +504,7 @@ async fn a_row_that_somebody_holds_is_tried_again() {
     let begun = std::time::Instant::now();
     let restore = tokio::task::spawn_blocking(move || restore.output().expect("daymend runs"));
     // Longer than a statement waits for a lock.
-    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE id < 4").await, 0);
     held.commit().await.unwrap();
     let output = restore.await.unwrap();

@@ -16,6 +16,7 @@ use daymend::{
     args,
     db::{Mode, Query},
     metrics::catalogue::ALL,
+    recompute::shrink::WOULD_VANISH,
 };
 use tempfile::TempDir;
 
@@ -63,6 +64,18 @@ fn pages_have_one_shape_and_say_what_the_rules_say() {
         for threshold in thresholds(&alert.rule) {
             assert!(text.contains(&threshold), "{name} does not name the threshold of {threshold}");
         }
+    }
+}
+
+/// A rebuild would carry the loss on: that is read before anything else.
+#[test]
+fn pages_about_discarded_jobs_begin_with_a_source_that_has_lost_rows() {
+    for name in ["DaymendJobsDiscarded", "DaymendRunFailed"] {
+        let pages = pages();
+        let text = &pages.iter().find(|page| page.name == name).unwrap().text;
+        let causes = text.split_once("| cause | likelihood | how to confirm |\n").unwrap().1;
+        assert!(causes.lines().nth(1).unwrap().starts_with(&format!("| `{WOULD_VANISH}`")), "{name}");
+        assert!(text.contains("(../../docs/recovery.md)"), "{name}");
     }
 }
 

@@ -7,13 +7,13 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::Args;
 
 use super::{
-    AttemptsArgs, Exit, Global, ShrinkArgs, StoreArgs,
+    AttemptsArgs, Exit, Global, HalfDone, ShrinkArgs, StoreArgs,
     diff::{check_tables, other_database, progress},
     explained, find,
     follow_up::FollowUp,
     historical_summary, print_json,
     undo::{days_of, undo_of},
-    usage, who,
+    usage, warn_of_fewer_tables, who,
 };
 use crate::{
     db::DbError,
@@ -113,7 +113,11 @@ pub(in crate::cli) struct Options {
 impl Options {
     pub(in crate::cli) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let store = self.store.store()?;
-        let opened = open(&store, find(&store, &self.snapshot).await?).await.map_err(explained)?;
+        let name = find(&store, &self.snapshot).await?;
+        if self.snapshot == "latest" {
+            warn_of_fewer_tables(global, &store, name).await?;
+        }
+        let opened = open(&store, name).await.map_err(explained)?;
         let snapshot = Side::snapshot(&opened.manifest, &opened.db);
         let label = snapshot.label.clone();
         check_tables(&self.table, &snapshot)?;
@@ -184,7 +188,13 @@ impl Options {
         }
         // Before anything is in: what this cannot read nobody could take back.
         let undo = undo_of(global, &db, &known, &self.relations).await?;
-        let mut progress = progress(global, "restored".to_owned());
+        let how = format!("run it again to go on, or `daymend snapshot undo {}`", undo_path.display());
+        let half_done = HalfDone::new(global, how);
+        let mut say = progress(global, "restored".to_owned());
+        let mut progress = |rows| {
+            half_done.is_at(rows);
+            say(rows);
+        };
         let apply = Apply::new(&context, writer, &mut known, &mut progress).await?;
         let applied = apply.run().await.map_err(with_rights)?;
         let mut reader = held.reader()?;
@@ -196,6 +206,7 @@ impl Options {
             wait: self.wait,
         };
         let after = follow_up.enqueue(global, &db, &days).await?;
+        half_done.done();
         // What may take long is left to others.
         drop(held);
         let saved = remap::save(&context, &map, self.remap.as_deref()).await?;
