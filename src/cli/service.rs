@@ -17,9 +17,7 @@ use crate::{
     clock::Clock,
     db::{ConnectOptions, Db, DbError, Mode},
     health::Health,
-<<<<<<< HEAD
-    metrics, queue,
-=======
+    metrics,
     queue::{
         JobKind, JobState,
         admin::{
@@ -29,7 +27,6 @@ use crate::{
             stats,
         },
     },
->>>>>>> walk
     recompute::shrink::MaxShrink,
     scheduler::{
         self,
