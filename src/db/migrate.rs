@@ -215,7 +215,7 @@ fn outputs(dialect: Dialect) -> impl Iterator<Item = (&'static str, &'static str
 }
 
 /// What the names of daymend's own tables begin with.
-const OWN: &str = "daymend_";
+pub const OWN: &str = "daymend_";
 
 /// Every table that a migration creates, with the statement, oldest first.
 fn created(dialect: Dialect) -> impl Iterator<Item = (&'static str, &'static str)> {

@@ -40,7 +40,7 @@ pub(super) struct FollowUp {
 pub(super) struct After {
     /// The run; none where there was nothing to recompute.
     run: Option<i64>,
-    /// Why days that are to be recomputed could not be enqueued.
+    /// Days that are to be recomputed and could not be enqueued, or are unknown, and why.
     left: Option<String>,
     /// Facts whose days nobody knows: those are not recomputed.
     is_unknown: bool,
@@ -55,23 +55,33 @@ pub(super) struct After {
 }
 
 impl FollowUp {
-    /// Enqueues the repair of the days, and says nothing.
-    pub(super) async fn enqueue(&self, global: &Global, db: &Db, days: &repair::Plan) -> anyhow::Result<After> {
+    /// Enqueues the repair of the days, and says nothing: whatever comes of it, what was done before has been done.
+    pub(super) async fn enqueue(&self, global: &Global, db: &Db, days: &repair::Plan) -> After {
         let (is_unknown, left_out) = (!days.unknown.is_empty(), days.left_out.clone());
         let after = After { is_unknown, left_out, wait: self.wait, ..After::default() };
         if days.labs.is_empty() {
-            return Ok(after);
+            return after;
         }
-        if let Err(error) = migrate::check(db).await {
-            return Ok(After { left: Some(chain(&error)), ..after });
+        match self.repair(global, db, days).await {
+            Ok(run) => After { run: Some(run), ..after },
+            Err(error) => {
+                let (jobs, why) = (jobs(days), chain(error.as_ref()));
+                After {
+                    left: Some(format!("{jobs} day(s) are to be recomputed and cannot be enqueued: {why}")),
+                    ..after
+                }
+            }
         }
+    }
+
+    /// The run that recomputes the days.
+    async fn repair(&self, global: &Global, db: &Db, days: &repair::Plan) -> anyhow::Result<i64> {
+        migrate::check(db).await?;
         let rollups = global.rollups()?;
         let rollup = historical_summary(&rollups)?;
         let now = db.now(global.clock()).await?;
         global.warn_of_future(db).await?;
-        let run =
-            repair::enqueue(db, rollup, days, &self.requested_by, now, self.attempts_max, self.max_shrink).await?;
-        Ok(After { run: Some(run), ..after })
+        Ok(repair::enqueue(db, rollup, days, &self.requested_by, now, self.attempts_max, self.max_shrink).await?)
     }
 
     /// Says what was enqueued; with `wait` follows it, then audits the days.
@@ -91,13 +101,12 @@ impl FollowUp {
         for why in &days.unknown {
             global.warn(format_args!("a row of unknown day, which is not recomputed: {why}"));
         }
-        let jobs: usize = days.labs.iter().map(|(_, days)| days.len()).sum();
-        if let Some(why) = &after.left {
-            global.warn(format_args!("{jobs} day(s) are to be recomputed and cannot be enqueued: {why}"));
+        if let Some(left) = &after.left {
+            global.warn(left);
         }
         let Some(run) = after.run else { return Ok(after) };
         if !global.json {
-            println!("run {run}: {jobs} day(s) of {} lab(s) are recomputed", days.labs.len());
+            println!("run {run}: {} day(s) of {} lab(s) are recomputed", jobs(days), days.labs.len());
         }
         if !self.wait {
             if !global.json {
@@ -122,7 +131,18 @@ impl FollowUp {
     }
 }
 
+/// How many days those are, of all labs together.
+fn jobs(days: &repair::Plan) -> usize {
+    days.labs.iter().map(|(_, days)| days.len()).sum()
+}
+
 impl After {
+    /// What came of it where nobody could say which days those are.
+    pub(super) fn of_unknown_days(why: &anyhow::Error) -> Self {
+        let left = format!("which days are to be recomputed is unknown: {}", chain(why.as_ref()));
+        Self { left: Some(left), ..Self::default() }
+    }
+
     /// How it all ended, where what came before ended like that.
     pub(super) fn exit(&self, before: Exit) -> Exit {
         if self.left.is_some() || self.ended.is_some_and(|state| state != RunState::Completed) {

@@ -5,6 +5,7 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context as _;
 use clap::Args;
 
 use super::{
@@ -47,7 +48,7 @@ pub(in crate::cli) struct Options {
     #[arg(long)]
     into_other_database: bool,
 
-    /// More references, besides foreign keys and jobs/
+    /// More references, besides foreign keys, jobs/ and those that the restore was given
     #[arg(long, value_name = "FILE")]
     relations: Vec<PathBuf>,
 
@@ -110,11 +111,13 @@ impl Options {
             max_shrink: MaxShrink::OFF,
             wait: self.wait,
         };
-        let after = follow_up.enqueue(global, &db, &days).await?;
+        let after = follow_up.enqueue(global, &db, &days).await;
         half_done.done();
         let renamed = undone.left.is_empty().then_some(done.as_path());
         if let Some(done) = renamed {
-            std::fs::rename(&self.file, done)?;
+            std::fs::rename(&self.file, done).with_context(|| {
+                format!("{} row(s) were removed, and {} cannot be renamed", undone.removed, self.file.display())
+            })?;
         }
         // What may take long is left to others.
         drop(held);
@@ -148,9 +151,11 @@ impl Options {
     }
 }
 
-/// What takes back the rows of a file: it goes by all that the database has, whatever was in the snapshot.
+/// What takes back the rows of a file: it goes by all that the database has, whatever was in the snapshot, and by
+/// what the restore was given.
 pub(super) async fn undo_of(global: &Global, db: &Db, reader: &Reader, files: &[PathBuf]) -> anyhow::Result<Undo> {
     let mut relations = Relations::of_jobs(global.jobs_dir.as_deref()).map_err(|error| usage(chain(&error)))?;
+    relations.extend(reader.header.relations.clone());
     for file in files {
         relations.extend(Relations::read(file).map_err(|error| usage(chain(&error)))?);
     }

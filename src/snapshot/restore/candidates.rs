@@ -108,6 +108,12 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// Whether it is the live row under its own key.
+    #[must_use]
+    pub fn is_itself(&self) -> bool {
+        self.state == State::Mapped && self.holder.as_ref() == Some(&self.key)
+    }
+
     /// What became of it: the columns `state`, `reason`, `detail` and `holder`.
     fn outcome(&self) -> [Arg; 4] {
         [

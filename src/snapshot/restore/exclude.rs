@@ -1,7 +1,7 @@
 //! Rows that were deleted on purpose and must not come back: `--exclude`, and tombstones.
 //!
 //! Both are lines `TABLE:KEY` (a composite key as `KEY1,KEY2`); a list is a file that a database
-//! restored from a backup cannot lose. `#` begins a comment.
+//! restored from a backup cannot lose. `#` begins a comment, at the beginning of a line or behind a blank.
 //!
 //! A line that is not understood would let a row come back: a table that neither the snapshot nor the
 //! database knows is refused, whole numbers are compared as numbers, and what no row fits is counted.
@@ -79,7 +79,7 @@ impl Exclusions {
         let text = std::fs::read_to_string(file).map_err(|error| ExclusionError::Read(name.clone(), error))?;
         // Editors put a mark at the beginning.
         for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
-            let line = line.split('#').next().unwrap_or_default().trim();
+            let line = without_comment(line).trim();
             if !line.is_empty() {
                 self.add_line(&format!("{name}:{}", number + 1), line)?;
             }
@@ -154,6 +154,13 @@ impl Exclusions {
     }
 }
 
+/// A line up to its comment. A key may have the sign inside.
+fn without_comment(line: &str) -> &str {
+    let begins = |at: &usize| line[..*at].chars().next_back().is_none_or(char::is_whitespace);
+    let comment = line.match_indices('#').map(|(at, _)| at).find(begins);
+    &line[..comment.unwrap_or(line.len())]
+}
+
 /// A key as rows show it: whole numbers without zeros and signs that they do not need.
 fn normal(table: &Table, key: &str) -> String {
     let is_whole = |name: &String| table.columns.iter().any(|column| column.name == *name && column.is_whole());
@@ -180,14 +187,19 @@ mod tests {
     #[test]
     fn rows_and_files_of_rows_are_read() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "# erased 2026-11-03, request 17\npartners:4011\n\nmembers: 5,a:b # twice\n")
-            .unwrap();
+        std::fs::write(
+            file.path(),
+            "# erased 2026-11-03, request 17\npartners:4011\n\nmembers: 5,a:b # twice\nsamples:S#12\n",
+        )
+        .unwrap();
         let mut exclusions = Exclusions::default();
         exclusions.add(&file.path().display().to_string()).unwrap();
         exclusions.add("notes:9").unwrap();
         let member = [Arg::Int(5), Arg::Text("a:b".to_owned())];
         assert!(exclusions.has("partners", &[Arg::Int(4011)]) && exclusions.has("members", &member));
         assert!(exclusions.has("notes", &[Arg::Int(9)]));
+        let sample = |key: &str| [Arg::Text(key.to_owned())];
+        assert!(exclusions.has("samples", &sample("S#12")) && !exclusions.has("samples", &sample("S")));
         assert!(!exclusions.has("partners", &[Arg::Int(401)]) && !exclusions.has("clients", &[Arg::Int(4011)]));
         let error = exclusions.add("partners").unwrap_err().to_string();
         assert_eq!(error, "--exclude: expected TABLE:KEY, such as partners:4011, found \"partners\"");

@@ -3,13 +3,16 @@
 //! One whose identity (declared, or any unique key) is held by a live row that is *not* in the snapshot was:
 //! the live row stands for it. Where the holder *is* in the snapshot, it was somebody else when the snapshot
 //! was taken, and a person has to decide. So where two vanished rows say that the same live row is theirs:
-//! neither is believed, whichever came first.
+//! neither is believed, whichever came first. A row that is still there under its own key, and whose identity is the
+//! same once its references are rewritten, is itself: a run before this one has put it in, or somebody has made it
+//! refer to who was entered again.
 
 use super::{
     Context,
     candidates::{Candidate, State},
-    plan::{BY_HAND, Views, both_sides, names, rows_of, tables_in_order},
+    plan::{BY_HAND, Views, both_sides, names, rows_of, same_identity, tables_in_order},
     remap::{Decision, Remap},
+    strangers,
 };
 use crate::{
     db::Arg,
@@ -41,8 +44,17 @@ pub(super) async fn judge(
         after = last.place;
         let (page, written) = written(context, views, table, page).await?;
         let holders = holders(context, views, table, &page, &written).await?;
+        let own = match state {
+            State::Reused => themselves(context, views, table, &page, &written).await?,
+            _ => vec![None; page.len()],
+        };
         let mut judged = Vec::new();
-        for ((candidate, row), holders) in page.into_iter().zip(&written).zip(holders) {
+        for (((candidate, row), holders), own) in page.into_iter().zip(&written).zip(holders).zip(own) {
+            if let Some(mut own) = own {
+                done.is_contested |= claim(context, views, table, &judged, &mut own, true).await?;
+                judged.push(own);
+                continue;
+            }
             let Some(mut verdict) = judge_one(context, table, &candidate, row, &holders).await? else {
                 judged.extend(moved(context, table, candidate, row));
                 continue;
@@ -59,8 +71,9 @@ pub(super) async fn judge(
         }
         done.changed += judged.len();
         context.work.judge(table, &judged).await?;
-        // That one goes in with another key is no verdict.
-        for candidate in judged.iter().filter(|candidate| candidate.state != State::Missing) {
+        // That one goes in with another key is no verdict, and who is still there says nothing of another one.
+        let is_lifted = |judged: &&Candidate| judged.state != State::Missing && !judged.is_itself();
+        for candidate in judged.iter().filter(is_lifted) {
             done.is_contested |= lift(context, views, table, candidate).await?;
         }
     }
@@ -103,6 +116,38 @@ async fn written(
         context.redirect(&mut views.live, link, &mut written, &parents).await?;
     }
     Ok((candidates, written))
+}
+
+/// The verdict on each candidate that is still there under its own key.
+async fn themselves(
+    context: &Context,
+    views: &mut Views,
+    table: usize,
+    candidates: &[Candidate],
+    written: &[Cells],
+) -> Result<Vec<Option<Candidate>>, SnapshotError> {
+    let shape = &context.shapes[table];
+    let identity = context.identities[table].as_deref().unwrap_or_default();
+    let keys: Vec<Cells> = candidates.iter().map(|candidate| candidate.key.clone()).collect();
+    let live = context.live.lookup(&mut views.live, shape, &shape.key, &keys, false).await?;
+    let hangs = strangers::hang(context, views, table, candidates).await?;
+    let is_itself = |((row, live), hangs): ((&Cells, Vec<Cells>), bool)| {
+        let is_same = |live: &Cells| same_identity(context, table, row, live) || is_back(context, table, row, live);
+        !hangs && live.first().is_some_and(is_same)
+    };
+    let are = written.iter().zip(live).zip(hangs).map(is_itself);
+    let reason = match identity {
+        [] => "it is still there".to_owned(),
+        _ => format!("{} is the same", names(shape, identity)),
+    };
+    let verdict = |candidate: &Candidate| Candidate {
+        state: State::Mapped,
+        reason: reason.clone(),
+        detail: String::new(),
+        holder: Some(candidate.key.clone()),
+        ..candidate.clone()
+    };
+    Ok(candidates.iter().zip(are).map(|(candidate, is)| is.then(|| verdict(candidate))).collect())
 }
 
 /// Lets a candidate be mapped to its holder only where no other one is. One that a run before this has put in has

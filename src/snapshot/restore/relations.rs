@@ -24,12 +24,12 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::rollup::builtin_files;
 
 /// Columns of one table whose values are those of another's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reference {
     /// The table that refers.
     pub table: String,
@@ -70,7 +70,7 @@ impl Reference {
 }
 
 /// From which table's rows the (lab, day)s follow that a restore touches.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Facts {
     /// The table that has the facts' time.
@@ -82,7 +82,7 @@ pub struct Facts {
 }
 
 /// All that is declared.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Relations {
     /// References.
     pub references: Vec<Reference>,
@@ -202,6 +202,12 @@ impl Relations {
             this.identities.insert(identity.table, identity.columns.into_vec());
         }
         Ok(this)
+    }
+
+    /// Whether nothing is declared.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 
     /// Adds what another file declares; where both say something, the later one counts.

@@ -60,6 +60,9 @@ pub struct Report {
     /// Rows that are still there, and have lost what they referred to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub emptied: Vec<Emptied>,
+    /// Whether nobody could say which rows those are.
+    #[serde(skip)]
+    pub is_emptied_unknown: bool,
     /// What else there is to say.
     pub remarks: Vec<String>,
 }
@@ -88,17 +91,28 @@ impl Report {
         }
         let mut remarks = context.remarks.clone();
         // What has been done, or would be, is to be said whatever becomes of this.
-        let emptied = emptied::find(context).await.unwrap_or_else(|error| {
+        let found = emptied::find(context).await;
+        let is_emptied_unknown = found.is_err();
+        let emptied = found.unwrap_or_else(|error| {
             remarks.push(format!("which rows have lost their references is unknown: {}", chain(&error)));
             Vec::new()
         });
-        Ok(Self { groups, emptied, remarks })
+        Ok(Self { groups, emptied, is_emptied_unknown, remarks })
     }
 
     /// How many rows are in a state.
     #[must_use]
     pub fn rows(&self, state: State) -> i64 {
         self.groups.iter().filter(|group| group.state == state).map(|group| group.rows).sum()
+    }
+
+    /// Whether nothing is left, for a restore or for a person: what was entered again, or deleted on purpose, is settled.
+    #[must_use]
+    pub fn is_whole(&self, context: &Context) -> bool {
+        self.rows(State::Missing) + self.rows(State::Deferred) + self.quarantined() == 0
+            && self.emptied.is_empty()
+            && !self.is_emptied_unknown
+            && context.tables_lost == 0
     }
 
     /// How many rows a person has to decide.

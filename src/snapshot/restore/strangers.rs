@@ -9,6 +9,7 @@ use super::{
     Context, Link,
     candidates::{Candidate, State},
     exclude::Exclusions,
+    parents::Parent,
     plan::{self, Views},
     remap::Remap,
 };
@@ -53,6 +54,24 @@ pub(super) async fn find(
     }
 }
 
+/// Whether each candidate hangs by its key on a row that is not itself any more.
+pub(super) async fn hang(
+    context: &Context,
+    views: &mut Views,
+    table: usize,
+    candidates: &[Candidate],
+) -> Result<Vec<bool>, SnapshotError> {
+    let mut hang = vec![false; candidates.len()];
+    let (_, rows) = plan::rows_of(context, &mut views.snapshot, table, candidates.to_vec()).await?;
+    for link in context.links_of(table).filter(|link| link.is_part_of_key(context)) {
+        let parents = context.parents(&mut views.snapshot, link, &rows).await?;
+        for (hang, parent) in hang.iter_mut().zip(parents) {
+            *hang |= matches!(parent, Parent::Candidate(parent) if !parent.is_itself());
+        }
+    }
+    Ok(hang)
+}
+
 /// Enters the rows that hang on candidates of the parent in a state; how many.
 async fn below(
     context: &Context,
@@ -68,7 +87,7 @@ async fn below(
         let Some(last) = page.last() else { return Ok(found) };
         after = last.place;
         // A person may have said that it is the same one after all.
-        page.retain(|parent| parent.state != State::Mapped || parent.holder.as_ref() != Some(&parent.key));
+        page.retain(|parent| !parent.is_itself());
         let new = hanging(context, views, link, page).await?;
         found += new.len();
         plan::enter(context, views, link.child, new, exclusions, remap).await?;

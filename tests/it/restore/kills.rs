@@ -14,35 +14,83 @@ on_both! {
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-async fn a_killed_restore_is_run_again_and_so_is_a_killed_undo(engine: Engine) {
-    let scene = Scene::new(
-        engine,
-        &[
-            "CREATE TABLE nodes (id BIGINT NOT NULL PRIMARY KEY, next_id BIGINT NULL, v VARCHAR(40) NULL,
-                FOREIGN KEY (next_id) REFERENCES nodes (id))",
-            "CREATE TABLE leaves (id BIGINT NOT NULL PRIMARY KEY, node BIGINT NOT NULL, v VARCHAR(40) NULL,
-                FOREIGN KEY (node) REFERENCES nodes (id))",
-        ],
-    )
-    .await;
-    let nodes: Vec<String> = (1..=800).map(|id| format!("({id}, NULL, 'n{id}')")).collect();
-    let leaves: Vec<String> = (1..=1600).map(|id| format!("({id}, {}, 'l{id}')", 1 + id % 800)).collect();
-    let mut sql = inserts("nodes", &nodes);
-    sql.extend(inserts("leaves", &leaves));
-    // One big circle, every fourth node of it in the middle of nowhere.
+const TABLES: [&str; 5] = [
+    "CREATE TABLE nodes (id BIGINT NOT NULL PRIMARY KEY, next_id BIGINT NULL, v VARCHAR(40) NULL,
+        FOREIGN KEY (next_id) REFERENCES nodes (id))",
+    "CREATE TABLE leaves (id BIGINT NOT NULL PRIMARY KEY, node BIGINT NOT NULL, v VARCHAR(40) NULL,
+        FOREIGN KEY (node) REFERENCES nodes (id))",
+    "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, code VARCHAR(20) NOT NULL UNIQUE)",
+    // Known by their owner and a name; that name is the owner's code here.
+    "CREATE TABLE animals (id BIGINT NOT NULL PRIMARY KEY, owner BIGINT NOT NULL, name VARCHAR(20) NOT NULL,
+        FOREIGN KEY (owner) REFERENCES people (id))",
+    "CREATE TABLE shots (id BIGINT NOT NULL PRIMARY KEY, animal BIGINT NOT NULL)",
+];
+
+const RELATIONS: &str = "
+[[identity]]
+table = 'people'
+columns = 'code'
+
+[[identity]]
+table = 'animals'
+columns = ['owner', 'name']
+
+[[reference]]
+table = 'shots'
+columns = 'animal'
+parent = 'animals'
+";
+
+/// A big circle with its leaves, and animals whose owners were entered again, is gone.
+async fn gone(engine: Engine) -> (Scene, String) {
+    let scene = Scene::new(engine, &TABLES).await;
+    let rows = |count: i64, row: fn(i64) -> String| (1..=count).map(row).collect::<Vec<_>>();
+    let mut sql = inserts("nodes", &rows(800, |id| format!("({id}, NULL, 'n{id}')")));
+    sql.extend(inserts("leaves", &rows(1600, |id| format!("({id}, {}, 'l{id}')", 1 + id % 800))));
+    sql.extend(inserts("people", &rows(300, |id| format!("({id}, 'c{id}')"))));
+    sql.extend(inserts("animals", &rows(300, |id| format!("({id}, {id}, 'c{id}')"))));
+    sql.extend(inserts("shots", &rows(900, |id| format!("({id}, {})", 1 + id % 300))));
+    // Every fourth node leads nowhere.
     sql.push("UPDATE nodes SET next_id = id % 800 + 1 WHERE id % 4 <> 0".to_owned());
     scene.execute_all(&sql).await;
-    let full = scene.dump().await;
     let name = scene.take().await.to_string();
-    scene
-        .execute_all(&["DELETE FROM leaves WHERE id % 10 <> 0", "UPDATE nodes SET next_id = NULL WHERE id % 4 = 3"])
-        .await;
-    scene.execute_all(&["UPDATE nodes SET next_id = NULL", "DELETE FROM leaves", "DELETE FROM nodes"]).await;
-    let empty = scene.dump().await;
+    let sql = [
+        "UPDATE nodes SET next_id = NULL",
+        "DELETE FROM leaves",
+        "DELETE FROM nodes",
+        "DELETE FROM shots",
+        "DELETE FROM animals",
+        // Every third comes back under another number.
+        "DELETE FROM people WHERE id % 3 <> 0",
+        "UPDATE people SET id = 1000 + id",
+    ];
+    scene.execute_all(&sql).await;
+    (scene, name)
+}
+
+async fn a_killed_restore_is_run_again_and_so_is_a_killed_undo(engine: Engine) {
+    let (scene, name) = gone(engine).await;
+    let relations = scene.file("r.toml", RELATIONS);
     let undo = scene.path("undo.jsonl").display().to_string();
+    let restore = vec!["restore", name.as_str(), "--missing", "--apply", "--relations", &relations];
+    let empty = scene.dump().await;
+    // What it comes to where nobody kills it.
+    scene.json(0, &restore);
+    for (whole, rows) in [
+        ("nodes WHERE next_id = id % 800 + 1", 600),
+        ("leaves JOIN nodes ON nodes.id = node", 1600),
+        ("people", 300),
+        ("animals JOIN people ON people.id = owner AND code = name", 300),
+        ("shots JOIN animals ON animals.id = animal", 900),
+    ] {
+        assert_eq!(scene.db.number(&format!("SELECT COUNT(*) FROM {whole}")).await, rows, "{whole}");
+    }
+    let full = scene.dump().await;
+    scene.json(0, &["undo", &undo]);
+    assert!(scene.dump().await == empty);
     let (mut kills, mut wait) = (0, Duration::from_millis(60));
     for round in 0..2 {
-        for command in [vec!["restore", name.as_str(), "--missing", "--apply"], vec!["undo", undo.as_str()]] {
+        for command in [restore.clone(), vec!["undo", undo.as_str()]] {
             loop {
                 let args = scene.args(&command);
                 let mut process = Process::start(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>());

@@ -21,6 +21,9 @@ on_both! {
     an_audit_that_finds_drift_is_heard;
     a_repair_that_fails_is_heard;
     days_that_cannot_be_enqueued_are_heard;
+    whatever_fails_behind_the_last_row_what_was_done_is_said;
+    a_copy_of_all_tables_brings_back_no_run_and_no_record;
+    days_that_a_given_reference_leads_to_are_recomputed_by_the_undo_too;
     a_day_that_is_not_over_is_left_to_the_nightly_run;
     an_undo_that_is_run_again_knows_the_days_of_rows_that_are_gone;
     without_wait_the_run_is_left_to_the_workers;
@@ -52,6 +55,14 @@ fn take(scene: &Scene, more: &[&str]) -> String {
     let taken = run_ok(&scene.db, &[&["snapshot", "take", "--store", &store, "--json"], more].concat());
     let taken: Json = serde_json::from_str(&taken).unwrap();
     taken["name"].as_str().unwrap().to_owned()
+}
+
+/// Lets who takes snapshots read every table.
+async fn grant_all(scene: &Scene) {
+    if scene.db.engine == Engine::MariaDb {
+        let grant = format!("GRANT SELECT ON {0}.* TO {0}_snapshot@'%'", scene.db.name());
+        server::run(server::port(&scene.url), &grant).await;
+    }
 }
 
 /// Recomputes every day there is.
@@ -159,6 +170,98 @@ async fn days_that_cannot_be_enqueued_are_heard(engine: Engine) {
     let done = scene.json(1, &strs(&args));
     assert_eq!(done["run"], Json::Null, "{done}");
     assert!(scene.db.number("SELECT COUNT(*) FROM billing").await > lost);
+}
+
+/// The rows are in, or out again, and how to go on from there is said.
+async fn whatever_fails_behind_the_last_row_what_was_done_is_said(engine: Engine) {
+    const RUNS: [&str; 2] = ["daymend_runs RENAME TO mislaid", "mislaid RENAME TO daymend_runs"];
+    const LABS: [&str; 2] = ["labs RENAME COLUMN labTimeZone TO mislaid", "labs RENAME COLUMN mislaid TO labTimeZone"];
+    let (scene, name) = lab(engine).await;
+    let lost = "DELETE FROM collectedSample";
+    // A session of SQLite that has not looked since does not know that a column was renamed.
+    let look = "DELETE FROM labs WHERE id < 0";
+    for [break_it, mend_it] in [RUNS, LABS] {
+        scene.execute_all(&[lost.to_owned(), format!("ALTER TABLE {break_it}")]).await;
+        let printed = scene.run(1, &strs(&command(&["restore"], &[&name, "--missing", "--apply", "--now", NOW])));
+        assert!(printed.contains("row(s) restored by this run"), "{printed}");
+        assert!(scene.db.number("SELECT COUNT(*) FROM collectedSample").await > 0);
+        let undo = Scene::hint(&printed);
+        let undo = [&undo[..], &["--now", NOW]].concat();
+        if break_it == RUNS[0] {
+            let printed = scene.run(1, &undo);
+            assert!(printed.contains("row(s) removed") && printed.contains(".undone"), "{printed}");
+            scene.execute_all(&[look, &format!("ALTER TABLE {mend_it}")]).await;
+        } else {
+            // Whose days nobody knows stays.
+            assert!(scene.run_any(&undo).is_some_and(|code| code != 0));
+            scene.execute_all(&[look, &format!("ALTER TABLE {mend_it}")]).await;
+            let undone = scene.json(0, &undo);
+            assert!(undone["run"].is_number(), "{undone}");
+        }
+        assert_eq!(scene.db.number("SELECT COUNT(*) FROM collectedSample").await, 0);
+    }
+}
+
+/// Runs were pruned since, a pause was lifted, and a record was deleted so that nobody rebuilds anything.
+async fn a_copy_of_all_tables_brings_back_no_run_and_no_record(engine: Engine) {
+    let (scene, _) = lab(engine).await;
+    grant_all(&scene).await;
+    let sql = [
+        "INSERT INTO daymend_pauses (what, lab_id, paused_at, paused_by) VALUES ('all', NULL, '2026-06-14 10:00:00', 'a')",
+        "INSERT INTO crelio_data_migrations (id, lab_id, is_scheduled, job_status, initiated_by_id, migration_type,
+            created_at, modified_at) VALUES (77, 1, 1, 'Pending', 1, 'HISTORICAL_SUMMARY', '2026-06-14 10:00:00',
+            '2026-06-14 10:00:00')",
+    ];
+    scene.execute_all(&sql).await;
+    let all = take(&scene, &["--all"]);
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    let default = take(&scene, &[]);
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    let records = take(&scene, &["--table", "crelio_data_migrations"]);
+    let sql = [
+        "DELETE FROM daymend_pauses",
+        "DELETE FROM daymend_jobs",
+        "DELETE FROM daymend_runs",
+        "DELETE FROM crelio_data_migrations",
+        "DELETE FROM collectedSample",
+    ];
+    scene.execute_all(&sql).await;
+    for (name, apply) in [(&all, "--dry-run"), (&default, "--dry-run"), (&all, "--apply")] {
+        let report =
+            scene.json(if apply == "--apply" { 0 } else { 3 }, &["restore", name, "--missing", apply, "--now", NOW]);
+        let groups = report["report"]["groups"].as_array().unwrap();
+        assert!(groups.iter().all(|group| group["table"] == "collectedSample"), "{report}");
+        let remarks = report["report"]["remarks"].to_string();
+        assert!(remarks.contains("not restored: crelio_data_migrations") && remarks.contains("--table"), "{remarks}");
+        assert_eq!(remarks.contains("daymend_pauses"), name == &all, "{remarks}");
+    }
+    assert!(scene.db.number("SELECT COUNT(*) FROM collectedSample").await > 0);
+    for table in ["daymend_pauses", "crelio_data_migrations"] {
+        assert_eq!(scene.db.number(&format!("SELECT COUNT(*) FROM {table}")).await, 0, "{table}");
+    }
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM daymend_runs").await, 1, "the repair");
+    // Who names them means it.
+    let plan = scene.json(3, &["restore", &all, "--missing", "--table", "daymend_pauses", "--now", NOW]);
+    assert_eq!(super::rows(&plan, "missing")["daymend_pauses"], 1, "{plan}");
+    let error = scene.run(2, &["restore", &records, "--missing"]);
+    assert!(error.contains("has no other tables than crelio_data_migrations: name them with --table"), "{error}");
+}
+
+/// A table of marks refers to bills, as nobody but the restore was told.
+async fn days_that_a_given_reference_leads_to_are_recomputed_by_the_undo_too(engine: Engine) {
+    let (scene, _) = lab(engine).await;
+    let marks = "CREATE TABLE marks (id BIGINT NOT NULL PRIMARY KEY, bill BIGINT NOT NULL)";
+    scene.db.execute(marks, vec![]).await;
+    scene.execute_all(&["INSERT INTO marks SELECT id, id FROM billing"]).await;
+    grant_all(&scene).await;
+    let name = take(&scene, &["--table", "marks", "--table", "billing"]);
+    scene.execute_all(&["DELETE FROM marks"]).await;
+    let relations = scene.file("r.toml", "[[reference]]\ntable = 'marks'\ncolumns = 'bill'\nparent = 'billing'\n");
+    let restore = ["restore", &name, "--missing", "--apply", "--now", NOW, "--relations", &relations];
+    let printed = scene.run(0, &restore);
+    assert!(printed.contains("day(s) of 1 lab(s) are recomputed"), "{printed}");
+    let undone = scene.json(0, &[&Scene::hint(&printed)[..], &["--now", NOW]].concat());
+    assert!(undone["run"].is_number(), "{undone}");
 }
 
 async fn a_day_that_is_not_over_is_left_to_the_nightly_run(engine: Engine) {

@@ -18,6 +18,8 @@ use crate::{
 on_both! {
     another_database_is_named_and_not_written_to;
     a_tombstone_is_understood_or_refused;
+    a_sign_inside_of_a_key_begins_no_comment;
+    the_undo_that_is_printed_goes_by_what_the_restore_was_given;
     days_are_enqueued_whoever_reads_along;
     an_edited_map_is_never_written_over;
     days_of_labs_whose_view_is_off_are_left_alone;
@@ -104,6 +106,44 @@ async fn a_tombstone_is_understood_or_refused(engine: Engine) {
          {list}:3 labs:7, {list}:5 people:8, {list}:6 pets:99, {list}:7 people:two"
     );
     assert_eq!(report["report"]["remarks"], serde_json::json!([expected]));
+}
+
+async fn a_sign_inside_of_a_key_begins_no_comment(engine: Engine) {
+    let samples = "CREATE TABLE samples (code VARCHAR(20) NOT NULL PRIMARY KEY)";
+    let scene = Scene::new(engine, &[samples]).await;
+    scene.execute_all(&["INSERT INTO samples VALUES ('S#12'), ('S'), ('T')"]).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM samples"]).await;
+    let list = scene.file("list", "#erased\nsamples:S#12 # on request\nsamples:T\t#1\n");
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply", "--tombstones", &list]);
+    assert_eq!(rows(&report, "excluded")["samples"], 2, "{report}");
+    assert_eq!(scene.db.text("SELECT MAX(code) FROM samples").await, "S");
+}
+
+/// What refers to whom the restore was told, by a reference that the schema does not know.
+async fn the_undo_that_is_printed_goes_by_what_the_restore_was_given(engine: Engine) {
+    let notes = "CREATE TABLE notes (id BIGINT NOT NULL PRIMARY KEY, kind VARCHAR(9) NULL, owner VARCHAR(20) NULL)";
+    let scene = Scene::new(engine, &[PEOPLE[0], notes]).await;
+    scene.execute_all(&["INSERT INTO people VALUES (1, 'c1', 'a'), (2, 'c2', 'b'), (3, 'c3', 'c')"]).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM people WHERE id = 1"]).await;
+    let references = "[[reference]]\ntable = 'notes'\ncolumns = 'owner'\ntype_column = 'kind'\n";
+    let relations = scene.file("r.toml", &format!("{references}parents = {{ person = 'people' }}\n"));
+    let restore = ["restore", &name, "--missing", "--apply", "--relations", &relations];
+    let printed = scene.run(0, &restore);
+    assert!(!printed.contains("--relations"), "{printed}");
+    scene.execute_all(&["INSERT INTO notes VALUES (7, 'person', '1')"]).await;
+    let undone = scene.json(3, &Scene::hint(&printed));
+    assert_eq!(undone["left"][0]["keys"], serde_json::json!(["1 (notes 7)"]), "{undone}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM people").await, 3);
+    scene.execute_all(&["DELETE FROM notes"]).await;
+    scene.json(0, &Scene::hint(&printed));
+    // A file that was begun without is gone on with, and says so.
+    scene.execute_all(&["DELETE FROM people WHERE id = 2"]).await;
+    scene.run(0, &["restore", &name, "--missing", "--apply"]);
+    scene.execute_all(&["DELETE FROM people WHERE id = 3"]).await;
+    let printed = scene.run(0, &restore);
+    assert!(printed.contains("was begun with other --relations: give these to `snapshot undo` as well"), "{printed}");
 }
 
 /// As beside `| head -5`: nobody reads what is printed.

@@ -103,6 +103,13 @@ impl Scene {
         run(&self.db, &args.iter().map(String::as_str).collect::<Vec<_>>()).status.code()
     }
 
+    /// The arguments of the undo that a restore has printed.
+    pub fn hint(printed: &str) -> Vec<&str> {
+        let (_, hint) = printed.split_once("`daymend snapshot undo ").unwrap_or_else(|| panic!("{printed}"));
+        let (hint, _) = hint.split_once('`').unwrap();
+        [&["undo"][..], &hint.split(' ').collect::<Vec<_>>()].concat()
+    }
+
     /// The same, as JSON.
     pub fn json(&self, code: i32, command: &[&str]) -> Json {
         let mut command = command.to_vec();

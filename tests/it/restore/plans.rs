@@ -15,6 +15,7 @@ use daymend::{
             exclude::Exclusions,
             plan,
             relations::Relations,
+            report::Report,
             undo_file::{Header, Held, Record, Tables},
         },
         side::Side,
@@ -24,13 +25,16 @@ use daymend::{
 use super::{
     Scene,
     cases::{PEOPLE, people},
-    rows,
+    inserts, rows,
 };
 use crate::{on_both, support::Engine};
 
 on_both! {
     a_tree_is_found_again_however_deep;
     what_is_committed_is_not_inserted_again;
+    who_is_entered_again_while_a_restore_runs_is_not_there_twice;
+    rows_of_one_identity_that_vanished_together_come_back_together;
+    references_that_nobody_can_look_at_are_no_success;
 }
 
 /// A restore in this process, whose working file can be got at.
@@ -42,13 +46,17 @@ struct Restore {
 
 impl Restore {
     async fn new(scene: &Scene, name: Name, live: &Db, tables: &[&str]) -> Self {
+        Self::by(scene, name, live, tables, Relations::default()).await
+    }
+
+    async fn by(scene: &Scene, name: Name, live: &Db, tables: &[&str], relations: Relations) -> Self {
         let opened = snapshot::open(&Store::dir(scene.path("snapshots")), name).await.unwrap();
         let old = Side::snapshot(&opened.manifest, &opened.db);
         let live = Side::live(live, old.tables.keys().map(String::as_str)).await.unwrap();
         let tables: Vec<String> = tables.iter().map(|table| (*table).to_owned()).collect();
         let dir = tempfile::tempdir().unwrap();
         let work = Candidates::within(dir.path()).await.unwrap();
-        let context = Context::new(old, live, &tables, Relations::default(), work).unwrap();
+        let context = Context::new(old, live, &tables, relations, work).unwrap();
         Self { context, _opened: opened, dir }
     }
 
@@ -113,6 +121,69 @@ async fn what_is_committed_is_not_inserted_again(engine: Engine) {
     let mut reader = held.reader().unwrap();
     let records = reader.read(0..reader.len()).unwrap();
     assert_eq!(records.iter().filter(|record| matches!(record, Record::Insert { .. })).count(), 9);
+}
+
+/// The plan has seen nobody, and no key of the database's keeps her from being there twice.
+async fn who_is_entered_again_while_a_restore_runs_is_not_there_twice(engine: Engine) {
+    let scene = people(engine).await;
+    let name = scene.take().await;
+    scene.execute_all(&["DELETE FROM pets", "DELETE FROM people WHERE id < 4"]).await;
+    let relations = Relations::parse("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'name'\n").unwrap();
+    let restore = Restore::by(&scene, name, &scene.db.admin, &[], relations).await;
+    let context = &restore.context;
+    plan::plan(context, &Exclusions::default(), None).await.unwrap();
+    scene.execute_all(&["INSERT INTO people VALUES (100, 'new', 'n2')"]).await;
+    let held = Held::create(&scene.path("undo.jsonl")).unwrap();
+    let undo = held.writer(&Header::new(&name.to_string(), &scene.db.admin, Tables::new())).unwrap();
+    let mut progress = |_| {};
+    let apply = Apply::new(context, undo, &mut held.reader().unwrap(), &mut progress).await.unwrap();
+    assert_eq!(apply.run().await.unwrap().inserted, 2 + 8);
+    let report = Report::read(context, 3).await.unwrap();
+    let deferred = report.groups.iter().filter(|group| group.state == State::Deferred);
+    let said: Vec<String> = deferred
+        .map(|group| format!("{} {}: {}, {}", group.table, group.samples[0].key, group.reason, group.samples[0].detail))
+        .collect();
+    let expected =
+        ["people 2: entered again since the plan, people 100", "pets 2: its row of people is deferred, people 2"];
+    assert_eq!(said, expected);
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE name = 'n2'").await, 1);
+}
+
+/// More of them than go in together: those that are in already are nobody who was entered again.
+async fn rows_of_one_identity_that_vanished_together_come_back_together(engine: Engine) {
+    let scene = Scene::new(engine, &PEOPLE).await;
+    let people: Vec<String> = (1..=450).map(|id| format!("({id}, 'c{id}', 'Ann')")).collect();
+    scene.execute_all(&inserts("people", &people)).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM people"]).await;
+    let relations = scene.file("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'name'\n");
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
+    assert_eq!(report["applied"]["inserted"], 450, "{report}");
+}
+
+/// All rows are in, and nobody knows whether others have lost their references to them.
+async fn references_that_nobody_can_look_at_are_no_success(engine: Engine) {
+    let pets = "CREATE TABLE pets (id BIGINT NOT NULL PRIMARY KEY, owner BIGINT NULL,
+        FOREIGN KEY (owner) REFERENCES people (id) ON DELETE SET NULL)";
+    let scene = Scene::new(engine, &[PEOPLE[0], pets]).await;
+    scene.execute_all(&["INSERT INTO people VALUES (1, 'a', 'a')", "INSERT INTO pets VALUES (1, 1)"]).await;
+    let name = scene.take().await;
+    // Somebody has decided: nothing of it is said.
+    scene.execute_all(&["INSERT INTO people VALUES (2, 'b', 'b')", "UPDATE pets SET owner = 2"]).await;
+    scene.execute_all(&["DELETE FROM people WHERE id = 1"]).await;
+    let restore = Restore::new(&scene, name, &scene.db.admin, &[]).await;
+    let context = &restore.context;
+    plan::plan(context, &Exclusions::default(), None).await.unwrap();
+    let held = Held::create(&scene.path("undo.jsonl")).unwrap();
+    let undo = held.writer(&Header::new(&name.to_string(), &scene.db.admin, Tables::new())).unwrap();
+    let mut progress = |_| {};
+    let apply = Apply::new(context, undo, &mut held.reader().unwrap(), &mut progress).await.unwrap();
+    assert_eq!(apply.run().await.unwrap().inserted, 1);
+    assert!(Report::read(context, 3).await.unwrap().is_whole(context));
+    scene.execute_all(&["ALTER TABLE pets RENAME TO mislaid"]).await;
+    let report = Report::read(context, 3).await.unwrap();
+    assert!(report.remarks[0].starts_with("which rows have lost their references is unknown: "), "{report:?}");
+    assert!(!report.is_whole(context), "{report:?}");
 }
 
 /// The server ends silent sessions; what is settled last takes longer than that.

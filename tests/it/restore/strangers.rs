@@ -11,6 +11,7 @@ on_both! {
     what_is_new_at_the_rewritten_key_stands_for_nobody;
     the_card_of_who_was_entered_again_is_hers_unless_its_identity_says_otherwise;
     what_goes_in_with_another_key_says_nothing_of_what_it_extends;
+    what_hangs_on_a_row_that_goes_in_with_another_key_is_not_the_strangers;
 }
 
 /// Orders and cards have their person's key in their own; items and stamps refer to these.
@@ -223,4 +224,29 @@ async fn what_goes_in_with_another_key_says_nothing_of_what_it_extends(engine: E
     let missing: Vec<_> = groups.iter().filter(|group| group["state"] == "missing").collect();
     assert_eq!(missing.len(), 2, "{plan}");
     assert!(missing.iter().all(|group| group["reason"] == ""), "{plan}");
+}
+
+/// The stranger has a line of the same key as well, and no column of it says whose it is.
+async fn what_hangs_on_a_row_that_goes_in_with_another_key_is_not_the_strangers(engine: Engine) {
+    let lines = "CREATE TABLE parts (pid BIGINT NOT NULL, no BIGINT NOT NULL, part BIGINT NOT NULL,
+        PRIMARY KEY (pid, no, part), FOREIGN KEY (pid, no) REFERENCES orders (pid, no))";
+    let scene = Scene::new(engine, &[TABLES[0], TABLES[1], lines]).await;
+    let sql = [
+        "INSERT INTO people VALUES (4, 'N4')",
+        "INSERT INTO orders VALUES (4, 1, 'same')",
+        "INSERT INTO parts VALUES (4, 1, 1)",
+    ];
+    scene.execute_all(&sql).await;
+    let name = scene.take().await.to_string();
+    // All of it is somebody else's by now, and she was entered again.
+    scene.execute_all(&["UPDATE people SET nid = 'STRANGER'", "INSERT INTO people VALUES (104, 'N4')"]).await;
+    let relations = scene.file("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'nid'\n");
+    for inserted in [2, 0] {
+        let report = scene.json(0, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
+        assert_eq!(report["applied"]["inserted"], inserted, "{report}");
+        for pid in [4, 104] {
+            let parts = format!("SELECT COUNT(*) FROM parts WHERE pid = {pid}");
+            assert_eq!(scene.db.number(&parts).await, 1, "{report}");
+        }
+    }
 }

@@ -199,12 +199,11 @@ async fn one_newcomer_among_many_who_refer_to_a_row_keeps_it_whole(engine: Engin
         let name = scene.take().await.to_string();
         let sql = ["UPDATE teams SET boss = NULL", "DELETE FROM members", "DELETE FROM teams"];
         scene.execute_all(&sql).await;
-        scene.json(0, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
+        let printed = scene.run(0, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
         let boss = "SELECT COUNT(*) FROM teams JOIN members ON members.id = teams.boss";
         assert_eq!(scene.db.number(boss).await, 1);
         scene.execute_all(&["INSERT INTO members VALUES (1000, 1)"]).await;
-        let undo = scene.path("undo.jsonl").display().to_string();
-        let undone = scene.json(3, &["undo", &undo, "--relations", &relations]);
+        let undone = scene.json(3, &Scene::hint(&printed));
         assert_eq!(scene.db.number(boss).await, 1, "the team that stays has its boss: {undone}");
         assert_eq!(scene.db.number("SELECT COUNT(*) FROM members").await, 2);
     }

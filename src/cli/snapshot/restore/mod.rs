@@ -10,20 +10,22 @@ use super::{
     AttemptsArgs, Exit, Global, HalfDone, ShrinkArgs, StoreArgs,
     diff::{check_tables, other_database, progress},
     explained, find,
-    follow_up::FollowUp,
+    follow_up::{After, FollowUp},
     historical_summary, print_json,
     undo::{days_of, undo_of},
     usage, warn_of_fewer_tables, who,
 };
 use crate::{
-    db::DbError,
+    db::{DbError, migrate},
     error::chain,
+    runs::records,
+    scheduler::repair,
     snapshot::{
         open,
         restore::{
             Context,
             apply::{Apply, database_error},
-            candidates::{Candidates, State},
+            candidates::Candidates,
             exclude::{ExclusionError, Exclusions},
             plan,
             relations::Relations,
@@ -123,7 +125,11 @@ impl Options {
         check_tables(&self.table, &snapshot)?;
         let rollups = global.rollups()?;
         let rollup = historical_summary(&rollups)?;
-        let (tables, is_derived_left) = self.tables(&snapshot, &rollup.summary.table);
+        let (tables, left_out) = self.tables(&snapshot, &rollup.summary.table);
+        if tables.is_empty() && !left_out.is_empty() {
+            let left_out = left_out.join(", ");
+            return Err(usage(format!("{label} has no other tables than {left_out}: name them with --table")));
+        }
         let mut exclusions = self.exclusions()?;
         let remap = self.remap.as_deref().map(Remap::read).transpose().map_err(|error| usage(chain(error.as_ref())))?;
         if let Some((table, _)) =
@@ -142,16 +148,13 @@ impl Options {
             ExclusionError::Database(error) => explained(error),
             error => usage(chain(&error)),
         })?;
-        let relations = relations(global, &self.relations, &snapshot, &live)?;
+        let given = given(&self.relations, &snapshot, &live)?;
+        let mut relations = of_jobs(global, &snapshot, &live)?;
+        relations.extend(given.clone());
         let mut context =
             Context::new(snapshot, live, &tables, relations, Candidates::temporary().await?).map_err(usage)?;
         context.remarks.extend(other);
-        if is_derived_left {
-            let summary = &rollup.summary.table;
-            context
-                .remarks
-                .push(format!("{summary} is not restored: it is recomputed (--table {summary} says otherwise)"));
-        }
+        context.remarks.extend(remarks_on(&left_out, &rollup.summary.table));
         plan::plan(&context, &exclusions, remap.as_ref()).await?;
         let remark = exclusions.remark(&context).await?;
         context.remarks.extend(remark);
@@ -170,21 +173,25 @@ impl Options {
                     match (report.groups.is_empty(), context.tables_lost) {
                         (true, 0) => "no row is missing",
                         (true, _) => "no row of the other tables is missing",
-                        (false, _) if is_whole(&context, &report) => "nothing is left to restore",
+                        (false, _) if report.is_whole(&context) => "nothing is left to restore",
                         (false, _) => "nothing was written: --apply carries this out",
                     }
                 );
             }
-            return Ok(if is_whole(&context, &report) { Exit::Ok } else { Exit::Drift }.into());
+            return Ok(if report.is_whole(&context) { Exit::Ok } else { Exit::Drift }.into());
         }
         let undo_path = self.undo_file.clone().unwrap_or_else(|| PathBuf::from(format!("{label}.undo.jsonl")));
         let shapes =
             context.shapes.iter().map(|shape| (shape.table.clone(), (shape.columns.clone(), shape.key.clone())));
         let held = Held::create(&undo_path)?;
-        let writer = held.writer(&Header::new(&label, &db, shapes.collect()))?;
+        let header = Header { relations: given.clone(), ..Header::new(&label, &db, shapes.collect()) };
+        let writer = held.writer(&header)?;
         let mut known = held.reader()?;
         if known.header.database.is_none() {
             context.remarks.push(undo_file::of_any_database(&undo_path));
+        }
+        if !known.header.knows(&given) {
+            context.remarks.push(undo_file::of_other_relations(&undo_path));
         }
         // Before anything is in: what this cannot read nobody could take back.
         let undo = undo_of(global, &db, &known, &self.relations).await?;
@@ -198,14 +205,20 @@ impl Options {
         let apply = Apply::new(&context, writer, &mut known, &mut progress).await?;
         let applied = apply.run().await.map_err(with_rights)?;
         let mut reader = held.reader()?;
-        let days = days_of(global, &db, &undo, &mut reader).await?;
+        let days = days_of(global, &db, &undo, &mut reader).await;
         let follow_up = FollowUp {
             requested_by: format!("restore of {label} by {}", who()),
             attempts_max: self.attempts.attempts,
             max_shrink: self.shrink.max_shrink,
             wait: self.wait,
         };
-        let after = follow_up.enqueue(global, &db, &days).await?;
+        let (days, after) = match days {
+            Ok(days) => {
+                let after = follow_up.enqueue(global, &db, &days).await;
+                (days, after)
+            }
+            Err(error) => (repair::Plan::default(), After::of_unknown_days(&error)),
+        };
         half_done.done();
         // What may take long is left to others.
         drop(held);
@@ -224,18 +237,20 @@ impl Options {
             });
             print_json(&after.add_to(done))?;
         }
-        let is_whole = is_whole(&context, &report) && applied.changed + applied.incomplete == 0;
+        let is_whole = report.is_whole(&context) && applied.changed + applied.incomplete == 0;
         let exit = if is_whole { Exit::Ok } else { Exit::Drift };
         Ok(after.exit(exit).into())
     }
 
-    /// The tables to restore: rows of the summary that are gone may be gone because their facts are. Whether
-    /// it was left out.
-    fn tables(&self, snapshot: &Side, summary: &str) -> (Vec<String>, bool) {
-        if !self.table.is_empty() || !snapshot.tables.contains_key(summary) {
-            return (self.table.clone(), false);
+    /// The tables to restore, and those that are left out unless somebody names them. Rows of the summary that are gone
+    /// may be gone because their facts are; a pause that was lifted, a run that was pruned and a record that was
+    /// deleted to cancel its run would be there again.
+    fn tables(&self, snapshot: &Side, summary: &str) -> (Vec<String>, Vec<String>) {
+        if !self.table.is_empty() {
+            return (self.table.clone(), Vec::new());
         }
-        (snapshot.tables.keys().filter(|name| *name != summary).cloned().collect(), true)
+        let is_restored = |name: &String| name != summary && name != records::TABLE && !name.starts_with(migrate::OWN);
+        snapshot.tables.keys().cloned().partition(is_restored)
     }
 
     fn exclusions(&self) -> anyhow::Result<Exclusions> {
@@ -250,11 +265,18 @@ impl Options {
     }
 }
 
-/// Whether nothing is left, for this command or for a person: what was entered again, or deleted on purpose, is settled.
-fn is_whole(context: &Context, report: &Report) -> bool {
-    report.rows(State::Missing) + report.rows(State::Deferred) + report.quarantined() == 0
-        && report.emptied.is_empty()
-        && context.tables_lost == 0
+/// What is said of tables that are left out.
+fn remarks_on(left_out: &[String], summary: &str) -> Vec<String> {
+    let (derived, own): (Vec<&String>, Vec<&String>) = left_out.iter().partition(|name| *name == summary);
+    let mut remarks = Vec::new();
+    for summary in derived {
+        remarks.push(format!("{summary} is not restored: it is recomputed (--table {summary} says otherwise)"));
+    }
+    if !own.is_empty() {
+        let names = own.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        remarks.push(format!("not restored: {names}: what they ask for has been done since (--table says otherwise)"));
+    }
+    remarks
 }
 
 /// Whether there is a row to take back.
@@ -280,9 +302,20 @@ pub(super) fn with_rights(error: anyhow::Error) -> anyhow::Error {
 
 /// What jobs/ and the given files declare; the files have to fit, of jobs/ only what does is used.
 pub(super) fn relations(global: &Global, files: &[PathBuf], old: &Side, new: &Side) -> anyhow::Result<Relations> {
-    let has_table = |name: &str| old.tables.contains_key(name) && new.tables.contains_key(name);
+    let mut relations = of_jobs(global, old, new)?;
+    relations.extend(given(files, old, new)?);
+    Ok(relations)
+}
+
+fn of_jobs(global: &Global, old: &Side, new: &Side) -> anyhow::Result<Relations> {
     let mut relations = Relations::of_jobs(global.jobs_dir.as_deref()).map_err(|error| usage(chain(&error)))?;
-    relations.retain_tables(has_table);
+    relations.retain_tables(|name| old.tables.contains_key(name) && new.tables.contains_key(name));
+    Ok(relations)
+}
+
+fn given(files: &[PathBuf], old: &Side, new: &Side) -> anyhow::Result<Relations> {
+    let has_table = |name: &str| old.tables.contains_key(name) && new.tables.contains_key(name);
+    let mut relations = Relations::default();
     for file in files {
         let mut given = Relations::read(file).map_err(|error| usage(chain(&error)))?;
         let file = file.display();

@@ -1,4 +1,4 @@
-//! Which rows can go in now: those whose references lead somewhere.
+//! Which rows can go in now: those whose references lead somewhere, and whom nobody has entered again meanwhile.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +15,9 @@ use crate::{
         },
     },
 };
+
+/// Why a row waits for the next plan.
+const ENTERED_AGAIN: &str = "entered again since the plan";
 
 /// A row on its way.
 pub(super) struct Ready {
@@ -74,6 +77,8 @@ pub(super) async fn ready(
             }
         }
     }
+    let again = entered_again(context, tx, table, &candidates, &written).await?;
+    waits.iter_mut().zip(again).for_each(|(wait, again)| *wait = wait.take().or(again));
     let (mut ready, mut waiting) = (Vec::new(), Vec::new());
     for (((((candidate, before), mut row), later), wait), is_early) in
         candidates.into_iter().zip(rows).zip(written).zip(later).zip(waits).zip(is_early)
@@ -93,6 +98,34 @@ pub(super) async fn ready(
         }
     }
     Ok((ready, waiting))
+}
+
+/// Why a row must not go in beside one of its declared identity that is there by now: the plan has seen nobody. What
+/// this restore itself has put in was asked for.
+async fn entered_again(
+    context: &Context,
+    tx: &mut Tx,
+    table: usize,
+    candidates: &[Candidate],
+    written: &[Cells],
+) -> Result<Vec<Option<(String, String)>>, SnapshotError> {
+    let shape = &context.shapes[table];
+    let mut again = vec![None; written.len()];
+    let Some(identity) = context.identities[table].as_deref().filter(|identity| !identity.is_empty()) else {
+        return Ok(again);
+    };
+    let known = written.iter().map(|row| shape.values(row, identity)).enumerate();
+    let (places, values): (Vec<usize>, Vec<Cells>) = known.filter(|(_, values)| !values.contains(&Arg::Null)).unzip();
+    let found = context.live.lookup(tx, shape, identity, &values, false).await?;
+    for (place, found) in places.into_iter().zip(found) {
+        for key in found.iter().map(|row| shape.key_of(row)) {
+            if key != candidates[place].key && context.work.restored_as(table, &key).await?.is_none() {
+                let holder = format!("{} {}", shape.table, cells::show_key(&key));
+                again[place] = Some((ENTERED_AGAIN.to_owned(), holder));
+            }
+        }
+    }
+    Ok(again)
 }
 
 /// Whether what each row refers to is there, and stays there until the transaction ends. A declared

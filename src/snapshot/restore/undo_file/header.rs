@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     db::{Db, Dialect},
-    snapshot::format::manifest::is_same_name,
+    snapshot::{format::manifest::is_same_name, restore::relations::Relations},
 };
 
 /// The version of the format.
@@ -22,6 +22,9 @@ pub struct Header {
     /// The database that they were put into. Older files do not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<Database>,
+    /// What the restore went by besides foreign keys and jobs/: an undo does as well.
+    #[serde(default, skip_serializing_if = "Relations::is_empty")]
+    pub relations: Relations,
     /// By table, the columns of the rows that follow, and the places of the key's.
     pub tables: Tables,
 }
@@ -34,7 +37,16 @@ impl Header {
     #[must_use]
     pub fn new(snapshot: &str, db: &Db, tables: Tables) -> Self {
         let database = Some(Database::of(db));
-        Self { daymend_undo: VERSION, snapshot: snapshot.to_owned(), database, tables }
+        let relations = Relations::default();
+        Self { daymend_undo: VERSION, snapshot: snapshot.to_owned(), database, relations, tables }
+    }
+
+    /// Whether whoever goes by this file goes by all that is given.
+    #[must_use]
+    pub fn knows(&self, given: &Relations) -> bool {
+        let mut both = self.relations.clone();
+        both.extend(given.clone());
+        both == self.relations
     }
 
     /// Whether what the other says is not known to be of another database.

@@ -269,6 +269,12 @@ pub fn of_any_database(path: &Path) -> String {
     format!("{} does not say which database it is of: whether it is this one is for you to know", path.display())
 }
 
+/// What is said of a file that was begun with other relations than are given now.
+#[must_use]
+pub fn of_other_relations(path: &Path) -> String {
+    format!("{} was begun with other --relations: give these to `snapshot undo` as well", path.display())
+}
+
 /// How long the file is up to the end of its last whole line.
 fn whole_length(file: &mut File) -> io::Result<u64> {
     let mut end = file.seek(SeekFrom::End(0))?;
@@ -382,10 +388,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::snapshot::restore::relations::Relations;
 
     fn header(snapshot: &str) -> Header {
         let tables = BTreeMap::from([("t".to_owned(), (vec!["id".to_owned(), "name".to_owned()], vec![0]))]);
-        Header { daymend_undo: VERSION, snapshot: snapshot.to_owned(), database: None, tables }
+        let relations = Relations::default();
+        Header { daymend_undo: VERSION, snapshot: snapshot.to_owned(), database: None, relations, tables }
     }
 
     fn insert(id: i64) -> Record {
@@ -421,6 +429,24 @@ mod tests {
             }
             assert_eq!(fs::read_to_string(&path).unwrap(), wrong);
         }
+    }
+
+    /// Older files say nothing of relations; what is given later is no other file's.
+    #[test]
+    fn a_file_says_what_the_restore_went_by() {
+        let dir = tempfile::tempdir().unwrap();
+        let given = |text: &str| Relations::parse("r.toml", text).unwrap();
+        let notes = given("[[reference]]\ntable = 'notes'\ncolumns = 'owner'\nparent = 't'\n");
+        let (old, new) = (dir.path().join("old.jsonl"), dir.path().join("new.jsonl"));
+        Writer::open(&old, &header("s")).unwrap();
+        assert!(!fs::read_to_string(&old).unwrap().contains("relations"));
+        let header = Header { relations: notes.clone(), ..header("s") };
+        for path in [&old, &new] {
+            Writer::open(path, &header).unwrap();
+        }
+        let (old, new) = (Reader::open(&old).unwrap().header, Reader::open(&new).unwrap().header);
+        assert!(old.relations.is_empty() && !old.knows(&notes) && old.knows(&Relations::default()));
+        assert!(new.relations == notes && new.knows(&notes) && new.knows(&Relations::default()));
     }
 
     #[test]
