@@ -75,9 +75,6 @@ const SESSION_MYSQL: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMIT
 /// How many statements a connection keeps prepared at most; a server counts those of all connections.
 pub(crate) const STATEMENTS_KEPT_MAX: usize = 200;
 
-/// How many rows of a SQLite file are read before somebody asks for them: they may be long.
-const ROWS_AHEAD: usize = 2;
-
 /// Opens a pool to `url`: `mysql://…` or `sqlite:…`. No message repeats the URL, which holds
 /// the password.
 pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
@@ -115,7 +112,6 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(Duration::from_secs(5))
                 .foreign_keys(true)
-                .row_buffer_size(ROWS_AHEAD)
                 .statement_cache_capacity(STATEMENTS_KEPT_MAX)
                 .disable_statement_logging();
             if pool.create {
@@ -172,7 +168,6 @@ pub(crate) fn open_file(path: &Path) -> Db {
         .filename(path)
         .read_only(true)
         .immutable(true)
-        .row_buffer_size(ROWS_AHEAD)
         .statement_cache_capacity(STATEMENTS_KEPT_MAX)
         .disable_statement_logging();
     let pool = ConnectOptions::new(4);

@@ -19,6 +19,9 @@ use crate::db::{Arg, Db, DbError, Dialect, Mode, Query, Tx};
 /// How many rows are read at a time.
 pub const PAGE: usize = 200;
 
+/// How many rows the first page has, of which nobody knows how long they are.
+const FIRST_PAGE: usize = 8;
+
 /// How many bytes of rows are kept of a page, and a row: what is behind them comes with the next one.
 pub const PAGE_BYTES: usize = 2 << 20;
 
@@ -78,7 +81,7 @@ impl Side {
     /// A table's rows in the order of their key, a page at a time.
     #[must_use]
     pub fn pages<'a>(&'a self, shape: &'a Shape) -> Pages<'a> {
-        Pages { side: self, shape, after: None, rows: PAGE }
+        Pages { side: self, shape, after: None, rows: FIRST_PAGE }
     }
 
     async fn page(

@@ -209,7 +209,9 @@ async fn a_bench_whose_workers_could_not_run_enqueues_nothing(engine: Engine) {
 /// What is measured is emptied again: who may not do that hears of it before anything is enqueued.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bench_that_could_not_clean_up_enqueues_nothing() {
-    let db = labs(Engine::MariaDb).await;
+    // The figures wait until a server has written out what others write.
+    let server = server::Server::start("bench").expect("MariaDB starts");
+    let db = TestDb::on_server(server.port).await;
     let bench = ["bench", "queue", "--jobs", "1000", "--rounds", "1", "--backlogs", "1000"];
     let error = run_fails(&db, USAGE, &bench);
     assert_one_line(&error);
