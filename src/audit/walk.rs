@@ -241,7 +241,7 @@ async fn is_of_these_days(error: &RecomputeError, db: &Db) -> bool {
 /// long is the lab's where the database answers others.
 pub async fn is_of_the_lab(error: &DbError, db: &Db) -> bool {
     match error.kind {
-        Kind::Unavailable => db.ping().await.is_ok(),
+        Kind::Unavailable => error.is_cut_off() && db.ping().await.is_ok(),
         kind => kind == Kind::Other,
     }
 }

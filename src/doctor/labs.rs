@@ -172,7 +172,7 @@ async fn ahead(patient: &Patient<'_>) -> Result<Chart, DbError> {
         let advice = format!(
             "a scheduler's clock was ahead, or its --now: UPDATE daymend_labs SET enqueued_through = '{back}' \
              WHERE rollup = '{HISTORICAL_SUMMARY}' AND lab_id IN ({}); -- those days again: some may have been computed \
-             before they were over",
+             before they were over; what is older, or than --catch-up-days: daymend repair",
             ids.join(", ")
         );
         chart.find(lab_list(&labs), what, advice);

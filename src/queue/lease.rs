@@ -166,6 +166,9 @@ async fn rescue_once(db: &Db, lapsed: &BTreeMap<i64, i64>) -> Result<(u64, Vec<S
         Ok((row.int(0)?, row.int(1)?, row.text(2)?, row.int(3)?))
     });
     let jobs = jobs.await?;
+    if jobs.is_empty() {
+        return Ok((0, Vec::new()));
+    }
     let workers: BTreeSet<i64> = lapsed.values().copied().collect();
     tx.execute(LAPSED_END.with_list(workers.len()), args![; &workers]).await?;
     let alive = tx.fetch_all(ALIVE_AFTER_ALL.with_list(workers.len()), args![; workers], |row| row.int(0)).await?;

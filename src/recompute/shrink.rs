@@ -130,9 +130,13 @@ fn losses(
         loss.vanishing -= 1;
         loss.facts -= i64::from(*count);
     }
+    // What other rows count more of, less what they count less of.
+    let mut more: HashMap<usize, i64> = HashMap::new();
     for update in difference.update.iter().filter(|update| update.key.day == day) {
-        let more = i64::from(update.to).saturating_sub(update.from).max(0);
-        losses.entry(StoredEvent::Known(update.key.event)).or_default().facts -= more;
+        *more.entry(update.key.event).or_default() += i64::from(update.to) - update.from.clamp(0, i64::from(u32::MAX));
+    }
+    for (event, more) in more {
+        losses.entry(StoredEvent::Known(event)).or_default().facts -= more.max(0);
     }
     for row in difference.delete.iter().filter(|row| row.day == day) {
         let loss = losses.entry(row.event.clone()).or_default();
@@ -145,8 +149,8 @@ fn losses(
     losses
 }
 
-/// How many facts the day would lose: of the kinds of which some event type loses more than its share, the
-/// one that loses least. Bills that go take their tests along; tests that go leave their bills.
+/// How many facts the day would lose: of the kinds of which some event type loses more than its share, and which lose
+/// some at all, the one that loses least. Bills that go take their tests along; tests that go leave their bills.
 fn facts_lost(rollup: &Rollup, losses: &HashMap<StoredEvent, Loss>, percent: i64) -> i64 {
     let mut kinds: HashMap<usize, i64> = HashMap::new();
     for (event, loss) in losses.iter().filter(|(_, loss)| loss.vanishing * 100 > percent * loss.stored) {
@@ -155,7 +159,7 @@ fn facts_lost(rollup: &Rollup, losses: &HashMap<StoredEvent, Loss>, percent: i64
         let most = kinds.entry(rollup.events[*event].fact).or_default();
         *most = (*most).max(loss.facts);
     }
-    kinds.into_values().min().unwrap_or(0)
+    kinds.into_values().filter(|lost| *lost > 0).min().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -228,6 +232,31 @@ mod tests {
         assert!(!merged(50, 46), "a handful");
         assert!(merged(50, 45));
         assert!(merged(50, 1));
+    }
+
+    #[test]
+    fn what_moves_between_rows_that_stay_makes_up_for_nothing() {
+        let rollups = Rollups::load(None).unwrap();
+        let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+        let row = |a: i64, count: i64| StoredRow {
+            id: a,
+            day: day(),
+            a: Some(a),
+            b: Some(0),
+            event: StoredEvent::Known(0),
+            count,
+        };
+        let expected: Vec<_> =
+            [(0, 10), (1, 60)].map(|(a, count)| (Key { day: day(), a, b: 0, event: 0 }, count)).into();
+        let lost = |from: [i64; 2]| {
+            let stored = [row(0, from[0]), row(1, from[1])].into_iter().chain((2..52).map(|a| row(a, 1)));
+            let difference = diff::difference(rollup, &expected, stored.collect());
+            shrinking(rollup, &expected, &difference, day(), "50%".parse().unwrap(), |_| false).is_some()
+        };
+        assert!(lost([60, 10]), "as many as in the other");
+        assert!(lost([10, 40]), "20 of 50");
+        assert!(lost([-500, 60]), "fewer than none are none");
+        assert!(!lost([10, 10]));
     }
 
     #[test]

@@ -309,7 +309,7 @@ async fn tick_until(
                         show_progress(&std::mem::take(&mut open));
                     }
                 }
-                Err(error) => done = done.and(Err(error)),
+                Err(error) => done = also(done, error),
             }
             match migrations::take_pending(db, rollup, config.rebuilds(), walk, now, &mut report).await {
                 Ok(next) => {
@@ -320,7 +320,7 @@ async fn tick_until(
                         report_labs("has migration records that cannot be taken", untaken, &mut reported_untaken);
                     }
                 }
-                Err(error) => done = done.and(Err(error)),
+                Err(error) => done = also(done, error),
             }
             done
         };
@@ -338,6 +338,16 @@ async fn tick_until(
         let rest = (took.saturating_sub(report.waited) * TICK_RESTS).clamp(TICK, TICK_REST_MAX);
         pace.rest_after(done.map(|()| rest), shutdown).await;
     }
+}
+
+/// The first error of a tick ends it as failed; another one is said beside it.
+fn also(done: Result<(), DbError>, error: DbError) -> Result<(), DbError> {
+    if done.is_ok() {
+        return Err(error);
+    }
+    metrics::database_error(&error);
+    tracing::error!(error = %crate::error::chain(&error), "another step of the tick failed");
+    done
 }
 
 /// How far the runs are that are open.

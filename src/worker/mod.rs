@@ -249,10 +249,11 @@ pub async fn run(
     loop {
         let registered = register(&lease_db, config, shutdown).await;
         // What the last session held need not wait for its lease to run out.
-        if let Some(last) = last_session
-            && let Err(error) = lease::sign_off(&lease_db, last).await
-        {
-            tracing::warn!(worker = last, error = %chain(&error), "its jobs are rescued when its lease runs out");
+        if let Some(last) = last_session {
+            let signed_off = tokio::time::timeout(HAND_BACK_MAX, lease::sign_off(&lease_db, last)).await;
+            if !matches!(signed_off, Ok(Ok(()))) {
+                tracing::warn!(worker = last, "its jobs are rescued when its lease runs out");
+            }
         }
         let Some(worker_id) = registered else { return Ended::Shutdown };
         last_session = Some(worker_id);

@@ -87,7 +87,7 @@ impl Options {
             return Err(usage(format!("--where: no table that is compared has {}", columns.join(" and "))));
         }
         let has_conditions = !options.conditions.is_empty();
-        if has_conditions && diffs.iter().all(|diff| diff.fitting == 0) {
+        if has_conditions && diffs.iter().all(|diff| diff.fitting == 0 && diff.uncompared.is_empty()) {
             let conditions: Vec<String> = options.conditions.iter().map(Condition::to_string).collect();
             return Err(usage(format!("--where: no row fits {}", conditions.join(" and "))));
         }

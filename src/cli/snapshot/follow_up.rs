@@ -143,6 +143,11 @@ impl After {
         Self { left: Some(left), ..Self::default() }
     }
 
+    /// Whether all that is known to be touched is recomputed, or will be.
+    pub(super) fn is_enqueued(&self) -> bool {
+        self.left.is_none()
+    }
+
     /// How it all ended, where what came before ended like that.
     pub(super) fn exit(&self, before: Exit) -> Exit {
         if self.left.is_some() || self.ended.is_some_and(|state| state != RunState::Completed) {
@@ -160,6 +165,7 @@ impl After {
     pub(super) fn add_to(&self, mut json: Value) -> Value {
         json["run"] = json!(self.run);
         json["state"] = json!(self.ended);
+        json["not_enqueued"] = json!(self.left);
         json["left_out"] = json!(self.left_out);
         json["audit"] = json!(self.audit.as_ref().map(audit::report_json));
         json

@@ -173,8 +173,8 @@ async fn warn_of_fewer_tables(global: &Global, store: &Store, name: Name) -> any
                 examples(lacking, 3),
                 before.name
             ));
+            break;
         }
-        break;
     }
     Ok(())
 }

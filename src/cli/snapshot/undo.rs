@@ -113,7 +113,8 @@ impl Options {
         };
         let after = follow_up.enqueue(global, &db, &days).await;
         half_done.done();
-        let renamed = undone.left.is_empty().then_some(done.as_path());
+        // Run again it goes on with the days.
+        let renamed = (undone.left.is_empty() && after.is_enqueued()).then_some(done.as_path());
         if let Some(done) = renamed {
             std::fs::rename(&self.file, done).with_context(|| {
                 format!("{} row(s) were removed, and {} cannot be renamed", undone.removed, self.file.display())

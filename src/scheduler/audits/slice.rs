@@ -137,7 +137,10 @@ impl<'a> Slice<'a> {
     /// moment at which it begins. A midnight of the lab may have passed since the slice did.
     async fn visit(&mut self, subject: &Subject, mut cursor: Cursor) -> Result<Visit, DbError> {
         if cursor.next_day.is_none() {
-            cursor = Cursor { round_at: Some(self.unrecorded.at), audited_at: cursor.audited_at, ..Cursor::default() };
+            // Of a lab whose first round has never got anywhere it is still that round.
+            let first = cursor.round_at.filter(|_| cursor.audited_at.is_none());
+            let round_at = first.or(Some(self.unrecorded.at));
+            cursor = Cursor { round_at, audited_at: cursor.audited_at, ..Cursor::default() };
         }
         let mut now = self.db.now(self.clock).await?;
         let mut walk = self.walk(subject, self.history(subject, cursor.next_day, now), now);
@@ -162,6 +165,7 @@ impl<'a> Slice<'a> {
                 // The next night goes on from here. It may have taken as long as a statement may.
                 Err(error) if is_of_the_lab(&error, self.db).await => {
                     metrics::database_error(&error);
+                    tracing::warn!(lab = subject.lab_id, error = %chain(&error), "a lab cannot be audited tonight");
                     cursor.problem = Some(chain(&error));
                     self.unrecorded.cursors.insert(subject.lab_id, cursor);
                     return Ok(if self.record().await? { Visit::Behind } else { Visit::Lost });

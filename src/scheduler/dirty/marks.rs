@@ -182,7 +182,7 @@ async fn moments(
             "SELECT {key}, {lab}, CASE WHEN {time} >= '1000-01-01' THEN {time} END FROM {table} WHERE {key} IN ({})",
             repeat("?", bills.len())
         );
-        tx.for_each(Query::named("marked bills", sql), args![; bills], |row| {
+        tx.for_each(Query::named("marked bills", sql).once(), args![; bills], |row| {
             if let (Ok(id), Ok(lab), Ok(at)) = (row.int(0), row.int(1), row.instant(2)) {
                 moments.insert(id, (lab, at));
             }

@@ -109,11 +109,17 @@ async fn empty_now(context: &Context, link: &Link, mut rows: Vec<Cells>) -> Resu
     let keys: Vec<Cells> = rows.iter().map(|row| child.key_of(row)).collect();
     // A view of its own: the pass over the snapshot may take longer than a server lets a session be silent.
     let mut live = context.live.db.begin(Mode::Snapshot).await?;
-    let mut now = context.live.lookup(&mut live, child, &child.key, &keys, false).await?.into_iter();
+    let now = context.live.lookup(&mut live, child, &child.key, &keys, false).await?;
     live.commit().await?;
+    // An identity may hold the very reference: the plan knows who is there all the same.
+    let known = context.work.find(link.child, &keys).await?;
+    let mut now = now.into_iter().zip(known);
     rows.retain(|row| {
-        let now = now.next().and_then(|rows| rows.into_iter().next());
-        now.is_some_and(|now| link.target(&now).is_none() && same_identity(context, link.child, row, &now))
+        let Some((now, known)) = now.next() else { return false };
+        let is_itself = known.is_some_and(|known| known.is_itself());
+        now.first().is_some_and(|now| {
+            link.target(now).is_none() && (is_itself || same_identity(context, link.child, row, now))
+        })
     });
     Ok(rows)
 }

@@ -131,23 +131,22 @@ async fn themselves(
     let keys: Vec<Cells> = candidates.iter().map(|candidate| candidate.key.clone()).collect();
     let live = context.live.lookup(&mut views.live, shape, &shape.key, &keys, false).await?;
     let hangs = strangers::hang(context, views, table, candidates).await?;
-    let is_itself = |((row, live), hangs): ((&Cells, Vec<Cells>), bool)| {
-        let is_same = |live: &Cells| same_identity(context, table, row, live) || is_back(context, table, row, live);
-        !hangs && live.first().is_some_and(is_same)
+    let why = |((row, live), hangs): ((&Cells, Vec<Cells>), bool)| {
+        let live = live.first().filter(|_| !hangs)?;
+        if !identity.is_empty() && same_identity(context, table, row, live) {
+            return Some(format!("{} is the same", names(shape, identity)));
+        }
+        (identity.is_empty() || is_back(context, table, row, live)).then(|| "it is still there".to_owned())
     };
-    let are = written.iter().zip(live).zip(hangs).map(is_itself);
-    let reason = match identity {
-        [] => "it is still there".to_owned(),
-        _ => format!("{} is the same", names(shape, identity)),
-    };
-    let verdict = |candidate: &Candidate| Candidate {
+    let are = written.iter().zip(live).zip(hangs).map(why);
+    let verdict = |candidate: &Candidate, reason| Candidate {
         state: State::Mapped,
-        reason: reason.clone(),
+        reason,
         detail: String::new(),
         holder: Some(candidate.key.clone()),
         ..candidate.clone()
     };
-    Ok(candidates.iter().zip(are).map(|(candidate, is)| is.then(|| verdict(candidate))).collect())
+    Ok(candidates.iter().zip(are).map(|(candidate, why)| why.map(|why| verdict(candidate, why))).collect())
 }
 
 /// Lets a candidate be mapped to its holder only where no other one is. One that a run before this has put in has

@@ -15,7 +15,11 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use super::{Context, LINES_SHOWN, candidates::State, plan};
+use super::{
+    Context, LINES_SHOWN,
+    candidates::{Candidate, State},
+    plan::{self, BY_HAND},
+};
 use crate::{
     db::Arg,
     error::examples,
@@ -199,6 +203,11 @@ fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
     }
 }
 
+/// Whether the map has a line for it: that a row is itself is found without, and would not be true after an undo.
+fn is_line(candidate: &Candidate) -> bool {
+    !candidate.is_itself() || candidate.reason == BY_HAND
+}
+
 /// Writes the map to a new file, which errors call `at`; how many lines it has.
 async fn write(context: &Context, file: File, at: impl Fn() -> String + Copy) -> anyhow::Result<u64> {
     let mut lines = 0;
@@ -211,7 +220,7 @@ async fn write(context: &Context, file: File, at: impl Fn() -> String + Copy) ->
                 let page = context.work.page(table, state, after).await?;
                 let Some(last) = page.last() else { break };
                 after = last.place;
-                for candidate in &page {
+                for candidate in page.iter().filter(|candidate| is_line(candidate)) {
                     let new = candidate.holder.as_ref().filter(|_| state == State::Mapped);
                     lines += 1;
                     let new = new.map(|key| cells::write_key(key)).unwrap_or_default();
@@ -245,7 +254,7 @@ pub async fn for_each_mapped(
             let page = context.work.page(table, State::Mapped, after).await?;
             let Some(last) = page.last() else { break };
             after = last.place;
-            for candidate in &page {
+            for candidate in page.iter().filter(|candidate| is_line(candidate)) {
                 if left == 0 {
                     return Ok(());
                 }

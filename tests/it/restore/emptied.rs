@@ -13,6 +13,7 @@ on_both! {
     what_was_emptied_when_a_row_vanished_is_said_and_left;
     what_a_restore_fills_in_itself_is_not_said;
     a_row_that_is_another_by_now_has_lost_nothing;
+    what_tells_rows_apart_may_be_what_was_emptied;
 }
 
 async fn what_was_emptied_when_a_row_vanished_is_said_and_left(engine: Engine) {
@@ -105,4 +106,23 @@ async fn a_row_that_is_another_by_now_has_lost_nothing(engine: Engine) {
         let planned = scene.json(3, &[&["restore", &name, "--missing"], relations].concat());
         assert_eq!(planned["report"]["emptied"][0]["rows"], rows, "{planned}");
     }
+}
+
+/// Whose identity holds the very reference is there all the same: it is said that it has lost it, and no map says that
+/// it is itself, which would not be so after an undo.
+async fn what_tells_rows_apart_may_be_what_was_emptied(engine: Engine) {
+    let scene = Scene::new(engine, &[CLINICS, VISITS]).await;
+    let identity = scene.file("identity.toml", "[[identity]]\ntable = 'visits'\ncolumns = ['clinic', 'seen']\n");
+    scene
+        .execute_all(&["INSERT INTO clinics VALUES (1, 'north')", "INSERT INTO visits VALUES (1, 1, 7), (2, 1, 8)"])
+        .await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM clinics"]).await;
+    let restore = ["restore", &name, "--missing", "--relations", &identity, "--apply"];
+    let applied = scene.json(3, &restore);
+    assert_eq!(applied["applied"]["inserted"], 1, "{applied}");
+    assert_eq!(applied["report"]["emptied"][0]["rows"], 2, "{applied}");
+    assert_eq!(applied["report"]["emptied"][0]["table"], "visits", "{applied}");
+    let map = std::fs::read_to_string(scene.path("map.csv")).unwrap_or_default();
+    assert!(!map.contains("visits"), "{map}");
 }

@@ -1,6 +1,6 @@
 //! Which rows can go in now: those whose references lead somewhere, and whom nobody has entered again meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     db::{Arg, Mode, Tx},
@@ -114,14 +114,23 @@ async fn entered_again(
     let Some(identity) = context.identities[table].as_deref().filter(|identity| !identity.is_empty()) else {
         return Ok(again);
     };
-    let known = written.iter().map(|row| shape.values(row, identity)).enumerate();
+    let mut places: HashMap<String, Vec<usize>> = HashMap::new();
+    for (place, row) in written.iter().enumerate() {
+        places.entry(cells::encode(&shape.values(row, identity))).or_default().push(place);
+    }
+    // What several of them have identifies none.
+    let places: Vec<usize> = places.into_values().filter(|places| places.len() == 1).flatten().collect();
+    let known = places.into_iter().map(|place| (place, shape.values(&written[place], identity)));
     let (places, values): (Vec<usize>, Vec<Cells>) = known.filter(|(_, values)| !values.contains(&Arg::Null)).unzip();
-    let found = context.live.lookup(tx, shape, identity, &values, false).await?;
-    for (place, found) in places.into_iter().zip(found) {
-        for key in found.iter().map(|row| shape.key_of(row)) {
-            if key != candidates[place].key && context.work.restored_as(table, &key).await?.is_none() {
-                let holder = format!("{} {}", shape.table, cells::show_key(&key));
+    let found = context.live.keys(tx, shape, identity, &values, false).await?;
+    for (place, mut keys) in places.into_iter().zip(found) {
+        keys.retain(|key| *key != candidates[place].key);
+        for (key, known) in keys.iter().zip(context.work.find(table, &keys).await?) {
+            let is_own = known.is_some_and(|known| known.state == State::Restored && known.holder.is_none());
+            if !is_own && context.work.restored_as(table, key).await?.is_none() {
+                let holder = format!("{} {}", shape.table, cells::show_key(key));
                 again[place] = Some((ENTERED_AGAIN.to_owned(), holder));
+                break;
             }
         }
     }
