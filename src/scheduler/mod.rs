@@ -42,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
-    db::{Backoff, Db, DbError, Mode},
+    db::{Backoff, Db, DbError, Kind, Mode},
     health::Pulse,
     metrics::{
         self,
@@ -301,6 +301,9 @@ async fn tick_until(
                     labs_read = report.held.is_empty().then(Instant::now);
                 }
             }
+            if is_away(&done) {
+                return done;
+            }
             match close_next_runs(db, looked_at, &mut report).await {
                 Ok(next) => {
                     looked_at = next;
@@ -310,6 +313,9 @@ async fn tick_until(
                     }
                 }
                 Err(error) => done = also(done, error),
+            }
+            if is_away(&done) {
+                return done;
             }
             match migrations::take_pending(db, rollup, config.rebuilds(), walk, now, &mut report).await {
                 Ok(next) => {
@@ -338,6 +344,11 @@ async fn tick_until(
         let rest = (took.saturating_sub(report.waited) * TICK_RESTS).clamp(TICK, TICK_REST_MAX);
         pace.rest_after(done.map(|()| rest), shutdown).await;
     }
+}
+
+/// Whether a step has found no database: the next one would wait for it just as long.
+fn is_away(done: &Result<(), DbError>) -> bool {
+    matches!(done, Err(error) if error.kind == Kind::Unavailable && !error.is_cut_off())
 }
 
 /// The first error of a tick ends it as failed; another one is said beside it.
