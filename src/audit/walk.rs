@@ -240,10 +240,7 @@ async fn is_of_these_days(error: &RecomputeError, db: &Db) -> bool {
 /// Whether an error is of what was read of a lab, and not of the database as a whole. A statement that takes too
 /// long is the lab's where the database answers others.
 pub async fn is_of_the_lab(error: &DbError, db: &Db) -> bool {
-    match error.kind {
-        Kind::Unavailable => error.is_cut_off() && db.ping().await.is_ok(),
-        kind => kind == Kind::Other,
-    }
+    error.kind == Kind::Other || db.answers_others(error).await
 }
 
 fn is_bad_data(error: &RecomputeError) -> bool {

@@ -268,6 +268,11 @@ impl Pool {
 }
 
 impl Db {
+    /// Whether an error is of one statement that took too long, or that somebody has ended: the database answers others.
+    pub(crate) async fn answers_others(&self, error: &DbError) -> bool {
+        error.is_cut_off() && self.ping().await.is_ok()
+    }
+
     /// Checks that the database answers.
     pub async fn ping(&self) -> anyhow::Result<()> {
         let mut answer = Tx::acquire(self).await.map(drop);

@@ -25,9 +25,8 @@ use sqlx::{MySqlPool, SqlitePool};
 
 use crate::clock::Clock;
 
-pub(crate) use connect::STATEMENTS_KEPT_MAX;
-pub(crate) use connect::open_file;
 pub use connect::{ConnectOptions, connect, explain_read_only};
+pub(crate) use connect::{STATEMENTS_KEPT_MAX, open_file};
 pub use dialect::{DbClock, Dialect};
 pub use error::{DbError, Kind, code};
 pub use query::Query;

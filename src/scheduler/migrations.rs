@@ -106,7 +106,7 @@ pub async fn take_pending(
     for (lab_id, records) in by_lab.by_ref().take(LABS_A_TICK) {
         match take_lab(db, rollup, limits, (lab_id, &records), now, report).await {
             // Whoever ends what takes long would end it again at every tick, and no other lab would have its turn.
-            Err(error) if is_of_the_lab(db, &error).await => {
+            Err(error) if is_of_the_lab(&error, db).await => {
                 metrics::database_error(&error);
                 report.untaken.insert(lab_id, chain(&error));
                 // One such wait a tick is enough: there is more to do.
@@ -123,12 +123,8 @@ pub async fn take_pending(
 }
 
 /// Whether an error is one of a lab, and not of the database as a whole.
-async fn is_of_the_lab(db: &Db, error: &DbError) -> bool {
-    match error.kind {
-        Kind::Conflict => false,
-        Kind::Unavailable => error.is_cut_off() && db.ping().await.is_ok(),
-        _ => true,
-    }
+async fn is_of_the_lab(error: &DbError, db: &Db) -> bool {
+    matches!(error.kind, Kind::Definition | Kind::Other) || db.answers_others(error).await
 }
 
 /// The pending records of the slice that begins with the id `first`, and of the newest; where the next slice begins.
