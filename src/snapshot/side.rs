@@ -305,14 +305,13 @@ pub struct Pages<'a> {
 }
 
 impl Pages<'_> {
-    /// The next of them; none at the end.
-    pub async fn next(&mut self, tx: &mut Tx) -> Result<Vec<Cells>, DbError> {
+    /// The next of them, which has a row at least.
+    pub async fn next(&mut self, tx: &mut Tx) -> Result<Option<Vec<Cells>>, DbError> {
         let page = self.side.page(tx, self.shape, self.after.as_deref(), self.rows).await?;
-        self.rows = (2 * page.len()).clamp(1, PAGE);
-        if let Some(last) = page.last() {
-            self.after = Some(self.shape.key_of(last));
-        }
-        Ok(page)
+        let Some(last) = page.last() else { return Ok(None) };
+        self.after = Some(self.shape.key_of(last));
+        self.rows = PAGE.min(2 * page.len());
+        Ok(Some(page))
     }
 }
 

@@ -69,11 +69,15 @@ impl Options {
         let mut diffs = Vec::new();
         let mut older = open(&store, names[0]).await.map_err(explained)?;
         check_tables(&options.tables, &Side::snapshot(&older.manifest, &older.db))?;
+        let mut manifests = Vec::new();
+        for name in &names[1..] {
+            manifests.push(store.manifest(*name).await.map_err(explained)?);
+        }
         for at in 1..names.len() + usize::from(is_live) {
             let files = &self.relations;
             let (diff, newer) = pair(global, &store, files, &older, names.get(at), &mut options).await?;
             diffs.push(diff);
-            for (later, tables) in later(&store, &older.manifest, &names[at..], is_live, &options.tables).await? {
+            for (later, tables) in later(&older.manifest, &manifests[at - 1..], is_live, &options.tables) {
                 let mut options = diff::Options { tables, ..options.clone() };
                 let (diff, _) = pair(global, &store, files, &older, later.as_ref(), &mut options).await?;
                 diffs.push(diff);
@@ -158,30 +162,25 @@ async fn pair(
     Ok((diff, opened))
 }
 
-/// The tables of a snapshot that the next of `names` does not have, by what is the first to have them; none for the
+/// The tables of a snapshot that the next newer one does not have, by what is the first to have them; none for the
 /// live database. What vanished from them would be in no pair of neighbours.
-async fn later(
-    store: &Store,
+fn later(
     older: &Manifest,
-    names: &[Name],
+    newer: &[Manifest],
     is_live: bool,
     wanted: &[String],
-) -> anyhow::Result<BTreeMap<Option<Name>, Vec<String>>> {
+) -> BTreeMap<Option<Name>, Vec<String>> {
     let mut later: BTreeMap<Option<Name>, Vec<String>> = BTreeMap::new();
-    let mut manifests = Vec::new();
-    for name in names {
-        manifests.push(store.manifest(*name).await.map_err(explained)?);
-    }
     let tables = older.tables.iter().map(|copy| &copy.table.name);
     for table in tables.filter(|table| wanted.is_empty() || wanted.contains(table)) {
-        match manifests.iter().position(|manifest| manifest.table(table).is_some()) {
+        match newer.iter().position(|manifest| manifest.table(table).is_some()) {
             Some(0) => {}
-            Some(at) => later.entry(Some(names[at])).or_default().push(table.clone()),
-            None if is_live && !names.is_empty() => later.entry(None).or_default().push(table.clone()),
+            Some(at) => later.entry(Some(newer[at].name)).or_default().push(table.clone()),
+            None if is_live && !newer.is_empty() => later.entry(None).or_default().push(table.clone()),
             None => {}
         }
     }
-    Ok(later)
+    later
 }
 
 /// What is said where two sides are of databases of different names.

@@ -212,21 +212,13 @@ impl Compare<'_> {
         };
         let mut rewritten = HashSet::new();
         let mut pages = self.old.pages(shape);
-        loop {
-            let page = pages.next(&mut views.old).await?;
-            if page.is_empty() {
-                break;
-            }
+        while let Some(page) = pages.next(&mut views.old).await? {
             *compared += page.len() as u64;
             self.old_page(views, &page, &mut diff, &mut rewritten).await?;
             progress(*compared);
         }
         let mut pages = self.new.pages(shape);
-        loop {
-            let page = pages.next(&mut views.new).await?;
-            if page.is_empty() {
-                return Ok(diff);
-            }
+        while let Some(page) = pages.next(&mut views.new).await? {
             let keys: Vec<Cells> = page.iter().map(|row| shape.key_of(row)).collect();
             let known = self.old.keys(&mut views.old, shape, &shape.key, &keys, false).await?;
             for ((row, key), known) in page.iter().zip(&keys).zip(known) {
@@ -236,6 +228,7 @@ impl Compare<'_> {
                 }
             }
         }
+        Ok(diff)
     }
 
     /// Compares a page of the older side. The newer side may find a row by a key that is not quite its own (case,

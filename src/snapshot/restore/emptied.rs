@@ -76,11 +76,7 @@ async fn of_link(context: &Context, link: &Link) -> Result<Option<Emptied>, Snap
     let mut snapshot = context.snapshot.db.begin(Mode::Snapshot).await?;
     let mut found: Option<Emptied> = None;
     let mut pages = context.snapshot.pages(child);
-    loop {
-        let page = pages.next(&mut snapshot).await?;
-        if page.is_empty() {
-            break;
-        }
+    while let Some(page) = pages.next(&mut snapshot).await? {
         let parents = context.parents(&mut snapshot, link, &page).await?;
         let has_lost = |parent: &Parent| matches!(parent, Parent::Candidate(parent) if parent.state.is_wanted());
         let referring = page.into_iter().zip(parents).filter(|(_, parent)| has_lost(parent)).map(|(row, _)| row);

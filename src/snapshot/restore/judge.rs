@@ -42,10 +42,10 @@ pub(super) async fn judge(
         let page = context.work.page(table, state, after).await?;
         let Some(last) = page.last() else { return Ok(done) };
         after = last.place;
-        let (page, written) = written(context, views, table, page).await?;
+        let Written { candidates: page, rows, written } = written(context, views, table, page).await?;
         let holders = holders(context, views, table, &page, &written).await?;
         let own = match state {
-            State::Reused => themselves(context, views, table, &page, &written).await?,
+            State::Reused => themselves(context, views, table, &page, &rows, &written).await?,
             _ => vec![None; page.len()],
         };
         let mut judged = Vec::new();
@@ -102,20 +102,29 @@ pub(super) async fn leave_open(context: &Context, views: &mut Views, remap: &Rem
     Ok(())
 }
 
+/// Candidates with their rows.
+struct Written {
+    candidates: Vec<Candidate>,
+    /// As the snapshot has them.
+    rows: Vec<Cells>,
+    /// As they would go in.
+    written: Vec<Cells>,
+}
+
 /// Candidates, and the row of each as it would go in: what refers to rows that have other keys now is rewritten.
 async fn written(
     context: &Context,
     views: &mut Views,
     table: usize,
     candidates: Vec<Candidate>,
-) -> Result<(Vec<Candidate>, Vec<Cells>), SnapshotError> {
+) -> Result<Written, SnapshotError> {
     let (candidates, rows) = rows_of(context, &mut views.snapshot, table, candidates).await?;
     let mut written = rows.clone();
     for link in context.links_of(table) {
         let parents = context.parents(&mut views.snapshot, link, &rows).await?;
         context.redirect(&mut views.live, link, &mut written, &parents).await?;
     }
-    Ok((candidates, written))
+    Ok(Written { candidates, rows, written })
 }
 
 /// The verdict on each candidate that is still there under its own key.
@@ -124,13 +133,14 @@ async fn themselves(
     views: &mut Views,
     table: usize,
     candidates: &[Candidate],
+    rows: &[Cells],
     written: &[Cells],
 ) -> Result<Vec<Option<Candidate>>, SnapshotError> {
     let shape = &context.shapes[table];
     let identity = context.identities[table].as_deref().unwrap_or_default();
     let keys: Vec<Cells> = candidates.iter().map(|candidate| candidate.key.clone()).collect();
     let live = context.live.lookup(&mut views.live, shape, &shape.key, &keys, false).await?;
-    let hangs = strangers::hang(context, views, table, candidates).await?;
+    let hangs = strangers::hang(context, views, table, rows).await?;
     let why = |((row, live), hangs): ((&Cells, Vec<Cells>), bool)| {
         let live = live.first().filter(|_| !hangs)?;
         if !identity.is_empty() && same_identity(context, table, row, live) {
@@ -206,7 +216,7 @@ async fn is_back_as(
     holder: &Cells,
 ) -> Result<bool, SnapshotError> {
     let shape = &context.shapes[table];
-    let (_, written) = written(context, views, table, vec![candidate.clone()]).await?;
+    let Written { written, .. } = written(context, views, table, vec![candidate.clone()]).await?;
     let live = context.live.lookup(&mut views.live, shape, &shape.key, std::slice::from_ref(holder), false).await?;
     let live = live.into_iter().flatten().next();
     Ok(written.first().zip(live).is_some_and(|(row, live)| is_back(context, table, row, &live)))

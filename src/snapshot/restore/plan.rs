@@ -93,11 +93,7 @@ async fn find(
     let shape = &context.shapes[table];
     let identity = context.identities[table].as_deref().unwrap_or_default();
     let mut pages = context.snapshot.pages(shape);
-    loop {
-        let page = pages.next(&mut views.snapshot).await?;
-        if page.is_empty() {
-            return Ok(());
-        }
+    while let Some(page) = pages.next(&mut views.snapshot).await? {
         let keys: Vec<Cells> = page.iter().map(|row| shape.key_of(row)).collect();
         let live = context.live.lookup(&mut views.live, shape, &shape.key, &keys, false).await?;
         let mut found = Vec::new();
@@ -118,6 +114,7 @@ async fn find(
         }
         enter(context, views, table, found, exclusions, remap).await?;
     }
+    Ok(())
 }
 
 /// Whether a row and the live one under its key are the same, as far as an identity is declared.

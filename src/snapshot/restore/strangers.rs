@@ -54,17 +54,16 @@ pub(super) async fn find(
     }
 }
 
-/// Whether each candidate hangs by its key on a row that is not itself any more.
+/// Whether each row of the snapshot hangs by its key on one that is not itself any more.
 pub(super) async fn hang(
     context: &Context,
     views: &mut Views,
     table: usize,
-    candidates: &[Candidate],
+    rows: &[Cells],
 ) -> Result<Vec<bool>, SnapshotError> {
-    let mut hang = vec![false; candidates.len()];
-    let (_, rows) = plan::rows_of(context, &mut views.snapshot, table, candidates.to_vec()).await?;
+    let mut hang = vec![false; rows.len()];
     for link in context.links_of(table).filter(|link| link.is_part_of_key(context)) {
-        let parents = context.parents(&mut views.snapshot, link, &rows).await?;
+        let parents = context.parents(&mut views.snapshot, link, rows).await?;
         for (hang, parent) in hang.iter_mut().zip(parents) {
             *hang |= matches!(parent, Parent::Candidate(parent) if !parent.is_itself());
         }

@@ -9,11 +9,11 @@
 //! the line that the first one is writing, or rename the file under it.
 
 mod header;
+mod reader;
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{self, BufRead as _, BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _},
-    ops::Range,
+    io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -21,8 +21,8 @@ use anyhow::{Context as _, bail};
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
-use header::VERSION;
 pub use header::{Database, Header, Tables};
+pub use reader::Reader;
 
 use crate::{
     db::Arg,
@@ -30,7 +30,6 @@ use crate::{
         cells::{self, Cells},
         format::pack::private,
         scratch::writable,
-        side::{PAGE, PAGE_BYTES},
     },
 };
 
@@ -301,88 +300,6 @@ fn is_torn_header(file: &mut File) -> io::Result<bool> {
     Ok(BEGINNING.starts_with(&bytes))
 }
 
-/// The file, being read: from its beginning or from its end. Keeps eight bytes a line.
-#[derive(Debug)]
-pub struct Reader {
-    /// What the file is about.
-    pub header: Header,
-    file: File,
-    path: PathBuf,
-    /// Where each record begins, and the last one ends.
-    offsets: Vec<u64>,
-}
-
-impl Reader {
-    fn open(path: &Path) -> anyhow::Result<Self> {
-        let at = || format!("{}: cannot be read", path.display());
-        let mut file = File::open(path).with_context(at)?;
-        let whole = whole_length(&mut file).with_context(at)?;
-        file.seek(SeekFrom::Start(0)).with_context(at)?;
-        let mut lines = BufReader::new(&mut file);
-        let mut first = String::new();
-        lines.read_line(&mut first).with_context(at)?;
-        let header: Header =
-            serde_json::from_str(&first).with_context(|| format!("{}: this is no undo file", path.display()))?;
-        if header.daymend_undo != VERSION {
-            bail!(
-                "{}: its format is version {}, and this daymend knows {VERSION}",
-                path.display(),
-                header.daymend_undo
-            );
-        }
-        let mut offsets = vec![first.len() as u64];
-        let (mut at_byte, mut line) = (first.len() as u64, Vec::new());
-        while at_byte < whole {
-            line.clear();
-            at_byte += lines.read_until(b'\n', &mut line).with_context(at)? as u64;
-            offsets.push(at_byte);
-        }
-        Ok(Self { header, file, path: path.to_owned(), offsets })
-    }
-
-    /// The same file, to be written on.
-    pub fn writer(&self) -> anyhow::Result<Writer> {
-        Writer::open(&self.path, &self.header)
-    }
-
-    /// How many records there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.offsets.len() - 1
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The ranges by which to read all of it: none has more records than a page, nor more bytes, but for one.
-    #[must_use]
-    pub fn pages(&self) -> Vec<Range<usize>> {
-        let (mut pages, mut start) = (Vec::new(), 0);
-        for end in 1..=self.len() {
-            let bytes = self.offsets[end] - self.offsets[start];
-            if end - start == PAGE || bytes >= PAGE_BYTES as u64 || end == self.len() {
-                pages.push(start..end);
-                start = end;
-            }
-        }
-        pages
-    }
-
-    /// The records of a range.
-    pub fn read(&mut self, range: Range<usize>) -> anyhow::Result<Vec<Record>> {
-        let at = || format!("{}: cannot be read", self.path.display());
-        let (start, end) = (self.offsets[range.start], self.offsets[range.end]);
-        let mut bytes = vec![0; usize::try_from(end - start)?];
-        self.file.seek(SeekFrom::Start(start)).with_context(at)?;
-        self.file.read_exact(&mut bytes).with_context(at)?;
-        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        lines.map(|line| serde_json::from_slice(line).with_context(at)).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -393,7 +310,7 @@ mod tests {
     fn header(snapshot: &str) -> Header {
         let tables = BTreeMap::from([("t".to_owned(), (vec!["id".to_owned(), "name".to_owned()], vec![0]))]);
         let relations = Relations::default();
-        Header { daymend_undo: VERSION, snapshot: snapshot.to_owned(), database: None, relations, tables }
+        Header { daymend_undo: header::VERSION, snapshot: snapshot.to_owned(), database: None, relations, tables }
     }
 
     fn insert(id: i64) -> Record {

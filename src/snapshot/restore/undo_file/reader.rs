@@ -1,0 +1,95 @@
+//! Reading an undo file, a page at a time.
+
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+
+use super::{Header, Record, Writer, header::VERSION, whole_length};
+use crate::snapshot::side::{PAGE, PAGE_BYTES};
+
+/// The file, being read: from its beginning or from its end. Keeps eight bytes a line.
+#[derive(Debug)]
+pub struct Reader {
+    /// What the file is about.
+    pub header: Header,
+    file: File,
+    path: PathBuf,
+    /// Where each record begins, and the last one ends.
+    offsets: Vec<u64>,
+}
+
+impl Reader {
+    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+        let at = || format!("{}: cannot be read", path.display());
+        let mut file = File::open(path).with_context(at)?;
+        let whole = whole_length(&mut file).with_context(at)?;
+        file.seek(SeekFrom::Start(0)).with_context(at)?;
+        let mut lines = BufReader::new(&mut file);
+        let mut first = String::new();
+        lines.read_line(&mut first).with_context(at)?;
+        let header: Header =
+            serde_json::from_str(&first).with_context(|| format!("{}: this is no undo file", path.display()))?;
+        if header.daymend_undo != VERSION {
+            bail!(
+                "{}: its format is version {}, and this daymend knows {VERSION}",
+                path.display(),
+                header.daymend_undo
+            );
+        }
+        let mut offsets = vec![first.len() as u64];
+        let (mut at_byte, mut line) = (first.len() as u64, Vec::new());
+        while at_byte < whole {
+            line.clear();
+            at_byte += lines.read_until(b'\n', &mut line).with_context(at)? as u64;
+            offsets.push(at_byte);
+        }
+        Ok(Self { header, file, path: path.to_owned(), offsets })
+    }
+
+    /// The same file, to be written on.
+    pub fn writer(&self) -> anyhow::Result<Writer> {
+        Writer::open(&self.path, &self.header)
+    }
+
+    /// How many records there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The ranges by which to read all of it: none has more records than a page, nor more bytes, but for one.
+    #[must_use]
+    pub fn pages(&self) -> Vec<Range<usize>> {
+        let (mut pages, mut start) = (Vec::new(), 0);
+        for end in 1..=self.len() {
+            let bytes = self.offsets[end] - self.offsets[start];
+            if end - start == PAGE || bytes >= PAGE_BYTES as u64 || end == self.len() {
+                pages.push(start..end);
+                start = end;
+            }
+        }
+        pages
+    }
+
+    /// The records of a range.
+    pub fn read(&mut self, range: Range<usize>) -> anyhow::Result<Vec<Record>> {
+        let at = || format!("{}: cannot be read", self.path.display());
+        let (start, end) = (self.offsets[range.start], self.offsets[range.end]);
+        let mut bytes = vec![0; usize::try_from(end - start)?];
+        self.file.seek(SeekFrom::Start(start)).with_context(at)?;
+        self.file.read_exact(&mut bytes).with_context(at)?;
+        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        lines.map(|line| serde_json::from_slice(line).with_context(at)).collect()
+    }
+}
