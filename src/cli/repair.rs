@@ -14,7 +14,7 @@ use crate::{
     calendar::span,
     cli::Exit,
     error::examples,
-    runs::LabDays,
+    runs::{LabDays, count_days},
     scheduler::repair::{self, Clipped, Days, LeftOut, Plan, PlanError},
 };
 
@@ -97,7 +97,7 @@ impl Options {
             return follow::follow_all(global, &db, &[run]).await;
         }
         follow::warn_of_no_worker(global, &db).await?;
-        let jobs: usize = plan.labs.iter().map(|(_, days)| days.len()).sum();
+        let jobs = count_days(&plan.labs);
         if global.json {
             print_json(&serde_json::json!({
                 "run": run, "jobs": jobs, "left_out": plan.left_out, "clipped": plan.clipped
@@ -130,7 +130,7 @@ pub(super) fn would_enqueue(labs: &LabDays) {
             println!("would enqueue lab {lab}: {} job(s), {}", days.len(), span(*first, *last));
         }
     }
-    let jobs: usize = labs.iter().map(|(_, days)| days.len()).sum();
+    let jobs = count_days(labs);
     println!("would enqueue {jobs} job(s) in one run");
 }
 

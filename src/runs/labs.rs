@@ -9,6 +9,12 @@ use crate::calendar;
 /// Labs, each with its days, oldest first.
 pub type LabDays = Vec<(i64, Vec<NaiveDate>)>;
 
+/// How many days those are, of all labs together: as many as jobs.
+#[must_use]
+pub fn count_days(labs: &LabDays) -> usize {
+    labs.iter().map(|(_, days)| days.len()).sum()
+}
+
 /// Each lab as an object with its days, for JSON.
 pub(crate) fn labs_as_objects<S: Serializer>(labs: &LabDays, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(labs.iter().map(|(lab, days)| json!({ "lab": lab, "days": days })))

@@ -12,7 +12,7 @@ pub mod records;
 use chrono::{DateTime, NaiveDate, Utc};
 
 pub(crate) use labs::labs_as_objects;
-pub use labs::{LabDays, describe};
+pub use labs::{LabDays, count_days, describe};
 use records::Records;
 
 use crate::{
@@ -69,6 +69,8 @@ statement!(RUN_SHOW, "show run", run_select!("WHERE id = ?"));
 statement!(RUNS_LIST, "list runs", run_select!("ORDER BY id DESC LIMIT ?"));
 
 statement!(RUNS_OPEN, "open runs", run_select!("WHERE state = 'running' ORDER BY id"));
+
+statement!(RUNS_OPEN_NEXT, "next open runs", run_select!("WHERE state = 'running' AND id > ? ORDER BY id LIMIT ?"));
 
 statement!(RUN_LOCK, "lock run", "SELECT state FROM daymend_runs WHERE id = ? {for_update}");
 
@@ -269,7 +271,7 @@ impl NewRun {
     /// How many jobs it would have.
     #[must_use]
     pub fn jobs(&self) -> usize {
-        self.labs.iter().map(|(_, days)| days.len()).sum()
+        count_days(&self.labs)
     }
 
     fn event_name(&self, id: i64) -> String {
@@ -344,6 +346,11 @@ pub async fn list(db: &Db, limit: u32) -> Result<Vec<Run>, DbError> {
 /// The runs that have not closed, oldest first.
 pub async fn open(tx: &mut Tx) -> Result<Vec<Run>, DbError> {
     tx.fetch_all(&RUNS_OPEN, args![], |row| Run::from_row(&row)).await
+}
+
+/// The first so many of them behind that id.
+pub async fn open_behind(tx: &mut Tx, id: i64, limit: usize) -> Result<Vec<Run>, DbError> {
+    tx.fetch_all(&RUNS_OPEN_NEXT, args![id, limit], |row| Run::from_row(&row)).await
 }
 
 /// Counts a run's jobs.

@@ -43,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     db::{Backoff, Db, DbError, Kind, Mode},
+    error::chain,
     health::Pulse,
     metrics::{
         self,
@@ -178,15 +179,14 @@ pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
 /// The same of so many runs, of those behind `after`; where to go on, none where no more are open.
 pub async fn close_next_runs(db: &Db, after: Option<i64>, report: &mut Report) -> Result<Option<i64>, DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
-    let open = runs::open(&mut tx).await?;
+    let mut open = runs::open_behind(&mut tx, after.unwrap_or(0), RUNS_A_TICK + 1).await?;
     tx.commit().await?;
-    let mut open = open.into_iter().filter(|run| after.is_none_or(|after| run.id > after));
-    let mut last = None;
-    for run in open.by_ref().take(RUNS_A_TICK) {
-        close_run(db, &run, report).await?;
-        last = Some(run.id);
+    let is_more = open.len() > RUNS_A_TICK;
+    open.truncate(RUNS_A_TICK);
+    for run in &open {
+        close_run(db, run, report).await?;
     }
-    Ok(last.filter(|_| open.next().is_some()))
+    Ok(open.last().filter(|_| is_more).map(|run| run.id))
 }
 
 async fn close_run(db: &Db, run: &Run, report: &mut Report) -> Result<(), DbError> {
@@ -357,7 +357,7 @@ fn also(done: Result<(), DbError>, error: DbError) -> Result<(), DbError> {
         return Err(error);
     }
     metrics::database_error(&error);
-    tracing::error!(error = %crate::error::chain(&error), "another step of the tick failed");
+    tracing::error!(error = %chain(&error), "another step of the tick failed");
     done
 }
 

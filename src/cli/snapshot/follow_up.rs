@@ -12,7 +12,7 @@ use crate::{
     db::{Db, migrate},
     error::chain,
     recompute::shrink::MaxShrink,
-    runs::RunState,
+    runs::{RunState, count_days},
     scheduler::repair::{self, LeftOut},
 };
 
@@ -65,7 +65,7 @@ impl FollowUp {
         match self.repair(global, db, days).await {
             Ok(run) => After { run: Some(run), ..after },
             Err(error) => {
-                let (jobs, why) = (jobs(days), chain(error.as_ref()));
+                let (jobs, why) = (count_days(&days.labs), chain(error.as_ref()));
                 After {
                     left: Some(format!("{jobs} day(s) are to be recomputed and cannot be enqueued: {why}")),
                     ..after
@@ -106,7 +106,7 @@ impl FollowUp {
         }
         let Some(run) = after.run else { return Ok(after) };
         if !global.json {
-            println!("run {run}: {} day(s) of {} lab(s) are recomputed", jobs(days), days.labs.len());
+            println!("run {run}: {} day(s) of {} lab(s) are recomputed", count_days(&days.labs), days.labs.len());
         }
         if !self.wait {
             if !global.json {
@@ -129,11 +129,6 @@ impl FollowUp {
         }
         Ok(after)
     }
-}
-
-/// How many days those are, of all labs together.
-fn jobs(days: &repair::Plan) -> usize {
-    days.labs.iter().map(|(_, days)| days.len()).sum()
 }
 
 impl After {

@@ -30,6 +30,7 @@ fn statements_of_every_tick(run: i64, record: i64) -> Vec<(&'static str, Vec<Arg
     let (first, last) = ids_of(run);
     vec![
         ("open runs", args![], "daymend_runs_state"),
+        ("next open runs", args![0_i64, 201_i64], "daymend_runs_state"),
         ("run progress", args![first, last], PRIMARY),
         ("linked migrations", args![run], PRIMARY),
         ("hold run", args![run], PRIMARY),
