@@ -25,7 +25,11 @@ pub(crate) struct Cell {
 impl Cell {
     /// The letter, in its colour where there are colours.
     pub(crate) fn styled(self) -> String {
-        paint(&self.letter.to_string(), self.ink, has_colour(&std::io::stdout()))
+        self.painted(has_colour(&std::io::stdout()))
+    }
+
+    fn painted(self, colour: bool) -> String {
+        paint(self.letter.encode_utf8(&mut [0; 4]), self.ink, colour)
     }
 }
 
@@ -42,10 +46,11 @@ pub(crate) fn lines(ranges: &[(NaiveDate, NaiveDate)], special: &BTreeMap<NaiveD
     let in_full = months.len() <= MONTHS_IN_FULL;
     let is_shown = |cells: &[Option<Cell>]| in_full || cells.iter().flatten().any(|cell| *cell != RIGHT);
     let mut lines = vec!["         1   5    10   15   20   25   30".to_owned()];
-    let mut left_out = 0;
+    let (mut left_out, colour) = (0, has_colour(&std::io::stdout()));
     for ((year, month), cells) in &months {
         if is_shown(cells) {
-            let cells: String = cells.iter().map(|cell| cell.map_or_else(|| " ".to_owned(), Cell::styled)).collect();
+            let cells: String =
+                cells.iter().map(|cell| cell.map_or(" ".to_owned(), |cell| cell.painted(colour))).collect();
             lines.push(format!("{year:04}-{month:02}  {}", cells.trim_end()));
         } else {
             left_out += 1;

@@ -5,9 +5,9 @@
 //! day's rows would go, the facts are asked again without their conditions: rows that facts which do
 //! not count any more explain (cancelled bills) may go; if the others are still too many, the job
 //! is discarded, with the reason, for somebody to decide. Only the net loss counts: a bill that has
-//! moved to another organisation takes rows away and brings others, or is counted in others. A handful of bills is no lost
-//! source, but may be all that a day has, and one with its tests and samples is many rows: fewer than
-//! five facts of a kind never hold a job up.
+//! moved to another organisation takes rows away and brings others, or is counted in others. A handful of
+//! bills is no lost source, but may be all that a day has, and one with its tests and samples is many rows:
+//! fewer than five facts of a kind never hold a job up.
 
 use std::{collections::HashMap, fmt, str::FromStr};
 
@@ -174,15 +174,21 @@ mod tests {
         NaiveDate::from_ymd_opt(2026, 3, 15).unwrap()
     }
 
+    fn key(a: i64) -> Key {
+        Key { day: day(), a, b: 0, event: 0 }
+    }
+
+    /// The stored row with that key.
+    fn row(a: i64, count: i64) -> StoredRow {
+        StoredRow { id: a, day: day(), a: Some(a), b: Some(0), event: StoredEvent::Known(0), count }
+    }
+
     /// A day that has `stored` rows and should have `expected`, the first ones of both the same.
     fn found(stored: i64, expected: i64, max: &str) -> Option<Shrinking> {
         let rollups = Rollups::load(None).unwrap();
         let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-        let key = |a| Key { day: day(), a, b: 0, event: 0 };
-        let row =
-            |a: i64| StoredRow { id: a, day: day(), a: Some(a), b: Some(0), event: StoredEvent::Known(0), count: 1 };
         let expected: Vec<_> = (0..expected).map(|a| (key(a), 1)).collect();
-        let difference = diff::difference(rollup, &expected, (0..stored).map(row).collect());
+        let difference = diff::difference(rollup, &expected, (0..stored).map(|a| row(a, 1)).collect());
         shrinking(rollup, &expected, &difference, day(), max.parse().unwrap(), |_| false)
     }
 
@@ -219,10 +225,8 @@ mod tests {
     fn merged(stored: i64, count: u32) -> bool {
         let rollups = Rollups::load(None).unwrap();
         let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-        let row =
-            |a: i64| StoredRow { id: a, day: day(), a: Some(a), b: Some(0), event: StoredEvent::Known(0), count: 1 };
-        let expected = [(Key { day: day(), a: 0, b: 0, event: 0 }, count)];
-        let difference = diff::difference(rollup, &expected, (0..stored).map(row).collect());
+        let expected = [(key(0), count)];
+        let difference = diff::difference(rollup, &expected, (0..stored).map(|a| row(a, 1)).collect());
         shrinking(rollup, &expected, &difference, day(), "50%".parse().unwrap(), |_| false).is_some()
     }
 
@@ -238,16 +242,7 @@ mod tests {
     fn what_moves_between_rows_that_stay_makes_up_for_nothing() {
         let rollups = Rollups::load(None).unwrap();
         let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-        let row = |a: i64, count: i64| StoredRow {
-            id: a,
-            day: day(),
-            a: Some(a),
-            b: Some(0),
-            event: StoredEvent::Known(0),
-            count,
-        };
-        let expected: Vec<_> =
-            [(0, 10), (1, 60)].map(|(a, count)| (Key { day: day(), a, b: 0, event: 0 }, count)).into();
+        let expected = [(key(0), 10), (key(1), 60)];
         let lost = |from: [i64; 2]| {
             let stored = [row(0, from[0]), row(1, from[1])].into_iter().chain((2..52).map(|a| row(a, 1)));
             let difference = diff::difference(rollup, &expected, stored.collect());

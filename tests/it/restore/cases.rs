@@ -11,7 +11,7 @@ use daymend::{
     db::{Mode, Query},
 };
 
-use super::{Scene, differences, inserts, rows};
+use super::{Scene, inserts, rows};
 use crate::{
     on_both,
     support::{Engine, oracle, process::command, server, wait_until},
@@ -22,9 +22,6 @@ on_both! {
     cycles_and_trees_go_in_by_two_passes;
     what_was_deleted_on_purpose_stays_away_with_what_hangs_on_it;
     rows_that_were_touched_since_are_not_undone;
-    a_filter_and_a_row_of_snapshots_say_when_rows_vanished;
-    tables_that_cannot_be_compared_differ;
-    what_a_snapshot_between_lacks_is_compared_with_the_next_that_has_it;
     a_restore_of_the_latest_says_which_tables_it_lacks;
     days_of_restored_facts_are_recomputed;
     writers_meanwhile_do_no_harm;
@@ -193,93 +190,6 @@ async fn rows_that_were_touched_since_are_not_undone(engine: Engine) {
         .map(str::to_owned),
     );
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE id IN (1, 2)").await, 2);
-}
-
-async fn a_filter_and_a_row_of_snapshots_say_when_rows_vanished(engine: Engine) {
-    let scene = people(engine).await;
-    let take = async || {
-        let name = scene.take().await.to_string();
-        tokio::time::sleep(Duration::from_millis(1100)).await;
-        name
-    };
-    let first = take().await;
-    assert!(differences(&scene.json(0, &["diff", &first])[0]).is_empty());
-    scene.execute_all(&["DELETE FROM pets WHERE id IN (1, 2)"]).await;
-    let second = take().await;
-    scene
-        .execute_all(&[
-            "DELETE FROM pets WHERE id = 3",
-            "UPDATE pets SET name = 'new' WHERE id = 4",
-            "INSERT INTO pets VALUES (20, NULL, NULL)",
-        ])
-        .await;
-    let diff = scene.json(3, &["diff", "--since", &first]);
-    assert_eq!((&diff[0]["to"], &diff[1]["to"]), (&second.as_str().into(), &"live".into()));
-    assert_eq!(differences(&diff[0])["pets"], [2, 0, 0, 0]);
-    assert_eq!(differences(&diff[1])["pets"], [1, 1, 1, 0]);
-    let diff = scene.json(3, &["diff", &first, &second, "live", "--where", "owner=3"]);
-    assert!(differences(&diff[0]).is_empty());
-    assert_eq!(differences(&diff[1])["pets"], [1, 0, 0, 0]);
-    // A row that was not meant and is now, or the other way round, has changed.
-    for condition in ["name=new", "name!=new"] {
-        let diff = scene.json(3, &["diff", &second, "--table", "pets", "--where", "id=4", "--where", condition]);
-        assert_eq!(differences(&diff[0])["pets"], [0, 0, 1, 0], "{condition}: {diff}");
-    }
-    // A typo is not "nothing lost", and no value is SQL.
-    for condition in ["owner=12345", "owner=abc", "owner=1 or 1=1", "name=x' OR '1'='1"] {
-        let error = scene.run(2, &["diff", "--since", &first, "--where", condition]);
-        assert_eq!(error, format!("error: --where: no row fits {condition}\n"));
-    }
-    let same = scene.run(0, &["diff", &first, &second, "--where", "owner=3"]);
-    assert!(same.contains("rows compared, 1 fit --where"), "{same}");
-    scene.json(0, &["diff", &first, &second, "--table", "people"]);
-}
-
-async fn tables_that_cannot_be_compared_differ(engine: Engine) {
-    let mut scene = people(engine).await;
-    let both = scene.take().await.to_string();
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    scene.tables.truncate(1);
-    let one = scene.take().await.to_string();
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    scene.tables.push("pets".to_owned());
-    let again = scene.take().await.to_string();
-    let missing = format!("table pets: {one} does not have it");
-    for sides in [[&both, &one], [&one, &again]] {
-        let diff = &scene.json(3, &["diff", sides[0], sides[1]])[0];
-        assert_eq!(diff["uncompared"], serde_json::json!([missing]), "{diff}");
-        assert!(differences(diff).is_empty());
-    }
-    assert!(scene.run(3, &["diff", &both, &one]).contains(&format!("not compared: {missing}")));
-    scene.json(0, &["diff", &both, &one, "--table", "people"]);
-    scene.json(0, &["diff", &both, &again]);
-    scene.db.execute("ALTER TABLE pets RENAME COLUMN id TO number", args![]).await;
-    let diff = &scene.json(3, &["diff", &both])[0];
-    assert_eq!(diff["uncompared"], serde_json::json!(["table pets: live has lost its key"]), "{diff}");
-}
-
-async fn what_a_snapshot_between_lacks_is_compared_with_the_next_that_has_it(engine: Engine) {
-    let mut scene = people(engine).await;
-    let mut names = Vec::new();
-    for (tables, loss) in [(2, "pets WHERE id < 3"), (1, "pets WHERE id = 3"), (1, "people WHERE id = 1"), (2, "pets")]
-    {
-        scene.tables = ["people", "pets"][..tables].iter().map(|table| (*table).to_owned()).collect();
-        names.push(scene.take().await.to_string());
-        scene.db.execute(&format!("DELETE FROM {loss}"), args![]).await;
-        tokio::time::sleep(Duration::from_millis(1100)).await;
-    }
-    let vanished = |diff: &serde_json::Value| {
-        let diffs = diff.as_array().unwrap().iter();
-        let lost = diffs.filter_map(|diff| Some((diff, differences(diff).get("pets")?[0])));
-        lost.map(|(diff, rows)| format!("{} to {}: {rows}", diff["from"], diff["to"]).replace('"', ""))
-            .collect::<Vec<_>>()
-    };
-    let expected = [format!("{} to {}: 3", names[0], names[3]), format!("{} to live: 6", names[3])];
-    assert_eq!(vanished(&scene.json(3, &["diff", "--since", &names[0]])), expected);
-    assert_eq!(vanished(&scene.json(3, &["diff", "--since", &names[0], "--table", "pets"])), expected);
-    let diff = scene.json(3, &["diff", &names[0], &names[1], "live"]);
-    assert_eq!(vanished(&diff), [format!("{} to live: 9", names[0])]);
-    assert!(vanished(&scene.json(3, &["diff", "--since", &names[0], "--table", "people"])).is_empty());
 }
 
 async fn a_restore_of_the_latest_says_which_tables_it_lacks(engine: Engine) {

@@ -5,6 +5,7 @@ mod any_types;
 mod cases;
 mod children;
 mod conflict_rules;
+mod diffs;
 mod emptied;
 mod hostile;
 mod identity;
