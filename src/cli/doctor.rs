@@ -20,8 +20,9 @@ use crate::{
 /// summary, labs, the queue and the lab system's records. It only reads, and ends soon
 /// on a large database too. One line a finding: how bad, where, what, and what to do.
 ///
-/// Exit codes: 0 nothing, or notes only; 3 warnings; 1 errors; 4 the database cannot be reached;
-/// 2 the server has no such database, or the file is none or read-only; 5 its schema does not fit. 1 is worse than 3, and 5 is worse than both.
+/// Exit codes: 0 nothing, or notes only; 3 warnings; 1 errors; 2 the server has no such database,
+/// or the file is none or read-only; 4 the database cannot be reached; 5 its schema does not fit.
+/// 1 is worse than 3, and 5 is worse than both.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Print the DDL that keeps faults from coming back, for a DBA to apply, and what each statement
