@@ -14,7 +14,7 @@ use super::{
     cells::{self, Cells},
     schema::{self, Column, Table, quote},
 };
-use crate::db::{Arg, Db, DbError, Dialect, Mode, Query, Tx};
+use crate::db::{Arg, Db, DbError, Dialect, Mode, Query, Row, Tx};
 
 /// How many rows are read at a time.
 pub const PAGE: usize = 200;
@@ -137,7 +137,23 @@ impl Side {
         values: &[Cells],
         share: bool,
     ) -> Result<Vec<Vec<Cells>>, DbError> {
-        let mut found = vec![Vec::new(); values.len()];
+        self.lookup_some(tx, shape, by, values, usize::MAX, share).await
+    }
+
+    /// The same of so many rows a value at most, of no matter which: a value that many rows share, such as an
+    /// empty text, does not fill the memory.
+    pub async fn lookup_some(
+        &self,
+        tx: &mut Tx,
+        shape: &Shape,
+        by: &[usize],
+        values: &[Cells],
+        most: usize,
+        share: bool,
+    ) -> Result<Vec<Vec<Cells>>, DbError> {
+        let mut found: Vec<Vec<Cells>> = vec![Vec::new(); values.len()];
+        let lock = if share { " {share_nowait}" } else { "" };
+        let one = if most == usize::MAX { lock.to_owned() } else { format!(" LIMIT {most}{lock}") };
         let page = self.lookups_max(shape, by);
         for (chunk, start) in values.chunks(page).zip((0..).step_by(page)) {
             let mut wanted: HashMap<String, Vec<usize>> = HashMap::new();
@@ -145,20 +161,24 @@ impl Side {
                 wanted.entry(cells::encode(value)).or_default().push(place);
             }
             let mut unlike = false;
-            for row in self.lookup_all(tx, shape, by, chunk, share).await? {
-                let value: Cells = by.iter().map(|place| row[*place].clone()).collect();
-                match wanted.get(&cells::encode(&value)) {
-                    Some(places) => places.iter().for_each(|place| found[*place].push(row.clone())),
-                    None => unlike = true,
+            let keep = |row: Cells| match wanted.get(&cells::encode(&shape.values(&row, by))) {
+                Some(places) => {
+                    for place in places {
+                        if found[*place].len() < most {
+                            found[*place].push(row.clone());
+                        }
+                    }
                 }
-            }
+                None => unlike = true,
+            };
+            self.lookup_page(tx, shape, by, chunk, lock, keep).await?;
             // A row that is equal for the database only (case, trailing spaces, 1 and '1'): ask one by one.
             if unlike {
                 for (value, place) in chunk.iter().zip(start..) {
-                    if !found[place].is_empty() {
-                        continue;
+                    if found[place].is_empty() {
+                        let keep = |row| found[place].push(row);
+                        self.lookup_page(tx, shape, by, std::slice::from_ref(value), &one, keep).await?;
                     }
-                    found[place] = self.lookup_all(tx, shape, by, std::slice::from_ref(value), share).await?;
                 }
             }
         }
@@ -191,17 +211,16 @@ impl Side {
         if is_alone { 1 } else { PAGE }
     }
 
-    async fn lookup_all(
+    /// Hands over the rows that hold one of `values`; `tail` ends the statement.
+    async fn lookup_page(
         &self,
         tx: &mut Tx,
         shape: &Shape,
         by: &[usize],
         values: &[Cells],
-        share: bool,
-    ) -> Result<Vec<Cells>, DbError> {
-        if values.is_empty() {
-            return Ok(Vec::new());
-        }
+        tail: &str,
+        mut keep: impl FnMut(Cells) + Send,
+    ) -> Result<(), DbError> {
         let dialect = self.db.dialect();
         let names: Vec<&str> = by.iter().map(|place| shape.columns[*place].as_str()).collect();
         let marks: Vec<Cow<'static, str>> = names.iter().map(|name| self.placeholder(&shape.table, name)).collect();
@@ -216,10 +235,14 @@ impl Side {
             (_, Dialect::MySql) => format!("({columns}) IN ({wanted})"),
             (_, Dialect::Sqlite) => format!("({columns}) IN (VALUES {wanted})"),
         };
-        let lock = if share { " {share_nowait}" } else { "" };
-        let sql = format!("{} WHERE {condition}{lock}", self.select(shape));
+        let sql = format!("{} WHERE {condition}{tail}", self.select(shape));
         let args = values.iter().flatten().cloned().collect();
-        self.rows(tx, Query::named("snapshot lookup", sql), shape, args).await
+        let decoder = self.decoder(shape);
+        tx.for_each(Query::named("snapshot lookup", sql), args, |row| {
+            keep(decode(&decoder, &row)?);
+            Ok(())
+        })
+        .await
     }
 
     fn select(&self, shape: &Shape) -> String {
@@ -277,13 +300,11 @@ impl Side {
         args: Vec<Arg>,
         bytes_max: usize,
     ) -> Result<Vec<Cells>, DbError> {
-        let columns: Vec<Column> =
-            shape.columns.iter().filter_map(|column| self.column(&shape.table, column)).cloned().collect();
-        let decoder = Decoder::new(&columns);
+        let decoder = self.decoder(shape);
         let (mut rows, mut bytes) = (Vec::new(), 0);
         tx.for_each(query, args, |row| {
             if bytes <= bytes_max {
-                let row: Cells = decoder.values(&row)?.into_iter().map(Arg::from).collect();
+                let row = decode(&decoder, &row)?;
                 bytes += cells::size(&row);
                 rows.push(row);
             }
@@ -292,6 +313,16 @@ impl Side {
         .await?;
         Ok(rows)
     }
+
+    fn decoder(&self, shape: &Shape) -> Decoder {
+        let columns: Vec<Column> =
+            shape.columns.iter().filter_map(|column| self.column(&shape.table, column)).cloned().collect();
+        Decoder::new(&columns)
+    }
+}
+
+fn decode(decoder: &Decoder, row: &Row) -> Result<Cells, sqlx::Error> {
+    Ok(decoder.values(row)?.into_iter().map(Arg::from).collect())
 }
 
 /// A table's rows, being read.

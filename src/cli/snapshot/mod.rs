@@ -157,8 +157,9 @@ pub(super) async fn find(store: &Store, name: &str) -> anyhow::Result<Name> {
     newest.ok_or_else(|| usage("there is no snapshot yet: see `daymend snapshot take`"))
 }
 
-/// Says where a snapshot lacks tables that the one of its database before it has: nobody looks for their rows in it.
-async fn warn_of_fewer_tables(global: &Global, store: &Store, name: Name) -> anyhow::Result<()> {
+/// Says where a snapshot lacks tables that the one of its database before it has, of those that are `wanted` (all where
+/// none is named): nobody looks for their rows in it.
+async fn warn_of_fewer_tables(global: &Global, store: &Store, name: Name, wanted: &[String]) -> anyhow::Result<()> {
     let newest = store.manifest(name).await.map_err(explained)?;
     for before in store.names().await.map_err(explained)?.into_iter().filter(|before| *before < name).rev() {
         let Ok(before) = store.manifest(before).await else { continue };
@@ -166,7 +167,9 @@ async fn warn_of_fewer_tables(global: &Global, store: &Store, name: Name) -> any
             continue;
         }
         let names = before.tables.iter().map(|copy| &copy.table.name);
-        let lacking: Vec<&String> = names.filter(|table| newest.table(table).is_none()).collect();
+        let is_lacking =
+            |table: &&String| newest.table(table).is_none() && (wanted.is_empty() || wanted.contains(table));
+        let lacking: Vec<&String> = names.filter(is_lacking).collect();
         if !lacking.is_empty() {
             global.warn(format_args!(
                 "{name} has no {}, which {} before it has: their rows are not looked for",

@@ -222,6 +222,9 @@ async fn is_back_as(
     Ok(written.first().zip(live).is_some_and(|(row, live)| is_back(context, table, row, &live)))
 }
 
+/// How many live rows of one value are looked at: one may have the candidate's own key, and two others are several.
+const HOLDERS_MAX: usize = 3;
+
 /// A live row that holds the value of a key which a vanished row had.
 struct Holder {
     /// The columns of the key.
@@ -258,7 +261,7 @@ async fn holders(
             }
         }
         let values: Vec<Cells> = asked.iter().map(|(_, values)| values.clone()).collect();
-        let found = context.live.lookup(&mut views.live, shape, by, &values, false).await?;
+        let found = context.live.lookup_some(&mut views.live, shape, by, &values, HOLDERS_MAX, false).await?;
         for ((index, _), rows) in asked.iter().zip(found) {
             for row in rows {
                 // A row whose id was reused is in nobody's way by itself.

@@ -194,18 +194,19 @@ async fn rows_that_were_touched_since_are_not_undone(engine: Engine) {
 
 async fn a_restore_of_the_latest_says_which_tables_it_lacks(engine: Engine) {
     let mut scene = people(engine).await;
-    let warned = |scene: &Scene| {
-        let args = scene.args(&["restore", "latest", "--missing"]);
+    let warned = |scene: &Scene, of: &[&str]| {
+        let args = scene.args(&[&["restore", "latest", "--missing"], of].concat());
         let output = command(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>()).output().unwrap();
         String::from_utf8(output.stderr).unwrap()
     };
     let both = scene.take().await;
-    assert_eq!(warned(&scene), "");
+    assert_eq!(warned(&scene, &[]), "");
     tokio::time::sleep(Duration::from_millis(1100)).await;
     scene.tables.truncate(1);
     let one = scene.take().await;
     let expected = format!("warning: {one} has no pets, which {both} before it has: their rows are not looked for\n");
-    assert_eq!(warned(&scene), expected);
+    assert_eq!(warned(&scene, &[]), expected);
+    assert_eq!(warned(&scene, &["--table", "people"]), "", "the others were not asked for");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,6 +13,7 @@ on_both! {
     memory_does_not_grow_with_the_rows_that_refer_to_one;
     nor_with_the_rows_that_lost_their_reference;
     nor_with_the_length_of_the_rows;
+    nor_with_the_rows_that_share_an_identity;
 }
 
 /// Who was entered again, of those who vanished: one in so many.
@@ -129,6 +130,23 @@ async fn nor_with_the_length_of_the_rows(engine: Engine) {
     assert_eq!(scene.db.number("SELECT CAST(SUM(LENGTH(body)) AS SIGNED) FROM reports").await, 300 * 300_000);
     run_small(&scene, &scene.args(&["undo", &scene.path("undo.jsonl").display().to_string()]), 0).await;
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM reports").await, 10);
+}
+
+/// An identity that is no identity: of many rows it is empty. That of each of the 300 that vanished all the 300 that are
+/// there now would be 900 MB.
+async fn nor_with_the_rows_that_share_an_identity(engine: Engine) {
+    let people = "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, phone VARCHAR(20) NOT NULL, body TEXT NOT NULL)";
+    let scene = Scene::new(engine, &[people]).await;
+    let body = if engine == Engine::Sqlite { "hex(zeroblob(5000))" } else { "REPEAT('0', 10000)" };
+    let entered = |first: i64| (first..first + 300).map(|id| format!("({id}, '', {body})")).collect::<Vec<_>>();
+    scene.execute_all(&inserts("people", &entered(1))).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM people"]).await;
+    scene.execute_all(&inserts("people", &entered(1001))).await;
+    let relations = scene.file("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'phone'\n");
+    let restore = ["restore", &name, "--missing", "--relations", &relations];
+    run_small(&scene, &scene.args(&restore), 3).await;
+    assert_eq!(super::rows(&scene.json(3, &restore), "ambiguous")["people"], 300);
 }
 
 /// Two values that came one after the other may be more than a server takes in one statement: it would close the

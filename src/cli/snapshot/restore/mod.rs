@@ -117,7 +117,7 @@ impl Options {
         let store = self.store.store()?;
         let name = find(&store, &self.snapshot).await?;
         if self.snapshot == "latest" {
-            warn_of_fewer_tables(global, &store, name).await?;
+            warn_of_fewer_tables(global, &store, name, &self.table).await?;
         }
         let opened = open(&store, name).await.map_err(explained)?;
         let snapshot = Side::snapshot(&opened.manifest, &opened.db);
