@@ -389,7 +389,7 @@ impl WorkerOptions {
             return Ok(if self.drain { Exit::Failed } else { Exit::Ok }.into());
         };
         let lease_db = global.pool(1)?;
-        let ended = worker::run(&db, &lease_db, rollups, &config, global.clock(), &pulse, &shutdown).await;
+        let ended = worker::run(&db, &lease_db, rollups, &config, global.clock(), &pulse, &shutdown).await?;
         let mut exit = Exit::Ok;
         if self.drain {
             if ended != worker::Ended::Drained {
@@ -473,9 +473,11 @@ impl ServeOptions {
         let (clock, scheduling) = (global.clock(), self.scheduler.config());
         let snapshots = take_daily(&daily, &ticking_db, clock, &shutdown);
         let working = worker::run(&db, &lease_db, rollups.clone(), &config, clock, &worker_pulse, &shutdown);
-        tokio::join!(working, scheduler::run(&ticking_db, rollup, &scheduling, clock, &scheduler_pulse, &shutdown));
+        let ticking = scheduler::run(&ticking_db, rollup, &scheduling, clock, &scheduler_pulse, &shutdown);
+        let (worked, ()) = tokio::join!(working, ticking);
         let _ = snapshots.await;
         close(&[&db, &lease_db, &ticking_db]).await;
+        worked?;
         Ok(Exit::Ok.into())
     }
 }

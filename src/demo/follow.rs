@@ -19,17 +19,17 @@ pub(super) fn note(what: &str) {
 
 /// Shows a bar (a line now and then where there is no terminal) until `work` has ended, closes
 /// the runs, and returns what became of them.
-pub(super) async fn follow(
+pub(super) async fn follow<T>(
     db: &Db,
     title: &'static str,
     run_ids: &[i64],
-    work: impl Future<Output = ()>,
+    work: impl Future<Output = Result<T, DbError>>,
 ) -> Result<Report, DbError> {
     let mut bar = Bar::new(title);
     tokio::pin!(work);
     loop {
         let is_done = tokio::select! {
-            () = &mut work => true,
+            worked = &mut work => worked.map(|_| true)?,
             () = tokio::time::sleep(LOOK) => false,
         };
         let (ended, total) = count(db, run_ids).await?;

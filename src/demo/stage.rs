@@ -167,9 +167,7 @@ impl Stage {
         };
         let shutdown = CancellationToken::new();
         let pulse = Arc::default();
-        let work = async {
-            worker::run(&self.db, &self.lease_db, Arc::clone(&self.rollups), &config, clock, &pulse, &shutdown).await;
-        };
+        let work = worker::run(&self.db, &self.lease_db, Arc::clone(&self.rollups), &config, clock, &pulse, &shutdown);
         let closed = follow::follow(&self.db, title, &run_ids, work).await?;
         Ok((tick, closed))
     }

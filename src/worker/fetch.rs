@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Session, backend::QueueBackend, fault, room::Room, wait_after};
+use super::{REFUSALS_MAX, Session, backend::QueueBackend, fault, is_refusal, room::Room, wait_after};
 use crate::{
     calendar,
     db::{Backoff, COMMIT, Db, DbError, Kind, Mode},
@@ -84,6 +84,7 @@ pub(super) fn start(
             units: sender,
             claimer: Claimer::default(),
             runs: HashMap::new(),
+            dry_polls: 0,
             waits_for: BTreeSet::new(),
         };
         stopping.run_until_cancelled(fetcher.run(&stopping)).await;
@@ -110,6 +111,8 @@ struct Fetcher {
     /// What never changes of each run of the last claim: the next one is mostly of the same, and jobs
     /// that are held take what they need with them.
     runs: HashMap<i64, Seen>,
+    /// How often in a row a drain has found nothing to do, but others busy.
+    dry_polls: u32,
     /// The workers whose jobs the drain has said that it waits for.
     waits_for: BTreeSet<i64>,
 }
@@ -117,57 +120,22 @@ struct Fetcher {
 impl Fetcher {
     /// Claims until the queue is drained, where that is asked for, or for ever.
     async fn run(&mut self, stopping: &CancellationToken) {
-        let (mut failures, mut drain_polls) = (0, 0);
+        let (mut failures, mut refusals) = (0, 0);
         loop {
-            // Half of what it means to hold has to be done, so that claims stay few and large.
-            let begun = Instant::now();
-            while tokio::time::timeout(RESCUE_EVERY, self.session.held.fall_to(self.room_wanted / 2)).await.is_err() {
-                // Claims rescue; with no room there are none.
-                if let Err(error) = lease::rescue(&self.session.db).await {
-                    wait_after(&error, "rescue", 1, stopping).await;
-                }
-            }
-            if self.is_full && begun.elapsed() < TOO_SOON {
-                self.room_wanted = (self.room_wanted * 2).min(ROOM_MAX);
-            } else if begun.elapsed() > TOO_LATE {
-                self.room_wanted = (self.room_wanted / 2).max(self.room_min);
-            }
+            self.wait_for_room(stopping).await;
             if !self.session.may_begin().await {
                 return;
             }
             let claimed = self.claim().await;
-            let trouble = claimed.as_ref().err().map(|error| format!("cannot claim: {}", chain(error)));
-            self.session.pulse.set_trouble("claim", trouble);
-            if matches!(claimed, Ok(0)) && self.session.held.count() == 0 && !self.session.lost.is_cancelled() {
-                // Nothing is left that could not be settled.
-                self.session.pulse.set_no_trouble();
-            }
-            match claimed {
-                // Where the queue is dry what it holds itself comes first.
-                Ok(0) if self.session.config.drain && self.session.held.count() > 0 => {
-                    (failures, drain_polls) = (0, 0);
-                    let _ = tokio::time::timeout(DRAIN_POLL.max, self.session.held.fall_to(0)).await;
-                }
-                Ok(0) if self.session.config.drain => match self.is_drained().await {
-                    Ok(true) => {
-                        self.session.drained.store(true, Ordering::Relaxed);
-                        return;
-                    }
-                    Ok(false) => {
-                        failures = 0;
-                        drain_polls += 1;
-                        tokio::time::sleep(DRAIN_POLL.wait(drain_polls)).await;
-                    }
-                    Err(error) => {
-                        failures += 1;
-                        wait_after(&error, "drain", failures, stopping).await;
-                    }
-                },
+            self.show(&claimed);
+            let is_drained = match claimed {
+                Ok(0) if self.session.config.drain => self.is_drained().await,
                 Ok(claimed) => {
-                    (failures, drain_polls) = (0, 0);
+                    self.dry_polls = 0;
                     if claimed == 0 {
                         tokio::time::sleep(POLL).await;
                     }
+                    Ok(false)
                 }
                 // A claim whose commit got no answer may have claimed: nobody here knows of those
                 // jobs, so that only the end of this session gives them back. Before the commit it has
@@ -177,21 +145,67 @@ impl Fetcher {
                     self.session.lost.cancel();
                     return;
                 }
+                Err(error) => Err(error),
+            };
+            match is_drained {
+                Ok(true) => {
+                    self.session.drained.store(true, Ordering::Relaxed);
+                    return;
+                }
+                Ok(false) => (failures, refusals) = (0, 0),
                 Err(error) => {
                     failures += 1;
+                    refusals += u32::from(is_refusal(&error));
+                    if self.session.config.drain && refusals == REFUSALS_MAX {
+                        return self.session.refuse(error);
+                    }
                     wait_after(&error, "claim", failures, stopping).await;
                 }
             }
         }
     }
 
-    /// Whether no job is left to run; this worker holds none.
-    async fn is_drained(&mut self) -> Result<bool, DbError> {
-        let is_drained = !claim::any_open(&self.session.db).await?;
-        if !is_drained {
-            self.say_who_holds(&lease::holders(&self.session.db).await?);
+    /// Waits until half of what it means to hold is done, so that claims stay few and large.
+    async fn wait_for_room(&mut self, stopping: &CancellationToken) {
+        let begun = Instant::now();
+        while tokio::time::timeout(RESCUE_EVERY, self.session.held.fall_to(self.room_wanted / 2)).await.is_err() {
+            // Claims rescue; with no room there are none.
+            if let Err(error) = lease::rescue(&self.session.db).await {
+                wait_after(&error, "rescue", 1, stopping).await;
+            }
         }
-        Ok(is_drained)
+        if self.is_full && begun.elapsed() < TOO_SOON {
+            self.room_wanted = (self.room_wanted * 2).min(ROOM_MAX);
+        } else if begun.elapsed() > TOO_LATE {
+            self.room_wanted = (self.room_wanted / 2).max(self.room_min);
+        }
+    }
+
+    /// Shows what keeps the worker from claiming, if anything does.
+    fn show(&self, claimed: &Result<usize, DbError>) {
+        let trouble = claimed.as_ref().err().map(|error| format!("cannot claim: {}", chain(error)));
+        self.session.pulse.set_trouble("claim", trouble);
+        if matches!(claimed, Ok(0)) && self.session.held.count() == 0 && !self.session.lost.is_cancelled() {
+            // Nothing is left that could not be settled.
+            self.session.pulse.set_no_trouble();
+        }
+    }
+
+    /// Whether no job is left to run, where none could be claimed. Where some are, it waits a little: for what this
+    /// worker holds itself, or else for the others.
+    async fn is_drained(&mut self) -> Result<bool, DbError> {
+        if self.session.held.count() > 0 {
+            self.dry_polls = 0;
+            let _ = tokio::time::timeout(DRAIN_POLL.max, self.session.held.fall_to(0)).await;
+            return Ok(false);
+        }
+        if !claim::any_open(&self.session.db).await? {
+            return Ok(true);
+        }
+        self.say_who_holds(&lease::holders(&self.session.db).await?);
+        self.dry_polls += 1;
+        tokio::time::sleep(DRAIN_POLL.wait(self.dry_polls)).await;
+        Ok(false)
     }
 
     /// Says once whose jobs the drain waits for: a worker that died keeps them until its lease ends.

@@ -3,8 +3,8 @@
 //! A worker process lives in sessions. A session registers with the database and gets an id
 //! that no other start ever has; everything it claims, extends and settles carries that id.
 //! When its lease is lost (the process was stopped, or cut off for longer than the lease), all
-//! of the session is dropped, down to the tasks in flight, and a new one begins. So it is where a
-//! part of it dies that it cannot do without, such as the task that claims.
+//! of the session is dropped, down to the tasks in flight, and a new one begins. The same happens
+//! when an essential task, such as the one that claims, panics.
 //!
 //! - [`fetch`] claims jobs while there is room, rescues those of dead workers, and groups
 //!   neighbouring days of a lab.
@@ -30,7 +30,7 @@ mod upkeep;
 use std::{
     panic::AssertUnwindSafe,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -58,7 +58,7 @@ use crate::{
 /// How long a worker rests before it registers anew where a part of it died: that may happen again.
 const BROKEN_REST: Duration = Duration::from_secs(1);
 
-/// How often what has to be done is tried that fails for another reason than a conflict or an outage.
+/// How many times in a row an essential step may fail, not counting conflicts and outages.
 const REFUSALS_MAX: u32 = 5;
 
 /// How often jobs are handed back that were locked, such as by a transaction of this worker's own that the
@@ -112,6 +112,8 @@ struct Session {
     lost: CancellationToken,
     /// Whether it was given up, as a part of it died or cannot do its work.
     broken: AtomicBool,
+    /// What a drain cannot go on for.
+    refusal: Mutex<Option<DbError>>,
     /// Whether the queue was found drained.
     drained: AtomicBool,
     /// Cancelled when nothing more is to be begun.
@@ -144,19 +146,28 @@ impl Session {
                 Err(error) => error,
             };
             failures += 1;
-            if !matches!(error.kind, Kind::Unavailable | Kind::Conflict) {
+            if is_refusal(&error) {
                 refusals += 1;
                 self.pulse.set_trouble(what, Some(format!("cannot {what}: {}", chain(&error))));
             }
             if refusals == REFUSALS_MAX {
                 metrics::database_error(&error);
                 tracing::error!(worker = self.worker_id, error = %chain(&error), "cannot {what}");
-                self.give_up();
+                self.refuse(error);
             } else {
                 wait_after(&error, what, failures, &self.lost).await;
             }
         }
         None
+    }
+
+    /// Ends the session over an error that does not pass by itself, and with it a worker that drains the queue: it
+    /// has nobody who would see that it is not ready.
+    fn refuse(&self, error: DbError) {
+        if self.config.drain {
+            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        }
+        self.give_up();
     }
 
     /// Ends the session.
@@ -169,7 +180,7 @@ impl Session {
     /// claims would stop, or acks, while the lease goes on. So the session ends.
     async fn vital<T>(&self, what: &str, part: impl Future<Output = T>) {
         if AssertUnwindSafe(part).catch_unwind().await.is_err() {
-            tracing::error!(worker = self.worker_id, "{what} died: this is a bug");
+            tracing::error!(worker = self.worker_id, "the {what} task panicked: this is a bug");
             self.give_up();
         }
     }
@@ -178,6 +189,8 @@ impl Session {
     async fn ended(&self, shutdown: &CancellationToken) -> Result<Ended, Cut> {
         if self.drained.load(Ordering::Relaxed) {
             Ok(Ended::Drained)
+        } else if let Some(error) = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Err(Cut::Refused(error))
         } else if self.broken.load(Ordering::Relaxed) {
             Err(Cut::Broken)
         } else if self.lost.is_cancelled() {
@@ -224,10 +237,12 @@ pub enum Ended {
 }
 
 /// Why a session ended before the worker did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Cut {
     /// Its lease was lost.
     Lost,
+    /// It drains the queue, and the database refuses what it needs for that.
+    Refused(DbError),
     /// A part of it died, or cannot do its work.
     Broken,
 }
@@ -235,6 +250,11 @@ enum Cut {
 /// Runs until `shutdown`, or until the queue is drained where that is asked for; which of them it was.
 ///
 /// `lease_db` is a pool of its own for heartbeats, so that they never wait behind work.
+///
+/// # Errors
+///
+/// Only of a worker that drains the queue: what the database refuses again and again, such as a missing right. Others
+/// wait until somebody has mended it, and are not ready meanwhile.
 pub async fn run(
     db: &Db,
     lease_db: &Db,
@@ -243,19 +263,16 @@ pub async fn run(
     clock: Clock,
     pulse: &Arc<Pulse>,
     shutdown: &CancellationToken,
-) -> Ended {
+) -> Result<Ended, DbError> {
     let (mut db, mut lease_db) = (db.with_limit(QUEUE_LIMIT), lease_db.with_limit(config.lease / 4));
     let mut last_session = None;
     loop {
         let registered = register(&lease_db, config, shutdown).await;
         // What the last session held need not wait for its lease to run out.
         if let Some(last) = last_session {
-            let signed_off = tokio::time::timeout(HAND_BACK_MAX, lease::sign_off(&lease_db, last)).await;
-            if !matches!(signed_off, Ok(Ok(()))) {
-                tracing::warn!(worker = last, "its jobs are rescued when its lease runs out");
-            }
+            sign_off(&lease_db, last).await;
         }
-        let Some(worker_id) = registered else { return Ended::Shutdown };
+        let Some(worker_id) = registered? else { return Ok(Ended::Shutdown) };
         last_session = Some(worker_id);
         let (gate_keeper, gate) = config.limits.gate();
         let session = Arc::new(Session {
@@ -267,6 +284,7 @@ pub async fn run(
             pulse: Arc::clone(pulse),
             lost: CancellationToken::new(),
             broken: AtomicBool::new(false),
+            refusal: Mutex::default(),
             drained: AtomicBool::new(false),
             stopping: shutdown.child_token(),
             gate,
@@ -277,11 +295,14 @@ pub async fn run(
         });
         tracing::info!(worker = worker_id, name = config.name, "worker registered");
         pulse.beat();
-        let _throttle = (!config.limits.is_empty()).then(|| {
-            spawn_vital(&session, "what looks at the limits", throttle::watch(Arc::clone(&session), gate_keeper))
-        });
+        let _throttle = (!config.limits.is_empty())
+            .then(|| spawn_vital(&session, "throttle", throttle::watch(Arc::clone(&session), gate_keeper)));
         match run_session(&session, &lease_db, shutdown).await {
-            Ok(ended) => return ended,
+            Ok(ended) => return Ok(ended),
+            Err(Cut::Refused(error)) => {
+                sign_off(&lease_db, worker_id).await;
+                return Err(error);
+            }
             Err(Cut::Lost) => {
                 LEASES_LOST.add([], 1);
                 tracing::warn!(worker = worker_id, "lease lost: dropping its work and registering anew");
@@ -298,30 +319,47 @@ pub async fn run(
 }
 
 /// Registers with the database, waiting for it where it is away; none on shutdown.
-async fn register(db: &Db, config: &Config, shutdown: &CancellationToken) -> Option<i64> {
-    let mut failures = 0;
+async fn register(db: &Db, config: &Config, shutdown: &CancellationToken) -> Result<Option<i64>, DbError> {
+    let (mut failures, mut refusals) = (0, 0);
     while !shutdown.is_cancelled() {
         match lease::register(db, &config.name, config.lease).await {
-            Ok(id) => return Some(id),
+            Ok(id) => return Ok(Some(id)),
             Err(error) => {
                 failures += 1;
+                refusals += u32::from(is_refusal(&error));
+                if config.drain && refusals == REFUSALS_MAX {
+                    return Err(error);
+                }
                 wait_after(&error, "register", failures, shutdown).await;
             }
         }
     }
-    None
+    Ok(None)
+}
+
+/// Gives back what a session held that is over, as far as the database allows it.
+async fn sign_off(db: &Db, worker_id: i64) {
+    let signed_off = tokio::time::timeout(HAND_BACK_MAX, lease::sign_off(db, worker_id)).await;
+    if !matches!(signed_off, Ok(Ok(()))) {
+        tracing::warn!(worker = worker_id, "its jobs are rescued when its lease runs out");
+    }
+}
+
+/// Whether an error is neither an outage nor a conflict: it comes again until somebody does something.
+fn is_refusal(error: &DbError) -> bool {
+    !matches!(error.kind, Kind::Unavailable | Kind::Conflict)
 }
 
 async fn run_session(session: &Arc<Session>, lease_db: &Db, shutdown: &CancellationToken) -> Result<Ended, Cut> {
     let config = &session.config;
     let keeping = upkeep::keep_lease(Arc::clone(session), lease_db.clone());
-    let lease_task = spawn_vital(session, "what keeps the lease", keeping);
+    let lease_task = spawn_vital(session, "lease", keeping);
     let _gauges = AbortOnDropHandle::new(tokio::spawn(upkeep::show_gauges(Arc::clone(session), lease_db.clone())));
     let (acks, acker) = upkeep::acker(Arc::clone(session));
-    let acker = spawn_vital(session, "what acks jobs", acker);
+    let acker = spawn_vital(session, "ack", acker);
 
     let (backend, fetcher) = fetch::start(Arc::clone(session), session.stopping.clone());
-    let fetcher = spawn_vital(session, "what claims jobs", fetcher);
+    let fetcher = spawn_vital(session, "claim", fetcher);
     let state = Arc::clone(session);
     let worker = WorkerBuilder::new(config.name.as_str())
         .backend(backend)
@@ -374,7 +412,8 @@ async fn finish<W>(session: &Session, worker: W, acker: AbortOnDropHandle<()>) {
     let Ok(handed_back) = tokio::time::timeout(HAND_BACK_MAX, handed_back).await else {
         tracing::warn!(
             worker = session.worker_id,
-            "worker stopped; the database has let nobody write for {} s: what it held is rescued when its lease runs out",
+            "worker stopped without handing its jobs back, as no write succeeded within {} s: they are rescued when \
+             its lease runs out",
             HAND_BACK_MAX.as_secs()
         );
         return;

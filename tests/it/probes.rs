@@ -22,6 +22,7 @@ use crate::{
 
 on_both! {
     a_worker_whose_claims_fail_is_not_ready;
+    a_drain_that_is_refused_what_it_needs_ends_and_says_so;
 }
 
 const NOW: &str = "2026-06-15T12:00:00Z";
@@ -184,4 +185,16 @@ async fn a_worker_whose_claims_fail_is_not_ready(engine: Engine) {
     assert!(ready.body.contains("worker: cannot claim: ") && ready.body.contains("daymend_pauses"), "{}", ready.body);
     db.execute("ALTER TABLE gone RENAME TO daymend_pauses", vec![]).await;
     wait_for(&address, "/readyz", 200).await;
+}
+
+/// A service waits until somebody has mended it; a drain in a script would wait for ever.
+async fn a_drain_that_is_refused_what_it_needs_ends_and_says_so(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    for table in ["daymend_pauses", "daymend_workers"] {
+        db.execute(&format!("ALTER TABLE {table} RENAME TO gone_{table}"), vec![]).await;
+        let mut worker = Process::start(&db, &["worker", "--drain"]);
+        assert_eq!(worker.wait(LIMIT), Some(2), "{table}");
+        db.execute(&format!("ALTER TABLE gone_{table} RENAME TO {table}"), vec![]).await;
+    }
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_workers WHERE stopped_at IS NULL").await, 0);
 }

@@ -284,13 +284,14 @@ async fn has_raced(engine: Engine, numbers: u64) -> bool {
     }
     let (token, pulse, config) = (CancellationToken::new(), Arc::default(), draining());
     let work = worker::run(&db.db, &db.db, rollups.clone(), &config, Clock::Fixed(now()), &pulse, &token);
-    let (_, has_raced) = tokio::join!(work, async {
+    let (worked, has_raced) = tokio::join!(work, async {
         let has_raced = user.await;
         if let Some(session) = closed {
             session.discard();
         }
         has_raced
     });
+    worked.expect("nothing is refused");
     assert_eq!(count(&db, "2026-06-10", "organization_bill").await, 2);
     db.execute("UPDATE billing SET isCancelled = 1 WHERE id = 3", vec![]).await;
     assert_eq!(count(&db, "2026-06-10", "organization_bill").await, 1, "and the next delta applies to it");

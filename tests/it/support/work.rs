@@ -97,7 +97,10 @@ impl TestDb {
         let token = CancellationToken::new();
         let pulse = Arc::default();
         let work = worker::run(&self.db, &self.db, rollups(), &config, Clock::Fixed(now), &pulse, &token);
-        tokio::time::timeout(Duration::from_secs(600), work).await.expect("the queue drains");
+        tokio::time::timeout(Duration::from_secs(600), work)
+            .await
+            .expect("the queue drains")
+            .expect("nothing is refused");
     }
 
     /// A run and its progress.
