@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use crate::{db::DbError, snapshot::SnapshotError};
+
 /// An error with all of its causes in one line.
 #[must_use]
 pub fn chain(error: &(dyn Error + 'static)) -> String {
@@ -16,6 +18,17 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
         source = cause.source();
     }
     text.replace('\n', " ")
+}
+
+/// The database's error in an error, where it is one.
+#[must_use]
+pub(crate) fn database_error(error: &anyhow::Error) -> Option<&DbError> {
+    error.chain().find_map(|cause| {
+        cause.downcast_ref::<DbError>().or_else(|| match cause.downcast_ref::<SnapshotError>() {
+            Some(SnapshotError::Database(error)) => Some(error),
+            _ => None,
+        })
+    })
 }
 
 /// The first so many of a list, and whether there are more: `a, b, …`.

@@ -7,10 +7,9 @@ use anyhow::Context as _;
 use super::Global;
 use crate::{
     db::{self, ConnectOptions, Db, DbError},
-    error::{chain, usage},
+    error::{chain, database_error, usage},
     recompute::stored::{self, Access},
     rollup::{Rollups, misfit::Misfit, source},
-    snapshot::restore::apply::database_error,
 };
 
 impl Global {

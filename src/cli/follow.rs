@@ -23,11 +23,13 @@ use crate::{
     scheduler,
 };
 
-/// How often a run is looked at.
+/// How often a run is looked at. Counting one of a million jobs takes a while: it stays a small part of the time.
 const POLL: Duration = Duration::from_millis(200);
+const RESTS: u32 = 4;
+const REST_MAX: Duration = Duration::from_secs(10);
 
-/// Every how many looks pauses are looked at too.
-const LOOKS_A_PAUSE: u64 = 10;
+/// Every how many looks workers and pauses are looked at too.
+const LOOKS_A_GLANCE: u64 = 10;
 
 /// What whoever enqueues something is told where nobody works.
 const NO_WORKER: &str = "no worker is alive: start `daymend worker` or `daymend serve`";
@@ -67,18 +69,18 @@ pub(super) async fn follow(global: &Global, db: &Db, run_id: i64) -> anyhow::Res
 
 async fn until_end(global: &Global, db: &Db, run_id: i64) -> anyhow::Result<(RunState, Progress)> {
     let mut bar = Bar::new(format!("run {run_id}"));
-    let begun = Instant::now();
     let (mut warned, mut said_paused) = (false, false);
     let (mut failures, mut looks) = (0, 0_u64);
     loop {
         looks += 1;
+        let begun = Instant::now();
         match look(db, run_id).await {
             Ok((RunState::Running, progress)) => {
                 failures = 0;
                 bar.update_noting(progress.ended(), progress.total(), progress.discarded, "discarded");
                 if progress.open() > 0
                     && !warned
-                    && begun.elapsed() > POLL * 10
+                    && looks.is_multiple_of(LOOKS_A_GLANCE)
                     && lease::workers_alive(db).await.is_ok_and(|alive| alive == 0)
                 {
                     warned = true;
@@ -86,7 +88,7 @@ async fn until_end(global: &Global, db: &Db, run_id: i64) -> anyhow::Result<(Run
                 }
                 if progress.available > 0
                     && !said_paused
-                    && looks.is_multiple_of(LOOKS_A_PAUSE)
+                    && looks.is_multiple_of(LOOKS_A_GLANCE)
                     && let Ok(Some(paused)) = paused(db, run_id).await
                 {
                     said_paused = true;
@@ -105,7 +107,7 @@ async fn until_end(global: &Global, db: &Db, run_id: i64) -> anyhow::Result<(Run
             }
             Err(error) => return Err(error.into()),
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep((begun.elapsed() * RESTS).clamp(POLL, REST_MAX)).await;
     }
 }
 
@@ -138,13 +140,14 @@ async fn paused(db: &Db, run_id: i64) -> Result<Option<String>, DbError> {
 /// Where a run stands; one whose jobs have all ended is closed.
 async fn look(db: &Db, run_id: i64) -> Result<(RunState, Progress), DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
-    let state = runs::get(&mut tx, run_id).await?.map_or(RunState::Cancelled, |run| run.state);
+    let run = runs::get(&mut tx, run_id).await?;
     let progress = runs::progress(&mut tx, run_id).await?;
     tx.commit().await?;
-    if state == RunState::Running && progress.open() == 0 {
-        scheduler::close_runs(db, &mut scheduler::Report::default()).await?;
+    let Some(run) = run else { return Ok((RunState::Cancelled, progress)) };
+    if run.state == RunState::Running && progress.open() == 0 {
+        scheduler::close_run(db, &run, &mut scheduler::Report::default()).await?;
     }
-    Ok((state, progress))
+    Ok((run.state, progress))
 }
 
 /// Follows runs one after the other, and prints how each ended.

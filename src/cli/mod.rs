@@ -34,10 +34,9 @@ use clap::{
 use crate::{
     clock::Clock,
     db::{Db, DbError, Kind, migrate::SchemaError},
-    error::{UsageError, chain, usage},
+    error::{UsageError, chain, database_error, usage},
     output::{self, page::has_colour, say},
     rollup::{HISTORICAL_SUMMARY, Rollup, Rollups},
-    snapshot::restore::apply::database_error,
 };
 
 /// What the exit code of a command means.

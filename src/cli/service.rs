@@ -289,8 +289,10 @@ impl SchedulerOptions {
         if self.once {
             let (db, rollups) = global.connect_checked(CONNECTIONS_SPARE).await?;
             global.warn_of_future(&db).await?;
-            let report = scheduler::tick(&db, historical_summary(&rollups)?, &config, global.clock()).await?;
-            return print_report(global, &report);
+            let (rollup, mut report) = (historical_summary(&rollups)?, scheduler::Report::default());
+            let done = scheduler::tick(&db, rollup, &config, global.clock(), &mut report).await;
+            let exit = print_report(global, &report)?;
+            return Ok(done.map(|()| exit)?);
         }
         let daily = self.snapshot.daily(global)?;
         let health = Arc::new(Health::default());
@@ -316,19 +318,21 @@ impl SchedulerOptions {
 }
 
 fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<ExitCode> {
-    let exit = if report.held.is_empty() { Exit::Ok } else { Exit::Failed };
-    report.warn_of_held("left undone");
+    let exit = if report.is_all_done() { Exit::Ok } else { Exit::Failed };
+    report.warn_of_undone();
     if global.json {
         let closed: Vec<_> =
             report.closed.iter().map(|(run, state, _)| serde_json::json!({ "run": run, "state": state })).collect();
         let labs = |labs: &BTreeMap<i64, String>| -> Vec<_> {
             labs.iter().map(|(lab, why)| serde_json::json!({ "lab": lab, "why": why })).collect()
         };
+        let unclosed: Vec<_> =
+            report.unclosed.iter().map(|(run, why)| serde_json::json!({ "run": run, "why": why })).collect();
         let held: Vec<_> =
             report.held.iter().map(|(what, why)| serde_json::json!({ "what": what, "why": why })).collect();
         print_json(&serde_json::json!({
             "enqueued": report.enqueued, "closed": closed, "unusable": labs(&report.unusable),
-            "untaken": labs(&report.untaken), "held": held
+            "unclosed": unclosed, "untaken": labs(&report.untaken), "held": held
         }))?;
         return Ok(exit.into());
     }
@@ -344,7 +348,7 @@ fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<E
     for (lab, why) in &report.untaken {
         global.warn(format_args!("lab {lab} has migration records that cannot be taken: {why}"));
     }
-    if report.enqueued.is_empty() && report.closed.is_empty() && report.held.is_empty() {
+    if report.enqueued.is_empty() && report.closed.is_empty() && report.is_all_done() {
         println!("nothing is due");
     }
     Ok(exit.into())
@@ -405,8 +409,8 @@ impl WorkerOptions {
             // Nobody else may be there to close the runs.
             let mut report = scheduler::Report::default();
             scheduler::close_runs(&db, &mut report).await?;
-            report.warn_of_held("left undone");
-            if !report.held.is_empty() {
+            report.warn_of_undone();
+            if !report.is_all_done() {
                 exit = Exit::Failed;
             }
         }

@@ -44,14 +44,7 @@ impl Statement {
 /// `item` repeated `count` times, separated by commas.
 #[must_use]
 pub fn repeat(item: &str, count: usize) -> String {
-    let mut text = String::with_capacity((item.len() + 2) * count);
-    for index in 0..count {
-        if index > 0 {
-            text.push_str(", ");
-        }
-        text.push_str(item);
-    }
-    text
+    vec![item; count].join(", ")
 }
 
 /// Declares a [`Statement`]: `statement!(CLAIM, "claim", "SELECT …")`, with the text of one

@@ -152,7 +152,8 @@ impl Stage {
             retention: None,
             audit: None,
         };
-        let tick = scheduler::tick(&self.db, rollup, &config, clock).await?;
+        let mut tick = Report::default();
+        scheduler::tick(&self.db, rollup, &config, clock, &mut tick).await?;
         let run_ids: Vec<i64> = tick.enqueued.iter().map(|enqueued| enqueued.run).collect();
         let config = worker::Config {
             name: "demo".to_owned(),

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     args,
     db::{DbError, clipped},
+    output::page::one_line,
     rollup::{Rollup, Summary},
     statement,
 };
@@ -64,8 +65,8 @@ pub async fn fixes(patient: &Patient<'_>) -> Result<Vec<Fix>, DbError> {
         }
     }
     for missing in tables::missing_indexes(patient).await? {
-        let mut name = format!("daymend_{}_{}", missing.table, missing.columns.join("_"));
-        name.truncate(NAME_LENGTH_MAX);
+        let name = format!("daymend_{}_{}", missing.table, missing.columns.join("_"));
+        let name = clipped(&name, NAME_LENGTH_MAX);
         let columns: Vec<String> = missing.columns.iter().map(|column| quoted(column)).collect();
         let (name, table, columns) = (quoted(&name), quoted(&missing.table), columns.join(", "));
         let sql = if patient.is_mysql() {
@@ -146,8 +147,7 @@ impl Fix {
 
 /// A comment of one line, whatever the data in it.
 fn comment(text: &str) -> String {
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    format!("-- {}\n", line.trim_end())
+    format!("-- {}\n", one_line(text).trim_end())
 }
 
 /// The script for a client of the database.

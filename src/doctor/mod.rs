@@ -262,7 +262,7 @@ const SLOW: &str = "try again when the database is less busy";
 
 /// The finding of a check that could not look.
 fn could_not(check: &Check, why: &str, advice: &str) -> (String, String, String) {
-    (check.looks_at.to_owned(), format!("could not be looked at: {why}"), advice.to_owned())
+    (check.looks_at.to_owned(), format!("could not be checked: {why}"), advice.to_owned())
 }
 
 /// How bad it is that a look failed. That a right is missing which only the doctor needs is
@@ -306,10 +306,14 @@ fn lab_list<'a>(labs: impl IntoIterator<Item = &'a i64>) -> String {
 /// How many labs an advice names.
 const LAB_OPTIONS_MAX: usize = 10;
 
-/// Options that name labs: `--lab 1 --lab 2`; a few of them, where there are many.
+/// Options that name labs: `--lab 1 --lab 2`; where there are many, a few of them, and how many are left.
 fn lab_options(labs: impl IntoIterator<Item = i64>) -> String {
     let labs: std::collections::BTreeSet<i64> = labs.into_iter().collect();
-    labs.iter().take(LAB_OPTIONS_MAX).map(|lab| format!("--lab {lab}")).collect::<Vec<_>>().join(" ")
+    let mut options: Vec<String> = labs.iter().take(LAB_OPTIONS_MAX).map(|lab| format!("--lab {lab}")).collect();
+    if labs.len() > LAB_OPTIONS_MAX {
+        options.push(format!("(and {} more labs)", labs.len() - LAB_OPTIONS_MAX));
+    }
+    options.join(" ")
 }
 
 #[cfg(test)]
@@ -335,5 +339,6 @@ mod tests {
         assert_eq!(examples([1, 2, 3]), "1, 2, 3");
         assert_eq!(examples([1, 2, 3, 4]), "1, 2, 3, …");
         assert_eq!(lab_options([7, 3, 7]), "--lab 3 --lab 7");
+        assert!(lab_options(1..=12).ends_with("--lab 10 (and 2 more labs)"));
     }
 }

@@ -115,7 +115,7 @@ async fn journal(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     let modes = patient.read(&JOURNAL_MODE, args![], |row| row.text(0)).await?;
     if let Some(mode) = modes.into_iter().find(|mode| !["wal", "memory"].contains(&mode.as_str())) {
-        let what = format!("its journal mode is {mode}: who writes waits for everybody who reads");
+        let what = format!("its journal mode is {mode}: writers have to wait for all readers");
         chart.find("database", what, "daymend migrate, while nobody has it open");
     }
     Ok(chart)

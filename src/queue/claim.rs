@@ -13,6 +13,9 @@ use crate::{
     statement,
 };
 
+/// How many jobs are claimed together where some of a claim are for days that are running.
+const GROUP: usize = 32;
+
 statement!(
     CLAIM_DUE,
     "claim due",
@@ -240,12 +243,8 @@ async fn claim_once(
     };
     let mut jobs = pick(&mut tx, limit, &waiting.kinds, turns).await?;
     let parked = if waiting.is_lab_paused { park(&mut tx, &mut jobs).await? } else { 0 };
-    if !jobs.is_empty() {
-        let ids: Vec<i64> = jobs.iter().map(|(job, _)| job.id).collect();
-        match stamp(&mut tx, worker_id, &ids).await {
-            Err(error) if error.is_duplicate() => jobs = stamp_one_by_one(&mut tx, worker_id, jobs).await?,
-            stamped => stamped.map(drop)?,
-        }
+    if !jobs.is_empty() && !try_stamp(&mut tx, worker_id, &jobs).await? {
+        jobs = stamp_in_groups(&mut tx, worker_id, &jobs).await?;
     }
     tx.commit().await?;
     for (job, _) in &mut jobs {
@@ -310,20 +309,30 @@ async fn park(tx: &mut Tx, jobs: &mut Vec<(Job, i64)>) -> Result<usize, DbError>
     Ok(parked.len())
 }
 
-async fn stamp(tx: &mut Tx, worker_id: i64, ids: &[i64]) -> Result<u64, DbError> {
-    tx.execute(CLAIM.with_list(ids.len()), args![worker_id, worker_id; ids]).await
+/// Claims jobs; false, and none of them, where one is for a (lab, day) that is running.
+async fn try_stamp(tx: &mut Tx, worker_id: i64, jobs: &[(Job, i64)]) -> Result<bool, DbError> {
+    let ids = jobs.iter().map(|(job, _)| job.id);
+    match tx.execute(CLAIM.with_list(jobs.len()), args![worker_id, worker_id; ids]).await {
+        Err(error) if error.is_duplicate() => Ok(false),
+        stamped => stamped.map(|_| true),
+    }
 }
 
-/// The rare way: some of the jobs are for a (lab, day) that is running, here or elsewhere.
-async fn stamp_one_by_one(tx: &mut Tx, worker_id: i64, jobs: Vec<(Job, i64)>) -> Result<Vec<(Job, i64)>, DbError> {
+/// The rare way: some of the jobs are for a (lab, day) that is running, here or elsewhere. They are looked for in
+/// groups, so that a claim of a thousand is not a thousand statements.
+async fn stamp_in_groups(tx: &mut Tx, worker_id: i64, jobs: &[(Job, i64)]) -> Result<Vec<(Job, i64)>, DbError> {
     let mut claimed = Vec::new();
-    for (job, turn) in jobs {
-        match stamp(tx, worker_id, &[job.id]).await {
-            Ok(_) => claimed.push((job, turn)),
-            Err(error) if error.is_duplicate() => {
-                tx.execute(&CLAIM_POSTPONE, args![job.id]).await?;
+    for group in jobs.chunks(GROUP) {
+        if try_stamp(tx, worker_id, group).await? {
+            claimed.extend_from_slice(group);
+            continue;
+        }
+        for job in group.chunks(1) {
+            if try_stamp(tx, worker_id, job).await? {
+                claimed.extend_from_slice(job);
+            } else {
+                tx.execute(&CLAIM_POSTPONE, args![job[0].0.id]).await?;
             }
-            Err(error) => return Err(error),
         }
     }
     Ok(claimed)

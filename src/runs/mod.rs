@@ -19,7 +19,7 @@ use crate::{
     args,
     db::{Db, DbError, Mode, Row, Statement, Tx, clipped},
     queue::{
-        JobKind, UnknownName, by_name,
+        JOBS_A_RUN_MAX, JobKind, UnknownName, by_name,
         enqueue::{self, Batch},
         ids_of,
     },
@@ -306,6 +306,10 @@ pub async fn check(db: &Db) -> Result<Vec<Misfit>, DbError> {
 
 /// Inserts a run with its jobs and its STARTED, inside the caller's transaction; its id.
 pub async fn create(tx: &mut Tx, new: &NewRun) -> Result<i64, DbError> {
+    if new.jobs() as i64 >= JOBS_A_RUN_MAX {
+        let why = format!("{} jobs are too many for one run, which has room for {JOBS_A_RUN_MAX}", new.jobs());
+        return Err(DbError::new(RUN_INSERT.name, sqlx::Error::Configuration(why.into())));
+    }
     let days = || new.labs.iter().flat_map(|(_, days)| days);
     let id = tx
         .insert(

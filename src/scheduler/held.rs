@@ -53,10 +53,24 @@ where
 }
 
 impl Report {
+    /// Whether nothing was left undone that was due, but for labs that cannot be helped.
+    #[must_use]
+    pub fn is_all_done(&self) -> bool {
+        self.held.is_empty() && self.unclosed.is_empty()
+    }
+
     /// Logs what somebody else holds, and what comes of it.
     pub fn warn_of_held(&self, then: &str) {
         for (what, error) in &self.held {
             tracing::warn!(error, "{what}: held by somebody else, {then}");
+        }
+    }
+
+    /// Logs what is left undone, where no later tick will do it.
+    pub fn warn_of_undone(&self) {
+        self.warn_of_held("left undone");
+        for (run, why) in &self.unclosed {
+            tracing::warn!(run, "run {run} cannot be closed, or its records not be refreshed: {why}");
         }
     }
 }

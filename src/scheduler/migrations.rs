@@ -85,6 +85,23 @@ impl Walk {
     }
 }
 
+/// Takes all pending records, and enqueues one rebuild run a lab.
+pub(super) async fn take_all_pending(
+    db: &Db,
+    rollup: &Rollup,
+    limits: Limits,
+    now: DateTime<Utc>,
+    report: &mut Report,
+) -> Result<(), DbError> {
+    let mut walk = Walk::default();
+    loop {
+        walk = take_pending(db, rollup, limits, walk, now, report).await?;
+        if walk.is_at_start() {
+            return Ok(());
+        }
+    }
+}
+
 /// Takes the pending records of so many labs at most, of those that are next in the walk, and enqueues one rebuild
 /// run a lab. Returns where the walk goes on.
 ///
@@ -284,11 +301,15 @@ const STATUS_CHARACTERS_MAX: usize = 100;
 /// Closes records that cannot be carried out.
 async fn refuse(db: &Db, records: &[Pending], why: &str) -> Result<(), DbError> {
     let status = clipped(&format!("Failed ({why})"), STATUS_CHARACTERS_MAX);
-    let mut tx = db.begin(Mode::Write).await?;
+    let (mut tx, mut refused) = (db.begin(Mode::Write).await?, Vec::new());
     for record in records {
         if records::take(&mut tx, record.id, &status, (None, None)).await? {
-            tracing::warn!(migration = record.id, lab = record.lab_id, "migration record refused: {why}");
+            refused.push(record);
         }
     }
-    tx.commit().await
+    tx.commit().await?;
+    for record in refused {
+        tracing::warn!(migration = record.id, lab = record.lab_id, "migration record refused: {why}");
+    }
+    Ok(())
 }

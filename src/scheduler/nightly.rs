@@ -20,6 +20,7 @@ use crate::{
     args,
     calendar::{self, Zone},
     db::{Arg, Db, DbError, Mode, Query, Tx},
+    error::examples,
     metrics::catalogue::DAYS_SKIPPED,
     queue::JobKind,
     rollup::{Rollup, source},
@@ -29,6 +30,9 @@ use crate::{
 
 /// How many labs one statement names.
 const LABS_A_STATEMENT: usize = 500;
+
+/// How many labs one line of the log names.
+const LABS_SHOWN: usize = 20;
 
 statement!(LABS_KNOWN, "enqueued labs", "SELECT lab_id, enqueued_through FROM daymend_labs WHERE rollup = ?");
 
@@ -70,9 +74,11 @@ pub async fn enqueue_closed_days(
             let (what, enqueue) = (zone.name(), || enqueue_zone(db, rollup, config, now, zone, due, &behind));
             let enqueued = unless_held(db, &format!("nightly run of {what}"), "nightly", report, enqueue).await?;
             let Some((enqueued, skipped)) = enqueued else { continue };
-            DAYS_SKIPPED.add([], skipped);
             for (kind, run) in enqueued {
                 report.note(kind, run);
+            }
+            for ((first, last), labs) in skipped {
+                say_skipped(zone, first, last, &labs);
             }
         }
     }
@@ -111,8 +117,24 @@ pub(super) async fn look_at_labs(tx: &mut Tx, rollup: &Rollup) -> Result<Outlook
     Ok(Outlook { zones: zones.into_values().collect(), unusable })
 }
 
-/// What was enqueued, and how many days were left out for good.
-type EnqueuedRuns = (Vec<(JobKind, Enqueued)>, u64);
+/// What was enqueued, and the labs of which days were left out for good, by the first and the last of those days.
+type EnqueuedRuns = (Vec<(JobKind, Enqueued)>, BTreeMap<(NaiveDate, NaiveDate), Vec<i64>>);
+
+/// Counts days that were left out, and says how to have them all the same.
+fn say_skipped(zone: Zone, first: NaiveDate, last: NaiveDate, labs: &[i64]) {
+    DAYS_SKIPPED.add([], (zone.dates(first, last).count() * labs.len()) as u64);
+    // A day that is right costs the other labs a read.
+    let of_labs = match labs {
+        [lab] => format!("--lab {lab} "),
+        _ => String::new(),
+    };
+    tracing::warn!(
+        "lab(s) {}: days before {} are older than --catch-up-days and were not enqueued; to repair them: \
+         daymend repair {of_labs}--day {first} --to {last}",
+        examples(labs, LABS_SHOWN),
+        calendar::next(last)
+    );
+}
 
 async fn enqueue_zone(
     db: &Db,
@@ -124,7 +146,7 @@ async fn enqueue_zone(
     labs: &[i64],
 ) -> Result<EnqueuedRuns, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
-    let (mut days, mut again, mut skipped) = (Vec::new(), Vec::new(), 0);
+    let (mut days, mut again, mut skipped) = (Vec::new(), Vec::new(), BTreeMap::new());
     for labs in labs.chunks(LABS_A_STATEMENT) {
         let rows = labs.iter().flat_map(|lab| args![rollup.name.as_str(), *lab]).collect();
         tx.execute(LABS_ADD.with_rows(labs.len()), rows).await?;
@@ -135,14 +157,8 @@ async fn enqueue_zone(
             if let (Some(through), Some(first)) = (through, missing.first())
                 && calendar::next(through) < *first
             {
-                skipped += zone.dates(calendar::next(through), calendar::previous(*first)).count() as u64;
-                tracing::warn!(
-                    lab,
-                    "days before {first} are older than --catch-up-days and were not enqueued; to repair them: \
-                     daymend repair --lab {lab} --day {} --to {}",
-                    calendar::next(through),
-                    calendar::previous(*first)
-                );
+                let left_out = (calendar::next(through), calendar::previous(*first));
+                skipped.entry(left_out).or_insert_with(Vec::new).push(lab);
             }
             if !missing.is_empty() {
                 let before = lookback(zone, &missing, due, config.lookback_days);

@@ -13,6 +13,10 @@ use crate::{
 /// How long the audit and the snapshot may take to hand on what they hold, after a signal.
 const HAND_ON_MAX: Duration = Duration::from_secs(5);
 
+/// What looked for long rests for that many times as long, at most so long: it stays a small part of the time.
+pub(super) const RESTS: u32 = 4;
+pub(super) const REST_MAX: Duration = Duration::from_secs(30);
+
 /// The pace of something that is done again and again.
 #[derive(Debug)]
 pub(super) struct Pace {

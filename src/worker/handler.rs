@@ -59,7 +59,7 @@ enum AttemptError {
     #[error("the recompute panicked: {0}")]
     Panicked(String),
     #[error(
-        "its connection ended {0} times in a row while the database answered others: does somebody kill what takes long?"
+        "its connection ended {0} times in a row while the database answered others: is something killing long-running queries?"
     )]
     CutOff(u32, #[source] RecomputeError),
 }

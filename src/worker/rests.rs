@@ -13,7 +13,7 @@ const REST: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::fro
 
 /// For how many jobs it is remembered how often they were released. Beyond that, those are forgotten that have
 /// not come back for much longer than they rest: other workers have them.
-const JOBS_MAX: usize = 10_000;
+const PRUNE_ABOVE: usize = 10_000;
 const AWAY_MAX: Duration = Duration::from_secs(600);
 
 /// How often each job has been released in a row, and when last.
@@ -25,7 +25,7 @@ impl Rests {
     pub(super) fn next(&self, job: i64) -> Duration {
         let mut released = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if released.len() > JOBS_MAX {
+        if released.len() > PRUNE_ABOVE {
             released.retain(|_, (_, last)| now.duration_since(*last) < AWAY_MAX);
         }
         let (times, last) = released.entry(job).or_insert((0, now));
@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn many_jobs_at_once_are_all_remembered() {
         let rests = Rests::default();
-        for job in [7, 7, 7].into_iter().chain(100..=100 + JOBS_MAX as i64) {
+        for job in [7, 7, 7].into_iter().chain(100..=100 + PRUNE_ABOVE as i64) {
             rests.next(job);
         }
         assert!(rests.next(7) >= Duration::from_secs(4), "the fourth time");

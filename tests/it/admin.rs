@@ -254,6 +254,10 @@ async fn filters_mean_the_same_everywhere(engine: Engine) {
             assert_eq!(json(&db, &prune)["jobs"], ended, "{filter:?}");
         }
     }
+    // Of other letters a database may know no lower case.
+    db.execute("UPDATE daymend_jobs SET error = 'Élan VITAL' WHERE state = 'discarded'", vec![]).await;
+    let listed = json(&db, &["queue", "list", "--state", "discarded", "--error", "Élan vital"]);
+    assert_eq!(listed.as_array().unwrap().len() as i64, count(&db, "state = 'discarded'").await);
 }
 
 async fn dry_runs_and_unfiltered_changes_touch_nothing(engine: Engine) {

@@ -190,7 +190,7 @@ async fn a_narrow_user_is_told_exactly_what_to_grant() {
     assert_eq!(found.code, 0);
     assert!(!found.has("grants.wide") && !found.has("grants.narrow"));
     assert!(found.advice("grants.unseen", "note").contains("as an administrator"));
-    assert!(found.what("records.event_log").contains("could not be looked at"));
+    assert!(found.what("records.event_log").contains("could not be checked"));
     let later = "2026-06-16T12:00:00Z";
     let commands =
         [&["rebuild", "--lab", "1"][..], &["scheduler", "--once"], &["worker", "--drain"], &["scheduler", "--once"]];

@@ -47,7 +47,9 @@ fn now() -> DateTime<Utc> {
 async fn tick(db: &TestDb, lookback_days: u32, now: DateTime<Utc>) -> Report {
     let (rollups, config) = (rollups(), scheduler::Config { lookback_days, ..SCHEDULER });
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-    scheduler::tick(&db.db, rollup, &config, Clock::Fixed(now)).await.unwrap()
+    let mut report = Report::default();
+    scheduler::tick(&db.db, rollup, &config, Clock::Fixed(now), &mut report).await.unwrap();
+    report
 }
 
 async fn enqueued(db: &TestDb, kind: JobKind, lab: i64) -> Vec<NaiveDate> {

@@ -24,7 +24,7 @@ use crate::{
     scheduler::now,
     support::{
         Engine, TestDb,
-        process::command,
+        process::{command, run_fails, run_ok},
         wait_until,
         work::{SCHEDULER, jobs_with_slow_lab, rollups},
     },
@@ -35,22 +35,32 @@ on_both! {
     a_history_that_takes_too_long_to_read_stops_no_other;
     runs_are_closed_before_records_are_taken;
     many_records_are_taken_in_turns;
+    a_run_that_cannot_be_closed_stops_no_other;
+}
+
+/// Lets no record of a lab be changed.
+async fn refuse_records_of(db: &TestDb, lab: i64) {
+    let trigger = match db.engine {
+        Engine::MariaDb => {
+            format!(
+                "CREATE TRIGGER never BEFORE UPDATE ON crelio_data_migrations FOR EACH ROW
+                 IF NEW.lab_id = {lab} THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'never'; END IF"
+            )
+        }
+        Engine::Sqlite => {
+            format!(
+                "CREATE TRIGGER never BEFORE UPDATE ON crelio_data_migrations WHEN NEW.lab_id = {lab}
+                 BEGIN SELECT RAISE(ABORT, 'never'); END"
+            )
+        }
+    };
+    db.execute(&trigger, args![]).await;
 }
 
 async fn a_record_that_cannot_be_taken_stops_no_other(engine: Engine) {
     let db = TestDb::new(engine).await;
     let records = requested(&db, 1..=3).await;
-    let trigger = match engine {
-        Engine::MariaDb => {
-            "CREATE TRIGGER never BEFORE UPDATE ON crelio_data_migrations FOR EACH ROW
-             IF NEW.lab_id = 2 THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'never'; END IF"
-        }
-        Engine::Sqlite => {
-            "CREATE TRIGGER never BEFORE UPDATE ON crelio_data_migrations WHEN NEW.lab_id = 2
-             BEGIN SELECT RAISE(ABORT, 'never'); END"
-        }
-    };
-    db.execute(trigger, args![]).await;
+    refuse_records_of(&db, 2).await;
     let report = db.tick(now()).await;
     assert!(report.untaken[&2].contains("never") && report.untaken.len() == 1, "{report:?}");
     let statuses = async || {
@@ -95,8 +105,10 @@ async fn runs_are_closed_before_records_are_taken(engine: Engine) {
     db.execute("ALTER TABLE crelio_data_migrations RENAME COLUMN is_scheduled TO scheduled", args![]).await;
     let rollups = rollups();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-    scheduler::tick(&db.db, rollup, &SCHEDULER, Clock::Fixed(now())).await.unwrap_err();
+    let mut report = Report::default();
+    scheduler::tick(&db.db, rollup, &SCHEDULER, Clock::Fixed(now()), &mut report).await.unwrap_err();
     assert_eq!(db.run(run).await.0.state, RunState::Completed);
+    assert_eq!(report.closed.len(), 1, "what was done is known: {report:?}");
 }
 
 async fn many_records_are_taken_in_turns(engine: Engine) {
@@ -143,4 +155,26 @@ async fn a_rebuild_that_waits_for_its_record_knows_what_to_do() {
     assert_eq!(db.record_status(record).await, "Running (0/1)");
     waiting.kill().unwrap();
     waiting.wait().unwrap();
+}
+
+/// Of three runs that have ended, the records of the first cannot be brought up to date.
+async fn a_run_that_cannot_be_closed_stops_no_other(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let records = requested(&db, 1..=3).await;
+    db.tick(now()).await;
+    db.execute("UPDATE daymend_jobs SET state = 'completed'", args![]).await;
+    refuse_records_of(&db, 1).await;
+    let run = |lab: i64| format!("SELECT id FROM daymend_runs WHERE kind = 'rebuild' AND lab_id = {lab}");
+    let runs = [db.number(&run(1)).await, db.number(&run(2)).await, db.number(&run(3)).await];
+    // Whoever follows one of them hears nothing of another.
+    run_ok(&db, &["runs", "watch", &runs[1].to_string()]);
+    let report = db.tick(now()).await;
+    assert!(report.unclosed[&runs[0]].contains("never") && report.unclosed.len() == 1, "{report:?}");
+    assert_eq!(db.record_status(records[2]).await, "Completed");
+    run_fails(&db, 1, &["scheduler", "--once"]);
+    db.execute("DROP TRIGGER never", args![]).await;
+    assert!(db.tick(now()).await.unclosed.is_empty());
+    for record in records {
+        assert_eq!(db.record_status(record).await, "Completed");
+    }
 }

@@ -231,7 +231,7 @@ async fn a_clock_that_is_ahead_closes_no_day(engine: Engine) {
     let theirs = Clock::System.now() - TimeDelta::days(40);
     let driven = Arc::new(AtomicI64::new(theirs.timestamp_micros()));
     let behind = db.db.with_clock(DbClock::Driven(driven));
-    scheduler::tick(&behind, rollup, &SCHEDULER, Clock::System).await.unwrap();
+    scheduler::tick(&behind, rollup, &SCHEDULER, Clock::System, &mut Report::default()).await.unwrap();
     let through = db.rows("SELECT enqueued_through FROM daymend_labs", args![]).await[0].date(0).unwrap();
     assert!(through < theirs.date_naive(), "{through} was not over at {theirs}");
     // One that is behind counts as well.

@@ -65,14 +65,14 @@ impl Filter {
         part("day <= ?", self.to.map(Arg::from));
         part("state = ?", self.state.map(|state| state.name().into()));
         part("kind = ?", self.kind.map(|kind| kind.name().into()));
-        part("LOWER(error) LIKE ? ESCAPE '!'", self.error.as_deref().map(contains));
+        part("LOWER(error) LIKE LOWER(?) ESCAPE '!'", self.error.as_deref().map(contains));
         (parts.join(" AND "), args)
     }
 }
 
 /// The LIKE pattern for text that contains `needle`.
 fn contains(needle: &str) -> Arg {
-    let escaped = needle.to_lowercase().replace('!', "!!").replace('%', "!%").replace('_', "!_");
+    let escaped = needle.replace('!', "!!").replace('%', "!%").replace('_', "!_");
     Arg::Text(format!("%{escaped}%"))
 }
 

@@ -128,7 +128,9 @@ impl<'a> Slice<'a> {
             }
         }
         if self.kept + self.unrecorded.found.len() >= FOUND_MAX {
-            tracing::warn!("the audit ends early: so much has drifted that it wants a look at why, and a rebuild");
+            tracing::warn!(
+                "the audit stopped early: more than {FOUND_MAX} findings; look for the cause, then rebuild the labs"
+            );
         }
         self.record().await
     }
@@ -318,7 +320,8 @@ impl Unrecorded {
     }
 
     fn add(&mut self, lab: i64, cursor: &mut Cursor, step: Step) {
-        cursor.next_day = Some(calendar::next(*step.days.end()));
+        // Behind the last day there is none that a database could hold; that one is read again, if this is written down.
+        cursor.next_day = Some(calendar::next(*step.days.end()).min(calendar::LAST_DAY));
         self.counts.days_audited += step.days_read;
         let findings = match step.outcome {
             Ok(findings) => findings,
@@ -353,6 +356,29 @@ impl Unrecorded {
                 cursor.audited_at = cursor.round_at;
                 self.counts.labs_completed += 1;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_walk_goes_on_at_a_day_that_a_database_can_hold() {
+        let mut unrecorded = Unrecorded {
+            since: Instant::now(),
+            at: DateTime::UNIX_EPOCH,
+            counts: Counts::default(),
+            found: Vec::new(),
+            cursors: BTreeMap::new(),
+        };
+        let before = calendar::previous(calendar::LAST_DAY);
+        for (last, next) in [(before, calendar::LAST_DAY), (calendar::LAST_DAY, calendar::LAST_DAY)] {
+            let mut cursor = Cursor::default();
+            let step = Step { days: before..=last, outcome: Ok(Vec::new()), days_read: 0, rows_held: 0 };
+            unrecorded.add(1, &mut cursor, step);
+            assert_eq!(cursor.next_day, Some(next));
         }
     }
 }

@@ -34,7 +34,10 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, Report, pace::Pace};
+use super::{
+    Config, Report,
+    pace::{Pace, REST_MAX, RESTS},
+};
 use crate::{
     clock::Clock,
     db::{Backoff, Db, DbError, retry},
@@ -116,7 +119,7 @@ pub(super) async fn watch_until(db: &Db, rollup: &Rollup, config: &Config, clock
 
 /// How long to rest after a pass that took so long: at least `spacing`.
 fn rest_after(took: Duration, spacing: Duration) -> Duration {
-    (took * super::TICK_RESTS).min(super::TICK_REST_MAX).max(spacing)
+    (took * RESTS).min(REST_MAX).max(spacing)
 }
 
 impl Watcher {

@@ -87,8 +87,10 @@ impl TestDb {
     pub async fn tick(&self, now: DateTime<Utc>) -> Report {
         let rollups = rollups();
         let rollup = rollups.get(HISTORICAL_SUMMARY).expect("the rollup");
-        let report = scheduler::tick(&self.db, rollup, &SCHEDULER, Clock::Fixed(now)).await;
-        report.unwrap_or_else(|error| panic!("tick: {}", daymend::error::chain(&error)))
+        let mut report = Report::default();
+        let done = scheduler::tick(&self.db, rollup, &SCHEDULER, Clock::Fixed(now), &mut report).await;
+        done.unwrap_or_else(|error| panic!("tick: {}", daymend::error::chain(&error)));
+        report
     }
 
     /// Works the queue off, and waits for the end.

@@ -17,14 +17,14 @@ use super::{
 };
 use crate::{
     db::{DbError, migrate},
-    error::chain,
+    error::{chain, database_error},
     runs::records,
     scheduler::repair,
     snapshot::{
         open,
         restore::{
             Context,
-            apply::{Apply, database_error},
+            apply::Apply,
             candidates::Candidates,
             exclude::{ExclusionError, Exclusions},
             plan,

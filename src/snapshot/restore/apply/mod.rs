@@ -18,12 +18,12 @@ use super::{
 };
 use crate::{
     db::{DbError, Mode},
+    error::database_error,
     snapshot::SnapshotError,
 };
 use ready::ready;
 pub(super) use record::SEVERAL;
 use record::Unfound;
-pub use sql::database_error;
 use sql::insert;
 pub(super) use sql::{Failures, begin, delete, is_refusal, update, why};
 

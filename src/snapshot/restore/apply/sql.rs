@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::{
     db::{self, Arg, Backoff, DbError, Dialect, Kind, Mode, Query, Tx},
+    error::database_error,
     snapshot::{
-        SnapshotError, cells,
+        cells,
         schema::{quote, quote_all},
         side::{Shape, Side},
     },
@@ -106,17 +107,6 @@ pub(in crate::snapshot::restore) async fn delete(
 ) -> Result<u64, DbError> {
     let sql = format!("DELETE FROM {} WHERE {}", quote(live.db.dialect(), &shape.table), live.has_key(shape, "", &key));
     tx.execute_whole(Query::named("restore delete", sql), key).await
-}
-
-/// The database's error in an error, where it is one.
-#[must_use]
-pub fn database_error(error: &anyhow::Error) -> Option<&DbError> {
-    error.chain().find_map(|cause| {
-        cause.downcast_ref::<DbError>().or_else(|| match cause.downcast_ref::<SnapshotError>() {
-            Some(SnapshotError::Database(error)) => Some(error),
-            _ => None,
-        })
-    })
 }
 
 /// For how long conflicts are tried again: users' own transactions may take a while.

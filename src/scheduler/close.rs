@@ -1,0 +1,133 @@
+//! Runs that go on, and those that have ended: their migration records are kept true, and they are closed.
+
+use super::{Report, held::unless_held};
+use crate::{
+    db::{Db, DbError, Kind, Mode},
+    error::chain,
+    metrics::{
+        self,
+        catalogue::{RUN_JOBS, RUN_JOBS_ENDED, RUNS_ENDED},
+    },
+    queue::{JobKind, admin::change, ids_of},
+    runs::{
+        self, Progress, Run, RunState,
+        records::{self, Records},
+    },
+};
+
+/// How many open runs a tick looks at: each is a transaction or two, and changes of closed days may have made
+/// thousands of them that a pause keeps open.
+const RUNS_A_TICK: usize = 200;
+
+/// Closes runs whose jobs have all ended, and keeps the migration records of the others true.
+///
+/// What fails for one run is noted, and the run stays open.
+pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
+    let mut after = None;
+    loop {
+        after = close_next_runs(db, after, report).await?;
+        if after.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// The same of so many runs, of those behind `after`; where to go on, none where no more are open.
+pub async fn close_next_runs(db: &Db, after: Option<i64>, report: &mut Report) -> Result<Option<i64>, DbError> {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let mut open = runs::open_behind(&mut tx, after.unwrap_or(0), RUNS_A_TICK + 1).await?;
+    tx.commit().await?;
+    let is_more = open.len() > RUNS_A_TICK;
+    open.truncate(RUNS_A_TICK);
+    for run in &open {
+        match close_run(db, run, report).await {
+            // A run's own trouble, such as a record that a trigger refuses, would keep all behind it open.
+            Err(error) if error.kind == Kind::Other || db.answers_others(&error).await => {
+                metrics::database_error(&error);
+                report.unclosed.insert(run.id, chain(&error));
+            }
+            done => done?,
+        }
+    }
+    Ok(open.last().filter(|_| is_more).map(|run| run.id))
+}
+
+/// The same of one run.
+pub async fn close_run(db: &Db, run: &Run, report: &mut Report) -> Result<(), DbError> {
+    let what = format!("run {}", run.id);
+    let (progress, records) = look_at(db, run).await?;
+    if records == Records::Disappeared {
+        if cancel(db, run, &what, report).await? {
+            tracing::warn!(run = run.id, "cancelled, as its migration record has disappeared");
+            RUNS_ENDED.add([run.kind.name(), RunState::Cancelled.name()], 1);
+            let (progress, _) = look_at(db, run).await?;
+            report.closed.push((run.id, RunState::Cancelled, progress));
+        }
+        return Ok(());
+    }
+    if progress.open() > 0 {
+        if records == Records::There {
+            unless_held(db, &what, "refresh records", report, || refresh(db, run, &progress)).await?;
+        }
+        report.open.push((run.kind, progress));
+        return Ok(());
+    }
+    let closed = unless_held(db, &what, "close run", report, || runs::try_close(db, run.id));
+    if let Some((state, progress)) = closed.await?.flatten() {
+        tracing::info!(
+            run = run.id,
+            kind = run.kind.name(),
+            state = state.name(),
+            jobs = progress.total(),
+            discarded = progress.discarded,
+            rows_inserted = progress.rows_inserted,
+            rows_updated = progress.rows_updated,
+            rows_deleted = progress.rows_deleted,
+            "run ended: {}",
+            run.reason
+        );
+        RUNS_ENDED.add([run.kind.name(), state.name()], 1);
+        report.closed.push((run.id, state, progress));
+    }
+    Ok(())
+}
+
+/// Cancels a run; false where it is not running, or somebody else is in the way.
+async fn cancel(db: &Db, run: &Run, what: &str, report: &mut Report) -> Result<bool, DbError> {
+    let mut next = Some(ids_of(run.id).0);
+    while let Some(first) = next {
+        let batch =
+            unless_held(db, what, "cancel run", report, || change::cancel_batch(db, run.id, first, "scheduler"));
+        let Some(batch) = batch.await?.flatten() else { return Ok(false) };
+        next = batch.next;
+    }
+    Ok(true)
+}
+
+/// Looks at a run without a lock: how far it is, and what has become of its records.
+async fn look_at(db: &Db, run: &Run) -> Result<(Progress, Records), DbError> {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let looked = (runs::progress(&mut tx, run.id).await?, records::of_run(&mut tx, run.id).await?);
+    tx.commit().await?;
+    Ok(looked)
+}
+
+/// Brings the migration records of a run up to date, where it runs still: another scheduler may have
+/// closed it since it was counted, and nobody would set the records right again. One that somebody
+/// does something with just now is left for the next tick.
+async fn refresh(db: &Db, run: &Run, progress: &Progress) -> Result<(), DbError> {
+    let mut tx = db.begin(Mode::Write).await?;
+    if runs::hold_running(&mut tx, run.id).await? {
+        records::refresh(&mut tx, run, progress).await?;
+    }
+    tx.commit().await
+}
+
+/// How far the runs are that are open.
+pub(super) fn show_progress(open: &[(JobKind, Progress)]) {
+    for kind in JobKind::ALL {
+        let runs = || open.iter().filter(|(of, _)| *of == kind).map(|(_, progress)| progress);
+        RUN_JOBS.set([kind.name()], runs().map(Progress::total).sum::<u64>() as f64);
+        RUN_JOBS_ENDED.set([kind.name()], runs().map(Progress::ended).sum::<u64>() as f64);
+    }
+}

@@ -1,0 +1,193 @@
+//! One tick, and what a scheduler that goes on ticking remembers from one to the next.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Config, Report, close, dirty,
+    held::report_held,
+    migrations::{self, Walk},
+    nightly,
+    pace::{Pace, REST_MAX, RESTS},
+};
+use crate::{
+    clock::Clock,
+    db::{Backoff, Db, DbError, Kind},
+    error::chain,
+    health::Pulse,
+    metrics::{
+        self,
+        catalogue::{SCHEDULER_LAST_TICK, SCHEDULER_TICK_DURATION, SCHEDULER_TICKS},
+    },
+    queue::JobKind,
+    rollup::Rollup,
+    runs::Progress,
+};
+
+/// How often records and runs are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long to wait after a tick that failed.
+const AGAIN: Backoff = Backoff { base: TICK, max: Duration::from_secs(10) };
+
+/// How often the labs are read to see which days have closed.
+const NIGHTLY_EVERY: Duration = Duration::from_secs(10);
+
+/// One whole tick; `report` has what was done also where a step has failed.
+pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, report: &mut Report) -> Result<(), DbError> {
+    let now = db.now(clock).await?;
+    let mut done = nightly::enqueue_closed_days(db, rollup, config, now, report).await;
+    if !is_away(&done) {
+        done = also(done, close::close_runs(db, report).await);
+    }
+    if !is_away(&done) {
+        done = also(done, migrations::take_all_pending(db, rollup, config.rebuilds(), now, report).await);
+    }
+    if !is_away(&done) {
+        done = also(done, dirty::repair_marked_days(db, rollup, config, now, report).await);
+    }
+    done
+}
+
+/// What is remembered from tick to tick.
+#[derive(Debug, Default)]
+struct Ticker {
+    /// When the labs were read.
+    labs_read: Option<Instant>,
+    /// Behind which run the next ones are looked at, and of those since the round began, how far the open ones are,
+    /// and which could not be closed.
+    looked_at: Option<i64>,
+    open: Vec<(JobKind, Progress)>,
+    unclosed: BTreeMap<i64, String>,
+    /// Which records are taken next, and the labs whose records could not be, since the walk began its round.
+    walk: Walk,
+    untaken: BTreeMap<i64, String>,
+    /// What has been logged.
+    reported: Reported,
+}
+
+/// What has been logged, once each until that changes.
+#[derive(Debug, Default)]
+struct Reported {
+    unusable: BTreeMap<i64, String>,
+    unclosed: BTreeMap<i64, String>,
+    untaken: BTreeMap<i64, String>,
+    held: BTreeMap<String, String>,
+}
+
+impl Ticker {
+    /// A tick that leaves what is not due, and what would take long. What one of its steps fails of need not be
+    /// of the others.
+    async fn tick(
+        &mut self,
+        db: &Db,
+        rollup: &Rollup,
+        config: &Config,
+        clock: Clock,
+        report: &mut Report,
+    ) -> Result<(), DbError> {
+        let now = db.now(clock).await?;
+        let mut done = Ok(());
+        if self.labs_read.is_none_or(|at| at.elapsed() >= NIGHTLY_EVERY) {
+            done = nightly::enqueue_closed_days(db, rollup, config, now, report).await;
+            if done.is_ok() {
+                let unusable = std::mem::take(&mut report.unusable);
+                report_new(unusable, &mut self.reported.unusable, |lab, why| {
+                    tracing::warn!(lab, "lab {lab} cannot be scheduled: {why}");
+                });
+                // What somebody holds is tried again at once.
+                self.labs_read = report.held.is_empty().then(Instant::now);
+            }
+        }
+        if !is_away(&done) {
+            done = also(done, self.close_runs(db, report).await);
+        }
+        if !is_away(&done) {
+            let taken = migrations::take_pending(db, rollup, config.rebuilds(), self.walk, now, report).await;
+            done = also(done, taken.map(|next| self.walk_on(next, report)));
+        }
+        done
+    }
+
+    async fn close_runs(&mut self, db: &Db, report: &mut Report) -> Result<(), DbError> {
+        self.looked_at = close::close_next_runs(db, self.looked_at, report).await?;
+        self.open.append(&mut report.open);
+        self.unclosed.append(&mut report.unclosed);
+        if self.looked_at.is_none() {
+            close::show_progress(&std::mem::take(&mut self.open));
+            report_new(std::mem::take(&mut self.unclosed), &mut self.reported.unclosed, |run, why| {
+                tracing::warn!(run, "run {run} cannot be closed, or its records not be refreshed: {why}");
+            });
+        }
+        Ok(())
+    }
+
+    fn walk_on(&mut self, next: Walk, report: &mut Report) {
+        self.walk = next;
+        self.untaken.append(&mut report.untaken);
+        if next.is_at_start() {
+            report_new(std::mem::take(&mut self.untaken), &mut self.reported.untaken, |lab, why| {
+                tracing::warn!(lab, "lab {lab} has migration records that cannot be taken: {why}");
+            });
+        }
+    }
+}
+
+/// Ticks until `shutdown`.
+pub(super) async fn tick_until(
+    db: &Db,
+    rollup: &Rollup,
+    config: &Config,
+    clock: Clock,
+    pulse: &Pulse,
+    shutdown: &CancellationToken,
+) {
+    let mut ticker = Ticker::default();
+    let mut pace = Pace::new("tick failed, trying again", AGAIN);
+    while !shutdown.is_cancelled() {
+        let begun = Instant::now();
+        let mut report = Report::default();
+        let tick = ticker.tick(db, rollup, config, clock, &mut report);
+        let Some(done) = shutdown.run_until_cancelled(tick).await else { return };
+        report_held(&report.held, &mut ticker.reported.held);
+        let took = begun.elapsed();
+        SCHEDULER_TICK_DURATION.record([], took, 1);
+        SCHEDULER_TICKS.add([if done.is_ok() { "ok" } else { "failed" }], 1);
+        metrics::pool("scheduler", db);
+        if done.is_ok() {
+            pulse.beat();
+            SCHEDULER_LAST_TICK.set([], metrics::now_seconds());
+        }
+        // Counting runs of millions of jobs takes a while: it stays a small part of the time.
+        let rest = (took.saturating_sub(report.waited) * RESTS).clamp(TICK, REST_MAX);
+        pace.rest_after(done.map(|()| rest), shutdown).await;
+    }
+}
+
+/// Whether a step has found no database: the next one would wait for it just as long.
+fn is_away(done: &Result<(), DbError>) -> bool {
+    matches!(done, Err(error) if error.kind == Kind::Unavailable && !error.is_cut_off())
+}
+
+/// The first error of a tick ends it as failed; another one is said beside it.
+fn also(done: Result<(), DbError>, next: Result<(), DbError>) -> Result<(), DbError> {
+    if let (Err(_), Err(error)) = (&done, &next) {
+        metrics::database_error(error);
+        tracing::error!(error = %chain(error), "another step of the tick failed");
+    }
+    done.and(next)
+}
+
+/// Says what is the matter with labs, or runs, once each until that changes.
+fn report_new(found: BTreeMap<i64, String>, reported: &mut BTreeMap<i64, String>, say: impl Fn(i64, &str)) {
+    for (id, why) in &found {
+        if reported.get(id) != Some(why) {
+            say(*id, why);
+        }
+    }
+    *reported = found;
+}
