@@ -68,7 +68,7 @@ pub(super) struct SchedulerArgs {
     #[arg(long, env = "DAYMEND_RETENTION", default_value = "90d", value_name = "TIME", value_parser = humantime::parse_duration)]
     retention: Duration,
 
-    /// Time limit of the nightly audit, which covers a slice of the history; 0s turns it off
+    /// Time budget of the nightly audit, which covers a slice of the history; 0s turns it off
     #[arg(long, env = "DAYMEND_AUDIT_BUDGET", default_value = "5m", value_name = "TIME", value_parser = humantime::parse_duration)]
     audit_budget: Duration,
 
