@@ -1,25 +1,24 @@
-//! Scheduling is reconciliation.
+//! Scheduling by reconciliation.
 //!
-//! A tick takes no input: it looks at what should be and at what is recorded, and enqueues
-//! the difference in the same transaction that records it. Ticks may be late, doubled, or run
-//! by two schedulers at once; the result is the same, because each writing step begins by
-//! locking, or comparing and setting, the rows that say what has been done.
+//! A tick takes no input: it compares what should have been enqueued with what is recorded, and enqueues the
+//! difference in the same transaction that records it. Ticks may be late, doubled, or run by two schedulers at once;
+//! the result is the same, because each writing step begins by locking, or comparing and setting, the rows that say
+//! what has been done.
 //!
-//! - [`nightly`]: days that have closed, one run a time zone.
-//! - [`migrations`]: records of the Support Dashboard, one rebuild run a lab.
-//! - [`repair`]: what an operator asks for.
-//! - [`dirty`]: days whose source changed after they had closed, beside the ticks.
+//! - [`nightly`]: days that have closed, one run per time zone.
+//! - [`migrations`]: records of the Support Dashboard, one rebuild run per lab.
+//! - [`repair`]: days that an operator asks for.
+//! - [`dirty`]: days whose source changed after they had closed; beside the ticks.
 //! - [`close_runs`]: runs whose jobs have all ended.
-//! - [`retention`]: runs that have outlived it are pruned, beside the ticks.
-//! - [`audits`]: every night a slice of the history is audited, beside the ticks.
-//! - [`snapshots`]: the daily snapshot, beside the ticks.
-//! - [`observe`]: gauges of the queue and of what is due, beside the ticks.
+//! - [`retention`]: prunes runs that have outlived their retention; beside the ticks.
+//! - [`audits`]: audits a slice of the history every night; beside the ticks.
+//! - [`snapshots`]: takes the daily snapshot; beside the ticks.
+//! - [`observe`]: gauges of the queue and of what is due; beside the ticks.
 //!
-//! How it fails: a step that fails is logged and done at a later tick, and stops no other step; a
-//! lab that cannot be scheduled is reported, and stops no other; so is a record, a run or a zone whose rows
-//! somebody else holds, and it is done at a later tick. On shutdown a step is dropped wherever it is: each
-//! is a transaction, which rolls back. The audit and the snapshot, which are held by a lease, have a few
-//! seconds to hand on what they hold.
+//! How it fails: a step that fails is logged and repeated at a later tick, and stops no other step. A lab that cannot
+//! be scheduled is reported, and stops no other. The same goes for a record, a run or a zone whose rows are locked by
+//! somebody else: it is done at a later tick. On shutdown a step is dropped wherever it is: each is a transaction,
+//! which rolls back. The audit and the snapshot, which are held under a lease, have a few seconds to hand over.
 
 pub mod audits;
 pub mod dirty;
@@ -83,24 +82,24 @@ const RUNS_A_TICK: usize = 200;
 /// How often the labs are read to see which days have closed.
 const NIGHTLY_EVERY: Duration = Duration::from_secs(10);
 
-/// How the scheduler decides.
+/// Configuration of the scheduler.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
     /// When yesterday should be in the summary.
     pub nightly_at: NightlyAt,
-    /// How many days back a lab is caught up, at most.
+    /// Maximum number of past days that a lab is caught up on.
     pub catch_up_days: u32,
-    /// How many closed days before the due one are checked again every night.
+    /// How many closed days before the due one to check again every night.
     pub lookback_days: u32,
     /// How many attempts each job may have.
     pub attempts_max: u32,
-    /// How much of a day nightly jobs and repairs may take away at once.
+    /// The share of a day's rows that nightly jobs and repairs may remove at once.
     pub max_shrink: MaxShrink,
-    /// The same of rebuilds.
+    /// The same for rebuilds.
     pub max_shrink_rebuild: MaxShrink,
-    /// How long runs are kept after they have closed, with their jobs; for ever where it is none.
+    /// How long runs and their jobs are kept after the run has closed; `None` means for ever.
     pub retention: Option<Duration>,
-    /// The standing audit; none where it is off.
+    /// The standing audit; `None` if it is off.
     pub audit: Option<AuditConfig>,
 }
 
@@ -115,7 +114,7 @@ impl Config {
 pub struct Enqueued {
     /// Its id.
     pub run: i64,
-    /// What for.
+    /// Why it was enqueued.
     pub reason: String,
     /// How many jobs it has.
     pub jobs: usize,
@@ -132,11 +131,11 @@ pub struct Report {
     pub unusable: BTreeMap<i64, String>,
     /// Labs whose migration records it could not take, and why.
     pub untaken: BTreeMap<i64, String>,
-    /// The runs that it left open, and how far they are.
+    /// The runs that it left open, and their progress.
     pub open: Vec<(JobKind, Progress)>,
-    /// What it left for the next tick, as somebody else holds its rows, and the database's words.
+    /// What it left for the next tick because of locked rows, with the database's message.
     pub held: BTreeMap<String, String>,
-    /// For how long it waited for such rows, to have them or not.
+    /// How long it waited for locked rows, whether it got them or not.
     pub waited: Duration,
 }
 
@@ -148,7 +147,7 @@ impl Report {
     }
 }
 
-/// One whole tick.
+/// Runs one whole tick.
 pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock) -> Result<Report, DbError> {
     let mut report = Report::default();
     let now = db.now(clock).await?;
@@ -165,7 +164,7 @@ pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock) -> Re
     Ok(report)
 }
 
-/// Closes runs whose jobs have all ended, and keeps the migration records of the others true.
+/// Closes runs whose jobs have all ended, and updates the migration records of the others.
 pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
     let mut after = None;
     loop {
@@ -176,7 +175,7 @@ pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
     }
 }
 
-/// The same of so many runs, of those behind `after`; where to go on, none where no more are open.
+/// Does the same for the next open runs after `after`; returns where to continue, or `None` if there are no more.
 pub async fn close_next_runs(db: &Db, after: Option<i64>, report: &mut Report) -> Result<Option<i64>, DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let mut open = runs::open_behind(&mut tx, after.unwrap_or(0), RUNS_A_TICK + 1).await?;
@@ -259,7 +258,7 @@ async fn refresh(db: &Db, run: &Run, progress: &Progress) -> Result<(), DbError>
     tx.commit().await
 }
 
-/// Ticks until `shutdown`. A database that is away makes it wait, never exit.
+/// Ticks until `shutdown`. If the database is unreachable, it waits, and never exits.
 pub async fn run(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, pulse: &Pulse, shutdown: &CancellationToken) {
     tokio::join!(
         tick_until(db, rollup, config, clock, pulse, shutdown),
