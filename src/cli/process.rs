@@ -1,4 +1,4 @@
-//! What long-running processes do beside their work: signals, the pages for probes and metrics, waiting for an
+//! What long-running processes do besides their work: signals, the pages for probes and metrics, waiting for an
 //! unreachable database.
 
 use std::{

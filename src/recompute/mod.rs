@@ -7,10 +7,10 @@
 //! 2. **Correct.** In new transactions, called turns: missing rows are inserted, and rows to change are locked; if
 //!    each still holds what the look saw, they are written. If not, the turn is rolled back, and the remaining days
 //!    are looked at again. If rows were inserted, the facts of their day are read again under shared locks, and have
-//!    to give the same rows. A turn ends with the first day that has missing rows: beside users who change facts, a
+//!    to give the same rows. A turn ends with the first day that has missing rows: while users change facts, a
 //!    longer turn would hardly ever succeed, and would keep them waiting.
 //!
-//! Why this is correct beside the lab system's delta triggers, which add +1 and -1 to the summary inside the user's
+//! Why this is correct alongside the lab system's delta triggers, which add +1 and -1 to the summary inside the user's
 //! own transaction: such a transaction changes a fact and a row together, so a snapshot sees both or neither. If it
 //! is seen, both sides include it. If it is not seen and commits before the row is locked, the row has changed, and
 //! the turn notices. If it comes later, its delta applies to the corrected row. So changing a row needs no lock on

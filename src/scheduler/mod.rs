@@ -8,12 +8,12 @@
 //! - [`nightly`]: days that have closed, one run per time zone.
 //! - [`migrations`]: records of the Support Dashboard, one rebuild run per lab.
 //! - [`repair`]: days that an operator asks for.
-//! - [`dirty`]: days whose source changed after they had closed; beside the ticks.
+//! - [`dirty`]: days whose source changed after they had closed, in the background.
 //! - [`close_runs`]: runs whose jobs have all ended.
-//! - [`retention`]: prunes runs that have outlived their retention; beside the ticks.
-//! - [`audits`]: audits a slice of the history every night; beside the ticks.
-//! - [`snapshots`]: takes the daily snapshot; beside the ticks.
-//! - [`observe`]: gauges of the queue and of what is due; beside the ticks.
+//! - [`retention`]: prunes runs that have outlived their retention, in the background.
+//! - [`audits`]: audits a slice of the history every night, in the background.
+//! - [`snapshots`]: takes the daily snapshot, in the background.
+//! - [`observe`]: gauges of the queue and of what is due, in the background.
 //!
 //! How it fails: a step that fails is logged and repeated at a later tick, and stops no other step. A lab that cannot
 //! be scheduled is reported, and stops no other. The same goes for a record, a run or a zone whose rows are locked by

@@ -1,7 +1,7 @@
 //! Gauges of the queue and of what is due.
 //!
-//! They are read from the database, so that every scheduler shows the same; workers do not set them. They are read
-//! beside the ticks and never delay one. Counting millions of waiting jobs takes seconds: after a slow reading, the
+//! They are read from the database, so that every scheduler shows the same; workers do not set them. They are read in
+//! the background and never delay a tick. Counting millions of waiting jobs takes seconds: after a slow reading, the
 //! next one is further away.
 
 use std::{

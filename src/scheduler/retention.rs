@@ -1,4 +1,4 @@
-//! Deletes runs that have outlived their retention, every hour, beside the ticks: however much there is to delete,
+//! Deletes runs that have outlived their retention, every hour, in the background: however much there is to delete,
 //! and even if it fails, no tick waits for it.
 
 use std::time::Duration;

@@ -3,9 +3,9 @@
 //! A rule keeps the newest snapshot of each of the last N days, weeks (Monday to Sunday), months or years that have
 //! one, all in UTC. Snapshots that no rule keeps are removed.
 //!
-//! A snapshot is only removed if kept snapshots of the same database cover all of its tables. So a snapshot of a
-//! single table never replaces a full one, and the newest of each set of tables stays. A snapshot whose manifest
-//! cannot be read covers nothing, and stays.
+//! The rules are applied to each snapshot among those of the same database that have all of its tables. So a snapshot
+//! of a single table never displaces a full one, and the newest of each set of tables stays. A snapshot whose
+//! manifest cannot be read displaces none, and stays.
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 

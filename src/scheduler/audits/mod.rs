@@ -6,7 +6,7 @@
 //!
 //! How it fails: a scheduler that dies loses the few seconds since it last recorded; when its lease has expired,
 //! another continues from there with the remaining budget. Labs and days that cannot be compared are noted with their
-//! lab, and hold up nothing else. The audit runs beside the ticks and never delays one.
+//! lab, and hold up nothing else. The audit runs in the background and never delays a tick.
 
 mod slice;
 

@@ -19,7 +19,7 @@
 //! - a bill that is gone (its deletion left a mark of its own), and a time outside the range of DATETIME.
 //!
 //! A mark of a test of the catalogue stands for every bill with that test: [`expand`] finds them little by little,
-//! beside the other work, and marks their days.
+//! alongside the other work, and marks their days.
 //!
 //! How it fails: nothing is lost if a pass is cut off, because its transaction is rolled back; the search for bills
 //! of tests continues where it was, and another scheduler starts it over.
