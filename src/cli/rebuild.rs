@@ -38,7 +38,7 @@ pub(super) struct Options {
     #[arg(long, required = true, value_name = "ID")]
     lab: Vec<i64>,
 
-    /// Account manager's id, stored in the record as who asked for the rebuild
+    /// Account manager's id, stored in the record as the requester
     #[arg(long, default_value_t = 0, value_name = "ID")]
     initiated_by: i64,
 
