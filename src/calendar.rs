@@ -11,10 +11,9 @@
 //!   minutes that read as the evening before belong to the day that had begun;
 //! - a date does not exist (Samoa, 2011-12-30): its interval is empty.
 //!
-//! Invariant: the days of a zone tile time; every instant is in exactly one of
-//! them. Everything here is pure, and computed by chrono-tz from the tz database
-//! that is compiled in, never by a database server, whose zone tables may be
-//! empty or old.
+//! Invariant: the days of a zone tile time, so every instant is in exactly one of them. Everything here is pure, and
+//! computed by chrono-tz from the compiled-in tz database, never by a database server, whose zone tables may be empty
+//! or old.
 
 use chrono::{DateTime, Days, MappedLocalTime, NaiveDate, NaiveDateTime, NaiveTime, TimeZone, Utc};
 use chrono_tz::{GapInfo, Tz};
@@ -25,7 +24,7 @@ pub const EARLIEST: NaiveDateTime = match NaiveDate::from_ymd_opt(1000, 1, 1) {
     None => NaiveDateTime::MIN,
 };
 
-/// The first day that a summary may have rows of, right or wrong: a DATE holds days that no DATETIME should.
+/// The first day for which summary rows may exist, right or wrong: a DATE may hold days before [`EARLIEST`].
 pub const FIRST_DAY: NaiveDate = match NaiveDate::from_ymd_opt(1, 1, 1) {
     Some(date) => date,
     None => NaiveDate::MIN,
@@ -47,10 +46,10 @@ pub enum ZoneError {
     /// The lab's time zone is NULL or empty.
     #[error("no time zone is set")]
     Missing,
-    /// The name is not one of IANA's, aliases included.
+    /// The name is not an IANA name or alias.
     #[error("time zone {0:?} is unknown (expected an IANA name such as Asia/Kolkata)")]
     Unknown(String),
-    /// The lab's row holds a value that cannot be read, in the database's words.
+    /// The lab's row holds a value that cannot be read, with the database's message.
     #[error("its row cannot be read: {0}")]
     Unreadable(String),
 }
@@ -60,12 +59,12 @@ pub enum ZoneError {
 pub struct Interval {
     /// The first instant inside.
     pub from: DateTime<Utc>,
-    /// The first instant after it.
+    /// The first instant after the interval.
     pub until: DateTime<Utc>,
 }
 
 impl Interval {
-    /// Whether no instant is inside: the date does not exist in its zone.
+    /// Whether the interval is empty: the date does not exist in its zone.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.from >= self.until
@@ -73,7 +72,7 @@ impl Interval {
 }
 
 impl Zone {
-    /// The zone of that IANA name; aliases (`Asia/Calcutta`) count.
+    /// The zone of that IANA name or alias (such as `Asia/Calcutta`).
     pub fn parse(name: Option<&str>) -> Result<Self, ZoneError> {
         match name.map(str::trim) {
             None | Some("") => Err(ZoneError::Missing),
@@ -93,8 +92,8 @@ impl Zone {
         self.first_instant_at(date, NaiveTime::MIN)
     }
 
-    /// The earliest instant at which the local clock reads `time` on `date`, or, where
-    /// the clocks jump over that reading, the instant after the jump.
+    /// The earliest instant at which the local clock reads `time` on `date`; if the clocks jump over that reading,
+    /// the instant after the jump.
     #[must_use]
     pub fn first_instant_at(&self, date: NaiveDate, time: NaiveTime) -> DateTime<Utc> {
         let local = date.and_time(time);
@@ -107,7 +106,7 @@ impl Zone {
         }
     }
 
-    /// The interval of `date`; empty where the date does not exist in this zone.
+    /// The interval of `date`; empty if the date does not exist in this zone.
     #[must_use]
     pub fn day(&self, date: NaiveDate) -> Interval {
         Interval { from: self.first_instant(date), until: self.first_instant(next(date)) }
@@ -157,8 +156,8 @@ pub fn span(first: NaiveDate, last: NaiveDate) -> String {
     if first == last { first.to_string() } else { format!("{first} to {last}") }
 }
 
-/// The first second whose text sorts behind `text`, which is no date itself (`2025-00-00`); none where all
-/// sort before it.
+/// The first second whose text sorts after `text`, which is not a valid date (`2025-00-00`); `None` if all sort
+/// before it.
 #[must_use]
 pub fn first_behind(text: &str) -> Option<DateTime<Utc>> {
     let timestamp = |day: NaiveDate| day.and_time(NaiveTime::MIN).and_utc().timestamp();

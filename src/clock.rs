@@ -1,9 +1,8 @@
-//! What time it is.
+//! The clock.
 //!
-//! Every decision that depends on the time takes a [`Clock`], so that `--now`
-//! and the tests can fix it; `clippy.toml` forbids `Utc::now` elsewhere. Leases,
-//! backoff and everything else in the queue go by the database's clock instead
-//! (the `{now}` tokens of [`crate::db::Dialect`]), never by two clocks.
+//! Every decision that depends on the time takes a [`Clock`], so that `--now` and the tests can fix it; `clippy.toml`
+//! forbids `Utc::now` elsewhere. Leases, backoff and everything else in the queue use the database's clock instead
+//! (the `{now}` tokens of [`crate::db::Dialect`]), so that two clocks never mix.
 
 use chrono::{DateTime, Utc};
 
@@ -17,7 +16,7 @@ pub enum Clock {
 }
 
 impl Clock {
-    /// The present moment, but none after that of another clock; a fixed one is what it is.
+    /// The present moment, but not later than `theirs`, another clock's; a fixed moment is returned as it is.
     #[must_use]
     pub fn at_most(&self, theirs: DateTime<Utc>) -> DateTime<Utc> {
         match self {

@@ -1,10 +1,10 @@
-//! How errors are shown: once, at the edge, in one line.
+//! How errors are shown: once, at the top level, on one line.
 
 use std::error::Error;
 
 use crate::{db::DbError, snapshot::SnapshotError};
 
-/// An error with all of its causes in one line.
+/// An error with all of its causes on one line.
 #[must_use]
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -20,7 +20,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     text.replace('\n', " ")
 }
 
-/// The database's error in an error, where it is one.
+/// The database error among an error's causes, if there is one.
 #[must_use]
 pub(crate) fn database_error(error: &anyhow::Error) -> Option<&DbError> {
     error.chain().find_map(|cause| {
@@ -31,7 +31,7 @@ pub(crate) fn database_error(error: &anyhow::Error) -> Option<&DbError> {
     })
 }
 
-/// The first so many of a list, and whether there are more: `a, b, …`.
+/// The first `max` items of a list, with an ellipsis if there are more: `a, b, …`.
 pub(crate) fn examples<T: ToString>(list: impl IntoIterator<Item = T>, max: usize) -> String {
     let mut list: Vec<String> = list.into_iter().map(|item| item.to_string()).collect();
     let more = if list.len() > max { ", …" } else { "" };
@@ -39,12 +39,12 @@ pub(crate) fn examples<T: ToString>(list: impl IntoIterator<Item = T>, max: usiz
     list.join(", ") + more
 }
 
-/// Input that cannot be carried out; nothing was done.
+/// Input that cannot be acted on; nothing was done.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct UsageError(String);
 
-/// A [`UsageError`] that says what is wrong with the input, and what to do.
+/// A [`UsageError`]; the message says what is wrong with the input, and what to do.
 pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
     UsageError(message.into()).into()
 }

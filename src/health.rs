@@ -1,4 +1,4 @@
-//! Whether this process is fit to be left alone: what the probes ask.
+//! The health of this process, for the probes.
 
 use std::{
     collections::BTreeMap,
@@ -9,33 +9,33 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What the parts of a process say of themselves.
+/// The state that the parts of a process report.
 #[derive(Debug, Default)]
 pub struct Health {
     parts: Mutex<Vec<Arc<Pulse>>>,
     is_stopping: AtomicBool,
 }
 
-/// One part: it has to say again and again that it is alive.
+/// One part, which has to report regularly that it is alive.
 #[derive(Debug, Default)]
 pub struct Pulse {
     name: &'static str,
-    /// For how long a beat counts.
+    /// How long a beat counts.
     fresh: Duration,
     last: Mutex<Option<Instant>>,
-    /// What keeps it from its work, where something does, by what of its work that is.
+    /// What keeps it from its work, by kind of work.
     troubles: Mutex<BTreeMap<&'static str, String>>,
 }
 
 impl Health {
-    /// A part that counts as well for `fresh` after each beat.
+    /// Adds a part that counts as healthy for `fresh` after each beat.
     pub fn part(&self, name: &'static str, fresh: Duration) -> Arc<Pulse> {
         let part = Arc::new(Pulse { name, fresh, ..Pulse::default() });
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&part));
         part
     }
 
-    /// From now on the process is about to end.
+    /// Marks the process as shutting down.
     pub fn stop(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
     }
@@ -46,7 +46,7 @@ impl Health {
         self.is_stopping.load(Ordering::Relaxed)
     }
 
-    /// What each part has to say: its name, and what is wrong with it.
+    /// The report of each part: its name, and what is wrong with it.
     #[must_use]
     pub fn report(&self) -> Vec<(&'static str, Result<(), String>)> {
         self.parts().iter().map(|part| (part.name, part.check())).collect()
@@ -58,12 +58,12 @@ impl Health {
 }
 
 impl Pulse {
-    /// Says that the part is well.
+    /// Reports that the part is alive.
     pub fn beat(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Says what keeps the part from this work, until it says that nothing does.
+    /// Sets what keeps the part from this work; `None` if nothing does.
     pub fn set_trouble(&self, what: &'static str, why: Option<String>) {
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         match why {
@@ -72,7 +72,7 @@ impl Pulse {
         };
     }
 
-    /// Says that nothing keeps the part from any work.
+    /// Clears everything that kept the part from its work.
     pub fn set_no_trouble(&self) {
         self.troubles.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }

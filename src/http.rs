@@ -1,14 +1,13 @@
-//! What a process that stays shows of itself: metrics, and answers for probes.
+//! The HTTP endpoints of a long-running process: metrics and probes.
 //!
-//! - `/livez`: the process answers. It never touches the database: a database that is away is no
-//!   reason to restart anything.
-//! - `/readyz`: the database answers, its schema is the one wanted, heartbeats and ticks are fresh, and
-//!   claims succeed; not while shutting down.
-//! - `/startupz`: the process answers, as `/livez`. Whatever it waits for then, a restart would not help.
+//! - `/livez`: the process answers. It never touches the database: an unreachable database is no reason to restart
+//!   anything.
+//! - `/readyz`: the database answers, its schema is current, heartbeats and ticks are fresh, and claims succeed;
+//!   fails while shutting down.
+//! - `/startupz`: the process answers, like `/livez`. Whatever it is waiting for, a restart would not help.
 //! - `/metrics`: for Prometheus.
 //!
-//! The probes answer 200 or 503, with a line for each thing that was looked at. A connection is for one page, and
-//! not for long.
+//! The probes answer 200 or 503, with one line per check. A connection serves one page, and is closed soon.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -54,26 +53,26 @@ const CONNECTION_MAX: Duration = Duration::from_secs(10);
 /// How many connections there are at most: for one more, the oldest is closed.
 const CONNECTIONS_MAX: usize = 64;
 
-/// What the pages need.
+/// What the endpoints need.
 #[derive(Debug)]
 pub struct Site {
     /// The parts of this process.
     pub health: Arc<Health>,
-    /// A pool that only the probes use: one connection, so that they never wait behind work.
+    /// A pool for the probes only: one connection, so that they never wait behind work.
     pub db: Db,
-    /// Where the metrics are.
+    /// The metrics to render.
     pub metrics: PrometheusHandle,
-    /// The command that runs.
+    /// The name of the running command.
     pub command: &'static str,
 }
 
 /// What the database said, and when.
 type Answer = Mutex<Option<(Instant, Result<(), String>)>>;
 
-/// Serves the pages, and goes on doing so until the runtime ends; the address, with its port.
+/// Serves the pages until the runtime ends; returns the address, with its port.
 ///
 /// # Errors
-/// Where the address cannot be listened at.
+/// If the address cannot be bound.
 pub async fn serve(addr: SocketAddr, site: Site) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(addr).await?;
     let addr = listener.local_addr()?;

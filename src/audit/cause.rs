@@ -1,4 +1,4 @@
-//! Why a stored row differs from its source: the names of what can be told. Pure.
+//! Why a stored row differs from its source: the causes that can be told apart. Pure.
 
 use std::fmt;
 
@@ -14,28 +14,28 @@ use crate::{
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub enum Cause {
-    /// A row of which the source has nothing.
+    /// A row that nothing in the source supports.
     Ghost,
-    /// A row that the source supports, and that is not there.
+    /// A row that the source supports but that is not stored.
     Missing,
-    /// A row that counts something else than the source has.
+    /// A row whose count differs from the source.
     WrongCount,
-    /// What a neighbouring day lacks: a fault of the time zone, or of where a day ends.
+    /// Counts that a neighbouring day lacks: a fault of the time zone, or of where a day ends.
     WrongDay,
-    /// A row with a NULL dimension: unique keys let it in again and again.
+    /// A row with a NULL dimension, which no unique key keeps from being inserted again.
     NullDimension,
-    /// A row whose key is there twice, because no unique key forbids it.
+    /// A row whose key is stored twice, because no unique key forbids it.
     Duplicate,
     /// A row of a day before the lab's first bill, or of today or later.
     OutOfRange,
-    /// A row of a lab whose Historical View is off: nobody keeps it.
+    /// A row of a lab whose Historical View is off: nobody maintains it.
     LabDisabled,
     /// A row of a lab that does not exist.
     UnknownLab,
 }
 
 impl Cause {
-    /// All of them.
+    /// All causes.
     pub const ALL: [Self; 9] = [
         Self::Ghost,
         Self::Missing,
@@ -64,15 +64,14 @@ impl Cause {
         }
     }
 
-    /// For people.
+    /// The name for people.
     #[must_use]
     pub fn title(self) -> String {
         title(self.name())
     }
 
-    /// Whether a recompute of the day puts it right. It does not look at whether the Historical
-    /// View is on, so that rows of a lab where it is off would only be kept; and it refuses a lab
-    /// that does not exist.
+    /// Whether a recompute of the day corrects it. A recompute ignores whether the Historical View is on, so it would
+    /// only maintain the rows of a lab where it is off; and it refuses a lab that does not exist.
     #[must_use]
     pub fn is_repairable(self) -> bool {
         !matches!(self, Self::LabDisabled | Self::UnknownLab)
@@ -85,7 +84,7 @@ impl fmt::Display for Cause {
     }
 }
 
-/// The name of a cause for people, such as one of a newer daymend.
+/// The name for people of a cause, which may be one of a newer daymend.
 #[must_use]
 pub fn title(name: &str) -> String {
     let words = name.split('_').map(|word| if word == "null" { "NULL" } else { word });
@@ -103,9 +102,9 @@ pub struct Finding {
     pub dimension_a: Option<i64>,
     /// The second dimension.
     pub dimension_b: Option<i64>,
-    /// The count that is stored; none where the row is missing.
+    /// The stored count; `None` if the row is missing.
     pub stored: Option<i64>,
-    /// The count that the source supports; none where it supports no row.
+    /// The count that the source supports; `None` if it supports no row.
     pub expected: Option<u32>,
     /// Why, as far as the data can tell.
     pub cause: Cause,
@@ -126,23 +125,23 @@ impl Finding {
     }
 }
 
-/// The rows of a lab that has no business to have any: every one of the rollup's event types.
+/// The findings for a lab that should have no rows: every stored row of the rollup's event types.
 #[must_use]
 pub fn all_superfluous(rollup: &Rollup, stored: Vec<StoredRow>, cause: Cause) -> Vec<Finding> {
     difference(rollup, &[], stored).delete.iter().map(|row| Finding::superfluous(rollup, row, cause)).collect()
 }
 
-/// The days that a lab can have rows of.
+/// The days for which a lab can have rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The day of its first bill; none where it has none.
+    /// The day of its first bill; `None` if it has no bills.
     pub first: Option<NaiveDate>,
-    /// Its yesterday.
+    /// Yesterday, by the lab's time zone.
     pub last: NaiveDate,
 }
 
 impl Limits {
-    /// A lab without bills has ghosts, not rows before its first one.
+    /// Always false for a lab without bills: its rows are ghosts, not rows before its first bill.
     pub(super) fn is_outside(&self, day: NaiveDate) -> bool {
         day > self.last || self.first.is_some_and(|first| day < first)
     }

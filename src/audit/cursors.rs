@@ -1,8 +1,8 @@
-//! How far the standing audit has come with each lab: one row a lab, whatever its history.
+//! How far the standing audit has come with each lab: one row per lab, however long its history.
 //!
-//! A round is one pass over a lab's history, oldest day first, in as many nights as it takes.
-//! Labs are served by when their last complete round began, the longest ago first, so that the
-//! days that come next are those that nobody has looked at for the longest time.
+//! A round is one pass over a lab's history, oldest day first, over as many nights as it takes. The lab whose last
+//! complete round began longest ago is served first, so the days audited next are those that have gone unaudited the
+//! longest.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -56,13 +56,13 @@ statement!(
 /// How far the standing audit has come with a lab.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Cursor {
-    /// Where its round goes on; none where one has to begin.
+    /// The day at which its round continues; `None` if a round has yet to begin.
     pub next_day: Option<NaiveDate>,
-    /// When the round began that is under way, or was the last.
+    /// When the current or the latest round began.
     pub round_at: Option<DateTime<Utc>>,
-    /// When the last round began that has ended: every day has been audited since.
+    /// When the last completed round began: every day has been audited since.
     pub audited_at: Option<DateTime<Utc>>,
-    /// What could not be compared in it.
+    /// What could not be compared in that round.
     pub problem: Option<String>,
 }
 
@@ -71,11 +71,11 @@ pub struct Cursor {
 pub struct Coverage {
     /// Labs that are audited.
     pub labs: i64,
-    /// Labs that have not had a complete round yet.
+    /// Labs that have had no complete round yet.
     pub labs_unaudited: i64,
-    /// Since when every day of the others has been audited.
+    /// The time since which every day of the other labs has been audited.
     pub audited_since: Option<DateTime<Utc>>,
-    /// When the oldest round began that counts: each lab's last that has ended, or its first, which goes on.
+    /// When the oldest relevant round began: each lab's last completed one, or its first, if that is still under way.
     pub oldest_round_at: Option<DateTime<Utc>>,
 }
 
@@ -96,7 +96,7 @@ pub async fn read(tx: &mut Tx, rollup: &str) -> Result<BTreeMap<i64, Cursor>, Db
     Ok(cursors)
 }
 
-/// The cursors of exactly these labs: new ones are added, and those of labs that are gone dropped.
+/// The cursors of exactly these labs: adds missing ones, and drops those of labs that are gone.
 pub async fn reconcile(db: &Db, rollup: &str, labs: &BTreeSet<i64>) -> Result<BTreeMap<i64, Cursor>, DbError> {
     retry("audit cursors", || async {
         let mut tx = db.begin(Mode::Write).await?;
@@ -118,7 +118,7 @@ pub async fn reconcile(db: &Db, rollup: &str, labs: &BTreeSet<i64>) -> Result<BT
     .await
 }
 
-/// Records how far a lab has come, inside the caller's transaction.
+/// Records a lab's progress, inside the caller's transaction.
 pub async fn set(tx: &mut Tx, rollup: &str, lab: i64, cursor: &Cursor) -> Result<(), DbError> {
     let problem = cursor.problem.as_ref().map(|why| clipped(why, PROBLEM_LENGTH_MAX));
     let args = args![cursor.next_day, cursor.round_at, cursor.audited_at, problem, rollup, lab];
@@ -139,8 +139,7 @@ pub async fn coverage(db: &Db, rollup: &str) -> Result<Coverage, DbError> {
     .await
 }
 
-/// The order in which labs are served: the longest unaudited first, and of those the ones whose
-/// round has begun.
+/// The order in which labs are served: the longest unaudited first, and among equals those whose round has begun.
 #[must_use]
 pub fn order(cursors: &BTreeMap<i64, Cursor>) -> Vec<i64> {
     let mut labs: Vec<(&i64, &Cursor)> = cursors.iter().collect();

@@ -1,4 +1,4 @@
-//! Counts that one day has too many of, and its neighbours lack. Pure.
+//! Counts that one day has in excess and its neighbours lack. Pure.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -9,20 +9,20 @@ use crate::{calendar, rollup::aggregate::Key};
 /// By how much a stored row is off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Delta {
-    /// Stored less expected; never 0.
+    /// Stored minus expected; never 0.
     pub(super) by: i64,
-    /// Whether the row is missing, or should not be there at all.
+    /// Whether the whole row is missing, or should not exist at all.
     pub(super) is_whole: bool,
 }
 
-/// Of each (event, a, b) the days that are off.
+/// The days that are off, for each (event, a, b).
 pub(super) type Deltas = HashMap<(usize, i64, i64), BTreeMap<NaiveDate, Delta>>;
 
-/// The rows whose counts stand on a neighbouring day.
+/// The rows whose counts are stored on a neighbouring day.
 ///
-/// A whole row that is missing on one day and stands on the next is taken for one. Counts that
-/// are off by as much in opposite directions may be so by chance: they are believed where that
-/// explains at least half of what is off on each of their days.
+/// A whole row that is missing on one day and stored on the next counts as moved. Counts that are off by the same
+/// amount in opposite directions may be coincidence: they count as moved if that explains at least half of the
+/// differences on each of their days.
 pub(super) fn moved(deltas: &Deltas) -> HashSet<Key> {
     let mut off: HashMap<NaiveDate, usize> = HashMap::new();
     let mut explained: HashMap<NaiveDate, usize> = HashMap::new();

@@ -1,4 +1,4 @@
-//! Which days an audit compares: all of them, some that are drawn, or some that are named.
+//! Which days an audit compares: all, a random sample, or given days.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,35 +16,35 @@ use crate::{
     rollup::Rollup,
 };
 
-/// What somebody wants to have audited.
+/// What to audit.
 #[derive(Debug, Clone, Default)]
 pub struct Scope {
-    /// Only these labs; all where none is named.
+    /// Only these labs; all if empty.
     pub labs: Vec<i64>,
     /// Only from this day on.
     pub from: Option<NaiveDate>,
     /// Only up to this day.
     pub to: Option<NaiveDate>,
-    /// Only some days, drawn by lot.
+    /// Only a random sample of days.
     pub sample: Option<Sample>,
 }
 
-/// Days drawn by lot; the same ones for the same seed and the same data.
+/// A random sample of days; the same seed and data give the same days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Sample {
-    /// How many.
+    /// How many days.
     pub days: usize,
-    /// What they are drawn by.
+    /// The seed.
     pub seed: u64,
 }
 
-/// Neighbouring days, both ends included.
+/// Neighbouring days, first and last included.
 pub(super) type Range = (NaiveDate, NaiveDate);
 
-/// Labs, and the days of each to compare, in order.
+/// Labs, and the days to compare of each, in order.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
-    /// Each lab with its days; none of a lab that has nothing to compare.
+    /// Each lab with its days; empty for a lab that has nothing to compare.
     pub labs: Vec<(Subject, Vec<Range>)>,
 }
 
@@ -59,10 +59,10 @@ impl Plan {
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// A lab was named that has neither an entry nor rows.
+    /// A named lab has neither an entry nor rows.
     #[error("lab {0} does not exist, and no row of it is stored")]
     NoSuchLab(i64),
-    /// The database.
+    /// A database error.
     #[error("cannot plan the audit")]
     Database(#[from] DbError),
 }
@@ -99,7 +99,7 @@ pub async fn plan(db: &Db, rollup: &Rollup, scope: &Scope, as_of: DateTime<Utc>)
     Ok(plan)
 }
 
-/// The plan to look once more at these days.
+/// The plan for auditing these days again.
 pub async fn again(db: &Db, rollup: &Rollup, days: &BTreeMap<i64, BTreeSet<NaiveDate>>) -> Result<Plan, DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let subjects = scope::subjects(&mut tx, rollup).await?;
@@ -157,7 +157,7 @@ async fn draw(
 /// cost a few draws.
 #[derive(Debug)]
 struct Urn {
-    /// Each lab's place in the plan, with days of it.
+    /// Each lab's place in the plan, with a range of its days.
     ranges: Vec<(usize, Range)>,
 }
 
@@ -166,7 +166,7 @@ struct Urn {
 struct Lot {
     lab: usize,
     day: NaiveDate,
-    /// The last day of the range that it was in.
+    /// The last day of the range that the day was in.
     last: NaiveDate,
 }
 

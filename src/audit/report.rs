@@ -9,13 +9,13 @@ use super::cause::{Cause, Finding};
 /// What an audit found.
 #[derive(Debug)]
 pub struct Report {
-    /// What it took for the present.
+    /// The moment that the audit took as the present.
     pub as_of: DateTime<Utc>,
     /// Each lab, by id.
     pub labs: Vec<LabReport>,
-    /// Causes that were left out.
+    /// Causes that were ignored.
     pub except: BTreeSet<Cause>,
-    /// How many stored rows were held at once, at most.
+    /// The largest number of stored rows held in memory at once.
     pub rows_held_max: usize,
 }
 
@@ -24,13 +24,13 @@ pub struct Report {
 pub struct LabReport {
     /// The lab.
     pub lab: i64,
-    /// kept, disabled, unusable or unknown.
+    /// `kept`, `disabled`, `unusable` or `unknown`.
     pub standing: &'static str,
-    /// Of a lab that is kept.
+    /// The time zone, for a lab that is kept.
     pub time_zone: Option<&'static str>,
     /// The days that were to be compared.
     pub ranges: Vec<(NaiveDate, NaiveDate)>,
-    /// How many of them were.
+    /// How many of them were compared.
     pub days_audited: u64,
     /// Those that have drifted, oldest first.
     pub days: Vec<DayReport>,
@@ -45,11 +45,11 @@ pub struct DayReport {
     pub day: NaiveDate,
     /// How many rows differ, by cause and event type.
     pub counts: BTreeMap<(Cause, String), u64>,
-    /// Those of them that are shown one by one.
+    /// Those that are shown individually.
     pub rows: Vec<Finding>,
 }
 
-/// Days that could not be compared; all of the lab's where none is named.
+/// Days that could not be compared; all of the lab's days if `first` and `last` are `None`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Problem {
     /// The first day.
@@ -82,14 +82,14 @@ impl DayReport {
         sum(self.counts.iter().map(|((cause, _), count)| (*cause, *count)))
     }
 
-    /// How many rows differ, by event type; of one cause where one is given.
+    /// How many rows differ, by event type; only for the cause `of`, if given.
     #[must_use]
     pub fn event_types(&self, of: Option<Cause>) -> BTreeMap<&str, u64> {
         let counts = self.counts.iter().filter(|((cause, _), _)| of.is_none_or(|of| of == *cause));
         sum(counts.map(|((_, event_type), count)| (event_type.as_str(), *count)))
     }
 
-    /// Whether a recompute would put something right.
+    /// Whether a recompute would correct anything.
     #[must_use]
     pub fn is_repairable(&self) -> bool {
         self.counts.keys().any(|(cause, _)| cause.is_repairable())
@@ -97,7 +97,7 @@ impl DayReport {
 }
 
 impl LabReport {
-    /// Adds what was found of some days; how many of them have drifted.
+    /// Adds the findings of some days; returns how many of the days have drifted.
     pub(super) fn add(&mut self, findings: impl Iterator<Item = Finding>, rows_left: &mut usize) -> u64 {
         let days = by_day(findings);
         let drifted = days.len() as u64;
@@ -118,7 +118,7 @@ impl LabReport {
 }
 
 impl Report {
-    /// Whether nothing differs, of what could be compared.
+    /// Whether nothing differs, as far as it could be compared.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.labs.iter().all(|lab| lab.days.is_empty())
@@ -161,7 +161,7 @@ impl Report {
         sum(self.counts().into_iter().map(|((cause, _), count)| (cause, count)))
     }
 
-    /// The days that a recompute would put right, by lab.
+    /// The days that a recompute would correct, by lab.
     #[must_use]
     pub fn repairable(&self) -> BTreeMap<i64, BTreeSet<NaiveDate>> {
         let days_of = |lab: &LabReport| -> BTreeSet<NaiveDate> {
@@ -170,7 +170,7 @@ impl Report {
         self.labs.iter().map(|lab| (lab.lab, days_of(lab))).filter(|(_, days)| !days.is_empty()).collect()
     }
 
-    /// What no recompute puts right: of each lab how many rows on how many days, and why.
+    /// What no recompute can correct: for each lab and cause, how many rows on how many days.
     #[must_use]
     pub fn beyond_repair(&self) -> Vec<(i64, Cause, u64, u64)> {
         let mut found = BTreeMap::new();

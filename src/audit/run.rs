@@ -1,4 +1,4 @@
-//! An audit that somebody asked for: every day of a plan, and a report.
+//! An audit on request: compares every day of a plan, and returns a report.
 
 use std::collections::BTreeSet;
 
@@ -18,19 +18,18 @@ use crate::{
     rollup::Rollup,
 };
 
-/// How an audit goes about it.
+/// How to audit.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What it takes for the present: days that are not over by then have no rows.
+    /// The moment to take as the present: days that are not over by then should have no rows.
     pub as_of: DateTime<Utc>,
-    /// Causes that are none of the caller's concern.
+    /// Causes that the caller wants ignored.
     pub except: BTreeSet<Cause>,
-    /// How many differing rows the report shows one by one; the others are counted.
+    /// How many differing rows the report shows individually; the others are only counted.
     pub rows_max: usize,
 }
 
-/// Audits the days of a plan. `progress` hears how many days are behind, and how many of them
-/// have drifted.
+/// Audits the days of a plan. `progress` is called with the number of days done, and how many of them have drifted.
 pub async fn run(
     db: &Db,
     rollup: &Rollup,

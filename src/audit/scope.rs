@@ -1,4 +1,4 @@
-//! Which labs to audit, over which days.
+//! Which labs to audit, and over which days.
 
 use chrono::{DateTime, NaiveDate, Utc};
 
@@ -13,16 +13,16 @@ use crate::{
     },
 };
 
-/// What there is to say of a lab's rows.
+/// What a lab's rows should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// They have to equal their source.
+    /// They should equal their source.
     Kept(Zone),
-    /// Its Historical View is off: none has to be there, and nobody keeps those that are.
+    /// The lab's Historical View is off: rows are not required, and nobody maintains those that exist.
     Disabled,
-    /// Nothing can be compared, and why: its days cannot be told, or its bills cannot be read.
+    /// Nothing can be compared, and why: its time zone is unusable, or its bills cannot be read.
     Unusable(String),
-    /// It does not exist: none may be there.
+    /// The lab does not exist: there should be no rows.
     Unknown,
 }
 
@@ -46,7 +46,7 @@ impl Standing {
         }
     }
 
-    /// Why every row of the lab is one too many, where that is so.
+    /// The cause by which every row of the lab is superfluous, if that is so.
     #[must_use]
     pub fn superfluous(&self) -> Option<Cause> {
         match self {
@@ -62,9 +62,9 @@ impl Standing {
 pub struct Subject {
     /// The lab.
     pub lab_id: i64,
-    /// What there is to say of its rows.
+    /// What its rows should be.
     pub standing: Standing,
-    /// Whether any are stored.
+    /// Whether any rows are stored.
     pub has_rows: bool,
 }
 
@@ -82,7 +82,7 @@ pub async fn subjects(tx: &mut Tx, rollup: &Rollup) -> Result<Vec<Subject>, DbEr
     Ok(subjects)
 }
 
-/// The first and the last day of which a lab has, or should have, rows; none where it has none.
+/// The first and the last day for which a lab has, or should have, rows; `None` if there are none.
 pub async fn bounds(
     tx: &mut Tx,
     rollup: &Rollup,
@@ -104,7 +104,7 @@ pub async fn bounds(
     })
 }
 
-/// The first day from `from` on that has facts or stored rows, of those that can be compared.
+/// The first comparable day from `from` on that has facts or stored rows.
 pub(super) async fn next_day(
     tx: &mut Tx,
     rollup: &Rollup,
@@ -124,7 +124,7 @@ pub(super) async fn next_day(
     Ok(stored.into_iter().chain(fact).min())
 }
 
-/// The days that a lab can have rows of.
+/// The days for which a lab can have rows.
 pub(super) async fn limits(
     tx: &mut Tx,
     rollup: &Rollup,

@@ -1,8 +1,8 @@
-//! The slices of the standing audit: one a night, with what it found.
+//! The slices of the standing audit: one per night, with what it found.
 //!
-//! A slice is a row of `daymend_audits` that somebody takes by compare-and-set, under a lease by
-//! the database's clock. Its holder extends the lease with everything it records, fenced by the
-//! turn at which it took the row: one that was slow, or cut off, records nothing more.
+//! A slice is a row of `daymend_audits` that a process takes by compare-and-set, under a lease by the database's
+//! clock. The holder extends the lease with everything it records, fenced by the turn in which it took the row: a
+//! holder that was slow, or cut off, can record nothing more.
 
 use std::time::Duration;
 
@@ -123,31 +123,31 @@ statement!(PRUNE_SLICE, "prune audit slice", "DELETE FROM daymend_audits WHERE i
 pub struct Taken {
     /// Its id.
     pub id: i64,
-    /// The night it is of.
+    /// The night it is for.
     pub night: NaiveDate,
     /// The fence.
     turn: i64,
-    /// How much of the budget others have spent.
+    /// How much of the budget earlier holders have spent.
     pub spent: Duration,
-    /// When it was made, by the database's clock.
+    /// When it was created, by the database's clock.
     pub started_at: DateTime<Utc>,
 }
 
-/// What there is to record of a slice, since it was last recorded.
+/// Counts to add to a slice since they were last recorded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Labs whose round has ended.
+    /// Labs that completed a round.
     pub labs_completed: u64,
     /// Days that were compared.
     pub days_audited: u64,
-    /// Those of them that have drifted.
+    /// How many of those days have drifted.
     pub days_drifted: u64,
     /// Rows that differ.
     pub differences: u64,
 }
 
 impl Counts {
-    /// Adds what came since.
+    /// Adds further counts.
     pub(crate) fn add(&mut self, more: &Self) {
         self.labs_completed += more.labs_completed;
         self.days_audited += more.days_audited;
@@ -156,39 +156,39 @@ impl Counts {
     }
 }
 
-/// A day that has drifted: lab, day, why, and how many rows.
+/// A day that has drifted: lab, day, cause, and how many rows.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Found {
     /// The lab.
     pub lab: i64,
     /// The day.
     pub day: NaiveDate,
-    /// Why; as text, because a newer daymend may know other causes.
+    /// The cause; as text, because a newer daymend may know other causes.
     pub cause: String,
-    /// How many rows.
+    /// How many rows differ.
     pub differences: i64,
 }
 
-/// A slice, for operators.
+/// A slice, as operators see it.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Slice {
     /// Its id.
     pub id: i64,
-    /// The night it is of.
+    /// The night it is for.
     pub night: NaiveDate,
-    /// running or completed.
+    /// `running` or `completed`.
     pub state: String,
-    /// How long it took.
+    /// How long it took, in milliseconds.
     pub spent_ms: i64,
-    /// Labs whose round has ended.
+    /// Labs that completed a round.
     pub labs_completed: i64,
     /// Days that were compared.
     pub days_audited: i64,
-    /// Those of them that have drifted.
+    /// How many of those days have drifted.
     pub days_drifted: i64,
     /// Rows that differ.
     pub differences: i64,
-    /// The repair of what it found.
+    /// The run that repairs what it found.
     pub run: Option<i64>,
     /// When it began.
     pub started_at: DateTime<Utc>,
@@ -196,7 +196,7 @@ pub struct Slice {
     pub finished_at: Option<DateTime<Utc>>,
 }
 
-/// Makes the slice of a night, where nobody has.
+/// Creates the slice of a night, unless it exists.
 pub async fn open(db: &Db, rollup: &str, night: NaiveDate) -> Result<(), DbError> {
     // Looked for first: an INSERT that finds the row there uses up an id all the same.
     if db.fetch_optional(&SLICE_OF_NIGHT, args![rollup, night], |_| Ok(())).await?.is_none() {
@@ -205,7 +205,7 @@ pub async fn open(db: &Db, rollup: &str, night: NaiveDate) -> Result<(), DbError
     Ok(())
 }
 
-/// Takes the oldest slice that is unfinished and that nobody holds; none where there is none.
+/// Takes the oldest unfinished slice that nobody holds, if there is one.
 pub async fn take(db: &Db, rollup: &str, lease: Duration) -> Result<Option<Taken>, DbError> {
     let free = db.fetch_optional(&SLICE_FREE, args![rollup], |row| {
         let spent = Duration::from_millis(row.int(3)?.unsigned_abs());
@@ -218,8 +218,8 @@ pub async fn take(db: &Db, rollup: &str, lease: Duration) -> Result<Option<Taken
     Ok((found == 1).then_some(Taken { turn: free.turn + 1, ..free }))
 }
 
-/// Records progress inside the caller's transaction, and extends the lease; false where the
-/// slice is somebody else's by now.
+/// Records progress inside the caller's transaction, and extends the lease; returns false if another process has
+/// taken the slice.
 pub async fn step(
     tx: &mut Tx,
     taken: &Taken,
@@ -251,13 +251,13 @@ pub async fn step(
     Ok(true)
 }
 
-/// Gives a slice back: somebody else goes on with it at once.
+/// Gives a slice back, so that another process can continue it at once.
 pub async fn release(db: &Db, taken: &Taken) -> Result<(), DbError> {
     retry("release audit slice", || db.execute(&SLICE_RELEASE, args![taken.id, taken.turn])).await.map(drop)
 }
 
-/// Ends a slice inside the caller's transaction, which has enqueued `run_id`; false where it is
-/// somebody else's by now.
+/// Ends a slice inside the caller's transaction, which has enqueued `run_id`; returns false if another process has
+/// taken the slice.
 pub async fn end(tx: &mut Tx, taken: &Taken, run_id: Option<i64>) -> Result<bool, DbError> {
     Ok(tx.execute(&SLICE_END, args![run_id, taken.id, taken.turn]).await? == 1)
 }
@@ -271,7 +271,7 @@ pub async fn found(tx: &mut Tx, id: i64) -> Result<Vec<Found>, DbError> {
 }
 
 impl Found {
-    /// Whether a recompute puts it right.
+    /// Whether a recompute corrects it.
     #[must_use]
     pub fn is_repairable(&self) -> bool {
         Cause::ALL.into_iter().any(|cause| cause.name() == self.cause && cause.is_repairable())
@@ -283,7 +283,7 @@ pub async fn list(db: &Db, rollup: &str, limit: u32) -> Result<Vec<Slice>, DbErr
     db.fetch_all(&SLICES, args![rollup, limit], |row| slice(&row)).await
 }
 
-/// One slice, where there is such a one.
+/// One slice, if it exists.
 pub async fn get(tx: &mut Tx, rollup: &str, id: i64) -> Result<Option<Slice>, DbError> {
     tx.fetch_optional(&SLICE, args![rollup, id], |row| slice(&row)).await
 }
@@ -304,17 +304,17 @@ fn slice(row: &Row) -> Result<Slice, sqlx::Error> {
     })
 }
 
-/// When the last slice ended that has.
+/// When the latest completed slice ended.
 pub async fn last_ended(db: &Db, rollup: &str) -> Result<Option<DateTime<Utc>>, DbError> {
     Ok(db.fetch_optional(&SLICE_LAST, args![rollup], |row| row.instant_or_null(0)).await?.flatten())
 }
 
-/// How many rows the last slice found to differ that has ended, by cause.
+/// How many rows differed in the latest completed slice, by cause.
 pub async fn found_last(db: &Db, rollup: &str) -> Result<Vec<(String, i64)>, DbError> {
     db.fetch_all(&FOUND_LAST, args![rollup], |row| Ok((row.text(0)?, row.int(1)?))).await
 }
 
-/// Deletes slices that ended before the cutoff, with what they found, but for the last one; how many.
+/// Deletes slices that ended before the cutoff, with their findings, except the latest; returns how many.
 pub async fn prune(db: &Db, cutoff: DateTime<Utc>) -> Result<u64, DbError> {
     retry("prune audits", || async {
         let mut tx = db.begin(Mode::Write).await?;

@@ -1,11 +1,11 @@
-//! Walking over a lab's days: a few at a time, each few from one consistent snapshot.
+//! Walking over a lab's days: a few at a time, each few read from one consistent snapshot.
 //!
-//! Days on which neither the source nor the table has anything are jumped over by index, so that
-//! a bill from 1970 costs nothing. What is held at once is the rows of [`DAYS_A_SPAN`] days, or,
-//! where they differ, of those and of [`MARGIN`] days on either side.
+//! Days on which neither the source nor the table has anything are skipped by index, so a bill from 1970 costs
+//! nothing. Memory holds at most the rows of [`DAYS_A_SPAN`] days, or, if they differ, of those and of [`MARGIN`]
+//! days on either side.
 //!
-//! How it fails: rows that cannot be read (a count that does not fit, a flag that is none) are
-//! the problem of their day, found by going on one day at a time; the others are compared.
+//! How it fails: rows that cannot be read (a count that does not fit, an invalid flag) are a problem of their day,
+//! which is found by continuing one day at a time; the other days are compared.
 
 use std::ops::RangeInclusive;
 
@@ -32,35 +32,35 @@ use crate::{
 
 statement!(ZONE_BUILT, "zone of history", "SELECT time_zone FROM daymend_labs WHERE rollup = ? AND lab_id = ?");
 
-/// How many neighbouring days share their reads; as many as in a recompute.
+/// How many neighbouring days share one read; the same as in a recompute.
 pub const DAYS_A_SPAN: u32 = 7;
 
 /// How many days on either side of days that differ are read to tell why.
 const MARGIN: u32 = 3;
 
-/// The days of one lab, while they are compared.
+/// The days of one lab, as they are compared.
 #[derive(Debug)]
 pub struct Walk<'a> {
     db: &'a Db,
     rollup: &'a Rollup,
     subject: &'a Subject,
     as_of: DateTime<Utc>,
-    /// What is left of the days to compare, the next ones last.
+    /// The ranges still to be compared, the next one last.
     ranges: Vec<(NaiveDate, NaiveDate)>,
-    /// Up to this day one at a time.
+    /// Until this day, compare one day at a time.
     narrow_until: Option<NaiveDate>,
 }
 
-/// What came of some days.
+/// The result of comparing some days.
 #[derive(Debug)]
 pub struct Step {
-    /// The days that are behind, those with nothing to compare included.
+    /// The days that are done, including those with nothing to compare.
     pub days: RangeInclusive<NaiveDate>,
-    /// What differs on them, by day; or why they could not be compared.
+    /// What differs on them, or why they could not be compared.
     pub outcome: Result<Vec<Finding>, String>,
-    /// How many days were read, the jumped-over ones left out.
+    /// How many days were read, not counting skipped ones.
     pub days_read: u64,
-    /// How many stored rows were held at once.
+    /// How many stored rows were held in memory at once.
     pub rows_held: usize,
 }
 
@@ -72,7 +72,7 @@ struct Compared {
 }
 
 impl<'a> Walk<'a> {
-    /// The days of these ranges, which are in order and do not overlap, as of that moment.
+    /// Walks over the days of these ranges, which must be in order and not overlap, as of that moment.
     #[must_use]
     pub fn new(
         db: &'a Db,
@@ -85,10 +85,11 @@ impl<'a> Walk<'a> {
         Self { db, rollup, subject, as_of, ranges, narrow_until: None }
     }
 
-    /// Compares the next days; none where all are behind.
+    /// Compares the next days; `None` at the end.
     ///
     /// # Errors
-    /// Where the database is away, or the lab as a whole cannot be read ([`is_of_the_lab`]): its walk is over.
+    /// If the database is unreachable, or the lab as a whole cannot be read ([`is_of_the_lab`]): the walk of this lab
+    /// is then over.
     pub async fn next(&mut self) -> Result<Option<Step>, DbError> {
         while let Some((from, last)) = self.ranges.pop() {
             let span = retry("audit next days", || self.next_span(from, last)).await?;
@@ -237,8 +238,8 @@ async fn is_of_these_days(error: &RecomputeError, db: &Db) -> bool {
     }
 }
 
-/// Whether an error is of what was read of a lab, and not of the database as a whole. A statement that takes too
-/// long is the lab's where the database answers others.
+/// Whether an error concerns the data of one lab, and not the database as a whole. A statement that takes too long
+/// concerns the lab if the database still answers others.
 pub async fn is_of_the_lab(error: &DbError, db: &Db) -> bool {
     error.kind == Kind::Other || db.answers_others(error).await
 }

@@ -1,8 +1,8 @@
-//! Which cause each row has that differs, as far as it and the days around it can tell. Pure.
+//! The cause of each differing row, as far as it and the days around it can tell. Pure.
 //!
-//! What differs is for [`difference`] alone to say, the same that a recompute writes; this only
-//! names it. A cause is a finding, not a proof: a row that is missing on one day and too much on
-//! the next is called a wrong day, whoever did it.
+//! What differs is decided by [`difference`] alone, the same that a recompute writes; this module only names the
+//! cause. A cause is a finding, not a proof: a row that is missing on one day and superfluous on the next is called a
+//! wrong day, whatever the reason.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -27,18 +27,18 @@ pub struct Window<'a> {
     rollup: &'a Rollup,
     limits: Limits,
     difference: Difference,
-    /// Stored rows whose key came before.
+    /// Stored rows whose key occurred before.
     duplicates: HashSet<i64>,
-    /// The stored rows without those, and without those that have a NULL dimension.
+    /// The stored rows without duplicates, and without rows that have a NULL dimension.
     plain: Vec<StoredRow>,
-    /// Rows whose counts stand on a neighbouring day.
+    /// Rows whose counts are stored on a neighbouring day.
     moved: HashSet<Key>,
     /// Days all of whose rows would be right if days began at another moment.
     moved_days: BTreeSet<NaiveDate>,
 }
 
 impl<'a> Window<'a> {
-    /// Compares, and looks for what stands on a neighbouring day.
+    /// Compares, and looks for counts that are stored on a neighbouring day.
     #[must_use]
     pub fn new(rollup: &'a Rollup, limits: Limits, expected: &[(Key, u32)], stored: Vec<StoredRow>) -> Self {
         let duplicates = duplicates(&stored);
@@ -56,8 +56,8 @@ impl<'a> Window<'a> {
         window
     }
 
-    /// Tries other rows that might have been expected, such as those of days in UTC: a day that
-    /// has exactly these, beside another that differs too, is a wrong day as a whole.
+    /// Tries other expected rows, such as those of days in UTC: a day that has exactly these, next to another day
+    /// that differs too, is a wrong day as a whole.
     pub fn suppose(&mut self, otherwise: &[(Key, u32)]) {
         let wrong = differing(&difference(self.rollup, otherwise, self.plain.clone()));
         let drifted: BTreeSet<NaiveDate> = self.deltas().into_values().flat_map(BTreeMap::into_keys).collect();
@@ -67,8 +67,7 @@ impl<'a> Window<'a> {
         self.moved_days.extend(drifted.iter().filter(fits));
     }
 
-    /// Whether something between `first` and `last` differs that a fault of the time zone might
-    /// explain.
+    /// Whether anything between `first` and `last` differs that a time zone fault might explain.
     #[must_use]
     pub fn is_unexplained(&self, first: NaiveDate, last: NaiveDate) -> bool {
         let is_open = |cause| matches!(cause, Cause::Ghost | Cause::Missing | Cause::WrongCount);

@@ -1,4 +1,4 @@
-//! `daymend bench`: figures that anybody can measure on their own database.
+//! `daymend bench`: figures that anyone can measure on their own database.
 
 use std::{
     process::{Command as Process, ExitCode, Stdio},
@@ -21,20 +21,20 @@ use crate::{
     worker::NOTHING_TO_DO,
 };
 
-/// How many days each made-up lab has.
+/// Number of days of each made-up lab.
 const DAYS_A_LAB: usize = 1000;
 
-/// How many jobs the claims of the latency figure take, and how many claims there are.
+/// Jobs per claim, and number of claims, when measuring claim latency.
 const CLAIM: usize = 100;
 const CLAIMS: usize = 51;
 
-/// The backlog of the database beside.
+/// The backlog in the `--beside-url` database.
 const SMALL_BACKLOG: u32 = 1000;
 
 /// How long a statement may take: millions of jobs are enqueued by one.
 const STATEMENT_MAX: Duration = Duration::from_secs(3600);
 
-/// A server that writes less than this in this time has nothing left to write out.
+/// The server has nothing left to flush if it writes less than this within the poll interval.
 const QUIET_BYTES: u64 = 256 * 1024;
 const QUIET_FOR: Duration = Duration::from_secs(2);
 const SETTLED_WITHIN: Duration = Duration::from_secs(600);
@@ -59,7 +59,7 @@ statement!(BENCH_CLEAN_RUN, "bench clean run", "DELETE FROM daymend_runs WHERE i
 /// Measures daymend on a scratch database.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// The queue alone, with jobs that do nothing: enqueue, claim and ack, claim latency by backlog
+    /// Measure the queue alone, with jobs that do nothing: enqueue, claim and ack rates, claim latency by backlog
     Queue(QueueOptions),
 }
 
@@ -71,32 +71,32 @@ impl Command {
     }
 }
 
-/// How much to measure.
+/// Options of `daymend bench queue`.
 #[derive(Debug, Args)]
 pub(super) struct QueueOptions {
-    /// How many jobs to enqueue, and to work off, in each round
+    /// How many jobs to enqueue and run in each round
     #[arg(long, default_value_t = 100_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1000..=10_000_000))]
     jobs: u32,
 
-    /// How many rounds; the medians are shown
+    /// How many rounds to run; medians are shown
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
 
-    /// How many worker processes
+    /// How many worker processes to start
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     processes: u32,
 
-    /// The backlogs at which the claim is timed
+    /// The backlogs at which claims are timed
     #[arg(long, default_value = "1000,100000,1000000", value_delimiter = ',', value_name = "N,N")]
     backlogs: Vec<u32>,
 
-    /// A second scratch database on the same server, with a backlog of 1,000: each claim is timed in turn
-    /// with one there, so that both see the same disk
+    /// A second scratch database on the same server, with a backlog of 1,000: claims alternate between the two, so
+    /// that both see the same disk
     #[arg(long, value_name = "URL", hide_env_values = true, env = "DAYMEND_BENCH_BESIDE_URL")]
     beside_url: Option<String>,
 }
 
-/// What was measured; rates are jobs a second, latencies milliseconds.
+/// What was measured: rates in jobs per second, latencies in milliseconds.
 #[derive(Debug, Default, serde::Serialize)]
 struct Figures {
     enqueue: Vec<f64>,
@@ -104,7 +104,7 @@ struct Figures {
     claims: Vec<Claims>,
 }
 
-/// What claims took at a backlog and, in turns with them, at [`SMALL_BACKLOG`] in another database.
+/// Claim times at a backlog and, alternating with them, at [`SMALL_BACKLOG`] in another database.
 #[derive(Debug, serde::Serialize)]
 struct Claims {
     backlog: u32,
@@ -140,7 +140,7 @@ impl QueueOptions {
         print(global, &self, figures)
     }
 
-    /// Works the queue off with worker processes of this binary, as an operator would.
+    /// Drains the queue with worker processes of this binary, as an operator would.
     async fn work(&self, global: &Global) -> anyhow::Result<()> {
         let binary = std::env::current_exe()?;
         let url = global.database_url.clone().unwrap_or_default();
@@ -166,7 +166,7 @@ impl QueueOptions {
     }
 }
 
-/// The database, if nothing can be lost there.
+/// The database, provided that nothing can be lost in it.
 async fn scratch(db: Db) -> anyhow::Result<Db> {
     migrate::check(&db).await?;
     if !runs::list(&db, 1).await?.is_empty() {
@@ -179,7 +179,7 @@ async fn scratch(db: Db) -> anyhow::Result<Db> {
     Ok(db)
 }
 
-/// Enqueues a run of jobs that do nothing; its id.
+/// Enqueues a run of jobs that do nothing, and returns its id.
 async fn enqueue(db: &Db, jobs: u32) -> anyhow::Result<i64> {
     let first = NaiveDate::from_ymd_opt(2000, 1, 1).unwrap_or_default();
     let days: Vec<NaiveDate> = first.iter_days().take(DAYS_A_LAB).collect();
@@ -211,7 +211,7 @@ async fn enqueue(db: &Db, jobs: u32) -> anyhow::Result<i64> {
     Ok(id)
 }
 
-/// Jobs a second, from the first claim to the last ack, by the database's clock.
+/// Jobs per second, from the first claim to the last ack, by the database's clock.
 async fn rate(db: &Db, run: i64) -> anyhow::Result<f64> {
     let (first, last) = ids_of(run);
     let span = db.fetch_one(&BENCH_SPAN, args![first, last], |row| Ok((row.int(0)?, row.int(1)?)));
@@ -233,7 +233,7 @@ async fn clean(db: &Db, run: i64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until the server has written out what was enqueued: the next figure is of the claims.
+/// Waits until the server has flushed what was enqueued, so that the next figure measures only the claims.
 async fn settled(db: &Db) -> anyhow::Result<()> {
     if db.dialect() == Dialect::Sqlite {
         return Ok(());
@@ -252,7 +252,7 @@ async fn settled(db: &Db) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A scratch database with so many jobs waiting, and a worker that claims them.
+/// A scratch database with this many jobs waiting, and a worker that claims them.
 struct Backlog<'a> {
     db: &'a Db,
     run: i64,
@@ -279,7 +279,7 @@ impl<'a> Backlog<'a> {
         Ok(())
     }
 
-    /// The median and the longest.
+    /// The median and the maximum.
     async fn end(mut self) -> anyhow::Result<(f64, f64)> {
         lease::sign_off(self.db, self.worker).await?;
         clean(self.db, self.run).await?;
@@ -288,8 +288,8 @@ impl<'a> Backlog<'a> {
     }
 }
 
-/// Times claims at a backlog and, in turns with them, at a small one in another database of the same
-/// server: whatever the disk does meanwhile, it does to both.
+/// Times claims at a backlog, alternating with claims at a small one in another database of the same server, so that
+/// disk noise affects both.
 async fn time_claims(db: &Db, backlog: u32, beside: Option<&Db>) -> anyhow::Result<Claims> {
     let mut measured = Backlog::new(db, backlog).await?;
     let mut small = match beside {
@@ -317,7 +317,7 @@ async fn time_claims(db: &Db, backlog: u32, beside: Option<&Db>) -> anyhow::Resu
     })
 }
 
-/// The middle of sorted numbers.
+/// The median of sorted numbers.
 fn median(sorted: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }

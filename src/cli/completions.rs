@@ -6,10 +6,10 @@ use clap::{Args, CommandFactory as _};
 
 use super::{Cli, Exit};
 
-/// The shell to complete for.
+/// Options of `daymend completions`.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Which shell
+    /// The shell to complete for
     shell: clap_complete::Shell,
 }
 

@@ -20,7 +20,7 @@ impl Global {
         })
     }
 
-    /// The same error, with what to do about a file of SQLite's that is read-only.
+    /// The same error; for a read-only SQLite file, with advice on what to do.
     pub(super) fn explained(&self, error: anyhow::Error) -> anyhow::Error {
         let why = self.database_url.as_deref().zip(database_error(&error));
         match why.and_then(|(url, error)| db::explain_read_only(url, error)) {
@@ -29,7 +29,7 @@ impl Global {
         }
     }
 
-    /// A pool to the database, which may not be there yet.
+    /// A pool to the database, which may not be reachable yet.
     pub(super) fn pool(&self, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
         let url = self
             .database_url
@@ -38,21 +38,22 @@ impl Global {
         db::connect(url, options.into()).map_err(|error| usage(chain(error.as_ref())))
     }
 
-    /// A pool to the database, which answers; nothing is known of its tables.
+    /// A pool to the database, once it has answered; its tables are not checked.
     pub(super) async fn connect_bare(&self, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
         let db = self.pool(options)?;
         db.ping().await?;
         Ok(db)
     }
 
-    /// A pool to a database whose schema fits.
+    /// A pool to the database, once its schema has been checked.
     pub(super) async fn connect(&self, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
         let db = self.connect_bare(options).await?;
         db::migrate::check(&db).await?;
         Ok(db)
     }
 
-    /// The same, with rollup definitions that fit the database too, for recomputing.
+    /// Like [`connect`](Self::connect), and also checks that the rollup definitions fit the database, for
+    /// recomputing.
     pub(super) async fn connect_checked(
         &self,
         options: impl Into<ConnectOptions>,
@@ -60,7 +61,7 @@ impl Global {
         self.connect_checked_for(Access::Write, options).await
     }
 
-    /// The same, for recomputing or just for reading.
+    /// Like [`connect_checked`](Self::connect_checked), for recomputing or only for reading.
     pub(super) async fn connect_checked_for(
         &self,
         access: Access,
@@ -73,12 +74,12 @@ impl Global {
     }
 }
 
-/// A pool to the database at `url`, as `option` gives it, which may not be there yet.
+/// A pool to the database at `url`, given by `option`; the database may not be reachable yet.
 pub(super) fn pool_to(option: &'static str, url: &str, options: impl Into<ConnectOptions>) -> anyhow::Result<Db> {
     db::connect(url, options.into()).map_err(|error| usage(format!("{option}: {}", chain(error.as_ref()))))
 }
 
-/// The same, which answers.
+/// Like [`pool_to`], once the database has answered.
 pub(super) async fn connect_to(
     option: &'static str,
     url: &str,
@@ -89,8 +90,8 @@ pub(super) async fn connect_to(
     Ok(db)
 }
 
-/// Checks every rollup against the database, for reading or for recomputing, and then what runs write to; one
-/// line a problem.
+/// Checks every rollup against the database, for reading or for recomputing, and for recomputing also the tables that
+/// runs write to; one line per problem.
 pub(super) async fn check_rollups(db: &Db, rollups: &Rollups, access: Access) -> Result<Vec<String>, DbError> {
     let mut problems: Vec<Misfit> = Vec::new();
     for rollup in rollups.iter() {
@@ -103,7 +104,7 @@ pub(super) async fn check_rollups(db: &Db, rollups: &Rollups, access: Access) ->
     Ok(problems.iter().map(ToString::to_string).collect())
 }
 
-/// Refuses a database that the rollups do not fit.
+/// Fails if the rollups do not fit the database.
 pub(super) async fn require_fit(db: &Db, rollups: &Rollups, access: Access) -> anyhow::Result<()> {
     let checked = db::retry("check rollups", || check_rollups(db, rollups, access)).await;
     let problems = checked.context("cannot check whether the database fits")?;

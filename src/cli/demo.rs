@@ -4,10 +4,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-/// Where the demo plays.
+/// Options of `daymend demo`.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// The SQLite file to make; one that an earlier demo made is replaced
+    /// The SQLite file to create; a file left by an earlier demo is replaced
     #[arg(long, default_value = "daymend-demo.db", value_name = "FILE")]
     file: PathBuf,
 }

@@ -14,27 +14,19 @@ use crate::{
     scheduler::nightly::NightlyAt,
 };
 
-/// Says what is wrong with this site, and what to do about it.
-///
-/// Looks at the server, its settings, the rights of daymend's user, tables and indexes, the
-/// summary, labs, the queue and the lab system's records. It only reads, and ends soon
-/// on a large database too. One line a finding: how bad, where, what, and what to do.
-///
-/// Exit codes: 0 nothing, or notes only; 3 warnings; 1 errors; 2 the server has no such database,
-/// or the file is none or read-only; 4 the database cannot be reached; 5 its schema does not fit.
-/// 1 is worse than 3, and 5 is worse than both.
+/// Options of `daymend doctor`.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Print the DDL that keeps faults from coming back, for a DBA to apply, and what each statement
-    /// would refuse today; nothing is applied
+    /// Print the DDL that keeps faults from coming back, for a DBA to apply, and what each statement would reject
+    /// today; nothing is applied
     #[arg(long)]
     print_fixes: bool,
 
-    /// When yesterday should be in the summary, as the scheduler has it
+    /// When yesterday should be in the summary: the scheduler's --nightly-at
     #[arg(long, env = "DAYMEND_NIGHTLY_AT", default_value = "04:00 UTC", value_name = "TIME")]
     nightly_at: NightlyAt,
 
-    /// How long runs are kept, as the scheduler has it; 0s for ever
+    /// How long runs are kept: the scheduler's --retention; 0s for ever
     #[arg(long, env = "DAYMEND_RETENTION", default_value = "90d", value_name = "TIME", value_parser = humantime::parse_duration)]
     retention: Duration,
 }
@@ -77,7 +69,7 @@ impl Options {
     }
 }
 
-/// The exit code of a report.
+/// The exit code for a report.
 fn exit(report: &Report) -> Exit {
     if report.has(doctor::REACHABLE) {
         return Exit::Unavailable;
@@ -105,7 +97,7 @@ fn show(global: &Global, report: &Report, exit: Exit) -> anyhow::Result<ExitCode
     Ok(exit.into())
 }
 
-/// The page: what is so, then each group with its findings, then the verdict.
+/// The whole page: the facts, each group with its findings, the verdict.
 fn page(report: &Report, colour: bool) -> String {
     let mut page = String::new();
     for fact in &report.facts {
@@ -157,7 +149,7 @@ fn plural(count: usize, word: &str) -> String {
     format!("{count} {word}{}", if count == 1 { "" } else { "s" })
 }
 
-/// All of it in one line.
+/// The summary line.
 fn verdict(report: &Report) -> String {
     let counts: Vec<String> = [Severity::Error, Severity::Warning, Severity::Note]
         .into_iter()

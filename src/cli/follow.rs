@@ -1,4 +1,4 @@
-//! Following runs to their end: a bar on a terminal, plain lines otherwise.
+//! Following runs until they end: a progress bar on a terminal, plain lines otherwise.
 
 use std::{
     collections::VecDeque,
@@ -23,18 +23,18 @@ use crate::{
     scheduler,
 };
 
-/// How often a run is looked at. Counting one of a million jobs takes a while: it stays a small part of the time.
+/// How often a run is polled. Counting a run of a million jobs takes a while: it stays a small part of the time.
 const POLL: Duration = Duration::from_millis(200);
 const RESTS: u32 = 4;
 const REST_MAX: Duration = Duration::from_secs(10);
 
-/// Every how many looks workers and pauses are looked at too.
+/// Workers and pauses are polled only every this many polls of the run.
 const LOOKS_A_GLANCE: u64 = 10;
 
-/// What whoever enqueues something is told where nobody works.
+/// The warning when something was enqueued and no worker is alive.
 const NO_WORKER: &str = "no worker is alive: start `daymend worker` or `daymend serve`";
 
-/// Says so where nobody is there to do what was enqueued.
+/// Warns if no worker is alive to run what was enqueued.
 pub(super) async fn warn_of_no_worker(global: &Global, db: &Db) -> Result<(), DbError> {
     if lease::workers_alive(db).await? == 0 {
         global.warn(NO_WORKER);
@@ -42,7 +42,7 @@ pub(super) async fn warn_of_no_worker(global: &Global, db: &Db) -> Result<(), Db
     Ok(())
 }
 
-/// The runs that somebody waits for. Where a signal, or an error, ends the wait, it says that they go on.
+/// The runs being waited for. If a signal or an error ends the wait, it prints that the runs go on.
 struct Waiting<'a> {
     global: &'a Global,
     runs: VecDeque<i64>,
@@ -59,7 +59,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Follows a run until it has ended, closing it where no scheduler does; how it ended.
+/// Follows a run until it has ended, and returns how; closes it if no scheduler does.
 pub(super) async fn follow(global: &Global, db: &Db, run_id: i64) -> anyhow::Result<(RunState, Progress)> {
     let mut waiting = Waiting { global, runs: [run_id].into() };
     let ended = until_end(global, db, run_id).await?;
@@ -111,7 +111,7 @@ async fn until_end(global: &Global, db: &Db, run_id: i64) -> anyhow::Result<(Run
     }
 }
 
-/// What is paused of what a run waits for, and how to resume it.
+/// Which of the run's remaining jobs are paused, and how to resume them.
 async fn paused(db: &Db, run_id: i64) -> Result<Option<String>, DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let run = runs::get(&mut tx, run_id).await?;
@@ -137,7 +137,7 @@ async fn paused(db: &Db, run_id: i64) -> Result<Option<String>, DbError> {
     Ok(None)
 }
 
-/// Where a run stands; one whose jobs have all ended is closed.
+/// The state of a run; a run whose jobs have all ended is closed.
 async fn look(db: &Db, run_id: i64) -> Result<(RunState, Progress), DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let run = runs::get(&mut tx, run_id).await?;
@@ -150,7 +150,7 @@ async fn look(db: &Db, run_id: i64) -> Result<(RunState, Progress), DbError> {
     Ok((run.state, progress))
 }
 
-/// Follows runs one after the other, and prints how each ended.
+/// Follows runs one after another, and prints how each ended.
 pub(super) async fn follow_all(global: &Global, db: &Db, run_ids: &[i64]) -> anyhow::Result<ExitCode> {
     let mut exit = Exit::Ok;
     let mut ended = Vec::new();

@@ -11,16 +11,13 @@ use crate::db::{
     migrate::{self, Migration, SchemaError},
 };
 
-/// How long the server may take for a statement: an ALTER that is nearly done is not to begin anew.
+/// How long the server may take for a statement: an ALTER that is nearly done should not have to start over.
 const STATEMENT_MAX: Duration = Duration::from_secs(3600);
 
-/// Creates or updates daymend's own tables.
-///
-/// Only tables named daymend_… are created or altered, and the lab system's three output
-/// tables created where they do not exist. A SQLite file that is missing is made.
+/// Options of `daymend migrate`.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Only say what would be done
+    /// Only print what would be done
     #[arg(long)]
     dry_run: bool,
 }

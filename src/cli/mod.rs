@@ -1,7 +1,7 @@
-//! The commands: one file each, which reads its arguments, calls the library, and prints.
+//! The commands, one file each: a command reads its arguments, calls the library, and prints.
 //!
-//! Results go to standard output, everything else to standard error. An error is one line
-//! that says what, where and what to do; the exit code says which kind it is ([`Exit`]).
+//! Results go to standard output, everything else to standard error. An error is one line that says what went wrong,
+//! where, and what to do; the exit code tells its kind ([`Exit`]).
 
 #![expect(clippy::print_stdout, reason = "commands print")]
 
@@ -39,22 +39,22 @@ use crate::{
     rollup::{HISTORICAL_SUMMARY, Rollup, Rollups},
 };
 
-/// What the exit code of a command means.
+/// Meaning of a command's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// It did what was asked.
+    /// The command did what was asked.
     Ok = 0,
     /// A run failed or was cancelled, jobs were discarded, or something unexpected happened.
     Failed = 1,
     /// The input was wrong (an option, a lab, a day), and nothing was done; or the database lacks a table, a column
-    /// or a right, which may show half-way.
+    /// or a privilege, which may only show half-way.
     Usage = 2,
-    /// Something is wrong with what is stored, or will be: an audit found drift, the doctor warns, a
-    /// snapshot differs, or a restore leaves rows for a person to decide.
+    /// Something that is stored is wrong, or will be: an audit found drift, the doctor warns, a snapshot differs, or
+    /// a restore leaves rows for a person to decide.
     Drift = 3,
     /// The database cannot be reached.
     Unavailable = 4,
-    /// The database's schema does not fit this binary: run `daymend migrate`.
+    /// The database schema does not match this binary: run `daymend migrate`.
     Schema = 5,
 }
 
@@ -64,7 +64,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Keeps the lab system's historical summary true: one retriable job a lab and day.
+/// Keeps the lab system's historical summary true: one retriable job per lab and day.
 #[derive(Debug, Parser)]
 #[command(version, about, propagate_version = true, disable_help_subcommand = true)]
 struct Cli {
@@ -74,7 +74,7 @@ struct Cli {
     command: Command,
 }
 
-/// Options that every command has.
+/// Options common to all commands.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 struct Global {
@@ -83,12 +83,12 @@ struct Global {
     #[arg(long, global = true, env = "DAYMEND_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
 
-    /// Read rollup definitions from this directory instead of the compiled-in ones
+    /// Read rollup definitions from this directory instead of the built-in ones
     #[arg(long, global = true, env = "DAYMEND_JOBS_DIR", value_name = "DIR")]
     jobs_dir: Option<PathBuf>,
 
-    /// What the scheduler and the ad-hoc commands take for the present (RFC 3339), for tests, dry
-    /// runs and post-mortems
+    /// Time that the scheduler and the ad-hoc commands take as the present (RFC 3339): for tests, dry runs and
+    /// post-mortems
     #[arg(long, global = true, value_name = "TIME", num_args = 0..=1, require_equals = false,
           default_missing_value = "", value_parser = now)]
     now: Option<Now>,
@@ -97,7 +97,7 @@ struct Global {
     #[arg(long, global = true)]
     json: bool,
 
-    /// How log lines on standard error look
+    /// Format of log lines on standard error
     #[arg(long, global = true, env = "DAYMEND_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     log_format: LogFormat,
 
@@ -106,15 +106,15 @@ struct Global {
     log: Option<String>,
 }
 
-/// How far `--now` may be ahead of the database's clock before that is worth a word.
+/// How far `--now` may be ahead of the database's clock without a warning.
 const AHEAD_MAX: TimeDelta = TimeDelta::days(1);
 
-/// What `--now` says.
+/// The value of `--now`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Now {
-    /// A moment to take for the present.
+    /// The time to take as the present.
     At(DateTime<Utc>),
-    /// No moment: for `queue retry`, at once.
+    /// No time given: for `queue retry`, at once.
     Bare,
 }
 
@@ -130,13 +130,12 @@ fn now(text: &str) -> Result<Now, String> {
     }
 }
 
-/// A moment that a DATETIME can hold in every time zone: chrono's own range goes further, and
-/// panics at its ends.
+/// A moment that a DATETIME can hold in every time zone: chrono's own range is larger, and panics at its ends.
 fn in_range(at: DateTime<Utc>) -> Option<DateTime<Utc>> {
     (1970..9999).contains(&at.year()).then_some(at)
 }
 
-/// A day as people write it. The databases know none before the year 1 or after 9999.
+/// A day as people write it. The databases accept only years 1 to 9999.
 fn calendar_day(text: &str) -> Result<NaiveDate, String> {
     let day: NaiveDate = text.parse().map_err(|_| "expected a day such as 2026-03-15".to_owned())?;
     if (1..=9999).contains(&day.year()) { Ok(day) } else { Err("its year is not between 1 and 9999".to_owned()) }
@@ -144,14 +143,14 @@ fn calendar_day(text: &str) -> Result<NaiveDate, String> {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogFormat {
-    /// For people.
+    /// Human-readable text.
     Text,
-    /// For machines: one object a line.
+    /// JSON, one object per line.
     Json,
 }
 
 impl LogFormat {
-    /// Says why a command ends: on a line of its own, or in the log where that is JSON.
+    /// Reports why the command ends: on a line of its own, or in the log if that is JSON.
     fn error(self, what: impl Display) {
         match self {
             Self::Text => say!("error: {what}"),
@@ -159,7 +158,7 @@ impl LogFormat {
         }
     }
 
-    /// Says beside the result what is not as it should be.
+    /// Reports a problem next to the result.
     fn warn(self, what: impl Display) {
         match self {
             Self::Text => say!("warning: {what}"),
@@ -171,47 +170,64 @@ impl LogFormat {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Create or update daymend's own tables
+    ///
+    /// Only tables named daymend_… are created or altered; the lab system's three output tables are created if they
+    /// do not exist. A missing SQLite file is created.
     Migrate(migrate::Options),
     /// Run the scheduler and a worker in one process
     Serve(service::ServeOptions),
-    /// Enqueue what is due: nightly runs, migration records; close runs
+    /// Enqueue what is due (nightly runs, migration records) and close runs
     Scheduler(service::SchedulerOptions),
-    /// Work the queue off
+    /// Run jobs from the queue
     Worker(service::WorkerOptions),
-    /// Say which stored rows differ from their source, and why; write nothing
+    /// Report which stored rows differ from their source, and why; write nothing
+    ///
+    /// Exit codes: 0 every row equals its source; 3 some differ; 1 none differs, but some days could not be compared;
+    /// 2 there was no day to compare.
     Audit(audit::Options),
-    /// Recompute some calendar days of labs
+    /// Recompute selected calendar days of labs
     Repair(repair::Options),
     /// Recompute the whole history of labs, through the migration queue
+    ///
+    /// Inserts a record into crelio_data_migrations for each lab, as the Support Dashboard does; the scheduler takes
+    /// it within seconds. No day is emptied along the way.
     Rebuild(rebuild::Options),
     /// Show, follow and cancel runs
     #[command(subcommand)]
     Runs(runs::Command),
-    /// Look at the queue, retry, cancel, pause and prune jobs
+    /// Inspect the queue; retry, cancel, pause and prune jobs
     #[command(subcommand)]
     Queue(queue::Command),
-    /// Say what is wrong with this site, and what to do about it
+    /// Report what is wrong with this site, and what to do about it
+    ///
+    /// Checks the server, its settings, the privileges of daymend's user, tables and indexes, the summary, labs, the
+    /// queue and the lab system's records. It only reads, and finishes quickly even on a large database. Each finding
+    /// is one line: how bad, where, what, and what to do.
+    ///
+    /// Exit codes: 0 nothing found, or notes only; 3 warnings; 1 errors; 2 the server has no such database, or the
+    /// SQLite file is not a database or is read-only; 4 the database cannot be reached; 5 its schema does not match.
+    /// 1 takes precedence over 3, and 5 over both.
     Doctor(doctor::Options),
-    /// Take, show, check and prune snapshots of the source's tables
+    /// Take, compare, verify and prune snapshots of tables, and restore rows from them
     #[command(subcommand)]
     Snapshot(snapshot::Command),
     /// Show and check rollup definitions
     #[command(subcommand)]
     Rollups(rollups::Command),
-    /// Mark late changes by triggers, so that they are repaired within seconds
+    /// Manage the triggers that mark late changes, so that these are repaired within seconds
     #[command(subcommand)]
     Triggers(triggers::Command),
     /// Measure the queue on a scratch database
     #[command(subcommand)]
     Bench(bench::Command),
-    /// Watch it repair and rebuild made-up labs in a fresh SQLite file
+    /// Repair and rebuild made-up labs in a fresh SQLite file, as a demonstration
     Demo(demo::Options),
     /// Print a completion script for a shell
     Completions(completions::Options),
 }
 
 impl Command {
-    /// Whether it finishes what has begun when a signal comes; all others just end.
+    /// Whether the command finishes what it has begun when a signal arrives; all others just end.
     fn hears_signals(&self) -> bool {
         match self {
             Self::Serve(_) | Self::Worker(_) => true,
@@ -289,14 +305,14 @@ async fn run(command: Command, global: &Global) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The first of some options, (id, name), that is on the command line. What is in the environment is for other
-/// commands.
+/// The first of these options, given as (id, name), that is on the command line. Environment variables do not count:
+/// they may be meant for other commands.
 fn given(matches: &ArgMatches, options: &[(&str, &'static str)]) -> Option<&'static str> {
     let is_given = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
     options.iter().find(|(id, _)| is_given(id)).map(|(_, option)| *option)
 }
 
-/// Why an option is refused: its command would take no notice of it.
+/// Why an option is refused: its command would ignore it.
 fn refused_option(matches: &ArgMatches) -> Option<String> {
     match matches.subcommand()? {
         ("demo", demo) => {
@@ -313,14 +329,14 @@ fn refused_option(matches: &ArgMatches) -> Option<String> {
     }
 }
 
-/// An option of `rebuild` that is for those who wait.
+/// An option of `rebuild` that has no effect without `--wait`.
 fn idle_option(matches: &ArgMatches) -> Option<&'static str> {
     let (_, rebuild) = matches.subcommand().filter(|(name, _)| *name == "rebuild")?;
     let options = [("max_shrink", "--max-shrink"), ("attempts", "--attempts")];
     given(rebuild, &options).filter(|_| !rebuild.get_flag("wait"))
 }
 
-/// The same, where an environment variable that is empty counts as one that is not set.
+/// The command, with empty environment variables treated as unset.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
     let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
     command
@@ -366,9 +382,9 @@ fn init_log(format: LogFormat, wanted: Option<&str>, is_service: bool) {
     }
 }
 
-/// A panic is one line of the log like other errors; whoever catches it says what follows. But print
-/// panics where it cannot write: then the command ends with 1, and says why unless the reader has just
-/// seen enough (`daymend queue list | head`).
+/// Logs a panic as one line, like other errors; whoever catches it says what follows. `print!` panics if it cannot
+/// write: the command then exits with 1, and says why unless the reader has just closed the pipe (`daymend queue list
+/// | head`).
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let text = panic.to_string().replace('\n', " ");
@@ -390,12 +406,12 @@ impl Global {
         }
     }
 
-    /// Says beside the result what is not as it should be: on a line of its own, or in the log where that is JSON.
+    /// Reports a problem next to the result: on a line of its own, or in the log if that is JSON.
     fn warn(&self, what: impl Display) {
         self.log_format.warn(what);
     }
 
-    /// Says before something is changed that days may count as closed that go on.
+    /// Warns, before anything is changed, that days which are not over yet may count as closed.
     async fn warn_of_future(&self, db: &Db) -> Result<(), DbError> {
         let Clock::Fixed(at) = self.clock() else { return Ok(()) };
         let ahead = at - db.database_now().await?;
@@ -413,7 +429,7 @@ impl Global {
     }
 }
 
-/// Refuses a range of days that ends before it begins; `begin` is the option that begins it.
+/// Rejects a range of days that ends before it begins; `begin` is the option that gives its first day.
 fn check_order(begin: &str, from: Option<NaiveDate>, to: Option<NaiveDate>) -> anyhow::Result<()> {
     match (from, to) {
         (Some(from), Some(to)) if to < from => Err(usage(format!("--to {to} is before {begin} {from}"))),
@@ -435,7 +451,7 @@ fn who() -> String {
     name.or_else(os_user).unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// The OS user, whom containers and cron name in no variable: by name, or as `uid 1000`. None where there is
+/// The OS user, which containers and cron do not name in a variable: by name, or as `uid 1000`. `None` where there is
 /// no /proc.
 fn os_user() -> Option<String> {
     let uid = std::fs::metadata("/proc/self").ok()?.uid();

@@ -1,5 +1,5 @@
-//! What processes do beside their work: signals, the pages for probes and metrics, the wait for a database that is
-//! away.
+//! What long-running processes do besides their work: signals, the pages for probes and metrics, waiting for an
+//! unreachable database.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -20,26 +20,26 @@ use crate::{
     metrics,
 };
 
-/// Where metrics and probes are, if nobody says otherwise.
+/// Default address of metrics and probes.
 const HTTP_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9187);
 
-/// What a process that stays shows of itself.
+/// What a long-running process exposes about itself.
 #[derive(Debug, Args)]
 pub(super) struct HttpArgs {
     /// Where to serve /metrics, /livez, /readyz and /startupz [default: 127.0.0.1:9187]
     #[arg(long, env = "DAYMEND_HTTP_ADDR", value_name = "ADDR:PORT", hide_default_value = true)]
     http_addr: Option<SocketAddr>,
 
-    /// Metrics with a value for each lab as well (named daymend_lab_…)
+    /// Also export metrics per lab (named daymend_lab_…)
     #[arg(long, env = "DAYMEND_LAB_METRICS", value_parser = BoolishValueParser::new())]
     lab_metrics: bool,
 }
 
 impl HttpArgs {
-    /// Installs the metrics and serves the pages, whether or not the database is there yet.
+    /// Installs the metrics and serves the pages, whether or not the database is reachable yet.
     ///
-    /// A second process on the same host finds the default port taken: it works without pages, and
-    /// says so. An address that somebody asked for has to be free.
+    /// A second process on the same host finds the default port taken: it works without the pages, and logs that. An
+    /// address given explicitly has to be free.
     pub(super) async fn serve(
         &self,
         global: &Global,
@@ -60,12 +60,12 @@ impl HttpArgs {
     }
 }
 
-/// What shells say of a process that SIGINT, or SIGTERM, has ended.
+/// Exit codes of a process ended by SIGINT or SIGTERM, as shells report them.
 const INTERRUPTED: u8 = 130;
 const TERMINATED: u8 = 143;
 
-/// Ends with what shells say of a process that a signal has ended. The first process of a container dies of no
-/// signal that it does not ask for.
+/// Waits for a signal, and returns the exit code that shells report for a process ended by it. Needed because PID 1
+/// of a container ignores signals that it does not handle.
 pub(super) async fn signalled() -> anyhow::Result<ExitCode> {
     let [mut interrupt, mut terminate] = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
     tokio::select! {
@@ -74,8 +74,8 @@ pub(super) async fn signalled() -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What `connect` comes to when the database is there, however long that takes; none where a signal comes
-/// first. A process that ended instead would be started again and again, later each time.
+/// Calls `connect` until the database is reachable, however long that takes; `None` if a signal comes first. A
+/// process that exited instead would be restarted again and again, at growing intervals.
 pub(super) async fn once_reachable<T>(
     shutdown: &CancellationToken,
     connect: impl AsyncFn() -> anyhow::Result<T>,
@@ -97,7 +97,7 @@ pub(super) async fn once_reachable<T>(
     Ok(None)
 }
 
-/// A token that SIGTERM or Ctrl-C cancels; a second signal ends the process at once.
+/// A token that is cancelled by SIGTERM or Ctrl-C; a second signal ends the process at once.
 pub(super) fn shutdown_on_signal(health: &Arc<Health>) -> anyhow::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

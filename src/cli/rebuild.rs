@@ -28,25 +28,22 @@ statement!(
      GROUP BY lab_id ORDER BY lab_id"
 );
 
-/// How long to wait for a record that somebody holds.
+/// How long to wait for a record that is locked by somebody else.
 const HELD: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(30) };
 
-/// Recomputes the whole history of labs.
-///
-/// Inserts a record into crelio_data_migrations for each lab, as the Support Dashboard does;
-/// the scheduler takes it within seconds. No day is emptied on the way.
+/// Options of `daymend rebuild`.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// The lab (may be repeated)
+    /// The lab to rebuild (may be repeated)
     #[arg(long, required = true, value_name = "ID")]
     lab: Vec<i64>,
 
-    /// Who asks: the account manager's id for the record
+    /// Account manager's id, stored in the record as the requester
     #[arg(long, default_value_t = 0, value_name = "ID")]
     initiated_by: i64,
 
-    /// Follow the runs, and end with their result. They go by this command's --attempts and --max-shrink then, and
-    /// by the scheduler's otherwise
+    /// Follow the runs and exit with their result. The runs then use this command's --attempts and --max-shrink,
+    /// otherwise the scheduler's
     #[arg(long)]
     wait: bool,
 
@@ -54,8 +51,8 @@ pub(super) struct Options {
     #[arg(long)]
     dry_run: bool,
 
-    /// With --wait: discard a job that would take more than this share of its day's rows away, beyond what
-    /// cancelled facts explain. A percentage, or off
+    /// With --wait: discard a job that would remove more than this share of its day's rows; rows that cancelled facts
+    /// explain do not count. A percentage, or off
     #[arg(long, env = "DAYMEND_MAX_SHRINK_REBUILD", default_value = "off", value_name = "SHARE")]
     max_shrink: MaxShrink,
 
@@ -125,8 +122,8 @@ impl Options {
         Ok(Exit::Ok.into())
     }
 
-    /// Takes the records, where no scheduler has, and returns their runs. Where one is gone by then, those of the
-    /// others go on.
+    /// Takes the records, unless a scheduler already has, and returns their runs. If a record is gone by then, the
+    /// runs of the others go on.
     async fn take(
         &self,
         db: &Db,
@@ -169,7 +166,7 @@ impl Options {
     }
 }
 
-/// Those of the labs whose Historical View is off.
+/// Which of the labs have their Historical View off.
 async fn disabled(db: &Db, rollup: &Rollup, labs: &[i64]) -> anyhow::Result<Vec<i64>> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let mut disabled = Vec::new();
@@ -180,14 +177,15 @@ async fn disabled(db: &Db, rollup: &Rollup, labs: &[i64]) -> anyhow::Result<Vec<
     Ok(disabled)
 }
 
-/// Those of the labs of which jobs were discarded for what would vanish, and how many: the source may have lost rows.
+/// Which of the labs have jobs that were discarded because too many rows would vanish, and how many: the source may
+/// have lost rows.
 async fn rows_lost(db: &Db, labs: &[i64]) -> Result<Vec<(i64, i64)>, DbError> {
     let ids = labs.iter().map(|lab| Arg::Int(*lab));
     let args = ids.chain([Arg::Text(format!("%{WOULD_VANISH}%"))]).collect();
     db.fetch_all(ROWS_LOST.with_list(labs.len()), args, |row| Ok((row.int(0)?, row.int(1)?))).await
 }
 
-/// Inserts a pending record for each lab that has none: (lab, record, whether it had one).
+/// Inserts a pending record for each lab that has none; returns (lab, record, whether it already had one).
 async fn request(db: &Db, labs: &[i64], initiated_by: i64) -> anyhow::Result<Vec<(i64, i64, bool)>> {
     let records = retry("request rebuild", || async {
         let mut tx = db.begin(Mode::Write).await?;

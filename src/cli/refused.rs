@@ -1,4 +1,4 @@
-//! Arguments that cannot be understood, and help that was asked for.
+//! Arguments that cannot be parsed, and requests for help.
 
 use std::{env, ffi::OsString, process};
 
@@ -6,7 +6,7 @@ use clap::error::ErrorKind;
 
 use super::{LogFormat, init_log};
 
-/// Ends with what is wrong with the arguments, or with the help that was asked for.
+/// Exits with what is wrong with the arguments, or with the help that was asked for.
 pub(super) fn end(error: &clap::Error) -> ! {
     let format = given_format(env::args_os().skip(1)).or_else(|| env::var("DAYMEND_LOG_FORMAT").ok());
     let is_help = !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
@@ -22,7 +22,7 @@ pub(super) fn end(error: &clap::Error) -> ! {
     process::exit(error.exit_code())
 }
 
-/// The `--log-format` among arguments that cannot be understood.
+/// The `--log-format` among arguments that cannot be parsed.
 fn given_format(args: impl Iterator<Item = OsString>) -> Option<String> {
     let args: Vec<String> = args.map(|arg| arg.to_string_lossy().into_owned()).collect();
     args.iter().enumerate().find_map(|(at, arg)| match arg.strip_prefix("--log-format") {

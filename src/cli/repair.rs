@@ -18,14 +18,14 @@ use crate::{
     scheduler::repair::{self, Clipped, Days, LeftOut, Plan, PlanError},
 };
 
-/// How many labs are named that begin later than asked for, or end earlier.
+/// How many labs to name that begin later, or end earlier, than asked for.
 const CLIPPED_SHOWN: usize = 5;
 
-/// Recomputes some calendar days of labs.
+/// Options of `daymend repair`.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("which").required(true))]
 pub(super) struct Options {
-    /// The calendar day of each lab, such as 2026-03-15
+    /// The calendar day to recompute in each lab, such as 2026-03-15
     #[arg(long, group = "which", value_name = "DAY", value_parser = calendar_day)]
     day: Option<NaiveDate>,
 
@@ -33,7 +33,7 @@ pub(super) struct Options {
     #[arg(long, requires = "day", conflicts_with = "as_of", value_name = "DAY", value_parser = calendar_day)]
     to: Option<NaiveDate>,
 
-    /// What was yesterday for each lab at this UTC moment, such as '2026-03-16 04:00:00'
+    /// Recompute what was yesterday in each lab at this UTC time, such as '2026-03-16 04:00:00'
     #[arg(long, group = "which", value_name = "TIME", value_parser = utc_moment)]
     as_of: Option<DateTime<Utc>>,
 
@@ -41,7 +41,7 @@ pub(super) struct Options {
     #[arg(long, value_name = "ID")]
     lab: Vec<i64>,
 
-    /// Follow the run, and end with its result
+    /// Follow the run and exit with its result
     #[arg(long)]
     wait: bool,
 
@@ -109,7 +109,7 @@ impl Options {
     }
 }
 
-/// Names labs of which not all days are repaired.
+/// Warns of labs of which not all days are repaired.
 fn warn_of_clipped(global: &Global, plan: &Plan, what: &str, why: &str, day: fn(&Clipped) -> Option<NaiveDate>) {
     let labs = plan.clipped.iter().filter_map(|lab| Some(format!("lab {} on {}", lab.lab, day(lab)?)));
     let labs: Vec<String> = labs.collect();
@@ -118,12 +118,12 @@ fn warn_of_clipped(global: &Global, plan: &Plan, what: &str, why: &str, day: fn(
     }
 }
 
-/// What there is to say of a lab that nobody sees the summary of.
+/// The remark on a lab whose summary nobody sees.
 pub(super) fn view_is_off(lab: i64) -> String {
     format!("the Historical View of lab {lab} is off: no nightly run keeps what this repairs")
 }
 
-/// Says what a repair would enqueue.
+/// Prints what a repair would enqueue.
 pub(super) fn would_enqueue(labs: &LabDays) {
     for (lab, days) in labs {
         if let (Some(first), Some(last)) = (days.first(), days.last()) {
@@ -134,7 +134,7 @@ pub(super) fn would_enqueue(labs: &LabDays) {
     println!("would enqueue {jobs} job(s) in one run");
 }
 
-/// A moment in UTC: `2026-03-16 04:00:00`, or RFC 3339.
+/// A time in UTC: `2026-03-16 04:00:00`, or RFC 3339.
 fn utc_moment(text: &str) -> Result<DateTime<Utc>, String> {
     NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S")
         .map(|at| at.and_utc())

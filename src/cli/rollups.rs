@@ -21,12 +21,12 @@ use crate::{
 pub(super) enum Command {
     /// List the definitions and their event types
     List,
-    /// Say in one line each what is wrong with the definitions, by themselves and, where a
-    /// database is given, against its tables
+    /// Report what is wrong with the definitions, one line per problem; if a database is given, check them against
+    /// its tables too
     Check,
-    /// Write the built-in definitions into a directory, to be changed and given as --jobs-dir
+    /// Write the built-in definitions to a directory, to be edited and used with --jobs-dir
     Export {
-        /// Where; it may be missing, and must have no definition of these names
+        /// Directory to write to; created if missing, and must not contain definitions of the same names
         directory: PathBuf,
     },
 }
@@ -41,7 +41,7 @@ impl Command {
     }
 }
 
-/// Nothing is written over: somebody may have changed it.
+/// Nothing is overwritten: somebody may have edited it.
 fn export(global: &Global, directory: &Path) -> anyhow::Result<ExitCode> {
     let files: Vec<_> = rollup::builtin_files().map(|(file, text)| (directory.join(file), text)).collect();
     if let Some((file, _)) = files.iter().find(|(file, _)| file.exists()) {

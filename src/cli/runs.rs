@@ -23,16 +23,16 @@ const DISCARDED_SHOWN: u32 = 20;
 pub(super) enum Command {
     /// List the latest runs
     List {
-        /// How many
+        /// How many runs to list
         #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
-    /// Show one run, its progress and the jobs that were discarded
+    /// Show one run, its progress and its discarded jobs
     Show {
         /// The run's id
         id: i64,
     },
-    /// Follow a run to its end, and end with its result
+    /// Follow a run until it ends, and exit with its result
     Watch {
         /// The run's id
         id: i64,
@@ -41,7 +41,7 @@ pub(super) enum Command {
     Cancel {
         /// The run's id
         id: i64,
-        /// Only say how many jobs would be cancelled
+        /// Only print how many jobs would be cancelled
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
@@ -64,7 +64,7 @@ impl Command {
     }
 }
 
-/// What there is to say of a run that does not exist.
+/// The error for a run that does not exist.
 pub(super) fn no_such_run(id: i64) -> anyhow::Error {
     usage(format!("run {id} does not exist: see `daymend runs list`"))
 }
@@ -166,7 +166,7 @@ async fn show(global: &Global, db: &Db, id: i64) -> anyhow::Result<ExitCode> {
     Ok(Exit::Ok.into())
 }
 
-/// Cancels a run for somebody; for nobody it only says how many jobs it would be.
+/// Cancels a run on behalf of `who`; with `None`, only reports how many jobs would be cancelled.
 async fn cancel(global: &Global, db: &Db, id: i64, who: Option<String>) -> anyhow::Result<ExitCode> {
     let (run, progress, _) = read(db, id).await?;
     let (jobs, verb) = match &who {

@@ -1,4 +1,4 @@
-//! `daymend serve`, `scheduler` and `worker`: the processes that stay.
+//! `daymend serve`, `scheduler` and `worker`: the long-running processes.
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
 
@@ -37,41 +37,42 @@ use crate::{
     worker::{self, throttle::Limits},
 };
 
-/// How many connections a process needs beside those of its worker's slots.
+/// How many connections a process needs besides those of its worker's slots.
 const CONNECTIONS_SPARE: u32 = 4;
 
-/// For how long a tick of the scheduler counts as a sign of life: enqueueing millions takes a while.
+/// How long a scheduler tick counts as a sign of life: enqueueing millions of jobs takes a while.
 const TICK_FRESH: Duration = Duration::from_secs(300);
 
-/// The server counts a statement's time in milliseconds, in 32 bits.
+/// The server stores a statement's time limit in 32 bits, as milliseconds.
 const JOB_TIMEOUT_MAX: Duration = Duration::from_secs(40 * 24 * 3600);
 
-/// How the scheduler decides.
+/// Options of the scheduler.
 #[derive(Debug, Args)]
 pub(super) struct SchedulerArgs {
-    /// When yesterday should be in the summary: a time UTC, or a time of each lab's own clock
+    /// When yesterday should be in the summary: a time in UTC ("04:00 UTC") or on each lab's own clock ("01:30
+    /// local")
     #[arg(long, env = "DAYMEND_NIGHTLY_AT", default_value = "04:00 UTC", value_name = "TIME")]
     nightly_at: NightlyAt,
 
-    /// How many days back a lab is caught up, at most
+    /// Catch a lab up on at most this many past days
     #[arg(long, env = "DAYMEND_CATCH_UP_DAYS", default_value_t = 7, value_name = "DAYS",
           value_parser = clap::value_parser!(u32).range(1..=3660))]
     catch_up_days: u32,
 
-    /// How many closed days before the due one are checked again every night, for late changes
+    /// How many closed days before the due one to check again every night, for late changes
     #[arg(long, env = "DAYMEND_LOOKBACK_DAYS", default_value_t = 0, value_name = "DAYS",
           value_parser = clap::value_parser!(u32).range(0..=3660))]
     lookback_days: u32,
 
-    /// How long runs and their jobs are kept after they have closed; 0s for ever
+    /// How long to keep runs and their jobs after the run has closed; 0s for ever
     #[arg(long, env = "DAYMEND_RETENTION", default_value = "90d", value_name = "TIME", value_parser = humantime::parse_duration)]
     retention: Duration,
 
-    /// How long the nightly audit of a slice of the history may take; 0s for none
+    /// Time budget of the nightly audit, which covers a slice of the history; 0s turns it off
     #[arg(long, env = "DAYMEND_AUDIT_BUDGET", default_value = "5m", value_name = "TIME", value_parser = humantime::parse_duration)]
     audit_budget: Duration,
 
-    /// Repair what that audit finds
+    /// Repair what the nightly audit finds
     #[arg(long, env = "DAYMEND_AUDIT_REPAIR", value_parser = BoolishValueParser::new())]
     audit_repair: bool,
 
@@ -81,16 +82,16 @@ pub(super) struct SchedulerArgs {
     #[command(flatten)]
     shrink: ShrinkArgs,
 
-    /// As --max-shrink, for the jobs of rebuilds
+    /// Like --max-shrink, for the jobs of rebuilds
     #[arg(long, env = "DAYMEND_MAX_SHRINK_REBUILD", default_value = "off", value_name = "SHARE")]
     max_shrink_rebuild: MaxShrink,
 }
 
-/// How much may vanish.
+/// How many rows may vanish.
 #[derive(Debug, Args)]
 pub(super) struct ShrinkArgs {
-    /// Discard a job that would take more than this share of its day's rows away, beyond what
-    /// cancelled facts explain: the source may have lost them. A percentage, or off
+    /// Discard a job that would remove more than this share of its day's rows, because the source may have lost data;
+    /// rows that cancelled facts explain do not count. A percentage, or off
     #[arg(long, env = "DAYMEND_MAX_SHRINK", default_value = "50%", value_name = "SHARE")]
     pub(super) max_shrink: MaxShrink,
 }
@@ -104,15 +105,15 @@ pub(super) struct AttemptsArgs {
     pub(super) attempts: u32,
 }
 
-/// What the scheduler copies every day.
+/// Options of the daily snapshot.
 #[derive(Debug, Args)]
 struct SnapshotArgs {
-    /// Take a snapshot every day, to a directory or s3://BUCKET/PREFIX (endpoint, region and secrets as
-    /// AWS_… in the environment)
+    /// Take a daily snapshot, to a directory or s3://BUCKET/PREFIX (endpoint, region and credentials as AWS_… in the
+    /// environment)
     #[arg(long = "snapshot-to", env = "DAYMEND_SNAPSHOT_STORE", value_name = "PLACE")]
     to: Option<String>,
 
-    /// When it is due, with --snapshot-to
+    /// When the daily snapshot is due, with --snapshot-to
     #[arg(long = "snapshot-at", env = "DAYMEND_SNAPSHOT_AT", default_value = "02:00 UTC", value_name = "TIME")]
     at: SnapshotAt,
 
@@ -124,7 +125,7 @@ struct SnapshotArgs {
 }
 
 impl SnapshotArgs {
-    /// What to take, where a target is set. A mistake that can be seen without a connection is an error.
+    /// The daily snapshot, if `--snapshot-to` is set. Mistakes that show without a connection are errors.
     fn daily(&self, global: &Global) -> anyhow::Result<Option<Daily>> {
         let Some(place) = &self.to else { return Ok(None) };
         Ok(Some(Daily {
@@ -138,8 +139,8 @@ impl SnapshotArgs {
     }
 }
 
-/// Takes snapshots in a task of its own until `shutdown`, where there are any to take. It connects by itself: no
-/// work waits for a log-in that only snapshots need.
+/// Takes snapshots in a task of its own until `shutdown`, if there are any to take. The task connects by itself, so
+/// that no other work waits for a log-in that only snapshots need.
 fn take_daily(
     daily: &Option<Daily>,
     db: &Db,
@@ -167,7 +168,7 @@ impl SchedulerArgs {
     }
 }
 
-/// How the worker works.
+/// Options of the worker.
 #[derive(Debug, Args)]
 pub(super) struct WorkerArgs {
     /// How many groups of neighbouring days to recompute at once
@@ -175,7 +176,7 @@ pub(super) struct WorkerArgs {
           value_parser = clap::value_parser!(u32).range(1..=64))]
     concurrency: u32,
 
-    /// How long claims hold without a heartbeat; when it has run out others take the jobs
+    /// How long claims last without a heartbeat; after that, other workers take over the jobs
     #[arg(long, env = "DAYMEND_LEASE", default_value = "60s", value_name = "TIME", value_parser = humantime::parse_duration)]
     lease: Duration,
 
@@ -183,35 +184,35 @@ pub(super) struct WorkerArgs {
     #[arg(long, env = "DAYMEND_HEARTBEAT", default_value = "15s", value_name = "TIME", value_parser = humantime::parse_duration)]
     heartbeat: Duration,
 
-    /// How long to finish what has begun after SIGTERM, before the rest is handed back
+    /// How long to keep finishing running jobs after SIGTERM, before handing back the rest
     #[arg(long, env = "DAYMEND_GRACE", default_value = "25s", value_name = "TIME", value_parser = humantime::parse_duration)]
     grace: Duration,
 
-    /// How long one attempt may take
+    /// Time limit of one attempt
     #[arg(long, env = "DAYMEND_JOB_TIMEOUT", default_value = "10m", value_name = "TIME", value_parser = humantime::parse_duration)]
     job_timeout: Duration,
 
-    /// How long a job waits after its first failure; it doubles with each, up to ten minutes
+    /// How long a job waits after its first failure; the wait doubles with each failure, up to ten minutes
     #[arg(long, env = "DAYMEND_BACKOFF", default_value = "5s", value_name = "TIME", value_parser = humantime::parse_duration)]
     backoff: Duration,
 
-    /// Hold back while more threads than this run on the server, this worker's own among them
+    /// Start no new work while more than this many threads run on the server, this worker's own included
     #[arg(long, env = "DAYMEND_THROTTLE_THREADS", value_name = "N")]
     throttle_threads: Option<u32>,
 
-    /// Hold back while this query's first value is above zero
+    /// Start no new work while the first value of this query's result is above zero
     #[arg(long, env = "DAYMEND_THROTTLE_QUERY", value_name = "SQL")]
     throttle_query: Option<String>,
 
-    /// Hold back while this replica is behind by more than --max-lag (may be repeated)
+    /// Start no new work while this replica lags by more than --max-lag (may be repeated)
     #[arg(long, env = "DAYMEND_REPLICA_URL", value_name = "URL", value_delimiter = ' ', hide_env_values = true)]
     replica_url: Vec<String>,
 
-    /// How far a replica may be behind
+    /// How far a replica may lag behind
     #[arg(long, env = "DAYMEND_MAX_LAG", default_value = "10s", value_name = "TIME", value_parser = humantime::parse_duration)]
     max_lag: Duration,
 
-    /// The worker's name for operators; the host's name by default
+    /// The worker's name, as operators see it; the host name by default
     #[arg(long, env = "DAYMEND_WORKER_NAME", value_name = "NAME")]
     name: Option<String>,
 }
@@ -262,10 +263,10 @@ impl WorkerArgs {
     }
 }
 
-/// Runs the scheduler.
+/// Options of `daymend scheduler`.
 #[derive(Debug, Args)]
 pub(super) struct SchedulerOptions {
-    /// Look once, enqueue what is due, and end; audits nothing, and takes no snapshot
+    /// Enqueue what is due now, then exit; audits nothing, and takes no snapshot
     #[arg(long)]
     once: bool,
 
@@ -354,11 +355,11 @@ fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<E
     Ok(exit.into())
 }
 
-/// Runs a worker.
+/// Options of `daymend worker`.
 #[derive(Debug, Args)]
 pub(super) struct WorkerOptions {
-    /// End when no job is left to run: with 0, or with 1 if jobs were discarded meanwhile, or if a
-    /// signal ended it before that. Jobs that are paused stay, and are counted
+    /// Exit when no job is left to run: with 0, or with 1 if jobs were discarded meanwhile or a signal came first.
+    /// Paused jobs are left in the queue, and counted
     #[arg(long)]
     drain: bool,
 
@@ -419,7 +420,7 @@ impl WorkerOptions {
     }
 }
 
-/// How many jobs wait for a kind or a lab to be resumed, and what to resume.
+/// How many jobs are waiting for a kind or a lab to be resumed, and what to resume.
 async fn left_paused(db: &Db) -> Result<Vec<(u64, String)>, DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let pauses = pause::list(&mut tx).await?;
@@ -436,7 +437,7 @@ async fn left_paused(db: &Db) -> Result<Vec<(u64, String)>, DbError> {
     Ok(left)
 }
 
-/// Runs the scheduler and a worker in one process.
+/// Options of `daymend serve`.
 #[derive(Debug, Args)]
 pub(super) struct ServeOptions {
     #[command(flatten)]

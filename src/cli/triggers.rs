@@ -1,4 +1,4 @@
-//! `daymend triggers`: what marks the days whose source changes.
+//! `daymend triggers`: the triggers that mark days whose source changes.
 
 use std::process::ExitCode;
 
@@ -12,29 +12,29 @@ use crate::{
     triggers::{self, InstallError},
 };
 
-/// Marks late changes by triggers on the source tables, so that they are repaired within seconds.
+/// Manages the triggers on the source tables that mark late changes, so that these are repaired within seconds.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Create the triggers, or bring them up to date
     Install(Change),
-    /// Drop the triggers of daymend, and no others
+    /// Drop daymend's triggers, and no others
     Remove(Change),
-    /// Print the SQL that installs them, for a DBA to read and apply
+    /// Print the SQL that installs the triggers, for a DBA to read and apply
     Show(Show),
 }
 
-/// How to change triggers.
+/// Options of `daymend triggers install` and `remove`.
 #[derive(Debug, Args)]
 pub(super) struct Change {
-    /// Only say what would be done
+    /// Only print what would be done
     #[arg(long)]
     dry_run: bool,
 }
 
-/// What to print.
+/// Options of `daymend triggers show`.
 #[derive(Debug, Args)]
 pub(super) struct Show {
-    /// For which database; by default that of --database-url, or mysql (MariaDB included)
+    /// The database to print for; by default that of --database-url, or else mysql (which covers MariaDB)
     #[arg(long = "for", value_enum, value_name = "DATABASE")]
     database: Option<Database>,
 }
@@ -137,7 +137,7 @@ async fn remove(global: &Global, dry_run: bool) -> anyhow::Result<ExitCode> {
     Ok(Exit::Ok.into())
 }
 
-/// What is missing is the operator's to give; what the database lacks or refuses is its own.
+/// A missing prerequisite is for the operator to provide; what the database lacks or refuses is a database error.
 fn refused(error: InstallError) -> anyhow::Error {
     match &error {
         InstallError::Rights(_) | InstallError::BinaryLog(_) | InstallError::NameTaken(_) => {

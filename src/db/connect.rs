@@ -19,7 +19,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How loud the pool is about a connection that took long: an outage is an error of daymend's own, and in one line.
 const SLOW: LevelFilter = LevelFilter::Debug;
 
-/// How long a connection that was idle, or is given back, may take to say that it is there.
+/// How long a connection that was idle, or is being returned, may take to answer a ping.
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What keeps a SQLite file from being written.
@@ -29,24 +29,25 @@ const READ_ONLY: &str = "is read-only: this user has to be allowed to write the 
 const NOT_EVEN_READ: &str = "is read-only: this user has to be allowed to write the file, and its directory; to only \
      read it, while nobody writes it, give sqlite:FILE?immutable=1";
 
-/// How a pool is opened.
+/// How to open a pool.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectOptions {
-    /// How many connections at most.
+    /// Maximum number of connections.
     pub connections: u32,
-    /// Whether to make a SQLite file that does not exist, and to switch it to WAL, which lasts. Whoever else opens
-    /// a file leaves it as it is, so that a copy can be read that nobody may write.
+    /// Whether to create a missing SQLite file, and to switch it to WAL, which is permanent. All other callers leave
+    /// a file as it is, so that a copy that nobody may write can be read.
     pub create: bool,
-    /// How long the server lets one statement run, so that one whose client has given up does
-    /// not run for ever. SQLite's statements are interrupted by their client.
+    /// How long the server lets one statement run, so that a statement whose client has given up does not run for
+    /// ever. SQLite's statements are interrupted by their client.
     pub statement_max: Duration,
-    /// How long a MySQL session may be silent before the server ends it. This is what frees the
-    /// locks of a process that was stopped, or cut off, in the middle of a transaction.
+    /// How long a MySQL session may be idle before the server ends it. This frees the locks of a process that was
+    /// stopped, or cut off, in the middle of a transaction.
     pub idle_max: Duration,
 }
 
 impl ConnectOptions {
-    /// So many connections to a database that exists; a statement ends soon after its client has given it up.
+    /// Options for this many connections to an existing database; a statement ends soon after its client has given
+    /// up.
     #[must_use]
     pub fn new(connections: u32) -> Self {
         Self { connections, create: false, statement_max: 2 * LIMIT, idle_max: Duration::from_secs(300) }
@@ -72,11 +73,11 @@ const SESSION_MYSQL: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMIT
      sql_select_limit = 18446744073709551615, sql_safe_updates = 0, sql_big_selects = 1, completion_type = 0, \
      sql_mode = 'STRICT_TRANS_TABLES,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'";
 
-/// How many statements a connection keeps prepared at most; a server counts those of all connections.
+/// How many statements a connection keeps prepared; the server limits the total over all connections.
 pub(crate) const STATEMENTS_KEPT_MAX: usize = 200;
 
-/// Opens a pool to `url`: `mysql://…` or `sqlite:…`. No message repeats the URL, which holds
-/// the password.
+/// Opens a pool to `url`: `mysql://…` or `sqlite:…`. Error messages never contain the URL, because it holds the
+/// password.
 pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
     let scheme = url.split(':').next().unwrap_or_default();
     let opened = match scheme {
@@ -161,7 +162,7 @@ fn unknown_parameter(url: &str) -> Option<String> {
     url.query_pairs().map(|(name, _)| name.into_owned()).find(|name| !is_known(name))
 }
 
-/// Opens a SQLite file that nobody writes to any more, to read it and nothing else.
+/// Opens a SQLite file that nobody writes to any more, for reading only.
 #[must_use]
 pub(crate) fn open_file(path: &Path) -> Db {
     let options = SqliteConnectOptions::new()
@@ -222,7 +223,7 @@ fn sqlite_pool(options: SqliteConnectOptions, pool: ConnectOptions) -> SqlitePoo
         .connect_lazy_with(options)
 }
 
-/// What to do about a statement that SQLite refused as it may not write to the database at `url`.
+/// Advice for a statement that SQLite refused because it may not write to the database at `url`.
 #[must_use]
 pub fn explain_read_only(url: &str, error: &DbError) -> Option<String> {
     let options = SqliteConnectOptions::from_str(url).ok().filter(|_| error.is_read_only())?;
@@ -268,7 +269,8 @@ impl Pool {
 }
 
 impl Db {
-    /// Whether an error is of one statement that took too long, or that somebody has ended: the database answers others.
+    /// Whether an error is of one statement that took too long, or that was killed, while the database still answers
+    /// others.
     pub(crate) async fn answers_others(&self, error: &DbError) -> bool {
         error.is_cut_off() && self.ping().await.is_ok()
     }

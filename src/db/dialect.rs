@@ -1,8 +1,7 @@
-//! What differs between the two databases, in one table.
+//! The differences between the two databases, in one table.
 //!
-//! Statements are written once, with a token in braces where the databases
-//! disagree. `daymend` speaks two dialects: MySQL (which covers MariaDB: only SQL
-//! that both understand is used) and SQLite.
+//! Statements are written once, with a token in braces where the databases differ. `daymend` speaks two dialects:
+//! MySQL (which covers MariaDB: only SQL that both understand is used) and SQLite.
 
 use std::{
     borrow::Cow,
@@ -20,7 +19,7 @@ pub enum DbClock {
     /// The database's clock.
     #[default]
     Database,
-    /// Microseconds since 1970 that a test moves by hand.
+    /// Microseconds since 1970, advanced by hand in tests.
     Driven(Arc<AtomicI64>),
 }
 
@@ -76,8 +75,8 @@ const TOKENS: &[(&str, &str, &str)] = &[
 impl Dialect {
     /// A statement that deletes the rows of `table` whose `key` is in a list, bound as JSON.
     ///
-    /// Each is looked up by its key. With `IN (…)` the servers prefer to scan a table that is small,
-    /// and no hint keeps MariaDB from it; a scan waits for rows of others that nobody asked for.
+    /// Each row is looked up by its key. With `IN (…)` the servers prefer to scan a small table, and no hint stops
+    /// MariaDB from doing so; a scan waits for locks on unrelated rows.
     #[must_use]
     pub(crate) fn delete_by_key(self, table: &str, key: &str) -> String {
         match self {
@@ -88,11 +87,11 @@ impl Dialect {
         }
     }
 
-    /// A statement that returns `key` and `column` of the rows of `table` whose `key` is in such a list,
-    /// locked for writing, at once or not at all; not locked where writers exclude each other.
+    /// A statement that returns `key` and `column` of the rows of `table` whose `key` is in such a list, locked for
+    /// writing without waiting; not locked where writers exclude each other.
     ///
-    /// By their keys: a range would be locked to its end and one row further, and that row may be one that
-    /// a neighbour has just inserted.
+    /// Rows are locked by their keys: a range would be locked to its end and one row beyond, and a neighbour may just
+    /// have inserted that row.
     #[must_use]
     pub(crate) fn lock_by_key(self, table: &str, key: &str, column: &str) -> String {
         match self {

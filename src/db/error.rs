@@ -1,17 +1,17 @@
-//! Database errors, sorted by what to do about them.
+//! Database errors, classified by what to do about them.
 
-/// How errors name the way to a connection.
+/// The statement name of errors that occur while connecting.
 pub(super) const CONNECT: &str = "connect";
 
-/// What an error of the database calls for.
+/// What a database error calls for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// A conflict with another transaction (deadlock, lock timeout, snapshot conflict,
-    /// SQLite BUSY, a row that a trigger inserted first): start over at once.
+    /// A conflict with another transaction (deadlock, lock timeout, snapshot conflict, SQLite BUSY, a row that a
+    /// trigger inserted first): start over at once.
     Conflict,
-    /// The database cannot be reached, or is starting or stopping: wait, then go on.
+    /// The database cannot be reached, or is starting or stopping: wait, then continue.
     Unavailable,
-    /// A table, a column or a right is missing, or a statement is wrong: retrying helps nobody.
+    /// A table, a column or a privilege is missing, or a statement is wrong: retrying does not help.
     Definition,
     /// Anything else.
     Other,
@@ -30,11 +30,11 @@ impl Kind {
     }
 }
 
-/// A statement that failed: its name, the database's own words, and what kind of error it is.
+/// A statement that failed: its name, the database's own message, and what kind of error it is.
 #[derive(Debug, thiserror::Error)]
 #[error("database: {statement}")]
 pub struct DbError {
-    /// The name that opens the statement (`-- claim`).
+    /// The name in the comment that opens the statement (`-- claim`).
     pub statement: String,
     /// What to do about it.
     pub kind: Kind,
@@ -52,7 +52,7 @@ impl DbError {
 }
 
 impl DbError {
-    /// A conflict that the database does not know of: a row is not what it was when it was read.
+    /// A conflict that the database does not detect: a row has changed since it was read.
     #[must_use]
     pub(crate) fn changed(statement: &str) -> Self {
         let source = sqlx::Error::Protocol("a row has changed since it was read".to_owned());
@@ -60,7 +60,7 @@ impl DbError {
     }
 }
 
-/// The database's own number for an error, such as 1213; 0 where it has none.
+/// The database's own error number, such as 1213; 0 if it has none.
 #[must_use]
 pub fn code(error: &sqlx::Error) -> u32 {
     match error {
@@ -137,7 +137,7 @@ fn sqlite_kind(code: u32, message: &str) -> Kind {
 }
 
 impl DbError {
-    /// Whether a connection was lost that a statement was on: by an outage, or by somebody who kills it.
+    /// Whether a connection was lost while a statement was running: by an outage, or because it was killed.
     #[must_use]
     pub(crate) fn is_cut_off(&self) -> bool {
         self.kind == Kind::Unavailable
@@ -152,40 +152,39 @@ impl DbError {
             }
     }
 
-    /// Whether a row holds a value that cannot be read: its lab has to wait for somebody, the
-    /// others do not.
+    /// Whether a row holds a value that cannot be read: only the row's lab is affected.
     #[must_use]
     pub fn is_bad_data(&self) -> bool {
         matches!(&self.source, sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. })
     }
 
-    /// Whether it passes by itself: a conflict with another transaction, but not a key that is taken.
+    /// Whether the error is transient: a conflict with another transaction, but not a duplicate key.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         self.kind == Kind::Conflict && !self.is_duplicate()
     }
 
-    /// Whether a right is missing: access denied to a database, a command, a column, or in general.
+    /// Whether a privilege is missing: access denied to a database, a command, a column, or in general.
     #[must_use]
     pub fn is_denied(&self) -> bool {
         matches!(code(&self.source), 1044 | 1142 | 1143 | 1227 | 1370)
     }
 
-    /// Whether SQLite may not write its file, or beside it.
+    /// Whether SQLite may not write its file, or its directory.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         let sqlx::Error::Database(error) = &self.source else { return false };
         error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() && code(&self.source) & 0xff == 8
     }
 
-    /// Whether the server answers and lets this user not in: the log-in, or the database for it.
+    /// Whether the server answers but rejects this user: the log-in, or access to the database.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         let number = code(&self.source);
         is_login_refused(number) || matches!(number, 1044 | 1049)
     }
 
-    /// What keeps whoever waits for the database.
+    /// The log message for a process that is waiting for the database.
     #[must_use]
     pub fn why_waiting(&self) -> &'static str {
         if self.is_refused() {
@@ -201,7 +200,7 @@ impl DbError {
         code(&self.source) == 1146 || self.source.to_string().contains("no such table")
     }
 
-    /// Whether a row with that unique key was there already.
+    /// Whether a row with that unique key already existed.
     #[must_use]
     pub fn is_duplicate(&self) -> bool {
         matches!(&self.source, sqlx::Error::Database(error) if error.is_unique_violation())

@@ -1,9 +1,8 @@
-//! daymend's own tables: creating them, and checking that they are current.
+//! daymend's own tables: creating them, and checking that they are up to date.
 //!
-//! The files of `migrations/` are compiled in, one a version. Each of their statements can
-//! be run again, because DDL is not transactional in MySQL: a migration that was cut off is
-//! simply run once more, and two at once do no harm. Only tables whose name begins with
-//! `daymend_` are ever altered; the lab system's three output tables are created where
+//! The files of `migrations/` are compiled in, one per version. Each statement in them is idempotent, because DDL is
+//! not transactional in MySQL: a migration that was interrupted is simply run again, and two at once do no harm. Only
+//! tables whose name begins with `daymend_` are ever altered; the lab system's three output tables are created if
 //! they do not exist, whatever the version.
 
 use super::{Db, DbError, Dialect, Mode, Query, code};
@@ -12,7 +11,7 @@ use crate::{args, statement};
 /// One version of the schema.
 #[derive(Debug, Clone, Copy)]
 pub struct Migration {
-    /// Its number; they begin at 1 and have no gap.
+    /// Its number; versions start at 1 and have no gaps.
     pub version: u32,
     /// What it is about.
     pub name: &'static str,
@@ -56,15 +55,15 @@ pub const MIGRATIONS: &[Migration] = &[
 /// Why the schema does not fit this binary.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
-    /// It is missing or older than this binary expects.
+    /// The schema is missing, or older than this binary expects.
     #[error("the database has daymend schema version {found}, this binary needs {wanted}: run `daymend migrate`")]
     Behind {
-        /// The version in the database; 0 for none.
+        /// The version in the database; 0 if there is none.
         found: u32,
         /// The version of this binary.
         wanted: u32,
     },
-    /// A newer binary has been here.
+    /// The schema was migrated by a newer binary.
     #[error("the database has daymend schema version {found}, newer than this binary's {wanted}: use a newer daymend")]
     Ahead {
         /// The version in the database.
@@ -118,7 +117,7 @@ pub fn wanted() -> u32 {
     MIGRATIONS.last().map_or(0, |last| last.version)
 }
 
-/// The version in the database; 0 where daymend has no tables yet.
+/// The version in the database; 0 if daymend has no tables yet.
 pub async fn version(db: &Db) -> Result<u32, DbError> {
     let exists = match db.dialect() {
         Dialect::MySql => SCHEMA_TABLE_MYSQL,
@@ -148,7 +147,7 @@ pub fn fits(found: u32) -> Result<(), SchemaError> {
     }
 }
 
-/// The lab system's output tables that the database does not have, or has and does not show to this user.
+/// The lab system's output tables that do not exist, or that this user may not see.
 pub async fn missing_outputs(db: &Db) -> Result<Vec<&'static str>, DbError> {
     let tables = match db.dialect() {
         Dialect::MySql => TABLES_MYSQL,
@@ -170,8 +169,8 @@ async fn create_outputs(db: &Db) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Brings the schema up to this binary's version, and creates the lab system's output tables where they are
-/// missing; the versions that were applied here, and by nobody else meanwhile.
+/// Brings the schema up to this binary's version, and creates missing output tables of the lab system; returns the
+/// versions that this call applied, without those that another process applied meanwhile.
 pub async fn migrate(db: &Db) -> Result<Vec<&'static Migration>, DbError> {
     let found = version(db).await?;
     let mut applied = Vec::new();
@@ -204,7 +203,7 @@ fn is_duplicate_column(error: &DbError) -> bool {
     }
 }
 
-/// daymend's own tables, of every version.
+/// daymend's own tables, across all versions.
 pub fn tables() -> impl Iterator<Item = &'static str> {
     created(Dialect::MySql).map(|(table, _)| table).filter(|table| table.starts_with(OWN))
 }
@@ -214,7 +213,7 @@ fn outputs(dialect: Dialect) -> impl Iterator<Item = (&'static str, &'static str
     created(dialect).filter(|(table, _)| !table.starts_with(OWN))
 }
 
-/// What the names of daymend's own tables begin with.
+/// The prefix of the names of daymend's own tables.
 pub const OWN: &str = "daymend_";
 
 /// Every table that a migration creates, with the statement, oldest first.

@@ -1,11 +1,11 @@
-//! The two databases behind one small interface.
+//! One small interface to both databases.
 //!
 //! [`Db`] is a pool of either MySQL (MariaDB included) or SQLite; [`Tx`] is a transaction on
 //! one of its connections. Leaf functions take a `&mut Tx` and run named [`Statement`]s; only
 //! their callers begin and commit.
 //!
-//! Sessions set what they rely on themselves: READ COMMITTED, UTC, a strict sql_mode and
-//! a short lock timeout; full durability and a busy timeout on SQLite, whose files are made in WAL mode.
+//! Sessions set everything they rely on: READ COMMITTED, UTC, a strict sql_mode and a short lock timeout; on SQLite,
+//! full durability and a busy timeout, and new files use WAL mode.
 
 mod connect;
 mod dialect;
@@ -44,7 +44,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub struct Db {
     pool: Pool,
-    /// How the pool was opened, to open another.
+    /// How the pool was opened, to open another like it.
     opened: ConnectOptions,
     clock: DbClock,
     limit: Duration,
@@ -59,7 +59,7 @@ enum Pool {
 /// What a transaction is for, which decides how it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Reads only, all of them from one consistent snapshot, without a lock.
+    /// Reads only, all from one consistent snapshot, without locks.
     Snapshot,
     /// Reads and writes at READ COMMITTED; `BEGIN IMMEDIATE` on SQLite.
     Write,
@@ -72,14 +72,13 @@ impl Db {
 
     /// Another pool to the same database, with no connection yet.
     ///
-    /// A network that has swallowed connections leaves a pool with some that nobody will ever
-    /// hear of again; a new pool has none of them.
+    /// After a network outage a pool may hold connections that will never answer again; a new pool has none.
     #[must_use]
     pub fn renewed(&self) -> Self {
         Self { pool: self.pool.reopened(self.opened), ..self.clone() }
     }
 
-    /// Another pool to the same database, opened in another way.
+    /// Another pool to the same database, with other options.
     #[must_use]
     pub(crate) fn reopened(&self, options: ConnectOptions) -> Self {
         Self { pool: self.pool.reopened(options), opened: options, ..self.clone() }
@@ -91,8 +90,8 @@ impl Db {
         Self { clock, ..self.clone() }
     }
 
-    /// The same pool, where a statement may go without an answer for so long. After that its
-    /// connection counts as dead and is closed.
+    /// The same pool with another limit on how long a statement may go without an answer. After that its connection
+    /// counts as dead and is closed.
     #[must_use]
     pub fn with_limit(&self, limit: Duration) -> Self {
         Self { limit, ..self.clone() }
@@ -114,12 +113,12 @@ impl Db {
         Ok(tx)
     }
 
-    /// Runs one statement that stands alone; the number of rows it found.
+    /// Runs one statement on its own; returns the number of rows it found.
     pub async fn execute<'q>(&self, query: impl Into<Query<'q>>, args: Vec<Arg>) -> Result<u64, DbError> {
         Tx::acquire(self).await?.execute(query, args).await
     }
 
-    /// What `read` makes of every row of one statement that stands alone.
+    /// Runs one statement on its own, and maps every row with `read`.
     pub async fn fetch_all<'q, T: Send>(
         &self,
         query: impl Into<Query<'q>>,
@@ -129,7 +128,7 @@ impl Db {
         Tx::acquire(self).await?.fetch_all(query, args, read).await
     }
 
-    /// What `read` makes of the first row of one statement that stands alone; none where there is no row.
+    /// Runs one statement on its own, and maps its first row with `read`; `None` if there is no row.
     pub async fn fetch_optional<'q, T: Send>(
         &self,
         query: impl Into<Query<'q>>,
@@ -139,7 +138,7 @@ impl Db {
         Tx::acquire(self).await?.fetch_optional(query, args, read).await
     }
 
-    /// What `read` makes of the first row of one statement that stands alone and always has one.
+    /// Runs one statement on its own that always returns a row, and maps the first with `read`.
     pub async fn fetch_one<'q, T: Send>(
         &self,
         query: impl Into<Query<'q>>,
@@ -154,19 +153,19 @@ impl Db {
         Tx::acquire(self).await?.database_now().await
     }
 
-    /// The moment by which days are over: a fixed one, or the earlier of this machine's clock and the
-    /// database's. A clock that is ahead would close days that go on.
+    /// The moment that decides which days are over: a fixed one, or the earlier of this machine's clock and the
+    /// database's. A clock that is ahead would close days that are not over.
     pub async fn now(&self, clock: Clock) -> Result<DateTime<Utc>, DbError> {
         Ok(clock.at_most(self.database_now().await?))
     }
 
-    /// A connection on which no transaction has begun.
+    /// A connection without an open transaction.
     pub(crate) async fn connection(&self) -> Result<Tx, DbError> {
         Tx::acquire(self).await
     }
 
-    /// The names of the columns that a statement returns; prepares it and does not run it. Outside of
-    /// a transaction, because one that only reads does not prepare a statement that writes.
+    /// The names of the columns that a statement returns; prepares it but does not run it. Not in a transaction,
+    /// because a read-only one cannot prepare a statement that writes.
     pub async fn columns(&self, query: Query<'_>) -> Result<Vec<String>, DbError> {
         self.connection().await?.columns(query).await
     }
@@ -180,13 +179,13 @@ impl Db {
         }
     }
 
-    /// How many connections there may be.
+    /// The maximum number of connections.
     #[must_use]
     pub fn pool_max(&self) -> u32 {
         self.opened.connections
     }
 
-    /// The name of the database: a schema of the server, or SQLite's file.
+    /// The name of the database: the server's schema, or SQLite's file.
     #[must_use]
     pub fn name(&self) -> String {
         match &self.pool {

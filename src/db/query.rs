@@ -1,15 +1,15 @@
-//! A statement as a transaction runs it.
+//! A statement in the form that transactions run.
 
 use std::{borrow::Cow, fmt};
 
 use super::Statement;
 
-/// A statement's text, named for its errors.
+/// A statement's text, with the name used in errors.
 #[derive(Debug)]
 pub struct Query<'a> {
     pub(super) name: &'a str,
     pub(super) sql: Cow<'a, str>,
-    /// Whether it stays prepared.
+    /// Whether it is kept prepared.
     pub(super) is_kept: bool,
 }
 
@@ -18,19 +18,20 @@ pub struct Query<'a> {
 const ITEMS_KEPT_MAX: usize = 16;
 
 impl<'a> Query<'a> {
-    /// A statement that is not a constant, such as one of a rollup's SELECTs.
+    /// A statement that is not a constant, such as a rollup's SELECT.
     #[must_use]
     pub fn new(name: &'a str, sql: impl Into<Cow<'a, str>>) -> Self {
         Self { name, sql: sql.into(), is_kept: true }
     }
 
-    /// One that is put together while the program runs, opened by the comment that names it.
+    /// A statement that is composed at run time; the comment that names it is prepended.
     #[must_use]
     pub fn named(name: &'a str, sql: impl fmt::Display) -> Self {
         Self::new(name, format!("-- daymend: {name}\n{sql}"))
     }
 
-    /// One whose text is for so many items: kept prepared where they are few, as others come with other numbers.
+    /// A statement whose text depends on the number of items: kept prepared only if they are few, because other calls
+    /// have other numbers.
     #[must_use]
     pub(super) fn of_items(name: &'a str, sql: impl Into<Cow<'a, str>>, count: usize) -> Self {
         Self { is_kept: count <= ITEMS_KEPT_MAX, ..Self::new(name, sql) }
@@ -42,14 +43,13 @@ impl<'a> Query<'a> {
         &self.sql
     }
 
-    /// The same, where this very text comes again and again.
+    /// The same query, kept prepared: this exact text is run often.
     #[must_use]
     pub fn kept(self) -> Self {
         Self { is_kept: true, ..self }
     }
 
-    /// The same, where this very text hardly comes again: it is not kept prepared, neither here nor in the
-    /// server.
+    /// The same query, not kept prepared, neither here nor in the server: this exact text is hardly ever run again.
     #[must_use]
     pub fn once(self) -> Self {
         Self { is_kept: false, ..self }

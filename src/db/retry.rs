@@ -1,4 +1,4 @@
-//! Starting over after a conflict, and waiting for a database that is away.
+//! Retrying after a conflict, and waiting for an unreachable database.
 
 use std::{future::Future, time::Duration};
 
@@ -7,15 +7,15 @@ use rand::RngExt as _;
 use super::{DbError, Kind};
 use crate::metrics::catalogue::DATABASE_RETRIES;
 
-/// How often a conflict is retried before it is handed to the caller.
+/// How often a conflict is retried before it is returned to the caller.
 pub const RETRIES_MAX: u32 = 20;
 
-/// Exponential backoff with jitter: half to all of a time that doubles.
+/// Exponential backoff with jitter: between half and all of a ceiling that doubles.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
-    /// The first wait, at most.
+    /// The ceiling of the first wait.
     pub base: Duration,
-    /// No wait is longer.
+    /// The maximum wait.
     pub max: Duration,
 }
 
@@ -26,8 +26,8 @@ impl Backoff {
     /// For a database that cannot be reached.
     pub const UNAVAILABLE: Self = Self { base: Duration::from_millis(200), max: Duration::from_secs(10) };
 
-    /// How long to wait after the `failures`-th failure in a row (from 1): between half
-    /// and all of a ceiling that doubles.
+    /// How long to wait after the `failures`-th failure in a row (counting from 1): between half and all of a ceiling
+    /// that doubles.
     #[must_use]
     pub fn wait(&self, failures: u32) -> Duration {
         let ceiling = self.base.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(self.max);
@@ -35,11 +35,10 @@ impl Backoff {
     }
 }
 
-/// Runs a transaction until it does not end in a conflict.
+/// Runs a transaction, retrying it while it ends in a conflict.
 ///
-/// `attempt` begins, works and commits. Deadlocks (1213), lock timeouts (1205), snapshot
-/// conflicts (1020), BUSY and duplicate keys start it over with jitter, at most
-/// [`RETRIES_MAX`] times; every other error is the caller's.
+/// `attempt` begins, works and commits. Deadlocks (1213), lock timeouts (1205), snapshot conflicts (1020), BUSY and
+/// duplicate keys are retried with jitter, at most [`RETRIES_MAX`] times; every other error is returned.
 pub async fn retry<T, E, F>(name: &'static str, mut attempt: impl FnMut() -> F) -> Result<T, E>
 where
     E: AsDbError,

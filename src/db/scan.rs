@@ -1,33 +1,33 @@
-//! Reading SQL text, of definitions and of what the database has stored: where quotes and comments
-//! begin and end, and what is written to. Pure.
+//! Scanning SQL text, from definitions and as stored by the database: where quotes and comments begin and end, and
+//! which tables are written to. Pure.
 //!
-//! This is no parser of SQL. MySQL (MariaDB included) and SQLite understand some of it differently:
-//! text that was written for one of them is read with its dialect, text for both with none.
+//! This is not a SQL parser. MySQL (MariaDB included) and SQLite read some text differently: text written for one of
+//! them is scanned with its dialect, text for both with none.
 
 use super::Dialect;
 
-/// What a stretch of SQL text is.
+/// What kind of token a piece of SQL text is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Piece {
-    /// Between words.
+    /// White space.
     Space,
-    /// A comment, with the end of its line left out.
+    /// A comment, without the end of its line.
     Comment,
-    /// A text in single quotes.
+    /// A string in single quotes.
     Text,
-    /// A name in quotes. On MySQL, what stands in double quotes is a text, unless ANSI_QUOTES is on.
+    /// A quoted name. In MySQL, double quotes enclose a string, unless ANSI_QUOTES is on.
     Name,
     /// A keyword, a name or a number.
     Word,
-    /// Punctuation: one character, or a comparison of two.
+    /// Punctuation: one character, or a two-character comparison.
     Sign,
-    /// A quote or a comment that does not end.
+    /// A quote or a comment that is not closed.
     Unclosed,
 }
 
-/// The piece that a text begins with, and how many bytes it has; none at the end.
+/// The token at the beginning of a text, and its length in bytes; `None` at the end.
 ///
-/// With no dialect, dashes always begin a comment, and a backslash in quotes is only a backslash.
+/// Without a dialect, dashes always begin a comment, and a backslash in quotes is an ordinary character.
 pub(crate) fn piece(text: &str, dialect: Option<Dialect>) -> Option<(Piece, usize)> {
     let first = text.chars().next()?;
     let is_mysql = dialect == Some(Dialect::MySql);
@@ -77,10 +77,10 @@ fn conditional(text: &str) -> Option<usize> {
     Some(text.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len())
 }
 
-/// Words, quoted names without their quotes, and punctuation; comments and texts are left out.
+/// Words, quoted names without their quotes, and punctuation; without comments and strings.
 ///
-/// What follows a quote that does not end is read all the same: the text is not what the database
-/// carries out, and rather a write is seen that is none than one is missed.
+/// Text after an unclosed quote is scanned too: it is not what the database executes, and seeing a write where there
+/// is none is better than missing one.
 pub(crate) fn tokens(text: &str, dialect: Option<Dialect>) -> Vec<String> {
     let mut tokens = Vec::new();
     let mut rest = text;

@@ -1,8 +1,7 @@
 //! Named statements.
 //!
-//! `statement!` declares a constant with the text of a statement, opened by a comment
-//! that names it, so that a slow-query log names it too, and enters it into a registry,
-//! so that a test can prepare every statement on both databases.
+//! `statement!` declares a constant with the text of a statement, opened by a comment that names it in the slow-query
+//! log, and registers it, so that a test can prepare every statement on both databases.
 
 use super::Query;
 
@@ -35,7 +34,7 @@ impl Statement {
         Query::of_items(self.name, self.sql.replace("{rows}", &repeat(self.row, count)), count)
     }
 
-    /// Every statement of the program, in no order.
+    /// Every statement of the program, in no particular order.
     pub fn all() -> impl Iterator<Item = &'static Self> {
         inventory::iter::<Self>()
     }

@@ -1,11 +1,10 @@
-//! A transaction on one connection, which cannot be left half done.
+//! A transaction on one connection, which is never left half done.
 //!
-//! However a [`Tx`] ends, nothing of it stays: dropped between two statements it is rolled
-//! back before its connection goes back to the pool; dropped while a statement is under way
-//! (a timeout, an aborted task) its connection is closed, because nobody knows what it would
-//! say next, and a statement that SQLite is still working on is interrupted. A statement
-//! that gets no answer within the limit is treated the same way, so that a network that has
-//! swallowed a connection costs that connection and nothing else.
+//! However a [`Tx`] ends without a commit, its changes are undone: dropped between two statements, it is rolled back
+//! before its connection returns to the pool; dropped while a statement is running (a timeout, an aborted task), its
+//! connection is closed, because its state is unknown, and a statement that SQLite is still running is interrupted. A
+//! statement that gets no answer within the limit is treated the same way, so that a network failure costs one
+//! connection and nothing else.
 
 use std::{
     future::Future,
@@ -26,7 +25,7 @@ use crate::statement;
 
 statement!(NOW, "database now", "SELECT {now_us}");
 
-/// How errors name the statement that commits.
+/// The statement name of errors that occur while committing.
 pub(crate) const COMMIT: &str = "commit";
 
 const BEGIN_SNAPSHOT_MYSQL: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
@@ -39,15 +38,15 @@ const SQLITE_INSTRUCTIONS: i32 = 10_000;
 /// A transaction on one connection.
 #[derive(Debug)]
 pub struct Tx {
-    /// There until the transaction is dropped.
+    /// `Some` until the transaction is dropped.
     connection: Option<Connection>,
     clock: DbClock,
     limit: Duration,
-    /// Whether a transaction has begun and not ended.
+    /// Whether a transaction is open.
     is_open: bool,
-    /// Whether a statement is under way; still true when it was given up.
+    /// Whether a statement is running; stays true if it was abandoned.
     is_busy: bool,
-    /// Tells SQLite that its statement has been given up.
+    /// Tells SQLite that its statement has been abandoned.
     interrupt: Arc<AtomicBool>,
 }
 
@@ -92,7 +91,7 @@ macro_rules! on_connection {
 }
 
 impl Tx {
-    /// A connection on which no transaction has begun.
+    /// A connection without an open transaction.
     pub(super) async fn acquire(db: &Db) -> Result<Self, DbError> {
         let named = |error| DbError::new(CONNECT, error);
         let interrupt = Arc::new(AtomicBool::new(false));
@@ -137,19 +136,19 @@ impl Tx {
         Ok(())
     }
 
-    /// Rolls back, and waits until that is done.
+    /// Rolls back, and waits for that to finish.
     pub async fn rollback(mut self) -> Result<(), DbError> {
         self.control("rollback", "ROLLBACK").await?;
         self.is_open = false;
         Ok(())
     }
 
-    /// Runs a statement as it is, without preparing it: MySQL cannot prepare the DDL of triggers.
+    /// Runs a statement without preparing it: MySQL cannot prepare the DDL of triggers.
     pub async fn execute_text(&mut self, name: &str, sql: &str) -> Result<(), DbError> {
         self.control(name, sql).await
     }
 
-    /// Ends it by closing its connection, whose session has been changed.
+    /// Ends the transaction by closing its connection, because its session was changed.
     pub fn discard(mut self) {
         self.is_busy = true;
     }
@@ -172,7 +171,7 @@ impl Tx {
         self.dialect().render(&query.sql, &self.clock).into_owned()
     }
 
-    /// Runs a statement; the number of rows it found (MySQL: matched, not changed).
+    /// Runs a statement; returns the number of rows it found (MySQL: matched, not changed).
     pub async fn execute<'q>(&mut self, query: impl Into<Query<'q>>, args: Vec<Arg>) -> Result<u64, DbError> {
         let query = query.into();
         let sql = self.render(&query);
@@ -181,7 +180,7 @@ impl Tx {
         })
     }
 
-    /// Inserts a row; the id that the database gave it.
+    /// Inserts a row; returns the id that the database assigned.
     pub async fn insert<'q>(&mut self, query: impl Into<Query<'q>>, args: Vec<Arg>) -> Result<i64, DbError> {
         let query = query.into();
         let sql = self.render(&query);
@@ -190,7 +189,7 @@ impl Tx {
         })
     }
 
-    /// What `read` makes of every row.
+    /// Runs a statement, and maps every row with `read`.
     pub async fn fetch_all<'q, T: Send>(
         &mut self,
         query: impl Into<Query<'q>>,
@@ -206,7 +205,7 @@ impl Tx {
         Ok(all)
     }
 
-    /// What `read` makes of the first row; none where there is no row.
+    /// Runs a statement, and maps its first row with `read`; `None` if there is no row.
     pub async fn fetch_optional<'q, T: Send>(
         &mut self,
         query: impl Into<Query<'q>>,
@@ -224,7 +223,7 @@ impl Tx {
         Ok(first)
     }
 
-    /// What `read` makes of the first row of a statement that always has one.
+    /// Runs a statement that always returns a row, and maps the first with `read`.
     pub async fn fetch_one<'q, T: Send>(
         &mut self,
         query: impl Into<Query<'q>>,
@@ -236,7 +235,7 @@ impl Tx {
         self.fetch_optional(query, args, read).await?.ok_or_else(|| DbError::new(name, sqlx::Error::RowNotFound))
     }
 
-    /// Hands every row to `each` as it arrives, without keeping them.
+    /// Passes every row to `each` as it arrives, without keeping it.
     pub async fn for_each<'q>(
         &mut self,
         query: impl Into<Query<'q>>,
@@ -264,8 +263,8 @@ impl Tx {
         })
     }
 
-    /// Hands every row to `each` as it arrives, sends on what comes of it, and waits where the receiver is
-    /// slower. The limit is for the wait for each row: all of them together may take as long as they like.
+    /// Passes every row to `each` as it arrives, sends on the result, and waits if the receiver is slower. The time
+    /// limit applies to the wait for each row, not to all of them together.
     pub(crate) async fn stream<'q, M: Send>(
         &mut self,
         query: impl Into<Query<'q>>,
@@ -318,14 +317,14 @@ impl Tx {
         .await
     }
 
-    /// A place to which [`rollback_to_savepoint`](Self::rollback_to_savepoint) goes back, as often as it is asked; of
-    /// two the later one counts.
+    /// Sets the savepoint for [`rollback_to_savepoint`](Self::rollback_to_savepoint), which can be used any number of
+    /// times; a second call moves it.
     pub(crate) async fn savepoint(&mut self) -> Result<(), DbError> {
         self.control("savepoint", "SAVEPOINT daymend").await
     }
 
-    /// Runs a statement of which nothing stays where it fails. A trigger of SQLite's, or the rule of a constraint, may
-    /// keep what was written so far (FAIL), or end the transaction: then [`is_open`](Self::is_open) is false.
+    /// Runs a statement that leaves no changes behind if it fails. On SQLite a trigger or a constraint may keep what
+    /// was written so far (FAIL), or end the transaction: [`is_open`](Self::is_open) is then false.
     pub(crate) async fn execute_whole(&mut self, query: Query<'_>, args: Vec<Arg>) -> Result<u64, DbError> {
         if self.dialect() == Dialect::MySql {
             return self.execute(query, args).await;
@@ -343,20 +342,20 @@ impl Tx {
         result
     }
 
-    /// Whether the transaction has not ended, neither by us nor by a statement that failed.
+    /// Whether the transaction is still open: ended neither by us nor by a failed statement.
     pub(crate) fn is_open(&self) -> bool {
         self.is_open
     }
 
-    /// Takes back what was written since the savepoint, and keeps the transaction and its read view. MySQL also lets
-    /// go of the locks on the definitions of tables that were first used since: nobody who alters one of them has to
-    /// wait for the end of the transaction.
+    /// Undoes what was written since the savepoint; the transaction and its read view stay open. MySQL also releases
+    /// metadata locks on tables first used since then, so that an ALTER of one of them need not wait for the end of
+    /// the transaction.
     pub(crate) async fn rollback_to_savepoint(&mut self) -> Result<(), DbError> {
         self.control("rollback to savepoint", "ROLLBACK TO SAVEPOINT daymend").await
     }
 
-    /// The names of the columns that a statement returns; prepares it and does not run it. Anew: what was
-    /// prepared before a table was altered has the columns that it had then.
+    /// The names of the columns that a statement returns; prepares it but does not run it. It is always prepared
+    /// again: a statement prepared before a table was altered has the old columns.
     pub(crate) async fn columns(&mut self, query: Query<'_>) -> Result<Vec<String>, DbError> {
         let sql = self.render(&query);
         on_connection!(self, query.name, |connection| async {

@@ -1,8 +1,7 @@
-//! Values on their way into a statement, and rows on their way out.
+//! Statement arguments, and values read from rows.
 //!
-//! Dates and instants travel as text in both databases (`2026-03-15`,
-//! `2026-03-15 18:30:00.000000`): SQLite has no other type for them, and MySQL
-//! converts a text parameter once, to the type of the column it is compared with.
+//! Dates and instants are passed as text in both databases (`2026-03-15`, `2026-03-15 18:30:00.000000`): SQLite has
+//! no type for them, and MySQL converts a text parameter once, to the type of the column it is compared with.
 
 use std::fmt;
 
@@ -23,15 +22,14 @@ pub enum Arg {
     Text(String),
     /// Bytes.
     Bytes(Vec<u8>),
-    /// Text of SQLite that is not UTF-8; the statement has to say `CAST(? AS TEXT)`.
+    /// SQLite text that is not UTF-8; the statement has to say `CAST(? AS TEXT)`.
     RawText(Vec<u8>),
 }
 
-/// The text form of an instant that both databases compare rightly.
+/// An instant as text that both databases compare correctly.
 ///
-/// Without a fraction where it is zero: SQLite compares text, and `…:00` sorts before
-/// `…:00.000000`, so that a boundary written like this is right whichever way the other
-/// side wrote its own.
+/// A zero fraction is left out: SQLite compares text, and `…:00` sorts before `…:00.000000`, so that a bound in this
+/// form is right whichever form the other side uses.
 #[must_use]
 pub fn instant_text(at: DateTime<Utc>) -> String {
     if at.nanosecond() == 0 {
@@ -41,13 +39,13 @@ pub fn instant_text(at: DateTime<Utc>) -> String {
     }
 }
 
-/// A text that fits into a column of so many characters: its beginning.
+/// The text, cut off to fit a column of that many characters.
 #[must_use]
 pub(crate) fn clipped(text: &str, characters_max: usize) -> String {
     text.chars().take(characters_max).collect()
 }
 
-/// A list of ids as JSON, to be bound as one value.
+/// A list of ids as JSON, bound as one value.
 #[must_use]
 pub(crate) fn json_list(ids: &[i64]) -> String {
     let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
@@ -171,13 +169,13 @@ macro_rules! column {
     };
 }
 
-/// A value as its database has it, borrowed from its row.
+/// A value as the database returns it, borrowed from its row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Cell<'r> {
     /// SQL's NULL.
     Null,
-    /// MySQL: the value in the binary protocol. A date or a time begins with its length, so that a zero
-    /// date is one byte, and no NULL.
+    /// MySQL: the value in the binary protocol. A date or a time begins with its length, so that a zero date is one
+    /// byte, unlike NULL.
     Packed(&'r [u8]),
     /// SQLite: a whole number.
     Int(i64),
@@ -189,15 +187,15 @@ pub enum Cell<'r> {
     Blob(&'r [u8]),
 }
 
-/// What a column of dates, or of moments, holds.
+/// The value of a date or datetime column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dated<T> {
     /// NULL.
     Null,
-    /// One of the calendar.
+    /// A valid date or moment.
     At(T),
-    /// None of the calendar, such as `2025-00-00`, which MySQL may take, or any text on SQLite: a text that
-    /// sorts among dates as it does in the column.
+    /// An invalid date, such as `2025-00-00`, which MySQL may accept, or any text on SQLite: as text that sorts among
+    /// dates as it does in the column.
     NoDate(String),
 }
 
@@ -212,7 +210,7 @@ impl<T> Dated<T> {
 }
 
 impl Row {
-    /// A value as it is, whatever its type.
+    /// The raw value, whatever its type.
     pub fn cell(&self, index: usize) -> Result<Cell<'_>, sqlx::Error> {
         match self {
             Self::MySql(row) => {
@@ -287,7 +285,7 @@ impl Row {
         self.int_or_null(index)?.ok_or_else(|| null_in(index))
     }
 
-    /// A number, whole or not, such as a SUM or an average; NULL is an error.
+    /// A number, possibly fractional, such as a SUM or an average; NULL is an error.
     pub fn real(&self, index: usize) -> Result<f64, sqlx::Error> {
         let (is_decimal, is_real) = match self {
             Self::MySql(row) => {
@@ -306,7 +304,7 @@ impl Row {
         }
     }
 
-    /// What a condition comes to: whether a whole number is not 0; NULL is an error.
+    /// The value of a condition: whether a whole number is not 0; NULL is an error.
     pub fn flag(&self, index: usize) -> Result<bool, sqlx::Error> {
         Ok(self.int(index)? != 0)
     }
@@ -316,7 +314,7 @@ impl Row {
         column!(self, index, String)
     }
 
-    /// Text where it is; NULL is an error.
+    /// Borrowed text; NULL is an error.
     pub fn str(&self, index: usize) -> Result<&str, sqlx::Error> {
         column!(self, index, &str)?.ok_or_else(|| null_in(index))
     }
@@ -361,12 +359,12 @@ impl Row {
         }
     }
 
-    /// A calendar date, or what stands in its place.
+    /// A calendar date, which may be invalid or NULL.
     pub fn day(&self, index: usize) -> Result<Dated<NaiveDate>, sqlx::Error> {
         Dated::of(self.date_or_null(index), self, index)
     }
 
-    /// A UTC instant, or what stands in its place.
+    /// A UTC instant, which may be invalid or NULL.
     pub fn moment(&self, index: usize) -> Result<Dated<DateTime<Utc>>, sqlx::Error> {
         Dated::of(self.instant_or_null(index), self, index)
     }

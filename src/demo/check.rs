@@ -1,4 +1,4 @@
-//! Looking at the result: the whole summary against the source, and the migration record.
+//! Checking the result: the whole summary against the source, and the migration record.
 
 use chrono::NaiveDate;
 
@@ -24,11 +24,11 @@ const COMPARE: &str = concat!(
 const RECORD: &str = "SELECT id, lab_id, job_status, start_date, end_date, COALESCE(time_taken, 0)
      FROM crelio_data_migrations WHERE id = ?";
 
-/// The whole summary of one lab, compared with its source.
+/// The comparison of one lab's whole summary with its source.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Comparison {
     pub(super) lab: &'static Lab,
-    /// Rows that are on either side.
+    /// Rows on either side.
     pub(super) compared: i64,
     /// Rows whose count differs, or that are on one side only.
     pub(super) differing: i64,
@@ -45,7 +45,7 @@ pub(super) struct Record {
     pub(super) seconds: i64,
 }
 
-/// Compares the whole summary of a lab with what a GROUP BY over the source says.
+/// Compares a lab's whole summary with a GROUP BY over the source.
 pub(super) async fn compare(tx: &mut Tx, lab: &'static Lab) -> Result<Comparison, DbError> {
     tx.fetch_one(Query::new("compare", COMPARE), args![lab.id, lab.id], |row| {
         Ok(Comparison { lab, compared: row.int(0)?, differing: row.int(1)? })

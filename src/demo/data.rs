@@ -1,8 +1,7 @@
-//! Making the lab system's data: six labs, and a year of bills for each.
+//! Making up the lab system's data: six labs, and a year of bills for each.
 //!
-//! Bills are made on each lab's own clock, straight through chrono-tz, and the day that the
-//! clock showed is kept in `daymend_demo`: the check at the end must not lean on
-//! [`crate::calendar`], which is one of the things it checks.
+//! Bills are made on each lab's own clock, directly with chrono-tz, and the day that the clock showed is kept in
+//! `daymend_demo`: the final check must not rely on [`crate::calendar`], which is one of the things it checks.
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeZone as _, Utc};
 use chrono_tz::Tz;
@@ -28,14 +27,14 @@ const EDGES: [(u32, u32, u32, u32); 3] = [(0, 0, 0, 0), (1, 30, 0, 0), (23, 59, 
 pub(super) struct Lab {
     pub(super) id: i64,
     pub(super) name: &'static str,
-    /// What its `labTimeZone` says.
+    /// The value of its `labTimeZone`.
     pub(super) time_zone: &'static str,
-    /// The clock its bills are made by; none where `time_zone` is not a zone.
+    /// The clock its bills are made by; `None` if `time_zone` is not a zone.
     pub(super) clock: Option<Tz>,
 }
 
-/// The labs, in zones that matter: half-hour offsets, a midnight that does not exist
-/// (Cairo), a change of half an hour (Lord Howe), the far side of the date line (Apia).
+/// The labs, in interesting zones: half-hour offsets, a midnight that does not exist (Cairo), a half-hour clock
+/// change (Lord Howe), the far side of the date line (Apia).
 pub(super) const LABS: [Lab; 6] = [
     lab(1, "Kolkata", "Asia/Kolkata", Some(Tz::Asia__Kolkata)),
     lab(2, "New York", "America/New_York", Some(Tz::America__New_York)),
@@ -51,13 +50,13 @@ const fn lab(id: i64, name: &'static str, time_zone: &'static str, clock: Option
 }
 
 impl Lab {
-    /// The first and the last day of its bills: a year, up to yesterday on its clock.
+    /// The first and the last day of its bills: a year, ending yesterday on its clock.
     pub(super) fn history(&self, now: DateTime<Utc>) -> (NaiveDate, NaiveDate) {
         let today = now.with_timezone(&self.clock.unwrap_or(Tz::UTC)).date_naive();
         (today - Days::new(DAYS), today - Days::new(1))
     }
 
-    /// Adds the lab, its catalogue of tests, and its bills; how many bills.
+    /// Adds the lab, its catalogue of tests, and its bills; returns the number of bills.
     pub(super) async fn fill(&self, tx: &mut Tx, rng: &mut StdRng, now: DateTime<Utc>) -> Result<usize, DbError> {
         let lab = args![self.id, self.name, self.time_zone, true];
         insert(tx, "labs (id, labName, labTimeZone, historicalViewEnabled)", 4, &lab).await?;

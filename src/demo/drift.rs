@@ -1,4 +1,4 @@
-//! The summary as an old system would have left it: right once, then drifted.
+//! The summary as an old system would have left it: correct at first, then drifted.
 
 use chrono::{DateTime, Days, NaiveDate, Utc};
 use rand::{RngExt as _, rngs::StdRng, seq::SliceRandom as _};
@@ -9,7 +9,7 @@ use crate::{
     db::{Arg, DbError, Query, Tx},
 };
 
-/// How many days the nightly run finds not enqueued yet.
+/// How many days the nightly run finds that were not enqueued yet.
 pub(super) const NIGHTS: u64 = 3;
 
 const FILL: &str = concat!(
@@ -37,12 +37,12 @@ const GHOST: &str = "INSERT INTO operation_historical_summary
      SELECT lab_id, COALESCE(?, ordered_at), dimension_a_id + 1000, dimension_b_id, event_type, event_count, {now}, {now}
      FROM operation_historical_summary WHERE id = ?";
 
-/// How many summary rows are wrong, in each of the three ways.
+/// How many summary rows are wrong, for each of the three kinds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Wrong {
     /// Rows with a wrong count.
     pub(super) counts: u64,
-    /// Rows that are not there.
+    /// Rows that are missing.
     pub(super) missing: u64,
     /// Rows that the source does not support.
     pub(super) ghosts: u64,
@@ -56,12 +56,12 @@ struct Place {
     last: NaiveDate,
 }
 
-/// Fills the lab's summary without a mistake; how many rows.
+/// Fills in the lab's summary correctly; returns the number of rows.
 pub(super) async fn fill(tx: &mut Tx, lab: &Lab) -> Result<u64, DbError> {
     tx.execute(Query::new("fill summary", FILL), args![lab.id]).await
 }
 
-/// Makes the lab's last days wrong, and records that a scheduler has enqueued those before.
+/// Makes the lab's last days wrong, and records that a scheduler has enqueued the days before them.
 pub(super) async fn last_nights(
     tx: &mut Tx,
     rng: &mut StdRng,
@@ -79,8 +79,8 @@ pub(super) async fn last_nights(
     place.spoil(tx, rng, wanted, day_gone).await
 }
 
-/// Makes the lab's history wrong all over, up to the days that the nightly run sees, and
-/// leaves rows on days on which it cannot have any: before its first bill, and today.
+/// Makes the lab's whole history wrong, up to the days that the nightly run covers, and adds rows on days that cannot
+/// have any: before its first bill, and today.
 pub(super) async fn history(tx: &mut Tx, rng: &mut StdRng, lab: &Lab, now: DateTime<Utc>) -> Result<Wrong, DbError> {
     let (first, last) = lab.history(now);
     let place = Place { lab: lab.id, first, last: last - Days::new(NIGHTS) };

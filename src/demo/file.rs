@@ -1,4 +1,4 @@
-//! The demo's file: replacing the one of an earlier demo, and nobody else's.
+//! The demo's file: replaces that of an earlier demo, but no other file.
 
 use std::path::{Path, PathBuf};
 
@@ -7,12 +7,11 @@ use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::error::usage;
 
-/// The calendar day of each bill, as its lab's clock showed it when the demo made the bill;
-/// those of the lab whose zone is unknown have no row. By this table, too, a later demo knows
-/// that it may replace the file.
+/// The calendar day of each bill, as its lab's clock showed it when the bill was made; bills of the lab with an
+/// unknown zone have no row. The table also tells a later demo that it may replace the file.
 pub(super) const MARK: &str = "CREATE TABLE daymend_demo (billing_id INTEGER PRIMARY KEY, day TEXT NOT NULL)";
 
-/// Removes what an earlier demo left at `path`; refuses to touch any other file.
+/// Removes the file of an earlier demo at `path`; refuses to remove any other file.
 pub(super) async fn remove_earlier(path: &Path) -> anyhow::Result<()> {
     let shown = path.display();
     if !path.try_exists().with_context(|| format!("cannot look at {shown}"))? {
@@ -52,7 +51,7 @@ async fn is_demo(path: &Path) -> Result<bool, sqlx::Error> {
     Ok(found > 0)
 }
 
-/// The URL of `path`, with everything escaped that a URL or a shell could take amiss.
+/// The URL of `path`, with everything escaped that a URL or a shell could misread.
 pub(super) fn url(path: &Path) -> String {
     let escaped = path.as_os_str().as_encoded_bytes().iter().map(|byte| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' => char::from(*byte).to_string(),
@@ -61,7 +60,7 @@ pub(super) fn url(path: &Path) -> String {
     format!("sqlite:{}", escaped.collect::<String>())
 }
 
-/// `text` as one word of a shell.
+/// `text` quoted as one shell word.
 pub(super) fn shell_word(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-:%".contains(c);
     if text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }

@@ -1,4 +1,4 @@
-//! Showing how far runs are while a worker works them off.
+//! Showing the progress of runs while a worker processes them.
 
 use std::{future::Future, time::Duration};
 
@@ -12,13 +12,13 @@ use crate::{
 /// How often the runs are looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Says what is being done now.
+/// Prints what is being done now.
 pub(super) fn note(what: &str) {
     say!("{what} ...");
 }
 
-/// Shows a bar (a line now and then where there is no terminal) until `work` has ended, closes
-/// the runs, and returns what became of them.
+/// Shows a progress bar (or a line now and then, without a terminal) until `work` has ended, closes the runs, and
+/// returns how they ended.
 pub(super) async fn follow<T>(
     db: &Db,
     title: &'static str,

@@ -1,15 +1,14 @@
 //! `daymend demo`: a story in one SQLite file, from drift to a summary that equals its source.
 //!
-//! Six labs get a year of bills each. Their summary is filled rightly once and then made wrong
-//! in ways that are counted as they are planted. The nightly repair and one rebuild run as they
-//! would in production: the scheduler's tick enqueues, a worker drains the queue, the runs
-//! close. What they corrected is held against what was planted, and the whole summary against
-//! a GROUP BY over the source. Any difference makes the demo fail.
+//! Six labs get a year of bills each. Their summary is filled in correctly and then made wrong in ways that are
+//! counted as they are planted. The nightly repair and one rebuild run as they would in production: the scheduler's
+//! tick enqueues, a worker drains the queue, the runs close. Their corrections are compared with what was planted,
+//! and the whole summary with a GROUP BY over the source. Any difference makes the demo fail.
 //!
-//! - `file`: replaces the file of an earlier demo, and nobody else's.
-//! - `data`, `drift`: the source, and the summary that has drifted.
-//! - `stage`: the acts, one after the other; `follow` shows how far they are.
-//! - `check`, `report`: the comparison, and everything that is printed.
+//! - `file`: replaces the file of an earlier demo, but no other file.
+//! - `data`, `drift`: the source, and the drifted summary.
+//! - `stage`: the acts in order; `follow` shows their progress.
+//! - `check`, `report`: the comparison, and everything printed.
 
 mod check;
 mod data;
@@ -27,14 +26,14 @@ use data::LABS;
 use report::Corrected;
 use stage::{REBUILT, Stage};
 
-/// Where the demo plays.
+/// Options of the demo.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The SQLite file to make; one that an earlier demo made is replaced.
+    /// The SQLite file to create; the file of an earlier demo is replaced.
     pub file: PathBuf,
 }
 
-/// Plays the demo; fails where the result is not what it should be.
+/// Runs the demo; fails if the result is not as expected.
 pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     let url = file::url(&options.file);

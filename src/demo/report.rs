@@ -1,4 +1,4 @@
-//! What the demo prints: its story, in tables.
+//! The demo's output: its story, in tables.
 
 #![expect(clippy::print_stdout, reason = "the tables are the demo's result")]
 
@@ -40,7 +40,7 @@ impl Corrected {
     }
 }
 
-/// Begins an act.
+/// Prints the heading of an act.
 pub(super) fn heading(text: &str) {
     println!("\n{text}\n");
 }
@@ -63,7 +63,7 @@ pub(super) fn labs(made: &Made, now: DateTime<Utc>) {
     println!("{table}");
 }
 
-/// What each run corrected of what was wrong.
+/// What each run corrected, next to what was wrong.
 pub(super) fn corrected(runs: &[Corrected]) {
     let mut table =
         table(&["Lab", "Run", ">Days", ">Wrong counts updated", ">Missing inserted", ">Ghosts deleted", "State"]);
@@ -127,7 +127,7 @@ pub(super) fn verdict(wrong: &[&str], took: Duration) {
     }
 }
 
-/// What to try next on the file.
+/// What to try next with the file.
 pub(super) fn next_steps(file: &Path, url: &str, day: NaiveDate) {
     let daymend = shell_word(&std::env::args().next().unwrap_or_else(|| "daymend".to_owned()));
     let file = shell_word(&file.display().to_string());

@@ -1,4 +1,4 @@
-//! Setting the stage, and the acts themselves: what is made, and what daymend then does.
+//! The stage, and the acts themselves: what is made, and what daymend then does.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -42,25 +42,25 @@ pub(super) struct Stage {
     db: Db,
     lease_db: Db,
     rollups: Arc<Rollups>,
-    /// The demo's present: midnight may pass while it runs.
+    /// The demo's present, fixed because midnight may pass while it runs.
     pub(super) now: DateTime<Utc>,
 }
 
-/// What was made, by lab, and what of it is wrong.
+/// What was made, by lab, and how much of it is wrong.
 #[derive(Debug, Default)]
 pub(super) struct Made {
     pub(super) bills: BTreeMap<i64, usize>,
-    /// Summary rows, while they were still right.
+    /// Number of summary rows while they were still correct.
     pub(super) rows: BTreeMap<i64, u64>,
     /// What the nightly repair should correct.
     pub(super) nights: BTreeMap<i64, Wrong>,
-    /// What is left for the rebuild of [`REBUILT`].
+    /// What remains for the rebuild of [`REBUILT`].
     pub(super) history: Wrong,
 }
 
 impl Stage {
-    /// Makes the file with every table in it. The mark comes first, so that the next demo can
-    /// replace this one wherever it is interrupted.
+    /// Creates the file with all tables. The mark comes first, so that the next demo can replace the file even if
+    /// this one is interrupted.
     pub(super) async fn set(url: &str) -> anyhow::Result<Self> {
         let rollups =
             Rollups::load(None).map_err(|errors| anyhow::anyhow!("the compiled-in rollup is broken: {errors:?}"))?;
@@ -74,7 +74,7 @@ impl Stage {
         Ok(Self { db, lease_db, rollups: Arc::new(rollups), now: Clock::System.now() })
     }
 
-    /// Makes the bills and the summary, and makes the summary wrong.
+    /// Makes the bills and a correct summary, and then makes the summary wrong.
     pub(super) async fn make_data(&self) -> anyhow::Result<Made> {
         let mut rng = StdRng::seed_from_u64(SEED);
         let mut made = Made::default();
@@ -98,15 +98,15 @@ impl Stage {
         Ok(made)
     }
 
-    /// The nightly repair of the days that have closed since a scheduler last looked; also what
-    /// the scheduler said.
+    /// The nightly repair of the days that have closed since the last scheduler tick; also returns the scheduler's
+    /// report.
     pub(super) async fn nightly(&self, made: &Made) -> anyhow::Result<(Vec<Corrected>, Report)> {
         let (tick, closed) = self.tick_and_work("nightly repair").await?;
         let planted = |lab| made.nights.get(&lab).copied().unwrap_or_default();
         Ok((self.corrected(&closed, planted).await?, tick))
     }
 
-    /// A rebuild, asked for the way the Support Dashboard asks; also its record afterwards.
+    /// A rebuild, requested as the Support Dashboard does; also returns its record afterwards.
     pub(super) async fn rebuild(&self, made: &Made) -> anyhow::Result<(Vec<Corrected>, Record)> {
         let mut tx = self.db.begin(Mode::Write).await?;
         let record = records::request(&mut tx, REBUILT.id, 1).await?;
@@ -131,7 +131,7 @@ impl Stage {
         Ok(comparisons)
     }
 
-    /// Closes the file, so that nothing is left beside it.
+    /// Closes the file, so that no other files remain next to it.
     pub(super) async fn clear(&self) {
         self.lease_db.close().await;
         self.db.close().await;

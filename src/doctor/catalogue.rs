@@ -1,7 +1,7 @@
 //! The schema as the database itself describes it.
 //!
-//! MySQL returns the columns of `information_schema` under names in upper case, and some of them as
-//! binary strings: they are read by their place, and as text.
+//! MySQL returns the columns of `information_schema` under upper-case names, and some of them as binary strings: they
+//! are read by position, and as text.
 
 use super::{Patient, is_missing_name};
 use crate::{
@@ -66,9 +66,9 @@ pub(super) struct Column {
     pub(super) name: String,
     /// Whether it may be NULL.
     pub(super) is_nullable: bool,
-    /// Its type as DDL has it.
+    /// Its type, as in DDL.
     pub(super) column_type: String,
-    /// Its default, where that is a number.
+    /// Its default, if that is a number.
     pub(super) default: Option<i64>,
     /// Its comment.
     pub(super) comment: String,
@@ -81,13 +81,13 @@ pub(super) struct Index {
     pub(super) name: String,
     /// Whether it is unique.
     pub(super) is_unique: bool,
-    /// Its columns, in order; empty text for an expression or the beginning of a column.
+    /// Its columns, in order; an empty string for an expression or a column prefix.
     pub(super) columns: Vec<String>,
 }
 
 impl Index {
-    /// Whether the rows with given values of these columns, the last of which may be a range, are
-    /// one stretch of the index.
+    /// Whether the rows with given values of these columns, the last of which may be a range, are contiguous in the
+    /// index.
     pub(super) fn serves(&self, wanted: &[String]) -> bool {
         let Some((last, given)) = wanted.split_last() else { return true };
         let leads = |count: usize, column: &String| {
@@ -96,14 +96,14 @@ impl Index {
         given.iter().all(|column| leads(given.len(), column)) && leads(wanted.len(), last)
     }
 
-    /// Whether it makes exactly these columns unique together.
+    /// Whether it makes exactly these columns unique.
     pub(super) fn is_unique_key_of(&self, wanted: &[&str]) -> bool {
         let has = |wanted: &&str| self.columns.iter().any(|known| known.eq_ignore_ascii_case(wanted));
         self.is_unique && self.columns.len() == wanted.len() && wanted.iter().all(has)
     }
 }
 
-/// A name as it may stand in a statement; both databases know backticks.
+/// A name quoted for use in a statement; both databases accept backticks.
 pub(super) fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
@@ -156,7 +156,7 @@ pub(super) async fn indexes(patient: &Patient<'_>, table: &str) -> Result<Vec<In
     Ok(indexes)
 }
 
-/// Whether a CHECK of the table mentions a column.
+/// Whether a CHECK constraint of the table mentions a column.
 pub(super) async fn has_check(patient: &Patient<'_>, table: &str, column: &str) -> Result<bool, DbError> {
     if patient.is_mysql() {
         let clauses = match patient.read(&CHECKS_MYSQL, args![table], |row| row.text(0)).await {
@@ -205,7 +205,7 @@ fn mentions(tokens: &[String], name: &str) -> bool {
     tokens.iter().any(|token| token.eq_ignore_ascii_case(name))
 }
 
-/// The stored procedures whose text has a word: name and text.
+/// The stored procedures whose text contains a word: name and text.
 pub(super) async fn routines(patient: &Patient<'_>, word: &str) -> Result<Vec<(String, String)>, DbError> {
     if !patient.is_mysql() {
         return Ok(Vec::new());

@@ -1,7 +1,7 @@
-//! Dates that are none: `2025-00-00`, which MariaDB takes unless it is told not to, `0000-00-00`, or any text
-//! on SQLite. What is on no day is counted on none, and corrected by none: nobody else would say so.
+//! Invalid dates: `2025-00-00`, which MariaDB accepts unless told not to, `0000-00-00`, or any text on SQLite. Rows
+//! with such a date belong to no day, so they are never counted and never corrected: only the doctor reports them.
 //!
-//! Only the latest rows are looked at, by the primary key.
+//! Only the latest rows are checked, by primary key.
 
 use super::{
     COUNT_MAX, Chart, Check, Patient, Severity, counted, examples,
@@ -26,7 +26,7 @@ struct Dates<'a> {
     id: &'a str,
     lab: &'a str,
     date: &'a str,
-    /// What is true of its rows that are on no day.
+    /// The condition that matches rows with an invalid date.
     condition: String,
 }
 

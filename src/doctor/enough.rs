@@ -1,4 +1,5 @@
-//! The rights that are enough: those of `deploy/mysql/grants.sql`, so that the doctor asks for no wider ones.
+//! The privileges that are sufficient: those of `deploy/mysql/grants.sql`, so that the doctor does not ask for
+//! broader ones.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +17,8 @@ const USER: &str = "daymend";
 /// What the file grants, as far as this site uses it.
 #[derive(Debug)]
 pub(super) struct Enough {
-    /// Every word of what daymend sends here, in lower case: a definition of the site's own has other columns.
+    /// Every word of the statements that daymend sends here, in lower case: a site's own definition may use other
+    /// columns.
     used: BTreeSet<String>,
 }
 
@@ -33,7 +35,7 @@ impl Enough {
         Self { used: words.chain(columns).map(|word| word.to_lowercase()).collect() }
     }
 
-    /// How a right on a table is granted: all of it, or ``SELECT (`id`, `day`)``.
+    /// How a privilege on a table is granted: on all of it, or as ``SELECT (`id`, `day`)``.
     pub(super) fn right(&self, right: &str, table: &str) -> String {
         let columns = granted(FILE, right, table).unwrap_or_default();
         let used = columns.iter().filter(|column| self.used.contains(&column.to_lowercase()));

@@ -1,8 +1,8 @@
-//! The DDL that keeps faults from coming back. It is printed for a DBA, never carried out.
+//! The DDL that keeps faults from coming back. It is printed for a DBA, never executed.
 //!
-//! Applied as it is, the script neither fails half-way nor breaks the lab system: a statement that
-//! today's rows would refuse, or that could make the lab system's own triggers fail in the middle of
-//! a user's transaction, is there as a comment, under what has to be done first.
+//! Run as it is, the script neither fails half-way nor breaks the lab system: a statement that today's rows would
+//! violate, or that could make the lab system's own triggers fail in the middle of a user's transaction, is commented
+//! out, below what has to be done first.
 
 use super::{
     Patient, catalogue,
@@ -31,17 +31,17 @@ const NAME_LENGTH_MAX: usize = 64;
 /// A recommended change of the schema.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Fix {
-    /// What it prevents.
+    /// Its id, which names what it prevents.
     pub id: &'static str,
     /// The table.
     pub table: String,
     /// Why.
     pub why: String,
-    /// The statements; empty where the database has none for it.
+    /// The statements; empty if the database has none for this.
     pub sql: String,
-    /// Which of today's rows it would refuse, with some of their keys.
+    /// Which of today's rows it would reject, with some of their keys.
     pub rejects: Option<String>,
-    /// Whether only the latest rows were looked at: an older one may be refused too.
+    /// Whether only the latest rows were checked: older ones may be rejected too.
     pub is_partial: bool,
     /// What has to be done before it can be applied.
     pub first: Vec<String>,

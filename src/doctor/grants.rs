@@ -1,8 +1,8 @@
-//! What daymend's user may do: what it needs and lacks, and what it has and should not.
+//! The privileges of daymend's user: which are missing, and which it should not have.
 //!
-//! Rights that SHOW GRANTS gives outright are taken from there. For the others the server is asked:
-//! it checks rights when a statement is prepared, and none of these is ever executed. So
-//! rights that come from roles and on columns count too.
+//! Privileges that SHOW GRANTS lists directly are taken from there. For the others the server is asked: it checks
+//! privileges when a statement is prepared, and none of these statements is ever executed. This way, privileges from
+//! roles and on columns count too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -295,7 +295,7 @@ async fn roles(patient: &Patient<'_>) -> Result<Chart, DbError> {
     Ok(chart)
 }
 
-/// Whether the user may see the triggers on tables; those on others are left out silently.
+/// Whether the user may see the triggers on these tables; the server silently leaves out those on others.
 pub(super) async fn sees_triggers(patient: &Patient<'_>, tables: &[&str]) -> Result<bool, DbError> {
     if !patient.is_mysql() {
         return Ok(true);
@@ -305,7 +305,7 @@ pub(super) async fn sees_triggers(patient: &Patient<'_>, tables: &[&str]) -> Res
     Ok(tables.iter().all(|table| grants.covers("TRIGGER", &session.database, table)))
 }
 
-/// Which of triggers and events the user may not see; they are left out silently.
+/// Which of triggers and events the user may not see all of; the server silently leaves them out.
 pub(super) async fn blind_to(patient: &Patient<'_>) -> Result<Vec<&'static str>, DbError> {
     if !patient.is_mysql() {
         return Ok(Vec::new());

@@ -1,6 +1,6 @@
-//! Late changes: daymend's own triggers, and whether anybody takes their marks.
+//! Late changes: daymend's own triggers, and whether their marks are processed.
 //!
-//! Triggers that the user has no right to see are left out by the server: they are not looked at then, and
+//! The server leaves out triggers that the user has no privilege to see: they are not checked then, and
 //! `grants.unseen` says so.
 
 use chrono::Duration;

@@ -1,23 +1,23 @@
 //! `daymend doctor`: what is wrong with a site, and what to do about it.
 //!
-//! Every check is a row of a table ([`GROUPS`]): its id, how bad its finding is, what it needs,
-//! what it looks at, and the function that looks. The functions only read, in snapshots that are
-//! read only, so that the server itself refuses a write.
+//! Every check is a row of a table ([`GROUPS`]): its id, how bad its finding is, what it needs, what it looks at, and
+//! the function that looks. The functions only read, in read-only snapshots, so that the server itself would reject a
+//! write.
 //!
-//! - [`server`], [`settings`]: can it be reached, is it one that daymend works with, is it set up so.
-//! - [`grants`], [`needs`], [`privileges`]: what daymend's user may do, too little and too much.
-//! - [`tables`], [`summary`]: tables, columns, indexes; rows that break the summary's own rules.
-//! - [`dates`]: dates that are none, of bills and of summary rows.
-//! - [`replaced`]: what daymend takes the place of, and is still there.
+//! - [`server`], [`settings`]: whether it can be reached, whether daymend works with it, and how it is configured.
+//! - [`grants`], [`needs`], [`privileges`]: the privileges of daymend's user, too few or too many.
+//! - [`tables`], [`summary`]: tables, columns, indexes; rows that violate the summary's own rules.
+//! - [`dates`]: invalid dates, of bills and of summary rows.
+//! - [`replaced`]: what daymend replaces but is still there.
 //! - [`late`]: daymend's own triggers, and their marks.
 //! - [`labs`], [`queue`], [`records`]: the work itself.
-//! - [`report`]: what was found.
-//! - [`fixes`]: the DDL that keeps faults from coming back; printed, never carried out.
-//! - [`catalogue`], [`sql_text`]: the schema as the database and a definition's SELECTs have it.
+//! - [`report`]: the findings.
+//! - [`fixes`]: the DDL that keeps faults from coming back; printed, never executed.
+//! - [`catalogue`], [`sql_text`]: the schema, from the database and from a definition's SELECTs.
 //!
-//! Invariants: a look that fails becomes a finding and stops no other; none takes longer than
-//! [`LOOK_MAX`], however large the tables: they read by an index, or the latest rows only, and say
-//! "more than" instead of counting on.
+//! Invariants: a check that fails becomes a finding and does not stop the others; none takes longer than
+//! [`LOOK_MAX`], however large the tables: they read by an index, or only the latest rows, and say "more than"
+//! instead of counting everything.
 
 pub mod fixes;
 
@@ -71,10 +71,10 @@ const EXAMPLES_MAX: usize = 3;
 /// What a look saw.
 #[derive(Debug, Default)]
 struct Chart {
-    /// Where, what, and what to do.
+    /// Place, finding and advice of each.
     found: Vec<(String, String, String)>,
     facts: Vec<Fact>,
-    /// Whether the server does not show this user what was to be looked at.
+    /// Whether the server hides what was to be checked from this user.
     is_blind: bool,
 }
 
@@ -88,18 +88,18 @@ impl Chart {
     }
 }
 
-/// The database to look at, and what is expected of it.
+/// The database to examine, and what is expected of it.
 #[derive(Debug)]
 pub struct Patient<'a> {
     /// The database.
     pub db: &'a Db,
-    /// The rollups that are kept in it.
+    /// The rollups that are maintained in it.
     pub rollups: &'a Rollups,
-    /// What the scheduler takes for the present.
+    /// The moment that the scheduler takes as the present.
     pub now: DateTime<Utc>,
     /// When yesterday should be in the summary.
     pub nightly_at: NightlyAt,
-    /// How long runs are kept; for ever where it is none.
+    /// How long runs are kept; `None` means for ever.
     pub retention: Option<Duration>,
 }
 
@@ -130,9 +130,9 @@ impl Patient<'_> {
 /// What has to be there before a check can look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Needs {
-    /// Nothing but the database.
+    /// Only the connection.
     Database,
-    /// daymend's own tables, as this binary knows them.
+    /// daymend's own tables, in this binary's version.
     Schema,
 }
 
@@ -143,9 +143,9 @@ struct Check {
     id: &'static str,
     severity: Severity,
     needs: Needs,
-    /// The only database that it applies to; both where it is none.
+    /// The only database that it applies to; `None` means both.
     only: Option<Dialect>,
-    /// What it looks at, for the one whose look fails.
+    /// What it looks at, for the finding if the check itself fails.
     looks_at: &'static str,
     look: Look,
 }
@@ -190,19 +190,19 @@ const GROUPS: &[(&str, &[Check])] = &[
     ("Records", records::CHECKS),
 ];
 
-/// The check that stands for the connection itself.
+/// The id of the check for the connection itself.
 pub const REACHABLE: &str = "connection.reachable";
 
-/// The check of daymend's schema version.
+/// The id of the check for daymend's schema version.
 pub const SCHEMA: &str = "schema.version";
 
-/// How to open a pool for an examination: no statement of it runs for long.
+/// Pool options for an examination: none of its statements runs for long.
 #[must_use]
 pub fn connect_options() -> ConnectOptions {
     ConnectOptions { statement_max: LOOK_MAX - Duration::from_secs(5), ..ConnectOptions::new(2) }
 }
 
-/// Looks at everything.
+/// Runs all checks.
 pub async fn examine(patient: &Patient<'_>) -> Report {
     let db = patient.db.with_limit(LOOK_MAX);
     let patient = &Patient { db: &db, ..*patient };

@@ -1,4 +1,4 @@
-//! Which rights daymend needs: what its own statements say, so that no list of them grows old.
+//! Which privileges daymend needs: derived from its own statements, so that no list goes out of date.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,13 +12,13 @@ pub(super) const SCHEMA_TABLE: &str = "daymend_schema";
 /// Where the triggers leave their marks.
 const MARKS_TABLE: &str = "daymend_dirty";
 
-/// The lab system's tables that statements of daymend name, beside those of `jobs/`.
+/// The lab system's tables that daymend's statements name, besides those of `jobs/`.
 pub(super) const OUTPUT_TABLES: [&str; 2] = ["operation_event_log", "crelio_data_migrations"];
 
-/// Tables, each with the rights that are needed there.
+/// Tables, each with the privileges that are needed on it.
 pub(super) type Needed = BTreeMap<String, BTreeSet<&'static str>>;
 
-/// Each table that daymend uses, with the rights that it needs there: what its statements say.
+/// Each table that daymend uses, with the privileges that its statements need.
 pub(super) fn needed(patient: &Patient<'_>) -> Needed {
     let mut needed = Needed::new();
     for rollup in patient.rollups.iter() {
@@ -37,7 +37,8 @@ pub(super) fn needed(patient: &Patient<'_>) -> Needed {
     needed
 }
 
-/// The statements that daymend lives by: not the doctor's own, nor those of another user or database.
+/// The statements that daymend runs in normal operation: without the doctor's own, and without those run as another
+/// user or on another database.
 pub(super) fn own_statements() -> impl Iterator<Item = &'static Statement> {
     Statement::all().filter(|statement| {
         let name = statement.name;
@@ -47,7 +48,7 @@ pub(super) fn own_statements() -> impl Iterator<Item = &'static Statement> {
     })
 }
 
-/// The rights that a statement asks for, as far as its text tells, on tables that daymend may use.
+/// The privileges that a statement needs, as far as its text tells, on tables that daymend may use.
 pub(super) fn rights_of(statement: &Statement) -> BTreeSet<(String, &'static str)> {
     let text = statement.sql.replace("{insert_ignore}", "INSERT IGNORE");
     let tokens = tokens(&text, Some(Dialect::MySql));

@@ -1,46 +1,46 @@
-//! What the lines of SHOW GRANTS say. Pure.
+//! Parsing the output of SHOW GRANTS. Pure.
 //!
-//! MariaDB's lines end with the hash of the password: a line is never printed.
+//! MariaDB's lines end with the password hash: a line is never printed.
 
 use std::collections::BTreeSet;
 
-/// What a right is on.
+/// What a privilege applies to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// Everything on the server (`*.*`).
+    /// The whole server (`*.*`).
     Server,
-    /// A database, or all whose names fit a pattern.
+    /// A database, or all whose names match a pattern.
     Database(String),
     /// One table.
     Table(String, String),
 }
 
-/// One line: rights on something.
+/// One line: privileges on something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Grant {
-    /// What the rights are on.
+    /// What the privileges apply to.
     pub(super) scope: Scope,
-    /// The rights on all of it, in upper case; `ALL PRIVILEGES` is one of them.
+    /// The privileges on all of it, in upper case; may include `ALL PRIVILEGES`.
     pub(super) rights: BTreeSet<String>,
-    /// The rights on some of its columns only.
+    /// The privileges on only some of its columns.
     pub(super) on_columns: BTreeSet<String>,
-    /// Whether the line takes rights away (MySQL's partial revokes).
+    /// Whether the line revokes privileges (MySQL's partial revokes).
     pub(super) is_revoke: bool,
 }
 
-/// Everything that SHOW GRANTS says of an account.
+/// Everything that SHOW GRANTS returns for an account.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Grants {
-    /// The rights.
+    /// The privileges.
     pub(super) grants: Vec<Grant>,
-    /// Whether the account has roles, whose rights may not be among them.
+    /// Whether the account has roles, whose privileges may not be listed.
     pub(super) has_roles: bool,
 }
 
 const ALL: &str = "ALL PRIVILEGES";
 
 impl Grants {
-    /// Reads the lines.
+    /// Parses the lines.
     pub(super) fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Self {
         let mut all = Self::default();
         for line in lines {
@@ -58,7 +58,7 @@ impl Grants {
         all
     }
 
-    /// Whether a right on all of a table is granted, whatever it comes from.
+    /// Whether a privilege on all of a table is granted, at whatever level.
     pub(super) fn covers(&self, right: &str, database: &str, table: &str) -> bool {
         let on_table = |grant: &&Grant| grant.scope.includes(database, table);
         let has = |grant: &Grant| grant.rights.contains(right) || grant.rights.contains(ALL);
@@ -69,20 +69,20 @@ impl Grants {
         self.grants.iter().filter(fits).filter(on_table).any(has)
     }
 
-    /// Whether every right on the whole server is granted.
+    /// Whether every privilege on the whole server is granted.
     pub(super) fn is_almighty(&self) -> bool {
         let all = |grant: &Grant| grant.scope == Scope::Server && grant.rights.contains(ALL);
         self.grants.iter().any(|grant| !grant.is_revoke && all(grant))
     }
 
-    /// Whether it is an administrator's account: one that may do everything, or may let others.
+    /// Whether it is an administrator's account: one that may do everything, or may grant privileges to others.
     pub(super) fn is_administrator(&self) -> bool {
         let of_admins =
             |grant: &Grant| [ALL, "SUPER", "GRANT OPTION"].iter().any(|right| grant.rights.contains(*right));
         self.grants.iter().any(|grant| !grant.is_revoke && grant.scope == Scope::Server && of_admins(grant))
     }
 
-    /// Whether a right on a whole database is granted.
+    /// Whether a privilege on a whole database is granted.
     pub(super) fn covers_database(&self, right: &str, database: &str) -> bool {
         self.covers(right, database, "*")
     }

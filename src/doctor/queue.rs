@@ -1,5 +1,4 @@
-//! The queue: jobs that nobody works off, that gave up, or that should be gone; workers and
-//! schedulers.
+//! The queue: jobs that nobody runs, that were discarded, or that should have been deleted; workers and schedulers.
 
 use std::collections::BTreeSet;
 

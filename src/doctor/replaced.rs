@@ -1,7 +1,6 @@
-//! What daymend takes the place of: the lab system's events, and its delta triggers.
+//! What daymend replaces: the lab system's events, and its delta triggers.
 //!
-//! Triggers and events that the user has no right to see are left out by the server, without a
-//! word; `grants.unseen` says so.
+//! The server silently leaves out triggers and events that the user has no privilege to see; `grants.unseen` says so.
 
 use super::{Chart, Check, Patient, Severity, catalogue, examples};
 use crate::{
@@ -66,8 +65,7 @@ async fn triggers(patient: &Patient<'_>, on_insert: bool) -> Result<Chart, DbErr
     Ok(chart)
 }
 
-/// Triggers that write to a summary table, by themselves or through a procedure; daymend's own write
-/// to none.
+/// Triggers that write to a summary table, directly or through a procedure; daymend's own write to none.
 pub(super) async fn delta_triggers(patient: &Patient<'_>) -> Result<Vec<Existing>, DbError> {
     let mut deltas = Vec::new();
     let mut tx = patient.db.begin(Mode::Snapshot).await?;

@@ -1,4 +1,4 @@
-//! What the doctor found, and how bad it is.
+//! The doctor's findings, and how bad they are.
 
 use super::{GROUPS, REACHABLE};
 
@@ -6,11 +6,11 @@ use super::{GROUPS, REACHABLE};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Worth knowing; nothing has to be done.
+    /// Worth knowing; no action is needed.
     Note,
-    /// daymend works, but some numbers are wrong, or will be, or something waits for an operator.
+    /// daymend works, but some numbers are wrong, or will be, or something is waiting for an operator.
     Warning,
-    /// daymend cannot do its work, or somebody undoes it.
+    /// daymend cannot do its work, or something undoes it.
     Error,
 }
 
@@ -44,26 +44,26 @@ pub struct Finding {
     pub advice: String,
 }
 
-/// Something that is simply so.
+/// A plain fact about the site.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Fact {
-    /// What it is about.
+    /// What it is about, such as the server's version.
     pub name: &'static str,
-    /// What is so.
+    /// The value.
     pub value: String,
 }
 
-/// What all checks found.
+/// The results of all checks.
 #[derive(Debug, Default, serde::Serialize)]
 pub struct Report {
-    /// What is wrong, in the order of the page.
+    /// The findings, in the order of the page.
     pub findings: Vec<Finding>,
-    /// What is so.
+    /// The facts.
     pub facts: Vec<Fact>,
-    /// The checks that looked, with their group.
+    /// The checks that ran, with their group.
     #[serde(serialize_with = "ids")]
     pub checked: Vec<(&'static str, &'static str)>,
-    /// The checks that did not look: what they read is not there or not shown, or the time was up.
+    /// The checks that did not run: what they read does not exist or is hidden, or time ran out.
     #[serde(serialize_with = "ids")]
     pub skipped: Vec<(&'static str, &'static str)>,
 }
@@ -73,13 +73,13 @@ fn ids<S: serde::Serializer>(list: &[(&'static str, &'static str)], serializer: 
 }
 
 impl Report {
-    /// The worst severity; none where nothing was found.
+    /// The worst severity; `None` if nothing was found.
     #[must_use]
     pub fn worst(&self) -> Option<Severity> {
         self.findings.iter().map(|finding| finding.severity).max()
     }
 
-    /// How many findings are that bad.
+    /// How many findings have that severity.
     #[must_use]
     pub fn count(&self, severity: Severity) -> usize {
         self.findings.iter().filter(|finding| finding.severity == severity).count()
@@ -91,19 +91,19 @@ impl Report {
         self.findings.iter().any(|finding| finding.id == id)
     }
 
-    /// Whether a table or a column is not there, so that others who read it need not say so too.
+    /// Whether a table or a column is missing, so that other checks that read it need not report that too.
     pub(super) fn has_missing_tables(&self) -> bool {
         self.findings.iter().any(|finding| finding.id.starts_with("tables.") && finding.severity == Severity::Error)
     }
 
-    /// The groups of the page: each with how many of its checks looked.
+    /// The groups of the page, each with how many of its checks ran.
     #[must_use]
     pub fn groups(&self) -> Vec<(&'static str, usize)> {
         let looked = |group| self.checked.iter().filter(|(of, _)| *of == group).count();
         GROUPS.iter().map(|(group, _)| (*group, looked(*group))).collect()
     }
 
-    /// The report on a database that cannot be reached, or refuses the log-in, and why.
+    /// The report for a database that cannot be reached, or rejects the log-in, and why.
     #[must_use]
     pub fn unreachable(why: &str, is_refused: bool) -> Self {
         let advice = if is_refused {

@@ -29,20 +29,20 @@ const SKEW_MAX_S: f64 = 5.0;
 /// How often the connection is measured; the best counts.
 const TRIES: usize = 5;
 
-/// Who a MySQL session is, and where.
+/// The user and the server of a MySQL session.
 #[derive(Debug, Clone)]
 pub(super) struct Session {
     /// `VERSION()`.
     pub(super) version: String,
     /// The database's name.
     pub(super) database: String,
-    /// The account that the rights belong to, as `user@host`.
+    /// The account that the privileges belong to, as `user@host`.
     pub(super) account: String,
     /// The user and the host that the server sees.
     pub(super) user: String,
 }
 
-/// Reads who the session is.
+/// Reads the session's user and server.
 pub(super) async fn session(patient: &Patient<'_>) -> Result<Session, DbError> {
     let rows = patient.read(&SERVER_MYSQL, args![], |row| {
         Ok(Session { version: row.text(0)?, database: row.text(1)?, account: row.text(2)?, user: row.text(3)? })

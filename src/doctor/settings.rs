@@ -1,8 +1,7 @@
 //! The server's settings, or those of a SQLite file, as far as they matter.
 //!
-//! daymend's sessions set their own isolation level, time zone, `sql_mode` and lock timeout, so that
-//! the server's defaults do not matter for them; what is checked is that the sessions have
-//! them, which a pooling proxy may prevent.
+//! daymend's sessions set their own isolation level, time zone, `sql_mode` and lock timeout, so the server's defaults
+//! do not matter for them; the check is that sessions really have these settings, which a pooling proxy may prevent.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
-//! How a definition's SELECT finds its rows, as far as its text tells: which columns of its tables
-//! are compared. Pure.
+//! How a definition's SELECT finds its rows, as far as its text tells: which columns of its tables are compared.
+//! Pure.
 //!
-//! This is no parser of SQL: it knows comparisons of columns that are written with their table.
-//! What it does not understand it leaves out, and the doctor then says nothing about it.
+//! This is not a SQL parser: it understands only comparisons of columns qualified with their table. It ignores
+//! everything else, and the doctor then says nothing about it.
 
 use crate::{
     db::scan::tokens,
@@ -12,9 +12,9 @@ use crate::{
 /// How a column is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Comparison {
-    /// With one value that is given.
+    /// With one given value.
     Given,
-    /// With a range that is given.
+    /// With a given range.
     Range,
     /// With a column of another table.
     Joined,
@@ -30,8 +30,8 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// The columns of an index that serves to find a table's rows: those compared with given values,
-    /// then one range; where there are none, those that join it. Empty where the text does not tell.
+    /// The columns of an index that would find a table's rows: those compared with given values, then one range; if
+    /// there are none, those that join the table. Empty if the text does not tell.
     pub(super) fn index_columns(&self, table: &Table) -> Vec<String> {
         let of = |kind| {
             let fits = move |(alias, _, how): &&(String, String, Comparison)| *alias == table.alias && *how == kind;
@@ -49,7 +49,7 @@ impl Reading {
     }
 }
 
-/// Reads a SELECT.
+/// Parses a SELECT.
 pub(super) fn read(sql: &NamedSql) -> Reading {
     let tokens = tokens(&sql.text, None);
     let mut reading = Reading { tables: sql.tables(), ..Reading::default() };

@@ -1,8 +1,8 @@
-//! The summary table: what its definition lets through, and rows that break its rules.
+//! The summary table: what its definition lets through, and rows that violate its rules.
 //!
-//! NULL escapes a unique key, so that a row with a NULL dimension can be there any number of times; a
-//! recompute removes such rows. Only the latest rows are looked at, by the primary key: a table of
-//! hundreds of millions of rows is `daymend audit`'s.
+//! Unique keys ignore NULL, so a row with a NULL dimension can exist any number of times; a recompute removes such
+//! rows. Only the latest rows are checked, by primary key: a full check of hundreds of millions of rows is left to
+//! `daymend audit`.
 
 use super::{COUNT_MAX, Chart, Check, LAB_OPTIONS_MAX, Patient, Severity, catalogue, counted, examples, lab_options};
 use crate::{
@@ -23,13 +23,13 @@ pub(super) const CHECKS: &[Check] = &[
     Check::new("summary.negative", Severity::Warning, "summary rows", |p| Box::pin(rows(p, Fault::Negative))),
 ];
 
-/// How many of the latest ids are looked at.
+/// How many of the latest ids are checked.
 pub(super) const WINDOW: i64 = 2_000_000;
 
 /// How many of them are sorted to find doubles.
 const WINDOW_SORTED: i64 = 300_000;
 
-/// What can be wrong with a row by itself.
+/// What can be wrong with a single row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
     /// A dimension is NULL.
@@ -54,18 +54,18 @@ impl Fault {
 /// Rows with a fault.
 #[derive(Debug, Default)]
 pub(super) struct Faulty {
-    /// How many, and more than that where it is above [`COUNT_MAX`].
+    /// How many; above [`COUNT_MAX`], there are more than this.
     pub(super) count: usize,
     /// Their keys.
     pub(super) keys: Vec<String>,
-    /// What removes them.
+    /// How to remove them.
     pub(super) repair: String,
-    /// Whether only the latest rows were looked at.
+    /// Whether only the latest rows were checked.
     pub(super) is_partial: bool,
 }
 
 impl Faulty {
-    /// How many there are, in words, and some of them.
+    /// How many there are, in words, with some of them.
     pub(super) fn describe(&self, fault: Fault) -> String {
         let (what, matter) = fault.name();
         let among = if self.is_partial { " among the latest" } else { "" };
@@ -112,12 +112,12 @@ fn advice(labs: &[i64], known: &[Lab], summary: &Summary) -> String {
     advice.join("; ")
 }
 
-/// The columns that are unique together.
+/// The columns that should be unique together.
 pub(super) fn key(summary: &Summary) -> [&str; 5] {
     [&summary.lab, &summary.day, &summary.dimension_a, &summary.dimension_b, &summary.event].map(String::as_str)
 }
 
-/// The dimensions that the table lets be NULL.
+/// The dimensions that the table allows to be NULL.
 pub(super) async fn nullable_dimensions(
     patient: &Patient<'_>,
     summary: &Summary,
@@ -193,7 +193,7 @@ async fn rows(patient: &Patient<'_>, fault: Fault) -> Result<Chart, DbError> {
     Ok(chart)
 }
 
-/// The rows with a fault, among the latest; none where the table's definition excludes it.
+/// The rows with a fault, among the latest; empty if the table's definition rules the fault out.
 pub(super) async fn faulty(patient: &Patient<'_>, rollup: &Rollup, fault: Fault) -> Result<Faulty, DbError> {
     let s = &rollup.summary;
     let is_excluded = match fault {
@@ -234,7 +234,7 @@ pub(super) async fn faulty(patient: &Patient<'_>, rollup: &Rollup, fault: Fault)
     Ok(Faulty { count: rows.len(), keys: rows.into_iter().map(|(_, key)| key).collect(), repair, is_partial })
 }
 
-/// The first id of the latest so many of a table, and whether there are earlier ones.
+/// The first id among the latest `window` ids of a table, and whether there are earlier ones.
 pub(super) async fn first_of_window(
     patient: &Patient<'_>,
     table: &str,

@@ -122,20 +122,20 @@ async fn indexes(patient: &Patient<'_>) -> Result<Chart, DbError> {
     Ok(chart)
 }
 
-/// An index that a SELECT of a rollup lacks.
+/// An index that a rollup's SELECT lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MissingIndex {
     /// The table.
     pub(super) table: String,
     /// Its columns.
     pub(super) columns: Vec<String>,
-    /// The file of the SELECT.
+    /// The SELECT's file.
     pub(super) file: String,
     /// How the database finds the rows instead.
     pub(super) how: String,
 }
 
-/// The indexes that the SELECTs of the rollups lack, each once.
+/// The indexes that the rollups' SELECTs lack, each once.
 pub(super) async fn missing_indexes(patient: &Patient<'_>) -> Result<Vec<MissingIndex>, DbError> {
     let mut missing: Vec<MissingIndex> = Vec::new();
     for rollup in patient.rollups.iter() {
@@ -180,9 +180,9 @@ async fn missing_of(patient: &Patient<'_>, rollup: &Rollup, sql: &NamedSql) -> R
 #[derive(Debug)]
 struct Step {
     table: String,
-    /// By its primary key or a unique one.
+    /// It finds rows by a primary or unique key.
     is_by_key: bool,
-    /// Reads all of it, as no index could be used.
+    /// It reads the whole table, because no index could be used.
     has_no_choice: bool,
     how: String,
 }

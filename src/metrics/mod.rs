@@ -1,10 +1,9 @@
 //! Every metric, in one place.
 //!
-//! [`catalogue`] defines them: name, labels and help, as data. The rest of the program counts
-//! through those constants, so that no name is written twice; `docs/metrics.md`, the alert rules
-//! and the dashboard are tested against the same list. Names follow Prometheus' conventions:
-//! base units, `_total` on counters, and no label that takes a value per lab, except in those
-//! named `daymend_lab_…`, which `--lab-metrics` switches on.
+//! [`catalogue`] defines them: name, labels and help, as data. The rest of the program updates metrics through those
+//! constants, so that no name is written twice; `docs/metrics.md`, the alert rules and the dashboard are tested
+//! against the same list. Names follow Prometheus' conventions: base units, `_total` on counters. No label takes a
+//! value per lab, except in the metrics named `daymend_lab_…`, which `--lab-metrics` turns on.
 
 pub mod catalogue;
 
@@ -32,19 +31,19 @@ use catalogue::*;
 /// A gauge that nobody has set for so long is gone: a zone without labs, a run that has ended.
 const GAUGES_LAST: Duration = Duration::from_secs(300);
 
-/// What a metric is.
+/// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Type {
-    /// It only grows, and starts at zero with the process.
+    /// Only grows, and starts at zero with the process.
     Counter,
-    /// It goes up and down.
+    /// Goes up and down.
     Gauge,
-    /// It counts values by size; the buckets' upper bounds.
+    /// Counts values by size; holds the upper bounds of the buckets.
     Histogram(&'static [f64]),
 }
 
 impl Type {
-    /// As Prometheus writes it.
+    /// The name in Prometheus.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -55,20 +54,19 @@ impl Type {
     }
 }
 
-/// Which process has a metric.
+/// Which processes export a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// Every process.
     All,
-    /// The scheduler: what it reads from the database is the same in every replica, so queries
-    /// take the `max`.
+    /// The scheduler: what it reads from the database is the same in every replica, so queries take the `max`.
     Scheduler,
     /// The worker: queries take the `sum` over replicas.
     Worker,
 }
 
 impl Source {
-    /// For the documentation.
+    /// The name in the documentation.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -79,22 +77,22 @@ impl Source {
     }
 }
 
-/// One metric, without the number of its labels.
+/// One metric, independent of its number of labels.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
     /// Its name.
     pub name: &'static str,
-    /// What it is.
+    /// Its type.
     pub kind: Type,
     /// The names of its labels.
     pub labels: &'static [&'static str],
-    /// Which process has it.
+    /// Which processes export it.
     pub source: Source,
-    /// What it says, in a sentence.
+    /// What it means, in one sentence.
     pub help: &'static str,
 }
 
-/// A metric with `LABELS` labels, whose values come in the order of their names.
+/// A metric with `LABELS` labels, whose values are given in the order of their names.
 #[derive(Debug)]
 pub struct Labelled<const LABELS: usize>(Metric);
 
@@ -125,10 +123,10 @@ impl<const LABELS: usize> Labelled<LABELS> {
 
 static IS_PER_LAB: AtomicBool = AtomicBool::new(false);
 
-/// Installs the recorder of this process: before that, counting is a call into nothing.
+/// Installs this process's recorder; before that, updating a metric does nothing.
 ///
 /// # Errors
-/// Where one is installed already.
+/// If one is already installed.
 pub fn install(is_per_lab: bool) -> Result<PrometheusHandle, BuildError> {
     IS_PER_LAB.store(is_per_lab, Ordering::Relaxed);
     let mut builder = PrometheusBuilder::new().idle_timeout(MetricKindMask::GAUGE, Some(GAUGES_LAST));
@@ -148,20 +146,20 @@ pub fn install(is_per_lab: bool) -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
-/// The time, as gauges of moments have it: seconds since 1970.
+/// The current time as seconds since 1970, for gauges that hold a time.
 #[must_use]
 pub fn now_seconds() -> f64 {
     Clock::System.now().timestamp_micros() as f64 / 1e6
 }
 
-/// Whether metrics with a value per lab are wanted.
+/// Whether metrics with a value per lab are turned on.
 #[must_use]
 pub fn is_per_lab() -> bool {
     IS_PER_LAB.load(Ordering::Relaxed)
 }
 
-/// Counters start at zero: an increase from nothing is one that no rate sees. They do so before the database
-/// answers, as it is by them that alerts know of a worker that waits for it.
+/// Initialises counters to zero: a rate does not see an increase from nothing. This happens before the database
+/// answers, because alerts use these counters to detect a worker that is waiting for it.
 pub fn worker_starts(rollups: &Rollups) {
     for kind in JobKind::ALL.map(JobKind::name) {
         JOBS_CLAIMED.add([kind], 0);
@@ -181,7 +179,7 @@ pub fn worker_starts(rollups: &Rollups) {
     ACKS_REFUSED.add([], 0);
 }
 
-/// As [`worker_starts`], for the scheduler.
+/// Like [`worker_starts`], for the scheduler.
 pub fn scheduler_starts() {
     for kind in JobKind::ALL.map(JobKind::name) {
         JOBS_ENQUEUED.add([kind], 0);
@@ -209,7 +207,7 @@ pub fn scheduler_starts() {
 pub enum Outcome {
     /// Rows were written.
     Corrected,
-    /// The day was right already.
+    /// The day was already right.
     Unchanged,
     /// An error.
     Failed,
@@ -217,14 +215,14 @@ pub enum Outcome {
     TimedOut,
     /// The code panicked.
     Panicked,
-    /// Conflicts outlasted their retries: it rests, and no attempt is used up.
+    /// Conflicts outlasted their retries: the job rests, and no attempt is used up.
     Released,
-    /// The fence refused it: the job belongs to somebody else.
+    /// The fence rejected it: the job belongs to another worker.
     Refused,
 }
 
 impl Outcome {
-    /// All of them.
+    /// All outcomes.
     pub const ALL: [Self; 7] =
         [Self::Corrected, Self::Unchanged, Self::Failed, Self::TimedOut, Self::Panicked, Self::Released, Self::Refused];
 
@@ -246,7 +244,7 @@ impl Outcome {
 /// What is done to rows, as a label.
 const CHANGES: [&str; 3] = ["inserted", "updated", "deleted"];
 
-/// Summary rows were corrected.
+/// Counts corrected summary rows.
 pub fn corrected(rollup: &Rollup, lab_id: i64, difference: &Difference) {
     let mut counts = vec![[0; CHANGES.len()]; rollup.events.len()];
     difference.insert.iter().for_each(|(key, _)| counts[key.event][0] += 1);
@@ -277,12 +275,12 @@ pub fn corrected(rollup: &Rollup, lab_id: i64, difference: &Difference) {
     }
 }
 
-/// A statement failed for good, as far as the one who sent it is concerned.
+/// Counts a statement that failed for good, from its caller's point of view.
 pub fn database_error(error: &DbError) {
     DATABASE_ERRORS.add([error.kind.name(), &code(&error.source).to_string()], 1);
 }
 
-/// The connections of a process' pools.
+/// Sets the gauges of a pool's connections.
 pub fn pool(name: &str, db: &Db) {
     let (open, idle) = db.pool_size();
     POOL_CONNECTIONS.set([name, "idle"], idle as f64);

@@ -1,4 +1,4 @@
-//! How far long work is: a bar on a terminal, plain lines otherwise.
+//! Progress of long work: a bar on a terminal, plain lines otherwise.
 
 use std::{
     fmt,
@@ -34,7 +34,7 @@ impl Rows {
         Self { bar, title, is_terminal, begun: now, printed: now }
     }
 
-    /// So many rows of about so many; 0 where nobody knows.
+    /// Shows `rows` of about `expected`, which is 0 if unknown.
     pub(crate) fn update(&mut self, rows: u64, expected: u64, what: &str) {
         if expected > 0 {
             self.bar.set_length(expected.max(rows));
@@ -80,7 +80,7 @@ impl Bar {
         self.update_noting(ended, total, 0, "");
     }
 
-    /// As [`update`](Self::update), where some of the days are worth a note.
+    /// Like [`update`](Self::update), with a note on how many of the days are worth one.
     pub(crate) fn update_noting(&mut self, ended: u64, total: u64, noted: u64, note: &str) {
         self.bar.set_length(total);
         self.bar.set_position(ended);
@@ -95,7 +95,7 @@ impl Bar {
         }
     }
 
-    /// Takes the bar away; how many days were done, and how long that took.
+    /// Removes the bar; returns how many days were done, and how long that took.
     pub(crate) fn finish(&self) -> (u64, Duration) {
         self.bar.finish_and_clear();
         (self.bar.position(), self.begun.elapsed())

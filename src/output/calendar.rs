@@ -1,7 +1,7 @@
-//! A calendar in the terminal: a line a month, a cell a day.
+//! A calendar in the terminal: one line per month, one cell per day.
 //!
-//! A cell is a letter, so that it reads without colours as well as with them; colours are used
-//! where standard output is a terminal that has them, and `NO_COLOR` is not set.
+//! A cell is a letter, so that it can be read with and without colours; colours are used if standard output is a
+//! terminal that supports them and `NO_COLOR` is not set.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,13 @@ use chrono::{Datelike, NaiveDate};
 
 use super::page::{Ink, has_colour, paint};
 
-/// A day that is as it should be.
+/// A day without findings.
 pub(crate) const RIGHT: Cell = Cell { letter: '·', ink: Ink::Green };
 
 /// How many months a calendar shows in full; of a longer one only those with something to see.
 const MONTHS_IN_FULL: usize = 24;
 
-/// What is shown of a day.
+/// How a day is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cell {
     pub(crate) letter: char,
@@ -23,7 +23,7 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    /// The letter, in its colour where there are colours.
+    /// The letter, coloured if colours are on.
     pub(crate) fn styled(self) -> String {
         self.painted(has_colour(&std::io::stdout()))
     }
@@ -33,8 +33,8 @@ impl Cell {
     }
 }
 
-/// The days of these ranges, which are in order: `special` ones as they are given, the others as
-/// [`RIGHT`]. Days outside of the ranges are blank.
+/// The days of these ranges, which must be in order: `special` ones as given, the others as [`RIGHT`]. Days outside
+/// the ranges are blank.
 pub(crate) fn lines(ranges: &[(NaiveDate, NaiveDate)], special: &BTreeMap<NaiveDate, Cell>) -> Vec<String> {
     let mut months: BTreeMap<(i32, u32), Vec<Option<Cell>>> = BTreeMap::new();
     for (first, last) in ranges {

@@ -1,4 +1,4 @@
-//! What people see: tables, progress bars and colours.
+//! Output for people: tables, progress bars and colours.
 
 /// Says something beside the result: a line on standard error. Where nobody can read it, work goes on.
 macro_rules! say {
@@ -17,12 +17,12 @@ use std::{
 /// Whether what is beside the result are objects of the log.
 static IS_JSON: AtomicBool = AtomicBool::new(false);
 
-/// From now on what is beside the result are objects of the log.
+/// From now on, messages other than results are written as JSON log lines.
 pub(crate) fn log_is_json() {
     IS_JSON.store(true, Ordering::Relaxed);
 }
 
-/// Tells how far long work is: a line on standard error, or in the log where that is JSON.
+/// Reports progress: a line on standard error, or in the log if that is JSON.
 pub(crate) fn tell(how_far: impl Display) {
     if IS_JSON.load(Ordering::Relaxed) {
         tracing::info!("{how_far}");

@@ -1,29 +1,29 @@
-//! Colour on a terminal, and text that stays on its line.
+//! Colour on a terminal, and text that stays on one line.
 
 use std::{env, ffi::OsStr, io::IsTerminal};
 
-/// A colour, or a weight.
+/// A colour or a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ink {
-    /// For what is well.
+    /// For good values.
     Green,
-    /// For what is not.
+    /// For values that are not as they should be.
     Yellow,
-    /// For what is wrong.
+    /// For wrong values.
     Red,
-    /// For what is in the wrong place.
+    /// For values in the wrong place.
     Magenta,
-    /// For what is beyond the ends.
+    /// For values out of range.
     Cyan,
-    /// For what nobody keeps.
+    /// For values that nobody maintains.
     Blue,
-    /// For what has to be noticed.
+    /// For emphasis.
     Bold,
-    /// For what may be passed over.
+    /// For details.
     Faint,
 }
 
-/// Whether a stream is a terminal that can do more than add lines.
+/// Whether a stream is a terminal that can do more than append lines.
 pub(crate) fn is_terminal(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && !is_dumb(env::var_os("TERM").as_deref())
 }
@@ -32,12 +32,12 @@ fn is_dumb(term: Option<&OsStr>) -> bool {
     term.is_some_and(|term| term == "dumb")
 }
 
-/// Whether a stream shows colours: such a terminal, unless `NO_COLOR` is set.
+/// Whether a stream shows colours: it is such a terminal, and `NO_COLOR` is not set.
 pub(crate) fn has_colour(stream: &impl IsTerminal) -> bool {
     is_terminal(stream) && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// The text in a colour, where there are colours.
+/// The text in a colour, if `colour` is set.
 pub(crate) fn paint(text: &str, ink: Ink, colour: bool) -> String {
     let code = match ink {
         Ink::Green => 32,
@@ -52,7 +52,7 @@ pub(crate) fn paint(text: &str, ink: Ink, colour: bool) -> String {
     if colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
-/// The text without anything that would move the cursor: it may come from the data.
+/// The text without anything that would move the cursor, since it may come from the data.
 pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

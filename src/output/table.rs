@@ -1,8 +1,8 @@
 //! Tables for people.
 //!
-//! Only free text (an error, a reason) may take several lines. Where a table is wider than the terminal the
-//! headings give way first, then the columns of free text; where nothing worth reading would be left of those,
-//! what they hold stands below its row.
+//! Only free text (an error, a reason) may wrap over several lines. If a table is wider than the terminal, headings
+//! are shortened first, then the columns of free text; if that would leave them too narrow to read, their content is
+//! printed below its row.
 
 use std::{borrow::Cow, fmt};
 
@@ -21,7 +21,7 @@ const PADDING: usize = 1;
 /// What stands before free text below its row.
 const INDENT: &str = "      ";
 
-/// A table, printed as wide as the terminal lets it.
+/// A table, printed no wider than the terminal.
 #[derive(Debug)]
 pub(crate) struct Listing {
     table: Table,
@@ -29,7 +29,7 @@ pub(crate) struct Listing {
     is_text: Vec<bool>,
 }
 
-/// A table with these headings; those that begin with `>` align to the right, those with `~` are free text.
+/// A table with these headings; a leading `>` aligns the column to the right, a leading `~` marks it as free text.
 pub(crate) fn table(headings: &[&str]) -> Listing {
     let mut table = Table::new();
     table
@@ -133,12 +133,12 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     textwrap::wrap(text, options).into_iter().map(Cow::into_owned).collect()
 }
 
-/// Text for something that may not be there.
+/// The value as text, or a dash if there is none.
 pub(crate) fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// A moment, to the second.
+/// A time, to the second.
 pub(crate) fn time(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S").to_string()
 }

@@ -1,8 +1,8 @@
-//! Handing jobs to a worker.
+//! Claiming jobs for a worker.
 //!
-//! One short transaction that ends before any work starts. Each kind is two ranges of one
-//! index, neither of which sorts: jobs that are due again, then jobs by their turn. `FOR
-//! UPDATE SKIP LOCKED` lets claims run side by side; SQLite's writers exclude each other.
+//! A claim is one short transaction that ends before any work starts. For each kind it reads two ranges of one index
+//! without sorting: jobs that are due again, then jobs by their turn. `FOR UPDATE SKIP LOCKED` lets claims run side
+//! by side; SQLite's writers exclude each other.
 
 use std::time::{Duration, Instant};
 
@@ -105,30 +105,30 @@ statement!(
 /// For how long a claimer believes what it has seen of the queue.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Claims at most `limit` jobs for `worker_id`: nightly before repairs before rebuilds. Jobs of
-/// workers that died are rescued first.
+/// Claims at most `limit` jobs for `worker_id`: nightly first, then repairs, then rebuilds. Jobs of dead workers are
+/// rescued first.
 pub async fn claim(db: &Db, worker_id: i64, limit: usize) -> Result<Vec<Job>, DbError> {
     let claimed = Claimer::default().claim(db, worker_id, limit).await?.unwrap_or_default();
     Ok(claimed.jobs.into_iter().map(|(job, _)| job).collect())
 }
 
-/// What a claim brought.
+/// The result of a claim.
 #[derive(Debug, Default)]
 pub struct Claimed {
-    /// The jobs, each with the sort key that it had: its turn, or from [`FIRST_DUE_US`] on the
-    /// moment at which it was due again.
+    /// The jobs, each with its sort key: its turn, or, from [`FIRST_DUE_US`] on, the moment at which it was due
+    /// again.
     pub jobs: Vec<(Job, i64)>,
-    /// When it was, in microseconds since 1970 by the database's clock.
+    /// The time of the claim, in microseconds since 1970 by the database's clock.
     pub at_us: i64,
     /// How many jobs of paused labs were set aside.
     parked: usize,
 }
 
-/// Claims again and again, with what it remembers of the queue for a second at a time.
+/// Claims repeatedly, caching what it knows of the queue for a second at a time.
 ///
-/// It remembers at which turn it claimed last, and goes on there: behind it lie the index
-/// entries of jobs that are not available any more, which InnoDB keeps for as long as any
-/// snapshot is open, and which would have to be walked over every time.
+/// It remembers the turn at which it last claimed, and continues there: before it lie the index entries of jobs that
+/// are no longer available, which InnoDB keeps for as long as any snapshot is open, and which would otherwise be
+/// scanned every time.
 #[derive(Debug, Default)]
 pub struct Claimer {
     seen: Option<(Instant, Waiting)>,
@@ -137,7 +137,7 @@ pub struct Claimer {
 }
 
 impl Claimer {
-    /// As [`claim`]; none where there were jobs, but the worker's lease has run out.
+    /// Like [`claim`]; `None` if there were jobs, but the worker's lease has expired.
     pub async fn claim(&mut self, db: &Db, worker_id: i64, limit: usize) -> Result<Option<Claimed>, DbError> {
         if limit == 0 {
             return Ok(Some(Claimed::default()));
@@ -183,7 +183,7 @@ impl Claimer {
     }
 }
 
-/// Whether any job is left to run: running, for any worker, or waiting and not paused.
+/// Whether any job is left to run: running, on any worker, or waiting and not paused.
 pub async fn any_open(db: &Db) -> Result<bool, DbError> {
     for kind in JobKind::ALL {
         let args = args![kind.name(), kind.name(), PAUSED, pause_name(kind)];
@@ -194,7 +194,7 @@ pub async fn any_open(db: &Db) -> Result<bool, DbError> {
     Ok(false)
 }
 
-/// How `daymend_pauses` names a kind.
+/// The name of a kind in `daymend_pauses`.
 pub(crate) fn pause_name(kind: JobKind) -> String {
     format!("kind:{kind}")
 }
@@ -202,13 +202,13 @@ pub(crate) fn pause_name(kind: JobKind) -> String {
 /// What there is to claim.
 #[derive(Debug)]
 struct Waiting {
-    /// Whether a job of a kind that is not paused is due.
+    /// Whether a job is due whose kind is not paused.
     is_due: bool,
-    /// Which kinds are not paused.
+    /// The kinds that are not paused.
     kinds: Vec<JobKind>,
     /// Whether some lab is paused.
     is_lab_paused: bool,
-    /// Whether some job runs whose worker's lease has run out.
+    /// Whether any running job belongs to a worker whose lease has expired.
     is_lapsed: bool,
 }
 

@@ -12,7 +12,7 @@ use crate::{
 /// How many jobs one statement inserts.
 const JOBS_A_STATEMENT: usize = 500;
 
-/// How many neighbouring days of a lab come in one turn: as many as share their reads.
+/// How many neighbouring days of a lab share a turn: as many as are read together.
 pub const DAYS_A_TURN: usize = 7;
 
 statement!(
@@ -35,7 +35,7 @@ statement!(
 pub struct Batch<'a> {
     /// The run that owns the jobs.
     pub run_id: i64,
-    /// What they are for.
+    /// What the jobs are for.
     pub kind: JobKind,
     /// The rollup.
     pub rollup: &'a str,
@@ -45,17 +45,16 @@ pub struct Batch<'a> {
     pub attempts_max: u32,
 }
 
-/// The turn that is up: the first that waits, or 0 where none does.
+/// The current turn: that of the first waiting job, or 0 if there is none.
 pub(super) async fn front(tx: &mut Tx, kind: JobKind) -> Result<i64, DbError> {
     let front = tx.fetch_optional(&JOBS_FRONT, args![kind.name(), FIRST_DUE_US], |row| row.int(0)).await?;
     Ok(front.unwrap_or(0))
 }
 
-/// Inserts the jobs, in multi-row statements, inside the caller's transaction; how many.
+/// Inserts the jobs with multi-row statements, inside the caller's transaction; returns how many.
 ///
-/// Labs take turns: the first days of every lab have the same turn, then the next days. A
-/// run that arrives later starts at the turn that is up, beside the others, neither before
-/// nor behind them.
+/// Labs take turns: the first days of every lab have the same turn, then the next days. A run that arrives later
+/// starts at the current turn, side by side with the others, neither before nor after them.
 pub async fn enqueue(tx: &mut Tx, batch: &Batch<'_>) -> Result<u64, DbError> {
     let front = front(tx, batch.kind).await?;
     let turns = batch.labs.iter().map(|(_, days)| days.len().div_ceil(DAYS_A_TURN)).max().unwrap_or(0);

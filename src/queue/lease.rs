@@ -1,9 +1,9 @@
 //! Leases: keeping a worker's claims alive, and rescuing those of workers that died.
 //!
-//! A worker process registers once and gets an id that no other start ever has. Its lease is
-//! one row: a heartbeat extends it for all jobs that the process holds at once. Once the
-//! lease has run out it cannot be extended: the process has to register anew, and its jobs
-//! are available to everybody. Whoever makes them so ends the lease for good, whatever clocks do.
+//! A worker process registers once and gets an id that is unique to this start. Its lease is one row: a heartbeat
+//! extends it for all jobs that the process holds. An expired lease cannot be extended: the process has to register
+//! again, and its jobs can be made available to others. Whoever does so ends the lease for good, whatever the clocks
+//! do.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,8 +19,8 @@ use crate::{
     statement,
 };
 
-/// How often a job may lose its worker before it counts as the reason. Far more than the attempts
-/// of a job, as most of what a dead worker held had not been begun.
+/// How often a job may lose its worker before the job itself is blamed. This is far more than a job's attempts,
+/// because most jobs that a dead worker held had not been started.
 pub const LAPSES_MAX: u32 = 20;
 
 /// How many jobs one rescue statement takes.
@@ -117,7 +117,7 @@ statement!(
 /// How many characters the name of a worker has; the width of its column.
 const NAME_CHARACTERS_MAX: usize = 255;
 
-/// Registers a worker process; its id. `name` tells operators where it runs.
+/// Registers a worker process, and returns its id. `name` tells operators where it runs.
 pub async fn register(db: &Db, name: &str, lease: Duration) -> Result<i64, DbError> {
     let name = clipped(name, NAME_CHARACTERS_MAX);
     let mut tx = db.begin(Mode::Write).await?;
@@ -126,18 +126,18 @@ pub async fn register(db: &Db, name: &str, lease: Duration) -> Result<i64, DbErr
     Ok(id)
 }
 
-/// Extends the lease of everything the worker holds; false where it had run out.
+/// Extends the lease on everything the worker holds; returns false if it had expired.
 pub async fn heartbeat(db: &Db, worker_id: i64, lease: Duration) -> Result<bool, DbError> {
     let found = retry("heartbeat", || db.execute(&HEARTBEAT, args![lease.as_micros(), worker_id])).await?;
     Ok(found == 1)
 }
 
-/// Ends the lease of a worker that stops.
+/// Ends the lease of a worker that is stopping.
 pub async fn sign_off(db: &Db, worker_id: i64) -> Result<(), DbError> {
     retry("sign off", || db.execute(&SIGN_OFF, args![worker_id])).await.map(drop)
 }
 
-/// Makes the jobs of workers whose lease has run out available again; how many.
+/// Makes the jobs of workers with an expired lease available again; returns how many.
 pub async fn rescue(db: &Db) -> Result<u64, DbError> {
     let mut rescued = 0;
     loop {
@@ -191,12 +191,12 @@ async fn rescue_once(db: &Db, lapsed: &BTreeMap<i64, i64>) -> Result<(u64, Vec<S
     Ok((found, discarded))
 }
 
-/// A worker that holds jobs, whether or not it is alive.
+/// A worker that holds jobs, alive or not.
 #[derive(Debug)]
 pub(crate) struct Holder {
     pub(crate) worker: i64,
     pub(crate) name: String,
-    /// When others get its jobs, unless it is heard of before.
+    /// When others can take its jobs, unless it sends a heartbeat before.
     pub(crate) lease_until: DateTime<Utc>,
     pub(crate) jobs: i64,
 }
@@ -210,7 +210,7 @@ pub(crate) async fn holders(db: &Db) -> Result<Vec<Holder>, DbError> {
     .await
 }
 
-/// How many workers have a lease that has not run out.
+/// How many workers have a valid lease.
 pub async fn workers_alive(db: &Db) -> Result<i64, DbError> {
     db.fetch_one(&WORKERS_ALIVE, args![], |row| row.int(0)).await
 }

@@ -8,13 +8,12 @@
 //! - [`settle`] ends an attempt: completed, failed, or handed back.
 //! - [`lease`] keeps a worker's claims alive, and rescues those of workers that died.
 //!
-//! Invariants: every job is in one of the five states until it is pruned; one (lab, day)
-//! never runs twice at once (a unique key holds while a job runs); every settlement is
-//! fenced by (job, attempt, worker) and says how many jobs it found; times are the
-//! database's, never a worker's.
+//! Invariants: every job is in one of the five states until it is pruned; one (lab, day) never runs twice at once (a
+//! unique key is held while a job runs); every settlement is fenced by (job, attempt, worker) and returns how many
+//! jobs it matched; times are the database's, never a worker's.
 //!
-//! How it fails: conflicts between transactions are retried where they occur; a worker that
-//! is gone loses its lease, and whoever rescues makes its jobs available again.
+//! How it fails: conflicts between transactions are retried where they occur; a worker that is gone loses its lease,
+//! and the process that rescues its jobs makes them available again.
 
 pub mod admin;
 pub mod claim;
@@ -26,30 +25,30 @@ use std::{fmt, str::FromStr};
 
 use chrono::NaiveDate;
 
-/// How many ids a run has for its jobs; a job's id is its run's times this, plus its place.
+/// Maximum number of jobs per run; a job's id is its run's id times this, plus its position.
 pub const JOBS_A_RUN_MAX: i64 = 100_000_000;
 
-/// Sort keys from here on are moments (microseconds since 1970); smaller ones are turns.
-/// It is a moment in 2001, before any job was due.
+/// Sort keys from here on are moments (microseconds since 1970); smaller ones are turns. This is a moment in 2001,
+/// before any job was due.
 pub const FIRST_DUE_US: i64 = 1_000_000_000_000_000;
 
 /// The sort key of an available job whose lab is paused.
 pub const PAUSED: i64 = 9_000_000_000_000_000_000;
 
-/// What a job is for; also its priority: nightly before repairs before rebuilds.
+/// What a job is for; also its priority: nightly before repair before rebuild.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum JobKind {
     /// Enqueued by the scheduler for days that have closed.
     Nightly,
-    /// Asked for, some days.
+    /// Requested for some days.
     Repair,
-    /// Asked for, a lab's whole history.
+    /// Requested for a lab's whole history.
     Rebuild,
 }
 
 impl JobKind {
-    /// By falling priority.
+    /// In descending priority.
     pub const ALL: [Self; 3] = [Self::Nightly, Self::Repair, Self::Rebuild];
 
     /// The name in the database.
@@ -77,24 +76,24 @@ impl FromStr for JobKind {
     }
 }
 
-/// Where a job stands.
+/// The state of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
     /// Waiting for a worker, or for another attempt.
     Available,
-    /// With a worker.
+    /// Claimed by a worker.
     Running,
     /// Done.
     Completed,
-    /// Out of attempts, or beyond help; kept until somebody retries or prunes it.
+    /// Out of attempts, or cannot succeed; kept until it is retried or pruned.
     Discarded,
     /// Cancelled.
     Cancelled,
 }
 
 impl JobState {
-    /// In the order of a job's life.
+    /// In the order of a job's life cycle.
     pub const ALL: [Self; 5] = [Self::Available, Self::Running, Self::Completed, Self::Discarded, Self::Cancelled];
 
     /// The name in the database.
@@ -109,7 +108,7 @@ impl JobState {
         }
     }
 
-    /// Whether a job stays in it until an operator does something.
+    /// Whether a job stays in this state until an operator changes it.
     #[must_use]
     pub fn is_end(self) -> bool {
         matches!(self, Self::Completed | Self::Discarded | Self::Cancelled)
@@ -124,7 +123,7 @@ impl FromStr for JobState {
     }
 }
 
-/// A name that nothing has.
+/// An unknown name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unknown {what} {name:?}")]
 pub struct UnknownName {
@@ -139,7 +138,7 @@ impl From<UnknownName> for sqlx::Error {
     }
 }
 
-/// The one of `all` that has this name in the database.
+/// The item of `all` with this name in the database.
 pub(crate) fn by_name<T: Copy>(
     all: &[T],
     name_of: fn(T) -> &'static str,
@@ -150,13 +149,13 @@ pub(crate) fn by_name<T: Copy>(
     found.ok_or_else(|| UnknownName { what, name: name.to_owned() })
 }
 
-/// The run of a job.
+/// The run that a job belongs to.
 #[must_use]
 pub fn run_of(job_id: i64) -> i64 {
     job_id / JOBS_A_RUN_MAX
 }
 
-/// The ids that the jobs of a run may have, both ends included.
+/// The range of ids for the jobs of a run, both ends included.
 #[must_use]
 pub fn ids_of(run_id: i64) -> (i64, i64) {
     (run_id * JOBS_A_RUN_MAX, run_id * JOBS_A_RUN_MAX + JOBS_A_RUN_MAX - 1)

@@ -1,7 +1,8 @@
 //! Ending an attempt: completed, failed, or handed back.
 //!
-//! Every settlement is fenced by (job, attempt, worker), handing back, which ends the worker, by (job, worker).
-//! Each checks how many jobs it found: a worker that lost its lease changes nothing, and learns so.
+//! Every settlement is fenced by (job, attempt, worker), except handing back, which is a worker's last step and is
+//! fenced by (job, worker). Each checks how many jobs it matched: a worker that lost its lease changes nothing, and
+//! finds out.
 
 use std::{
     collections::BTreeMap,
@@ -99,20 +100,20 @@ statement!(
 /// How many jobs one statement hands back.
 const JOBS_A_STATEMENT: usize = 500;
 
-/// How a failed attempt goes on.
+/// How to settle a failed attempt.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// What failed, in one line for an operator.
+    /// The error, in one line for operators.
     pub error: String,
-    /// Whether no other attempt can succeed.
+    /// Whether no further attempt can succeed.
     pub permanent: bool,
     /// How long to wait before the next attempt.
     pub backoff: Duration,
 }
 
-/// Marks jobs completed inside the caller's transaction; how many the fence let through.
+/// Marks jobs completed inside the caller's transaction; returns how many the fence let through.
 ///
-/// `changes` holds for each of them: use it for one job, or for jobs that changed nothing.
+/// `changes` applies to each of them: use it for one job, or for jobs that changed nothing.
 pub async fn complete(tx: &mut Tx, worker_id: i64, jobs: &[&Job], changes: Changes) -> Result<u64, DbError> {
     let mut by_attempt: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
     for job in jobs {
@@ -126,17 +127,17 @@ pub async fn complete(tx: &mut Tx, worker_id: i64, jobs: &[&Job], changes: Chang
     Ok(found)
 }
 
-/// What became of jobs that were to be completed.
+/// The result of completing jobs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Completed {
     /// How many the fence let through.
     pub found: u64,
-    /// Those that still run, and which somebody else keeps locked: they are to be tried again.
+    /// Jobs that are still running, with rows that somebody else keeps locked: try them again.
     pub locked: Vec<i64>,
 }
 
-/// Completes jobs that found nothing to change, in a transaction of their own: all of them, or, where
-/// somebody is in the way, those that nobody else keeps locked.
+/// Completes jobs that found nothing to change, in a transaction of their own: all of them, or, if some rows are
+/// locked, those that nobody else keeps locked.
 pub async fn complete_unchanged(db: &Db, worker_id: i64, jobs: &[Job]) -> Result<Completed, DbError> {
     let all: Vec<&Job> = jobs.iter().collect();
     let is_contended = AtomicBool::new(false);
@@ -162,7 +163,7 @@ pub async fn complete_unchanged(db: &Db, worker_id: i64, jobs: &[Job]) -> Result
     .await
 }
 
-/// Completes those of the jobs that nobody else keeps locked.
+/// Completes those of the jobs whose rows nobody else keeps locked.
 pub async fn complete_unlocked(db: &Db, worker_id: i64, jobs: &[Job]) -> Result<Completed, DbError> {
     retry("complete", || complete_those_free(db, worker_id, jobs)).await
 }
@@ -182,10 +183,10 @@ async fn complete_those_free(db: &Db, worker_id: i64, jobs: &[Job]) -> Result<Co
     Ok(Completed { found, locked })
 }
 
-/// Ends an attempt in failure; whether the fence let it through.
+/// Ends an attempt in failure; returns whether the fence let it through.
 ///
-/// The job is available again after the backoff, or discarded where the failure is permanent
-/// or its attempts are used up.
+/// The job becomes available again after the backoff, or is discarded if the failure is permanent or its attempts are
+/// used up.
 pub async fn fail(db: &Db, worker_id: i64, job: &Job, failure: &Failure) -> Result<bool, DbError> {
     let error = clipped(&failure.error, ERROR_CHARACTERS_MAX);
     retry("fail", || async {
@@ -211,8 +212,8 @@ pub async fn release(db: &Db, worker_id: i64, job: &Job, wait: Duration) -> Resu
     Ok(found == 1)
 }
 
-/// Gives back what a worker still holds, with the attempts restored, but for jobs that somebody keeps locked;
-/// how many.
+/// Hands back the jobs that a worker still holds, without using up their attempts, except jobs that somebody keeps
+/// locked; returns how many.
 pub async fn hand_back(db: &Db, worker_id: i64) -> Result<u64, DbError> {
     retry("hand back", || async {
         let mut tx = db.begin(Mode::Write).await?;

@@ -22,14 +22,14 @@ use crate::{
     },
 };
 
-/// What a comparison compares.
+/// The two sides of a comparison.
 #[derive(Debug)]
 pub struct Sides {
     /// The lab's time zone.
     pub zone: Zone,
     /// The rows that the source supports, in key order.
     pub expected: Vec<(Key, u32)>,
-    /// The rows that are there.
+    /// The stored rows.
     pub stored: Vec<StoredRow>,
 }
 
@@ -68,10 +68,10 @@ pub(super) async fn look(
     Ok(found)
 }
 
-/// Checks that the facts of the day on which rows were inserted, one a turn, still make those rows, and locks
-/// them: a conflict where they do not, or where somebody is changing them.
+/// Checks that the facts of the day on which rows were inserted, which is one day per turn, still give those rows,
+/// and locks the facts; a conflict if they do not, or if somebody is changing them.
 ///
-/// Only those rows: whoever changes facts meanwhile changes the others as if it were done after the turn.
+/// Only inserted rows are checked: concurrent changes of facts affect the other rows as if made after the turn.
 pub(super) async fn hold_facts(
     tx: &mut Tx,
     rollup: &Rollup,
@@ -92,7 +92,7 @@ pub(super) async fn hold_facts(
 struct Suspect {
     first: NaiveDate,
     last: NaiveDate,
-    /// Whether any of them may have stored rows.
+    /// Whether any of these days may have stored rows.
     is_stored: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The difference between the rows that should be and the rows that are. Pure.
+//! The difference between the expected and the stored rows. Pure.
 
 use std::collections::BTreeSet;
 
@@ -13,12 +13,11 @@ use super::stored::{StoredEvent, StoredRow};
 pub struct Difference {
     /// Expected rows that are not stored, in key order.
     pub insert: Vec<(Key, u32)>,
-    /// Stored rows with the wrong count, in the order in which they were read.
+    /// Stored rows with the wrong count, in the order they were read.
     pub update: Vec<Update>,
-    /// Stored rows that the source does not support, or that are there twice, in the order in which they
-    /// were read.
+    /// Stored rows that the source does not support, or duplicates, in the order they were read.
     pub delete: Vec<StoredRow>,
-    /// Days of which some stored row is right, each at least once.
+    /// Days with at least one correct stored row; may contain duplicates.
     pub confirmed: Vec<NaiveDate>,
 }
 
@@ -42,15 +41,15 @@ impl Difference {
         self.insert.is_empty() && self.update.is_empty() && self.delete.is_empty()
     }
 
-    /// The day with which a turn of corrections ends: the first that misses rows, or else the last that
-    /// differs. Inserting a day's rows takes long, for whoever wants to change its facts and for whoever
-    /// has to take it back.
+    /// The day that ends a turn of corrections: the first with missing rows, or else the last that differs. A turn
+    /// inserts at most one day's rows, because inserting takes long, both for users who want to change the day's
+    /// facts and for a rollback.
     pub(super) fn last_of_turn(&self) -> Option<NaiveDate> {
         let changed = self.update.iter().map(|update| update.key.day).chain(self.delete.iter().map(|row| row.day));
         self.insert.first().map(|(key, _)| key.day).or_else(|| changed.max())
     }
 
-    /// Takes out what falls on the days up to `last`.
+    /// Removes and returns the part for the days up to `last`.
     pub(super) fn take_until(&mut self, last: NaiveDate) -> Self {
         Self {
             insert: self.insert.extract_if(.., |(key, _)| key.day <= last).collect(),
@@ -60,9 +59,8 @@ impl Difference {
         }
     }
 
-    /// The rows to insert, in two parts: those whose place in the unique key is free, and those whose
-    /// place is not before something is deleted (under the usual collations `Branch_Bill` takes that of
-    /// `branch_bill`).
+    /// The rows to insert, in two parts: those whose unique key is free, and those whose key only becomes free when
+    /// another row is deleted (under the usual collations `Branch_Bill` and `branch_bill` are the same key).
     pub(super) fn insertable(&self, rollup: &Rollup) -> [Vec<(Key, u32)>; 2] {
         let takes = |row: &StoredRow, key: &Key| {
             (row.day, row.a, row.b) == (key.day, Some(key.a), Some(key.b))
@@ -75,7 +73,7 @@ impl Difference {
         [free, taken]
     }
 
-    /// The days that had rows, and wrong ones: a day of which nothing was stored has not drifted.
+    /// The days that had rows, and wrong ones: a day without stored rows has not drifted.
     #[must_use]
     pub fn drifted(&self) -> BTreeSet<NaiveDate> {
         let updated = self.update.iter().map(|update| update.key.day);
@@ -86,10 +84,10 @@ impl Difference {
     }
 }
 
-/// Compares `expected`, in key order and without doubles, to `stored`.
+/// Compares `expected`, which must be in key order and without duplicates, to `stored`.
 ///
-/// Stored rows of event types that the rollup does not define are somebody else's and stay.
-/// A stored row with a NULL dimension matches nothing, so it goes.
+/// Stored rows of event types that the rollup does not define belong to somebody else and are kept. A stored row with
+/// a NULL dimension matches nothing, and is deleted.
 #[must_use]
 pub fn difference(rollup: &Rollup, expected: &[(Key, u32)], stored: Vec<StoredRow>) -> Difference {
     let mut found = vec![false; expected.len()];

@@ -1,11 +1,11 @@
-//! Digests of days, by which the database tells that a day is right without sending its rows.
+//! Digests of days, by which the database can show that a day is right without sending its rows.
 //!
-//! A day's digest is the SHA-256 of its rows as text, in the order of the summary's unique key, made where
-//! the rows are; ours is made of the expected rows. Equal digests and numbers of rows: the day is right.
-//! Nothing is taken to be right that is not: a text that the server has cut short
-//! (`group_concat_max_len`, `max_allowed_packet`), rows in another order (a collation of its own, an index
-//! that is not there) or rows of other event types make another digest, and then the rows themselves are
-//! read. SQLite has no such function and needs none: its rows have no way to go.
+//! A day's digest is the SHA-256 of its rows as text, in the order of the summary's unique key, computed where the
+//! rows are; it is compared with one computed from the expected rows. If digests and row counts are equal, the day is
+//! right. A wrong day never looks right: a text that the server cut off (`group_concat_max_len`,
+//! `max_allowed_packet`), rows in another order (another collation, a missing index) or rows of other event types
+//! give a different digest, and then the rows themselves are read. SQLite has no such function and does not need one:
+//! its rows are not sent over a network.
 
 use std::collections::BTreeMap;
 
@@ -18,20 +18,20 @@ use crate::{
     rollup::{Rollup, Summary, aggregate::Key},
 };
 
-/// What stands for the rows of a day.
+/// The digest of a day's rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Digest {
-    /// How many rows there are.
+    /// The number of rows.
     pub rows: u64,
-    /// The SHA-256 of their text in hexadecimal, lower case; empty where there are none.
+    /// The SHA-256 of their text in lower-case hexadecimal; empty if there are no rows.
     pub sha256: String,
 }
 
 /// The name of the statement.
 pub(super) const NAME: &str = "digest summary";
 
-/// The digests of a lab's days from `first` to `last` that have stored rows; none where the database
-/// cannot make any.
+/// The digests of a lab's days from `first` to `last` that have stored rows; `None` if the database cannot compute
+/// them.
 pub async fn stored(
     tx: &mut Tx,
     rollup: &Rollup,
@@ -50,7 +50,7 @@ pub async fn stored(
     Ok(Some(digests))
 }
 
-/// The digests of the days that `rows`, in key order, are expected on.
+/// The digests of the days covered by `rows`, the expected rows in key order.
 #[must_use]
 pub fn expected(rollup: &Rollup, rows: &[(Key, u32)]) -> BTreeMap<NaiveDate, Digest> {
     let digests = rows.chunk_by(|(one, _), (other, _)| one.day == other.day).filter_map(|rows| {
@@ -72,7 +72,7 @@ fn digest(rollup: &Rollup, rows: &[(Key, u32)]) -> Digest {
     Digest { rows: rows.len() as u64, sha256: hex::encode(Sha256::digest(text)) }
 }
 
-/// The statement, where the database can do it.
+/// The statement, if the database supports it.
 #[must_use]
 pub fn sql(s: &Summary, dialect: Dialect) -> Option<String> {
     (dialect == Dialect::MySql).then(|| {

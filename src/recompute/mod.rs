@@ -1,34 +1,31 @@
-//! The recompute of a lab's days: compare with the source, write only the difference.
+//! The recompute of a lab's days: compares them with the source, and writes only the difference.
 //!
-//! In two steps, so that days that are right (nearly all of them, at night) cost a read:
+//! It has two steps, so that a day that is right (at night, nearly all of them) costs only a read:
 //!
-//! 1. **Look.** In one consistent snapshot, without a lock: the lab's zone, the facts, the digests of the
-//!    stored days ([`digest`]), and the stored rows where digests differ. Equal: done.
-//! 2. **Correct.** In new transactions, in turns: the rows that are missing are inserted, the rows to change
-//!    are locked; if each still holds what the look has seen, they are written. If not, the turn is rolled
-//!    back, and what is left is looked at again. Where rows were inserted, the facts of their day are read
-//!    again, under shared locks, and have to make the same of those rows. A turn ends with the first day that
-//!    misses rows:
-//!    beside users who change facts a longer one would hardly ever end, and keep them waiting.
+//! 1. **Look.** In one consistent snapshot, without locks, it reads the lab's zone, the facts, the digests of the
+//!    stored days ([`digest`]), and, where digests differ, the stored rows. If everything is equal, it is done.
+//! 2. **Correct.** In new transactions, called turns: missing rows are inserted, and rows to change are locked; if
+//!    each still holds what the look saw, they are written. If not, the turn is rolled back, and the remaining days
+//!    are looked at again. If rows were inserted, the facts of their day are read again under shared locks, and have
+//!    to give the same rows. A turn ends with the first day that has missing rows: while users change facts, a
+//!    longer turn would hardly ever succeed, and would keep them waiting.
 //!
-//! Why that is right beside the lab system's delta triggers, which add +1 and -1 to the summary inside
-//! the user's own transaction: such a transaction changes a fact and a row together, so that a snapshot
-//! sees both or neither. Seen: both sides hold it. Not seen, and it commits before the row is locked: the
-//! row says so. Not seen, and it comes later: its delta applies to the corrected row. So no fact has to
-//! be locked to change a row. To insert one, it has: a trigger that only updates rows finds none before
-//! the insert, and leaves no trace.
+//! Why this is correct alongside the lab system's delta triggers, which add +1 and -1 to the summary inside the user's
+//! own transaction: such a transaction changes a fact and a row together, so a snapshot sees both or neither. If it
+//! is seen, both sides include it. If it is not seen and commits before the row is locked, the row has changed, and
+//! the turn notices. If it comes later, its delta applies to the corrected row. So changing a row needs no lock on
+//! facts. Inserting one does: a trigger that only updates rows finds none before the insert, and leaves no trace.
 //!
-//! No row is waited for: one that somebody else has locked starts it over. A recompute that waited, with
-//! rows locked, for a row of a user's transaction which then wants another of them would be a deadlock,
-//! and the user's transaction, which has done less, the victim. The one lock that cannot be asked for
-//! without waiting is the table's AUTO-INC lock, which a delta trigger's `INSERT … SELECT` keeps until its
-//! statement ends (`innodb_autoinc_lock_mode` 1, MariaDB's default). That is why rows are inserted first,
-//! while nothing is locked.
+//! It never waits for a row: if somebody else has locked one, it starts over. If it waited while holding row locks,
+//! for a row of a user's transaction that then needs another of these rows, there would be a deadlock, and the victim
+//! would be the user's transaction, which has done less. The one lock that cannot be requested without waiting is the
+//! table's AUTO-INC lock, which a delta trigger's `INSERT … SELECT` keeps until its statement ends
+//! (`innodb_autoinc_lock_mode` 1, MariaDB's default). That is why rows are inserted first, while nothing is locked.
 //!
-//! The queue's fence runs inside the correcting transaction (`settle`): a worker that lost
-//! its lease has written nothing.
+//! The queue's fence runs inside the correcting transaction (`settle`), so a worker that lost its lease writes
+//! nothing.
 //!
-//! Nothing is inserted for a day that is not over: it is expected to be empty, and rows on it are removed.
+//! Nothing is inserted for a day that is not over: it should be empty, and rows on it are removed.
 
 mod compare;
 pub mod diff;
@@ -67,7 +64,7 @@ pub struct Target {
     pub last: NaiveDate,
     /// The moment by which a day must be over to have rows.
     pub as_of: DateTime<Utc>,
-    /// How much of a day may vanish at once.
+    /// The share of a day's rows that may vanish at once.
     pub max_shrink: MaxShrink,
 }
 
@@ -77,7 +74,7 @@ pub enum RecomputeError {
     /// labs.sql does not return the lab.
     #[error("lab {0} does not exist")]
     NoSuchLab(i64),
-    /// The lab's time zone cannot be used.
+    /// The lab's time zone is unusable.
     #[error("lab {lab_id}")]
     Zone {
         /// The lab.
@@ -86,7 +83,7 @@ pub enum RecomputeError {
         #[source]
         source: ZoneError,
     },
-    /// More facts than the count column can hold.
+    /// There are more facts than the count column can hold.
     #[error("lab {lab_id}, {day}: a count of {count} does not fit the summary table")]
     Overflow {
         /// The lab.
@@ -105,15 +102,15 @@ pub enum RecomputeError {
     Shrinks {
         /// The lab.
         lab_id: i64,
-        /// The day, and how much of it.
+        /// The day, and how many of its rows.
         shrinking: Shrinking,
-        /// How much may.
+        /// The share that may vanish.
         max: MaxShrink,
     },
-    /// The queue has given the job to somebody else.
+    /// The queue has given the job to another worker.
     #[error("the lease was lost")]
     LostLease,
-    /// The database.
+    /// A database error.
     #[error(transparent)]
     Database(#[from] DbError),
 }
@@ -134,26 +131,26 @@ pub struct Changes {
     pub inserted: u32,
     /// Rows with a wrong count.
     pub updated: u32,
-    /// Rows without support in the source.
+    /// Rows that the source does not support.
     pub deleted: u32,
 }
 
-/// Days that one transaction has made right.
+/// Days that one transaction has corrected.
 #[derive(Debug)]
 pub struct Turn {
-    /// The days: those after the turn before, and at the end one that was wrong.
+    /// The days: those after the previous turn, up to one that was wrong.
     pub days: RangeInclusive<NaiveDate>,
     /// What was wrong.
     pub difference: Difference,
 }
 
-/// How far a recompute has come: the last day of the turns that it has committed. They stand, however it
+/// Progress of a recompute: the last day of the turns it has committed. Committed turns stay, however the recompute
 /// ends.
 #[derive(Debug, Default)]
 pub struct Progress(Mutex<Option<NaiveDate>>);
 
 impl Progress {
-    /// The last day that is settled.
+    /// The last day that is done.
     #[must_use]
     pub fn last(&self) -> Option<NaiveDate> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -169,11 +166,11 @@ impl Progress {
     }
 }
 
-/// Recomputes the days of `target`, none of which is in `progress` yet.
+/// Recomputes those days of `target` that are not in `progress` yet.
 ///
-/// They are looked at together, and corrected in turns: a turn ends with a day on which rows are missing.
-/// `settle` runs inside each turn's transaction, just before it commits, with what was written, and
-/// `committed` as soon as it has; neither is called for the days after the last that differs.
+/// The days are looked at together, and corrected in turns: a turn ends with a day that has missing rows. `settle`
+/// runs inside each turn's transaction, just before it commits, with what was written, and `committed` as soon as it
+/// has committed; neither is called for the days after the last that differs.
 pub async fn recompute<'a, F, S, C>(
     db: &'a Db,
     rollup: &'a Rollup,
@@ -219,8 +216,8 @@ where
     Ok(())
 }
 
-/// Whether the last days had wrong rows, so that the next are likely to have some as well: then their
-/// rows are read at once, without asking for digests first. Shared by the recomputes of a worker.
+/// Whether the latest days had wrong rows, which makes it likely that the next have some too: their rows are then
+/// read at once, without asking for digests first. Shared by all recomputes of a worker.
 #[derive(Debug, Default)]
 pub struct Streak(AtomicBool);
 

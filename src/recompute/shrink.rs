@@ -1,13 +1,12 @@
-//! Days of which too much would vanish at once.
+//! Guarding against days that would lose too many rows at once.
 //!
-//! A source that has lost rows, or that a replica has not caught up with, looks like a day on which
-//! little happened. Correcting the summary would spread the loss. So where more than a share of a
-//! day's rows would go, the facts are asked again without their conditions: rows that facts which do
-//! not count any more explain (cancelled bills) may go; if the others are still too many, the job
-//! is discarded, with the reason, for somebody to decide. Only the net loss counts: a bill that has
-//! moved to another organisation takes rows away and brings others, or is counted in others. A handful of
-//! bills is no lost source, but may be all that a day has, and one with its tests and samples is many rows:
-//! fewer than five facts of a kind never hold a job up.
+//! A source that has lost rows, or a replica that lags behind, looks like a day on which little happened. Correcting
+//! the summary would spread the loss. So if more than a given share of a day's rows would vanish, the facts are read
+//! again without their conditions: rows explained by facts that no longer count (cancelled bills) may vanish; if too
+//! many others remain, the job is discarded, with the reason, for a person to decide. Only the net loss counts: a
+//! bill that moved to another organisation removes some rows and adds others, or is counted in others. A handful of
+//! bills is no lost source, but may be all that a day has, and one bill with its tests and samples makes many rows:
+//! fewer than five lost facts of a kind never stop a job.
 
 use std::{collections::HashMap, fmt, str::FromStr};
 
@@ -20,12 +19,12 @@ use super::{
 };
 use crate::rollup::{Rollup, aggregate::Key};
 
-/// The share of a day's rows, in percent, that may vanish at once; any share where it is none.
+/// The share of a day's rows, in percent, that may vanish at once; `None` for any share.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct MaxShrink(pub Option<u8>);
 
 impl MaxShrink {
-    /// Everything may vanish.
+    /// All rows may vanish.
     pub const OFF: Self = Self(None);
 }
 
@@ -53,7 +52,7 @@ impl fmt::Display for MaxShrink {
 /// How many facts of a kind (bills, say) have to vanish at least.
 const FACTS_MIN: i64 = 5;
 
-/// What the error of a job says that was discarded for this, and of no other.
+/// Text that only the error of a job discarded for this reason contains.
 pub const WOULD_VANISH: &str = "would vanish";
 
 /// A day that would lose too many rows.
@@ -61,22 +60,22 @@ pub const WOULD_VANISH: &str = "would vanish";
 pub struct Shrinking {
     /// The day.
     pub day: NaiveDate,
-    /// How many rows it would lose, beyond what it would gain.
+    /// How many rows it would lose, net of those it would gain.
     pub vanishing: usize,
-    /// How many it has.
+    /// How many stored rows it has.
     pub stored: usize,
 }
 
 impl Shrinking {
-    /// As the error that ends the job.
+    /// The error that ends the job.
     #[must_use]
     pub fn error(self, lab_id: i64, max: MaxShrink) -> RecomputeError {
         RecomputeError::Shrinks { lab_id, shrinking: self, max }
     }
 }
 
-/// The first day up to `last` that would lose more than `max` of its rows, where rows whose key
-/// `is_explained` do not count as lost.
+/// The first day up to `last` that would lose more than `max` of its rows; rows for which `is_explained` holds do not
+/// count as lost.
 #[must_use]
 pub fn shrinking(
     rollup: &Rollup,
@@ -104,11 +103,11 @@ pub fn shrinking(
 /// What a day would lose of an event type, beyond what it would gain.
 #[derive(Debug, Default)]
 struct Loss {
-    /// Rows that would go, less those that would come.
+    /// Rows to be deleted, minus those to be inserted.
     vanishing: i64,
-    /// Rows that are there.
+    /// Stored rows.
     stored: i64,
-    /// The counts of the rows that would go, less what would come: rows, and more in others.
+    /// The counts of the rows to be deleted, minus what would be added, in new rows or in higher counts of others.
     facts: i64,
 }
 

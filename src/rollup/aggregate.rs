@@ -8,8 +8,8 @@ use foldhash::fast::RandomState;
 use super::{Dimension, Rollup};
 use crate::calendar::{self, Interval, Zone};
 
-/// The key of a summary row within one lab. Its order is that of the table's unique key,
-/// in which rows are written.
+/// The key of a summary row within one lab. Keys are ordered like the table's unique key, the order in which rows are
+/// written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// The calendar day.
@@ -18,15 +18,15 @@ pub struct Key {
     pub a: i64,
     /// The second dimension.
     pub b: i64,
-    /// The event type, by its place in [`Rollup::events`].
+    /// The event type, by its index in [`Rollup::events`].
     pub event: usize,
 }
 
-/// Neighbouring days of one zone, and the instants that part them.
+/// Neighbouring days of one zone, and the instants that separate them.
 #[derive(Debug, Clone)]
 pub struct DaySpan {
     first: NaiveDate,
-    /// The first instant of each day, then the one after the last day.
+    /// The first instant of each day, then the first instant after the last day.
     bounds: Vec<DateTime<Utc>>,
 }
 
@@ -39,7 +39,7 @@ impl DaySpan {
         Self { first, bounds }
     }
 
-    /// The same days, all of which begin and end so much later.
+    /// The same days, all shifted by `by`.
     #[must_use]
     pub fn shifted(mut self, by: TimeDelta) -> Self {
         self.bounds.iter_mut().for_each(|bound| *bound += by);
@@ -52,7 +52,7 @@ impl DaySpan {
         Interval { from: self.bounds[0], until: self.bounds[self.bounds.len() - 1] }
     }
 
-    /// The day that `at` belongs to; none where it is outside.
+    /// The day that `at` belongs to; `None` if it is outside.
     #[must_use]
     pub fn day_of(&self, at: DateTime<Utc>) -> Option<NaiveDate> {
         let after = self.bounds.partition_point(|bound| *bound <= at);
@@ -63,7 +63,7 @@ impl DaySpan {
     }
 }
 
-/// The expected summary rows of some days of one lab, while facts are counted in.
+/// The expected summary rows of some days of one lab, built up fact by fact.
 #[derive(Debug)]
 pub struct Counts<'a> {
     rollup: &'a Rollup,
@@ -72,14 +72,13 @@ pub struct Counts<'a> {
 }
 
 impl<'a> Counts<'a> {
-    /// No facts yet.
+    /// Starts without facts.
     #[must_use]
     pub fn new(rollup: &'a Rollup, days: &'a DaySpan) -> Self {
         Self { rollup, days, counts: HashMap::default() }
     }
 
-    /// Counts one fact of kind `fact` in: its moment, and its columns in the order of
-    /// [`super::FactKind::columns`].
+    /// Counts one fact of kind `fact`: its time, and its columns in the order of [`super::FactKind::columns`].
     pub fn add(&mut self, fact: usize, bill_time: DateTime<Utc>, columns: &[Option<i64>]) {
         let Some(day) = self.days.day_of(bill_time) else { return };
         for (event, rule) in self.rollup.events.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Reading a rollup's folder: every problem in one line, with its file and its line.
+//! Parsing a rollup's folder; every problem is reported in one line, with its file and line number.
 
 use std::{
     collections::BTreeMap,
@@ -14,11 +14,11 @@ use super::{
     watch::{self, Watch},
 };
 
-/// One thing that is wrong with a definition.
+/// One problem of a definition.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}:{line}: {message}")]
 pub struct DefinitionError {
-    /// The file, as it would be opened.
+    /// The file's path, as it would be opened.
     pub file: String,
     /// The line, from 1.
     pub line: usize,
@@ -66,7 +66,7 @@ const NAME_LENGTH_MAX: usize = 32;
 /// The longest event type; the width of the summary's column.
 const EVENT_LENGTH_MAX: usize = 64;
 
-/// Every definition under `dir`: each of its folders that has a `rollup.toml`.
+/// Every definition under `dir`: one for each folder that contains a `rollup.toml`.
 pub fn load_dir(dir: &Path) -> Vec<Result<Rollup, Vec<DefinitionError>>> {
     let problem =
         |message: String| vec![Err(vec![DefinitionError { file: dir.display().to_string(), line: 1, message }])];
@@ -82,7 +82,7 @@ pub fn load_dir(dir: &Path) -> Vec<Result<Rollup, Vec<DefinitionError>>> {
     folders.iter().map(|folder| parse(folder, |file| std::fs::read_to_string(folder.join(file)))).collect()
 }
 
-/// Reads the definition in `folder`, whose files `read` returns.
+/// Parses the definition in `folder`, whose files `read` returns.
 pub(super) fn parse(
     folder: &Path,
     read: impl Fn(&str) -> std::io::Result<String>,
@@ -294,7 +294,7 @@ impl Parser<'_> {
     }
 }
 
-/// Whether `name` may stand in a statement as a table or a column.
+/// Whether `name` may be used in a statement as a table or column name.
 pub(crate) fn is_identifier(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 64
@@ -302,7 +302,7 @@ pub(crate) fn is_identifier(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// The line of that byte of a text, from 1.
+/// The line number, from 1, of a byte of a text.
 pub(super) fn line_of(text: &str, at: usize) -> usize {
     text[..at.min(text.len())].matches('\n').count() + 1
 }

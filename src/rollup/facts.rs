@@ -1,8 +1,8 @@
 //! Reading facts, and counting them.
 //!
-//! A kind of facts is one SELECT. What is part of another fact, as a test is of a bill, is read by the ids of
-//! those that have been read, and has its moment and its columns from there: reading each bill again for every
-//! kind took a third of the time.
+//! A kind of facts is one SELECT. Facts that are part of another fact, as a test is part of a bill, are read by the
+//! ids of those already read, and take their time and columns from them: reading each bill again for every kind took
+//! a third of the time.
 
 use std::collections::HashMap;
 
@@ -19,13 +19,13 @@ use crate::{
     db::{Dated, DbError, Query, Row, Tx, json_list},
 };
 
-/// The moment of a fact, a column of its SELECT.
+/// The column of a SELECT that holds a fact's time.
 pub(super) const BILL_TIME: &str = "bill_time";
 
-/// Its id, where facts of another kind are part of it.
+/// The column of its id, if facts of another kind are part of it.
 pub(super) const ID: &str = "id";
 
-/// The id of what a fact is part of; NULL in a row that is no fact.
+/// The column with the id of the fact that it is part of; NULL in a row that is not a fact.
 pub(super) const PART_OF: &str = "part_of";
 
 /// Of how many facts one statement reads the parts.
@@ -36,8 +36,7 @@ const IDS_A_STATEMENT: usize = 10_000;
 pub enum Locking {
     /// No locks.
     None,
-    /// A shared lock on every row that is read, counted or not; a conflict where one is not to be had
-    /// at once.
+    /// A shared lock on every row that is read, counted or not; a conflict if one is not available at once.
     Shared,
 }
 
@@ -50,7 +49,7 @@ impl Locking {
     }
 }
 
-/// Counts all facts of a lab's days. One whose moment is none is on no day; the doctor names it.
+/// Counts all facts of a lab's days. A fact with an invalid time belongs to no day; the doctor reports it.
 pub async fn count<'a>(
     tx: &mut Tx,
     rollup: &'a Rollup,
@@ -75,11 +74,11 @@ pub async fn count<'a>(
 /// The facts of one kind, for those that are part of them.
 #[derive(Debug, Default)]
 struct Wholes {
-    /// The columns that are kept of each.
+    /// The columns kept for each fact.
     columns: Vec<String>,
-    /// In the order in which they were read.
+    /// The ids, in the order they were read.
     ids: Vec<i64>,
-    /// The place of each id in `times`, and in as many `values` for each as there are columns.
+    /// The position of each id in `times`; `values` has one entry per column for each.
     places: HashMap<i64, usize, RandomState>,
     times: Vec<DateTime<Utc>>,
     values: Vec<Option<i64>>,
@@ -135,7 +134,7 @@ async fn count_wholes(
 /// Where a row has what is read of it.
 struct Columns {
     time: usize,
-    /// Read only where the kind has parts.
+    /// Only read if the kind has parts.
     id: usize,
     values: Vec<usize>,
 }

@@ -1,26 +1,26 @@
-//! What keeps a definition from being used with a database: where in the definition, and in whose words.
+//! Why a definition cannot be used with a database: where in the definition, and the database's message.
 
 use std::fmt;
 
 use super::{NamedSql, Rollup};
 use crate::db::{DbError, Kind};
 
-/// What keeps a definition from being used with a database.
+/// A reason why a definition cannot be used with a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misfit {
     /// Where in the definition, such as `jobs/historical_summary/bills.sql`.
     pub place: String,
-    /// The line there, as far as it is known.
+    /// The line there, if known.
     pub line: Option<usize>,
-    /// What is wrong, in the database's words where it has said so.
+    /// What is wrong; in the database's words, if it said so.
     pub what: String,
-    /// Whether it is a right that is missing.
+    /// Whether a privilege is missing.
     pub is_denied: bool,
 }
 
 impl Misfit {
-    /// Of a statement for `place` that the database refuses. That it is away, or busy, says nothing of the
-    /// statement: such an error comes back.
+    /// For a statement of `place` that the database rejects. An error that the database is unreachable or busy says
+    /// nothing about the statement, and is returned as it is.
     pub fn refused(place: &str, error: DbError) -> Result<Self, DbError> {
         match error.kind {
             Kind::Unavailable | Kind::Conflict => Err(error),
@@ -31,14 +31,14 @@ impl Misfit {
         }
     }
 
-    /// Of a SELECT that the database refuses, likewise.
+    /// For a SELECT that the database rejects, likewise.
     pub(super) fn refused_select(rollup: &Rollup, sql: &NamedSql, error: DbError) -> Result<Self, DbError> {
         let what = error.source.to_string();
         let line = line_of(&sql.text, &what);
         Ok(Self { line, what, ..Self::refused(&rollup.path(&sql.file), error)? })
     }
 
-    /// Of a SELECT whose result lacks a column.
+    /// For a SELECT whose result lacks a column.
     pub(super) fn lacking(rollup: &Rollup, sql: &NamedSql, column: &str) -> Self {
         let what = format!("the column {column} is missing from its result");
         Self { place: rollup.path(&sql.file), line: None, what, is_denied: false }

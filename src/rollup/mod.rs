@@ -1,13 +1,12 @@
 //! Rollup definitions: business rules as data.
 //!
-//! A definition is a folder of `jobs/`: `rollup.toml` names the summary table and its event
-//! types, and a few SELECTs read labs and facts. They are compiled in; `--jobs-dir` reads
-//! others from disk. [`definition`] parses and checks them, [`source`] and [`facts`] run the SELECTs, and
-//! [`aggregate`] counts facts into summary rows; [`watch`] says which changes of the source matter.
+//! A definition is a folder of `jobs/`: `rollup.toml` names the summary table and its event types, and a few SELECTs
+//! read labs and facts. The built-in ones are compiled in; `--jobs-dir` reads others from disk. [`definition`] parses
+//! and checks them, [`source`] and [`facts`] run the SELECTs, and [`aggregate`] counts facts into summary rows;
+//! [`watch`] says which changes of the source matter.
 //!
-//! Invariants: identifiers reach SQL only from a checked definition; what counts is decided
-//! here, from flags, never by a WHERE in SQL, so that a recompute reads and locks the facts
-//! that do not count as well.
+//! Invariants: identifiers only get into SQL from a checked definition; what counts is decided here, from flags,
+//! never by a WHERE in SQL, so that a recompute also reads and locks the facts that do not count.
 
 pub mod aggregate;
 pub mod definition;
@@ -29,26 +28,26 @@ pub(crate) use sql::Table;
 /// A rollup: a summary table and how its rows follow from facts.
 #[derive(Debug, Clone)]
 pub struct Rollup {
-    /// Where its files are; for compiled-in ones, below `jobs/`.
+    /// Where its files are; for built-in ones, below `jobs/`.
     pub folder: PathBuf,
     /// The name of its folder and of its jobs.
     pub name: String,
     /// The table that holds the counts.
     pub summary: Summary,
-    /// The kinds of facts, each behind the one that it is part of.
+    /// The kinds of facts, each after the one that it is part of.
     pub facts: Vec<FactKind>,
-    /// The event types, by name, as the summary's unique key has them; each names the fact kind it counts by
-    /// its place in `facts`.
+    /// The event types, by name, in the order of the summary's unique key; each refers to the fact kind it counts by
+    /// its index in `facts`.
     pub events: Vec<EventType>,
     /// Every lab with its time zone.
     pub labs: NamedSql,
-    /// The first moment at or after a given one at which a lab has facts.
+    /// The first time, at or after a given one, at which a lab has facts.
     pub days: NamedSql,
-    /// What to watch for late changes; none where the folder has no `watch.toml`.
+    /// What to watch for late changes; `None` if the folder has no `watch.toml`.
     pub watch: Option<watch::Watch>,
 }
 
-/// The summary table and its columns; checked identifiers.
+/// The summary table and its columns, as checked identifiers.
 #[derive(Debug, Clone, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "each field is the name of the column it names")]
@@ -65,23 +64,24 @@ pub struct Summary {
     pub modified_at: String,
 }
 
-/// A kind of facts: one SELECT that returns one row a fact.
+/// A kind of facts: one SELECT that returns one row per fact.
 #[derive(Debug, Clone)]
 pub struct FactKind {
     /// Its name in `rollup.toml`.
     pub name: String,
     /// The SELECT.
     pub sql: NamedSql,
-    /// The columns that event types use, dimensions and flags alike; of a part, also those of what it is part of.
+    /// The columns that event types use, dimensions as well as flags; for a part, also those of the fact that it is
+    /// part of.
     pub columns: Vec<String>,
-    /// What its facts are part of, by its place in [`Rollup::facts`]: a test is part of a bill.
+    /// The kind that its facts are part of, by its index in [`Rollup::facts`]: a test is part of a bill.
     pub part_of: Option<usize>,
 }
 
 /// One event type: which facts it counts, and for which pair of dimensions.
 #[derive(Debug, Clone)]
 pub struct EventType {
-    /// What the summary's event column holds.
+    /// The value of the summary's event column.
     pub name: String,
     /// Which of [`Rollup::facts`] it counts.
     pub fact: usize,
@@ -89,14 +89,14 @@ pub struct EventType {
     pub a: Dimension,
     /// The second dimension.
     pub b: Dimension,
-    /// The columns (places in [`FactKind::columns`]) that must hold these values.
+    /// The columns (indexes into [`FactKind::columns`]) that must have these values.
     pub conditions: Vec<(usize, i64)>,
 }
 
 /// Where a dimension's value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dimension {
-    /// A column of the fact, by its place in [`FactKind::columns`].
+    /// A column of the fact, by its index in [`FactKind::columns`].
     Column(usize),
     /// The same number for every fact.
     Constant(i64),
@@ -114,13 +114,13 @@ impl Rollup {
         self.facts.iter().any(|fact| fact.part_of == Some(kind))
     }
 
-    /// The place of an event type in `events`.
+    /// The index of an event type in `events`.
     #[must_use]
     pub fn event(&self, name: &str) -> Option<usize> {
         self.events.binary_search_by(|event| event.name.as_str().cmp(name)).ok()
     }
 
-    /// The same, where every fact counts: cancelled ones too.
+    /// The same rollup with every fact counted, including cancelled ones.
     #[must_use]
     pub fn without_conditions(&self) -> Self {
         let mut rollup = self.clone();
@@ -144,12 +144,12 @@ const BUILTIN: &[(&str, &[(&str, &str)])] = &[(
     ],
 )];
 
-/// The files of the built-in definitions: the path of each below the directory of all, and its text.
+/// The files of the built-in definitions: each path, relative to the directory of all definitions, and its text.
 pub fn builtin_files() -> impl Iterator<Item = (String, &'static str)> {
     BUILTIN.iter().flat_map(|(name, files)| files.iter().map(move |(file, text)| (format!("{name}/{file}"), *text)))
 }
 
-/// The name of the one rollup that migration records and the nightly run are about.
+/// The name of the one rollup that the nightly run and migration records are for.
 pub const HISTORICAL_SUMMARY: &str = "historical_summary";
 
 /// All rollups this process knows.
@@ -167,12 +167,12 @@ impl Rollup {
         self.selects().flat_map(NamedSql::tables).map(|table| table.name).collect()
     }
 
-    /// One of its files as it would be opened, for messages.
+    /// The path of one of its files, for messages.
     pub(crate) fn path(&self, file: &str) -> String {
         self.folder.join(file).display().to_string()
     }
 
-    /// The tables that it reads, and the one that it writes; each once.
+    /// The tables that it reads and the one that it writes, each once.
     #[must_use]
     pub fn tables(&self) -> Vec<String> {
         let mut tables = self.source_tables();
@@ -182,9 +182,9 @@ impl Rollup {
 }
 
 impl Rollups {
-    /// The compiled-in definitions, or those of `jobs_dir` in their place.
+    /// The built-in definitions, or those of `jobs_dir` instead.
     ///
-    /// Every problem of every definition is reported, not just the first.
+    /// Reports every problem of every definition, not just the first.
     pub fn load(jobs_dir: Option<&Path>) -> Result<Self, Vec<DefinitionError>> {
         let loaded: Vec<Result<Rollup, Vec<DefinitionError>>> = match jobs_dir {
             Some(dir) => load_dir(dir),

@@ -1,4 +1,4 @@
-//! Running a rollup's SELECTs of labs and days, and checking all of them.
+//! Running a rollup's SELECTs of labs and days, and checking all of its SELECTs.
 
 use chrono::{DateTime, NaiveDate, Utc};
 
@@ -11,12 +11,12 @@ use crate::{
 /// The columns of labs.sql.
 const LAB_COLUMNS: [&str; 3] = ["lab_id", "time_zone", "enabled"];
 
-/// A lab as the source has it.
+/// A lab, as the source describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lab {
     /// Its id.
     pub id: i64,
-    /// Whether the nightly run keeps its summary, or would if its row could be read.
+    /// Whether the nightly run maintains its summary, or would if its row could be read.
     pub enabled: bool,
     zone: Result<Zone, ZoneError>,
 }
@@ -45,7 +45,7 @@ pub async fn labs(tx: &mut Tx, rollup: &Rollup) -> Result<Vec<Lab>, DbError> {
     read_labs(tx, rollup, rollup.labs.text.clone(), Vec::new()).await
 }
 
-/// One lab; none where there is no such lab.
+/// One lab; `None` if there is no such lab.
 pub async fn lab(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Option<Lab>, DbError> {
     // Both databases merge this into labs.sql and find the lab by its key.
     let sql = format!("SELECT * FROM (\n{}\n) AS labs_sql WHERE lab_id = ?", rollup.labs.text);
@@ -70,13 +70,13 @@ async fn read_labs(tx: &mut Tx, rollup: &Rollup, sql: String, args: Vec<Arg>) ->
     Ok(labs)
 }
 
-/// The first moment at which the lab has facts.
+/// The time of the lab's first fact.
 pub async fn first_fact(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Option<DateTime<Utc>>, DbError> {
     next_fact(tx, rollup, lab_id, calendar::EARLIEST.and_utc()).await
 }
 
-/// The first moment at or after `from` at which the lab has facts. Moments that are none, such as 2025-00-00,
-/// are on no day: it goes on behind them.
+/// The time of the lab's first fact at or after `from`. Invalid times, such as 2025-00-00, belong to no day and are
+/// skipped.
 pub async fn next_fact(
     tx: &mut Tx,
     rollup: &Rollup,
@@ -99,7 +99,7 @@ pub async fn next_fact(
 
 /// The days up to `last` on which the lab has facts, oldest first.
 ///
-/// Jumps from day to day, so that the empty years after a bill from 1970 cost nothing.
+/// Skips from day to day, so that the empty years after a bill from 1970 cost nothing.
 pub async fn days_with_facts(
     tx: &mut Tx,
     rollup: &Rollup,
@@ -120,7 +120,7 @@ pub async fn days_with_facts(
     Ok(days)
 }
 
-/// Prepares every SELECT on the database, and checks that it returns the columns used.
+/// Prepares every SELECT on the database, and checks that it returns the required columns.
 pub async fn check(db: &Db, rollup: &Rollup) -> Result<Vec<Misfit>, DbError> {
     let mut problems = Vec::new();
     let mut found: Vec<Option<Vec<String>>> = Vec::new();
@@ -170,7 +170,7 @@ pub(super) fn query(sql: &NamedSql) -> Query<'_> {
     Query::new(&sql.file, sql.text.as_str())
 }
 
-/// The position of a column that the SELECT has to return.
+/// The position of a column that the SELECT must return.
 pub(super) fn position(row: &Row, name: &str) -> Result<usize, sqlx::Error> {
     row.position(name).ok_or_else(|| sqlx::Error::ColumnNotFound(name.to_owned()))
 }

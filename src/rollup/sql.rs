@@ -1,7 +1,7 @@
 //! SELECTs with named parameters (`:lab_id`, `:from`, `:until`, a kind of facts), and the tables that they read.
 //!
-//! The databases know only `?`; the names are found by reading the text once, past string
-//! literals, quoted names and comments, so that a value is always bound and never pasted.
+//! The databases only support `?`; named parameters are found by scanning the text once, skipping string literals,
+//! quoted names and comments, so that a value is always bound and never spliced in.
 
 use super::definition::is_identifier;
 use crate::db::{
@@ -20,12 +20,12 @@ pub struct NamedSql {
     pub parameters: Vec<String>,
 }
 
-/// A table of a SELECT.
+/// A table that a SELECT reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Table {
     /// Its name.
     pub(crate) name: String,
-    /// What the SELECT calls it.
+    /// Its alias in the SELECT.
     pub(crate) alias: String,
 }
 
@@ -39,24 +39,24 @@ pub(super) struct Problem {
 impl NamedSql {
     /// The arguments in the order of the placeholders.
     ///
-    /// `value` knows every parameter that [`NamedSql::parse`] was told to allow.
+    /// `value` must know every parameter that [`NamedSql::parse`] allowed.
     #[must_use]
     pub fn bind(&self, value: impl Fn(&str) -> Arg) -> Vec<Arg> {
         self.parameters.iter().map(|name| value(name)).collect()
     }
 
-    /// The tables that it reads, as far as its text tells: names behind FROM and JOIN. One that is not
-    /// understood, or of another database, is left out.
+    /// The tables that it reads, as far as its text tells: the names after FROM and JOIN. Anything not understood,
+    /// and tables of other databases, are left out.
     pub(crate) fn tables(&self) -> Vec<Table> {
         tables(&tokens(&self.text, None))
     }
 
-    /// Reads a SELECT that may use the parameters `allowed`.
+    /// Parses a SELECT that may use the parameters `allowed`.
     pub(super) fn parse(file: &str, source: &str, allowed: &[&str]) -> Result<Self, Problem> {
         Self::read(file, source, allowed, "?")
     }
 
-    /// Reads a SELECT that begins with facts of the kind `of`: `:of` stands for a table of their ids, of the same
+    /// Parses a SELECT that starts from facts of the kind `of`: `:of` stands for a table of their ids, with the same
     /// name. Its one parameter is a list of ids as JSON.
     pub(super) fn parse_part(file: &str, source: &str, of: &str) -> Result<Self, Problem> {
         Self::read(file, source, &[of], &format!("{{ids}} AS {of}"))

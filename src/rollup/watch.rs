@@ -1,29 +1,29 @@
-//! What to watch for late changes: `watch.toml` of a rollup's folder.
+//! What to watch for late changes: `watch.toml` in a rollup's folder.
 //!
-//! The triggers are made from it ([`crate::triggers`]), and the scheduler finds by it the days that
-//! marks mean. A definition without the file works; it only has no triggers.
+//! The triggers are generated from it ([`crate::triggers`]), and the scheduler uses it to find the days that marks
+//! refer to. The file is optional: a definition without it just has no triggers.
 
 use serde::Deserialize;
 
 use super::{FactKind, definition, sql::NamedSql};
 use crate::db::scan::tokens;
 
-/// The file.
+/// The name of the file.
 pub const FILE: &str = "watch.toml";
 
 /// Triggers are named `daymend_<table>_<event>`, in at most 64 characters.
 const TABLE_LENGTH_MAX: usize = 48;
 
-/// The source tables whose changes matter; checked identifiers.
+/// The source tables whose changes matter; all names are checked identifiers.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Watch {
     /// The bills.
     pub bill: Bill,
-    /// What hangs on them.
+    /// The tables whose rows belong to bills.
     #[serde(default, rename = "part")]
     pub parts: Vec<Part>,
-    /// What parts refer to.
+    /// The catalogue that parts refer to.
     pub catalogue: Option<Catalogue>,
 }
 
@@ -37,13 +37,13 @@ pub struct Bill {
     pub key: String,
     /// The column of the lab.
     pub lab: String,
-    /// The column of the moment, in UTC.
+    /// The column of the time, in UTC.
     pub time: String,
     /// The other columns that matter.
     pub columns: Vec<String>,
 }
 
-/// A table of rows that hang on a bill.
+/// A table whose rows each belong to a bill.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Part {
@@ -51,7 +51,7 @@ pub struct Part {
     pub table: String,
     /// Its primary key.
     pub key: String,
-    /// The column that names the bill.
+    /// The column that refers to the bill.
     pub bill: String,
     /// The other columns that matter.
     pub columns: Vec<String>,
@@ -67,21 +67,21 @@ pub struct Catalogue {
     pub key: String,
     /// The other columns that matter.
     pub columns: Vec<String>,
-    /// The part whose rows refer to entries.
+    /// The part whose rows refer to these entries.
     pub used_in: String,
-    /// The column there that does.
+    /// The column of that part that refers to them.
     pub reference: String,
-    /// The fact column that holds an entry, by which stored rows are found.
+    /// The fact column that holds an entry's key, for finding stored rows.
     pub dimension: String,
 }
 
-/// What a mark says of a changed row, and so which columns of `daymend_dirty` it fills.
+/// What a mark says about a changed row, which decides the columns of `daymend_dirty` it fills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
-    /// The lab and the moment of a bill.
+    /// The lab and the time of a bill.
     Moment,
-    /// The bill that the row hangs on. Not its moment: whoever moves the bill meanwhile is not
-    /// seen by the trigger, and only where the bill is when the mark is read is the row counted.
+    /// The bill that the row belongs to. Not the bill's time: the trigger does not see a concurrent transaction that
+    /// moves the bill, and the row counts where the bill is when the mark is read.
     Bill,
     /// The entry of the catalogue.
     Test,
@@ -98,7 +98,7 @@ pub struct Watched<'a> {
     pub mark: Mark,
     /// The columns that fill the mark.
     pub marked: Vec<&'a str>,
-    /// The columns whose change matters, those of the mark and the key included.
+    /// The columns whose changes matter, including those of the mark and the key.
     pub columns: Vec<&'a str>,
 }
 
@@ -139,7 +139,8 @@ impl Watch {
     }
 }
 
-/// Reads the file; else every problem with a line: the first that has the word.
+/// Parses the file; on failure, returns every problem with its line, which is the first that contains the word in
+/// question.
 pub(super) fn parse(text: &str, facts: &[FactKind]) -> Result<Watch, Vec<(usize, String)>> {
     let watch: Watch = toml::from_str(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);

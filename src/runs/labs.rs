@@ -1,4 +1,4 @@
-//! What a run is about: labs and their days. Pure.
+//! The labs and days of a run. Pure.
 
 use chrono::NaiveDate;
 use serde::Serializer;
@@ -9,18 +9,18 @@ use crate::calendar;
 /// Labs, each with its days, oldest first.
 pub type LabDays = Vec<(i64, Vec<NaiveDate>)>;
 
-/// How many days those are, of all labs together: as many as jobs.
+/// The number of days of all labs together, which is the number of jobs.
 #[must_use]
 pub fn count_days(labs: &LabDays) -> usize {
     labs.iter().map(|(_, days)| days.len()).sum()
 }
 
-/// Each lab as an object with its days, for JSON.
+/// Serialises each lab with its days as an object, for JSON.
 pub(crate) fn labs_as_objects<S: Serializer>(labs: &LabDays, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(labs.iter().map(|(lab, days)| json!({ "lab": lab, "days": days })))
 }
 
-/// The labs of a run and their days, for its reason: `lab 7` or `3 labs`, and `2026-03-09 to 2026-03-15`.
+/// The labs and the days of a run, as text for its reason: `lab 7` or `3 labs`, and `2026-03-09 to 2026-03-15`.
 #[must_use]
 pub fn describe(labs: &LabDays) -> (String, String) {
     let days = || labs.iter().flat_map(|(_, days)| days);

@@ -1,10 +1,9 @@
-//! Runs: what somebody or something asked for.
+//! Runs: requests to recompute days, and their jobs.
 //!
-//! A run owns its jobs, says who asked and why, and closes when none of them is open:
-//! `completed`, `failed` (some were discarded) or `cancelled`. Its progress is counted from
-//! the states of its jobs, at one moment, never kept beside them, so that no retry and no
-//! crash can make it wrong. `operation_event_log` gets a row when it starts and one when it
-//! ends, in the transactions that start and end it.
+//! A run owns its jobs, says who asked and why, and closes when none of them is open: `completed`, `failed` (some
+//! were discarded) or `cancelled`. Its progress is always counted from the states of its jobs, at one moment, and
+//! never stored, so that no retry and no crash can make it wrong. `operation_event_log` gets a row when a run starts
+//! and one when it ends, in the transactions that start and end it.
 
 mod labs;
 pub mod records;
@@ -33,7 +32,7 @@ use crate::{
 const REASON_CHARACTERS_MAX: usize = 255;
 const NAME_CHARACTERS_MAX: usize = 255;
 
-/// How many characters whoever asks for something has; the width of every column of that kind.
+/// The maximum length of a requester's name; the width of every such column.
 pub(crate) const WHO_CHARACTERS_MAX: usize = 100;
 
 statement!(
@@ -106,7 +105,7 @@ statement!(
      WHERE id BETWEEN ? AND ? AND state = 'discarded' ORDER BY id LIMIT ?"
 );
 
-/// What a run is in.
+/// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunState {
@@ -116,7 +115,7 @@ pub enum RunState {
     Completed,
     /// Some of its jobs were discarded.
     Failed,
-    /// Somebody cancelled it.
+    /// It was cancelled.
     Cancelled,
 }
 
@@ -147,13 +146,13 @@ pub struct Run {
     pub rollup: String,
     /// What it is for.
     pub kind: JobKind,
-    /// Where it stands.
+    /// Its state.
     pub state: RunState,
-    /// Why it is there, for operators.
+    /// Why it was requested, for operators.
     pub reason: String,
     /// Who asked for it.
     pub requested_by: String,
-    /// The time zone of a nightly run, and of its look-back.
+    /// The time zone of a nightly run, or of its lookback run.
     pub time_zone: Option<String>,
     /// The lab of a rebuild.
     pub lab_id: Option<i64>,
@@ -161,7 +160,7 @@ pub struct Run {
     pub first_day: Option<NaiveDate>,
     /// The latest day of its jobs.
     pub last_day: Option<NaiveDate>,
-    /// What the time was for whoever enqueued it.
+    /// The moment that its requester took as the present.
     pub as_of: DateTime<Utc>,
     /// Its name in `operation_event_log`.
     pub event_name: String,
@@ -169,7 +168,7 @@ pub struct Run {
     pub created_at: DateTime<Utc>,
     /// When it ended.
     pub finished_at: Option<DateTime<Utc>>,
-    /// How much of a day its jobs may take away.
+    /// The share of a day's rows that its jobs may remove.
     pub max_shrink: MaxShrink,
 }
 
@@ -200,7 +199,7 @@ impl Run {
 pub struct Progress {
     /// Waiting for a worker, or for another attempt.
     pub available: u64,
-    /// With a worker.
+    /// Claimed by a worker.
     pub running: u64,
     /// Done.
     pub completed: u64,
@@ -212,7 +211,7 @@ pub struct Progress {
     pub rows_inserted: u64,
     /// Summary rows whose count was wrong and has been corrected.
     pub rows_updated: u64,
-    /// Summary rows without support in the source that have been deleted.
+    /// Summary rows that the source did not support and that have been deleted.
     pub rows_deleted: u64,
 }
 
@@ -235,14 +234,14 @@ impl Progress {
         self.total() - self.open()
     }
 
-    /// Summary rows written, of all kinds.
+    /// Summary rows written in total.
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.rows_inserted + self.rows_updated + self.rows_deleted
     }
 }
 
-/// What is wanted of a new run.
+/// A run to be created.
 #[derive(Debug, Clone)]
 pub struct NewRun {
     /// The rollup.
@@ -253,17 +252,17 @@ pub struct NewRun {
     pub reason: String,
     /// Who asks; at most 100 characters.
     pub requested_by: String,
-    /// The time zone of a nightly run, and of its look-back.
+    /// The time zone of a nightly run, or of its lookback run.
     pub time_zone: Option<String>,
     /// The lab of a rebuild.
     pub lab_id: Option<i64>,
-    /// What the time is.
+    /// The moment taken as the present.
     pub as_of: DateTime<Utc>,
     /// Each lab with its days, oldest first.
     pub labs: LabDays,
     /// How many attempts each job may have.
     pub attempts_max: u32,
-    /// How much of a day its jobs may take away.
+    /// The share of a day's rows that its jobs may remove.
     pub max_shrink: MaxShrink,
 }
 
@@ -284,7 +283,7 @@ impl NewRun {
     }
 }
 
-/// Checks that the lab system's tables that a run writes to are there, and that this user may write to them: the
+/// Checks that the lab system's tables that a run writes to exist, and that this user may write to them; returns the
 /// first misfit of each.
 pub async fn check(db: &Db) -> Result<Vec<Misfit>, DbError> {
     let mut misfits = Vec::new();
@@ -304,7 +303,7 @@ pub async fn check(db: &Db) -> Result<Vec<Misfit>, DbError> {
     Ok(misfits)
 }
 
-/// Inserts a run with its jobs and its STARTED, inside the caller's transaction; its id.
+/// Inserts a run with its jobs and its STARTED event, inside the caller's transaction; returns its id.
 pub async fn create(tx: &mut Tx, new: &NewRun) -> Result<i64, DbError> {
     if new.jobs() as i64 >= JOBS_A_RUN_MAX {
         let why = format!("{} jobs are too many for one run, which has room for {JOBS_A_RUN_MAX}", new.jobs());
@@ -337,7 +336,7 @@ pub async fn create(tx: &mut Tx, new: &NewRun) -> Result<i64, DbError> {
     Ok(id)
 }
 
-/// One run; none where there is no such run.
+/// One run; `None` if there is no such run.
 pub async fn get(tx: &mut Tx, id: i64) -> Result<Option<Run>, DbError> {
     tx.fetch_optional(&RUN_SHOW, args![id], |row| Run::from_row(&row)).await
 }
@@ -347,12 +346,12 @@ pub async fn list(db: &Db, limit: u32) -> Result<Vec<Run>, DbError> {
     db.fetch_all(&RUNS_LIST, args![limit], |row| Run::from_row(&row)).await
 }
 
-/// The runs that have not closed, oldest first.
+/// The runs that are still open, oldest first.
 pub async fn open(tx: &mut Tx) -> Result<Vec<Run>, DbError> {
     tx.fetch_all(&RUNS_OPEN, args![], |row| Run::from_row(&row)).await
 }
 
-/// The first so many of them behind that id.
+/// At most `limit` open runs with ids after `id`.
 pub async fn open_behind(tx: &mut Tx, id: i64, limit: usize) -> Result<Vec<Run>, DbError> {
     tx.fetch_all(&RUNS_OPEN_NEXT, args![id, limit], |row| Run::from_row(&row)).await
 }
@@ -398,11 +397,11 @@ pub async fn discarded(tx: &mut Tx, id: i64, limit: u32) -> Result<Vec<Discarded
     .await
 }
 
-/// Closes a run whose jobs have all ended, once; the state it ended in, where this call closed it.
+/// Closes a run whose jobs have all ended, once; returns its final state if this call closed it.
 ///
-/// The run's row is locked before its jobs are counted, so that a retry that re-opens some of
-/// them comes either before the count or after the close. The migration
-/// records that it carries out are brought up to date in the same transaction.
+/// The run's row is locked before its jobs are counted, so that a retry that re-opens some of them comes either
+/// before the count or after the close. The migration records that it carries out are updated in the same
+/// transaction.
 pub async fn try_close(db: &Db, id: i64) -> Result<Option<(RunState, Progress)>, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
     let Some(run) = lock_running(&mut tx, id).await? else {
@@ -422,7 +421,7 @@ pub async fn try_close(db: &Db, id: i64) -> Result<Option<(RunState, Progress)>,
     Ok(Some((state, progress)))
 }
 
-/// Ends a run as cancelled, unless some of its jobs are open; whether it did. The run has to be locked.
+/// Ends a run as cancelled, unless some of its jobs are open; returns whether it did. The run must be locked.
 pub(crate) async fn end_cancelled(tx: &mut Tx, run: &Run) -> Result<bool, DbError> {
     let progress = progress(tx, run.id).await?;
     if progress.open() > 0 {
@@ -437,11 +436,10 @@ pub async fn lock(tx: &mut Tx, id: i64) -> Result<(), DbError> {
     tx.fetch_optional(&RUN_LOCK, args![id], |_| Ok(())).await.map(drop)
 }
 
-/// Opens a run that had ended, some of whose jobs are open again; one that runs stays as it is.
+/// Re-opens an ended run some of whose jobs are open again; does nothing if it is running.
 ///
-/// The run has to be locked. Its records read `Running (…)` again, and the event log has
-/// another STARTED. Records that have disappeared cancel a run; one that somebody wants done all the
-/// same goes on without them.
+/// The run must be locked. Its records read `Running (…)` again, and the event log gets another STARTED. A run
+/// normally ends up cancelled when its records have disappeared; one that is re-opened goes on without them.
 pub async fn reopen(tx: &mut Tx, id: i64) -> Result<(), DbError> {
     if tx.execute(&RUN_REOPEN, args![id]).await? == 1
         && let Some(run) = get(tx, id).await?
@@ -457,12 +455,12 @@ pub async fn reopen(tx: &mut Tx, id: i64) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Locks a run that is running, where nobody else has it locked; whether it did.
+/// Locks a run that is running, unless somebody else has it locked; returns whether it did.
 pub(crate) async fn hold_running(tx: &mut Tx, id: i64) -> Result<bool, DbError> {
     is_running(tx, &RUN_HOLD, id).await
 }
 
-/// Locks a run that is running; none where it is not.
+/// Locks a run that is running; `None` if it is not.
 pub(crate) async fn lock_running(tx: &mut Tx, id: i64) -> Result<Option<Run>, DbError> {
     if is_running(tx, &RUN_LOCK, id).await? { get(tx, id).await } else { Ok(None) }
 }

@@ -1,9 +1,9 @@
-//! The lab system's migration records, kept true to the runs that carry them out.
+//! The lab system's migration records, kept in step with the runs that carry them out.
 //!
-//! `crelio_data_migrations` is how the Support Dashboard asks for a rebuild and watches it.
-//! A record is only written while it is ours (`is_scheduled = 0`): set to Pending once more,
-//! it is a new request. One that a transaction of the lab system holds is a conflict at once, where
-//! the database can say so: whoever writes it holds its run.
+//! Through `crelio_data_migrations` the Support Dashboard requests a rebuild and follows it. A record is only written
+//! while it is ours (`is_scheduled = 0`): once set to Pending again, it is a new request. A record locked by a
+//! transaction of the lab system is an immediate conflict, if the database can tell: whoever writes it holds its
+//! run's lock.
 
 use std::ops::RangeInclusive;
 
@@ -19,7 +19,7 @@ use crate::{
 /// The table of the records.
 pub const TABLE: &str = "crelio_data_migrations";
 
-/// The `migration_type` of the records that ask for a rebuild.
+/// The `migration_type` of records that request a rebuild.
 pub const MIGRATION_TYPE: &str = "HISTORICAL_SUMMARY";
 
 statement!(
@@ -74,21 +74,21 @@ statement!(
      VALUES (?, 1, 'Pending', ?, ?, {now}, {now})"
 );
 
-/// What a scheduler asks of the table and does to it, whoever uses it.
+/// The statements that the scheduler runs on the table, for every user.
 pub(super) const EVERY_TICK: &[Statement] = &[ENDS, PENDING, TAKE, REFRESH];
 
-/// A record that waits to be taken.
+/// A record that has not been taken yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pending {
     /// Its id.
     pub id: i64,
     /// The lab to rebuild.
     pub lab_id: i64,
-    /// Who asked, by the lab system's id.
+    /// Who asked, as an id of the lab system.
     pub initiated_by: i64,
 }
 
-/// The first record from an id on, and the last of all; none where there is none.
+/// The first record with at least the id `from`, and the last record; `None` if there is no such record.
 pub async fn ends(tx: &mut Tx, from: i64) -> Result<Option<(i64, i64)>, DbError> {
     let ends = tx.fetch_one(&ENDS, args![from], |row| Ok((row.int_or_null(0)?, row.int_or_null(1)?))).await?;
     Ok(match ends {
@@ -97,10 +97,10 @@ pub async fn ends(tx: &mut Tx, from: i64) -> Result<Option<(i64, i64)>, DbError>
     })
 }
 
-/// Every id that a record may have.
+/// All possible ids of records.
 pub const ALL: RangeInclusive<i64> = 0..=i64::MAX;
 
-/// Those of the records with these ids that ask for a rebuild, oldest first.
+/// The records with these ids that request a rebuild, oldest first.
 pub async fn pending(tx: &mut Tx, ids: RangeInclusive<i64>) -> Result<Vec<Pending>, DbError> {
     tx.fetch_all(&PENDING, args![*ids.start(), *ids.end(), MIGRATION_TYPE], |row| {
         Ok(Pending { id: row.int(0)?, lab_id: row.int(1)?, initiated_by: row.int(2)? })
@@ -108,12 +108,12 @@ pub async fn pending(tx: &mut Tx, ids: RangeInclusive<i64>) -> Result<Vec<Pendin
     .await
 }
 
-/// Inserts a record that asks for a rebuild of a lab; its id.
+/// Inserts a record that requests a rebuild of a lab; returns its id.
 pub async fn request(tx: &mut Tx, lab_id: i64, initiated_by: i64) -> Result<i64, DbError> {
     tx.insert(&REQUEST, args![lab_id, initiated_by, MIGRATION_TYPE]).await
 }
 
-/// Takes a pending record by compare-and-set; false where somebody else was faster.
+/// Takes a pending record by compare-and-set; returns false if somebody else was faster.
 pub async fn take(
     tx: &mut Tx,
     id: i64,
@@ -124,27 +124,27 @@ pub async fn take(
     Ok(found == 1)
 }
 
-/// Remembers that `run_id` carries out the record.
+/// Stores that `run_id` carries out the record.
 pub async fn link(tx: &mut Tx, id: i64, run_id: i64) -> Result<(), DbError> {
     tx.execute(&LINK, args![id, run_id]).await.map(drop)
 }
 
-/// Forgets the records that a run carried out.
+/// Removes the link to the records that a run carried out.
 pub async fn unlink(tx: &mut Tx, run_id: i64) -> Result<(), DbError> {
     tx.execute(&UNLINK, args![run_id]).await.map(drop)
 }
 
-/// The run that carries the record out; none where it has not been taken.
+/// The run that carries out the record; `None` if it has not been taken.
 pub async fn run_of(tx: &mut Tx, id: i64) -> Result<Option<i64>, DbError> {
     tx.fetch_optional(&RUN_OF, args![id], |row| row.int(0)).await
 }
 
-/// What has become of the records that a run carries out.
+/// Whether the records that a run carries out still exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Records {
     /// It never had any.
     None,
-    /// Some are there.
+    /// Some still exist.
     There,
     /// All have disappeared.
     Disappeared,
@@ -159,13 +159,13 @@ pub async fn of_run(tx: &mut Tx, run_id: i64) -> Result<Records, DbError> {
     })
 }
 
-/// What a record of a run says while it runs.
+/// The status of a record while its run is running.
 #[must_use]
 pub fn running_status(progress: &Progress) -> String {
     format!("Running ({}/{})", progress.ended(), progress.total())
 }
 
-/// Brings the records of a running run up to date.
+/// Updates the records of a running run.
 pub async fn refresh(tx: &mut Tx, run: &Run, progress: &Progress) -> Result<(), DbError> {
     set_status(tx, run, &running_status(progress)).await
 }

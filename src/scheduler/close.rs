@@ -19,9 +19,9 @@ use crate::{
 /// thousands of them that a pause keeps open.
 const RUNS_A_TICK: usize = 200;
 
-/// Closes runs whose jobs have all ended, and keeps the migration records of the others true.
+/// Closes runs whose jobs have all ended, and updates the migration records of the others.
 ///
-/// What fails for one run is noted, and the run stays open.
+/// An error for one run is noted, and the run stays open.
 pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
     let mut after = None;
     loop {
@@ -32,7 +32,7 @@ pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
     }
 }
 
-/// The same of so many runs, of those behind `after`; where to go on, none where no more are open.
+/// Does the same for the next open runs after `after`; returns where to continue, or `None` if there are no more.
 pub async fn close_next_runs(db: &Db, after: Option<i64>, report: &mut Report) -> Result<Option<i64>, DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let mut open = runs::open_behind(&mut tx, after.unwrap_or(0), RUNS_A_TICK + 1).await?;
@@ -52,7 +52,7 @@ pub async fn close_next_runs(db: &Db, after: Option<i64>, report: &mut Report) -
     Ok(open.last().filter(|_| is_more).map(|run| run.id))
 }
 
-/// The same of one run.
+/// Does the same for one run.
 pub async fn close_run(db: &Db, run: &Run, report: &mut Report) -> Result<(), DbError> {
     let what = format!("run {}", run.id);
     let (progress, records) = look_at(db, run).await?;

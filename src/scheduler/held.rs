@@ -1,4 +1,4 @@
-//! Rows that somebody else holds: what needs them is left for the next tick, and all else goes on.
+//! Rows locked by somebody else: what needs them is left for the next tick, and everything else goes on.
 
 use std::{
     collections::BTreeMap,
@@ -15,10 +15,9 @@ use crate::{
 /// For how long a tick tries to have the first rows that it finds held; the others it tries once.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// As [`retry()`] for one of many things, `what`; none where it is left for the next tick.
+/// Like [`retry()`], for one of many items, `what`; `None` if the item is left for the next tick.
 ///
-/// On SQLite there are no rows to hold: whoever writes for long keeps everything else waiting as well,
-/// and what outlasts [`retry()`] is an error.
+/// SQLite has no row locks: a long write holds up everything else too, and what outlasts [`retry()`] is an error.
 pub(super) async fn unless_held<T, F>(
     db: &Db,
     what: &str,
@@ -53,13 +52,13 @@ where
 }
 
 impl Report {
-    /// Whether nothing was left undone that was due, but for labs that cannot be helped.
+    /// Whether everything that was due has been done, except for labs that cannot be scheduled.
     #[must_use]
     pub fn is_all_done(&self) -> bool {
         self.held.is_empty() && self.unclosed.is_empty()
     }
 
-    /// Logs what somebody else holds, and what comes of it.
+    /// Logs which rows are locked by somebody else, and what happens then.
     pub fn warn_of_held(&self, then: &str) {
         for (what, error) in &self.held {
             tracing::warn!(error, "{what}: held by somebody else, {then}");
@@ -75,7 +74,7 @@ impl Report {
     }
 }
 
-/// Logs what has been left for the next tick, once each until that is over.
+/// Logs what has been left for the next tick; once for each, until it is no longer held.
 pub(super) fn report_held(held: &BTreeMap<String, String>, reported: &mut BTreeMap<String, String>) {
     for (what, error) in held {
         if !reported.contains_key(what) {

@@ -1,13 +1,12 @@
-//! Migration records become rebuild runs.
+//! Turning migration records into rebuild runs.
 //!
-//! The lab system's table of records has no index for what is pending, and it grows: a tick looks at the newest
-//! records, among them whatever was inserted just now, and at the next slice of the older ones, one of which somebody
-//! may have set to Pending once more.
+//! The lab system's table of records has no index for pending ones, and it grows: a tick reads the newest records,
+//! which include any just inserted, and the next slice of the older ones, because an old record may have been set to
+//! Pending again.
 //!
-//! A pending record is taken by a compare-and-set, in the transaction that enqueues its run:
-//! of two schedulers one finds it taken. The pending records of a lab that a tick looks at share one run. A record
-//! that cannot be carried out is closed with the reason, and one that cannot be taken is reported; neither stops
-//! another.
+//! A pending record is taken by compare-and-set, in the transaction that enqueues its run, so of two schedulers one
+//! finds it taken. All pending records of a lab that a tick sees share one run. A record that cannot be carried out
+//! is closed with the reason, and one that cannot be taken is reported; neither stops the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,47 +44,47 @@ statement!(
      WHERE rollup = ? AND lab_id = ?"
 );
 
-/// The days a rebuild recomputes, and the history they make up.
+/// The days that a rebuild recomputes, and the history that they make up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct History {
     /// The day of the lab's earliest bill.
     pub first: Option<NaiveDate>,
     /// The lab's yesterday.
     pub last: NaiveDate,
-    /// Every day with facts or with stored rows; stored rows may lie outside of the history,
-    /// where a recompute removes them.
+    /// Every day with facts or stored rows; stored rows may lie outside the history, and a recompute then removes
+    /// them.
     pub days: Vec<NaiveDate>,
-    /// The zone whose days they are.
+    /// The time zone of these days.
     pub zone: &'static str,
 }
 
-/// What the jobs of a rebuild may do.
+/// Limits for the jobs of a rebuild.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// How many attempts a job has.
     pub attempts_max: u32,
-    /// How much of a day may vanish at once.
+    /// The share of a day's rows that may vanish at once.
     pub max_shrink: MaxShrink,
 }
 
-/// How far a walk through the records is. It goes round and round.
+/// The position of a walk through the records, which goes round and round.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Walk {
-    /// The id with which its slice begins.
+    /// The id at which its slice begins.
     first: i64,
-    /// The lab behind which it goes on in the slice.
+    /// The lab after which it continues in the slice.
     after: Option<i64>,
 }
 
 impl Walk {
-    /// Whether a round is over, and the next begins.
+    /// Whether a round has ended and the next begins.
     #[must_use]
     pub fn is_at_start(self) -> bool {
         self == Self::default()
     }
 }
 
-/// Takes all pending records, and enqueues one rebuild run a lab.
+/// Takes all pending records, and enqueues one rebuild run per lab.
 pub(super) async fn take_all_pending(
     db: &Db,
     rollup: &Rollup,
@@ -102,10 +101,10 @@ pub(super) async fn take_all_pending(
     }
 }
 
-/// Takes the pending records of so many labs at most, of those that are next in the walk, and enqueues one rebuild
-/// run a lab. Returns where the walk goes on.
+/// Takes the pending records of the next few labs in the walk, and enqueues one rebuild run per lab. Returns where
+/// the walk continues.
 ///
-/// What fails for one lab is noted, and its records stay pending.
+/// An error for one lab is noted, and its records stay pending.
 pub async fn take_pending(
     db: &Db,
     rollup: &Rollup,

@@ -1,25 +1,24 @@
-//! Scheduling is reconciliation.
+//! Scheduling by reconciliation.
 //!
-//! A tick takes no input: it looks at what should be and at what is recorded, and enqueues
-//! the difference in the same transaction that records it. Ticks may be late, doubled, or run
-//! by two schedulers at once; the result is the same, because each writing step begins by
-//! locking, or comparing and setting, the rows that say what has been done.
+//! A tick takes no input: it compares what should have been enqueued with what is recorded, and enqueues the
+//! difference in the same transaction that records it. Ticks may be late, doubled, or run by two schedulers at once;
+//! the result is the same, because each writing step begins by locking, or comparing and setting, the rows that say
+//! what has been done.
 //!
-//! - [`nightly`]: days that have closed, one run a time zone.
-//! - [`migrations`]: records of the Support Dashboard, one rebuild run a lab.
-//! - [`repair`]: what an operator asks for.
-//! - [`dirty`]: days whose source changed after they had closed, beside the ticks.
+//! - [`nightly`]: days that have closed, one run per time zone.
+//! - [`migrations`]: records of the Support Dashboard, one rebuild run per lab.
+//! - [`repair`]: days that an operator asks for.
+//! - [`dirty`]: days whose source changed after they had closed, in the background.
 //! - [`close`]: runs whose jobs have all ended.
-//! - [`retention`]: runs that have outlived it are pruned, beside the ticks.
-//! - [`audits`]: every night a slice of the history is audited, beside the ticks.
-//! - [`snapshots`]: the daily snapshot, beside the ticks.
-//! - [`observe`]: gauges of the queue and of what is due, beside the ticks.
+//! - [`retention`]: prunes runs that have outlived their retention, in the background.
+//! - [`audits`]: audits a slice of the history every night, in the background.
+//! - [`snapshots`]: takes the daily snapshot, in the background.
+//! - [`observe`]: gauges of the queue and of what is due, in the background.
 //!
-//! How it fails: a step that fails is logged and done at a later tick, and stops no other step; a
-//! lab that cannot be scheduled is reported, and stops no other; so is a record, a run or a zone whose rows
-//! somebody else holds, and it is done at a later tick. On shutdown a step is dropped wherever it is: each
-//! is a transaction, which rolls back. The audit and the snapshot, which are held by a lease, have a few
-//! seconds to hand on what they hold.
+//! How it fails: a step that fails is logged and repeated at a later tick, and stops no other step. A lab that cannot
+//! be scheduled is reported, and stops no other. The same goes for a record, a run or a zone whose rows are locked by
+//! somebody else: it is done at a later tick. On shutdown a step is dropped wherever it is: each is a transaction,
+//! which rolls back. The audit and the snapshot, which are held under a lease, have a few seconds to hand over.
 
 pub mod audits;
 mod close;
@@ -48,24 +47,24 @@ pub use close::{close_next_runs, close_run, close_runs};
 use nightly::NightlyAt;
 pub use tick::tick;
 
-/// How the scheduler decides.
+/// Configuration of the scheduler.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
     /// When yesterday should be in the summary.
     pub nightly_at: NightlyAt,
-    /// How many days back a lab is caught up, at most.
+    /// Maximum number of past days that a lab is caught up on.
     pub catch_up_days: u32,
-    /// How many closed days before the due one are checked again every night.
+    /// How many closed days before the due one to check again every night.
     pub lookback_days: u32,
     /// How many attempts each job may have.
     pub attempts_max: u32,
-    /// How much of a day nightly jobs and repairs may take away at once.
+    /// The share of a day's rows that nightly jobs and repairs may remove at once.
     pub max_shrink: MaxShrink,
-    /// The same of rebuilds.
+    /// The same for rebuilds.
     pub max_shrink_rebuild: MaxShrink,
-    /// How long runs are kept after they have closed, with their jobs; for ever where it is none.
+    /// How long runs and their jobs are kept after the run has closed; `None` means for ever.
     pub retention: Option<Duration>,
-    /// The standing audit; none where it is off.
+    /// The standing audit; `None` if it is off.
     pub audit: Option<AuditConfig>,
 }
 
@@ -80,7 +79,7 @@ impl Config {
 pub struct Enqueued {
     /// Its id.
     pub run: i64,
-    /// What for.
+    /// Why it was enqueued.
     pub reason: String,
     /// How many jobs it has.
     pub jobs: usize,
@@ -97,13 +96,13 @@ pub struct Report {
     pub unusable: BTreeMap<i64, String>,
     /// Labs whose migration records it could not take, and why.
     pub untaken: BTreeMap<i64, String>,
-    /// Runs that it could not close or whose records it could not refresh, and why.
+    /// Runs that it could not close, or whose records it could not update, and why.
     pub unclosed: BTreeMap<i64, String>,
-    /// The runs that it left open, and how far they are.
+    /// The runs that it left open, and their progress.
     pub open: Vec<(JobKind, Progress)>,
-    /// What it left for the next tick, as somebody else holds its rows, and the database's words.
+    /// What it left for the next tick because of locked rows, with the database's message.
     pub held: BTreeMap<String, String>,
-    /// For how long it waited for such rows, to have them or not.
+    /// How long it waited for locked rows, whether it got them or not.
     pub waited: Duration,
 }
 
@@ -115,7 +114,7 @@ impl Report {
     }
 }
 
-/// Ticks until `shutdown`. A database that is away makes it wait, never exit.
+/// Ticks until `shutdown`. If the database is unreachable, it waits, and never exits.
 pub async fn run(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, pulse: &Pulse, shutdown: &CancellationToken) {
     tokio::join!(
         tick::tick_until(db, rollup, config, clock, pulse, shutdown),

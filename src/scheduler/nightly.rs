@@ -1,14 +1,13 @@
-//! The nightly run: which closed days of a lab have not been enqueued yet.
+//! The nightly run: enqueues the closed days of each lab that have not been enqueued yet.
 //!
-//! The old event took "yesterday" from the wall clock at 04:00 UTC, which loses one day
-//! every spring where 04:00 UTC is 23:00 in winter and midnight in summer, and repeats one
-//! every autumn. This asks for the last day that should be in the summary by now, and
-//! enqueues what lies between it and what is recorded in `daymend_labs`. The rows are locked
-//! before they are compared, so that a second scheduler finds nothing left to do.
+//! The old event took "yesterday" from the wall clock at 04:00 UTC, which loses one day every spring where 04:00 UTC
+//! is 23:00 in winter and midnight in summer, and repeats one every autumn. This module determines the last day that
+//! should be in the summary by now, and enqueues the days between it and what is recorded in `daymend_labs`. The rows
+//! are locked before they are compared, so that a second scheduler finds nothing left to do.
 //!
-//! With `--lookback-days` the same transaction enqueues a second run, of the days before: so they are
-//! checked again once for each due day, by whichever scheduler comes first. It is a repair and not
-//! part of the nightly run: that one goes first, and is over when the days that were due are done.
+//! With `--lookback-days` the same transaction enqueues a second run, of the days before, so that they are checked
+//! again once for each due day, by whichever scheduler comes first. It is a repair and not part of the nightly run:
+//! the nightly run goes first, and is complete when the due days are done.
 
 use std::collections::BTreeMap;
 
@@ -54,7 +53,7 @@ statement!(
      WHERE rollup = ? AND lab_id IN ({list}) AND (enqueued_through IS NULL OR enqueued_through < ?)"
 );
 
-/// Enqueues every closed day that has not been enqueued, one run a time zone.
+/// Enqueues every closed day that has not been enqueued, one run per time zone.
 pub async fn enqueue_closed_days(
     db: &Db,
     rollup: &Rollup,
@@ -88,7 +87,7 @@ pub async fn enqueue_closed_days(
 /// A lab, and through which day it has been enqueued.
 type LabThrough = (i64, Option<NaiveDate>);
 
-/// The labs, as far as nightly runs are concerned.
+/// The labs, as seen by nightly runs.
 #[derive(Debug)]
 pub(super) struct Outlook {
     /// Each zone with its labs.
@@ -97,7 +96,7 @@ pub(super) struct Outlook {
     pub(super) unusable: BTreeMap<i64, String>,
 }
 
-/// Reads which labs there are, in which zones, and how far they have come.
+/// Reads which labs there are, their zones, and the day up to which each has been enqueued.
 pub(super) async fn look_at_labs(tx: &mut Tx, rollup: &Rollup) -> Result<Outlook, DbError> {
     let labs = source::labs(tx, rollup).await?;
     let known = enqueued_through(tx, &LABS_KNOWN, args![rollup.name.as_str()]).await?;
@@ -207,8 +206,8 @@ fn new_run(
     }
 }
 
-/// The days to enqueue: all that closed since `through`, but not older than the catch-up; a
-/// lab seen for the first time starts at the due day.
+/// The days to enqueue: all that closed since `through`, but no older than the catch-up limit; a lab seen for the
+/// first time starts at the due day.
 pub(super) fn missing_days(
     zone: Zone,
     through: Option<NaiveDate>,

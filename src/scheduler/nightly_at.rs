@@ -9,9 +9,9 @@ use crate::calendar::Zone;
 /// When a day should be in the summary: `04:00 UTC`, or `01:30 local`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NightlyAt {
-    /// At this time UTC, every day, for what is then yesterday in each zone.
+    /// At this time in UTC, every day, for the day that is then yesterday in each zone.
     Utc(NaiveTime),
-    /// At this time of the lab's own clock.
+    /// At this time on the lab's own clock.
     Local(NaiveTime),
 }
 

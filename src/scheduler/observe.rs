@@ -1,8 +1,8 @@
 //! Gauges of the queue and of what is due.
 //!
-//! They are read from the database, so that every scheduler shows the same; workers leave them
-//! alone. Reading them is beside the ticks and never delays one. Counting millions of waiting jobs
-//! takes seconds: after such a reading it rests the longer.
+//! They are read from the database, so that every scheduler shows the same; workers do not set them. They are read in
+//! the background and never delay a tick. Counting millions of waiting jobs takes seconds: after a slow reading, the
+//! next one is further away.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -109,7 +109,7 @@ statement!(
 /// The values of the label `state` of jobs.
 const STATES: [&str; 5] = ["available", "backing_off", "paused", "running", "discarded"];
 
-/// Reads the gauges again and again until `shutdown`.
+/// Reads the gauges regularly until `shutdown`.
 pub(super) async fn observe_until(
     db: &Db,
     rollup: &Rollup,

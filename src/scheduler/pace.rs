@@ -1,4 +1,4 @@
-//! What is done again and again: how long to rest between, and what is said where it fails.
+//! Repeated work: how long to rest in between, and what to log if it fails.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::{
 /// How long the audit and the snapshot may take to hand on what they hold, after a signal.
 const HAND_ON_MAX: Duration = Duration::from_secs(5);
 
-/// What looked for long rests for that many times as long, at most so long: it stays a small part of the time.
+/// A task that took long rests for this many times as long, up to a maximum: it stays a small part of the time.
 pub(super) const RESTS: u32 = 4;
 pub(super) const REST_MAX: Duration = Duration::from_secs(30);
 
-/// The pace of something that is done again and again.
+/// The pace of repeated work.
 #[derive(Debug)]
 pub(super) struct Pace {
     failed: &'static str,
@@ -26,13 +26,13 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Of what is logged as `failed` when it fails, and then tried again.
+    /// For work whose failure is logged as `failed`, and which is then tried again.
     pub fn new(failed: &'static str, again: Backoff) -> Self {
         Self { failed, again, failures: 0 }
     }
 
-    /// Rests, at most until `shutdown`: for as long as what was done says, and the longer the more often it has
-    /// failed.
+    /// Rests, at most until `shutdown`: for the time that the work asks for, or, after failures, for longer the more
+    /// there have been.
     pub async fn rest_after(&mut self, done: Result<Duration, DbError>, shutdown: &CancellationToken) {
         let rest = match done {
             Ok(rest) => {
@@ -55,8 +55,8 @@ impl Pace {
     }
 }
 
-/// What `work` comes to, which ends by itself after `shutdown`; none where its database keeps it waiting then.
-/// What it holds is free when its lease has run out.
+/// Runs `work`, which ends by itself after `shutdown`; `None` if the database keeps it waiting for too long then.
+/// What it holds is freed when its lease expires.
 pub(super) async fn until_soon_after<T>(shutdown: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
     let too_late = async {
         shutdown.cancelled().await;

@@ -1,9 +1,9 @@
-//! What an operator asks for: the repair of some days.
+//! Repairs of days, as operators request them.
 //!
-//! A request becomes a plan first, which `--dry-run` prints and which is otherwise enqueued.
-//! Of each lab the span begins with its first bill or row, and ends with the last day that is over there, if
-//! that which was asked for is over in another of the labs; either is said. Labs that were named have to have
-//! such a day, or nothing is enqueued; where all enabled labs are meant, those without are left out, and said so.
+//! A request first becomes a plan, which `--dry-run` prints and which is otherwise enqueued. For each lab the days
+//! begin no earlier than its first bill or row, and end no later than its last day that is over, provided that the
+//! last requested day is over in some lab; either limit is reported. A lab that was named must have such days, or
+//! nothing is enqueued; if all enabled labs are meant, labs without any are left out, and reported.
 
 use chrono::{DateTime, NaiveDate, Utc};
 
@@ -26,13 +26,13 @@ const EXAMPLES: usize = 3;
 /// Which days to repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Days {
-    /// These calendar days of each lab, both ends included.
+    /// These calendar days of each lab, first and last included.
     Range(NaiveDate, NaiveDate),
-    /// Of each lab what was yesterday at this moment.
+    /// For each lab, what was yesterday at this moment.
     YesterdayAt(DateTime<Utc>),
 }
 
-/// The days to repair of each lab, and the labs left out with the reason.
+/// The days to repair for each lab, and the labs left out, with the reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Plan {
     /// Each lab with its days, oldest first.
@@ -40,11 +40,11 @@ pub struct Plan {
     pub labs: LabDays,
     /// Labs that are left out.
     pub left_out: Vec<LeftOut>,
-    /// Labs whose days begin later than asked for, or end earlier.
+    /// Labs whose days begin later or end earlier than requested.
     pub clipped: Vec<Clipped>,
-    /// Labs whose Historical View is off, planned because they were named.
+    /// Labs whose Historical View is off, included because they were named.
     pub disabled: Vec<i64>,
-    /// Facts whose day nobody knows, as far as they are named.
+    /// Examples of facts whose day is unknown.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unknown: Vec<String>,
 }
@@ -58,15 +58,15 @@ pub struct LeftOut {
     pub why: String,
 }
 
-/// A lab that has neither bills nor rows on the first days that were asked for, or where the last is not over.
+/// A lab that has neither bills nor rows on the first requested days, or where the last requested day is not over.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Clipped {
     /// The lab.
     pub lab: i64,
-    /// The day with which it begins, where that is later than asked for.
+    /// The day on which its repair begins, if later than requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_day: Option<NaiveDate>,
-    /// The day with which it ends, where that is earlier.
+    /// The day on which its repair ends, if earlier than requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_day: Option<NaiveDate>,
 }
@@ -81,18 +81,18 @@ struct Found {
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// The request does not fit a lab that was named.
+    /// The request does not fit a named lab.
     #[error("{0}")]
     Refused(String),
     /// No lab fits the request.
     #[error("no lab can be repaired: {0}")]
     NoLab(String),
-    /// The database.
+    /// A database error.
     #[error("cannot plan the repair")]
     Database(#[from] DbError),
 }
 
-/// Plans a repair of `labs`, or of all enabled labs where none is named.
+/// Plans a repair of `labs`, or, if empty, of all enabled labs.
 pub async fn plan(db: &Db, rollup: &Rollup, labs: &[i64], days: Days, now: DateTime<Utc>) -> Result<Plan, PlanError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let known = source::labs(&mut tx, rollup).await?;
@@ -135,7 +135,7 @@ fn named<'a>(known: &'a [Lab], ids: &[i64]) -> Result<Vec<&'a Lab>, PlanError> {
 #[derive(Debug, Clone, Copy)]
 struct Over {
     now: DateTime<Utc>,
-    /// The last that is over in any of the labs.
+    /// The last day that is over in any of the labs.
     anywhere: Option<NaiveDate>,
 }
 
@@ -201,7 +201,7 @@ async fn days_of(
     Ok(Ok(Found { days, clipped: is_clipped.then_some(Clipped { lab: lab.id, first_day, last_day }) }))
 }
 
-/// Enqueues a plan as one repair run; its id.
+/// Enqueues a plan as one repair run; returns its id.
 pub async fn enqueue(
     db: &Db,
     rollup: &Rollup,

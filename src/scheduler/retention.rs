@@ -1,5 +1,5 @@
-//! Runs that have outlived their retention are deleted every hour, beside the ticks: however much there
-//! is to delete, and whatever becomes of it, no tick waits for it or fails by it.
+//! Deletes runs that have outlived their retention, every hour, in the background: however much there is to delete,
+//! and even if it fails, no tick waits for it.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const EVERY: Duration = Duration::from_secs(3600);
 /// How long to wait where it failed.
 const AGAIN: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300) };
 
-/// Prunes again and again, until `shutdown`.
+/// Prunes regularly until `shutdown`.
 pub(super) async fn prune_until(db: &Db, config: &Config, shutdown: &CancellationToken) {
     let Some(retention) = config.retention else { return };
     let mut pace = Pace::new("what has outlived its retention cannot be pruned, trying again", AGAIN);

@@ -1,12 +1,12 @@
-//! The daily snapshot: one a day, however many schedulers there are.
+//! The daily snapshot: one per day, however many schedulers there are.
 //!
-//! `daymend_snapshots` has a row for each day. Whoever turns it from `waiting` to `running` takes the
-//! snapshot and says so again and again; where nobody has said so for a while, the next one may take
-//! it over. That is a task of its own: the ticks go on whatever it does.
+//! `daymend_snapshots` has a row for each day. The process that turns it from `waiting` to `running` takes the
+//! snapshot and keeps renewing its claim; if the claim has not been renewed for a while, another process may take
+//! over. This runs in a task of its own: the ticks go on whatever it does.
 //!
-//! How it fails: a snapshot that cannot be taken is tried again, first after a minute and then more
-//! and more rarely; one whose taker died after it was there, and before that was written down, is
-//! found in the store and not taken again.
+//! How it fails: a snapshot that cannot be taken is tried again, first after a minute and then at growing intervals;
+//! if its taker died after completing the snapshot but before recording that, it is found in the store and not taken
+//! again.
 
 use std::{
     str::FromStr,
@@ -91,7 +91,7 @@ statement!(
     "SELECT finished_at, size, took_ms FROM daymend_snapshots WHERE state = 'done' ORDER BY day DESC LIMIT 1"
 );
 
-/// When the daily snapshot is due: a time UTC.
+/// When the daily snapshot is due: a time in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotAt(NaiveTime);
 
@@ -115,35 +115,35 @@ impl SnapshotAt {
     }
 }
 
-/// What to take every day.
+/// Configuration of the daily snapshot.
 #[derive(Debug, Clone)]
 pub struct Daily {
-    /// When.
+    /// When it is due.
     pub at: SnapshotAt,
-    /// Where to.
+    /// Where to store it.
     pub store: Store,
-    /// The database as a user sees it who may read all of the tables.
+    /// The database, as a user who may read all of the tables.
     pub source: Db,
-    /// Which tables.
+    /// Which tables to copy.
     pub tables: Vec<String>,
-    /// What is kept.
+    /// Which snapshots to keep.
     pub keep: retention::Keep,
-    /// Who takes it: of all processes, this one.
+    /// Identifies this process among all that might take it.
     pub holder: String,
 }
 
-/// How one look ended.
+/// The result of one check.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Look {
-    /// Nothing is due, or somebody else takes it.
+    /// Nothing is due, or another process is taking it.
     Nothing,
     /// It was taken.
     Taken,
-    /// It could not be taken, and is tried again.
+    /// It could not be taken, and will be tried again.
     Failed,
 }
 
-/// Takes what is due until `shutdown`.
+/// Takes daily snapshots when due, until `shutdown`.
 pub async fn run(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationToken) {
     for result in ["ok", "failed"] {
         SNAPSHOTS.add([result], 0);
@@ -157,10 +157,10 @@ pub async fn run(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationTo
     }
 }
 
-/// Takes the daily snapshot if it is due and nobody else takes it.
+/// Takes the daily snapshot if it is due and no other process is taking it.
 ///
 /// # Errors
-/// Where the database cannot say.
+/// If the database cannot tell.
 pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationToken) -> Result<Look, DbError> {
     show(db).await?;
     let (day, due_at) = daily.at.due(db.now(clock).await?);

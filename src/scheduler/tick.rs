@@ -37,7 +37,7 @@ const AGAIN: Backoff = Backoff { base: TICK, max: Duration::from_secs(10) };
 /// How often the labs are read to see which days have closed.
 const NIGHTLY_EVERY: Duration = Duration::from_secs(10);
 
-/// One whole tick; `report` has what was done also where a step has failed.
+/// Runs one whole tick. `report` has what was done even if a step failed.
 pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, report: &mut Report) -> Result<(), DbError> {
     let now = db.now(clock).await?;
     let mut done = nightly::enqueue_closed_days(db, rollup, config, now, report).await;

@@ -1,17 +1,17 @@
-//! Rows of tables whose columns are not known before, and their values in every other form they take.
+//! Rows of tables whose columns are only known at run time, and conversions of their values.
 //!
-//! A value is an [`Arg`] in the form that snapshots store ([`Value`]), so that the same value is the same
-//! [`Arg`] whether it was read from a live table or from a snapshot of it.
+//! A value is an [`Arg`] in the form that snapshots store ([`Value`]), so that the same value is the same [`Arg`]
+//! whether it was read from a live table or from a snapshot of it.
 
 use std::borrow::Cow;
 
 use super::{Value, schema::Column};
 use crate::db::{Arg, Dialect};
 
-/// The values of a row, in the order in which they were asked for.
+/// The values of a row, in the order they were selected.
 pub type Cells = Vec<Arg>;
 
-/// About how many bytes a row takes in memory.
+/// Approximate size of a row in memory, in bytes.
 #[must_use]
 pub fn size(row: &[Arg]) -> usize {
     let of = |value: &Arg| match value {
@@ -22,9 +22,9 @@ pub fn size(row: &[Arg]) -> usize {
     row.iter().map(|value| size_of::<Arg>() + of(value)).sum()
 }
 
-/// The placeholder for a value that is compared with a column: text and numbers are compared as
-/// floating-point numbers by MySQL otherwise, which are not exact; bits, ENUMs and SETs are numbers to it, by
-/// which it sorts them, and are text here.
+/// The placeholder for a value to be compared with a column. Without a cast, MySQL compares text with numbers as
+/// floating-point numbers, which is inexact; and it treats bits, ENUMs and SETs as numbers, also for sorting, while
+/// they are text here.
 #[must_use]
 pub fn placeholder(dialect: Dialect, column: &Column) -> Cow<'static, str> {
     if dialect == Dialect::Sqlite {
@@ -92,9 +92,8 @@ fn texts(list: &str) -> Vec<&str> {
     texts
 }
 
-/// The placeholder of a column, as it has to be for one value that is compared with it: text that is not UTF-8
-/// goes out as bytes. The sign in front takes nothing but the cast's type away, by which SQLite would make
-/// text of numbers that are compared with it.
+/// The column's placeholder, adapted to a value to be compared with it: text that is not UTF-8 is sent as bytes. The
+/// plus sign only removes the cast's type, because of which SQLite would convert numbers compared with it to text.
 #[must_use]
 pub fn mark<'a>(placeholder: &'a str, value: &Arg) -> &'a str {
     if matches!(value, Arg::RawText(_)) { "+CAST(? AS TEXT)" } else { placeholder }
@@ -105,8 +104,8 @@ const OF_NUMBERS: &str = "tinyint smallint mediumint int bigint decimal float do
      timestamp char varchar tinytext text mediumtext longtext binary varbinary tinyblob blob mediumblob longblob enum \
      set json";
 
-/// The placeholder for a value that is written into a column: NULLs go out as numbers, of which MariaDB makes
-/// no geometry, no UUID and no address, and text that is not UTF-8 goes out as bytes.
+/// The placeholder for a value to be written to a column: NULLs are sent as numbers, which MariaDB does not accept
+/// for a geometry, a UUID or an address, and text that is not UTF-8 is sent as bytes.
 #[must_use]
 pub fn written(dialect: Dialect, column: &Column, value: &Arg) -> &'static str {
     let takes_numbers = || dialect == Dialect::Sqlite || OF_NUMBERS.split(' ').any(|word| word == column.type_word());
@@ -117,7 +116,7 @@ pub fn written(dialect: Dialect, column: &Column, value: &Arg) -> &'static str {
     }
 }
 
-/// Whether a column holds numbers that are text here, at least where they are too large for anything else.
+/// Whether a column holds numbers that are text here, at least if they are too large for another type.
 #[must_use]
 pub fn is_exact(column: &Column) -> bool {
     column.is_whole() || matches!(column.type_word().as_str(), "dec" | "decimal" | "numeric")
@@ -137,7 +136,7 @@ impl From<Value> for Arg {
     }
 }
 
-/// A value as JSON that says its type.
+/// A value as JSON that includes its type.
 #[must_use]
 pub fn to_json(value: &Arg) -> serde_json::Value {
     use serde_json::json;
@@ -152,7 +151,7 @@ pub fn to_json(value: &Arg) -> serde_json::Value {
     }
 }
 
-/// The value of such JSON.
+/// The value of such JSON; `None` if it is not valid.
 #[must_use]
 pub fn from_json(json: &serde_json::Value) -> Option<Arg> {
     use serde_json::Value;
@@ -173,20 +172,20 @@ pub fn from_json(json: &serde_json::Value) -> Option<Arg> {
     }
 }
 
-/// Values as one text that tells them apart; a key of the working file.
+/// Values as one unambiguous text; used for keys in the working file.
 #[must_use]
 pub fn encode(cells: &[Arg]) -> String {
     serde_json::Value::Array(cells.iter().map(to_json).collect()).to_string()
 }
 
-/// The values of such a text.
+/// The values of such a text; `None` if it is not valid.
 #[must_use]
 pub fn decode(text: &str) -> Option<Cells> {
     let serde_json::Value::Array(values) = serde_json::from_str(text).ok()? else { return None };
     values.iter().map(from_json).collect()
 }
 
-/// A value for people.
+/// A value for display.
 #[must_use]
 pub fn show(value: &Arg) -> String {
     match value {
@@ -201,21 +200,21 @@ pub fn show(value: &Arg) -> String {
 /// How much of a value is shown beside others.
 const SHOWN: usize = 40;
 
-/// The beginning of a value for people.
+/// A value for display, cut off if it is long.
 #[must_use]
 pub fn show_short(value: &Arg) -> String {
     let text = show(value);
     if text.chars().count() > SHOWN { format!("{}…", text.chars().take(SHOWN).collect::<String>()) } else { text }
 }
 
-/// A key for people, such as `4011` or `12,B`.
+/// A key for display, such as `4011` or `12,B`.
 #[must_use]
 pub fn show_key(key: &[Arg]) -> String {
     key.iter().map(show).collect::<Vec<_>>().join(",")
 }
 
-/// A key as it is written down to be read again: like [`show_key`], but a part of a composite one that would be
-/// taken for several, or for another, is in quotes, as in CSV.
+/// A key in a form that can be read back: like [`show_key`], but in a composite key, parts that would be ambiguous
+/// are quoted, as in CSV.
 #[must_use]
 pub fn write_key(key: &[Arg]) -> String {
     let is_plain = |part: &str| part.trim() == part && !part.is_empty() && !part.contains([',', '"']);
@@ -226,7 +225,7 @@ pub fn write_key(key: &[Arg]) -> String {
     key.iter().map(part).collect::<Vec<_>>().join(",")
 }
 
-/// The parts of such a composite key. Quotes inside of a part that does not begin with one mean themselves.
+/// The parts of such a composite key. In a part that does not begin with a quote, quotes are ordinary characters.
 #[must_use]
 pub fn split_key(text: &str) -> Vec<String> {
     let mut parts = Vec::new();
@@ -251,7 +250,7 @@ pub fn split_key(text: &str) -> Vec<String> {
     parts
 }
 
-/// The value that a person wrote for a column: a number where the column holds numbers.
+/// The value that a person wrote for a column: a number if the column holds whole numbers.
 #[must_use]
 pub fn parse(text: &str, is_whole: bool) -> Arg {
     text.parse().ok().filter(|_| is_whole).map_or_else(|| Arg::Text(text.to_owned()), Arg::Int)

@@ -1,6 +1,6 @@
-//! A `CREATE TABLE` as a snapshot keeps it.
+//! A `CREATE TABLE` statement, as a snapshot stores it.
 
-/// `CREATE TABLE` without the number that the next row will have: it changes with every row.
+/// `CREATE TABLE` without its auto-increment counter, which changes with every row.
 pub(super) fn without_counter(sql: &str) -> String {
     const COUNTER: &str = " AUTO_INCREMENT=";
     // Behind the last parenthesis: a comment or a default may say anything.

@@ -1,15 +1,15 @@
-//! Snapshots: consistent copies of tables, and reading them back.
+//! Snapshots: taking consistent copies of tables, and reading them back.
 //!
-//! A snapshot is two objects of a [`Store`]: `NAME.sqlite.zst`, a SQLite database that any tool
-//! opens, and `NAME.json`, its [`Manifest`], which is written last: without it there is no
-//! snapshot, whatever else a crash has left behind.
+//! A snapshot is two objects in a [`Store`]: `NAME.sqlite.zst`, a SQLite database that any tool can open, and
+//! `NAME.json`, its [`Manifest`], which is written last: without it there is no snapshot, whatever else a crash has
+//! left behind.
 //!
-//! - [`schema`]: what a database says of its tables.
+//! - [`schema`]: how a database describes its tables.
 //! - [`mod@format`]: values, rows and their hash; writing and reading the file.
 //! - [`store`]: a directory or an S3-compatible bucket.
-//! - [`side`], [`cells`]: a snapshot and the live database, read in the same way.
-//! - [`diff`], [`restore`]: what differs between them, and putting back what has vanished.
-//! - [`take()`], [`verify`], [`retention`]: making them, checking them, letting go of old ones.
+//! - [`side`], [`cells`]: one way to read both snapshots and the live database.
+//! - [`diff`], [`restore`]: what differs between them, and restoring rows that have vanished.
+//! - [`take()`], [`verify`], [`retention`]: taking, verifying and pruning snapshots.
 
 pub mod cells;
 mod create_sql;
@@ -35,7 +35,7 @@ pub use store::Store;
 pub use take::{Progress, take};
 
 impl SnapshotError {
-    /// The place of snapshots failed to do `what`.
+    /// The error for a store that failed to do `what`.
     pub(crate) fn store(what: impl Into<String>, source: impl Into<std::io::Error>) -> Self {
         Self::Store { what: what.into(), source: source.into() }
     }
@@ -45,13 +45,13 @@ impl SnapshotError {
     }
 }
 
-/// Why something could not be done with a snapshot.
+/// Why an operation on a snapshot failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// The database did not answer, or refused.
+    /// The database did not answer, or rejected a statement.
     #[error(transparent)]
     Database(#[from] DbError),
-    /// There is no such table, or the database keeps it from this user.
+    /// There is no such table, or this user may not see it.
     #[error("table {0} does not exist, or this user has no right on it")]
     NoTable(String),
     /// The user may not read all columns.
@@ -59,10 +59,10 @@ pub enum SnapshotError {
     Hidden {
         /// The table.
         table: String,
-        /// The column that was kept from the user.
+        /// The column that the user may not read.
         column: String,
     },
-    /// A table that no faithful copy can be made of.
+    /// A table that cannot be copied faithfully.
     #[error("table {table} cannot be copied: {why}")]
     NotCopyable {
         /// The table.
@@ -70,16 +70,16 @@ pub enum SnapshotError {
         /// Why not.
         why: String,
     },
-    /// The table was altered while it was copied.
+    /// The table was altered while it was being copied.
     #[error("table {0} was altered while it was copied")]
     Altered(String),
     /// There is no such snapshot.
     #[error("snapshot {0} does not exist (see `daymend snapshot list`)")]
     NoSnapshot(String),
-    /// There is one already.
+    /// The snapshot already exists.
     #[error("snapshot {0} exists already")]
     Exists(String),
-    /// What is stored is not what was written.
+    /// The stored data is not what was written.
     #[error("snapshot {name} is damaged: {what}")]
     Damaged {
         /// The snapshot.
@@ -87,19 +87,19 @@ pub enum SnapshotError {
         /// What is wrong with it.
         what: String,
     },
-    /// The place of snapshots did not do what it was asked.
+    /// The store failed.
     #[error("{what}")]
     Store {
-        /// What was asked.
+        /// What it was asked to do.
         what: String,
-        /// Why not.
+        /// Why it failed.
         #[source]
         source: std::io::Error,
     },
     /// The SQLite file could not be written or read.
     #[error("the snapshot's SQLite file")]
     File(#[from] rusqlite::Error),
-    /// The place of snapshots cannot be understood.
+    /// The store's location cannot be parsed.
     #[error("{0}")]
     Target(String),
 }

@@ -1,11 +1,11 @@
 //! Which snapshots to keep: `7 daily, 4 weekly, 12 monthly`.
 //!
-//! A rule keeps the newest snapshot of each of the last so many days, weeks (Monday to Sunday), months or
-//! years that have one, all in UTC. What no rule keeps goes.
+//! A rule keeps the newest snapshot of each of the last N days, weeks (Monday to Sunday), months or years that have
+//! one, all in UTC. Snapshots that no rule keeps are removed.
 //!
-//! A snapshot goes only where others stand for it: those of the same database that have all of its tables.
-//! One of a single table so never takes the place of a full one, and the newest of each set of tables
-//! stays. A snapshot whose manifest cannot be read stands for none, and stays.
+//! The rules are applied to each snapshot among those of the same database that have all of its tables. So a snapshot
+//! of a single table never displaces a full one, and the newest of each set of tables stays. A snapshot whose
+//! manifest cannot be read displaces none, and stays.
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
@@ -13,7 +13,7 @@ use chrono::Datelike as _;
 
 use super::{Manifest, Name, SnapshotError, Store};
 
-/// What `--keep` says.
+/// The value of `--keep`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keep(Vec<Rule>);
 
@@ -25,7 +25,7 @@ struct Rule {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Period {
-    /// Each snapshot counts.
+    /// Every snapshot counts.
     Last,
     Daily,
     Weekly,
@@ -90,12 +90,12 @@ impl fmt::Display for Keep {
     }
 }
 
-/// What a snapshot has.
+/// The content of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
     /// The snapshot.
     pub name: Name,
-    /// The database that it is a copy of.
+    /// The database that was copied.
     pub database: String,
     /// Its tables.
     pub tables: BTreeSet<String>,
@@ -119,7 +119,7 @@ impl Content {
 }
 
 impl Keep {
-    /// The snapshots that are not kept, oldest first.
+    /// The snapshots to remove, oldest first.
     #[must_use]
     pub fn to_prune(&self, contents: &[Content]) -> Vec<Name> {
         let is_kept = |content: &Content| {
@@ -152,20 +152,20 @@ impl Keep {
     }
 }
 
-/// What pruning has done, or would do.
+/// What was pruned, or would be.
 #[derive(Debug, Default)]
 pub struct Pruned {
     /// The snapshots that were removed, oldest first.
     pub removed: Vec<Name>,
-    /// Those that stay because nobody knows what they have, and why.
+    /// Those that stay because their content is unknown, and why.
     pub unread: Vec<(Name, SnapshotError)>,
 }
 
-/// Removes what is not kept, and what takes that died have left behind. Where a daily snapshot was just
-/// `taken`, only others of its database go, and not that one, whatever else there is of its day.
+/// Removes snapshots that are not to be kept, and what interrupted takes left behind. If a daily snapshot was just
+/// `taken`, only others of its database are removed, and never that one, whatever else there is for its day.
 ///
 /// # Errors
-/// Where the store fails; what was removed before stays so.
+/// If the store fails; snapshots removed before that stay removed.
 pub async fn prune(
     store: &Store,
     keep: &Keep,

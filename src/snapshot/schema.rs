@@ -1,9 +1,8 @@
-//! What a database says of its tables: columns, keys, foreign keys.
+//! How a database describes its tables: columns, keys, foreign keys.
 //!
-//! Names of tables and columns come from here and nowhere else, and go into SQL through
-//! [`quote`]. A user who may read only some columns of a table sees only those in
-//! `information_schema`: [`read`] asks for the whole table as well, so that no column is left out
-//! in silence.
+//! Names of tables and columns only come from here, and are put into SQL through [`quote`]. A user who may read only
+//! some columns of a table sees only those in `information_schema`; so [`read`] also queries the whole table, to make
+//! sure that no column is left out silently.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,13 +20,13 @@ pub struct Table {
     pub name: String,
     /// Its columns, in their order.
     pub columns: Vec<Column>,
-    /// The columns of its primary key, in the key's order; empty where it has none.
+    /// The columns of its primary key, in key order; empty if it has none.
     pub primary_key: Vec<String>,
     /// Its other unique keys.
     pub unique_keys: Vec<UniqueKey>,
-    /// What its rows point to.
+    /// Its foreign keys.
     pub foreign_keys: Vec<ForeignKey>,
-    /// The statement that creates it, as the database writes it.
+    /// Its CREATE statement, as the database prints it.
     pub create_sql: String,
 }
 
@@ -41,20 +40,20 @@ pub struct Column {
     pub sql_type: String,
     /// Whether it may be NULL.
     pub nullable: bool,
-    /// Whether the database computes it: such a column is read, and never written.
+    /// Whether the database computes it: such a column is read, but never written.
     #[serde(default)]
     pub generated: bool,
 }
 
-/// A unique key beside the primary key.
+/// A unique key other than the primary key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UniqueKey {
     /// Its name.
     pub name: String,
     /// Its columns.
     pub columns: Vec<String>,
-    /// Whether equal columns are only equal for the key if more holds: it covers the beginning of a
-    /// text alone (MySQL), or only some rows (a partial index of SQLite).
+    /// Whether equal columns do not always violate the key: it covers only a prefix of a text (MySQL), or only some
+    /// rows (a partial index in SQLite).
     #[serde(default)]
     pub partial: bool,
 }
@@ -64,13 +63,13 @@ pub struct UniqueKey {
 pub struct ForeignKey {
     /// Its name; SQLite's have none, and are numbered.
     pub name: String,
-    /// The columns that point.
+    /// The referring columns.
     pub columns: Vec<String>,
-    /// The table that they point to.
+    /// The table that they refer to.
     pub parent: String,
     /// Its columns.
     pub parent_columns: Vec<String>,
-    /// What happens to rows whose parent is deleted: `CASCADE`, `SET NULL`, `RESTRICT`, `NO ACTION`.
+    /// What happens to a row when its parent is deleted: `CASCADE`, `SET NULL`, `RESTRICT`, `NO ACTION`.
     pub on_delete: String,
 }
 
@@ -85,7 +84,7 @@ impl Column {
         word.to_ascii_lowercase()
     }
 
-    /// Whether it holds whole numbers, as far as its type says.
+    /// Whether it holds whole numbers, judging by its type.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         WHOLE.contains(&self.type_word().as_str())
@@ -100,8 +99,8 @@ impl Column {
 }
 
 impl Table {
-    /// What identifies a row: the primary key, otherwise a unique key of columns that are never NULL,
-    /// otherwise all columns together; none where a column may be NULL.
+    /// The columns that identify a row: the primary key, or else a unique key of columns that are never NULL, or else
+    /// all columns together; `None` if one of them may be NULL.
     #[must_use]
     pub fn key(&self) -> Option<Vec<String>> {
         if !self.primary_key.is_empty() {
@@ -221,8 +220,8 @@ pub async fn table_names(tx: &mut Tx) -> Result<Vec<String>, DbError> {
     tx.fetch_all(&statement, args![], |row| row.text(0)).await
 }
 
-/// Whether the user may read every table of the database. Those that it has no right on are in no list; but the
-/// server tells only who may read all that a table does not exist.
+/// Whether the user may read every table of the database. Lists leave out tables on which it has no privilege; but
+/// only to a user who may read all of them does the server say that a table does not exist.
 pub async fn may_read_all(tx: &mut Tx) -> Result<bool, DbError> {
     if tx.dialect() == Dialect::Sqlite {
         return Ok(true);
@@ -234,10 +233,10 @@ pub async fn may_read_all(tx: &mut Tx) -> Result<bool, DbError> {
     }
 }
 
-/// Reads what a table looks like; none where there is no such table.
+/// Reads the description of a table; `None` if there is no such table.
 ///
 /// # Errors
-/// Where the database does not answer, and where its user may not read all of the table.
+/// If the database does not answer, or its user may not read the whole table.
 pub async fn read(tx: &mut Tx, name: &str) -> Result<Option<Table>, SnapshotError> {
     let dialect = tx.dialect();
     let Some(name) = table_names(tx).await?.into_iter().find(|of| of == name) else { return Ok(None) };

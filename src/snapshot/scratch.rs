@@ -1,7 +1,7 @@
-//! Directories for what is under way, gone when their owner is.
+//! Temporary directories, removed when their owner is gone.
 //!
-//! Beside each is a file that its owner has locked: made before the directory, removed after it. So what a
-//! process that died left behind, at whatever moment, is locked by nobody, and removed by the next one.
+//! Next to each is a file that its owner keeps locked: created before the directory, removed after it. So whatever a
+//! crashed process left behind is locked by nobody, and is removed by the next process.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +20,7 @@ const PREFIX: &str = ".daymend-snapshot-";
 /// How the names of the files end that are locked.
 const LOCK: &str = ".lock";
 
-/// Works on files: what else runs on this thread, heartbeats among it, goes on elsewhere meanwhile.
+/// Runs blocking work on files; other tasks of this thread, such as heartbeats, continue elsewhere meanwhile.
 pub(crate) fn aside<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current() {
         Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
@@ -28,7 +28,7 @@ pub(crate) fn aside<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// A directory for as long as this lives.
+/// A directory that is removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     path: PathBuf,
@@ -36,7 +36,7 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Makes a directory in `parent`, and removes what others have left there.
+    /// Creates a directory in `parent`, and removes leftovers of others there.
     pub(crate) fn new(parent: &Path) -> Result<Self, SnapshotError> {
         let made = aside(|| Self::create(parent));
         made.map_err(|error| SnapshotError::store(format!("a directory in {}", parent.display()), error))
@@ -61,7 +61,7 @@ impl Scratch {
         }
     }
 
-    /// A file in it.
+    /// The path of a file in it.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
@@ -73,7 +73,7 @@ impl Drop for Scratch {
     }
 }
 
-/// A file to be locked: over NFS an exclusive lock needs one that is open for writing.
+/// Opens a file to be locked: over NFS, an exclusive lock needs a file that is open for writing.
 pub(crate) fn writable(path: &Path) -> io::Result<File> {
     File::options().write(true).open(path)
 }
@@ -92,7 +92,7 @@ fn remove(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes directories that nobody works in any more; how many.
+/// Removes directories that nobody uses any more; returns how many.
 pub(crate) fn remove_leftovers(parent: &Path) -> io::Result<usize> {
     let mut dirs = BTreeSet::new();
     for entry in fs::read_dir(parent)? {

@@ -1,8 +1,8 @@
-//! One of the things that are compared: a snapshot, or the live database.
+//! One side of a comparison: a snapshot, or the live database.
 //!
-//! Rows are read a page at a time in the order of their key, or looked up by the values of some of
-//! their columns, so that of two sides of any size a page of rows is in memory, and without relying on
-//! both of them sorting text alike. A [`Shape`] is what two sides have in common of a table.
+//! Rows are read a page at a time in key order, or looked up by the values of some columns, so that memory holds a
+//! page of rows whatever the size of the two sides, and they need not sort text alike. A [`Shape`] is what two sides
+//! have in common for a table.
 
 use std::{
     borrow::Cow,
@@ -22,10 +22,10 @@ pub const PAGE: usize = 200;
 /// How many rows the first page has, of which nobody knows how long they are.
 const FIRST_PAGE: usize = 8;
 
-/// How many bytes of rows are kept of a page, and a row: what is behind them comes with the next one.
+/// How many bytes of rows a page may hold, in addition to one row; further rows come with the next page.
 pub const PAGE_BYTES: usize = 2 << 20;
 
-/// A snapshot or the live database, with what it says of its tables.
+/// A snapshot or the live database, with the description of its tables.
 #[derive(Debug, Clone)]
 pub struct Side {
     /// What to call it: a snapshot's name, or `live`.
@@ -36,16 +36,16 @@ pub struct Side {
     pub tables: BTreeMap<String, Table>,
 }
 
-/// What two sides have in common of a table.
+/// What two sides have in common for a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
     /// The table's name.
     pub table: String,
-    /// The columns that are compared and restored; those that the database computes are not.
+    /// The columns to compare and restore, without generated ones.
     pub columns: Vec<String>,
-    /// The places of the key's columns among them.
+    /// The positions of the key's columns among them.
     pub key: Vec<usize>,
-    /// The places of the columns of each other unique key.
+    /// The positions of the columns of each other unique key.
     pub unique_keys: Vec<Vec<usize>>,
     /// Columns that only the older side has: their values cannot be restored.
     pub lost: Vec<String>,
@@ -54,7 +54,7 @@ pub struct Shape {
 }
 
 impl Side {
-    /// The live database. Reads what it says of those tables; the ones that it does not have are left out.
+    /// The live database, with the descriptions of those tables; tables that it does not have are left out.
     pub async fn live(db: &Db, tables: impl IntoIterator<Item = &str>) -> Result<Self, SnapshotError> {
         let mut tx = db.begin(Mode::Snapshot).await?;
         let mut known = BTreeMap::new();
@@ -67,7 +67,7 @@ impl Side {
         Ok(Self { label: "live".to_owned(), db: db.clone(), tables: known })
     }
 
-    /// A snapshot that was opened.
+    /// An opened snapshot.
     #[must_use]
     pub fn snapshot(manifest: &Manifest, db: &Db) -> Self {
         let table = |copy: &super::TableCopy| {
@@ -78,7 +78,7 @@ impl Side {
         Self { label: manifest.name.to_string(), db: db.clone(), tables: manifest.tables.iter().map(table).collect() }
     }
 
-    /// A table's rows in the order of their key, a page at a time.
+    /// A table's rows in key order, a page at a time.
     #[must_use]
     pub fn pages<'a>(&'a self, shape: &'a Shape) -> Pages<'a> {
         Pages { side: self, shape, after: None, rows: FIRST_PAGE }
@@ -126,9 +126,9 @@ impl Side {
         Ok(page)
     }
 
-    /// For each of `values`, the rows whose columns `by` (places in the shape) hold them, as the
-    /// database compares. With `share`, they stay locked against change until the
-    /// transaction ends; whose lock cannot be had at once is a conflict.
+    /// For each of `values`, the rows in which the columns `by` (positions in the shape) have these values, as the
+    /// database compares them. With `share`, the rows stay locked against change until the transaction ends; a
+    /// conflict if a lock is not available at once.
     pub async fn lookup(
         &self,
         tx: &mut Tx,
@@ -200,8 +200,9 @@ impl Side {
         Ok(found.iter().map(|rows| rows.iter().map(|row| lean.key_of(row)).collect()).collect())
     }
 
-    /// How many rows may be looked up together. In a list of rows MySQL compares ENUMs and SETs as texts, and of
-    /// conditions joined by OR MariaDB misses some: there it is one.
+    /// How many rows may be looked up together. It is only one where databases get longer conditions wrong: MySQL
+    /// compares ENUMs and SETs in a list of rows as text, and MariaDB misses some rows if conditions are joined by
+    /// OR.
     pub(super) fn lookups_max(&self, shape: &Shape, by: &[usize]) -> usize {
         let is_numbered = |place: &usize| {
             let column = self.column(&shape.table, &shape.columns[*place]);
@@ -251,17 +252,17 @@ impl Side {
         format!("SELECT {columns} FROM {}", quote(dialect, &shape.table))
     }
 
-    /// The placeholder for a value of a column.
+    /// The placeholder for a value to be compared with a column.
     pub(super) fn placeholder(&self, table: &str, column: &str) -> Cow<'static, str> {
         self.column(table, column).map_or("?".into(), |column| cells::placeholder(self.db.dialect(), column))
     }
 
-    /// The condition that a row has a key; `of` stands before the names of its columns.
+    /// The condition that a row has a key; `of` is prefixed to the names of its columns.
     pub(super) fn has_key(&self, shape: &Shape, of: &str, key: &[Arg]) -> String {
         self.equal(shape, &shape.key, of, key)
     }
 
-    /// The condition that a row has these values at these places.
+    /// The condition that a row has these values at these positions.
     pub(super) fn equal(&self, shape: &Shape, places: &[usize], of: &str, values: &[Arg]) -> String {
         let terms = places.iter().zip(values).map(|(place, value)| {
             let name = &shape.columns[*place];
@@ -271,7 +272,7 @@ impl Side {
         terms.collect::<Vec<_>>().join(" AND ")
     }
 
-    /// The placeholder for a value that is written into a column.
+    /// The placeholder for a value to be written to a column.
     pub(super) fn written(&self, table: &str, column: &str, value: &Arg) -> &'static str {
         self.column(table, column).map_or("?", |column| cells::written(self.db.dialect(), column, value))
     }
@@ -280,7 +281,7 @@ impl Side {
         self.tables.get(table)?.columns.iter().find(|known| known.name == column)
     }
 
-    /// The rows of a statement that returns the columns of a shape.
+    /// The rows returned by a statement that selects the columns of a shape.
     pub(super) async fn rows(
         &self,
         tx: &mut Tx,
@@ -325,18 +326,18 @@ fn decode(decoder: &Decoder, row: &Row) -> Result<Cells, sqlx::Error> {
     Ok(decoder.values(row)?.into_iter().map(Arg::from).collect())
 }
 
-/// A table's rows, being read.
+/// Reads a table's rows page by page.
 #[derive(Debug)]
 pub struct Pages<'a> {
     side: &'a Side,
     shape: &'a Shape,
     after: Option<Cells>,
-    /// How many rows to ask for: of long ones fewer, as those that are not kept are sent all the same.
+    /// How many rows to ask for: fewer if they are long, because rows beyond the page's size are sent all the same.
     rows: usize,
 }
 
 impl Pages<'_> {
-    /// The next of them, which has a row at least.
+    /// The next page, which has at least one row; `None` at the end.
     pub async fn next(&mut self, tx: &mut Tx) -> Result<Option<Vec<Cells>>, DbError> {
         let page = self.side.page(tx, self.shape, self.after.as_deref(), self.rows).await?;
         let Some(last) = page.last() else { return Ok(None) };
@@ -347,8 +348,8 @@ impl Pages<'_> {
 }
 
 impl Shape {
-    /// What an older and a newer side have in common of a table that both have; none where the key's
-    /// columns are not among it.
+    /// What an older and a newer side have in common for a table that both have; `None` if that does not include the
+    /// key's columns.
     #[must_use]
     pub fn new(old: &Table, new: &Table) -> Option<Self> {
         let is_stored =
@@ -372,7 +373,7 @@ impl Shape {
         Some(Self { table: old.name.clone(), key, unique_keys, lost, new: added, columns })
     }
 
-    /// Nothing of the table but those columns, which come first, and its key.
+    /// The shape reduced to those columns, which come first, and its key.
     #[must_use]
     pub fn lean(&self, places: &[usize]) -> Self {
         let columns = places.iter().chain(&self.key).map(|place| self.columns[*place].clone()).collect();
@@ -386,13 +387,13 @@ impl Shape {
         self.values(row, &self.key)
     }
 
-    /// Some of a row's values.
+    /// The values at some positions of a row.
     #[must_use]
     pub fn values(&self, row: &[Arg], places: &[usize]) -> Cells {
         places.iter().map(|place| row[*place].clone()).collect()
     }
 
-    /// The places of some columns; none where one of them is not common to both sides.
+    /// The positions of some columns; `None` if one of them is not common to both sides.
     #[must_use]
     pub fn places(&self, columns: &[String]) -> Option<Vec<usize>> {
         columns.iter().map(|name| self.columns.iter().position(|column| column == name)).collect()

@@ -1,10 +1,10 @@
-//! Taking a snapshot: one read view, read to its end.
+//! Taking a snapshot: all tables are read from one consistent read view.
 //!
-//! The database sends rows in the order of each table's key; they pass through a few batches to the
-//! thread that writes the SQLite file, so that memory stays what it is however many there are. No row
-//! is locked and nobody has to wait. A table that somebody alters meanwhile would be read as it is,
-//! and not as it was: MySQL's read view does not cover definitions, and SQLite's begins after they are
-//! read. So they are read before and after, and one that has changed makes the whole copy begin anew.
+//! The database sends rows in the order of each table's key; a few batches at a time are passed to the thread that
+//! writes the SQLite file, so that memory is bounded however many rows there are. No row is locked and nobody has to
+//! wait. A table that is altered meanwhile would be read in its new form: MySQL's read view does not cover
+//! definitions, and SQLite's begins after they are read. So definitions are read before and after, and if one has
+//! changed, the whole copy starts over.
 
 use std::time::{Duration, Instant};
 
@@ -54,21 +54,21 @@ statement!(VERSION_MYSQL, "snapshot version (mysql)", "SELECT VERSION()");
 
 statement!(VERSION_SQLITE, "snapshot version (sqlite)", "SELECT sqlite_version()");
 
-/// How far a copy is.
+/// Progress of a copy.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
-    /// The table that is copied; empty while the file is packed.
+    /// The table being copied; empty while the file is packed.
     pub table: String,
-    /// How many rows have been copied, of all tables.
+    /// How many rows have been copied, in all tables.
     pub rows: u64,
-    /// How many there are about; 0 where nobody knows.
+    /// Approximate total number of rows; 0 if unknown.
     pub rows_expected: u64,
 }
 
-/// Copies tables into a new snapshot of `store`; those named, or all. `progress` is told now and then.
+/// Copies tables, either the named ones or all, into a new snapshot of `store`. `progress` is called now and then.
 ///
 /// # Errors
-/// Where the database or the store fails, or a table cannot be copied. No snapshot is there then.
+/// If the database or the store fails, or a table cannot be copied. There is then no snapshot.
 pub async fn take(
     db: &Db,
     store: &Store,
@@ -184,7 +184,7 @@ async fn claim_name(store: &Store, clock: Clock) -> Result<Name, SnapshotError> 
 struct Described {
     table: Table,
     key: Vec<String>,
-    /// When it was created or last put in the place of another; SQLite does not say.
+    /// When the table was created or last replaced by another; unknown for SQLite.
     created_at: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Reading a snapshot back, against every hash that it has.
+//! Reading a snapshot back, and verifying all of its hashes.
 
 use serde::Serialize;
 
@@ -7,12 +7,12 @@ use super::{
     format::{TABLES, open, write},
 };
 
-/// What a verification found.
+/// The result of a verification.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// The snapshot.
     pub name: Name,
-    /// What is wrong with it; nothing where it is whole.
+    /// What is wrong with it; empty if it is intact.
     pub problems: Vec<String>,
     /// How many tables were read.
     pub tables: usize,
@@ -28,13 +28,13 @@ impl Report {
     }
 }
 
-/// Reads all of a snapshot: the manifest by its checksum, the packed file by its hash, what it unpacks
-/// to by SQLite's own check, and each table by its hash, its count and its description. `progress` is
-/// told how many rows were read.
+/// Reads a whole snapshot and verifies it: the manifest by its checksum, the packed file by its hash, the unpacked
+/// file by SQLite's own integrity check, and each table by its hash, row count and description. `progress` is called
+/// with the number of rows read.
 ///
 /// # Errors
-/// Where the snapshot does not exist, or cannot be reached. One that is damaged is no error: the
-/// report says so.
+/// If the snapshot does not exist, or cannot be reached. A damaged snapshot is not an error, but reported as
+/// problems.
 pub async fn verify(
     store: &Store,
     name: Name,

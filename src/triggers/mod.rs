@@ -1,14 +1,14 @@
 //! Triggers on the source tables that mark the days whose facts change.
 //!
-//! [`sql`] makes them from a rollup's `watch.toml`; this installs and removes them. They are the only
-//! thing of daymend's that runs inside the lab system's own transactions, so nobody but an operator
-//! installs them, and a DBA can apply the same text by hand. Without them daymend works as well, and
-//! finds a late change in the nightly lookback, or in an audit.
+//! [`sql`] generates them from a rollup's `watch.toml`; this module installs and removes them. They are the only part
+//! of daymend that runs inside the lab system's own transactions, so only an operator installs them, and a DBA can
+//! apply the same text by hand. daymend works without them too, and then finds late changes in the nightly lookback,
+//! or in an audit.
 //!
-//! Invariants: only triggers that are named and shaped like ours are ever replaced or dropped;
-//! installing twice changes nothing; an installation that fails takes back what it has created.
+//! Invariants: only triggers that are named and shaped like ours are ever replaced or dropped; installing twice
+//! changes nothing; an installation that fails removes what it has created.
 //!
-//! How it fails: with what is missing, and what to do about it ([`InstallError`]).
+//! How it fails: with an error that says what is missing, and what to do about it ([`InstallError`]).
 
 pub mod sql;
 
@@ -52,22 +52,22 @@ const SESSION_MYSQL: &str = "SET SESSION lock_wait_timeout = 2, sql_mode = 'NO_E
 /// How often an installation waits for transactions that use a table.
 const WAITS_MAX: u32 = 5;
 
-/// A trigger as the database has it.
+/// A trigger, as the database describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Existing {
     /// Its name.
     pub name: String,
     /// The table that it is on.
     pub table: String,
-    /// When it fires; empty on SQLite, where the text says it.
+    /// When it fires; empty on SQLite, where the text contains it.
     when: String,
-    /// What it does; the whole statement on SQLite.
+    /// What it does; on SQLite, the whole statement.
     text: String,
 }
 
 impl Existing {
-    /// Whether daymend made it: it is named like its own, and marks. Its table may have another name by now,
-    /// as after `RENAME TABLE billing TO billing_old, billing_new TO billing`.
+    /// Whether daymend created it: its name has daymend's form, and it writes marks. Its table may have been renamed
+    /// since, as by `RENAME TABLE billing TO billing_old, billing_new TO billing`.
     #[must_use]
     pub fn is_ours(&self) -> bool {
         let is_named = self.name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("daymend_"));
@@ -75,13 +75,13 @@ impl Existing {
         is_named && event.is_some_and(|event| sql::EVENTS.contains(&event)) && self.text.contains("daymend_dirty")
     }
 
-    /// The words of its text.
+    /// The tokens of its text.
     pub(crate) fn tokens(&self) -> Vec<String> {
         let dialect = if self.when.is_empty() { Dialect::Sqlite } else { Dialect::MySql };
         tokens(&self.text, Some(dialect))
     }
 
-    /// INSERT, UPDATE or DELETE.
+    /// `INSERT`, `UPDATE` or `DELETE`.
     pub(crate) fn event(&self) -> String {
         let words = if self.when.is_empty() { self.tokens() } else { tokens(&self.when, None) };
         let mut words = words.into_iter().map(|word| word.to_uppercase());
@@ -106,41 +106,41 @@ impl Existing {
     }
 }
 
-/// What an installation did.
+/// The result of an installation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Installed {
-    /// Triggers that were not there.
+    /// Triggers that did not exist.
     pub created: Vec<String>,
-    /// Triggers that did something else, such as those of an older daymend.
+    /// Triggers that differed, such as those of an older daymend.
     pub replaced: Vec<String>,
     /// Triggers that were right already.
     pub kept: Vec<String>,
-    /// Triggers of somebody else on the same tables that write to the summary.
+    /// Other triggers on the same tables that write to the summary.
     pub deltas: Vec<String>,
 }
 
 /// Why triggers cannot be installed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
-    /// A right is missing.
+    /// A privilege is missing.
     #[error(
         "the account may not do it: it needs TRIGGER on the watched tables and INSERT on daymend_dirty, for as long \
          as the triggers are there; grant them, or have a DBA apply `daymend triggers show`"
     )]
     Rights(#[source] DbError),
-    /// The server does not trust the creators of triggers.
+    /// Binary logging is on, and the server does not let this user create triggers.
     #[error(
         "binary logging is on, and the account has no SUPER: have a DBA apply `daymend triggers show`, or run SET \
          GLOBAL log_bin_trust_function_creators = 1 for the time of the installation (MySQL error 1419)"
     )]
     BinaryLog(#[source] DbError),
-    /// A table was in use all the time.
+    /// A table stayed in use.
     #[error("{0} is in use by a transaction that does not end: try again when it has")]
     InUse(String, #[source] DbError),
-    /// Something else has that name.
+    /// Something else already has that name.
     #[error("a trigger named {0} is there, and is not daymend's: rename or drop it first")]
     NameTaken(String),
-    /// The database.
+    /// A database error.
     #[error("cannot install the triggers")]
     Database(#[from] DbError),
 }
@@ -157,7 +157,7 @@ impl InstallError {
     }
 }
 
-/// Every trigger of the database that this account may see.
+/// Every trigger of the database that this account can see.
 pub async fn list(tx: &mut Tx) -> Result<Vec<Existing>, DbError> {
     let statement = match tx.dialect() {
         Dialect::MySql => TRIGGERS_MYSQL,
@@ -173,7 +173,7 @@ pub async fn list(tx: &mut Tx) -> Result<Vec<Existing>, DbError> {
     Ok(triggers)
 }
 
-/// Which triggers are missing, or do something else, where some are installed; none where none is.
+/// If some triggers are installed: those that are missing or differ. Empty if none is installed.
 pub async fn wanting(tx: &mut Tx, watch: &Watch) -> Result<Vec<String>, DbError> {
     let existing: Vec<Existing> = list(tx).await?.into_iter().filter(Existing::is_ours).collect();
     if existing.is_empty() {
@@ -185,7 +185,7 @@ pub async fn wanting(tx: &mut Tx, watch: &Watch) -> Result<Vec<String>, DbError>
     Ok(sql::triggers(watch, tx.dialect()).into_iter().filter(is_wanting).map(|trigger| trigger.name).collect())
 }
 
-/// Installs what is missing and replaces what differs; with `dry_run` it only says so.
+/// Installs missing triggers and replaces those that differ; with `dry_run`, only reports it.
 pub async fn install(db: &Db, watch: &Watch, summary: &str, dry_run: bool) -> Result<Installed, InstallError> {
     let mut tx = db.begin(Mode::Write).await?;
     let existing = list(&mut tx).await?;
@@ -308,7 +308,7 @@ async fn take_back(db: &Db, triggers: &[(Trigger, Option<Existing>)]) {
     tx.discard();
 }
 
-/// Drops every trigger of daymend's that this account may see; their names.
+/// Drops all of daymend's triggers that this account can see; returns their names.
 pub async fn remove(db: &Db, dry_run: bool) -> Result<Vec<String>, InstallError> {
     let mut tx = begin(db).await?;
     let ours: Vec<Existing> = list(&mut tx).await?.into_iter().filter(Existing::is_ours).collect();

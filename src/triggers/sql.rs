@@ -1,12 +1,12 @@
 //! The triggers as text, for each database. Pure.
 //!
-//! A trigger appends marks to `daymend_dirty` and does nothing else: it reads no table, so that it
-//! waits for nobody, and it writes no row that another writer writes, so that nobody waits for it.
+//! A trigger only appends marks to `daymend_dirty`: it reads no table, so it waits for nobody, and it writes no row
+//! that another session writes, so nobody waits for it.
 //!
-//! On MySQL whatever fails inside is swallowed (`CONTINUE HANDLER FOR SQLEXCEPTION`): a full disk or a
-//! right that was taken away costs the mark, never the user's statement. `INSERT … VALUES` rather
-//! than `INSERT … SELECT`: the latter holds InnoDB's auto-increment lock until the user's statement
-//! ends. SQLite has no handlers; there the table has no constraint that a mark could violate.
+//! On MySQL every error inside is swallowed (`CONTINUE HANDLER FOR SQLEXCEPTION`): a full disk or a revoked privilege
+//! costs the mark, never the user's statement. It uses `INSERT … VALUES` rather than `INSERT … SELECT`, because the
+//! latter holds InnoDB's auto-increment lock until the user's statement ends. SQLite has no handlers; there the table
+//! has no constraint that a mark could violate.
 
 use std::fmt::Write as _;
 
@@ -15,7 +15,7 @@ use crate::{
     rollup::watch::{Mark, Watch, Watched},
 };
 
-/// How the names of triggers end.
+/// The suffixes of trigger names.
 pub(super) const EVENTS: [&str; 5] = ["insert", "update", "delete", "replace", "displace"];
 
 /// One trigger.
@@ -23,17 +23,17 @@ pub(super) const EVENTS: [&str; 5] = ["insert", "update", "delete", "replace", "
 pub struct Trigger {
     /// `daymend_<table>_<what>`.
     pub name: String,
-    /// The table that it is on.
+    /// The table it belongs to.
     pub table: String,
     /// `AFTER UPDATE`, and so on.
     pub when: &'static str,
-    /// What it does: all that follows `FOR EACH ROW`.
+    /// What it does: everything after `FOR EACH ROW`.
     pub body: String,
 }
 
 impl Trigger {
-    /// The statement that creates it; on MariaDB in the place of one that is there, so that no change
-    /// goes unmarked in between.
+    /// The statement that creates it; on MariaDB it replaces an existing one, so that no change goes unmarked in
+    /// between.
     #[must_use]
     pub fn create(&self, dialect: Dialect) -> String {
         let or_replace = if dialect == Dialect::MySql { "/*M! OR REPLACE */ " } else { "" };
@@ -41,8 +41,8 @@ impl Trigger {
         format!("CREATE {or_replace}TRIGGER {name} {when} ON {table} FOR EACH ROW\n{body}")
     }
 
-    /// The statement that makes room for it: nothing on MariaDB, which replaces. Each server reads its own
-    /// out of the comments.
+    /// The statement that first drops an existing one; does nothing on MariaDB, which replaces it. Each server
+    /// executes its own part of the comments.
     #[must_use]
     pub fn make_room(&self, dialect: Dialect) -> String {
         match dialect {
@@ -58,7 +58,7 @@ pub(super) fn drop_trigger(name: &str) -> String {
     format!("DROP TRIGGER IF EXISTS {name}")
 }
 
-/// The triggers that a definition asks for.
+/// The triggers that a definition needs.
 #[must_use]
 pub fn triggers(watch: &Watch, dialect: Dialect) -> Vec<Trigger> {
     let mut triggers = Vec::new();
@@ -162,7 +162,7 @@ fn sqlite_displaced(table: &Watched<'_>) -> String {
     format!("WHEN OLD.{key} IS NOT NEW.{key}\n{}", sqlite_body(&[sqlite_replaced(table)]))
 }
 
-/// A script that installs the triggers, for the client of the database (`mariadb`, `mysql`, `sqlite3`).
+/// A script that installs the triggers, for a database client (`mariadb`, `mysql`, `sqlite3`).
 #[must_use]
 pub fn script(watch: &Watch, dialect: Dialect) -> String {
     let triggers = triggers(watch, dialect);

@@ -1,8 +1,7 @@
-//! apalis' view of the queue: a stream of units, and nothing else.
+//! The queue as an apalis backend: a stream of units, and nothing else.
 //!
-//! The backend is ephemeral for apalis: claims, leases and settlements are the queue's and are
-//! in the database before apalis sees a unit and after it has seen its end. Nothing is
-//! encoded, and no middleware of its own is needed.
+//! To apalis the backend is ephemeral: claims, leases and settlements belong to the queue, which writes them to the
+//! database before apalis sees a unit and after it is done. Nothing is encoded, and no middleware is needed.
 
 use std::task::{Context, Poll};
 
@@ -13,11 +12,11 @@ use tower::layer::util::Identity;
 
 use super::fetch::Unit;
 
-/// Units that [`super::fetch`] has claimed.
+/// Units claimed by [`super::fetch`].
 #[derive(Debug)]
 pub(super) struct QueueBackend {
     pub(super) units: UnboundedReceiver<Unit>,
-    /// Once cancelled no further unit starts; the ones that wait are handed back.
+    /// Once cancelled, no further unit starts; waiting units are handed back.
     pub(super) stopping: CancellationToken,
 }
 

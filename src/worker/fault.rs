@@ -1,13 +1,13 @@
-//! A test's way to a panic: `DAYMEND_FAULT` in the environment. Release builds know nothing of it.
+//! Causing a panic in tests, by `DAYMEND_FAULT` in the environment. It has no effect in release builds.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Panics whenever it works on the lab that `DAYMEND_FAULT=panic:LAB` names.
+/// Panics on every job of the lab named by `DAYMEND_FAULT=panic:LAB`.
 pub(super) fn inject(lab_id: i64) {
     assert!(!is_asked_for("panic", &lab_id.to_string()), "injected for lab {lab_id}");
 }
 
-/// Panics the first time that it comes to the place that `DAYMEND_FAULT=once:PLACE` names.
+/// Panics the first time it reaches the place named by `DAYMEND_FAULT=once:PLACE`.
 pub(super) fn inject_once(place: &str) {
     static IS_DONE: AtomicBool = AtomicBool::new(false);
     assert!(!is_asked_for("once", place) || IS_DONE.swap(true, Ordering::SeqCst), "injected once");

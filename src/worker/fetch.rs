@@ -1,4 +1,4 @@
-//! Claiming jobs while there is room, and grouping neighbouring days of a lab.
+//! Claiming jobs while there is room for them, and grouping neighbouring days of a lab.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -57,13 +57,13 @@ const HOLDERS_SHOWN: usize = 3;
 /// Neighbouring days of one lab, claimed together.
 #[derive(Debug)]
 pub(super) struct Unit {
-    /// A job a day, oldest first, all of the same rollup and lab.
+    /// One job per day, oldest first, all of the same rollup and lab.
     pub(super) jobs: Vec<Job>,
     /// The moment by which a day must be over to have rows.
     pub(super) as_of: DateTime<Utc>,
-    /// How much of a day may vanish.
+    /// The share of a day's rows that may vanish.
     pub(super) max_shrink: MaxShrink,
-    /// The room that its jobs take up.
+    /// The room that its jobs occupy.
     pub(super) room: Room,
 }
 
@@ -104,16 +104,16 @@ struct Fetcher {
     units: mpsc::UnboundedSender<Unit>,
     claimer: Claimer,
     room_min: usize,
-    /// How many jobs it means to hold, between `room_min` and [`ROOM_MAX`].
+    /// How many jobs it aims to hold, between `room_min` and [`ROOM_MAX`].
     room_wanted: usize,
-    /// Whether the last claim found half of what there was room for: then there is likely more.
+    /// Whether the last claim filled more than half of the room: then there are probably more jobs.
     is_full: bool,
-    /// What never changes of each run of the last claim: the next one is mostly of the same, and jobs
-    /// that are held take what they need with them.
+    /// The constant properties of each run in the last claim: the next claim is mostly of the same runs, and jobs
+    /// already held carry what they need.
     runs: HashMap<i64, Seen>,
-    /// How often in a row a drain has found nothing to do, but others busy.
+    /// How often in a row a drain has found no work while others were busy.
     dry_polls: u32,
-    /// The workers whose jobs the drain has said that it waits for.
+    /// The workers that the drain has reported waiting for.
     waits_for: BTreeSet<i64>,
 }
 

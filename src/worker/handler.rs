@@ -1,9 +1,8 @@
-//! One unit: recomputed together, and one day at a time where that fails.
+//! Running one unit: its days are recomputed together, or one at a time if that fails.
 //!
-//! Each recompute runs in a task of its own under the job timeout, so that a panic is an
-//! error like others and a recompute that hangs is dropped, its transaction rolled back. A
-//! conflict that outlasts its retries, or a database that is away, uses up no attempt; a connection
-//! that is ended again and again while the database answers does.
+//! Each recompute runs in a task of its own under the job timeout, so that a panic is treated like any other error,
+//! and a recompute that hangs is dropped and its transaction rolled back. A conflict that outlasts its retries, or an
+//! unreachable database, uses up no attempt; a connection that is repeatedly killed while the database answers does.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -96,7 +95,7 @@ impl AttemptError {
     }
 }
 
-/// Runs a unit to its end. Whatever goes wrong is settled here; nothing is left for apalis.
+/// Runs a unit to its end. Every failure is settled here; apalis never sees one.
 pub(super) async fn handle(session: Arc<Session>, acks: UnboundedSender<Acks>, unit: Unit) {
     // What is not begun any more is handed back at the end of the session.
     if !session.may_begin().await {

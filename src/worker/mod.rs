@@ -1,22 +1,21 @@
 //! The worker: the apalis runtime around the queue. Nothing else uses apalis.
 //!
-//! A worker process lives in sessions. A session registers with the database and gets an id
-//! that no other start ever has; everything it claims, extends and settles carries that id.
-//! When its lease is lost (the process was stopped, or cut off for longer than the lease), all
-//! of the session is dropped, down to the tasks in flight, and a new one begins. The same happens
-//! when an essential task, such as the one that claims, panics.
+//! A worker process runs in sessions. A session registers with the database and gets an id that is unique to it;
+//! everything it claims, extends and settles carries that id. When its lease is lost (the process was suspended, or
+//! disconnected for longer than the lease), the whole session is dropped, including the tasks in flight, and a new
+//! one begins. The same happens if an essential task, such as the one that claims, panics.
 //!
 //! - [`fetch`] claims jobs while there is room, rescues those of dead workers, and groups
 //!   neighbouring days of a lab.
-//! - [`backend`] hands them to apalis, which runs them side by side and drains at the end.
-//! - [`handler`] recomputes them, one day at a time where a group fails.
-//! - [`upkeep`] sends heartbeats on a connection of their own, and groups the acks of jobs that
-//!   found nothing to change.
-//! - [`room`] counts the jobs that are held, until they are settled, and [`rests`] how often they were released.
+//! - [`backend`] hands them to apalis, which runs them concurrently and drains them at the end.
+//! - [`handler`] recomputes them, one day at a time if a group fails.
+//! - [`upkeep`] sends heartbeats on a connection of its own, and groups the acks of jobs that found nothing to
+//!   change.
+//! - [`room`] counts the jobs that are held, until they are settled, and [`rests`] counts how often they were
+//!   released.
 //!
-//! On SIGTERM it stops claiming, finishes what it can within the grace period, and hands the
-//! rest back with the attempts restored: a deploy is not a failure. A database that is away
-//! makes it wait, with jitter, and go on.
+//! On SIGTERM it stops claiming, finishes what it can within the grace period, and hands the rest back without using
+//! up their attempts: a deploy is not a failure. If the database is unreachable it waits, with jitter, and continues.
 
 mod backend;
 mod fault;
@@ -72,30 +71,30 @@ const HAND_BACK_MAX: Duration = Duration::from_secs(15);
 /// How long claims and settlements wait for an answer before their connection counts as dead.
 const QUEUE_LIMIT: Duration = Duration::from_secs(30);
 
-/// The name of the rollup whose jobs find nothing to change without looking: what `daymend bench`
-/// measures the queue with.
+/// The name of the rollup whose jobs never find anything to change, without reading anything: `daymend bench`
+/// measures the queue with it.
 pub const NOTHING_TO_DO: &str = "bench:nothing";
 
-/// How a worker behaves.
+/// Configuration of a worker.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Its name for operators, such as the host or the pod.
+    /// Its name for operators, such as that of the host or the pod.
     pub name: String,
-    /// How many groups of days it recomputes at once.
+    /// How many groups of days it recomputes concurrently.
     pub concurrency: usize,
-    /// How long its claims hold without a heartbeat.
+    /// How long its claims last without a heartbeat.
     pub lease: Duration,
-    /// How often it says that it is alive.
+    /// How often it sends a heartbeat.
     pub heartbeat: Duration,
-    /// How long it finishes what it has begun after a signal.
+    /// How long it keeps finishing running jobs after a signal.
     pub grace: Duration,
     /// How long one attempt may take.
     pub job_timeout: Duration,
-    /// How long a job waits after its first failure; it doubles with each.
+    /// How long a job waits after its first failure; doubles with each failure.
     pub backoff: Duration,
     /// Whether it ends when no job is left to run.
     pub drain: bool,
-    /// What makes it hold back.
+    /// What makes it start no new work.
     pub limits: Limits,
 }
 
@@ -108,17 +107,17 @@ struct Session {
     clock: Clock,
     worker_id: i64,
     pulse: Arc<Pulse>,
-    /// Cancelled when the lease is lost, or given up: nothing of this session counts any more.
+    /// Cancelled when the lease is lost, or the session is given up: nothing it does counts any more.
     lost: CancellationToken,
-    /// Whether it was given up, as a part of it died or cannot do its work.
+    /// Whether it was given up because a part of it died or cannot do its work.
     broken: AtomicBool,
-    /// What a drain cannot go on for.
+    /// The error that ends a drain.
     refusal: Mutex<Option<DbError>>,
     /// Whether the queue was found drained.
     drained: AtomicBool,
-    /// Cancelled when nothing more is to be begun.
+    /// Cancelled when no new work should start.
     stopping: CancellationToken,
-    /// Open unless the database suffers.
+    /// Closed while the database is overloaded.
     gate: Gate,
     /// How many jobs are held.
     held: Held,
@@ -230,7 +229,7 @@ where
 /// Why a worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// It was told to; there may be work left.
+    /// It was told to stop; there may be jobs left.
     Shutdown,
     /// No job was left to run.
     Drained,
@@ -247,14 +246,14 @@ enum Cut {
     Broken,
 }
 
-/// Runs until `shutdown`, or until the queue is drained where that is asked for; which of them it was.
+/// Runs until `shutdown`, or, with `drain`, until the queue is drained; returns which it was.
 ///
-/// `lease_db` is a pool of its own for heartbeats, so that they never wait behind work.
+/// `lease_db` is a separate pool for heartbeats, so that they never wait behind work.
 ///
 /// # Errors
 ///
-/// Only of a worker that drains the queue: what the database refuses again and again, such as a missing right. Others
-/// wait until somebody has mended it, and are not ready meanwhile.
+/// Only with `drain`: an error that the database returns again and again, such as a missing privilege. Otherwise the
+/// worker waits until that is fixed, and is not ready meanwhile.
 pub async fn run(
     db: &Db,
     lease_db: &Db,

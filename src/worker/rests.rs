@@ -1,4 +1,4 @@
-//! How long jobs rest whose conflicts outlasted their retries, as somebody keeps their rows locked.
+//! How long jobs rest after conflicts outlasted their retries because somebody keeps their rows locked.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ const AWAY_MAX: Duration = Duration::from_secs(600);
 pub(super) struct Rests(Mutex<HashMap<i64, (u32, Instant)>>);
 
 impl Rests {
-    /// How long a job rests that is released once more.
+    /// How long to rest a job that is being released again.
     pub(super) fn next(&self, job: i64) -> Duration {
         let mut released = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -33,7 +33,7 @@ impl Rests {
         REST.wait(*times)
     }
 
-    /// Forgets jobs, which are settled.
+    /// Forgets jobs that have been settled.
     pub(super) fn forget(&self, jobs: impl Iterator<Item = i64>) {
         let mut released = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !released.is_empty() {

@@ -1,32 +1,31 @@
-//! How many jobs a worker holds, in one number: from their claim until they are settled, the wait for
-//! their ack included.
+//! The number of jobs that a worker holds, from their claim until they are settled, including the wait for their ack.
 
 use tokio::sync::watch;
 
-/// The number, and who waits for it to fall.
+/// The number, with a way to wait for it to fall.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Held(watch::Sender<usize>);
 
 impl Held {
-    /// How many jobs are held.
+    /// The number of jobs held.
     pub(super) fn count(&self) -> usize {
         *self.0.borrow()
     }
 
-    /// Counts jobs for as long as the room exists.
+    /// Counts jobs until the returned room is dropped.
     pub(super) fn add(&self, jobs: usize) -> Room {
         self.0.send_modify(|held| *held += jobs);
         Room { held: self.clone(), jobs }
     }
 
-    /// Waits until at most so many are held.
+    /// Waits until at most `jobs` are held.
     pub(super) async fn fall_to(&self, jobs: usize) {
         // Its sender is this.
         let _ = self.0.subscribe().wait_for(|held| *held <= jobs).await;
     }
 }
 
-/// The room that jobs take up, given back when it is dropped.
+/// The room that jobs occupy, released when it is dropped.
 #[derive(Debug)]
 pub(super) struct Room {
     held: Held,
@@ -34,14 +33,14 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// The room of so many of its jobs.
+    /// Splits off the room of that many jobs.
     pub(super) fn split(&mut self, jobs: usize) -> Self {
         let jobs = jobs.min(self.jobs);
         self.jobs -= jobs;
         Self { held: self.held.clone(), jobs }
     }
 
-    /// Takes up what `other` did.
+    /// Adds the room of `other`.
     pub(super) fn join(&mut self, mut other: Self) {
         self.jobs += std::mem::take(&mut other.jobs);
     }

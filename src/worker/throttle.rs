@@ -1,11 +1,10 @@
-//! Holding back while the database suffers, after the example of pt-table-checksum and gh-ost.
+//! Holding back while the database is overloaded, like pt-table-checksum and gh-ost.
 //!
-//! Every two seconds a worker asks what it was told to watch: how many threads run on the server, how
-//! far its replicas are behind, and a query of the operator's own. While one of them is over its
-//! limit, the worker claims nothing and begins nothing; what runs already goes on, and is over
-//! soon, as a unit is a week of one lab at most. The reason is in the worker's row, where `daymend queue
-//! stats` finds it, and in a metric. What cannot be read counts as suffering: a replica that
-//! is away is as far behind as one can be.
+//! Every two seconds a worker checks its limits: the number of threads running on the server, the lag of its
+//! replicas, and an operator's own query. While one of them is exceeded, the worker claims nothing and starts
+//! nothing; running work continues, and is soon over, because a unit is at most a week of one lab. The reason is
+//! shown in the worker's row, for `daymend queue stats`, and in a metric. A value that cannot be read counts as
+//! exceeded: an unreachable replica counts as lagging.
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,31 +35,30 @@ const SHOWN_CHARACTERS_MAX: usize = 255;
 /// The names of what can hold a worker back, as the metric has them.
 const REASONS: [&str; 3] = ["threads", "lag", "query"];
 
-/// What holds a worker back.
+/// The limits above which a worker holds back.
 #[derive(Debug, Clone, Default)]
 pub struct Limits {
-    /// So many threads may run on the server, this worker's own among them.
+    /// The maximum number of threads running on the server, this worker's own included.
     pub threads_max: Option<u32>,
-    /// So far may replicas be behind...
+    /// The maximum replication lag...
     pub lag_max: Duration,
-    /// ... which are these.
+    /// ... of these replicas.
     pub replicas: Vec<Db>,
-    /// A query of the operator's own: it holds back while its first value is above zero.
+    /// An operator's own query: the worker holds back while the first value of its result is above zero.
     pub query: Option<String>,
 }
 
-/// The gate that work waits at; the reason while it is closed.
+/// The gate that work waits at; contains the reason while it is closed.
 pub(super) type Gate = watch::Receiver<Option<String>>;
 
 impl Limits {
-    /// Whether there is nothing to look at.
+    /// Whether there are no limits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.threads_max.is_none() && self.replicas.is_empty() && self.query.is_none()
     }
 
-    /// The gate, and who keeps it: closed until somebody has looked, open for ever where there is
-    /// nothing to look at.
+    /// The gate, and the sender that controls it: closed until the first check; always open if there are no limits.
     pub(super) fn gate(&self) -> (watch::Sender<Option<String>>, Gate) {
         watch::channel((!self.is_empty()).then(|| "nobody has looked yet".to_owned()))
     }
@@ -70,7 +68,7 @@ impl Limits {
         [self.threads(db).await, self.lag().await, self.query(db).await]
     }
 
-    /// Whether everything can be looked at: a limit that nobody can read would hold back for ever.
+    /// Checks that all limits can be read: one that cannot would hold the worker back for ever.
     ///
     /// # Errors
     /// What cannot be read, and why.
@@ -124,14 +122,14 @@ impl Limits {
     }
 }
 
-/// Says that nothing holds the worker back: where it has no limits nobody looks.
+/// Sets the metric to show that nothing holds the worker back: without limits, nothing else sets it.
 pub(super) fn show_none() {
     for reason in REASONS {
         THROTTLED.set([reason], 0.0);
     }
 }
 
-/// Looks again and again, and opens and closes the gate.
+/// Checks the limits regularly, and opens and closes the gate.
 pub(super) async fn watch(session: Arc<Session>, gate: watch::Sender<Option<String>>) {
     let limits = &session.config.limits;
     let (mut last, mut recorded) = (None, None);

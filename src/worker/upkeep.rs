@@ -1,6 +1,6 @@
-//! What a session does beside its work: heartbeats, and grouped acks.
+//! A session's background work: heartbeats, and grouped acks.
 //!
-//! A job that somebody keeps locked keeps no other from being acked: it is left out, and tried again.
+//! A job that somebody keeps locked does not delay the acks of others: it is left out, and tried again.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -59,7 +59,7 @@ fn again(heartbeat: Duration) -> Backoff {
     Backoff { max: Backoff::UNAVAILABLE.max.min(heartbeat), ..Backoff::UNAVAILABLE }
 }
 
-/// Shows what the worker is busy with.
+/// Sets the gauges of what the worker is busy with.
 pub(super) async fn show_gauges(session: Arc<Session>, lease_db: Db) {
     loop {
         SLOTS.set([], session.config.concurrency as f64);
@@ -74,7 +74,7 @@ pub(super) async fn show_gauges(session: Arc<Session>, lease_db: Db) {
     }
 }
 
-/// Jobs that found nothing to change, with the room that they take up until that is written.
+/// Jobs that found nothing to change, with the room that they occupy until their ack is written.
 #[derive(Debug)]
 pub(super) struct Acks {
     pub(super) jobs: Vec<Job>,
@@ -88,9 +88,9 @@ impl Acks {
     }
 }
 
-/// Where jobs that found nothing to change are acked, and the task that does it.
+/// A sender for jobs that found nothing to change, and the task that acks them.
 ///
-/// The task ends when every sender is gone and the last ack is written, but for jobs that somebody keeps locked.
+/// The task ends when every sender is gone and the last ack is written, except for jobs that somebody keeps locked.
 pub(super) fn acker(session: Arc<Session>) -> (mpsc::UnboundedSender<Acks>, impl Future<Output = ()> + Send) {
     let (sender, mut received) = mpsc::unbounded_channel::<Acks>();
     let task = async move {
@@ -156,7 +156,7 @@ async fn ack(session: &Session, mut acks: Acks, how: Locked, locked: &mut Acks) 
     }
 }
 
-/// Notes settlements that the fence refused.
+/// Counts settlements that the fence rejected.
 pub(super) fn refused(session: &Session, jobs: &[Job]) {
     for job in jobs {
         ATTEMPTS.add([job.kind.name(), Outcome::Refused.name()], 1);

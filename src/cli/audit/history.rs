@@ -17,13 +17,13 @@ use crate::{
     rollup::HISTORICAL_SUMMARY,
 };
 
-/// Shows what the nightly audit of the scheduler has found.
+/// Options of `daymend audit history`.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Show what this one found, by lab and day
+    /// Show what the audit with this id found, by lab and day
     id: Option<i64>,
 
-    /// Show how far it has come with each lab
+    /// Show how far the audit has come with each lab
     #[arg(long, conflicts_with = "id")]
     labs: bool,
 

@@ -37,13 +37,10 @@ use crate::{
     scheduler,
 };
 
-/// Seeds that are made up are short enough to be typed.
+/// Generated seeds stay below this, so that they are short enough to type.
 const SEEDS: u64 = 1_000_000;
 
-/// Says which stored rows differ from their source, and why; writes nothing.
-///
-/// Exit code 0: every row equals its source; 3: some differ; 1: none differs, but some days could
-/// not be compared; 2: there was no day to compare.
+/// Options of `daymend audit`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Options {
@@ -56,13 +53,13 @@ pub(super) struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show what the nightly audit of the scheduler has found
+    /// Show what the scheduler's nightly audit has found
     History(history::Options),
 }
 
 #[derive(Debug, Args)]
 struct AuditArgs {
-    /// Only this lab (may be repeated); all labs by default, and rows of labs that do not exist
+    /// Only this lab (may be repeated). By default: all labs, and the rows of labs that do not exist
     #[arg(long, value_name = "ID")]
     lab: Vec<i64>,
 
@@ -74,35 +71,35 @@ struct AuditArgs {
     #[arg(long, value_name = "DAY", value_parser = calendar_day)]
     to: Option<NaiveDate>,
 
-    /// Only so many days, drawn by lot from all days of all labs that have bills or rows
+    /// Only this many days, drawn at random from all days of all labs that have bills or rows
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     sample: Option<u32>,
 
-    /// With --sample: what the days are drawn by; the same seed draws the same days again
+    /// With --sample: seed of the random draw; the same seed draws the same days again
     #[arg(long, requires = "sample", value_name = "SEED")]
     seed: Option<u64>,
 
-    /// Leave out what differs for this cause (may be repeated)
+    /// Ignore rows that differ for this cause (may be repeated)
     #[arg(long, value_name = "CAUSE", value_enum)]
     except: Vec<Cause>,
 
-    /// How many differing rows to show one by one; the others are counted
+    /// How many differing rows to show individually; the others are only counted
     #[arg(long, value_name = "N", default_value_t = 1000)]
     rows: usize,
 
-    /// Read from this database, such as a replica; repairs go to --database-url all the same
+    /// Read from this database, such as a replica; repairs still go to --database-url
     #[arg(long, env = "DAYMEND_READ_URL", hide_env_values = true, value_name = "URL")]
     read_url: Option<String>,
 
-    /// Enqueue a repair of exactly the days that differ, as one run
+    /// Enqueue a repair of exactly the days that differ, as a single run
     #[arg(long)]
     repair: bool,
 
-    /// With --repair: follow the run, then audit those days again, and end with the result of that
+    /// With --repair: follow the run, audit the repaired days again, and exit with that result
     #[arg(long, requires = "repair")]
     wait: bool,
 
-    /// With --repair: only say what would be enqueued
+    /// With --repair: only print what would be enqueued
     #[arg(long, requires = "repair", conflicts_with = "wait")]
     dry_run: bool,
 
@@ -126,9 +123,9 @@ impl Options {
 struct Repair {
     /// The days of each lab.
     days: BTreeMap<i64, BTreeSet<NaiveDate>>,
-    /// The run; none where nothing was enqueued.
+    /// The run, or `None` if nothing was enqueued.
     run: Option<i64>,
-    /// How the run ended, where it was followed.
+    /// How the run ended, if it was followed.
     ended: Option<RunState>,
 }
 
@@ -200,7 +197,7 @@ impl AuditArgs {
         audit::Options { as_of, except: self.except.iter().copied().collect(), rows_max: self.rows }
     }
 
-    /// Enqueues the days that differ and that a recompute puts right.
+    /// Enqueues the days that differ and that a recompute can correct.
     async fn enqueue(&self, global: &Global, db: &Db, rollup: &Rollup, report: &Report) -> anyhow::Result<Repair> {
         let mut repair = Repair { days: report.repairable(), run: None, ended: None };
         if !self.dry_run && !repair.days.is_empty() {
@@ -213,7 +210,7 @@ impl AuditArgs {
         Ok(repair)
     }
 
-    /// Says what becomes of the repair; follows its run if asked to.
+    /// Reports what the repair does, and follows its run if asked to.
     async fn follow(
         &self,
         global: &Global,
@@ -285,7 +282,7 @@ pub(super) async fn again(
     Ok(report)
 }
 
-/// An audit with a bar.
+/// Runs an audit with a progress bar.
 async fn watched(db: &Db, rollup: &Rollup, plan: &Plan, options: &audit::Options) -> anyhow::Result<Report> {
     let total = plan.days();
     let mut bar = Bar::new("audit");
@@ -295,8 +292,8 @@ async fn watched(db: &Db, rollup: &Rollup, plan: &Plan, options: &audit::Options
     Ok(report?)
 }
 
-/// Clean is what was clean from the start, or is after its repair, with nothing left that no
-/// repair mends.
+/// `Ok` if nothing differed to begin with, or if nothing differs after the repair and nothing is left that no repair
+/// can correct.
 pub(super) fn exit(report: &Report, after: Option<&Report>) -> Exit {
     let is_clean = match after {
         Some(after) => after.is_clean() && report.beyond_repair().is_empty(),

@@ -20,10 +20,10 @@ use crate::{
     rollup::Rollup,
 };
 
-/// How many lines the tables of days and of rows have at most.
+/// Maximum number of lines in the tables of days and of rows.
 const LINES_MAX: usize = 40;
 
-/// How many labs have a calendar at most.
+/// Maximum number of labs for which a calendar is printed.
 const CALENDARS_MAX: usize = 20;
 
 /// A day whose rows could not be compared.
@@ -89,7 +89,7 @@ fn cell(cause: Cause) -> Cell {
     Cell { letter, ink }
 }
 
-/// The cell of a day: its most frequent cause, as a capital where there are others.
+/// The cell of a day: the letter of its most frequent cause, a capital if there are other causes too.
 fn cell_of(day: &DayReport) -> Cell {
     let causes = day.causes();
     let most = causes.iter().max_by_key(|(_, count)| **count).map_or(Cause::Ghost, |(cause, _)| *cause);
@@ -125,7 +125,7 @@ fn title(lab: &LabReport) -> String {
     }
 }
 
-/// One line a day and cause.
+/// One line per day and cause.
 fn days(report: &Report) {
     let mut table = table(&[">lab", "day", "cause", ">rows", "~event types", "~for example"]);
     let days = report.labs.iter().flat_map(|lab| lab.days.iter().map(move |day| (lab.lab, day)));
@@ -209,7 +209,7 @@ fn labs(report: &Report) {
     }
 }
 
-/// What to do about rows that no recompute puts right.
+/// What to do about rows that no recompute can correct.
 pub(super) fn beyond_repair(rollup: &Rollup, lab: i64, cause: Cause, rows: u64, days: u64) -> String {
     let s = &rollup.summary;
     let delete = format!("DELETE FROM {} WHERE {} = {lab}", s.table, s.lab);

@@ -26,11 +26,11 @@ pub(in crate::cli) struct ChangeArgs {
     #[command(flatten)]
     filter: FilterArgs,
 
-    /// Every job that it applies to; needed where no filter is given
+    /// All jobs that the command applies to; required if no filter is given
     #[arg(long)]
     all: bool,
 
-    /// Only print how many jobs of which runs it would touch
+    /// Only print how many jobs of which runs would be changed
     #[arg(long)]
     dry_run: bool,
 
@@ -89,7 +89,7 @@ pub(in crate::cli) struct PauseArgs {
     #[arg(long, group = "what", value_name = "ID")]
     lab: Option<i64>,
 
-    /// Only say what would be done
+    /// Only print what would be done
     #[arg(long)]
     dry_run: bool,
 
@@ -137,7 +137,7 @@ impl PauseArgs {
     }
 }
 
-/// Refuses a lab that does not exist. One that is gone may still be resumed.
+/// Rejects a lab that does not exist. A lab that is gone can still be resumed.
 async fn require_lab(global: &Global, db: &Db, lab: i64) -> anyhow::Result<()> {
     let rollups = global.rollups()?;
     let mut tx = db.begin(Mode::Snapshot).await?;
@@ -146,7 +146,7 @@ async fn require_lab(global: &Global, db: &Db, lab: i64) -> anyhow::Result<()> {
     found.map(drop).ok_or_else(|| usage(format!("lab {lab} does not exist")))
 }
 
-/// Prints what was done; after a dry run, what would be.
+/// Prints what was done, or, in a dry run, what would be done.
 fn print_message(global: &Global, text: &str, changed: bool, dry_run: bool) -> anyhow::Result<ExitCode> {
     if global.json {
         print_json(&serde_json::json!({ "message": text, "changed": changed, "dry_run": dry_run }))?;
@@ -159,7 +159,7 @@ fn print_message(global: &Global, text: &str, changed: bool, dry_run: bool) -> a
 /// What to delete.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct PruneArgs {
-    /// Jobs of runs that closed longer ago than this, such as 30d
+    /// Delete jobs of runs that closed longer ago than this, such as 30d
     #[arg(long, required = true, value_name = "TIME", value_parser = humantime::parse_duration)]
     older_than: Duration,
 

@@ -1,4 +1,4 @@
-//! `daymend queue`: what operators see of the queue and do to it.
+//! `daymend queue`: inspecting and changing the queue.
 
 mod change;
 mod show;
@@ -15,16 +15,16 @@ use crate::{
     runs,
 };
 
-/// Looks at the queue, and changes it.
+/// Inspects and changes the queue.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Jobs by kind and state, the rate, workers, what is paused
+    /// Show jobs by kind and state, the rate, workers, and what is paused
     Stats,
     /// List jobs
     List {
         #[command(flatten)]
         filter: FilterArgs,
-        /// How many at most
+        /// How many jobs to list at most
         #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
@@ -33,27 +33,27 @@ pub(super) enum Command {
         /// The job's id
         id: i64,
     },
-    /// Make discarded jobs available again, with fresh attempts; their runs re-open.
-    /// A bare --now retries those that wait for another attempt as well
+    /// Make discarded jobs available again, with fresh attempts; their runs re-open. With --now and no time, also
+    /// retry jobs that are waiting for another attempt
     Retry(change::ChangeArgs),
     /// Cancel open jobs
     Cancel(change::ChangeArgs),
-    /// Claim no jobs of a kind, or of a lab, until they are resumed
+    /// Stop claiming jobs of a kind, or of a lab, until they are resumed
     Pause(change::PauseArgs),
     /// Claim jobs of a paused kind or lab again
     Resume(change::PauseArgs),
-    /// Delete jobs that ended long ago, and what is left of their runs
+    /// Delete jobs that ended long ago, and the remains of their runs
     Prune(change::PruneArgs),
-    /// Show what was done to the queue, by whom
+    /// Show what was done to the queue, and by whom
     Log {
-        /// How many at most
+        /// How many entries to show at most
         #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
 }
 
 impl Command {
-    /// Whether this is the one command whose `--now` has no time.
+    /// Whether this is the one command that accepts `--now` without a time.
     pub(super) fn takes_bare_now(&self) -> bool {
         matches!(self, Self::Retry(_))
     }
@@ -80,40 +80,40 @@ impl Command {
     }
 }
 
-/// Which jobs are meant; every part that is given has to fit.
+/// Selects jobs; a job has to match every filter that is given.
 #[derive(Debug, Args)]
 pub(super) struct FilterArgs {
-    /// Of this run
+    /// Jobs of this run
     #[arg(long, value_name = "ID")]
     run: Option<i64>,
 
-    /// Of this lab (may be repeated)
+    /// Jobs of this lab (may be repeated)
     #[arg(long, value_name = "ID")]
     lab: Vec<i64>,
 
-    /// For this day or a later one
+    /// Jobs for this day or a later one
     #[arg(long, value_name = "DAY", value_parser = calendar_day)]
     from: Option<NaiveDate>,
 
-    /// For this day or an earlier one
+    /// Jobs for this day or an earlier one
     #[arg(long, value_name = "DAY", value_parser = calendar_day)]
     to: Option<NaiveDate>,
 
-    /// In this state
+    /// Jobs in this state
     #[arg(long, value_name = "STATE")]
     state: Option<JobState>,
 
-    /// Of this kind
+    /// Jobs of this kind
     #[arg(long, value_name = "KIND")]
     kind: Option<JobKind>,
 
-    /// Whose error contains this text
+    /// Jobs whose error contains this text
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     error: Option<String>,
 }
 
 impl FilterArgs {
-    /// The filter; the run that it names has to exist.
+    /// The filter; a run that it names has to exist.
     async fn filter(self, db: &Db) -> anyhow::Result<Filter> {
         check_order("--from", self.from, self.to)?;
         if let Some(run) = self.run {

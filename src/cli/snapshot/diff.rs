@@ -21,18 +21,15 @@ use crate::{
     },
 };
 
-/// Compares snapshots with each other, and with the live database.
-///
-/// Given several, each is compared with the next one, which says between which two of them a row vanished; a table
-/// that the next one does not have with the first one that has it. Exits with 3 where anything differs.
+/// Options of `daymend snapshot diff`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Options {
-    /// The snapshots, oldest first, and `live` for the database (which is meant where only one is given);
-    /// `latest` is the last snapshot
+    /// The snapshots, oldest first; `latest` is the newest snapshot, and `live` the database (the default if only one
+    /// snapshot is given)
     #[arg(value_name = "SNAPSHOT", required_unless_present = "since")]
     sides: Vec<String>,
 
-    /// All snapshots of its database from this one on, and the database
+    /// Compare all snapshots of the same database from this one on, then the live database
     #[arg(long, value_name = "SNAPSHOT", conflicts_with = "sides")]
     since: Option<String>,
 
@@ -43,15 +40,16 @@ pub(in crate::cli) struct Options {
     #[arg(long, value_name = "TABLE")]
     table: Vec<String>,
 
-    /// Only rows for which this holds: COLUMN=VALUE (!=, <, <=, >, >=; COLUMN=NULL); all that are given have to
+    /// Only rows that match this condition: COLUMN=VALUE (or !=, <, <=, >, >=; COLUMN=NULL); may be repeated, and all
+    /// have to match
     #[arg(long = "where", value_name = "CONDITION")]
     conditions: Vec<Condition>,
 
-    /// How many rows of each kind to name
+    /// How many rows of each kind to show
     #[arg(long, default_value_t = 5, value_name = "N")]
     samples: usize,
 
-    /// More references and identities, besides foreign keys and jobs/
+    /// File with further references and identities, besides foreign keys and those in jobs/
     #[arg(long, value_name = "FILE")]
     relations: Vec<PathBuf>,
 }
@@ -129,7 +127,7 @@ impl Options {
     }
 }
 
-/// Compares a snapshot with a newer one, which is returned as well, or with the live database.
+/// Compares a snapshot with a newer one, which is also returned, or with the live database.
 async fn pair(
     global: &Global,
     store: &Store,
@@ -162,8 +160,9 @@ async fn pair(
     Ok((diff, opened))
 }
 
-/// The tables of a snapshot that the next newer one does not have, by what is the first to have them; none for the
-/// live database. What vanished from them would be in no pair of neighbours.
+/// The tables of a snapshot that the next newer one does not have, keyed by the first newer snapshot that has them,
+/// or `None` for the live database. Rows that vanished from these tables would otherwise show up in no pair of
+/// neighbours.
 fn later(
     older: &Manifest,
     newer: &[Manifest],
@@ -183,12 +182,12 @@ fn later(
     later
 }
 
-/// What is said where two sides are of databases of different names.
+/// The message when the two sides come from databases of different names.
 pub(super) fn other_database(old: &str, was: &Server, new: &str, database: &str) -> String {
     format!("{old} is of database {}, and {new} of {database}", was.database)
 }
 
-/// A table that is named has to be there.
+/// Fails if a table named on the command line is not in the snapshot.
 pub(super) fn check_tables(tables: &[String], snapshot: &Side) -> anyhow::Result<()> {
     match tables.iter().find(|table| !snapshot.tables.contains_key(*table)) {
         Some(table) => Err(usage(format!("table {table} is not in snapshot {}", snapshot.label))),
@@ -196,7 +195,7 @@ pub(super) fn check_tables(tables: &[String], snapshot: &Side) -> anyhow::Result
     }
 }
 
-/// Says on standard error, every few seconds, how many rows have been looked at.
+/// Reports on standard error, every few seconds, how many rows have been compared.
 pub(super) fn progress(global: &Global, what: String) -> impl FnMut(u64) + Send + use<> {
     let is_quiet = global.json;
     let mut said = Instant::now();

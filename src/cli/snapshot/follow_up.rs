@@ -1,6 +1,6 @@
-//! After a restore, or an undo: the days that it touched are recomputed, and audited.
+//! After a restore or an undo: the days that it touched are recomputed and audited.
 //!
-//! They are enqueued before a word is printed: whoever reads along may stop reading at any time.
+//! They are enqueued before anything is printed: the reader of the output may close it at any time.
 
 use std::collections::BTreeSet;
 
@@ -16,46 +16,46 @@ use crate::{
     scheduler::repair::{self, LeftOut},
 };
 
-/// How many differing rows the audit keeps one by one.
+/// How many differing rows the audit keeps individually.
 const ROWS_MAX: usize = 1000;
 
-/// How many labs are named whose days are left out.
+/// How many labs to name whose days are left out.
 const SHOWN: usize = 5;
 
-/// How the days that were touched are put right.
+/// How the touched days are repaired.
 #[derive(Debug)]
 pub(super) struct FollowUp {
-    /// Who wants that, and for what.
+    /// Who asked for the repair, and why.
     pub(super) requested_by: String,
     /// How often each day is tried.
     pub(super) attempts_max: u32,
-    /// How much of a day may vanish.
+    /// The share of a day's rows that may vanish.
     pub(super) max_shrink: MaxShrink,
-    /// Whether to stay until it is done, and audit those days.
+    /// Whether to wait until the repair is done, and then audit the days.
     pub(super) wait: bool,
 }
 
-/// What came of it.
+/// The result of the follow-up.
 #[derive(Debug, Default)]
 pub(super) struct After {
-    /// The run; none where there was nothing to recompute.
+    /// The run, or `None` if there was nothing to recompute.
     run: Option<i64>,
-    /// Days that are to be recomputed and could not be enqueued, or are unknown, and why.
+    /// Why days could not be enqueued, or are unknown.
     left: Option<String>,
-    /// Facts whose days nobody knows: those are not recomputed.
+    /// Whether there are facts whose days are unknown: those days are not recomputed.
     is_unknown: bool,
     /// The labs that are left out, and why: their days are not recomputed.
     left_out: Vec<LeftOut>,
-    /// Whether somebody wants to know that every day is true.
+    /// Whether the caller wants to know that every day is correct.
     wait: bool,
-    /// How the run ended, where it was followed.
+    /// How the run ended, if it was followed.
     ended: Option<RunState>,
-    /// What the audit found, where the run has completed.
+    /// What the audit found, if the run has completed.
     audit: Option<audits::report::Report>,
 }
 
 impl FollowUp {
-    /// Enqueues the repair of the days, and says nothing: whatever comes of it, what was done before has been done.
+    /// Enqueues the repair of the days, and prints nothing: whatever the outcome, the restore itself has been done.
     pub(super) async fn enqueue(&self, global: &Global, db: &Db, days: &repair::Plan) -> After {
         let (is_unknown, left_out) = (!days.unknown.is_empty(), days.left_out.clone());
         let after = After { is_unknown, left_out, wait: self.wait, ..After::default() };
@@ -84,7 +84,7 @@ impl FollowUp {
         Ok(repair::enqueue(db, rollup, days, &self.requested_by, now, self.attempts_max, self.max_shrink).await?)
     }
 
-    /// Says what was enqueued; with `wait` follows it, then audits the days.
+    /// Prints what was enqueued; with `wait`, follows it, then audits the days.
     pub(super) async fn finish(
         &self,
         global: &Global,
@@ -132,18 +132,18 @@ impl FollowUp {
 }
 
 impl After {
-    /// What came of it where nobody could say which days those are.
+    /// The result when the touched days could not be determined.
     pub(super) fn of_unknown_days(why: &anyhow::Error) -> Self {
         let left = format!("which days are to be recomputed is unknown: {}", chain(why.as_ref()));
         Self { left: Some(left), ..Self::default() }
     }
 
-    /// Whether all that is known to be touched is recomputed, or will be.
+    /// Whether every day known to be touched is recomputed, or will be.
     pub(super) fn is_enqueued(&self) -> bool {
         self.left.is_none()
     }
 
-    /// How it all ended, where what came before ended like that.
+    /// The overall exit code; `before` is that of the restore or undo.
     pub(super) fn exit(&self, before: Exit) -> Exit {
         if self.left.is_some() || self.ended.is_some_and(|state| state != RunState::Completed) {
             return Exit::Failed;
@@ -156,7 +156,7 @@ impl After {
         }
     }
 
-    /// The same as JSON, beside what came before.
+    /// Adds the result, as JSON, to that of the restore or undo.
     pub(super) fn add_to(&self, mut json: Value) -> Value {
         json["run"] = json!(self.run);
         json["state"] = json!(self.ended);

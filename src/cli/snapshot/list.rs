@@ -10,10 +10,10 @@ use crate::{
     output::table::{table, time},
 };
 
-/// Which snapshot to show.
+/// Options of `daymend snapshot show`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Options {
-    /// Its name, such as 2026-11-21T040000Z; or `latest`
+    /// The snapshot's name, such as 2026-11-21T040000Z, or `latest`
     name: String,
 
     #[command(flatten)]

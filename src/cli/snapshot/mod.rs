@@ -1,4 +1,4 @@
-//! `daymend snapshot`: consistent copies of tables, what differs from them, and getting rows back.
+//! `daymend snapshot`: taking consistent copies of tables, comparing them, and restoring rows from them.
 
 mod diff;
 mod follow_up;
@@ -31,24 +31,38 @@ use crate::{
     snapshot::{Name, SnapshotError, Store},
 };
 
-/// Takes, shows, checks, prunes and compares snapshots of tables, and brings back what has vanished.
+/// Takes, shows, compares, verifies and prunes snapshots of tables, and restores rows from them.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Copy tables as they are at one moment; nobody has to wait
+    /// Copy tables as they are at one moment, without blocking anyone
     Take(take::Options),
     /// List the snapshots, oldest first
     List(StoreArgs),
     /// Show one snapshot and its tables
     Show(list::Options),
-    /// Read snapshots back, against every hash that they have; 1 if one is damaged
+    /// Read snapshots back and check every hash; exits with 1 if one is damaged
     Verify(verify::Options),
-    /// Remove the snapshots that are not kept, and what takes that died have left behind
+    /// Remove snapshots that are not to be kept, and what interrupted takes left behind
     Prune(prune::Options),
-    /// Say which rows vanished, were added or changed between snapshots, or since one
+    /// Report which rows vanished, were added or changed between snapshots, or since one
+    ///
+    /// Given several snapshots, each is compared with the next, which shows between which two of them a row vanished.
+    /// A table that the next snapshot does not have is compared with the first one that has it. Exits with 3 if
+    /// anything differs.
     Diff(diff::Options),
-    /// Bring back rows that have vanished, and no others
+    /// Restore rows that have vanished, and no others
+    ///
+    /// Without --apply it only reports what it would do, and saves the map of re-created rows. Exits with 3 if
+    /// something would be done, or was left for a person to decide.
+    ///
+    /// daymend's run-time user must not write the lab system's tables, and cannot run this: use the --database-url of
+    /// an operator who may SELECT, INSERT, UPDATE and DELETE in them.
     Restore(restore::Options),
-    /// Take a restore back
+    /// Undo a restore: remove the rows that it inserted
+    ///
+    /// A row that has been changed since, or that other rows refer to by now, stays and is reported; the command then
+    /// exits with 3. Once every row has been removed, FILE is renamed to FILE.undone. Needs the same user as the
+    /// restore did.
     Undo(undo::Options),
 }
 
@@ -67,11 +81,11 @@ impl Command {
     }
 }
 
-/// Where snapshots are.
+/// Where snapshots are stored.
 #[derive(Debug, Args)]
 pub(super) struct StoreArgs {
-    /// Where snapshots are: a directory, or s3://BUCKET/PREFIX (endpoint, region and secrets as AWS_…
-    /// in the environment)
+    /// Where snapshots are stored: a directory, or s3://BUCKET/PREFIX (endpoint, region and credentials as AWS_… in
+    /// the environment)
     #[arg(long = "store", visible_alias = "to", env = "DAYMEND_SNAPSHOT_STORE", value_name = "PLACE")]
     place: Option<String>,
 }
@@ -86,38 +100,37 @@ impl StoreArgs {
     }
 }
 
-/// The store at a place.
+/// The store at `place`.
 pub(super) fn store(place: &str) -> anyhow::Result<Store> {
     Store::parse(place).map_err(|error| usage(chain(&error)))
 }
 
-/// Whose eyes the tables are read with.
+/// Which user reads the tables.
 #[derive(Debug, Args)]
 pub(super) struct SourceArgs {
-    /// The database as a user who may read whole tables (default: --database-url)
+    /// The database URL of a user who may read whole tables (default: --database-url)
     #[arg(long, env = "DAYMEND_SNAPSHOT_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     snapshot_database_url: Option<String>,
 }
 
-/// The option that says so.
+/// The option above, for messages.
 const SOURCE: &str = "--snapshot-database-url";
 
 impl SourceArgs {
-    /// A pool to the database that is copied, which answers.
+    /// A pool to the database to copy, once it has answered.
     pub(super) async fn connect(&self, global: &Global) -> anyhow::Result<Db> {
         let Some(url) = &self.snapshot_database_url else { return global.connect_bare(1).await };
         connect_to(SOURCE, url, 1).await
     }
 
-    /// A pool to the database that is copied, which may not be there yet.
+    /// A pool to the database to copy, which may not be reachable yet.
     pub(super) fn pool(&self, global: &Global) -> anyhow::Result<Db> {
         let Some(url) = &self.snapshot_database_url else { return global.pool(1) };
         pool_to(SOURCE, url, 1)
     }
 }
 
-/// The tables that a snapshot has if nobody says otherwise: what the rollup reads and writes, and the
-/// migration records.
+/// The tables that a snapshot has by default: those that the rollup reads and writes, and the migration records.
 pub(super) fn default_tables(rollup: &Rollup) -> Vec<String> {
     let mut tables = rollup.tables();
     tables.push(records::TABLE.to_owned());
@@ -126,12 +139,12 @@ pub(super) fn default_tables(rollup: &Rollup) -> Vec<String> {
     tables
 }
 
-/// Input that cannot be carried out, where that is what the error says.
+/// Turns an error that says so into a usage error.
 pub(super) fn explained(error: SnapshotError) -> anyhow::Error {
     explained_to("give the --database-url of an operator who has it", error)
 }
 
-/// The same, with a word to whoever may not read the tables.
+/// Like [`explained`], with advice for a user who may not read the tables.
 fn explained_to(reader: &str, error: SnapshotError) -> anyhow::Error {
     match error {
         SnapshotError::Hidden { .. } => usage(format!("{}: {reader}", chain(&error))),
@@ -148,7 +161,7 @@ fn explained_to(reader: &str, error: SnapshotError) -> anyhow::Error {
     }
 }
 
-/// One snapshot, by its name; `latest` for the newest.
+/// The snapshot of this name; `latest` for the newest.
 pub(super) async fn find(store: &Store, name: &str) -> anyhow::Result<Name> {
     if name != "latest" {
         return name.parse().map_err(explained);
@@ -157,8 +170,8 @@ pub(super) async fn find(store: &Store, name: &str) -> anyhow::Result<Name> {
     newest.ok_or_else(|| usage("there is no snapshot yet: see `daymend snapshot take`"))
 }
 
-/// Says where a snapshot lacks tables that the one of its database before it has, of those that are `wanted` (all where
-/// none is named): nobody looks for their rows in it.
+/// Warns if a snapshot lacks tables that the previous one of its database has (only those `wanted`, if any are named):
+/// their rows would not be looked for in it.
 async fn warn_of_fewer_tables(global: &Global, store: &Store, name: Name, wanted: &[String]) -> anyhow::Result<()> {
     let newest = store.manifest(name).await.map_err(explained)?;
     for before in store.names().await.map_err(explained)?.into_iter().filter(|before| *before < name).rev() {
@@ -182,7 +195,7 @@ async fn warn_of_fewer_tables(global: &Global, store: &Store, name: Name, wanted
     Ok(())
 }
 
-/// What is half done. Where a signal or an error ends it, it says so, and how to go on.
+/// Work that is half done. If a signal or an error ends it, says so, and how to continue.
 struct HalfDone<'a> {
     global: &'a Global,
     rows: AtomicU64,
@@ -212,7 +225,7 @@ impl Drop for HalfDone<'_> {
     }
 }
 
-/// A number of bytes for people.
+/// A number of bytes in human-readable form.
 pub(super) fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()
 }

@@ -13,13 +13,13 @@ use crate::{
     },
 };
 
-/// What to keep.
+/// Options of `daymend snapshot prune`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Options {
     #[command(flatten)]
     keep: KeepArgs,
 
-    /// Only say what would be removed
+    /// Only print what would be removed
     #[arg(long)]
     dry_run: bool,
 
@@ -30,8 +30,8 @@ pub(in crate::cli) struct Options {
 /// Which snapshots are kept.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct KeepArgs {
-    /// What to keep: the newest snapshot of each of the last so many days, weeks, months (also: yearly,
-    /// last), in UTC; one goes only where a kept one of the same database has all of its tables
+    /// What to keep: the newest snapshot of each of the last N days, weeks, months (also: yearly, last), in UTC; a
+    /// snapshot is removed only if one that is kept, of the same database, has all of its tables
     #[arg(
         long = "keep",
         env = "DAYMEND_SNAPSHOT_KEEP",
@@ -66,7 +66,8 @@ impl Options {
     }
 }
 
-/// How many stay. Somebody else may be pruning as well: what would be removed may be gone already.
+/// How many snapshots remain. Somebody else may be pruning at the same time, so some of `removed` may be gone
+/// already.
 fn left(names: &[Name], removed: &[Name]) -> usize {
     names.iter().filter(|name| !removed.contains(name)).count()
 }

@@ -13,17 +13,17 @@ use crate::{
     snapshot::{self, Progress, schema},
 };
 
-/// Who may read what is copied.
+/// Advice on who may read the tables to copy.
 const READER: &str = "give the --snapshot-database-url of the user daymend_snapshot of deploy/mysql/grants.sql";
 
-/// What to copy, and where to.
+/// Options of `daymend snapshot take`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Options {
-    /// A table to copy, in place of those that daymend reads and writes
+    /// A table to copy, instead of those that daymend reads and writes
     #[arg(long = "table", value_name = "TABLE", conflicts_with = "all")]
     tables: Vec<String>,
 
-    /// Copy every table of the database; needs SELECT on all of it
+    /// Copy every table of the database; needs SELECT on the whole database
     #[arg(long)]
     all: bool,
 
@@ -34,7 +34,7 @@ pub(in crate::cli) struct Options {
     source: SourceArgs,
 }
 
-/// Refuses a copy of all tables where some may be left out, or there is none.
+/// Rejects a copy of all tables if the user might not see some, or if there is none.
 async fn check_all(db: &Db) -> anyhow::Result<()> {
     let name = db.name();
     let mut tx = db.begin(Mode::Snapshot).await?;

@@ -25,34 +25,30 @@ use crate::{
     },
 };
 
-/// How many keys of a group are printed.
+/// How many keys of each group to print.
 const SHOWN: usize = 20;
 
-/// Takes a restore back: removes the rows that it has put in.
-///
-/// A row that has been changed since, or that others refer to by now, stays and is reported; then it exits
-/// with 3. When every row has been taken back, FILE is renamed to FILE.undone. Needs the same user as the
-/// restore did.
+/// Options of `daymend snapshot undo`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Options {
-    /// What `snapshot restore --apply` has written
+    /// The undo file that `snapshot restore --apply` wrote
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// Only say what would be done: rows are read, and nothing is locked. What a trigger or a constraint would refuse
-    /// does not show
+    /// Only print what would be done: rows are read but not locked. What a trigger or a constraint would reject does
+    /// not show
     #[arg(long)]
     dry_run: bool,
 
-    /// The database may have another name than the one that the rows were restored into
+    /// Allow a database whose name differs from that of the one the rows were restored into
     #[arg(long)]
     into_other_database: bool,
 
-    /// More references, besides foreign keys, jobs/ and those that the restore was given
+    /// File with further references, besides foreign keys, jobs/ and those that the restore was given
     #[arg(long, value_name = "FILE")]
     relations: Vec<PathBuf>,
 
-    /// Follow the repair run of the days that were touched, then audit those days
+    /// Follow the repair run of the touched days, then audit those days
     #[arg(long)]
     wait: bool,
 
@@ -135,7 +131,7 @@ impl Options {
         Ok(after.exit(exit).into())
     }
 
-    /// The rows of another database are not those that were restored, whatever keys they have.
+    /// Refuses another database: its rows are not those that were restored, even if they have the same keys.
     fn check_database(&self, global: &Global, header: &Header, db: &Db) -> anyhow::Result<()> {
         let (file, live) = (self.file.display(), Database::of(db));
         let Some(known) = &header.database else {
@@ -152,8 +148,8 @@ impl Options {
     }
 }
 
-/// What takes back the rows of a file: it goes by all that the database has, whatever was in the snapshot, and by
-/// what the restore was given.
+/// The undo of the rows of a file: it considers every table of the database, whatever was in the snapshot, and the
+/// relations that the restore was given.
 pub(super) async fn undo_of(global: &Global, db: &Db, reader: &Reader, files: &[PathBuf]) -> anyhow::Result<Undo> {
     let mut relations = Relations::of_jobs(global.jobs_dir.as_deref()).map_err(|error| usage(chain(&error)))?;
     relations.extend(reader.header.relations.clone());
@@ -163,7 +159,7 @@ pub(super) async fn undo_of(global: &Global, db: &Db, reader: &Reader, files: &[
     Undo::new(db, reader, relations).await.map_err(restore::with_rights)
 }
 
-/// The days that the rows of a file touch.
+/// The days touched by the rows of a file.
 pub(super) async fn days_of(
     global: &Global,
     db: &Db,
@@ -178,7 +174,7 @@ pub(super) async fn days_of(
     touched::days(live, shapes, links, facts, rollup, reader, now).await
 }
 
-/// As JSON, with where the undo file is once every row has been taken back.
+/// The result as JSON, including the new name of the undo file if every row has been taken back.
 fn json(undone: &Undone, renamed: Option<&Path>, dry_run: bool) -> serde_json::Value {
     let left: Vec<_> = undone
         .left

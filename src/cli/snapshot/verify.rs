@@ -10,14 +10,14 @@ use crate::{
     snapshot::{SnapshotError, verify},
 };
 
-/// Which snapshots to read back.
+/// Options of `daymend snapshot verify`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Options {
-    /// Their names; or `latest`
+    /// The snapshots' names, or `latest`
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     names: Vec<String>,
 
-    /// Every snapshot that there is
+    /// Verify every snapshot
     #[arg(long)]
     all: bool,
 

@@ -1,9 +1,9 @@
 //! Retrying and cancelling jobs, run by run, in batches.
 //!
-//! Each batch is one transaction: the run's row is locked, some thousand jobs change, the run re-opens where that
-//! is needed, its migration records say so, and the admin log has it. No transaction grows with the run; only the
-//! plan counts all jobs that fit. Whoever was interrupted does it again: what has changed does not fit any more. A
-//! run that is cancelled ends together with the last of its jobs.
+//! Each batch is one transaction: the run's row is locked, up to some thousand jobs change, the run re-opens if
+//! needed, its migration records are updated, and the admin log gets an entry. No transaction grows with the run;
+//! only the plan counts all matching jobs. If interrupted, run the command again: jobs that have changed no longer
+//! match. A cancelled run ends together with the last of its jobs.
 
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ const JOBS_A_BATCH: usize = 10_000;
 /// How long to leave the database alone between two batches.
 const REST: Duration = Duration::from_millis(10);
 
-/// What to do with the jobs that fit.
+/// What to do with the matching jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// Discarded jobs become available with fresh attempts.
+    /// Discarded jobs become available again, with fresh attempts.
     Retry {
-        /// Those that wait for another attempt as well.
+        /// Also retry jobs that are waiting for another attempt.
         backing_off: bool,
     },
     /// Open jobs will not run.
@@ -61,14 +61,14 @@ impl Change {
     }
 }
 
-/// How many jobs of which runs a change would touch.
+/// How many jobs a change would affect, by run.
 pub async fn plan(db: &Db, change: Change, filter: &Filter) -> Result<Vec<(i64, u64)>, DbError> {
     let (condition, args) = condition(change, filter);
     jobs_by_run(db, &condition, args).await
 }
 
-/// Makes the change; how many jobs of which runs. After each batch `progress` is told how many have changed, of how
-/// many.
+/// Makes the change; returns how many jobs it changed, by run. After each batch, `progress` is called with the number
+/// of jobs changed so far and the total.
 pub async fn apply(
     db: &Db,
     change: Change,
@@ -117,11 +117,11 @@ async fn apply_batch(
     Ok(batch)
 }
 
-/// What a batch came to.
+/// The result of a batch.
 #[derive(Debug)]
 pub(crate) struct Batch {
     jobs: u64,
-    /// The job from which to go on; none where all are done.
+    /// The job to continue from; `None` if all are done.
     pub(crate) next: Option<i64>,
 }
 
@@ -170,8 +170,8 @@ fn as_given(filter: &Filter, run: i64) -> String {
     }
 }
 
-/// Cancels a whole run, which ends; how many of its jobs were open. None where it is not running. After each batch
-/// `progress` is told how many have been cancelled.
+/// Cancels a whole run and ends it; returns how many of its jobs were open, or `None` if it is not running. After
+/// each batch, `progress` is called with the number of jobs cancelled so far.
 pub async fn cancel_run(db: &Db, run: i64, who: &str, mut progress: impl FnMut(u64)) -> Result<Option<u64>, DbError> {
     let mut cancelled = None;
     let mut next = Some(ids_of(run).0);
@@ -185,8 +185,8 @@ pub async fn cancel_run(db: &Db, run: i64, who: &str, mut progress: impl FnMut(u
     Ok(cancelled)
 }
 
-/// Cancels the next open jobs of a run, from the job `first` on, and the run itself with the last of them. None where
-/// it is not running.
+/// Cancels the next open jobs of a run, from the job `first` on, and the run itself with the last of them. `None` if
+/// the run is not running.
 pub(crate) async fn cancel_batch(db: &Db, run: i64, first: i64, who: &str) -> Result<Option<Batch>, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
     let Some(locked) = runs::lock_running(&mut tx, run).await? else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! Which jobs are meant.
+//! Selecting jobs.
 
 use std::fmt;
 
@@ -9,33 +9,33 @@ use crate::{
     queue::{JobKind, JobState, ids_of},
 };
 
-/// Jobs that fit every part that is given; without any part, all jobs.
+/// Jobs that match every field that is set; if none is, all jobs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Of this run.
+    /// Jobs of this run.
     pub run: Option<i64>,
-    /// Of one of these labs.
+    /// Jobs of one of these labs.
     pub labs: Vec<i64>,
-    /// For this day or a later one.
+    /// Jobs for this day or a later one.
     pub from: Option<NaiveDate>,
-    /// For this day or an earlier one.
+    /// Jobs for this day or an earlier one.
     pub to: Option<NaiveDate>,
-    /// In this state.
+    /// Jobs in this state.
     pub state: Option<JobState>,
-    /// Of this kind.
+    /// Jobs of this kind.
     pub kind: Option<JobKind>,
-    /// Whose error contains this text, whatever its case.
+    /// Jobs whose error contains this text, ignoring case.
     pub error: Option<String>,
 }
 
 impl Filter {
-    /// Whether it means all jobs.
+    /// Whether it selects all jobs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// The same, of one run.
+    /// The same filter, restricted to one run.
     #[must_use]
     pub fn of_run(&self, run: i64) -> Self {
         Self { run: Some(run), ..self.clone() }

@@ -1,4 +1,4 @@
-//! Reading jobs, with every attempt of one.
+//! Reading jobs, and one job with every attempt.
 
 use chrono::{DateTime, NaiveDate, Utc};
 
@@ -35,7 +35,7 @@ pub struct JobRow {
     pub state: JobState,
     /// Whether it waits because its lab is paused.
     pub paused: bool,
-    /// When it is due again, of one that waits for another attempt.
+    /// When it is due again, if it is waiting for another attempt.
     pub due_at: Option<DateTime<Utc>>,
     /// When it ended.
     pub ended_at: Option<DateTime<Utc>>,
@@ -49,15 +49,15 @@ pub struct JobRow {
     pub attempt: i64,
     /// How many it may have.
     pub attempts_max: i64,
-    /// How often its worker died holding it.
+    /// How often its worker died while holding it.
     pub lapses: i64,
-    /// The worker that has or had it.
+    /// The worker that holds it, or held it last.
     pub worker_id: Option<i64>,
     /// When that worker claimed it.
     pub claimed_at: Option<DateTime<Utc>>,
-    /// Rows written, of one that completed.
+    /// Rows written, if it completed.
     pub rows: Option<RowsWritten>,
-    /// What failed last.
+    /// The last error.
     pub error: Option<String>,
 }
 
@@ -119,7 +119,7 @@ pub struct Attempt {
     pub outcome: String,
     /// The worker.
     pub worker_id: i64,
-    /// The worker's name, while it is known.
+    /// The worker's name, unless the worker has been deleted.
     pub worker: Option<String>,
     /// When it was claimed.
     pub started_at: Option<DateTime<Utc>>,
@@ -129,7 +129,7 @@ pub struct Attempt {
     pub error: Option<String>,
 }
 
-/// The first jobs that fit, by id.
+/// The first matching jobs, by id.
 pub async fn list(db: &Db, filter: &Filter, limit: u32) -> Result<Vec<JobRow>, DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     read(&mut tx, filter, None, limit).await
@@ -146,7 +146,7 @@ async fn read(tx: &mut Tx, filter: &Filter, id: Option<i64>, limit: u32) -> Resu
     tx.fetch_all(Query::named("list jobs", sql), args, |row| JobRow::from_row(&row)).await
 }
 
-/// One job with its attempts, oldest first; none where there is no such job.
+/// One job with its attempts, oldest first; `None` if there is no such job.
 pub async fn show(db: &Db, id: i64) -> Result<Option<(JobRow, Vec<Attempt>)>, DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let Some(job) = read(&mut tx, &Filter::default(), Some(id), 1).await?.pop() else {

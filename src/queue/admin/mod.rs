@@ -1,9 +1,8 @@
-//! What operators see of the queue and do to it.
+//! Inspecting and changing the queue, for operators.
 //!
-//! [`filter`] says which jobs are meant, the same way everywhere; [`stats`] and [`list`] read;
-//! [`change`] retries and cancels; [`pause`] and [`prune`]. Every change is written to
-//! `daymend_admin_log` in the transaction that makes it: who, when, the filter, how many. Only what the
-//! scheduler prunes is noted once a round.
+//! [`filter`] selects jobs, the same way everywhere; [`stats`] and [`list`] read; [`change`] retries and cancels;
+//! [`pause`] and [`prune`] do what they say. Every change is recorded in `daymend_admin_log` in the transaction that
+//! makes it: who, when, the filter, how many jobs. Only the scheduler's pruning is recorded once per round.
 
 pub mod change;
 pub mod filter;
@@ -38,7 +37,7 @@ statement!(
 pub struct LogEntry {
     /// When, by the database's clock.
     pub at: DateTime<Utc>,
-    /// Who: the OS user, or what `--by` said.
+    /// Who: the OS user, or the value of `--by`.
     pub who: String,
     /// What was done.
     pub action: String,

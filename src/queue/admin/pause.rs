@@ -1,7 +1,6 @@
-//! Pausing a kind of jobs, or a lab.
+//! Pausing a kind of job, or a lab.
 //!
-//! A claim passes over a paused kind, and sets the jobs of a paused lab aside when their turn
-//! comes. What runs already goes on.
+//! A claim skips a paused kind, and sets aside the jobs of a paused lab when their turn comes. Running jobs go on.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -51,7 +50,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// As it is in the table of pauses, and in the admin log.
+    /// The name in the table of pauses, and in the admin log.
     pub(crate) fn name(self) -> String {
         match self {
             Self::Kind(kind) => claim::pause_name(kind),
@@ -65,7 +64,7 @@ impl Target {
 pub struct Pause {
     /// `kind:rebuild` or `lab:7`.
     pub what: String,
-    /// The lab, where it is one.
+    /// The lab, if a lab is paused.
     pub lab_id: Option<i64>,
     /// Since when.
     pub paused_at: DateTime<Utc>,
@@ -92,7 +91,7 @@ pub async fn is_paused(db: &Db, target: Target) -> Result<bool, DbError> {
     Ok(list(&mut tx).await?.iter().any(|pause| pause.what == target.name()))
 }
 
-/// Pauses; false where it was paused already.
+/// Pauses; returns false if it was already paused.
 pub async fn pause(db: &Db, target: Target, who: &str) -> Result<bool, DbError> {
     let lab = match target {
         Target::Kind(_) => None,
@@ -111,10 +110,10 @@ pub async fn pause(db: &Db, target: Target, who: &str) -> Result<bool, DbError> 
     .await
 }
 
-/// Resumes; how many jobs had been set aside, or none where it was not paused and none had been.
+/// Resumes; returns how many jobs had been set aside, or `None` if it was not paused and no job had been set aside.
 ///
-/// Parked jobs get turns from the one that is up, in the order of their days; those of a lab that is
-/// not paused any more as well, or nobody would ever claim them.
+/// Jobs that were set aside get turns from the current one on, in the order of their days. This includes those of a
+/// lab that is no longer paused; otherwise nobody would ever claim them.
 pub async fn resume(db: &Db, target: Target, who: &str) -> Result<Option<u64>, DbError> {
     retry("resume", || async {
         let mut tx = db.begin(Mode::Write).await?;

@@ -1,12 +1,12 @@
-//! Deleting what ended long ago, in small batches.
+//! Deleting jobs and runs that ended long ago, in small batches.
 //!
-//! Runs are looked through by their ids, some at a time, and each batch holds its runs: a retry that
-//! opens one of them again comes before, and the run is left alone, or after, and finds nothing. A run
-//! that somebody else holds just then is left for the next time.
+//! Runs are visited by their ids, some at a time, and each batch locks its runs: a retry that re-opens one of them
+//! comes either before, and the run is left alone, or after, and finds nothing. A run that is locked by somebody else
+//! is left for the next time.
 //!
-//! Who prunes by hand is in the admin log with every batch, in its transaction. What the scheduler prunes
-//! every hour is one row of it, written when the round is over or has failed; a round that a shutdown cuts
-//! off has none. The log itself is never pruned: whoever works the queue cannot delete what it says.
+//! Pruning by hand is recorded in the admin log with every batch, in its transaction. The scheduler's hourly pruning
+//! is recorded in one entry, written when the round is over or has failed; a round that is cut off by a shutdown has
+//! none. The log itself is never pruned, so that those who change the queue cannot delete the record of it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -86,14 +86,14 @@ const OF_OLD_RUN: &str = "EXISTS (SELECT 1 FROM daymend_runs
                  WHERE daymend_runs.id = daymend_jobs.run_id
                    AND daymend_runs.state <> 'running' AND daymend_runs.finished_at < ?)";
 
-/// The moment before which a run must have closed, by the database's clock.
+/// The moment before which a run must have closed to be pruned, by the database's clock.
 pub async fn cutoff(db: &Db, older_than: Duration) -> Result<DateTime<Utc>, DbError> {
     let now = db.database_now().await?;
     let cutoff = TimeDelta::from_std(older_than).ok().and_then(|older| now.checked_sub_signed(older));
     Ok(cutoff.unwrap_or(DateTime::UNIX_EPOCH))
 }
 
-/// How many jobs of which runs would be deleted.
+/// How many jobs would be deleted, by run.
 pub async fn plan(db: &Db, filter: &Filter, older_than: Duration) -> Result<Vec<(i64, u64)>, DbError> {
     let (fits, more) = filter.condition();
     let mut args = args![cutoff(db, older_than).await?];
@@ -109,9 +109,9 @@ async fn kept(db: &Db) -> Result<Vec<i64>, DbError> {
     db.fetch_all(&LAST_NIGHTLY, args![], |row| row.int(0)).await
 }
 
-/// Deletes ended jobs of runs that closed longer ago than `older_than`, their attempts, and
-/// runs and workers of which nothing is left; how many jobs of which runs. Each zone's last completed nightly run
-/// stays.
+/// Deletes ended jobs of runs that closed longer ago than `older_than`, with their attempts, and then runs without
+/// jobs and workers without attempts; returns how many jobs were deleted, by run. Each zone's last completed nightly
+/// run is kept.
 pub async fn prune(db: &Db, filter: &Filter, older_than: Duration, who: &str) -> Result<Vec<(i64, u64)>, DbError> {
     let cutoff = cutoff(db, older_than).await?;
     let mut pruned = BTreeMap::new();
@@ -120,7 +120,7 @@ pub async fn prune(db: &Db, filter: &Filter, older_than: Duration, who: &str) ->
     Ok(pruned.into_iter().collect())
 }
 
-/// Deletes whatever has outlived its retention, for the scheduler; how many jobs.
+/// Deletes what has outlived its retention, for the scheduler; returns how many jobs.
 pub async fn prune_outlived(db: &Db, retention: Duration) -> Result<u64, DbError> {
     let cutoff = cutoff(db, retention).await?;
     let all = Filter::default();
@@ -191,10 +191,10 @@ fn described(filter: &Filter, cutoff: DateTime<Utc>) -> String {
 /// What a batch came to.
 #[derive(Debug, Default)]
 struct Pruned {
-    /// How many jobs of which runs.
+    /// How many jobs, by run.
     jobs: Vec<(i64, u64)>,
     runs: u64,
-    /// The run from which to go on; none behind the last one.
+    /// The run to continue from; `None` after the last one.
     next: Option<i64>,
 }
 

@@ -13,7 +13,7 @@ use crate::{
     statement,
 };
 
-/// The spans, in minutes, for which the rate of completed jobs is counted.
+/// The periods, in minutes, over which the rate of completed jobs is counted.
 pub const RATE_MINUTES: [i64; 3] = [1, 5, 15];
 
 statement!(COUNTS, "job counts", "SELECT kind, state, COUNT(*) FROM daymend_jobs GROUP BY kind, state");
@@ -75,13 +75,13 @@ statement!(
 /// Everything that `daymend queue stats` shows.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Stats {
-    /// Jobs by kind and state; what is not there is zero.
+    /// Jobs by kind and state; missing combinations are zero.
     pub counts: Vec<Count>,
-    /// The run of the job that has waited longest, since when, and for how many seconds.
+    /// The job that has waited longest, of any kind.
     pub oldest_waiting: Option<OldestWaiting>,
-    /// Jobs completed in the last minutes.
+    /// Jobs completed in recent minutes.
     pub completed: Vec<Completed>,
-    /// Workers whose lease has not run out.
+    /// Workers whose lease has not expired.
     pub workers: Vec<WorkerRow>,
     /// What is paused.
     pub paused: Vec<Pause>,
@@ -98,7 +98,7 @@ pub struct Count {
     pub jobs: u64,
 }
 
-/// How many jobs were completed in the last minutes.
+/// How many jobs were completed in the last `minutes`.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Completed {
     /// How many minutes.
@@ -112,7 +112,7 @@ pub struct Completed {
 pub struct OldestWaiting {
     /// Its run.
     pub run: i64,
-    /// When it was enqueued, was due again, or what it is of was resumed.
+    /// When it was enqueued, became due again, or had its kind or lab resumed.
     pub since: DateTime<Utc>,
     /// For how long, by the database's clock.
     pub seconds: i64,
@@ -121,7 +121,7 @@ pub struct OldestWaiting {
 /// A worker that is alive.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct WorkerRow {
-    /// Its id, new for every start.
+    /// Its id, unique to each start.
     pub id: i64,
     /// Its name.
     pub name: String,
@@ -129,15 +129,15 @@ pub struct WorkerRow {
     pub version: String,
     /// Since when.
     pub started_at: DateTime<Utc>,
-    /// When it was last heard of.
+    /// When it last sent a heartbeat.
     pub heartbeat_at: DateTime<Utc>,
-    /// Why it holds back for now.
+    /// Why it currently starts no new work.
     pub throttled: Option<String>,
     /// How many jobs it holds.
     pub jobs: i64,
 }
 
-/// Reads it all from one snapshot.
+/// Reads everything from one snapshot.
 pub async fn stats(db: &Db) -> Result<Stats, DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let open = runs::open(&mut tx).await?;
@@ -168,12 +168,12 @@ pub async fn stats(db: &Db) -> Result<Stats, DbError> {
     Ok(Stats { counts, oldest_waiting, completed, workers, paused })
 }
 
-/// Of each kind the job that has waited longest of those that are due, or whose turn it may be: a lab that is
-/// paused has none once they are set aside, and a kind that is paused has.
+/// For each kind, the job that has waited longest among those that are due, or whose turn it may be. This leaves out
+/// jobs of a paused lab once they are set aside, but includes those of a paused kind.
 ///
-/// A job that is due again has waited since it was: after a failed attempt, a retry, or a worker that
-/// handed it back. One that waits for its turn has since it was enqueued, or since its kind or its lab
-/// was resumed: how old its run is says nothing of workers that are too few.
+/// A job that is due again (after a failed attempt, a retry, or being handed back by a worker) has waited since it
+/// was due. A job waiting for its turn has waited since it was enqueued, or since its kind or its lab was resumed:
+/// the age of its run does not tell whether there are too few workers.
 pub(crate) async fn oldest_waiting(tx: &mut Tx, open: &[Run]) -> Result<BTreeMap<JobKind, OldestWaiting>, DbError> {
     let now = tx.database_now().await?;
     let resumed = tx.fetch_all(&RESUMES, args![], |row| Ok((row.text(0)?, row.instant(1)?))).await?;
@@ -199,7 +199,7 @@ pub(crate) async fn oldest_waiting(tx: &mut Tx, open: &[Run]) -> Result<BTreeMap
     Ok(oldest)
 }
 
-/// How many jobs were discarded since that moment of the database's clock.
+/// How many jobs were discarded since `since`, a time of the database's clock.
 pub async fn discarded_since(db: &Db, since: DateTime<Utc>) -> Result<i64, DbError> {
     db.fetch_one(&DISCARDED_SINCE, args![since.timestamp_micros()], |row| row.int(0)).await
 }

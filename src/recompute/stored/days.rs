@@ -23,7 +23,7 @@ pub async fn days(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Vec<Naive
     Ok(days)
 }
 
-/// The first day from `from` on that a lab has stored rows of.
+/// The first day from `from` on for which a lab has stored rows.
 pub async fn next_day(
     tx: &mut Tx,
     rollup: &Rollup,
@@ -45,7 +45,7 @@ pub async fn next_day(
     }
 }
 
-/// The last day that a lab has stored rows of.
+/// The last day for which a lab has stored rows.
 pub async fn last_day(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Option<NaiveDate>, DbError> {
     let s = &rollup.summary;
     let sql = format!("SELECT MAX({}) FROM {} WHERE {} = ? AND {} <= ?", s.day, s.table, s.lab, s.day);
@@ -63,9 +63,9 @@ pub async fn last_day(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Optio
     }
 }
 
-/// Every lab that has stored rows, whether or not it exists, by id.
+/// Every lab that has stored rows, by id, whether or not the lab exists.
 ///
-/// Jumps from lab to lab: a DISTINCT would walk the whole index on SQLite.
+/// Skips from lab to lab: a DISTINCT would scan the whole index on SQLite.
 pub async fn labs(tx: &mut Tx, rollup: &Rollup) -> Result<Vec<i64>, DbError> {
     let s = &rollup.summary;
     let sql = format!("SELECT MIN({}) FROM {} WHERE {} > ?", s.lab, s.table, s.lab);

@@ -1,7 +1,7 @@
 //! Reading and writing the summary table.
 //!
-//! Table and column names come from the rollup's checked definition; every value is bound. Rows on a day that
-//! is none (`0000-00-00`, `2025-00-00`) are on no day, so that nothing here returns them; the doctor names them.
+//! Table and column names come from the rollup's checked definition; every value is bound. Rows with an invalid date
+//! (`0000-00-00`, `2025-00-00`) belong to no day, so nothing here returns them; the doctor reports them.
 
 mod days;
 mod read;
@@ -39,8 +39,8 @@ pub struct StoredRow {
 }
 
 impl StoredRow {
-    /// The key that a row could be expected under; none where a dimension is NULL, or the event type not the
-    /// rollup's.
+    /// The key under which the row could be expected; `None` if a dimension is NULL, or the event type is not one of
+    /// the rollup's.
     #[must_use]
     pub fn key(&self) -> Option<Key> {
         match self.event {
@@ -53,20 +53,20 @@ impl StoredRow {
 /// The event type of a stored row.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum StoredEvent {
-    /// One of the rollup's, by its place in [`Rollup::events`].
+    /// One of the rollup's, by its index in [`Rollup::events`].
     Known(usize),
-    /// Somebody else's, or one of the rollup's in another spelling.
+    /// Another's, or one of the rollup's spelled differently.
     Other(String),
 }
 
 impl StoredEvent {
-    /// What a row's event column says.
+    /// The event type named in a row's event column.
     #[must_use]
     pub fn new(rollup: &Rollup, name: &str) -> Self {
         rollup.event(name).map_or_else(|| Self::Other(name.to_owned()), Self::Known)
     }
 
-    /// What the row's event column says.
+    /// The text of the row's event column.
     #[must_use]
     pub fn name<'a>(&'a self, rollup: &'a Rollup) -> &'a str {
         match self {
@@ -76,16 +76,16 @@ impl StoredEvent {
     }
 }
 
-/// What is done with the summary table.
+/// How the summary table is accessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Reading it.
+    /// It is read.
     Read,
-    /// Correcting it as well.
+    /// It is read and corrected.
     Write,
 }
 
-/// Every statement of `access`, with its name and placeholders for one row.
+/// Every statement of `access`, by name, with placeholders for one row.
 #[must_use]
 pub fn statements(s: &Summary, access: Access, dialect: Dialect) -> Vec<(&'static str, String)> {
     let mut statements = read::statements(s, dialect);
@@ -96,8 +96,8 @@ pub fn statements(s: &Summary, access: Access, dialect: Dialect) -> Vec<(&'stati
     statements
 }
 
-/// Checks that every statement of `access` fits the summary table, and that this user may run it; the first
-/// that does not.
+/// Checks that every statement of `access` fits the summary table, and that this user may run it; returns the first
+/// misfit.
 pub async fn check(db: &Db, rollup: &Rollup, access: Access) -> Result<Option<Misfit>, DbError> {
     for (name, sql) in statements(&rollup.summary, access, db.dialect()) {
         if let Err(error) = db.columns(Query::named(name, sql)).await {

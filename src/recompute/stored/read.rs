@@ -1,9 +1,9 @@
 //! Reading a lab's rows.
 //!
-//! By the unique key, which tells the days of a lab but not the counts: the server looks each row up by its
-//! id. Where the rows of the days were written together, nothing but them lies between the first and the last
-//! of their ids, and the server reads them one after the other instead, for two thirds of the CPU
-//! (BENCHMARKS.md). Rows that delta triggers have written lie among those of all labs.
+//! Rows are read by the unique key, which covers a lab's days but not the counts: the server looks up each row by its
+//! id. If the rows of these days were written together, only they lie between their first and last id, and the server
+//! reads them sequentially instead, for two thirds of the CPU (BENCHMARKS.md). Rows that delta triggers wrote are
+//! interleaved with those of all labs.
 
 use chrono::NaiveDate;
 
@@ -30,15 +30,14 @@ const PASSED_MAX: i64 = 2;
 /// How many rows have to be expected: fewer are not worth the questions.
 const ROWS_MIN: usize = 200;
 
-/// Each statement with its name.
+/// Each statement, with its name.
 pub(super) fn statements(s: &Summary, dialect: Dialect) -> Vec<(&'static str, String)> {
     let by_ids = [(READ_BETWEEN, read_between_sql(s)), (SAMPLE, sample_sql(s)), (ENDS, ends_sql(s))];
     let by_ids = by_ids.into_iter().filter(|_| dialect == Dialect::MySql);
     [(READ, read_sql(s))].into_iter().chain(by_ids).collect()
 }
 
-/// The stored rows of a lab from `first` to `last`, all of them: that so many are `expected` only tells how to
-/// read them.
+/// All stored rows of a lab from `first` to `last`; the number of `expected` rows only decides how to read them.
 pub async fn read(
     tx: &mut Tx,
     rollup: &Rollup,

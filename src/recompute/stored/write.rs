@@ -1,4 +1,4 @@
-//! Carrying a difference out: few statements of many rows.
+//! Writing a difference: few statements of many rows each.
 
 use std::collections::HashMap;
 
@@ -42,10 +42,10 @@ pub(super) fn statements(s: &Summary, dialect: Dialect) -> [(&'static str, Strin
     ]
 }
 
-/// Carries a difference out; a conflict where a row has changed since it was read.
+/// Writes a difference; a conflict if a row has changed since it was read.
 ///
-/// Inserts come first, in key order and while nothing is locked; then the other rows are locked, in the order
-/// of their ids; deletes before updates. Each is few statements of many rows.
+/// Inserts come first, in key order and while nothing is locked; then the other rows are locked, in the order of
+/// their ids; deletes come before updates. Each step takes few statements of many rows.
 pub(in crate::recompute) async fn write(
     tx: &mut Tx,
     rollup: &Rollup,

@@ -1,14 +1,12 @@
-//! The standing audit: every night a slice of the history is compared with its source.
+//! The standing audit: every night it compares a slice of the history with its source.
 //!
-//! A night has one slice, a row that one scheduler takes by compare-and-set; another finds it
-//! taken, or done. Its holder goes from lab to lab, the longest unaudited first, as far as the
-//! budget goes, and records every few seconds, in one transaction, how far each lab has come and
-//! what was found, which extends its lease too.
+//! A night has one slice, a row that one scheduler takes by compare-and-set; others find it taken or done. Its holder
+//! goes from lab to lab, the longest unaudited first, as far as the time budget allows. Every few seconds, in one
+//! transaction, it records each lab's progress and the findings, which also extends its lease.
 //!
-//! How it fails: a scheduler that dies loses the few seconds since it last recorded; when its
-//! lease has run out, another goes on from there with what is left of the budget. Labs and days
-//! that cannot be compared are noted with their lab, and keep nobody else waiting. It runs beside
-//! the ticks and never delays one.
+//! How it fails: a scheduler that dies loses the few seconds since it last recorded; when its lease has expired,
+//! another continues from there with the remaining budget. Labs and days that cannot be compared are noted with their
+//! lab, and hold up nothing else. The audit runs in the background and never delays a tick.
 
 mod slice;
 
@@ -42,25 +40,25 @@ const EVERY: Duration = Duration::from_secs(60);
 /// How long after the nightly run a slice begins: the days that have just closed come first.
 const AFTER_NIGHTLY: chrono::Duration = chrono::Duration::minutes(30);
 
-/// How the standing audit goes about it.
+/// Configuration of the standing audit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AuditConfig {
     /// How long a night's slice may take.
     pub budget: Duration,
-    /// Whether what has drifted is repaired.
+    /// Whether to repair what has drifted.
     pub repair: bool,
 }
 
-/// What a slice came to.
+/// The result of a slice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SliceReport {
     /// What this process did of it.
     pub counts: Counts,
-    /// The repair of what it found, where one was asked for and something can be repaired.
+    /// The repair of what it found, if one was asked for and something can be repaired.
     pub run_id: Option<i64>,
 }
 
-/// Looks again and again whether a slice is due, until `shutdown`.
+/// Checks regularly whether a slice is due, until `shutdown`.
 pub(super) async fn audit_until(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, shutdown: &CancellationToken) {
     let mut pace = Pace::new("the audit was interrupted, going on later", Backoff { base: EVERY, max: EVERY });
     while config.audit.is_some() && !shutdown.is_cancelled() {
@@ -70,7 +68,7 @@ pub(super) async fn audit_until(db: &Db, rollup: &Rollup, config: &Config, clock
     }
 }
 
-/// Sets the gauges; beside the slices, which may take long, or fail again and again.
+/// Sets the gauges; independent of the slices, which may take long, or keep failing.
 pub(super) async fn observe(db: &Db, rollup: &str) -> Result<(), DbError> {
     if let Some(at) = slices::last_ended(db, rollup).await? {
         AUDIT_LAST.set([], at.timestamp() as f64);
@@ -88,8 +86,8 @@ pub(super) async fn observe(db: &Db, rollup: &str) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Does the slice of the night, and what others have left undone of earlier ones; what came of
-/// each, none where nothing is left to do or somebody else does it.
+/// Audits the night's slice, and finishes earlier slices that were left unfinished; returns the result of each, which
+/// is empty if nothing is left to do or another scheduler is doing it.
 pub async fn audit_tonight(
     db: &Db,
     rollup: &Rollup,

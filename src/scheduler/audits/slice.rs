@@ -1,4 +1,4 @@
-//! One slice: from lab to lab, as far as the budget goes.
+//! One slice: from lab to lab, as far as the time budget allows.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +30,7 @@ use crate::{
     scheduler::Config,
 };
 
-/// How long a slice is held without a sign of life.
+/// How long a slice is held without recording anything.
 pub(super) const LEASE: Duration = Duration::from_secs(300);
 
 /// How often progress is recorded.
@@ -40,7 +40,7 @@ const RECORD_EVERY: Duration = Duration::from_secs(5);
 /// wants a rebuild, and a look at what breaks it.
 const FOUND_MAX: usize = 10_000;
 
-/// A slice, while this process works at it.
+/// A slice that this process is working on.
 pub(super) struct Slice<'a> {
     db: &'a Db,
     rollup: &'a Rollup,
@@ -50,7 +50,7 @@ pub(super) struct Slice<'a> {
     begun: Instant,
     budget: Duration,
     shutdown: &'a CancellationToken,
-    /// What has been recorded, and how many findings.
+    /// What has been recorded; `kept` is the number of findings.
     pub(super) done: Counts,
     kept: usize,
     unrecorded: Unrecorded,
@@ -69,16 +69,16 @@ struct Unrecorded {
 /// How a visit to a lab ended.
 #[derive(Debug, PartialEq, Eq)]
 enum Visit {
-    /// Its round has ended, or cannot go on tonight.
+    /// The lab's round has ended, or cannot continue tonight.
     Behind,
-    /// The slice has.
+    /// The slice has ended.
     Over,
-    /// The slice is somebody else's by now.
+    /// Another process has taken the slice.
     Lost,
 }
 
 impl<'a> Slice<'a> {
-    /// A slice of which this process has done nothing yet.
+    /// A slice that this process has not started on yet.
     pub(super) async fn begin(
         db: &'a Db,
         rollup: &'a Rollup,
@@ -105,7 +105,7 @@ impl<'a> Slice<'a> {
             || self.kept + self.unrecorded.found.len() >= FOUND_MAX
     }
 
-    /// Goes from lab to lab; false where the slice is somebody else's by now.
+    /// Goes from lab to lab; returns false if another process has taken the slice.
     pub(super) async fn work(&mut self) -> Result<bool, DbError> {
         if self.taken.spent >= self.budget {
             return Ok(true);
@@ -256,8 +256,7 @@ impl<'a> Slice<'a> {
         Ok(true)
     }
 
-    /// Ends the slice, together with the repair of what it has found; none where it is somebody
-    /// else's by now.
+    /// Ends the slice, together with the repair of what it found; `None` if another process has taken the slice.
     pub(super) async fn end(&self, is_repaired: bool) -> Result<Option<Option<i64>>, DbError> {
         let now = self.db.now(self.clock).await?;
         let ended = retry("end audit", || async {

@@ -1,15 +1,13 @@
-//! The bills of a test of the catalogue whose department changed.
+//! Finding the bills of a test of the catalogue whose department changed.
 //!
-//! A mark for each of them, made by the trigger, would be a million rows inside the user's own
-//! statement. So the trigger marks the test, and this walks by their keys, some thousand rows at a
-//! time, through the rows that refer to tests, and leaves a mark of each day on which it finds one;
-//! then through the stored rows that count the test, since a deletion may have taken the others
-//! along. In the end it deletes the marks of the tests.
+//! If the trigger marked each of these bills, that would be a million rows inside the user's own statement. So it
+//! marks only the test, and this module walks by key, a few thousand rows at a time, over the rows that refer to
+//! tests, and marks each day on which it finds one; then over the stored rows that count the test, because the
+//! referring rows may have been deleted with it. In the end it deletes the marks of the tests.
 //!
-//! Rows that come, go or move meanwhile leave marks of their own, and their jobs start later than
-//! the test's change: so it does no harm that the walk takes many transactions. How far it has come
-//! is kept in memory only, where errors leave it; a scheduler that dies leaves the marks of the tests, and
-//! another starts over.
+//! Rows that are inserted, deleted or moved meanwhile leave marks of their own, and their jobs start later than the
+//! test's change: so it does no harm that the walk takes many transactions. Its position is kept in memory only, and
+//! survives errors; if a scheduler dies, the marks of the tests remain, and another starts over.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -52,18 +50,18 @@ statement!(
 /// A table on the way, read by its key.
 #[derive(Debug)]
 struct Walk {
-    /// The key of the last row of a step.
+    /// The statement for the key of the last row of a step.
     bound: String,
-    /// The rows of a step that matter: lab, and moment or day; and what that statement is called.
+    /// The statement for the rows of a step that matter: lab, and time or day; below, that statement's name.
     rows: String,
     name: &'static str,
-    /// What else its rows have to fit.
+    /// Arguments for further conditions on its rows.
     args: Vec<Arg>,
     is_by_day: bool,
     after: i64,
 }
 
-/// Tests whose bills are being looked for.
+/// Tests whose bills are being searched for.
 #[derive(Debug)]
 pub(super) struct Expansion {
     marks: Vec<i64>,
@@ -72,7 +70,7 @@ pub(super) struct Expansion {
     seen: HashSet<(i64, NaiveDate)>,
 }
 
-/// Begins with the first tests marked above that id, where there are any.
+/// Begins with the first tests marked after that id, if there are any.
 pub(super) async fn begin(
     db: &Db,
     rollup: &Rollup,
@@ -163,9 +161,9 @@ fn stored(rollup: &Rollup, catalogue: &Catalogue, place: &str, tests: &[Arg]) ->
 }
 
 impl Expansion {
-    /// Reads some thousand rows, and marks the days of those that matter; false where it is through.
+    /// Reads a few thousand rows, and marks the days of those that matter; returns false at the end.
     ///
-    /// What it has read is behind only when that is committed: after an error the same rows are read again.
+    /// The position only advances with the commit: after an error, the same rows are read again.
     pub(super) async fn step(&mut self, db: &Db) -> Result<bool, DbError> {
         let Some(walk) = self.walks.front_mut() else { return Ok(false) };
         let mut tx = db.begin(Mode::Snapshot).await?;
@@ -198,7 +196,7 @@ impl Expansion {
         Ok(true)
     }
 
-    /// Deletes the marks of the tests; how many were left.
+    /// Deletes the marks of the tests; returns how many were left.
     pub(super) async fn end(&self, db: &Db) -> Result<u64, DbError> {
         let mut tx = db.begin(Mode::Write).await?;
         let deleted = marks::delete(&mut tx, &self.marks).await?;

@@ -21,7 +21,7 @@ const MARKS_A_BATCH: usize = 5000;
 /// How many ids or days one statement names.
 const VALUES_A_STATEMENT: usize = 1000;
 
-/// Who asks for the runs of marked days.
+/// The requester of the runs for marked days.
 pub const REQUESTED_BY: &str = "dirty days";
 
 statement!(MARKS_ANY, "any marks", "SELECT EXISTS (SELECT 1 FROM daymend_dirty WHERE id > ?)");
@@ -50,16 +50,16 @@ statement!(
        AND jobs.day IN ({list})"
 );
 
-/// What became of a batch.
+/// The result of a batch.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     /// The run that it enqueued.
     pub(super) run: Option<Enqueued>,
-    /// How many marks led to what, in the order of [`super::OUTCOMES`].
+    /// How many marks had which outcome, in the order of [`super::OUTCOMES`].
     pub(super) outcomes: [u64; 4],
     /// The highest id that was deleted.
     pub(super) last_deleted: Option<i64>,
-    /// The last id that was read, where there may be more behind it.
+    /// The last id that was read, if there may be more after it.
     pub(super) more_after: Option<i64>,
 }
 
@@ -78,7 +78,7 @@ enum Verdict {
     Drop,
 }
 
-/// Whether any mark is there, above that id.
+/// Whether there is any mark after that id.
 pub(super) async fn any(db: &Db, floor: i64) -> Result<bool, DbError> {
     db.fetch_one(&MARKS_ANY, args![floor], |row| row.flag(0)).await
 }
@@ -88,7 +88,7 @@ pub(crate) async fn oldest_us(tx: &mut Tx) -> Result<Option<i64>, DbError> {
     Ok(tx.fetch_optional(&MARKS_OLDEST, args![], |row| row.int_or_null(0)).await?.flatten())
 }
 
-/// Takes the first marks above that id, and enqueues the repair of their days.
+/// Takes the first marks after that id, and enqueues the repair of their days.
 pub(super) async fn enqueue(
     db: &Db,
     rollup: &Rollup,
@@ -139,7 +139,7 @@ pub(super) async fn enqueue(
     Ok(batch)
 }
 
-/// Deletes these marks and no others; how many were there.
+/// Deletes exactly these marks; returns how many there were.
 pub(super) async fn delete(tx: &mut Tx, ids: &[i64]) -> Result<u64, DbError> {
     let sql = tx.dialect().delete_by_key("daymend_dirty", "id");
     let mut deleted = 0;
@@ -193,7 +193,7 @@ async fn moments(
     Ok(moments)
 }
 
-/// The labs that the nightly run keeps.
+/// The labs that the nightly run maintains.
 #[derive(Debug)]
 pub(super) struct Labs(HashMap<i64, (Zone, Option<NaiveDate>)>);
 
@@ -204,7 +204,7 @@ impl Labs {
         Ok(Self(labs.flat_map(|(zone, labs)| labs.into_iter().map(move |(lab, to)| (lab, (zone, to)))).collect()))
     }
 
-    /// The zone of a lab that is kept.
+    /// The zone of a lab, if it is maintained.
     pub(super) fn zone(&self, lab: i64) -> Option<Zone> {
         self.0.get(&lab).map(|(zone, _)| *zone)
     }

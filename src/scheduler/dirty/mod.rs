@@ -1,30 +1,28 @@
-//! Late changes: marks of dirty days become repairs.
+//! Late changes: turning marks of dirty days into repairs.
 //!
-//! The triggers of [`crate::triggers`] append a mark to `daymend_dirty` inside the user's own
-//! transaction. A pass reads what has been committed, merges the marks of one day, and enqueues one
-//! repair run; in that same transaction it deletes exactly the marks that it has read, by their ids.
-//! Never up to an id: one that is lower may belong to a transaction that has not committed yet.
+//! The triggers of [`crate::triggers`] append a mark to `daymend_dirty` inside the user's own transaction. A pass
+//! reads the committed marks, merges those of the same day, and enqueues one repair run; in that same transaction it
+//! deletes exactly the marks that it has read, by id. It never deletes all marks up to some id: a lower id may belong
+//! to a transaction that has not committed yet.
 //!
-//! Why that is exact. A mark that is read has been committed, and with it the change. The job that is
-//! enqueued for it starts later and sees the change. So does a job of an earlier pass that was
-//! waiting still when it was looked for, after the marks had been read; so nothing is enqueued
-//! beside it, and a day that changes all the time has one waiting job at most. Jobs of other runs do
-//! not count: somebody may cancel them.
+//! Why this is exact: a mark that can be read has been committed, and the change with it. The job enqueued for it
+//! starts later and sees the change. So does a job of an earlier pass that was still waiting when it was looked for,
+//! after the marks had been read; in that case nothing more is enqueued, and a day that changes all the time has at
+//! most one waiting job. Jobs of other runs do not count, because they may be cancelled.
 //!
 //! What needs no job:
 //!
-//! - a day that is not over: the nightly run will do it. Its marks go only as long as that day has
-//!   not been enqueued; if it has, by a scheduler whose clock is ahead, they stay until the day is
-//!   over by this clock too;
-//! - a lab that is unknown, not enabled, or without a usable zone: the nightly run leaves it out as
-//!   well, and once it is set right its history has to be rebuilt anyway;
-//! - a bill that is gone (its deletion left a mark of its own), and a moment that no DATETIME holds.
+//! - a day that is not over: the nightly run will cover it. Its marks are deleted only if that day has not been
+//!   enqueued yet; if it has, by a scheduler whose clock is ahead, they stay until the day is over by this clock too;
+//! - a lab that is unknown, not enabled, or without a usable zone: the nightly run leaves it out as well, and once it
+//!   is fixed its history has to be rebuilt anyway;
+//! - a bill that is gone (its deletion left a mark of its own), and a time outside the range of DATETIME.
 //!
-//! A mark of a test of the catalogue stands for every bill with that test: [`expand`] looks for them
-//! a little at a time, beside all else, and leaves marks of their days.
+//! A mark of a test of the catalogue stands for every bill with that test: [`expand`] finds them little by little,
+//! alongside the other work, and marks their days.
 //!
-//! How it fails: nothing is lost where a pass is cut off, as its transaction ends with it; what is being
-//! looked for of tests goes on from where it was, and is begun anew by another scheduler.
+//! How it fails: nothing is lost if a pass is cut off, because its transaction is rolled back; the search for bills
+//! of tests continues where it was, and another scheduler starts it over.
 
 mod expand;
 mod marks;
@@ -68,23 +66,23 @@ const EXPAND_FOR: Duration = Duration::from_millis(200);
 const LOOK_BACK_IDS: i64 = 10_000;
 const LOOK_ALL_EVERY: Duration = Duration::from_secs(30);
 
-/// What marks led to, as a label.
+/// The outcomes of marks, as label values.
 pub(crate) const OUTCOMES: [&str; 4] = ["repaired", "not_over", "dropped", "expanded"];
 
 /// What a scheduler remembers from one pass to the next; all of it can be lost.
 #[derive(Debug, Default)]
 struct Watcher {
-    /// Marks up to this id are looked for only now and then.
+    /// Marks up to this id are checked only occasionally.
     floor: i64,
-    /// Above which id the last pass has looked for marks.
+    /// The id above which the last pass looked for marks.
     looked_above: i64,
-    /// When all of them were looked for.
+    /// When all marks were last checked.
     looked_at_all: Option<Instant>,
-    /// The tests whose bills are being looked for.
+    /// The tests whose bills are being searched for.
     expansion: Option<Expansion>,
 }
 
-/// Enqueues repairs of all marked days, those of tests included.
+/// Enqueues repairs of all marked days, including those of marked tests.
 pub async fn repair_marked_days(
     db: &Db,
     rollup: &Rollup,
@@ -99,7 +97,7 @@ pub async fn repair_marked_days(
     watcher.pass(db, rollup, watch, config, now, report).await
 }
 
-/// Makes pass after pass until `shutdown`.
+/// Runs passes until `shutdown`.
 pub(super) async fn watch_until(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, shutdown: &CancellationToken) {
     let Some(watch) = &rollup.watch else { return };
     let mut watcher = Watcher::default();

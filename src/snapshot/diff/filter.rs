@@ -1,6 +1,6 @@
-//! `--where`: which rows a comparison is about.
+//! `--where`: restricting a comparison to some rows.
 //!
-//! Conditions are read here and decided here, on the values of a row; no part of them becomes SQL.
+//! Conditions are parsed and evaluated here, on the values of a row; no part of them becomes SQL.
 
 use std::{cmp::Ordering, fmt};
 
@@ -9,7 +9,7 @@ use crate::{
     snapshot::{cells, schema::Table, side::Shape},
 };
 
-/// `COLUMN=VALUE`, with `!=`, `<`, `<=`, `>`, `>=` as well; all that are given have to hold.
+/// `COLUMN=VALUE`, or with `!=`, `<`, `<=`, `>`, `>=`; if several are given, all must hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
     column: String,
@@ -60,7 +60,7 @@ impl fmt::Display for Condition {
 }
 
 impl Condition {
-    /// The column that it is about.
+    /// The column it applies to.
     #[must_use]
     pub fn column(&self) -> &str {
         &self.column
@@ -135,12 +135,12 @@ fn compare(a: &str, b: &str) -> Option<Ordering> {
     })
 }
 
-/// The conditions, with the places of their columns in a table, and whether those hold exact numbers.
+/// The conditions, each with its column's position in a table, and whether that column holds exact numbers.
 #[derive(Debug, Clone)]
 pub struct Filter<'a>(Vec<(usize, bool, &'a Condition)>);
 
 impl<'a> Filter<'a> {
-    /// The filter for a table; none where a column is not among its own.
+    /// The filter for a table; `None` if the table lacks one of the columns.
     #[must_use]
     pub fn new(conditions: &'a [Condition], shape: &Shape, table: &Table) -> Option<Self> {
         let place = |condition: &'a Condition| {
@@ -151,7 +151,7 @@ impl<'a> Filter<'a> {
         conditions.iter().map(place).collect::<Option<_>>().map(Self)
     }
 
-    /// Whether a row is meant.
+    /// Whether a row matches.
     #[must_use]
     pub fn takes(&self, row: &[Arg]) -> bool {
         self.0.iter().all(|(place, is_exact, condition)| condition.holds(&row[*place], *is_exact))

@@ -1,9 +1,9 @@
-//! What differs between two snapshots, or between a snapshot and the live database.
+//! Differences between two snapshots, or between a snapshot and the live database.
 //!
-//! Every page of one side is looked up in the other by its key, both ways: memory is bounded by a page,
-//! whatever the tables' size, and nothing depends on how either side sorts. Only keys that are written in
-//! other letters, and are the same to the newer side, are remembered. Over several snapshots each
-//! neighbouring pair is compared, which says between which two of them a row vanished.
+//! Every page of one side is looked up in the other by its key, in both directions: memory is bounded by a page,
+//! whatever the tables' size, and nothing depends on how either side sorts. Only keys that are spelled differently,
+//! but are equal to the newer side, are remembered. With several snapshots, each is compared with the next, which
+//! shows between which two of them a row vanished.
 
 pub mod filter;
 
@@ -25,11 +25,11 @@ use crate::db::{Mode, Tx};
 pub struct Options {
     /// Only these tables.
     pub tables: Vec<String>,
-    /// Only rows that fulfil these.
+    /// Only rows that match all of these.
     pub conditions: Vec<Condition>,
-    /// How many rows of each kind to name.
+    /// How many rows of each kind to show.
     pub samples: usize,
-    /// What refers to what beside foreign keys, and what identifies rows.
+    /// References besides foreign keys, and the columns that identify rows.
     pub relations: Relations,
 }
 
@@ -44,18 +44,18 @@ pub struct Diff {
     pub tables: Vec<TableDiff>,
     /// How many rows were compared.
     pub compared: u64,
-    /// How many rows fit `--where`, on either side.
+    /// How many rows match `--where`, on either side.
     pub fitting: u64,
-    /// Tables that cannot be compared, and why: they differ, in a way that has no rows.
+    /// Tables that cannot be compared, and why: they count as differing, although no row is shown.
     pub uncompared: Vec<String>,
     /// Columns that only one side has, and tables that `--where` leaves out.
     pub remarks: Vec<String>,
-    /// Whether those are all tables, so that nothing was compared.
+    /// Whether that applies to all tables, so that nothing was compared.
     #[serde(skip)]
     pub is_all_left_out: bool,
 }
 
-/// What differs in a table.
+/// The differences in a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TableDiff {
     /// The table.
@@ -64,18 +64,18 @@ pub struct TableDiff {
     pub vanished: Rows,
     /// Rows whose key the older side does not have.
     pub added: Rows,
-    /// Rows with the same key and other values.
+    /// Rows with the same key but other values.
     pub changed: Rows,
-    /// Rows with the same key, which are somebody else: the columns that identify them differ.
+    /// Rows with the same key that stand for something else: the columns that identify them differ.
     pub reused: Rows,
-    /// Vanished rows that referred to rows that vanished as well, by the reference.
+    /// How many vanished rows referred to rows that vanished too, by reference.
     pub with: BTreeMap<String, u64>,
-    /// How many rows fit `--where`.
+    /// How many rows match `--where`.
     #[serde(skip)]
     pub fitting: u64,
 }
 
-/// Rows, the first of which are named.
+/// A number of rows, with some of them as samples.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Rows {
     /// How many.
@@ -112,7 +112,7 @@ struct Views {
     new: Tx,
 }
 
-/// Compares two sides; `progress` is told how many rows have been compared.
+/// Compares two sides; `progress` is called with the number of rows compared.
 pub async fn compare(
     old: &Side,
     new: &Side,

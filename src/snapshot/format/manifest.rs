@@ -1,4 +1,4 @@
-//! The manifest: what a snapshot says of itself.
+//! The manifest, which describes a snapshot.
 
 use std::{fmt, path::Path, str::FromStr};
 
@@ -12,9 +12,9 @@ use crate::{
     snapshot::{SnapshotError, schema::Table},
 };
 
-/// The version of the format that this binary writes, and the latest that it reads; it reads all before it.
+/// The version of the format that this binary writes; it reads this and all earlier versions.
 ///
-/// 1 said the CHECKs of each table a second time, beside its `CREATE TABLE`; nobody has read them.
+/// Version 1 also stored the CHECKs of each table separately from its `CREATE TABLE`; nothing ever read them.
 pub const FORMAT: u32 = 2;
 
 /// How a name is written: sorted as text, names are sorted by time.
@@ -44,14 +44,14 @@ impl Name {
         format!("{self}{DATA}")
     }
 
-    /// The object that says that the snapshot is whole.
+    /// The object whose presence says that the snapshot is complete.
     #[must_use]
     pub fn manifest(self) -> String {
         format!("{self}{MANIFEST}")
     }
 }
 
-/// How the two objects' names end.
+/// The suffixes of the two objects' names.
 pub(crate) const DATA: &str = ".sqlite.zst";
 pub(crate) const MANIFEST: &str = ".json";
 
@@ -82,7 +82,7 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
-/// What a snapshot says of itself.
+/// The description of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The version of the format.
@@ -91,7 +91,7 @@ pub struct Manifest {
     pub name: Name,
     /// The version of the daymend that took it.
     pub daymend: String,
-    /// The moment whose rows it holds.
+    /// The moment whose rows it contains.
     pub taken_at: DateTime<Utc>,
     /// How long it took to copy, in milliseconds.
     pub took_ms: u64,
@@ -105,7 +105,7 @@ pub struct Manifest {
     pub sqlite_size: u64,
     /// The SHA-256 of the compressed file.
     pub sha256: String,
-    /// The SHA-256 of the manifest as JSON without white space, where this very text is empty.
+    /// The SHA-256 of the manifest as JSON without white space, with this field empty.
     pub checksum: String,
 }
 
@@ -114,28 +114,28 @@ pub struct Manifest {
 pub struct Server {
     /// `mysql`, `mariadb` or `sqlite`.
     pub kind: String,
-    /// Its version, as it says.
+    /// Its version, as it reports it.
     pub version: String,
-    /// The name of the database; of SQLite's, its file.
+    /// The name of the database; for SQLite, its file.
     pub database: String,
 }
 
 /// A table of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableCopy {
-    /// What it looked like.
+    /// Its schema.
     #[serde(flatten)]
     pub table: Table,
     /// How many rows it has.
     pub rows: u64,
-    /// The SHA-256 of its rows in the order of its key (see [`super::row`]).
+    /// The SHA-256 of its rows in key order (see [`super::row`]).
     pub sha256: String,
-    /// The columns that tell its rows apart, and sort them.
+    /// The columns that identify its rows, and sort them.
     pub key: Vec<String>,
 }
 
 impl Server {
-    /// Whether the database is the one that was copied, by its name.
+    /// Whether the database has the name of the one that was copied.
     #[must_use]
     pub fn is_of(&self, db: &Db) -> bool {
         let dialect = if self.kind == "sqlite" { Dialect::Sqlite } else { Dialect::MySql };
@@ -143,8 +143,8 @@ impl Server {
     }
 }
 
-/// Whether two names are of one database. A file of SQLite's may have been moved to another directory: it goes
-/// by its own name alone.
+/// Whether two names are of the same database. A SQLite file may have been moved to another directory: only its file
+/// name is compared.
 #[must_use]
 pub fn is_same_name(dialect: Dialect, one: &str, other: &str) -> bool {
     match dialect {
@@ -154,7 +154,7 @@ pub fn is_same_name(dialect: Dialect, one: &str, other: &str) -> bool {
 }
 
 impl Manifest {
-    /// The SHA-256 of everything that it says, but for the checksum itself.
+    /// The SHA-256 of the whole manifest, except the checksum itself.
     #[must_use]
     pub fn checksum(&self) -> String {
         Self::checksum_of(&serde_json::to_vec(self).unwrap_or_default(), &self.checksum)
@@ -174,10 +174,10 @@ impl Manifest {
         hex::encode(hash.finalize())
     }
 
-    /// Reads one.
+    /// Parses a manifest.
     ///
     /// # Errors
-    /// Where it is damaged, of another snapshot, or of a format that this binary does not know.
+    /// If it is damaged, belongs to another snapshot, or has a format that this binary does not know.
     pub fn parse(name: Name, bytes: &[u8]) -> Result<Self, SnapshotError> {
         #[derive(Deserialize)]
         struct Version {
@@ -201,13 +201,13 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// A table, by its name.
+    /// The table with this name.
     #[must_use]
     pub fn table(&self, name: &str) -> Option<&TableCopy> {
         self.tables.iter().find(|copy| copy.table.name == name)
     }
 
-    /// How many rows there are in all tables.
+    /// The number of rows in all tables.
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.tables.iter().map(|copy| copy.rows).sum()

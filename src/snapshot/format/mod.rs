@@ -1,11 +1,11 @@
-//! The format, version 1.
+//! The format of snapshots.
 //!
-//! `NAME.sqlite.zst` is a SQLite database, compressed with zstd: `zstd -d` and any SQLite tool open
-//! it. Each table has its own name and its columns theirs, without a declared type, so that SQLite
-//! converts nothing; its rows are kept by their key. `_daymend_tables` repeats what the manifest
-//! says of each table, so that the file stands alone.
+//! `NAME.sqlite.zst` is a SQLite database, compressed with zstd: it opens with `zstd -d` and any SQLite tool. Tables
+//! and columns keep their names; columns have no declared type, so that SQLite converts nothing, and rows are stored
+//! by their key. `_daymend_tables` repeats what the manifest says about each table, so that the file is
+//! self-contained.
 //!
-//! What a value becomes is in [`value`]; what is hashed is in [`row`].
+//! [`value`] says how values are converted, [`row`] what is hashed.
 
 pub mod manifest;
 pub mod open;

@@ -1,4 +1,4 @@
-//! Reading a snapshot: unpacked to a file that is gone afterwards.
+//! Opening a snapshot: it is unpacked to a temporary file, which is removed afterwards.
 
 use std::{io::Error, path::PathBuf};
 
@@ -11,28 +11,27 @@ use crate::{
     snapshot::{SnapshotError, Store, scratch::Scratch},
 };
 
-/// A snapshot that can be read with SQL, as long as this lives.
+/// A snapshot that can be read with SQL, until this is dropped.
 #[derive(Debug)]
 pub struct Opened {
-    /// What it says of itself.
+    /// Its manifest.
     pub manifest: Manifest,
-    /// Its SQLite database, read only: each table under its own name, with its columns under theirs.
+    /// Its SQLite database, read-only: tables and columns have their own names.
     pub db: Db,
     _scratch: Scratch,
 }
 
-/// Opens a snapshot: fetches it, checks the hash of its file, and unpacks it to a temporary file
-/// (in `TMPDIR`).
+/// Opens a snapshot: fetches it, verifies the hash of its file, and unpacks it to a temporary file (in `TMPDIR`).
 ///
 /// # Errors
-/// Where there is no such snapshot, where it is damaged, and where there is no room for it.
+/// If there is no such snapshot, it is damaged, or there is not enough space for it.
 pub async fn open(store: &Store, name: Name) -> Result<Opened, SnapshotError> {
     let manifest = store.manifest(name).await?;
     let (scratch, path) = unpack(store, &manifest).await?;
     Ok(Opened { manifest, db: open_file(&path), _scratch: scratch })
 }
 
-/// Fetches a snapshot's file and unpacks it; where it is, for as long as the directory is there.
+/// Fetches a snapshot's file and unpacks it; returns the path, which is valid until the directory is dropped.
 pub(crate) async fn unpack(store: &Store, manifest: &Manifest) -> Result<(Scratch, PathBuf), SnapshotError> {
     let parent = std::env::temp_dir();
     let scratch = Scratch::new(&parent)?;

@@ -64,7 +64,7 @@ pub(crate) struct Packed {
     pub(crate) sha256: String,
 }
 
-/// A file that nobody else may read, where it is new: it holds what the database keeps from others.
+/// Options to open a file that, if newly created, nobody else may read: it holds what the database keeps from others.
 pub(crate) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     #[cfg(unix)]
@@ -77,7 +77,7 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
     private().write(true).create_new(true).open(path)
 }
 
-/// Compresses a file into another one, which is on the disk when this returns.
+/// Compresses a file into another one, which is synced to disk when this returns.
 pub(crate) fn pack(from: &Path, to: &Path) -> io::Result<Packed> {
     let source = File::open(from)?;
     let mut encoder = zstd::Encoder::new(Hashing::new(create(to)?), LEVEL)?;
@@ -92,8 +92,8 @@ pub(crate) fn pack(from: &Path, to: &Path) -> io::Result<Packed> {
     Ok(Packed { size: hashing.size, sha256: hex::encode(hashing.hasher.finalize()) })
 }
 
-/// Unpacks a file into another one; the size and hash of the packed file. An error where it is damaged
-/// in a way that zstd sees, and also where it unpacks to more than `max` bytes.
+/// Unpacks a file into another one; returns the size and hash of the packed file. Fails if zstd finds it damaged, or
+/// if it unpacks to more than `max` bytes.
 pub(crate) fn unpack(from: &Path, to: &Path, max: u64) -> io::Result<Packed> {
     let mut source = BufReader::with_capacity(CHUNK, Hashing::new(File::open(from)?));
     let mut target = create(to)?;

@@ -1,9 +1,8 @@
-//! A row as bytes: what is hashed, and what travels from the reader to the writer.
+//! A row as bytes: for hashing, and for passing rows from the reader to the writer.
 //!
-//! Each value is a tag and what follows it: 0 NULL; 1 a whole number, eight bytes; 2 a floating-point
-//! number, eight bytes; 3 text and 4 bytes, each as its length in four bytes and then itself. Numbers
-//! are little-endian. A table's hash is the SHA-256 of its rows one after the other, in the order of
-//! the key by SQLite's rules.
+//! Each value is a tag followed by its content: 0 NULL; 1 a whole number, eight bytes; 2 a floating-point number,
+//! eight bytes; 3 text and 4 bytes, each with a four-byte length before the content. Numbers are little-endian. A
+//! table's hash is the SHA-256 of its rows, concatenated in the order of the key by SQLite's rules.
 
 use std::cmp::Ordering;
 
@@ -50,7 +49,7 @@ fn put_bytes(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
     out.extend_from_slice(value);
 }
 
-/// Appends a value as SQLite has it.
+/// Appends a SQLite value.
 pub fn put(out: &mut Vec<u8>, value: ValueRef<'_>) {
     match value {
         ValueRef::Null => put_null(out),
@@ -61,7 +60,7 @@ pub fn put(out: &mut Vec<u8>, value: ValueRef<'_>) {
     }
 }
 
-/// Takes the first value off `bytes`; none at their end.
+/// Removes the first value from `bytes` and returns it; `None` at the end.
 pub fn take<'a>(bytes: &mut &'a [u8]) -> Option<ValueRef<'a>> {
     let (tag, rest) = bytes.split_first()?;
     let (value, rest) = match *tag {
@@ -82,7 +81,7 @@ pub fn take<'a>(bytes: &mut &'a [u8]) -> Option<ValueRef<'a>> {
     Some(value)
 }
 
-/// SQLite's order: NULL, then numbers, then text and then bytes, both byte by byte.
+/// SQLite's order: NULL, then numbers, then text, then bytes; text and bytes are compared byte by byte.
 #[must_use]
 pub fn compare(a: ValueRef<'_>, b: ValueRef<'_>) -> Ordering {
     let class = |value: ValueRef<'_>| match value {
@@ -106,7 +105,7 @@ pub fn compare(a: ValueRef<'_>, b: ValueRef<'_>) -> Ordering {
 pub struct Hasher(Sha256);
 
 impl Hasher {
-    /// Hashes a row, or several one after the other.
+    /// Adds a row, or several concatenated ones.
     pub fn rows(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }

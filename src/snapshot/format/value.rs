@@ -1,11 +1,11 @@
-//! What a database's values become.
+//! How database values are converted.
 //!
-//! Whole numbers become INTEGER; those of a BIGINT UNSIGNED that are too large for it, and DECIMALs,
-//! the TEXT of the number. FLOAT and DOUBLE become REAL. Dates and times become TEXT as the server
-//! prints them: with as many places as declared, zero dates as zeros, TIMESTAMPs in UTC. Characters,
-//! ENUM, SET and JSON become TEXT, everything else BLOB. What comes from SQLite stays what it is.
+//! Whole numbers become INTEGER, except that BIGINT UNSIGNED values too large for it, and DECIMALs, become the TEXT
+//! of the number. FLOAT and DOUBLE become REAL. Dates and times become TEXT as the server prints them: with as many
+//! decimal places as declared, zero dates as zeros, TIMESTAMPs in UTC. Characters, ENUM, SET and JSON become TEXT,
+//! everything else BLOB. Values from SQLite stay as they are.
 //!
-//! MySQL's values are read off the binary protocol, where a FLOAT has all of its bits.
+//! MySQL's values are decoded from the binary protocol, where a FLOAT has all of its bits.
 
 use rusqlite::types::ValueRef;
 
@@ -15,7 +15,7 @@ use crate::{
     snapshot::schema::Column,
 };
 
-/// A value of a snapshot.
+/// A value in a snapshot.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// NULL.
@@ -24,7 +24,7 @@ pub enum Value {
     Int(i64),
     /// REAL.
     Real(f64),
-    /// TEXT; not always UTF-8 where it comes from SQLite.
+    /// TEXT; not always UTF-8 if it comes from SQLite.
     Text(Vec<u8>),
     /// BLOB.
     Blob(Vec<u8>),
@@ -52,7 +52,7 @@ enum Kind {
     Blob,
     Year,
     Date,
-    /// DATETIME or TIMESTAMP with so many places.
+    /// DATETIME or TIMESTAMP with that many decimal places.
     Moment(u8),
     Time(u8),
 }
@@ -84,18 +84,18 @@ impl Kind {
     }
 }
 
-/// Reads the rows of a table.
+/// Decodes the rows of a table.
 #[derive(Debug)]
 pub struct Decoder(Vec<Kind>);
 
 impl Decoder {
-    /// For a SELECT of these columns, in this order.
+    /// A decoder for a SELECT of these columns, in this order.
     #[must_use]
     pub fn new(columns: &[Column]) -> Self {
         Self(columns.iter().map(Kind::of).collect())
     }
 
-    /// Appends a row, as [`row`] has it.
+    /// Appends a row in the encoding of [`row`].
     pub fn encode(&self, from: &Row, out: &mut Vec<u8>) -> Result<(), sqlx::Error> {
         for (index, kind) in self.0.iter().enumerate() {
             match from.cell(index)? {

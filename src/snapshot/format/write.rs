@@ -1,8 +1,8 @@
-//! Writing a snapshot's SQLite file, on a thread of its own.
+//! Writing a snapshot's SQLite file, in a thread of its own.
 //!
-//! Rows arrive in batches, as [`super::row`] has them. Each table is kept by its key and nothing
-//! else, so that a row is looked up by it and read in its order. Nothing is synced here: the file is
-//! packed afterwards, and whoever dies before that begins anew.
+//! Rows arrive in batches, encoded as in [`super::row`]. Each table is stored by its key only, so that rows can be
+//! looked up by it and read in its order. Nothing is synced here: the file is packed afterwards, and after a crash
+//! before that the copy starts over.
 
 use std::path::Path;
 
@@ -29,15 +29,15 @@ use crate::{
 const PRAGMAS: &str = "PRAGMA page_size = 16384; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
      PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_size = -8192; PRAGMA temp_store = FILE; BEGIN";
 
-/// What the writer is told.
+/// A message to the writer.
 pub(crate) enum Message {
-    /// The rows that follow are of this table, kept by these columns, as a database of this kind has them.
+    /// The rows that follow belong to this table, with this key, from a database of this kind.
     Table(Box<Table>, Vec<String>, Dialect),
-    /// Whole rows.
+    /// Complete rows.
     Rows(Vec<u8>),
 }
 
-/// Writes what arrives until nobody sends any more; the tables, with their hashes.
+/// Writes what arrives until all senders are gone; returns the tables, with their hashes.
 pub(crate) fn write(path: &Path, mut messages: mpsc::Receiver<Message>) -> Result<Vec<TableCopy>, SnapshotError> {
     // One thread has it: SQLite need not lock anything for each value.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -100,7 +100,7 @@ fn is_id(column: &Column) -> bool {
     column.is_whole() && !(column.type_word() == "bigint" && column.is_unsigned())
 }
 
-/// SELECT of all columns of a table, in the order of its key.
+/// A SELECT of all columns of a table, in key order.
 pub(crate) fn select(table: &Table, key: &[String]) -> String {
     let names = table.columns.iter().map(|column| column.name.as_str());
     format!(
@@ -111,7 +111,7 @@ pub(crate) fn select(table: &Table, key: &[String]) -> String {
     )
 }
 
-/// Hashes a table as it is in the file, row by row; how many rows there are, and their hash.
+/// Hashes a table as stored in the file, row by row; returns the number of rows, and their hash.
 pub(crate) fn hash(
     connection: &Connection,
     table: &Table,
@@ -151,13 +151,13 @@ struct Writer<'c> {
     statement: rusqlite::Statement<'c>,
     table: Table,
     key: Vec<String>,
-    /// Where the columns of the key are.
+    /// The positions of the key's columns.
     key_at: Vec<usize>,
     rows: u64,
     hasher: Hasher,
-    /// Whether the rows have come in SQLite's order up to now; the database sorts text by its own rules.
+    /// Whether the rows have arrived in SQLite's order so far; the database sorts text by its own rules.
     is_sorted: bool,
-    /// The key of the row before.
+    /// The key of the previous row.
     before: Vec<u8>,
 }
 

@@ -1,8 +1,7 @@
-//! The working file: which rows are candidates for being restored, and what became of each.
+//! The working file: which rows are candidates for being restored, and the state of each.
 //!
-//! A SQLite file of its own, so that a million vanished rows need no memory. It is thrown away and
-//! made anew by every run: what a run before it has done is read from the live database and from the
-//! undo file.
+//! It is a SQLite file, so that a million vanished rows need no memory. Every run discards it and starts a new one:
+//! what earlier runs did is read from the live database and from the undo file.
 
 use std::path::Path;
 
@@ -17,7 +16,7 @@ use crate::{
     },
 };
 
-/// What is, or will be, done with a row of the snapshot that the live database does not have.
+/// What is, or will be, done with a row of the snapshot that is missing from the live database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -25,19 +24,19 @@ pub enum State {
     Missing,
     /// It has been restored.
     Restored,
-    /// It was entered again under another key, which references are written as.
+    /// It was entered again under another key; references to it are rewritten to that key.
     Mapped,
-    /// Its unique key is held by somebody else, who was there before.
+    /// Its unique key is held by an unrelated row that already existed when the snapshot was taken.
     TakenOver,
-    /// Its own key is held by a row of another identity.
+    /// Its own key is now used by a row with another identity.
     Reused,
-    /// Who holds its unique key cannot be told.
+    /// It cannot be told which row holds its unique key.
     Ambiguous,
     /// It was deleted on purpose.
     Excluded,
-    /// It cannot go in, for a reason that the database or its parents give.
+    /// It cannot be inserted, because of the database or its parents.
     Deferred,
-    /// Nobody has asked for rows of its table.
+    /// Its table was not asked for.
     LeftOut,
 }
 
@@ -74,7 +73,7 @@ impl State {
         Self::ALL.into_iter().find(|state| state.name() == name)
     }
 
-    /// Whether somebody wants it back, whatever becomes of it.
+    /// Whether it should be restored if possible.
     #[must_use]
     pub fn is_wanted(self) -> bool {
         !matches!(self, Self::Excluded | Self::LeftOut)
@@ -90,20 +89,20 @@ impl State {
 /// A candidate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Candidate {
-    /// Its place among the table's candidates, in the order of their keys.
+    /// Its position among the table's candidates, in key order.
     pub place: i64,
     /// Its key in the snapshot.
     pub key: Cells,
-    /// About how many bytes its row takes; rows are read by the page, and of long ones fewer.
+    /// Approximate size of its row in bytes; a page has fewer rows if they are long.
     pub size: usize,
-    /// What is done with it.
+    /// Its state.
     pub state: State,
-    /// Why.
+    /// The reason for the state.
     pub reason: String,
-    /// More about it.
+    /// More detail.
     pub detail: String,
-    /// The key of the live row that stands for it, or in its way. Of a row that is restored, the key that it goes
-    /// in with, where it refers to rows that have other keys now.
+    /// The key of the live row that replaces it, or is in its way. For a row to be restored whose references now have
+    /// other keys: the key that it gets.
     pub holder: Option<Cells>,
 }
 
@@ -125,24 +124,24 @@ impl Candidate {
     }
 }
 
-/// A row that went in with references left empty, to be filled in when their rows are there.
+/// A row that was inserted with references left empty, to be filled in once their rows exist.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fill {
     /// The table's number.
     pub table: usize,
     /// The row's key in the live database.
     pub key: Cells,
-    /// The row as it went in: one that is another by now is somebody else's business.
+    /// The row as it was inserted: if it differs now, it is left alone.
     pub row: Cells,
-    /// The places of the columns, and their values.
+    /// The positions of the columns, and their values.
     pub values: Vec<(usize, Arg)>,
-    /// Whether the run that put it in has ended, and said that its references are empty.
+    /// Whether the run that inserted it has ended, and recorded that its references are empty.
     pub is_known: bool,
-    /// Why the database did not let them be filled in, and its own words; empty where it was not asked.
+    /// Why the database rejected filling them in, and its message; empty if it was not tried.
     pub refused: (String, String),
 }
 
-/// How many candidates of a table are in a state for a reason.
+/// How many candidates of a table are in a state for the same reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Count {
     /// The table's number.
@@ -175,17 +174,17 @@ const COLUMNS: &str = "n, key, size, state, reason, detail, holder";
 #[derive(Debug)]
 pub struct Candidates {
     db: Db,
-    /// Where it is.
+    /// Its directory.
     _dir: Scratch,
 }
 
 impl Candidates {
-    /// An empty one in the directory for temporary files, which goes when this does.
+    /// An empty file in the directory for temporary files; removed when this is dropped.
     pub async fn temporary() -> Result<Self, SnapshotError> {
         Self::within(&std::env::temp_dir()).await
     }
 
-    /// An empty one in another directory.
+    /// An empty file in another directory.
     pub async fn within(parent: &Path) -> Result<Self, SnapshotError> {
         let dir = Scratch::new(parent)?;
         let options = ConnectOptions { create: true, ..ConnectOptions::new(2) };
@@ -207,7 +206,7 @@ impl Candidates {
         Ok(found)
     }
 
-    /// Adds candidates of a table behind those that it has.
+    /// Appends candidates of a table.
     pub async fn add(&self, table: usize, candidates: &[Candidate]) -> Result<(), DbError> {
         if candidates.is_empty() {
             return Ok(());
@@ -227,12 +226,12 @@ impl Candidates {
         tx.commit().await
     }
 
-    /// Writes down what became of candidates of a table.
+    /// Records the state of candidates of a table.
     pub async fn set(&self, table: usize, candidates: &[Candidate]) -> Result<(), DbError> {
         self.write(table, candidates, false).await
     }
 
-    /// Writes down verdicts, which may be forgotten again.
+    /// Records verdicts, which can be reverted.
     pub async fn judge(&self, table: usize, candidates: &[Candidate]) -> Result<(), DbError> {
         self.write(table, candidates, true).await
     }
@@ -266,7 +265,7 @@ impl Candidates {
         tx.commit().await
     }
 
-    /// Makes all candidates what they were before they were judged. What is contested stays so.
+    /// Reverts all verdicts. Contested live rows stay contested.
     pub async fn forget_verdicts(&self) -> Result<(), DbError> {
         let mut tx = self.db.begin(Mode::Write).await?;
         for sql in [
@@ -279,14 +278,14 @@ impl Candidates {
         tx.commit().await
     }
 
-    /// More than one candidate says that this live row is its own: none of them is believed, or only one.
+    /// Records that several candidates claim this live row: none of the claims is accepted, or only that of `winner`.
     pub async fn contest(&self, table: usize, holder: &[Arg], winner: Option<&Cells>) -> Result<(), DbError> {
         let args = args![table, cells::encode(holder), winner.map(|key| cells::encode(key))];
         self.run("INSERT OR REPLACE INTO contested (t, holder, key) VALUES (?, ?, ?)", args).await.map(drop)
     }
 
-    /// Whom a live row may stand for that more than one candidate has claimed: a key, or nobody. None where at most
-    /// one has.
+    /// The key of the candidate that a contested live row stands for, `Some(None)` if it stands for none. `None` if
+    /// the row is not contested.
     pub async fn contested(&self, table: usize, holder: &[Arg]) -> Result<Option<Option<Cells>>, SnapshotError> {
         let mut tx = self.db.begin(Mode::Snapshot).await?;
         let sql = "SELECT key FROM contested WHERE t = ? AND holder = ?";
@@ -296,7 +295,8 @@ impl Candidates {
         Ok(found.map(|key| key.and_then(|key| cells::decode(&key))))
     }
 
-    /// The next candidates of a table in a state, behind a place: not more than a page, nor than a page's bytes of rows.
+    /// The next candidates of a table in a state, after a position: at most a page, and at most a page's bytes of
+    /// rows.
     pub async fn page(&self, table: usize, state: State, after: i64) -> Result<Vec<Candidate>, SnapshotError> {
         let sql =
             format!("SELECT {COLUMNS} FROM candidates WHERE t = ? AND state = ? AND n > ? ORDER BY n LIMIT {PAGE}");
@@ -310,7 +310,7 @@ impl Candidates {
         Ok(page)
     }
 
-    /// The first candidates of a table in a state for a reason.
+    /// The first candidates of a table in a state for a given reason.
     pub async fn first(
         &self,
         table: usize,
@@ -323,19 +323,19 @@ impl Candidates {
         self.read(sql, args![table, state.name(), reason, limit]).await
     }
 
-    /// Nobody has asked for what is missing of a table.
+    /// Marks the missing rows of a table as not asked for.
     pub async fn leave_out(&self, table: usize) -> Result<u64, DbError> {
         let states = args![State::LeftOut.name(), table, State::Missing.name()];
         self.run("UPDATE candidates SET state = ? WHERE t = ? AND state = ?", states).await
     }
 
-    /// Gives deferred rows another try.
+    /// Makes deferred rows ready for another try.
     pub async fn retry(&self) -> Result<u64, DbError> {
         let states = args![State::Missing.name(), State::Deferred.name()];
         self.run("UPDATE candidates SET state = ?, reason = '', detail = '' WHERE state = ?", states).await
     }
 
-    /// What became of the candidates with these keys; none for a row that is no candidate.
+    /// The candidates with these keys; `None` for a row that is not a candidate.
     pub async fn find(&self, table: usize, keys: &[Cells]) -> Result<Vec<Option<Candidate>>, SnapshotError> {
         let texts: Vec<String> = keys.iter().map(|key| cells::encode(key)).collect();
         let mut known = std::collections::HashMap::new();
@@ -351,14 +351,14 @@ impl Candidates {
         Ok(texts.iter().map(|text| known.get(text).cloned()).collect())
     }
 
-    /// What was restored as the live row with this key.
+    /// The candidate that was restored as the live row with this key.
     pub async fn restored_as(&self, table: usize, key: &[Arg]) -> Result<Option<Candidate>, SnapshotError> {
         let moved = self.held_by(table, State::Restored, key).await?;
         let own = self.find(table, &[key.to_vec()]).await?.pop().flatten();
         Ok(moved.or(own.filter(|own| own.state == State::Restored && own.holder.is_none())))
     }
 
-    /// The candidate of a table that a live row stands for already.
+    /// The candidate of a table that is already mapped to a live row.
     pub async fn mapped_to(&self, table: usize, holder: &[Arg]) -> Result<Option<Candidate>, SnapshotError> {
         self.held_by(table, State::Mapped, holder).await
     }
@@ -368,7 +368,7 @@ impl Candidates {
         Ok(self.read(sql, args![table, state.name(), cells::encode(holder)]).await?.pop())
     }
 
-    /// How many candidates there are, by table, state and reason.
+    /// The number of candidates by table, state and reason.
     pub async fn counts(&self) -> Result<Vec<Count>, SnapshotError> {
         let sql =
             "SELECT t, state, reason, COUNT(*) FROM candidates GROUP BY t, state, reason ORDER BY t, state, reason";
@@ -386,7 +386,7 @@ impl Candidates {
         Ok(counts)
     }
 
-    /// Keeps in mind what has to be filled in; of a row that has come before, only this.
+    /// Stores references to be filled in; replaces an earlier entry for the same row.
     pub async fn add_fills(&self, fills: &[Fill]) -> Result<(), DbError> {
         if fills.is_empty() {
             return Ok(());
@@ -403,12 +403,12 @@ impl Candidates {
         tx.commit().await
     }
 
-    /// The runs that have put these rows in have ended.
+    /// Records that the runs which inserted these rows have ended.
     pub async fn all_fills_known(&self) -> Result<(), DbError> {
         self.run("UPDATE fills SET known = 1", vec![]).await.map(drop)
     }
 
-    /// The next rows that have references to be filled in, each with its number.
+    /// The next rows with references to be filled in, each with its number.
     pub async fn fills(&self, after: i64) -> Result<Vec<(i64, Fill)>, SnapshotError> {
         let sql = format!(
             "SELECT id, t, key, row, later, known, reason, detail FROM fills WHERE id > ? ORDER BY id LIMIT {PAGE}"
@@ -440,18 +440,18 @@ impl Candidates {
         Ok(fills)
     }
 
-    /// Keeps in mind why the database does not let a reference be filled in.
+    /// Records why the database rejects filling in a reference.
     pub async fn refuse_fill(&self, id: i64, (reason, detail): &(String, String)) -> Result<(), DbError> {
         let args = args![reason.as_str(), detail.as_str(), id];
         self.run("UPDATE fills SET reason = ?, detail = ? WHERE id = ?", args).await.map(drop)
     }
 
-    /// Forgets what was filled in.
+    /// Removes an entry, once its references are filled in.
     pub async fn filled(&self, id: i64) -> Result<(), DbError> {
         self.run("DELETE FROM fills WHERE id = ?", args![id]).await.map(drop)
     }
 
-    /// Forgets what was filled in of a row.
+    /// Removes the entry of a row.
     pub async fn forget_fill(&self, table: usize, key: &[Arg]) -> Result<(), DbError> {
         self.run("DELETE FROM fills WHERE t = ? AND key = ?", args![table, cells::encode(key)]).await.map(drop)
     }

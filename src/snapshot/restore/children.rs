@@ -1,8 +1,8 @@
-//! Which rows refer to a row by a foreign key: a DELETE of it would take them along, or empty them.
+//! Which rows refer to a row by a foreign key: deleting it would delete them too, or empty their references.
 //!
-//! The foreign keys are the database's, whatever daymend knows of their tables: a table without a key has
-//! some as well, and so have those of other schemas and those that this user may not read. What cannot be
-//! looked at counts as a row that refers.
+//! The foreign keys are read from the database, including those of tables that daymend otherwise ignores: tables
+//! without a key, of other schemas, or that this user may not read. If a table cannot be checked, the row counts as
+//! referred to.
 
 use crate::{
     args,
@@ -41,32 +41,32 @@ struct ForeignKey {
     schema: String,
     table: String,
     name: String,
-    /// Whether its table is of the database at hand.
+    /// Whether its table is in the current database.
     is_here: bool,
     parent: String,
-    /// Its columns, each with the parent's.
+    /// Its columns, each with the parent's column.
     columns: Vec<(String, String)>,
 }
 
-/// All foreign keys that lead to tables of the database.
+/// All foreign keys that refer to tables of the database.
 #[derive(Debug)]
 pub struct Children {
     keys: Vec<ForeignKey>,
-    /// Whether this user sees only tables that were granted one by one.
+    /// Whether this user only sees tables on which it has been granted privileges one by one.
     is_partial: bool,
 }
 
-/// Why a row must not go: a row refers to it, or nobody can say.
+/// Why a row must not be deleted: another row refers to it, or that cannot be ruled out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Referred {
     /// The reason.
     pub why: String,
-    /// The row that refers, where it can be named.
+    /// The referring row, if it can be named.
     pub child: Option<String>,
 }
 
-/// Holds a row until the transaction ends, so that nobody can begin to refer to it: whose lock cannot be had at once
-/// is a conflict.
+/// Locks a row until the transaction ends, so that no new reference to it can appear; a conflict if the lock is not
+/// available at once.
 pub async fn hold(tx: &mut Tx, live: &Side, parent: &Shape, row: &[Arg]) -> Result<(), DbError> {
     let key = parent.key_of(row);
     let table = quote(live.db.dialect(), &parent.table);
@@ -76,7 +76,7 @@ pub async fn hold(tx: &mut Tx, live: &Side, parent: &Shape, row: &[Arg]) -> Resu
 }
 
 impl Children {
-    /// Reads them.
+    /// Reads the foreign keys.
     pub async fn read(tx: &mut Tx) -> Result<Self, DbError> {
         let is_mysql = tx.dialect() == Dialect::MySql;
         let statement = if is_mysql { CHILDREN_MYSQL } else { CHILDREN_SQLITE };
@@ -100,7 +100,7 @@ impl Children {
         Ok(Self { keys, is_partial })
     }
 
-    /// A row that refers to this one, and is not known; none where it may go, as long as it is held.
+    /// A row that refers to this one and is not known; `None` if the row may be deleted while it is locked.
     pub async fn first(
         &self,
         tx: &mut Tx,

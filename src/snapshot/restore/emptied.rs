@@ -1,7 +1,8 @@
-//! Rows that are still there, and refer to nothing since what they referred to has vanished: `ON DELETE SET NULL`
-//! emptied them, or somebody has.
+//! Rows that still exist but lost a reference because the row they referred to has vanished: emptied by `ON DELETE
+//! SET NULL`, or by hand.
 //!
-//! A restore fills in what it has left empty itself, and nothing else: they are counted, and the first is named.
+//! A restore only fills in references that it left empty itself, so these rows are only counted, and the first is
+//! named.
 
 use serde::Serialize;
 
@@ -31,12 +32,12 @@ pub struct Emptied {
     pub rows: u64,
     /// The key of the first.
     pub first: String,
-    /// What that one referred to.
+    /// The key that the first one referred to.
     pub referred_to: String,
 }
 
 impl Emptied {
-    /// For people.
+    /// The message for people.
     #[must_use]
     pub fn text(&self) -> String {
         let Self { table, columns, parent, rows, first, referred_to } = self;
@@ -47,7 +48,7 @@ impl Emptied {
     }
 }
 
-/// Finds them, by foreign key. One pass over each table of the snapshot that could have some.
+/// Finds such rows, by foreign key, in one pass over each table of the snapshot that could have any.
 pub async fn find(context: &Context) -> Result<Vec<Emptied>, SnapshotError> {
     let counts = context.work.counts().await?;
     let has_vanished = |table| counts.iter().any(|count| count.table == table && count.state.is_wanted());

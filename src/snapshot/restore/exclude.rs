@@ -1,10 +1,10 @@
-//! Rows that were deleted on purpose and must not come back: `--exclude`, and tombstones.
+//! Rows that were deleted on purpose and must not be restored: `--exclude`, and tombstones.
 //!
-//! Both are lines `TABLE:KEY` (a composite key as `KEY1,KEY2`); a list is a file that a database
-//! restored from a backup cannot lose. `#` begins a comment, at the beginning of a line or behind a blank.
+//! Both are lines `TABLE:KEY` (a composite key as `KEY1,KEY2`); a list in a file survives when the database is
+//! restored from a backup. `#` begins a comment, at the start of a line or after a space.
 //!
-//! A line that is not understood would let a row come back: a table that neither the snapshot nor the
-//! database knows is refused, whole numbers are compared as numbers, and what no row fits is counted.
+//! A misread line would let a row come back. So a table that neither the snapshot nor the database has is rejected,
+//! whole numbers are compared as numbers, and lines that match no row are counted.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,17 +22,17 @@ use crate::{
     },
 };
 
-/// Which rows stay away.
+/// The rows not to restore.
 #[derive(Debug, Clone, Default)]
 pub struct Exclusions {
     lines: Vec<Line>,
-    /// By table and key, the numbers of the lines.
+    /// The line numbers, by table and key.
     rows: HashMap<String, HashMap<String, Vec<usize>>>,
 }
 
 #[derive(Debug, Clone)]
 struct Line {
-    /// Where it stands.
+    /// The line's location.
     place: String,
     table: String,
     key: String,
@@ -44,31 +44,31 @@ pub enum ExclusionError {
     /// The file cannot be read.
     #[error("{0}: cannot be read")]
     Read(String, #[source] std::io::Error),
-    /// A line is no row.
+    /// A line is not a valid row.
     #[error("{place}: expected TABLE:KEY, such as partners:4011, found {found:?}")]
     Line {
-        /// Where it stands.
+        /// The line's location.
         place: String,
-        /// What stands there.
+        /// The text of the line.
         found: String,
     },
-    /// A table that nobody knows.
+    /// The table does not exist.
     #[error("{place}: table {table} is not in snapshot {snapshot}, and the database has none of that name")]
     Table {
-        /// Where it stands.
+        /// The line's location.
         place: String,
-        /// What it says.
+        /// The table named there.
         table: String,
         /// The snapshot.
         snapshot: String,
     },
-    /// The database does not say which tables it has.
+    /// The database could not be asked for its tables.
     #[error(transparent)]
     Database(#[from] SnapshotError),
 }
 
 impl Exclusions {
-    /// Adds one row, or all of a file: what `--exclude` was given.
+    /// Adds the value of an `--exclude`: one row, or all rows of a file.
     pub fn add(&mut self, text: &str) -> Result<(), ExclusionError> {
         if Path::new(text).is_file() { self.read(Path::new(text)) } else { self.add_line("--exclude", text) }
     }
@@ -97,11 +97,10 @@ impl Exclusions {
         Ok(())
     }
 
-    /// Reads the keys as the snapshot's tables have them.
+    /// Parses the keys according to the snapshot's tables.
     ///
     /// # Errors
-    /// Where neither side has such a table. That a snapshot lacks one that the database has is no matter: a
-    /// list is for all snapshots.
+    /// If neither side has the table. A table that only the database has is fine: a list is meant for all snapshots.
     pub async fn fit(&mut self, snapshot: &Side, live: &Side) -> Result<(), ExclusionError> {
         let mut tx = live.db.begin(Mode::Snapshot).await.map_err(SnapshotError::from)?;
         let known = schema::table_names(&mut tx).await.map_err(SnapshotError::from)?;
@@ -120,13 +119,13 @@ impl Exclusions {
         Ok(())
     }
 
-    /// Whether the row with that key stays away.
+    /// Whether the row with that key must not be restored.
     #[must_use]
     pub fn has(&self, table: &str, key: &[Arg]) -> bool {
         self.rows.get(table).is_some_and(|keys| lines(keys, key).next().is_some())
     }
 
-    /// What a plan has made of the lines: how many fit a row that is missing, and how many do not.
+    /// A remark after planning: how many lines match a missing row, and how many do not.
     pub async fn remark(&self, context: &Context) -> Result<Option<String>, SnapshotError> {
         let mut used: HashSet<usize> = HashSet::new();
         for (table, shape) in context.shapes.iter().enumerate() {

@@ -1,23 +1,23 @@
-//! In which order tables are restored: parents before children. Pure.
+//! The order in which tables are restored: parents before children. Pure.
 //!
-//! Tables that refer to each other, or to themselves, form one group; inside a group no order
-//! of tables helps, and rows go in with their references empty first, where those may be.
+//! Tables that refer to each other, or to themselves, form one group; within a group no order of tables works, and
+//! rows are first inserted with their references empty, if those may be NULL.
 
 use super::relations::Reference;
 
-/// Tables that are restored together, by their places in the list that was ordered.
+/// Tables that are restored together, by their indexes in the ordered list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     /// The tables.
     pub tables: Vec<usize>,
-    /// Whether they refer to each other, or the one to itself.
+    /// Whether they refer to each other, or the only one to itself.
     pub is_cyclic: bool,
 }
 
-/// Orders tables so that each group comes after all that it refers to.
+/// Orders tables so that each group comes after all groups it refers to.
 ///
-/// Tarjan's strongly connected components over the edges child → parent, which come out parents
-/// first; without recursion, so that no chain of tables is too long.
+/// Tarjan's algorithm for strongly connected components over the edges child → parent, which yields parents first;
+/// without recursion, so that chains of tables can have any length.
 #[must_use]
 pub fn order(tables: &[String], references: &[Reference]) -> Vec<Group> {
     let place = |name: &str| tables.iter().position(|table| table == name);

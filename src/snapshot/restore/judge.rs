@@ -1,11 +1,10 @@
 //! Whether a vanished row was entered again.
 //!
-//! One whose identity (declared, or any unique key) is held by a live row that is *not* in the snapshot was:
-//! the live row stands for it. Where the holder *is* in the snapshot, it was somebody else when the snapshot
-//! was taken, and a person has to decide. So where two vanished rows say that the same live row is theirs:
-//! neither is believed, whichever came first. A row that is still there under its own key, and whose identity is the
-//! same once its references are rewritten, is itself: a run before this one has put it in, or somebody has made it
-//! refer to who was entered again.
+//! If its identity (as declared, or any unique key) is held by a live row that is *not* in the snapshot, it was: the
+//! live row replaces it. If the live row *is* in the snapshot, it was a different one when the snapshot was taken,
+//! and a person has to decide. The same goes if two vanished rows claim the same live row: neither claim is accepted,
+//! whichever came first. A row that still exists under its own key, with the same identity once its references are
+//! rewritten, is itself: an earlier run inserted it, or somebody changed it to refer to a row that was entered again.
 
 use super::{
     Context,
@@ -19,16 +18,16 @@ use crate::{
     snapshot::{SnapshotError, cells::Cells, side::Shape},
 };
 
-/// What came of judging some candidates.
+/// The result of judging candidates.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Judged {
     /// How many are in another state now.
     pub(super) changed: usize,
-    /// Whether a live row turned out to be claimed twice: what was judged by the first claim no longer holds.
+    /// Whether a live row turned out to be claimed twice: verdicts based on the first claim no longer hold.
     pub(super) is_contested: bool,
 }
 
-/// Judges the candidates of a table that are in a state.
+/// Judges the candidates of a table that are in a given state.
 pub(super) async fn judge(
     context: &Context,
     views: &mut Views,
@@ -79,7 +78,7 @@ pub(super) async fn judge(
     }
 }
 
-/// What the given map leaves open is for a person to decide, also where no live row is in its way.
+/// Leaves to a person what the given map leaves undecided, even if no live row is in the way.
 pub(super) async fn leave_open(context: &Context, views: &mut Views, remap: &Remap) -> Result<(), SnapshotError> {
     for table in tables_in_order(context) {
         let mut after = 0;
@@ -105,9 +104,9 @@ pub(super) async fn leave_open(context: &Context, views: &mut Views, remap: &Rem
 /// Candidates with their rows.
 struct Written {
     candidates: Vec<Candidate>,
-    /// As the snapshot has them.
+    /// As in the snapshot.
     rows: Vec<Cells>,
-    /// As they would go in.
+    /// As they would be inserted.
     written: Vec<Cells>,
 }
 
@@ -231,7 +230,7 @@ struct Holder {
     by: Vec<usize>,
     row: Cells,
     is_in_snapshot: bool,
-    /// Whether it is as the vanished row would go in: a run before this one has put it in.
+    /// Whether it equals the vanished row as it would be inserted: an earlier run inserted it.
     is_back: bool,
 }
 

@@ -1,20 +1,20 @@
-//! Bringing back rows that have vanished from the live database, and no others.
+//! Restoring rows that have vanished from the live database, and no others.
 //!
-//! [`plan`] finds the rows of a snapshot that the live database does not have (*candidates*), and
-//! judges each: it will be restored, or a live row stands for it under another key (*mapped*), or its
-//! identity has to be decided by a person (*quarantined*), or it was deleted on purpose (*excluded*).
-//! [`apply`] inserts what is to be restored, parents before children, and sets aside what the database
-//! does not take (*deferred*). [`undo`] takes it all back.
+//! [`plan`] finds the rows of a snapshot that the live database does not have (*candidates*), and judges each: it
+//! will be restored, or a live row replaces it under another key (*mapped*), or a person has to decide about its
+//! identity (*quarantined*), or it was deleted on purpose (*excluded*). [`apply`] inserts the rows to be restored,
+//! parents before children, and sets aside those that the database rejects (*deferred*). [`undo`] reverts a restore.
 //!
 //! Invariants:
-//! - nothing is written but INSERTs of vanished rows, UPDATEs that fill in their own references, and DELETEs of
-//!   rows that this or a killed run put in for a row that cannot come: unchanged ones that nobody refers to;
-//! - foreign key checks and CHECKs are never switched off;
+//! - the only writes are INSERTs of vanished rows, UPDATEs that fill in their own references, and DELETEs of rows
+//!   that this or an interrupted run inserted for a row that cannot be restored, provided that they are unchanged and
+//!   nothing refers to them;
+//! - foreign key checks and CHECK constraints are never turned off;
 //! - a row is in the undo file, synced, before the transaction that inserts it commits;
-//! - two rows are taken for one only where an identity says so, and the live one is not in the snapshot.
+//! - two rows are considered the same only if an identity says so, and the live one is not in the snapshot.
 //!
-//! A run that was killed is repeated: what it has restored is no longer missing, and the references that
-//! it had left empty are in the undo file.
+//! An interrupted run can be repeated: the rows it restored are no longer missing, and the references that it left
+//! empty are in the undo file.
 
 pub mod apply;
 pub mod candidates;
@@ -45,57 +45,57 @@ use super::{
 /// How many lines of somebody's that fit no row are named.
 const LINES_SHOWN: usize = 5;
 
-/// A reference between two tables that are restored, with the places of its columns.
+/// A reference between two tables that are restored, with the positions of its columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// What it is.
+    /// The reference.
     pub reference: Reference,
-    /// The number of the table that refers.
+    /// The number of the referring table.
     pub child: usize,
-    /// The places of its columns.
+    /// The positions of its columns.
     pub columns: Vec<usize>,
-    /// The number of the table that is referred to.
+    /// The number of the table referred to.
     pub parent: usize,
-    /// The places of its columns.
+    /// The positions of its columns.
     pub parent_columns: Vec<usize>,
-    /// Only where the column at this place shows this value.
+    /// Only applies if the column at this position has this value.
     pub when: Option<(usize, String)>,
     /// Which of its columns may be NULL.
     pub nullable: Vec<usize>,
-    /// Whether the parent's columns are whole numbers, which the child may hold as text.
+    /// Whether the parent's columns are whole numbers, which the child may store as text.
     pub is_whole: bool,
-    /// Whether the child's are as well.
+    /// Whether the child's columns are whole numbers too.
     pub is_child_whole: bool,
 }
 
-/// Everything that a restore goes by.
+/// Everything that a restore is based on.
 #[derive(Debug)]
 pub struct Context {
-    /// Where rows are taken from.
+    /// The side that rows are taken from.
     pub snapshot: Side,
-    /// Where they are put.
+    /// The side that they are inserted into.
     pub live: Side,
-    /// The tables, by number: all that both sides have.
+    /// The tables that both sides have, by number.
     pub shapes: Vec<Shape>,
-    /// Whose rows are restored. Of the others is only asked what became of rows that these refer to.
+    /// The tables whose rows are restored. For the others, only the fate of rows that these refer to matters.
     pub chosen: Vec<bool>,
-    /// What refers to what.
+    /// The references between the tables.
     pub links: Vec<Link>,
-    /// By table, the columns that identify its rows, where that is declared.
+    /// By table, the columns that identify its rows, if declared.
     pub identities: Vec<Option<Vec<usize>>>,
-    /// In which order tables are restored.
+    /// The order in which tables are restored.
     pub groups: Vec<Group>,
-    /// The candidates, in their working file.
+    /// The working file with the candidates.
     pub work: Candidates,
-    /// What else there is to say: tables and columns that cannot be restored.
+    /// Further remarks: tables and columns that cannot be restored.
     pub remarks: Vec<String>,
-    /// How many tables were asked for that the database does not have, or has without their key.
+    /// How many requested tables the database does not have, or has without their key.
     pub tables_lost: usize,
 }
 
 impl Context {
-    /// What a restore of those tables goes by; of all tables of the snapshot where none is named. Its sessions
-    /// take what others must not, so that it has a pool of its own.
+    /// The context for restoring those tables, or, if none is named, all tables of the snapshot. `live` needs a pool
+    /// of its own, because the restore changes the settings of its sessions.
     pub fn new(
         snapshot: Side,
         live: Side,
@@ -152,7 +152,7 @@ impl Context {
         Ok(Self { snapshot, live, shapes, chosen, links, identities, groups, work, remarks, tables_lost })
     }
 
-    /// The tables whose rows are restored, and all that they refer to, however far up.
+    /// The tables whose rows are restored, and all tables that they refer to, directly or indirectly.
     #[must_use]
     pub fn judged(&self) -> Vec<bool> {
         let mut judged = self.chosen.clone();
@@ -175,7 +175,7 @@ impl Context {
     }
 }
 
-/// Adds what a table's foreign keys say.
+/// Adds a table's foreign keys.
 pub(super) fn add_foreign_keys(relations: &mut Relations, table: &Table) {
     for key in &table.foreign_keys {
         relations.add(Reference {
@@ -190,8 +190,8 @@ pub(super) fn add_foreign_keys(relations: &mut Relations, table: &Table) {
     }
 }
 
-/// The references between those tables. One that names a column which not both sides store is an error where a
-/// person has declared it; of the schema's, it is the database alone that watches over it.
+/// The references between those tables. If one names a column that not both sides store, that is an error if a person
+/// declared the reference; one from the schema is left to the database to check.
 pub(super) fn links(
     relations: &Relations,
     shapes: &[Shape],

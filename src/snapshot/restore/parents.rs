@@ -1,4 +1,4 @@
-//! What the rows that a row refers to have become.
+//! What became of the rows that a row refers to.
 
 use super::{
     Context, Link,
@@ -14,19 +14,19 @@ use crate::{
     },
 };
 
-/// What a reference of a row leads to.
+/// What a row's reference resolves to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Parent {
     /// Nothing: it is NULL, or of another type.
     None,
-    /// A row that is no candidate: it never vanished, or was never there.
+    /// A row that is not a candidate: it never vanished, or never existed.
     Other,
-    /// A row that vanished, and what became of it.
+    /// A vanished row, with its state.
     Candidate(Candidate),
 }
 
 impl Link {
-    /// The values that a row refers to, in the parent's terms; none where it refers to nothing.
+    /// The values that a row refers to, as the parent stores them; `None` if it refers to nothing.
     #[must_use]
     pub fn target(&self, row: &[Arg]) -> Option<Cells> {
         if let Some((place, value)) = &self.when
@@ -43,7 +43,7 @@ impl Link {
         values.collect()
     }
 
-    /// The values by which rows refer to a row, in the child's terms; none where nothing can.
+    /// The values by which rows refer to a row, as the child stores them; `None` if nothing can refer to it.
     #[must_use]
     pub fn sought(&self, parent: &[Arg]) -> Option<Cells> {
         let values = self.parent_columns.iter().map(|place| match &parent[*place] {
@@ -54,7 +54,7 @@ impl Link {
         values.collect()
     }
 
-    /// The keys of rows that refer to a row: so many of them at most, and nothing else of them.
+    /// The keys of rows that refer to a row, up to a maximum number.
     pub async fn referrers(
         &self,
         tx: &mut Tx,
@@ -81,7 +81,7 @@ impl Link {
         live.rows(tx, Query::named("restore referrers", sql), &keys, args).await
     }
 
-    /// Makes a row refer to other values.
+    /// Changes the values that a row refers to.
     pub fn redirect(&self, row: &mut [Arg], target: &[Arg]) {
         for (place, value) in self.columns.iter().zip(target) {
             row[*place] = match (&row[*place], value) {
@@ -91,7 +91,7 @@ impl Link {
         }
     }
 
-    /// Whether a row of the child is the same thing as the row that it refers to: they share their key
+    /// Whether a row of the child represents the same thing as the row that it refers to: they share their key
     /// (multi-table inheritance, one-to-one extensions).
     #[must_use]
     pub fn shares_key(&self, context: &Context) -> bool {
@@ -103,7 +103,7 @@ impl Link {
 }
 
 impl Context {
-    /// What each row's reference leads to.
+    /// What each row's reference resolves to.
     pub async fn parents(&self, snapshot: &mut Tx, link: &Link, rows: &[Cells]) -> Result<Vec<Parent>, SnapshotError> {
         let targets: Vec<Option<Cells>> = rows.iter().map(|row| link.target(row)).collect();
         let wanted: Vec<Cells> = targets.iter().flatten().cloned().collect();
@@ -127,8 +127,7 @@ impl Context {
         Ok(parents.collect())
     }
 
-    /// Writes references to rows that have been entered again, or go in with another key, as references to
-    /// their live rows.
+    /// Rewrites references to rows that have been entered again, or get another key, to the keys of their live rows.
     pub async fn redirect(
         &self,
         live: &mut Tx,

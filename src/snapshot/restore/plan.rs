@@ -1,7 +1,7 @@
-//! Which rows have vanished, and what is to be done with each.
+//! Which rows have vanished, and what to do with each.
 //!
-//! References are rewritten before identities are compared ([`judge`]), so that what was entered again
-//! together is found together: the rounds end when one finds nothing new.
+//! References are rewritten before identities are compared ([`judge`]), so that rows entered again together are found
+//! together: rounds repeat until one finds nothing new.
 
 use super::{
     Context,
@@ -24,16 +24,16 @@ use crate::{
 /// How many columns of a row are shown beside its key.
 const SHOWN: usize = 8;
 
-/// Why a row is mapped that a person has mapped.
+/// The reason for a row that a person has mapped.
 pub(super) const BY_HAND: &str = "the map says so";
 
-/// One read view of each side.
+/// A read view of each side.
 pub(super) struct Views {
     pub(super) snapshot: Tx,
     pub(super) live: Tx,
 }
 
-/// Finds the candidates, and judges them.
+/// Finds the candidates and judges them.
 pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Remap>) -> Result<(), SnapshotError> {
     let mut views = Views {
         snapshot: context.snapshot.db.begin(Mode::Snapshot).await?,
@@ -117,14 +117,14 @@ async fn find(
     Ok(())
 }
 
-/// Whether a row and the live one under its key are the same, as far as an identity is declared.
+/// Whether a row and the live row under its key are the same, judging by the declared identity.
 pub(super) fn same_identity(context: &Context, table: usize, row: &[Arg], live: &[Arg]) -> bool {
     let identity = context.identities[table].as_deref().unwrap_or_default();
     let shape = &context.shapes[table];
     identity.is_empty() || shape.values(row, identity) == shape.values(live, identity)
 }
 
-/// A row whose key is somebody else's by now.
+/// A candidate whose key is now used by another row.
 pub(super) fn reused(shape: &Shape, row: &[Arg], live: &[Arg], reason: String) -> Candidate {
     Candidate {
         place: 0,
@@ -137,7 +137,7 @@ pub(super) fn reused(shape: &Shape, row: &[Arg], live: &[Arg], reason: String) -
     }
 }
 
-/// Enters candidates of a table, with what a person has decided of them.
+/// Adds candidates of a table, with what a person has decided about them.
 pub(super) async fn enter(
     context: &Context,
     views: &mut Views,
@@ -188,7 +188,7 @@ async fn check_map(
     Ok(())
 }
 
-/// Candidates, and the row of each in the snapshot; without those that it does not have.
+/// The candidates, each with its row from the snapshot; without those that the snapshot does not have.
 pub(super) async fn rows_of(
     context: &Context,
     snapshot: &mut Tx,
@@ -202,7 +202,7 @@ pub(super) async fn rows_of(
     Ok(pairs.filter_map(|(candidate, rows)| Some((candidate, rows.into_iter().next()?))).unzip())
 }
 
-/// Defers what refers to rows that will not come back.
+/// Defers rows that refer to rows which will not be restored.
 pub(super) async fn settle(context: &Context) -> Result<(), SnapshotError> {
     settle_in(context, context.snapshot.db.begin(Mode::Snapshot).await?).await
 }
@@ -239,7 +239,7 @@ async fn settle_in(context: &Context, mut snapshot: Tx) -> Result<(), SnapshotEr
     }
 }
 
-/// Why a row cannot be restored that refers to this one, and which one it is; none where it can.
+/// Why a row that refers to this one cannot be restored, and which row this is; `None` if it can.
 pub(super) fn why_not(context: &Context, table: usize, parent: &Candidate) -> Option<(String, String)> {
     let name = &context.shapes[table].table;
     let what = match parent.state {
@@ -260,7 +260,7 @@ pub(super) fn both_sides(shape: &Shape, snapshot: &[Arg], live: &[Arg]) -> Strin
     format!("snapshot: {}; live: {}", show_row(shape, snapshot), show_row(shape, live))
 }
 
-/// The beginning of a row, for people.
+/// The beginning of a row, for display.
 pub(super) fn show_row(shape: &Shape, row: &[Arg]) -> String {
     let columns =
         shape.columns.iter().zip(row).take(SHOWN).map(|(name, cell)| format!("{name}={}", cells::show_short(cell)));

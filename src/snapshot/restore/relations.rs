@@ -1,4 +1,4 @@
-//! What refers to what: foreign keys of the schema, and what `relations.toml` declares besides.
+//! References between tables: foreign keys of the schema, and those declared in `relations.toml`.
 //!
 //! ```toml
 //! [[reference]]                 # a reference that the schema does not know
@@ -28,27 +28,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::rollup::builtin_files;
 
-/// Columns of one table whose values are those of another's.
+/// Columns of one table that hold values of another table's columns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reference {
-    /// The table that refers.
+    /// The referring table.
     pub table: String,
     /// Its columns.
     pub columns: Vec<String>,
-    /// The table that is referred to.
+    /// The table referred to.
     pub parent: String,
-    /// Its columns; none stands for its primary key.
+    /// Its columns; empty for its primary key.
     pub parent_columns: Vec<String>,
-    /// Only where this column holds this value (polymorphic references).
+    /// Only applies if this column has this value (polymorphic references).
     pub when: Option<(String, String)>,
-    /// Whether the database itself watches over it.
+    /// Whether the database itself enforces it.
     pub is_enforced: bool,
-    /// Whether a person has written it down, and not the schema alone.
+    /// Whether it was declared by a person, rather than only by the schema.
     pub is_declared: bool,
 }
 
 impl Reference {
-    /// `parent_id` of one table refers to the primary key of another.
+    /// A reference by `parent_id` of one table to the primary key of another.
     #[cfg(test)]
     pub(super) fn simple(table: &str, parent: &str) -> Self {
         Self {
@@ -62,18 +62,18 @@ impl Reference {
         }
     }
 
-    /// `notes(owner_id) -> clients`.
+    /// As text, such as `notes(owner_id) -> clients`.
     #[must_use]
     pub fn text(&self) -> String {
         format!("{}({}) -> {}", self.table, self.columns.join(", "), self.parent)
     }
 }
 
-/// From which table's rows the (lab, day)s follow that a restore touches.
+/// The table whose rows tell which (lab, day)s a restore touches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Facts {
-    /// The table that has the facts' time.
+    /// The table that holds the facts' time.
     pub table: String,
     /// The column with the lab's id.
     pub lab: String,
@@ -81,24 +81,24 @@ pub struct Facts {
     pub time: String,
 }
 
-/// All that is declared.
+/// Everything that is declared.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Relations {
     /// References.
     pub references: Vec<Reference>,
-    /// By table, the columns that identify a row; an empty list where none do.
+    /// By table, the columns that identify a row; an empty list if none do.
     pub identities: BTreeMap<String, Vec<String>>,
-    /// Where the days are.
+    /// Where the days come from.
     pub facts: Option<Facts>,
 }
 
 /// Why a file of relations cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RelationsError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("{0}: cannot be read")]
     Read(String, #[source] std::io::Error),
-    /// It is no TOML, or has something that is unknown.
+    /// The file is not valid TOML, or has unknown entries.
     #[error("{file}:{line}: {message}")]
     Parse {
         /// The file.
@@ -157,7 +157,7 @@ impl Names {
 }
 
 impl Relations {
-    /// Those of jobs/: the compiled-in ones, or those of all folders of `jobs_dir` in their place.
+    /// The relations of jobs/: the built-in ones, or those of all folders of `jobs_dir` instead.
     pub fn of_jobs(jobs_dir: Option<&Path>) -> Result<Self, RelationsError> {
         let mut relations = Self::default();
         let Some(dir) = jobs_dir else {
@@ -186,7 +186,7 @@ impl Relations {
         Self::parse(&name, &text)
     }
 
-    /// Reads the text of a file of that name.
+    /// Parses the text of the file with that name.
     pub fn parse(file: &str, text: &str) -> Result<Self, RelationsError> {
         let line_of = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
         let problem =
@@ -210,7 +210,7 @@ impl Relations {
         *self == Self::default()
     }
 
-    /// Adds what another file declares; where both say something, the later one counts.
+    /// Adds the declarations of another file; if both declare the same thing, the later one wins.
     pub fn extend(&mut self, other: Self) {
         for reference in other.references {
             self.add(reference);
@@ -219,7 +219,7 @@ impl Relations {
         self.facts = other.facts.or(self.facts.take());
     }
 
-    /// Adds a reference, unless the same one is known; what the database enforces stays enforced.
+    /// Adds a reference, unless it is already known; one that the database enforces stays marked as enforced.
     pub fn add(&mut self, reference: Reference) {
         let same = |known: &Reference| {
             known.table == reference.table
@@ -237,7 +237,7 @@ impl Relations {
         }
     }
 
-    /// Drops what names a table that `has_table` does not know; what was dropped.
+    /// Drops declarations that name a table for which `has_table` is false; returns what was dropped.
     pub fn retain_tables(&mut self, has_table: impl Fn(&str) -> bool) -> Vec<String> {
         let mut dropped = Vec::new();
         self.references.retain(|reference| {

@@ -1,9 +1,9 @@
 //! The map of re-created rows, as a CSV file that people can edit.
 //!
-//! Each line says which live row stands for a vanished one: `table,old,new,why`. A line without `new`
-//! is undecided: the vanished row stays in quarantine.
+//! Each line says which live row replaces a vanished one: `table,old,new,why`. A line without `new` is undecided: the
+//! vanished row stays in quarantine.
 //!
-//! A file that is there may hold somebody's decisions: none is ever written over, or removed.
+//! An existing file may hold somebody's decisions, so none is ever overwritten or removed.
 
 use std::{
     collections::HashMap,
@@ -33,34 +33,34 @@ use crate::{
 /// The first line of the file.
 const HEADINGS: [&str; 4] = ["table", "old", "new", "why"];
 
-/// What a person has decided.
+/// The decisions of a person.
 #[derive(Debug, Default)]
 pub struct Remap {
-    /// By table and old key.
+    /// Lines, by table and old key.
     rows: HashMap<(String, String), Line>,
 }
 
-/// What a map says of a row.
+/// What a map says about a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision<'a> {
     /// Nothing.
     Unsaid,
     /// That it is undecided.
     Open,
-    /// The key of the live row that stands for it.
+    /// The key of the live row that replaces it.
     Row(&'a str),
 }
 
 #[derive(Debug)]
 struct Line {
-    /// The key of the live row; none where it is undecided.
+    /// The key of the live row; `None` if undecided.
     new: Option<String>,
-    /// Whether somebody has asked for it.
+    /// Whether the line has been used.
     is_used: AtomicBool,
 }
 
 impl Remap {
-    /// Reads a file.
+    /// Reads a map from a file.
     pub fn read(file: &Path) -> anyhow::Result<Self> {
         let name = file.display();
         let text = fs::read_to_string(file).with_context(|| format!("{name}: cannot be read"))?;
@@ -87,7 +87,7 @@ impl Remap {
         Ok(Self { rows })
     }
 
-    /// What was decided of a row.
+    /// The decision about a row.
     #[must_use]
     pub fn get(&self, table: &str, key: &[Arg]) -> Decision<'_> {
         let line = |text: String| self.rows.get(&(table.to_owned(), text));
@@ -99,7 +99,7 @@ impl Remap {
         line.new.as_deref().map_or(Decision::Open, Decision::Row)
     }
 
-    /// What is said, behind a plan, of lines that fit no row that is missing.
+    /// A remark after planning about lines that match no missing row.
     #[must_use]
     pub fn remark(&self) -> Option<String> {
         let unused = self.rows.iter().filter(|(_, line)| !line.is_used.load(Ordering::Relaxed));
@@ -115,16 +115,16 @@ impl Remap {
         ))
     }
 
-    /// The tables and old keys that are named.
+    /// The tables and old keys in the map.
     pub fn rows(&self) -> impl Iterator<Item = (&str, &str)> {
         self.rows.keys().map(|(table, key)| (table.as_str(), key.as_str()))
     }
 }
 
-/// The key of a table that a person has written.
+/// Parses a key of a table, as written by a person.
 ///
 /// # Errors
-/// Where it has more or fewer parts than the key has columns.
+/// If the number of parts differs from the number of columns in the key.
 pub fn parse_key(context: &Context, table: usize, text: &str) -> Result<Cells, String> {
     let shape = &context.shapes[table];
     let is_whole = |place: usize| {
@@ -143,9 +143,9 @@ pub fn parse_key(context: &Context, table: usize, text: &str) -> Result<Cells, S
     Ok(parts.into_iter().zip(&shape.key).map(|(part, place)| cells::parse(&part, is_whole(*place))).collect())
 }
 
-/// Saves what is mapped, and what a person has to decide; where. Nothing is saved where there is nothing to
-/// say, or where `file` is the map that was given. Another map that is there stays, and the new one gets a
-/// number.
+/// Saves the mapped rows and those that a person has to decide about; returns the file's path. Nothing is saved if
+/// there are none, or if `file` is the map that was given. If another map exists there, it is kept, and a number is
+/// added to the new file's name.
 pub async fn save(context: &Context, file: &Path, given: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
     let is_given = |given: &Path| {
         fs::canonicalize(given).is_ok_and(|given| fs::canonicalize(file).is_ok_and(|file| file == given))
@@ -241,7 +241,7 @@ async fn write(context: &Context, file: File, at: impl Fn() -> String + Copy) ->
     Ok(lines)
 }
 
-/// Every line of the map that has a live row, handed to `each`.
+/// Calls `each` for every line of the map that has a live row.
 pub async fn for_each_mapped(
     context: &Context,
     limit: usize,

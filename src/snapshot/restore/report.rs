@@ -1,4 +1,4 @@
-//! What a plan, and what was done, look like to people and machines.
+//! The report of a plan, or of a restore, for people and machines.
 
 use serde::Serialize;
 
@@ -15,14 +15,14 @@ use crate::{
     },
 };
 
-/// Rows of a table in one state for one reason.
+/// Rows of a table in the same state for the same reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Group {
     /// The table.
     pub table: String,
     /// The state.
     pub state: State,
-    /// The reason; empty where there is none to give.
+    /// The reason; may be empty.
     pub reason: String,
     /// How many rows.
     pub rows: i64,
@@ -35,10 +35,10 @@ pub struct Group {
 pub struct Sample {
     /// Its key in the snapshot.
     pub key: String,
-    /// The key of the live row that it has become, that stands for it, or in its way.
+    /// The key of the live row that it became, that replaces it, or that is in its way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub live: Option<String>,
-    /// More about it.
+    /// More detail.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub detail: String,
 }
@@ -52,23 +52,23 @@ fn live(candidate: &Candidate) -> Option<&Cells> {
     })
 }
 
-/// All of it.
+/// The whole report.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// The groups, tables in the order in which they are restored.
+    /// The groups; tables are in the order in which they are restored.
     pub groups: Vec<Group>,
-    /// Rows that are still there, and have lost what they referred to.
+    /// Rows that still exist, but have lost what they referred to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub emptied: Vec<Emptied>,
-    /// Whether nobody could say which rows those are.
+    /// Whether those rows could not be determined.
     #[serde(skip)]
     pub is_emptied_unknown: bool,
-    /// What else there is to say.
+    /// Further remarks.
     pub remarks: Vec<String>,
 }
 
 impl Report {
-    /// Reads it from the working file, with so many samples a group.
+    /// Reads the report from the working file, with up to `samples` samples per group.
     pub async fn read(context: &Context, samples: usize) -> Result<Self, SnapshotError> {
         let mut counts = context.work.counts().await?;
         counts.retain(|count| context.chosen[count.table]);
@@ -106,7 +106,8 @@ impl Report {
         self.groups.iter().filter(|group| group.state == state).map(|group| group.rows).sum()
     }
 
-    /// Whether nothing is left, for a restore or for a person: what was entered again, or deleted on purpose, is settled.
+    /// Whether nothing is left to do, for a restore or for a person: rows that were entered again, or deleted on
+    /// purpose, are settled.
     #[must_use]
     pub fn is_whole(&self, context: &Context) -> bool {
         self.rows(State::Missing) + self.rows(State::Deferred) + self.quarantined() == 0
@@ -115,7 +116,7 @@ impl Report {
             && context.tables_lost == 0
     }
 
-    /// How many rows a person has to decide.
+    /// How many rows a person has to decide about.
     #[must_use]
     pub fn quarantined(&self) -> i64 {
         self.groups.iter().filter(|group| group.state.is_quarantined()).map(|group| group.rows).sum()

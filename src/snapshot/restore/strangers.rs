@@ -1,9 +1,9 @@
-//! Rows whose key is live as part of somebody else.
+//! Rows whose live key belongs to something else, because it contains the key of another row.
 //!
-//! The key of an order is that of its client, and a number. Where the client's key is somebody else's by now, so
-//! are the orders that are found under it, whatever they look like: none of them is the order that has vanished,
-//! and what referred to that one must not refer to them. An identity of their own that says nothing of the
-//! client is believed.
+//! For example, the key of an order consists of its client's key and a number. If the client's key is now used by
+//! another client, the orders found under it belong to that client too, whatever they look like: none of them is the
+//! vanished order, and references to the vanished order must not point to them. An identity of the order that does
+//! not include the client is still trusted.
 
 use super::{
     Context, Link,
@@ -29,7 +29,7 @@ impl Link {
     }
 }
 
-/// Enters the rows that hang by their key on a row whose key is somebody else's, however far down.
+/// Adds the rows whose key contains that of a row whose key is now used by another row, directly or indirectly.
 pub(super) async fn find(
     context: &Context,
     views: &mut Views,
@@ -54,7 +54,7 @@ pub(super) async fn find(
     }
 }
 
-/// Whether each row of the snapshot hangs by its key on one that is not itself any more.
+/// Whether each row of the snapshot has a key that contains that of a row which is no longer itself.
 pub(super) async fn hang(
     context: &Context,
     views: &mut Views,

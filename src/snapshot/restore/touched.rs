@@ -1,8 +1,8 @@
 //! Which days of which labs a restore touches: they have to be recomputed.
 //!
-//! From every restored row the references lead up to the table of facts (a sample to its bill), or, where
-//! they do not, down one step and up again (a test to the bills that ordered it, a lab to its bills).
-//! A lab whose summary nobody keeps is left out.
+//! References lead from every restored row up to the table of facts (a sample to its bill), or, failing that, down
+//! one step and up again (a test to the bills that ordered it, a lab to its bills). A lab whose summary nobody
+//! maintains is left out.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -31,12 +31,12 @@ const UNKNOWN_MAX: usize = 20;
 /// The way from a table to the facts: a chain of JOINs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Way {
-    /// Each table on it, beginning with the restored one, and the condition that joins it.
+    /// Each table on the path, beginning with the restored one, and the condition that joins it.
     joins: Vec<(usize, String)>,
 }
 
-/// The days that the rows of an undo file touch, and the labs left out that they touch; days that are not
-/// over are left out.
+/// The days touched by the rows of an undo file, and the touched labs that are left out; days that are not over are
+/// left out too.
 pub async fn days(
     live: &Side,
     shapes: &[Shape],

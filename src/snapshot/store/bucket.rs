@@ -1,13 +1,13 @@
 //! Snapshots in an S3-compatible bucket.
 //!
-//! A large object appears whole or not at all, which is what its upload in parts promises; what an
-//! upload that died has sent is not listed, and goes by the bucket's own rule for incomplete uploads.
+//! A large object appears completely or not at all, as multipart uploads guarantee. The parts of an interrupted
+//! upload are not listed, and are removed by the bucket's own rule for incomplete uploads.
 //!
-//! Nothing can be renamed here, and a large object is written over unasked. So who takes a snapshot claims
-//! its name first (`NAME.claim`, which only one can create) and gives the claim up at its end; the claim of
-//! one that died goes after a day, as its data does.
+//! Objects cannot be renamed, and uploading a large one overwrites an existing one without asking. So a snapshot's
+//! name is claimed first (`NAME.claim`, which only one process can create), and the claim is released at the end; the
+//! claim of a crashed process is removed after a day, like its data.
 //!
-//! A snapshot may take hours to fetch: it is read range by range, and what breaks off is resumed where it was.
+//! Fetching a snapshot may take hours: it is read range by range, and resumed where it was interrupted.
 
 use std::{
     fs,
@@ -58,11 +58,11 @@ const CLAIM: &str = ".claim";
 /// Data without a manifest, and a claim, are taken to be under way for so long.
 const UNDER_WAY: Duration = Duration::from_secs(24 * 3600);
 
-/// A prefix of a bucket.
+/// A prefix in a bucket.
 #[derive(Debug, Clone)]
 pub(super) struct Bucket {
     objects: Arc<dyn ObjectStore>,
-    /// What errors call it.
+    /// Its name in errors.
     place: String,
     prefix: Path,
 }
@@ -72,7 +72,7 @@ impl Bucket {
         Self { place: format!("{objects}, under `{prefix}`"), objects, prefix: Path::from(prefix) }
     }
 
-    /// `BUCKET/PREFIX`; all else comes from the environment.
+    /// `BUCKET/PREFIX`; everything else comes from the environment.
     pub(super) fn s3(place: &str) -> Result<Self, SnapshotError> {
         let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
         if bucket.is_empty() || place.contains(['@', '?', '#']) {
@@ -101,7 +101,7 @@ impl Bucket {
         Ok(files.filter_map(|meta| Some((meta.location.filename()?.to_owned(), meta.last_modified))).collect())
     }
 
-    /// A small object; none where it does not exist.
+    /// A small object; `None` if it does not exist.
     pub(super) async fn read(&self, file: &str) -> Result<Option<Vec<u8>>, SnapshotError> {
         let failed = |error| self.failed("read a manifest", error);
         match self.objects.get(&self.path(file)).await {
@@ -159,7 +159,7 @@ impl Bucket {
         Ok(to)
     }
 
-    /// Claims a name: nobody else takes a snapshot of that name meanwhile. Whether it was free.
+    /// Claims a name, so that no other process takes a snapshot of that name meanwhile; returns whether it was free.
     pub(super) async fn claim(&self, name: Name) -> Result<bool, SnapshotError> {
         let only_new = PutOptions::from(PutMode::Create);
         match self.objects.put_opts(&self.claim_path(name), PutPayload::new(), only_new).await {
@@ -181,7 +181,7 @@ impl Bucket {
         is_free
     }
 
-    /// Gives a claim up. One that stays goes with what else is left behind.
+    /// Releases a claim. If that fails, it is removed later, with other leftovers.
     pub(super) async fn release(&self, name: Name) {
         if let Err(error) = self.objects.delete(&self.claim_path(name)).await
             && !matches!(error, Error::NotFound { .. })
@@ -194,7 +194,7 @@ impl Bucket {
         self.path(&format!("{name}{CLAIM}"))
     }
 
-    /// Adds a snapshot whose name is claimed.
+    /// Publishes a snapshot whose name has been claimed.
     pub(super) async fn publish(&self, packed: &FsPath, manifest: &Manifest) -> Result<(), SnapshotError> {
         self.upload(packed, &self.path(&manifest.name.data())).await?;
         let manifest_at = self.path(&manifest.name.manifest());

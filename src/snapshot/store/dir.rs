@@ -30,13 +30,13 @@ impl Dir {
         Self { path }
     }
 
-    /// Where it is, if it is not there.
+    /// The path, if the directory does not exist.
     pub(super) fn missing(&self) -> Option<&Path> {
         let is_missing = scratch::aside(|| !fs::exists(&self.path).unwrap_or(true));
         is_missing.then_some(self.path.as_path())
     }
 
-    /// The directory, made where it is missing.
+    /// The directory, created if it is missing.
     pub(super) fn created(&self) -> Result<PathBuf, SnapshotError> {
         scratch::aside(|| fs::create_dir_all(&self.path))
             .map_err(|error| self.failed("create the directory", error))?;
@@ -52,7 +52,7 @@ impl Dir {
         .await
     }
 
-    /// A small file; none where it does not exist.
+    /// A small file; `None` if it does not exist.
     pub(super) async fn read(&self, file: &str) -> Result<Option<Vec<u8>>, SnapshotError> {
         let file = file.to_owned();
         self.blocking("read a manifest", move |dir| {
@@ -66,7 +66,7 @@ impl Dir {
         .await
     }
 
-    /// The packed file of a snapshot, where it is.
+    /// The path of a snapshot's packed file.
     pub(super) fn data(&self, name: Name) -> Result<PathBuf, SnapshotError> {
         let path = self.path.join(name.data());
         match scratch::aside(|| regular(&path)) {

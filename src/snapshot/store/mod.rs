@@ -1,7 +1,6 @@
 //! Where snapshots live: a directory, or a bucket.
 //!
-//! Either way the manifest is the last thing that appears and the first that goes, so that a
-//! snapshot that is listed is whole.
+//! In both cases the manifest is written last and removed first, so that a listed snapshot is complete.
 
 mod bucket;
 mod dir;
@@ -19,7 +18,7 @@ use super::{
     scratch::Scratch,
 };
 
-/// A place of snapshots.
+/// A place where snapshots are stored.
 #[derive(Debug, Clone)]
 pub struct Store(Place);
 
@@ -29,15 +28,15 @@ enum Place {
     Bucket(bucket::Bucket),
 }
 
-/// A snapshot that is there, and its manifest where that can be read.
+/// An existing snapshot, and its manifest if that can be read.
 pub type Listed = (Name, Result<Manifest, SnapshotError>);
 
 impl Store {
-    /// A directory, or a bucket: `s3://BUCKET/PREFIX`, whose endpoint, region and secrets come from the
+    /// Parses a directory, or a bucket: `s3://BUCKET/PREFIX`, whose endpoint, region and credentials come from the
     /// environment (`AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_ACCESS_KEY_ID`, …).
     ///
     /// # Errors
-    /// Where the text is neither.
+    /// If the text is neither.
     pub fn parse(text: &str) -> Result<Self, SnapshotError> {
         if let Some(rest) = text.strip_prefix("s3://") {
             return bucket::Bucket::s3(rest).map(|bucket| Self(Place::Bucket(bucket)));
@@ -50,19 +49,19 @@ impl Store {
         Ok(Self::dir(text))
     }
 
-    /// A directory.
+    /// A store in a directory.
     #[must_use]
     pub fn dir(path: impl Into<PathBuf>) -> Self {
         Self(Place::Dir(dir::Dir::new(path.into())))
     }
 
-    /// Anything that stores objects, under a prefix.
+    /// A store in anything that stores objects, under a prefix.
     #[must_use]
     pub fn objects(objects: Arc<dyn ObjectStore>, prefix: &str) -> Self {
         Self(Place::Bucket(bucket::Bucket::new(objects, prefix)))
     }
 
-    /// The directory, where it does not exist: it is made when the first snapshot is taken.
+    /// The directory, if it does not exist: it is created when the first snapshot is taken.
     #[must_use]
     pub fn missing_dir(&self) -> Option<&Path> {
         match &self.0 {
@@ -95,7 +94,7 @@ impl Store {
         Ok(listed)
     }
 
-    /// What a snapshot says of itself.
+    /// The manifest of a snapshot.
     pub async fn manifest(&self, name: Name) -> Result<Manifest, SnapshotError> {
         let bytes = match &self.0 {
             Place::Dir(dir) => dir.read(&name.manifest()).await?,
@@ -112,7 +111,7 @@ impl Store {
         }
     }
 
-    /// Removes what takes that died have left behind; how much.
+    /// Removes what interrupted takes left behind; returns how much was removed.
     pub async fn clean(&self) -> Result<usize, SnapshotError> {
         match &self.0 {
             Place::Dir(dir) => dir.clean().await,
@@ -120,7 +119,7 @@ impl Store {
         }
     }
 
-    /// A directory to make a snapshot in.
+    /// A directory for preparing a snapshot.
     pub(super) fn scratch(&self) -> Result<Scratch, SnapshotError> {
         let parent = match &self.0 {
             Place::Dir(dir) => dir.created()?,
@@ -129,8 +128,8 @@ impl Store {
         Scratch::new(&parent)
     }
 
-    /// Whether a name is free. In a bucket it is this taker's until it is [released](Self::release); in a
-    /// directory [`publish`](Self::publish) finds out who was first.
+    /// Claims a name; returns whether it is free. In a bucket it is reserved until it is [released](Self::release);
+    /// in a directory, [`publish`](Self::publish) finds out who was first.
     pub(super) async fn claim(&self, name: Name) -> Result<bool, SnapshotError> {
         match &self.0 {
             Place::Dir(_) => Ok(!self.names().await?.contains(&name)),
@@ -138,14 +137,14 @@ impl Store {
         }
     }
 
-    /// Gives a name up that was claimed, whatever has become of it.
+    /// Releases a claimed name, whatever the outcome.
     pub(super) async fn release(&self, name: Name) {
         if let Place::Bucket(bucket) = &self.0 {
             bucket.release(name).await;
         }
     }
 
-    /// Makes a packed file and its manifest a snapshot; it is there, for good, when this returns.
+    /// Makes a packed file and its manifest a snapshot; it is durable when this returns.
     pub(super) async fn publish(
         &self,
         scratch: &Scratch,

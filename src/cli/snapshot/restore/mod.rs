@@ -37,24 +37,18 @@ use crate::{
     },
 };
 
-/// Brings back rows that have vanished, and no others.
-///
-/// Without --apply it only says what it would do, and saves the map of re-created rows. Exits with 3 where
-/// something would be done, or was left for a person to decide.
-///
-/// The run-time user of daymend must not write the lab system's tables, and cannot run this: give the
-/// --database-url of an operator who may SELECT, INSERT, UPDATE and DELETE in them.
+/// Options of `daymend snapshot restore`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Options {
-    /// The snapshot to take rows from
+    /// The snapshot to restore rows from
     #[arg(value_name = "SNAPSHOT")]
     snapshot: String,
 
-    /// The rows that the database does not have (the only kind there is)
+    /// Restore the rows that are missing from the database (the only mode there is)
     #[arg(long, required = true)]
     missing: bool,
 
-    /// Carry the plan out
+    /// Carry out the plan
     #[arg(long, conflicts_with = "dry_run")]
     apply: bool,
 
@@ -62,7 +56,7 @@ pub(in crate::cli) struct Options {
     #[arg(long)]
     dry_run: bool,
 
-    /// With --apply: the database may have another name than the one that the snapshot was taken of
+    /// With --apply: allow a database whose name differs from that of the one the snapshot was taken from
     #[arg(long)]
     into_other_database: bool,
 
@@ -73,27 +67,28 @@ pub(in crate::cli) struct Options {
     #[arg(long, value_name = "TABLE")]
     table: Vec<String>,
 
-    /// More references and identities, besides foreign keys and jobs/
+    /// File with further references and identities, besides foreign keys and those in jobs/
     #[arg(long, value_name = "FILE")]
     relations: Vec<PathBuf>,
 
-    /// Leave this row out, which was deleted on purpose (TABLE:KEY, or a file of such lines)
+    /// Do not restore this row, which was deleted on purpose (TABLE:KEY, or a file of such lines)
     #[arg(long, value_name = "ROW")]
     exclude: Vec<String>,
 
-    /// A list of rows that must never come back: lines TABLE:KEY
+    /// File of rows that must never be restored, one TABLE:KEY per line
     #[arg(long, env = "DAYMEND_TOMBSTONES", value_name = "FILE")]
     tombstones: Option<PathBuf>,
 
-    /// The map of re-created rows, edited; no row that it does not have is taken for re-created
+    /// Edited map of re-created rows; only rows listed in it are treated as re-created
     #[arg(long, value_name = "FILE")]
     remap: Option<PathBuf>,
 
-    /// Where to save the map; beside another one that is there, under a number [default: SNAPSHOT.map.csv]
+    /// Where to save the map; if that file holds another map, a numbered name next to it is used [default:
+    /// SNAPSHOT.map.csv]
     #[arg(long, value_name = "FILE")]
     map: Option<PathBuf>,
 
-    /// Where to write down what was restored, for `snapshot undo` [default: SNAPSHOT.undo.jsonl]
+    /// Where to record what was restored, for `snapshot undo` [default: SNAPSHOT.undo.jsonl]
     #[arg(long, value_name = "FILE")]
     undo_file: Option<PathBuf>,
 
@@ -101,7 +96,7 @@ pub(in crate::cli) struct Options {
     #[arg(long, default_value_t = 20, value_name = "N")]
     samples: usize,
 
-    /// Follow the repair run of the days that were touched, then audit those days
+    /// Follow the repair run of the touched days, then audit those days
     #[arg(long)]
     wait: bool,
 
@@ -242,9 +237,9 @@ impl Options {
         Ok(after.exit(exit).into())
     }
 
-    /// The tables to restore, and those that are left out unless somebody names them. Rows of the summary that are gone
-    /// may be gone because their facts are; a pause that was lifted, a run that was pruned and a record that was
-    /// deleted to cancel its run would be there again.
+    /// The tables to restore, and those that are left out unless named. Summary rows may be gone because their facts
+    /// are; and restoring daymend's own tables or the migration records would bring back a lifted pause, a pruned
+    /// run, or a record that was deleted to cancel its run.
     fn tables(&self, snapshot: &Side, summary: &str) -> (Vec<String>, Vec<String>) {
         if !self.table.is_empty() {
             return (self.table.clone(), Vec::new());
@@ -265,7 +260,7 @@ impl Options {
     }
 }
 
-/// What is said of tables that are left out.
+/// The remarks on tables that are left out.
 fn remarks_on(left_out: &[String], summary: &str) -> Vec<String> {
     let (derived, own): (Vec<&String>, Vec<&String>) = left_out.iter().partition(|name| *name == summary);
     let mut remarks = Vec::new();
@@ -279,7 +274,7 @@ fn remarks_on(left_out: &[String], summary: &str) -> Vec<String> {
     remarks
 }
 
-/// Whether there is a row to take back.
+/// Whether there is any row to take back.
 fn has_rows(reader: &mut Reader) -> anyhow::Result<bool> {
     for page in reader.pages() {
         let records = reader.read(page)?;
@@ -290,7 +285,7 @@ fn has_rows(reader: &mut Reader) -> anyhow::Result<bool> {
     Ok(false)
 }
 
-/// Says who may do it, where the database says who may not.
+/// Adds who can do this to an error that says that a privilege is missing.
 pub(super) fn with_rights(error: anyhow::Error) -> anyhow::Error {
     if database_error(&error).is_some_and(DbError::is_denied) {
         return error.context(
@@ -300,7 +295,7 @@ pub(super) fn with_rights(error: anyhow::Error) -> anyhow::Error {
     error
 }
 
-/// What jobs/ and the given files declare; the files have to fit, of jobs/ only what does is used.
+/// What jobs/ and the given files declare; a file has to fit, while parts of jobs/ that do not fit are ignored.
 pub(super) fn relations(global: &Global, files: &[PathBuf], old: &Side, new: &Side) -> anyhow::Result<Relations> {
     let mut relations = of_jobs(global, old, new)?;
     relations.extend(given(files, old, new)?);

@@ -1,4 +1,4 @@
-//! What a restore has to say, for people.
+//! The output of a restore, for people.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::{
 /// How many lines of the map are printed.
 const MAP_SHOWN: usize = 20;
 
-/// The map of rows that were entered again, and where it is saved.
+/// Prints the map of re-created rows, and where it is saved.
 pub(super) async fn map(context: &Context, wanted: &Path, saved: Option<&Path>) -> anyhow::Result<()> {
     let mut map = table(&["table", ">vanished", ">live", "~why"]);
     let mut rows = 0;
@@ -34,7 +34,7 @@ pub(super) async fn map(context: &Context, wanted: &Path, saved: Option<&Path>) 
     Ok(())
 }
 
-/// What became of the rows, or will.
+/// Prints what happened to the rows, or would.
 pub(super) fn report(report: &Report, is_plan: bool) {
     for remark in &report.remarks {
         println!("{remark}");
@@ -77,7 +77,7 @@ pub(super) fn report(report: &Report, is_plan: bool) {
     }
 }
 
-/// What this run has done, into an undo file that may hold what others have.
+/// Prints what this run has done; the undo file may also hold what earlier runs did.
 pub(super) fn applied(applied: &Applied, undo: &Path, is_empty: bool) {
     if is_empty {
         println!("no row was to be restored: nothing was written");

@@ -1,4 +1,4 @@
-//! References that were left empty: filled in when their rows are there, or their rows taken out again.
+//! References that were left empty: they are filled in once their rows exist, or their rows are removed again.
 
 use super::{Apply, Failures, begin, delete, is_refusal, update, why};
 use crate::{
@@ -18,16 +18,16 @@ const CANNOT: &str = "a row that it refers to cannot be restored";
 
 /// What became of references that were left empty.
 enum Filled {
-    /// They are filled in, or no longer anybody's business.
+    /// They are filled in, or need nothing any more.
     Done,
-    /// Their rows are not there yet.
+    /// The rows that they refer to do not exist yet.
     Waits,
-    /// The database does not let them be filled in: why, and its own words.
+    /// The database rejects them: the reason, and the database's message.
     Refused((String, String)),
 }
 
 impl Apply<'_> {
-    /// Fills in the references whose rows are there now.
+    /// Fills in the references whose rows now exist.
     pub(super) async fn fill(&mut self) -> anyhow::Result<()> {
         let mut after = 0;
         loop {
@@ -96,7 +96,8 @@ impl Apply<'_> {
         Ok(Filled::Done)
     }
 
-    /// Takes out again what went in for a row that never came; how many rows that this run has put in.
+    /// Removes rows that were inserted for a row that could not be restored; returns how many of this run's rows it
+    /// removed.
     pub(super) async fn take_out(&mut self) -> anyhow::Result<u64> {
         let context = self.context;
         if context.work.fills(0).await?.is_empty() {
@@ -131,7 +132,7 @@ impl Apply<'_> {
         }
     }
 
-    /// Names the rows of runs before this one whose references the database still does not let be filled in.
+    /// Reports the rows of earlier runs whose references the database still rejects.
     pub(super) async fn report_refused(&mut self) -> anyhow::Result<()> {
         let mut after = 0;
         loop {

@@ -1,9 +1,9 @@
-//! Inserting what is to be restored.
+//! Inserting the rows to be restored.
 //!
-//! Tables go parents first, a page at a time, in a transaction of its own. A row that the database does not
-//! take is deferred; deferred rows are tried again until a pass changes nothing. In tables that refer to
-//! each other a row goes in with the references empty whose rows are still to come, where the columns may
-//! be NULL; they are filled in when the group is through.
+//! Parent tables come first; each page of rows is inserted in its own transaction. A row that the database rejects is
+//! deferred; deferred rows are tried again until a pass changes nothing. In tables that refer to each other,
+//! references to rows that are still to come are left empty when a row is inserted, if the columns may be NULL; they
+//! are filled in when the group is done.
 
 mod fill;
 mod ready;
@@ -27,44 +27,44 @@ use record::Unfound;
 use sql::insert;
 pub(super) use sql::{Failures, begin, delete, is_refusal, update, why};
 
-/// What was done.
+/// The result of a restore.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Applied {
     /// Rows inserted by this run.
     pub inserted: u64,
     /// Rows whose references were filled in afterwards.
     pub filled: u64,
-    /// How often deferred rows were tried.
+    /// How many passes over deferred rows were made.
     pub passes: u32,
-    /// Rows with references still to be filled in, which somebody has changed since they went in: left alone.
+    /// Rows with references still to be filled in that somebody has changed since they were inserted: left alone.
     pub changed: u64,
-    /// Rows that are in with references left empty.
+    /// Rows that are in the database with references left empty.
     pub incomplete: u64,
 }
 
 /// A transaction that was committed, to be noted in the working file.
 struct Batch {
-    /// How many rows it inserted.
+    /// How many rows were inserted.
     count: u64,
     /// Those of them with references to be filled in.
     fills: Vec<Fill>,
-    /// What became of each candidate.
+    /// The new state of each candidate.
     settled: Vec<Candidate>,
 }
 
-/// Restores what the plan says.
+/// Carries out a plan.
 pub struct Apply<'a> {
     context: &'a Context,
     undo: Writer,
-    /// How long a statement may be, where there is a limit.
+    /// The maximum size of a statement, if there is a limit.
     packet_max: Option<usize>,
     done: Applied,
-    /// Told after each transaction how many rows have been inserted.
+    /// Called after each transaction with the number of rows inserted so far.
     progress: &'a mut (dyn FnMut(u64) + Send),
 }
 
 impl<'a> Apply<'a> {
-    /// Goes on from where the undo file says that another run has ended.
+    /// Continues from where the undo file says that an earlier run ended.
     pub async fn new(
         context: &'a Context,
         mut undo: Writer,
@@ -112,10 +112,10 @@ impl<'a> Apply<'a> {
         Ok(Self { context, undo, packet_max, done: Applied::default(), progress })
     }
 
-    /// Until a pass changes nothing.
+    /// Makes passes until one changes nothing.
     ///
     /// # Errors
-    /// What ends it in the middle. It then says that rows are in, and what can be done about them.
+    /// Whatever stops it half-way. The error then says that rows have been inserted, and what can be done about them.
     pub async fn run(mut self) -> anyhow::Result<Applied> {
         let Err(error) = self.passes().await else { return Ok(self.done) };
         let rows = self.done.inserted;

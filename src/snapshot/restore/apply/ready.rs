@@ -1,4 +1,5 @@
-//! Which rows can go in now: those whose references lead somewhere, and whom nobody has entered again meanwhile.
+//! Which rows can be inserted now: those whose references can be resolved, and that nobody has entered again in the
+//! meantime.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,17 +20,17 @@ use crate::{
 /// Why a row waits for the next plan.
 const ENTERED_AGAIN: &str = "entered again since the plan";
 
-/// A row on its way.
+/// A row to be inserted.
 pub(super) struct Ready {
     pub(super) candidate: Candidate,
     pub(super) row: Cells,
-    /// Whether it refers to other rows than it did.
+    /// Whether its references were changed to other rows.
     pub(super) is_redirected: bool,
-    /// References to rows that are still to come, by place.
+    /// References to rows that are still to come, by column position.
     pub(super) later: Vec<(usize, Arg)>,
 }
 
-/// Rows with their references rewritten, and the candidates that have to wait.
+/// The rows with their references rewritten, and the candidates that have to wait.
 pub(super) async fn ready(
     context: &Context,
     tx: &mut Tx,

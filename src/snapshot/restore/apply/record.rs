@@ -1,4 +1,4 @@
-//! What goes into the undo file of rows that went in.
+//! The undo file's records of inserted rows.
 
 use super::{Apply, ready::Ready};
 use crate::{
@@ -14,13 +14,14 @@ use crate::{
     },
 };
 
-/// Why a row is left alone that its key does not tell from others: of a table without a key all columns are one.
+/// The reason for leaving a row alone that its key cannot tell from others; in a table without a key, the key is all
+/// columns.
 pub(in crate::snapshot::restore) const SEVERAL: &str = "there are several like it";
 
 /// How many rows of a table that referred to a row are written down: where there were more, an undo leaves it.
 const REFERRED_MAX: usize = 1000;
 
-/// A row went in and cannot be told by its key: nothing of its batch is kept, as nobody could take it back.
+/// An inserted row cannot be found by its key: its batch is rolled back, because it could not be undone.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unfound {
     #[error("row {0} is not there after it went in: a trigger must have moved it")]
@@ -30,7 +31,7 @@ pub(super) enum Unfound {
 }
 
 impl Unfound {
-    /// In a few words.
+    /// The reason in a few words.
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Moved(_) => "it does not stay where it is put",
@@ -40,7 +41,7 @@ impl Unfound {
 }
 
 impl Apply<'_> {
-    /// Reads what was inserted as it is now: triggers and types may have changed it.
+    /// Reads back the inserted rows: triggers and types may have changed them.
     pub(super) async fn read_back(
         &self,
         tx: &mut Tx,

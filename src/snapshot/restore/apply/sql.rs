@@ -1,4 +1,4 @@
-//! The statements of a restore, and what the database says to them.
+//! The statements of a restore, and the database's errors.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ fn or_abort(live: &Side, shape: &Shape) -> &'static str {
     table.map_or("", |_| " OR ABORT")
 }
 
-/// How long a statement with its values may be; nothing where the database has no such limit.
+/// The maximum size of a statement with its values; `None` if the database has no such limit.
 pub(super) async fn packet_max(live: &Side) -> Result<Option<usize>, DbError> {
     if live.db.dialect() == Dialect::Sqlite {
         return Ok(None);
@@ -33,7 +33,8 @@ pub(super) async fn packet_max(live: &Side) -> Result<Option<usize>, DbError> {
     Ok(bytes.and_then(|bytes| usize::try_from(bytes).ok()))
 }
 
-/// Why the database would not even read a row, in the words of [`why`]: it would close the connection.
+/// The reason, in the form of [`why`], for a row that is too large for the database to accept: it would close the
+/// connection.
 pub(super) fn is_too_long(row: &[Arg], packet_max: Option<usize>) -> Option<(String, String)> {
     /// For what is not a value.
     const BESIDES: usize = 4096;
@@ -65,7 +66,8 @@ pub(super) async fn insert(live: &Side, tx: &mut Tx, shape: &Shape, row: &[Arg])
 const SESSION_MYSQL: &str =
     "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,ALLOW_INVALID_DATES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'";
 
-/// A transaction that may write any row that was there once. The session stays so: the pool is to have no others.
+/// A transaction that may write any row that existed before. The session keeps its settings, so the pool must not be
+/// used for anything else.
 pub(in crate::snapshot::restore) async fn begin(live: &Side) -> Result<Tx, DbError> {
     let mut tx = live.db.begin(Mode::Write).await?;
     if tx.dialect() == Dialect::MySql {
@@ -74,7 +76,7 @@ pub(in crate::snapshot::restore) async fn begin(live: &Side) -> Result<Tx, DbErr
     Ok(tx)
 }
 
-/// Writes every column of a row but its key: one that was left out might write itself (ON UPDATE
+/// Writes every column of a row except its key: a column that was left out might change by itself (ON UPDATE
 /// CURRENT_TIMESTAMP).
 pub(in crate::snapshot::restore) async fn update(
     live: &Side,
@@ -98,7 +100,7 @@ pub(in crate::snapshot::restore) async fn update(
     tx.execute_whole(Query::named("restore update", sql), args).await
 }
 
-/// Deletes the row with a key; how many there were.
+/// Deletes the row with a key; returns how many there were.
 pub(in crate::snapshot::restore) async fn delete(
     live: &Side,
     tx: &mut Tx,
@@ -115,7 +117,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long to wait between two tries.
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(5), max: Duration::from_millis(600) };
 
-/// How often and since when something has failed.
+/// How often something has failed, and since when.
 #[derive(Debug, Default)]
 pub(in crate::snapshot::restore) struct Failures {
     count: u32,
@@ -123,7 +125,7 @@ pub(in crate::snapshot::restore) struct Failures {
 }
 
 impl Failures {
-    /// Waits before the next try after what passes by itself; the error where there is to be none.
+    /// Waits before the next try if the error is transient; returns the error if there should be no next try.
     pub(in crate::snapshot::restore) async fn bear(&mut self, error: anyhow::Error) -> anyhow::Result<()> {
         self.count += 1;
         let is_passing = database_error(&error).is_some_and(DbError::is_passing);
@@ -135,7 +137,7 @@ impl Failures {
     }
 }
 
-/// Whether the database refuses this very row: others may go on.
+/// Whether the database rejects this particular row: others may still be inserted.
 pub(in crate::snapshot::restore) fn is_refusal(error: &DbError) -> bool {
     // Killed, or out of time, says nothing of the row.
     const KILLED: [u32; 3] = [1317, 1969, 3024];
@@ -144,7 +146,7 @@ pub(in crate::snapshot::restore) fn is_refusal(error: &DbError) -> bool {
         && !KILLED.contains(&db::code(&error.source))
 }
 
-/// Why the database does not take a row, in one of a few words, and its own.
+/// Why the database rejects a row: one of a few short reasons, and its own message.
 pub(in crate::snapshot::restore) fn why(error: &DbError) -> (String, String) {
     let reason = match db::code(&error.source) {
         1062 | 1586 | 2067 | 1555 | 2579 => "a unique key is taken",

@@ -1,7 +1,7 @@
-//! Which of the rows in an undo file cannot go, decided before any reference is emptied.
+//! Which rows of an undo file cannot be removed, decided before any reference is emptied.
 //!
-//! In tables that refer to each other a row can only be removed once references have been emptied. A row
-//! that stays in the end has to keep its own, and so the rows that these lead to stay as well.
+//! In tables that refer to each other, a row can only be removed once references have been emptied. A row that stays
+//! must keep its references, and so the rows that it refers to stay as well.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::DefaultHasher},
@@ -23,14 +23,14 @@ use crate::{
     },
 };
 
-/// What an undo knows of the rows of its file: some bytes a row.
+/// What an undo knows about the rows of its file, in a few bytes per row.
 #[derive(Debug, Default)]
 pub(super) struct Fate {
     /// Those that were inserted.
     inserted: HashSet<u64>,
-    /// Those whose references were left empty, each with the rows that referred to it all the while.
+    /// Those whose references were left empty, each with the rows that referred to it from the start.
     referred: HashSet<(u64, u64)>,
-    /// What they were after daymend itself had emptied references of theirs.
+    /// What they were after daymend itself emptied some of their references.
     emptied: HashMap<u64, u64>,
     /// Those that stay: how to name them, and why.
     pub(super) stays: HashMap<u64, (String, String)>,
@@ -50,19 +50,19 @@ fn shown(table: &str, key: &str) -> u64 {
 }
 
 impl Fate {
-    /// Whether a row is what daymend itself has left behind.
+    /// Whether a row is as daymend itself left it.
     pub(super) fn is_own(&self, id: u64, row: &[Arg]) -> bool {
         self.emptied.get(&id).is_some_and(|own| *own == self::id("", row))
     }
 
-    /// What daymend has left of a row.
+    /// Records how daymend left a row.
     pub(super) fn left(&mut self, id: u64, row: &[Arg]) {
         self.emptied.insert(id, self::id("", row));
     }
 }
 
 impl Undo {
-    /// Reads the file, and decides where references have been filled in; of all rows where they are only read.
+    /// Reads the file, and decides about rows whose references were filled in; with `Look::Read`, about all rows.
     pub(super) async fn fate(&self, reader: &mut Reader, look: Look) -> anyhow::Result<Fate> {
         let mut fate = Fate::default();
         for page in reader.pages() {

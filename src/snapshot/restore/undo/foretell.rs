@@ -1,4 +1,4 @@
-//! What an undo would do, for its dry run.
+//! The dry run of an undo.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,8 +8,8 @@ use super::{
 };
 
 impl Undo {
-    /// Says what would be done: rows are read, and nothing is locked. What the database itself would refuse, by a
-    /// trigger or a constraint, does not show.
+    /// Reports what an undo would do: rows are read, and nothing is locked. What the database itself would reject, by
+    /// a trigger or a constraint, does not show.
     pub async fn foretell(
         &self,
         reader: &mut Reader,

@@ -1,8 +1,9 @@
-//! Taking a restore back: the undo file, read from its end.
+//! Undoing a restore, by reading its undo file from the end.
 //!
-//! A row is removed only if it still is what was restored, and if nothing refers to it by now: what
-//! somebody has written since stays, and is reported, and so does what it refers to. References that were
-//! filled in are emptied first, as they were, of rows that can go. Killed at any point, it is run again: a row that is gone already is no matter.
+//! A row is removed only if it is still as it was restored, and nothing refers to it by now: rows that somebody has
+//! changed since are kept and reported, and so are the rows that they refer to. References that were filled in are
+//! emptied again first, on rows that can be removed. If interrupted at any point, it can be run again: rows that are
+//! already gone are skipped.
 
 mod fate;
 mod foretell;
@@ -36,16 +37,16 @@ const CHANGED: &str = "it has been changed since";
 #[error("the database has ended the transaction")]
 struct Ended;
 
-/// What was done.
+/// The result of an undo.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Undone {
     /// Rows removed.
     pub removed: u64,
-    /// Rows that were not there.
+    /// Rows that were already gone.
     pub gone: u64,
     /// References emptied.
     pub emptied: u64,
-    /// Rows left, by table and reason, with their keys.
+    /// Rows that were kept, by table and reason, with their keys.
     pub left: BTreeMap<(String, String), Vec<String>>,
 }
 
@@ -71,7 +72,7 @@ impl Undone {
 /// How rows are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Look {
-    /// Locked, by who is about to change them.
+    /// Locked, because they are about to be changed.
     Hold,
     /// As they are, without a lock.
     Read,
@@ -88,7 +89,7 @@ pub struct Undo {
 }
 
 impl Undo {
-    /// What the file's tables look like now, and what refers to them.
+    /// Reads the current schema of the file's tables, and what refers to them.
     pub async fn new(db: &Db, reader: &Reader, relations: Relations) -> anyhow::Result<Self> {
         let mut tx = db.begin(Mode::Snapshot).await?;
         let children = Children::read(&mut tx).await?;
@@ -146,7 +147,7 @@ impl Undo {
         Ok(Self { live, shapes, links, children, facts })
     }
 
-    /// Takes everything back.
+    /// Undoes everything.
     pub async fn run(&self, reader: &mut Reader, progress: &mut (dyn FnMut(u64) + Send)) -> anyhow::Result<Undone> {
         let mut undone = Undone::default();
         let mut fate = self.fate(reader, Look::Hold).await?;
@@ -204,13 +205,13 @@ impl Undo {
         Ok((done, written))
     }
 
-    /// Where the days are, if the database has that table.
+    /// Where the days come from, if the database has that table.
     #[must_use]
     pub fn facts(&self) -> Option<&Facts> {
         self.facts.as_ref()
     }
 
-    /// The live database, its tables, and what refers to what.
+    /// The live database, its tables, and the references between them.
     #[must_use]
     pub fn parts(&self) -> (&Side, &[Shape], &[Link]) {
         (&self.live, &self.shapes, &self.links)

@@ -1,12 +1,11 @@
-//! The undo file: one JSON object a line, each synced before the transaction that it describes commits.
+//! The undo file: one JSON object per line, each synced before the transaction that it describes commits.
 //!
-//! It begins with a [`Header`]; then come the rows that were inserted, as the database had them
-//! afterwards, and the references that were filled in. The last line may be torn by a crash: nothing that
-//! it describes was committed. A line may describe a transaction that was never committed: whoever reads
-//! it compares it with the live row.
+//! It begins with a [`Header`]; then come the inserted rows, as the database stored them, and the references that
+//! were filled in. A crash may leave the last line incomplete: the transaction it describes was never committed. A
+//! complete line, too, may describe a transaction that was never committed: readers compare it with the live row.
 //!
-//! Whoever writes it, or takes back what is in it, has it for itself ([`Held`]): a second run would cut off
-//! the line that the first one is writing, or rename the file under it.
+//! A restore or an undo holds the file exclusively ([`Held`]): a second run would cut off the line that the first one
+//! is writing, or rename the file under it.
 
 mod header;
 mod reader;
@@ -33,7 +32,7 @@ use crate::{
     },
 };
 
-/// One line behind the header.
+/// One line after the header.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Record {
@@ -43,11 +42,11 @@ pub enum Record {
         table: String,
         /// Its values.
         row: Values,
-        /// The references that were left empty: their places and what they will be.
+        /// The references that were left empty: their positions and future values.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         later: Vec<(usize, Value)>,
-        /// The rows, as table and key, that referred to it when it came: references that the schema does not
-        /// know are left behind when their row vanishes.
+        /// The rows, as table and key, that already referred to it when it was inserted: references unknown to the
+        /// schema are left behind when the row they refer to vanishes.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         referred: Vec<(String, String)>,
     },
@@ -60,20 +59,20 @@ pub enum Record {
         /// The row after.
         after: Values,
     },
-    /// References of a row that were filled in, or should have been, are empty: an undo has emptied them, or the
+    /// References of a row that were filled in, or should have been, are empty: an undo emptied them, or the
     /// transaction of the `Fill` was never committed.
     Empty {
         /// Its table.
         table: String,
         /// The row as it is now.
         row: Values,
-        /// The places of the references, and what they were.
+        /// The positions of the references, and their former values.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         later: Vec<(usize, Value)>,
     },
-    /// A run of the restore has come to its end: what is left empty above was left empty knowingly.
+    /// A run of the restore has ended: references left empty above were left empty on purpose.
     End,
-    /// The days to recompute, written down before anything is undone.
+    /// The days to recompute, recorded before anything is undone.
     Days {
         /// Each lab's days.
         labs: Vec<(i64, Vec<NaiveDate>)>,
@@ -81,7 +80,7 @@ pub enum Record {
 }
 
 impl Record {
-    /// The references that a `Fill` has filled in are empty again, in a row that is like this now.
+    /// A record that the references filled in by a `Fill` are empty again; `row` is the row as it is now.
     #[must_use]
     pub fn empty(table: &str, before: &[Arg], after: &[Arg], row: Cells) -> Self {
         let is_filled = |place: &usize| before[*place] == Arg::Null && after[*place] != Arg::Null;
@@ -124,7 +123,7 @@ impl<'de> Deserialize<'de> for Values {
     }
 }
 
-/// The file, which nobody else works with until this is dropped.
+/// The file, held exclusively until this is dropped.
 #[derive(Debug)]
 pub struct Held {
     path: PathBuf,
@@ -132,19 +131,19 @@ pub struct Held {
 }
 
 impl Held {
-    /// Takes hold of the file, which is made where it is missing.
+    /// Opens and locks the file, creating it if it is missing.
     ///
     /// # Errors
-    /// Where another run has it, and where it cannot be written.
+    /// If another run holds it, or it cannot be written.
     pub fn create(path: &Path) -> anyhow::Result<Self> {
         let open = || private().read(true).append(true).create(true).open(path);
         Self::with(path, open).with_context(|| format!("{}: cannot be written", path.display()))?
     }
 
-    /// Takes hold of a file that is there; one that may only be read as well.
+    /// Opens and locks an existing file, which may be read-only.
     ///
     /// # Errors
-    /// Where another run has it, and where it cannot be read.
+    /// If another run holds it, or it cannot be read.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         Self::with(path, || writable(path).or_else(|_| File::open(path)))
             .with_context(|| format!("{}: cannot be read", path.display()))?
@@ -168,12 +167,12 @@ impl Held {
         }
     }
 
-    /// The file, to be written: begun, or gone on with where it is about the same.
+    /// Opens the file for writing: starts it, or continues it if its header matches.
     pub fn writer(&self, header: &Header) -> anyhow::Result<Writer> {
         Writer::open(&self.path, header)
     }
 
-    /// The file, to be read.
+    /// Opens the file for reading.
     pub fn reader(&self) -> anyhow::Result<Reader> {
         Reader::open(&self.path)
     }
@@ -194,7 +193,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// The file, being written.
+/// The file, open for writing.
 #[derive(Debug)]
 pub struct Writer {
     file: File,
@@ -238,13 +237,13 @@ impl Writer {
         Ok(this)
     }
 
-    /// Where it is.
+    /// The file's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Adds records, and waits until they are on the disk.
+    /// Appends records, and syncs them to disk.
     pub fn append(&mut self, records: &[Record]) -> anyhow::Result<()> {
         if records.is_empty() { Ok(()) } else { self.write(records) }
     }
@@ -262,13 +261,13 @@ impl Writer {
     }
 }
 
-/// What is said of a file that an older daymend has begun.
+/// The message for a file begun by an older daymend.
 #[must_use]
 pub fn of_any_database(path: &Path) -> String {
     format!("{} does not say which database it is of: whether it is this one is for you to know", path.display())
 }
 
-/// What is said of a file that was begun with other relations than are given now.
+/// The message for a file begun with other relations than the given ones.
 #[must_use]
 pub fn of_other_relations(path: &Path) -> String {
     format!("{} was begun with other --relations: give these to `snapshot undo` as well", path.display())

@@ -12,14 +12,14 @@ use anyhow::{Context as _, bail};
 use super::{Header, Record, Writer, header::VERSION, whole_length};
 use crate::snapshot::side::{PAGE, PAGE_BYTES};
 
-/// The file, being read: from its beginning or from its end. Keeps eight bytes a line.
+/// The file, open for reading from its beginning or its end. Uses eight bytes of memory per line.
 #[derive(Debug)]
 pub struct Reader {
-    /// What the file is about.
+    /// The file's header.
     pub header: Header,
     file: File,
     path: PathBuf,
-    /// Where each record begins, and the last one ends.
+    /// Where each record begins, and where the last one ends.
     offsets: Vec<u64>,
 }
 
@@ -51,7 +51,7 @@ impl Reader {
         Ok(Self { header, file, path: path.to_owned(), offsets })
     }
 
-    /// The same file, to be written on.
+    /// Opens the same file for appending.
     pub fn writer(&self) -> anyhow::Result<Writer> {
         Writer::open(&self.path, &self.header)
     }
@@ -68,7 +68,8 @@ impl Reader {
         self.len() == 0
     }
 
-    /// The ranges by which to read all of it: none has more records than a page, nor more bytes, but for one.
+    /// Ranges that together cover the file, each with at most a page of records and a page of bytes (unless a single
+    /// record is longer).
     #[must_use]
     pub fn pages(&self) -> Vec<Range<usize>> {
         let (mut pages, mut start) = (Vec::new(), 0);
@@ -82,7 +83,7 @@ impl Reader {
         pages
     }
 
-    /// The records of a range.
+    /// The records in a range.
     pub fn read(&mut self, range: Range<usize>) -> anyhow::Result<Vec<Record>> {
         let at = || format!("{}: cannot be read", self.path.display());
         let (start, end) = (self.offsets[range.start], self.offsets[range.end]);
