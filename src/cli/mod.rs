@@ -254,7 +254,7 @@ pub fn main() -> ExitCode {
         return Exit::Usage.into();
     }
     if let Some(option) = idle_option(&matches) {
-        cli.global.warn(format_args!("{option} does nothing without --wait: the scheduler's own decides"));
+        cli.global.warn(format_args!("{option} has no effect without --wait: the scheduler's setting applies"));
     }
     log_panics();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -418,7 +418,7 @@ impl Global {
         if ahead > AHEAD_MAX {
             let days = ahead.num_days();
             self.warn(format_args!(
-                "--now is {days} day(s) ahead of the database's clock: days that go on count as over"
+                "--now is {days} day(s) ahead of the database's clock: days that are not over yet count as closed"
             ));
         }
         Ok(())

@@ -230,11 +230,11 @@ impl WorkerArgs {
             )));
         }
         if self.job_timeout.is_zero() {
-            return Err(usage("--job-timeout (0s) leaves no attempt any time"));
+            return Err(usage("--job-timeout must be more than 0s"));
         }
         if self.job_timeout > JOB_TIMEOUT_MAX {
             let [given, max] = [self.job_timeout, JOB_TIMEOUT_MAX].map(humantime::format_duration);
-            return Err(usage(format!("--job-timeout ({given}) is longer than {max}, which no server can count to")));
+            return Err(usage(format!("--job-timeout ({given}) is longer than the maximum of {max}")));
         }
         let host = || std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/etc/hostname").ok());
         let name = self.name.clone().or_else(host).unwrap_or_default();
@@ -292,6 +292,11 @@ impl SchedulerOptions {
             global.warn_of_future(&db).await?;
             let (rollup, mut report) = (historical_summary(&rollups)?, scheduler::Report::default());
             let done = scheduler::tick(&db, rollup, &config, global.clock(), &mut report).await;
+            if report.enqueued.is_empty() && report.closed.is_empty() {
+                done?;
+                return print_report(global, &report);
+            }
+            // What was done is said also where something else failed.
             let exit = print_report(global, &report)?;
             return Ok(done.map(|()| exit)?);
         }
@@ -398,7 +403,7 @@ impl WorkerOptions {
         let mut exit = Exit::Ok;
         if self.drain {
             if ended != worker::Ended::Drained {
-                global.warn("it was ended before the queue was drained");
+                global.warn("stopped before the queue was drained");
                 exit = Exit::Failed;
             }
             if stats::discarded_since(&db, begun).await? > 0 {

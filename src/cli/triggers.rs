@@ -108,15 +108,15 @@ async fn install(global: &Global, dry_run: bool) -> anyhow::Result<ExitCode> {
         println!("all {} triggers are there and right: nothing to do", installed.kept.len());
     } else if !dry_run {
         println!(
-            "late changes are marked from now on, and repaired within seconds by a scheduler; for what changed earlier \
-             there is `daymend repair` and `daymend rebuild`"
+            "late changes are marked from now on, and repaired within seconds by a scheduler; for earlier changes use \
+             `daymend repair` or `daymend rebuild`"
         );
         if !installed.replaced.is_empty() {
-            println!("what changed in the moment of the replacement is not marked: repair the last days");
+            println!("changes made while a trigger was being replaced are not marked: repair the last few days");
         }
     }
     for name in &installed.deltas {
-        println!("the trigger {name} writes to {} too: it is not needed any more", rollup.summary.table);
+        println!("the trigger {name} also writes to {}: it is no longer needed", rollup.summary.table);
     }
     Ok(Exit::Ok.into())
 }
@@ -132,7 +132,7 @@ async fn remove(global: &Global, dry_run: bool) -> anyhow::Result<ExitCode> {
         println!("{} {name}", if dry_run { "would drop" } else { "dropped" });
     }
     if removed.is_empty() {
-        println!("no trigger of daymend is there, or the account has no TRIGGER and sees none: nothing to do");
+        println!("nothing to do: no daymend trigger exists, or the account lacks TRIGGER and cannot see them");
     }
     Ok(Exit::Ok.into())
 }

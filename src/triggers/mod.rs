@@ -135,7 +135,7 @@ pub enum InstallError {
     )]
     BinaryLog(#[source] DbError),
     /// A table stayed in use.
-    #[error("{0} is in use by a transaction that does not end: try again when it has")]
+    #[error("{0} is locked by a long-running transaction: try again when it has ended")]
     InUse(String, #[source] DbError),
     /// Something else already has that name.
     #[error("a trigger named {0} is there, and is not daymend's: rename or drop it first")]

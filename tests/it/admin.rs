@@ -375,7 +375,7 @@ async fn a_bare_now_retries_what_waits_for_another_attempt(engine: Engine) {
     for (now, is_said) in [(&["--now", NOW][..], true), (&["--now"], false)] {
         let retried = run(&db, &[&["queue", "retry", "--all"], now].concat());
         assert!(retried.status.success(), "{retried:?}");
-        let said = String::from_utf8_lossy(&retried.stderr).contains("leave the time of --now out to retry at once");
+        let said = String::from_utf8_lossy(&retried.stderr).contains("to retry at once, give --now without a time");
         assert_eq!(said, is_said, "{retried:?}");
     }
     let error = run_fails(&db, USAGE, &["repair", "--day", "2026-06-09", "--now"]);

@@ -51,7 +51,7 @@ async fn triggers_are_installed_once_and_removed_without_a_trace(engine: Engine)
     assert_eq!(names(&db).await, ["billing_delta"]);
     let first = run_ok(&db, &["triggers", "install"]);
     assert_eq!(first.matches("created daymend_").count(), expected(engine), "{first}");
-    assert!(first.contains("billing_delta writes to operation_historical_summary"), "{first}");
+    assert!(first.contains("billing_delta also writes to operation_historical_summary"), "{first}");
     assert_eq!(names(&db).await.len(), expected(engine) + 1);
     let again = run_ok(&db, &["triggers", "install"]);
     assert!(again.contains("nothing to do") && !again.contains("created"), "{again}");
@@ -105,7 +105,7 @@ async fn an_older_trigger_is_replaced_and_one_of_somebody_else_is_not(engine: En
                  BEGIN INSERT INTO daymend_dirty (lab_id, marked_at) VALUES (NEW.lab_id, '2026-01-01'); END";
     db.execute(older, vec![]).await;
     let said = run_ok(&db, &["triggers", "install"]);
-    assert!(said.contains("replaced daymend_billing_update") && said.contains("repair the last days"), "{said}");
+    assert!(said.contains("replaced daymend_billing_update") && said.contains("repair the last few days"), "{said}");
     assert!(run_ok(&db, &["triggers", "install"]).contains("nothing to do"));
     run_ok(&db, &["triggers", "remove"]);
     let foreign = "CREATE TRIGGER daymend_billing_insert AFTER INSERT ON billing FOR EACH ROW
@@ -128,7 +128,7 @@ async fn only_triggers_that_write_to_the_summary_are_named(engine: Engine) {
         db.execute(&format!("CREATE TRIGGER {name} AFTER DELETE ON billing FOR EACH ROW BEGIN {what}; END"), vec![]).await;
     }
     let said = run_ok(&db, &["triggers", "install"]);
-    assert!(said.contains("writer writes to operation_historical_summary") && !said.contains("reader"), "{said}");
+    assert!(said.contains("writer also writes to operation_historical_summary") && !said.contains("reader"), "{said}");
 }
 
 /// On MariaDB there is no moment without the trigger, so that no change goes unmarked.

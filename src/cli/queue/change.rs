@@ -43,7 +43,7 @@ impl ChangeArgs {
         let who = self.by.who();
         let filter = self.filter.filter(db).await?;
         if filter.is_empty() && !self.all && !self.dry_run {
-            return Err(usage("no filter is given: name what is meant (--run, --lab, --error …), or use --all"));
+            return Err(usage("no filter given: select jobs (--run, --lab, --error …), or use --all"));
         }
         let runs = if self.dry_run {
             change::plan(db, change, &filter).await?

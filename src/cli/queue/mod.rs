@@ -60,7 +60,7 @@ impl Command {
 
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         if self.takes_bare_now() && global.now.is_some() && !global.is_bare_now() {
-            global.warn("queue retry goes by the database's clock: leave the time of --now out to retry at once");
+            global.warn("queue retry uses the database's clock: to retry at once, give --now without a time");
         }
         let db = global.connect(4).await?;
         match self {

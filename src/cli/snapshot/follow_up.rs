@@ -99,7 +99,7 @@ impl FollowUp {
             println!("days of {} lab(s) are left out ({labs}{more})", days.left_out.len());
         }
         for why in &days.unknown {
-            global.warn(format_args!("a row of unknown day, which is not recomputed: {why}"));
+            global.warn(format_args!("not recomputed, because its day is unknown: {why}"));
         }
         if let Some(left) = &after.left {
             global.warn(left);

@@ -185,7 +185,7 @@ async fn warn_of_fewer_tables(global: &Global, store: &Store, name: Name, wanted
         let lacking: Vec<&String> = names.filter(is_lacking).collect();
         if !lacking.is_empty() {
             global.warn(format_args!(
-                "{name} has no {}, which {} before it has: their rows are not looked for",
+                "{name} lacks {}, which the snapshot before it ({}) has: rows that vanished from there are not found",
                 examples(lacking, 3),
                 before.name
             ));

@@ -56,7 +56,7 @@ impl Options {
         }
         let verb = if self.dry_run { "would be removed" } else { "removed" };
         for (name, error) in &pruned.unread {
-            println!("snapshot {name} stays, and stands for no other: {}", chain(error));
+            println!("snapshot {name} is kept, and ignored when choosing which to remove: {}", chain(error));
         }
         for name in &removed {
             println!("snapshot {name} {verb}");

@@ -140,7 +140,7 @@ impl Options {
         };
         if !known.is_same(&live) && !self.into_other_database {
             return Err(usage(format!(
-                "{file} is of database {}, and live of {}: if that is meant, say --into-other-database",
+                "{file} was written for database {}, but this is {}: if that is intended, use --into-other-database",
                 known.name, live.name
             )));
         }

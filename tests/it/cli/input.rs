@@ -232,7 +232,7 @@ async fn options_that_would_do_nothing_are_not_taken_in_silence(engine: Engine) 
         String::from_utf8(output.stderr).unwrap()
     };
     for (option, value) in [("--attempts", "2"), ("--max-shrink", "30%")] {
-        let warning = format!("warning: {option} does nothing without --wait: the scheduler's own decides\n");
+        let warning = format!("warning: {option} has no effect without --wait: the scheduler's setting applies\n");
         assert_eq!(said(&[option, value]), warning);
         assert_eq!(said(&[option, value, "--wait"]), "");
     }

@@ -204,7 +204,10 @@ async fn a_restore_of_the_latest_says_which_tables_it_lacks(engine: Engine) {
     tokio::time::sleep(Duration::from_millis(1100)).await;
     scene.tables.truncate(1);
     let one = scene.take().await;
-    let expected = format!("warning: {one} has no pets, which {both} before it has: their rows are not looked for\n");
+    let expected = format!(
+        "warning: {one} lacks pets, which the snapshot before it ({both}) has: rows that vanished from there are not \
+         found\n"
+    );
     assert_eq!(warned(&scene, &[]), expected);
     assert_eq!(warned(&scene, &["--table", "people"]), "", "the others were not asked for");
 }

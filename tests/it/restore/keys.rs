@@ -66,7 +66,7 @@ async fn a_row_that_does_not_stay_where_it_is_put_is_deferred(engine: Engine) {
     assert_eq!(report["applied"]["inserted"], 2, "{report}");
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM t WHERE id IN (1, 3)").await, 2, "{report}");
     let groups = report["report"]["groups"].as_array().unwrap();
-    assert!(groups.iter().any(|group| group["reason"] == "it does not stay where it is put"), "{report}");
+    assert!(groups.iter().any(|group| group["reason"] == "its key changes when it is inserted"), "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

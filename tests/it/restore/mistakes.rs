@@ -186,7 +186,7 @@ async fn an_edited_map_is_never_written_over(engine: Engine) {
     std::fs::write(&map, edited).unwrap();
     for _ in 0..2 {
         let said = scene.run(3, &plan);
-        assert!(said.contains(&format!("{} holds another map, and stays as it is", map.display())), "{said}");
+        assert!(said.contains(&format!("{} already holds another map, and was not changed", map.display())), "{said}");
         assert!(said.contains("map.2.csv: edit it"), "{said}");
         assert_eq!((read("map.csv").as_str(), read("map.2.csv")), (edited, planned.clone()));
     }
@@ -276,7 +276,7 @@ async fn a_restore_of_nothing_offers_nothing_to_take_back(engine: Engine) {
     let undo = scene.path("undo.jsonl").display().to_string();
     let restore = ["restore", &name, "--missing", "--apply"];
     let said = scene.run(0, &restore);
-    assert!(said.contains("no row was to be restored") && !said.contains("takes it back"), "{said}");
+    assert!(said.contains("no rows to restore") && !said.contains("takes it back"), "{said}");
     scene.execute_all(&["DELETE FROM pets"]).await;
     assert!(scene.run(0, &restore).contains("takes it back"));
     // What another run has restored can be taken back all the same.
@@ -387,7 +387,8 @@ async fn an_undo_file_is_of_one_database(engine: Engine) {
     let undo = path.display().to_string();
     for more in ["--dry-run", "--json"] {
         let error = other.run(2, &["undo", &undo, more]);
-        let expected = format!("{undo} is of database {database}, and live of {}: if that is meant", live.name());
+        let expected =
+            format!("{undo} was written for database {database}, but this is {}: if that is intended", live.name());
         assert!(error.contains(&expected) && error.contains("--into-other-database"), "{error}");
     }
     assert_eq!(pets().await, 9);
@@ -402,9 +403,9 @@ async fn an_undo_file_is_of_one_database(engine: Engine) {
     let dry_run: Vec<&str> = dry_run.iter().map(String::as_str).collect();
     let output = command(&other.db, &dry_run).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("does not say which database it is of"), "{output:?}");
+    assert!(output.status.success() && said.contains("does not name its database"), "{output:?}");
     let done = other.json(0, &["restore", &name, "--missing", "--apply", "--into-other-database"]);
-    assert!(done["report"]["remarks"].to_string().contains("does not say which database it is of"), "{done}");
+    assert!(done["report"]["remarks"].to_string().contains("does not name its database"), "{done}");
     std::fs::write(&path, written).unwrap();
     assert_eq!(other.json(0, &["undo", &undo, "--into-other-database"])["removed"], 9);
     assert_eq!(pets().await, 0);

@@ -136,7 +136,7 @@ impl Options {
         let server = &opened.manifest.server;
         let other = (!server.is_of(&db)).then(|| other_database(&label, server, "live", &db.name()));
         if let Some(other) = other.as_ref().filter(|_| self.apply && !self.into_other_database) {
-            return Err(usage(format!("{other}: if that is meant, say --into-other-database")));
+            return Err(usage(format!("{other}: if that is intended, use --into-other-database")));
         }
         let live = Side::live(&db, snapshot.tables.keys().map(String::as_str)).await.map_err(explained)?;
         exclusions.fit(&snapshot, &live).await.map_err(|error| match error {

@@ -27,7 +27,7 @@ pub(super) async fn map(context: &Context, wanted: &Path, saved: Option<&Path>) 
     }
     if let Some(saved) = saved {
         if saved != wanted {
-            println!("{} holds another map, and stays as it is", wanted.display());
+            println!("{} already holds another map, and was not changed", wanted.display());
         }
         println!("the map is in {}: edit it and give it with --remap", saved.display());
     }
@@ -80,7 +80,7 @@ pub(super) fn report(report: &Report, is_plan: bool) {
 /// Prints what this run has done; the undo file may also hold what earlier runs did.
 pub(super) fn applied(applied: &Applied, undo: &Path, is_empty: bool) {
     if is_empty {
-        println!("no row was to be restored: nothing was written");
+        println!("no rows to restore: nothing was written");
         return;
     }
     println!(
@@ -98,6 +98,6 @@ pub(super) fn applied(applied: &Applied, undo: &Path, is_empty: bool) {
         );
     }
     if applied.incomplete > 0 {
-        println!("{} row(s) are in with references left empty", applied.incomplete);
+        println!("{} row(s) were restored with some references left empty", applied.incomplete);
     }
 }

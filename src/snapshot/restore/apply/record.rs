@@ -24,9 +24,9 @@ const REFERRED_MAX: usize = 1000;
 /// An inserted row cannot be found by its key: its batch is rolled back, because it could not be undone.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unfound {
-    #[error("row {0} is not there after it went in: a trigger must have moved it")]
+    #[error("row {0} cannot be found after its insert: a trigger must have changed its key")]
     Moved(String),
-    #[error("row {0} is there more than once after it went in, and nothing tells one from the other")]
+    #[error("row {0} exists more than once after its insert, and the copies cannot be told apart")]
     Several(String),
 }
 
@@ -34,7 +34,7 @@ impl Unfound {
     /// The reason in a few words.
     pub(super) fn reason(&self) -> &'static str {
         match self {
-            Self::Moved(_) => "it does not stay where it is put",
+            Self::Moved(_) => "its key changes when it is inserted",
             Self::Several(_) => SEVERAL,
         }
     }

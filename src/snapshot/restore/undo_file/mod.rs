@@ -264,7 +264,7 @@ impl Writer {
 /// The message for a file begun by an older daymend.
 #[must_use]
 pub fn of_any_database(path: &Path) -> String {
-    format!("{} does not say which database it is of: whether it is this one is for you to know", path.display())
+    format!("{} does not name its database: make sure that it belongs to this one", path.display())
 }
 
 /// The message for a file begun with other relations than the given ones.

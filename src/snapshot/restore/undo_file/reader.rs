@@ -36,7 +36,7 @@ impl Reader {
             serde_json::from_str(&first).with_context(|| format!("{}: this is no undo file", path.display()))?;
         if header.daymend_undo != VERSION {
             bail!(
-                "{}: its format is version {}, and this daymend knows {VERSION}",
+                "{}: format version {} is not supported (this daymend reads {VERSION})",
                 path.display(),
                 header.daymend_undo
             );
