@@ -221,7 +221,10 @@ pub async fn examine(patient: &Patient<'_>) -> Report {
                 report.skipped.push((group, check.id));
                 if time.is_zero() && !is_time_up {
                     is_time_up = true;
-                    let why = format!("{} were up, for what follows as well", humantime::format_duration(ALL_MAX));
+                    let why = format!(
+                        "all checks together may take {}; the rest is skipped",
+                        humantime::format_duration(ALL_MAX)
+                    );
                     report.findings.push(finding(Severity::Warning, could_not(check, &why, SLOW)));
                 }
                 continue;
