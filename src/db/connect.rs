@@ -37,8 +37,8 @@ pub struct ConnectOptions {
     /// Whether to create a missing SQLite file, and to switch it to WAL, which is permanent. All other callers leave
     /// a file as it is, so that a copy that nobody may write can be read.
     pub create: bool,
-    /// How long the server lets one statement run, so that a statement whose client has given up does not run for
-    /// ever. SQLite's statements are interrupted by their client.
+    /// How long the server lets one statement run, so that a statement whose client has given up does not run forever.
+    /// SQLite's statements are interrupted by their client.
     pub statement_max: Duration,
     /// How long a MySQL session may be idle before the server ends it. This frees the locks of a process that was
     /// stopped, or cut off, in the middle of a transaction.
@@ -63,8 +63,8 @@ impl From<u32> for ConnectOptions {
 /// Settings that every MySQL session relies on, set explicitly because the server's defaults differ from site to site.
 /// READ COMMITTED avoids the gap locks that make neighbouring empty days deadlock. No statement ends early
 /// (`sql_select_limit` would cut facts and snapshots short without an error), or is refused for its estimated cost. A
-/// lock that is not granted within five seconds is held by somebody else for long: starting over is better than waiting
-/// with locks of our own. On MySQL it is one second, because no statement can say that it does not wait
+/// lock that is not granted within five seconds is held by somebody else for long, and starting over is better than
+/// waiting with locks of our own; within one second on MySQL, where no statement can say that it does not wait
 /// (`{waiting_for_nobody}`). Digests concatenate the rows of a day, and a server's default of 1,024 bytes holds only a
 /// few.
 const SESSION_MYSQL: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; \
@@ -226,7 +226,7 @@ fn sqlite_pool(options: SqliteConnectOptions, pool: ConnectOptions) -> SqlitePoo
 #[must_use]
 pub fn explain_read_only(url: &str, error: &DbError) -> Option<String> {
     let options = SqliteConnectOptions::from_str(url).ok().filter(|_| error.is_read_only())?;
-    // An error of connecting says so itself.
+    // A connection error says this already.
     (error.statement != CONNECT).then(|| format!("the database {} {READ_ONLY}", options.get_filename().display()))
 }
 

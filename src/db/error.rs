@@ -107,7 +107,7 @@ fn mysql_kind(number: u32) -> Kind {
         // kills long statements would kill it again, forever.
         1040 | 1047 | 1053 | 1077 | 1079 | 1152 | 1184 | 1203 | 1226 | 1290 | 1461 | 1836 | 1927 | 2006 | 2013
         | 3169 | 4031 => Kind::Unavailable,
-        // A refused log-in is no job's fault.
+        // A refused log-in is not a job's fault.
         login if is_login_refused(login) => Kind::Unavailable,
         // Access denied (database, table, column, other); unknown database; bad field; syntax;
         // unknown table; no such table.
@@ -116,9 +116,9 @@ fn mysql_kind(number: u32) -> Kind {
     }
 }
 
-/// Whether a MySQL error refuses a log-in: the password is being changed (1045, 1698) or has expired (1820, 1862), the
-/// host is blocked after network errors (1129) or may not log in (1130), or the account is locked (MySQL 3118, MariaDB
-/// 4151), or blocked after wrong passwords (MySQL 3955, MariaDB 4150).
+/// Whether a MySQL error means that a log-in was refused: the password is being changed (1045, 1698) or has expired
+/// (1820, 1862), the host is blocked after network errors (1129) or may not log in (1130), or the account is locked
+/// (MySQL 3118, MariaDB 4151), or blocked after wrong passwords (MySQL 3955, MariaDB 4150).
 fn is_login_refused(number: u32) -> bool {
     matches!(number, 1045 | 1129 | 1130 | 1698 | 1820 | 1862 | 3118 | 3955 | 4150 | 4151)
 }

@@ -13,8 +13,8 @@ pub struct Query<'a> {
     pub(super) is_kept: bool,
 }
 
-/// Up to how many items a statement whose text depends on their number is kept prepared: each number makes another
-/// text, and a server limits the prepared statements of all its clients together (`max_prepared_stmt_count`).
+/// A statement whose text depends on the number of items is only kept prepared up to this many: each number makes
+/// another text, and a server limits the prepared statements of all its clients together (`max_prepared_stmt_count`).
 const ITEMS_KEPT_MAX: usize = 16;
 
 impl<'a> Query<'a> {

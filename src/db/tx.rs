@@ -31,7 +31,7 @@ pub(crate) const COMMIT: &str = "commit";
 const BEGIN_SNAPSHOT_MYSQL: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
      START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
 
-/// How many of SQLite's virtual machine instructions run between two checks whether the statement has been abandoned.
+/// How many of SQLite's virtual machine instructions run between two checks for an abandoned statement.
 const SQLITE_INSTRUCTIONS: i32 = 10_000;
 
 /// A transaction on one connection.

@@ -39,7 +39,7 @@ pub fn instant_text(at: DateTime<Utc>) -> String {
     }
 }
 
-/// The text, cut off after so many characters to fit a column.
+/// The text, cut to `characters_max` characters to fit a column.
 #[must_use]
 pub(crate) fn clipped(text: &str, characters_max: usize) -> String {
     text.chars().take(characters_max).collect()

@@ -32,7 +32,7 @@ fn is_dumb(term: Option<&OsStr>) -> bool {
     term.is_some_and(|term| term == "dumb")
 }
 
-/// Whether a stream shows colours: it is such a terminal, and `NO_COLOR` is unset or empty.
+/// Whether a stream shows colours: it is a terminal in the sense of [`is_terminal`], and `NO_COLOR` is unset or empty.
 pub(crate) fn has_colour(stream: &impl IsTerminal) -> bool {
     is_terminal(stream) && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

@@ -131,7 +131,7 @@ async fn count_wholes(
     Ok(wholes)
 }
 
-/// The positions of the columns that are read of a row.
+/// The positions of the columns that are read from a row.
 struct Columns {
     time: usize,
     /// Only read if the kind has parts.

@@ -134,7 +134,7 @@ pub fn quote_all<'a>(dialect: Dialect, identifiers: impl IntoIterator<Item = &'a
     identifiers.into_iter().map(|name| quote(dialect, name)).collect::<Vec<_>>().join(", ")
 }
 
-// Of a system-versioned table (MariaDB), only the current rows are read, as by any SELECT.
+// For a system-versioned table (MariaDB), only the current rows are read, as by any SELECT.
 statement!(
     TABLES_MYSQL,
     "snapshot tables (mysql)",

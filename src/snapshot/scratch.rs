@@ -14,7 +14,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::SnapshotError;
 
-/// The prefix of the names. A directory of snapshots does not list them.
+/// The prefix of the directories' names, which a listing of snapshots does not show.
 const PREFIX: &str = ".daymend-snapshot-";
 
 /// The suffix of lock files.
@@ -53,7 +53,7 @@ impl Scratch {
                 continue;
             }
             let mut builder = fs::DirBuilder::new();
-            // Its data may be protected in the database.
+            // It may hold data that is protected in the database.
             #[cfg(unix)]
             std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
             builder.create(&path)?;

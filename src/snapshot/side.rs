@@ -116,7 +116,7 @@ impl Side {
         let order = keys.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
         sql += &format!(" ORDER BY {order} LIMIT {rows_max}");
         let page = self.fetch(tx, Query::named("snapshot page", sql), shape, args, PAGE_BYTES).await?;
-        // A page that ends with the row that it should come after would be returned again and again.
+        // If the page ends with the row that it should come after, reading on would never end.
         if let (Some(after), Some(last)) = (after, page.last())
             && shape.key_of(last) == after
         {
@@ -140,8 +140,8 @@ impl Side {
         self.lookup_some(tx, shape, by, values, usize::MAX, share).await
     }
 
-    /// The same of so many rows a value at most, of no matter which: a value that many rows share, such as an
-    /// empty text, does not fill the memory.
+    /// Like [`lookup`](Self::lookup), but returns at most `most` rows per value, no matter which: a value that many
+    /// rows share, such as an empty text, does not fill the memory.
     pub async fn lookup_some(
         &self,
         tx: &mut Tx,

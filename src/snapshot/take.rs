@@ -32,7 +32,7 @@ use crate::{
 const BATCH: usize = 256 * 1024;
 const BATCHES: usize = 1;
 
-/// How often a copy is started if tables are altered meanwhile.
+/// How many times a copy is attempted if tables are altered meanwhile.
 const TRIES: u32 = 3;
 
 /// How long the server may work on one SELECT.

@@ -45,11 +45,11 @@ statement!(
     "INSERT INTO daymend_dirty (lab_id, bill_time, bill_id, test_id, marked_at) VALUES (NULL, NULL, NULL, NULL, {now})"
 );
 
-/// Creating a trigger waits for the transactions that use its table, and everybody who comes later waits behind it: two
-/// seconds are bearable. A mark has to accept any value that the source has.
+/// Creating a trigger waits for the transactions that use its table, and every later one waits behind it: two seconds
+/// are bearable. A mark has to accept any value that the source has.
 const SESSION_MYSQL: &str = "SET SESSION lock_wait_timeout = 2, sql_mode = 'NO_ENGINE_SUBSTITUTION'";
 
-/// How often an installation retries while transactions use a table.
+/// How many times an installation waits for transactions that use a table.
 const WAITS_MAX: u32 = 5;
 
 /// A trigger, as the database describes it.

@@ -64,7 +64,8 @@ pub(crate) struct Packed {
     pub(crate) sha256: String,
 }
 
-/// Options to open a file that, if newly created, nobody else may read: its data may be protected in the database.
+/// Options to open a file that, if newly created, nobody else may read: it may hold data that is protected in the
+/// database.
 pub(crate) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     #[cfg(unix)]

@@ -200,7 +200,7 @@ impl Digits {
         self.length += 1;
     }
 
-    /// Appends a number with at least so many digits.
+    /// Appends a number with at least `digits` digits.
     fn number(&mut self, value: u32, digits: u32) {
         let digits = digits.max(value.checked_ilog10().map_or(1, |log| log + 1));
         for place in (0..digits).rev() {

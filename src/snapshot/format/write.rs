@@ -70,8 +70,8 @@ pub(crate) fn write(path: &Path, mut messages: mpsc::Receiver<Message>) -> Resul
 fn create(table: &Table, key: &[String], dialect: Dialect) -> String {
     let names = || table.columns.iter().map(|column| column.name.as_str());
     // A key that is a single whole number becomes the rowid, the smallest key that SQLite has. One that may be too
-    // large is stored as text, which a rowid does not accept. SQLite's own columns may hold anything, even if declared
-    // as numbers.
+    // large is stored as text, which a rowid does not accept. The columns of a SQLite database may hold anything, even
+    // if declared as numbers.
     let id = match key {
         [only] if dialect == Dialect::MySql => {
             table.columns.iter().find(|column| column.name == *only).filter(|column| is_id(column))

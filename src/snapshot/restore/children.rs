@@ -120,13 +120,13 @@ impl Children {
         let table = quote(dialect, &parent.table);
         for foreign in self.keys.iter().filter(|foreign| foreign.parent == parent.table) {
             let shape = shapes.iter().find(|shape| foreign.is_here && shape.table == foreign.table);
-            // If the keys of the table are known, select nothing but the key.
+            // If the table's key is known, select only the key.
             let keys = shape.map(|shape| shape.lean(&[]));
             let columns = match &keys {
                 Some(keys) => keys.columns.iter().map(|name| format!("c.{}", quote(dialect, name))).collect(),
                 None => vec!["1".to_owned()],
             };
-            // The database itself compares them, by its own rules.
+            // Joined, so that the database compares them by its own rules.
             let joined = foreign.columns.iter().map(|(column, parent_column)| {
                 format!("p.{} = c.{}", quote(dialect, parent_column), quote(dialect, column))
             });

@@ -153,7 +153,7 @@ impl Exclusions {
     }
 }
 
-/// A line without its comment. A key may contain the sign.
+/// A line without its comment. A `#` inside a key does not begin one.
 fn without_comment(line: &str) -> &str {
     let begins = |at: &usize| line[..*at].chars().next_back().is_none_or(char::is_whitespace);
     let comment = line.match_indices('#').map(|(at, _)| at).find(begins);

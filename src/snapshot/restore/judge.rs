@@ -158,9 +158,9 @@ async fn themselves(
     Ok(candidates.iter().zip(are).map(|(candidate, why)| why.map(|why| verdict(candidate, why))).collect())
 }
 
-/// Lets a candidate be mapped to its holder only if no other one is. A candidate that an earlier run inserted has a
-/// better claim than one with the same identity; what a person decided is not questioned. Returns whether an earlier
-/// mapping no longer holds.
+/// Lets a candidate be mapped to its holder only if no other candidate is mapped to it. A candidate that an earlier run
+/// inserted has a better claim than one with the same identity; what a person decided is not questioned. Returns
+/// whether an earlier mapping no longer holds.
 async fn claim(
     context: &Context,
     views: &mut Views,
@@ -362,7 +362,7 @@ async fn is_extension(
 }
 
 /// A candidate that no live row stands for, with the key that it would be inserted under, if its references give it
-/// another one: then it is in nobody's way, and nobody is in its way. `None` if there is nothing new.
+/// another one: then no live row is in its way. `None` if there is nothing new.
 fn moved(context: &Context, table: usize, candidate: Candidate, row: &[Arg]) -> Option<Candidate> {
     let key = context.shapes[table].key_of(row);
     let is_known = candidate.state == State::Missing && candidate.holder.as_ref() == Some(&key);

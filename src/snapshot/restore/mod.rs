@@ -42,7 +42,7 @@ use super::{
     side::{Shape, Side},
 };
 
-/// How many of the given lines that match no row are named.
+/// How many of the lines that match no row are named.
 const LINES_SHOWN: usize = 5;
 
 /// A reference between two tables that are restored, with the positions of its columns.

@@ -156,7 +156,7 @@ pub(super) async fn enter(
         }
         let Some(remap) = remap else { continue };
         (candidate.state, candidate.reason, candidate.holder) = match remap.get(&shape.table, &candidate.key) {
-            // First find out what is in its way.
+            // Judged like the others first, to find out what is in its way.
             Decision::Unsaid | Decision::Open => continue,
             Decision::Row(new) => match remap::parse_key(context, table, new) {
                 Ok(key) => (State::Mapped, BY_HAND.to_owned(), Some(key)),
@@ -169,7 +169,7 @@ pub(super) async fn enter(
     Ok(())
 }
 
-/// Checks that the rows which a person mapped others to exist.
+/// Checks that every live row exists that a person has mapped another row to.
 async fn check_map(
     context: &Context,
     views: &mut Views,

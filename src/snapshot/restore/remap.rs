@@ -91,7 +91,7 @@ impl Remap {
     #[must_use]
     pub fn get(&self, table: &str, key: &[Arg]) -> Decision<'_> {
         let line = |text: String| self.rows.get(&(table.to_owned(), text));
-        // Older maps have no quotes.
+        // Keys in older maps are not quoted.
         let Some(line) = line(cells::write_key(key)).or_else(|| line(cells::show_key(key))) else {
             return Decision::Unsaid;
         };
@@ -203,8 +203,8 @@ fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether a candidate gets a line in the map. That a row is itself is found out without one, and would be wrong after
-/// an undo.
+/// Whether a candidate gets a line in the map. A row that is itself gets none: a plan finds that out again, and it
+/// would be wrong after an undo.
 fn is_line(candidate: &Candidate) -> bool {
     !candidate.is_itself() || candidate.reason == BY_HAND
 }

@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// How many facts whose day is unknown are named.
+/// How many facts with an unknown day are named.
 const UNKNOWN_MAX: usize = 20;
 
 /// The way from a table to the facts: a chain of JOINs.

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// The reason for leaving a row alone that its key does not distinguish from others; in a table without a key, the key
+/// The reason for leaving a row alone if its key does not distinguish it from others; in a table without a key, the key
 /// is all columns.
 pub(in crate::snapshot::restore) const SEVERAL: &str = "there are several like it";
 

@@ -12,9 +12,8 @@ use crate::{
     },
 };
 
-/// A SQLite table may declare its own conflict handling (`ON CONFLICT REPLACE` deletes the conflicting row), which `OR
-/// ABORT` overrides. It also overrides the conflict handling of the table's triggers, so it is only used for such
-/// tables.
+/// A SQLite table may declare its own conflict handling (`ON CONFLICT REPLACE` deletes the conflicting row): this
+/// overrides it. It also overrides the conflict handling of the table's triggers, so it is only used for such tables.
 fn or_abort(live: &Side, shape: &Shape) -> &'static str {
     let has_rule = |sql: &str| sql.to_ascii_uppercase().contains("CONFLICT");
     let is_sqlite = live.db.dialect() == Dialect::Sqlite;

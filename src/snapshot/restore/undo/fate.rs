@@ -72,7 +72,7 @@ impl Undo {
                         let (_, shape) = self.shape(&table)?;
                         let row = id(&table, &shape.key_of(&row.0));
                         fate.inserted.insert(row);
-                        // A later `Fill` does not repeat it.
+                        // A later `Fill` does not repeat these.
                         let referred = referred.iter().filter(|_| !later.is_empty());
                         fate.referred.extend(referred.map(|(table, key)| (row, shown(table, key))));
                     }

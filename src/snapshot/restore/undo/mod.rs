@@ -315,7 +315,8 @@ impl Undo {
         delete(&self.live, tx, shape, shape.key_of(live)).await.map(drop)
     }
 
-    /// The key of a row and why it cannot be deleted: unknown rows refer to it that did not when it was inserted.
+    /// The key of a row and why it cannot be deleted: rows refer to it that are unknown, and did not when it was
+    /// inserted.
     async fn referred_by(
         &self,
         tx: &mut Tx,

@@ -337,7 +337,7 @@ mod tests {
         Writer::open(&path, &header("s")).unwrap();
         let error = Writer::open(&path, &header("other")).unwrap_err().to_string();
         assert!(error.contains("this undo file is of snapshot s"), "{error}");
-        // The file is not changed, to the byte.
+        // The file is not changed by a single byte.
         for wrong in ["hello\n", "hello\nand no end", "hello", "{\"daymend\""] {
             fs::write(&path, wrong).unwrap();
             for error in [Reader::open(&path).unwrap_err(), Writer::open(&path, &header("s")).unwrap_err()] {
