@@ -20,10 +20,10 @@ pub struct Health {
 #[derive(Debug, Default)]
 pub struct Pulse {
     name: &'static str,
-    /// How long a beat counts.
+    /// How long the part counts as healthy after a beat.
     fresh: Duration,
     last: Mutex<Option<Instant>>,
-    /// What keeps it from its work, by kind of work.
+    /// What keeps it from working, by kind of work.
     troubles: Mutex<BTreeMap<&'static str, String>>,
 }
 

@@ -16,16 +16,16 @@ use super::{Db, DbError, Kind, LIMIT, Pool, Tx, error::CONNECT};
 /// How long to wait for a connection before the database counts as unreachable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How loud the pool is about a connection that took long: an outage is an error of daymend's own, and in one line.
+/// How the pool logs slow connections: an outage is reported once, by daymend itself and in one line.
 const SLOW: LevelFilter = LevelFilter::Debug;
 
 /// How long a connection that was idle, or is being returned, may take to answer a ping.
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What keeps a SQLite file from being written.
+/// Why a SQLite file cannot be written.
 const READ_ONLY: &str = "is read-only: this user has to be allowed to write the file, and its directory";
 
-/// What keeps a SQLite file in WAL mode from being opened even to read it: readers leave marks beside it.
+/// Why a SQLite file in WAL mode cannot even be opened for reading: readers write to files beside it.
 const NOT_EVEN_READ: &str = "is read-only: this user has to be allowed to write the file, and its directory; to only \
      read it, while nobody writes it, give sqlite:FILE?immutable=1";
 
@@ -37,8 +37,8 @@ pub struct ConnectOptions {
     /// Whether to create a missing SQLite file, and to switch it to WAL, which is permanent. All other callers leave
     /// a file as it is, so that a copy that nobody may write can be read.
     pub create: bool,
-    /// How long the server lets one statement run, so that a statement whose client has given up does not run for
-    /// ever. SQLite's statements are interrupted by their client.
+    /// How long the server lets one statement run, so that a statement whose client has given up does not run forever.
+    /// SQLite's statements are interrupted by their client.
     pub statement_max: Duration,
     /// How long a MySQL session may be idle before the server ends it. This frees the locks of a process that was
     /// stopped, or cut off, in the middle of a transaction.
@@ -60,13 +60,13 @@ impl From<u32> for ConnectOptions {
     }
 }
 
-/// What every MySQL session relies on, set by itself: the server's defaults differ from
-/// site to site. READ COMMITTED avoids the gap locks that make neighbouring empty days
-/// deadlock; no statement ends early (`sql_select_limit` would cut facts short, and snapshots, without
-/// an error) or is refused for what it might cost; a lock that is not granted within five seconds means that somebody
-/// else holds it for long, and starting over is better than to wait with locks of our own. Within one on MySQL, where
-/// no statement can say that it waits for nobody (`{waiting_for_nobody}`). Digests concatenate the rows of a day, of
-/// which a server's 1,024 bytes would be a few.
+/// Settings that every MySQL session relies on, set explicitly because the server's defaults differ from site to site.
+/// READ COMMITTED avoids the gap locks that make neighbouring empty days deadlock. No statement ends early
+/// (`sql_select_limit` would cut facts and snapshots short without an error), or is refused for its estimated cost. A
+/// lock that is not granted within five seconds is held by somebody else for long, and starting over is better than
+/// waiting with locks of our own; within one second on MySQL, where no statement can say that it does not wait
+/// (`{waiting_for_nobody}`). Digests concatenate the rows of a day, and a server's default of 1,024 bytes holds only a
+/// few.
 const SESSION_MYSQL: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; \
      SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = 5 /*!80000 - 4 */, autocommit = 1, \
      group_concat_max_len = 67108864, \
@@ -100,7 +100,7 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
                 .pipes_as_concat(false)
                 .no_engine_substitution(false)
                 .timezone(None)
-                // Of another the server makes question marks of what it does not have, without a word.
+                // With any other charset, the server silently replaces characters that it lacks with question marks.
                 .charset("utf8mb4")
                 .statement_cache_capacity(STATEMENTS_KEPT_MAX)
                 .disable_statement_logging();
@@ -125,21 +125,21 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
     Ok(Db::new(opened, pool))
 }
 
-/// Whether a host follows the scheme. The driver would take all of `mysql:/USER:PASSWORD@HOST/DATABASE` for the name
-/// of a database, which servers repeat.
+/// Whether a host follows the scheme. Without one, the driver takes all of `mysql:/USER:PASSWORD@HOST/DATABASE` for the
+/// name of a database, which servers repeat in their errors.
 fn has_host(url: &str) -> bool {
     url.split_once(':').is_some_and(|(_, rest)| rest.starts_with("//"))
 }
 
-/// Whether a password ends the part of a URL that is about the host: the rest of it would be taken for the name of a
-/// database or of a parameter.
+/// Whether the password contains a character that ends the host part of a URL: the driver would take the rest for the
+/// name of a database or of a parameter.
 fn is_split(url: &str) -> bool {
     let rest = url.split_once("://").map_or("", |(_, rest)| rest);
     rest.split_once(['/', '?', '#']).is_some_and(|(_, rest)| rest.contains('@'))
 }
 
-/// What may stand behind the `?` of a URL. The driver takes no notice of others, such as `ssl_mode`: the
-/// connection would not be encrypted.
+/// The parameters that a URL may have. The driver silently ignores others, such as `ssl_mode`: the connection would not
+/// be encrypted.
 const MYSQL_PARAMETERS: [&str; 10] = [
     "ssl-mode",
     "ssl-ca",
@@ -153,8 +153,7 @@ const MYSQL_PARAMETERS: [&str; 10] = [
     "statement-cache-capacity",
 ];
 
-/// The first parameter of a URL that the driver does not know. It knows those about TLS without their
-/// hyphen as well.
+/// The first parameter of a URL that the driver does not know. Those about TLS are also known without their hyphen.
 fn unknown_parameter(url: &str) -> Option<String> {
     let url = Url::parse(url).ok()?;
     let is_known =
@@ -176,8 +175,8 @@ pub(crate) fn open_file(path: &Path) -> Db {
 }
 
 fn mysql_pool(options: MySqlConnectOptions, pool: ConnectOptions) -> MySqlPool {
-    // Each server reads its own variable out of the comments: MariaDB counts in seconds and
-    // limits every statement, MySQL counts in milliseconds and limits SELECTs.
+    // Each server reads its own variable from the comments: MariaDB's is in seconds and limits every statement, MySQL's
+    // is in milliseconds and limits SELECTs.
     let session = format!(
         "{SESSION_MYSQL}; SET SESSION wait_timeout = {}, \
          /*M! max_statement_time = {} */ /*!80000 max_execution_time = {} */",
@@ -190,7 +189,7 @@ fn mysql_pool(options: MySqlConnectOptions, pool: ConnectOptions) -> MySqlPool {
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .acquire_slow_level(SLOW)
         .idle_timeout(pool.idle_max / 2)
-        // The pool's own test waits for an answer for ever.
+        // The pool's own test would wait for an answer forever.
         .test_before_acquire(false)
         .before_acquire(|connection, _| {
             Box::pin(async move {
@@ -227,12 +226,12 @@ fn sqlite_pool(options: SqliteConnectOptions, pool: ConnectOptions) -> SqlitePoo
 #[must_use]
 pub fn explain_read_only(url: &str, error: &DbError) -> Option<String> {
     let options = SqliteConnectOptions::from_str(url).ok().filter(|_| error.is_read_only())?;
-    // What came of the connection has been said.
+    // A connection error says this already.
     (error.statement != CONNECT).then(|| format!("the database {} {READ_ONLY}", options.get_filename().display()))
 }
 
 impl Pool {
-    /// Where the database is, without who asks: `HOST:PORT/DATABASE`, or a file.
+    /// The location of the database, without the user: `HOST:PORT/DATABASE`, or a file.
     fn place(&self) -> String {
         match self {
             Self::MySql(pool) => {
@@ -247,7 +246,7 @@ impl Pool {
         }
     }
 
-    /// What keeps a SQLite file from being opened.
+    /// Why a SQLite file cannot be opened.
     fn why_no_file(&self) -> &'static str {
         let place = self.place();
         let file = Path::new(&place);
@@ -269,7 +268,7 @@ impl Pool {
 }
 
 impl Db {
-    /// Whether an error is of one statement that took too long, or that was killed, while the database still answers
+    /// Whether an error concerns one statement, which took too long or was killed, while the database still answers
     /// others.
     pub(crate) async fn answers_others(&self, error: &DbError) -> bool {
         error.is_cut_off() && self.ping().await.is_ok()
@@ -278,14 +277,14 @@ impl Db {
     /// Checks that the database answers.
     pub async fn ping(&self) -> anyhow::Result<()> {
         let mut answer = Tx::acquire(self).await.map(drop);
-        // A pool that has waited in vain keeps the reason to itself: ask once more without it.
+        // A pool that has timed out does not say why: connect once without it.
         if let (Err(DbError { source: sqlx::Error::PoolTimedOut, .. }), Pool::MySql(pool)) = (&answer, &self.pool) {
             let options = pool.connect_options();
             let once = tokio::time::timeout(ACQUIRE_TIMEOUT / 5, MySqlConnection::connect_with(&options)).await;
             let once = once.map_or(Ok(()), |once| once.map(drop));
             answer = once.map_err(|error| DbError::new(CONNECT, error)).and(answer);
         }
-        // SQLite has nobody who could refuse: its errors are about the file.
+        // SQLite has no server that could refuse: its errors are about the file.
         let has_server = matches!(self.pool, Pool::MySql(_));
         let what = match &answer {
             Err(error) if has_server && matches!(error.source, sqlx::Error::Database(_)) => "refuses",

@@ -32,28 +32,26 @@ pub enum Dialect {
     Sqlite,
 }
 
-/// Each token with what it stands for on MySQL and on SQLite.
+/// Each token, and what it stands for on MySQL and on SQLite.
 ///
 /// - `{now}`: the database's clock as a DATETIME(6) in UTC.
-/// - `{now_us}`: the same as microseconds since 1970-01-01.
-/// - `{as_us}`: what turns a DATETIME, in parentheses behind it, into microseconds since 1970
-///   (whole seconds on SQLite).
-/// - `{for_update}`, `{skip_locked}`: row locks. SQLite has none and needs
-///   none: its writing transactions exclude each other (`BEGIN IMMEDIATE`).
-/// - `{share_nowait}`, `{for_update_nowait}`: row locks that are had at once or not at all. Whoever
-///   never waits with locks of their own is in no deadlock, and so no user's transaction is the
-///   victim of one. The shared lock has no spelling that both servers know together with NOWAIT: each
-///   reads its own out of the comments.
-/// - `{waiting_for_nobody}`: the same for an INSERT, which meets the row that a user's transaction has
-///   inserted under the same key and not committed, for a DELETE, which locks the row's entries in
-///   other indexes after the row itself, while an upsert begins with them, and for an UPDATE by keys.
-///   MySQL has no word for it: there they wait for a second.
-/// - `{force_claim}`: the claim must walk its index in order; without the hint the
-///   optimizer may prefer another one and sort (shared measurement: a claim that sorts
-///   locks every waiting row).
-/// - `{ids}`: a table of the column `id`, of a list of ids that is bound as JSON. A SELECT of its own: MySQL
-///   takes no locking clause beside a JSON_TABLE (error 3569).
-/// - `{insert_ignore}`: insert what is not there yet.
+/// - `{now_us}`: the same, as microseconds since 1970-01-01.
+/// - `{as_us}`: converts the DATETIME in the parentheses that follow to microseconds since 1970 (whole seconds on
+///   SQLite).
+/// - `{for_update}`, `{skip_locked}`: row locks. SQLite has none and needs none: its writing transactions exclude each
+///   other (`BEGIN IMMEDIATE`).
+/// - `{share_nowait}`, `{for_update_nowait}`: row locks that fail if they are not available at once. A transaction that
+///   never waits while it holds locks cannot deadlock, so no user's transaction becomes the victim of a deadlock. The
+///   two servers share no spelling of the shared lock with NOWAIT: each reads its own from the comments.
+/// - `{waiting_for_nobody}`: the same for an INSERT, which may meet a row that a user's transaction has inserted under
+///   the same key and not committed; for a DELETE, which locks the row's entries in other indexes after the row itself,
+///   while an upsert begins with them; and for an UPDATE by keys. MySQL has no such clause: there they wait for up to a
+///   second.
+/// - `{force_claim}`: the claim must walk its index in order; without the hint the optimizer may prefer another index
+///   and sort (measured: a claim that sorts locks every waiting row).
+/// - `{ids}`: a table with the column `id`, from a list of ids that is bound as JSON. It is a SELECT of its own,
+///   because MySQL allows no locking clause beside a JSON_TABLE (error 3569).
+/// - `{insert_ignore}`: inserts what does not exist yet.
 const TOKENS: &[(&str, &str, &str)] = &[
     ("{now}", "UTC_TIMESTAMP(6)", "strftime('%Y-%m-%d %H:%M:%f', 'now')"),
     ("{now_us}", "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)", "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"),
@@ -88,9 +86,9 @@ impl Dialect {
     }
 
     /// A statement that returns `key` and `column` of the rows of `table` whose `key` is in such a list, locked for
-    /// writing without waiting; not locked where writers exclude each other.
+    /// writing without waiting; not locked on SQLite, where writers exclude each other.
     ///
-    /// Rows are locked by their keys: a range would be locked to its end and one row beyond, and a neighbour may just
+    /// Rows are locked by their keys: a range would be locked to its end and one row beyond, and somebody else may just
     /// have inserted that row.
     #[must_use]
     pub(crate) fn lock_by_key(self, table: &str, key: &str, column: &str) -> String {
@@ -114,7 +112,7 @@ impl Dialect {
         {
             let now_us = now_us.load(Ordering::SeqCst);
             let now = DateTime::from_timestamp_micros(now_us).unwrap_or_default();
-            // A DATETIME wherever it stands, also as a column of a SELECT.
+            // A DATETIME wherever it is used, including as a column of a SELECT.
             let literal = if self == Self::MySql { "TIMESTAMP" } else { "" };
             let now = format!("{literal}'{}'", super::instant_text(now));
             sql = Cow::Owned(sql.replace("{now_us}", &now_us.to_string()).replace("{now}", &now));

@@ -96,19 +96,18 @@ fn classify(error: &sqlx::Error) -> Kind {
 /// MySQL and MariaDB error numbers (their reference manuals, "Server Error Message Reference").
 fn mysql_kind(number: u32) -> Kind {
     match number {
-        // Duplicate key; deadlock; lock wait timeout; record changed since last read
-        // (MariaDB's snapshot isolation); auto-increment read failed, which is how a
-        // deadlock's victim may hear of it; rolled back at commit (Group Replication; Galera's
-        // certification conflict is 1213); a lock that is not to be had at once (NOWAIT; 1205 on
-        // MariaDB); a table that was created or altered after the snapshot was taken; write conflicts (TiDB).
+        // Duplicate key; deadlock; lock wait timeout; record changed since last read (MariaDB's snapshot isolation);
+        // auto-increment read failed, which a deadlock's victim may get instead; rolled back at commit (Group
+        // Replication; Galera's certification conflict is 1213); a lock that is not available at once (NOWAIT; 1205 on
+        // MariaDB); a table that was created or altered after the read view was opened; write conflicts (TiDB).
         1062 | 1205 | 1213 | 1020 | 1412 | 1467 | 3101 | 3572 | 8022 | 9007 => Kind::Conflict,
         // Too many connections, or prepared statements (1461); server shutdown; normal shutdown; aborted connection;
-        // read-only (a failover is under way); killed connection; lost or gone; a Galera node that
-        // is joining (1047); a connection that was idle for too long (MySQL 8.0.24+, 4031). Not a statement
-        // that was killed (1317): whoever kills what takes long would kill it again, for ever.
+        // read-only (a failover is under way); killed connection; lost or gone; a Galera node that is joining (1047); a
+        // connection that was idle for too long (MySQL 8.0.24+, 4031). Not a statement that was killed (1317): whoever
+        // kills long statements would kill it again, forever.
         1040 | 1047 | 1053 | 1077 | 1079 | 1152 | 1184 | 1203 | 1226 | 1290 | 1461 | 1836 | 1927 | 2006 | 2013
         | 3169 | 4031 => Kind::Unavailable,
-        // No fault of any job.
+        // A refused log-in is not a job's fault.
         login if is_login_refused(login) => Kind::Unavailable,
         // Access denied (database, table, column, other); unknown database; bad field; syntax;
         // unknown table; no such table.
@@ -117,9 +116,9 @@ fn mysql_kind(number: u32) -> Kind {
     }
 }
 
-/// Whether a MySQL error is a log-in that is refused: a password that is being changed (1045, 1698) or has
-/// expired (1820, 1862), a host that is blocked after errors of the network (1129) or may not log in (1130), an
-/// account that is locked (MySQL 3118, MariaDB 4151), or blocked after wrong passwords (MySQL 3955, MariaDB 4150).
+/// Whether a MySQL error means that a log-in was refused: the password is being changed (1045, 1698) or has expired
+/// (1820, 1862), the host is blocked after network errors (1129) or may not log in (1130), or the account is locked
+/// (MySQL 3118, MariaDB 4151), or blocked after wrong passwords (MySQL 3955, MariaDB 4150).
 fn is_login_refused(number: u32) -> bool {
     matches!(number, 1045 | 1129 | 1130 | 1698 | 1820 | 1862 | 3118 | 3955 | 4150 | 4151)
 }
@@ -137,13 +136,13 @@ fn sqlite_kind(code: u32, message: &str) -> Kind {
 }
 
 impl DbError {
-    /// Whether a connection was lost while a statement was running: by an outage, or because it was killed.
+    /// Whether a connection was lost while a statement was running, because of an outage or because it was killed.
     #[must_use]
     pub(crate) fn is_cut_off(&self) -> bool {
         self.kind == Kind::Unavailable
             && self.statement != CONNECT
             && match &self.source {
-                // Server shutdown, which is also what MySQL says of a statement whose connection is killed; aborted
+                // Server shutdown, which MySQL also reports for a statement whose connection is killed; aborted
                 // connection; killed connection; lost or gone; killed session.
                 sqlx::Error::Database(_) => {
                     matches!(code(&self.source), 1053 | 1152 | 1184 | 1927 | 2006 | 2013 | 3169)

@@ -39,7 +39,7 @@ macro_rules! migration {
     };
 }
 
-/// MySQL's number for a column that is there already.
+/// MySQL's error number for a column that exists already.
 const DUPLICATE_COLUMN: u32 = 1060;
 
 /// Every version, oldest first.
@@ -123,8 +123,8 @@ pub async fn version(db: &Db) -> Result<u32, DbError> {
         Dialect::MySql => SCHEMA_TABLE_MYSQL,
         Dialect::Sqlite => SCHEMA_TABLE_SQLITE,
     };
-    // Not in one transaction: InnoDB refuses to read a table that is younger than the read view (1412), and
-    // somebody may be creating this one.
+    // Not in one transaction: InnoDB refuses to read a table that is newer than the read view (1412), and somebody else
+    // may be creating this one.
     if !db.fetch_one(&exists, args![], |row| row.flag(0)).await? {
         return Ok(0);
     }
@@ -158,7 +158,7 @@ pub async fn missing_outputs(db: &Db) -> Result<Vec<&'static str>, DbError> {
     Ok(outputs(db.dialect()).map(|(table, _)| table).filter(is_missing).collect())
 }
 
-/// Creates the lab system's output tables that are missing. Their version may have been applied long ago.
+/// Creates the lab system's output tables that are missing, even if their version was applied long ago.
 async fn create_outputs(db: &Db) -> Result<(), DbError> {
     let missing = missing_outputs(db).await?;
     for (table, sql) in outputs(db.dialect()).filter(|(table, _)| missing.contains(table)) {
@@ -180,21 +180,21 @@ pub async fn migrate(db: &Db) -> Result<Vec<&'static Migration>, DbError> {
         for sql in statements(migration.text(db.dialect())) {
             let name = sql.lines().find(|line| !line.starts_with("--")).unwrap_or("migrate");
             match tx.execute(Query::new(name.trim_end_matches(" ("), sql), args![]).await {
-                // A migration that was cut off has been here: MySQL has no ADD COLUMN IF NOT EXISTS.
+                // An interrupted migration has added it already: MySQL has no ADD COLUMN IF NOT EXISTS.
                 Err(error) if is_duplicate_column(&error) => {}
                 result => result.map(drop)?,
             }
         }
         let recorded = tx.execute(&SCHEMA_RECORD, args![migration.version, migration.name]).await?;
         tx.commit().await?;
-        // Somebody else may have been faster.
+        // Somebody else may have recorded it first.
         applied.extend((recorded > 0).then_some(migration));
     }
     create_outputs(db).await?;
     Ok(applied)
 }
 
-/// Whether a column is there already; SQLite has no number of its own for that.
+/// Whether an error says that a column exists already; SQLite has no error code of its own for that.
 fn is_duplicate_column(error: &DbError) -> bool {
     match code(&error.source) {
         DUPLICATE_COLUMN => true,
@@ -225,7 +225,7 @@ fn created(dialect: Dialect) -> impl Iterator<Item = (&'static str, &'static str
     })
 }
 
-/// The statements of a file: they end with a semicolon at the end of a line.
+/// The statements of a file: each ends with a semicolon at the end of a line.
 fn statements(text: &str) -> impl Iterator<Item = &str> {
     text.split(";\n")
         .map(str::trim)

@@ -37,7 +37,7 @@ pub use tx::Tx;
 pub use value::{Arg, Cell, Dated, Row, instant_text};
 pub(crate) use value::{clipped, json_list};
 
-/// How long a statement may go without an answer, where nothing else is said.
+/// How long a statement may go without an answer, by default.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A pool of connections to the database.

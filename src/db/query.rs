@@ -13,8 +13,8 @@ pub struct Query<'a> {
     pub(super) is_kept: bool,
 }
 
-/// Up to how many items the text of a statement for so many of them is kept prepared: each number is a text of its own,
-/// and a server has room for so many of all its clients together (`max_prepared_stmt_count`).
+/// A statement whose text depends on the number of items is only kept prepared up to this many: each number makes
+/// another text, and a server limits the prepared statements of all its clients together (`max_prepared_stmt_count`).
 const ITEMS_KEPT_MAX: usize = 16;
 
 impl<'a> Query<'a> {
@@ -30,8 +30,8 @@ impl<'a> Query<'a> {
         Self::new(name, format!("-- daymend: {name}\n{sql}"))
     }
 
-    /// A statement whose text depends on the number of items: kept prepared only if they are few, because other calls
-    /// have other numbers.
+    /// A statement whose text depends on the number of items. It is only kept prepared if they are few, because most
+    /// calls have other numbers.
     #[must_use]
     pub(super) fn of_items(name: &'a str, sql: impl Into<Cow<'a, str>>, count: usize) -> Self {
         Self { is_kept: count <= ITEMS_KEPT_MAX, ..Self::new(name, sql) }

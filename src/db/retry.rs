@@ -66,10 +66,10 @@ where
 
 /// An error that may come from the database.
 pub trait AsDbError {
-    /// The database's error, where it is one.
+    /// The database's error, if it is one.
     fn as_db_error(&self) -> Option<&DbError>;
 
-    /// The database's error, where it is a conflict.
+    /// The database's error, if it is a conflict.
     fn conflict(&self) -> Option<&DbError> {
         self.as_db_error().filter(|error| error.kind == Kind::Conflict)
     }

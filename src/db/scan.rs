@@ -34,7 +34,7 @@ pub(crate) fn piece(text: &str, dialect: Option<Dialect>) -> Option<(Piece, usiz
     let all_of = |fits: fn(char) -> bool| text.find(|c| !fits(c)).unwrap_or(text.len());
     let closed = |piece, end: Option<usize>| end.map_or((Piece::Unclosed, text.len()), |end| (piece, end));
     Some(match first {
-        // 5--1 is 6 on MySQL.
+        // Not followed by white space, dashes are signs on MySQL: 5--1 is 6.
         '-' if text.starts_with("--") && !(is_mysql && text[2..].starts_with(|c: char| c > ' ')) => {
             (Piece::Comment, all_of(|c| c != '\n'))
         }
@@ -58,7 +58,7 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// Where a quoted text ends that begins here; a doubled quote is one inside.
+/// Where a quoted text that begins here ends; a doubled quote stands for one inside.
 fn quoted(text: &str, quote: char, has_escapes: bool) -> Option<usize> {
     let mut chars = text.char_indices().skip(1).peekable();
     while let Some((at, c)) = chars.next() {
@@ -71,16 +71,16 @@ fn quoted(text: &str, quote: char, has_escapes: bool) -> Option<usize> {
     None
 }
 
-/// The length of `/*!50003 ` or `/*M!100100 `: what follows, up to the end of that comment, is carried out.
+/// The length of `/*!50003 ` or `/*M!100100 `: what follows, up to the end of that comment, is executed.
 fn conditional(text: &str) -> Option<usize> {
     let rest = text[2..].trim_start_matches('M').strip_prefix('!')?;
     Some(text.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len())
 }
 
-/// Words, quoted names without their quotes, and punctuation; without comments and strings.
+/// Words, quoted names without their quotes, and punctuation; comments and strings are left out.
 ///
-/// Text after an unclosed quote is scanned too: it is not what the database executes, and seeing a write where there
-/// is none is better than missing one.
+/// Text after an unclosed quote is scanned too. The database does not execute it, but seeing a write where there is
+/// none is better than missing one.
 pub(crate) fn tokens(text: &str, dialect: Option<Dialect>) -> Vec<String> {
     let mut tokens = Vec::new();
     let mut rest = text;
@@ -102,7 +102,7 @@ fn unquoted(name: &str) -> String {
     inner.replace(&quote.repeat(2), quote)
 }
 
-/// Whether a text inserts into a table, updates it or deletes from it.
+/// Whether a text inserts into a table, updates it, or deletes from it.
 pub(crate) fn writes(tokens: &[String], table: &str) -> bool {
     const BETWEEN: &[&str] = &[
         "INTO",

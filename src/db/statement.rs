@@ -46,8 +46,8 @@ pub fn repeat(item: &str, count: usize) -> String {
     vec![item; count].join(", ")
 }
 
-/// Declares a [`Statement`]: `statement!(CLAIM, "claim", "SELECT …")`, with the text of one
-/// row as a fourth argument where it has `{rows}`. The text is a literal, or several by `concat!`.
+/// Declares a [`Statement`]: `statement!(CLAIM, "claim", "SELECT …")`, with the text of one row as a fourth argument if
+/// it has `{rows}`. The text is one literal, or several in a `concat!`.
 #[macro_export]
 macro_rules! statement {
     ($visibility:vis $name:ident, $label:literal, $sql:expr) => {

@@ -31,8 +31,7 @@ pub(crate) const COMMIT: &str = "commit";
 const BEGIN_SNAPSHOT_MYSQL: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
      START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
 
-/// How many of SQLite's virtual machine instructions pass between two looks at whether a
-/// statement has been given up.
+/// How many of SQLite's virtual machine instructions run between two checks for an abandoned statement.
 const SQLITE_INSTRUCTIONS: i32 = 10_000;
 
 /// A transaction on one connection.
@@ -73,7 +72,7 @@ macro_rules! bound {
     }};
 }
 
-/// Awaits `$body` on the connection of either database, bound to `$connection`, under the limit.
+/// Awaits `$body` on the connection to either database, bound to `$connection`, within the time limit.
 macro_rules! on_connection {
     ($tx:expr, $name:expr, |$connection:ident| $body:expr) => {{
         let limit = $tx.limit;
@@ -245,7 +244,7 @@ impl Tx {
         self.rows(query.into(), args, &mut each).await
     }
 
-    /// As [`for_each`](Self::for_each), compiled once for all statements.
+    /// Like [`for_each`](Self::for_each), compiled once for all statements.
     async fn rows(
         &mut self,
         query: Query<'_>,
@@ -288,7 +287,7 @@ impl Tx {
             }
         };
         loop {
-            // Rows that are there already need no timer.
+            // Rows that have already arrived need no timer.
             let next = match rows.try_next().now_or_never() {
                 Some(next) => next.map_err(Failure::Error),
                 None => within(limit, rows.try_next()).await,
@@ -298,7 +297,7 @@ impl Tx {
                 Ok(None) => break,
                 Err(failure) => return Err(DbError::new(query.name, failure.into_error(limit))),
             };
-            // Who stops in the middle leaves a connection behind on which rows still arrive.
+            // An early return leaves `is_busy` set: rows are still arriving on the connection.
             if let Some(message) = each(row).map_err(|error| DbError::new(query.name, error))? {
                 let sent = sender.send(message).await;
                 sent.map_err(|_| DbError::new(query.name, sqlx::Error::WorkerCrashed))?;
@@ -380,9 +379,9 @@ impl Drop for Tx {
     }
 }
 
-/// Rolls back in a task, as a drop cannot wait; a connection that does not answer is closed.
+/// Rolls back in a task, because a drop cannot wait; a connection that does not answer is closed.
 fn roll_back_later(mut connection: Connection, limit: Duration) {
-    // Outside of a runtime, at the very end of a process, the connection just ends.
+    // Outside of a runtime, at the very end of a process, the connection is just dropped.
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     runtime.spawn(async move {
         let is_answered = match &mut connection {
@@ -397,15 +396,14 @@ fn roll_back_later(mut connection: Connection, limit: Duration) {
     });
 }
 
-/// Gives a connection back in a task, as a drop cannot wait.
+/// Gives a connection back in a task, because a drop cannot wait.
 fn give_back_later(connection: Connection) {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     runtime.spawn(give_back(connection));
 }
 
-/// Gives a connection back to its pool. Left to itself the pool asks it whether it is there, and
-/// waits for the answer for ever: a network that stalls just then would cost the pool a place for
-/// good.
+/// Gives a connection back to its pool. The pool by itself would ping the connection without a time limit: if the
+/// network stalls just then, the pool would lose a place for good.
 async fn give_back(mut connection: Connection) {
     let asked = match &mut connection {
         Connection::MySql(connection) => tokio::time::timeout(PING_TIMEOUT, connection.return_to_pool()).await,

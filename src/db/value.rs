@@ -39,7 +39,7 @@ pub fn instant_text(at: DateTime<Utc>) -> String {
     }
 }
 
-/// The text, cut off to fit a column of that many characters.
+/// The text, cut to `characters_max` characters to fit a column.
 #[must_use]
 pub(crate) fn clipped(text: &str, characters_max: usize) -> String {
     text.chars().take(characters_max).collect()
@@ -70,7 +70,7 @@ impl From<u32> for Arg {
     }
 }
 
-/// Numbers that a BIGINT may not hold: at most its largest.
+/// Converts numbers that may be too large for a BIGINT: these become its maximum.
 macro_rules! saturating {
     ($($ty:ty),*) => {
         $(impl From<$ty> for Arg {
@@ -119,8 +119,7 @@ impl<T: Into<Self>> From<Option<T>> for Arg {
     }
 }
 
-/// The arguments of a statement: `args![1, "text", None::<i64>]`, and with all of a list behind
-/// them `args![1; ids]`.
+/// The arguments of a statement: `args![1, "text", None::<i64>]`. `args![1; ids]` appends all items of a list.
 #[macro_export]
 macro_rules! args {
     ($($value:expr),*; $list:expr) => {{
@@ -194,8 +193,8 @@ pub enum Dated<T> {
     Null,
     /// A valid date or moment.
     At(T),
-    /// An invalid date, such as `2025-00-00`, which MySQL may accept, or any text on SQLite: as text that sorts among
-    /// dates as it does in the column.
+    /// An invalid date, such as `2025-00-00`, which MySQL may accept, or any other text on SQLite: as text that sorts
+    /// among dates as it does in the column.
     NoDate(String),
 }
 
@@ -215,7 +214,7 @@ impl Row {
         match self {
             Self::MySql(row) => {
                 let raw = row.try_get_raw(index)?;
-                // The driver takes a zero date for NULL as well; only NULL has no bytes.
+                // The driver reports a zero date as NULL too; only NULL has no bytes.
                 if raw.is_null() && raw.type_info().name() != "DATE" && !raw.type_info().name().contains("TIME") {
                     return Ok(Cell::Null);
                 }
@@ -226,7 +225,7 @@ impl Row {
                 if raw.is_null() {
                     return Ok(Cell::Null);
                 }
-                // The storage class of this very value, whatever its column declares.
+                // The storage class of this value, whatever type its column declares.
                 Ok(match raw.type_info().name() {
                     "INTEGER" => Cell::Int(row.try_get_unchecked(index)?),
                     "REAL" => Cell::Real(row.try_get_unchecked(index)?),
@@ -349,8 +348,8 @@ impl Row {
             Self::Sqlite(row) => row
                 .try_get_unchecked::<Option<&str>, _>(index)?
                 .map(|text| {
-                    // No other form: SQLite compares text, and `2026-03-15T04:00` sorts behind
-                    // every boundary of its date, so that it would be counted for a wrong day.
+                    // No other format: SQLite compares text, and `2026-03-15T04:00` sorts after every boundary of its
+                    // date, so it would be counted for the wrong day.
                     NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f")
                         .map(|at| at.and_utc())
                         .map_err(|_| not_a(index, "a UTC date and time such as 2026-03-15 04:00:00", text))
@@ -369,7 +368,7 @@ impl Row {
         Dated::of(self.instant_or_null(index), self, index)
     }
 
-    /// The text of a value that is no date; none of NULL, and of a column that holds no dates.
+    /// The text of an invalid date; `None` for NULL, and in a column that holds no dates.
     fn no_date(&self, index: usize) -> Option<String> {
         if let Self::MySql(row) = self
             && !matches!(row.try_get_raw(index).ok()?.type_info().name(), "DATE" | "DATETIME" | "TIMESTAMP")

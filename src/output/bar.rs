@@ -80,7 +80,7 @@ impl Bar {
         self.update_noting(ended, total, 0, "");
     }
 
-    /// Like [`update`](Self::update), with a note on how many of the days are worth one.
+    /// Like [`update`](Self::update), with the number of days that `note` applies to.
     pub(crate) fn update_noting(&mut self, ended: u64, total: u64, noted: u64, note: &str) {
         self.bar.set_length(total);
         self.bar.set_position(ended);
@@ -102,7 +102,7 @@ impl Bar {
     }
 }
 
-/// The rate, and the time left where the rate says anything about it.
+/// The rate, and the estimated time left if the rate allows an estimate.
 fn speed(ended: u64, total: u64, elapsed: Duration) -> String {
     let rate = ended as f64 / elapsed.as_secs_f64();
     if ended == 0 {
@@ -112,7 +112,7 @@ fn speed(ended: u64, total: u64, elapsed: Duration) -> String {
     format!("{} a second, {left:.0} s left", rounded(rate))
 }
 
-/// A rate as people read it: with a decimal only where it is low.
+/// A rate for display: with a decimal only if it is low.
 fn rounded(rate: f64) -> String {
     if rate < 10.0 { format!("{rate:.1}") } else { format!("{rate:.0}") }
 }
@@ -121,7 +121,7 @@ fn write_rate(state: &ProgressState, to: &mut dyn fmt::Write) {
     let _ = write!(to, "{}/s", rounded(state.per_sec()));
 }
 
-/// Nothing as long as nobody can know it.
+/// Writes nothing while the time left is unknown.
 fn write_left(state: &ProgressState, to: &mut dyn fmt::Write) {
     if state.pos() > 0 {
         let _ = write!(to, "  {:#} left", HumanDuration(state.eta()));

@@ -12,7 +12,7 @@ use super::page::{Ink, has_colour, paint};
 /// A day without findings.
 pub(crate) const RIGHT: Cell = Cell { letter: '·', ink: Ink::Green };
 
-/// How many months a calendar shows in full; of a longer one only those with something to see.
+/// Up to how many months a calendar shows in full; a longer one only shows the months with a difference.
 const MONTHS_IN_FULL: usize = 24;
 
 /// How a day is shown.
@@ -33,8 +33,8 @@ impl Cell {
     }
 }
 
-/// The days of these ranges, which must be in order: `special` ones as given, the others as [`RIGHT`]. Days outside
-/// the ranges are blank.
+/// The days of `ranges`, which must be in order: those in `special` as given there, the others as [`RIGHT`]. Days
+/// outside the ranges are blank.
 pub(crate) fn lines(ranges: &[(NaiveDate, NaiveDate)], special: &BTreeMap<NaiveDate, Cell>) -> Vec<String> {
     let mut months: BTreeMap<(i32, u32), Vec<Option<Cell>>> = BTreeMap::new();
     for (first, last) in ranges {

@@ -1,6 +1,6 @@
 //! Output for people: tables, progress bars and colours.
 
-/// Says something beside the result: a line on standard error. Where nobody can read it, work goes on.
+/// Prints a message that is not part of the result to standard error. If nobody can read it, work goes on.
 macro_rules! say {
     ($($arg:tt)*) => {{
         use std::io::Write as _;
@@ -14,7 +14,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-/// Whether what is beside the result are objects of the log.
+/// Whether messages other than results are written as JSON log lines.
 static IS_JSON: AtomicBool = AtomicBool::new(false);
 
 /// From now on, messages other than results are written as JSON log lines.

@@ -32,7 +32,7 @@ fn is_dumb(term: Option<&OsStr>) -> bool {
     term.is_some_and(|term| term == "dumb")
 }
 
-/// Whether a stream shows colours: it is such a terminal, and `NO_COLOR` is not set.
+/// Whether a stream shows colours: it is a terminal in the sense of [`is_terminal`], and `NO_COLOR` is unset or empty.
 pub(crate) fn has_colour(stream: &impl IsTerminal) -> bool {
     is_terminal(stream) && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
@@ -52,7 +52,7 @@ pub(crate) fn paint(text: &str, ink: Ink, colour: bool) -> String {
     if colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
-/// The text without anything that would move the cursor, since it may come from the data.
+/// The text with control characters replaced by spaces: it may come from the data, and must not move the cursor.
 pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -11,14 +11,14 @@ use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Row
 use console::measure_text_width;
 use textwrap::{Options, WordSplitter};
 
-/// How wide a column of free text has to be.
+/// The minimum width of a column of free text.
 const TEXT_MIN: usize = 24;
 
-/// What stands between two columns, and in a narrow table at the left of each.
+/// The width of what separates two columns, and of the padding to the left of each in a narrow table.
 const SEPARATOR: usize = 1;
 const PADDING: usize = 1;
 
-/// What stands before free text below its row.
+/// The indentation of free text below its row.
 const INDENT: &str = "      ";
 
 /// A table, printed no wider than the terminal.
@@ -52,7 +52,7 @@ impl Listing {
         self
     }
 
-    /// How wide each column has to be, so that nothing of it breaks but its heading between two words.
+    /// The width that each column needs, so that nothing in it breaks except its heading, between two words.
     fn widths(&self) -> Vec<usize> {
         let wanted = |index| {
             let cells = self.table.column_cells_iter(index).flatten();
@@ -64,7 +64,7 @@ impl Listing {
         (0..self.is_text.len()).map(|index| wanted(index) + PADDING + SEPARATOR).collect()
     }
 
-    /// The table for a terminal that it is too wide for.
+    /// The table for a terminal that is too narrow for it.
     fn narrow(&self, width: usize) -> String {
         let widths = self.widths();
         let fixed: usize =
@@ -108,7 +108,7 @@ impl Listing {
 
     fn text(&self, width: Option<u16>) -> String {
         let widths = self.table.column_max_content_widths();
-        // With a blank at either side of each.
+        // Each column has a blank on either side.
         let natural: usize = widths.iter().map(|width| usize::from(*width) + 2 + SEPARATOR).sum();
         match width {
             Some(width) if natural + 1 > usize::from(width) => self.narrow(usize::from(width)),
@@ -123,7 +123,7 @@ impl fmt::Display for Listing {
     }
 }
 
-/// A text in lines that are no longer than that; a longer word is cut.
+/// Breaks a text into lines of at most `width` columns; a longer word is cut.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let begin = format!("│{INDENT}");
     let options = Options::new(width.max(TEXT_MIN) + measure_text_width(&begin))

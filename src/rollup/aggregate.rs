@@ -89,7 +89,7 @@ impl<'a> Counts<'a> {
                 Dimension::Column(column) => columns[column],
                 Dimension::Constant(value) => Some(value),
             };
-            // A NULL dimension adds nothing to this event type, and leaves the others alone.
+            // A fact whose dimension is NULL is not counted for this event type; other event types are unaffected.
             if let (Some(a), Some(b)) = (value(rule.a), value(rule.b)) {
                 *self.counts.entry(Key { day, a, b, event }).or_default() += 1;
             }

@@ -163,7 +163,7 @@ impl Parser<'_> {
         })
     }
 
-    /// The kinds of facts, each behind the one that it is part of.
+    /// The kinds of facts, each after the one that it is part of.
     fn facts(&mut self, read: &impl Fn(&str) -> std::io::Result<String>, text: &str, file: &File) -> Vec<FactKind> {
         for (name, of) in &file.parts {
             let line = line_of(text, of.span().start);
@@ -180,7 +180,7 @@ impl Parser<'_> {
         let (parts, whole): (Vec<_>, Vec<_>) = file.facts.iter().partition(|(name, _)| file.parts.contains_key(*name));
         for (name, path) in whole.into_iter().chain(parts) {
             let of = file.parts.get(name).map(Spanned::get_ref);
-            // A kind whose SELECT is broken is not there; that has been reported, and so has one that is unknown.
+            // A kind that is unknown, or whose SELECT is broken, is not in `facts`; that has been reported already.
             let part_of = of.and_then(|of| facts.iter().position(|fact| fact.name == *of));
             let path = path.get_ref();
             let sql = self.sql(read, path, |source| match of {
@@ -271,7 +271,7 @@ impl Parser<'_> {
             self.report("rollup.toml", line, format!("{counts:?} is not one of [facts]"));
             return None;
         }
-        // A kind whose SELECT is broken is not there; that has been reported.
+        // A kind whose SELECT is broken is not in `facts`; that has been reported already.
         let fact = facts.iter().position(|fact| fact.name == *counts)?;
         let mut column = |name: &str, at: usize| {
             if !is_identifier(name) {

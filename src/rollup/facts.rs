@@ -22,13 +22,13 @@ use crate::{
 /// The column of a SELECT that holds a fact's time.
 pub(super) const BILL_TIME: &str = "bill_time";
 
-/// The column of its id, if facts of another kind are part of it.
+/// The column of a fact's id, needed if facts of another kind are part of it.
 pub(super) const ID: &str = "id";
 
-/// The column with the id of the fact that it is part of; NULL in a row that is not a fact.
+/// The column with the id of the fact that a row is part of; NULL in a row that is not a fact.
 pub(super) const PART_OF: &str = "part_of";
 
-/// Of how many facts one statement reads the parts.
+/// For how many facts one statement reads the parts.
 const IDS_A_STATEMENT: usize = 10_000;
 
 /// Whether facts are locked against change until the transaction ends.
@@ -71,7 +71,7 @@ pub async fn count<'a>(
     Ok(counts)
 }
 
-/// The facts of one kind, for those that are part of them.
+/// The facts of one kind, kept for the facts that are part of them.
 #[derive(Debug, Default)]
 struct Wholes {
     /// The columns kept for each fact.
@@ -84,7 +84,7 @@ struct Wholes {
     values: Vec<Option<i64>>,
 }
 
-/// Counts the facts of a kind that is part of no other; what its parts have to know of them.
+/// Counts the facts of a kind that is part of no other; returns what its parts need to know about them.
 async fn count_wholes(
     tx: &mut Tx,
     rollup: &Rollup,
@@ -131,7 +131,7 @@ async fn count_wholes(
     Ok(wholes)
 }
 
-/// Where a row has what is read of it.
+/// The positions of the columns that are read from a row.
 struct Columns {
     time: usize,
     /// Only read if the kind has parts.

@@ -31,7 +31,7 @@ impl Misfit {
         }
     }
 
-    /// For a SELECT that the database rejects, likewise.
+    /// Likewise for a SELECT that the database rejects.
     pub(super) fn refused_select(rollup: &Rollup, sql: &NamedSql, error: DbError) -> Result<Self, DbError> {
         let what = error.source.to_string();
         let line = line_of(&sql.text, &what);
@@ -52,8 +52,8 @@ impl fmt::Display for Misfit {
     }
 }
 
-/// The line (from 1) of what a database's message is about: the first thing in quotes, or else its last word, that
-/// stands in the text outside of comments. With or without what qualifies it: `billing.isCancelled`.
+/// The line (from 1) that a database's message is about: the first line, outside of comments, with a quoted name of the
+/// message, or else with its last word. The message may qualify a name (`billing.isCancelled`) that the text does not.
 fn line_of(text: &str, message: &str) -> Option<usize> {
     let quoted = ['\'', '`', '"'].into_iter().flat_map(|quote| message.split(quote).skip(1).step_by(2));
     let named = quoted.chain(message.rsplit([' ', ':']).next());

@@ -103,7 +103,7 @@ pub enum Dimension {
 }
 
 impl Rollup {
-    /// The columns that the parts of a kind of facts use, some of which may be that kind's.
+    /// The columns that the parts of a kind of facts use; some of them may be columns of that kind.
     fn columns_of_parts(&self, kind: usize) -> impl Iterator<Item = &str> {
         let parts = self.facts.iter().filter(move |fact| fact.part_of == Some(kind));
         parts.flat_map(|fact| fact.columns.iter().map(String::as_str))
@@ -162,7 +162,7 @@ impl Rollup {
         self.facts.iter().map(|facts| &facts.sql).chain([&self.labs, &self.days])
     }
 
-    /// The tables that its SELECTs read; each once.
+    /// The tables that its SELECTs read, each once.
     pub(crate) fn source_tables(&self) -> BTreeSet<String> {
         self.selects().flat_map(NamedSql::tables).map(|table| table.name).collect()
     }

@@ -27,7 +27,7 @@ impl Lab {
         self.zone.clone()
     }
 
-    /// One whose values cannot be read is a lab without a usable zone, and stops no other.
+    /// A lab whose values cannot be read has no usable zone, but does not affect the other labs.
     fn from_row(row: &Row, columns: [usize; 3]) -> Result<Self, sqlx::Error> {
         let [id, time_zone, enabled] = columns;
         let unreadable = |error: sqlx::Error| ZoneError::Unreadable(error.to_string());
@@ -47,7 +47,7 @@ pub async fn labs(tx: &mut Tx, rollup: &Rollup) -> Result<Vec<Lab>, DbError> {
 
 /// One lab; `None` if there is no such lab.
 pub async fn lab(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Option<Lab>, DbError> {
-    // Both databases merge this into labs.sql and find the lab by its key.
+    // Both databases merge labs.sql into this query, and find the lab by its key.
     let sql = format!("SELECT * FROM (\n{}\n) AS labs_sql WHERE lab_id = ?", rollup.labs.text);
     Ok(read_labs(tx, rollup, sql, vec![lab_id.into()]).await?.pop())
 }
@@ -129,7 +129,7 @@ pub async fn check(db: &Db, rollup: &Rollup) -> Result<Vec<Misfit>, DbError> {
         if let Some(columns) = &columns {
             let first = if fact.part_of.is_some() { facts::PART_OF } else { facts::BILL_TIME };
             let id = rollup.has_parts(kind).then_some(facts::ID);
-            // Those of a SELECT that the database refuses are unknown.
+            // If the database rejected the other SELECT, its columns are unknown.
             let is_inherited =
                 |name: &str| fact.part_of.is_some_and(|of| found[of].as_ref().is_none_or(|of| has(of, name)));
             let used = fact.columns.iter().map(String::as_str).filter(|name| !is_inherited(name));
@@ -146,7 +146,7 @@ pub async fn check(db: &Db, rollup: &Rollup) -> Result<Vec<Misfit>, DbError> {
     Ok(problems)
 }
 
-/// The columns that a SELECT returns; none where the database refuses it, which is noted.
+/// The columns that a SELECT returns; `None` if the database rejects it, which is added to `problems`.
 async fn columns(
     db: &Db,
     rollup: &Rollup,

@@ -45,8 +45,8 @@ impl NamedSql {
         self.parameters.iter().map(|name| value(name)).collect()
     }
 
-    /// The tables that it reads, as far as its text tells: the names after FROM and JOIN. Anything not understood,
-    /// and tables of other databases, are left out.
+    /// The tables that it reads, as far as its text shows: the names after FROM and JOIN. Anything that is not
+    /// understood, and tables of other databases, are left out.
     pub(crate) fn tables(&self) -> Vec<Table> {
         tables(&tokens(&self.text, None))
     }
@@ -56,8 +56,8 @@ impl NamedSql {
         Self::read(file, source, allowed, "?")
     }
 
-    /// Parses a SELECT that starts from facts of the kind `of`: `:of` stands for a table of their ids, with the same
-    /// name. Its one parameter is a list of ids as JSON.
+    /// Parses a SELECT that starts from facts of the kind `of`: `:of` stands for a table of their ids, under the same
+    /// name. Its only parameter is a list of ids as JSON.
     pub(super) fn parse_part(file: &str, source: &str, of: &str) -> Result<Self, Problem> {
         Self::read(file, source, &[of], &format!("{{ids}} AS {of}"))
     }

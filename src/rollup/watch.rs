@@ -139,7 +139,7 @@ impl Watch {
     }
 }
 
-/// Parses the file; on failure, returns every problem with its line, which is the first that contains the word in
+/// Parses the file; on failure, returns every problem with its line, which is the first line that contains the word in
 /// question.
 pub(super) fn parse(text: &str, facts: &[FactKind]) -> Result<Watch, Vec<(usize, String)>> {
     let watch: Watch = toml::from_str(text).map_err(|error| {
@@ -183,7 +183,7 @@ pub(super) fn parse(text: &str, facts: &[FactKind]) -> Result<Watch, Vec<(usize,
     if problems.is_empty() { Ok(watch) } else { Err(problems) }
 }
 
-/// The columns of a table that a SELECT names, with the table's name before them or with what it calls the table.
+/// The columns of a table that a SELECT names, qualified by the table's name or by its alias.
 fn columns_read(sql: &NamedSql, table: &str) -> Vec<String> {
     let tables = sql.tables().into_iter().filter(|known| known.name.eq_ignore_ascii_case(table));
     let names: Vec<String> = tables.map(|known| known.alias).chain([table.to_owned()]).collect();

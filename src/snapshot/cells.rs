@@ -33,7 +33,7 @@ pub fn placeholder(dialect: Dialect, column: &Column) -> Cow<'static, str> {
     let kind = &column.sql_type;
     let inside = kind.find('(').zip(kind.rfind(')')).map_or("", |(open, close)| &kind[open + 1..close]);
     match column.type_word().as_str() {
-        // Through a text: MySQL takes the parameter of a cast to UNSIGNED for a signed number.
+        // Via text: MySQL takes the parameter of a cast to UNSIGNED for a signed number.
         _ if column.is_whole() && column.is_unsigned() => "CAST(CAST(? AS CHAR) AS UNSIGNED)".into(),
         _ if column.is_whole() => "CAST(? AS SIGNED)".into(),
         "dec" | "decimal" | "numeric" => decimal(inside).into(),
@@ -44,8 +44,8 @@ pub fn placeholder(dialect: Dialect, column: &Column) -> Cow<'static, str> {
     }
 }
 
-/// A DECIMAL with all places that there may be: the value may be another column's, and is not rounded. Where
-/// that leaves too few digits before the point, one like the column's own.
+/// A DECIMAL with as many decimal places as there may be: the value may come from another column, and must not be
+/// rounded. If that leaves too few digits before the point, a DECIMAL like the column's own.
 fn decimal(digits: &str) -> String {
     const PLACES: u32 = 30;
     const WHOLE: u32 = 35;
@@ -58,13 +58,13 @@ fn decimal(digits: &str) -> String {
     }
 }
 
-/// The number of a member of an ENUM, 0 of the empty text that stands for no member, and NULL of anything else.
+/// The number of a member of an ENUM: 0 for the empty text, which stands for no member, and NULL for anything else.
 fn one_of(members: &str) -> String {
     let count = texts(members).len() + 1;
     format!("(NULLIF(FIELD(CAST(? AS BINARY), {members}, ''), 0) % {count})")
 }
 
-/// The number of a value of a SET; NULL where it has another member, or the members are in another order.
+/// The number of a value of a SET; NULL if it has an unknown member, or its members are in another order.
 fn some_of(members: &str) -> String {
     let bits = texts(members).into_iter().enumerate();
     let bits: Vec<String> = bits.map(|(bit, member)| format!("(FIND_IN_SET({member}, v) > 0) << {bit}")).collect();
@@ -75,7 +75,7 @@ fn some_of(members: &str) -> String {
     )
 }
 
-/// The quoted texts of a list, as they are.
+/// The quoted texts of a list, with their quotes.
 fn texts(list: &str) -> Vec<&str> {
     let (mut texts, mut start, mut is_inside) = (Vec::new(), 0, false);
     for (at, byte) in list.bytes().enumerate() {
@@ -99,7 +99,7 @@ pub fn mark<'a>(placeholder: &'a str, value: &Arg) -> &'a str {
     if matches!(value, Arg::RawText(_)) { "+CAST(? AS TEXT)" } else { placeholder }
 }
 
-/// The types of MySQL that take a number for a value, however it is meant.
+/// The MySQL types that accept a number as a value, whatever it stands for.
 const OF_NUMBERS: &str = "tinyint smallint mediumint int bigint decimal float double bit year date datetime time \
      timestamp char varchar tinytext text mediumtext longtext binary varbinary tinyblob blob mediumblob longblob enum \
      set json";
@@ -197,7 +197,7 @@ pub fn show(value: &Arg) -> String {
     }
 }
 
-/// How much of a value is shown beside others.
+/// How many characters of a long value are shown.
 const SHOWN: usize = 40;
 
 /// A value for display, cut off if it is long.

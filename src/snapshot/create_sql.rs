@@ -3,7 +3,7 @@
 /// `CREATE TABLE` without its auto-increment counter, which changes with every row.
 pub(super) fn without_counter(sql: &str) -> String {
     const COUNTER: &str = " AUTO_INCREMENT=";
-    // Behind the last parenthesis: a comment or a default may say anything.
+    // After the last parenthesis: before it, a comment or a default may contain anything.
     let options = sql.rfind("\n)").unwrap_or(0);
     let Some(at) = sql[options..].find(COUNTER).map(|at| options + at) else { return sql.to_owned() };
     let rest = sql[at + COUNTER.len()..].trim_start_matches(|c: char| c.is_ascii_digit());

@@ -42,7 +42,7 @@ const PERIODS: [(Period, &str); 5] = [
 ];
 
 impl Period {
-    /// The same for snapshots of the same period.
+    /// A value that all snapshots of the same period share.
     fn of(self, name: Name) -> (i32, u32) {
         let time = name.time();
         let seconds = || time.timestamp();
@@ -112,7 +112,7 @@ impl From<&Manifest> for Content {
 }
 
 impl Content {
-    /// Whether it has all that the other one has.
+    /// Whether it contains all that the other one contains.
     fn stands_for(&self, other: &Self) -> bool {
         self.database == other.database && self.tables.is_superset(&other.tables)
     }
@@ -131,7 +131,7 @@ impl Keep {
         going.into_iter().collect()
     }
 
-    /// Those of some snapshots of the same that are kept.
+    /// The snapshots to keep, of some with the same content.
     fn kept(&self, names: &BTreeSet<Name>) -> BTreeSet<Name> {
         let mut kept = BTreeSet::new();
         for rule in &self.0 {
@@ -211,7 +211,7 @@ mod tests {
         Content { name, database: database.to_owned(), tables: tables.iter().map(|name| (*name).to_owned()).collect() }
     }
 
-    /// Which of these snapshots go, all of the same tables.
+    /// Which of these snapshots, all of the same tables, are removed.
     fn going(keep: &str, names: &[Name]) -> Vec<Name> {
         let contents: Vec<Content> = names.iter().map(|name| content(*name, "lab", &["labs"])).collect();
         keep.parse::<Keep>().unwrap().to_prune(&contents)
@@ -229,15 +229,15 @@ mod tests {
             ("2 daily, 2 weekly", &november, &["2026-11-29", "2026-11-30"]),
             ("1 monthly", &november, &["2026-11-30"]),
             ("2 monthly", &months, &["2026-04-30", "2026-05-02"]),
-            // A month without a snapshot uses up none.
+            // A month without a snapshot does not count.
             ("3 monthly", &months, &["2026-02-27", "2026-04-30", "2026-05-02"]),
             ("9 yearly", &months, &["2026-05-02"]),
             ("2 last", &months, &["2026-04-30", "2026-05-02"]),
-            // Old ones alone: nothing goes because time passes.
+            // Only old ones: nothing is removed just because time passes.
             ("7 daily, 4 weekly, 12 monthly", &["2020-01-01", "2020-01-02"], &["2020-01-01", "2020-01-02"]),
             // The newest always stays.
             ("0 daily, 1 yearly", &["2026-12-31"], &["2026-12-31"]),
-            // Weeks go by ISO 8601 across the year's end.
+            // Weeks follow ISO 8601 across the end of a year.
             ("2 weekly", &["2025-12-28", "2025-12-29", "2026-01-04", "2026-01-05"], &["2026-01-04", "2026-01-05"]),
             ("1 daily", &[], &[]),
         ] {
@@ -263,12 +263,12 @@ mod tests {
         let [early, late, next] =
             ["2026-11-21T020000Z", "2026-11-21T090000Z", "2026-11-22T020000Z"].map(|name| name.parse().unwrap());
         for (have, going) in [
-            // A part never takes the place of all; all takes that of a part.
+            // Snapshots of some tables never stand in for those of all tables; the reverse is possible.
             ([(early, "lab", full), (late, "lab", part), (next, "lab", full)], &[][..]),
             ([(early, "lab", part), (late, "lab", full), (next, "lab", full)], &[early]),
             ([(early, "lab", full), (late, "lab", full), (next, "lab", part)], &[early]),
             ([(early, "lab", &["labs"]), (late, "lab", part), (next, "lab", part)], &[]),
-            // Neither does another database.
+            // Nor do those of another database.
             ([(early, "lab", full), (late, "other", full), (next, "lab", full)], &[]),
         ] {
             let have = have.map(|(name, database, tables)| content(name, database, tables));

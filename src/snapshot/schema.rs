@@ -134,7 +134,7 @@ pub fn quote_all<'a>(dialect: Dialect, identifiers: impl IntoIterator<Item = &'a
     identifiers.into_iter().map(|name| quote(dialect, name)).collect::<Vec<_>>().join(", ")
 }
 
-// Of a table with a history (MariaDB) the rows of today are read, as by any SELECT.
+// For a system-versioned table (MariaDB), only the current rows are read, as by any SELECT.
 statement!(
     TABLES_MYSQL,
     "snapshot tables (mysql)",
@@ -157,7 +157,7 @@ statement!(
      WHERE table_schema = DATABASE() AND table_name = ? ORDER BY ordinal_position"
 );
 
-// A column of a primary key may be NULL in SQLite, where nobody forbade it.
+// In SQLite, a column of a primary key may be NULL unless it is declared NOT NULL.
 statement!(
     COLUMNS_SQLITE,
     "snapshot columns (sqlite)",
@@ -193,7 +193,7 @@ statement!(
      ORDER BY columns.constraint_name, columns.ordinal_position"
 );
 
-// SQLite finds tables and columns however a reference spells them.
+// SQLite ignores the case of the names in a reference.
 statement!(
     FOREIGN_KEYS_SQLITE,
     "snapshot foreign keys (sqlite)",
@@ -251,7 +251,7 @@ pub async fn read(tx: &mut Tx, name: &str) -> Result<Option<Table>, SnapshotErro
     };
     read_keys(tx, &mut table).await?;
     read_foreign_keys(tx, &mut table).await?;
-    // Every column that there is, also one that information_schema keeps from this user.
+    // All columns, including those that information_schema hides from this user.
     let all = format!("SELECT * FROM {} LIMIT 0", quote(dialect, &table.name));
     for name in tx.columns(Query::new("snapshot columns", all)).await? {
         if table.position(&name).is_none() {
@@ -275,7 +275,7 @@ async fn read_columns(tx: &mut Tx, table: &str) -> Result<(Vec<Column>, Vec<Stri
     });
     let mut columns = columns.await?;
     key.sort();
-    // The rowid is never NULL, and neither is what names it.
+    // The rowid is never NULL, and neither is the column that is an alias of it.
     if let [(_, only)] = key.as_slice()
         && let Some(column) = columns.iter_mut().find(|column| column.name == *only)
         && column.sql_type.eq_ignore_ascii_case("integer")
@@ -300,7 +300,7 @@ async fn read_keys(tx: &mut Tx, table: &mut Table) -> Result<(), DbError> {
         Ok((row.text(0)?, row.text_or_null(1)?, row.flag(2)?))
     });
     for (name, column, partial) in parts.await? {
-        // An expression has no column.
+        // An indexed expression has no column.
         let Some(column) = column else {
             of_expressions.push(name);
             continue;
@@ -314,7 +314,8 @@ async fn read_keys(tx: &mut Tx, table: &mut Table) -> Result<(), DbError> {
         }
     }
     keys.retain(|key| !of_expressions.contains(&key.name));
-    // MariaDB adds the end of a row's time to each key of a table with a history: of today's rows it is the same.
+    // MariaDB adds the end of the row's period to each key of a system-versioned table: in current rows it is always
+    // the same.
     let is_end = |name: &String| {
         let mut lines = table.create_sql.lines().map(str::trim_start);
         let begin = quote(Dialect::MySql, name);

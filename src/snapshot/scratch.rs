@@ -14,13 +14,13 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::SnapshotError;
 
-/// How the names begin. A directory of snapshots shows none of them.
+/// The prefix of the directories' names, which a listing of snapshots does not show.
 const PREFIX: &str = ".daymend-snapshot-";
 
-/// How the names of the files end that are locked.
+/// The suffix of lock files.
 const LOCK: &str = ".lock";
 
-/// Runs blocking work on files; other tasks of this thread, such as heartbeats, continue elsewhere meanwhile.
+/// Runs blocking work on files; meanwhile, other tasks of this thread, such as heartbeats, continue elsewhere.
 pub(crate) fn aside<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current() {
         Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
@@ -36,7 +36,7 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Creates a directory in `parent`, and removes leftovers of others there.
+    /// Creates a directory in `parent`, and removes leftover ones there.
     pub(crate) fn new(parent: &Path) -> Result<Self, SnapshotError> {
         let made = aside(|| Self::create(parent));
         made.map_err(|error| SnapshotError::store(format!("a directory in {}", parent.display()), error))
@@ -48,12 +48,12 @@ impl Scratch {
             let path = parent.join(format!("{PREFIX}{}-{:08x}", std::process::id(), rand::random::<u32>()));
             let lock = File::create_new(lock_of(&path))?;
             lock.lock()?;
-            // Before it was locked somebody may have taken it for one that was left.
+            // Before it was locked, somebody else may have removed it as a leftover.
             if !lock_of(&path).exists() {
                 continue;
             }
             let mut builder = fs::DirBuilder::new();
-            // It holds what the database keeps from others.
+            // It may hold data that is protected in the database.
             #[cfg(unix)]
             std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
             builder.create(&path)?;
@@ -84,7 +84,7 @@ fn lock_of(dir: &Path) -> PathBuf {
     path.into()
 }
 
-/// Removes a directory that is locked by the caller, and the lock last.
+/// Removes a directory that the caller has locked, and its lock file last.
 fn remove(dir: &Path) -> io::Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -104,14 +104,15 @@ pub(crate) fn remove_leftovers(parent: &Path) -> io::Result<usize> {
     Ok(dirs.iter().filter(|dir| remove_left(dir)).count())
 }
 
-/// Removes a directory that nobody works in; whether it is gone.
+/// Removes a directory unless somebody uses it; returns whether it is gone.
 fn remove_left(dir: &Path) -> bool {
     match writable(&lock_of(dir)) {
-        // Held until it is gone: whoever has just made it waits for the lock, and then finds that it is not there.
+        // Held until the directory is gone: a process that has just created the lock file waits, and then finds it
+        // missing.
         Ok(lock) => lock.try_lock().is_ok() && remove(dir).is_ok(),
-        // Who works in a directory has a lock.
+        // Whoever uses a directory has a lock file.
         Err(error) if error.kind() == io::ErrorKind::NotFound => fs::remove_dir_all(dir).is_ok(),
-        // It may be somebody's.
+        // Somebody may be using it.
         Err(_) => false,
     }
 }
@@ -124,7 +125,7 @@ mod tests {
     fn what_somebody_works_in_stays_and_what_was_left_goes() {
         let dir = tempfile::tempdir().unwrap();
         let mine = Scratch::new(dir.path()).unwrap();
-        // Whoever is killed leaves one of these.
+        // What killed processes may leave behind.
         for (name, has_lock, has_dir) in [("1-1", true, false), ("1-2", true, true), ("1-3", false, true)] {
             let left = dir.path().join(format!("{PREFIX}{name}"));
             if has_dir {

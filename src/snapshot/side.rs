@@ -19,7 +19,7 @@ use crate::db::{Arg, Db, DbError, Dialect, Mode, Query, Row, Tx};
 /// How many rows are read at a time.
 pub const PAGE: usize = 200;
 
-/// How many rows the first page has, of which nobody knows how long they are.
+/// How many rows the first page has, while their length is still unknown.
 const FIRST_PAGE: usize = 8;
 
 /// How many bytes of rows a page may hold, in addition to one row; further rows come with the next page.
@@ -116,7 +116,7 @@ impl Side {
         let order = keys.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
         sql += &format!(" ORDER BY {order} LIMIT {rows_max}");
         let page = self.fetch(tx, Query::named("snapshot page", sql), shape, args, PAGE_BYTES).await?;
-        // Whoever asked for what is behind a row would get it for ever.
+        // If the page ends with the row that it should come after, reading on would never end.
         if let (Some(after), Some(last)) = (after, page.last())
             && shape.key_of(last) == after
         {
@@ -140,8 +140,8 @@ impl Side {
         self.lookup_some(tx, shape, by, values, usize::MAX, share).await
     }
 
-    /// The same of so many rows a value at most, of no matter which: a value that many rows share, such as an
-    /// empty text, does not fill the memory.
+    /// Like [`lookup`](Self::lookup), but returns at most `most` rows per value, no matter which: a value that many
+    /// rows share, such as an empty text, does not fill the memory.
     pub async fn lookup_some(
         &self,
         tx: &mut Tx,
@@ -172,7 +172,8 @@ impl Side {
                 None => unlike = true,
             };
             self.lookup_page(tx, shape, by, chunk, lock, keep).await?;
-            // A row that is equal for the database only (case, trailing spaces, 1 and '1'): ask one by one.
+            // A row that only the database considers equal (case, trailing spaces, 1 and '1'): look the values up one
+            // by one.
             if unlike {
                 for (value, place) in chunk.iter().zip(start..) {
                     if found[place].is_empty() {
@@ -200,9 +201,8 @@ impl Side {
         Ok(found.iter().map(|rows| rows.iter().map(|row| lean.key_of(row)).collect()).collect())
     }
 
-    /// How many rows may be looked up together. It is only one where databases get longer conditions wrong: MySQL
-    /// compares ENUMs and SETs in a list of rows as text, and MariaDB misses some rows if conditions are joined by
-    /// OR.
+    /// How many rows may be looked up together. Only one where databases get longer conditions wrong: MySQL compares
+    /// ENUMs and SETs in a list of rows as text, and MariaDB misses some rows if conditions are joined by OR.
     pub(super) fn lookups_max(&self, shape: &Shape, by: &[usize]) -> usize {
         let is_numbered = |place: &usize| {
             let column = self.column(&shape.table, &shape.columns[*place]);
@@ -212,7 +212,7 @@ impl Side {
         if is_alone { 1 } else { PAGE }
     }
 
-    /// Hands over the rows that hold one of `values`; `tail` ends the statement.
+    /// Passes the rows that have one of `values` to `keep`; `tail` ends the statement.
     async fn lookup_page(
         &self,
         tx: &mut Tx,
@@ -292,7 +292,7 @@ impl Side {
         self.fetch(tx, query, shape, args, usize::MAX).await
     }
 
-    /// The first of them, until they have more bytes than that.
+    /// The first of these rows, until they exceed `bytes_max`.
     async fn fetch(
         &self,
         tx: &mut Tx,
@@ -332,7 +332,8 @@ pub struct Pages<'a> {
     side: &'a Side,
     shape: &'a Shape,
     after: Option<Cells>,
-    /// How many rows to ask for: fewer if they are long, because rows beyond the page's size are sent all the same.
+    /// How many rows to ask for: fewer if they are long, because the database sends rows beyond the page's size as
+    /// well.
     rows: usize,
 }
 

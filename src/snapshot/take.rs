@@ -27,17 +27,18 @@ use crate::{
     statement,
 };
 
-/// How many bytes of rows travel together, and how many such batches wait for the writer: a long row is one of its own.
+/// How many bytes of rows are sent together, and how many such batches wait for the writer; a batch ends with the row
+/// that fills it.
 const BATCH: usize = 256 * 1024;
 const BATCHES: usize = 1;
 
-/// How often a copy is begun when tables are altered under it.
+/// How many times a copy is attempted if tables are altered meanwhile.
 const TRIES: u32 = 3;
 
 /// How long the server may work on one SELECT.
 const SELECT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How long the database may be silent, and how long it has to be patient with us.
+/// How long the database may be silent, and how long it has to wait for us.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
 
 statement!(
@@ -127,7 +128,7 @@ async fn take_as(
     let taken_at = name.time().max(clock.now());
     let copied = copy(db, &described, rows_expected, tables, sender, progress).await;
     let written = writer.await.map_err(|panic| SnapshotError::store("write", std::io::Error::other(panic)))?;
-    // A writer that has failed is why nothing more could be sent to it.
+    // If the writer has failed, nothing more could be sent to it: report the writer's error.
     let copies = match (copied, written) {
         (Err(SnapshotError::Database(_)), Err(error)) | (Ok(()), Err(error)) => return Err(error),
         (Err(error), _) => return Err(error),
@@ -165,7 +166,7 @@ fn sorted(mut copies: Vec<TableCopy>) -> Vec<TableCopy> {
     copies
 }
 
-/// A name that no snapshot has yet, nor one that is being taken: they are told apart by the second.
+/// A name that no other snapshot has, finished or in progress: names differ by the second.
 async fn claim_name(store: &Store, clock: Clock) -> Result<Name, SnapshotError> {
     for _ in 0..TRIES {
         let name = Name::at(clock.now());
@@ -179,7 +180,7 @@ async fn claim_name(store: &Store, clock: Clock) -> Result<Name, SnapshotError> 
     Err(SnapshotError::Exists(Name::at(clock.now()).to_string()))
 }
 
-/// A table as it is just now.
+/// A table as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Described {
     table: Table,
@@ -188,7 +189,7 @@ struct Described {
     created_at: Option<String>,
 }
 
-/// The tables, and how many rows they have together, about.
+/// The tables, and about how many rows they have together.
 async fn describe(tx: &mut Tx, names: Option<&[String]>) -> Result<(Vec<Described>, u64), SnapshotError> {
     let names = match names {
         Some(names) => names.to_vec(),
@@ -223,7 +224,8 @@ async fn describe(tx: &mut Tx, names: Option<&[String]>) -> Result<(Vec<Describe
     Ok((described, rows))
 }
 
-/// Why a SQLite file with these tables cannot have another one of that name. It takes `Labs` and `labs` for one.
+/// Why a SQLite file with these tables cannot have another one with that name. SQLite does not distinguish `Labs` and
+/// `labs`.
 fn why_no_name<'a>(name: &str, mut others: impl Iterator<Item = &'a str>) -> Option<String> {
     if name.to_ascii_lowercase().starts_with("sqlite_") {
         return Some("SQLite, in whose format snapshots are, keeps names that begin with sqlite_ to itself".to_owned());
@@ -270,7 +272,7 @@ async fn copy(
         so_far.table.clone_from(&table.name);
         progress(&so_far);
         let begin = write::Message::Table(Box::new(table.clone()), key.clone(), tx.dialect());
-        // Where the writer has died, why comes from itself.
+        // If the writer has died, its own error says why.
         let _ = sender.send(begin).await;
         copy_table(&mut tx, table, key, &sender, &mut so_far, progress).await.map_err(|error| altered(table, error))?;
         if is_mysql {
@@ -278,7 +280,8 @@ async fn copy(
         }
     }
     if is_mysql {
-        // MySQL 8 reads information_schema in the read view of whoever asks: there every table is what it was.
+        // MySQL 8 reads information_schema in the read view of the transaction, in which no table has changed: open a
+        // new one.
         tx.commit().await?;
         tx = db.begin(Mode::Snapshot).await?;
     }
@@ -292,8 +295,8 @@ async fn copy(
     Ok(())
 }
 
-/// The codes of a definition that is another than before: the read view is older than the table; no
-/// such table; no such column; the statement has to be prepared anew.
+/// The codes of a table definition that has changed: the read view is older than the table; no such table; no such
+/// column; the statement has to be prepared again.
 fn altered(table: &Table, error: DbError) -> SnapshotError {
     match code(&error.source) {
         1412 | 1146 | 1054 | 1615 => SnapshotError::Altered(table.name.clone()),
@@ -301,7 +304,7 @@ fn altered(table: &Table, error: DbError) -> SnapshotError {
     }
 }
 
-/// The SELECT of all rows of a table, in the order of an index: nothing is sorted.
+/// The SELECT of all rows of a table, in the order of an index, so that nothing is sorted.
 fn select(dialect: Dialect, table: &Table, key: &[String]) -> String {
     let columns = quote_all(dialect, table.columns.iter().map(|column| column.name.as_str()));
     let index = match dialect {
@@ -313,7 +316,7 @@ fn select(dialect: Dialect, table: &Table, key: &[String]) -> String {
     if let Some(index) = index {
         sql.push_str(&format!(" FORCE INDEX ({})", quote(dialect, index)));
     }
-    // Where all columns together are the key there is no index to follow, and the writer sorts.
+    // If all columns together are the key, there is no index to follow, and the writer sorts.
     if index.is_some() || key == table.primary_key {
         sql.push_str(&format!(" ORDER BY {}", quote_all(dialect, key.iter().map(String::as_str))));
     }

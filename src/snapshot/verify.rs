@@ -59,7 +59,7 @@ pub async fn verify(
         })
     };
     let checked = checked.await;
-    // What is removed while it is read lacks parts, and is no snapshot any more.
+    // A snapshot that was removed while it was read lacks parts, but is not damaged: it no longer exists.
     if !matches!(&checked, Ok((_, _, problems)) if problems.is_empty())
         && let Err(gone @ SnapshotError::NoSnapshot(_)) = store.manifest(name).await
     {

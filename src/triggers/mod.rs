@@ -45,11 +45,11 @@ statement!(
     "INSERT INTO daymend_dirty (lab_id, bill_time, bill_id, test_id, marked_at) VALUES (NULL, NULL, NULL, NULL, {now})"
 );
 
-/// A trigger has to wait for the transactions that use its table, and everybody who comes later has
-/// to wait behind it: two seconds are bearable. A mark has to take any value that the source has.
+/// Creating a trigger waits for the transactions that use its table, and every later one waits behind it: two seconds
+/// are bearable. A mark has to accept any value that the source has.
 const SESSION_MYSQL: &str = "SET SESSION lock_wait_timeout = 2, sql_mode = 'NO_ENGINE_SUBSTITUTION'";
 
-/// How often an installation waits for transactions that use a table.
+/// How many times an installation waits for transactions that use a table.
 const WAITS_MAX: u32 = 5;
 
 /// A trigger, as the database describes it.
@@ -207,7 +207,8 @@ pub async fn install(db: &Db, watch: &Watch, summary: &str, dry_run: bool) -> Re
         }
     }
     if !todo.is_empty() && !dry_run {
-        // Triggers run with the rights of whoever creates them, and swallow what they may not do.
+        // Triggers run with the privileges of the account that creates them, and hide errors: check now that it may
+        // write marks.
         tx.execute(&MARK_NOTHING, args![]).await.map_err(|error| InstallError::of("daymend_dirty", error))?;
     }
     tx.rollback().await?;
@@ -217,7 +218,7 @@ pub async fn install(db: &Db, watch: &Watch, summary: &str, dry_run: bool) -> Re
     match create(db, &todo).await {
         Ok(()) => Ok(installed),
         Err(error) => {
-            // SQLite has taken everything back by itself.
+            // SQLite has rolled everything back by itself.
             if db.dialect() == Dialect::MySql {
                 take_back(db, &todo).await;
             }
@@ -226,17 +227,17 @@ pub async fn install(db: &Db, watch: &Watch, summary: &str, dry_run: bool) -> Re
     }
 }
 
-/// Creates triggers, in the place of those that are there already.
+/// Creates triggers, replacing those that exist.
 async fn create(db: &Db, triggers: &[(Trigger, Option<Existing>)]) -> Result<(), InstallError> {
     let mut tx = begin(db).await?;
     let dialect = tx.dialect();
     for (trigger, known) in triggers {
         let mut result = Ok(());
-        // CREATE OR REPLACE takes no name from another table.
+        // CREATE OR REPLACE cannot take a name from another table.
         if known.as_ref().is_some_and(|known| !known.table.eq_ignore_ascii_case(&trigger.table)) {
             result = patiently(&mut tx, &drop_trigger(&trigger.name)).await;
         }
-        // A connection to SQLite remembers triggers that somebody else has dropped, until it runs something.
+        // A SQLite connection remembers triggers that somebody else has dropped, until it runs a statement.
         if result.is_ok() && (known.is_some() || dialect == Dialect::Sqlite) {
             result = patiently(&mut tx, &trigger.make_room(dialect)).await;
         }
@@ -264,7 +265,7 @@ async fn begin(db: &Db) -> Result<Tx, DbError> {
 async fn end(tx: Tx) -> Result<(), DbError> {
     match tx.dialect() {
         Dialect::Sqlite => tx.commit().await,
-        // Its session is not what others of the pool rely on.
+        // Its session settings are not those that other users of the pool rely on.
         Dialect::MySql => {
             tx.discard();
             Ok(())
@@ -272,7 +273,7 @@ async fn end(tx: Tx) -> Result<(), DbError> {
     }
 }
 
-/// Runs DDL, which may have to wait for transactions, several times for a moment each.
+/// Runs DDL that may have to wait for transactions, in several short attempts.
 async fn patiently(tx: &mut Tx, sql: &str) -> Result<(), DbError> {
     let mut waits = 0;
     loop {
@@ -289,8 +290,8 @@ async fn patiently(tx: &mut Tx, sql: &str) -> Result<(), DbError> {
     }
 }
 
-/// Drops those that were not there before, and creates those anew that were and are not, as far as that is
-/// possible.
+/// Undoes a failed installation as far as possible: drops the triggers that were not there before, and recreates those
+/// that were and are gone.
 async fn take_back(db: &Db, triggers: &[(Trigger, Option<Existing>)]) {
     let Ok(mut tx) = begin(db).await else { return };
     let there = list(&mut tx).await.unwrap_or_default();

@@ -77,9 +77,9 @@ pub fn triggers(watch: &Watch, dialect: Dialect) -> Vec<Trigger> {
                 add("insert", "AFTER INSERT", sqlite_body(&[sqlite_mark(&table, "NEW", "")]));
                 add("update", "AFTER UPDATE", sqlite_update(&table));
                 add("delete", "AFTER DELETE", sqlite_body(&[sqlite_mark(&table, "OLD", "")]));
-                // REPLACE fires no DELETE trigger there, unless a session asks for it.
+                // In SQLite, REPLACE fires no DELETE trigger, unless a session enables that.
                 add("replace", "BEFORE INSERT", sqlite_body(&[sqlite_replaced(&table)]));
-                // Nor does UPDATE OR REPLACE, for the row whose key another one takes.
+                // Nor does UPDATE OR REPLACE for the row that it displaces.
                 add("displace", "BEFORE UPDATE", sqlite_displaced(&table));
             }
         }

@@ -27,7 +27,7 @@ enum Operator {
     GreaterOrEqual,
 }
 
-/// The longer ones first, so that `<=` is not read as `<`.
+/// Longer ones first, so that `<=` is not read as `<`.
 const OPERATORS: [(&str, Operator); 6] = [
     ("!=", Operator::NotEqual),
     ("<=", Operator::LessOrEqual),
@@ -66,8 +66,8 @@ impl Condition {
         &self.column
     }
 
-    /// Whether a row fulfils it; NULL is equal to `NULL` and to nothing else, and is not less or more. Of a column
-    /// of exact numbers text is one as well.
+    /// Whether a row's value meets the condition. NULL only equals `NULL`, and is neither less nor more than anything.
+    /// In a column of exact numbers, text is compared as a number.
     fn holds(&self, value: &Arg, is_exact: bool) -> bool {
         let order = match value {
             Arg::Null => {
@@ -98,7 +98,7 @@ impl Condition {
     }
 }
 
-/// A number of any length, without the zeros that say nothing.
+/// A number of any length, without redundant zeros.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Digits<'a> {
     is_negative: bool,
@@ -107,7 +107,7 @@ struct Digits<'a> {
 }
 
 impl<'a> Digits<'a> {
-    /// Of `-12.50`; none where it is no such number.
+    /// Parses a number such as `-12.50`; `None` if it is not one.
     fn of(text: &'a str) -> Option<Self> {
         let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
         let (whole, places) = digits.split_once('.').unwrap_or((digits, ""));
@@ -119,13 +119,13 @@ impl<'a> Digits<'a> {
         is_number.then_some(Self { is_negative: text.starts_with('-') && !is_zero, whole, places })
     }
 
-    /// What sorts numbers of one sign.
+    /// A value by which numbers of the same sign are sorted.
     fn size(&self) -> (usize, &str, &str) {
         (self.whole.len(), self.whole, self.places)
     }
 }
 
-/// Compares two numbers by their digits; none where one of them is no number.
+/// Compares two numbers by their digits; `None` if either is not a number.
 fn compare(a: &str, b: &str) -> Option<Ordering> {
     let (a, b) = (Digits::of(a)?, Digits::of(b)?);
     Some(match (a.is_negative, b.is_negative) {

@@ -155,7 +155,7 @@ pub async fn compare(
     Ok(diff)
 }
 
-/// The tables that can be compared; of the others, the reason.
+/// The tables that can be compared; for the others, the reason is added to `diff`.
 fn shapes(old: &Side, new: &Side, options: &Options, diff: &mut Diff) -> Vec<Shape> {
     let mut shapes = Vec::new();
     let names: BTreeSet<&String> = old.tables.keys().chain(new.tables.keys()).collect();
@@ -231,8 +231,9 @@ impl Compare<'_> {
         Ok(diff)
     }
 
-    /// Compares a page of the older side. The newer side may find a row by a key that is not quite its own (case,
-    /// trailing spaces): the older side, which compares bytes, would not know that key, so it is `rewritten`.
+    /// Compares a page of the older side. The newer side may find a row whose key differs in case or trailing spaces.
+    /// The older side compares bytes and would not find that key, so that the row would count as added: the key is
+    /// noted in `rewritten`.
     async fn old_page(
         &self,
         views: &mut Views,
@@ -274,7 +275,7 @@ impl Compare<'_> {
         Ok(())
     }
 
-    /// How many rows refer to rows that are in the older side and not in the newer one.
+    /// How many rows refer to rows that are in the older side but not in the newer one.
     async fn gone_parents(&self, views: &mut Views, link: &Link, rows: &[Cells]) -> Result<u64, SnapshotError> {
         let parent = &self.shapes[link.parent];
         let targets: Vec<Cells> = rows.iter().filter_map(|row| link.target(row)).collect();

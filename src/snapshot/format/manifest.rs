@@ -17,7 +17,7 @@ use crate::{
 /// Version 1 also stored the CHECKs of each table separately from its `CREATE TABLE`; nothing ever read them.
 pub const FORMAT: u32 = 2;
 
-/// How a name is written: sorted as text, names are sorted by time.
+/// The format of a name: names that are sorted as text are sorted by time.
 const NAME: &str = "%Y-%m-%dT%H%M%SZ";
 
 /// The name of a snapshot: the UTC second at which it was taken, such as `2026-11-21T040000Z`.
@@ -160,12 +160,11 @@ impl Manifest {
         Self::checksum_of(&serde_json::to_vec(self).unwrap_or_default(), &self.checksum)
     }
 
-    /// The same of a document, whatever it says that this binary does not know or no longer knows: hashed is
-    /// what was received and not what was understood of it.
+    /// The checksum of a document as received. It also covers what this binary does not know, or no longer knows.
     fn checksum_of(document: &[u8], checksum: &str) -> String {
         let said = without_white_space(document);
         let own = format!("\"checksum\":\"{checksum}\"");
-        // In a text each of its quotes would have a backslash before it.
+        // Inside a string, each of these quotes would follow a backslash.
         let Some(at) = said.windows(own.len()).rposition(|part| part == own.as_bytes()) else { return String::new() };
         let mut hash = Sha256::new();
         hash.update(&said[..at]);
@@ -214,7 +213,7 @@ impl Manifest {
     }
 }
 
-/// JSON without what is between its parts.
+/// JSON without the white space between its tokens.
 fn without_white_space(json: &[u8]) -> Vec<u8> {
     let (mut in_text, mut is_escaped) = (false, false);
     let is_said = |byte: &u8| {
@@ -230,7 +229,7 @@ fn without_white_space(json: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// As it was written when this was the latest format.
+    /// A manifest as it was written when format 1 was the latest.
     fn format_1() -> String {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/snapshot-format-1/2026-11-21T040000Z.json");
         std::fs::read_to_string(file).unwrap()
@@ -245,13 +244,13 @@ mod tests {
         assert_eq!(parse(&format_1()).unwrap().format, 1);
         let gone = format_1().replace("(price >= 0)\"\n", "(price >= 1)\"\n");
         assert!(gone != format_1() && parse(&gone).unwrap_err().contains("does not fit its own checksum"));
-        // What later versions may say more.
+        // Fields that later versions may add.
         let before = parse(&format_1()).unwrap().checksum;
         let more = format_1().replace("\"took_ms\"", "\"mood\": \"\\\\ \\\" {\",\n\"took_ms\"");
         assert!(parse(&more).unwrap_err().contains("does not fit its own checksum"));
         let more = more.replace(&before, &Manifest::checksum_of(more.as_bytes(), &before));
         assert_eq!(parse(&more).unwrap().rows(), 4);
-        // However it is laid out, and whatever is left out that has a default.
+        // The layout does not matter, and a field that has a default may be left out.
         let flat = String::from_utf8(without_white_space(format_1().as_bytes())).unwrap();
         assert!(!flat.contains('\n') && flat.contains("NOT NULL REFERENCES"));
         assert_eq!(parse(&flat).unwrap(), parse(&format_1()).unwrap());

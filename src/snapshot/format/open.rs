@@ -57,8 +57,8 @@ pub(crate) async fn unpack(store: &Store, manifest: &Manifest) -> Result<(Scratc
     Ok((scratch, path))
 }
 
-/// Whether what is wrong is wrong with what was read. What the system refuses (no room, no right, a disk that
-/// fails) says nothing of the snapshot.
+/// Whether an error is about the bytes that were read. An error of the system (no space, no permission, a failing disk)
+/// says nothing about the snapshot.
 fn is_of_the_bytes(error: &Error) -> bool {
     use std::io::ErrorKind::{InvalidData, Other, UnexpectedEof};
     error.raw_os_error().is_none() && matches!(error.kind(), InvalidData | UnexpectedEof | Other)

@@ -8,18 +8,18 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-/// How hard to compress. Level 3 takes nearly twice the time, for four hundredths of the size at most.
+/// How hard to compress. Level 3 takes nearly twice as long and makes files at most 4% smaller.
 const LEVEL: i32 = 1;
 
-/// How many threads compress, beside the one that hashes, and how far back they look: half of what the
-/// level does by itself, as each holds several times as much.
+/// How many threads compress, besides the one that hashes, and how far back they look: half as far as the level's
+/// default, because each thread holds several times as much.
 const THREADS: u32 = 2;
 const WINDOW_LOG: u32 = 20;
 
 /// How much is read at a time.
 const CHUNK: usize = 256 * 1024;
 
-/// Hashes and counts what passes.
+/// Hashes and counts the bytes that pass through.
 struct Hashing<T> {
     inner: T,
     hasher: Sha256,
@@ -64,7 +64,8 @@ pub(crate) struct Packed {
     pub(crate) sha256: String,
 }
 
-/// Options to open a file that, if newly created, nobody else may read: it holds what the database keeps from others.
+/// Options to open a file that, if newly created, nobody else may read: it may hold data that is protected in the
+/// database.
 pub(crate) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     #[cfg(unix)]
@@ -84,7 +85,7 @@ pub(crate) fn pack(from: &Path, to: &Path) -> io::Result<Packed> {
     encoder.window_log(WINDOW_LOG)?;
     encoder.multithread(THREADS)?;
     encoder.include_checksum(true)?;
-    // Whoever unpacks it knows how much room it needs.
+    // This tells whoever unpacks it how much room it needs.
     encoder.set_pledged_src_size(Some(source.metadata()?.len()))?;
     io::copy(&mut BufReader::with_capacity(CHUNK, source), &mut encoder)?;
     let hashing = encoder.finish()?;
@@ -102,7 +103,7 @@ pub(crate) fn unpack(from: &Path, to: &Path, max: u64) -> io::Result<Packed> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "more bytes than were packed"));
     }
     drop(decoder);
-    // What is behind the end belongs to the file as well.
+    // Bytes after the end of the compressed data belong to the file, and its hash, as well.
     io::copy(&mut source, &mut io::sink())?;
     let hashing = source.into_inner();
     Ok(Packed { size: hashing.size, sha256: hex::encode(hashing.hasher.finalize()) })

@@ -44,7 +44,7 @@ pub fn put_blob(out: &mut Vec<u8>, value: &[u8]) {
 
 fn put_bytes(out: &mut Vec<u8>, tag: u8, value: &[u8]) {
     out.push(tag);
-    // No server sends, and SQLite does not keep, a value of 4 GiB.
+    // No server sends a value of 4 GiB, and SQLite does not store one.
     out.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_le_bytes());
     out.extend_from_slice(value);
 }

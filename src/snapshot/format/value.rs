@@ -121,7 +121,7 @@ impl Decoder {
     }
 }
 
-/// A value of the binary protocol; none where it is not what the column declares.
+/// Reads a value of the binary protocol; `None` if it is not what the column declares.
 fn unpack(kind: Kind, bytes: &[u8], out: &mut Vec<u8>) -> Option<()> {
     match kind {
         Kind::Int => row::put_int(
@@ -184,7 +184,7 @@ fn unpack(kind: Kind, bytes: &[u8], out: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
-/// A date or a time on its way to text.
+/// A date or a time that is being converted to text.
 struct Digits {
     text: [u8; 40],
     length: usize,
@@ -200,7 +200,7 @@ impl Digits {
         self.length += 1;
     }
 
-    /// A number with at least so many digits.
+    /// Appends a number with at least `digits` digits.
     fn number(&mut self, value: u32, digits: u32) {
         let digits = digits.max(value.checked_ilog10().map_or(1, |log| log + 1));
         for place in (0..digits).rev() {
@@ -208,7 +208,7 @@ impl Digits {
         }
     }
 
-    /// The date at the beginning of a packed moment; zeros where there is nothing.
+    /// Appends the date at the beginning of a packed moment; zeros if there is none.
     fn date(&mut self, packed: &[u8]) -> Option<()> {
         let [low, high, month, day] = match packed {
             [] => [0; 4],
@@ -222,7 +222,7 @@ impl Digits {
         Some(())
     }
 
-    /// The hours, minutes, seconds and microseconds of a packed moment, as far as there are any.
+    /// Appends the hours, minutes, seconds and microseconds of a packed moment; zeros if there are none.
     fn clock(&mut self, days: u32, packed: &[u8], places: u8) -> Option<()> {
         let [hours, minutes, seconds] = match packed {
             [] => [0; 3],

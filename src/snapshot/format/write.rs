@@ -25,7 +25,8 @@ use crate::{
     },
 };
 
-/// What a page holds at most, and how many of them are kept in memory.
+/// Sets the size of a page and of the cache (8 MiB), and turns off the protection against crashes: the file is not kept
+/// if writing fails.
 const PRAGMAS: &str = "PRAGMA page_size = 16384; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
      PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_size = -8192; PRAGMA temp_store = FILE; BEGIN";
 
@@ -39,7 +40,7 @@ pub(crate) enum Message {
 
 /// Writes what arrives until all senders are gone; returns the tables, with their hashes.
 pub(crate) fn write(path: &Path, mut messages: mpsc::Receiver<Message>) -> Result<Vec<TableCopy>, SnapshotError> {
-    // One thread has it: SQLite need not lock anything for each value.
+    // Only one thread uses it: SQLite need not lock for each value.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.execute_batch(PRAGMAS)?;
@@ -68,9 +69,9 @@ pub(crate) fn write(path: &Path, mut messages: mpsc::Receiver<Message>) -> Resul
 /// The statement that creates a table in the snapshot.
 fn create(table: &Table, key: &[String], dialect: Dialect) -> String {
     let names = || table.columns.iter().map(|column| column.name.as_str());
-    // A key of one whole number is the row's id: the smallest that SQLite knows. One that may be too
-    // large for it is kept as text, which such a key would refuse; and SQLite itself keeps whatever it
-    // is given in a column that is declared as a number.
+    // A key that is a single whole number becomes the rowid, the smallest key that SQLite has. One that may be too
+    // large is stored as text, which a rowid does not accept. The columns of a SQLite database may hold anything, even
+    // if declared as numbers.
     let id = match key {
         [only] if dialect == Dialect::MySql => {
             table.columns.iter().find(|column| column.name == *only).filter(|column| is_id(column))
@@ -95,7 +96,7 @@ fn create(table: &Table, key: &[String], dialect: Dialect) -> String {
     }
 }
 
-/// Whether every value of MySQL's column is a whole number that SQLite can count to.
+/// Whether every value of a MySQL column is a whole number that fits SQLite's integers.
 fn is_id(column: &Column) -> bool {
     column.is_whole() && !(column.type_word() == "bigint" && column.is_unsigned())
 }
@@ -111,7 +112,7 @@ pub(crate) fn select(table: &Table, key: &[String]) -> String {
     )
 }
 
-/// Hashes a table as stored in the file, row by row; returns the number of rows, and their hash.
+/// Hashes a table as stored in the file, row by row; returns the number of rows and their hash.
 pub(crate) fn hash(
     connection: &Connection,
     table: &Table,
@@ -203,7 +204,7 @@ impl<'c> Writer<'c> {
         Ok(())
     }
 
-    /// Whether the row sorts behind the one before; it is the one before from now on.
+    /// Whether the row sorts after the previous one, whose place it takes.
     fn is_behind(&mut self, values: &[ValueRef<'_>]) -> bool {
         let mut before = self.before.as_slice();
         let order = self.key_at.iter().map(|at| row::take(&mut before).map(|key| row::compare(key, values[*at])));

@@ -188,7 +188,7 @@ impl Candidates {
     pub async fn within(parent: &Path) -> Result<Self, SnapshotError> {
         let dir = Scratch::new(parent)?;
         let options = ConnectOptions { create: true, ..ConnectOptions::new(2) };
-        // In a URL these are no part of a name.
+        // These have a meaning in a URL.
         let file = dir.file("plan.sqlite").display().to_string().replace('%', "%25").replace('?', "%3F");
         let url = format!("sqlite:{file}");
         let db = db::connect(&url, options).map_err(|error| SnapshotError::Target(error.to_string()))?;

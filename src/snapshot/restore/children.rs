@@ -52,7 +52,7 @@ struct ForeignKey {
 #[derive(Debug)]
 pub struct Children {
     keys: Vec<ForeignKey>,
-    /// Whether this user only sees tables on which it has been granted privileges one by one.
+    /// Whether this user only sees tables on which it has individual privileges.
     is_partial: bool,
 }
 
@@ -120,13 +120,13 @@ impl Children {
         let table = quote(dialect, &parent.table);
         for foreign in self.keys.iter().filter(|foreign| foreign.parent == parent.table) {
             let shape = shapes.iter().find(|shape| foreign.is_here && shape.table == foreign.table);
-            // Of a table whose keys are known nothing but the key.
+            // If the table's key is known, select only the key.
             let keys = shape.map(|shape| shape.lean(&[]));
             let columns = match &keys {
                 Some(keys) => keys.columns.iter().map(|name| format!("c.{}", quote(dialect, name))).collect(),
                 None => vec!["1".to_owned()],
             };
-            // As the database compares them itself.
+            // Joined, so that the database compares them by its own rules.
             let joined = foreign.columns.iter().map(|(column, parent_column)| {
                 format!("p.{} = c.{}", quote(dialect, parent_column), quote(dialect, column))
             });
@@ -170,7 +170,7 @@ impl Children {
                 if found.len() < limit {
                     break;
                 }
-                // All of these are known: the one that is not may come behind them.
+                // All of these are known: an unknown one may come after them.
                 limit *= 4;
             }
         }

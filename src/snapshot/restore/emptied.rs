@@ -60,7 +60,7 @@ pub async fn find(context: &Context) -> Result<Vec<Emptied>, SnapshotError> {
 }
 
 impl Link {
-    /// Whether it is a foreign key that the database empties where the row that it refers to is deleted.
+    /// Whether it is a foreign key that the database sets to NULL when the row that it refers to is deleted.
     fn is_set_null(&self, context: &Context) -> bool {
         let reference = &self.reference;
         let table = context.live.tables.get(&reference.table).filter(|_| reference.is_enforced && self.when.is_none());
@@ -97,18 +97,18 @@ async fn of_link(context: &Context, link: &Link) -> Result<Option<Emptied>, Snap
     Ok(found)
 }
 
-/// Those rows of the snapshot that are still there, as the same row, and refer to nothing.
+/// Those rows of the snapshot that still exist, as the same row, but refer to nothing now.
 async fn empty_now(context: &Context, link: &Link, mut rows: Vec<Cells>) -> Result<Vec<Cells>, SnapshotError> {
     if rows.is_empty() {
         return Ok(rows);
     }
     let child = &context.shapes[link.child];
     let keys: Vec<Cells> = rows.iter().map(|row| child.key_of(row)).collect();
-    // A view of its own: the pass over the snapshot may take longer than a server lets a session be silent.
+    // A read view per page: the pass over the snapshot may take longer than the server lets a session be idle.
     let mut live = context.live.db.begin(Mode::Snapshot).await?;
     let now = context.live.lookup(&mut live, child, &child.key, &keys, false).await?;
     live.commit().await?;
-    // An identity may hold the very reference: the plan knows who is there all the same.
+    // The identity may include the emptied reference itself: the plan still knows that it is the same row.
     let known = context.work.find(link.child, &keys).await?;
     let mut now = now.into_iter().zip(known);
     rows.retain(|row| {

@@ -77,7 +77,7 @@ impl Exclusions {
     pub fn read(&mut self, file: &Path) -> Result<(), ExclusionError> {
         let name = file.display().to_string();
         let text = std::fs::read_to_string(file).map_err(|error| ExclusionError::Read(name.clone(), error))?;
-        // Editors put a mark at the beginning.
+        // Editors may put a byte order mark at the beginning.
         for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             let line = without_comment(line).trim();
             if !line.is_empty() {
@@ -153,14 +153,14 @@ impl Exclusions {
     }
 }
 
-/// A line up to its comment. A key may have the sign inside.
+/// A line without its comment. A `#` inside a key does not begin one.
 fn without_comment(line: &str) -> &str {
     let begins = |at: &usize| line[..*at].chars().next_back().is_none_or(char::is_whitespace);
     let comment = line.match_indices('#').map(|(at, _)| at).find(begins);
     &line[..comment.unwrap_or(line.len())]
 }
 
-/// A key as rows show it: whole numbers without zeros and signs that they do not need.
+/// A key as rows show it: whole numbers without redundant zeros and signs.
 fn normal(table: &Table, key: &str) -> String {
     let is_whole = |name: &String| table.columns.iter().any(|column| column.name == *name && column.is_whole());
     let parts = if table.primary_key.len() == 1 { vec![key.to_owned()] } else { cells::split_key(key) };

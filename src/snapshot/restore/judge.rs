@@ -70,7 +70,7 @@ pub(super) async fn judge(
         }
         done.changed += judged.len();
         context.work.judge(table, &judged).await?;
-        // That one goes in with another key is no verdict, and who is still there says nothing of another one.
+        // Going in under another key is not a verdict, and a row that is itself says nothing about another one.
         let is_lifted = |judged: &&Candidate| judged.state != State::Missing && !judged.is_itself();
         for candidate in judged.iter().filter(is_lifted) {
             done.is_contested |= lift(context, views, table, candidate).await?;
@@ -78,7 +78,7 @@ pub(super) async fn judge(
     }
 }
 
-/// Leaves to a person what the given map leaves undecided, even if no live row is in the way.
+/// Leaves to a person what the given map leaves open, even if no live row is in the way.
 pub(super) async fn leave_open(context: &Context, views: &mut Views, remap: &Remap) -> Result<(), SnapshotError> {
     for table in tables_in_order(context) {
         let mut after = 0;
@@ -110,7 +110,7 @@ struct Written {
     written: Vec<Cells>,
 }
 
-/// Candidates, and the row of each as it would go in: what refers to rows that have other keys now is rewritten.
+/// Candidates, and each row as it would be inserted: references to rows that have other keys now are rewritten.
 async fn written(
     context: &Context,
     views: &mut Views,
@@ -126,7 +126,7 @@ async fn written(
     Ok(Written { candidates, rows, written })
 }
 
-/// The verdict on each candidate that is still there under its own key.
+/// The verdict on each candidate that still exists under its own key; `None` for the others.
 async fn themselves(
     context: &Context,
     views: &mut Views,
@@ -158,9 +158,9 @@ async fn themselves(
     Ok(candidates.iter().zip(are).map(|(candidate, why)| why.map(|why| verdict(candidate, why))).collect())
 }
 
-/// Lets a candidate be mapped to its holder only where no other one is. One that a run before this has put in has
-/// a better claim than one of the same identity; what a person has said is not doubted. Returns whether what was
-/// mapped before may not stay so.
+/// Lets a candidate be mapped to its holder only if no other candidate is mapped to it. A candidate that an earlier run
+/// inserted has a better claim than one with the same identity; what a person decided is not questioned. Returns
+/// whether an earlier mapping no longer holds.
 async fn claim(
     context: &Context,
     views: &mut Views,
@@ -182,7 +182,7 @@ async fn claim(
         refuse(TWICE);
         return Ok(false);
     }
-    // Of this page nothing is written down yet.
+    // The verdicts of this page have not been recorded yet.
     let is_other = |other: &&Candidate| other.state == State::Mapped && other.holder.as_ref() == Some(&holder);
     let other = match judged.iter().find(is_other) {
         Some(other) => Some(other.clone()),
@@ -206,7 +206,7 @@ async fn claim(
     Ok(is_verdict || winner.is_none())
 }
 
-/// Whether a live row is what a candidate would go in as.
+/// Whether a live row equals a candidate as it would be inserted.
 async fn is_back_as(
     context: &Context,
     views: &mut Views,
@@ -221,10 +221,10 @@ async fn is_back_as(
     Ok(written.first().zip(live).is_some_and(|(row, live)| is_back(context, table, row, &live)))
 }
 
-/// How many live rows of one value are looked at: one may have the candidate's own key, and two others are several.
+/// How many live rows per value are looked at: one may have the candidate's own key, and two others are several.
 const HOLDERS_MAX: usize = 3;
 
-/// A live row that holds the value of a key which a vanished row had.
+/// A live row with the value that a vanished row had in a key.
 struct Holder {
     /// The columns of the key.
     by: Vec<usize>,
@@ -234,7 +234,7 @@ struct Holder {
     is_back: bool,
 }
 
-/// Who holds the identity of each candidate, or its key after its references have been rewritten.
+/// The live rows that hold the identity of each candidate, or its key after its references have been rewritten.
 async fn holders(
     context: &Context,
     views: &mut Views,
@@ -263,7 +263,7 @@ async fn holders(
         let found = context.live.lookup_some(&mut views.live, shape, by, &values, HOLDERS_MAX, false).await?;
         for ((index, _), rows) in asked.iter().zip(found) {
             for row in rows {
-                // A row whose id was reused is in nobody's way by itself.
+                // A row that reused the candidate's own key is not in its way by itself.
                 if shape.key_of(&row) != candidates[*index].key {
                     let is_back = is_back(context, table, &written[*index], &row);
                     holders[*index].push(Holder { by: by.to_vec(), row, is_in_snapshot: false, is_back });
@@ -279,7 +279,7 @@ async fn holders(
     Ok(holders)
 }
 
-/// What a candidate becomes; none where nothing is new.
+/// What a candidate becomes; `None` if there is nothing new.
 async fn judge_one(
     context: &Context,
     table: usize,
@@ -307,7 +307,7 @@ async fn judge_one(
     verdict(State::Mapped, format!("{column} is the same"))
 }
 
-/// Why a row that holds a key of a candidate is not the same one all the same; none where it is.
+/// Why a live row that holds a key of a candidate is a different row all the same; `None` if it is the same.
 async fn disagreement(
     context: &Context,
     table: usize,
@@ -321,7 +321,7 @@ async fn disagreement(
     let (own, live) = (|by: &[usize]| shape.values(row, by), |by: &[usize]| shape.values(&first.row, by));
     let is_extension = is_extension(context, table, candidate, &shape.key_of(&first.row)).await?;
     let Some(identity) = context.identities[table].as_deref() else {
-        // Nobody has said what identifies a row: then all of its keys have to agree.
+        // Without a declared identity, all keys of the row have to agree.
         let is_other = |by: &&Vec<usize>| {
             let (own, live) = (own(by), live(by));
             own != live && !own.contains(&Arg::Null) && !live.contains(&Arg::Null) && !is_by(by)
@@ -329,7 +329,7 @@ async fn disagreement(
         let other = shape.unique_keys.iter().find(is_other).filter(|_| !is_extension || first.by != shape.key);
         return Ok(other.map(|by| format!("{} is not: declare its identity", names(shape, by))));
     };
-    // A key that was rewritten says nothing by itself: somebody else may have it.
+    // A rewritten key says nothing by itself: another row may have it.
     if is_by(identity) || is_extension && own(identity) == live(identity) {
         return Ok(None);
     }
@@ -339,13 +339,13 @@ async fn disagreement(
     }))
 }
 
-/// Whether a live row is as one would go in, maybe with references that are still to be filled in.
+/// Whether a live row equals a row as it would be inserted, except for references that may still have to be filled in.
 fn is_back(context: &Context, table: usize, row: &[Arg], live: &[Arg]) -> bool {
     let may_be_empty = |place| context.links_of(table).any(|link| link.nullable.contains(&place));
     (0..row.len()).all(|place| row[place] == live[place] || live[place] == Arg::Null && may_be_empty(place))
 }
 
-/// Whether a candidate shares its key with a row that the live row with this key stands for.
+/// Whether a candidate shares its key with a row that is mapped to the live row with this key.
 async fn is_extension(
     context: &Context,
     table: usize,
@@ -361,8 +361,8 @@ async fn is_extension(
     Ok(false)
 }
 
-/// A candidate that nobody holds, with the key that it goes in with, where that has become another one: it is
-/// in nobody's way then, and nobody in its own. None where nothing is new.
+/// A candidate that no live row stands for, with the key that it would be inserted under, if its references give it
+/// another one: then no live row is in its way. `None` if there is nothing new.
 fn moved(context: &Context, table: usize, candidate: Candidate, row: &[Arg]) -> Option<Candidate> {
     let key = context.shapes[table].key_of(row);
     let is_known = candidate.state == State::Missing && candidate.holder.as_ref() == Some(&key);
@@ -381,8 +381,8 @@ fn held(shape: &Shape, holders: &[Holder]) -> String {
     keys.join(" and ")
 }
 
-/// What became of a row also became of the row whose key it shares: the client is the partner. Returns whether
-/// somebody else is the client already.
+/// Applies the verdict on a row to the row whose key it shares: the client is the partner. Returns whether another row
+/// is already mapped to the same live row.
 async fn lift(
     context: &Context,
     views: &mut Views,
@@ -407,7 +407,7 @@ async fn lift(
             if let (State::Mapped, Some(holder)) = (lifted.state, lifted.holder.clone()) {
                 claim(context, views, link.parent, &[], &mut lifted, false).await?;
                 if lifted.state != State::Mapped {
-                    // Who is not the client is not the partner.
+                    // A live row that is not the client is not the partner either.
                     context.work.contest(table, &holder, None).await?;
                     return Ok(true);
                 }

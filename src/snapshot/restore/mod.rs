@@ -42,7 +42,7 @@ use super::{
     side::{Shape, Side},
 };
 
-/// How many lines of somebody's that fit no row are named.
+/// How many of the lines that match no row are named.
 const LINES_SHOWN: usize = 5;
 
 /// A reference between two tables that are restored, with the positions of its columns.
@@ -190,8 +190,8 @@ pub(super) fn add_foreign_keys(relations: &mut Relations, table: &Table) {
     }
 }
 
-/// The references between those tables. If one names a column that not both sides store, that is an error if a person
-/// declared the reference; one from the schema is left to the database to check.
+/// The references between those tables. If one names a column that is not stored on both sides, that is an error if a
+/// person declared the reference; one from the schema is left to the database to check.
 pub(super) fn links(
     relations: &Relations,
     shapes: &[Shape],

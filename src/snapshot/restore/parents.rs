@@ -36,7 +36,7 @@ impl Link {
         }
         let values = self.columns.iter().map(|place| match &row[*place] {
             Arg::Null => None,
-            // Generic references keep the number of any table as text.
+            // Polymorphic references store the number as text, whichever table it is of.
             Arg::Text(text) if self.is_whole => Some(cells::parse(text, true)),
             value => Some(value.clone()),
         });

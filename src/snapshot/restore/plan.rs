@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// How many columns of a row are shown beside its key.
+/// How many columns of a row are shown besides its key.
 const SHOWN: usize = 8;
 
 /// The reason for a row that a person has mapped.
@@ -43,13 +43,14 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
         find(context, &mut views, table, exclusions, remap).await?;
     }
     strangers::find(context, &mut views, exclusions, remap).await?;
-    // What refers to itself is found a level a round, however deep; a round that changes nothing is the last.
+    // A table that refers to itself is resolved one level per round, however deep; a round that changes nothing is the
+    // last.
     while judge_all(context, &mut views, remap.is_some()).await? {}
     if let Some(remap) = remap {
         leave_open(context, &mut views, remap).await?;
     }
-    // What is still to be done asks the live database nothing: a server that ends silent sessions may have
-    // ended this one by then, and the plan is none the worse for it.
+    // The rest does not query the live database. A server that ends idle sessions may have ended this one by now, which
+    // does the plan no harm.
     let Views { snapshot, live } = views;
     drop(live);
     for (table, _) in context.chosen.iter().enumerate().filter(|(_, is_chosen)| !**is_chosen) {
@@ -58,7 +59,7 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
     settle_in(context, snapshot).await
 }
 
-/// One round over all that may be judged; whether it found something new.
+/// One round over all tables that may be judged; returns whether it found anything new.
 async fn judge_all(context: &Context, views: &mut Views, is_mapped_by_hand: bool) -> Result<bool, SnapshotError> {
     let mut changed = 0;
     for table in tables_in_order(context) {
@@ -69,8 +70,8 @@ async fn judge_all(context: &Context, views: &mut Views, is_mapped_by_hand: bool
             is_contested |= judged.is_contested;
         }
         if is_contested {
-            // Whatever was judged by a mapping that does not hold is judged anew: each time a live row more is known
-            // to be nobody's, so that this ends.
+            // Verdicts based on a mapping that does not hold are judged again. This ends, because each time the claims
+            // on one more live row are settled.
             context.work.forget_verdicts().await?;
             return Ok(true);
         }
@@ -82,7 +83,7 @@ pub(super) fn tables_in_order(context: &Context) -> impl Iterator<Item = usize> 
     context.groups.iter().flat_map(|group| group.tables.iter().copied())
 }
 
-/// Enters the rows of a table that are not live, or whose live row is somebody else.
+/// Adds the rows of a table that are not live, or whose key is now used by another row.
 async fn find(
     context: &Context,
     views: &mut Views,
@@ -155,7 +156,7 @@ pub(super) async fn enter(
         }
         let Some(remap) = remap else { continue };
         (candidate.state, candidate.reason, candidate.holder) = match remap.get(&shape.table, &candidate.key) {
-            // Who is in its way is looked for first.
+            // Judged like the others first, to find out what is in its way.
             Decision::Unsaid | Decision::Open => continue,
             Decision::Row(new) => match remap::parse_key(context, table, new) {
                 Ok(key) => (State::Mapped, BY_HAND.to_owned(), Some(key)),
@@ -168,7 +169,7 @@ pub(super) async fn enter(
     Ok(())
 }
 
-/// What a person has mapped has to be there.
+/// Checks that every live row exists that a person has mapped another row to.
 async fn check_map(
     context: &Context,
     views: &mut Views,
@@ -188,7 +189,7 @@ async fn check_map(
     Ok(())
 }
 
-/// The candidates, each with its row from the snapshot; without those that the snapshot does not have.
+/// The candidates, each with its row from the snapshot; those that the snapshot does not have are left out.
 pub(super) async fn rows_of(
     context: &Context,
     snapshot: &mut Tx,

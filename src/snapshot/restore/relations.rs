@@ -279,7 +279,7 @@ impl Relations {
     }
 }
 
-/// One reference, or one for each table of a polymorphic one.
+/// One reference, or one for each table if it is polymorphic.
 fn references(text: ReferenceText) -> Result<Vec<Reference>, String> {
     let columns = text.columns.into_vec();
     let parent_columns = text.parent_columns.map(Names::into_vec).unwrap_or_default();

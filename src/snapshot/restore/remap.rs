@@ -91,7 +91,7 @@ impl Remap {
     #[must_use]
     pub fn get(&self, table: &str, key: &[Arg]) -> Decision<'_> {
         let line = |text: String| self.rows.get(&(table.to_owned(), text));
-        // Older maps have no quotes.
+        // Keys in older maps are not quoted.
         let Some(line) = line(cells::write_key(key)).or_else(|| line(cells::show_key(key))) else {
             return Decision::Unsaid;
         };
@@ -175,7 +175,7 @@ pub async fn save(context: &Context, file: &Path, given: Option<&Path>) -> anyho
     Ok(saved.map(|(path, _)| path))
 }
 
-/// The name of a map beside others: `a.map.csv`, `a.map.2.csv`.
+/// The name of the numbered version of a map: `a.map.csv`, `a.map.2.csv`.
 fn numbered(file: &Path, number: u32) -> PathBuf {
     if number == 1 {
         return file.to_owned();
@@ -189,7 +189,7 @@ fn numbered(file: &Path, number: u32) -> PathBuf {
     file.with_file_name(name)
 }
 
-/// Whether two files hold the same.
+/// Whether two files have the same content.
 fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
     let (mut one, mut other) = (BufReader::new(File::open(one)?), BufReader::new(File::open(other)?));
     loop {
@@ -203,12 +203,13 @@ fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether the map has a line for it: that a row is itself is found without, and would not be true after an undo.
+/// Whether a candidate gets a line in the map. A row that is itself gets none: a plan finds that out again, and it
+/// would be wrong after an undo.
 fn is_line(candidate: &Candidate) -> bool {
     !candidate.is_itself() || candidate.reason == BY_HAND
 }
 
-/// Writes the map to a new file, which errors call `at`; how many lines it has.
+/// Writes the map to a new file, which errors call `at`; returns how many lines it has.
 async fn write(context: &Context, file: File, at: impl Fn() -> String + Copy) -> anyhow::Result<u64> {
     let mut lines = 0;
     let mut writer = csv::Writer::from_writer(file);

@@ -43,7 +43,7 @@ pub struct Sample {
     pub detail: String,
 }
 
-/// Which live row is to be shown beside a candidate.
+/// The live row to be shown beside a candidate.
 fn live(candidate: &Candidate) -> Option<&Cells> {
     candidate.holder.as_ref().filter(|holder| match candidate.state {
         State::Missing | State::Deferred => false,
@@ -90,7 +90,7 @@ impl Report {
             groups.push(Group { table: context.shapes[table].table.clone(), state, reason, rows, samples });
         }
         let mut remarks = context.remarks.clone();
-        // What has been done, or would be, is to be said whatever becomes of this.
+        // What was done, or would be done, has to be reported even if this fails.
         let found = emptied::find(context).await;
         let is_emptied_unknown = found.is_err();
         let emptied = found.unwrap_or_else(|error| {

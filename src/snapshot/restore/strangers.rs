@@ -15,11 +15,12 @@ use super::{
 };
 use crate::snapshot::{SnapshotError, cells::Cells};
 
-/// The states of candidates whose own key may be live before any is judged.
+/// The states that candidates whose own key is live may have before any is judged.
 const STATES: [State; 4] = [State::Reused, State::Excluded, State::Mapped, State::Ambiguous];
 
 impl Link {
-    /// Whether whose row a row of the child is follows from the key of the row that it refers to.
+    /// Whether the key of a child row contains the key of its parent. If an identity is declared, it must include some
+    /// of these columns too: any other identity is trusted.
     fn is_part_of_key(&self, context: &Context) -> bool {
         let child = &context.shapes[self.child];
         let identity = context.identities[self.child].as_deref().unwrap_or_default();
@@ -37,7 +38,7 @@ pub(super) async fn find(
     remap: Option<&Remap>,
 ) -> Result<(), SnapshotError> {
     let judged = context.judged();
-    // Tables that refer to each other take more than one round.
+    // Tables that refer to each other need more than one round.
     loop {
         let mut found = 0;
         for parent in plan::tables_in_order(context).filter(|table| judged[*table]) {
@@ -54,7 +55,7 @@ pub(super) async fn find(
     }
 }
 
-/// Whether each row of the snapshot has a key that contains that of a row which is no longer itself.
+/// Whether the key of each row contains that of a row which is no longer itself.
 pub(super) async fn hang(
     context: &Context,
     views: &mut Views,
@@ -71,7 +72,7 @@ pub(super) async fn hang(
     Ok(hang)
 }
 
-/// Enters the rows that hang on candidates of the parent in a state; how many.
+/// Adds the rows whose keys contain those of the parent's candidates in a state; returns how many.
 async fn below(
     context: &Context,
     views: &mut Views,
@@ -85,7 +86,7 @@ async fn below(
         let mut page = context.work.page(link.parent, state, after).await?;
         let Some(last) = page.last() else { return Ok(found) };
         after = last.place;
-        // A person may have said that it is the same one after all.
+        // A person may have mapped the row to itself.
         page.retain(|parent| !parent.is_itself());
         let new = hanging(context, views, link, page).await?;
         found += new.len();
@@ -93,7 +94,8 @@ async fn below(
     }
 }
 
-/// The rows that hang on those candidates whose keys are live, have live keys themselves, and are none yet.
+/// The rows whose keys contain those of these candidates, if the keys of both are live; without those that are
+/// candidates already.
 async fn hanging(
     context: &Context,
     views: &mut Views,

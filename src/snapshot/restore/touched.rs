@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// How many facts whose day is unknown are named.
+/// How many facts with an unknown day are named.
 const UNKNOWN_MAX: usize = 20;
 
 /// The way from a table to the facts: a chain of JOINs.
@@ -110,7 +110,7 @@ pub async fn days(
     Ok(plan)
 }
 
-/// The shortest way up; otherwise the first one that goes down a step.
+/// The shortest path up; otherwise the first one that begins with one step down.
 fn way(live: &Side, shapes: &[Shape], links: &[Link], table: usize, target: usize) -> Option<Way> {
     if let Some(joins) = up(live, shapes, links, table, target, 0) {
         return Some(Way { joins });
@@ -159,7 +159,7 @@ fn up(
     None
 }
 
-/// How a link joins the tables with these aliases: its child first, or its parent.
+/// The condition that joins the tables with these aliases; `is_down` if the first one is the parent.
 fn condition(live: &Side, shapes: &[Shape], link: &Link, first: usize, second: usize, is_down: bool) -> String {
     let dialect = live.db.dialect();
     let (child, parent) = if is_down { (second, first) } else { (first, second) };
@@ -183,7 +183,7 @@ async fn add(
     let dialect = live.db.dialect();
     let last = way.joins.len() - 1;
     let table = &shapes[way.joins[0].0];
-    // Without DISTINCT: a table of the server's own may not keep a date that is none as it is.
+    // No DISTINCT: the server's internal temporary table may not keep an invalid date as it is.
     let mut sql = format!(
         "SELECT w{last}.{}, w{last}.{} FROM {} AS w0",
         quote(dialect, &facts.lab),
@@ -197,7 +197,7 @@ async fn add(
         let any: Vec<String> = keys.iter().map(|key| format!("({})", live.has_key(table, "w0.", key))).collect();
         let query = Query::named("restore days", format!("{sql} WHERE {}", any.join(" OR ")));
         tx.for_each(query, keys.iter().flatten().cloned().collect(), |row| {
-            // A value that cannot be read is that row's matter alone: the others' days are recomputed.
+            // A value that cannot be read only concerns its own row: the days of the others are recomputed.
             match row.int_or_null(0).and_then(|lab| Ok((lab, row.instant_or_null(1)?))) {
                 Ok((Some(lab), Some(at))) => each(Ok((lab, at))),
                 Ok(_) => {}

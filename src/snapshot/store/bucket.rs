@@ -43,19 +43,19 @@ use crate::{
 const PART: usize = 8 * 1024 * 1024;
 const PART_MAX_COUNT: u64 = 10_000;
 
-/// How much is asked for at a time, and how often in a row it may break off without a byte.
+/// How much is requested at a time, and how many requests in a row may break off without a byte.
 const RANGE: u64 = 64 * 1024 * 1024;
 const TRIES: u32 = 5;
 
-/// How long a request may take, its body included, and how long the store may be silent meanwhile. The
-/// environment may say otherwise (`AWS_TIMEOUT`, `AWS_READ_TIMEOUT`).
+/// How long a request may take, including its body, and how long the store may be silent meanwhile. The environment may
+/// override both (`AWS_TIMEOUT`, `AWS_READ_TIMEOUT`).
 const TIMEOUTS: [(ClientConfigKey, &str); 2] =
     [(ClientConfigKey::Timeout, "1 day"), (ClientConfigKey::ReadTimeout, "2 minutes")];
 
-/// The end of the name of a claim.
+/// The suffix of a claim's name.
 const CLAIM: &str = ".claim";
 
-/// Data without a manifest, and a claim, are taken to be under way for so long.
+/// How long data without a manifest, and a claim, are assumed to be in progress.
 const UNDER_WAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A prefix in a bucket.
@@ -76,11 +76,11 @@ impl Bucket {
     pub(super) fn s3(place: &str) -> Result<Self, SnapshotError> {
         let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
         if bucket.is_empty() || place.contains(['@', '?', '#']) {
-            // What stands there instead may be a secret.
+            // It is not shown, because it may contain a secret.
             let why = "s3:// has to be followed by BUCKET/PREFIX alone, with all secrets in the environment";
             return Err(SnapshotError::Target(why.to_owned()));
         }
-        // Somebody else may have chosen one already.
+        // Fails if somebody else has installed one already, which is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
@@ -127,7 +127,7 @@ impl Bucket {
         while at < whole.size {
             let options = GetOptions {
                 range: Some(GetRange::Bounded(at..whole.size.min(at + RANGE))),
-                // One and the same object from its beginning to its end.
+                // All parts must be of the same object.
                 if_match: whole.e_tag.clone(),
                 ..GetOptions::default()
             };
@@ -165,11 +165,11 @@ impl Bucket {
         match self.objects.put_opts(&self.claim_path(name), PutPayload::new(), only_new).await {
             Ok(_) => {}
             Err(Error::AlreadyExists { .. }) => return Ok(false),
-            // Not every store knows the condition: then nobody can claim.
+            // Not every store supports the condition; without it, nobody can claim a name.
             Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {}
             Err(error) => return Err(self.failed("claim the name of a snapshot", error)),
         }
-        // Whoever had it before gives the claim up when the manifest is there.
+        // The previous owner of the claim releases it once the manifest exists.
         let is_free = match self.objects.head(&self.path(&name.manifest())).await {
             Ok(_) => Ok(false),
             Err(Error::NotFound { .. }) => Ok(true),
@@ -204,7 +204,7 @@ impl Bucket {
         match self.objects.put_opts(&manifest_at, text.clone(), only_new).await {
             Ok(_) => Ok(()),
             Err(Error::AlreadyExists { .. }) => Err(SnapshotError::Exists(manifest.name.to_string())),
-            // Not every store knows the condition.
+            // Not every store supports the condition.
             Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {
                 self.objects.put(&manifest_at, text).await.map(drop).map_err(failed)
             }
@@ -268,7 +268,7 @@ impl Bucket {
     }
 }
 
-/// What the environment says, and otherwise what suits large objects.
+/// The settings of the environment, with defaults that suit large objects.
 fn builder(environment: impl Iterator<Item = (String, String)>) -> AmazonS3Builder {
     let mut builder = AmazonS3Builder::new();
     for (key, value) in TIMEOUTS {

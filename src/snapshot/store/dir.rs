@@ -16,7 +16,7 @@ use crate::snapshot::{
     scratch::{self, Scratch},
 };
 
-/// Who holds it may add and remove snapshots.
+/// Whoever holds this lock may add and remove snapshots.
 const LOCK: &str = ".daymend-snapshots.lock";
 
 /// A directory of snapshots.
@@ -93,8 +93,8 @@ impl Dir {
             if fs::exists(dir.path.join(name.manifest()))? {
                 return Ok(false);
             }
-            // In this order, and each for good before the next: a crash leaves data without a
-            // manifest, which is no snapshot.
+            // In this order, and each on disk before the next: a crash may leave data without a manifest, which is not
+            // a snapshot.
             fs::rename(&packed, dir.path.join(name.data()))?;
             sync(&dir.path)?;
             fs::rename(&temporary, dir.path.join(name.manifest()))?;
@@ -156,12 +156,12 @@ impl Dir {
     }
 }
 
-/// That a path leads to a file of bytes: whoever opens a pipe may wait for ever.
+/// Fails unless a path leads to a regular file: opening a pipe may block forever.
 fn regular(path: &Path) -> io::Result<()> {
     if fs::metadata(path)?.is_file() { Ok(()) } else { Err(io::Error::other("it is no regular file")) }
 }
 
-/// Makes what was renamed or removed in a directory so for good.
+/// Makes renames and removals in a directory durable.
 fn sync(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }

@@ -86,7 +86,7 @@ impl Store {
         let mut listed = Vec::new();
         for name in self.names().await? {
             match self.manifest(name).await {
-                // Gone between the two looks.
+                // Removed after it was listed.
                 Err(SnapshotError::NoSnapshot(_)) => {}
                 manifest => listed.push((name, manifest)),
             }

@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// Why a row does not come back, or not for long.
+/// The reason for removing a row again.
 const CANNOT: &str = "a row that it refers to cannot be restored";
 
 /// What became of references that were left empty.
@@ -60,7 +60,7 @@ impl Apply<'_> {
         if !is_empty {
             return Ok(Filled::Done);
         }
-        // Since this run has put it in, triggers may have written it; since another has, anybody.
+        // If this run inserted the row, it was changed by triggers; if an earlier run did, anybody may have changed it.
         if before != fill.row && context.work.restored_as(fill.table, &fill.key).await?.is_none() {
             self.done.changed += 1;
             return Ok(Filled::Done);
@@ -96,8 +96,7 @@ impl Apply<'_> {
         Ok(Filled::Done)
     }
 
-    /// Removes rows that were inserted for a row that could not be restored; returns how many of this run's rows it
-    /// removed.
+    /// Removes inserted rows whose references could not be filled in; returns how many of this run's rows it removed.
     pub(super) async fn take_out(&mut self) -> anyhow::Result<u64> {
         let context = self.context;
         if context.work.fills(0).await?.is_empty() {
@@ -111,7 +110,7 @@ impl Apply<'_> {
             let page = context.work.fills(after).await?;
             let Some((last, _)) = page.last() else { return Ok(out) };
             after = *last;
-            // What a run before this one has left, and has said so, stays.
+            // Rows that an earlier run left and reported stay.
             for (id, fill) in page.into_iter().filter(|(_, fill)| !fill.is_known) {
                 let mut failures = Failures::default();
                 let (is_out, found) = loop {
@@ -120,7 +119,8 @@ impl Apply<'_> {
                         Err(error) => failures.bear(error).await?,
                     }
                 };
-                // One that a run before this has put in, or that somebody has deleted, was never counted here.
+                // Only rows that this run inserted were counted as inserted, and only those that were found were
+                // removed.
                 if found > 0 && context.work.restored_as(fill.table, &fill.key).await?.is_some() {
                     out += 1;
                     self.done.inserted = self.done.inserted.saturating_sub(1);
@@ -146,7 +146,7 @@ impl Apply<'_> {
         }
     }
 
-    /// Writes down what became of a row whose references stay empty.
+    /// Records what became of a row whose references stay empty.
     async fn say(&self, fill: &Fill, is_out: bool) -> Result<(), SnapshotError> {
         let work = &self.context.work;
         let (why, detail) = fill.refused.clone();
@@ -157,19 +157,20 @@ impl Apply<'_> {
         };
         let state = if is_out { State::Deferred } else { State::Restored };
         let own = work.find(fill.table, std::slice::from_ref(&fill.key)).await?.pop().flatten();
-        // A run before this one may have put it in with another key: for the plan it was entered again.
+        // An earlier run may have inserted it under another key; the plan then took it for entered again.
         let mapped = work.mapped_to(fill.table, &fill.key).await?;
         if let Some(candidate) = work.restored_as(fill.table, &fill.key).await?.or(own).or(mapped) {
             work.set(fill.table, &[Candidate { state, reason, detail, ..candidate }]).await?;
         } else {
-            // It was put in by a run before this one.
+            // An earlier run inserted it.
             let (key, size) = (fill.key.clone(), cells::size(&fill.row));
             work.add(fill.table, &[Candidate { place: 0, key, size, state, reason, detail, holder: None }]).await?;
         }
         Ok(())
     }
 
-    /// Takes one row out, how many were found; none where it stays, as somebody refers to it or has written it.
+    /// Removes one row; returns how many were found, or `None` if the row stays because another row refers to it or
+    /// somebody has changed it.
     async fn take_out_one(&self, fill: &Fill, children: &Children) -> anyhow::Result<Option<u64>> {
         let context = self.context;
         let shape = &context.shapes[fill.table];
@@ -183,7 +184,7 @@ impl Apply<'_> {
                 Ok(Some(found))
             }
             Err(error) if !is_refusal(&error) => Err(error.into()),
-            // What daymend does not know of refers to it.
+            // Something that daymend does not know of refers to it.
             Err(_) => {
                 if tx.is_open() {
                     tx.rollback().await?;
@@ -199,7 +200,7 @@ impl Apply<'_> {
         let found = context.live.lookup(tx, shape, &shape.key, std::slice::from_ref(&fill.key), true).await?;
         let mut found = found.into_iter().flatten();
         let Some(row) = found.next() else { return Ok(false) };
-        // Somebody has written it since, or another one of its key.
+        // Somebody has changed it since, or has added another row with its key.
         if row != fill.row || found.next().is_some() {
             return Ok(true);
         }

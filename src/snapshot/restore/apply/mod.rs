@@ -42,11 +42,11 @@ pub struct Applied {
     pub incomplete: u64,
 }
 
-/// A transaction that was committed, to be noted in the working file.
+/// A committed transaction, to be recorded in the working file.
 struct Batch {
     /// How many rows were inserted.
     count: u64,
-    /// Those of them with references to be filled in.
+    /// Those of them that have references to be filled in.
     fills: Vec<Fill>,
     /// The new state of each candidate.
     settled: Vec<Candidate>,
@@ -71,12 +71,13 @@ impl<'a> Apply<'a> {
         known: &mut Reader,
         progress: &'a mut (dyn FnMut(u64) + Send),
     ) -> anyhow::Result<Self> {
-        // The rows whose references were never filled in. Only the last thing that is written down may not
-        // have been committed: a reference that was filled in, and is empty now, was emptied by somebody.
+        // Find the rows whose references were never filled in. Only the last record may be of a transaction that was
+        // not committed; a reference that was filled in earlier and is empty now was emptied by somebody.
         let mut last_filled: Option<(usize, Values, Values)> = None;
         for page in known.pages() {
             for record in known.read(page)? {
-                // An undo writes days down before it does anything.
+                // A `Days` record does not show that the one before was committed: an undo writes it before it does
+                // anything.
                 let is_later = !matches!(record, Record::Days { .. });
                 if let Some((table, row, _)) = last_filled.take_if(|_| is_later) {
                     context.work.forget_fill(table, &context.shapes[table].key_of(&row.0)).await?;
@@ -98,7 +99,7 @@ impl<'a> Apply<'a> {
                 }
             }
         }
-        // Nor will it be the last thing any more: that it was not committed is written down.
+        // This run appends more records, so it must write down now if the last one was not committed.
         if let Some((table, Values(before), Values(after))) = last_filled {
             let shape = &context.shapes[table];
             let mut tx = context.live.db.begin(Mode::Snapshot).await?;
@@ -133,7 +134,7 @@ impl<'a> Apply<'a> {
         loop {
             let mut changed = 0;
             for group in &self.context.groups {
-                // Rows of a group may wait for each other.
+                // Rows of a cyclic group may wait for each other.
                 loop {
                     let mut restored = 0;
                     for table in &group.tables {
@@ -147,7 +148,7 @@ impl<'a> Apply<'a> {
                 self.fill().await?;
             }
             self.done.passes += 1;
-            // Rows whose references stay empty are not what they were: their next try may be better.
+            // Rows whose references stay empty are incomplete: remove them, because the next try may be better.
             let out = self.take_out().await?;
             if changed <= out {
                 break;
@@ -162,7 +163,7 @@ impl<'a> Apply<'a> {
         self.undo.append(&[Record::End])
     }
 
-    /// Defers what still waits.
+    /// Defers the rows that are still missing.
     async fn give_up(&self, table: usize) -> Result<(), SnapshotError> {
         loop {
             let mut page = self.context.work.page(table, State::Missing, 0).await?;
@@ -177,7 +178,7 @@ impl<'a> Apply<'a> {
         }
     }
 
-    /// One pass over the missing rows of a table; how many are restored now.
+    /// One pass over the missing rows of a table; returns how many were restored.
     async fn table(&mut self, table: usize) -> anyhow::Result<u64> {
         let mut restored = 0;
         let mut after = 0;
@@ -190,14 +191,14 @@ impl<'a> Apply<'a> {
         }
     }
 
-    /// Restores some rows in one transaction; one by one where that fails at its commit.
+    /// Restores some rows in one transaction, or one by one if that is rejected as a whole.
     async fn batch(&mut self, table: usize, candidates: Vec<Candidate>) -> anyhow::Result<u64> {
         let mut waiting = vec![candidates];
         let mut restored = 0;
         let mut failures = Failures::default();
         while let Some(candidates) = waiting.pop() {
             match self.transaction(table, candidates.clone()).await {
-                // What is committed is nobody's to refuse any more: a working file that fails here ends the run.
+                // The rows are committed, so a failure of the working file is no reason to defer them: it ends the run.
                 Ok(Batch { count, fills, settled }) => {
                     restored += count;
                     self.done.inserted += count;
@@ -215,7 +216,8 @@ impl<'a> Apply<'a> {
                         _ => return Err(error),
                     };
                     if candidates.len() > 1 {
-                        // A constraint that is checked at the commit, or what has ended the transaction: find out whose it is.
+                        // A constraint that is checked at the commit, or an error that ended the transaction: find out
+                        // which row it is.
                         waiting.extend(candidates.into_iter().rev().map(|candidate| vec![candidate]));
                         continue;
                     }
@@ -233,7 +235,7 @@ impl<'a> Apply<'a> {
         Ok(restored)
     }
 
-    /// Inserts what can go in, and commits; what is to be noted of it.
+    /// Inserts the rows that can be inserted, and commits; returns what has to be recorded.
     async fn transaction(&mut self, table: usize, candidates: Vec<Candidate>) -> anyhow::Result<Batch> {
         let context = self.context;
         let shape = &context.shapes[table];
@@ -249,7 +251,7 @@ impl<'a> Apply<'a> {
             }
             match insert(&context.live, &mut tx, shape, &one.row).await {
                 Ok(_) => inserted.push(one),
-                // Without a transaction nothing may be written, and what was is gone.
+                // If the transaction has ended, its rows are gone, and nothing more may be written.
                 Err(error) if !is_refusal(&error) || !tx.is_open() => return Err(error.into()),
                 Err(error) => {
                     (one.candidate.reason, one.candidate.detail) = why(&error);

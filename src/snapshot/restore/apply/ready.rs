@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// Why a row waits for the next plan.
+/// The reason for a row that has to wait for the next plan.
 const ENTERED_AGAIN: &str = "entered again since the plan";
 
 /// A row to be inserted.
@@ -30,7 +30,7 @@ pub(super) struct Ready {
     pub(super) later: Vec<(usize, Arg)>,
 }
 
-/// The rows with their references rewritten, and the candidates that have to wait.
+/// The rows that can be inserted now, with their references rewritten, and the candidates that have to wait.
 pub(super) async fn ready(
     context: &Context,
     tx: &mut Tx,
@@ -43,7 +43,7 @@ pub(super) async fn ready(
     let mut written = rows.clone();
     let mut later: Vec<Vec<(usize, Arg)>> = vec![Vec::new(); rows.len()];
     let mut waits: Vec<Option<(String, String)>> = vec![None; rows.len()];
-    // What they refer to is still to come: they stay as they are.
+    // Rows whose required parents have not been inserted yet: they stay missing.
     let mut is_early = vec![false; rows.len()];
     for link in context.links_of(table) {
         let parents = context.parents(&mut snapshot, link, &rows).await?;
@@ -101,8 +101,8 @@ pub(super) async fn ready(
     Ok((ready, waiting))
 }
 
-/// Why a row must not go in beside one of its declared identity that is there by now: the plan has seen nobody. What
-/// this restore itself has put in was asked for.
+/// Why a row must not be inserted: by now, a live row that the plan has not seen has its declared identity. Rows that
+/// this restore inserted itself do not count.
 async fn entered_again(
     context: &Context,
     tx: &mut Tx,
@@ -119,7 +119,7 @@ async fn entered_again(
     for (place, row) in written.iter().enumerate() {
         places.entry(cells::encode(&shape.values(row, identity))).or_default().push(place);
     }
-    // What several of them have identifies none.
+    // Values that several of these rows share identify none of them.
     let places: Vec<usize> = places.into_values().filter(|places| places.len() == 1).flatten().collect();
     let known = places.into_iter().map(|place| (place, shape.values(&written[place], identity)));
     let (places, values): (Vec<usize>, Vec<Cells>) = known.filter(|(_, values)| !values.contains(&Arg::Null)).unzip();
@@ -138,8 +138,8 @@ async fn entered_again(
     Ok(again)
 }
 
-/// Whether what each row refers to is there, and stays there until the transaction ends. A declared
-/// reference that led nowhere in the snapshot may lead nowhere again.
+/// Whether the row that each row refers to exists; it is locked until the transaction ends. A declared reference that
+/// led nowhere in the snapshot may lead nowhere again.
 async fn live_parents(
     context: &Context,
     snapshot: &mut Tx,

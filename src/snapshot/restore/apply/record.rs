@@ -14,11 +14,11 @@ use crate::{
     },
 };
 
-/// The reason for leaving a row alone that its key cannot tell from others; in a table without a key, the key is all
-/// columns.
+/// The reason for leaving a row alone if its key does not distinguish it from others; in a table without a key, the key
+/// is all columns.
 pub(in crate::snapshot::restore) const SEVERAL: &str = "there are several like it";
 
-/// How many rows of a table that referred to a row are written down: where there were more, an undo leaves it.
+/// How many referring rows are recorded per row and reference. If there were more, an undo leaves the row in place.
 const REFERRED_MAX: usize = 1000;
 
 /// An inserted row cannot be found by its key: its batch is rolled back, because it could not be undone.
@@ -31,7 +31,7 @@ pub(super) enum Unfound {
 }
 
 impl Unfound {
-    /// The reason in a few words.
+    /// The reason, in a few words.
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Moved(_) => "its key changes when it is inserted",
@@ -76,7 +76,7 @@ impl Apply<'_> {
         Ok(records)
     }
 
-    /// The live rows that referred to a row all the while it was away.
+    /// The live rows that already refer to a row when it is inserted.
     async fn referred(&self, tx: &mut Tx, table: usize, row: &[Arg]) -> Result<Vec<(String, String)>, SnapshotError> {
         let mut referred = Vec::new();
         let links = self.context.links.iter().filter(|link| link.parent == table && !link.reference.is_enforced);

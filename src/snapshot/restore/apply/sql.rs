@@ -12,8 +12,8 @@ use crate::{
     },
 };
 
-/// A table of SQLite's may have rules of its own for conflicts (`ON CONFLICT REPLACE` deletes who is in the way): they
-/// are overridden, and so is what its triggers say of conflicts, which is why no other table's are.
+/// A SQLite table may declare its own conflict handling (`ON CONFLICT REPLACE` deletes the conflicting row): this
+/// overrides it. It also overrides the conflict handling of the table's triggers, so it is only used for such tables.
 fn or_abort(live: &Side, shape: &Shape) -> &'static str {
     let has_rule = |sql: &str| sql.to_ascii_uppercase().contains("CONFLICT");
     let is_sqlite = live.db.dialect() == Dialect::Sqlite;
@@ -36,14 +36,14 @@ pub(super) async fn packet_max(live: &Side) -> Result<Option<usize>, DbError> {
 /// The reason, in the form of [`why`], for a row that is too large for the database to accept: it would close the
 /// connection.
 pub(super) fn is_too_long(row: &[Arg], packet_max: Option<usize>) -> Option<(String, String)> {
-    /// For what is not a value.
+    /// Room for everything that is not a value.
     const BESIDES: usize = 4096;
     let size = cells::size(row) + BESIDES;
     let max = packet_max.filter(|max| size > *max)?;
     Some((TOO_LONG.to_owned(), format!("the row has {size} bytes, and max_allowed_packet is {max}")))
 }
 
-/// Why a row is not taken: of a value, or of all of them together.
+/// The reason for a row with a value that is too long, or that is too long as a whole.
 const TOO_LONG: &str = "a value is too long";
 
 /// Inserts a row.
@@ -61,8 +61,8 @@ pub(super) async fn insert(live: &Side, tx: &mut Tx, shape: &Shape, row: &[Arg])
     tx.execute_whole(Query::named("restore insert", sql), row.to_vec()).await
 }
 
-/// What MySQL needs to take values as they were: an id of 0 is not a request for a new one, and a date
-/// that another mode let in is no error now. Too long, out of range and no number stay errors.
+/// Settings with which MySQL accepts values as they were: an id of 0 does not ask for a new one, and a date that
+/// another mode let in is not an error. Values that are too long, out of range or not a number are still errors.
 const SESSION_MYSQL: &str =
     "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,ALLOW_INVALID_DATES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'";
 
@@ -111,7 +111,7 @@ pub(in crate::snapshot::restore) async fn delete(
     tx.execute_whole(Query::named("restore delete", sql), key).await
 }
 
-/// For how long conflicts are tried again: users' own transactions may take a while.
+/// How long conflicts are retried: users' own transactions may take a while.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long to wait between two tries.
@@ -139,7 +139,7 @@ impl Failures {
 
 /// Whether the database rejects this particular row: others may still be inserted.
 pub(in crate::snapshot::restore) fn is_refusal(error: &DbError) -> bool {
-    // Killed, or out of time, says nothing of the row.
+    // That a statement was killed, or ran out of time, says nothing about the row.
     const KILLED: [u32; 3] = [1317, 1969, 3024];
     !error.is_passing()
         && !matches!(error.kind, Kind::Unavailable | Kind::Definition)

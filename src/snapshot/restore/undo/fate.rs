@@ -26,25 +26,25 @@ use crate::{
 /// What an undo knows about the rows of its file, in a few bytes per row.
 #[derive(Debug, Default)]
 pub(super) struct Fate {
-    /// Those that were inserted.
+    /// The rows that were inserted.
     inserted: HashSet<u64>,
-    /// Those whose references were left empty, each with the rows that referred to it from the start.
+    /// The rows whose references were left empty, each with the rows that already referred to it when it was inserted.
     referred: HashSet<(u64, u64)>,
-    /// What they were after daymend itself emptied some of their references.
+    /// How daymend itself left rows when it emptied some of their references.
     emptied: HashMap<u64, u64>,
-    /// Those that stay: how to name them, and why.
+    /// The rows that stay: how to name them, and why.
     pub(super) stays: HashMap<u64, (String, String)>,
     has_fills: bool,
 }
 
-/// A row of a table, by its key.
+/// A number that identifies a row by its table and key.
 pub(super) fn id(table: &str, key: &[Arg]) -> u64 {
     let mut hasher = DefaultHasher::new();
     (table, cells::encode(key)).hash(&mut hasher);
     hasher.finish()
 }
 
-/// A row of a table, by its key as it is shown.
+/// The same, by the key as it is shown.
 fn shown(table: &str, key: &str) -> u64 {
     id(table, &[Arg::from(key)])
 }
@@ -72,7 +72,7 @@ impl Undo {
                         let (_, shape) = self.shape(&table)?;
                         let row = id(&table, &shape.key_of(&row.0));
                         fate.inserted.insert(row);
-                        // What fills them in later does not say it again.
+                        // A later `Fill` does not repeat these.
                         let referred = referred.iter().filter(|_| !later.is_empty());
                         fate.referred.extend(referred.map(|(table, key)| (row, shown(table, key))));
                     }
@@ -97,7 +97,7 @@ impl Undo {
         Ok(fate)
     }
 
-    /// Judges rows by the last record of each, in a transaction that changes nothing.
+    /// Judges each row by its last record, in a transaction that changes nothing.
     async fn decide(
         &self,
         records: &[Record],
@@ -148,7 +148,7 @@ impl Undo {
         Ok(())
     }
 
-    /// Why the database does not let references of a row be emptied; they are what they were afterwards.
+    /// Why the database does not let the references of a row be emptied; `None` if it does. Nothing is changed.
     async fn try_to_empty(
         &self,
         tx: &mut Tx,
@@ -167,13 +167,13 @@ impl Undo {
         if tx.is_open() {
             tx.rollback_to_savepoint().await?;
         } else {
-            // Nothing was written in it.
+            // The transaction had written nothing.
             *tx = self.begin(Look::Hold).await?;
         }
         Ok(refusal)
     }
 
-    /// What a row that stays refers to stays as well.
+    /// Keeps the inserted rows that a row which stays refers to.
     async fn keep_parents(&self, tx: &mut Tx, table: usize, row: Cells, fate: &mut Fate) -> Result<(), SnapshotError> {
         let mut above = vec![(table, row)];
         while let Some((table, row)) = above.pop() {

@@ -17,7 +17,7 @@ impl Undo {
     ) -> anyhow::Result<Undone> {
         let mut undone = Undone::default();
         let fate = self.fate(reader, Look::Read).await?;
-        // The rows that would be gone by then, and what others would be after references of theirs were emptied.
+        // The rows that would be gone by then, and how others would be after some of their references were emptied.
         let (mut removed, mut emptied) = (HashSet::new(), HashMap::new());
         for page in reader.pages().into_iter().rev() {
             let records = reader.read(page)?;

@@ -32,7 +32,7 @@ use crate::{
 
 const CHANGED: &str = "it has been changed since";
 
-/// What was refused has ended the transaction, as a trigger of SQLite's can.
+/// A rejected statement has ended the transaction, as a SQLite trigger can.
 #[derive(Debug, thiserror::Error)]
 #[error("the database has ended the transaction")]
 struct Ended;
@@ -60,7 +60,7 @@ impl Undone {
         }
     }
 
-    /// A row that was restored twice is in the file twice.
+    /// Names each row once: one that was restored twice is in the file twice.
     fn name_once(&mut self) {
         for keys in self.left.values_mut() {
             let mut seen = HashSet::new();
@@ -101,13 +101,13 @@ impl Undo {
         for name in schema::table_names(&mut tx).await? {
             match schema::read(&mut tx, &name).await {
                 Ok(table) => tables.extend(table.map(|table| (name, table))),
-                // Of what this user may not read only the foreign keys matter.
+                // Of a table that this user may not read in full, only the foreign keys matter.
                 Err(error) if !is_needed(&name) && is_hidden(&error) => {}
                 Err(error) => return Err(error.into()),
             }
         }
         tx.commit().await?;
-        // Its sessions take what others must not.
+        // A pool of its own, because its sessions accept values that others must not.
         let live = Side { label: "live".to_owned(), db: db.renewed(), tables };
         Self::with(live, reader, relations, children)
     }
@@ -122,7 +122,7 @@ impl Undo {
                     anyhow::bail!("table {name} has no column {column} any more: its rows cannot be compared");
                 }
                 shape.columns.clone_from(columns);
-                // What refers to it may do so by a column that was not restored.
+                // Other rows may refer to it by a column that was not restored.
                 shape.columns.extend(
                     table
                         .columns
@@ -158,7 +158,7 @@ impl Undo {
             let batch = loop {
                 match self.transaction(&records, &mut fate, &mut writer).await {
                     Ok(batch) => break batch,
-                    // Which row it was is known: it stays, and the others are taken back anew.
+                    // The row is known now, and stays; try the others again.
                     Err(error) if error.is::<Ended>() => {}
                     Err(error) => failures.bear(error).await?,
                 }
@@ -185,7 +185,7 @@ impl Undo {
         Ok(done)
     }
 
-    /// Takes records back; what was done, and what has to be written down of it.
+    /// Undoes records; returns what was done, and what has to be recorded about it.
     async fn batch(&self, tx: &mut Tx, records: &[Record], fate: &mut Fate) -> anyhow::Result<(Undone, Vec<Record>)> {
         let mut done = Undone::default();
         let mut written = Vec::new();
@@ -224,7 +224,7 @@ impl Undo {
             .ok_or_else(|| anyhow::anyhow!("table {table} does not exist"))
     }
 
-    /// The live rows with the key of a row: more than one where the table has none.
+    /// The live rows with the key of a row; there may be several if the table has no key.
     async fn live_rows(
         &self,
         tx: &mut Tx,
@@ -247,7 +247,7 @@ impl Undo {
         Ok(self.live_rows(tx, shape, row, look).await?.into_iter().next())
     }
 
-    /// Removes a row; its key and the reason where it stays.
+    /// Removes a row; returns its key and the reason if it stays.
     async fn remove(
         &self,
         tx: &mut Tx,
@@ -279,14 +279,14 @@ impl Undo {
         if stays.is_some() {
             return Ok(stays);
         }
-        // InnoDB does not let a row go that refers to itself.
+        // InnoDB does not delete a row that refers to itself.
         let mut alone = live.clone();
         for link in self.links.iter().filter(|link| link.parent == number && link.child == number) {
             if link.target(&live).is_some_and(|target| target == shape.values(&live, &link.parent_columns)) {
                 link.nullable.iter().for_each(|place| alone[*place] = Arg::Null);
             }
         }
-        // What the database refuses leaves the row as it was.
+        // If the database rejects the deletion, the row must stay as it was.
         if alone != live {
             tx.savepoint().await?;
         }
@@ -315,7 +315,8 @@ impl Undo {
         delete(&self.live, tx, shape, shape.key_of(live)).await.map(drop)
     }
 
-    /// The key of a row and why it cannot go: others refer to it that are not known, and did not when it came.
+    /// The key of a row and why it cannot be deleted: rows refer to it that are unknown, and did not when it was
+    /// inserted.
     async fn referred_by(
         &self,
         tx: &mut Tx,
@@ -343,7 +344,7 @@ impl Undo {
         Ok(None)
     }
 
-    /// The key of a row that refers to this one, and did not when it came.
+    /// The key of an unknown row that refers to this one, and did not when it was inserted.
     async fn child(
         &self,
         tx: &mut Tx,
@@ -355,7 +356,7 @@ impl Undo {
     ) -> Result<Option<String>, SnapshotError> {
         let child = &self.shapes[link.child];
         let own = self.shapes[number].key_of(row);
-        // Among more than are known, and itself, there is one that is not.
+        // Ask for more rows than are known, to find one that is not.
         let mut limit = referred.len() + PAGE;
         loop {
             let keys = link.referrers(tx, &self.live, &self.shapes, row, limit).await?;
@@ -374,8 +375,8 @@ impl Undo {
         }
     }
 
-    /// Empties the references of a row that were filled in; what to write down of it. A row that does not let
-    /// them be emptied stays.
+    /// Empties the references of a row that were filled in; returns the record of it. The row stays if the database
+    /// does not let them be emptied.
     async fn empty(
         &self,
         tx: &mut Tx,
@@ -410,11 +411,11 @@ impl Undo {
             }
             Err(error) => return Err(error.into()),
         }
-        // Triggers may have made it another one.
+        // Triggers may have changed the row.
         let Some(row) = self.live_row(tx, shape, after, Look::Hold).await? else { return Ok(None) };
         let row = row[..before.len()].to_vec();
         fate.left(id, &row);
-        // A restore that comes next has to fill them in again.
+        // The next restore has to fill them in again.
         Ok(Some(Record::empty(table, before, after, row)))
     }
 }
@@ -424,7 +425,7 @@ fn refused(error: &DbError) -> String {
     format!("{reason}: {words}")
 }
 
-/// Whether a table cannot be described as this user may not read all of it.
+/// Whether a table cannot be described because this user may not read all of it.
 fn is_hidden(error: &SnapshotError) -> bool {
     match error {
         SnapshotError::Hidden { .. } => true,

@@ -49,7 +49,7 @@ impl Header {
         both == self.relations
     }
 
-    /// Whether the other header may be for the same database, as far as is known.
+    /// Whether both headers may be of the same database, as far as is known.
     pub(super) fn may_be_of(&self, other: &Self) -> bool {
         self.database.iter().zip(&other.database).all(|(one, other)| one.is_same(other))
     }

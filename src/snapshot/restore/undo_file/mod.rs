@@ -154,7 +154,7 @@ impl Held {
             let lock = open()?;
             match lock.try_lock() {
                 Ok(()) if is_at(&lock, path) => return Ok(Ok(Self { path: path.to_owned(), _lock: lock })),
-                // An undo that came to its end has renamed it meanwhile.
+                // An undo that finished meanwhile has renamed it.
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     let path = path.display();
@@ -178,7 +178,7 @@ impl Held {
     }
 }
 
-/// Whether a file is still the one of that name.
+/// Whether an open file is still the one with that name.
 fn is_at(file: &File, path: &Path) -> bool {
     #[cfg(unix)]
     {
@@ -201,7 +201,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins the file, or goes on with it where it is about the same; without its torn last line.
+    /// Creates the file, or continues it if its header matches; a torn last line is removed.
     fn open(path: &Path, header: &Header) -> anyhow::Result<Self> {
         let at = || format!("{}: cannot be written", path.display());
         let mut file = private().read(true).append(true).create(true).open(path).with_context(at)?;
@@ -231,7 +231,7 @@ impl Writer {
         file.set_len(0).with_context(at)?;
         let mut this = Self { file, path: path.to_owned() };
         this.write(&[header])?;
-        // The name of a new file is the directory's.
+        // The name of a new file is only durable once its directory is synced.
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(directory).and_then(|directory| directory.sync_all()).with_context(at)?;
         Ok(this)
@@ -273,7 +273,7 @@ pub fn of_other_relations(path: &Path) -> String {
     format!("{} was begun with other --relations: give these to `snapshot undo` as well", path.display())
 }
 
-/// How long the file is up to the end of its last whole line.
+/// The length of a file up to the end of its last whole line.
 fn whole_length(file: &mut File) -> io::Result<u64> {
     let mut end = file.seek(SeekFrom::End(0))?;
     let mut block = vec![0; 64 * 1024];
@@ -290,7 +290,7 @@ fn whole_length(file: &mut File) -> io::Result<u64> {
     Ok(0)
 }
 
-/// Whether a file without a whole line is the beginning of a header, or empty.
+/// Whether a file without a whole line is empty, or the beginning of a header.
 fn is_torn_header(file: &mut File) -> io::Result<bool> {
     const BEGINNING: &[u8] = b"{\"daymend_undo\":";
     let mut bytes = Vec::new();
@@ -337,7 +337,7 @@ mod tests {
         Writer::open(&path, &header("s")).unwrap();
         let error = Writer::open(&path, &header("other")).unwrap_err().to_string();
         assert!(error.contains("this undo file is of snapshot s"), "{error}");
-        // It stays as it is, to the byte.
+        // The file is not changed by a single byte.
         for wrong in ["hello\n", "hello\nand no end", "hello", "{\"daymend\""] {
             fs::write(&path, wrong).unwrap();
             for error in [Reader::open(&path).unwrap_err(), Writer::open(&path, &header("s")).unwrap_err()] {
@@ -347,7 +347,7 @@ mod tests {
         }
     }
 
-    /// Older files say nothing of relations; what is given later is no other file's.
+    /// Older files have no relations. Giving some later is not an error, and does not add them.
     #[test]
     fn a_file_says_what_the_restore_went_by() {
         let dir = tempfile::tempdir().unwrap();
@@ -398,7 +398,7 @@ mod tests {
             let error = other.unwrap_err().to_string();
             assert!(error.starts_with(&format!("{} is in use by another run", path.display())), "{error}");
         }
-        // Renamed under a lock: the next one begins a file of its own.
+        // Renamed while locked: the next run creates its own file.
         fs::rename(&path, dir.path().join("undo.jsonl.undone")).unwrap();
         let next = Held::create(&path).unwrap();
         drop(held);
