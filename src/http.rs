@@ -41,16 +41,16 @@ use crate::{
 /// How long the database may take to answer a probe.
 const DATABASE_MAX: Duration = Duration::from_secs(2);
 
-/// For how long an answer of the database holds, so that probes cost it next to nothing.
+/// For how long an answer of the database is reused, so that probes cost it next to nothing.
 const DATABASE_FRESH: Duration = Duration::from_secs(1);
 
-/// How often histograms are drained, where nobody scrapes.
+/// How often histograms are drained, even if nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// How long a connection may take to ask for its page and to read it.
+/// How long a connection may take to request its page and to read it.
 const CONNECTION_MAX: Duration = Duration::from_secs(10);
 
-/// How many connections there are at most: for one more, the oldest is closed.
+/// The maximum number of connections: one more closes the oldest.
 const CONNECTIONS_MAX: usize = 64;
 
 /// What the endpoints need.
@@ -66,7 +66,7 @@ pub struct Site {
     pub command: &'static str,
 }
 
-/// What the database said, and when.
+/// The last answer of the database, and when it came.
 type Answer = Mutex<Option<(Instant, Result<(), String>)>>;
 
 /// Serves the pages until the runtime ends; returns the address, with its port.
@@ -93,15 +93,15 @@ pub async fn serve(addr: SocketAddr, site: Site) -> std::io::Result<SocketAddr> 
     Ok(addr)
 }
 
-/// Answers one request of each connection. Whoever connects and says nothing, or reads nothing, must not keep a
-/// probe waiting: the process would be restarted for it.
+/// Answers one request per connection. A client that connects and sends or reads nothing must not keep a probe waiting,
+/// because the process would then be restarted.
 async fn answer_all(mut listener: TcpListener, pages: Router) {
     let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let crowd = Arc::new(Notify::new());
     loop {
         let (stream, _) = Listener::accept(&mut listener).await;
         if free.available_permits() == 0 {
-            // Of those that wait for it, the first hears it.
+            // This wakes the connection that has waited longest.
             crowd.notify_one();
         }
         let Ok(place) = Arc::clone(&free).acquire_owned().await else { return };
@@ -110,7 +110,7 @@ async fn answer_all(mut listener: TcpListener, pages: Router) {
             let mut builder = Builder::new(TokioExecutor::new()).http1_only();
             builder.http1().keep_alive(false);
             let connection = builder.serve_connection(TokioIo::new(stream), pages);
-            // What becomes of a connection is its client's to know.
+            // The result of a connection matters only to its client.
             tokio::select! {
                 _ = timeout(CONNECTION_MAX, connection) => {}
                 () = crowd.notified() => {}
