@@ -368,7 +368,7 @@ fn init_log(format: LogFormat, wanted: Option<&str>, is_service: bool) {
     let filter = EnvFilter::try_new(wanted.unwrap_or(default));
     let wrong = filter.as_ref().err().map(ToString::to_string);
     let filter = filter.unwrap_or_else(|_| EnvFilter::new(default));
-    // Where a line cannot be written there is nowhere to complain about it, either.
+    // If a log line cannot be written, there is nowhere to report that either.
     let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(has_colour(&std::io::stderr())).init(),
