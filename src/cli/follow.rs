@@ -29,7 +29,7 @@ const POLL: Duration = Duration::from_millis(200);
 const RESTS: u32 = 4;
 const REST_MAX: Duration = Duration::from_secs(10);
 
-/// Workers and pauses are checked only on every so many polls of the run.
+/// Workers and pauses are checked only once per this many polls of the run.
 const LOOKS_A_GLANCE: u64 = 10;
 
 /// The warning when something was enqueued and no worker is alive.

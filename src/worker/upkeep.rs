@@ -53,8 +53,8 @@ pub(super) async fn keep_lease(session: Arc<Session>, db: Db) {
     }
 }
 
-/// How long to wait after a failed heartbeat: not so long that the next one is missed, as a lease has room for only a
-/// few.
+/// How long to wait after a failed heartbeat: not so long that the next one is missed, as a lease spans only a few
+/// heartbeats.
 fn again(heartbeat: Duration) -> Backoff {
     Backoff { max: Backoff::UNAVAILABLE.max.min(heartbeat), ..Backoff::UNAVAILABLE }
 }

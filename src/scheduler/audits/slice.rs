@@ -117,7 +117,7 @@ impl<'a> Slice<'a> {
         let subjects: BTreeMap<i64, Subject> = subjects.into_iter().map(|subject| (subject.lab_id, subject)).collect();
         let labs: BTreeSet<i64> = subjects.keys().copied().collect();
         let mut cursors = cursors::reconcile(self.db, &self.rollup.name, &labs).await?;
-        // A lab whose round ended since the slice began is done for tonight, whoever audited it.
+        // A lab with a complete round since the slice began is done for tonight, whoever audited it.
         cursors.retain(|_, cursor| cursor.next_day.is_some() || cursor.audited_at < Some(self.taken.started_at));
         for lab in cursors::order(&cursors) {
             let (Some(subject), Some(cursor)) = (subjects.get(&lab), cursors.remove(&lab)) else { continue };
