@@ -116,7 +116,7 @@ impl Zone {
     #[must_use]
     pub fn date_of(&self, at: DateTime<Utc>) -> NaiveDate {
         let mut date = at.with_timezone(&self.0).date_naive();
-        // The local date may read as the evening before although the day has begun.
+        // The local clock may still read the evening before although the day has begun.
         while self.first_instant(next(date)) <= at {
             date = next(date);
         }

@@ -66,7 +66,7 @@ pub struct Site {
     pub command: &'static str,
 }
 
-/// What the database said, and when.
+/// The last answer of the database, and when it came.
 type Answer = Mutex<Option<(Instant, Result<(), String>)>>;
 
 /// Serves the pages until the runtime ends; returns the address, with its port.

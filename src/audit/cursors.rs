@@ -17,7 +17,7 @@ use crate::{
 /// How many labs one statement names.
 const LABS_A_STATEMENT: usize = 500;
 
-/// How many characters of a problem are kept.
+/// The maximum length of a recorded problem in characters.
 const PROBLEM_LENGTH_MAX: usize = 500;
 
 statement!(

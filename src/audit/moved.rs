@@ -45,8 +45,8 @@ pub(super) fn moved(deltas: &Deltas) -> HashSet<Key> {
     believed.flat_map(|(keys, _)| keys).collect()
 }
 
-/// Neighbouring days that are off by nothing together, where what one has too many of is handed
-/// on in one direction until the last one takes it.
+/// Chains of neighbouring days whose deltas add up to zero: the surplus of the first day is passed on in one direction,
+/// until the last day takes it up.
 fn chains_of(days: &BTreeMap<NaiveDate, Delta>) -> Vec<Vec<NaiveDate>> {
     let days: Vec<(NaiveDate, i64)> = days.iter().map(|(day, delta)| (*day, delta.by)).collect();
     let mut chains = Vec::new();

@@ -81,7 +81,7 @@ pub async fn plan(db: &Db, rollup: &Rollup, scope: &Scope, as_of: DateTime<Utc>)
         let bounds = match scope::bounds(&mut tx, rollup, &subject, as_of).await {
             Err(error) if is_of_the_lab(&error, db).await => {
                 subject.standing = Standing::Unusable(chain(&error));
-                // The connection may be lost with its statement.
+                // The connection may have been lost with the statement.
                 tx = db.begin(Mode::Snapshot).await?;
                 None
             }
@@ -111,7 +111,7 @@ pub async fn again(db: &Db, rollup: &Rollup, days: &BTreeMap<i64, BTreeSet<Naive
     Ok(Plan { labs: chosen.collect() })
 }
 
-/// Leaves only some days of a plan: of those that have facts or rows, each as likely as every other.
+/// Reduces a plan to a sample of the days that have facts or rows, each of them equally likely.
 async fn draw(
     db: &Db,
     tx: &mut Tx,
@@ -152,12 +152,12 @@ async fn draw(
     Ok(())
 }
 
-/// The days that may yet be drawn. Of most nobody knows whether they have anything until they are drawn; each
-/// that has nothing takes those after it along, up to the next one that has, so that years without anything
-/// cost a few draws.
+/// The days that may still be drawn. Whether a day has anything is only known once it is drawn. One that has nothing is
+/// taken out together with the days after it, up to the next one that has something, so that years without anything
+/// cost only a few draws.
 #[derive(Debug)]
 struct Urn {
-    /// Each lab's place in the plan, with a range of its days.
+    /// Each lab's index in the plan, with a range of its days.
     ranges: Vec<(usize, Range)>,
 }
 
@@ -166,7 +166,7 @@ struct Urn {
 struct Lot {
     lab: usize,
     day: NaiveDate,
-    /// The last day of the range that the day was in.
+    /// The last day of the range that it was drawn from.
     last: NaiveDate,
 }
 
@@ -176,7 +176,7 @@ impl Urn {
         Self { ranges: ranges.flat_map(|(lab, (_, ranges))| ranges.iter().map(move |range| (lab, *range))).collect() }
     }
 
-    /// Takes out a day, with what is behind it in its range.
+    /// Draws a day, and takes it and the days after it out of its range.
     fn draw(&mut self, random: &mut StdRng) -> Option<Lot> {
         let total: u64 = self.ranges.iter().map(|(_, range)| length(range)).sum();
         let mut place = (total > 0).then(|| random.random_range(0..total))?;
@@ -196,8 +196,8 @@ impl Urn {
         Some(Lot { lab, day, last })
     }
 
-    /// Puts the days back that came out with `lot` and may have something, where `next` is the first one from
-    /// it on that has; whether that is the one that was drawn.
+    /// Puts back the days of `lot` that may still have something, where `next` is the first day from the drawn one on
+    /// that does. Returns whether that is the drawn day itself.
     fn put_back(&mut self, lot: &Lot, next: Option<NaiveDate>) -> bool {
         let is_hit = next == Some(lot.day);
         let from = if is_hit { Some(calendar::next(lot.day)) } else { next };
@@ -206,7 +206,7 @@ impl Urn {
         is_hit
     }
 
-    /// Takes out all days of a lab.
+    /// Removes all days of a lab.
     fn forget(&mut self, lab: usize) {
         self.ranges.retain(|(of, _)| *of != lab);
     }
@@ -217,7 +217,7 @@ pub(super) fn length((first, last): &Range) -> u64 {
     u64::try_from((*last - *first).num_days() + 1).unwrap_or(0)
 }
 
-/// Days in order, neighbours put together.
+/// Merges neighbouring days; `days` must be in order.
 fn ranges(days: impl Iterator<Item = NaiveDate>) -> Vec<Range> {
     let mut ranges: Vec<Range> = Vec::new();
     for day in days {
@@ -244,7 +244,7 @@ mod tests {
         Plan { labs: vec![lab(1, "1970-01-01", "2026-01-31"), lab(2, "2026-03-05", "2026-03-05")] }
     }
 
-    /// Draws all days of the plan, where only those of `kept` have anything; they, and how many draws it took.
+    /// Draws all days of the plan, if only those of `kept` have anything; returns them, and how many draws it took.
     fn drawn(seed: u64, kept: &[(usize, &str)]) -> (Vec<(usize, NaiveDate)>, usize) {
         let (mut random, mut urn) = (StdRng::seed_from_u64(seed), Urn::new(&plan()));
         let kept: BTreeSet<(usize, NaiveDate)> = kept.iter().map(|(lab, day)| (*lab, date(day))).collect();

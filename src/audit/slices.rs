@@ -105,7 +105,7 @@ statement!(
      GROUP BY cause"
 );
 
-// The last one of a rollup stays: the gauges are read from it.
+// The last completed slice of each rollup is kept: the gauges are read from it.
 statement!(
     PRUNABLE,
     "prunable audits",
@@ -125,7 +125,7 @@ pub struct Taken {
     pub id: i64,
     /// The night it is for.
     pub night: NaiveDate,
-    /// The fence.
+    /// The number of times it has been taken, which fences what this process records.
     turn: i64,
     /// How much of the budget earlier holders have spent.
     pub spent: Duration,
@@ -198,7 +198,7 @@ pub struct Slice {
 
 /// Creates the slice of a night, unless it exists.
 pub async fn open(db: &Db, rollup: &str, night: NaiveDate) -> Result<(), DbError> {
-    // Looked for first: an INSERT that finds the row there uses up an id all the same.
+    // Checked first, because an INSERT that finds the row uses up an id all the same.
     if db.fetch_optional(&SLICE_OF_NIGHT, args![rollup, night], |_| Ok(())).await?.is_none() {
         retry("open audit slice", || db.execute(&SLICE_ADD, args![rollup, night])).await?;
     }

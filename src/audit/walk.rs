@@ -35,7 +35,7 @@ statement!(ZONE_BUILT, "zone of history", "SELECT time_zone FROM daymend_labs WH
 /// How many neighbouring days share one read; the same as in a recompute.
 pub const DAYS_A_SPAN: u32 = 7;
 
-/// How many days on either side of days that differ are read to tell why.
+/// How many days on either side of differing days are read to find the cause.
 const MARGIN: u32 = 3;
 
 /// The days of one lab, as they are compared.
@@ -47,7 +47,7 @@ pub struct Walk<'a> {
     as_of: DateTime<Utc>,
     /// The ranges still to be compared, the next one last.
     ranges: Vec<(NaiveDate, NaiveDate)>,
-    /// Until this day, compare one day at a time.
+    /// Up to this day, days are compared one at a time.
     narrow_until: Option<NaiveDate>,
 }
 
@@ -64,7 +64,7 @@ pub struct Step {
     pub rows_held: usize,
 }
 
-/// Days that were compared, and what it took.
+/// The result of comparing some days, and how many rows that took.
 #[derive(Debug, Default)]
 struct Compared {
     findings: Vec<Finding>,
@@ -108,7 +108,7 @@ impl<'a> Walk<'a> {
                 continue;
             }
             if compared.is_err() && from < first {
-                // The days before have nothing to compare, and are no part of what is the matter with this one.
+                // The days before have nothing to compare, and nothing to do with the problem of this one.
                 self.ranges.push((first, last));
                 let days = from..=calendar::previous(first);
                 return Ok(Some(Step { days, outcome: Ok(Vec::new()), days_read: 0, rows_held: 0 }));
@@ -166,7 +166,7 @@ impl<'a> Walk<'a> {
         if diff::difference(self.rollup, &expected, stored).is_empty() {
             return Ok(Compared { findings: Vec::new(), rows_held });
         }
-        // The same snapshot once more, with the days around: what differs stays the same.
+        // Read again from the same snapshot, with the days around: the differences stay the same.
         let (from, until) = (calendar::days_before(first, MARGIN), calendar::days_after(last, MARGIN));
         let around = (from.max(calendar::FIRST_DAY), until.min(calendar::LAST_DAY));
         match self.explain(tx, target, around).await {
@@ -177,7 +177,7 @@ impl<'a> Walk<'a> {
         self.explain(tx, target, (first, last)).await
     }
 
-    /// What differs on the days of `target`, and why, as far as the days around can tell.
+    /// What differs on the days of `target`, and why, as far as the days from `from` to `until` can tell.
     async fn explain(
         &self,
         tx: &mut Tx,
@@ -204,8 +204,8 @@ impl<'a> Walk<'a> {
         Ok(Compared { findings: window.findings(first, last), rows_held })
     }
 
-    /// The zone by which the history was built, which the lab may have left since. Not known before
-    /// `daymend migrate`, nor to somebody who may read the source and the summary only.
+    /// The zone that the history was built with, if it is known; the lab may have left it since. It is unknown before
+    /// `daymend migrate`, and to a user who may only read the source and the summary.
     async fn zone_built(&self, tx: &mut Tx) -> Result<Option<Zone>, DbError> {
         let args = args![self.rollup.name.as_str(), self.subject.lab_id];
         let name = match tx.fetch_optional(&ZONE_BUILT, args, |row| row.text_or_null(0)).await {
@@ -216,8 +216,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// How days are told by mistake: in UTC, at the one offset or the other all year round, or an
-/// hour off.
+/// The usual mistakes about where days begin: in UTC, at one of the zone's two offsets all year round, or an hour off.
 fn other_bounds(zone: Zone, first: NaiveDate, last: NaiveDate) -> Vec<DaySpan> {
     let Ok(utc) = Zone::parse(Some("UTC")) else { return Vec::new() };
     let behind_utc = |day| zone.first_instant(day) - utc.first_instant(day);
@@ -230,7 +229,7 @@ fn other_bounds(zone: Zone, first: NaiveDate, last: NaiveDate) -> Vec<DaySpan> {
     bounds
 }
 
-/// Whether it is these days that cannot be compared, and not the database that is away.
+/// Whether an error concerns only these days, and not the database as a whole.
 async fn is_of_these_days(error: &RecomputeError, db: &Db) -> bool {
     match error {
         RecomputeError::Database(error) => is_of_the_lab(error, db).await,

@@ -27,13 +27,13 @@ pub struct Window<'a> {
     rollup: &'a Rollup,
     limits: Limits,
     difference: Difference,
-    /// Stored rows whose key occurred before.
+    /// The ids of stored rows whose key has occurred before.
     duplicates: HashSet<i64>,
     /// The stored rows without duplicates, and without rows that have a NULL dimension.
     plain: Vec<StoredRow>,
     /// Rows whose counts are stored on a neighbouring day.
     moved: HashSet<Key>,
-    /// Days all of whose rows would be right if days began at another moment.
+    /// Days whose rows would all be right if days began at another moment.
     moved_days: BTreeSet<NaiveDate>,
 }
 
@@ -116,7 +116,7 @@ impl<'a> Window<'a> {
         self.moved.contains(key) || self.moved_days.contains(&key.day)
     }
 
-    /// By how much each row is off that has a key of its own.
+    /// By how much each row is off; not for duplicates and rows without a key.
     fn deltas(&self) -> Deltas {
         let mut deltas = Deltas::new();
         let mut add = |key: Key, delta: i64, is_whole| {
@@ -167,7 +167,7 @@ mod tests {
         rollup::{HISTORICAL_SUMMARY, Rollups},
     };
 
-    /// A day of March 2026. The lab's first bill is of the 2nd, its yesterday is the 20th.
+    /// A day of March 2026. The lab's first bill is on the 2nd, and its yesterday is the 20th.
     fn day(day: u32) -> NaiveDate {
         NaiveDate::from_ymd_opt(2026, 3, day).unwrap()
     }
@@ -179,7 +179,7 @@ mod tests {
     type Stored = (u32, Option<usize>, Option<i64>, i64);
     type Case<'a> = (&'a [Wanted], &'a [Stored], &'a [(u32, Cause)]);
 
-    /// The causes, by day, of these expected and stored rows: (day, event, dimension, count).
+    /// The causes found for these expected and stored rows (day, event, dimension, count), by day.
     fn causes(expected: &[Wanted], stored: &[Stored]) -> Vec<(u32, Cause)> {
         causes_supposing(expected, stored, &[])
     }
@@ -229,19 +229,19 @@ mod tests {
             (&[wants(5, 1, 3)], &[has(6, 1, 3)], &[(5, WrongDay), (6, WrongDay)]),
             (&[wants(5, 1, 3)], &[has(4, 1, 3)], &[(4, WrongDay), (5, WrongDay)]),
             (&[wants(5, 1, 3), wants(6, 1, 3)], &[has(5, 1, 1), has(6, 1, 5)], &[(5, WrongDay), (6, WrongDay)]),
-            // Not of the same count, not of a neighbouring day, not of the same dimension.
+            // Another count, not a neighbouring day, another dimension.
             (&[wants(5, 1, 3)], &[has(6, 1, 4)], &[(5, Missing), (6, Ghost)]),
             (&[wants(5, 1, 3)], &[has(7, 1, 3)], &[(5, Missing), (7, Ghost)]),
             (&[wants(5, 1, 3)], &[has(6, 2, 3)], &[(5, Missing), (6, Ghost)]),
-            // Before the first bill, today; but rather on the wrong day where that is known.
+            // Before the first bill, or today; but a wrong day takes precedence.
             (&[wants(2, 1, 3)], &[has(2, 1, 3), has(1, 1, 3)], &[(1, OutOfRange)]),
             (&[], &[has(21, 1, 3)], &[(21, OutOfRange)]),
             (&[wants(2, 1, 3)], &[has(1, 1, 3)], &[(1, WrongDay), (2, WrongDay)]),
-            // A NULL dimension, even where nothing else is there; a key that is there twice.
+            // A NULL dimension, even if there is no other row; a key that is stored twice.
             (&[], &[(5, Some(EVENT), None, 3)], &[(5, NullDimension)]),
             (&[wants(5, 1, 3)], &[has(5, 1, 3), has(5, 1, 3)], &[(5, Duplicate)]),
             (&[], &[has(5, 1, 3), has(5, 1, 3)], &[(5, Ghost), (5, Duplicate)]),
-            // Another spelling takes the place of the right one.
+            // Another spelling instead of the right one.
             (&[wants(5, 1, 3)], &[(5, None, Some(1), 3)], &[(5, Ghost), (5, Missing)]),
         ];
         for (expected, stored, causes_wanted) in cases {
@@ -261,7 +261,7 @@ mod tests {
         almost[3].3 = 4;
         let found = causes_supposing(&expected, &almost, &in_utc);
         assert_eq!(found, [(5, WrongDay), (5, WrongDay), (6, WrongCount), (6, Ghost)]);
-        // One day alone may look like its neighbour by chance.
+        // A single day may look like its neighbour by chance.
         let lonely = causes_supposing(&[wants(5, 1, 9), wants(5, 2, 4)], &[has(5, 1, 9)], &[wants(5, 1, 9)]);
         assert_eq!(lonely, [(5, Missing)]);
     }

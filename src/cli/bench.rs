@@ -31,7 +31,7 @@ const CLAIMS: usize = 51;
 /// The backlog in the `--beside-url` database.
 const SMALL_BACKLOG: u32 = 1000;
 
-/// How long a statement may take: millions of jobs are enqueued by one.
+/// How long a statement may take: some read or delete millions of jobs.
 const STATEMENT_MAX: Duration = Duration::from_secs(3600);
 
 /// The server has nothing left to flush if it writes less than this within the poll interval.
@@ -46,12 +46,12 @@ statement!(
      WHERE id BETWEEN ? AND ? AND state = 'completed'"
 );
 
-// A DELETE would leave the server purging for minutes, and the next figure would be of that.
+// A DELETE would leave the server purging for minutes, and distort the next figure.
 statement!(BENCH_CLEAN_JOBS_MYSQL, "bench clean jobs (mysql)", "TRUNCATE TABLE daymend_jobs");
 
 statement!(BENCH_CLEAN_JOBS_SQLITE, "bench clean jobs (sqlite)", "DELETE FROM daymend_jobs");
 
-// What InnoDB has written since it started, by the megabyte.
+// How much InnoDB has written since it started, in bytes; grows by the megabyte.
 statement!(BENCH_WRITTEN, "bench written (mysql)", "SHOW GLOBAL STATUS LIKE 'Innodb_data_written'");
 
 statement!(BENCH_CLEAN_RUN, "bench clean run", "DELETE FROM daymend_runs WHERE id = ?");
@@ -116,7 +116,7 @@ struct Claims {
 
 impl QueueOptions {
     async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
-        // The workers check the source's tables as well: better before there are jobs than after.
+        // The workers will check the source's tables as well: fail now, before there are jobs.
         let (db, _) = global.connect_checked(4).await?;
         let db = scratch(db).await?;
         let beside = match &self.beside_url {
@@ -152,7 +152,7 @@ impl QueueOptions {
                     let mut worker = Process::new(&binary);
                     worker.args(["worker", "--drain", "--log", "error"]).env("DAYMEND_DATABASE_URL", &url);
                     worker.envs(jobs_dir.as_ref().map(|dir| ("DAYMEND_JOBS_DIR", dir)));
-                    // An address that is asked for has to be free, and one of them would have it.
+                    // An address that is given explicitly has to be free, and only one worker could have it.
                     worker.env_remove("DAYMEND_HTTP_ADDR").stdin(Stdio::null()).spawn()
                 })
                 .collect::<Result<_, _>>()?;
@@ -166,7 +166,7 @@ impl QueueOptions {
     }
 }
 
-/// The database, provided that nothing can be lost in it.
+/// The database, provided that it is a scratch database, in which nothing can be lost.
 async fn scratch(db: Db) -> anyhow::Result<Db> {
     migrate::check(&db).await?;
     if !runs::list(&db, 1).await?.is_empty() {
@@ -174,7 +174,7 @@ async fn scratch(db: Db) -> anyhow::Result<Db> {
     }
     let options = ConnectOptions { statement_max: STATEMENT_MAX, ..ConnectOptions::new(4) };
     let db = db.reopened(options).with_limit(STATEMENT_MAX);
-    // Better before there are jobs than after.
+    // Fail now, before there are jobs.
     clean_jobs(&db).await.context("this needs a user who may empty daymend_jobs: DROP on that table")?;
     Ok(db)
 }
@@ -263,7 +263,7 @@ struct Backlog<'a> {
 
 impl<'a> Backlog<'a> {
     async fn new(db: &'a Db, jobs: u32) -> anyhow::Result<Self> {
-        // The claims take some of it: there is as much behind them as was asked for.
+        // The claims take jobs off the backlog: enqueue enough to leave as many as were asked for.
         let run = enqueue(db, jobs + u32::try_from(CLAIM * CLAIMS)?).await?;
         let worker = lease::register(db, "bench", Duration::from_secs(3600)).await?;
         Ok(Self { db, run, worker, latencies: Vec::new() })

@@ -15,7 +15,7 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        // In one piece, through print: whoever reads only its beginning is no reason to panic.
+        // In one piece, with `print!`: a reader that closes the pipe early then causes no panic message.
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "daymend", &mut script);
         print!("{}", String::from_utf8_lossy(&script));

@@ -43,7 +43,7 @@ impl Options {
             }
             Err(error) => return Err(error),
         };
-        // What this machine's clock has done wrong is told by another one.
+        // By the database's clock, so that errors of this machine's clock show.
         let now = match global.clock() {
             Clock::Fixed(at) => at,
             Clock::System => db.database_now().await?,

@@ -23,12 +23,13 @@ use crate::{
     scheduler,
 };
 
-/// How often a run is polled. Counting a run of a million jobs takes a while: it stays a small part of the time.
+/// How often a run is polled. Counting a run of a million jobs is slow: polling rests in proportion, so that it takes
+/// only a small part of the time.
 const POLL: Duration = Duration::from_millis(200);
 const RESTS: u32 = 4;
 const REST_MAX: Duration = Duration::from_secs(10);
 
-/// Workers and pauses are polled only every this many polls of the run.
+/// Workers and pauses are checked only once per this many polls of the run.
 const LOOKS_A_GLANCE: u64 = 10;
 
 /// The warning when something was enqueued and no worker is alive.
@@ -137,7 +138,7 @@ async fn paused(db: &Db, run_id: i64) -> Result<Option<String>, DbError> {
     Ok(None)
 }
 
-/// The state of a run; a run whose jobs have all ended is closed.
+/// The state of a run; closes it if its jobs have all ended.
 async fn look(db: &Db, run_id: i64) -> Result<(RunState, Progress), DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let run = runs::get(&mut tx, run_id).await?;

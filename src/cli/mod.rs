@@ -368,7 +368,7 @@ fn init_log(format: LogFormat, wanted: Option<&str>, is_service: bool) {
     let filter = EnvFilter::try_new(wanted.unwrap_or(default));
     let wrong = filter.as_ref().err().map(ToString::to_string);
     let filter = filter.unwrap_or_else(|_| EnvFilter::new(default));
-    // Where a line cannot be written there is nowhere to complain about it, either.
+    // If a log line cannot be written, there is nowhere to report that either.
     let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(has_colour(&std::io::stderr())).init(),
@@ -382,9 +382,9 @@ fn init_log(format: LogFormat, wanted: Option<&str>, is_service: bool) {
     }
 }
 
-/// Logs a panic as one line, like other errors; whoever catches it says what follows. `print!` panics if it cannot
-/// write: the command then exits with 1, and says why unless the reader has just closed the pipe (`daymend queue list
-/// | head`).
+/// Logs a panic as one line, like other errors; the code that catches it reports the consequences. `print!` panics if
+/// it cannot write: the command then exits with 1, and says why unless the reader has just closed the pipe (`daymend
+/// queue list | head`).
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let text = panic.to_string().replace('\n', " ");
@@ -451,8 +451,8 @@ fn who() -> String {
     name.or_else(os_user).unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// The OS user, which containers and cron do not name in a variable: by name, or as `uid 1000`. `None` where there is
-/// no /proc.
+/// The OS user, for containers and cron, which set no variable for it: by name, or as `uid 1000`. `None` if there is no
+/// /proc.
 fn os_user() -> Option<String> {
     let uid = std::fs::metadata("/proc/self").ok()?.uid();
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();

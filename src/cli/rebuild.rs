@@ -67,7 +67,7 @@ impl Options {
         let now = db.now(global.clock()).await?;
         self.lab.sort_unstable();
         self.lab.dedup();
-        // Every lab is looked at before any record is written.
+        // All labs are checked before any record is written.
         let mut histories = Vec::new();
         for lab in &self.lab {
             let history = migrations::history(&db, rollup, *lab, now).await?;
@@ -133,7 +133,7 @@ impl Options {
         now: DateTime<Utc>,
     ) -> anyhow::Result<Vec<i64>> {
         let limits = Limits { attempts_max: self.attempts.attempts, max_shrink: self.max_shrink };
-        // What somebody else holds is waited for, as the run would be.
+        // Records locked by somebody else are waited for, like the runs themselves.
         let mut warned = Vec::new();
         for round in 1.. {
             let mut report = scheduler::Report::default();

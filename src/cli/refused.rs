@@ -14,7 +14,7 @@ pub(super) fn end(error: &clap::Error) -> ! {
         error.exit();
     }
     init_log(LogFormat::Json, None, false);
-    // Behind the first empty line it goes on about the usage.
+    // The usage follows after the first empty line.
     let text = error.to_string();
     let what = text.split("\n\n").next().unwrap_or_default();
     let what: Vec<&str> = what.trim_start_matches("error: ").split_whitespace().collect();

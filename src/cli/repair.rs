@@ -109,7 +109,7 @@ impl Options {
     }
 }
 
-/// Warns of labs of which not all days are repaired.
+/// Warns of labs whose days are not all repaired.
 fn warn_of_clipped(global: &Global, plan: &Plan, what: &str, why: &str, day: fn(&Clipped) -> Option<NaiveDate>) {
     let labs = plan.clipped.iter().filter_map(|lab| Some(format!("lab {} on {}", lab.lab, day(lab)?)));
     let labs: Vec<String> = labs.collect();

@@ -41,7 +41,7 @@ impl Command {
     }
 }
 
-/// Nothing is overwritten: somebody may have edited it.
+/// Writes the built-in definitions. Overwrites nothing, as somebody may have edited it.
 fn export(global: &Global, directory: &Path) -> anyhow::Result<ExitCode> {
     let files: Vec<_> = rollup::builtin_files().map(|(file, text)| (directory.join(file), text)).collect();
     if let Some((file, _)) = files.iter().find(|(file, _)| file.exists()) {

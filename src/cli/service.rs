@@ -389,7 +389,7 @@ impl WorkerOptions {
             let begun = db.database_now().await?;
             Ok((db, rollups, begun))
         };
-        // Whoever drains a queue waits for the end of it, and wants to know that there is none to drain.
+        // Whoever drains a queue waits for the result: an unreachable database is an error at once.
         let connected = if self.drain {
             shutdown.run_until_cancelled(connect()).await.transpose()?
         } else {
@@ -412,7 +412,7 @@ impl WorkerOptions {
             for (jobs, target) in left_paused(&db).await? {
                 global.warn(format_args!("{jobs} job(s) are left, paused: `daymend queue resume {target}`"));
             }
-            // Nobody else may be there to close the runs.
+            // There may be no scheduler to close the runs.
             let mut report = scheduler::Report::default();
             scheduler::close_runs(&db, &mut report).await?;
             report.warn_of_undone();
@@ -478,7 +478,7 @@ impl ServeOptions {
             return Ok(Exit::Ok.into());
         };
         let (rollup, lease_db) = (historical_summary(&rollups)?, global.pool(1)?);
-        // What a worker may take for a job is too long for a tick.
+        // A time limit that suits jobs is too long for a tick.
         let ticking_db = global.pool(CONNECTIONS_SPARE)?;
         let (clock, scheduling) = (global.clock(), self.scheduler.config());
         let snapshots = take_daily(&daily, &ticking_db, clock, &shutdown);

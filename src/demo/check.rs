@@ -8,8 +8,8 @@ use crate::{
     db::{DbError, Query, Tx},
 };
 
-/// Every row that should be next to every row that is; one side may be missing. Stacked and
-/// grouped rather than joined: SQLite may carry out a full join by comparing all with all.
+/// Every expected row next to its stored row; either may be missing. Stacked and grouped instead of joined: SQLite may
+/// run a full join by comparing all rows with all.
 const COMPARE: &str = concat!(
     include_str!("expected.sqlite.sql"),
     "SELECT COUNT(*), COALESCE(SUM(expected_count IS NOT stored_count), 0)

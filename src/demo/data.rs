@@ -15,11 +15,11 @@ use crate::{
 /// How many days of bills each lab has.
 pub(super) const DAYS: u64 = 365;
 
-/// How many placeholders one statement has at most; SQLite allows 32,766.
+/// The maximum number of placeholders in one statement; SQLite allows 32,766.
 const PLACEHOLDERS_MAX: usize = 3_000;
 
-/// Every day has a bill at these readings of the lab's clock, and two where the clock shows
-/// one twice: the edges of the day, and an hour that the clocks like to skip and repeat.
+/// Every day has a bill at these times of the lab's clock, and two if the clock shows a time twice: the edges of the
+/// day, and an hour that clock changes often skip or repeat.
 const EDGES: [(u32, u32, u32, u32); 3] = [(0, 0, 0, 0), (1, 30, 0, 0), (23, 59, 59, 999_999)];
 
 /// A lab of the demo.
@@ -41,7 +41,7 @@ pub(super) const LABS: [Lab; 6] = [
     lab(3, "Cairo", "Africa/Cairo", Some(Tz::Africa__Cairo)),
     lab(4, "Lord Howe Island", "Australia/Lord_Howe", Some(Tz::Australia__Lord_Howe)),
     lab(5, "Apia", "Pacific/Apia", Some(Tz::Pacific__Apia)),
-    // A spelling mistake, as people make it.
+    // A typical typo.
     lab(6, "Kolkata annex", "Asia/Kolkatta", None),
 ];
 
@@ -110,8 +110,8 @@ impl Bills {
         }
     }
 
-    /// Adds a bill at each moment when the lab's clock reads `time` on `day`: none where the
-    /// clocks jump over it, two where they go back to it.
+    /// Adds a bill at each moment when the lab's clock reads `time` on `day`: none if the clocks jump over it, two if
+    /// they go back across it.
     fn add_at(&mut self, rng: &mut StdRng, day: NaiveDate, time: Option<NaiveTime>) {
         let Some(time) = time else { return };
         let read = self.lab.clock.unwrap_or(Tz::UTC).from_local_datetime(&day.and_time(time));
@@ -135,7 +135,7 @@ impl Bills {
             self.info.extend(args![id, organization, referral, skewed(rng, 3)]);
         }
         for _ in 0..rng.random_range(1..=4) {
-            // A few tests are of no catalogue: somebody has removed them since.
+            // A few tests are in no catalogue, as if somebody had removed them since.
             let test = if rng.random_bool(0.99) { skewed(rng, 40) } else { 999 };
             self.tests.extend(args![id, self.lab.id * 1_000 + test, rng.random_bool(0.03)]);
         }
@@ -153,13 +153,13 @@ impl Bills {
     }
 }
 
-/// A number from 1 to `max`, more often a low one: a few organizations bring most bills.
+/// A number from 1 to `max`, low ones being more likely: a few organizations bring most bills.
 fn skewed(rng: &mut StdRng, max: i64) -> i64 {
     let ceiling = rng.random_range(1..=max);
     rng.random_range(1..=ceiling)
 }
 
-/// Inserts rows of `columns` values each, many a statement.
+/// Inserts rows of `columns` values each, many per statement.
 async fn insert(tx: &mut Tx, into: &str, columns: usize, values: &[Arg]) -> Result<(), DbError> {
     let row = format!("({})", repeat("?", columns));
     for values in values.chunks(PLACEHOLDERS_MAX / columns * columns) {

@@ -30,8 +30,8 @@ const MISCOUNT: &str = "UPDATE operation_historical_summary SET event_count = ev
 
 const DELETE: &str = "DELETE FROM operation_historical_summary WHERE id = ?";
 
-/// A ghost is a copy of a real row under an organization, doctor or branch that never was,
-/// on the same day or on another.
+/// A ghost is a copy of a real row under an organization, doctor or branch that never existed, on the same day or on
+/// another.
 const GHOST: &str = "INSERT INTO operation_historical_summary
          (lab_id, ordered_at, dimension_a_id, dimension_b_id, event_type, event_count, created_at, modified_at)
      SELECT lab_id, COALESCE(?, ordered_at), dimension_a_id + 1000, dimension_b_id, event_type, event_count, {now}, {now}
@@ -48,7 +48,7 @@ pub(super) struct Wrong {
     pub(super) ghosts: u64,
 }
 
-/// Where a lab's summary is made wrong.
+/// Which part of a lab's summary is made wrong.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     lab: i64,
@@ -96,7 +96,7 @@ pub(super) async fn history(tx: &mut Tx, rng: &mut StdRng, lab: &Lab, now: DateT
 }
 
 impl Place {
-    /// Makes as many rows wrong as `wanted`, and removes all of `day_gone`; what became wrong.
+    /// Makes as many rows wrong as `wanted`, and removes all of `day_gone`; returns what became wrong.
     async fn spoil(
         &self,
         tx: &mut Tx,
@@ -110,7 +110,7 @@ impl Place {
         }
         let mut rows = self.rows(tx).await?;
         rows.shuffle(rng);
-        // Each row is spoiled in one way only, so that what was planted can be counted.
+        // Each row is made wrong in only one way, so that what was planted can be counted.
         let mut rows = rows.into_iter().map(Arg::Int);
         for row in rows.by_ref().take(wanted.counts as usize) {
             let off: i64 = if rng.random_bool(0.5) { -1 } else { rng.random_range(1..4) };
@@ -125,7 +125,7 @@ impl Place {
         Ok(wrong)
     }
 
-    /// The ids of the stored rows, in an order that depends on nothing but the rows.
+    /// The ids of the stored rows, in an order that depends only on the rows.
     async fn rows(&self, tx: &mut Tx) -> Result<Vec<i64>, DbError> {
         let mut ids = Vec::new();
         let range = args![self.lab, self.first, self.last];

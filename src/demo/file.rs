@@ -40,8 +40,8 @@ pub(super) async fn remove_earlier(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the database has the demo's mark. Opened for reading, and not through
-/// [`crate::db::connect`], which would switch somebody else's file to WAL.
+/// Whether the database has the demo's mark. It is opened read-only, and not through [`crate::db::connect`], which
+/// would switch somebody else's file to WAL.
 async fn is_demo(path: &Path) -> Result<bool, sqlx::Error> {
     let options = SqliteConnectOptions::new().filename(path).read_only(true);
     let mut connection = SqliteConnection::connect_with(&options).await?;

@@ -9,7 +9,7 @@ use crate::{
     scheduler::{self, Report},
 };
 
-/// How often the runs are looked at.
+/// How often the progress of the runs is read.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Prints what is being done now.

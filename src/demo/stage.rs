@@ -25,14 +25,14 @@ use crate::{
     worker::{self, throttle::Limits},
 };
 
-/// The same bills and the same drift in every demo of a day.
+/// Every demo on the same day makes the same bills and the same drift.
 const SEED: u64 = 20_260_315;
 
-/// The lab that loses a whole day among its last ones, and the lab that is rebuilt.
+/// The lab that loses a whole day near the end of its history, and the lab that is rebuilt.
 const DAY_GONE: &Lab = &LABS[1];
 pub(super) const REBUILT: &Lab = &LABS[2];
 
-/// How many groups of days are recomputed at once, and the connections beside them.
+/// How many groups of days are recomputed concurrently, and how many connections the pool has.
 const CONCURRENCY: usize = 2;
 const CONNECTIONS: u32 = 6;
 
@@ -137,8 +137,8 @@ impl Stage {
         self.db.close().await;
     }
 
-    /// One tick of the scheduler, then a worker until the queue is empty: what the tick said,
-    /// and what became of the runs.
+    /// Runs one tick of the scheduler, then a worker until the queue is empty; returns the reports of the tick and of
+    /// the closed runs.
     async fn tick_and_work(&self, title: &'static str) -> anyhow::Result<(Report, Report)> {
         let rollup = self.rollups.get(HISTORICAL_SUMMARY).context("the compiled-in rollup is missing")?;
         let clock = Clock::Fixed(self.now);
@@ -173,13 +173,13 @@ impl Stage {
         Ok((tick, closed))
     }
 
-    /// Each run that has closed, next to what had been planted for it.
+    /// Each closed run, with what had been planted for it.
     async fn corrected(&self, closed: &Report, planted: impl Fn(i64) -> Wrong) -> anyhow::Result<Vec<Corrected>> {
         let mut corrected = Vec::new();
         let mut tx = self.db.begin(Mode::Snapshot).await?;
         for (run_id, state, progress) in &closed.closed {
             let run = runs::get(&mut tx, *run_id).await?.context("a run has disappeared")?;
-            // A nightly run is of one zone, and no two labs of the demo share theirs.
+            // A nightly run covers one zone, and no two labs of the demo share theirs.
             let lab =
                 LABS.iter().find(|lab| run.lab_id == Some(lab.id) || run.time_zone.as_deref() == Some(lab.time_zone));
             let lab = lab.context("a run is of no lab")?;

@@ -38,8 +38,8 @@ statement!(
      WHERE indexes.partial = 0 ORDER BY indexes.name, columns.seqno"
 );
 
-// The names of MySQL's constraints are unique in a database, MariaDB's in a table: a clause of
-// another table may come along, which then is about another column.
+// Constraint names are unique per database in MySQL, but only per table in MariaDB: there, a clause of another table
+// may be returned as well, which is about another column.
 statement!(
     CHECKS_MYSQL,
     "doctor checks (mysql)",
@@ -113,7 +113,8 @@ pub(super) async fn columns(patient: &Patient<'_>, table: &str) -> Result<Vec<Co
     Ok(columns_and_keys(patient, table).await?.into_iter().map(|(column, _)| column).collect())
 }
 
-/// The columns of a table, each with its place in the primary key, from 1; SQLite's only.
+/// The columns of a table, each with its position in the primary key, from 1; 0 if it is not part of it, and always 0
+/// on MySQL.
 async fn columns_and_keys(patient: &Patient<'_>, table: &str) -> Result<Vec<(Column, i64)>, DbError> {
     let statement = if patient.is_mysql() { &COLUMNS_MYSQL } else { &COLUMNS_SQLITE };
     patient
@@ -146,7 +147,7 @@ pub(super) async fn indexes(patient: &Patient<'_>, table: &str) -> Result<Vec<In
         }
     }
     if !patient.is_mysql() {
-        // The row's own number is the primary key, and no index of its own.
+        // A primary key that is the rowid has no index of its own.
         let mut keys = columns_and_keys(patient, table).await?;
         keys.retain(|(_, place)| *place > 0);
         keys.sort_unstable_by_key(|(_, place)| *place);
@@ -160,7 +161,7 @@ pub(super) async fn indexes(patient: &Patient<'_>, table: &str) -> Result<Vec<In
 pub(super) async fn has_check(patient: &Patient<'_>, table: &str, column: &str) -> Result<bool, DbError> {
     if patient.is_mysql() {
         let clauses = match patient.read(&CHECKS_MYSQL, args![table], |row| row.text(0)).await {
-            // MySQL before 8.0.16 has no such view, and checks nothing.
+            // MySQL before 8.0.16 has no such view, and enforces no CHECK.
             Err(error) if is_missing_name(&error) => Vec::new(),
             clauses => clauses?,
         };
@@ -171,8 +172,8 @@ pub(super) async fn has_check(patient: &Patient<'_>, table: &str, column: &str) 
     Ok(checks(&tokens(&definition, Some(Dialect::Sqlite))).into_iter().any(|clause| mentions(clause, column)))
 }
 
-/// A clause of MySQL's catalogue, whose quotes and backslashes have a backslash each (`_utf8mb4\'text\'`).
-/// MariaDB's is as it was written, and has no backslash before the first quote.
+/// Undoes the escaping of MySQL's catalogue, which puts a backslash before quotes and backslashes (`_utf8mb4\'text\'`).
+/// MariaDB's clauses are as they were written, and have no backslash before the first quote.
 fn unescaped(clause: &str) -> String {
     let is_escaped = clause.split_once('\'').is_some_and(|(before, _)| before.ends_with('\\'));
     let mut chars = clause.chars();
@@ -180,7 +181,7 @@ fn unescaped(clause: &str) -> String {
     std::iter::from_fn(&mut next).collect()
 }
 
-/// What stands between the parentheses behind each CHECK of a `CREATE TABLE`.
+/// The tokens between the parentheses of each CHECK in a `CREATE TABLE`.
 fn checks(definition: &[String]) -> Vec<&[String]> {
     let mut checks = Vec::new();
     for (at, words) in definition.windows(2).enumerate() {

@@ -17,7 +17,7 @@ pub(super) const CHECKS: &[Check] = &[
     Check::new("dates.summary", Severity::Warning, "the days of summary rows", |p| Box::pin(summary(p))),
 ];
 
-/// How many ids an advice lists.
+/// How many ids the advice lists.
 const LISTED_MAX: usize = 20;
 
 /// A table with a column of dates.
@@ -30,7 +30,7 @@ struct Dates<'a> {
     condition: String,
 }
 
-/// Rows on no day: their ids, and what they are.
+/// Rows with an invalid date: their ids, and their descriptions.
 struct Astray {
     ids: Vec<i64>,
     rows: Vec<String>,
@@ -75,8 +75,8 @@ async fn summary(patient: &Patient<'_>) -> Result<Chart, DbError> {
     Ok(chart)
 }
 
-/// Before the first day; of month or day 0, or of a day that its month does not have; on SQLite not written as
-/// the date that it is taken for.
+/// The condition for an invalid date: before the first day; with month or day 0, or a day that its month does not have;
+/// on SQLite, also any text that differs from the date it is parsed as.
 fn is_none(dialect: Dialect, date: &str, format: &str, first: &str) -> String {
     match dialect {
         Dialect::MySql => format!(
@@ -84,7 +84,7 @@ fn is_none(dialect: Dialect, date: &str, format: &str, first: &str) -> String {
         ),
         Dialect::Sqlite => {
             let length = if format.len() > 8 { 19 } else { 10 };
-            // Not the fraction: strftime rounds the last microsecond of a day up to the next one.
+            // Without the fraction: strftime rounds the last microsecond of a day up to the next one.
             let to_second = format!("substr({date}, 1, {length})");
             format!(
                 "({date} < '{first}' OR {date} GLOB '*[^-0-9 :.]*'
@@ -95,7 +95,7 @@ fn is_none(dialect: Dialect, date: &str, format: &str, first: &str) -> String {
     }
 }
 
-/// The rows on no day, among the latest.
+/// The rows with an invalid date, among the latest.
 async fn astray(patient: &Patient<'_>, dates: &Dates<'_>) -> Result<Astray, DbError> {
     let Dates { table, id, lab, date, condition } = dates;
     let (first, is_partial) = first_of_window(patient, table, id, WINDOW).await?;

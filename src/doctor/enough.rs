@@ -11,14 +11,14 @@ use crate::{
 
 const FILE: &str = include_str!("../../deploy/mysql/grants.sql");
 
-/// The user of the file who runs everything but `daymend migrate`.
+/// The user in the file that runs everything except `daymend migrate`.
 const USER: &str = "daymend";
 
 /// What the file grants, as far as this site uses it.
 #[derive(Debug)]
 pub(super) struct Enough {
-    /// Every word of the statements that daymend sends here, in lower case: a site's own definition may use other
-    /// columns.
+    /// Every word of the statements that daymend sends here, in lower case, because a site's own definition may use
+    /// other columns.
     used: BTreeSet<String>,
 }
 
@@ -44,8 +44,8 @@ impl Enough {
     }
 }
 
-/// The columns on which a file grants a right to [`USER`], none of them where it is on all of the table; none where
-/// it grants no such right.
+/// The columns on which a file grants a privilege to [`USER`]; empty if it is granted on the whole table, and `None` if
+/// it is not granted.
 fn granted(file: &str, right: &str, table: &str) -> Option<Vec<String>> {
     let words = tokens(file, Some(Dialect::MySql));
     words.split(|word| word == ";").find_map(|statement| {

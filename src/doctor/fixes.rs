@@ -25,7 +25,7 @@ statement!(
     "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND type IN ('index', 'trigger') AND sql IS NOT NULL ORDER BY name"
 );
 
-/// How many characters the name of an index may have.
+/// The maximum length of an index name in characters.
 const NAME_LENGTH_MAX: usize = 64;
 
 /// A recommended change of the schema.
@@ -88,8 +88,8 @@ pub async fn fixes(patient: &Patient<'_>) -> Result<Vec<Fix>, DbError> {
     Ok(fixes)
 }
 
-/// Why a constraint has to wait for the lab system: a delta trigger that breaks it takes the user's
-/// own transaction with it.
+/// Why a constraint has to wait for the lab system: a delta trigger that violates it makes the user's own transaction
+/// fail.
 async fn writers(patient: &Patient<'_>) -> Result<Vec<String>, DbError> {
     let triggers = replaced::delta_triggers(patient).await?;
     if !triggers.is_empty() {
@@ -111,7 +111,7 @@ fn fix(id: &'static str, summary: &Summary, why: impl Into<String>, sql: String,
 }
 
 impl Fix {
-    /// Notes what the fix would refuse of today's rows.
+    /// Records which of today's rows the fix would reject.
     fn refusing(mut self, faulty: &Faulty, fault: Fault) -> Self {
         self.is_partial |= faulty.is_partial;
         if faulty.count > 0 {
@@ -145,7 +145,7 @@ impl Fix {
     }
 }
 
-/// A comment of one line, whatever the data in it.
+/// A one-line comment, whatever data it contains.
 fn comment(text: &str) -> String {
     format!("-- {}\n", one_line(text).trim_end())
 }
@@ -221,7 +221,7 @@ async fn check(patient: &Patient<'_>, rollup: &Rollup, writers: &[String]) -> Re
     Ok(Some(fix("summary.negative", s, why, sql, writers).refusing(&faulty, Fault::Negative)))
 }
 
-/// SQLite cannot change a column or add a CHECK: the table is written anew, under its own name.
+/// SQLite cannot change a column or add a CHECK, so the table is rebuilt under its own name.
 async fn rewritten(patient: &Patient<'_>, rollup: &Rollup, writers: &[String]) -> Result<Option<Fix>, DbError> {
     let s = &rollup.summary;
     let is_nullable = !summary::nullable_dimensions(patient, s).await?.is_empty();
@@ -255,8 +255,8 @@ async fn rewritten(patient: &Patient<'_>, rollup: &Rollup, writers: &[String]) -
     Ok(Some(fix))
 }
 
-/// Where a row is refused after all, `OR ROLLBACK` takes everything back, the renaming too, and what
-/// follows finds nothing to do: a client that goes on after an error destroys nothing.
+/// If a row is rejected after all, `OR ROLLBACK` undoes everything, including the renaming, and the statements after it
+/// find nothing to do: a client that continues after an error destroys nothing.
 fn rewrite_sql(s: &Summary, dependents: &[String]) -> String {
     let [id, lab, day, a, b, event, count, created, modified] =
         [&s.id, &s.lab, &s.day, &s.dimension_a, &s.dimension_b, &s.event, &s.count, &s.created_at, &s.modified_at]

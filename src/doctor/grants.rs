@@ -40,14 +40,14 @@ statement!(
      WHERE trigger_schema = DATABASE() AND definer = CURRENT_USER()"
 );
 
-/// Rights on the whole server that do no harm: to watch it.
+/// Server-wide privileges that do no harm: they only allow watching the server.
 const HARMLESS: &[&str] = &["PROCESS", "REPLICATION CLIENT", "BINLOG MONITOR", "SLAVE MONITOR", "REPLICA MONITOR"];
 
-/// Every right on a table, but those that do no harm.
+/// Every privilege on a table, except the harmless ones.
 const ALL_ON_TABLE: &[&str] =
     &["ALTER", "CREATE", "CREATE VIEW", "DELETE", "DROP", "INDEX", "INSERT", "REFERENCES", "TRIGGER", "UPDATE"];
 
-/// Rights on the lab system's tables that do no harm.
+/// Privileges on the lab system's tables that do no harm.
 const HARMLESS_ON_SOURCE: &[&str] = &["SELECT", "SHOW VIEW", "LOCK TABLES"];
 
 /// What SHOW GRANTS says.
@@ -56,7 +56,7 @@ pub(super) async fn grants(patient: &Patient<'_>) -> Result<Grants, DbError> {
     Ok(Grants::parse(lines.iter().map(String::as_str)))
 }
 
-/// How an account is written in a statement: `daymend@%` is `` `daymend`@`%` ``.
+/// An account as written in a statement: `daymend@%` is `` `daymend`@`%` ``.
 fn quoted_account(account: &str) -> String {
     let (user, host) = account.rsplit_once('@').unwrap_or((account, "%"));
     format!("{}@{}", catalogue::quoted(user), catalogue::quoted(host))
@@ -71,9 +71,9 @@ async fn narrow(patient: &Patient<'_>) -> Result<Chart, DbError> {
         format!("GRANT {rights} ON {database}.{table} TO {};", quoted_account(&session.account))
     };
     let enough = Enough::of(patient);
-    // One for all: there are hundreds of questions.
+    // One connection for all: there are hundreds of statements.
     let mut connection = patient.db.connection().await?;
-    // Rights on tables that are not there yet come with `daymend migrate`.
+    // Privileges on daymend's tables are only checked once `daymend migrate` has created them.
     let is_behind =
         migrate::check(patient.db).await.is_err() && !is_refused(&mut connection, "SELECT", SCHEMA_TABLE).await?;
     for (table, rights) in needed(patient) {
@@ -93,7 +93,7 @@ async fn narrow(patient: &Patient<'_>) -> Result<Chart, DbError> {
         }
     }
     columns(patient, &mut connection, &mut chart, (&grants, &session.database), &enough, &grant).await;
-    // Before 8.0.22 MySQL wants another right for a shared lock on rows that are only read.
+    // MySQL before 8.0.22 requires LOCK TABLES for a shared lock on rows that are only read.
     let needs_lock = !session.version.contains("MariaDB") && patch(&session.version) < (8, 0, 22);
     if needs_lock && !grants.has_roles && !grants.covers_database("LOCK TABLES", &session.database) {
         let what = "LOCK TABLES is not granted, which MySQL before 8.0.22 wants for shared locks";
@@ -110,11 +110,11 @@ fn patch(version: &str) -> (u32, u32, u32) {
     (major, minor, third.unwrap_or(0))
 }
 
-/// A table, and a right on it.
+/// A table, and a privilege on it.
 type Right = (String, &'static str);
 
-/// Where rights are on columns only: whether they are on those that daymend's statements name. Of tables on which
-/// whole rights are missing that has been said.
+/// If privileges are granted on columns only: checks that they cover the columns that daymend's statements name. Tables
+/// on which whole privileges are missing have already been reported.
 async fn columns(
     patient: &Patient<'_>,
     connection: &mut Tx,
@@ -128,7 +128,7 @@ async fn columns(
         let uncovered = rights.iter().filter(|(table, right)| !grants.covers(right, database, table));
         uncovered.map(|(table, right)| grant(&enough.right(right, table), table)).collect::<Vec<_>>().join(" ")
     };
-    // By file or statement: what the database says, and what would be enough.
+    // By file or statement: the database's message, and the privileges that would be sufficient.
     let mut refused: BTreeMap<String, (String, String)> = BTreeMap::new();
     for rollup in patient.rollups.iter() {
         let problems = source::check(patient.db, rollup)
@@ -142,7 +142,7 @@ async fn columns(
             let column = column_denied(&what).and_then(|(column, of)| {
                 let is_it = |name: &str| name.eq_ignore_ascii_case(of);
                 let table = tables.iter().find(|table| is_it(&table.alias) || is_it(&table.name))?;
-                // For a column of the lab system no more than that: the others may be its patients'.
+                // On the lab system's tables, only this column is granted: others may hold patients' data.
                 Some(grant(&format!("SELECT ({})", catalogue::quoted(column)), &table.name))
             });
             let advice = match column {
@@ -168,15 +168,15 @@ async fn columns(
     }
 }
 
-/// The column that a SELECT may not read, and the table that it is of, as the server names them.
+/// The column that a SELECT may not read, and its table, from the server's message.
 fn column_denied(what: &str) -> Option<(&str, &str)> {
     let (_, named) = what.split_once("SELECT command denied")?.1.split_once(" for column '")?;
     let (column, table) = named.split_once("' in table '")?;
     Some((column, table.split('\'').next()?))
 }
 
-/// Asks the server whether it would refuse a statement to whoever has no right on the table. The
-/// column does not exist, so that the statement could not run either; but rights are looked at first.
+/// Asks the server whether it would refuse a statement because of missing privileges on the table. The column does not
+/// exist, so the statement could not run anyway; but privileges are checked first.
 async fn is_refused(connection: &mut Tx, right: &str, table: &str) -> Result<bool, DbError> {
     let table = catalogue::quoted(table);
     let sql = match right {
@@ -189,15 +189,15 @@ async fn is_refused(connection: &mut Tx, right: &str, table: &str) -> Result<boo
         Ok(_) => Ok(false),
         Err(error) => match code(&error.source) {
             1044 | 1142 => Ok(true),
-            // No such column, or rights on other columns: it may. No such table: the checks of
-            // tables say so. A server that takes no writes at all says so by itself.
+            // No such column, or privileges on other columns: it may. A missing table, and a server that accepts no
+            // writes at all, are reported by other checks.
             1054 | 1143 | 1146 | 1290 | 1792 | 1836 => Ok(false),
             _ => Err(error),
         },
     }
 }
 
-/// Whoever looks as an administrator keeps the rights.
+/// An administrator may run the doctor: that is only noted, and no privilege is reported as too wide.
 async fn administrator(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     if grants(patient).await?.is_administrator() {
@@ -217,7 +217,8 @@ async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let session = server::session(patient).await?;
     let account = quoted_account(&session.account);
     let source: BTreeSet<String> = patient.rollups.iter().flat_map(Rollup::source_tables).collect();
-    // Triggers run with the rights of the account that made them: without, every write to their tables fails.
+    // Triggers run with the privileges of the account that created them: without TRIGGER, every write to their tables
+    // would fail.
     let triggered = patient.read(&TRIGGERS_OF_ACCOUNT, args![], |row| row.text(0)).await?;
     let needs_trigger = |table: &str| triggered.iter().any(|name| name.eq_ignore_ascii_case(table));
     for grant in grants.grants.iter().filter(|grant| !grant.is_revoke) {
@@ -237,7 +238,7 @@ async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
             |right: &str| right == "TRIGGER" && matches!(&grant.scope, Scope::Table(_, table) if needs_trigger(table));
         let all = grant.rights.iter().chain(&grant.on_columns).map(String::as_str);
         let mut wide: BTreeSet<&str> = all.filter(|right| !harmless.contains(right) && !is_needed(right)).collect();
-        // To revoke ALL would take the columns that grants.sql grants, and what triggers need.
+        // Revoking ALL would also revoke the columns that grants.sql grants, and what triggers need.
         if matches!(grant.scope, Scope::Table(..)) && wide.remove("ALL PRIVILEGES") {
             wide.extend(ALL_ON_TABLE.iter().filter(|right| !is_needed(right)));
             wide.extend(session.version.contains("MariaDB").then_some("DELETE HISTORY"));
@@ -251,11 +252,11 @@ async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
             let first: Vec<&str> = wide.iter().copied().take(4).collect();
             format!("{} and {} more", first.join(", "), wide.len() - 4)
         };
-        // What goes with a right on the whole database.
+        // Revoking either of these on the whole database also revokes TRIGGER on its tables.
         let goes = ["ALL PRIVILEGES", "TRIGGER"].iter().any(|right| wide.contains(right));
         let kept = triggered.iter().filter(|_| goes && grant.scope.includes(&session.database, "*"));
         let keep: String = kept.map(|table| keep_trigger(&session.database, table, &account)).collect();
-        // GRANT OPTION is revoked by itself: not beside ALL PRIVILEGES ON something.
+        // GRANT OPTION has to be revoked by a statement of its own, not together with ALL PRIVILEGES ON something.
         let revoke: Vec<String> = if wide.contains("ALL PRIVILEGES") && wide.contains("GRANT OPTION") {
             ["ALL PRIVILEGES", "GRANT OPTION"].map(|right| format!("REVOKE {right} ON {on} FROM {account};")).into()
         } else {
@@ -276,7 +277,7 @@ async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
     Ok(chart)
 }
 
-/// What lets an account keep the right without which its triggers on a table fail.
+/// The statement that lets an account keep TRIGGER on a table, without which its triggers there fail.
 fn keep_trigger(database: &str, table: &str, account: &str) -> String {
     format!("GRANT TRIGGER ON {}.{} TO {account}; ", catalogue::quoted(database), catalogue::quoted(table))
 }
@@ -284,7 +285,7 @@ fn keep_trigger(database: &str, table: &str, account: &str) -> String {
 async fn roles(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     let grants = grants(patient).await?;
-    // Whoever may do everything gains nothing by a role.
+    // An account that may do everything gains nothing from a role.
     if grants.has_roles && !grants.is_almighty() {
         chart.find(
             server::session(patient).await?.account,

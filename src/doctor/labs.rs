@@ -13,7 +13,7 @@ use crate::{
     statement,
 };
 
-/// How many days are enqueued again after a clock was ahead: as many as a scheduler catches up, by default.
+/// How many days are enqueued again after a clock was ahead: as many as a scheduler catches up on by default.
 const AHEAD_BACK: u32 = 7;
 
 pub(super) const CHECKS: &[Check] = &[
@@ -36,13 +36,13 @@ statement!(
     "SELECT id, reason FROM daymend_runs WHERE state = 'running' AND kind = 'nightly' AND created_at < ? ORDER BY id LIMIT ?"
 );
 
-/// For how long a nightly run may be on its way before it is late.
+/// How long a nightly run may take before it counts as late.
 const GRACE: Duration = Duration::hours(1);
 
-/// How far back a change of zone is looked at, in days.
+/// How many days of history are compared to see whether a change of zone matters.
 const HISTORY_DAYS: u32 = 3660;
 
-/// The labs that are kept, by id.
+/// The enabled labs, by id.
 async fn enabled(patient: &Patient<'_>) -> Result<Vec<Lab>, DbError> {
     let Some(rollup) = patient.rollups.get(HISTORICAL_SUMMARY) else { return Ok(Vec::new()) };
     let mut tx = patient.db.begin(Mode::Snapshot).await?;
@@ -52,7 +52,7 @@ async fn enabled(patient: &Patient<'_>) -> Result<Vec<Lab>, DbError> {
     Ok(labs)
 }
 
-/// Through which day each lab has been enqueued, and by which zone its history was built.
+/// For each lab, the day up to which it has been enqueued, and the zone that its history was built with.
 async fn known(patient: &Patient<'_>) -> Result<BTreeMap<i64, (Option<NaiveDate>, Option<String>)>, DbError> {
     let rows = patient
         .read(&KNOWN, args![HISTORICAL_SUMMARY], |row| Ok((row.int(0)?, (row.date_or_null(1)?, row.text_or_null(2)?))));
@@ -63,7 +63,7 @@ async fn zones(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     let labs = enabled(patient).await?;
     let mut names = BTreeSet::new();
-    // One finding a reason: a hundred labs without a zone are one thing to do.
+    // One finding per reason: a hundred labs without a zone are a single task.
     let mut unusable: BTreeMap<(String, &str), Vec<i64>> = BTreeMap::new();
     for lab in &labs {
         match lab.zone() {
@@ -103,8 +103,8 @@ async fn moved(patient: &Patient<'_>) -> Result<Chart, DbError> {
     Ok(chart)
 }
 
-/// Whether the days of a history begin at other moments in another zone. A zone's other name
-/// (Asia/Calcutta) moves nothing.
+/// Whether the days of a history begin at different moments in another zone. They do not if it is an alias of the same
+/// zone (Asia/Calcutta).
 fn days_differ(built: &str, zone: Zone, through: NaiveDate) -> bool {
     if built == zone.name() {
         return false;
@@ -117,7 +117,7 @@ fn days_differ(built: &str, zone: Zone, through: NaiveDate) -> bool {
 async fn overdue(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     let known = known(patient).await?;
-    // By the last day that was enqueued: the labs, and the last day that is due in any of them.
+    // By the last day that was enqueued: its labs, and the last day that is due in any of them.
     let mut behind: BTreeMap<NaiveDate, (Vec<i64>, NaiveDate)> = BTreeMap::new();
     let mut unknown = Vec::new();
     for lab in enabled(patient).await? {
@@ -138,7 +138,7 @@ async fn overdue(patient: &Patient<'_>) -> Result<Chart, DbError> {
         chart.find(lab_list(&unknown), "no day has been enqueued yet", advice);
     }
     for (through, (labs, last)) in behind.iter().take(20) {
-        // A day that is right costs the others a read.
+        // For many labs, suggest repairing all labs: a day that is right costs only a read.
         let of_labs = if labs.len() > LAB_OPTIONS_MAX {
             String::new()
         } else {
@@ -206,7 +206,7 @@ mod tests {
         assert!(!days_differ("Asia/Kolkata", zone("Asia/Kolkata"), through));
         assert!(days_differ("Asia/Kolkata", zone("Asia/Karachi"), through));
         assert!(days_differ("Mars/Base", zone("Asia/Karachi"), through));
-        // The same in winter, not in summer.
+        // The same in winter, but not in summer.
         assert!(days_differ("Europe/Berlin", zone("Africa/Lagos"), through));
     }
 }

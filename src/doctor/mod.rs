@@ -56,25 +56,25 @@ use crate::{
 
 pub use report::{Fact, Finding, Report, Severity};
 
-/// How long one look may take. The server ends its statements a little earlier, with a better reason.
+/// How long one check may take. The server cancels its statements a little earlier, with a more helpful error.
 const LOOK_MAX: Duration = Duration::from_secs(20);
 
-/// How long all of them may take: where every table is locked, the last ones are left out.
+/// How long all checks together may take: if every table is locked, the last ones are skipped.
 const ALL_MAX: Duration = Duration::from_secs(120);
 
-/// How many rows of one fault are counted, at most.
+/// The maximum number of rows that are counted per fault.
 const COUNT_MAX: usize = 1000;
 
-/// How many examples of one fault are named.
+/// The maximum number of examples per fault.
 const EXAMPLES_MAX: usize = 3;
 
-/// What a look saw.
+/// What a check saw.
 #[derive(Debug, Default)]
 struct Chart {
     /// Place, finding and advice of each.
     found: Vec<(String, String, String)>,
     facts: Vec<Fact>,
-    /// Whether the server hides what was to be checked from this user.
+    /// Whether the server hides what should have been checked from this user.
     is_blind: bool,
 }
 
@@ -104,7 +104,7 @@ pub struct Patient<'a> {
 }
 
 impl Patient<'_> {
-    /// The rows of a statement, each read by `each`, from a snapshot that is read only.
+    /// Reads all rows of a statement with `each`, in a read-only snapshot.
     async fn read<'q, T: Send>(
         &self,
         query: impl Into<Query<'q>>,
@@ -127,7 +127,7 @@ impl Patient<'_> {
     }
 }
 
-/// What has to be there before a check can look.
+/// What has to exist before a check can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Needs {
     /// Only the connection.
@@ -155,17 +155,17 @@ impl Check {
         Self { id, severity, needs: Needs::Database, only: None, looks_at, look }
     }
 
-    /// The same, which reads daymend's own tables.
+    /// The same check, but one that reads daymend's own tables.
     const fn of_daymend(self) -> Self {
         Self { needs: Needs::Schema, ..self }
     }
 
-    /// The same, which applies to MySQL and MariaDB only.
+    /// The same check, but for MySQL and MariaDB only.
     const fn mysql(self) -> Self {
         Self { only: Some(Dialect::MySql), ..self }
     }
 
-    /// The same, which applies to SQLite only.
+    /// The same check, but for SQLite only.
     const fn sqlite(self) -> Self {
         Self { only: Some(Dialect::Sqlite), ..self }
     }
@@ -175,7 +175,7 @@ impl Check {
     }
 }
 
-/// Every check, by group, in the order of the page.
+/// Every check, by group, in the order of the report.
 const GROUPS: &[(&str, &[Check])] = &[
     ("Server", server::CHECKS),
     ("Settings", settings::CHECKS),
@@ -207,7 +207,7 @@ pub async fn examine(patient: &Patient<'_>) -> Report {
     let db = patient.db.with_limit(LOOK_MAX);
     let patient = &Patient { db: &db, ..*patient };
     let begun = Instant::now();
-    // Where the version cannot be read, each look says what it could not read.
+    // If the version cannot be read, each check reports what it could not read.
     let has_schema = !matches!(migrate::check(&db).await, Err(SchemaError::Behind { .. } | SchemaError::Ahead { .. }));
     let mut report = Report::default();
     let mut is_time_up = false;
@@ -237,7 +237,7 @@ pub async fn examine(patient: &Patient<'_>) -> Report {
                     report.findings.extend(chart.found.into_iter().map(|found| finding(check.severity, found)));
                     report.facts.extend(chart.facts);
                 }
-                // The checks of tables say which table is not there; one line is enough.
+                // The table checks report which table is missing; that is enough.
                 Ok(Err(error)) if is_missing_name(&error) && report.has_missing_tables() => {
                     report.skipped.push((group, check.id));
                 }
@@ -263,13 +263,13 @@ pub async fn examine(patient: &Patient<'_>) -> Report {
 
 const SLOW: &str = "try again when the database is less busy";
 
-/// The finding of a check that could not look.
+/// The finding for a check that could not run.
 fn could_not(check: &Check, why: &str, advice: &str) -> (String, String, String) {
     (check.looks_at.to_owned(), format!("could not be checked: {why}"), advice.to_owned())
 }
 
-/// How bad it is that a look failed. That a right is missing which only the doctor needs is
-/// worth a note; the rights that daymend itself needs are a check of their own.
+/// How bad it is that a check could not run. A missing privilege that only the doctor needs is worth a note; those that
+/// daymend itself needs have a check of their own.
 fn why_not(error: &DbError) -> (Severity, String) {
     let severity = if error.is_denied() { Severity::Note } else { Severity::Warning };
     (severity, chain(error))
@@ -286,7 +286,7 @@ fn is_missing_name(error: &DbError) -> bool {
             && ["no such", "has no column"].iter().any(|words| error.source.to_string().contains(words)))
 }
 
-/// How many of something, of a list that was cut after [`COUNT_MAX`]: `1 row`, `more than 1000 rows`.
+/// A count with its noun, for a list that was cut off after [`COUNT_MAX`]: `1 row`, `more than 1000 rows`.
 fn counted(found: usize, what: &str) -> String {
     match found {
         1 => format!("1 {what}"),
@@ -295,7 +295,7 @@ fn counted(found: usize, what: &str) -> String {
     }
 }
 
-/// The first few of a list, and how many more there are.
+/// The first few items of a list, with an ellipsis if there are more.
 fn examples<T: ToString>(list: impl IntoIterator<Item = T>) -> String {
     error::examples(list, EXAMPLES_MAX)
 }
@@ -306,10 +306,10 @@ fn lab_list<'a>(labs: impl IntoIterator<Item = &'a i64>) -> String {
     format!("{} {}", if ids.len() == 1 { "lab" } else { "labs" }, examples(ids))
 }
 
-/// How many labs an advice names.
+/// The maximum number of labs that an advice names.
 const LAB_OPTIONS_MAX: usize = 10;
 
-/// Options that name labs: `--lab 1 --lab 2`; where there are many, a few of them, and how many are left.
+/// Options that name labs: `--lab 1 --lab 2`; if there are many, the first few, and how many more there are.
 fn lab_options(labs: impl IntoIterator<Item = i64>) -> String {
     let labs: std::collections::BTreeSet<i64> = labs.into_iter().collect();
     let mut options: Vec<String> = labs.iter().take(LAB_OPTIONS_MAX).map(|lab| format!("--lab {lab}")).collect();

@@ -9,7 +9,7 @@ pub(super) const ALL_FOUR: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];
 
 pub(super) const SCHEMA_TABLE: &str = "daymend_schema";
 
-/// Where the triggers leave their marks.
+/// The table that the triggers insert marks into.
 const MARKS_TABLE: &str = "daymend_dirty";
 
 /// The lab system's tables that daymend's statements name, besides those of `jobs/`.
@@ -32,7 +32,7 @@ pub(super) fn needed(patient: &Patient<'_>) -> Needed {
             needed.entry(table).or_default().insert(right);
         }
     }
-    // Deleted by key, which each database spells in its own way: no statement of the list.
+    // Marks are deleted by key, for which each database has its own syntax, so it is not among the statements.
     needed.entry(MARKS_TABLE.to_owned()).or_default().insert("DELETE");
     needed
 }
@@ -56,7 +56,7 @@ pub(super) fn rights_of(statement: &Statement) -> BTreeSet<(String, &'static str
     for (at, table) in tokens.iter().enumerate() {
         let is_ours = table.starts_with("daymend_") || OUTPUT_TABLES.contains(&table.as_str());
         let before = |back: usize| at.checked_sub(back).map_or("", |at| tokens[at].as_str()).to_uppercase();
-        // A column is written with its table: `daymend_jobs.id`.
+        // Not if it qualifies a column: `daymend_jobs.id`.
         if !is_ours || tokens.get(at + 1).is_some_and(|next| next == ".") {
             continue;
         }
@@ -70,7 +70,7 @@ pub(super) fn rights_of(statement: &Statement) -> BTreeSet<(String, &'static str
         };
         rights.extend(asked.iter().map(|right| (table.clone(), *right)));
     }
-    // What a WHERE compares has to be read.
+    // What a WHERE compares has to be readable.
     let read: Vec<String> = rights
         .iter()
         .filter(|(_, right)| ["UPDATE", "DELETE"].contains(right))
@@ -90,7 +90,7 @@ mod tests {
         for (table, right) in own_statements().flat_map(rights_of) {
             needed.entry(table).or_default().insert(right);
         }
-        // No statement changes or deletes what the admin log says.
+        // No statement changes or deletes entries of the admin log.
         assert_eq!(needed["daymend_admin_log"], BTreeSet::from(["INSERT", "SELECT"]));
         assert_eq!(needed["daymend_attempts"], BTreeSet::from(["DELETE", "INSERT", "SELECT"]));
         assert_eq!(needed["daymend_migrations"], BTreeSet::from(["DELETE", "INSERT", "SELECT"]));

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 pub(super) enum Scope {
     /// The whole server (`*.*`).
     Server,
-    /// A database, or all whose names match a pattern.
+    /// A database, or all databases that match a pattern.
     Database(String),
     /// One table.
     Table(String, String),
@@ -63,7 +63,7 @@ impl Grants {
         let on_table = |grant: &&Grant| grant.scope.includes(database, table);
         let has = |grant: &Grant| grant.rights.contains(right) || grant.rights.contains(ALL);
         let revoked = self.grants.iter().filter(|grant| grant.is_revoke).filter(on_table).any(has);
-        // A revoke takes from the server-wide rights only.
+        // Partial revokes only affect server-wide privileges.
         let is_void = |grant: &Grant| grant.is_revoke || (revoked && grant.scope == Scope::Server);
         let fits = |grant: &&Grant| !is_void(grant);
         self.grants.iter().filter(fits).filter(on_table).any(has)
@@ -98,8 +98,8 @@ impl Scope {
     }
 }
 
-/// Whether a name fits a database pattern: `%` is anything, `_` one character, a backslash takes
-/// the next one as it is.
+/// Whether a name matches a database pattern: `%` is any text, `_` is any character, and a backslash escapes the next
+/// character.
 fn like(pattern: &str, name: &str) -> bool {
     fn fits(pattern: &[char], name: &[char]) -> bool {
         match pattern {
@@ -115,7 +115,7 @@ fn like(pattern: &str, name: &str) -> bool {
     fits(&pattern.chars().collect::<Vec<_>>(), &name.chars().collect::<Vec<_>>())
 }
 
-/// A word of a line: quoted names are one word, punctuation is a word of its own.
+/// A word of a line: a quoted name is one word, and so is each punctuation character.
 struct Word {
     text: String,
     is_quoted: bool,
@@ -198,7 +198,7 @@ fn grant(words: &[Word], is_revoke: bool) -> Option<Grant> {
     Some(Grant { scope, rights, on_columns, is_revoke })
 }
 
-/// What follows ON; none for procedures, proxies and the like.
+/// Parses what follows ON; `None` for procedures, proxies and the like.
 fn scope(words: &[Word]) -> Option<Scope> {
     let words = if words.first()?.is("TABLE") { &words[1..] } else { words };
     let [database, dot, table, ..] = words else { return None };
@@ -274,7 +274,7 @@ mod tests {
         assert!(parse(&["GRANT `daymend_role` TO `daymend`@`%`"]).has_roles);
         assert!(parse(&["GRANT `a`@`%`,`b`@`%` TO `daymend`@`%`"]).has_roles);
         assert!(parse(&["SET DEFAULT ROLE `daymend_role` FOR `daymend`@`%`"]).has_roles);
-        // A role that is called ON.
+        // A role that is named ON.
         assert!(parse(&["GRANT `ON` TO `daymend`@`%`"]).has_roles);
     }
 

@@ -39,7 +39,7 @@ statement!(
      WHERE kind IN ('nightly', 'repair', 'rebuild') AND state = 'discarded' LIMIT ?"
 );
 
-// A run's jobs are one range of the primary key, of which the open ones come soon.
+// A run's jobs are one range of the primary key, in which an open one is found soon if there is any.
 statement!(
     ENDED,
     "doctor ended runs",
@@ -67,17 +67,17 @@ statement!(
      ORDER BY id LIMIT ?"
 );
 
-/// For how long a run may stay open after its last job: a scheduler closes it in a second or two.
+/// How old an open run may be whose jobs have all ended: a scheduler closes it within a second or two.
 const CLOSING_MAX: Duration = Duration::minutes(5);
 
-/// For how long an old run may stay beyond the retention: it is pruned every hour.
+/// How much longer than the retention a run may stay: runs are pruned every hour.
 const PRUNING_MAX: Duration = Duration::days(1);
 
-/// What to do about jobs that were discarded for what would vanish: no retry helps while the rows are gone.
+/// The advice for jobs that were discarded because rows would vanish: no retry helps while those rows are gone.
 const ROWS_LOST: &str = "the source may have lost rows: find out why before you rebuild or allow anything (docs/recovery.md); \
      when they are back: daymend queue retry --error 'would vanish'";
 
-/// What to do about others.
+/// The advice for other discarded jobs.
 const CAUSE_GONE: &str = "daymend queue list --state discarded; when the cause is gone: daymend queue retry --all";
 
 async fn pauses(patient: &Patient<'_>) -> Result<Vec<Pause>, DbError> {
@@ -171,7 +171,7 @@ async fn unpruned(patient: &Patient<'_>) -> Result<Chart, DbError> {
     };
     let old = patient.read(&UNPRUNED, args![before, COUNT_MAX + 1], |row| row.instant(1)).await?;
     if let Some(oldest) = old.iter().min() {
-        // 90 days, and not 2 months 28 days 16 hours and some.
+        // `90 days`, and not months, days and hours.
         let retention = match (retention.as_secs() / 86400, retention.as_secs() % 86400) {
             (days, 0) => format!("{days} days"),
             _ => humantime::format_duration(retention).to_string(),

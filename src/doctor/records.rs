@@ -51,20 +51,20 @@ statement!(
      GROUP BY lab_id HAVING COUNT(*) > 1 ORDER BY lab_id LIMIT ?"
 );
 
-/// How long something that has STARTED may take; the old nightly event took hours at most.
+/// How long something may take after its STARTED entry; the old nightly event took hours at most.
 const STARTED_MAX: Duration = Duration::hours(6);
 
 /// How long a pending record may wait for a scheduler, which looks every second.
 const PENDING_MAX: Duration = Duration::minutes(10);
 
-/// A line of the event log.
+/// An entry of the event log.
 struct Entry {
     name: String,
     status: String,
     at: DateTime<Utc>,
 }
 
-/// What has STARTED and not ended, by name, oldest first. The entries come newest first.
+/// What has STARTED and not ended, by name, oldest first; `entries` are newest first.
 fn unfinished(entries: &[Entry]) -> Vec<(&str, DateTime<Utc>)> {
     let mut open: BTreeMap<&str, VecDeque<DateTime<Utc>>> = BTreeMap::new();
     for entry in entries.iter().rev() {
@@ -72,7 +72,7 @@ fn unfinished(entries: &[Entry]) -> Vec<(&str, DateTime<Utc>)> {
         if entry.status.eq_ignore_ascii_case("STARTED") {
             started.push_back(entry.at);
         } else {
-            // An end belongs to the latest start before it: the one before that never ended.
+            // An end belongs to the latest start before it: any earlier start never ended.
             started.pop_back();
         }
     }
@@ -169,7 +169,7 @@ mod tests {
             status: status.to_owned(),
             at: format!("2026-03-15T{hour:02}:00:00Z").parse().unwrap(),
         };
-        // Newest first, as they are read.
+        // Newest first, as when they are read.
         let entries = [
             entry("nightly", "COMPLETED", 9),
             entry("nightly", "STARTED", 8),

@@ -20,13 +20,13 @@ statement!(SERVER_SQLITE, "doctor server (sqlite)", "SELECT sqlite_version()");
 
 statement!(CIPHER, "doctor cipher (mysql)", "SHOW SESSION STATUS LIKE 'Ssl_cipher'");
 
-/// A statement that takes longer than this makes a recompute, which is a dozen of them, slow.
+/// A recompute, which is a dozen statements, is slow if each takes longer than this.
 const LATENCY_MAX_MS: f64 = 25.0;
 
-/// How far the clocks may be apart, in seconds.
+/// The maximum difference between the clocks, in seconds.
 const SKEW_MAX_S: f64 = 5.0;
 
-/// How often the connection is measured; the best counts.
+/// How often latency and clock are measured; the best result counts.
 const TRIES: usize = 5;
 
 /// The user and the server of a MySQL session.
@@ -88,7 +88,7 @@ async fn tls(patient: &Patient<'_>) -> Result<Chart, DbError> {
     Ok(chart)
 }
 
-/// Whether the server sees a client of its own host.
+/// Whether the server sees the client as being on its own host.
 fn is_local(user: &str) -> bool {
     let host = user.rsplit_once('@').map_or("", |(_, host)| host);
     matches!(host, "localhost" | "127.0.0.1" | "::1")
@@ -135,7 +135,7 @@ pub(super) fn number(version: &str) -> (u32, u32) {
 
 async fn clock(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
-    // The measurement that took the least time is off by the least.
+    // The fastest measurement has the smallest error.
     let (mut best, mut skew) = (f64::INFINITY, 0.0);
     for _ in 0..TRIES {
         let mut tx = patient.db.begin(crate::db::Mode::Snapshot).await?;

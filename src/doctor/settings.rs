@@ -57,11 +57,11 @@ statement!(
     "SHOW GLOBAL STATUS WHERE Variable_name IN ('Threads_connected', 'Prepared_stmt_count')"
 );
 
-/// What one more process of daymend may open, `daymend serve` with one slot: 5 for the worker, 4 for the scheduler,
-/// one each for leases, probes and the server that snapshots are taken from.
+/// How many connections one more process of daymend may open: for `daymend serve` with one slot, 5 for the worker, 4
+/// for the scheduler, and one each for leases, probes and the server that snapshots are taken from.
 const CONNECTIONS_NEEDED: u64 = 12;
 
-/// The largest statement that daymend sends is far below this.
+/// Far larger than any statement that daymend sends.
 const PACKET_MIN: u64 = 1 << 20;
 
 /// Settings by name; names in lower case.
@@ -81,7 +81,7 @@ async fn variables(patient: &Patient<'_>, statement: &'static Statement) -> Resu
     Ok(pairs.await?.into_iter().collect())
 }
 
-/// The value of a setting; empty where the server has no such setting.
+/// The value of a setting; empty if the server has no such setting.
 fn value<'a>(variables: &'a Variables, name: &str) -> &'a str {
     variables.get(name).map_or("", String::as_str)
 }
@@ -90,13 +90,13 @@ fn is_on(variables: &Variables, name: &str) -> bool {
     matches!(value(variables, name).to_uppercase().as_str(), "ON" | "1" | "YES")
 }
 
-/// MariaDB knows the isolation level by another name before 11.1.
+/// The isolation level, which has another name in MariaDB before 11.1.
 fn isolation(variables: &Variables) -> &str {
     let name = if variables.contains_key("transaction_isolation") { "transaction_isolation" } else { "tx_isolation" };
     value(variables, name)
 }
 
-/// Judges the server's settings by a pure function.
+/// Judges the server's settings with a pure function.
 async fn judge(patient: &Patient<'_>, judge: fn(&Variables) -> Found) -> Result<Chart, DbError> {
     let mut server = variables(patient, &GLOBAL).await?;
     server.extend(variables(patient, &STATUS).await?);
@@ -109,7 +109,7 @@ async fn judge(patient: &Patient<'_>, judge: fn(&Variables) -> Found) -> Result<
     Ok(chart)
 }
 
-/// `daymend migrate` switches a file to WAL; a copy by `VACUUM INTO` is in another mode.
+/// `daymend migrate` switches a file to WAL, but a copy made by `VACUUM INTO` is in another mode.
 async fn journal(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     let modes = patient.read(&JOURNAL_MODE, args![], |row| row.text(0)).await?;

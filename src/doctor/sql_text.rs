@@ -68,14 +68,14 @@ pub(super) fn read(sql: &NamedSql) -> Reading {
         let right = tokens.get(at + 1..at + 4).and_then(column);
         let is_given = tokens.get(at + 1).is_some_and(|next| next == "?");
         match (left, right) {
-            // The table that comes later is found by the one before it.
+            // The later table is found through the earlier one.
             (Some(left), Some(right)) if token == "=" => {
                 let place =
                     |(alias, _): &(String, String)| reading.tables.iter().position(|table| table.alias == *alias);
                 let (alias, name) = match (place(&left), place(&right)) {
                     (Some(left_at), Some(right_at)) if left_at > right_at => left,
                     (Some(left_at), Some(right_at)) if left_at < right_at => right,
-                    // What is no table comes first: facts of which these are part.
+                    // An alias that is not a table stands for the facts that these rows are part of, which come first.
                     (Some(_), None) => left,
                     (None, Some(_)) => right,
                     _ => continue,

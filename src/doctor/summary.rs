@@ -26,7 +26,7 @@ pub(super) const CHECKS: &[Check] = &[
 /// How many of the latest ids are checked.
 pub(super) const WINDOW: i64 = 2_000_000;
 
-/// How many of them are sorted to find doubles.
+/// How many of them are sorted to find duplicates.
 const WINDOW_SORTED: i64 = 300_000;
 
 /// What can be wrong with a single row.
@@ -41,7 +41,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// What there is one of, and what is the matter with it.
+    /// What is counted, and what is wrong with it.
     fn name(self) -> (&'static str, &'static str) {
         match self {
             Self::NullDimension => ("row", "with a NULL dimension, which the unique key does not hold together"),
@@ -73,7 +73,7 @@ impl Faulty {
     }
 }
 
-/// What removes so many faulty rows of these labs. Of many the audit tells by itself which it can repair.
+/// How to remove this many faulty rows of these labs. If there are many, the audit finds out which it can repair.
 async fn repair(patient: &Patient<'_>, rollup: &Rollup, count: usize, labs: &[i64]) -> Result<String, DbError> {
     if count == 0 {
         return Ok(String::new());
@@ -87,8 +87,8 @@ async fn repair(patient: &Patient<'_>, rollup: &Rollup, count: usize, labs: &[i6
     Ok(advice(labs, &known, &rollup.summary))
 }
 
-/// A rebuild where a lab can be rebuilt, once it has a zone where it has none; an administrator's statement where
-/// there is no such lab.
+/// A rebuild for labs that can be rebuilt, after setting a time zone if there is none; a statement for an administrator
+/// if the lab does not exist.
 fn advice(labs: &[i64], known: &[Lab], summary: &Summary) -> String {
     let lab = |id: &i64| known.iter().find(|lab| lab.id == *id);
     let (usable, others): (Vec<i64>, Vec<i64>) = labs.iter().partition(|id| lab(id).is_some_and(|l| l.zone().is_ok()));
@@ -135,12 +135,12 @@ pub(super) async fn has_unique_key(patient: &Patient<'_>, summary: &Summary) -> 
     Ok(indexes.iter().any(|index| index.is_unique_key_of(&key(summary))))
 }
 
-/// Whether the table is there: where it is not, that has been found, and nothing else is said of it.
+/// Whether the table exists: if not, that has been reported, and nothing else is said about it.
 async fn exists(patient: &Patient<'_>, summary: &Summary) -> Result<bool, DbError> {
     Ok(!catalogue::columns(patient, &summary.table).await?.is_empty())
 }
 
-/// Rows are locked and changed by their ids one by one, and many are read by a range of them.
+/// Checks the primary key, because rows are locked and changed by id, and many are read by a range of ids.
 async fn id(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     for Rollup { summary, .. } in patient.rollups.iter() {
@@ -199,7 +199,7 @@ pub(super) async fn faulty(patient: &Patient<'_>, rollup: &Rollup, fault: Fault)
     let is_excluded = match fault {
         Fault::NullDimension => nullable_dimensions(patient, s).await?.is_empty(),
         Fault::Duplicate => has_unique_key(patient, s).await? && nullable_dimensions(patient, s).await?.is_empty(),
-        // Which numbers a CHECK lets through, nobody knows here.
+        // It is not known here which numbers a CHECK allows.
         Fault::Negative => false,
     };
     if is_excluded {
@@ -219,7 +219,7 @@ pub(super) async fn faulty(patient: &Patient<'_>, rollup: &Rollup, fault: Fault)
         .read(Query::named("doctor summary rows", sql), args![first, COUNT_MAX + 1], |row| {
             let number =
                 |column| Ok::<_, sqlx::Error>(row.int_or_null(column)?.map_or("NULL".to_owned(), |n| n.to_string()));
-            // A DATE of MySQL travels as bytes, and those of some days are text as well: of 1900-01-01, for one.
+            // MySQL sends a DATE as bytes, which for some days (such as 1900-01-01) are valid text as well.
             let date = if patient.is_mysql() { row.date_or_null(1).ok().flatten() } else { None };
             let day = date.map(|day| day.to_string()).or_else(|| row.text_or_null(1).ok().flatten());
             let event = row.text_or_null(4)?.unwrap_or_else(|| "NULL".to_owned());

@@ -33,7 +33,7 @@ async fn schema(patient: &Patient<'_>) -> Result<Chart, DbError> {
         Ok(()) => chart.fact("schema", format!("version {}", migrate::wanted())),
         Err(SchemaError::Database(error)) => return Err(error),
         Err(SchemaError::Behind { found: 0, .. }) => {
-            // information_schema leaves out what the user has no right on.
+            // information_schema leaves out tables that the user has no privilege on.
             let readable = patient.db.fetch_all(&SCHEMA_READABLE, args![], |_| Ok(())).await;
             if readable.as_ref().is_err_and(DbError::is_denied) {
                 let what = "cannot be read, or is not there yet";
@@ -62,7 +62,7 @@ async fn own(patient: &Patient<'_>) -> Result<Chart, DbError> {
     Ok(chart)
 }
 
-/// What is missing of a statement, in the database's words; nothing where only a right is.
+/// What is missing for a statement, in the database's words; `None` if nothing is, or only a privilege.
 async fn is_missing(patient: &Patient<'_>, query: Query<'_>) -> Result<Option<String>, DbError> {
     match patient.db.columns(query).await {
         Err(error) if is_missing_name(&error) => Ok(Some(error.source.to_string())),
@@ -76,7 +76,7 @@ async fn source_tables(patient: &Patient<'_>) -> Result<Chart, DbError> {
     for rollup in patient.rollups.iter() {
         let mut problems = source::check(patient.db, rollup).await?;
         problems.extend(stored::check(patient.db, rollup, stored::Access::Write).await?);
-        // Rights are a check of their own.
+        // Privileges have a check of their own.
         for Misfit { place, what, .. } in problems.into_iter().filter(|problem| !problem.is_denied) {
             let advice = format!(
                 "daymend rollups export jobs, change {place} to this site's names, give --jobs-dir jobs, and daymend rollups check"
@@ -89,7 +89,7 @@ async fn source_tables(patient: &Patient<'_>) -> Result<Chart, DbError> {
 
 async fn output(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
-    // What reads a table of daymend's that is missing says nothing of the others.
+    // A statement that also reads a missing table of daymend's tells nothing about the other tables.
     let mut absent = Vec::new();
     for table in migrate::tables() {
         if is_missing(patient, Query::new(table, format!("SELECT 1 FROM {table}"))).await?.is_some() {
@@ -151,9 +151,9 @@ pub(super) async fn missing_indexes(patient: &Patient<'_>) -> Result<Vec<Missing
     Ok(missing)
 }
 
-/// Where the plan reads a table by no index that its comparisons could use, and the schema has none.
+/// The tables that the plan does not read by key, and for whose comparisons the schema has no suitable index.
 ///
-/// The plan alone does not tell: of a small table the database rather reads all, index or not.
+/// The plan alone is not conclusive: the database may prefer to read all of a small table, index or not.
 async fn missing_of(patient: &Patient<'_>, rollup: &Rollup, sql: &NamedSql) -> Result<Vec<MissingIndex>, DbError> {
     let steps = explain(patient, rollup, sql).await?;
     let mut missing = Vec::new();
@@ -163,8 +163,8 @@ async fn missing_of(patient: &Patient<'_>, rollup: &Rollup, sql: &NamedSql) -> R
         let step = steps.iter().find(|step| step.table == table.alias && !step.is_by_key);
         let (false, Some(step)) = (columns.is_empty(), step) else { continue };
         let indexes = catalogue::indexes(patient, &table.name).await?;
-        // The database shows no index of a table to whoever has rights on some of its columns only:
-        // then the plan has to do. (A view has none either, and is another table in the plan.)
+        // The database hides a table's indexes from users who have privileges on only some of its columns: then the
+        // plan has to do. (A view has no indexes either, and appears in the plan as another table.)
         let is_served =
             if indexes.is_empty() { !step.has_no_choice } else { indexes.iter().any(|index| index.serves(&columns)) };
         if is_served {
@@ -196,7 +196,7 @@ async fn explain(patient: &Patient<'_>, rollup: &Rollup, sql: &NamedSql) -> Resu
         "lab_id" => Arg::Int(lab),
         "from" => (patient.now - Duration::days(2)).into(),
         "until" => (patient.now - Duration::days(1)).into(),
-        // The ids of what it is part of.
+        // The ids of the facts that it is part of.
         _ => Arg::from("[1]"),
     });
     let verb = if patient.is_mysql() { "EXPLAIN FORMAT=TRADITIONAL" } else { "EXPLAIN QUERY PLAN" };

@@ -28,7 +28,7 @@ use crate::{
 };
 use catalogue::*;
 
-/// A gauge that nobody has set for so long is gone: a zone without labs, a run that has ended.
+/// A gauge that has not been set for this long disappears: for a zone without labs, or a run that has ended.
 const GAUGES_LAST: Duration = Duration::from_secs(300);
 
 /// The type of a metric.
@@ -241,7 +241,7 @@ impl Outcome {
     }
 }
 
-/// What is done to rows, as a label.
+/// What is done to rows, as values of a label.
 const CHANGES: [&str; 3] = ["inserted", "updated", "deleted"];
 
 /// Counts corrected summary rows.
@@ -249,7 +249,7 @@ pub fn corrected(rollup: &Rollup, lab_id: i64, difference: &Difference) {
     let mut counts = vec![[0; CHANGES.len()]; rollup.events.len()];
     difference.insert.iter().for_each(|(key, _)| counts[key.event][0] += 1);
     difference.update.iter().for_each(|update| counts[update.key.event][1] += 1);
-    // A row that nobody computes any more may be of an event type that nobody knows any more.
+    // A row that is no longer expected may be of an event type that the rollup no longer has.
     let mut unknown = 0;
     for row in &difference.delete {
         match row.event {

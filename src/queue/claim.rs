@@ -13,7 +13,7 @@ use crate::{
     statement,
 };
 
-/// How many jobs are claimed together where some of a claim are for days that are running.
+/// The size of the groups that jobs are claimed in if a claim contains jobs for days that are already running.
 const GROUP: usize = 32;
 
 statement!(
@@ -40,21 +40,21 @@ statement!(
      WHERE state = 'available' AND id IN ({list})"
 );
 
-// A job whose lab and day another job is running for just now comes back in a second.
+// A job is postponed by a second if another job for the same lab and day is running.
 statement!(
     CLAIM_POSTPONE,
     "claim postpone",
     "UPDATE daymend_jobs SET sort_key = {now_us} + 1000000 WHERE id = ? AND state = 'available'"
 );
 
-// A worker that lost its lease takes nothing more: it would only have to be rescued again.
+// A worker that lost its lease must not claim more: the jobs would only have to be rescued again.
 statement!(
     LEASE_HOLDS,
     "lease holds",
     "SELECT {now_us} FROM daymend_workers WHERE id = ? AND lease_until_us > {now_us}"
 );
 
-// A job of a paused lab is set aside when its turn comes, until the lab is resumed.
+// When its turn comes, a job of a paused lab is set aside until the lab is resumed.
 statement!(
     CLAIM_PARK,
     "claim park",
@@ -63,9 +63,9 @@ statement!(
 
 statement!(PAUSED_LABS, "paused labs", "SELECT lab_id FROM daymend_pauses WHERE lab_id IS NOT NULL");
 
-// Whoever resumes a lab deletes its pause before looking for jobs that were set aside: a pause that is
-// held cannot go before they are there to be seen, and one that is about to go is passed over. Each
-// server reads its own spelling out of the comments; SQLite's writers exclude each other.
+// Resuming a lab deletes its pause first and then looks for jobs that were set aside. A pause that is share-locked here
+// cannot be deleted before the jobs set aside are visible, and a pause that is being deleted is skipped. Each server
+// reads its own syntax out of the comments; SQLite's writers exclude each other.
 statement!(
     PAUSED_LABS_HELD,
     "hold paused labs",
@@ -73,7 +73,7 @@ statement!(
      /*M! LOCK IN SHARE MODE SKIP LOCKED */ /*!80000 FOR SHARE SKIP LOCKED */"
 );
 
-// The one statement that an idle worker sends.
+// The only statement that an idle worker sends.
 statement!(
     WAITING,
     "jobs waiting",
@@ -102,7 +102,7 @@ statement!(
             AND NOT EXISTS (SELECT 1 FROM daymend_pauses WHERE what = ?)"
 );
 
-/// For how long a claimer believes what it has seen of the queue.
+/// For how long a claimer trusts what it has seen of the queue.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// Claims at most `limit` jobs for `worker_id`: nightly first, then repairs, then rebuilds. Jobs of dead workers are
@@ -132,7 +132,7 @@ pub struct Claimed {
 #[derive(Debug, Default)]
 pub struct Claimer {
     seen: Option<(Instant, Waiting)>,
-    /// The turn at which the next claim begins, by kind.
+    /// The turn at which the next claim starts, by kind.
     turns: [i64; JobKind::ALL.len()],
 }
 
@@ -199,14 +199,14 @@ pub(crate) fn pause_name(kind: JobKind) -> String {
     format!("kind:{kind}")
 }
 
-/// What there is to claim.
+/// What can be claimed.
 #[derive(Debug)]
 struct Waiting {
-    /// Whether a job is due whose kind is not paused.
+    /// Whether a job of a kind that is not paused is due.
     is_due: bool,
     /// The kinds that are not paused.
     kinds: Vec<JobKind>,
-    /// Whether some lab is paused.
+    /// Whether any lab is paused.
     is_lab_paused: bool,
     /// Whether any running job belongs to a worker whose lease has expired.
     is_lapsed: bool,
@@ -228,7 +228,7 @@ async fn look(db: &Db) -> Result<Waiting, DbError> {
     .await
 }
 
-/// One claim; none where the worker's lease has run out.
+/// Makes one claim; `None` if the worker's lease has expired.
 async fn claim_once(
     db: &Db,
     worker_id: i64,
@@ -253,10 +253,10 @@ async fn claim_once(
     Ok(Some(Claimed { jobs, at_us, parked }))
 }
 
-/// Locks the jobs to claim, each with its sort key.
+/// Locks the jobs to claim, and returns each with its sort key.
 ///
-/// Of those that are due again no more than half, unless nothing else waits: days that somebody keeps locked
-/// come back again and again, and would keep all others from their turn.
+/// At most half of them are jobs that are due again, unless nothing else waits: jobs for days locked by somebody else
+/// come back again and again, and would starve the others.
 async fn pick(
     tx: &mut Tx,
     limit: usize,
@@ -293,7 +293,7 @@ async fn range(tx: &mut Tx, range: &Statement, mut args: Vec<Arg>, limit: usize)
     tx.fetch_all(range, args, |row| job(&row)).await
 }
 
-/// Sets the jobs of paused labs aside, and takes them off `jobs`; how many.
+/// Sets the jobs of paused labs aside and removes them from `jobs`; returns how many.
 async fn park(tx: &mut Tx, jobs: &mut Vec<(Job, i64)>) -> Result<usize, DbError> {
     let mut parked = Vec::new();
     for statement in [&PAUSED_LABS, &PAUSED_LABS_HELD] {
@@ -309,7 +309,7 @@ async fn park(tx: &mut Tx, jobs: &mut Vec<(Job, i64)>) -> Result<usize, DbError>
     Ok(parked.len())
 }
 
-/// Claims jobs; false, and none of them, where one is for a (lab, day) that is running.
+/// Claims the jobs; returns false, having claimed none, if one of them is for a (lab, day) that is already running.
 async fn try_stamp(tx: &mut Tx, worker_id: i64, jobs: &[(Job, i64)]) -> Result<bool, DbError> {
     let ids = jobs.iter().map(|(job, _)| job.id);
     match tx.execute(CLAIM.with_list(jobs.len()), args![worker_id, worker_id; ids]).await {
@@ -318,8 +318,8 @@ async fn try_stamp(tx: &mut Tx, worker_id: i64, jobs: &[(Job, i64)]) -> Result<b
     }
 }
 
-/// The rare way: some of the jobs are for a (lab, day) that is running, here or elsewhere. They are looked for in
-/// groups, so that a claim of a thousand is not a thousand statements.
+/// The rare case: some of the jobs are for a (lab, day) that is running, in this worker or another. Trying groups first
+/// avoids a thousand statements for a claim of a thousand jobs.
 async fn stamp_in_groups(tx: &mut Tx, worker_id: i64, jobs: &[(Job, i64)]) -> Result<Vec<(Job, i64)>, DbError> {
     let mut claimed = Vec::new();
     for group in jobs.chunks(GROUP) {
@@ -338,7 +338,7 @@ async fn stamp_in_groups(tx: &mut Tx, worker_id: i64, jobs: &[(Job, i64)]) -> Re
     Ok(claimed)
 }
 
-/// A job and its sort key.
+/// Reads a job and its sort key.
 fn job(row: &Row) -> Result<(Job, i64), sqlx::Error> {
     let job = Job {
         id: row.int(0)?,

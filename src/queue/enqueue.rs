@@ -58,7 +58,7 @@ pub(super) async fn front(tx: &mut Tx, kind: JobKind) -> Result<i64, DbError> {
 pub async fn enqueue(tx: &mut Tx, batch: &Batch<'_>) -> Result<u64, DbError> {
     let front = front(tx, batch.kind).await?;
     let turns = batch.labs.iter().map(|(_, days)| days.len().div_ceil(DAYS_A_TURN)).max().unwrap_or(0);
-    // In the order in which they are claimed: the jobs of a claim share their pages.
+    // Insert in the order in which they will be claimed, so that the jobs of a claim share pages.
     let jobs = (0..turns).flat_map(|turn| {
         batch.labs.iter().flat_map(move |(lab_id, days)| {
             let days = days.chunks(DAYS_A_TURN).nth(turn).unwrap_or_default();

@@ -62,8 +62,9 @@ statement!(
     "SELECT id, sort_key, kind, lapses FROM daymend_jobs WHERE state = 'running' AND id IN ({list}) {skip_locked}"
 );
 
-// For good: a heartbeat that has begun in time and comes to the row only afterwards, or a clock that is set back,
-// would extend a lease whose jobs are somebody else's. One that may commit only now is waited for.
+// Ends the lease for good: otherwise a heartbeat that started in time but reaches the row later, or a clock that is set
+// back, would extend a lease whose jobs now belong to another worker. A heartbeat that has not committed yet is waited
+// for.
 statement!(
     LAPSED_END,
     "end lapsed leases",
@@ -84,11 +85,10 @@ statement!(
      FROM daymend_jobs WHERE id IN ({list})"
 );
 
-// MySQL assigns from left to right, so lapses changes last. A lapse restores the attempt, as
-// most of what a dead worker held had not been started; a job that kills its workers is
-// discarded all the same, after enough of them. Jobs that lapse again come back some seconds
-// apart: one that kills its worker would otherwise be claimed together with the same others
-// each time, and take them along.
+// MySQL assigns from left to right, so `lapses` changes last. A lapse gives the attempt back, as most of a dead
+// worker's jobs had not been started; a job that kills its workers is still discarded after enough lapses. Jobs that
+// lapse repeatedly become due some seconds apart: otherwise a job that kills its worker would be claimed together with
+// the same others each time, and take them down with it.
 statement!(
     RESCUE,
     "rescue",
@@ -114,7 +114,7 @@ statement!(
      GROUP BY workers.id, workers.name, workers.lease_until_us ORDER BY workers.id"
 );
 
-/// How many characters the name of a worker has; the width of its column.
+/// The maximum length of a worker's name in characters: the width of its column.
 const NAME_CHARACTERS_MAX: usize = 255;
 
 /// Registers a worker process, and returns its id. `name` tells operators where it runs.
@@ -148,7 +148,7 @@ pub async fn rescue(db: &Db) -> Result<u64, DbError> {
         }
         let (jobs, discarded) = retry("rescue", || rescue_once(db, &lapsed)).await?;
         if jobs == 0 {
-            // Somebody else is about it.
+            // Somebody else is rescuing them.
             return Ok(rescued);
         }
         tracing::warn!(jobs, "rescued jobs of workers whose lease ran out");
@@ -158,8 +158,8 @@ pub async fn rescue(db: &Db) -> Result<u64, DbError> {
     }
 }
 
-/// Rescues jobs from the workers, given by job, whose leases have run out: those that nobody else is rescuing.
-/// How many, and the kinds of those that were discarded.
+/// Rescues the jobs that nobody else is rescuing; `lapsed` maps each job to its worker, whose lease has expired.
+/// Returns how many were rescued, and the kinds of those that were discarded.
 async fn rescue_once(db: &Db, lapsed: &BTreeMap<i64, i64>) -> Result<(u64, Vec<String>), DbError> {
     let mut tx = db.begin(Mode::Write).await?;
     let jobs = tx.fetch_all(LAPSED_LOCK.with_list(lapsed.len()), args![; lapsed.keys()], |row| {
@@ -174,7 +174,7 @@ async fn rescue_once(db: &Db, lapsed: &BTreeMap<i64, i64>) -> Result<(u64, Vec<S
     let alive = tx.fetch_all(ALIVE_AFTER_ALL.with_list(workers.len()), args![; workers], |row| row.int(0)).await?;
     let (mut ids, mut discarded) = (Vec::new(), Vec::new());
     for (id, worker, kind, lapses) in jobs {
-        // Still with the same worker, whose lease cannot come back.
+        // Still held by the same worker, whose lease is over for good.
         if lapsed.get(&id) == Some(&worker) && !alive.contains(&worker) {
             ids.push(id);
             if lapses + 1 >= i64::from(LAPSES_MAX) {

@@ -41,7 +41,7 @@ pub const PAUSED: i64 = 9_000_000_000_000_000_000;
 pub enum JobKind {
     /// Enqueued by the scheduler for days that have closed.
     Nightly,
-    /// Requested for some days.
+    /// Requested for particular days.
     Repair,
     /// Requested for a lab's whole history.
     Rebuild,
@@ -80,7 +80,7 @@ impl FromStr for JobKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
-    /// Waiting for a worker, or for another attempt.
+    /// Waiting for a worker, or for its next attempt.
     Available,
     /// Claimed by a worker.
     Running,
@@ -131,7 +131,7 @@ pub struct UnknownName {
     name: String,
 }
 
-/// A row that holds such a name cannot be read.
+/// A row that contains an unknown name cannot be read.
 impl From<UnknownName> for sqlx::Error {
     fn from(unknown: UnknownName) -> Self {
         Self::Decode(Box::new(unknown))

@@ -18,11 +18,12 @@ use crate::{
     statement,
 };
 
-/// The longest error message that is kept.
+/// The maximum length of an error message that is stored.
 const ERROR_CHARACTERS_MAX: usize = 2000;
 
-// In a correcting transaction it runs last, while rows of the summary are locked: it must not wait for whoever
-// holds a job, who may be waiting for a user with that row. MySQL has no word for it, where it may wait.
+// A transaction that corrects rows runs this last, while it holds locks on rows of the summary. So it must not wait for
+// whoever has locked the job, who may in turn be waiting for a user's transaction that needs those rows. MySQL has no
+// syntax for that: there it may wait for a second.
 statement!(
     COMPLETE,
     "complete",
@@ -32,7 +33,7 @@ statement!(
      WHERE state = 'running' AND worker_id = ? AND attempt = ? AND id IN ({list})"
 );
 
-// MySQL assigns from left to right: sort_key is decided before state changes.
+// MySQL assigns from left to right: sort_key is computed before state changes.
 statement!(
     FAIL,
     "fail",
@@ -152,7 +153,7 @@ pub async fn complete_unchanged(db: &Db, worker_id: i64, jobs: &[Job]) -> Result
                 Ok(Completed { found, locked: Vec::new() })
             }
             Err(error) => {
-                // What it has locked must not be in the way of the next try.
+                // Its locks must not block the next try.
                 if error.kind == Kind::Conflict {
                     tx.rollback().await?;
                 }
@@ -198,7 +199,7 @@ pub async fn fail(db: &Db, worker_id: i64, job: &Job, failure: &Failure) -> Resu
         let mut args = args![failure.permanent, failure.backoff.as_micros(), error.as_str(), failure.permanent];
         args.extend(fence);
         let found = tx.execute(&FAIL, args).await?;
-        // Refused: then there was no attempt to record, either.
+        // If the fence rejected it, no attempt was recorded either.
         if found == 1 { tx.commit().await } else { tx.rollback().await }?;
         Ok(found == 1)
     })

@@ -82,7 +82,7 @@ pub(super) async fn hold_facts(
     let target = Target { first: day, last: day, ..target };
     let zone = zone(tx, rollup, target.lab_id).await?;
     let expected = expected(tx, rollup, target, zone, Locking::Shared).await?;
-    // Both are in key order.
+    // Both are in key order, so one pass is enough.
     let mut expected = expected.iter();
     let is_held = written.insert.iter().all(|row| expected.any(|held| held == row));
     if is_held { Ok(()) } else { Err(DbError::changed("facts of inserted rows").into()) }
@@ -102,7 +102,7 @@ impl Suspect {
     }
 }
 
-/// Which days may be wrong, by their digests; none where all are right.
+/// Which days may be wrong, judging by their digests; `None` if all are right.
 async fn suspect(
     tx: &mut Tx,
     rollup: &Rollup,
@@ -120,7 +120,7 @@ async fn suspect(
     Ok(Some(Suspect { first, last, is_stored: stored.range(first..=last).next().is_some() }))
 }
 
-/// Those of `rows`, which are in key order, that are of the days from `first` to `last`.
+/// The part of `rows`, which are in key order, from the day `first` to the day `last`.
 fn of_days(rows: &[(Key, u32)], (first, last): (NaiveDate, NaiveDate)) -> &[(Key, u32)] {
     let from = rows.partition_point(|(key, _)| key.day < first);
     let until = rows.partition_point(|(key, _)| key.day <= last);
@@ -132,7 +132,7 @@ async fn zone(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Zone, Recompu
     lab.zone().map_err(|source| RecomputeError::Zone { lab_id, source })
 }
 
-/// Refuses a difference that takes too much of a day away.
+/// Refuses a difference that would remove too much of a day.
 async fn check_shrink(
     tx: &mut Tx,
     rollup: &Rollup,

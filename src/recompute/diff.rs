@@ -99,7 +99,7 @@ pub fn difference(rollup: &Rollup, expected: &[(Key, u32)], stored: Vec<StoredRo
         {
             continue;
         }
-        // They mostly come in key order as well.
+        // Stored rows mostly come in key order too, so try the next expected row first.
         let place = row.key().and_then(|key| match expected.get(next) {
             Some((expected, _)) if *expected == key => Some(next),
             _ => expected.binary_search_by_key(&key, |(key, _)| *key).ok(),
@@ -122,12 +122,12 @@ pub fn difference(rollup: &Rollup, expected: &[(Key, u32)], stored: Vec<StoredRo
     difference
 }
 
-/// Whether a stored event type is one of the rollup's, perhaps in another spelling.
+/// Whether a stored event type is one of the rollup's, even if spelled differently.
 fn is_ours(rollup: &Rollup, event: &str) -> bool {
     rollup.events.iter().any(|known| is_spelled(&known.name, event))
 }
 
-/// Whether `event` is how a row may spell `name`, for the usual collations.
+/// Whether `event` and `name` are the same under the usual collations.
 fn is_spelled(name: &str, event: &str) -> bool {
     name.eq_ignore_ascii_case(event.trim_end())
 }

@@ -160,7 +160,7 @@ impl Progress {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
     }
 
-    /// What of `target` is still to be done.
+    /// The days of `target` that are still to be done.
     fn rest_of(&self, target: Target) -> Target {
         Target { first: self.last().map_or(target.first, calendar::next), ..target }
     }
@@ -205,7 +205,7 @@ where
             let turn = Turn { days: target.first..=last, difference: found.take_until(last) };
             match correct(target, turn).await {
                 Ok(()) => target = progress.rest_of(target),
-                // After a turn that succeeded it is the first of the next.
+                // A conflict after a successful turn starts a new count of retries.
                 Err(error) if progress.last() != begun && error.conflict().is_some() => return Ok(false),
                 Err(error) => return Err(error),
             }

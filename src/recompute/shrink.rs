@@ -49,7 +49,7 @@ impl fmt::Display for MaxShrink {
     }
 }
 
-/// How many facts of a kind (bills, say) have to vanish at least.
+/// The minimum number of facts of a kind (bills, say) that a day has to lose to be refused.
 const FACTS_MIN: i64 = 5;
 
 /// Text that only the error of a job discarded for this reason contains.
@@ -100,14 +100,14 @@ pub fn shrinking(
     })
 }
 
-/// What a day would lose of an event type, beyond what it would gain.
+/// What a day would lose of one event type, net of what it would gain.
 #[derive(Debug, Default)]
 struct Loss {
     /// Rows to be deleted, minus those to be inserted.
     vanishing: i64,
     /// Stored rows.
     stored: i64,
-    /// The counts of the rows to be deleted, minus what would be added, in new rows or in higher counts of others.
+    /// The counts of the rows to be deleted, minus the counts of new rows and the increases of others.
     facts: i64,
 }
 
@@ -119,7 +119,7 @@ fn losses(
     is_explained: impl Fn(&StoredRow) -> bool,
 ) -> HashMap<StoredEvent, Loss> {
     let mut losses: HashMap<StoredEvent, Loss> = HashMap::new();
-    // What is expected and not inserted is stored already.
+    // Expected rows that are not to be inserted are already stored.
     for (key, _) in expected.iter().filter(|(key, _)| key.day == day) {
         losses.entry(StoredEvent::Known(key.event)).or_default().stored += 1;
     }
@@ -129,7 +129,7 @@ fn losses(
         loss.vanishing -= 1;
         loss.facts -= i64::from(*count);
     }
-    // What other rows count more of, less what they count less of.
+    // By how much the counts of other rows would grow, net of those that would shrink.
     let mut more: HashMap<usize, i64> = HashMap::new();
     for update in difference.update.iter().filter(|update| update.key.day == day) {
         *more.entry(update.key.event).or_default() += i64::from(update.to) - update.from.clamp(0, i64::from(u32::MAX));
@@ -148,12 +148,13 @@ fn losses(
     losses
 }
 
-/// How many facts the day would lose: of the kinds of which some event type loses more than its share, and which lose
-/// some at all, the one that loses least. Bills that go take their tests along; tests that go leave their bills.
+/// How many facts the day would lose, of the kind that loses least. A kind counts only if one of its event types loses
+/// more than the allowed share, and if it loses any facts at all. Bills that vanish take their tests with them; tests
+/// that vanish leave their bills behind.
 fn facts_lost(rollup: &Rollup, losses: &HashMap<StoredEvent, Loss>, percent: i64) -> i64 {
     let mut kinds: HashMap<usize, i64> = HashMap::new();
     for (event, loss) in losses.iter().filter(|(_, loss)| loss.vanishing * 100 > percent * loss.stored) {
-        // Rows of an event type that nobody knows are of no kind.
+        // Rows of an unknown event type belong to no kind of fact.
         let StoredEvent::Known(event) = event else { continue };
         let most = kinds.entry(rollup.events[*event].fact).or_default();
         *most = (*most).max(loss.facts);
@@ -182,7 +183,7 @@ mod tests {
         StoredRow { id: a, day: day(), a: Some(a), b: Some(0), event: StoredEvent::Known(0), count }
     }
 
-    /// A day that has `stored` rows and should have `expected`, the first ones of both the same.
+    /// Checks a day that has `stored` rows and should have `expected`, of which the first are the same.
     fn found(stored: i64, expected: i64, max: &str) -> Option<Shrinking> {
         let rollups = Rollups::load(None).unwrap();
         let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
@@ -191,7 +192,7 @@ mod tests {
         shrinking(rollup, &expected, &difference, day(), max.parse().unwrap(), |_| false)
     }
 
-    /// A day of bills with tests that would lose all the rows of `bills` and `tests` of them.
+    /// Checks a day that would lose all its rows, those of `bills` bills and `tests` tests.
     fn lost(bills: i64, tests: i64) -> bool {
         let rollups = Rollups::load(None).unwrap();
         let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
@@ -220,7 +221,8 @@ mod tests {
         assert!(!lost(0, 4));
     }
 
-    /// A day of a bill each for so many organizations, of which nothing is left but the first with so many.
+    /// Checks a day with one bill for each of `stored` organizations, of which only the first would be left, with
+    /// `count`.
     fn merged(stored: i64, count: u32) -> bool {
         let rollups = Rollups::load(None).unwrap();
         let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();

@@ -27,7 +27,7 @@ use crate::{
     statement,
 };
 
-/// How many characters the reason of a run has, and its name in the lab system's event log; the widths of
+/// The maximum lengths in characters of a run's reason, and of its name in the lab system's event log: the widths of
 /// their columns.
 const REASON_CHARACTERS_MAX: usize = 255;
 const NAME_CHARACTERS_MAX: usize = 255;
@@ -51,7 +51,7 @@ statement!(
     "INSERT INTO operation_event_log (event_name, status, created_at) VALUES (?, ?, {now})"
 );
 
-/// Selects what [`Run::from_row`] reads by its place, of the runs that follow.
+/// Selects the columns that [`Run::from_row`] reads, in its order, for the runs given by a clause.
 macro_rules! run_select {
     ($which:literal) => {
         concat!(
@@ -87,7 +87,7 @@ statement!(
     "UPDATE daymend_runs SET state = 'running', finished_at = NULL WHERE id = ? AND state <> 'running'"
 );
 
-// One row rather than one a state: grouping would sort a million rows of a large run.
+// One row instead of one per state: grouping would sort the million rows of a large run.
 statement!(
     RUN_PROGRESS,
     "run progress",

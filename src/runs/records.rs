@@ -181,7 +181,7 @@ pub async fn run_ended(tx: &mut Tx, run: &Run, state: RunState, progress: &Progr
     set_status(tx, run, &status).await
 }
 
-/// Each record by its key: looked for in another way, the servers would lock others on their way.
+/// Updates each record by its primary key: with any other condition, the servers would lock other records on the way.
 async fn set_status(tx: &mut Tx, run: &Run, status: &str) -> Result<(), DbError> {
     let seconds = (tx.database_now().await? - run.created_at).num_seconds().max(0);
     for id in tx.fetch_all(&IDS, args![run.id], |row| row.int(0)).await? {

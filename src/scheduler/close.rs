@@ -15,8 +15,8 @@ use crate::{
     },
 };
 
-/// How many open runs a tick looks at: each is a transaction or two, and changes of closed days may have made
-/// thousands of them that a pause keeps open.
+/// How many open runs a tick looks at: each takes a transaction or two, and late changes may have left thousands of
+/// runs that a pause keeps open.
 const RUNS_A_TICK: usize = 200;
 
 /// Closes runs whose jobs have all ended, and updates the migration records of the others.
@@ -41,7 +41,7 @@ pub async fn close_next_runs(db: &Db, after: Option<i64>, report: &mut Report) -
     open.truncate(RUNS_A_TICK);
     for run in &open {
         match close_run(db, run, report).await {
-            // A run's own trouble, such as a record that a trigger refuses, would keep all behind it open.
+            // An error of one run, such as a trigger that rejects its record, must not keep the runs after it open.
             Err(error) if error.kind == Kind::Other || db.answers_others(&error).await => {
                 metrics::database_error(&error);
                 report.unclosed.insert(run.id, chain(&error));
@@ -92,7 +92,7 @@ pub async fn close_run(db: &Db, run: &Run, report: &mut Report) -> Result<(), Db
     Ok(())
 }
 
-/// Cancels a run; false where it is not running, or somebody else is in the way.
+/// Cancels a run; returns false if it is not running, or is locked by somebody else.
 async fn cancel(db: &Db, run: &Run, what: &str, report: &mut Report) -> Result<bool, DbError> {
     let mut next = Some(ids_of(run.id).0);
     while let Some(first) = next {
@@ -104,7 +104,7 @@ async fn cancel(db: &Db, run: &Run, what: &str, report: &mut Report) -> Result<b
     Ok(true)
 }
 
-/// Looks at a run without a lock: how far it is, and what has become of its records.
+/// Looks at a run without locking it: its progress, and what has become of its records.
 async fn look_at(db: &Db, run: &Run) -> Result<(Progress, Records), DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let looked = (runs::progress(&mut tx, run.id).await?, records::of_run(&mut tx, run.id).await?);
@@ -112,9 +112,9 @@ async fn look_at(db: &Db, run: &Run) -> Result<(Progress, Records), DbError> {
     Ok(looked)
 }
 
-/// Brings the migration records of a run up to date, where it runs still: another scheduler may have
-/// closed it since it was counted, and nobody would set the records right again. One that somebody
-/// does something with just now is left for the next tick.
+/// Updates the migration records of a run if it is still running: another scheduler may have closed it since its jobs
+/// were counted, and nobody would correct the records afterwards. A run locked by somebody else is left for the next
+/// tick.
 async fn refresh(db: &Db, run: &Run, progress: &Progress) -> Result<(), DbError> {
     let mut tx = db.begin(Mode::Write).await?;
     if runs::hold_running(&mut tx, run.id).await? {

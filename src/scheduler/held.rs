@@ -12,7 +12,7 @@ use crate::{
     metrics,
 };
 
-/// For how long a tick tries to have the first rows that it finds held; the others it tries once.
+/// For how long a tick retries the first locked rows that it meets; it tries others only once.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Like [`retry()`], for one of many items, `what`; `None` if the item is left for the next tick.

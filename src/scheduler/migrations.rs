@@ -28,14 +28,14 @@ use crate::{
     statement,
 };
 
-/// How many labs' records are taken at once: however many labs are switched on in one moment, runs are closed and
-/// days are enqueued in between.
+/// How many labs' records one tick takes: however many labs are switched on at once, runs are closed and days are
+/// enqueued in between.
 const LABS_A_TICK: usize = 20;
 
-/// How many ids of records one tick looks at of the newest, and how many of the older ones.
+/// How many ids one tick scans: this many of the newest records, and as many of the older ones.
 const IDS_A_TICK: i64 = 1000;
 
-// In another zone, the last day that was enqueued may have become one that goes on.
+// If the time zone has changed, the last day that was enqueued may not be over in the new zone.
 statement!(
     LAB_REBUILT,
     "record rebuild",
@@ -72,7 +72,7 @@ pub struct Limits {
 pub struct Walk {
     /// The id at which its slice begins.
     first: i64,
-    /// The lab after which it continues in the slice.
+    /// The lab after which it continues within the slice.
     after: Option<i64>,
 }
 
@@ -121,11 +121,12 @@ pub async fn take_pending(
     let mut by_lab = by_lab(pending).into_iter().filter(|(lab_id, _)| behind(lab_id));
     for (lab_id, records) in by_lab.by_ref().take(LABS_A_TICK) {
         match take_lab(db, rollup, limits, (lab_id, &records), now, report).await {
-            // Whoever ends what takes long would end it again at every tick, and no other lab would have its turn.
+            // A statement that is killed because it takes long would be killed at every tick, and no other lab would
+            // get its turn.
             Err(error) if is_of_the_lab(&error, db).await => {
                 metrics::database_error(&error);
                 report.untaken.insert(lab_id, chain(&error));
-                // One such wait a tick is enough: there is more to do.
+                // One such wait per tick is enough: there is other work.
                 if error.is_cut_off() {
                     return Ok(Walk { after: Some(lab_id), ..walk });
                 }
@@ -138,12 +139,13 @@ pub async fn take_pending(
     Ok(if is_more { Walk { after: last, ..walk } } else { Walk { first: next, after: None } })
 }
 
-/// Whether an error is one of a lab, and not of the database as a whole.
+/// Whether an error concerns one lab, and not the database as a whole.
 async fn is_of_the_lab(error: &DbError, db: &Db) -> bool {
     matches!(error.kind, Kind::Definition | Kind::Other) || db.answers_others(error).await
 }
 
-/// The pending records of the slice that begins with the id `first`, and of the newest; where the next slice begins.
+/// The pending records of the slice that begins at the id `first`, and those among the newest; and where the next slice
+/// begins.
 async fn look(tx: &mut Tx, first: i64) -> Result<(Vec<Pending>, i64), DbError> {
     let Some((first, newest)) = records::ends(tx, first).await? else { return Ok((Vec::new(), 0)) };
     let next = first.saturating_add(IDS_A_TICK);
@@ -205,12 +207,12 @@ fn by_lab(pending: Vec<Pending>) -> BTreeMap<i64, Vec<Pending>> {
     by_lab
 }
 
-/// What reports call the records of a lab.
+/// The name of a lab's records in reports.
 fn name_of(lab_id: i64) -> String {
     format!("migration records of lab {lab_id}")
 }
 
-/// Takes the records of a lab, unless somebody holds them.
+/// Takes the records of a lab, unless they are locked by somebody else.
 async fn take(
     db: &Db,
     rollup: &Rollup,
@@ -294,7 +296,7 @@ async fn enqueue_rebuild(
     Ok(Some(Enqueued { run: id, reason: run.reason, jobs: total }))
 }
 
-/// How many characters the status of a record has; the width of the lab system's column.
+/// The maximum length of a record's status in characters: the width of the lab system's column.
 const STATUS_CHARACTERS_MAX: usize = 100;
 
 /// Closes records that cannot be carried out.

@@ -107,7 +107,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Notes a run that was enqueued, and counts its jobs.
+    /// Records a run that was enqueued, and counts its jobs.
     fn note(&mut self, kind: JobKind, enqueued: Enqueued) {
         JOBS_ENQUEUED.add([kind.name()], enqueued.jobs as u64);
         self.enqueued.push(enqueued);

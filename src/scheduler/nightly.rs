@@ -30,7 +30,7 @@ use crate::{
 /// How many labs one statement names.
 const LABS_A_STATEMENT: usize = 500;
 
-/// How many labs one line of the log names.
+/// How many labs one log message names.
 const LABS_SHOWN: usize = 20;
 
 statement!(LABS_KNOWN, "enqueued labs", "SELECT lab_id, enqueued_through FROM daymend_labs WHERE rollup = ?");
@@ -44,8 +44,8 @@ statement!(
      WHERE rollup = ? AND lab_id IN ({list}) ORDER BY lab_id {for_update}"
 );
 
-// Never backwards: another scheduler, whose clock is ahead, may have come first. The zone stays the one
-// by which the history was built, so that the doctor sees a change until a rebuild has followed it.
+// Never moves backwards: another scheduler, whose clock is ahead, may have come first. The zone stays the one that the
+// history was built with, so that the doctor reports a change until a rebuild has followed.
 statement!(
     LABS_RECORD,
     "record labs",
@@ -84,7 +84,7 @@ pub async fn enqueue_closed_days(
     Ok(())
 }
 
-/// A lab, and through which day it has been enqueued.
+/// A lab, and the day up to which it has been enqueued.
 type LabThrough = (i64, Option<NaiveDate>);
 
 /// The labs, as seen by nightly runs.
@@ -116,13 +116,13 @@ pub(super) async fn look_at_labs(tx: &mut Tx, rollup: &Rollup) -> Result<Outlook
     Ok(Outlook { zones: zones.into_values().collect(), unusable })
 }
 
-/// What was enqueued, and the labs of which days were left out for good, by the first and the last of those days.
+/// The runs that were enqueued, and the labs with days that were left out for good, by the first and the last such day.
 type EnqueuedRuns = (Vec<(JobKind, Enqueued)>, BTreeMap<(NaiveDate, NaiveDate), Vec<i64>>);
 
-/// Counts days that were left out, and says how to have them all the same.
+/// Counts days that were left out, and logs how to repair them.
 fn say_skipped(zone: Zone, first: NaiveDate, last: NaiveDate, labs: &[i64]) {
     DAYS_SKIPPED.add([], (zone.dates(first, last).count() * labs.len()) as u64);
-    // A day that is right costs the other labs a read.
+    // For several labs, suggest repairing all labs: a day that is right costs only a read.
     let of_labs = match labs {
         [lab] => format!("--lab {lab} "),
         _ => String::new(),
@@ -226,7 +226,7 @@ fn lookback(zone: Zone, missing: &[NaiveDate], due: NaiveDate, days: u32) -> Vec
     zone.dates(calendar::days_before(due, days), calendar::previous(due)).filter(|day| !missing.contains(day)).collect()
 }
 
-/// How far each lab has come.
+/// The day up to which each lab has been enqueued.
 async fn enqueued_through<'q>(
     tx: &mut Tx,
     query: impl Into<Query<'q>>,
@@ -248,7 +248,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// Enqueues at every tick of four in the morning UTC from 1 March to 30 April.
+    /// Enqueues at hourly ticks from 1 March to 30 April; returns the days.
     fn enqueued(policy: NightlyAt, zone: &str) -> Vec<NaiveDate> {
         let zone = Zone::parse(Some(zone)).unwrap();
         let mut through = Some(date("2026-02-27"));

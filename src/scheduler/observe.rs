@@ -34,16 +34,16 @@ use crate::{
     runs, statement,
 };
 
-/// How often the gauges are read; after a reading that took long they are left alone for so many
-/// times as long, but not until they count as stale.
+/// How often the gauges are read. After a slow reading they rest for [`RESTS`] times as long as it took, but not until
+/// they count as stale.
 const EVERY: Duration = Duration::from_secs(15);
 const RESTS: u32 = 20;
 const REST_MAX: Duration = Duration::from_secs(120);
 
-/// How long to wait where they cannot be read.
+/// How long to wait after they could not be read.
 const AGAIN: Backoff = Backoff { base: EVERY, max: REST_MAX };
 
-/// Counts the jobs that are open or were discarded, by what is given and by the label `state`.
+/// Counts the jobs that are open or were discarded, by a given expression and by the label `state`.
 macro_rules! open_counts {
     ($by:literal, $column:literal) => {
         concat!(
@@ -86,8 +86,7 @@ statement!(
      WHERE state IN ('running', 'failed') AND kind = 'nightly' ORDER BY id DESC"
 );
 
-// Whether there is something to do that is not set aside, whether something was discarded, and when the
-// last job was completed.
+// How many jobs are open and not set aside, how many were discarded, and when the last one was completed.
 statement!(
     NIGHTLY_DONE,
     "done of nightly run",
@@ -106,7 +105,7 @@ statement!(
      GROUP BY runs.time_zone, jobs.lab_id"
 );
 
-/// The values of the label `state` of jobs.
+/// The values of the `state` label of job gauges.
 const STATES: [&str; 5] = ["available", "backing_off", "paused", "running", "discarded"];
 
 /// Reads the gauges regularly until `shutdown`.
@@ -132,8 +131,8 @@ pub(super) async fn observe_until(
     }
 }
 
-/// Of which labs the last reading showed something that a next one may not find any more: it is zero then, or the
-/// gauges would say for minutes what has been.
+/// The labs for which the last reading showed something. If the next one does not find them, their gauges are set to
+/// zero, or they would keep the old value for minutes.
 #[derive(Debug, Default)]
 struct Shown {
     unusable: BTreeSet<String>,
@@ -176,7 +175,7 @@ async fn observe(
     Ok(())
 }
 
-/// What is due, by zone and lab.
+/// Reads what is due, by zone and lab.
 async fn observe_labs(
     tx: &mut Tx,
     rollup: &Rollup,
@@ -212,7 +211,7 @@ async fn observe_labs(
             }
         }
     }
-    // Jobs of labs that have moved to another zone since, or left.
+    // Jobs of labs that have since moved to another zone, or are gone.
     for (zone, open) in open_by_zone {
         NIGHTLY_OVERDUE.set([&zone], open as f64);
     }
@@ -233,8 +232,8 @@ async fn observe_labs(
     Ok(())
 }
 
-/// When each zone's last nightly run was through: it completed, or failed with some of its days done, or
-/// all that it waits for is set aside with a lab that is paused. One lab of a zone is told of elsewhere.
+/// When each zone's last nightly run was through: it completed, or failed with some of its days done, or everything it
+/// still waits for is set aside with paused labs. Single labs of a zone are reported elsewhere.
 async fn nightly_done(tx: &mut Tx) -> Result<BTreeMap<String, DateTime<Utc>>, DbError> {
     let mut done: BTreeMap<String, (DateTime<Utc>, i64)> = BTreeMap::new();
     tx.for_each(&NIGHTLY_LAST, args![], |row| {
@@ -247,7 +246,7 @@ async fn nightly_done(tx: &mut Tx) -> Result<BTreeMap<String, DateTime<Utc>>, Db
     let runs = tx.fetch_all(&NIGHTLY_INCOMPLETE, args![], |row| {
         Ok((row.int(0)?, row.text_or_null(1)?.unwrap_or_default(), row.instant(2)?, row.instant_or_null(3)?))
     });
-    // Newest first: what lies before a run that was through need not be counted.
+    // Newest first: runs older than one that was through need not be counted.
     for (run, zone, created, failed) in runs.await? {
         if done.get(&zone).is_some_and(|(_, newest)| *newest > run) {
             continue;
@@ -274,7 +273,7 @@ async fn nightly_done(tx: &mut Tx) -> Result<BTreeMap<String, DateTime<Utc>>, Db
 
 type Counts = BTreeMap<(String, String), i64>;
 
-/// The rows of a statement of two names and a number.
+/// Reads the rows of a statement that returns two names and a number.
 async fn count(tx: &mut Tx, statement: &Statement, args: Vec<Arg>) -> Result<Counts, DbError> {
     let mut counts = BTreeMap::new();
     tx.for_each(statement, args, |row| {

@@ -10,7 +10,7 @@ use crate::{
     metrics,
 };
 
-/// How long the audit and the snapshot may take to hand on what they hold, after a signal.
+/// How long the audit and the snapshot may take to hand over what they hold, after a signal.
 const HAND_ON_MAX: Duration = Duration::from_secs(5);
 
 /// A task that took long rests for this many times as long, up to a maximum: it stays a small part of the time.

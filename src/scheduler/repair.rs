@@ -20,7 +20,7 @@ use crate::{
     runs::{self, LabDays, NewRun},
 };
 
-/// How many labs a refusal names where none can be repaired.
+/// How many labs an error message names if none can be repaired.
 const EXAMPLES: usize = 3;
 
 /// Which days to repair.
@@ -71,7 +71,7 @@ pub struct Clipped {
     pub last_day: Option<NaiveDate>,
 }
 
-/// The days of a lab.
+/// The days to repair of one lab.
 #[derive(Debug)]
 struct Found {
     days: Vec<NaiveDate>,
@@ -118,7 +118,7 @@ pub async fn plan(db: &Db, rollup: &Rollup, labs: &[i64], days: Days, now: DateT
     Ok(plan)
 }
 
-/// The labs of these ids, each once.
+/// The labs with these ids, each once.
 fn named<'a>(known: &'a [Lab], ids: &[i64]) -> Result<Vec<&'a Lab>, PlanError> {
     let mut labs: Vec<&Lab> = Vec::new();
     for id in ids {
@@ -139,7 +139,7 @@ struct Over {
     anywhere: Option<NaiveDate>,
 }
 
-/// Why no lab can be repaired, by the first of them.
+/// Why no lab can be repaired: the reasons of the first few.
 fn why_none(left_out: &[LeftOut]) -> String {
     if left_out.is_empty() {
         return "none is enabled".to_owned();
@@ -175,7 +175,7 @@ async fn days_of(
     if end < last && (end < first || Some(last) > over.anywhere) {
         return Ok(Err(format!("{last} is not over yet (its last closed day is {yesterday}, in {})", zone.name())));
     }
-    // Rows that are too many are removed, wherever they are.
+    // Days with rows are repaired even before the first bill: superfluous rows are removed.
     let row = stored::next_day(tx, rollup, lab.id, first).await?;
     let begin = if row == Some(first) {
         first

@@ -11,10 +11,10 @@ use crate::{
     queue::admin::prune,
 };
 
-/// How often.
+/// How often to prune.
 const EVERY: Duration = Duration::from_secs(3600);
 
-/// How long to wait where it failed.
+/// How long to wait after a failure.
 const AGAIN: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300) };
 
 /// Prunes regularly until `shutdown`.
@@ -22,7 +22,7 @@ pub(super) async fn prune_until(db: &Db, config: &Config, shutdown: &Cancellatio
     let Some(retention) = config.retention else { return };
     let mut pace = Pace::new("what has outlived its retention cannot be pruned, trying again", AGAIN);
     while !shutdown.is_cancelled() {
-        // What a batch has begun is taken back.
+        // A batch that is interrupted is rolled back.
         let Some(pruned) = shutdown.run_until_cancelled(prune::prune_outlived(db, retention)).await else { return };
         if let Ok(jobs @ 1..) = pruned {
             tracing::info!(jobs, "pruned what has outlived its retention");

@@ -33,18 +33,18 @@ use crate::{
     statement,
 };
 
-/// How often it is looked whether one is due.
+/// How often to check whether a snapshot is due.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// For how long a sign of life counts, and how often there is one.
+/// How long a claim lasts without being renewed, and how often it is renewed.
 const LEASE: Duration = Duration::from_secs(60);
 const HOLD_EVERY: Duration = Duration::from_secs(15);
 
-/// How long to wait after the first failure; it doubles with each.
+/// How long to wait after the first failure; doubles with each failure.
 const RETRY: Duration = Duration::from_secs(60);
 const RETRY_MAX: Duration = Duration::from_secs(1800);
 
-/// The width of the column.
+/// The width of the error column.
 const ERROR_LENGTH_MAX: usize = 1000;
 
 statement!(STATE, "snapshot state", "SELECT state FROM daymend_snapshots WHERE day = ?");
@@ -107,7 +107,7 @@ impl FromStr for SnapshotAt {
 }
 
 impl SnapshotAt {
-    /// The latest day whose moment has come, and that moment.
+    /// The latest day whose snapshot is due, and the moment since which it is.
     fn due(self, now: DateTime<Utc>) -> (NaiveDate, DateTime<Utc>) {
         let today = now.date_naive();
         let day = if now.time() < self.0 { today.checked_sub_days(Days::new(1)).unwrap_or(today) } else { today };
@@ -210,7 +210,7 @@ pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationT
     }
 }
 
-/// Takes a snapshot, unless one of these tables of this database has been taken since it was due.
+/// Takes a snapshot, unless the store already has one of this database with these tables, taken since it was due.
 async fn take(daily: &Daily, due_at: DateTime<Utc>, clock: Clock) -> anyhow::Result<Manifest> {
     let database = daily.source.name();
     for name in daily.store.names().await?.into_iter().rev().take_while(|name| name.time() >= due_at) {
@@ -221,12 +221,12 @@ async fn take(daily: &Daily, due_at: DateTime<Utc>, clock: Clock) -> anyhow::Res
             return Ok(manifest);
         }
     }
-    // Says which database it is, and why it cannot be reached.
+    // If the database is unreachable, this error says which one it is, and why.
     daily.source.ping().await?;
     Ok(snapshot::take(&daily.source, &daily.store, Some(&daily.tables), clock, &|_| ()).await?)
 }
 
-/// Says again and again that the snapshot is being taken; ends when that is no longer so.
+/// Keeps renewing the claim on the snapshot; ends when it is lost.
 async fn hold(db: &Db, daily: &Daily, day: NaiveDate) {
     let mut held = Instant::now();
     while held.elapsed() < LEASE {
@@ -240,7 +240,7 @@ async fn hold(db: &Db, daily: &Daily, day: NaiveDate) {
     }
 }
 
-/// A snapshot that is there is worth more than the room that old ones take.
+/// Prunes old snapshots. An error is only logged: the new snapshot is worth more than the room that old ones take.
 async fn prune(daily: &Daily, taken: &Manifest) {
     match retention::prune(&daily.store, &daily.keep, Some(taken), false).await {
         Ok(pruned) => {
@@ -255,7 +255,7 @@ async fn prune(daily: &Daily, taken: &Manifest) {
     }
 }
 
-/// Sets the gauges, to zero where there is no snapshot yet.
+/// Sets the gauges, to zero if there is no snapshot yet.
 async fn show(db: &Db) -> Result<(), DbError> {
     let last = db.fetch_optional(&LAST, args![], |row| {
         let at = row.instant_or_null(0)?.map_or(0.0, |at| at.timestamp() as f64);

@@ -28,13 +28,13 @@ use crate::{
     runs::Progress,
 };
 
-/// How often records and runs are looked at.
+/// How often to look at records and runs.
 const TICK: Duration = Duration::from_secs(1);
 
 /// How long to wait after a tick that failed.
 const AGAIN: Backoff = Backoff { base: TICK, max: Duration::from_secs(10) };
 
-/// How often the labs are read to see which days have closed.
+/// How often to read the labs to see which days have closed.
 const NIGHTLY_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs one whole tick. `report` has what was done even if a step failed.
@@ -53,24 +53,25 @@ pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, repor
     done
 }
 
-/// What is remembered from tick to tick.
+/// What is remembered from one tick to the next.
 #[derive(Debug, Default)]
 struct Ticker {
-    /// When the labs were read.
+    /// When the labs were last read.
     labs_read: Option<Instant>,
-    /// Behind which run the next ones are looked at, and of those since the round began, how far the open ones are,
-    /// and which could not be closed.
+    /// The run after which the next ones are looked at. For those looked at since the round began: the progress of the
+    /// open ones, and which could not be closed.
     looked_at: Option<i64>,
     open: Vec<(JobKind, Progress)>,
     unclosed: BTreeMap<i64, String>,
-    /// Which records are taken next, and the labs whose records could not be, since the walk began its round.
+    /// Where the walk through the records continues, and the labs whose records could not be taken since its round
+    /// began.
     walk: Walk,
     untaken: BTreeMap<i64, String>,
     /// What has been logged.
     reported: Reported,
 }
 
-/// What has been logged, once each until that changes.
+/// What has been logged; each is logged once until it changes.
 #[derive(Debug, Default)]
 struct Reported {
     unusable: BTreeMap<i64, String>,
@@ -80,8 +81,8 @@ struct Reported {
 }
 
 impl Ticker {
-    /// A tick that leaves what is not due, and what would take long. What one of its steps fails of need not be
-    /// of the others.
+    /// Runs one tick, without the steps that are not due or would take long. A step that fails does not stop the
+    /// others, unless the database is unreachable.
     async fn tick(
         &mut self,
         db: &Db,
@@ -99,7 +100,7 @@ impl Ticker {
                 report_new(unusable, &mut self.reported.unusable, |lab, why| {
                     tracing::warn!(lab, "lab {lab} cannot be scheduled: {why}");
                 });
-                // What somebody holds is tried again at once.
+                // If rows were locked by somebody else, try again at the next tick.
                 self.labs_read = report.held.is_empty().then(Instant::now);
             }
         }
@@ -162,18 +163,18 @@ pub(super) async fn tick_until(
             pulse.beat();
             SCHEDULER_LAST_TICK.set([], metrics::now_seconds());
         }
-        // Counting runs of millions of jobs takes a while: it stays a small part of the time.
+        // Counting runs of millions of jobs is slow: rest, so that it takes only a small part of the time.
         let rest = (took.saturating_sub(report.waited) * RESTS).clamp(TICK, REST_MAX);
         pace.rest_after(done.map(|()| rest), shutdown).await;
     }
 }
 
-/// Whether a step has found no database: the next one would wait for it just as long.
+/// Whether a step found the database unreachable: the next step would wait just as long.
 fn is_away(done: &Result<(), DbError>) -> bool {
     matches!(done, Err(error) if error.kind == Kind::Unavailable && !error.is_cut_off())
 }
 
-/// The first error of a tick ends it as failed; another one is said beside it.
+/// Returns the first error of a tick; a second one is only logged.
 fn also(done: Result<(), DbError>, next: Result<(), DbError>) -> Result<(), DbError> {
     if let (Err(_), Err(error)) = (&done, &next) {
         metrics::database_error(error);
@@ -182,7 +183,7 @@ fn also(done: Result<(), DbError>, next: Result<(), DbError>) -> Result<(), DbEr
     done.and(next)
 }
 
-/// Says what is the matter with labs, or runs, once each until that changes.
+/// Logs problems of labs or runs, each once until it changes.
 fn report_new(found: BTreeMap<i64, String>, reported: &mut BTreeMap<i64, String>, say: impl Fn(i64, &str)) {
     for (id, why) in &found {
         if reported.get(id) != Some(why) {

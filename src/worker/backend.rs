@@ -33,12 +33,12 @@ impl Backend for QueueBackend {
         cx: &mut Context<'_>,
         worker: &WorkerContext,
     ) -> Poll<Option<Result<Self::Task, Self::Error>>> {
-        // The fetcher drops its end when it stops, which wakes this.
+        // The fetcher drops its sender when it stops, which wakes this.
         match self.units.poll_recv(cx) {
             Poll::Ready(Some(unit)) if !self.stopping.is_cancelled() => Poll::Ready(Some(Ok(Task::new(unit)))),
             Poll::Ready(_) => {
-                // The end of the stream alone does not end an apalis worker; it can only fail
-                // to stop where it has never started.
+                // The end of the stream alone does not end an apalis worker. `stop` can only fail if the worker was
+                // never started.
                 let _ = worker.stop();
                 Poll::Ready(None)
             }

@@ -30,28 +30,28 @@ use crate::{
 /// How long an idle worker waits before it looks again.
 const POLL: Duration = Duration::from_secs(1);
 
-/// How long one waits that drains the queue, while others work on the rest of it: they may be done at any
-/// moment, or have a job that is due again later.
+/// How long a worker that drains the queue waits while others hold the rest of the jobs: they may be done at any
+/// moment, or leave a job that is due again later.
 const DRAIN_POLL: Backoff = Backoff { base: Duration::from_millis(10), max: Duration::from_millis(200) };
 
-/// How often a worker that has no room looks for jobs of dead workers.
+/// How often a worker with no room left looks for jobs of dead workers.
 const RESCUE_EVERY: Duration = Duration::from_secs(5);
 
-/// How many turns a worker holds for each of its slots at least: the one it works on, and the
-/// next. Long jobs stay at that, so that little waits behind them that others could do.
+/// The minimum number of turns that a worker holds per slot: the one it is working on, and the next. With long jobs it
+/// stays at the minimum, so that few jobs wait here that other workers could do.
 const TURNS_A_SLOT: usize = 2;
 
-/// How many jobs a worker holds at most, however short they are.
+/// The maximum number of jobs a worker holds, however short they are.
 const ROOM_MAX: usize = 1000;
 
-/// Where what it held was done sooner, a worker takes twice as much next time: not so much that the others wait
-/// for long for what it still holds when the queue runs dry...
+/// If room frees up sooner than this, a worker aims to hold twice as many jobs. Kept small so that, when the queue runs
+/// dry, the others do not wait long for what this worker still holds...
 const TOO_SOON: Duration = Duration::from_millis(100);
 
-/// ... and where it took longer, half.
+/// ... and if it takes longer than this, half as many.
 const TOO_LATE: Duration = Duration::from_secs(1);
 
-/// How many workers a drain names that it waits for.
+/// How many of the workers that a drain waits for are named.
 const HOLDERS_SHOWN: usize = 3;
 
 /// Neighbouring days of one lab, claimed together.
@@ -91,7 +91,7 @@ pub(super) fn start(
     })
 }
 
-/// A run, as far as its jobs need it.
+/// What jobs need to know of their run.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     as_of: DateTime<Utc>,
@@ -106,10 +106,10 @@ struct Fetcher {
     room_min: usize,
     /// How many jobs it aims to hold, between `room_min` and [`ROOM_MAX`].
     room_wanted: usize,
-    /// Whether the last claim filled more than half of the room: then there are probably more jobs.
+    /// Whether the last claim filled more than half of the room, so that there are probably more jobs.
     is_full: bool,
-    /// The constant properties of each run in the last claim: the next claim is mostly of the same runs, and jobs
-    /// already held carry what they need.
+    /// The constant properties of the runs in the last claim. Others are not needed: the next claim is mostly of the
+    /// same runs, and jobs already held carry what they need.
     runs: HashMap<i64, Seen>,
     /// How often in a row a drain has found no work while others were busy.
     dry_polls: u32,
@@ -118,7 +118,7 @@ struct Fetcher {
 }
 
 impl Fetcher {
-    /// Claims until the queue is drained, where that is asked for, or for ever.
+    /// Claims until the queue is drained if configured to drain it, otherwise for ever.
     async fn run(&mut self, stopping: &CancellationToken) {
         let (mut failures, mut refusals) = (0, 0);
         loop {
@@ -137,9 +137,9 @@ impl Fetcher {
                     }
                     Ok(false)
                 }
-                // A claim whose commit got no answer may have claimed: nobody here knows of those
-                // jobs, so that only the end of this session gives them back. Before the commit it has
-                // claimed nothing, and what else this session is busy with goes on.
+                // If the commit got no answer, the jobs may be claimed without anybody here knowing which: only the end
+                // of this session gives them back. An error before the commit means that nothing was claimed, and the
+                // rest of the session can go on.
                 Err(error) if error.kind == Kind::Unavailable && error.statement == COMMIT => {
                     wait_after(&error, "claim", 1, stopping).await;
                     self.session.lost.cancel();
@@ -165,11 +165,11 @@ impl Fetcher {
         }
     }
 
-    /// Waits until half of what it means to hold is done, so that claims stay few and large.
+    /// Waits until half of the room is free, so that claims stay few and large.
     async fn wait_for_room(&mut self, stopping: &CancellationToken) {
         let begun = Instant::now();
         while tokio::time::timeout(RESCUE_EVERY, self.session.held.fall_to(self.room_wanted / 2)).await.is_err() {
-            // Claims rescue; with no room there are none.
+            // Every claim rescues, but without room there are no claims.
             if let Err(error) = lease::rescue(&self.session.db).await {
                 wait_after(&error, "rescue", 1, stopping).await;
             }
@@ -181,18 +181,18 @@ impl Fetcher {
         }
     }
 
-    /// Shows what keeps the worker from claiming, if anything does.
+    /// Reports what keeps the worker from claiming, if anything.
     fn show(&self, claimed: &Result<usize, DbError>) {
         let trouble = claimed.as_ref().err().map(|error| format!("cannot claim: {}", chain(error)));
         self.session.pulse.set_trouble("claim", trouble);
         if matches!(claimed, Ok(0)) && self.session.held.count() == 0 && !self.session.lost.is_cancelled() {
-            // Nothing is left that could not be settled.
+            // Nothing is held that still has to be settled.
             self.session.pulse.set_no_trouble();
         }
     }
 
-    /// Whether no job is left to run, where none could be claimed. Where some are, it waits a little: for what this
-    /// worker holds itself, or else for the others.
+    /// Called when nothing could be claimed: whether no job is left to run. If some are, waits a little, for the jobs
+    /// that this worker holds or else for those of others.
     async fn is_drained(&mut self) -> Result<bool, DbError> {
         if self.session.held.count() > 0 {
             self.dry_polls = 0;
@@ -208,7 +208,7 @@ impl Fetcher {
         Ok(false)
     }
 
-    /// Says once whose jobs the drain waits for: a worker that died keeps them until its lease ends.
+    /// Logs once which workers the drain waits for: a worker that died keeps its jobs until its lease expires.
     fn say_who_holds(&mut self, holders: &[Holder]) {
         let workers = holders.iter().map(|holder| holder.worker).collect();
         if workers == self.waits_for {
@@ -229,7 +229,7 @@ impl Fetcher {
         }
     }
 
-    /// Claims what there is room for; how many jobs.
+    /// Claims as many jobs as there is room for; returns how many.
     async fn claim(&mut self) -> Result<usize, DbError> {
         let limit = self.room_wanted.saturating_sub(self.session.held.count());
         let begun = Instant::now();
@@ -252,9 +252,9 @@ impl Fetcher {
         self.runs.extend(seen);
         self.count(&claim);
         let mut jobs: Vec<Job> = claim.jobs.into_iter().map(|(job, _)| job).collect();
-        // Runs keep their order of priority; within a run, days of a lab come together.
+        // Kinds keep their order of priority; within a rollup, the days of a lab come together.
         jobs.sort_by(|a, b| (a.kind, &a.rollup, a.lab_id, a.day).cmp(&(b.kind, &b.rollup, b.lab_id, b.day)));
-        // By the earlier of two clocks, as everywhere.
+        // The earlier of the two clocks, as everywhere.
         let now = self.session.clock.at_most(DateTime::from_timestamp_micros(claim.at_us).unwrap_or_default());
         let max_shrink = |job: &Job| self.runs.get(&run_of(job.id)).map_or(MaxShrink::OFF, |run| run.max_shrink);
         for jobs in jobs.chunk_by(|a, b| {
@@ -276,7 +276,7 @@ impl Fetcher {
         Ok(claimed)
     }
 
-    /// Counts a claim, and for how long its jobs have waited.
+    /// Counts a claim, and how long its jobs have waited.
     fn count(&self, claim: &Claimed) {
         for (job, turn) in &claim.jobs {
             let due_us = if *turn < FIRST_DUE_US {
@@ -307,8 +307,7 @@ async fn read_runs(db: &Db, unknown: &BTreeSet<i64>) -> Result<Vec<(i64, Seen)>,
     Ok(seen)
 }
 
-/// Drops what is known of other runs than these, or a worker would know more every day; those of which
-/// nothing is known.
+/// Forgets all runs but these, or a worker would remember more every day; returns those not known yet.
 fn only_those_of<T>(known: &mut HashMap<i64, T>, runs: impl Iterator<Item = i64>) -> BTreeSet<i64> {
     let mut runs: BTreeSet<i64> = runs.collect();
     known.retain(|run, _| runs.remove(run));

@@ -35,18 +35,18 @@ use crate::{
     rollup::Rollup,
 };
 
-/// The longest wait between the attempts of a job that failed.
+/// The maximum wait between attempts of a job that failed.
 const BACKOFF_MAX: Duration = Duration::from_secs(600);
 
-/// How long a recompute that is given up may take to say how far it has come.
+/// How long an aborted recompute may take to report its progress.
 const ABORT_WAIT: Duration = Duration::from_secs(1);
 
-/// How often in a row, and for how long, a connection may be cut off by a database that answers others, before it
+/// How often in a row, and for how long, a job's connection may be cut off while the database answers others, before it
 /// counts as a failed attempt.
 const CUTS_MIN: u32 = 3;
 const CUTS_TIME: Duration = Duration::from_secs(5);
 
-/// How an attempt ended that did not complete.
+/// Why an attempt did not complete.
 #[derive(Debug, thiserror::Error)]
 enum AttemptError {
     #[error(transparent)]
@@ -97,13 +97,13 @@ impl AttemptError {
 
 /// Runs a unit to its end. Every failure is settled here; apalis never sees one.
 pub(super) async fn handle(session: Arc<Session>, acks: UnboundedSender<Acks>, unit: Unit) {
-    // What is not begun any more is handed back at the end of the session.
+    // A unit that is not started is handed back at the end of the session.
     if !session.may_begin().await {
         return;
     }
     session.busy.fetch_add(1, Ordering::Relaxed);
-    // A panic in here, and not in the recompute, leaves jobs that nobody settles: only the end of this
-    // session gives them back.
+    // A panic here, outside the recompute, leaves jobs that nobody settles: only the end of this session gives them
+    // back.
     session.vital("what settles jobs", handle_unit(&session, &acks, unit)).await;
     session.busy.fetch_sub(1, Ordering::Relaxed);
 }
@@ -115,7 +115,7 @@ async fn handle_unit(session: &Arc<Session>, acks: &UnboundedSender<Acks>, mut u
     session.rests.forget(unit.jobs.iter().map(|job| job.id).filter(|id| !released.contains(id)));
 }
 
-/// Settles the jobs of a unit, or sends them to be acked; those that were released.
+/// Settles the jobs of a unit or sends them to be acked; returns those that were released.
 async fn settle_unit(session: &Arc<Session>, acks: &UnboundedSender<Acks>, unit: &Unit, room: &mut Room) -> Vec<i64> {
     let mut released = Vec::new();
     let mut jobs = unit.jobs.as_slice();
@@ -137,7 +137,7 @@ async fn settle_unit(session: &Arc<Session>, acks: &UnboundedSender<Acks>, unit:
                 return released;
             }
             Err(AttemptError::Recompute(RecomputeError::LostLease)) => {
-                // One of the jobs was cancelled or rescued: the others may still be ours.
+                // One of the jobs was cancelled or rescued, but the others may still be ours.
                 tracing::debug!(parent: &span, "a group lost a job, going on one day at a time");
             }
             Err(error) => {
@@ -161,7 +161,7 @@ async fn settle_unit(session: &Arc<Session>, acks: &UnboundedSender<Acks>, unit:
     released
 }
 
-/// Runs one job to its end; whether it was released.
+/// Runs one job to its end; returns whether it was released.
 async fn run_one(
     session: &Arc<Session>,
     acks: &UnboundedSender<Acks>,
@@ -198,8 +198,8 @@ async fn run_one(
             };
         }
         match error.database() {
-            // A key that is still there after so many retries is no race: the site has a unique key
-            // that daymend does not know. That is a failure like others, or it would never end.
+            // A duplicate key that outlasts all retries is not a race: the site has a unique key that daymend does not
+            // know. It has to count as a failure, or the job would be retried for ever.
             Some(database) if database.is_passing() => {
                 let rest = session.rests.next(job.id);
                 tracing::warn!(error = %chain(&error), ?rest, "conflicts outlasted the retries, resting");
@@ -229,7 +229,7 @@ async fn run_one(
     false
 }
 
-/// How often in a row the connection of a job was cut off by a database that answers others, and since when.
+/// How often in a row a job's connection was cut off while the database answered others, and since when.
 #[derive(Debug, Default)]
 struct Cuts {
     times: u32,
@@ -237,9 +237,9 @@ struct Cuts {
 }
 
 impl Cuts {
-    /// Counts one, or begins anew where nothing answers; whether it is no outage any more. Whoever kills the
-    /// connection of what takes long would kill it again, for ever. A network that comes and goes may end it a
-    /// few times as well, but not for seconds and always in the middle of the same job.
+    /// Counts a cut, or starts over if the database does not answer; returns whether this is no longer an outage.
+    /// Something that kills long-running queries would kill this one again, for ever. An unreliable network may also
+    /// cut it off a few times, but not for seconds on end and always in the middle of the same job.
     async fn are_too_many(&mut self, session: &Session, error: &DbError) -> bool {
         let ping = async { error.is_cut_off() && session.db.ping().await.is_ok() };
         if session.lost.run_until_cancelled(ping).await != Some(true) {
@@ -252,7 +252,7 @@ impl Cuts {
     }
 }
 
-/// Settles a job; whether it was still this worker's.
+/// Settles a job; returns whether it still belonged to this worker.
 async fn settle<F>(session: &Session, job: &Job, outcome: Outcome, settle: impl FnMut() -> F) -> bool
 where
     F: Future<Output = Result<bool, DbError>>,
@@ -273,12 +273,12 @@ where
 /// Acks jobs that found nothing to change.
 fn unchanged(acks: &UnboundedSender<Acks>, room: &mut Room, jobs: &[Job]) {
     if !jobs.is_empty() {
-        // The acker outlives every unit; where it is gone, so is the session.
+        // This fails only when the session is over: the acker outlives every unit.
         let _ = acks.send(Acks { jobs: jobs.to_vec(), room: room.split(jobs.len()) });
     }
 }
 
-/// Recomputes the days of `jobs`, which are neighbours, under the job timeout; those that are not settled.
+/// Recomputes the days of `jobs`, which are neighbours, under the job timeout; returns the jobs that were not settled.
 async fn attempt<'a>(session: &Arc<Session>, unit: &Unit, jobs: &'a [Job]) -> (&'a [Job], Result<(), AttemptError>) {
     let (Some(first), Some(last)) = (jobs.first(), jobs.last()) else {
         return (jobs, Ok(()));
@@ -299,7 +299,7 @@ async fn attempt<'a>(session: &Arc<Session>, unit: &Unit, jobs: &'a [Job]) -> (&
     ));
     let result = tokio::time::timeout(timeout, &mut task).await;
     if result.is_err() {
-        // It may be about to hear that a turn is committed.
+        // Wait for it to end: it may be just about to learn that a turn was committed.
         task.abort();
         let _ = tokio::time::timeout(ABORT_WAIT, &mut task).await;
     }
@@ -329,10 +329,10 @@ fn jobs_of<'a>(turn: &Turn, jobs: &'a [Job]) -> impl Iterator<Item = &'a Job> + 
     jobs.iter().filter(move |job| days.contains(&job.day))
 }
 
-/// Counts what a turn has corrected.
+/// Counts the corrections of a turn.
 fn corrected(rollup: &Rollup, jobs: &[Job], turn: &Turn) {
     let difference = &turn.difference;
-    // The jobs of a unit are of one kind and one lab.
+    // All jobs of a unit have the same kind and lab.
     if let Some(Job { kind, lab_id, .. }) = jobs.first() {
         ATTEMPTS.add([kind.name(), Outcome::Corrected.name()], jobs_of(turn, jobs).count() as u64);
         DRIFT_FOUND.add([kind.name()], difference.drifted().len() as u64);

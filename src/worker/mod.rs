@@ -54,18 +54,19 @@ use crate::{
     rollup::Rollups,
 };
 
-/// How long a worker rests before it registers anew where a part of it died: that may happen again.
+/// How long a worker waits before it registers again after an essential task died, as that may happen again.
 const BROKEN_REST: Duration = Duration::from_secs(1);
 
 /// How many times in a row an essential step may fail, not counting conflicts and outages.
 const REFUSALS_MAX: u32 = 5;
 
-/// How often jobs are handed back that were locked, such as by a transaction of this worker's own that the
-/// server has not rolled back yet, and how long it waits in between.
+/// How often handing back is tried while some jobs are locked (for example by a transaction of this worker that the
+/// server has not rolled back yet), and how long it waits in between.
 const HAND_BACK_TRIES: u32 = 10;
 const HAND_BACK_WAIT: Duration = Duration::from_millis(100);
 
-/// How long a worker that ends tries to hand its jobs back: who kills it after the grace period does not wait longer.
+/// How long a worker that is stopping tries to hand its jobs back: it is likely to be killed soon after the grace
+/// period.
 const HAND_BACK_MAX: Duration = Duration::from_secs(15);
 
 /// How long claims and settlements wait for an answer before their connection counts as dead.
@@ -107,15 +108,15 @@ struct Session {
     clock: Clock,
     worker_id: i64,
     pulse: Arc<Pulse>,
-    /// Cancelled when the lease is lost, or the session is given up: nothing it does counts any more.
+    /// Cancelled when the lease is lost or the session gives up: nothing it does counts any more.
     lost: CancellationToken,
-    /// Whether it was given up because a part of it died or cannot do its work.
+    /// Whether it gave up because an essential task died or cannot do its work.
     broken: AtomicBool,
     /// The error that ends a drain.
     refusal: Mutex<Option<DbError>>,
-    /// Whether the queue was found drained.
+    /// Whether the queue has been drained.
     drained: AtomicBool,
-    /// Cancelled when no new work should start.
+    /// Cancelled when no new work should be started.
     stopping: CancellationToken,
     /// Closed while the database is overloaded.
     gate: Gate,
@@ -128,9 +129,9 @@ struct Session {
 }
 
 impl Session {
-    /// Does what cannot be left undone, such as settling jobs: it waits for a database that is away, and for
-    /// who holds a row. What fails for another reason is tried a few times, and then the session ends: only
-    /// that gives back what it holds. None where the session is over.
+    /// Retries an essential step, such as settling jobs, while the database is unreachable or rows are locked by
+    /// somebody else. After any other error it is tried a few times, and then the session ends, as only that gives back
+    /// what it holds. `None` if the session is over.
     async fn insist<T, F>(&self, what: &'static str, mut once: impl FnMut() -> F) -> Option<T>
     where
         F: Future<Output = Result<T, DbError>>,
@@ -160,8 +161,8 @@ impl Session {
         None
     }
 
-    /// Ends the session over an error that does not pass by itself, and with it a worker that drains the queue: it
-    /// has nobody who would see that it is not ready.
+    /// Ends the session because of an error that will not go away by itself. A worker that drains the queue ends with
+    /// it, as nobody would notice that it is not ready.
     fn refuse(&self, error: DbError) {
         if self.config.drain {
             *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
@@ -175,8 +176,8 @@ impl Session {
         self.lost.cancel();
     }
 
-    /// Runs a part of the session that it cannot do without. Where that panics nobody else would notice:
-    /// claims would stop, or acks, while the lease goes on. So the session ends.
+    /// Runs an essential task, and ends the session if it panics. Nobody would notice otherwise: claims or acks would
+    /// stop while the lease is still extended.
     async fn vital<T>(&self, what: &str, part: impl Future<Output = T>) {
         if AssertUnwindSafe(part).catch_unwind().await.is_err() {
             tracing::error!(worker = self.worker_id, "the {what} task panicked: this is a bug");
@@ -184,7 +185,7 @@ impl Session {
         }
     }
 
-    /// Why nothing more is done, where nothing more is.
+    /// Why the session ended.
     async fn ended(&self, shutdown: &CancellationToken) -> Result<Ended, Cut> {
         if self.drained.load(Ordering::Relaxed) {
             Ok(Ended::Drained)
@@ -197,7 +198,7 @@ impl Session {
         } else if shutdown.is_cancelled() {
             Ok(Ended::Shutdown)
         } else {
-            // What died may not have said so yet.
+            // The task that died may not have reported it yet.
             if tokio::time::timeout(BROKEN_REST, self.lost.cancelled()).await.is_err() {
                 tracing::error!(worker = self.worker_id, "the worker runtime ended by itself");
             }
@@ -205,19 +206,19 @@ impl Session {
         }
     }
 
-    /// Waits until the gate is open; false where nothing more is to be begun.
+    /// Waits until the gate is open; returns false if no new work should be started.
     async fn may_begin(&self) -> bool {
         let mut gate = self.gate.clone();
         tokio::select! {
             biased;
             () = self.stopping.cancelled() => false,
-            // A gate without a keeper stays as it is.
+            // If its keeper is gone, a gate stays as it is.
             open = gate.wait_for(Option::is_none) => open.is_ok(),
         }
     }
 }
 
-/// Spawns a part of a session that it cannot do without; it ends when it is dropped.
+/// Spawns an essential task; dropping the handle aborts it.
 fn spawn_vital<F>(session: &Arc<Session>, what: &'static str, part: F) -> AbortOnDropHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
@@ -238,11 +239,11 @@ pub enum Ended {
 /// Why a session ended before the worker did.
 #[derive(Debug)]
 enum Cut {
-    /// Its lease was lost.
+    /// The lease was lost.
     Lost,
-    /// It drains the queue, and the database refuses what it needs for that.
+    /// The worker drains the queue, and the database refuses what that needs.
     Refused(DbError),
-    /// A part of it died, or cannot do its work.
+    /// An essential task died, or cannot do its work.
     Broken,
 }
 
@@ -267,7 +268,7 @@ pub async fn run(
     let mut last_session = None;
     loop {
         let registered = register(&lease_db, config, shutdown).await;
-        // What the last session held need not wait for its lease to run out.
+        // Hand back what the last session held, instead of waiting for its lease to expire.
         if let Some(last) = last_session {
             sign_off(&lease_db, last).await;
         }
@@ -312,12 +313,12 @@ pub async fn run(
                 shutdown.run_until_cancelled(tokio::time::sleep(BROKEN_REST)).await;
             }
         }
-        // Whatever cut this session off may have left dead connections behind.
+        // Whatever ended this session may have left dead connections behind.
         (db, lease_db) = (db.renewed(), lease_db.renewed());
     }
 }
 
-/// Registers with the database, waiting for it where it is away; none on shutdown.
+/// Registers with the database, waiting while it is unreachable; `None` on shutdown.
 async fn register(db: &Db, config: &Config, shutdown: &CancellationToken) -> Result<Option<i64>, DbError> {
     let (mut failures, mut refusals) = (0, 0);
     while !shutdown.is_cancelled() {
@@ -336,7 +337,7 @@ async fn register(db: &Db, config: &Config, shutdown: &CancellationToken) -> Res
     Ok(None)
 }
 
-/// Gives back what a session held that is over, as far as the database allows it.
+/// Gives back what a session that is over still holds, if the database allows it.
 async fn sign_off(db: &Db, worker_id: i64) {
     let signed_off = tokio::time::timeout(HAND_BACK_MAX, lease::sign_off(db, worker_id)).await;
     if !matches!(signed_off, Ok(Ok(()))) {
@@ -344,7 +345,7 @@ async fn sign_off(db: &Db, worker_id: i64) {
     }
 }
 
-/// Whether an error is neither an outage nor a conflict: it comes again until somebody does something.
+/// Whether an error is neither an outage nor a conflict, so that it recurs until somebody fixes the cause.
 fn is_refusal(error: &DbError) -> bool {
     !matches!(error.kind, Kind::Unavailable | Kind::Conflict)
 }
@@ -382,8 +383,8 @@ async fn run_session(session: &Arc<Session>, lease_db: &Db, shutdown: &Cancellat
             tokio::time::sleep(config.grace).await;
         } => Ok(Ended::Shutdown),
     }?;
-    // Everything in flight ends here: what did not finish within the grace period is aborted,
-    // and its transactions roll back.
+    // Everything in flight ends here: what did not finish within the grace period is aborted, and its transactions are
+    // rolled back.
     fetcher.abort();
     drop(fetcher);
     finish(session, worker, acker).await;
@@ -440,7 +441,7 @@ async fn wait_after(error: &DbError, what: &str, failures: u32, until: &Cancella
     wait_for(Backoff::UNAVAILABLE.wait(failures), error, what, until).await;
 }
 
-/// Logs a database error and waits for so long.
+/// Logs a database error and waits for that long.
 async fn wait_for(wait: Duration, error: &DbError, what: &str, until: &CancellationToken) {
     metrics::database_error(error);
     tracing::warn!(error = %chain(error), ?wait, "{what} failed, trying again");

@@ -8,11 +8,11 @@ use std::{
 
 use crate::db::Backoff;
 
-/// The first rest of a job; it doubles each time.
+/// The first rest of a job; doubles each time.
 const REST: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(60) };
 
-/// For how many jobs it is remembered how often they were released. Beyond that, those are forgotten that have
-/// not come back for much longer than they rest: other workers have them.
+/// Above this many remembered jobs, those that were last released longer ago than [`AWAY_MAX`], far longer than they
+/// rest, are forgotten: other workers have them.
 const PRUNE_ABOVE: usize = 10_000;
 const AWAY_MAX: Duration = Duration::from_secs(600);
 

@@ -20,7 +20,7 @@ impl Held {
 
     /// Waits until at most `jobs` are held.
     pub(super) async fn fall_to(&self, jobs: usize) {
-        // Its sender is this.
+        // This cannot fail: `self` is the sender.
         let _ = self.0.subscribe().wait_for(|held| *held <= jobs).await;
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     statement,
 };
 
-/// How often the limits are looked at.
+/// How often the limits are checked.
 const EVERY: Duration = Duration::from_secs(2);
 
 /// How long an answer may take.
@@ -29,10 +29,10 @@ statement!(THREADS_RUNNING, "threads running (mysql)", "SHOW GLOBAL STATUS LIKE 
 
 statement!(THROTTLE_RECORD, "record throttle", "UPDATE daymend_workers SET throttled = ? WHERE id = ?");
 
-/// How many characters of a reason are shown; the width of its column.
+/// How many characters of a reason are shown: the width of its column.
 const SHOWN_CHARACTERS_MAX: usize = 255;
 
-/// The names of what can hold a worker back, as the metric has them.
+/// The reasons to hold back, as labels of the metric.
 const REASONS: [&str; 3] = ["threads", "lag", "query"];
 
 /// The limits above which a worker holds back.
@@ -63,7 +63,7 @@ impl Limits {
         watch::channel((!self.is_empty()).then(|| "nobody has looked yet".to_owned()))
     }
 
-    /// Looks once; for each reason why to hold back, if there is one.
+    /// Checks all limits once; for each, the reason to hold back if it is exceeded.
     async fn look(&self, db: &Db) -> [Option<String>; REASONS.len()] {
         [self.threads(db).await, self.lag().await, self.query(db).await]
     }
@@ -150,7 +150,7 @@ pub(super) async fn watch(session: Arc<Session>, gate: watch::Sender<Option<Stri
                 None => tracing::info!(worker = session.worker_id, "going on"),
             }
         }
-        // The gate does not wait for the record: a database that suffers may take long to write it.
+        // Recorded after the gate has changed: an overloaded database may take long to write it.
         if recorded != reason {
             let shown: Option<String> = reason.as_ref().map(|reason| clipped(reason, SHOWN_CHARACTERS_MAX));
             let db = session.db.with_limit(ANSWER_MAX);
@@ -172,20 +172,19 @@ async fn threads_running(db: &Db) -> Result<i64, DbError> {
         .await
 }
 
-/// How far a replica is behind, by the channel that is behind most; none where one does not replicate, or there
-/// is none.
+/// The lag of a replica: that of its slowest channel. `None` if a channel does not replicate, or if there is none.
 async fn lag(replica: &Db) -> Result<Option<Duration>, DbError> {
     let behind: Option<Vec<i64>> = channels(replica).await?.into_iter().collect();
     let most = behind.and_then(|seconds| seconds.into_iter().max());
     Ok(most.map(|seconds| Duration::from_secs(seconds.unsigned_abs())))
 }
 
-/// How many seconds each channel of a replica is behind; none where it does not replicate. A server that is no
-/// replica has no channel.
+/// How many seconds each channel of a replica is behind; `None` for a channel that does not replicate. A server that is
+/// not a replica has no channels.
 async fn channels(replica: &Db) -> Result<Vec<Option<i64>>, DbError> {
     let replica = replica.with_limit(ANSWER_MAX);
-    // MySQL 8.0.22+ and MariaDB 10.5.1+, which shows one channel unless asked for all; each has its own name
-    // for the column.
+    // For MySQL 8.0.22+ and MariaDB 10.5.1+, which shows one channel unless asked for all; they name the column
+    // differently.
     let query = Query::new("replica status", "SHOW /*M! ALL REPLICAS */ /*!80000 REPLICA */ STATUS");
     replica
         .fetch_all(query, args![], |row| {
@@ -195,8 +194,7 @@ async fn channels(replica: &Db) -> Result<Vec<Option<i64>>, DbError> {
         .await
 }
 
-/// The first value of the operator's query, which has to be a number: NULL is none, and holds the worker
-/// back.
+/// The first value of the operator's query. It has to be a number: NULL is not one, and so holds the worker back.
 async fn number(db: &Db, query: &str) -> Result<f64, DbError> {
     let mut tx = db.with_limit(ANSWER_MAX).begin(Mode::Snapshot).await?;
     tx.fetch_one(Query::new("throttle query", query), args![], |row| row.real(0)).await

@@ -19,11 +19,11 @@ use crate::{
     queue::{Job, JobKind, lease, settle},
 };
 
-/// How many acks go into one statement, and how long the first waits for others.
+/// How many acks go into one statement, and how long the first one waits for others.
 const ACKS_MAX: usize = 500;
 const ACKS_WAIT: Duration = Duration::from_millis(20);
 
-/// How often those are tried that somebody keeps locked.
+/// How often jobs locked by somebody else are tried again.
 const LOCKED_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the gauges are set.
@@ -53,8 +53,8 @@ pub(super) async fn keep_lease(session: Arc<Session>, db: Db) {
     }
 }
 
-/// How long to wait after a heartbeat that failed: not so long that the next one is missed, of which a lease has
-/// a few.
+/// How long to wait after a failed heartbeat: not so long that the next one is missed, as a lease spans only a few
+/// heartbeats.
 fn again(heartbeat: Duration) -> Backoff {
     Backoff { max: Backoff::UNAVAILABLE.max.min(heartbeat), ..Backoff::UNAVAILABLE }
 }
@@ -120,14 +120,14 @@ pub(super) fn acker(session: Arc<Session>) -> (mpsc::UnboundedSender<Acks>, impl
     (sender, task)
 }
 
-/// Whether jobs are left out at once that somebody keeps locked, or only if they are in the way.
+/// Whether jobs locked by somebody else are left out from the start, or only once they get in the way.
 #[derive(Debug, Clone, Copy)]
 enum Locked {
     Tried,
     LeftOut,
 }
 
-/// Acks jobs; `locked` takes those that somebody keeps locked.
+/// Acks jobs; those locked by somebody else are added to `locked`.
 async fn ack(session: &Session, mut acks: Acks, how: Locked, locked: &mut Acks) {
     let (db, worker_id) = (&session.db, session.worker_id);
     while !acks.jobs.is_empty() {
@@ -143,7 +143,8 @@ async fn ack(session: &Session, mut acks: Acks, how: Locked, locked: &mut Acks) 
         let (still_locked, jobs): (Vec<Job>, Vec<Job>) =
             jobs.into_iter().partition(|job| completed.locked.contains(&job.id));
         locked.join(Acks { room: room.split(still_locked.len()), jobs: still_locked });
-        // Which of them were refused the fence does not say: it is rare, and a kind for all will do.
+        // The fence tells how many were refused, but not which. That is rare, and only their kinds are needed, so any
+        // will do.
         let refused_jobs = jobs.len() - usize::try_from(completed.found).unwrap_or(0).min(jobs.len());
         let (refused_jobs, acked) = jobs.split_at(refused_jobs);
         for kind in JobKind::ALL {

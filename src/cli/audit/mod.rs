@@ -144,7 +144,7 @@ impl AuditArgs {
         let scope = self.scope()?;
         let rollups = global.rollups()?;
         let rollup = historical_summary(&rollups)?;
-        // What is missing for a repair is said before the hours of an audit, not after them.
+        // Report what is missing for a repair before an audit that may take hours, not after it.
         let writing = if self.repair { Some(global.connect(4).await?) } else { None };
         let reading = match &self.read_url {
             Some(url) => connect_to("--read-url", url, 2).await?,
@@ -163,7 +163,7 @@ impl AuditArgs {
             return Err(usage(format!("no day to compare: {between}no lab has a closed day with bills or rows")));
         }
         let report = watched(&reading, rollup, &plan, &self.options(now)).await?;
-        // Before anything is printed: whoever reads only the beginning of it has asked for the repair as well.
+        // Enqueue before anything is printed: a reader that closes the output early has asked for the repair as well.
         let mut repair = match &writing {
             Some(db) => Some(self.enqueue(global, db, rollup, &report).await?),
             None => None,
@@ -175,7 +175,7 @@ impl AuditArgs {
         if let (Some(db), Some(repair)) = (&writing, &mut repair) {
             self.follow(global, db, rollup, &report, repair).await?;
             if repair.ended.is_some() {
-                // Not from the replica, which may be behind.
+                // Not from the replica, which may lag behind.
                 let options = self.options(db.now(global.clock()).await?);
                 after = Some(again(global, db, rollup, &repair.days, &options).await?);
             }

@@ -125,7 +125,7 @@ impl PauseArgs {
 
     pub(super) async fn resume(self, global: &Global, db: &Db) -> anyhow::Result<ExitCode> {
         let (target, name) = self.target()?;
-        // Jobs may have been set aside of what is not paused: only trying tells.
+        // Jobs may be set aside even if the target is not paused: only trying to resume it tells.
         let (text, changes) = if self.dry_run {
             let is_paused = pause::is_paused(db, target).await?;
             (if is_paused { "would be resumed" } else { "not paused" }, is_paused)

@@ -74,7 +74,7 @@ impl FollowUp {
         }
     }
 
-    /// The run that recomputes the days.
+    /// Enqueues the run that recomputes the days; returns its id.
     async fn repair(&self, global: &Global, db: &Db, days: &repair::Plan) -> anyhow::Result<i64> {
         migrate::check(db).await?;
         let rollups = global.rollups()?;

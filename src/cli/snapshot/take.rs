@@ -82,7 +82,7 @@ impl Options {
             bar.finish();
         }
         let manifest = taken.map_err(|error| explained_to(READER, error))?;
-        // What others have left takes room; that it cannot be removed is no failure of this one.
+        // Leftovers of interrupted takes use up space, but this snapshot has not failed if they cannot be removed.
         if let Err(error) = store.clean().await {
             tracing::warn!(error = %crate::error::chain(&error), "leftovers cannot be removed");
         }

@@ -61,7 +61,7 @@ impl Options {
         let mut done = self.file.clone().into_os_string();
         done.push(".undone");
         let done = PathBuf::from(done);
-        // As where a run was killed behind its last step.
+        // An earlier undo has renamed the file, which is its last step: there is nothing left to do.
         if !self.file.exists() && done.exists() {
             if global.json {
                 print_json(&json(&Undone::default(), Some(&done), self.dry_run))?;
@@ -76,7 +76,7 @@ impl Options {
         self.check_database(global, &reader.header, &db)?;
         let undo = undo_of(global, &db, &reader, &self.relations).await?;
         let days = days_of(global, &db, &undo, &mut reader).await?;
-        // Once its rows are gone nobody could say which days they were.
+        // Record the days now: once the rows are gone, nobody could tell which days they were on.
         if !self.dry_run && !days.labs.is_empty() {
             reader.writer()?.append(&[Record::Days { labs: days.labs.clone() }])?;
         }
@@ -100,7 +100,7 @@ impl Options {
             }
             return Ok(exit.into());
         }
-        // The person who wants this has decided that the rows of those days go.
+        // Whoever undoes a restore has decided that the rows of those days should vanish.
         let follow_up = FollowUp {
             requested_by: format!("undo of {} by {}", reader.header.snapshot, who()),
             attempts_max: self.attempts.attempts,
@@ -109,14 +109,14 @@ impl Options {
         };
         let after = follow_up.enqueue(global, &db, &days).await;
         half_done.done();
-        // Run again it goes on with the days.
+        // If the days could not be enqueued, the file keeps its name: undoing it again then continues with them.
         let renamed = (undone.left.is_empty() && after.is_enqueued()).then_some(done.as_path());
         if let Some(done) = renamed {
             std::fs::rename(&self.file, done).with_context(|| {
                 format!("{} row(s) were removed, and {} cannot be renamed", undone.removed, self.file.display())
             })?;
         }
-        // What may take long is left to others.
+        // Release the undo file before the steps that may take long.
         drop(held);
         if !global.json {
             print(&undone, false);
@@ -131,7 +131,7 @@ impl Options {
         Ok(after.exit(exit).into())
     }
 
-    /// Refuses another database: its rows are not those that were restored, even if they have the same keys.
+    /// Refuses another database: its rows are not the restored ones, even if they have the same keys.
     fn check_database(&self, global: &Global, header: &Header, db: &Db) -> anyhow::Result<()> {
         let (file, live) = (self.file.display(), Database::of(db));
         let Some(known) = &header.database else {
@@ -174,7 +174,7 @@ pub(super) async fn days_of(
     touched::days(live, shapes, links, facts, rollup, reader, now).await
 }
 
-/// The result as JSON, including the new name of the undo file if every row has been taken back.
+/// The result as JSON, including the new name of the undo file if every row has been removed.
 fn json(undone: &Undone, renamed: Option<&Path>, dry_run: bool) -> serde_json::Value {
     let left: Vec<_> = undone
         .left

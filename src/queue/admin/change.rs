@@ -41,7 +41,7 @@ impl Change {
         }
     }
 
-    /// The jobs it applies to at all, with its arguments.
+    /// The condition that selects the jobs it can apply to, with its arguments.
     fn applies(self) -> (&'static str, Vec<Arg>) {
         match self {
             Self::Retry { backing_off: false } => ("state = 'discarded'", args![]),
@@ -134,7 +134,8 @@ impl Batch {
     }
 }
 
-/// Changes the next jobs of a run that fit, from the job `first` on. The run has to be locked.
+/// Applies the change to the next batch of matching jobs of a run, from job `first` on. The caller must have locked the
+/// run.
 async fn change_batch(
     tx: &mut Tx,
     change: Change,
@@ -159,7 +160,7 @@ async fn change_batch(
     Ok(Batch { jobs, next })
 }
 
-/// The filter as somebody gave it, and the run whose jobs it found where that does not say so itself.
+/// The filter as given, with the run whose jobs it matched added if it names none.
 fn as_given(filter: &Filter, run: i64) -> String {
     match filter.run {
         Some(_) => filter.to_string(),
@@ -192,7 +193,7 @@ pub(crate) async fn cancel_batch(db: &Db, run: i64, first: i64, who: &str) -> Re
     let Some(locked) = runs::lock_running(&mut tx, run).await? else { return Ok(None) };
     let whole = Filter::default().of_run(run);
     let mut batch = change_batch(&mut tx, Change::Cancel, (run, &whole), first).await?;
-    // Where somebody has retried jobs that came before, they are open again.
+    // If somebody has meanwhile retried earlier jobs, they are open again: start over.
     if batch.next.is_none() && !runs::end_cancelled(&mut tx, &locked).await? {
         batch.next = Some(ids_of(run).0);
     }

@@ -77,7 +77,7 @@ fn contains(needle: &str) -> Arg {
 }
 
 impl fmt::Display for Filter {
-    /// As it would be written on the command line.
+    /// Formats the filter as it would be written on the command line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
         let mut part = |name: &str, value: Option<String>| {

@@ -64,15 +64,15 @@ pub async fn log(db: &Db, limit: u32) -> Result<Vec<LogEntry>, DbError> {
 /// How many characters of a filter the log keeps; the width of its column.
 const FILTER_CHARACTERS_MAX: usize = 1000;
 
-/// Notes a change in the transaction that makes it.
+/// Records a change in the log, in the transaction that makes it.
 async fn write_log(tx: &mut Tx, who: &str, action: &str, filter: &str, jobs: u64) -> Result<(), DbError> {
     let (who, filter) = (clipped(who, WHO_CHARACTERS_MAX), clipped(filter, FILTER_CHARACTERS_MAX));
     tx.execute(&LOG_WRITE, args![who, action, filter, jobs]).await.map(drop)
 }
 
-/// How many jobs of which runs fit a condition made of fixed fragments: what a change would touch.
+/// How many jobs match a condition made of fixed fragments, by run.
 async fn jobs_by_run(db: &Db, condition: &str, args: Vec<Arg>) -> Result<Vec<(i64, u64)>, DbError> {
-    // The kinds, of which there are no others, let it find jobs of a state by the queue's index.
+    // Listing all kinds lets it find jobs by state through the queue's index.
     let sql = format!(
         "SELECT run_id, COUNT(*) FROM daymend_jobs
          WHERE kind IN ('nightly', 'repair', 'rebuild') AND {condition} GROUP BY run_id ORDER BY 1"

@@ -15,7 +15,7 @@ use crate::{
     statement,
 };
 
-/// How many parked jobs of a lab are given turns at once.
+/// How many parked jobs of a lab one statement gives turns to.
 const JOBS_A_STATEMENT: u32 = 500;
 
 statement!(
@@ -132,14 +132,14 @@ pub async fn resume(db: &Db, target: Target, who: &str) -> Result<Option<u64>, D
     .await
 }
 
-/// Gives parked jobs turns as if their runs had enqueued them just now.
+/// Gives parked jobs turns as if their runs had just enqueued them.
 async fn unpark(tx: &mut Tx, lab: i64) -> Result<u64, DbError> {
-    // Asked before any job is given a turn, or the first of them would put the next further back.
+    // Read once, so that all parked jobs get turns counted from the same front.
     let mut fronts = HashMap::new();
     for kind in JobKind::ALL {
         fronts.insert(kind, enqueue::front(tx, kind).await?);
     }
-    // How many jobs of each run have been given a turn.
+    // How many jobs of each run already have a turn.
     let mut places: HashMap<i64, usize> = HashMap::new();
     let mut unparked = 0;
     loop {

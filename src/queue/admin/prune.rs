@@ -26,10 +26,10 @@ use crate::{
 /// How many jobs one transaction deletes.
 const JOBS_A_BATCH: usize = 1000;
 
-/// How many ids of runs one transaction looks at.
+/// How many run ids one transaction covers.
 const RUNS_A_BATCH: i64 = 1000;
 
-/// How many workers one statement deletes, and how many ids of attempts one looks at.
+/// How many workers one statement deletes, and how many attempt ids one scans.
 const WORKERS_A_BATCH: usize = 1000;
 const ATTEMPTS_A_LOOK: i64 = 10_000;
 
@@ -45,7 +45,7 @@ statement!(
      WHERE id BETWEEN ? AND ? AND state <> 'running' AND finished_at < ? ORDER BY id {skip_locked}"
 );
 
-// The gauge of what was done when, by zone, is read from these.
+// The gauge of each zone's last completed nightly run is read from these.
 statement!(
     LAST_NIGHTLY,
     "last completed nightly runs",
@@ -78,10 +78,10 @@ statement!(
 
 statement!(WORKERS, "prune workers", "DELETE FROM daymend_workers WHERE id IN ({list}) AND lease_until_us < {now_us}");
 
-/// The jobs that may go.
+/// Selects jobs that may be deleted...
 const ENDED: &str = "state IN ('completed', 'discarded', 'cancelled')";
 
-/// Of a run that closed before the cutoff.
+/// ... if their run closed before the cutoff.
 const OF_OLD_RUN: &str = "EXISTS (SELECT 1 FROM daymend_runs
                  WHERE daymend_runs.id = daymend_jobs.run_id
                    AND daymend_runs.state <> 'running' AND daymend_runs.finished_at < ?)";
@@ -104,7 +104,7 @@ pub async fn plan(db: &Db, filter: &Filter, older_than: Duration) -> Result<Vec<
     Ok(planned)
 }
 
-/// The runs that stay, however old: of each zone the last nightly run that completed.
+/// The runs that are kept however old they are: each zone's last completed nightly run.
 async fn kept(db: &Db) -> Result<Vec<i64>, DbError> {
     db.fetch_all(&LAST_NIGHTLY, args![], |row| row.int(0)).await
 }
@@ -137,7 +137,7 @@ pub async fn prune_outlived(db: &Db, retention: Duration) -> Result<u64, DbError
     Ok(pruned)
 }
 
-/// Prunes batch after batch, and adds up the jobs of each run; each batch is logged where `who` is known.
+/// Prunes batch by batch, and adds up the jobs deleted from each run. Each batch is logged if `who` is given.
 async fn prune_runs(
     db: &Db,
     filter: &Filter,
@@ -160,10 +160,10 @@ async fn prune_runs(
     Ok(())
 }
 
-/// Deletes workers that were last heard of before the cutoff, and of which no attempt is left.
+/// Deletes workers whose last heartbeat was before the cutoff and that have no attempts left.
 ///
-/// Attempts have no index on their workers, which would cost every failure and every hand-back: they are walked by
-/// their key, and only where there is somebody to look for.
+/// Attempts have no index on their worker, as it would slow down every failure and every hand-back. Instead they are
+/// scanned by primary key, and only if there are workers to look for.
 async fn prune_workers(db: &Db, cutoff: DateTime<Utc>) -> Result<(), DbError> {
     let gone = db.fetch_all(&WORKERS_GONE, args![cutoff], |row| row.int(0)).await?;
     let mut gone: BTreeSet<i64> = gone.into_iter().collect();
@@ -188,17 +188,17 @@ fn described(filter: &Filter, cutoff: DateTime<Utc>) -> String {
     format!("{filter} older than {cutoff}")
 }
 
-/// What a batch came to.
+/// The result of pruning one batch.
 #[derive(Debug, Default)]
 struct Pruned {
-    /// How many jobs, by run.
+    /// How many jobs were deleted, by run.
     jobs: Vec<(i64, u64)>,
     runs: u64,
     /// The run to continue from; `None` after the last one.
     next: Option<i64>,
 }
 
-/// Prunes some runs from `first` on.
+/// Prunes one batch of runs, from `first` on.
 async fn prune_batch(
     db: &Db,
     filter: &Filter,
@@ -249,7 +249,7 @@ async fn prune_batch(
     Ok(pruned)
 }
 
-/// The first ended jobs of a run that fit.
+/// The first ended jobs of a run that match the filter.
 async fn ended_jobs(tx: &mut Tx, filter: &Filter, run: i64, limit: usize) -> Result<Vec<i64>, DbError> {
     let (fits, more) = filter.condition();
     let (first, last) = ids_of(run);

@@ -53,7 +53,7 @@ statement!(
      ORDER BY sort_key LIMIT 1"
 );
 
-// What was resumed longer ago than that counts from when it was enqueued.
+// Only recent log entries are read: jobs resumed longer ago count from when they were enqueued.
 statement!(
     RESUMES,
     "last resumes",
@@ -204,7 +204,7 @@ pub async fn discarded_since(db: &Db, since: DateTime<Utc>) -> Result<i64, DbErr
     db.fetch_one(&DISCARDED_SINCE, args![since.timestamp_micros()], |row| row.int(0)).await
 }
 
-/// Since when the job of a run has waited for its turn that has waited longest.
+/// Since when the longest-waiting job of a run has waited for its turn; `None` if none is waiting.
 async fn waiting_since(
     tx: &mut Tx,
     run: &Run,

@@ -18,7 +18,7 @@ pub use days::{days, labs, last_day, next_day};
 pub use read::read;
 pub(super) use write::write;
 
-/// What stands for a count of NULL, which a site's table may allow: wrong, whatever is expected.
+/// Stands for a NULL count, which a site's table may allow: it is wrong whatever is expected.
 const NO_COUNT: i64 = -1;
 
 /// A row of the summary table, of one lab.

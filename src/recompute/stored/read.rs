@@ -20,14 +20,14 @@ const READ_BETWEEN: &str = "read summary between ids";
 const SAMPLE: &str = "sample of summary ids";
 const ENDS: &str = "ends of summary ids";
 
-/// How many rows tell at first whether the rows lie together.
+/// How many rows are sampled to find out whether the rows lie together.
 const SAMPLE_ROWS: u32 = 32;
 
-/// Among how many rows one may lie to be read with them: counting a row and passing two takes about as long as
-/// looking it up.
+/// Rows are read by their ids if at least one in this many rows between the first and the last id is theirs: counting a
+/// row and skipping two takes about as long as looking one up.
 const PASSED_MAX: i64 = 2;
 
-/// How many rows have to be expected: fewer are not worth the questions.
+/// How many rows have to be expected: for fewer, the extra queries do not pay off.
 const ROWS_MIN: usize = 200;
 
 /// Each statement, with its name.
@@ -70,10 +70,10 @@ pub async fn read(
     Ok(rows)
 }
 
-/// The first and the last id of the rows `of_days`, if those between are mostly these rows.
+/// The first and the last id of the rows `of_days`, if the rows between them are mostly theirs.
 ///
-/// Counting all of them is a fifth of reading them, and in vain where triggers have written them: the first few,
-/// which are of one day, tell that before.
+/// Counting all of them takes a fifth of the time of reading them, and is in vain if triggers wrote them. A small
+/// sample, which comes from one day, shows that beforehand.
 async fn ids(
     tx: &mut Tx,
     s: &Summary,
@@ -102,12 +102,12 @@ async fn ids(
     Ok(ends.filter(|ends| lie_together(rows, *ends)))
 }
 
-/// Whether so many rows lie together, whose first and last id these are.
+/// Whether this many rows, with these first and last ids, lie together.
 fn lie_together(rows: i64, (low, high): (i64, i64)) -> bool {
     high.saturating_sub(low) < rows.saturating_mul(PASSED_MAX)
 }
 
-/// What is read of a row.
+/// The columns that are read.
 fn columns(s: &Summary) -> String {
     [&s.id, &s.day, &s.dimension_a, &s.dimension_b, &s.event, &s.count].map(String::as_str).join(", ")
 }
@@ -120,7 +120,7 @@ fn read_sql(s: &Summary) -> String {
     format!("SELECT {} {}", columns(s), of_days(s))
 }
 
-/// COALESCE keeps the servers from the unique key, which begins with the lab.
+/// COALESCE keeps the server from using the unique key, which begins with the lab.
 fn read_between_sql(s: &Summary) -> String {
     format!(
         "SELECT {} FROM {} WHERE {} BETWEEN ? AND ? AND COALESCE({}) = ? AND {} BETWEEN ? AND ?",

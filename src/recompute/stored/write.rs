@@ -13,17 +13,17 @@ use crate::{
 /// How many rows one statement updates or deletes at most.
 const ROWS_A_STATEMENT_MAX: usize = 500;
 
-/// How many rows one statement inserts at most: 6 parameters a row stay below the limits of 65,535
-/// (MySQL) and 32,766 (SQLite). As many as nearly all days have: each statement but the first asks for the
+/// How many rows one statement inserts at most. With 6 parameters per row this stays below the limits of 65,535 (MySQL)
+/// and 32,766 (SQLite). It covers nearly every day in one statement, because each one after the first requests the
 /// AUTO-INC lock while rows are locked.
 const ROWS_AN_INSERT_MAX: usize = 2_000;
 
-/// How many rows a statement inserts where there are more of them: what is left over, of which every number is
-/// a statement of its own, has to be prepared anew each time (BENCHMARKS.md).
+/// How many rows one statement inserts if there are more than that. Smaller, because each number of leftover rows is a
+/// different statement, which has to be prepared each time (BENCHMARKS.md).
 const ROWS_OF_MANY: usize = 500;
 
-/// Up to how many rows a statement is kept prepared. Each number of rows is a statement of its own, of which
-/// one for a thousand rows takes 60 KiB here and a megabyte in the server.
+/// Up to how many rows a statement is kept prepared. Each number of rows is a different statement, and one for a
+/// thousand rows takes 60 KiB here and a megabyte in the server.
 const ROWS_KEPT_MAX: usize = 50;
 
 /// The names of the statements.
@@ -70,7 +70,7 @@ pub(in crate::recompute) async fn write(
     insert(tx, rollup, lab_id, &insert_last).await
 }
 
-/// Locks the rows that are to be changed, and checks that they hold what was read.
+/// Locks the rows to be changed, and checks that they still hold what was read.
 async fn lock(tx: &mut Tx, s: &Summary, difference: &Difference) -> Result<(), DbError> {
     let mut seen: HashMap<i64, i64> = difference.delete.iter().map(|row| (row.id, row.count)).collect();
     seen.extend(difference.update.iter().map(|update| (update.id, update.from)));
@@ -107,7 +107,7 @@ async fn insert(tx: &mut Tx, rollup: &Rollup, lab_id: i64, rows: &[(Key, u32)]) 
     Ok(())
 }
 
-/// Keeps a statement of so many rows prepared if their number comes again: a few, or the most.
+/// Keeps the statement prepared if its number of rows is likely to come again: a small number, or the maximum.
 fn kept(query: Query<'_>, rows: usize, rows_max: usize) -> Query<'_> {
     if rows <= ROWS_KEPT_MAX || rows == rows_max { query } else { query.once() }
 }

@@ -34,10 +34,10 @@ use crate::{
 };
 use slice::{LEASE, Slice};
 
-/// How often it is looked whether a slice is due.
+/// How often to check whether a slice is due.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// How long after the nightly run a slice begins: the days that have just closed come first.
+/// How long after the nightly run a slice begins: days that have just closed come first.
 const AFTER_NIGHTLY: chrono::Duration = chrono::Duration::minutes(30);
 
 /// Configuration of the standing audit.
@@ -102,7 +102,7 @@ pub async fn audit_tonight(
     while !shutdown.is_cancelled()
         && let Some(taken) = slices::take(db, &rollup.name, LEASE).await?
     {
-        // Of an earlier night only the end is missing: this night has a budget of its own.
+        // An earlier night's slice only has to be ended: tonight's has a budget of its own.
         let budget = if taken.night == night { audit.budget } else { Duration::ZERO };
         let mut slice = Slice::begin(db, rollup, config, clock, taken, budget, shutdown).await?;
         if !slice.work().await? {
@@ -130,7 +130,7 @@ pub async fn audit_tonight(
     Ok(reports)
 }
 
-/// The night that a moment belongs to.
+/// The night that a moment falls in.
 fn night_of(nightly_at: NightlyAt, now: DateTime<Utc>) -> NaiveDate {
     let time = match nightly_at {
         NightlyAt::Utc(time) => time,

@@ -36,8 +36,8 @@ pub(super) const LEASE: Duration = Duration::from_secs(300);
 /// How often progress is recorded.
 const RECORD_EVERY: Duration = Duration::from_secs(5);
 
-/// How many drifted (lab, day, cause)s a slice keeps before it ends: what is as wrong as that
-/// wants a rebuild, and a look at what breaks it.
+/// How many drifted (lab, day, cause)s a slice records before it ends early: if that much is wrong, it takes a rebuild,
+/// and somebody to find the cause.
 const FOUND_MAX: usize = 10_000;
 
 /// A slice that this process is working on.
@@ -96,8 +96,8 @@ impl<'a> Slice<'a> {
         self.taken.spent + self.begun.elapsed()
     }
 
-    /// Whether the slice has come to its end. Something is read in every slice: labs that cost
-    /// nothing must not use up a small budget.
+    /// Whether the slice is over. It never is before something has been read: labs with nothing to read must not use up
+    /// a small budget.
     fn is_over(&self) -> bool {
         let has_read = self.done.days_audited + self.unrecorded.counts.days_audited > 0;
         (has_read && self.spent() >= self.budget)
@@ -117,7 +117,7 @@ impl<'a> Slice<'a> {
         let subjects: BTreeMap<i64, Subject> = subjects.into_iter().map(|subject| (subject.lab_id, subject)).collect();
         let labs: BTreeSet<i64> = subjects.keys().copied().collect();
         let mut cursors = cursors::reconcile(self.db, &self.rollup.name, &labs).await?;
-        // Once a night is enough, whoever did it.
+        // A lab with a complete round since the slice began is done for tonight, whoever audited it.
         cursors.retain(|_, cursor| cursor.next_day.is_some() || cursor.audited_at < Some(self.taken.started_at));
         for lab in cursors::order(&cursors) {
             let (Some(subject), Some(cursor)) = (subjects.get(&lab), cursors.remove(&lab)) else { continue };
@@ -135,11 +135,11 @@ impl<'a> Slice<'a> {
         self.record().await
     }
 
-    /// Goes on with a lab's round: its history first, then whatever is stored of days to come, each as of the
-    /// moment at which it begins. A midnight of the lab may have passed since the slice did.
+    /// Continues a lab's round: first its history, then any rows stored for days to come. Each part reads the clock
+    /// when it begins, as midnight may have passed in the lab since the slice began.
     async fn visit(&mut self, subject: &Subject, mut cursor: Cursor) -> Result<Visit, DbError> {
         if cursor.next_day.is_none() {
-            // Of a lab whose first round has never got anywhere it is still that round.
+            // A lab that has never completed a round is still in its first one, which keeps its start.
             let first = cursor.round_at.filter(|_| cursor.audited_at.is_none());
             let round_at = first.or(Some(self.unrecorded.at));
             cursor = Cursor { round_at, audited_at: cursor.audited_at, ..Cursor::default() };
@@ -164,7 +164,8 @@ impl<'a> Slice<'a> {
                     cursor.problem = Some(chain(&error));
                     true
                 }
-                // The next night goes on from here. It may have taken as long as a statement may.
+                // The next night continues from here. Recorded at once, as the statement may have used up its time
+                // limit.
                 Err(error) if is_of_the_lab(&error, self.db).await => {
                     metrics::database_error(&error);
                     tracing::warn!(lab = subject.lab_id, error = %chain(&error), "a lab cannot be audited tonight");
@@ -181,8 +182,8 @@ impl<'a> Slice<'a> {
             if is_behind {
                 return Ok(Visit::Behind);
             }
-            // What is left after the last closed day is a glance. It is taken at once, or a lab to
-            // which every night adds a day would never come to the end of its round.
+            // What is left after the last closed day takes only a moment. It is read at once: otherwise a lab that
+            // gains a day every night would never reach the end of its round.
             let is_at_end = self.history_end(subject, now).is_some_and(|end| cursor.next_day > Some(end));
             if self.is_over() && !is_at_end {
                 return Ok(Visit::Over);
@@ -201,8 +202,8 @@ impl<'a> Slice<'a> {
         Walk::new(self.db, self.rollup, subject, days, now)
     }
 
-    /// The last day of a lab's history that the audit judges: not those that the nightly run has
-    /// just seen to, or will tonight. They are in the next round.
+    /// The last day of a lab's history to audit. Days that the nightly run has just done, or will do tonight, are left
+    /// to the next round.
     fn history_end(&self, subject: &Subject, now: DateTime<Utc>) -> Option<NaiveDate> {
         match subject.standing {
             Standing::Kept(zone) => Some(calendar::previous(self.config.nightly_at.due_day(zone, now))),
@@ -210,7 +211,7 @@ impl<'a> Slice<'a> {
         }
     }
 
-    /// The days of a lab's history that are left of its round; all days of a lab that is not kept.
+    /// The days of a lab's history that are left in its round; all days for a lab that is not kept.
     fn history(
         &self,
         subject: &Subject,
@@ -224,7 +225,7 @@ impl<'a> Slice<'a> {
         }
     }
 
-    /// Records what has been done, in one transaction; false where the slice is somebody else's.
+    /// Records what has been done, in one transaction; returns false if another process has taken the slice.
     async fn record(&mut self) -> Result<bool, DbError> {
         let (taken, spent, unrecorded) = (self.taken, self.spent(), &self.unrecorded);
         let is_ours = retry("record audit", || async {
@@ -299,8 +300,8 @@ impl<'a> Slice<'a> {
     }
 }
 
-/// The days of a lab that have not begun, as far as they are left of its round: they have no rows, and what is
-/// stored there is out of range. Today may have some, of delta triggers: its nightly run comes.
+/// The days of a lab that have not begun and are left in its round. They should have no rows, so any that are stored
+/// are out of range. Today is not included: delta triggers may have written rows, and its nightly run is still to come.
 fn days_to_come(subject: &Subject, next_day: Option<NaiveDate>, now: DateTime<Utc>) -> Option<(NaiveDate, NaiveDate)> {
     let Standing::Kept(zone) = subject.standing else { return None };
     let tomorrow = calendar::next(calendar::next(zone.yesterday(now)));
@@ -319,7 +320,7 @@ impl Unrecorded {
     }
 
     fn add(&mut self, lab: i64, cursor: &mut Cursor, step: Step) {
-        // Behind the last day there is none that a database could hold; that one is read again, if this is written down.
+        // There is no day after the last one that a database can hold; that one is read again if this is recorded.
         cursor.next_day = Some(calendar::next(*step.days.end()).min(calendar::LAST_DAY));
         self.counts.days_audited += step.days_read;
         let findings = match step.outcome {
@@ -346,7 +347,7 @@ impl Unrecorded {
         }
     }
 
-    /// The lab's round has ended; of a lab that could not be looked at none has.
+    /// Ends the lab's round. If the lab is unusable, it does not count as audited.
     fn complete(&mut self, cursor: &mut Cursor, subject: &Subject) {
         cursor.next_day = None;
         match &subject.standing {

@@ -27,11 +27,11 @@ use crate::{
 /// How many rows one step reads.
 const ROWS_A_STEP: usize = 20_000;
 
-/// How many marks of tests are looked at together, and how many tests they may be of.
+/// How many marks of tests are expanded together, and how many different tests they may name.
 const MARKS_MAX: usize = 5000;
 const TESTS_MAX: usize = 500;
 
-/// How many marks one statement leaves.
+/// How many marks one statement inserts.
 const MARKS_A_STATEMENT: usize = 500;
 
 statement!(
@@ -47,12 +47,12 @@ statement!(
     "(?, ?, {now})"
 );
 
-/// A table on the way, read by its key.
+/// A table to walk through, by its key.
 #[derive(Debug)]
 struct Walk {
-    /// The statement for the key of the last row of a step.
+    /// The statement that finds the key of a step's last row.
     bound: String,
-    /// The statement for the rows of a step that matter: lab, and time or day; below, that statement's name.
+    /// The statement that reads the rows of a step that matter (lab, and time or day), and its name.
     rows: String,
     name: &'static str,
     /// Arguments for further conditions on its rows.
@@ -130,7 +130,7 @@ fn bound(table: &str, key: &str) -> String {
     )
 }
 
-/// The stored rows that have a test as this dimension; none where no event type has.
+/// Walks the stored rows that have one of the tests in this dimension; `None` if no event type does.
 fn stored(rollup: &Rollup, catalogue: &Catalogue, place: &str, tests: &[Arg]) -> Option<Walk> {
     let s = &rollup.summary;
     let column = if place == "a" { &s.dimension_a } else { &s.dimension_b };
@@ -179,7 +179,7 @@ impl Expansion {
         tx.for_each(Query::named(walk.name, &walk.rows), args, |row| {
             let labs = &self.labs;
             let Some((lab, zone)) = row.int(0).ok().and_then(|lab| Some((lab, labs.zone(lab)?))) else { return Ok(()) };
-            // What cannot be read is on no day that is kept.
+            // A value that cannot be read belongs to no day of the summary.
             let at = if walk.is_by_day { row.date(1).map(|day| zone.first_instant(day)) } else { row.instant(1) };
             if let Ok(at) = at
                 && !self.seen.contains(&(lab, zone.date_of(at)))
@@ -205,7 +205,7 @@ impl Expansion {
     }
 }
 
-/// Leaves marks of these moments.
+/// Inserts marks of these moments.
 async fn mark(db: &Db, moments: Vec<(i64, DateTime<Utc>)>) -> Result<(), DbError> {
     if moments.is_empty() {
         return Ok(());

@@ -26,9 +26,9 @@ pub const REQUESTED_BY: &str = "dirty days";
 
 statement!(MARKS_ANY, "any marks", "SELECT EXISTS (SELECT 1 FROM daymend_dirty WHERE id > ?)");
 
-// Locked, so that two schedulers share the marks rather than both repair all days. Nothing is read
-// here that a writer may wait for: rows that are being appended are passed over. Zero dates, and
-// others before the first that a DATETIME holds, are nobody's day.
+// Locked, so that two schedulers share the marks instead of both repairing every day. No writer ever waits for this:
+// rows that are being appended are skipped. Zero dates, and others before the first that a DATETIME can hold, belong to
+// no day.
 statement!(
     MARKS_READ,
     "read marks",
@@ -63,14 +63,14 @@ pub(super) struct Batch {
     pub(super) more_after: Option<i64>,
 }
 
-/// Where a mark points.
+/// What a mark points to.
 enum Place {
     Moment(i64, DateTime<Utc>),
     Bill(i64),
     Nowhere,
 }
 
-/// A day, and what is to be done about its marks.
+/// What to do about a mark.
 enum Verdict {
     Repair(NaiveDate),
     NotOver,
@@ -100,7 +100,7 @@ pub(super) async fn enqueue(
     let mut tx = db.begin(Mode::Write).await?;
     let marks = read(&mut tx, floor).await?;
     let mut batch = Batch::default();
-    // Each statement from here on sees at least what the marks tell of.
+    // From here on, each statement sees at least the changes that the marks stand for.
     let bills = moments(&mut tx, watch, &marks).await?;
     let labs = Labs::read(&mut tx, rollup).await?;
     let mut days: BTreeMap<i64, BTreeSet<NaiveDate>> = BTreeMap::new();
@@ -125,7 +125,7 @@ pub(super) async fn enqueue(
         }
         done.push(*id);
     }
-    // Behind marks that stay too: however many of those there are, they keep no other waiting.
+    // Marks that stay are passed as well: however many there are, they must not keep others waiting.
     batch.more_after = marks.last().map(|(id, _)| *id).filter(|_| marks.len() == MARKS_A_BATCH);
     batch.last_deleted = done.last().copied();
     let days = without_waiting(&mut tx, rollup, days).await?;
@@ -156,7 +156,7 @@ async fn read(tx: &mut Tx, floor: i64) -> Result<Vec<(i64, Place)>, DbError> {
     .await
 }
 
-/// What a mark holds; a value that cannot be read is an error, which costs that mark only.
+/// Reads what a mark points to. A value that cannot be read is an error, which affects only that mark.
 fn place(row: &Row) -> Result<Place, sqlx::Error> {
     Ok(match (row.int_or_null(1)?, row.instant_or_null(2)?, row.int_or_null(3)?) {
         (Some(lab), Some(at), _) => Place::Moment(lab, at),
@@ -165,7 +165,7 @@ fn place(row: &Row) -> Result<Place, sqlx::Error> {
     })
 }
 
-/// The lab and the moment of each marked bill that is there.
+/// The lab and the moment of each marked bill that exists.
 async fn moments(
     tx: &mut Tx,
     watch: &Watch,
@@ -222,7 +222,7 @@ impl Labs {
     }
 }
 
-/// Leaves out the days for which a job of an earlier batch is waiting still.
+/// Leaves out the days for which a job of an earlier batch is still waiting.
 async fn without_waiting(
     tx: &mut Tx,
     rollup: &Rollup,

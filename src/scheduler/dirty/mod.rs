@@ -50,19 +50,18 @@ pub(crate) use marks::oldest_us;
 /// How often marks are looked for.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long after a pass that enqueued a run the next one waits: under a steady flow of changes
-/// there is a run every few seconds, not one for every change.
+/// How long to wait after a pass that enqueued a run: a steady flow of changes then causes a run every few seconds, not
+/// one per change.
 const SPACING: Duration = Duration::from_secs(4);
 
 /// How long to wait after a pass that failed.
 const AGAIN: Backoff = Backoff { base: TICK, max: Duration::from_secs(10) };
 
-/// For how long the bills of a test are looked for before marks have their turn again.
+/// For how long to search for the bills of tests before it is the marks' turn again.
 const EXPAND_FOR: Duration = Duration::from_millis(200);
 
-/// How far back from the last mark that was deleted a pass looks for more, except for one every
-/// [`LOOK_ALL_EVERY`]: InnoDB keeps deleted marks for as long as any snapshot is open, and each pass
-/// would walk over all of them.
+/// How many ids before the last deleted mark a pass starts to look, except for one pass every [`LOOK_ALL_EVERY`]:
+/// InnoDB keeps deleted marks for as long as any snapshot is open, and each pass would scan all of them.
 const LOOK_BACK_IDS: i64 = 10_000;
 const LOOK_ALL_EVERY: Duration = Duration::from_secs(30);
 
@@ -115,13 +114,13 @@ pub(super) async fn watch_until(db: &Db, rollup: &Rollup, config: &Config, clock
     }
 }
 
-/// How long to rest after a pass that took so long: at least `spacing`.
+/// How long to rest after a pass that took this long: at least `spacing`.
 fn rest_after(took: Duration, spacing: Duration) -> Duration {
     (took * RESTS).min(REST_MAX).max(spacing)
 }
 
 impl Watcher {
-    /// Turns every committed mark into repairs, one run for some thousands of marks.
+    /// Turns every committed mark into a repair, with one run per few thousand marks.
     async fn pass(
         &mut self,
         db: &Db,
@@ -157,12 +156,12 @@ impl Watcher {
         Ok(())
     }
 
-    /// Looks for the bills of marked tests, for so long; whether there is more to do.
+    /// Searches for the bills of marked tests, for about `time`; returns whether there is more to do.
     async fn expand(&mut self, db: &Db, rollup: &Rollup, watch: &Watch, time: Duration) -> Result<bool, DbError> {
         let Some(catalogue) = &watch.catalogue else { return Ok(false) };
         let begun = Instant::now();
         if self.expansion.is_none() {
-            // Not above the floor that the pass has left behind: the marks of tests may be below it.
+            // Not from `floor`, which the pass has just advanced: marks of tests may lie below it.
             if !marks::any(db, self.looked_above).await? {
                 return Ok(false);
             }

@@ -188,7 +188,7 @@ impl Options {
         if !known.header.knows(&given) {
             context.remarks.push(undo_file::of_other_relations(&undo_path));
         }
-        // Before anything is in: what this cannot read nobody could take back.
+        // Before anything is inserted: if this failed afterwards, nobody could undo the restore.
         let undo = undo_of(global, &db, &known, &self.relations).await?;
         let how = format!("run it again to go on, or `daymend snapshot undo {}`", undo_path.display());
         let half_done = HalfDone::new(global, how);
@@ -215,7 +215,7 @@ impl Options {
             Err(error) => (repair::Plan::default(), After::of_unknown_days(&error)),
         };
         half_done.done();
-        // What may take long is left to others.
+        // Release the undo file before the steps that may take long.
         drop(held);
         let saved = remap::save(&context, &map, self.remap.as_deref()).await?;
         let report = Report::read(&context, self.samples).await?;
@@ -274,7 +274,7 @@ fn remarks_on(left_out: &[String], summary: &str) -> Vec<String> {
     remarks
 }
 
-/// Whether there is any row to take back.
+/// Whether there is any row to undo.
 fn has_rows(reader: &mut Reader) -> anyhow::Result<bool> {
     for page in reader.pages() {
         let records = reader.read(page)?;
