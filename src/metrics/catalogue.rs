@@ -33,8 +33,8 @@ catalogue! {
     /// Jobs by what they are for and state: available, backing_off, paused, running or discarded.
     JOBS = Scheduler Type::Gauge, "daymend_jobs", ["kind", "state"];
 
-    /// For how long the oldest job has waited that is due, of paused kinds as well: since it was enqueued, was due
-    /// again, or what it is of was resumed; 0 where none waits.
+    /// Age of the oldest due job, of paused kinds as well, since it was enqueued, became due again, or its kind or lab
+    /// was resumed; 0 if none waits.
     OLDEST_WAITING = Scheduler Type::Gauge, "daymend_oldest_waiting_job_age_seconds", ["kind"];
 
     /// Whether jobs of this kind are paused.
