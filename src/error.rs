@@ -2,8 +2,6 @@
 
 use std::error::Error;
 
-use crate::{db::DbError, snapshot::SnapshotError};
-
 /// An error with all of its causes on one line.
 #[must_use]
 pub fn chain(error: &(dyn Error + 'static)) -> String {
@@ -18,17 +16,6 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
         source = cause.source();
     }
     text.replace('\n', " ")
-}
-
-/// The database error among an error's causes, if there is one.
-#[must_use]
-pub(crate) fn database_error(error: &anyhow::Error) -> Option<&DbError> {
-    error.chain().find_map(|cause| {
-        cause.downcast_ref::<DbError>().or_else(|| match cause.downcast_ref::<SnapshotError>() {
-            Some(SnapshotError::Database(error)) => Some(error),
-            _ => None,
-        })
-    })
 }
 
 /// The first `max` items of a list, with an ellipsis if there are more: `a, b, …`.

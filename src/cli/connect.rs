@@ -7,9 +7,10 @@ use anyhow::Context as _;
 use super::Global;
 use crate::{
     db::{self, ConnectOptions, Db, DbError},
-    error::{chain, database_error, usage},
+    error::{chain, usage},
     recompute::stored::{self, Access},
     rollup::{Rollups, misfit::Misfit, source},
+    snapshot::database_error,
 };
 
 impl Global {

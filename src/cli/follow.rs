@@ -19,7 +19,7 @@ use crate::{
         },
         lease,
     },
-    runs::{self, Progress, RunState},
+    runs::{self, Progress, Run, RunState},
     scheduler,
 };
 
@@ -29,8 +29,8 @@ const POLL: Duration = Duration::from_millis(200);
 const RESTS: u32 = 4;
 const REST_MAX: Duration = Duration::from_secs(10);
 
-/// Workers and pauses are checked only once per this many polls of the run.
-const LOOKS_A_GLANCE: u64 = 10;
+/// How often workers and pauses are polled.
+const GLANCE: Duration = Duration::from_secs(2);
 
 /// The warning when something was enqueued and no worker is alive.
 const NO_WORKER: &str = "no worker is alive: start `daymend worker` or `daymend serve`";
@@ -71,17 +71,20 @@ pub(super) async fn follow(global: &Global, db: &Db, run_id: i64) -> anyhow::Res
 async fn until_end(global: &Global, db: &Db, run_id: i64) -> anyhow::Result<(RunState, Progress)> {
     let mut bar = Bar::new(format!("run {run_id}"));
     let (mut warned, mut said_paused) = (false, false);
-    let (mut failures, mut looks) = (0, 0_u64);
+    let (mut failures, mut glanced) = (0, Instant::now());
     loop {
-        looks += 1;
         let begun = Instant::now();
         match look(db, run_id).await {
             Ok((RunState::Running, progress)) => {
                 failures = 0;
                 bar.update_noting(progress.ended(), progress.total(), progress.discarded, "discarded");
+                let is_glance = glanced.elapsed() >= GLANCE;
+                if is_glance {
+                    glanced = Instant::now();
+                }
                 if progress.open() > 0
                     && !warned
-                    && looks.is_multiple_of(LOOKS_A_GLANCE)
+                    && is_glance
                     && lease::workers_alive(db).await.is_ok_and(|alive| alive == 0)
                 {
                     warned = true;
@@ -89,7 +92,7 @@ async fn until_end(global: &Global, db: &Db, run_id: i64) -> anyhow::Result<(Run
                 }
                 if progress.available > 0
                     && !said_paused
-                    && looks.is_multiple_of(LOOKS_A_GLANCE)
+                    && is_glance
                     && let Ok(Some(paused)) = paused(db, run_id).await
                 {
                     said_paused = true;
@@ -105,6 +108,7 @@ async fn until_end(global: &Global, db: &Db, run_id: i64) -> anyhow::Result<(Run
                 let wait = Backoff::UNAVAILABLE.wait(failures);
                 tracing::warn!(error = %chain(&error), ?wait, "{}", error.why_waiting());
                 tokio::time::sleep(wait).await;
+                continue;
             }
             Err(error) => return Err(error.into()),
         }
@@ -140,15 +144,19 @@ async fn paused(db: &Db, run_id: i64) -> Result<Option<String>, DbError> {
 
 /// The state of a run; closes it if its jobs have all ended.
 async fn look(db: &Db, run_id: i64) -> Result<(RunState, Progress), DbError> {
-    let mut tx = db.begin(Mode::Snapshot).await?;
-    let run = runs::get(&mut tx, run_id).await?;
-    let progress = runs::progress(&mut tx, run_id).await?;
-    tx.commit().await?;
-    let Some(run) = run else { return Ok((RunState::Cancelled, progress)) };
-    if run.state == RunState::Running && progress.open() == 0 {
-        scheduler::close_run(db, &run, &mut scheduler::Report::default()).await?;
+    let (mut run, mut progress) = read(db, run_id).await?;
+    if let Some(ended) = run.as_ref().filter(|run| run.state == RunState::Running && progress.open() == 0) {
+        scheduler::close_run(db, ended, &mut scheduler::Report::default()).await?;
+        (run, progress) = read(db, run_id).await?;
     }
-    Ok((run.state, progress))
+    Ok((run.map_or(RunState::Cancelled, |run| run.state), progress))
+}
+
+async fn read(db: &Db, run_id: i64) -> Result<(Option<Run>, Progress), DbError> {
+    let mut tx = db.begin(Mode::Snapshot).await?;
+    let read = (runs::get(&mut tx, run_id).await?, runs::progress(&mut tx, run_id).await?);
+    tx.commit().await?;
+    Ok(read)
 }
 
 /// Follows runs one after another, and prints how each ended.

@@ -34,9 +34,10 @@ use clap::{
 use crate::{
     clock::Clock,
     db::{Db, DbError, Kind, migrate::SchemaError},
-    error::{UsageError, chain, database_error, usage},
+    error::{UsageError, chain, usage},
     output::{self, page::has_colour, say},
     rollup::{HISTORICAL_SUMMARY, Rollup, Rollups},
+    snapshot::database_error,
 };
 
 /// Meaning of a command's exit code.

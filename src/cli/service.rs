@@ -292,12 +292,9 @@ impl SchedulerOptions {
             global.warn_of_future(&db).await?;
             let (rollup, mut report) = (historical_summary(&rollups)?, scheduler::Report::default());
             let done = scheduler::tick(&db, rollup, &config, global.clock(), &mut report).await;
-            if report.enqueued.is_empty() && report.closed.is_empty() {
-                done?;
-                return print_report(global, &report);
-            }
-            // What was done is said also where something else failed.
-            let exit = print_report(global, &report)?;
+            // What was done is said also if a step failed.
+            let exit =
+                if done.is_ok() || !report.is_empty() { print_report(global, &report)? } else { Exit::Failed.into() };
             return Ok(done.map(|()| exit)?);
         }
         let daily = self.snapshot.daily(global)?;
@@ -414,8 +411,9 @@ impl WorkerOptions {
             }
             // There may be no scheduler to close the runs.
             let mut report = scheduler::Report::default();
-            scheduler::close_runs(&db, &mut report).await?;
+            let closed = scheduler::close_runs(&db, &mut report).await;
             report.warn_of_undone();
+            closed?;
             if !report.is_all_done() {
                 exit = Exit::Failed;
             }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{Duration, NaiveDate};
 
-use super::{COUNT_MAX, Chart, Check, LAB_OPTIONS_MAX, Patient, Severity, counted, examples, lab_list, lab_options};
+use super::{COUNT_MAX, Chart, Check, LAB_OPTIONS_MAX, Patient, Severity, counted, lab_list, lab_options};
 use crate::{
     args,
     calendar::{self, Zone, ZoneError},
@@ -79,7 +79,8 @@ async fn zones(patient: &Patient<'_>) -> Result<Chart, DbError> {
     }
     chart.fact("labs", format!("{} enabled, in {}", labs.len(), counted(names.len(), "time zone")));
     for ((why, remedy), labs) in unusable.iter().take(20) {
-        let advice = format!("{remedy} for lab {}: the next tick catches up", examples(labs));
+        let advice =
+            format!("{remedy} for lab {}: the next tick catches up", crate::error::examples(labs, LAB_OPTIONS_MAX));
         chart.find(lab_list(labs), format!("is not kept: {why}"), advice);
     }
     Ok(chart)

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The size of the groups that jobs are claimed in if a claim contains jobs for days that are already running.
-const GROUP: usize = 32;
+const GROUP: usize = 16;
 
 statement!(
     CLAIM_DUE,

@@ -305,7 +305,7 @@ pub async fn check(db: &Db) -> Result<Vec<Misfit>, DbError> {
 
 /// Inserts a run with its jobs and its STARTED event, inside the caller's transaction; returns its id.
 pub async fn create(tx: &mut Tx, new: &NewRun) -> Result<i64, DbError> {
-    if new.jobs() as i64 >= JOBS_A_RUN_MAX {
+    if new.jobs() as i64 > JOBS_A_RUN_MAX {
         let why = format!("{} jobs are too many for one run, which has room for {JOBS_A_RUN_MAX}", new.jobs());
         return Err(DbError::new(RUN_INSERT.name, sqlx::Error::Configuration(why.into())));
     }

@@ -19,37 +19,59 @@ use crate::{
 /// runs that a pause keeps open.
 const RUNS_A_TICK: usize = 200;
 
+/// What became of the next open runs.
+#[derive(Debug)]
+pub struct Slice {
+    /// After which run to continue; `None` if there are no more.
+    pub next: Option<i64>,
+    /// The first error of a run; the runs after it were looked at all the same.
+    pub failed: Option<DbError>,
+}
+
 /// Closes runs whose jobs have all ended, and updates the migration records of the others.
 ///
-/// An error for one run is noted, and the run stays open.
+/// A run that cannot be closed is noted and stays open; the others are closed nevertheless, and then the error is
+/// returned.
 pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
     let mut after = None;
     loop {
-        after = close_next_runs(db, after, report).await?;
+        let slice = close_next_runs(db, after, report).await?;
+        // One wait for an answer that does not come is enough.
+        if let Some(error) = slice.failed.filter(|error| slice.next.is_none() || error.is_cut_off()) {
+            return Err(error);
+        }
+        after = slice.next;
         if after.is_none() {
             return Ok(());
         }
     }
 }
 
-/// Does the same for the next open runs after `after`; returns where to continue, or `None` if there are no more.
-pub async fn close_next_runs(db: &Db, after: Option<i64>, report: &mut Report) -> Result<Option<i64>, DbError> {
+/// Does the same for the next open runs after `after`, up to the first that the database does not answer in time.
+pub async fn close_next_runs(db: &Db, after: Option<i64>, report: &mut Report) -> Result<Slice, DbError> {
     let mut tx = db.begin(Mode::Snapshot).await?;
     let mut open = runs::open_behind(&mut tx, after.unwrap_or(0), RUNS_A_TICK + 1).await?;
     tx.commit().await?;
-    let is_more = open.len() > RUNS_A_TICK;
+    let mut next = (open.len() > RUNS_A_TICK).then(|| open[RUNS_A_TICK - 1].id);
     open.truncate(RUNS_A_TICK);
-    for run in &open {
-        match close_run(db, run, report).await {
-            // An error of one run, such as a trigger that rejects its record, must not keep the runs after it open.
-            Err(error) if error.kind == Kind::Other || db.answers_others(&error).await => {
-                metrics::database_error(&error);
-                report.unclosed.insert(run.id, chain(&error));
-            }
-            done => done?,
+    let mut failed = None;
+    for (index, run) in open.iter().enumerate() {
+        let Err(error) = close_run(db, run, report).await else { continue };
+        // An error of one run, such as a trigger that rejects its record, must not keep the runs after it open.
+        let is_cut_off = db.answers_others(&error).await;
+        if error.is_passing() || (error.kind == Kind::Unavailable && !is_cut_off) {
+            return Err(error);
+        }
+        metrics::database_error(&error);
+        report.unclosed.insert(run.id, chain(&error));
+        failed.get_or_insert(error);
+        if is_cut_off {
+            let is_more = next.is_some() || index + 1 < open.len();
+            next = is_more.then_some(run.id);
+            break;
         }
     }
-    Ok(open.last().filter(|_| is_more).map(|run| run.id))
+    Ok(Slice { next, failed })
 }
 
 /// Does the same for one run.
@@ -66,10 +88,10 @@ pub async fn close_run(db: &Db, run: &Run, report: &mut Report) -> Result<(), Db
         return Ok(());
     }
     if progress.open() > 0 {
+        report.open.push((run.kind, progress));
         if records == Records::There {
             unless_held(db, &what, "refresh records", report, || refresh(db, run, &progress)).await?;
         }
-        report.open.push((run.kind, progress));
         return Ok(());
     }
     let closed = unless_held(db, &what, "close run", report, || runs::try_close(db, run.id));

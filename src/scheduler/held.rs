@@ -58,6 +58,12 @@ impl Report {
         self.held.is_empty() && self.unclosed.is_empty()
     }
 
+    /// Whether nothing was done, and nothing left undone.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.enqueued.is_empty() && self.closed.is_empty() && self.untaken.is_empty() && self.is_all_done()
+    }
+
     /// Logs which rows are locked by somebody else, and what happens then.
     pub fn warn_of_held(&self, then: &str) {
         for (what, error) in &self.held {

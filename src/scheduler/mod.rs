@@ -43,7 +43,7 @@ use crate::{
     recompute::shrink::MaxShrink, rollup::Rollup, runs::Progress, runs::RunState,
 };
 use audits::AuditConfig;
-pub use close::{close_next_runs, close_run, close_runs};
+pub use close::{Slice, close_next_runs, close_run, close_runs};
 use nightly::NightlyAt;
 pub use tick::tick;
 

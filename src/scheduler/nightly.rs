@@ -128,6 +128,9 @@ fn say_skipped(zone: Zone, first: NaiveDate, last: NaiveDate, labs: &[i64]) {
         _ => String::new(),
     };
     tracing::warn!(
+        labs = labs.len(),
+        %first,
+        %last,
         "lab(s) {}: days before {} are older than --catch-up-days and were not enqueued; to repair them: \
          daymend repair {of_labs}--day {first} --to {last}",
         examples(labs, LABS_SHOWN),

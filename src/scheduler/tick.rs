@@ -115,7 +115,8 @@ impl Ticker {
     }
 
     async fn close_runs(&mut self, db: &Db, report: &mut Report) -> Result<(), DbError> {
-        self.looked_at = close::close_next_runs(db, self.looked_at, report).await?;
+        let slice = close::close_next_runs(db, self.looked_at, report).await?;
+        self.looked_at = slice.next;
         self.open.append(&mut report.open);
         self.unclosed.append(&mut report.unclosed);
         if self.looked_at.is_none() {
@@ -124,7 +125,7 @@ impl Ticker {
                 tracing::warn!(run, "run {run} cannot be closed, or its records not be refreshed: {why}");
             });
         }
-        Ok(())
+        slice.failed.map_or(Ok(()), Err)
     }
 
     fn walk_on(&mut self, next: Walk, report: &mut Report) {

@@ -45,6 +45,17 @@ impl SnapshotError {
     }
 }
 
+/// The database error among an error's causes, snapshots' errors included, if there is one.
+#[must_use]
+pub(crate) fn database_error(error: &anyhow::Error) -> Option<&DbError> {
+    error.chain().find_map(|cause| {
+        cause.downcast_ref::<DbError>().or_else(|| match cause.downcast_ref::<SnapshotError>() {
+            Some(SnapshotError::Database(error)) => Some(error),
+            _ => None,
+        })
+    })
+}
+
 /// Why an operation on a snapshot failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{REFUSALS_MAX, Session, backend::QueueBackend, fault, is_refusal, room::Room, wait_after};
+use super::{Session, backend::QueueBackend, fault, is_refusal, recurring::Recurring, room::Room, wait_after};
 use crate::{
     calendar,
     db::{Backoff, COMMIT, Db, DbError, Kind, Mode},
@@ -120,7 +120,7 @@ struct Fetcher {
 impl Fetcher {
     /// Claims until the queue is drained if configured to drain it, otherwise for ever.
     async fn run(&mut self, stopping: &CancellationToken) {
-        let (mut failures, mut refusals) = (0, 0);
+        let (mut failures, mut refusals) = (0, Recurring::default());
         loop {
             self.wait_for_room(stopping).await;
             if !self.session.may_begin().await {
@@ -152,11 +152,10 @@ impl Fetcher {
                     self.session.drained.store(true, Ordering::Relaxed);
                     return;
                 }
-                Ok(false) => (failures, refusals) = (0, 0),
+                Ok(false) => (failures, refusals) = (0, Recurring::default()),
                 Err(error) => {
                     failures += 1;
-                    refusals += u32::from(is_refusal(&error));
-                    if self.session.config.drain && refusals == REFUSALS_MAX {
+                    if is_refusal(&error) && refusals.add() && self.session.config.drain {
                         return self.session.refuse(error);
                     }
                     wait_after(&error, "claim", failures, stopping).await;

@@ -16,6 +16,7 @@ use tracing::Instrument as _;
 use super::{
     NOTHING_TO_DO, Session, fault,
     fetch::Unit,
+    recurring::Recurring,
     room::Room,
     upkeep::{Acks, refused},
     wait_after,
@@ -40,11 +41,6 @@ const BACKOFF_MAX: Duration = Duration::from_secs(600);
 
 /// How long an aborted recompute may take to report its progress.
 const ABORT_WAIT: Duration = Duration::from_secs(1);
-
-/// How often in a row, and for how long, a job's connection may be cut off while the database answers others, before it
-/// counts as a failed attempt.
-const CUTS_MIN: u32 = 3;
-const CUTS_TIME: Duration = Duration::from_secs(5);
 
 /// Why an attempt did not complete.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +100,7 @@ pub(super) async fn handle(session: Arc<Session>, acks: UnboundedSender<Acks>, u
     session.busy.fetch_add(1, Ordering::Relaxed);
     // A panic here, outside the recompute, leaves jobs that nobody settles: only the end of this session gives them
     // back.
-    session.vital("what settles jobs", handle_unit(&session, &acks, unit)).await;
+    session.vital("settle", handle_unit(&session, &acks, unit)).await;
     session.busy.fetch_sub(1, Ordering::Relaxed);
 }
 
@@ -170,7 +166,7 @@ async fn run_one(
     room: &mut Room,
 ) -> bool {
     let mut failures = 0;
-    let mut cuts = Cuts::default();
+    let mut cuts = Recurring::default();
     while !session.lost.is_cancelled() {
         let mut error = match attempt(session, unit, std::slice::from_ref(job)).await {
             (rest, Ok(())) => {
@@ -188,7 +184,7 @@ async fn run_one(
             && database.kind == Kind::Unavailable
         {
             failures += 1;
-            if !cuts.are_too_many(session, database).await {
+            if !is_cut_off_for_good(&mut cuts, session, database).await {
                 wait_after(database, "recompute", failures, &session.lost).await;
                 continue;
             }
@@ -229,27 +225,15 @@ async fn run_one(
     false
 }
 
-/// How often in a row a job's connection was cut off while the database answered others, and since when.
-#[derive(Debug, Default)]
-struct Cuts {
-    times: u32,
-    first: Option<Instant>,
-}
-
-impl Cuts {
-    /// Counts a cut, or starts over if the database does not answer; returns whether this is no longer an outage.
-    /// Something that kills long-running queries would kill this one again, for ever. An unreliable network may also
-    /// cut it off a few times, but not for seconds on end and always in the middle of the same job.
-    async fn are_too_many(&mut self, session: &Session, error: &DbError) -> bool {
-        let ping = async { error.is_cut_off() && session.db.ping().await.is_ok() };
-        if session.lost.run_until_cancelled(ping).await != Some(true) {
-            *self = Self::default();
-            return false;
-        }
-        self.times += 1;
-        let first = *self.first.get_or_insert_with(Instant::now);
-        self.times >= CUTS_MIN && first.elapsed() >= CUTS_TIME
+/// Counts that a job's connection was cut off, or starts over if the database does not answer; returns whether this is
+/// no longer an outage. Something that kills long-running queries would kill this one again, for ever. An unreliable
+/// network may also cut it off a few times, but not for seconds on end and always in the middle of the same job.
+async fn is_cut_off_for_good(cuts: &mut Recurring, session: &Session, error: &DbError) -> bool {
+    if session.lost.run_until_cancelled(session.db.answers_others(error)).await != Some(true) {
+        *cuts = Recurring::default();
+        return false;
     }
+    cuts.add()
 }
 
 /// Settles a job; returns whether it still belonged to this worker.

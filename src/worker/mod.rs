@@ -21,6 +21,7 @@ mod backend;
 mod fault;
 mod fetch;
 mod handler;
+mod recurring;
 mod rests;
 mod room;
 pub mod throttle;
@@ -39,6 +40,7 @@ use apalis::prelude::{ParallelizeExt as _, WorkerBuilder, WorkerBuilderExt as _}
 use futures::FutureExt as _;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+use recurring::Recurring;
 use rests::Rests;
 use room::Held;
 use throttle::{Gate, Limits};
@@ -56,9 +58,6 @@ use crate::{
 
 /// How long a worker waits before it registers again after an essential task died, as that may happen again.
 const BROKEN_REST: Duration = Duration::from_secs(1);
-
-/// How many times in a row an essential step may fail, not counting conflicts and outages.
-const REFUSALS_MAX: u32 = 5;
 
 /// How often handing back is tried while some jobs are locked (for example by a transaction of this worker that the
 /// server has not rolled back yet), and how long it waits in between.
@@ -136,7 +135,7 @@ impl Session {
     where
         F: Future<Output = Result<T, DbError>>,
     {
-        let (mut failures, mut refusals) = (0, 0);
+        let (mut failures, mut refusals) = (0, Recurring::default());
         while !self.lost.is_cancelled() {
             let error = match once().await {
                 Ok(done) => {
@@ -146,11 +145,12 @@ impl Session {
                 Err(error) => error,
             };
             failures += 1;
+            let mut is_for_good = false;
             if is_refusal(&error) {
-                refusals += 1;
+                is_for_good = refusals.add();
                 self.pulse.set_trouble(what, Some(format!("cannot {what}: {}", chain(&error))));
             }
-            if refusals == REFUSALS_MAX {
+            if is_for_good {
                 metrics::database_error(&error);
                 tracing::error!(worker = self.worker_id, error = %chain(&error), "cannot {what}");
                 self.refuse(error);
@@ -300,6 +300,7 @@ pub async fn run(
         match run_session(&session, &lease_db, shutdown).await {
             Ok(ended) => return Ok(ended),
             Err(Cut::Refused(error)) => {
+                let _ = tokio::time::timeout(HAND_BACK_MAX, settle::hand_back(&lease_db, worker_id)).await;
                 sign_off(&lease_db, worker_id).await;
                 return Err(error);
             }
@@ -320,14 +321,13 @@ pub async fn run(
 
 /// Registers with the database, waiting while it is unreachable; `None` on shutdown.
 async fn register(db: &Db, config: &Config, shutdown: &CancellationToken) -> Result<Option<i64>, DbError> {
-    let (mut failures, mut refusals) = (0, 0);
+    let (mut failures, mut refusals) = (0, Recurring::default());
     while !shutdown.is_cancelled() {
         match lease::register(db, &config.name, config.lease).await {
             Ok(id) => return Ok(Some(id)),
             Err(error) => {
                 failures += 1;
-                refusals += u32::from(is_refusal(&error));
-                if config.drain && refusals == REFUSALS_MAX {
+                if is_refusal(&error) && refusals.add() && config.drain {
                     return Err(error);
                 }
                 wait_after(&error, "register", failures, shutdown).await;

@@ -503,7 +503,7 @@ async fn many_open_runs_are_looked_at_in_turns(engine: Engine) {
     let (mut next, mut turns) = (None, Vec::new());
     loop {
         let mut report = Report::default();
-        next = scheduler::close_next_runs(&db.db, next, &mut report).await.unwrap();
+        next = scheduler::close_next_runs(&db.db, next, &mut report).await.unwrap().next;
         turns.push(report.open.len());
         if next.is_none() {
             break;

@@ -129,7 +129,7 @@ impl<'a> Slice<'a> {
         }
         if self.kept + self.unrecorded.found.len() >= FOUND_MAX {
             tracing::warn!(
-                "the audit stopped early: more than {FOUND_MAX} findings; look for the cause, then rebuild the labs"
+                "the audit stopped early: {FOUND_MAX} findings or more; look for the cause, then rebuild the labs"
             );
         }
         self.record().await

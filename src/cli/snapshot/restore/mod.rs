@@ -17,11 +17,11 @@ use super::{
 };
 use crate::{
     db::{DbError, migrate},
-    error::{chain, database_error},
+    error::chain,
     runs::records,
     scheduler::repair,
     snapshot::{
-        open,
+        database_error, open,
         restore::{
             Context,
             apply::Apply,

@@ -18,8 +18,7 @@ use super::{
 };
 use crate::{
     db::{DbError, Mode},
-    error::database_error,
-    snapshot::SnapshotError,
+    snapshot::{SnapshotError, database_error},
 };
 use ready::ready;
 pub(super) use record::SEVERAL;

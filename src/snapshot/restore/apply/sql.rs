@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::{
     db::{self, Arg, Backoff, DbError, Dialect, Kind, Mode, Query, Tx},
-    error::database_error,
     snapshot::{
-        cells,
+        cells, database_error,
         schema::{quote, quote_all},
         side::{Shape, Side},
     },
