@@ -15,6 +15,7 @@ on_both! {
     what_an_undo_has_emptied_the_next_restore_fills_in;
     what_was_written_down_and_never_committed_is_filled_in_by_any_later_run;
     what_was_committed_last_may_be_emptied_for_good;
+    days_that_an_undo_has_written_down_say_nothing_of_what_was_committed;
 }
 
 const MEMBERS: &str = "CREATE TABLE members (id BIGINT NOT NULL PRIMARY KEY, next BIGINT NULL, version BIGINT NOT NULL,
@@ -267,4 +268,18 @@ async fn what_was_committed_last_may_be_emptied_for_good(engine: Engine) {
     let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
     assert_eq!(report["applied"]["filled"], 0, "{report}");
     assert_eq!(scene.db.number(WHOLE).await, 0, "{report}");
+}
+
+/// The last reference was written down, and its commit failed; an undo was killed when it had written down its days.
+async fn days_that_an_undo_has_written_down_say_nothing_of_what_was_committed(engine: Engine) {
+    let (scene, name) = circle(engine).await;
+    scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    killed_behind_the_last_fill(&scene);
+    let undo = scene.path("undo.jsonl");
+    let written = std::fs::read_to_string(&undo).unwrap();
+    std::fs::write(&undo, written + "{\"op\":\"days\",\"labs\":[[1,[\"2026-06-01\"]]]}\n").unwrap();
+    scene.execute_all(&["UPDATE members SET next = NULL WHERE id = 3"]).await;
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(report["applied"]["filled"], 1, "{report}");
+    assert_eq!(scene.db.number(WHOLE).await, 3, "{report}");
 }
