@@ -361,7 +361,7 @@ fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<E
 #[derive(Debug, Args)]
 pub(super) struct WorkerOptions {
     /// Exit when no job is left to run: with 0, or with 1 if jobs were discarded meanwhile or a signal came first.
-    /// Paused jobs are left in the queue, and counted
+    /// Also exit if the database keeps refusing what the queue needs. Paused jobs are left in the queue, and counted
     #[arg(long)]
     drain: bool,
 

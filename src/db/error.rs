@@ -205,3 +205,39 @@ impl DbError {
         matches!(&self.source, sqlx::Error::Database(error) if error.is_unique_violation())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_do_at_the_same_time_is_a_conflict_and_what_somebody_does_on_purpose_is_none() {
+        for (numbers, kind) in [
+            // Deadlock, lock timeout, snapshot isolation, a younger table, NOWAIT, a duplicate key.
+            (&[1213, 1205, 1020, 1412, 3572, 1062][..], Kind::Conflict),
+            // Full, stopping, lost, killed, idle for too long, read-only; and log-ins that are refused.
+            (&[1040, 1053, 2006, 2013, 1927, 4031, 1290, 1836, 1045, 1862, 3118], Kind::Unavailable),
+            (&[1044, 1054, 1064, 1142, 1143, 1146], Kind::Definition),
+            // A statement that was killed, or took too long; values and constraints.
+            (&[1317, 1969, 3024, 1264, 1406, 1452, 4025, 0], Kind::Other),
+        ] {
+            for number in numbers {
+                assert_eq!(mysql_kind(*number), kind, "{number}");
+            }
+        }
+        for (code, message, kind) in [
+            (5, "database is locked", Kind::Conflict),
+            (517, "database is locked", Kind::Conflict),
+            (262, "database table is locked", Kind::Conflict),
+            (2067, "UNIQUE constraint failed: t.id", Kind::Conflict),
+            (787, "FOREIGN KEY constraint failed", Kind::Other),
+            (14, "unable to open database file", Kind::Unavailable),
+            (1, "no such table: t", Kind::Definition),
+            (1032, "attempt to write a readonly database", Kind::Definition),
+            (26, "file is not a database", Kind::Definition),
+            (13, "database or disk is full", Kind::Other),
+        ] {
+            assert_eq!(sqlite_kind(code, message), kind, "{code}");
+        }
+    }
+}

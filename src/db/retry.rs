@@ -80,3 +80,32 @@ impl AsDbError for DbError {
         Some(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Of a conflict that does not end the caller hears in the end; of any other error at once.
+    #[tokio::test]
+    async fn only_conflicts_are_started_over_and_not_for_ever() {
+        let tries = Cell::new(0);
+        let fail = |error: fn() -> DbError| {
+            tries.set(0);
+            let tries = &tries;
+            retry::<(), DbError, _>("test", move || async move {
+                tries.set(tries.get() + 1);
+                Err(error())
+            })
+        };
+        assert_eq!(fail(|| DbError::changed("test")).await.unwrap_err().kind, Kind::Conflict);
+        assert_eq!(tries.get(), 1 + RETRIES_MAX);
+        for other in
+            [|| DbError::new("test", sqlx::Error::PoolTimedOut), || DbError::new("test", sqlx::Error::RowNotFound)]
+        {
+            assert_ne!(fail(other).await.unwrap_err().kind, Kind::Conflict);
+            assert_eq!(tries.get(), 1);
+        }
+    }
+}

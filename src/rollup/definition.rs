@@ -335,6 +335,25 @@ mod tests {
     }
 
     #[test]
+    fn a_name_needs_no_quotes_in_any_database() {
+        for name in ["a", "_a1", "A_b", &"x".repeat(64)] {
+            assert!(is_identifier(name), "{name}");
+        }
+        for no_name in ["", "1a", "a b", "a.b", "a-b", "a`", "\u{e9}", &"x".repeat(65)] {
+            assert!(!is_identifier(no_name), "{no_name}");
+        }
+    }
+
+    #[test]
+    fn a_definition_without_events_counts_nothing() {
+        let files = super::super::BUILTIN[0].1;
+        let (_, text) = files.iter().find(|(file, _)| *file == "rollup.toml").unwrap();
+        let events = &text[text.find("[[event]]").unwrap()..];
+        let problems = errors(events, "");
+        assert!(problems[0].ends_with("rollup.toml:1: no [[event]] is defined"), "{problems:?}");
+    }
+
+    #[test]
     fn each_problem_names_its_file_and_line() {
         let cases = [
             ("counts = \"bills\"", "counts = \"bils\"", "rollup.toml:39: \"bils\" is not one of [facts]"),
@@ -370,6 +389,10 @@ mod tests {
                 "rollup.toml:25: unknown field `fact`, expected one of `name`, `summary`, `facts`, `parts`, `event`",
             ),
         ];
+        let long = format!("name = \"{}\"", "x".repeat(33));
+        assert!(errors("name = \"historical_summary\"", &long)[0].ends_with("letters, digits and _, at most 32"));
+        let short = errors("name = \"historical_summary\"", &long.replacen('x', "", 1));
+        assert!(short.len() == 1 && short[0].ends_with("differs from its folder's"), "{short:?}");
         let long = format!("type = \"{}\"", "x".repeat(65));
         assert!(errors("type = \"referral_bill\"", &long)[0].contains("has not between 1 and 64 characters"));
         assert_eq!(errors("type = \"referral_bill\"", &long.replacen('x', "", 1)), Vec::<String>::new());

@@ -75,6 +75,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_database_that_is_away_or_busy_says_nothing_of_a_statement() {
+        let refused = |source| Misfit::refused("bills.sql", DbError::new("facts", source)).map(|misfit| misfit.what);
+        assert!(refused(sqlx::Error::PoolTimedOut).is_err());
+        assert!(Misfit::refused("bills.sql", DbError::changed("facts")).is_err());
+        assert!(refused(sqlx::Error::ColumnNotFound("id".to_owned())).unwrap().starts_with("statement \"facts\": "));
+    }
+
+    #[test]
     fn the_line_is_found_by_what_the_database_names() {
         let text = "-- branch_id FORM labs\nSELECT billing.id AS id,\n  billing.lab_id AS part,\n  b.branch_id\nFORM billing\n";
         for (message, line) in [

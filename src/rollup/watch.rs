@@ -259,5 +259,8 @@ mod tests {
             assert!(found.iter().any(|(at, message)| *at == line && message.contains(expected)), "{found:?}");
         }
         assert!(problems("key = \"id\"", "kee = \"id\"")[0].1.contains("kee"));
+        let long = |length: usize| problems("collectedSample", &"x".repeat(length));
+        assert!(long(49).iter().any(|(_, message)| message.contains("is too long for the name of a trigger")));
+        assert_eq!(long(48), []);
     }
 }

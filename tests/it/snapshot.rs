@@ -324,3 +324,24 @@ async fn a_snapshot_of_sqlite_keeps_every_storage_class() {
     assert_eq!(live.len(), 200);
     assert_eq!(kept, live);
 }
+
+/// Of a table whose engine knows no transactions a copy would be of no moment: half of a change is in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_without_transactions_is_not_copied() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::dir(dir.path());
+    for engine in ["MyISAM", "Aria", "InnoDB"] {
+        db.execute(&format!("CREATE TABLE t_{engine} (id BIGINT NOT NULL PRIMARY KEY) ENGINE = {engine}"), vec![])
+            .await;
+        let tables = [format!("t_{engine}")];
+        let taken = snapshot::take(&db.admin, &store, Some(&tables), Clock::System, &|_| ()).await;
+        match engine {
+            "InnoDB" => assert_eq!(taken.unwrap().tables.len(), 1),
+            _ => {
+                let error = taken.unwrap_err().to_string();
+                assert!(error.contains(&format!("its engine, {engine}, knows no moment to copy")), "{error}");
+            }
+        }
+    }
+}

@@ -21,6 +21,7 @@ use crate::{
 on_both! {
     every_sort_of_damage_is_found;
     a_file_made_anew_around_other_rows_is_found;
+    a_file_that_its_manifest_does_not_mean_is_not_opened;
     commands_list_show_and_prune;
     a_snapshot_of_some_tables_stands_for_no_full_one;
     of_two_that_are_taken_in_one_second_one_is_there;
@@ -95,6 +96,15 @@ async fn a_file_made_anew_around_other_rows_is_found(engine: Engine) {
         ("DELETE FROM billing WHERE id IN (SELECT MAX(id) FROM billing)", Some("table billing has 59 rows and not 60")),
         ("UPDATE billing SET id = id + 1000 WHERE id IN (SELECT MAX(id) FROM billing)", Some("do not fit their hash")),
         ("UPDATE _daymend_tables SET json = '{}'", Some("and the manifest describe table billing differently")),
+        (
+            "INSERT INTO _daymend_tables SELECT 'more', json FROM _daymend_tables",
+            Some("names 2 tables, the manifest 1"),
+        ),
+        (
+            "CREATE INDEX odd ON billing (id); PRAGMA writable_schema = ON;
+             UPDATE sqlite_schema SET sql = 'CREATE INDEX odd ON billing (lab_id)' WHERE name = 'odd'",
+            Some("SQLite finds: "),
+        ),
         ("DROP TABLE billing", Some("table billing cannot be read")),
     ] {
         let file = dir.path().join("unpacked");
@@ -117,6 +127,54 @@ async fn a_file_made_anew_around_other_rows_is_found(engine: Engine) {
             Some(problem) => assert!(problems.iter().any(|found| found.contains(problem)), "{sql}: {problems:?}"),
         }
     }
+}
+
+/// Whoever restores from it verifies nothing: the file is another one, or unpacks to more than was packed.
+async fn a_file_that_its_manifest_does_not_mean_is_not_opened(engine: Engine) {
+    let db = some_rows(engine).await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::dir(dir.path());
+    let name = take_at(&db, &store, "2026-11-21T04:00:00Z").await;
+    let manifest = store.manifest(name).await.unwrap();
+    let mut others = [manifest.clone(), manifest.clone(), manifest.clone()];
+    others[0].sha256 = hex::encode(Sha256::digest("another file"));
+    others[1].sqlite_size -= 1;
+    for (other, why) in
+        others.iter_mut().zip([Some("does not fit its hash"), Some("more bytes than were packed"), None])
+    {
+        other.checksum = other.checksum();
+        fs::write(dir.path().join(name.manifest()), serde_json::to_vec_pretty(other).unwrap()).unwrap();
+        let error = snapshot::open(&store, name).await.err().map(|error| error.to_string());
+        assert_eq!(error.is_some(), why.is_some(), "{error:?}");
+        assert!(error.unwrap_or_default().contains(why.unwrap_or_default()), "{why:?}");
+    }
+}
+
+/// What is listed is whole: the manifest is the first that goes, and the last that comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_can_only_half_be_removed_or_added_is_not_listed() {
+    let db = some_rows(Engine::Sqlite).await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::dir(dir.path());
+    for day in 1..=2 {
+        take_at(&db, &store, &format!("2026-11-{day:02}T02:00:00Z")).await;
+    }
+    // Where the data should be there is what is no file: it is neither removed nor replaced.
+    let in_the_way = |name: &str| {
+        let data = dir.path().join(format!("{name}.sqlite.zst"));
+        let _ = fs::remove_file(&data);
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("x"), "x").unwrap();
+    };
+    in_the_way("2026-11-01T020000Z");
+    let keep = "1 daily".parse().unwrap();
+    assert!(retention::prune(&store, &keep, None, false).await.is_err());
+    let names = async || store.names().await.unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names().await, ["2026-11-02T020000Z"]);
+    in_the_way("2026-11-03T020000Z");
+    let clock = Clock::Fixed("2026-11-03T02:00:00Z".parse().unwrap());
+    assert!(snapshot::take(&db.admin, &store, Some(&["labs".to_owned()]), clock, &|_| ()).await.is_err());
+    assert_eq!(names().await, ["2026-11-02T020000Z"]);
 }
 
 /// A daily prune may come between two looks at a snapshot.
@@ -217,11 +275,12 @@ async fn commands_list_show_and_prune(engine: Engine) {
     assert_eq!(listed.as_array().unwrap().len(), 12);
     assert_eq!(listed[0]["rows"], 60);
     assert!(run_ok(&db, &["snapshot", "show", "latest", "--store", place]).contains("billing"));
+    // What a take that died has left behind goes with them.
+    let left = dir.path().join("2026-11-20T020000Z.sqlite.zst");
+    fs::write(&left, "half").unwrap();
     let prune = ["snapshot", "prune", "--keep", "3 daily, 2 weekly", "--store", place];
     assert!(run_ok(&db, &[&prune[..], &["--dry-run"]].concat()).contains("8 snapshot(s) would be removed, 4 kept"));
-    assert_eq!(store.names().await.unwrap().len(), 12);
-    // What a take that died has left behind goes with them.
-    fs::write(dir.path().join("2026-11-20T020000Z.sqlite.zst"), "half").unwrap();
+    assert_eq!((store.names().await.unwrap().len(), left.exists()), (12, true));
     run_ok(&db, &prune);
     let names: Vec<String> = store.names().await.unwrap().iter().map(ToString::to_string).collect();
     let kept = ["08", "10", "11", "12"].map(|day| format!("2026-11-{day}T020000Z"));

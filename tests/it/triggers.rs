@@ -287,6 +287,11 @@ async fn missing_rights_are_named_and_nothing_is_half_done() {
     for table in ["collectedSample", "allTests"] {
         db.execute(&format!("GRANT TRIGGER ON {name}.{table} TO {name}_op@'%'"), vec![]).await;
     }
+    // They would be there, and swallow that they may not mark.
+    db.execute(&format!("REVOKE INSERT ON {name}.daymend_dirty FROM {name}_op@'%'"), vec![]).await;
+    refused(&db);
+    assert_eq!(names(&db).await, Vec::<String>::new());
+    db.execute(&format!("GRANT INSERT ON {name}.daymend_dirty TO {name}_op@'%'"), vec![]).await;
     run_ok(&db, &["triggers", "install"]);
     // The triggers have the rights of their definer: an application needs none on daymend_dirty.
     db.execute(&format!("CREATE USER {name}_app@'%' IDENTIFIED BY 'secret'"), vec![]).await;
@@ -299,6 +304,66 @@ async fn missing_rights_are_named_and_nothing_is_half_done() {
     tx.commit().await.unwrap();
     assert_eq!(db.marks().await, 1);
     run_ok(&db, &["triggers", "remove"]);
+}
+
+/// Its table has another name since, and a trigger has to be dropped there before it can be created where the table
+/// is now, which this account may not do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trigger_that_cannot_be_moved_stays_where_it_was() {
+    let mut db = TestDb::new(Engine::MariaDb).await;
+    run_ok(&db, &["triggers", "install"]);
+    put_another_in_the_place_of_billing(&db, "billing_old").await;
+    let name = db.text("SELECT DATABASE()").await;
+    db.execute(&format!("CREATE USER {name}_op@'%' IDENTIFIED BY 'secret'"), vec![]).await;
+    db.execute(&format!("GRANT SELECT, INSERT ON {name}.* TO {name}_op@'%'"), vec![]).await;
+    for table in ["billing_old", "billingInfo", "labReportRelation", "collectedSample", "allTests"] {
+        db.execute(&format!("GRANT TRIGGER ON {name}.{table} TO {name}_op@'%'"), vec![]).await;
+    }
+    let url = format!("mysql://{name}_op:secret@{}", db.triggers_url.split_once('@').unwrap().1);
+    let all = std::mem::replace(&mut db.triggers_url, url);
+    let tables = "SELECT GROUP_CONCAT(CONCAT(trigger_name, ' ', event_object_table, ' ', action_statement)
+        ORDER BY trigger_name) FROM information_schema.triggers WHERE trigger_schema = DATABASE()";
+    let before = db.text(tables).await;
+    let error = run_fails(&db, USAGE, &["triggers", "install"]);
+    assert!(error.contains("needs TRIGGER on the watched tables"), "{error}");
+    assert_eq!(names(&db).await.len(), 15);
+    assert_eq!(db.text(tables).await, before);
+    db.triggers_url = all;
+    assert!(run_ok(&db, &["triggers", "install"]).contains("replaced daymend_billing_insert"));
+}
+
+/// One that fires before the row is there knows nothing of the id that it is given.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trigger_that_fires_at_another_moment_is_replaced() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    run_ok(&db, &["triggers", "install"]);
+    let text = "SELECT action_statement FROM information_schema.triggers
+                WHERE trigger_schema = DATABASE() AND trigger_name = 'daymend_billing_insert'";
+    let before = format!(
+        "CREATE OR REPLACE TRIGGER daymend_billing_insert BEFORE INSERT ON billing FOR EACH ROW {}",
+        db.text(text).await
+    );
+    db.execute(&before, vec![]).await;
+    let said = run_ok(&db, &["triggers", "install"]);
+    assert!(said.contains("replaced daymend_billing_insert") && !said.contains("created"), "{said}");
+    assert!(run_ok(&db, &["triggers", "install"]).contains("nothing to do"));
+}
+
+/// A transaction that uses a table ends in a few seconds: until then nothing is given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_in_use_for_a_moment_is_waited_for() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let mut user = db.admin.begin(daymend::db::Mode::Write).await.unwrap();
+    user.fetch_all(daymend::db::Query::new("test", "SELECT id FROM billing"), args![], |_| Ok(())).await.unwrap();
+    let mut install = crate::support::process::command(&db, &["triggers", "install"]);
+    let install = tokio::task::spawn_blocking(move || install.output().unwrap());
+    // Longer than one try takes.
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    assert!(!install.is_finished(), "{:?}", install.await);
+    user.rollback().await.unwrap();
+    let output = install.await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(names(&db).await.len(), 15);
 }
 
 /// With binary logging on, servers want more than TRIGGER.

@@ -301,6 +301,19 @@ mod tests {
         assert!(s3.build().is_ok(), "the times can be read");
     }
 
+    /// Where two could claim one name, as not every store knows how to keep them from it.
+    #[tokio::test]
+    async fn a_manifest_that_is_there_is_not_written_over() {
+        let bucket = Bucket::new(Arc::new(object_store::memory::InMemory::new()), "lab");
+        let fixtures = FsPath::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/snapshot-format-1");
+        let name: Name = "2026-11-21T040000Z".parse().unwrap();
+        let manifest = Manifest::parse(name, &fs::read(fixtures.join(name.manifest())).unwrap()).unwrap();
+        let packed = fixtures.join(name.data());
+        bucket.publish(&packed, &manifest).await.unwrap();
+        assert!(matches!(bucket.publish(&packed, &manifest).await, Err(SnapshotError::Exists(_))));
+        assert!(bucket.read(&name.manifest()).await.unwrap().is_some());
+    }
+
     #[tokio::test]
     async fn what_is_larger_than_a_range_is_put_together_in_order() {
         let bucket = Bucket::new(Arc::new(object_store::memory::InMemory::new()), "lab");

@@ -13,13 +13,14 @@ use daymend::{
 use super::{LIMIT, LONG, count, days, new_run, take, worker};
 use crate::{
     on_both,
-    support::{Engine, TestDb, wait_until},
+    support::{Engine, TestDb, process::run_ok, wait_until},
 };
 
 const LAB: Target = Target::Lab(1);
 
 on_both! {
     resuming_a_lab_finds_jobs_that_were_set_aside_without_a_pause;
+    a_dry_run_of_a_resume_lifts_no_pause;
 }
 
 async fn parked(db: &TestDb) -> i64 {
@@ -41,6 +42,19 @@ async fn resuming_a_lab_finds_jobs_that_were_set_aside_without_a_pause(engine: E
     assert_eq!(pause::resume(&db.db, LAB, "a test").await.unwrap(), None, "once");
     assert_eq!(take(&db, worker, 10).await.len(), 3);
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_admin_log WHERE action = 'resume' AND jobs = 3").await, 1);
+}
+
+async fn a_dry_run_of_a_resume_lifts_no_pause(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    for what in [&["rebuild"][..], &["--lab", "1"]] {
+        run_ok(&db, &[&["queue", "pause"], what].concat());
+        let dry = run_ok(&db, &[&["queue", "resume", "--dry-run"], what].concat());
+        assert!(dry.contains(": would be resumed"), "{dry}");
+        let again = run_ok(&db, &[&["queue", "pause"], what].concat());
+        assert!(again.contains("paused already"), "{again}");
+    }
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_admin_log WHERE action = 'resume'").await, 0);
 }
 
 // SQLite's writers exclude each other: there is nothing in between.

@@ -6,10 +6,14 @@ use daymend::{
 };
 
 use super::{Scene, rows};
-use crate::{on_both, support::Engine};
+use crate::{
+    on_both,
+    support::{Engine, process::command},
+};
 
 on_both! {
     foreign_keys_of_other_columns_than_before_are_no_hindrance;
+    columns_and_tables_that_are_gone_are_named;
 }
 
 async fn foreign_keys_of_other_columns_than_before_are_no_hindrance(engine: Engine) {
@@ -57,6 +61,32 @@ async fn foreign_keys_of_other_columns_than_before_are_no_hindrance(engine: Engi
     let relations = scene.file("r.toml", "[[reference]]\ntable = 'pets'\ncolumns = 'owner'\nparent = 'people'\n");
     let error = scene.run(2, &["restore", &name, "--missing", "--relations", &relations]);
     assert!(error.contains("pets(owner) -> people: a column of pets does not exist"), "{error}");
+}
+
+async fn columns_and_tables_that_are_gone_are_named(engine: Engine) {
+    let scene = Scene::new(engine, &["CREATE TABLE t (id BIGINT NOT NULL PRIMARY KEY, a BIGINT, b BIGINT)"]).await;
+    scene.execute_all(&["INSERT INTO t VALUES (1, 1, 1), (2, 2, 2)"]).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM t WHERE id = 1", "ALTER TABLE t DROP COLUMN b"]).await;
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    let lost = serde_json::json!(["table t has no column b any more: its values are not restored"]);
+    assert_eq!((&report["report"]["remarks"], &report["applied"]["inserted"]), (&lost, &1.into()), "{report}");
+    // What was restored cannot be told from what somebody has written.
+    let undo = scene.path("undo.jsonl").display().to_string();
+    let args = scene.args(&["undo", &undo]);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    for (gone, expected) in [
+        ("ALTER TABLE t DROP COLUMN a", "table t has no column a any more: its rows cannot be compared"),
+        ("DROP TABLE t", "table t does not exist any more"),
+    ] {
+        scene.execute_all(&[gone]).await;
+        for more in [&[][..], &["--dry-run"]] {
+            let output = command(&scene.db, &[&args[..], more].concat()).output().unwrap();
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert_eq!((output.status.code(), error), (Some(1), format!("error: {expected}\n")));
+        }
+    }
+    assert!(scene.path("undo.jsonl").exists());
 }
 
 /// What is there today is copied, and comes back, of tables that keep what they were.

@@ -156,10 +156,13 @@ async fn what_was_deleted_on_purpose_stays_away_with_what_hangs_on_it(engine: En
     let name = scene.take().await.to_string();
     scene.execute_all(&["DELETE FROM pets", "DELETE FROM people WHERE id < 5"]).await;
     let tombstones = scene.file("tombstones", "# erased on request\npeople:2\n");
-    let report = scene
-        .json(3, &["restore", &name, "--missing", "--apply", "--exclude", "people:3", "--tombstones", &tombstones]);
-    assert_eq!(rows(&report, "excluded")["people"], 2);
-    assert_eq!(rows(&report, "deferred")["pets"], 2);
+    let restore = ["restore", &name, "--missing", "--exclude", "people:3", "--tombstones", &tombstones];
+    for more in [&[][..], &["--apply"]] {
+        let report = scene.json(3, &[&restore[..], more].concat());
+        assert_eq!(rows(&report, "excluded")["people"], 2);
+        assert_eq!(rows(&report, "deferred")["pets"], 2);
+        assert!(report["report"].to_string().contains("\"its row of people was deleted on purpose\""), "{report}");
+    }
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE id IN (2, 3)").await, 0);
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner IN (2, 3)").await, 0);
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 7);

@@ -14,6 +14,7 @@ on_both! {
     what_a_restore_fills_in_itself_is_not_said;
     a_row_that_is_another_by_now_has_lost_nothing;
     what_tells_rows_apart_may_be_what_was_emptied;
+    where_the_database_empties_nothing_somebody_has_decided;
 }
 
 async fn what_was_emptied_when_a_row_vanished_is_said_and_left(engine: Engine) {
@@ -125,4 +126,15 @@ async fn what_tells_rows_apart_may_be_what_was_emptied(engine: Engine) {
     assert_eq!(applied["report"]["emptied"][0]["table"], "visits", "{applied}");
     let map = std::fs::read_to_string(scene.path("map.csv")).unwrap_or_default();
     assert!(!map.contains("visits"), "{map}");
+}
+
+/// A clinic can only go when nobody refers to it: whoever has emptied the reference has meant it.
+async fn where_the_database_empties_nothing_somebody_has_decided(engine: Engine) {
+    let visits = VISITS.replace(" ON DELETE SET NULL", "");
+    let scene = Scene::new(engine, &[CLINICS, &visits]).await;
+    scene.execute_all(&["INSERT INTO clinics VALUES (1, 'north')", "INSERT INTO visits VALUES (1, 1, 0)"]).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["UPDATE visits SET clinic = NULL", "DELETE FROM clinics"]).await;
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!((&report["report"]["emptied"], &report["applied"]["inserted"]), (&Json::Null, &1.into()), "{report}");
 }

@@ -25,6 +25,8 @@ on_both! {
     a_reference_that_a_trigger_has_filled_in_stays_so;
     the_undo_file_of_another_snapshot_is_not_written_on;
     nobody_else_may_read_what_is_written_down;
+    what_the_database_refuses_at_first_is_tried_again;
+    a_circle_that_has_no_beginning_is_set_aside;
 }
 
 async fn one_table_alone_is_not_restored_blindly(engine: Engine) {
@@ -171,8 +173,12 @@ async fn a_row_that_was_restored_twice_is_named_once(engine: Engine) {
         assert_eq!(scene.json(0, &["restore", &name, "--missing", "--apply"])["applied"]["inserted"], 2);
     }
     scene.db.execute("UPDATE pets SET name = 'renamed' WHERE id = 1", args![]).await;
-    let undone = scene.json(3, &["undo", &scene.path("undo.jsonl").display().to_string()]);
-    assert_eq!((&undone["removed"], &undone["left"][0]["keys"]), (&1.into(), &serde_json::json!(["1"])), "{undone}");
+    let undo = scene.path("undo.jsonl").display().to_string();
+    for undo in [["undo", &undo, "--dry-run"].as_slice(), &["undo", &undo]] {
+        let undone = scene.json(3, undo);
+        let told = (&undone["removed"], &undone["gone"], &undone["left"][0]["keys"]);
+        assert_eq!(told, (&1.into(), &1.into(), &serde_json::json!(["1"])), "{undone}");
+    }
 }
 
 /// The last line of the undo file was never whole, and its transaction never committed.
@@ -294,4 +300,46 @@ async fn nobody_else_may_read_what_is_written_down(engine: Engine) {
         let mode = std::fs::metadata(case.scene.path(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
+}
+
+/// A trigger knows what daymend does not: which row has to be there before another.
+async fn what_the_database_refuses_at_first_is_tried_again(engine: Engine) {
+    let tables = ["appointments", "bookings"];
+    let tables = tables.map(|table| format!("CREATE TABLE {table} (id BIGINT NOT NULL PRIMARY KEY)"));
+    let scene = Scene::new(engine, &[&tables[0], &tables[1]]).await;
+    scene.execute_all(&["INSERT INTO appointments VALUES (1), (2)", "INSERT INTO bookings VALUES (1)"]).await;
+    let name = scene.take().await.to_string();
+    let none = "NOT EXISTS (SELECT 1 FROM bookings WHERE id = NEW.id)";
+    let on = "CREATE TRIGGER booked BEFORE INSERT ON appointments";
+    let trigger = match engine {
+        Engine::Sqlite => format!("{on} WHEN {none} BEGIN SELECT RAISE(ABORT, 'not booked'); END"),
+        Engine::MariaDb => {
+            format!("{on} FOR EACH ROW IF {none} THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not booked'; END IF")
+        }
+    };
+    scene.execute_all(&["DELETE FROM appointments", "DELETE FROM bookings", &trigger]).await;
+    let report = scene.json(3, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(report["applied"]["inserted"], 2, "{report}");
+    assert_eq!(scene.db.number("SELECT id FROM appointments").await, 1, "{report}");
+    assert_eq!(rows(&report, "deferred")["appointments"], 1, "{report}");
+}
+
+/// Each of the two has to be there before the other.
+async fn a_circle_that_has_no_beginning_is_set_aside(engine: Engine) {
+    let tables = [("chickens", "egg"), ("eggs", "chicken")].map(|(table, other)| {
+        format!("CREATE TABLE {table} (id BIGINT NOT NULL PRIMARY KEY, {other} BIGINT NOT NULL)")
+    });
+    let scene = Scene::new(engine, &[&tables[0], &tables[1]]).await;
+    scene.execute_all(&["INSERT INTO chickens VALUES (1, 10)", "INSERT INTO eggs VALUES (10, 1)"]).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM chickens", "DELETE FROM eggs"]).await;
+    let relations = scene.file(
+        "r.toml",
+        "[[reference]]\ntable = 'chickens'\ncolumns = 'egg'\nparent = 'eggs'\n
+         [[reference]]\ntable = 'eggs'\ncolumns = 'chicken'\nparent = 'chickens'\n",
+    );
+    let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
+    let deferred = rows(&report, "deferred");
+    assert_eq!((deferred["chickens"], deferred["eggs"], &report["applied"]["inserted"]), (1, 1, &0.into()), "{report}");
+    assert_eq!(report["report"]["groups"][0]["reason"], "a row that it refers to cannot be restored", "{report}");
 }

@@ -10,6 +10,8 @@ use crate::{on_both, support::Engine};
 on_both! {
     the_map_can_be_edited;
     what_the_map_leaves_open_stays_away;
+    a_map_of_a_table_that_is_not_there_is_refused;
+    who_was_deleted_on_purpose_is_nobody_whatever_the_map_says;
     a_reused_id_is_not_present;
     who_is_claimed_twice_is_nobody;
     claims_are_compared_however_far_apart;
@@ -80,6 +82,32 @@ async fn what_the_map_leaves_open_stays_away(engine: Engine) {
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE id = 2").await, 0);
     scene.json(0, &["restore", &name, "--missing", "--apply"]);
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 3);
+}
+
+async fn who_was_deleted_on_purpose_is_nobody_whatever_the_map_says(engine: Engine) {
+    let scene = people(engine).await;
+    let then = [
+        "DELETE FROM pets WHERE id < 3",
+        "DELETE FROM people WHERE id < 3",
+        "INSERT INTO people VALUES (11, 'x', 'n1')",
+    ];
+    let name = taken(&scene, &then).await;
+    let map = scene.file("given.csv", "table,old,new\npeople,1,11\n");
+    let restore = ["restore", &name, "--missing", "--apply", "--remap", &map, "--exclude", "people:1"];
+    let report = scene.json(3, &restore);
+    assert_eq!((rows(&report, "excluded")["people"], rows(&report, "mapped").len()), (1, 0), "{report}");
+    assert_eq!((rows(&report, "deferred")["pets"], rows(&report, "restored")["pets"]), (1, 1), "{report}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner IN (1, 11)").await, 0, "{report}");
+}
+
+/// Its name is mistyped: none of its lines would be heard.
+async fn a_map_of_a_table_that_is_not_there_is_refused(engine: Engine) {
+    let scene = people(engine).await;
+    let name = taken(&scene, &["DELETE FROM pets WHERE id = 1"]).await;
+    let map = scene.file("given.csv", "table,old,new\npeple,1,11\n");
+    let error = scene.run(2, &["restore", &name, "--missing", "--apply", "--remap", &map]);
+    assert_eq!(error, format!("error: --remap: table peple is not in snapshot {name}\n"));
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 8);
 }
 
 async fn a_reused_id_is_not_present(engine: Engine) {

@@ -1,15 +1,19 @@
 //! `kill -9` at any point of a restore and of an undo: run again, and it ends right.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use super::{Scene, inserts};
 use crate::{
     on_both,
-    support::{Engine, process::Process},
+    support::{
+        Engine,
+        process::{Process, command},
+    },
 };
 
 on_both! {
     a_killed_restore_is_run_again_and_so_is_a_killed_undo;
+    what_could_not_be_written_down_has_not_been_done;
 }
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -112,4 +116,51 @@ async fn a_killed_restore_is_run_again_and_so_is_a_killed_undo(engine: Engine) {
     }
     println!("{engine:?}: {kills} kills");
     assert!(kills >= 8, "{kills} kills: that was no test");
+}
+
+/// Runs a command that may write files of that length, and is killed as it tries to write on.
+fn killed_at(scene: &Scene, length: usize, arguments: &[&str]) {
+    let args = scene.args(arguments);
+    let daymend = command(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut limited = Command::new("prlimit");
+    limited.arg(format!("--fsize={length}")).arg(daymend.get_program()).args(daymend.get_args());
+    limited.envs(daymend.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = limited.output().expect("prlimit runs");
+    assert!(!output.status.success(), "{arguments:?}: {output:?}");
+}
+
+/// A row is in the undo file before the transaction that inserts it commits; so is a reference that is filled in, or
+/// emptied again.
+async fn what_could_not_be_written_down_has_not_been_done(engine: Engine) {
+    let table = "CREATE TABLE members (id BIGINT NOT NULL PRIMARY KEY, next BIGINT NULL,
+        FOREIGN KEY (next) REFERENCES members (id))";
+    let scene = Scene::new(engine, &[table]).await;
+    let sql = ["INSERT INTO members VALUES (1, NULL), (2, NULL), (3, NULL)", "UPDATE members SET next = id % 3 + 1"];
+    scene.execute_all(&sql).await;
+    let name = scene.take().await.to_string();
+    let lose = ["UPDATE members SET next = NULL", "DELETE FROM members"];
+    scene.execute_all(&lose).await;
+    let path = scene.path("undo.jsonl");
+    let undo = path.display().to_string();
+    let restore = ["restore", name.as_str(), "--missing", "--apply"];
+    scene.json(0, &restore);
+    // The same again, behind so much that nothing else of this restore is as long.
+    let written = std::fs::read_to_string(&path).unwrap();
+    let (header, records) = written.split_once('\n').unwrap();
+    let long = format!("{header}\n{{\"op\":\"end\"{}}}\n", " ".repeat(16 << 20));
+    std::fs::write(&path, &long).unwrap();
+    scene.execute_all(&lose).await;
+    let members = async |on: &str| scene.db.number(&format!("SELECT COUNT(*) FROM members {on}")).await;
+    killed_at(&scene, long.len() + 20, &restore);
+    assert_eq!(members("").await, 0, "no row is in that is not written down");
+    let fill = records.find("{\"op\":\"fill\"").unwrap();
+    killed_at(&scene, long.len() + fill + 20, &restore);
+    assert_eq!((members("").await, members("WHERE next IS NOT NULL").await), (3, 0), "nor a reference");
+    scene.json(0, &restore);
+    let whole = "WHERE next = id % 3 + 1";
+    assert_eq!(members(whole).await, 3);
+    let full = std::fs::metadata(&path).unwrap().len();
+    killed_at(&scene, usize::try_from(full).unwrap() + 20, &["undo", &undo]);
+    assert_eq!(members(whole).await, 3, "nor is one emptied");
+    assert_eq!(scene.json(0, &["undo", &undo])["removed"], 3);
 }

@@ -30,6 +30,7 @@ on_both! {
     the_days_of_one_table_alone_are_repaired_too;
     days_are_found_whatever_tables_the_snapshot_has;
     a_bill_whose_time_nobody_can_read_keeps_no_other_day_waiting;
+    dry_runs_of_a_restore_and_of_its_undo_enqueue_and_write_down_nothing;
 }
 
 const NOW: &str = "2026-06-15T12:00:00Z";
@@ -270,14 +271,19 @@ async fn days_that_a_given_reference_leads_to_are_recomputed_by_the_undo_too(eng
 async fn a_day_that_is_not_over_is_left_to_the_nightly_run(engine: Engine) {
     let (scene, _) = lab(engine).await;
     let insert = "INSERT INTO billing (id, lab_id, billTime, isCancelled, modified_at) VALUES";
-    let today = format!("{insert} (77, 1, '2026-06-15 10:00:00', 0, '2026-06-15 10:00:00')");
-    scene.execute_all(&[today]).await;
+    let bill = |id: i64, at: &str| format!("{insert} ({id}, 1, '{at} 10:00:00', 0, '{at} 10:00:00')");
+    scene.execute_all(&[bill(77, "2026-06-15"), bill(76, "2026-06-14")]).await;
     let name = take(&scene, &[]);
     scene.execute_all(&["DELETE FROM billing WHERE id = 77"]).await;
     let args = command(&["restore"], &[&name, "--missing", "--apply", "--now", NOW]);
     let done = scene.json(0, &strs(&args));
     assert_eq!((&done["applied"]["inserted"], &done["run"]), (&1.into(), &Json::Null), "{done}");
     assert_eq!(done["days"]["labs"], serde_json::json!([]), "{done}");
+    // The last one that is over is nobody else's.
+    scene.execute_all(&["DELETE FROM billing WHERE id = 76"]).await;
+    let done = scene.json(0, &strs(&args));
+    assert_eq!(done["days"]["labs"][0]["days"], serde_json::json!(["2026-06-14"]), "{done}");
+    assert!(done["run"].is_number(), "{done}");
 }
 
 async fn an_undo_that_is_run_again_knows_the_days_of_rows_that_are_gone(engine: Engine) {
@@ -370,6 +376,24 @@ async fn a_bill_whose_time_nobody_can_read_keeps_no_other_day_waiting(engine: En
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM billing WHERE id = 77").await, 0);
     scene.db.drain(NOW.parse().unwrap()).await;
     assert_true(&scene).await;
+}
+
+async fn dry_runs_of_a_restore_and_of_its_undo_enqueue_and_write_down_nothing(engine: Engine) {
+    let (scene, name) = lab(engine).await;
+    lose(&scene).await;
+    let runs = async || scene.db.number("SELECT COUNT(*) FROM daymend_runs").await;
+    let before = (scene.db.number("SELECT COUNT(*) FROM billing").await, runs().await);
+    scene.json(3, &["restore", &name, "--missing", "--now", NOW]);
+    let undo = scene.path("undo.jsonl");
+    assert!(!undo.exists());
+    assert_eq!((scene.db.number("SELECT COUNT(*) FROM billing").await, runs().await), before);
+    scene.json(0, &["restore", &name, "--missing", "--apply", "--now", NOW]);
+    let restored = (scene.db.number("SELECT COUNT(*) FROM billing").await, runs().await);
+    let written = std::fs::read(&undo).unwrap();
+    let told = scene.json(0, &["undo", &undo.display().to_string(), "--dry-run", "--now", NOW]);
+    assert!(told["removed"].as_i64() > Some(0) && told["run"] == Json::Null, "{told}");
+    assert!(std::fs::read(&undo).unwrap() == written, "nothing is written down");
+    assert_eq!((scene.db.number("SELECT COUNT(*) FROM billing").await, runs().await), restored);
 }
 
 /// They are asked for one by one: of such rows MariaDB has missed some where it was asked for many at once.

@@ -11,6 +11,7 @@ mod hostile;
 mod identity;
 mod keys;
 mod kills;
+mod kinds;
 mod lab;
 mod mistakes;
 mod odd_values;

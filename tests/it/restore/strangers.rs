@@ -8,6 +8,7 @@ on_both! {
     who_was_entered_again_gets_what_hung_on_the_old_key;
     what_hangs_on_rows_with_another_key_comes_back_at_once;
     a_person_who_knows_better_is_believed;
+    an_identity_that_says_nothing_of_the_stranger_is_believed_too;
     what_is_new_at_the_rewritten_key_stands_for_nobody;
     the_card_of_who_was_entered_again_is_hers_unless_its_identity_says_otherwise;
     what_goes_in_with_another_key_says_nothing_of_what_it_extends;
@@ -158,6 +159,16 @@ async fn a_person_who_knows_better_is_believed(engine: Engine) {
         assert_eq!(case.count(hers).await, 2, "{hers}");
     }
     assert_eq!(case.count("stamps WHERE card = 4").await, 1);
+}
+
+/// The card under the stranger's key is the one that was there, by its own number.
+async fn an_identity_that_says_nothing_of_the_stranger_is_believed_too(engine: Engine) {
+    let case = Case::new(engine, &[STRANGER[0], "INSERT INTO cards VALUES (4, 'c4')"]).await;
+    let cards = case.scene.file("cards.toml", "[[identity]]\ntable = 'cards'\ncolumns = 'card'\n");
+    let report = case.restore(3, &["--apply", "--relations", &cards]);
+    let reused = rows(&report, "reused");
+    assert_eq!((reused.get("people"), reused.get("cards")), (Some(&1), None), "{report}");
+    assert_eq!(case.count("stamps WHERE card IN (4, 5)").await, 2, "{report}");
 }
 
 /// A person's new order has the number that the vanished one would go in with.

@@ -11,6 +11,8 @@ on_both! {
     what_a_killed_run_has_put_in_is_none_of_this_ones;
     what_a_run_has_left_knowingly_the_next_one_leaves;
     what_is_taken_out_stands_for_nobody;
+    what_was_written_since_it_went_in_is_not_taken_out;
+    what_is_declared_to_refer_to_a_row_keeps_it_too;
 }
 
 /// Every member leads a team or none, and each team has a first member: a circle with one nullable side.
@@ -43,7 +45,11 @@ pub(super) struct Case {
 impl Case {
     /// Two circles are gone, and another team holds the code of the second.
     pub(super) async fn new(engine: Engine, badges: bool) -> Self {
-        let scene = Scene::new(engine, &TABLES).await;
+        Self::of(engine, badges, &TABLES, RELATIONS).await
+    }
+
+    async fn of(engine: Engine, badges: bool, tables: &[&str], relations: &str) -> Self {
+        let scene = Scene::new(engine, tables).await;
         let mut sql = vec![
             "INSERT INTO members VALUES (1, NULL, 'one'), (2, NULL, 'two'), (3, NULL, 'three')".to_owned(),
             "INSERT INTO teams VALUES (10, 1, 'a'), (20, 2, 'b')".to_owned(),
@@ -62,7 +68,7 @@ impl Case {
             "INSERT INTO teams VALUES (99, 3, 'b')",
         ];
         scene.execute_all(&sql).await;
-        let relations = scene.file("r.toml", RELATIONS);
+        let relations = scene.file("r.toml", relations);
         Self { scene, name, relations }
     }
 
@@ -211,4 +217,30 @@ async fn taken_out_with_another_key(engine: Engine, identity: &str) {
     let map = std::fs::read_to_string(report["map"].as_str().unwrap()).unwrap();
     assert!(!map.contains("heads"), "{map}");
     assert_eq!(scene.db.number("SELECT leads FROM heads WHERE pid = 5").await, 10);
+}
+
+/// Its team does not come, and a trigger has written it meanwhile: it is not what this run has put in any more.
+async fn what_was_written_since_it_went_in_is_not_taken_out(engine: Engine) {
+    let case = Case::new(engine, false).await;
+    let write = "UPDATE members SET name = 'counted' WHERE id = 2";
+    let trigger = match engine {
+        Engine::Sqlite => format!("CREATE TRIGGER counts AFTER INSERT ON teams BEGIN {write}; END"),
+        Engine::MariaDb => format!("CREATE TRIGGER counts AFTER INSERT ON teams FOR EACH ROW {write}"),
+    };
+    case.scene.execute_all(&[trigger]).await;
+    let report = case.restore(3);
+    let left = "SELECT COUNT(*) FROM members WHERE id = 2 AND leads IS NULL AND name = 'counted'";
+    assert_eq!(case.scene.db.number(left).await, 1, "{report}");
+    assert_eq!((&report["applied"]["inserted"], &report["applied"]["incomplete"]), (&3.into(), &1.into()), "{report}");
+}
+
+/// The database knows nothing of what a badge refers to.
+async fn what_is_declared_to_refer_to_a_row_keeps_it_too(engine: Engine) {
+    let badges = "CREATE TABLE badges (id BIGINT NOT NULL PRIMARY KEY, member BIGINT NOT NULL)";
+    let relations = format!("{RELATIONS}\n[[reference]]\ntable = 'badges'\ncolumns = 'member'\nparent = 'members'\n");
+    let case = Case::of(engine, true, &[TABLES[0], TABLES[1], badges], &relations).await;
+    let report = case.restore(3);
+    let whole = "SELECT COUNT(*) FROM badges JOIN members ON members.id = badges.member WHERE leads IS NULL";
+    assert_eq!(case.scene.db.number(whole).await, 1, "{report}");
+    assert_eq!(report["applied"]["incomplete"], 1, "{report}");
 }

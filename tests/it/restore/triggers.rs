@@ -14,6 +14,8 @@ on_both! {
     one_newcomer_among_many_who_refer_to_a_row_keeps_it_whole;
     what_an_undo_has_emptied_the_next_restore_fills_in;
     what_was_written_down_and_never_committed_is_filled_in_by_any_later_run;
+    what_was_committed_last_may_be_emptied_for_good;
+    days_that_an_undo_has_written_down_say_nothing_of_what_was_committed;
 }
 
 const MEMBERS: &str = "CREATE TABLE members (id BIGINT NOT NULL PRIMARY KEY, next BIGINT NULL, version BIGINT NOT NULL,
@@ -229,15 +231,20 @@ async fn what_an_undo_has_emptied_the_next_restore_fills_in(engine: Engine) {
     assert_eq!(scene.json(0, &["undo", &undo])["removed"], 4);
 }
 
-async fn what_was_written_down_and_never_committed_is_filled_in_by_any_later_run(engine: Engine) {
-    let (scene, name) = circle(engine).await;
-    scene.json(0, &["restore", &name, "--missing", "--apply"]);
-    // As if the last reference had been written down, and its commit had failed.
+/// Cuts the undo file as if the run had been killed when it had written down the last reference that it filled in.
+fn killed_behind_the_last_fill(scene: &Scene) {
     let undo = scene.path("undo.jsonl");
     let written = std::fs::read_to_string(&undo).unwrap();
     let end = written.rfind("\"op\":\"fill\"").unwrap();
     let end = end + written[end..].find('\n').unwrap() + 1;
     std::fs::write(&undo, &written[..end]).unwrap();
+}
+
+async fn what_was_written_down_and_never_committed_is_filled_in_by_any_later_run(engine: Engine) {
+    let (scene, name) = circle(engine).await;
+    scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    // As if the last reference had been written down, and its commit had failed.
+    killed_behind_the_last_fill(&scene);
     let sql = ["UPDATE members SET next = NULL WHERE id = 3", "DELETE FROM members WHERE id = 4"];
     scene.execute_all(&sql).await;
     // The next run puts in another row, and does not get there either.
@@ -248,4 +255,31 @@ async fn what_was_written_down_and_never_committed_is_filled_in_by_any_later_run
     let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
     assert_eq!(report["applied"]["filled"], 1, "{report}");
     assert_eq!(scene.db.number(WHOLE).await, 3);
+}
+
+/// A run was killed behind its last commit. What somebody empties after the next one is theirs to empty.
+async fn what_was_committed_last_may_be_emptied_for_good(engine: Engine) {
+    let (scene, name) = circle(engine).await;
+    scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    killed_behind_the_last_fill(&scene);
+    scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(scene.db.number(WHOLE).await, 3);
+    scene.execute_all(&["UPDATE members SET next = NULL"]).await;
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(report["applied"]["filled"], 0, "{report}");
+    assert_eq!(scene.db.number(WHOLE).await, 0, "{report}");
+}
+
+/// The last reference was written down, and its commit failed; an undo was killed when it had written down its days.
+async fn days_that_an_undo_has_written_down_say_nothing_of_what_was_committed(engine: Engine) {
+    let (scene, name) = circle(engine).await;
+    scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    killed_behind_the_last_fill(&scene);
+    let undo = scene.path("undo.jsonl");
+    let written = std::fs::read_to_string(&undo).unwrap();
+    std::fs::write(&undo, written + "{\"op\":\"days\",\"labs\":[[1,[\"2026-06-01\"]]]}\n").unwrap();
+    scene.execute_all(&["UPDATE members SET next = NULL WHERE id = 3"]).await;
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(report["applied"]["filled"], 1, "{report}");
+    assert_eq!(scene.db.number(WHOLE).await, 3, "{report}");
 }

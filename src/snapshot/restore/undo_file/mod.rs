@@ -347,6 +347,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_file_of_another_format_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("undo.jsonl");
+        Writer::open(&path, &Header { daymend_undo: header::VERSION + 1, ..header("s") }).unwrap();
+        let before = fs::read(&path).unwrap();
+        for error in [Reader::open(&path).unwrap_err(), Writer::open(&path, &header("s")).unwrap_err()] {
+            assert!(
+                error.to_string().ends_with("format version 2 is not supported (this daymend reads 1)"),
+                "{error:#}"
+            );
+        }
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+
     /// Older files have no relations. Giving some later is not an error, and does not add them.
     #[test]
     fn a_file_says_what_the_restore_went_by() {
@@ -405,6 +420,25 @@ mod tests {
         assert!(Held::create(&path).is_err());
         drop(next);
         assert!(Held::open(&path).is_ok());
+    }
+
+    /// Between the moment in which it was opened and the one in which it was locked.
+    #[test]
+    fn a_file_that_was_renamed_meanwhile_is_not_the_one_that_is_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("undo.jsonl");
+        let opened = std::cell::Cell::new(0);
+        let open = || {
+            let file = File::options().append(true).create(true).open(&path)?;
+            if opened.replace(opened.get() + 1) == 0 {
+                fs::rename(&path, dir.path().join("undo.jsonl.undone"))?;
+            }
+            Ok(file)
+        };
+        let held = Held::with(&path, open).unwrap().unwrap();
+        assert_eq!(opened.get(), 2);
+        assert!(Held::create(&path).unwrap_err().to_string().contains("is in use by another run"));
+        drop(held);
     }
 
     #[test]
