@@ -22,6 +22,7 @@ on_both! {
     a_lab_that_fails_or_is_paused_leaves_its_zone_done;
     a_lab_that_fails_night_after_night_leaves_its_zone_done;
     a_tick_that_fails_is_no_sign_of_life;
+    the_first_round_of_a_lab_that_is_never_audited_grows_older;
     pruning_leaves_the_last_completed_run_of_each_zone;
     a_worker_without_limits_says_that_it_need_not_hold_back;
     days_that_are_left_out_are_counted_from_the_first_page_on;
@@ -142,6 +143,24 @@ async fn a_tick_that_fails_is_no_sign_of_life(engine: Engine) {
     let before = page();
     wait_until("another one", LIMIT, async || page().value(failed) > before.value(failed)).await;
     assert_eq!(page().value(last), before.value(last));
+}
+
+/// Its age is what tells that the audit never gets to it.
+async fn the_first_round_of_a_lab_that_is_never_audited_grows_older(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Mars/Base")).await;
+    for (night, now) in [(1, NOW), (2, "2026-06-16T12:00:00Z")] {
+        let _scheduler = Process::start(&db, &["--now", now, "scheduler"]);
+        let ended = "SELECT COUNT(*) FROM daymend_audits WHERE state = 'completed'";
+        wait_until("the slice to end", LIMIT, async || db.number(ended).await == night).await;
+        if night == 1 {
+            db.execute("UPDATE daymend_audit_labs SET round_at = '2020-01-01 00:00:00'", args![]).await;
+        }
+    }
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_audit_labs WHERE problem IS NOT NULL").await, 1);
+    let page = Page::of_scheduler(&db, "2026-06-16T12:00:00Z", &[]).await;
+    let first: DateTime<Utc> = "2020-01-01T00:00:00Z".parse().unwrap();
+    assert_eq!(page.value("daymend_audit_oldest_timestamp_seconds"), Some(first.timestamp() as f64));
 }
 
 async fn pruning_leaves_the_last_completed_run_of_each_zone(engine: Engine) {
