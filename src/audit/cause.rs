@@ -152,6 +152,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_first_and_the_last_day_of_a_lab_are_not_out_of_range() {
+        let day = |day| NaiveDate::from_ymd_opt(2026, 3, day).unwrap();
+        let outside = |first| {
+            let limits = Limits { first, last: day(14) };
+            (9..=15).filter(|number| limits.is_outside(day(*number))).collect::<Vec<_>>()
+        };
+        assert_eq!(outside(Some(day(10))), [9, 15]);
+        assert_eq!(outside(None), [15], "a lab without bills");
+    }
+
+    #[test]
     fn causes_are_titled_by_their_names() {
         let titles = Cause::ALL.map(Cause::title);
         assert_eq!(titles[2..5], ["wrong count", "wrong day", "NULL dimension"]);

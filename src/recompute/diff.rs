@@ -183,6 +183,18 @@ mod tests {
     }
 
     #[test]
+    fn each_day_that_lacks_a_row_beside_right_ones_has_drifted() {
+        let rollups = Rollups::load(None).unwrap();
+        let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+        let [one, other, without] = [15, 16, 17].map(|day| NaiveDate::from_ymd_opt(2026, 3, day).unwrap());
+        let expected: Vec<_> =
+            [one, other, without].into_iter().flat_map(|day| [1, 2].map(|a| (Key { day, ..key(a) }, 5))).collect();
+        let right = |id, day| StoredRow { day, ..row(rollup, id, Some(1), "branch_bill", 5) };
+        let found = difference(rollup, &expected, vec![right(10, one), right(11, other)]);
+        assert_eq!(found.drifted(), BTreeSet::from([one, other]), "of the third nothing was stored");
+    }
+
+    #[test]
     fn equal_rows_differ_in_nothing() {
         let rollups = Rollups::load(None).unwrap();
         let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();

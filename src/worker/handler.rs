@@ -363,3 +363,36 @@ async fn recompute_and_settle(
     recompute::recompute(&db, rollup, target, &session.streak, &progress, settle, committed).await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        calendar::ZoneError,
+        recompute::shrink::{MaxShrink, Shrinking},
+    };
+
+    #[test]
+    fn what_somebody_has_to_change_first_is_not_tried_again() {
+        let (lab_id, day) = (7, chrono::NaiveDate::default());
+        let shrinking = Shrinking { day, vanishing: 51, stored: 100 };
+        for error in [
+            RecomputeError::NoSuchLab(lab_id),
+            RecomputeError::Zone { lab_id, source: ZoneError::Missing },
+            RecomputeError::Overflow { lab_id, day, count: u32::MAX },
+            shrinking.error(lab_id, MaxShrink(Some(50))),
+        ] {
+            let error = AttemptError::from(error);
+            assert!(error.is_permanent(), "{error}");
+        }
+        assert!(AttemptError::UnknownRollup("other".to_owned()).is_permanent());
+        for error in [
+            AttemptError::from(RecomputeError::from(DbError::changed("rows"))),
+            AttemptError::TimedOut(Duration::ZERO),
+            AttemptError::Panicked("oh".to_owned()),
+            AttemptError::CutOff(3, RecomputeError::LostLease),
+        ] {
+            assert!(!error.is_permanent(), "{error}");
+        }
+    }
+}

@@ -502,8 +502,10 @@ async fn a_scheduler_says_what_another_found_last(engine: Engine) {
     // What has outlived its retention stays, where it is the last.
     assert_eq!(slices::prune(&db.db, "2200-01-01T00:00:00Z".parse().unwrap()).await.unwrap(), 0);
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_audit_days").await, 13);
-    // Another night says otherwise.
+    // Another night says otherwise, once its slice has ended.
     db.execute("DELETE FROM operation_historical_summary WHERE dimension_a_id = 999", args![]).await;
+    slices::open(&db.db, HISTORICAL_SUMMARY, date("2026-06-16")).await.unwrap();
+    assert_eq!(slices::found_last(&db.db, HISTORICAL_SUMMARY).await.unwrap(), [("ghost".to_owned(), 13)]);
     night(&db, &config(LONG, false), 1).await.unwrap();
     assert_eq!(slices::prune(&db.db, "2200-01-01T00:00:00Z".parse().unwrap()).await.unwrap(), 1);
     let page = says("2026-06-16T12:00:00Z").await;

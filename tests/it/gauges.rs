@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use daymend::args;
 
 use crate::{
@@ -19,6 +20,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 on_both! {
     a_lab_that_fails_or_is_paused_leaves_its_zone_done;
+    a_lab_that_fails_night_after_night_leaves_its_zone_done;
+    a_tick_that_fails_is_no_sign_of_life;
+    the_first_round_of_a_lab_that_is_never_audited_grows_older;
     pruning_leaves_the_last_completed_run_of_each_zone;
     a_worker_without_limits_says_that_it_need_not_hold_back;
     days_that_are_left_out_are_counted_from_the_first_page_on;
@@ -102,6 +106,61 @@ async fn a_lab_that_fails_or_is_paused_leaves_its_zone_done(engine: Engine) {
     let page = Page::of_scheduler(&db, NOW, &[]).await;
     assert_eq!(page.of_zone("nightly_completed_timestamp_seconds", "Africa/Cairo"), None);
     assert_eq!(page.of_zone("nightly_overdue", "Africa/Cairo"), Some(1.0));
+}
+
+async fn a_lab_that_fails_night_after_night_leaves_its_zone_done(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    for lab in 1..=2 {
+        db.add_lab(lab, Some("Asia/Kolkata")).await;
+    }
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    // That all of its labs were done is long ago; since then one of them has failed.
+    db.execute("UPDATE daymend_runs SET finished_at = '2020-01-01 00:00:00' WHERE state = 'completed'", args![]).await;
+    let next = "2026-06-16T12:00:00Z";
+    run_ok(&db, &["--now", next, "scheduler", "--once"]);
+    db.execute("UPDATE labs SET labTimeZone = 'Mars/Base' WHERE id = 2", args![]).await;
+    assert_eq!(run(&db, &["--now", next, "worker", "--drain"]).status.code(), Some(1));
+    db.execute("UPDATE labs SET labTimeZone = 'Asia/Kolkata' WHERE id = 2", args![]).await;
+    run_ok(&db, &["--now", next, "scheduler", "--once"]);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs WHERE state = 'failed'").await, 1);
+    let page = Page::of_scheduler(&db, next, &[]).await;
+    let done = page.of_zone("nightly_completed_timestamp_seconds", "Asia/Kolkata").unwrap();
+    let long_ago: DateTime<Utc> = "2020-01-02T00:00:00Z".parse().unwrap();
+    assert!(done > long_ago.timestamp() as f64, "{done}");
+}
+
+async fn a_tick_that_fails_is_no_sign_of_life(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let (_scheduler, address) = Process::start_with_pages(&db, &["--now", NOW, "scheduler"]);
+    let last = "daymend_scheduler_last_tick_timestamp_seconds";
+    let failed = "daymend_scheduler_ticks_total{result=\"failed\"}";
+    let page = || Page(get(&address, "/metrics").unwrap().body);
+    wait_until("a tick", LIMIT, async || page().value(last).is_some()).await;
+    db.execute("ALTER TABLE crelio_data_migrations RENAME TO gone", args![]).await;
+    wait_until("a tick that fails", LIMIT, async || page().value(failed) > Some(0.0)).await;
+    let before = page();
+    wait_until("another one", LIMIT, async || page().value(failed) > before.value(failed)).await;
+    assert_eq!(page().value(last), before.value(last));
+}
+
+/// Its age is what tells that the audit never gets to it.
+async fn the_first_round_of_a_lab_that_is_never_audited_grows_older(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Mars/Base")).await;
+    for (night, now) in [(1, NOW), (2, "2026-06-16T12:00:00Z")] {
+        let _scheduler = Process::start(&db, &["--now", now, "scheduler"]);
+        let ended = "SELECT COUNT(*) FROM daymend_audits WHERE state = 'completed'";
+        wait_until("the slice to end", LIMIT, async || db.number(ended).await == night).await;
+        if night == 1 {
+            db.execute("UPDATE daymend_audit_labs SET round_at = '2020-01-01 00:00:00'", args![]).await;
+        }
+    }
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_audit_labs WHERE problem IS NOT NULL").await, 1);
+    let page = Page::of_scheduler(&db, "2026-06-16T12:00:00Z", &[]).await;
+    let first: DateTime<Utc> = "2020-01-01T00:00:00Z".parse().unwrap();
+    assert_eq!(page.value("daymend_audit_oldest_timestamp_seconds"), Some(first.timestamp() as f64));
 }
 
 async fn pruning_leaves_the_last_completed_run_of_each_zone(engine: Engine) {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, NaiveDate};
 use daymend::{
     args,
+    db::Mode,
     queue::{claim, lease},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -126,7 +127,7 @@ async fn a_worker_stopped_past_its_lease_can_write_nothing(engine: Engine) {
         })
         .await;
         stopped.signal("STOP");
-        let write = db.db.begin(daymend::db::Mode::Write).await;
+        let write = db.db.begin(Mode::Write).await;
         if write.is_ok() && db.number(held).await > 0 {
             break;
         }
@@ -177,4 +178,23 @@ async fn a_drain_says_once_whose_jobs_it_waits_for(engine: Engine) {
         "{log}"
     );
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state <> 'completed'").await, 0);
+}
+
+/// It claims nothing, and claims are what rescues otherwise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_has_no_room_rescues_the_jobs_of_one_that_died() {
+    let db = labs(Engine::MariaDb).await;
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-05-01", "--to", "2026-06-10", "--lab", "1"]);
+    let other = lease::register(&db.db, "pod-7", LIMIT).await.unwrap();
+    assert_eq!(claim::claim(&db.db, other, 2).await.unwrap().len(), 2);
+    // Everything that the worker claims waits in the middle of its look.
+    let mut held = db.admin.begin(Mode::Write).await.unwrap();
+    held.execute_text("hold", "LOCK TABLES billing WRITE").await.unwrap();
+    let _worker = Process::start(&db, &["--now", NOW, "worker", "--concurrency", "1"]);
+    let running = "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'running'";
+    wait_until("the worker to hold what it has room for", LIMIT, async || db.number(running).await == 2 + 14).await;
+    db.execute("UPDATE daymend_workers SET lease_until_us = 0 WHERE id = ?", args![other]).await;
+    let rescued = "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'available' AND lapses = 1";
+    wait_until("the jobs to be rescued", Duration::from_secs(40), async || db.number(rescued).await == 2).await;
+    held.discard();
 }

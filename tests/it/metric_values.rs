@@ -32,6 +32,7 @@ on_both! {
     days_that_cannot_be_enqueued_are_overdue;
     counters_of_the_scheduler_count_what_it_does;
     counters_of_the_worker_count_what_it_does;
+    a_job_whose_attempts_are_used_up_is_counted_as_discarded;
     counters_of_the_audit_count_what_it_finds;
     a_snapshot_that_fails_is_counted;
 }
@@ -290,6 +291,26 @@ async fn counters_of_the_worker_count_what_it_does(engine: Engine) {
     assert!(waited >= 3.0 * 3600.0, "those of the second lab have waited for an hour each: {waited}");
     db.execute("UPDATE daymend_workers SET lease_until_us = 0", vec![]).await;
     wait_for(&address, &[("daymend_leases_lost_total", 1.0)]).await;
+}
+
+async fn a_job_whose_attempts_are_used_up_is_counted_as_discarded(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    db.fill_lab(1, "2026-06-10".parse().unwrap(), 1, 5).await;
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-10", "--attempts", "1"]);
+    let trigger = match engine {
+        Engine::MariaDb => "FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'never'",
+        Engine::Sqlite => "BEGIN SELECT RAISE(ABORT, 'never'); END",
+    };
+    let trigger = format!("CREATE TRIGGER never BEFORE INSERT ON operation_historical_summary {trigger}");
+    db.execute(&trigger, vec![]).await;
+    let (_worker, address) = Process::start_with_pages(&db, &["--now", NOW, "worker"]);
+    let expected = [
+        ("daymend_attempts_total{kind=\"repair\",outcome=\"failed\"}", 1.0),
+        ("daymend_jobs_discarded_total{kind=\"repair\"}", 1.0),
+    ];
+    wait_for(&address, &expected).await;
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'discarded'").await, 1);
 }
 
 /// Its run is cancelled while the worker looks at the day.

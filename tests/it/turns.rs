@@ -14,7 +14,7 @@ use crate::{
     on_both,
     support::{
         Engine, TestDb, oracle,
-        process::{Process, run_ok},
+        process::{Process, run_fails, run_ok},
         server::Server,
         wait_until,
         work::rollups,
@@ -31,6 +31,7 @@ on_both! {
     days_with_wrong_counts_are_one_turn;
     a_turn_that_fails_takes_no_other_with_it;
     a_day_is_over_by_the_clock_of_whoever_asked_for_it;
+    rows_of_a_day_to_come_may_all_go;
     a_change_of_other_rows_keeps_no_missing_row_waiting;
     a_change_of_a_missing_row_is_not_lost;
 }
@@ -158,6 +159,17 @@ async fn change_triggers(db: &TestDb, sql: &str) {
         tx.execute_text("change triggers", sql).await.unwrap();
     }
     tx.commit().await.unwrap();
+}
+
+/// No loss of the source holds them up: there is nothing yet that it could have lost.
+async fn rows_of_a_day_to_come_may_all_go(engine: Engine) {
+    let db = lab(engine).await;
+    for a in 1..=10 {
+        db.add_summary_row(LAB.0, "2026-06-20", a, 0, "organization_bill", 3).await;
+    }
+    run_fails(&db, 3, &["--now", NOW, "audit", "--repair", "--max-shrink", "50%"]);
+    run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    oracle::assert_equal(&oracle::stored(&db).await, &oracle::expected(&db, &[LAB], NOW.parse().unwrap()).await);
 }
 
 async fn a_change_of_other_rows_keeps_no_missing_row_waiting(engine: Engine) {

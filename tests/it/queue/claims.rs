@@ -11,7 +11,11 @@ use std::{
 use chrono::NaiveDate;
 use daymend::{
     db::DbClock,
-    queue::{Job, JobKind, claim, run_of},
+    queue::{
+        Job, JobKind,
+        claim::{self, Claimer},
+        run_of,
+    },
     rollup::HISTORICAL_SUMMARY,
 };
 
@@ -24,6 +28,7 @@ use crate::{
 on_both! {
     nightly_jobs_are_claimed_before_repairs_before_rebuilds;
     labs_of_a_rebuild_take_turns_and_a_later_run_joins_at_the_turn_that_is_up;
+    a_run_whose_turns_begin_anew_is_claimed_by_who_claimed_later_turns;
     claims_at_once_share_no_job;
     a_claim_stamps_its_jobs_with_worker_and_attempt;
     a_lab_and_day_never_runs_twice_at_once;
@@ -66,6 +71,23 @@ async fn labs_of_a_rebuild_take_turns_and_a_later_run_joins_at_the_turn_that_is_
     new_run(&db, JobKind::Rebuild, &[(4, days(14))]).await;
     assert_eq!(turn(&take(&db, worker, 21).await), [(1, of(14..21)), (2, of(14..21)), (4, of(0..7))].into());
     assert_eq!(turn(&take(&db, worker, 21).await), [(1, of(21..28)), (2, of(21..28)), (4, of(7..14))].into());
+}
+
+/// Whoever claims remembers the turn it was at: no longer than there is something to claim there.
+async fn a_run_whose_turns_begin_anew_is_claimed_by_who_claimed_later_turns(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let worker = worker(&db, LONG).await;
+    let mut claimer = Claimer::default();
+    for labs in [[(1, days(21))], [(2, days(7))]] {
+        new_run(&db, JobKind::Rebuild, &labs).await;
+        let mut claimed = 0;
+        while claimed < labs[0].1.len() {
+            let jobs = claimer.claim(&db.db, worker, 7).await.unwrap().unwrap().jobs;
+            assert_eq!(jobs.len(), 7, "{claimed} jobs of lab {} were claimed", labs[0].0);
+            claimed += jobs.len();
+        }
+        assert!(claimer.claim(&db.db, worker, 7).await.unwrap().unwrap().jobs.is_empty());
+    }
 }
 
 async fn claims_at_once_share_no_job(engine: Engine) {
