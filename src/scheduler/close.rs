@@ -24,7 +24,8 @@ const RUNS_A_TICK: usize = 200;
 pub struct Slice {
     /// After which run to continue; `None` if there are no more.
     pub next: Option<i64>,
-    /// The first error of a run; the runs after it were looked at all the same.
+    /// The first error of a run, after which the others were looked at all the same; or the one that ended the slice,
+    /// as the database did not answer in time.
     pub failed: Option<DbError>,
 }
 
@@ -33,17 +34,16 @@ pub struct Slice {
 /// A run that cannot be closed is noted and stays open; the others are closed nevertheless, and then the error is
 /// returned.
 pub async fn close_runs(db: &Db, report: &mut Report) -> Result<(), DbError> {
-    let mut after = None;
+    let (mut after, mut failed) = (None, None);
     loop {
         let slice = close_next_runs(db, after, report).await?;
         // One wait for an answer that does not come is enough.
-        if let Some(error) = slice.failed.filter(|error| slice.next.is_none() || error.is_cut_off()) {
-            return Err(error);
+        let is_over = slice.next.is_none() || slice.failed.as_ref().is_some_and(DbError::is_cut_off);
+        failed = failed.or(slice.failed);
+        if is_over {
+            return failed.map_or(Ok(()), Err);
         }
         after = slice.next;
-        if after.is_none() {
-            return Ok(());
-        }
     }
 }
 
@@ -52,7 +52,7 @@ pub async fn close_next_runs(db: &Db, after: Option<i64>, report: &mut Report) -
     let mut tx = db.begin(Mode::Snapshot).await?;
     let mut open = runs::open_behind(&mut tx, after.unwrap_or(0), RUNS_A_TICK + 1).await?;
     tx.commit().await?;
-    let mut next = (open.len() > RUNS_A_TICK).then(|| open[RUNS_A_TICK - 1].id);
+    let next = (open.len() > RUNS_A_TICK).then(|| open[RUNS_A_TICK - 1].id);
     open.truncate(RUNS_A_TICK);
     let mut failed = None;
     for (index, run) in open.iter().enumerate() {
@@ -64,12 +64,11 @@ pub async fn close_next_runs(db: &Db, after: Option<i64>, report: &mut Report) -
         }
         metrics::database_error(&error);
         report.unclosed.insert(run.id, chain(&error));
-        failed.get_or_insert(error);
         if is_cut_off {
             let is_more = next.is_some() || index + 1 < open.len();
-            next = is_more.then_some(run.id);
-            break;
+            return Ok(Slice { next: is_more.then_some(run.id), failed: Some(error) });
         }
+        failed.get_or_insert(error);
     }
     Ok(Slice { next, failed })
 }

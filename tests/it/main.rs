@@ -11,6 +11,7 @@ mod audit_command;
 mod audit_standing;
 mod calendar;
 mod cli;
+mod closing;
 mod dashboards;
 mod digest;
 mod dirty;

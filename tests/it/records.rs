@@ -18,16 +18,14 @@ use daymend::{
     },
 };
 
-use sqlx::{Connection as _, Executor as _, MySqlConnection};
-
 use crate::{
     held::{change_of, hold, requested},
     on_both,
     scheduler::now,
     support::{
         Engine, TestDb,
-        process::{command, run_fails, run_ok},
-        server, wait_until,
+        process::command,
+        wait_until,
         work::{SCHEDULER, jobs_with_slow_lab, rollups},
     },
 };
@@ -37,11 +35,10 @@ on_both! {
     a_history_that_takes_too_long_to_read_stops_no_other;
     runs_are_closed_before_records_are_taken;
     many_records_are_taken_in_turns;
-    a_run_that_cannot_be_closed_stops_no_other;
 }
 
 /// Lets no record of a lab be changed.
-async fn refuse_records_of(db: &TestDb, lab: i64) {
+pub async fn refuse_records_of(db: &TestDb, lab: i64) {
     let trigger = match db.engine {
         Engine::MariaDb => {
             format!(
@@ -157,50 +154,4 @@ async fn a_rebuild_that_waits_for_its_record_knows_what_to_do() {
     assert_eq!(db.record_status(record).await, "Running (0/1)");
     waiting.kill().unwrap();
     waiting.wait().unwrap();
-}
-
-/// Of three runs that have ended, the records of the first cannot be brought up to date.
-async fn a_run_that_cannot_be_closed_stops_no_other(engine: Engine) {
-    let db = TestDb::new(engine).await;
-    let records = requested(&db, 1..=3).await;
-    db.tick(now()).await;
-    db.execute("UPDATE daymend_jobs SET state = 'completed'", args![]).await;
-    refuse_records_of(&db, 1).await;
-    let run = |lab: i64| format!("SELECT id FROM daymend_runs WHERE kind = 'rebuild' AND lab_id = {lab}");
-    let runs = [db.number(&run(1)).await, db.number(&run(2)).await, db.number(&run(3)).await];
-    // Whoever follows one of them hears nothing of another.
-    run_ok(&db, &["runs", "watch", &runs[1].to_string()]);
-    let (rollups, mut report) = (rollups(), Report::default());
-    let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-    scheduler::tick(&db.db, rollup, &SCHEDULER, Clock::Fixed(now()), &mut report).await.unwrap_err();
-    assert!(report.unclosed[&runs[0]].contains("never") && report.unclosed.len() == 1, "{report:?}");
-    assert_eq!(db.record_status(records[2]).await, "Completed");
-    let said = run_fails(&db, 1, &["scheduler", "--once"]);
-    assert!(said.contains(&format!("run {} cannot be closed", runs[0])), "{said}");
-    db.execute("DROP TRIGGER never", args![]).await;
-    assert!(db.tick(now()).await.unclosed.is_empty());
-    for record in records {
-        assert_eq!(db.record_status(record).await, "Completed");
-    }
-}
-
-/// A table that somebody has locked is waited for once, and not once per run.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn runs_whose_records_cannot_be_read_in_time_are_not_waited_for_one_by_one() {
-    let db = TestDb::new(Engine::MariaDb).await;
-    requested(&db, 1..=3).await;
-    db.tick(now()).await;
-    let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
-    somebody.execute("LOCK TABLES crelio_data_migrations WRITE").await.unwrap();
-    let (impatient, mut report) = (db.db.with_limit(Duration::from_secs(1)), Report::default());
-    let begun = std::time::Instant::now();
-    let error = scheduler::close_runs(&impatient, &mut report).await.unwrap_err();
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
-    assert!(error.to_string().contains("linked migrations") && report.unclosed.len() == 1, "{error} {report:?}");
-    // The next slice begins with the run after it.
-    let first = *report.unclosed.keys().next().unwrap();
-    let slice = scheduler::close_next_runs(&impatient, Some(first), &mut report).await.unwrap();
-    assert!(slice.next > Some(first) && report.unclosed.len() == 2, "{slice:?}");
-    somebody.execute("UNLOCK TABLES").await.unwrap();
-    scheduler::close_runs(&db.db, &mut Report::default()).await.unwrap();
 }

@@ -16,7 +16,7 @@ use daymend::{
     queue::{JobKind, admin::change, claim, lease, run_of, settle},
     recompute::shrink::MaxShrink,
     rollup::HISTORICAL_SUMMARY,
-    runs::{self, NewRun, RunState},
+    runs::{self, RunState},
     scheduler::{
         self, Enqueued, Report, nightly,
         repair::{self, Days},
@@ -53,7 +53,6 @@ on_both! {
     a_record_of_a_run_that_failed_says_how_many_days_did;
     the_event_log_pairs_started_with_how_the_run_ended;
     a_step_that_fails_stops_no_other;
-    many_open_runs_are_looked_at_in_turns;
 }
 
 pub(crate) fn date(text: &str) -> NaiveDate {
@@ -478,41 +477,4 @@ async fn a_step_that_fails_stops_no_other(engine: Engine) {
     .await;
     db.execute("UPDATE daymend_jobs SET state = 'completed'", args![]).await;
     wait_until("the run to be closed", LIMIT, async || db.run(run).await.0.state == RunState::Completed).await;
-}
-
-async fn many_open_runs_are_looked_at_in_turns(engine: Engine) {
-    const RUNS: usize = 450;
-    let db = TestDb::new(engine).await;
-    let mut tx = db.db.begin(Mode::Write).await.unwrap();
-    for _ in 0..RUNS {
-        let run = NewRun {
-            rollup: HISTORICAL_SUMMARY.to_owned(),
-            kind: JobKind::Repair,
-            reason: "a test".to_owned(),
-            requested_by: "scheduler".to_owned(),
-            time_zone: None,
-            lab_id: None,
-            as_of: now(),
-            labs: vec![(1, vec![date("2026-06-01")])],
-            attempts_max: 1,
-            max_shrink: MaxShrink::OFF,
-        };
-        runs::create(&mut tx, &run).await.unwrap();
-    }
-    tx.commit().await.unwrap();
-    let (mut next, mut turns) = (None, Vec::new());
-    loop {
-        let mut report = Report::default();
-        next = scheduler::close_next_runs(&db.db, next, &mut report).await.unwrap().next;
-        turns.push(report.open.len());
-        if next.is_none() {
-            break;
-        }
-    }
-    assert_eq!(turns, [200, 200, 50]);
-    // The last run of all is closed in its turn, and whoever looks once looks at all.
-    db.execute("UPDATE daymend_jobs SET state = 'completed' WHERE id >= (SELECT MAX(run_id) * 100000000 FROM (SELECT * FROM daymend_jobs) AS jobs)", args![]).await;
-    let mut report = Report::default();
-    scheduler::close_runs(&db.db, &mut report).await.unwrap();
-    assert_eq!((report.closed.len(), report.open.len()), (1, RUNS - 1));
 }

@@ -1,0 +1,133 @@
+//! Runs that have ended are closed, however many there are: none stops another.
+
+use std::time::Duration;
+
+use daymend::{
+    args,
+    clock::Clock,
+    db::Mode,
+    queue::JobKind,
+    recompute::shrink::MaxShrink,
+    rollup::HISTORICAL_SUMMARY,
+    runs::{self, NewRun},
+    scheduler::{self, Report},
+};
+use sqlx::{Connection as _, Executor as _, MySqlConnection};
+
+use crate::{
+    held::requested,
+    on_both,
+    records::refuse_records_of,
+    scheduler::{date, now},
+    support::{
+        Engine, TestDb,
+        process::{run_fails, run_ok},
+        server,
+        work::{SCHEDULER, rollups},
+    },
+};
+
+on_both! {
+    many_open_runs_are_looked_at_in_turns;
+    a_run_that_cannot_be_closed_stops_no_other;
+}
+
+async fn many_open_runs_are_looked_at_in_turns(engine: Engine) {
+    const RUNS: usize = 450;
+    let db = TestDb::new(engine).await;
+    let mut tx = db.db.begin(Mode::Write).await.unwrap();
+    for _ in 0..RUNS {
+        let run = NewRun {
+            rollup: HISTORICAL_SUMMARY.to_owned(),
+            kind: JobKind::Repair,
+            reason: "a test".to_owned(),
+            requested_by: "scheduler".to_owned(),
+            time_zone: None,
+            lab_id: None,
+            as_of: now(),
+            labs: vec![(1, vec![date("2026-06-01")])],
+            attempts_max: 1,
+            max_shrink: MaxShrink::OFF,
+        };
+        runs::create(&mut tx, &run).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let (mut next, mut turns) = (None, Vec::new());
+    loop {
+        let mut report = Report::default();
+        next = scheduler::close_next_runs(&db.db, next, &mut report).await.unwrap().next;
+        turns.push(report.open.len());
+        if next.is_none() {
+            break;
+        }
+    }
+    assert_eq!(turns, [200, 200, 50]);
+    // The last run of all is closed in its turn, and whoever looks once looks at all.
+    db.execute("UPDATE daymend_jobs SET state = 'completed' WHERE id >= (SELECT MAX(run_id) * 100000000 FROM (SELECT * FROM daymend_jobs) AS jobs)", args![]).await;
+    let mut report = Report::default();
+    scheduler::close_runs(&db.db, &mut report).await.unwrap();
+    assert_eq!((report.closed.len(), report.open.len()), (1, RUNS - 1));
+    // The error of one in the first turn is not forgotten over the others, nor stops them.
+    db.execute("UPDATE daymend_jobs SET state = 'completed'", args![]).await;
+    let first = db.number("SELECT MIN(id) FROM daymend_runs").await;
+    let trigger = match engine {
+        Engine::MariaDb => format!(
+            "CREATE TRIGGER never BEFORE UPDATE ON daymend_runs FOR EACH ROW
+             IF NEW.id = {first} THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'never'; END IF"
+        ),
+        Engine::Sqlite => format!(
+            "CREATE TRIGGER never BEFORE UPDATE ON daymend_runs WHEN NEW.id = {first}
+             BEGIN SELECT RAISE(ABORT, 'never'); END"
+        ),
+    };
+    db.execute(&trigger, args![]).await;
+    let mut report = Report::default();
+    scheduler::close_runs(&db.db, &mut report).await.unwrap_err();
+    assert_eq!((report.closed.len(), report.unclosed.into_keys().collect::<Vec<_>>()), (RUNS - 2, vec![first]));
+}
+
+/// Of three runs that have ended, the records of the first cannot be brought up to date.
+async fn a_run_that_cannot_be_closed_stops_no_other(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let records = requested(&db, 1..=3).await;
+    db.tick(now()).await;
+    db.execute("UPDATE daymend_jobs SET state = 'completed'", args![]).await;
+    refuse_records_of(&db, 1).await;
+    let run = |lab: i64| format!("SELECT id FROM daymend_runs WHERE kind = 'rebuild' AND lab_id = {lab}");
+    let runs = [db.number(&run(1)).await, db.number(&run(2)).await, db.number(&run(3)).await];
+    // Whoever follows one of them hears nothing of another.
+    run_ok(&db, &["runs", "watch", &runs[1].to_string()]);
+    let (rollups, mut report) = (rollups(), Report::default());
+    let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+    scheduler::tick(&db.db, rollup, &SCHEDULER, Clock::Fixed(now()), &mut report).await.unwrap_err();
+    assert!(report.unclosed[&runs[0]].contains("never") && report.unclosed.len() == 1, "{report:?}");
+    assert_eq!(db.record_status(records[2]).await, "Completed");
+    let said = run_fails(&db, 1, &["scheduler", "--once"]);
+    assert!(said.contains(&format!("run {} cannot be closed", runs[0])), "{said}");
+    db.execute("DROP TRIGGER never", args![]).await;
+    assert!(db.tick(now()).await.unclosed.is_empty());
+    for record in records {
+        assert_eq!(db.record_status(record).await, "Completed");
+    }
+}
+
+/// A table that somebody has locked is waited for once, and not once per run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_whose_records_cannot_be_read_in_time_are_not_waited_for_one_by_one() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    requested(&db, 1..=3).await;
+    db.tick(now()).await;
+    let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
+    somebody.execute("LOCK TABLES crelio_data_migrations WRITE").await.unwrap();
+    let (impatient, mut report) = (db.db.with_limit(Duration::from_secs(1)), Report::default());
+    let begun = std::time::Instant::now();
+    let error = scheduler::close_runs(&impatient, &mut report).await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(error.to_string().contains("linked migrations") && report.unclosed.len() == 1, "{error} {report:?}");
+    // The next slice begins with the run after it.
+    let first = *report.unclosed.keys().next().unwrap();
+    let slice = scheduler::close_next_runs(&impatient, Some(first), &mut report).await.unwrap();
+    assert!(slice.next > Some(first) && report.unclosed.len() == 2, "{slice:?}");
+    somebody.execute("UNLOCK TABLES").await.unwrap();
+    scheduler::close_runs(&db.db, &mut Report::default()).await.unwrap();
+}
