@@ -339,10 +339,9 @@ async fn a_trigger_that_fires_at_another_moment_is_replaced() {
     run_ok(&db, &["triggers", "install"]);
     let text = "SELECT action_statement FROM information_schema.triggers
                 WHERE trigger_schema = DATABASE() AND trigger_name = 'daymend_billing_insert'";
-    let before = format!(
-        "CREATE OR REPLACE TRIGGER daymend_billing_insert BEFORE INSERT ON billing FOR EACH ROW {}",
-        db.text(text).await
-    );
+    let does = db.text(text).await;
+    db.execute("DROP TRIGGER daymend_billing_insert", vec![]).await;
+    let before = format!("CREATE TRIGGER daymend_billing_insert BEFORE INSERT ON billing FOR EACH ROW {does}");
     db.execute(&before, vec![]).await;
     let said = run_ok(&db, &["triggers", "install"]);
     assert!(said.contains("replaced daymend_billing_insert") && !said.contains("created"), "{said}");
