@@ -328,7 +328,7 @@ async fn a_claim_reads_no_more_of_a_large_backlog_than_of_a_small_one(engine: En
     spread(&db).await;
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'available'").await, 50_000);
     let large = cost_of_claim(&db, run, worker).await;
-    assert_eq!(large, small);
+    assert!(large.0 <= small.0 && large.1 == small.1, "{large:?} with many, {small:?} with few");
     // Due jobs and jobs by their turn, and each job once more to stamp it; a handful to look first.
     assert!(small.0 <= 4 * BATCH as i64 + 20, "{} rows read", small.0);
 }
