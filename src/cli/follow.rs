@@ -78,25 +78,19 @@ async fn until_end(global: &Global, db: &Db, run_id: i64) -> anyhow::Result<(Run
             Ok((RunState::Running, progress)) => {
                 failures = 0;
                 bar.update_noting(progress.ended(), progress.total(), progress.discarded, "discarded");
-                let is_glance = glanced.elapsed() >= GLANCE;
-                if is_glance {
+                if glanced.elapsed() >= GLANCE {
                     glanced = Instant::now();
-                }
-                if progress.open() > 0
-                    && !warned
-                    && is_glance
-                    && lease::workers_alive(db).await.is_ok_and(|alive| alive == 0)
-                {
-                    warned = true;
-                    global.warn(NO_WORKER);
-                }
-                if progress.available > 0
-                    && !said_paused
-                    && is_glance
-                    && let Ok(Some(paused)) = paused(db, run_id).await
-                {
-                    said_paused = true;
-                    global.warn(paused);
+                    if progress.open() > 0 && !warned && lease::workers_alive(db).await.is_ok_and(|alive| alive == 0) {
+                        warned = true;
+                        global.warn(NO_WORKER);
+                    }
+                    if progress.available > 0
+                        && !said_paused
+                        && let Ok(Some(paused)) = paused(db, run_id).await
+                    {
+                        said_paused = true;
+                        global.warn(paused);
+                    }
                 }
             }
             Ok((state, progress)) => {

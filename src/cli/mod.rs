@@ -23,8 +23,9 @@ mod runs;
 mod service;
 mod snapshot;
 mod triggers;
+mod who;
 
-use std::{ffi::OsStr, fmt::Display, os::unix::fs::MetadataExt as _, path::PathBuf, process::ExitCode};
+use std::{ffi::OsStr, fmt::Display, path::PathBuf, process::ExitCode};
 
 use chrono::{DateTime, Datelike as _, NaiveDate, TimeDelta, Utc};
 use clap::{
@@ -39,6 +40,7 @@ use crate::{
     rollup::{HISTORICAL_SUMMARY, Rollup, Rollups},
     snapshot::database_error,
 };
+use who::who;
 
 /// Meaning of a command's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -445,30 +447,6 @@ fn historical_summary(rollups: &Rollups) -> anyhow::Result<&Rollup> {
         .ok_or_else(|| usage(format!("no rollup is named {HISTORICAL_SUMMARY}: see `daymend rollups list`")))
 }
 
-/// Who runs this command, for the audit trail.
-fn who() -> String {
-    let variable = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let name = ["DAYMEND_USER", "SUDO_USER", "USER", "LOGNAME"].iter().find_map(variable);
-    name.or_else(os_user).unwrap_or_else(|| "unknown".to_owned())
-}
-
-/// The OS user, for containers and cron, which set no variable for it: by name, or as `uid 1000`. `None` if there is no
-/// /proc.
-fn os_user() -> Option<String> {
-    let uid = std::fs::metadata("/proc/self").ok()?.uid();
-    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    Some(user_name(&users, uid).map_or_else(|| format!("uid {uid}"), ToOwned::to_owned))
-}
-
-/// The name of a user in /etc/passwd (`name:password:uid:…`).
-fn user_name(users: &str, uid: u32) -> Option<&str> {
-    users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next().filter(|name| !name.is_empty())?;
-        (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
-    })
-}
-
 /// Prints a value for machines.
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
@@ -479,12 +457,6 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use crate::snapshot::SnapshotError;
-
-    #[test]
-    fn a_user_is_found_by_the_uid_and_by_no_other_number() {
-        let users = "root:x:0:0:root:/root:/bin/sh\nbroken\n:x:7:7::/:/bin/sh\nlab:x:1000:0::/home/lab:/bin/sh\n";
-        assert_eq!([0, 1000, 7, 10].map(|uid| user_name(users, uid)), [Some("root"), Some("lab"), None, None]);
-    }
 
     #[test]
     fn the_exit_code_is_that_of_the_database_error_wherever_it_is() {

@@ -327,11 +327,11 @@ async fn stamp_in_groups(tx: &mut Tx, worker_id: i64, jobs: &[(Job, i64)]) -> Re
             claimed.extend_from_slice(group);
             continue;
         }
-        for job in group.chunks(1) {
-            if try_stamp(tx, worker_id, job).await? {
-                claimed.extend_from_slice(job);
+        for one in group {
+            if try_stamp(tx, worker_id, std::slice::from_ref(one)).await? {
+                claimed.push(one.clone());
             } else {
-                tx.execute(&CLAIM_POSTPONE, args![job[0].0.id]).await?;
+                tx.execute(&CLAIM_POSTPONE, args![one.0.id]).await?;
             }
         }
     }

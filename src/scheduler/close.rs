@@ -24,8 +24,7 @@ const RUNS_A_TICK: usize = 200;
 pub struct Slice {
     /// After which run to continue; `None` if there are no more.
     pub next: Option<i64>,
-    /// The first error of a run, after which the others were looked at all the same; or the one that ended the slice,
-    /// as the database did not answer in time.
+    /// The last error of a run; the others were looked at all the same, unless the database did not answer in time.
     pub failed: Option<DbError>,
 }
 
@@ -62,13 +61,15 @@ pub async fn close_next_runs(db: &Db, after: Option<i64>, report: &mut Report) -
         if error.is_passing() || (error.kind == Kind::Unavailable && !is_cut_off) {
             return Err(error);
         }
-        metrics::database_error(&error);
         report.unclosed.insert(run.id, chain(&error));
+        // The last error is returned, and counted there.
+        if let Some(earlier) = failed.replace(error) {
+            metrics::database_error(&earlier);
+        }
         if is_cut_off {
             let is_more = next.is_some() || index + 1 < open.len();
-            return Ok(Slice { next: is_more.then_some(run.id), failed: Some(error) });
+            return Ok(Slice { next: is_more.then_some(run.id), failed });
         }
-        failed.get_or_insert(error);
     }
     Ok(Slice { next, failed })
 }
@@ -142,6 +143,11 @@ async fn refresh(db: &Db, run: &Run, progress: &Progress) -> Result<(), DbError>
         records::refresh(&mut tx, run, progress).await?;
     }
     tx.commit().await
+}
+
+/// Logs that a run stays open, and why.
+pub(super) fn say_unclosed(run: i64, why: &str) {
+    tracing::warn!(run, "run {run} cannot be closed, or its records not be refreshed: {why}");
 }
 
 /// How far the runs are that are open.

@@ -52,30 +52,10 @@ where
 }
 
 impl Report {
-    /// Whether everything that was due has been done, except for labs that cannot be scheduled.
-    #[must_use]
-    pub fn is_all_done(&self) -> bool {
-        self.held.is_empty() && self.unclosed.is_empty()
-    }
-
-    /// Whether nothing was done, and nothing left undone.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.enqueued.is_empty() && self.closed.is_empty() && self.untaken.is_empty() && self.is_all_done()
-    }
-
     /// Logs which rows are locked by somebody else, and what happens then.
     pub fn warn_of_held(&self, then: &str) {
         for (what, error) in &self.held {
             tracing::warn!(error, "{what}: held by somebody else, {then}");
-        }
-    }
-
-    /// Logs what is left undone, where no later tick will do it.
-    pub fn warn_of_undone(&self) {
-        self.warn_of_held("left undone");
-        for (run, why) in &self.unclosed {
-            tracing::warn!(run, "run {run} cannot be closed, or its records not be refreshed: {why}");
         }
     }
 }

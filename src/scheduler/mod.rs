@@ -112,6 +112,26 @@ impl Report {
         JOBS_ENQUEUED.add([kind.name()], enqueued.jobs as u64);
         self.enqueued.push(enqueued);
     }
+
+    /// Whether everything that was due has been done, except for labs that cannot be scheduled.
+    #[must_use]
+    pub fn is_all_done(&self) -> bool {
+        self.held.is_empty() && self.unclosed.is_empty()
+    }
+
+    /// Whether nothing was done, and nothing left undone.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.enqueued.is_empty() && self.closed.is_empty() && self.untaken.is_empty() && self.is_all_done()
+    }
+
+    /// Logs what is left undone, where no later tick will do it.
+    pub fn warn_of_undone(&self) {
+        self.warn_of_held("left undone");
+        for (run, why) in &self.unclosed {
+            close::say_unclosed(*run, why);
+        }
+    }
 }
 
 /// Ticks until `shutdown`. If the database is unreachable, it waits, and never exits.

@@ -121,9 +121,7 @@ impl Ticker {
         self.unclosed.append(&mut report.unclosed);
         if self.looked_at.is_none() {
             close::show_progress(&std::mem::take(&mut self.open));
-            report_new(std::mem::take(&mut self.unclosed), &mut self.reported.unclosed, |run, why| {
-                tracing::warn!(run, "run {run} cannot be closed, or its records not be refreshed: {why}");
-            });
+            report_new(std::mem::take(&mut self.unclosed), &mut self.reported.unclosed, close::say_unclosed);
         }
         slice.failed.map_or(Ok(()), Err)
     }

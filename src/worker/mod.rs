@@ -145,12 +145,11 @@ impl Session {
                 Err(error) => error,
             };
             failures += 1;
-            let mut is_for_good = false;
-            if is_refusal(&error) {
-                is_for_good = refusals.add();
+            let is_refused = is_refusal(&error);
+            if is_refused {
                 self.pulse.set_trouble(what, Some(format!("cannot {what}: {}", chain(&error))));
             }
-            if is_for_good {
+            if is_refused && refusals.add() {
                 metrics::database_error(&error);
                 tracing::error!(worker = self.worker_id, error = %chain(&error), "cannot {what}");
                 self.refuse(error);

@@ -17,7 +17,7 @@ use sqlx::{Connection as _, Executor as _, MySqlConnection};
 use crate::{
     held::requested,
     on_both,
-    records::refuse_records_of,
+    records::refuse_updates,
     scheduler::{date, now},
     support::{
         Engine, TestDb,
@@ -70,17 +70,7 @@ async fn many_open_runs_are_looked_at_in_turns(engine: Engine) {
     // The error of one in the first turn is not forgotten over the others, nor stops them.
     db.execute("UPDATE daymend_jobs SET state = 'completed'", args![]).await;
     let first = db.number("SELECT MIN(id) FROM daymend_runs").await;
-    let trigger = match engine {
-        Engine::MariaDb => format!(
-            "CREATE TRIGGER never BEFORE UPDATE ON daymend_runs FOR EACH ROW
-             IF NEW.id = {first} THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'never'; END IF"
-        ),
-        Engine::Sqlite => format!(
-            "CREATE TRIGGER never BEFORE UPDATE ON daymend_runs WHEN NEW.id = {first}
-             BEGIN SELECT RAISE(ABORT, 'never'); END"
-        ),
-    };
-    db.execute(&trigger, args![]).await;
+    refuse_updates(&db, "daymend_runs", "id", first).await;
     let mut report = Report::default();
     scheduler::close_runs(&db.db, &mut report).await.unwrap_err();
     assert_eq!((report.closed.len(), report.unclosed.into_keys().collect::<Vec<_>>()), (RUNS - 2, vec![first]));
@@ -92,7 +82,7 @@ async fn a_run_that_cannot_be_closed_stops_no_other(engine: Engine) {
     let records = requested(&db, 1..=3).await;
     db.tick(now()).await;
     db.execute("UPDATE daymend_jobs SET state = 'completed'", args![]).await;
-    refuse_records_of(&db, 1).await;
+    refuse_updates(&db, "crelio_data_migrations", "lab_id", 1).await;
     let run = |lab: i64| format!("SELECT id FROM daymend_runs WHERE kind = 'rebuild' AND lab_id = {lab}");
     let runs = [db.number(&run(1)).await, db.number(&run(2)).await, db.number(&run(3)).await];
     // Whoever follows one of them hears nothing of another.

@@ -37,21 +37,17 @@ on_both! {
     many_records_are_taken_in_turns;
 }
 
-/// Lets no record of a lab be changed.
-pub async fn refuse_records_of(db: &TestDb, lab: i64) {
+/// Refuses updates that leave a row of a table with this value.
+pub async fn refuse_updates(db: &TestDb, table: &str, column: &str, value: i64) {
     let trigger = match db.engine {
-        Engine::MariaDb => {
-            format!(
-                "CREATE TRIGGER never BEFORE UPDATE ON crelio_data_migrations FOR EACH ROW
-                 IF NEW.lab_id = {lab} THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'never'; END IF"
-            )
-        }
-        Engine::Sqlite => {
-            format!(
-                "CREATE TRIGGER never BEFORE UPDATE ON crelio_data_migrations WHEN NEW.lab_id = {lab}
-                 BEGIN SELECT RAISE(ABORT, 'never'); END"
-            )
-        }
+        Engine::MariaDb => format!(
+            "CREATE TRIGGER never BEFORE UPDATE ON {table} FOR EACH ROW
+             IF NEW.{column} = {value} THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'never'; END IF"
+        ),
+        Engine::Sqlite => format!(
+            "CREATE TRIGGER never BEFORE UPDATE ON {table} WHEN NEW.{column} = {value}
+             BEGIN SELECT RAISE(ABORT, 'never'); END"
+        ),
     };
     db.execute(&trigger, args![]).await;
 }
@@ -59,7 +55,7 @@ pub async fn refuse_records_of(db: &TestDb, lab: i64) {
 async fn a_record_that_cannot_be_taken_stops_no_other(engine: Engine) {
     let db = TestDb::new(engine).await;
     let records = requested(&db, 1..=3).await;
-    refuse_records_of(&db, 2).await;
+    refuse_updates(&db, "crelio_data_migrations", "lab_id", 2).await;
     let report = db.tick(now()).await;
     assert!(report.untaken[&2].contains("never") && report.untaken.len() == 1, "{report:?}");
     let statuses = async || {
