@@ -71,7 +71,7 @@ pub(super) async fn look(
 /// Checks that the facts of the day on which rows were inserted, which is one day per turn, still give those rows,
 /// and locks the facts; a conflict if they do not, or if somebody is changing them.
 ///
-/// Only inserted rows are checked: concurrent changes of facts affect the other rows as if made after the turn.
+/// Only inserted rows are checked: concurrent changes of facts affect the other rows as if made after the correction.
 pub(super) async fn hold_facts(
     tx: &mut Tx,
     rollup: &Rollup,

@@ -41,10 +41,10 @@ impl Difference {
         self.insert.is_empty() && self.update.is_empty() && self.delete.is_empty()
     }
 
-    /// The day that ends a turn of corrections: the first with missing rows, or else the last that differs. A turn
+    /// The day that ends a correction: the first with missing rows, or else the last that differs. A correction
     /// inserts at most one day's rows, because inserting takes long, both for users who want to change the day's
     /// facts and for a rollback.
-    pub(super) fn last_of_turn(&self) -> Option<NaiveDate> {
+    pub(super) fn last_of_correction(&self) -> Option<NaiveDate> {
         let changed = self.update.iter().map(|update| update.key.day).chain(self.delete.iter().map(|row| row.day));
         self.insert.first().map(|(key, _)| key.day).or_else(|| changed.max())
     }

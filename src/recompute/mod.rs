@@ -4,17 +4,17 @@
 //!
 //! 1. **Look.** In one consistent snapshot, without locks, it reads the lab's zone, the facts, the digests of the
 //!    stored days ([`digest`]), and, where digests differ, the stored rows. If everything is equal, it is done.
-//! 2. **Correct.** In new transactions, called turns: missing rows are inserted, and rows to change are locked; if
-//!    each still holds what the look saw, they are written. If not, the turn is rolled back, and the remaining days
-//!    are looked at again. If rows were inserted, the facts of their day are read again under shared locks, and have
-//!    to give the same rows. A turn ends with the first day that has missing rows: while users change facts, a
-//!    longer turn would hardly ever succeed, and would keep them waiting.
+//! 2. **Correct.** In new transactions, one per correction: missing rows are inserted, and rows to change are locked;
+//!    if each still holds what the look saw, they are written. If not, the transaction is rolled back, and the
+//!    remaining days are looked at again. If rows were inserted, the facts of their day are read again under shared
+//!    locks, and have to give the same rows. A correction ends with the first day that has missing rows: while users
+//!    change facts, a longer one would hardly ever succeed, and would keep them waiting.
 //!
 //! Why this is correct alongside the lab system's delta triggers, which add +1 and -1 to the summary inside the user's
 //! own transaction: such a transaction changes a fact and a row together, so a snapshot sees both or neither. If it
 //! is seen, both sides include it. If it is not seen and commits before the row is locked, the row has changed, and
-//! the turn notices. If it comes later, its delta applies to the corrected row. So changing a row needs no lock on
-//! facts. Inserting one does: a trigger that only updates rows finds none before the insert, and leaves no trace.
+//! the correction notices. If it comes later, its delta applies to the corrected row. So changing a row needs no lock
+//! on facts. Inserting one does: a trigger that only updates rows finds none before the insert, and leaves no trace.
 //!
 //! It never waits for a row: if somebody else has locked one, it starts over. If it waited while holding row locks,
 //! for a row of a user's transaction that then needs another of these rows, there would be a deadlock, and the victim
@@ -137,15 +137,14 @@ pub struct Changes {
 
 /// Days that one transaction has corrected.
 #[derive(Debug)]
-pub struct Turn {
-    /// The days: those after the previous turn, up to one that was wrong.
+pub struct Correction {
+    /// The days: those after the previous correction, up to one that was wrong.
     pub days: RangeInclusive<NaiveDate>,
     /// What was wrong.
     pub difference: Difference,
 }
 
-/// Progress of a recompute: the last day of the turns it has committed. Committed turns stay, however the recompute
-/// ends.
+/// Progress of a recompute: the last day of the corrections it has committed, which stay, however it ends.
 #[derive(Debug, Default)]
 pub struct Progress(Mutex<Option<NaiveDate>>);
 
@@ -168,9 +167,9 @@ impl Progress {
 
 /// Recomputes those days of `target` that are not in `progress` yet.
 ///
-/// The days are looked at together, and corrected in turns: a turn ends with a day that has missing rows. `settle`
-/// runs inside each turn's transaction, just before it commits, with what was written, and `committed` as soon as it
-/// has committed; neither is called for the days after the last that differs.
+/// The days are looked at together, and corrected one after the other: each [`Correction`] ends with a day that has
+/// missing rows. `settle` runs inside its transaction, just before it commits, with what was written, and `committed`
+/// as soon as it has committed; neither is called for the days after the last that differs.
 pub async fn recompute<'a, F, S, C>(
     db: &'a Db,
     rollup: &'a Rollup,
@@ -181,18 +180,18 @@ pub async fn recompute<'a, F, S, C>(
     committed: C,
 ) -> Result<(), RecomputeError>
 where
-    S: Fn(Tx, Turn) -> F + Send + Sync + 'a,
-    F: Future<Output = Result<(Tx, Turn), RecomputeError>> + Send + 'a,
-    C: Fn(Turn) + Send + Sync + 'a,
+    S: Fn(Tx, Correction) -> F + Send + Sync + 'a,
+    F: Future<Output = Result<(Tx, Correction), RecomputeError>> + Send + 'a,
+    C: Fn(Correction) + Send + Sync + 'a,
 {
-    let correct = async |target: Target, turn: Turn| {
+    let correct = async |target: Target, correction: Correction| {
         let mut tx = db.begin(Mode::Write).await?;
-        stored::write(&mut tx, rollup, target.lab_id, &turn.difference).await?;
-        compare::hold_facts(&mut tx, rollup, target, &turn.difference).await?;
-        let (tx, turn) = settle(tx, turn).await?;
+        stored::write(&mut tx, rollup, target.lab_id, &correction.difference).await?;
+        compare::hold_facts(&mut tx, rollup, target, &correction.difference).await?;
+        let (tx, correction) = settle(tx, correction).await?;
         tx.commit().await?;
-        progress.advance(*turn.days.end());
-        committed(turn);
+        progress.advance(*correction.days.end());
+        committed(correction);
         Ok::<_, RecomputeError>(())
     };
     let look_and_correct = async || {
@@ -201,11 +200,11 @@ where
         let mut look = db.begin(Mode::Snapshot).await?;
         let mut found = compare::look(&mut look, rollup, target, streak).await?;
         look.commit().await?;
-        while let Some(last) = found.last_of_turn() {
-            let turn = Turn { days: target.first..=last, difference: found.take_until(last) };
-            match correct(target, turn).await {
+        while let Some(last) = found.last_of_correction() {
+            let correction = Correction { days: target.first..=last, difference: found.take_until(last) };
+            match correct(target, correction).await {
                 Ok(()) => target = progress.rest_of(target),
-                // A conflict after a successful turn starts a new count of retries.
+                // A conflict after a successful correction starts a new count of retries.
                 Err(error) if progress.last() != begun && error.conflict().is_some() => return Ok(false),
                 Err(error) => return Err(error),
             }

@@ -32,7 +32,7 @@ use crate::{
         Job, run_of,
         settle::{self, Failure},
     },
-    recompute::{self, Progress, RecomputeError, Target, Turn},
+    recompute::{self, Correction, Progress, RecomputeError, Target},
     rollup::Rollup,
 };
 
@@ -283,7 +283,7 @@ async fn attempt<'a>(session: &Arc<Session>, unit: &Unit, jobs: &'a [Job]) -> (&
     ));
     let result = tokio::time::timeout(timeout, &mut task).await;
     if result.is_err() {
-        // Wait for it to end: it may be just about to learn that a turn was committed.
+        // Wait for it to end: it may be just about to learn that a correction was committed.
         task.abort();
         let _ = tokio::time::timeout(ABORT_WAIT, &mut task).await;
     }
@@ -307,24 +307,24 @@ async fn attempt<'a>(session: &Arc<Session>, unit: &Unit, jobs: &'a [Job]) -> (&
     (rest, result)
 }
 
-/// The jobs of a turn.
-fn jobs_of<'a>(turn: &Turn, jobs: &'a [Job]) -> impl Iterator<Item = &'a Job> + use<'a> {
-    let days = turn.days.clone();
+/// The jobs of a correction.
+fn jobs_of<'a>(correction: &Correction, jobs: &'a [Job]) -> impl Iterator<Item = &'a Job> + use<'a> {
+    let days = correction.days.clone();
     jobs.iter().filter(move |job| days.contains(&job.day))
 }
 
-/// Counts the corrections of a turn.
-fn corrected(rollup: &Rollup, jobs: &[Job], turn: &Turn) {
-    let difference = &turn.difference;
+/// Counts and logs a correction.
+fn corrected(rollup: &Rollup, jobs: &[Job], correction: &Correction) {
+    let difference = &correction.difference;
     // All jobs of a unit have the same kind and lab.
     if let Some(Job { kind, lab_id, .. }) = jobs.first() {
-        ATTEMPTS.add([kind.name(), Outcome::Corrected.name()], jobs_of(turn, jobs).count() as u64);
+        ATTEMPTS.add([kind.name(), Outcome::Corrected.name()], jobs_of(correction, jobs).count() as u64);
         DRIFT_FOUND.add([kind.name()], difference.drifted().len() as u64);
         metrics::corrected(rollup, *lab_id, difference);
     }
     tracing::debug!(
-        from = %turn.days.start(),
-        until = %turn.days.end(),
+        from = %correction.days.start(),
+        until = %correction.days.end(),
         inserted = difference.insert.len(),
         updated = difference.update.len(),
         deleted = difference.delete.len(),
@@ -349,17 +349,17 @@ async fn recompute_and_settle(
     let worker_id = session.worker_id;
     let jobs = &jobs;
     let db = session.db.with_limit(session.config.job_timeout);
-    let settle = |mut tx, turn: Turn| async move {
-        for job in jobs_of(&turn, jobs) {
-            let changes = recompute::changes_of(&turn.difference, job.day);
+    let settle = |mut tx, correction: Correction| async move {
+        for job in jobs_of(&correction, jobs) {
+            let changes = recompute::changes_of(&correction.difference, job.day);
             if settle::complete(&mut tx, worker_id, &[job], changes).await? != 1 {
                 tx.rollback().await?;
                 return Err(RecomputeError::LostLease);
             }
         }
-        Ok((tx, turn))
+        Ok((tx, correction))
     };
-    let committed = |turn| corrected(rollup, jobs, &turn);
+    let committed = |correction| corrected(rollup, jobs, &correction);
     recompute::recompute(&db, rollup, target, &session.streak, &progress, settle, committed).await?;
     Ok(())
 }

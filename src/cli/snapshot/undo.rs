@@ -21,7 +21,7 @@ use crate::{
         relations::Relations,
         touched,
         undo::{Undo, Undone},
-        undo_file::{self, Database, Header, Held, Reader, Record},
+        undo_file::{self, Database, Header, LockedFile, Reader, Record},
     },
 };
 
@@ -70,8 +70,8 @@ impl Options {
             }
             return Ok(Exit::Ok.into());
         }
-        let held = Held::open(&self.file).map_err(|error| usage(chain(error.as_ref())))?;
-        let mut reader = held.reader().map_err(|error| usage(chain(error.as_ref())))?;
+        let locked = LockedFile::open(&self.file).map_err(|error| usage(chain(error.as_ref())))?;
+        let mut reader = locked.reader().map_err(|error| usage(chain(error.as_ref())))?;
         let db = global.connect_bare(2).await?;
         self.check_database(global, &reader.header, &db)?;
         let undo = undo_of(global, &db, &reader, &self.relations).await?;
@@ -117,7 +117,7 @@ impl Options {
             })?;
         }
         // Release the undo file before the steps that may take long.
-        drop(held);
+        drop(locked);
         if !global.json {
             print(&undone, false);
             if let Some(done) = renamed {

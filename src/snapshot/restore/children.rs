@@ -67,7 +67,7 @@ pub struct Referred {
 
 /// Locks a row until the transaction ends, so that no new reference to it can appear; a conflict if the lock is not
 /// available at once.
-pub async fn hold(tx: &mut Tx, live: &Side, parent: &Shape, row: &[Arg]) -> Result<(), DbError> {
+pub async fn lock_row(tx: &mut Tx, live: &Side, parent: &Shape, row: &[Arg]) -> Result<(), DbError> {
     let key = parent.key_of(row);
     let table = quote(live.db.dialect(), &parent.table);
     let condition = live.has_key(parent, "p.", &key);

@@ -139,15 +139,15 @@ async fn themselves(
     let identity = context.identities[table].as_deref().unwrap_or_default();
     let keys: Vec<Cells> = candidates.iter().map(|candidate| candidate.key.clone()).collect();
     let live = context.live.lookup(&mut views.live, shape, &shape.key, &keys, false).await?;
-    let hangs = strangers::hang(context, views, table, rows).await?;
-    let why = |((row, live), hangs): ((&Cells, Vec<Cells>), bool)| {
-        let live = live.first().filter(|_| !hangs)?;
+    let depend = strangers::depend_on_reused(context, views, table, rows).await?;
+    let why = |((row, live), depends): ((&Cells, Vec<Cells>), bool)| {
+        let live = live.first().filter(|_| !depends)?;
         if !identity.is_empty() && same_identity(context, table, row, live) {
             return Some(format!("{} is the same", names(shape, identity)));
         }
         (identity.is_empty() || is_back(context, table, row, live)).then(|| "it is still there".to_owned())
     };
-    let are = written.iter().zip(live).zip(hangs).map(why);
+    let are = written.iter().zip(live).zip(depend).map(why);
     let verdict = |candidate: &Candidate, reason| Candidate {
         state: State::Mapped,
         reason,
@@ -296,7 +296,7 @@ async fn judge_one(
         Ok(Some(Candidate { state, reason, detail, holder: Some(key.clone()), ..candidate.clone() }))
     };
     if holders.iter().any(|holder| shape.key_of(&holder.row) != key) {
-        return verdict(State::Ambiguous, format!("several live rows hold its {}", held(shape, holders)));
+        return verdict(State::Ambiguous, format!("several live rows hold its {}", shared_columns(shape, holders)));
     }
     if first.is_in_snapshot {
         return verdict(State::TakenOver, format!("{column} is held by a row that the snapshot has too"));
@@ -375,7 +375,8 @@ fn moved(context: &Context, table: usize, candidate: Candidate, row: &[Arg]) -> 
     })
 }
 
-fn held(shape: &Shape, holders: &[Holder]) -> String {
+/// The names of the keys by which live rows were found.
+fn shared_columns(shape: &Shape, holders: &[Holder]) -> String {
     let mut keys: Vec<String> = holders.iter().map(|holder| names(shape, &holder.by)).collect();
     keys.dedup();
     keys.join(" and ")

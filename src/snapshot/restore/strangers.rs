@@ -56,20 +56,20 @@ pub(super) async fn find(
 }
 
 /// Whether the key of each row contains that of a row which is no longer itself.
-pub(super) async fn hang(
+pub(super) async fn depend_on_reused(
     context: &Context,
     views: &mut Views,
     table: usize,
     rows: &[Cells],
 ) -> Result<Vec<bool>, SnapshotError> {
-    let mut hang = vec![false; rows.len()];
+    let mut depends = vec![false; rows.len()];
     for link in context.links_of(table).filter(|link| link.is_part_of_key(context)) {
         let parents = context.parents(&mut views.snapshot, link, rows).await?;
-        for (hang, parent) in hang.iter_mut().zip(parents) {
-            *hang |= matches!(parent, Parent::Candidate(parent) if !parent.is_itself());
+        for (depends, parent) in depends.iter_mut().zip(parents) {
+            *depends |= matches!(parent, Parent::Candidate(parent) if !parent.is_itself());
         }
     }
-    Ok(hang)
+    Ok(depends)
 }
 
 /// Adds the rows whose keys contain those of the parent's candidates in a state; returns how many.
@@ -88,7 +88,7 @@ async fn below(
         after = last.place;
         // A person may have mapped the row to itself.
         page.retain(|parent| !parent.is_itself());
-        let new = hanging(context, views, link, page).await?;
+        let new = dependents(context, views, link, page).await?;
         found += new.len();
         plan::enter(context, views, link.child, new, exclusions, remap).await?;
     }
@@ -96,7 +96,7 @@ async fn below(
 
 /// The rows whose keys contain those of these candidates, if the keys of both are live; without those that are
 /// candidates already.
-async fn hanging(
+async fn dependents(
     context: &Context,
     views: &mut Views,
     link: &Link,

@@ -31,7 +31,7 @@ use crate::{
             relations::Relations,
             remap::{self, Remap},
             report::Report,
-            undo_file::{self, Header, Held, Reader, Record},
+            undo_file::{self, Header, LockedFile, Reader, Record},
         },
         side::Side,
     },
@@ -178,10 +178,10 @@ impl Options {
         let undo_path = self.undo_file.clone().unwrap_or_else(|| PathBuf::from(format!("{label}.undo.jsonl")));
         let shapes =
             context.shapes.iter().map(|shape| (shape.table.clone(), (shape.columns.clone(), shape.key.clone())));
-        let held = Held::create(&undo_path)?;
+        let locked = LockedFile::create(&undo_path)?;
         let header = Header { relations: given.clone(), ..Header::new(&label, &db, shapes.collect()) };
-        let writer = held.writer(&header)?;
-        let mut known = held.reader()?;
+        let writer = locked.writer(&header)?;
+        let mut known = locked.reader()?;
         if known.header.database.is_none() {
             context.remarks.push(undo_file::of_any_database(&undo_path));
         }
@@ -199,7 +199,7 @@ impl Options {
         };
         let apply = Apply::new(&context, writer, &mut known, &mut progress).await?;
         let applied = apply.run().await.map_err(with_rights)?;
-        let mut reader = held.reader()?;
+        let mut reader = locked.reader()?;
         let days = days_of(global, &db, &undo, &mut reader).await;
         let follow_up = FollowUp {
             requested_by: format!("restore of {label} by {}", who()),
@@ -216,7 +216,7 @@ impl Options {
         };
         half_done.done();
         // Release the undo file before the steps that may take long.
-        drop(held);
+        drop(locked);
         let saved = remap::save(&context, &map, self.remap.as_deref()).await?;
         let report = Report::read(&context, self.samples).await?;
         if !global.json {

@@ -7,7 +7,7 @@ use crate::{
         SnapshotError, cells,
         restore::{
             candidates::{Candidate, Fill, State},
-            children::{Children, hold},
+            children::{Children, lock_row},
             undo_file::{Record, Values},
         },
     },
@@ -41,7 +41,7 @@ impl Apply<'_> {
                         Ok(Filled::Done) => break self.context.work.filled(id).await?,
                         Ok(Filled::Waits) => break,
                         Ok(Filled::Refused(why)) => break self.context.work.refuse_fill(id, &why).await?,
-                        Err(error) => failures.bear(error).await?,
+                        Err(error) => failures.wait_or_return(error).await?,
                     }
                 }
             }
@@ -116,7 +116,7 @@ impl Apply<'_> {
                 let (is_out, found) = loop {
                     match self.take_out_one(&fill, &children).await {
                         Ok(found) => break (found.is_some(), found.unwrap_or(0)),
-                        Err(error) => failures.bear(error).await?,
+                        Err(error) => failures.wait_or_return(error).await?,
                     }
                 };
                 // Only rows that this run inserted were counted as inserted, and only those that were found were
@@ -204,7 +204,7 @@ impl Apply<'_> {
         if row != fill.row || found.next().is_some() {
             return Ok(true);
         }
-        hold(tx, &context.live, shape, &row).await?;
+        lock_row(tx, &context.live, shape, &row).await?;
         if children.first(tx, &context.live, &context.shapes, shape, &row, &|_, _| false).await?.is_some() {
             return Ok(true);
         }

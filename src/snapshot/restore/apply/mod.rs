@@ -205,7 +205,7 @@ impl<'a> Apply<'a> {
                     self.context.work.set(table, &settled).await?;
                 }
                 Err(error) if database_error(&error).is_some_and(DbError::is_passing) => {
-                    failures.bear(error).await?;
+                    failures.wait_or_return(error).await?;
                     waiting.push(candidates);
                 }
                 Err(error) => {

@@ -125,7 +125,7 @@ pub(in crate::snapshot::restore) struct Failures {
 
 impl Failures {
     /// Waits before the next try if the error is transient; returns the error if there should be no next try.
-    pub(in crate::snapshot::restore) async fn bear(&mut self, error: anyhow::Error) -> anyhow::Result<()> {
+    pub(in crate::snapshot::restore) async fn wait_or_return(&mut self, error: anyhow::Error) -> anyhow::Result<()> {
         self.count += 1;
         let is_passing = database_error(&error).is_some_and(DbError::is_passing);
         if !is_passing || self.since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {

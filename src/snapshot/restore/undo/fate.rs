@@ -91,7 +91,7 @@ impl Undo {
             let records = reader.read(page)?;
             let mut failures = Failures::default();
             while let Err(error) = self.decide(&records, look, &mut judged, &mut fate).await {
-                failures.bear(error).await?;
+                failures.wait_or_return(error).await?;
             }
         }
         Ok(fate)

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::{
     Link, add_foreign_keys,
     apply::{Failures, SEVERAL, begin, delete, is_refusal, update, why},
-    children::{Children, Referred, hold},
+    children::{Children, Referred, lock_row},
     links,
     relations::{Facts, Relations},
     undo_file::{Reader, Record, Writer},
@@ -160,7 +160,7 @@ impl Undo {
                     Ok(batch) => break batch,
                     // The row is known now, and stays; try the others again.
                     Err(error) if error.is::<Ended>() => {}
-                    Err(error) => failures.bear(error).await?,
+                    Err(error) => failures.wait_or_return(error).await?,
                 }
             };
             undone.add(batch);
@@ -329,7 +329,7 @@ impl Undo {
         let shape = &self.shapes[number];
         let key = cells::show_key(&shape.key_of(live));
         if look == Look::Hold {
-            hold(tx, &self.live, shape, live).await?;
+            lock_row(tx, &self.live, shape, live).await?;
         }
         let first = self.children.first(tx, &self.live, &self.shapes, shape, live, is_known).await?;
         if let Some(Referred { why, child }) = first {

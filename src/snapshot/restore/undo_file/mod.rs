@@ -4,7 +4,7 @@
 //! were filled in. A crash may leave the last line incomplete: the transaction it describes was never committed. A
 //! complete line, too, may describe a transaction that was never committed: readers compare it with the live row.
 //!
-//! A restore or an undo holds the file exclusively ([`Held`]): a second run would cut off the line that the first one
+//! A restore or an undo locks the file ([`LockedFile`]): a second run would cut off the line that the first one
 //! is writing, or rename the file under it.
 
 mod header;
@@ -125,12 +125,12 @@ impl<'de> Deserialize<'de> for Values {
 
 /// The file, held exclusively until this is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub struct LockedFile {
     path: PathBuf,
     _lock: File,
 }
 
-impl Held {
+impl LockedFile {
     /// Opens and locks the file, creating it if it is missing.
     ///
     /// # Errors
@@ -406,20 +406,20 @@ mod tests {
     fn one_run_has_it_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("undo.jsonl");
-        assert!(Held::open(&path).unwrap_err().to_string().contains("cannot be read"), "it is not there yet");
-        let held = Held::create(&path).unwrap();
-        held.writer(&header("s")).unwrap().append(&[insert(1)]).unwrap();
-        for other in [Held::create(&path), Held::open(&path)] {
+        assert!(LockedFile::open(&path).unwrap_err().to_string().contains("cannot be read"), "it is not there yet");
+        let locked = LockedFile::create(&path).unwrap();
+        locked.writer(&header("s")).unwrap().append(&[insert(1)]).unwrap();
+        for other in [LockedFile::create(&path), LockedFile::open(&path)] {
             let error = other.unwrap_err().to_string();
             assert!(error.starts_with(&format!("{} is in use by another run", path.display())), "{error}");
         }
         // Renamed while locked: the next run creates its own file.
         fs::rename(&path, dir.path().join("undo.jsonl.undone")).unwrap();
-        let next = Held::create(&path).unwrap();
-        drop(held);
-        assert!(Held::create(&path).is_err());
+        let next = LockedFile::create(&path).unwrap();
+        drop(locked);
+        assert!(LockedFile::create(&path).is_err());
         drop(next);
-        assert!(Held::open(&path).is_ok());
+        assert!(LockedFile::open(&path).is_ok());
     }
 
     /// Between the moment in which it was opened and the one in which it was locked.
@@ -435,10 +435,10 @@ mod tests {
             }
             Ok(file)
         };
-        let held = Held::with(&path, open).unwrap().unwrap();
+        let locked = LockedFile::with(&path, open).unwrap().unwrap();
         assert_eq!(opened.get(), 2);
-        assert!(Held::create(&path).unwrap_err().to_string().contains("is in use by another run"));
-        drop(held);
+        assert!(LockedFile::create(&path).unwrap_err().to_string().contains("is in use by another run"));
+        drop(locked);
     }
 
     #[test]
