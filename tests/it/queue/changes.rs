@@ -138,13 +138,13 @@ async fn a_run_some_of_whose_jobs_were_discarded_and_some_cancelled_has_failed(e
     assert_eq!(runs::try_close(&db.db, run).await.unwrap().unwrap().0, RunState::Failed);
 }
 
-// SQLite's writers exclude each other.
+// On SQLite, writers exclude each other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_is_closed_before_or_after_a_retry_of_its_jobs_and_not_in_between() {
     let db = TestDb::new(Engine::MariaDb).await;
     let run = new_run(&db, JobKind::Repair, &[(1, days(1))]).await;
     db.execute("UPDATE daymend_jobs SET state = 'discarded'", args![]).await;
-    // The retry waits here after it has changed the job and found that its run is still open.
+    // A gate at which the retry waits after it has changed the job and found that its run is still open.
     db.execute("CREATE TABLE gate (id INT PRIMARY KEY) ENGINE = InnoDB", args![]).await;
     db.execute("INSERT INTO gate VALUES (1)", args![]).await;
     let trigger = "CREATE TRIGGER gate BEFORE INSERT ON daymend_admin_log FOR EACH ROW

@@ -52,7 +52,7 @@ async fn failed_run(db: &TestDb) -> i64 {
 async fn a_retry_comes_before_or_after_a_prune_and_not_in_between() {
     let db = TestDb::new(Engine::MariaDb).await;
     failed_run(&db).await;
-    // The prune waits here after it has looked at the jobs, before it deletes them.
+    // Locks an attempt, so that the prune waits after it has looked at the jobs, before it deletes them.
     let mut attempt = db.admin.begin(Mode::Write).await.unwrap();
     attempt.execute(Query::new("hold", "UPDATE daymend_attempts SET error = NULL"), args![]).await.unwrap();
     let prune = tokio::spawn({

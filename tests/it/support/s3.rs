@@ -28,7 +28,7 @@ pub struct Bucket {
     pub unsigned: usize,
     /// Keys of objects that are listed as written long ago.
     pub old: BTreeSet<String>,
-    /// The ranges that were requested.
+    /// The ranges that were requested, and how many of the next answers break off in the middle.
     pub ranges: Vec<Range<usize>>,
     pub cuts: usize,
 }
