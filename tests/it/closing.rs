@@ -1,4 +1,4 @@
-//! Runs that have ended are closed, however many there are: none stops another.
+//! Runs that have ended are closed, however many there are, and none prevents another from being closed.
 
 use std::time::Duration;
 
@@ -62,12 +62,12 @@ async fn many_open_runs_are_looked_at_in_turns(engine: Engine) {
         }
     }
     assert_eq!(turns, [200, 200, 50]);
-    // The last run of all is closed in its turn, and whoever looks once looks at all.
+    // The last run is closed in its turn, and one call of `close_runs` looks at all of them.
     db.execute("UPDATE daymend_jobs SET state = 'completed' WHERE id >= (SELECT MAX(run_id) * 100000000 FROM (SELECT * FROM daymend_jobs) AS jobs)", args![]).await;
     let mut report = Report::default();
     scheduler::close_runs(&db.db, &mut report).await.unwrap();
     assert_eq!((report.closed.len(), report.open.len()), (1, RUNS - 1));
-    // The error of one in the first turn is not forgotten over the others, nor stops them.
+    // The error of a run in the first turn is still returned after the other turns, and does not stop them.
     db.execute("UPDATE daymend_jobs SET state = 'completed'", args![]).await;
     let first = db.number("SELECT MIN(id) FROM daymend_runs").await;
     refuse_updates(&db, "daymend_runs", "id", first).await;
@@ -76,7 +76,7 @@ async fn many_open_runs_are_looked_at_in_turns(engine: Engine) {
     assert_eq!((report.closed.len(), report.unclosed.into_keys().collect::<Vec<_>>()), (RUNS - 2, vec![first]));
 }
 
-/// Of three runs that have ended, the records of the first cannot be brought up to date.
+/// Three runs have ended, and the records of the first cannot be updated.
 async fn a_run_that_cannot_be_closed_stops_no_other(engine: Engine) {
     let db = TestDb::new(engine).await;
     let records = requested(&db, 1..=3).await;
@@ -85,7 +85,7 @@ async fn a_run_that_cannot_be_closed_stops_no_other(engine: Engine) {
     refuse_updates(&db, "crelio_data_migrations", "lab_id", 1).await;
     let run = |lab: i64| format!("SELECT id FROM daymend_runs WHERE kind = 'rebuild' AND lab_id = {lab}");
     let runs = [db.number(&run(1)).await, db.number(&run(2)).await, db.number(&run(3)).await];
-    // Whoever follows one of them hears nothing of another.
+    // Watching one run does not report errors of another.
     run_ok(&db, &["runs", "watch", &runs[1].to_string()]);
     let (rollups, mut report) = (rollups(), Report::default());
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
@@ -101,7 +101,7 @@ async fn a_run_that_cannot_be_closed_stops_no_other(engine: Engine) {
     }
 }
 
-/// A table that somebody has locked is waited for once, and not once per run.
+/// A table that somebody has locked is waited for once, not once per run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn runs_whose_records_cannot_be_read_in_time_are_not_waited_for_one_by_one() {
     let db = TestDb::new(Engine::MariaDb).await;

@@ -1,4 +1,4 @@
-//! Nobody waits behind somebody else's history.
+//! No lab waits until another lab's long rebuild is done.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use daymend::{
@@ -13,7 +13,7 @@ use crate::{
     support::{Engine, TestDb},
 };
 
-/// What a worker of two slots claims at once.
+/// How many jobs a worker with two slots claims at once.
 const CLAIM: usize = 28;
 const DAYS: u32 = 3000;
 
@@ -48,7 +48,7 @@ async fn worker(db: &TestDb) -> i64 {
     lease::register(&db.db, "fair", std::time::Duration::from_secs(600)).await.unwrap()
 }
 
-/// Claims once and completes it all; the labs and kinds.
+/// Makes one claim, completes its jobs, and returns their kinds and labs.
 async fn work(db: &TestDb, worker: i64) -> Vec<(JobKind, i64)> {
     let jobs = claim::claim(&db.db, worker, CLAIM).await.unwrap();
     let mut tx = db.db.begin(Mode::Write).await.unwrap();
@@ -94,7 +94,7 @@ async fn a_second_rebuild_advances_at_the_pace_of_the_first(engine: Engine) {
 async fn jobs_that_come_back_again_and_again_leave_half_of_a_claim_to_others(engine: Engine) {
     let db = TestDb::new(engine).await;
     let worker = worker(&db).await;
-    // More of them than a claim takes, whose rows somebody keeps locked.
+    // More than a claim takes, released each time, as jobs are whose rows somebody keeps locked.
     enqueue(&db, JobKind::Nightly, 1..=40, 1).await;
     for _ in 0..2 {
         for job in claim::claim(&db.db, worker, CLAIM).await.unwrap() {
@@ -103,13 +103,13 @@ async fn jobs_that_come_back_again_and_again_leave_half_of_a_claim_to_others(eng
     }
     let due = "SELECT COUNT(*) FROM daymend_jobs WHERE sort_key > 1000000000";
     assert_eq!(db.number(due).await, 40);
-    // Of their own kind, and of a lower one.
+    // Other jobs of the same kind, and of a lower one.
     enqueue(&db, JobKind::Nightly, 100..=102, 1).await;
     enqueue(&db, JobKind::Repair, 200..=240, 1).await;
     let claimed = work(&db, worker).await;
     let of = |labs: std::ops::RangeInclusive<i64>| claimed.iter().filter(|(_, lab)| labs.contains(lab)).count();
     assert_eq!([of(1..=40), of(100..=102), of(200..=240)], [CLAIM / 2, 3, CLAIM / 2 - 3]);
-    // Where nothing else waits they have all of it.
+    // If nothing else waits, they get the whole claim.
     db.execute("UPDATE daymend_jobs SET state = 'cancelled' WHERE kind = 'repair' AND state = 'available'", vec![])
         .await;
     assert_eq!(work(&db, worker).await.len(), 40 - CLAIM / 2);

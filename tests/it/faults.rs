@@ -1,5 +1,5 @@
-//! Poison: jobs that fail every time, panic, or never end. They are discarded after their
-//! attempts with an error that can be read, and delay no other lab. And workers a part of which dies.
+//! Poisoned jobs, which fail every time, panic or never end: they are discarded after their attempts with a readable
+//! error, and delay no other lab. And workers one of whose tasks dies.
 
 use std::time::Duration;
 
@@ -44,14 +44,14 @@ async fn labs(engine: Engine) -> TestDb {
     db
 }
 
-/// Repairs two days of each lab with two attempts a job; the arguments of a worker for it.
+/// Enqueues a repair of two days of each lab, with two attempts per job.
 async fn enqueue(db: &TestDb) {
     run_ok(db, &["--now", NOW, "repair", "--day", "2026-06-08", "--to", "2026-06-09", "--attempts", "2"]);
 }
 
 const WORKER: [&str; 7] = ["--now", NOW, "worker", "--backoff", "100ms", "--concurrency", "2"];
 
-/// Waits until the poisoned jobs are discarded; their error. The other labs are done by then.
+/// Waits until the other labs are done and the poisoned jobs are discarded, and returns an error of theirs.
 async fn discarded(db: &TestDb) -> String {
     let others = format!("SELECT COUNT(*) FROM daymend_jobs WHERE lab_id <> {POISONED} AND state = 'completed'");
     wait_until("the other labs to be done", LIMIT, async || db.number(&others).await == 4).await;
@@ -67,7 +67,7 @@ async fn discarded(db: &TestDb) -> String {
     db.text("SELECT error FROM daymend_jobs WHERE state = 'discarded' ORDER BY id").await
 }
 
-/// The attempts of these labs that failed: how long each took, and its error.
+/// Returns the duration and the error of each failed attempt of these labs.
 async fn failed(db: &TestDb, labs: std::ops::RangeInclusive<i64>) -> Vec<(TimeDelta, String)> {
     let sql = "SELECT attempts.started_at, attempts.ended_at, attempts.error FROM daymend_attempts AS attempts
                JOIN daymend_jobs AS jobs ON jobs.id = attempts.job_id
@@ -78,7 +78,7 @@ async fn failed(db: &TestDb, labs: std::ops::RangeInclusive<i64>) -> Vec<(TimeDe
 
 async fn a_job_that_fails_every_time_is_discarded_and_delays_no_other_lab(engine: Engine) {
     let db = labs(engine).await;
-    // Out of range on both: an error of the statement, for this lab only.
+    // Out of range on both databases: the statement fails, for this lab only.
     let poison = match engine {
         Engine::MariaDb => "(billing.lab_id <> 2 OR POW(10, 400 + billing.id) > 0)",
         Engine::Sqlite => "(billing.lab_id <> 2 OR abs(-9223372036854775807 - 1) > 0)",
@@ -122,11 +122,11 @@ async fn a_job_that_never_ends_is_ended_by_the_job_timeout(engine: Engine) {
     for (took, error) in failed(&db, POISONED..=POISONED).await {
         // The databases' clocks round.
         assert!(took > TimeDelta::milliseconds(4_990), "{took}: {error}");
-        // The server and SQLite end the statement at about the same time.
+        // The job timeout and the database's own limit end the statement at about the same time.
         let ended = ["longer than --job-timeout (5s)", "max_statement_time", "interrupted"];
         assert!(ended.iter().any(|text| error.contains(text)), "{error}");
     }
-    // The statement that nobody waits for any more does not hold the worker up.
+    // The abandoned statement does not delay the worker.
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-07", "--lab", "1", "--wait"]);
     if engine == Engine::MariaDb {
         wait_until("the server to have given up too", LIMIT, async || {
@@ -142,7 +142,7 @@ async fn a_job_that_never_ends_is_ended_by_the_job_timeout(engine: Engine) {
 
 async fn one_bad_day_of_a_group_fails_alone(engine: Engine) {
     let db = labs(engine).await;
-    // One fact of one day that cannot be read as a number.
+    // On one day of lab 2, the SELECT of bills fails.
     db.execute("UPDATE billing SET isCancelled = 0 WHERE lab_id = 2", args![]).await;
     let poison = match engine {
         Engine::MariaDb => {
@@ -171,7 +171,7 @@ async fn one_bad_day_of_a_group_fails_alone(engine: Engine) {
     assert_eq!(bad, ["2026-06-05"]);
 }
 
-/// What keeps its lease, claims jobs, acks and settles them: without any of these a worker is of no use.
+/// This test and the next three: without the task that keeps the lease, claims, acks or settles, a worker is useless.
 async fn a_worker_that_does_not_keep_its_lease_registers_anew(engine: Engine) {
     a_part_dies(engine, "lease").await;
 }
@@ -188,10 +188,10 @@ async fn a_worker_that_does_not_settle_registers_anew(engine: Engine) {
     a_part_dies(engine, "handler").await;
 }
 
-/// A part of a worker panics once; the worker does all of its work, and ends.
+/// Makes one task of a worker panic once; the worker still completes all jobs, and ends.
 async fn a_part_dies(engine: Engine, part: &str) {
     let db = labs(engine).await;
-    // Some days find nothing to change, and are acked; others are written.
+    // Some days have nothing to change, and are acked; others are written.
     let repair = |day, to| run_ok(&db, &["--now", NOW, "repair", "--day", day, "--to", to]);
     repair("2026-06-02", "2026-06-03");
     run_ok(&db, &["--now", NOW, "worker", "--drain"]);
@@ -201,7 +201,7 @@ async fn a_part_dies(engine: Engine, part: &str) {
     let mut worker = Process::start_with(&db, &["--now", NOW, "worker", "--drain"], ("DAYMEND_FAULT", fault.as_str()));
     assert_eq!(worker.wait(LIMIT), Some(0));
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await, 18);
-    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_workers").await, 3, "it registered anew");
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_workers").await, 3, "it registered again");
 }
 
 async fn a_job_of_a_rollup_that_nobody_knows_is_discarded_at_once(engine: Engine) {
@@ -217,7 +217,7 @@ async fn a_job_of_a_rollup_that_nobody_knows_is_discarded_at_once(engine: Engine
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await, 4);
 }
 
-/// A right that is missing, say, or a table that was altered.
+/// The cause may be a missing privilege or an altered table.
 async fn a_worker_that_cannot_settle_says_so_and_gives_up_what_it_holds(engine: Engine) {
     let db = labs(engine).await;
     enqueue(&db).await;
@@ -242,7 +242,7 @@ async fn a_worker_that_cannot_settle_says_so_and_gives_up_what_it_holds(engine: 
     .await;
     let lapsed = "SELECT COUNT(*) FROM daymend_attempts WHERE outcome = 'lapsed'";
     wait_until("the session to end", LIMIT, async || db.number(lapsed).await > 0).await;
-    assert!(db.number("SELECT COUNT(*) FROM daymend_workers").await > 1, "it registered anew");
+    assert!(db.number("SELECT COUNT(*) FROM daymend_workers").await > 1, "it registered again");
     db.execute_script("DROP TRIGGER refuse").await;
     discarded_at_once(&db).await;
     wait_until("readiness", LIMIT, async || ready().status == 200).await;

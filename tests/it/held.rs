@@ -1,4 +1,4 @@
-//! What the scheduler does while somebody else holds rows that it wants: everything else.
+//! While somebody else holds rows that the scheduler needs, it does everything else.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ const NOW: &str = "2026-06-15T12:00:00Z";
 const LONG: Duration = Duration::from_secs(600);
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Somebody's transaction that has changed rows and goes on.
+/// Opens a transaction that has changed rows, as somebody else's.
 pub(crate) async fn hold(db: &TestDb, sql: &str) -> Tx {
     let mut tx = db.admin.begin(Mode::Write).await.unwrap();
     assert!(tx.execute(Query::new("hold", sql), args![]).await.unwrap() > 0);
@@ -48,10 +48,10 @@ async fn a_prune_that_waits_keeps_no_tick_waiting() {
     wait_until("the scheduler to be ready", LIMIT, ready).await;
     let record = db.request_rebuild(1).await;
     wait_until("the record to be taken", LIMIT, async || db.record_status(record).await != "Pending").await;
-    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_attempts").await, 1, "the prune waits still");
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_attempts").await, 1, "the prune is still waiting");
 }
 
-/// Labs with a bill each and a pending record each; the records.
+/// Creates labs with one bill and one pending record each, and returns the records.
 pub(crate) async fn requested(db: &TestDb, labs: std::ops::RangeInclusive<i64>) -> Vec<i64> {
     let mut records = Vec::new();
     for lab in labs {
@@ -66,17 +66,17 @@ pub(crate) fn change_of(record: i64) -> String {
     format!("UPDATE crelio_data_migrations SET time_taken = 7 WHERE id = {record}")
 }
 
-/// One tick, which has to come to its end while somebody holds rows.
+/// Runs a tick, which must end while somebody holds rows.
 async fn tick(db: &TestDb) -> Report {
     tokio::time::timeout(LIMIT, db.tick(now())).await.expect("a tick")
 }
 
-/// What a tick left for the next one.
+/// Returns what a tick left for the next one.
 fn left(report: &Report) -> Vec<&str> {
     report.held.keys().map(String::as_str).collect()
 }
 
-/// By a scheduler that was stopped in the middle, say.
+/// The labs are held, for example, by a scheduler that was stopped in a transaction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_zone_whose_labs_are_held_keeps_no_other_waiting() {
     let db = TestDb::new(Engine::MariaDb).await;
@@ -120,11 +120,11 @@ async fn of_many_that_are_held_only_the_first_is_waited_for() {
     let held = hold(&db, "UPDATE crelio_data_migrations SET time_taken = 7").await;
     let report = tick(&db).await;
     assert_eq!(report.held.len(), 20);
-    assert!(report.waited < Duration::from_secs(10), "a second, and not one for each: {:?}", report.waited);
+    assert!(report.waited < Duration::from_secs(10), "more than one wait: {:?}", report.waited);
     held.commit().await.unwrap();
 }
 
-/// Scripts hear that something is left to be done.
+/// The exit code tells scripts that something is left to do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tick_by_hand_that_leaves_something_exits_with_1() {
     let db = TestDb::new(Engine::MariaDb).await;
@@ -132,7 +132,7 @@ async fn a_tick_by_hand_that_leaves_something_exits_with_1() {
     let held = hold(&db, &change_of(record)).await;
     let once = || tokio::task::block_in_place(|| run(&db, &["--now", NOW, "scheduler", "--once"]));
     assert_eq!(once().status.code(), Some(1));
-    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE kind = 'nightly'").await, 1, "all else is done");
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE kind = 'nightly'").await, 1, "the rest is done");
     held.commit().await.unwrap();
     assert_eq!(once().status.code(), Some(0));
     assert_eq!(db.record_status(record).await, "Running (0/1)");
@@ -148,7 +148,7 @@ async fn a_record_of_a_run_that_is_held_keeps_no_other_run_open() {
         enqueued.retain(|enqueued| enqueued.reason.starts_with("rebuild"));
         enqueued.iter().map(|enqueued| enqueued.run).collect()
     };
-    // One run goes on, with another status for its record, and two have ended.
+    // One run is still open, and its record needs a new status; two have ended.
     db.execute("UPDATE daymend_jobs SET state = 'completed' WHERE lab_id > 1 OR day = '2026-06-01'", args![]).await;
     let open = hold(&db, &change_of(records[0])).await;
     let ended = hold(&db, &change_of(records[1])).await;
@@ -170,7 +170,7 @@ async fn a_run_that_somebody_else_closes_is_not_said_to_run() {
     let report = tick(&db).await;
     let run = report.enqueued.iter().find(|enqueued| enqueued.reason.starts_with("rebuild")).unwrap().run;
     db.execute("UPDATE crelio_data_migrations SET job_status = 'Running'", args![]).await;
-    // Another scheduler closes the run, and has not committed when this one counts.
+    // Another scheduler closes the run, and has not committed yet when this one counts.
     let mut closing = hold(&db, &format!("UPDATE daymend_runs SET state = 'completed' WHERE id = {run}")).await;
     for sql in
         ["UPDATE daymend_jobs SET state = 'completed'", "UPDATE crelio_data_migrations SET job_status = 'Completed'"]
@@ -190,7 +190,7 @@ async fn a_run_that_somebody_else_closes_is_not_said_to_run() {
     assert_eq!(db.record_status(record).await, "Completed");
 }
 
-/// The tables that a tick, the gauges and the marks of late changes want to read are locked.
+/// The tables that a tick, the gauges and the marks of late changes read are locked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_scheduler_that_waits_for_the_database_ends_at_once_on_sigterm() {
     let db = TestDb::new(Engine::MariaDb).await;
@@ -200,14 +200,14 @@ async fn a_scheduler_that_waits_for_the_database_ends_at_once_on_sigterm() {
     held.execute_text("hold", "LOCK TABLES labs WRITE, daymend_dirty WRITE").await.unwrap();
     let waiting = "SELECT COUNT(*) FROM information_schema.processlist
                    WHERE db = DATABASE() AND state LIKE 'Waiting for table%lock'";
-    // The gauges are read every 15 seconds, and after a reading that took long two minutes later at most.
+    // The gauges are read every 15 seconds, or, after a reading that took long, at most two minutes later.
     wait_until("all of them to wait", LIMIT * 3, async || db.number(waiting).await == 3).await;
     scheduler.terminate();
     assert_eq!(scheduler.wait(Duration::from_secs(10)), Some(0));
     held.discard();
 }
 
-/// The audit and the daily snapshot, of which each says what it hands on, wait as well.
+/// The audit and the daily snapshot wait as well; a statement of each shows that it does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_scheduler_whose_audit_and_snapshot_wait_for_the_database_ends_soon_on_sigterm() {
     let db = TestDb::new(Engine::MariaDb).await;

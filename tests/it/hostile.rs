@@ -1,4 +1,5 @@
-//! Sites are not all alike: data that cannot be read, keys of their own. Each stops the least it can, and says so.
+//! Unusual sites: data that cannot be read, and unique keys of their own. Each stops as little as possible, and is
+//! reported.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -34,7 +35,7 @@ on_both! {
 
 const NOW: &str = "2026-06-15T12:00:00Z";
 
-// SQLite's columns take any text; MySQL's DATETIME does not.
+// Only on SQLite: its columns take any text; MySQL's DATETIME does not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bill_time_of_another_form_is_on_no_day_and_named() {
     let db = TestDb::new(Engine::Sqlite).await;
@@ -57,7 +58,7 @@ async fn a_bill_time_of_another_form_is_on_no_day_and_named() {
     assert!(found.contains("2 rows on no day") && found.contains("1 of lab 1: 2026-06-13T10:00:00"), "{found}");
 }
 
-/// SQLite's columns take any value: a lab whose row cannot be read stops no other, and is named.
+/// SQLite's columns take any value: a lab whose row cannot be read stops no other lab, and is named.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lab_that_cannot_be_read_stops_no_other() {
     let db = TestDb::new(Engine::Sqlite).await;
@@ -88,7 +89,7 @@ async fn a_lab_that_cannot_be_read_stops_no_other() {
     let found = examine(&db);
     let named = found.of("labs.zone_unusable").into_iter().map(|found| found["where"].as_str().unwrap());
     assert_eq!(named.collect::<BTreeSet<_>>(), BTreeSet::from(["lab 1", "lab 2"]), "{:#}", found.json);
-    // Its jobs fail for good, and their error names it.
+    // The jobs of such a lab fail permanently, and their error names it.
     run_ok(&db, &["--now", NOW, "repair", "--lab", "3", "--day", "2026-06-12"]);
     db.execute("UPDATE labs SET historicalViewEnabled = 'yes' WHERE id = 3", args![]).await;
     db.drain(now).await;
@@ -96,7 +97,7 @@ async fn a_lab_that_cannot_be_read_stops_no_other() {
     assert!(error.starts_with("lab 3") && error.contains("cannot be read"), "{error}");
 }
 
-/// A bill that cannot be read costs its lab the day that it is on, and nobody else anything.
+/// A bill that cannot be read costs its lab the day that it is on, and affects nothing else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bill_that_cannot_be_read_costs_its_day_and_no_other() {
     let db = TestDb::new(Engine::Sqlite).await;
@@ -141,7 +142,7 @@ async fn a_bill_that_cannot_be_read_costs_its_day_and_no_other() {
 async fn a_bill_of_the_last_microsecond_is_on_its_day(engine: Engine) {
     let db = TestDb::new(engine).await;
     db.add_lab(1, Some("Asia/Kolkata")).await;
-    // SQLite's own dates are binary fractions, which end above a second on some days and below it on others.
+    // SQLite's date functions use binary fractions, which come out above a second on some days and below it on others.
     for day in 1..=30 {
         let at = format!("2025-11-{day:02}T23:59:59.999999Z").parse().unwrap();
         db.add_bill(day, 1, &Bill { at, ..Bill::default() }).await;
@@ -151,7 +152,7 @@ async fn a_bill_of_the_last_microsecond_is_on_its_day(engine: Engine) {
     assert!(!found.has("dates.bills"), "{:#}", found.json);
 }
 
-/// Makes a database take a date that is none.
+/// Runs a statement in a mode in which the database accepts an invalid date.
 async fn insert_leniently(db: &TestDb, sql: &str) {
     let sql = match db.engine {
         Engine::MariaDb => Product::tested().in_sql_mode("ALLOW_INVALID_DATES", sql),
@@ -160,7 +161,7 @@ async fn insert_leniently(db: &TestDb, sql: &str) {
     db.execute(&sql, vec![]).await;
 }
 
-/// Two labs whose history is right.
+/// Creates two labs whose summary is correct.
 async fn two_labs(engine: Engine) -> TestDb {
     let db = TestDb::new(engine).await;
     for (lab, zone) in LABS {
@@ -190,7 +191,7 @@ async fn a_bill_on_no_day_costs_its_lab_nothing(engine: Engine) {
     let clean = db.audit().await;
     assert!(clean.is_clean() && clean.is_complete(), "{:?}", causes(&clean));
 
-    // What is wrong is found, repaired and rebuilt as if they were not there, on the days beside them too.
+    // Wrong rows are found, repaired and rebuilt as if these bills did not exist, on the neighbouring days too.
     let right = oracle::stored(&db).await;
     for day in ["2026-02-28", "2026-03-01"] {
         db.add_summary_row(1, day, 999, 0, "organization_bill", 3).await;
@@ -225,7 +226,7 @@ async fn rows_on_days_before_all_others_are_found_and_removed(engine: Engine) {
         )
         .await;
     }
-    // They keep none of their neighbours from being read together.
+    // They do not prevent the days around them from being read together.
     let days = ("2026-02-24".parse().unwrap(), "2026-03-06".parse().unwrap());
     let rollups = rollups();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
@@ -242,7 +243,7 @@ async fn rows_on_days_before_all_others_are_found_and_removed(engine: Engine) {
     db.settle(now()).await;
     assert_eq!(db.record_status(record).await, "Completed");
     assert!(db.audit().await.is_clean());
-    // What is on no day is no audit's and no rebuild's.
+    // Neither an audit nor a rebuild handles rows on no day; the doctor's advice removes them.
     let found = examine(&db);
     assert!(found.what("dates.summary").contains("4 rows on no day"), "{}", found.what("dates.summary"));
     db.execute(&found.advice("dates.summary", "warning"), args![]).await;

@@ -1,5 +1,5 @@
-//! Workers and schedulers killed and stopped at any point: nothing is lost, nothing that was
-//! taken over is overwritten.
+//! Workers and schedulers are killed and stopped at any point: nothing is lost, and work that another worker has taken
+//! over is not overwritten.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ const DAYS: u32 = 60;
 const WORKER: [&str; 7] = ["--now", NOW, "worker", "--lease", "1500ms", "--heartbeat", "400ms"];
 const SCHEDULER: [&str; 3] = ["--now", NOW, "scheduler"];
 
-/// How long processes are killed; `DAYMEND_KILL_SECONDS` makes it longer.
+/// How long processes are killed for; `DAYMEND_KILL_SECONDS` overrides it.
 fn duration() -> Duration {
     let seconds = std::env::var("DAYMEND_KILL_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(10))
@@ -66,7 +66,7 @@ async fn processes_killed_at_random_lose_nothing(engine: Engine) {
         if db.number("SELECT COUNT(*) FROM daymend_runs WHERE state = 'running'").await == 0
             && db.number("SELECT COUNT(*) FROM crelio_data_migrations WHERE job_status = 'Pending'").await == 0
         {
-            // Something to correct on every day, and something that nothing supports.
+            // Every day gets something to correct, and one day a row that no fact supports.
             db.execute("DELETE FROM operation_historical_summary WHERE dimension_b_id IN (1, 4)", args![]).await;
             db.add_summary_row(1, "2026-06-01", 5000 + rebuilds, 0, "branch_bill", 3).await;
             for (lab, _) in LABS {
@@ -96,8 +96,8 @@ async fn processes_killed_at_random_lose_nothing(engine: Engine) {
     println!(
         "{engine:?}: {kills} kills, {rebuilds} rounds of rebuilds, {rescued} rescues, {completed} of {jobs} jobs completed"
     );
-    assert_eq!(completed, jobs, "the job count adds up");
-    assert!(kills >= 10 && rebuilds >= 1, "{kills} kills, {rebuilds} rebuilds: that was no test");
+    assert_eq!(completed, jobs, "every job has completed");
+    assert!(kills >= 10 && rebuilds >= 1, "{kills} kills, {rebuilds} rebuilds: too few for a test");
     assert!(rescued > 0, "no kill ever hit a worker that held jobs");
     let records = "SELECT COUNT(*) FROM crelio_data_migrations WHERE job_status <> 'Completed'";
     assert_eq!(db.number(records).await, 0);
@@ -109,16 +109,16 @@ async fn a_worker_stopped_past_its_lease_can_write_nothing(engine: Engine) {
     let db = labs(engine).await;
     run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
     run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
-    // It is the only worker; it registers anew where a stop outlasted its lease without our meaning it to, and
-    // what it held before is then nobody's until somebody takes it over.
+    // It is the only worker. If a stop has outlasted its lease unintentionally, it registers again, and what it held
+    // before is held by nobody until it is taken over.
     let held = "SELECT COUNT(*) FROM daymend_jobs
                 WHERE state = 'running' AND worker_id = (SELECT MAX(id) FROM daymend_workers)";
     let registrations = "SELECT COUNT(*) FROM daymend_workers WHERE name LIKE 'first%'";
     let stopped = Process::start(&db, &[&WORKER[..], &["--name", "first"]].concat());
-    // Stop it while it holds jobs; not while it holds the one write lock that SQLite has.
+    // It must be stopped while it holds jobs, and not while it holds SQLite's only write lock.
     loop {
         wait_until("the first worker to hold jobs", LIMIT, async || {
-            // It may have been too fast for us: all over again.
+            // If the worker has already completed all jobs, they are made available again.
             let again = "UPDATE daymend_jobs SET state = 'available', sort_key = 0 WHERE state = 'completed'";
             if db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state <> 'completed'").await == 0 {
                 db.execute(again, args![]).await;
@@ -134,7 +134,7 @@ async fn a_worker_stopped_past_its_lease_can_write_nothing(engine: Engine) {
         stopped.signal("CONT");
     }
     let registered = db.number(registrations).await;
-    // It keeps its lease, however slow the machine is.
+    // With the default lease, it keeps it however slow the machine is.
     let _second = Process::start(&db, &["--now", NOW, "worker", "--heartbeat", "400ms", "--name", "second"]);
     wait_until("the second worker to take over and finish", LIMIT, async || {
         db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state <> 'completed'").await == 0
@@ -142,7 +142,7 @@ async fn a_worker_stopped_past_its_lease_can_write_nothing(engine: Engine) {
     .await;
     assert!(db.number("SELECT COUNT(*) FROM daymend_attempts WHERE outcome = 'lapsed'").await > 0);
 
-    // The source changes, so that whoever recomputes a day now would write something.
+    // The source changes, so that a recompute of any day would now write something.
     db.execute("UPDATE billing SET isCancelled = 1 - isCancelled WHERE lab_id = 1", args![]).await;
     let summary = oracle::stored(&db).await;
     let jobs = "SELECT id, attempt, worker_id, sort_key FROM daymend_jobs ORDER BY id";
@@ -152,18 +152,18 @@ async fn a_worker_stopped_past_its_lease_can_write_nothing(engine: Engine) {
     };
     let before = read().await;
     stopped.signal("CONT");
-    // It learns that its lease is gone, and registers anew.
+    // It notices that its lease is lost, and registers again.
     let is_back = async || db.number(registrations).await > registered;
     wait_until("the first worker to register anew", LIMIT, is_back).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(read().await, before, "the attempt that replaced it stands");
+    assert_eq!(read().await, before, "the later attempt stands");
     oracle::assert_equal(&oracle::stored(&db).await, &summary);
 }
 
 async fn a_drain_says_once_whose_jobs_it_waits_for(engine: Engine) {
     let db = labs(engine).await;
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-10", "--to", "2026-06-12", "--lab", "1"]);
-    // It claims, and is never heard of again.
+    // A worker that claims jobs and then sends nothing more.
     let dead = lease::register(&db.db, "pod-7", Duration::from_secs(4)).await.unwrap();
     assert_eq!(claim::claim(&db.db, dead, 2).await.unwrap().len(), 2);
     let until = db.number("SELECT lease_until_us FROM daymend_workers").await;
@@ -180,7 +180,7 @@ async fn a_drain_says_once_whose_jobs_it_waits_for(engine: Engine) {
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state <> 'completed'").await, 0);
 }
 
-/// It claims nothing, and claims are what rescues otherwise.
+/// Jobs are otherwise rescued by claims, and this worker makes none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_has_no_room_rescues_the_jobs_of_one_that_died() {
     let db = labs(Engine::MariaDb).await;

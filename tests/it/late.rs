@@ -1,5 +1,5 @@
-//! The lookback: days before the due one are checked again every night, and a nightly run is over when
-//! what was due is done, whatever the lookback finds.
+//! The lookback: the days before the due one are checked again every night, and a nightly run is complete when its due
+//! jobs are, whatever the lookback finds.
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use chrono_tz::Asia::Kolkata;
@@ -72,7 +72,7 @@ async fn a_late_change_within_the_lookback_is_repaired_by_the_next_night(engine:
     tick(&db, 3, now()).await;
     db.drain(now()).await;
     tick(&db, 3, now()).await;
-    // The 11th and the 12th lie within the three days before the 15th's night, the 10th does not.
+    // A nightly run for the 15th looks back three days, to the 12th: bill 13 is on one of them, bill 11 is not.
     db.execute("UPDATE billing SET isCancelled = 1 WHERE id IN (11, 13)", vec![]).await;
     let tomorrow = now() + TimeDelta::days(1);
     let report = tick(&db, 3, tomorrow).await;
@@ -84,7 +84,7 @@ async fn a_late_change_within_the_lookback_is_repaired_by_the_next_night(engine:
     assert_eq!(
         (progress.completed, progress.rows_deleted, progress.rows()),
         (3, 1, 1),
-        "days that are right cost a read"
+        "correct days only cost a read"
     );
     let expected = oracle::expected(&db, &[(1, Kolkata)], tomorrow).await;
     let stored = oracle::stored(&db).await;
@@ -112,10 +112,10 @@ async fn the_lookback_is_enqueued_once_for_each_due_day(engine: Engine) {
         let expected = nightly.iter().flat_map(|due| [*due - TimeDelta::days(2), *due - TimeDelta::days(1)]);
         assert_eq!(again, expected.collect::<Vec<_>>(), "lab {lab}");
     }
-    // After three nights without a scheduler: what is caught up is not looked at twice.
+    // After three nights without a scheduler: days that are caught up are not enqueued by the lookback as well.
     let report = tick(&db, 5, now() + TimeDelta::days(6)).await;
     let jobs: Vec<_> = report.enqueued.iter().map(|enqueued| enqueued.jobs).collect();
-    assert_eq!(jobs, [3, 3, 6, 6], "of the five days before, two are due themselves");
+    assert_eq!(jobs, [3, 3, 6, 6], "two of the five days before are due themselves");
 }
 
 async fn a_nightly_run_completes_without_the_lookback(engine: Engine) {
@@ -128,7 +128,7 @@ async fn a_nightly_run_completes_without_the_lookback(engine: Engine) {
     };
     let worker = lease::register(&db.db, "a test", std::time::Duration::from_secs(600)).await.unwrap();
     let jobs = claim::claim(&db.db, worker, 1).await.unwrap();
-    assert_eq!((jobs[0].kind, jobs[0].day), (JobKind::Nightly, date("2026-06-14")), "what is due goes first");
+    assert_eq!((jobs[0].kind, jobs[0].day), (JobKind::Nightly, date("2026-06-14")), "due days go first");
     settle::complete_unchanged(&db.db, worker, &jobs).await.unwrap();
     tick(&db, 7, now()).await;
     let completed = "SELECT time_zone FROM daymend_runs WHERE kind = 'nightly' AND state = 'completed'";
@@ -137,7 +137,7 @@ async fn a_nightly_run_completes_without_the_lookback(engine: Engine) {
     assert_eq!(db.run(*lookback).await.0.state, RunState::Running);
     let log = "SELECT COUNT(*) FROM operation_event_log WHERE status = 'COMPLETED'";
     assert_eq!(db.number(log).await, 1);
-    // And where a day of the lookback fails for good, the night is no failure either.
+    // If a day of the lookback fails permanently, the nightly run does not fail.
     db.execute("UPDATE daymend_jobs SET state = 'discarded' WHERE state = 'available'", vec![]).await;
     tick(&db, 7, now()).await;
     assert_eq!(db.run(*lookback).await.0.state, RunState::Failed);

@@ -1,5 +1,5 @@
-//! What keeps a recompute from trusting a source that has lost rows, and a worker from working
-//! while the database suffers.
+//! The limits that keep a recompute from trusting a source that has lost rows, and a worker from working while the
+//! database is overloaded.
 
 use std::{process::Output, time::Duration};
 
@@ -39,7 +39,7 @@ on_both! {
     limits_that_cannot_be_read_are_bad_input;
 }
 
-/// A lab with some days of bills, in the summary.
+/// Creates a lab with some days of bills, the last four of them in the summary.
 async fn lab(engine: Engine, days: u32) -> TestDb {
     let db = TestDb::new(engine).await;
     for test in 1..=5 {
@@ -57,7 +57,7 @@ async fn rows_of(db: &TestDb, day: &str) -> i64 {
     db.rows(sql, args![day]).await[0].int(0).unwrap()
 }
 
-/// Repairs a day; the exit code of the worker, and the errors of discarded jobs.
+/// Repairs two days, and returns the exit code of the worker and the errors of discarded jobs.
 async fn repair(db: &TestDb, more: &[&str]) -> (Option<i32>, Vec<String>) {
     let repair = ["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-12", "--to", "2026-06-13"];
     run_ok(db, &[&repair[..], more].concat());
@@ -73,17 +73,17 @@ async fn a_day_that_would_vanish_is_discarded_with_the_reason(engine: Engine) {
     let rows = rows_of(&db, "2026-06-12").await;
     assert!(rows > 20, "{rows}");
     db.execute(&format!("DELETE FROM billing WHERE {BILLS_OF_THE_DAY}"), vec![]).await;
-    // Something of the neighbouring day is wrong, and must not wait for anybody.
+    // Something is wrong on the neighbouring day, and must be corrected regardless.
     db.execute("UPDATE operation_historical_summary SET event_count = 99 WHERE ordered_at = '2026-06-13'", vec![])
         .await;
     let (code, errors) = repair(&db, &[]).await;
     assert_eq!((code, errors.len()), (Some(1), 1), "{errors:?}");
     let expected = format!("lab 1, 2026-06-12: {rows} of {rows} rows would vanish, more than --max-shrink 50%");
     assert!(errors[0].starts_with(&expected), "{errors:?}");
-    assert_eq!(db.number("SELECT attempt FROM daymend_jobs WHERE state = 'discarded'").await, 1, "no other try helps");
-    assert_eq!(rows_of(&db, "2026-06-12").await, rows, "nothing is taken away");
+    assert_eq!(db.number("SELECT attempt FROM daymend_jobs WHERE state = 'discarded'").await, 1, "retrying is useless");
+    assert_eq!(rows_of(&db, "2026-06-12").await, rows, "nothing is deleted");
     assert_eq!(db.number("SELECT COUNT(*) FROM operation_historical_summary WHERE event_count = 99").await, 0);
-    // Somebody has looked, and the bills are really gone.
+    // An operator has checked that the bills are really gone.
     let (code, _) = repair(&db, &["--max-shrink", "off"]).await;
     assert_eq!(code, Some(0));
     assert_eq!(rows_of(&db, "2026-06-12").await, 0);
@@ -105,7 +105,7 @@ async fn the_advice_of_a_discarded_day_can_be_followed(engine: Engine) {
     }
 }
 
-/// Neighbouring days, which a worker looks at together where it can.
+/// The days are neighbours, which a worker looks at together if it can.
 async fn what_one_run_may_take_away_another_may_not(engine: Engine) {
     for (kept, gone) in [("2026-06-12", "2026-06-13"), ("2026-06-13", "2026-06-12")] {
         let db = lab(engine, 6).await;
@@ -133,11 +133,11 @@ async fn cancelled_and_moved_bills_may_take_rows_away(engine: Engine) {
     assert_eq!(db.number(new).await, 0, "all of them have moved");
 }
 
-/// What was counted in many rows is counted in one that is there already: nothing has vanished.
+/// What was counted in many rows is now counted in one existing row: nothing has vanished.
 async fn merged_dimensions_may_take_rows_away(engine: Engine) {
     let db = lab(engine, 6).await;
     let of_the_day = format!("WHERE billing_id IN (SELECT id FROM billing WHERE {BILLS_OF_THE_DAY})");
-    // What has no tests and no samples is a row for each that it belongs to.
+    // A bill without tests and samples gives one row for each of its owners.
     for table in ["labReportRelation", "collectedSample"] {
         db.execute(&format!("DELETE FROM {table} {of_the_day}"), vec![]).await;
     }
@@ -168,7 +168,7 @@ async fn a_single_bill_may_be_all_that_a_day_had(engine: Engine) {
     db.execute(&format!("DELETE FROM billing WHERE {BILLS_OF_THE_DAY} AND id <> ?"), args![one]).await;
     assert_eq!(repair(&db, &["--max-shrink", "off"]).await, (Some(0), vec![]));
     let rows = rows_of(&db, "2026-06-12").await;
-    assert!(rows > 6, "a bill is many rows: {rows}");
+    assert!(rows > 6, "a bill gives many rows: {rows}");
     db.execute(&format!("UPDATE billing SET billTime = '2026-06-13 06:00:00' WHERE {BILLS_OF_THE_DAY}"), vec![]).await;
     assert_eq!(repair(&db, &[]).await, (Some(0), vec![]));
     assert_eq!(rows_of(&db, "2026-06-12").await, 0);
@@ -213,7 +213,7 @@ async fn completed(db: &TestDb) -> i64 {
     db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await
 }
 
-/// A worker that holds back.
+/// Starts a worker, and waits until it holds back.
 async fn worker_that_is_held_back(db: &TestDb, more: &[&str]) -> Process {
     let (worker, _) = suffering_worker(db, 7, more).await;
     wait_until("the worker to hold back", LIMIT, || async { db.number(HOLDING_BACK).await == 1 }).await;
@@ -222,7 +222,7 @@ async fn worker_that_is_held_back(db: &TestDb, more: &[&str]) -> Process {
 
 const HOLDING_BACK: &str = "SELECT COUNT(*) FROM daymend_workers WHERE throttled IS NOT NULL";
 
-/// A worker that obeys the table `suffering`, which says how much the database suffers.
+/// Starts a worker that holds back according to the table `suffering`, which says how overloaded the database is.
 async fn suffering_worker(db: &TestDb, much: i64, more: &[&str]) -> (Process, String) {
     db.execute("CREATE TABLE suffering (id INT PRIMARY KEY, much INT NOT NULL)", vec![]).await;
     db.execute("INSERT INTO suffering VALUES (1, ?)", args![much]).await;
@@ -266,7 +266,7 @@ async fn a_reason_that_cannot_be_recorded_is_recorded_later(engine: Engine) {
     wait_until("the reason to go", LIMIT, || async { db.number(HOLDING_BACK).await == 0 }).await;
 }
 
-/// The record waits for a server that suffers; the work does not go on for so long.
+/// Recording the reason waits for the overloaded server; meanwhile no work may be started.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_begun_while_the_reason_is_being_recorded() {
     let db = lab(Engine::MariaDb, 6).await;
@@ -285,7 +285,7 @@ async fn nothing_is_begun_while_the_reason_is_being_recorded() {
     wait_until("the record", LIMIT, || async { db.number(recording).await > 0 }).await;
     run_ok(&db, &["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-13"]);
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(completed(&db).await, before + 1, "an open gate begins it within a second");
+    assert_eq!(completed(&db).await, before + 1, "an open gate would start it within a second");
 }
 
 async fn a_query_of_the_operators_own_holds_workers_back(engine: Engine) {
@@ -295,27 +295,27 @@ async fn a_query_of_the_operators_own_holds_workers_back(engine: Engine) {
     run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
     run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(completed(&db).await, before, "nothing is begun");
+    assert_eq!(completed(&db).await, before, "nothing is started");
     assert!(run_ok(&db, &["queue", "stats"]).contains("holds back: --throttle-query says 7"));
-    // Better for a moment...
+    // The load falls for a moment, ...
     db.execute("UPDATE suffering SET much = 0", vec![]).await;
     wait_until("the work to go on", LIMIT, || async { completed(&db).await > before }).await;
     wait_until("the reason to go", LIMIT, || async { db.number(HOLDING_BACK).await == 0 }).await;
     assert!(!run_ok(&db, &["queue", "stats"]).contains("holds back"));
-    // ... and worse again, in the middle of the work.
+    // ... and rises again while jobs are running.
     db.execute("UPDATE suffering SET much = 1", vec![]).await;
     wait_until("the worker to hold back again", LIMIT, || async { db.number(HOLDING_BACK).await == 1 }).await;
-    // What it has begun it finishes.
+    // The worker finishes the jobs that it has started.
     let still = async || {
         let before = completed(&db).await;
         tokio::time::sleep(Duration::from_secs(3)).await;
         completed(&db).await == before
     };
     wait_until("what has begun to end", LIMIT, still).await;
-    // There is more to do, however fast it was.
+    // There are jobs left, however fast it was.
     run_ok(&db, &["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-12", "--to", "2026-06-13"]);
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(still().await, "nothing is begun");
+    assert!(still().await, "nothing is started");
     assert!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state <> 'completed'").await >= 2);
     db.execute("UPDATE suffering SET much = 0", vec![]).await;
     wait_until("the work to be done", LIMIT, || async {
@@ -353,7 +353,7 @@ async fn a_number_of_any_kind_holds_workers_back_and_none_at_all_does(engine: En
     holds_back("--throttle-query cannot be read%").await;
 }
 
-/// Whoever stops it kills it some time after the grace period: what it cannot hand back is rescued anyway.
+/// A worker is killed some time after the grace period, and jobs that it could not hand back are rescued anyway.
 async fn a_worker_whom_nobody_lets_write_ends_soon_on_sigterm(engine: Engine) {
     let db = TestDb::new(engine).await;
     let mut worker = Process::start(&db, &["--now", NOW, "worker", "--grace", "1s"]);
@@ -412,7 +412,7 @@ async fn running_threads_hold_workers_back() {
     assert_eq!(completed(&db).await, before + 1);
 }
 
-/// How a server is made a replica, which MariaDB and MySQL spell in their own ways.
+/// The statements that make a server a replica, which differ between MariaDB and MySQL.
 struct Replication {
     filter: &'static str,
     start: &'static str,
@@ -450,7 +450,7 @@ impl Replication {
         }
     }
 
-    /// Applies everything ten minutes late.
+    /// Returns the statement that sets the source, with a delay of ten minutes.
     fn source(&self, (port, user, password): (u16, &str, &str)) -> String {
         let (to, master, key) = match self.product {
             Product::MariaDb => ("MASTER", "MASTER", ""),
@@ -464,8 +464,8 @@ impl Replication {
     }
 }
 
-/// A primary with the lab's data, a replica that applies everything ten minutes late, and a worker
-/// that lets it be a second behind.
+/// A primary with the lab's data, a replica that applies everything ten minutes late, and a worker that allows a lag of
+/// one second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_is_behind_holds_workers_back() {
     let primary = Server::start_with("primary", &["--log-bin=log", "--server-id=1", "--binlog-format=ROW"]).unwrap();
@@ -475,8 +475,8 @@ async fn a_replica_that_is_behind_holds_workers_back() {
     let account = (primary.port, server::ADMIN, server::PASSWORD);
     let spelling = Replication::of(Product::tested());
     let source = spelling.source(account);
-    // What is replicated is of no interest here; a statement that fails would stop the replica.
-    // Somebody who may ask a replica how it is.
+    // Nothing but the status matters, so nothing is replicated: a statement that fails would stop the replica.
+    // The account may read the replica's status.
     let url = server::url(replica.port, on_replica.name());
     let mut replication = MySqlConnection::connect(&url).await.unwrap();
     for sql in [spelling.filter, source.as_str(), spelling.start] {
@@ -499,7 +499,7 @@ async fn a_replica_that_is_behind_holds_workers_back() {
     replication.execute(spelling.stop).await.unwrap();
     let stopped = format!("{reason}'replica 1 does not replicate'");
     wait_until("the replica to be stopped", LIMIT, || async { db.number(&stopped).await == 1 }).await;
-    // One that starts just now waits as well.
+    // A worker that starts now waits as well.
     let another = Process::start(&db, &worker);
     wait_until("another worker to wait", LIMIT, || async { db.number(&stopped).await == 2 }).await;
     drop(another);
@@ -507,7 +507,7 @@ async fn a_replica_that_is_behind_holds_workers_back() {
     replication.execute(spelling.no_delay).await.unwrap();
     replication.execute(spelling.start).await.unwrap();
     wait_until("the work to be done", LIMIT, || async { completed(&db).await == 1 }).await;
-    // A second channel that does not run: what it carries is as far behind as can be.
+    // A second channel that does not run counts as infinitely far behind.
     replication.execute(spelling.second).await.unwrap();
     wait_until("the second channel to be seen", LIMIT, || async { db.number(&stopped).await == 1 }).await;
 }

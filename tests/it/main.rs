@@ -1,4 +1,4 @@
-//! The integration tests: one file a capability, on both databases.
+//! The integration tests: one file per capability, on both databases.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a failed unwrap is a failed test")]
 

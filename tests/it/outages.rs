@@ -1,5 +1,5 @@
-//! The database goes away in mid-run, in every way a network and a server have: processes stay
-//! up, back off, and go on; nothing is lost.
+//! Outages in the middle of a run, of all the kinds that networks and servers have: processes stay up, back off and
+//! continue, and nothing is lost.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -40,7 +40,7 @@ on_both! {
     missing_rows_wait_for_who_changes_their_facts;
 }
 
-/// A lab whose rebuild is enqueued.
+/// Creates a lab with bills, and enqueues its rebuild.
 async fn with_rebuild(db: TestDb) -> TestDb {
     let first: NaiveDate = daymend::calendar::days_before("2026-06-15".parse().unwrap(), DAYS);
     db.add_lab(LAB.0, Some(LAB.1.name())).await;
@@ -50,7 +50,7 @@ async fn with_rebuild(db: TestDb) -> TestDb {
     db
 }
 
-/// So many labs with some days of bills.
+/// Creates labs with bills on five days.
 async fn with_labs(db: TestDb, labs: i64) -> TestDb {
     for lab in 1..=labs {
         db.add_lab(lab, Some(LAB.1.name())).await;
@@ -78,13 +78,13 @@ async fn wait_for_the_end(db: &TestDb) {
     oracle::assert_equal(&oracle::stored(db).await, &expected);
 }
 
-/// All of the days once more.
+/// Enqueues a repair of all days.
 fn ask_for_more(db: &TestDb) {
     let first = daymend::calendar::days_before("2026-06-15".parse().unwrap(), DAYS).to_string();
     run_ok(db, &["--now", NOW, "repair", "--lab", "1", "--day", &first, "--to", "2026-06-14"]);
 }
 
-/// A rebuild through a proxy, with the weather changing in the middle of it.
+/// Runs a rebuild through a proxy, changes the weather while it runs, and returns the number of refused connections.
 async fn through(worker: &[&str], storm: &[(Weather, Duration)]) -> usize {
     let direct = with_rebuild(TestDb::new(Engine::MariaDb).await).await;
     let proxy = Proxy::start(server::shared_port()).await;
@@ -94,7 +94,7 @@ async fn through(worker: &[&str], storm: &[(Weather, Duration)]) -> usize {
     wait_until("some days to be done", LIMIT, async || completed(&db).await > 5).await;
     for (weather, time) in storm {
         proxy.set(*weather);
-        // A worker that is faster than the weather is given more, until something is left to do in it.
+        // If the worker is done already, it gets more jobs, so that some are left to run in this weather.
         while open(&db).await == 0 {
             proxy.set(Weather::Fair);
             ask_for_more(&direct);
@@ -103,7 +103,7 @@ async fn through(worker: &[&str], storm: &[(Weather, Duration)]) -> usize {
         tokio::time::sleep(*time).await;
         assert!(processes.iter_mut().all(Process::is_running), "a process ended: {weather:?}");
     }
-    assert!(proxy.struck() > 0, "no connection noticed");
+    assert!(proxy.struck() > 0, "the weather affected no connection");
     proxy.set(Weather::Fair);
     wait_for_the_end(&db).await;
     assert!(processes.iter_mut().all(Process::is_running));
@@ -112,10 +112,10 @@ async fn through(worker: &[&str], storm: &[(Weather, Duration)]) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cut_connections_are_waited_for_without_spinning() {
-    // For longer than the lease: the session is lost as well.
+    // The outage is longer than the lease, so the session is lost as well.
     let refused = through(&WORKER, &[(Weather::Cut, Duration::from_secs(4))]).await;
-    assert!(refused > 0, "they did try");
-    assert!(refused < 200, "they spun: {refused} connections in four seconds");
+    assert!(refused > 0, "nobody tried to connect");
+    assert!(refused < 200, "no backoff: {refused} connections in four seconds");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -140,8 +140,8 @@ async fn half_closed_and_slow_connections_are_survived() {
     .await;
 }
 
-/// With a long lease, so that whatever a blink made this worker forget would stay with it for longer
-/// than anybody waits here: a claim, say, whose answer was lost.
+/// Uses a long lease: a job that the worker has forgotten, such as one of a claim whose answer was lost, would not be
+/// rescued before the test times out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_short_outages_leave_no_job_behind() {
     let blink = |number: u64| {
@@ -168,7 +168,7 @@ async fn a_server_that_crashes_and_comes_back_loses_nothing_and_idles_quietly() 
     wait_for_the_end(&db).await;
     assert!(worker.is_running() && scheduler.is_running());
 
-    // Nothing is left to do: a worker with the default settings polls once a second.
+    // When nothing is left to do, a worker with the default settings polls once a second.
     drop((worker, scheduler));
     let _idle = Process::start(&db, &["--now", NOW, "worker"]);
     wait_until("the worker to register", LIMIT, async || {
@@ -180,8 +180,8 @@ async fn a_server_that_crashes_and_comes_back_loses_nothing_and_idles_quietly() 
         rows[0].text(1).unwrap().parse().unwrap()
     };
     tokio::time::sleep(Duration::from_secs(2)).await;
-    // Reading the number takes four statements itself: begin (two), the reading, commit.
-    // A window may have a heartbeat in it, or a machine that was busy otherwise.
+    // Reading the counter takes four statements itself: two to begin, the query, and the commit.
+    // A window may include a heartbeat, or a moment in which the machine was busy.
     let is_quiet = |&(sent, seconds): &(i64, f64)| (0.5 * seconds..=1.25 * seconds + 2.0).contains(&(sent as f64));
     let mut windows = Vec::new();
     while !windows.last().is_some_and(is_quiet) {
@@ -193,11 +193,11 @@ async fn a_server_that_crashes_and_comes_back_loses_nothing_and_idles_quietly() 
     }
 }
 
-/// A connection that is lost while the definitions are checked says nothing of them.
+/// A connection that is lost during the check of the definitions says nothing about them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_during_the_check_at_the_start_is_an_outage() {
     let db = with_labs(TestDb::new(Engine::MariaDb).await, 1).await;
-    // In a SELECT of the source, and in a statement of the summary.
+    // The connection is lost in a SELECT of the source, and in a statement on the summary.
     for text in ["bill_cancelled", "event_count"] {
         let cutting = async || Proxy::cutting_at(server::shared_port(), text).await;
         let proxy = cutting().await;
@@ -216,7 +216,7 @@ async fn an_outage_during_the_check_at_the_start_is_an_outage() {
     }
 }
 
-/// A log-in that is refused is an outage like others: here of an account that is locked for a while.
+/// A refused log-in is handled like any other outage: here the account is locked for a while.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_that_is_refused_for_a_while_uses_up_no_attempt() {
     let db = with_rebuild(TestDb::new(Engine::MariaDb).await).await;
@@ -233,7 +233,7 @@ async fn a_login_that_is_refused_for_a_while_uses_up_no_attempt() {
         let mut tx = db.admin.begin(Mode::Write).await.unwrap();
         let _ = tx.execute_text("kill", &format!("KILL {}", row.int(0).unwrap())).await;
     }
-    // One that starts just now waits as well.
+    // A worker that starts now waits as well.
     processes.push(Process::start(&through, &WORKER));
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(processes.iter_mut().all(Process::is_running), "a process ended");
@@ -242,7 +242,7 @@ async fn a_login_that_is_refused_for_a_while_uses_up_no_attempt() {
     assert!(processes.iter_mut().all(Process::is_running));
 }
 
-/// Whoever has the wrong password is not sent to look at the network.
+/// With a wrong password, the advice is about the password, not the network.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_that_is_refused_is_called_one() {
     let db = TestDb::new(Engine::MariaDb).await;
@@ -260,14 +260,14 @@ async fn a_login_that_is_refused_is_called_one() {
     assert_eq!(doctor.code, 4);
 }
 
-/// Of a claim only a commit without an answer may have claimed. What else fails of it is tried again, and what
-/// the worker is busy with goes on.
+/// Only a commit without an answer may have claimed jobs. After any other failure the claim is tried again, and the
+/// worker's running jobs continue.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_that_is_cut_off_drops_no_work() {
     let db = with_labs(TestDb::new(Engine::MariaDb).await, 1).await;
     run_ok(&db, &["queue", "pause", "repair"]);
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02"]);
-    // A second job of the same day: a claim finds that it has to wait for the first, and is cut off as it says so.
+    // A second job for the same day: the claim has to postpone it, and loses its connection in that statement.
     let copy = "INSERT INTO daymend_jobs (id, kind, state, sort_key, rollup, lab_id, day, attempts_max)
                 SELECT id + 1, kind, state, sort_key + 1, rollup, lab_id, day, attempts_max FROM daymend_jobs";
     db.execute(copy, args![]).await;
@@ -275,7 +275,7 @@ async fn a_claim_that_is_cut_off_drops_no_work() {
     let _worker = Process::start(&db.through(&proxy), &["--now", NOW, "worker"]);
     let workers = "SELECT COUNT(*) FROM daymend_workers";
     wait_until("the worker to register", LIMIT, async || db.number(workers).await == 1).await;
-    // The first waits in the middle of its look.
+    // The first job waits in the middle of its look.
     let mut held = db.admin.begin(Mode::Write).await.unwrap();
     held.execute_text("hold", "LOCK TABLES billing WRITE").await.unwrap();
     db.execute("DELETE FROM daymend_pauses", args![]).await;
@@ -283,11 +283,11 @@ async fn a_claim_that_is_cut_off_drops_no_work() {
     wait_until("the second to be postponed", LIMIT, async || db.number(postponed).await == 1).await;
     held.discard();
     wait_until("both to be done", LIMIT, async || completed(&db).await == 2).await;
-    assert_eq!(db.number(workers).await, 1, "the worker has registered anew");
+    assert_eq!(db.number(workers).await, 1, "the worker keeps its session");
     assert_eq!(db.number("SELECT MAX(attempt) FROM daymend_jobs").await, 1);
 }
 
-/// An operator holds a job that is running, and the worker has corrected its day but for that.
+/// An operator holds a running job whose day the worker has corrected, except for settling the job.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_somebody_holds_keeps_no_user_waiting() {
     let db = with_labs(TestDb::new(Engine::MariaDb).await, 1).await;
@@ -310,7 +310,7 @@ async fn a_job_that_somebody_holds_keeps_no_user_waiting() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     user.commit().await.unwrap();
-    // For longer than a lock is waited for.
+    // For longer than the lock wait timeout.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(6) {
         let asked = Instant::now();
@@ -331,21 +331,21 @@ async fn a_row_that_somebody_else_holds_uses_up_no_attempt(engine: Engine) {
     beside(db, "UPDATE operation_historical_summary SET event_count = event_count + 1 WHERE lab_id = 1").await;
 }
 
-/// A trigger that only updates rows leaves no trace where a row is missing: what it is about to count
-/// must not be inserted as it was.
+/// A trigger that only updates rows leaves no trace where a row is missing: the row must not be inserted with the count
+/// from before the change.
 async fn missing_rows_wait_for_who_changes_their_facts(engine: Engine) {
     beside(TestDb::new(engine).await, "UPDATE billing SET isCancelled = 1 - isCancelled WHERE lab_id = 1").await;
 }
 
-/// Two days are repaired beside a transaction that has run `sql`, which concerns the first.
+/// Repairs two days while a transaction is open that has run `sql`, which concerns the first day.
 async fn beside(db: TestDb, sql: &str) {
     let db = with_labs(db, 1).await;
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02", "--to", "2026-06-03", "--lab", "1"]);
-    // A transaction, open for longer than a lock is waited for (MySQL's 1205, SQLite's BUSY).
+    // The transaction stays open for longer than a lock is waited for (MySQL's error 1205, SQLite's BUSY).
     let mut user = db.admin.begin(Mode::Write).await.unwrap();
     user.execute(Query::new("user", sql), args![]).await.unwrap();
     let (_worker, address) = Process::start_with_pages(&db, &["--now", NOW, "worker"]);
-    // It has met the transaction, and goes on to do so; on SQLite as it registers, or it would not have begun.
+    // The worker has met the transaction, and will again; on SQLite it meets it when it registers, before it begins.
     let conflicts = ["\ndaymend_database_retries_total{", "\ndaymend_database_errors_total{kind=\"conflict\""];
     wait_until("the worker to meet the transaction", LIMIT, async || {
         let page = http::get(&address, "/metrics").unwrap().body;
@@ -365,7 +365,7 @@ async fn beside(db: TestDb, sql: &str) {
     oracle::assert_equal(&oracle::stored(&db).await, &expected);
 }
 
-/// A row that a trigger inserted between the recompute's read and its write.
+/// As when a trigger inserts a row between the recompute's read and its write.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_duplicate_key_is_a_conflict_and_starts_over() {
     for engine in [Engine::MariaDb, Engine::Sqlite] {
@@ -387,7 +387,7 @@ async fn a_duplicate_key_is_a_conflict_and_starts_over() {
     }
 }
 
-/// A watchdog that kills what takes long would do so for ever, and the worker try for ever.
+/// A watchdog that kills long statements would kill it every time, and the worker would retry it forever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_that_somebody_kills_is_no_outage() {
     let db = TestDb::new(Engine::MariaDb).await;
@@ -409,7 +409,7 @@ async fn a_statement_that_somebody_kills_is_no_outage() {
     assert_eq!((code(&error.source), error.kind), (1317, Kind::Other), "{}", chain(&error));
 }
 
-/// A watchdog that kills the connections of what takes long would do so for ever, and the worker try for ever.
+/// A watchdog that kills the connections of long statements would do so every time, and the worker would retry forever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_whose_connection_is_killed_every_time_uses_up_its_attempts() {
     let db = with_labs(TestDb::new(Engine::MariaDb).await, 2).await;
@@ -435,8 +435,8 @@ async fn a_job_whose_connection_is_killed_every_time_uses_up_its_attempts() {
     assert!(worker.is_running());
 }
 
-/// An operator holds jobs that are running and have nothing to change: the others are acked, no more
-/// are claimed than a worker holds, and its end waits for nobody.
+/// An operator holds running jobs that have nothing to change: the other jobs are acked, the worker claims no more than
+/// it has room for, and its shutdown waits for nobody.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_that_somebody_holds_keep_no_others_from_being_acked() {
     let db = with_labs(TestDb::new(Engine::MariaDb).await, 3).await;
@@ -444,7 +444,7 @@ async fn jobs_that_somebody_holds_keep_no_others_from_being_acked() {
     repair();
     run_ok(&db, &["--now", NOW, "worker", "--drain"]);
     repair();
-    // All of them wait in the middle of the first look.
+    // All of them wait in the middle of their first look.
     let mut facts = db.admin.begin(Mode::Write).await.unwrap();
     facts.execute_text("hold", "LOCK TABLES billing WRITE").await.unwrap();
     let mut worker = Process::start(&db, &["--now", NOW, "worker", "--grace", "1s"]);
@@ -455,20 +455,20 @@ async fn jobs_that_somebody_holds_keep_no_others_from_being_acked() {
     assert_eq!(operator.fetch_all(Query::new("operator", sql), args![], Ok).await.unwrap().len(), 8);
     facts.discard();
     wait_until("the others to be acked", Duration::from_secs(20), async || completed(&db).await == 12 + 4).await;
-    // Half of what it may hold waits for the operator: it takes no more.
+    // Half of its room is taken by jobs that wait for the operator, so it claims no more.
     repair();
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(db.number(running).await, 8, "no more are claimed");
     worker.terminate();
     assert_eq!(worker.wait(Duration::from_secs(20)), Some(0));
-    assert_eq!(db.number(running).await, 8, "what is held is left to be rescued");
+    assert_eq!(db.number(running).await, 8, "the held jobs are left for a rescue");
     operator.rollback().await.unwrap();
     run_ok(&db, &["--now", NOW, "worker", "--drain"]);
     assert_eq!(completed(&db).await, 12 + 12 + 12);
     assert_eq!(db.number("SELECT MAX(attempt) FROM daymend_jobs").await, 1);
 }
 
-/// What the pool has to say of it is said by daymend, or is for who looks for it.
+/// daymend reports slow connections itself; the pool's own message is only for those who ask for debug messages.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_takes_long_is_no_line_of_its_own() {
     let proxy = Proxy::start(server::shared_port()).await;

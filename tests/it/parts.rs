@@ -38,7 +38,7 @@ fn day() -> NaiveDate {
     DAY.parse().unwrap()
 }
 
-/// The built-in definition, with some of its texts replaced.
+/// Creates a copy of the built-in definition, with some of its text replaced.
 fn definition(replace: &[(&str, &str, &str)]) -> tempfile::TempDir {
     jobs_changed(|file, mut text| {
         for (_, from, to) in replace.iter().filter(|(changed, ..)| *changed == file) {
@@ -49,7 +49,7 @@ fn definition(replace: &[(&str, &str, &str)]) -> tempfile::TempDir {
     })
 }
 
-/// What a definition counts on the day and its neighbours.
+/// Returns what a definition counts on the day and its neighbours.
 async fn counted(db: &TestDb, rollups: &Rollups, locking: Locking) -> Result<Vec<(Key, u32)>, String> {
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let zone = Zone::parse(Some("Asia/Kolkata")).unwrap();
@@ -75,7 +75,7 @@ async fn parts_of_more_facts_than_one_statement_asks_for_are_all_counted(engine:
         };
         db.add_bill(id, 1, &bill).await;
     }
-    // Twice as many, again and again: 16,384 bills.
+    // Doubles them until there are 16,384 bills.
     for count in (2..14).map(|power| 1_i64 << power) {
         for doubling in [
             "INSERT INTO billing (id, lab_id, billTime, isCancelled, modified_at)
@@ -96,7 +96,7 @@ async fn parts_of_more_facts_than_one_statement_asks_for_are_all_counted(engine:
     db.tick(now).await;
     db.drain(now).await;
     let expected = oracle::expected(&db, &[(1, chrono_tz::Asia::Kolkata)], now).await;
-    assert_eq!(expected.values().max(), Some(&16_384), "of one test, on the three of four bills that count");
+    assert_eq!(expected.values().max(), Some(&16_384), "one test, on the three of four bills that count");
     oracle::assert_equal(&oracle::stored(&db).await, &expected);
 }
 
@@ -153,14 +153,14 @@ async fn what_a_part_lacks_is_named(engine: Engine) {
         let error = run_fails(&db, 2, &["--jobs-dir", dir.path().to_str().unwrap(), "rollups", "check"]);
         assert!(error.contains(&format!("{file}: the column {column} is missing from its result")), "{error}");
     }
-    // What both have is the part's own.
+    // A column that both have is the part's.
     let dir = definition(&[("bills.sql", "AS branch_id", "AS branch_id, 99 AS test_id")]);
     let both = Rollups::load(Some(dir.path())).unwrap();
     let counts = counted(&db, &rollups(), Locking::None).await.unwrap();
     assert_eq!(counted(&db, &both, Locking::None).await.unwrap(), counts);
     let check = run(&db, &["--jobs-dir", dir.path().to_str().unwrap(), "rollups", "check"]);
     assert_eq!(check.status.code(), Some(0), "{}", String::from_utf8_lossy(&check.stderr));
-    // A part of something that nobody asked for.
+    // A part of a fact that was not asked for.
     let dir = definition(&[("tests.sql", "labReportRelation.billing_id ", "labReportRelation.billing_id + 5000000 ")]);
     let wrong = Rollups::load(Some(dir.path())).unwrap();
     let error = counted(&db, &wrong, Locking::None).await.unwrap_err();

@@ -1,5 +1,5 @@
-//! The binary under fire: several schedulers and workers at once, signals, a database that
-//! goes away, and readers beside a rebuild.
+//! The binary under stress: several schedulers and workers at once, signals, failing jobs, and readers during a
+//! rebuild.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -30,7 +30,7 @@ on_both! {
     a_new_job_starts_within_a_second;
 }
 
-/// Three labs with `days` days of bills, ending on 14 June, in a database of `engine`.
+/// Creates three labs with `days` days of bills, ending on 14 June.
 async fn labs(engine: Engine, days: u32) -> TestDb {
     let db = TestDb::new(engine).await;
     for test in 1..=10 {
@@ -104,7 +104,7 @@ async fn sigterm_hands_back_what_has_not_run_with_its_attempt(engine: Engine) {
     run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
     run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
     let completed = "SELECT COUNT(*) FROM daymend_jobs WHERE kind = 'rebuild' AND state = 'completed'";
-    // A signal may come just when nothing is claimed but what has begun: then once more.
+    // If the signal arrives when all claimed jobs have begun, nothing is handed back, and it is tried again.
     let mut handed_back = 0;
     while handed_back == 0 {
         let before = db.number(completed).await;
@@ -116,9 +116,9 @@ async fn sigterm_hands_back_what_has_not_run_with_its_attempt(engine: Engine) {
         handed_back = db.number("SELECT COUNT(*) FROM daymend_attempts WHERE outcome = 'handed_back'").await;
     }
     let left = db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'available'").await;
-    assert!(left > 0, "it was told to stop long before the end");
+    assert!(left > 0, "it was stopped long before the end");
     let used = "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'available' AND attempt <> 0";
-    assert_eq!(db.number(used).await, 0, "what was handed back has its attempt restored");
+    assert_eq!(db.number(used).await, 0, "jobs that were handed back have their attempt restored");
 
     run_ok(&db, &["--now", NOW, "worker", "--drain"]);
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state <> 'completed'").await, 0);
@@ -131,7 +131,7 @@ async fn a_reader_beside_a_rebuild_never_sees_less(engine: Engine) {
     run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
     run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
     run_ok(&db, &["--now", NOW, "worker", "--drain"]);
-    // Half of the days are damaged; the others are right, and have to stay so for every reader.
+    // Half of the days are damaged; the others are correct, and must stay so for every reader.
     let right = "SELECT ordered_at, COUNT(*), SUM(event_count) FROM operation_historical_summary
                  WHERE lab_id = 1 AND ordered_at < '2026-06-05' GROUP BY ordered_at ORDER BY ordered_at";
     let read = async || -> BTreeMap<NaiveDate, (i64, String)> {
@@ -146,7 +146,7 @@ async fn a_reader_beside_a_rebuild_never_sees_less(engine: Engine) {
     assert!(before.len() >= 9, "{before:?}");
     let damage = "DELETE FROM operation_historical_summary WHERE ordered_at >= '2026-06-05' AND dimension_a_id > 2";
     let mut reads = 0;
-    // A worker that is done before it was read a few times: all over again.
+    // If the worker ends before a few reads were made, it starts over.
     while reads < 3 {
         db.execute(damage, args![]).await;
         db.add_summary_row(1, "2026-06-10", 99, 9, "branch_bill", 1).await;
@@ -154,7 +154,7 @@ async fn a_reader_beside_a_rebuild_never_sees_less(engine: Engine) {
         run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
         let mut worker = Process::start(&db, &["--now", NOW, "worker", "--drain"]);
         while worker.is_running() {
-            assert_eq!(read().await, before, "a reader saw a day that was right change");
+            assert_eq!(read().await, before, "a reader saw a correct day change");
             reads += 1;
         }
         assert_eq!(worker.wait(LIMIT), Some(0));
@@ -194,7 +194,7 @@ async fn serve_rebuilds_what_the_support_dashboard_asks_for(engine: Engine) {
     let record =
         &db.rows("SELECT is_scheduled, start_date, end_date, time_taken FROM crelio_data_migrations", args![]).await[0];
     assert_eq!(record.int(0).unwrap(), 0);
-    // The first bill of 31 May UTC falls on the evening before in New York, or on that day.
+    // The first bill of 31 May UTC is on that day or on the evening before in New York.
     assert!(record.date(1).unwrap() <= first_day(15));
     assert_eq!(record.date(2).unwrap(), "2026-06-14".parse().unwrap());
     let seconds = u64::try_from(record.int(3).unwrap()).unwrap();
@@ -205,8 +205,8 @@ async fn serve_rebuilds_what_the_support_dashboard_asks_for(engine: Engine) {
     assert_eq!(serve.wait(LIMIT), Some(0));
 }
 
-/// Enqueues single jobs at moments that have nothing to do with the worker's poll. That is every second; what a
-/// shared machine adds to it is not the worker's, and is not there in each of five rounds.
+/// Enqueues single jobs at moments unrelated to the worker's poll, which is every second. A shared machine may add
+/// delays, but not in each of five rounds.
 async fn a_new_job_starts_within_a_second(engine: Engine) {
     let db = labs(engine, 5).await;
     let _worker = Process::start(&db, &["--now", NOW, "worker"]);
@@ -223,7 +223,7 @@ async fn a_new_job_starts_within_a_second(engine: Engine) {
     panic!("{rounds:?}");
 }
 
-/// How long each of a round of jobs waited until it was claimed, shortest first.
+/// Enqueues a round of jobs, and returns how long each waited until it was claimed, shortest first.
 async fn waits_of_jobs(db: &TestDb) -> Vec<chrono::TimeDelta> {
     const JOBS: u64 = 12;
     let mut waits = Vec::new();
@@ -241,7 +241,7 @@ async fn waits_of_jobs(db: &TestDb) -> Vec<chrono::TimeDelta> {
     waits
 }
 
-/// For machines: one JSON object a line, and every line of a job says which.
+/// The JSON log has one object per line, and every line about a job identifies it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_of_a_job_names_its_run_lab_day_and_attempt() {
     let db = labs(Engine::Sqlite, 5).await;
@@ -271,7 +271,7 @@ async fn the_log_of_a_job_names_its_run_lab_day_and_attempt() {
     }
     let ended: Vec<_> =
         lines.iter().filter(|line| line["message"].as_str().unwrap_or("").starts_with("run ended")).collect();
-    assert_eq!(ended.len(), 1, "one line a run: {log}");
+    assert_eq!(ended.len(), 1, "one line per run: {log}");
     assert_eq!(
         (&ended[0]["level"], &ended[0]["run"], &ended[0]["state"]),
         (&"INFO".into(), &1.into(), &"failed".into())
@@ -298,7 +298,7 @@ async fn metrics_count_what_a_worker_does() {
         "daymend_attempts_total{kind=\"repair\",outcome=\"corrected\"} 3",
         "daymend_queue_latency_seconds_count{kind=\"repair\"} 3",
         "daymend_job_duration_seconds_count{kind=\"repair\"} 3",
-        // Nothing was stored of the day, so nothing had drifted.
+        // Nothing was stored for the day, so nothing had drifted.
         "daymend_drift_found_total{kind=\"repair\"} 0",
     ] {
         assert!(page.lines().any(|found| found == line), "{line} is not in {page}");

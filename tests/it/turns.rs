@@ -1,4 +1,4 @@
-//! Days are looked at together and corrected in turns: what is committed stands, however the rest ends.
+//! Days are looked at together and corrected in turns: a turn that is committed stays so, however the rest ends.
 
 use std::{ops::RangeInclusive, sync::Mutex, time::Duration};
 
@@ -47,8 +47,8 @@ async fn lab(engine: Engine) -> TestDb {
     db
 }
 
-/// Recomputes the four days, where the turn that ends with `refused` loses its lease: the days of the
-/// turns that were committed.
+/// Recomputes the four days, and returns the days of the turns that were committed; the turn that ends with `refused`
+/// loses its lease.
 async fn turns(
     db: &TestDb,
     refused: Option<NaiveDate>,
@@ -71,11 +71,11 @@ async fn turns(
     (done, result)
 }
 
-/// The stored rows are those of the source on the days from `first` to `last`, and no others.
+/// Asserts that the stored rows are those of the source from `first` to `last`, and no others.
 async fn assert_right(db: &TestDb, first: NaiveDate, last: NaiveDate) {
     let mut expected = oracle::expected(db, &[LAB], NOW.parse().unwrap()).await;
     expected.retain(|key, _| (first..=last).contains(&key.1));
-    assert!(expected.len() > 50, "that is no summary");
+    assert!(expected.len() > 50, "too few rows for a test");
     oracle::assert_equal(&oracle::stored(db).await, &expected);
 }
 
@@ -99,7 +99,7 @@ async fn days_with_wrong_counts_are_one_turn(engine: Engine) {
     }
     let (turns, result) = turns(&db, None).await;
     result.unwrap();
-    assert_eq!(turns, [day(0)..=day(2)], "the last day is right, and waits for nobody");
+    assert_eq!(turns, [day(0)..=day(2)], "the last day is correct, and in no turn");
     assert_right(&db, day(0), day(3)).await;
 }
 
@@ -113,7 +113,7 @@ async fn a_turn_that_fails_takes_no_other_with_it(engine: Engine) {
     assert_right(&db, day(0), day(3)).await;
 }
 
-/// Neighbouring days of two runs, and a worker whose own clock is behind both of them.
+/// Repairs neighbouring days of two runs with a worker whose own clock is behind those of both.
 async fn a_day_is_over_by_the_clock_of_whoever_asked_for_it(engine: Engine) {
     let db = lab(engine).await;
     for (now, day) in [("2026-06-13T12:00:00Z", "2026-06-12"), ("2026-06-14T12:00:00Z", "2026-06-13")] {
@@ -126,7 +126,7 @@ async fn a_day_is_over_by_the_clock_of_whoever_asked_for_it(engine: Engine) {
     oracle::assert_equal(&oracle::stored(&db).await, &expected);
 }
 
-/// The second day without one of its rows of `branch_test`; a test that it counts.
+/// Deletes one of the second day's rows of `branch_test`, and returns a test that it counts.
 async fn lose_a_row(db: &TestDb) -> i64 {
     turns(db, None).await.1.unwrap();
     let of_the_day = "SELECT MIN(id) FROM operation_historical_summary WHERE event_type = 'branch_test' AND ordered_at";
@@ -140,7 +140,7 @@ async fn lose_a_row(db: &TestDb) -> i64 {
     test
 }
 
-/// Until the trigger goes facts change just when a row is inserted, after the look.
+/// Creates a trigger that changes facts whenever a row is inserted, which is after the look.
 async fn meddle(db: &TestDb, statements: &str) {
     let create = format!(
         "CREATE TRIGGER meddler AFTER INSERT ON operation_historical_summary FOR EACH ROW BEGIN {statements}; END"
@@ -152,7 +152,7 @@ async fn leave_in_peace(db: &TestDb) {
     change_triggers(db, "DROP TRIGGER meddler").await;
 }
 
-/// A connection to SQLite knows of what others did to triggers only when it has run something.
+/// A SQLite connection notices others' changes of triggers only after it has run a statement.
 async fn change_triggers(db: &TestDb, sql: &str) {
     let mut tx = db.admin.begin(Mode::Write).await.unwrap();
     for sql in ["DELETE FROM billing WHERE 1 = 0", sql] {
@@ -161,7 +161,7 @@ async fn change_triggers(db: &TestDb, sql: &str) {
     tx.commit().await.unwrap();
 }
 
-/// No loss of the source holds them up: there is nothing yet that it could have lost.
+/// `--max-shrink` does not stop them: the source cannot have lost facts of a future day.
 async fn rows_of_a_day_to_come_may_all_go(engine: Engine) {
     let db = lab(engine).await;
     for a in 1..=10 {
@@ -175,7 +175,7 @@ async fn rows_of_a_day_to_come_may_all_go(engine: Engine) {
 async fn a_change_of_other_rows_keeps_no_missing_row_waiting(engine: Engine) {
     let db = lab(engine).await;
     let test = lose_a_row(&db).await;
-    // One more of a row that is stored, and one that nobody knew of.
+    // One more fact of a row that is stored, and a fact of a new row.
     let again = format!(
         "INSERT INTO collectedSample (billing_id, sampleType_id, isAccessed)
              SELECT collectedSample.billing_id, sampleType_id, isAccessed FROM collectedSample
@@ -191,7 +191,7 @@ async fn a_change_of_other_rows_keeps_no_missing_row_waiting(engine: Engine) {
     result.unwrap();
     assert_eq!(done, [day(0)..=day(1)]);
     assert_eq!(db.number(facts).await, before + 2);
-    // As if they had changed afterwards, with nobody there to notice.
+    // As if the facts had changed afterwards, unnoticed.
     leave_in_peace(&db).await;
     turns(&db, None).await.1.unwrap();
     assert_right(&db, day(0), day(3)).await;
@@ -201,7 +201,7 @@ async fn a_change_of_a_missing_row_is_not_lost(engine: Engine) {
     let db = lab(engine).await;
     let test = lose_a_row(&db).await;
     let stored = oracle::stored(&db).await;
-    // One more of it, and none of it.
+    // One more fact of the missing row, and none.
     let again = "INSERT INTO labReportRelation (billing_id, test_id, isCancelled)
                  SELECT billing_id, test_id, 0 FROM labReportRelation WHERE id =";
     let none = "UPDATE labReportRelation SET isCancelled = 1 WHERE test_id = (SELECT test_id FROM (SELECT test_id FROM labReportRelation WHERE id =";
@@ -218,8 +218,8 @@ async fn a_change_of_a_missing_row_is_not_lost(engine: Engine) {
     assert_right(&db, day(0), day(3)).await;
 }
 
-/// A user's transaction that has changed the last fact of the third day. Not its first: InnoDB asks for a
-/// lock on the first row behind a range as well.
+/// Opens a user's transaction that has changed the last fact of the third day. Not the first one: InnoDB also locks
+/// the first row after a range.
 async fn change_the_third_day(db: &TestDb) -> Tx {
     let mut user = db.admin.begin(Mode::Write).await.unwrap();
     let last = "SELECT id FROM billing WHERE billTime < '2026-06-12 18:30:00' ORDER BY billTime DESC LIMIT 1";
@@ -229,7 +229,7 @@ async fn change_the_third_day(db: &TestDb) -> Tx {
     user
 }
 
-/// Somebody is changing a fact of the third day: those before it wait for nobody.
+/// A user is changing a fact of the third day; the days before it do not wait.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_day_whose_facts_are_held_keeps_no_earlier_day_waiting() {
     let db = lab(Engine::MariaDb).await;
@@ -242,7 +242,7 @@ async fn a_day_whose_facts_are_held_keeps_no_earlier_day_waiting() {
     assert_right(&db, day(0), day(3)).await;
 }
 
-/// The same by a worker: the group comes to an end at the third day, and the fourth is done by itself.
+/// The same with a worker: the group ends at the third day, and the fourth is done by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_settles_each_day_of_a_group_once() {
     let db = lab(Engine::MariaDb).await;
@@ -262,13 +262,13 @@ async fn a_worker_settles_each_day_of_a_group_once() {
     assert_eq!(db.number("SELECT MAX(attempt) FROM daymend_jobs").await, 1);
 }
 
-/// Days have other numbers of rows each time: statements made for so many are not kept prepared, which
-/// would cost the server a megabyte each.
+/// The number of rows of a day varies. If the statement for each number were kept prepared, each would cost the server
+/// a megabyte.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn statements_for_many_rows_are_not_kept_prepared() {
     let server = Server::start("prepared").expect("MariaDB starts");
     let mut db = TestDb::on_server(server.port).await;
-    // The count is the server's: no connection may come in between.
+    // The count is for the whole server, so there must be no other connections.
     db.db = connect(&db.url, ConnectOptions::new(1)).unwrap();
     db.admin = connect(&db.triggers_url, ConnectOptions::new(1)).unwrap();
     db.add_lab(LAB.0, Some(LAB.1.name())).await;
@@ -282,6 +282,6 @@ async fn statements_for_many_rows_are_not_kept_prepared() {
         let status = db.rows("SHOW STATUS LIKE 'Prepared_stmt_count'", vec![]).await;
         kept.push(status[0].text(1).unwrap().parse::<i64>().unwrap());
     }
-    // Those of the test are among them, and are the same each time.
+    // The test's own statements are included, and are the same each time.
     assert_eq!(kept[3], kept[1], "{kept:?}");
 }

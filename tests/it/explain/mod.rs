@@ -1,5 +1,5 @@
-//! How the databases carry out the statements that run all the time: by an index, without a
-//! sort, and at a cost that does not grow with the backlog.
+//! The plans of statements that run all the time: by an index, without a sort, and at a cost that does not grow with
+//! the backlog.
 
 mod pruning;
 mod summary;
@@ -76,32 +76,32 @@ fn statement(name: &str) -> &'static Statement {
     Statement::all().find(|statement| statement.name == name).unwrap_or_else(|| panic!("no statement {name:?}"))
 }
 
-/// One table's line of a plan.
+/// The line of a plan for one table.
 #[derive(Debug, PartialEq, Eq)]
 struct Step {
     table: String,
     /// MariaDB's join type; SEARCH or SCAN on SQLite.
     access: String,
     index: Option<String>,
-    /// Everything else that the database says.
+    /// Everything else that the database says about it.
     remarks: String,
 }
 
 async fn explain(tx: &mut Tx, engine: Engine, sql: &str, args: Vec<Arg>) -> Vec<Step> {
-    // Prepared anew each time: what MariaDB explains of a prepared statement is folded with the
-    // arguments of its first execution (it runs the statement itself rightly).
+    // Every statement is prepared anew: MariaDB explains a reused prepared statement with the arguments of its first
+    // execution folded in (it runs the statement itself correctly).
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let explain = match engine {
         Engine::MariaDb => "EXPLAIN",
         Engine::Sqlite => "EXPLAIN QUERY PLAN",
     };
-    // SET STATEMENT cannot be explained together with what it is for.
+    // A statement cannot be explained together with SET STATEMENT.
     let sql = sql.replace("{waiting_for_nobody}", "");
     let rows = tx.fetch_all(Query::new("explain", format!("{explain} {sql}\n-- {count}")), args, Ok).await;
     let rows = rows.unwrap_or_else(|error| panic!("{sql}: {}", daymend::error::chain(&error)));
     let named = |row: &daymend::db::Row, name| row.text_or_null(row.position(name).unwrap()).unwrap();
-    // MySQL has a line for the table that rows are inserted into as well.
+    // MySQL also has a line for the table that rows are inserted into.
     let is_read = |row: &&daymend::db::Row| {
         engine == Engine::Sqlite || named(row, "select_type").is_none_or(|kind| kind != "INSERT" && kind != "REPLACE")
     };
@@ -118,7 +118,7 @@ async fn explain(tx: &mut Tx, engine: Engine, sql: &str, args: Vec<Arg>) -> Vec<
             let words: Vec<&str> = detail.split(' ').collect();
             let is_access = matches!(words[0], "SEARCH" | "SCAN") && words.get(1) != Some(&"CONSTANT");
             let after = |word| words.iter().position(|found| *found == word).and_then(|at| words.get(at + 1));
-            // The first or the last key is searched for without a word about it.
+            // A search for the first or last key names no index.
             let is_by_key = detail.contains("INTEGER PRIMARY KEY") || words.len() == 2 && words[0] == "SEARCH";
             let index = if is_by_key { Some(&"PRIMARY") } else { after("INDEX") };
             Step {
@@ -132,7 +132,7 @@ async fn explain(tx: &mut Tx, engine: Engine, sql: &str, args: Vec<Arg>) -> Vec<
     steps.collect()
 }
 
-/// What is wrong with a plan in which daymend's tables are to be read by that index.
+/// Returns what is wrong with a plan that should read daymend's tables by this index.
 fn faults(steps: &[Step], index: &str) -> Vec<String> {
     let mut faults = Vec::new();
     let tables = [
@@ -149,7 +149,7 @@ fn faults(steps: &[Step], index: &str) -> Vec<String> {
         ("daymend_attempts", "daymend_attempts_job"),
     ];
     for step in steps {
-        // Pauses are a handful of rows.
+        // Pauses are not checked: there are few.
         if let Some((_, index)) = tables.iter().find(|(table, _)| *table == step.table) {
             if step.index.as_deref() != Some(index) {
                 faults.push(format!("not by {index}: {step:?}"));
@@ -162,7 +162,7 @@ fn faults(steps: &[Step], index: &str) -> Vec<String> {
             faults.push(format!("a sort or a copy: {step:?}"));
         }
     }
-    // MariaDB reads the ends of an index while it optimizes.
+    // MariaDB reads the ends of an index during optimization.
     let is_read =
         |step: &Step| step.remarks.contains("optimized away") || tables.iter().any(|(table, _)| *table == step.table);
     if !steps.iter().any(is_read) {
@@ -171,7 +171,7 @@ fn faults(steps: &[Step], index: &str) -> Vec<String> {
     faults
 }
 
-/// Every hot statement, with arguments (`jobs` are with the worker), and the index by which it finds its jobs or workers.
+/// Returns every hot statement with arguments (the worker holds `jobs`), and the index that finds its jobs or workers.
 fn hot_statements(run: i64, worker: i64, jobs: &[i64]) -> Vec<(String, Vec<Arg>, &'static str)> {
     const CLAIM: &str = "daymend_jobs_claim";
     const PRIMARY: &str = "PRIMARY";
@@ -229,10 +229,10 @@ async fn statements_that_run_all_the_time_walk_an_index_and_do_not_sort(engine: 
     let run = enqueue(&db, JobKind::Rebuild, 1..=2, 11_000).await;
     enqueue(&db, JobKind::Nightly, 3..=200, 1).await;
     enqueue(&db, JobKind::Repair, 201..=204, 300).await;
-    // Jobs in every state: with two workers, backing off, completed, discarded.
+    // Jobs in every state: held by two workers, backing off, completed, discarded.
     let worker = lease::register(&db.db, "explain", LONG).await.unwrap();
     let other = lease::register(&db.db, "explain", LONG).await.unwrap();
-    // A table of two rows is read as a whole by whoever is in his right mind.
+    // Databases rightly scan a table of two rows.
     for _ in 0..100 {
         lease::register(&db.db, "explain", LONG).await.unwrap();
     }
@@ -245,7 +245,7 @@ async fn statements_that_run_all_the_time_walk_an_index_and_do_not_sort(engine: 
     claim::claim(&db.db, other, 300).await.unwrap();
     let held: Vec<i64> = jobs[600..].iter().map(|job| job.id).collect();
     assert!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'available'").await > 20_000);
-    // SQLite plans without statistics unless somebody gathers them; either way has to do.
+    // SQLite plans without statistics until somebody runs ANALYZE; the plans must be good either way.
     let mut faulty = BTreeMap::new();
     for is_analyzed in [false, true] {
         if is_analyzed {
@@ -269,7 +269,7 @@ async fn statements_that_run_all_the_time_walk_an_index_and_do_not_sort(engine: 
     assert!(faulty.is_empty(), "{count} statements:\n{}", list.join("\n"));
 }
 
-/// The statements that make up a claim of some rebuild jobs, with their arguments.
+/// Returns the statements of a claim of rebuild jobs, with their arguments.
 fn claim_statements(run: i64, worker: i64) -> Vec<(String, Vec<Arg>)> {
     let jobs: Vec<i64> = (ids_of(run).0..).take(BATCH).collect();
     let statements = hot_statements(run, worker, &jobs);
@@ -283,14 +283,14 @@ fn claim_statements(run: i64, worker: i64) -> Vec<(String, Vec<Arg>)> {
     of_claim.into_iter().map(|(sql, args, _)| (sql, args)).collect()
 }
 
-/// How many rows and index entries the connection has read so far.
+/// Returns how many rows and index entries the connection has read so far.
 async fn reads(tx: &mut Tx) -> i64 {
     let rows =
         tx.fetch_all(Query::new("reads", "SHOW SESSION STATUS LIKE 'Handler_read%'"), args![], Ok).await.unwrap();
     rows.iter().map(|row| row.text(1).unwrap().parse::<i64>().unwrap()).sum()
 }
 
-/// What a claim costs: rows read on MariaDB; the plan on SQLite, which tells no more.
+/// Returns the cost of a claim: the rows read on MariaDB, and the plan on SQLite, which does not report them.
 async fn cost_of_claim(db: &TestDb, run: i64, worker: i64) -> (i64, Vec<Step>) {
     analyze(db).await;
     let mut tx = db.db.begin(Mode::Write).await.unwrap();
@@ -298,14 +298,14 @@ async fn cost_of_claim(db: &TestDb, run: i64, worker: i64) -> (i64, Vec<Step>) {
     for (sql, args) in claim_statements(run, worker) {
         match db.engine {
             Engine::MariaDb => {
-                // Looking costs something itself.
+                // Reading the counters is counted, too.
                 let looking = -reads(&mut tx).await + reads(&mut tx).await;
                 let before = reads(&mut tx).await;
                 let found = tx.fetch_all(Query::new("claim", sql.as_str()), args, Ok).await.unwrap();
                 assert!(found.len() <= BATCH);
                 read += reads(&mut tx).await - before - looking;
             }
-            // Of the few workers there may be no plan worth the name.
+            // There are so few workers that their plan means nothing.
             Engine::Sqlite => {
                 let steps = explain(&mut tx, db.engine, &sql, args).await;
                 plan.extend(steps.into_iter().filter(|step| step.table.ends_with("jobs")));
@@ -321,7 +321,7 @@ async fn a_claim_reads_no_more_of_a_large_backlog_than_of_a_small_one(engine: En
     let worker = lease::register(&db.db, "explain", LONG).await.unwrap();
     let run = enqueue(&db, JobKind::Rebuild, 1..=1, 1_000).await;
     spread(&db).await;
-    // The first time, there are tables to open.
+    // The first time, tables have to be opened.
     cost_of_claim(&db, run, worker).await;
     let small = cost_of_claim(&db, run, worker).await;
     enqueue(&db, JobKind::Rebuild, 2..=8, 7_000).await;
@@ -329,18 +329,18 @@ async fn a_claim_reads_no_more_of_a_large_backlog_than_of_a_small_one(engine: En
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'available'").await, 50_000);
     let large = cost_of_claim(&db, run, worker).await;
     assert!(large.0 <= small.0 && large.1 == small.1, "{large:?} with many, {small:?} with few");
-    // Due jobs and jobs by their turn, and each job once more to stamp it; a handful to look first.
+    // Jobs that are due again, jobs by their turn, and each job once more to update it; a few to look first.
     assert!(small.0 <= 4 * BATCH as i64 + 20, "{} rows read", small.0);
 }
 
-/// Half of the jobs wait for their turn; a quarter is due again, and a quarter will be.
+/// Makes a quarter of the jobs due again now, and a quarter later; the other half waits for its turn.
 async fn spread(db: &TestDb) {
     let later = DateTime::from_timestamp(4_000_000_000, 0).unwrap().timestamp_micros();
     let sql = "UPDATE daymend_jobs SET sort_key = CASE id % 4 WHEN 0 THEN ? ELSE ? END WHERE id % 4 < 2";
     db.execute(sql, args![later, FIRST_DUE_US]).await;
 }
 
-/// How many rows and index entries the one connection has read so far; none on SQLite, which does not tell.
+/// Returns how many rows and index entries the one connection has read so far; 0 on SQLite, which does not report it.
 async fn rows_read(one: &Db) -> i64 {
     let mut tx = one.begin(Mode::Write).await.unwrap();
     let read = match one.dialect() {

@@ -1,4 +1,4 @@
-//! What pruning reads: what it deletes, whatever else there is.
+//! Pruning reads what it deletes, whatever else is stored.
 
 use daymend::{
     args,
@@ -25,7 +25,7 @@ on_both! {
     pruning_workers_reads_each_attempt_once;
 }
 
-/// Runs that ended long ago, each with a job.
+/// How many runs that ended long ago are added, each with one job.
 const OLD_RUNS: i64 = 3000;
 
 pub(super) async fn add_old_runs(db: &TestDb, first: i64) {
@@ -45,7 +45,7 @@ pub(super) async fn add_old_runs(db: &TestDb, first: i64) {
     analyze(db).await;
 }
 
-/// How many rows the one connection reads while it prunes all of them.
+/// Prunes everything on the one connection, and returns the number of rows that it read.
 async fn cost_of_pruning(one: &Db) -> i64 {
     let before = rows_read(one).await;
     let pruned = prune::prune(one, &Filter::default(), LONG, "explain").await.unwrap();
@@ -76,14 +76,14 @@ async fn pruning_reads_what_it_deletes_and_not_the_jobs_of_others(engine: Engine
     }
     tx.rollback().await.unwrap();
     cost_of_pruning(&one).await;
-    // The first time, there were tables to open.
+    // The first time, tables had to be opened.
     add_old_runs(&db, 10_000).await;
     let small = cost_of_pruning(&one).await;
     enqueue(&db, JobKind::Rebuild, 2..=8, 7_000).await;
     add_old_runs(&db, 20_000).await;
     let large = cost_of_pruning(&one).await;
     assert!(large <= small + 100, "{large} rows read, and {small} of a small queue");
-    // A run is read once more to see which are the last of their zones.
+    // Each run is read once more to find the last ones of their zones.
     assert!(small <= 11 * OLD_RUNS, "{small} rows read");
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 2, "the rebuilds");
 }
@@ -92,7 +92,7 @@ async fn pruning_workers_reads_each_attempt_once(engine: Engine) {
     const ATTEMPTS: i64 = 4_000;
     let db = TestDb::new(engine).await;
     let one = connect(&db.url, ConnectOptions::new(1)).unwrap();
-    // Long gone; an attempt is left of each third.
+    // Workers that ended long ago; every third has attempts left.
     let workers = "INSERT INTO daymend_workers (id, name, version, started_at, heartbeat_at, lease_until_us)";
     const OLD: &str = "'2001-01-01 00:00:00'";
     add_many(&db, workers, &format!("(?, '', '', {OLD}, {OLD}, 0)"), 1..61).await;
@@ -108,7 +108,7 @@ async fn pruning_workers_reads_each_attempt_once(engine: Engine) {
     assert!(read < 2 * ATTEMPTS, "{read} rows read of {ATTEMPTS} attempts");
 }
 
-/// Those of a state are few, whatever the queue has been through. SQLite does not tell how many rows it reads.
+/// There are few jobs in a state, whatever the queue's history. SQLite does not report how many rows it reads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_change_would_touch_is_found_without_the_jobs_that_it_would_not() {
     let db = TestDb::new(Engine::MariaDb).await;

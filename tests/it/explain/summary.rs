@@ -1,4 +1,4 @@
-//! How the rows of a lab's days are read: one after the other where they were written together.
+//! How the stored rows of a lab's days are read: sequentially if they were written together.
 
 use chrono::NaiveDate;
 use daymend::{
@@ -20,7 +20,7 @@ on_both! {
     rows_that_were_written_together_are_read_one_after_the_other;
 }
 
-/// Gives a lab a row of each id on a day, whose places in the unique key are in another order.
+/// Adds a row per id to a lab's day; their order in the unique key is another.
 async fn add_rows(db: &TestDb, lab: i64, day: &str, ids: impl Iterator<Item = i64>) {
     let ids: Vec<i64> = ids.collect();
     let row = format!("(?, {lab}, '{day}', ?, 0, 'branch_bill', 1, '{day}', '{day}')");
@@ -30,7 +30,7 @@ async fn add_rows(db: &TestDb, lab: i64, day: &str, ids: impl Iterator<Item = i6
     db.execute(&sql, ids.into_iter().flat_map(|id| [id, id * 7_919 % 1_000_003].map(Arg::Int)).collect()).await;
 }
 
-/// The ids of a lab's rows in order, and how many rows and index entries it took to find them.
+/// Returns the ids of a lab's rows in order, and how many rows and index entries were read to find them.
 async fn read(one: &Db, lab: i64, days: (&str, &str), expected: usize) -> (Vec<i64>, usize) {
     let days: (NaiveDate, NaiveDate) = (days.0.parse().unwrap(), days.1.parse().unwrap());
     let rollups = rollups();
@@ -49,7 +49,7 @@ async fn rows_that_were_written_together_are_read_one_after_the_other(engine: En
     const WEEK: (&str, &str) = (DAY, "2026-03-20");
     let db = TestDb::new(engine).await;
     let one = connect(&db.url, ConnectOptions::new(1)).unwrap();
-    // By itself; by turns with another; one of five, as triggers would; and by itself but for its last row.
+    // Lab 1 alone; 2 and 3 alternating; 4 to 8 one row of five, as triggers would; 9 alone except for its last row.
     add_rows(&db, 1, DAY, 1..=1_000).await;
     add_rows(&db, 2, DAY, (2_000..4_000).step_by(2)).await;
     add_rows(&db, 3, DAY, (2_001..4_000).step_by(2)).await;
@@ -57,7 +57,7 @@ async fn rows_that_were_written_together_are_read_one_after_the_other(engine: En
         add_rows(&db, lab, DAY, (10_000 + lab..15_000 + lab).step_by(5)).await;
     }
     add_rows(&db, 9, DAY, (20_000..20_999).chain([900_000])).await;
-    // Two days by turns; and a week of days, of which each lies among those of another lab, one row of three.
+    // Lab 10 with two alternating days; 11 with a week, each day interleaved with lab 12's, one id of three.
     add_rows(&db, 10, DAY, (30_000..32_000).step_by(2)).await;
     add_rows(&db, 10, "2026-03-15", (30_001..32_000).step_by(2)).await;
     for day in 14..21 {
@@ -65,8 +65,9 @@ async fn rows_that_were_written_together_are_read_one_after_the_other(engine: En
         add_rows(&db, 11, &format!("2026-03-{day}"), (first..first + 600).step_by(3)).await;
         add_rows(&db, 12, &format!("2026-03-{day}"), (first + 1..first + 600).step_by(3)).await;
     }
-    // So many rows, of so many that are expected. Each is read by the index of days; by their ids as well where they
-    // lie together, and with them what lies between; not twice where a few of them tell that they do not.
+    // (lab, days, stored rows, expected rows, reads at least). Every row is found by the index of days. Rows that lie
+    // together are also read by their range of ids, with the rows in between; if a sample shows that they do not, they
+    // are not read twice.
     let cases = [
         (1, DAYS, 1_000, 1_000, 2_000),
         (1, DAYS, 1_000, 900, 2_000),
@@ -92,7 +93,7 @@ async fn rows_that_were_written_together_are_read_one_after_the_other(engine: En
             let bounds = read_at_least..read_at_least + 150;
             assert!(
                 bounds.contains(&reads),
-                "lab {lab}, {expected} of {rows} expected: {reads} rows read, not {bounds:?}"
+                "lab {lab}, {expected} of {rows} expected: {reads} rows read, not in {bounds:?}"
             );
         }
     }

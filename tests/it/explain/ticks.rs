@@ -1,4 +1,4 @@
-//! The scheduler's loops that look once a second: what they cost does not grow with what there has been.
+//! The statements of the scheduler's loops, which run every second: their cost does not grow with the history.
 
 use chrono::DateTime;
 use daymend::{
@@ -24,7 +24,7 @@ on_both! {
     a_look_for_records_reads_no_more_of_many_than_of_few;
 }
 
-/// Every statement of the scheduler's loops that look once a second, with arguments.
+/// Returns every statement of the scheduler's loops, with arguments and the index that it should use.
 fn statements_of_every_tick(run: i64, record: i64) -> Vec<(&'static str, Vec<Arg>, &'static str)> {
     const PRIMARY: &str = "PRIMARY";
     let (first, last) = ids_of(run);
@@ -46,7 +46,7 @@ fn statements_of_every_tick(run: i64, record: i64) -> Vec<(&'static str, Vec<Arg
     ]
 }
 
-/// Records that were carried out long ago.
+/// Adds records that were completed long ago.
 async fn add_old_records(db: &TestDb, ids: std::ops::Range<i64>) {
     let insert = "INSERT INTO crelio_data_migrations
                       (id, lab_id, is_scheduled, job_status, initiated_by_id, migration_type, created_at, modified_at)";
@@ -75,7 +75,7 @@ async fn statements_of_every_tick_walk_an_index_and_do_not_sort(engine: Engine) 
     assert!(faulty.is_empty(), "{}", faulty.join("\n"));
 }
 
-/// What the first look for pending records found, and how many rows it read.
+/// Looks for pending records once, and returns the labs that were refused and the number of rows read.
 async fn first_look(db: &Db) -> (Vec<i64>, i64) {
     let rollups = rollups();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
@@ -90,14 +90,13 @@ async fn a_look_for_records_reads_no_more_of_many_than_of_few(engine: Engine) {
     let db = TestDb::new(engine).await;
     let one = connect(&db.url, ConnectOptions::new(1)).unwrap();
     add_old_records(&db, 1..3_001).await;
-    // The first time, there are tables to open.
+    // The first time, tables have to be opened.
     first_look(&one).await;
     let (_, few) = first_look(&one).await;
     add_old_records(&db, 3_001..9_001).await;
     let (_, many) = first_look(&one).await;
     assert!(many <= few + 10, "{many} rows read, and {few} of few records");
-    // What is new is found at once, and in the end what was long over and has been asked for again. There are no
-    // such labs.
+    // A new record is found at once, and an old one that was requested again is found in the end. Neither lab exists.
     db.request_rebuild(77).await;
     db.execute("UPDATE crelio_data_migrations SET job_status = 'Pending', is_scheduled = 1 WHERE id = 4444", args![])
         .await;

@@ -1,4 +1,4 @@
-//! Changes of large runs: batch by batch, and whoever is interrupted does the rest later.
+//! Changes of large runs are made in batches, and a change that was interrupted is completed later.
 
 use daymend::{
     args,
@@ -38,7 +38,7 @@ async fn large_run(db: &TestDb) -> i64 {
     new_run(db, JobKind::Rebuild, &labs).await
 }
 
-/// How many jobs each entry of the admin log is about, oldest first.
+/// Returns the number of jobs in each entry of the admin log, oldest first.
 async fn logged(db: &TestDb) -> Vec<i64> {
     let rows = db.rows("SELECT jobs FROM daymend_admin_log ORDER BY id", args![]).await;
     rows.iter().map(|row| row.int(0).unwrap()).collect()
@@ -115,7 +115,7 @@ async fn what_is_retried_while_its_run_is_cancelled_is_cancelled_too(engine: Eng
     let first = "SELECT MIN(id) AS id FROM (SELECT id FROM daymend_jobs) AS jobs";
     db.execute(&format!("UPDATE daymend_jobs SET state = 'discarded' WHERE id = ({first})"), args![]).await;
     let (all, mut retried) = (Filter::default(), Vec::new());
-    // The first batch has been by when somebody retries a job that it left alone.
+    // After the first batch, somebody retries a job that this batch left alone.
     let progress = |_| {
         if retried.is_empty() {
             let retry = change::apply(&db.db, RETRY, &all, "somebody", |_, _| ());
@@ -127,7 +127,7 @@ async fn what_is_retried_while_its_run_is_cancelled_is_cancelled_too(engine: Eng
     assert_eq!((count(&db, "cancelled").await, state(&db).await.as_str()), (JOBS, "cancelled"));
 }
 
-/// Who retries what was discarded has to be told that something was.
+/// The state `failed` shows operators that there are discarded jobs to retry.
 async fn a_run_some_of_whose_jobs_were_discarded_and_some_cancelled_has_failed(engine: Engine) {
     let db = TestDb::new(engine).await;
     let run = new_run(&db, JobKind::Repair, &[(1, days(3))]).await;
@@ -138,13 +138,13 @@ async fn a_run_some_of_whose_jobs_were_discarded_and_some_cancelled_has_failed(e
     assert_eq!(runs::try_close(&db.db, run).await.unwrap().unwrap().0, RunState::Failed);
 }
 
-// SQLite's writers exclude each other.
+// On SQLite, writers exclude each other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_is_closed_before_or_after_a_retry_of_its_jobs_and_not_in_between() {
     let db = TestDb::new(Engine::MariaDb).await;
     let run = new_run(&db, JobKind::Repair, &[(1, days(1))]).await;
     db.execute("UPDATE daymend_jobs SET state = 'discarded'", args![]).await;
-    // The retry stops when it has changed the job and found that its run is open still.
+    // A gate at which the retry waits after it has changed the job and found that its run is still open.
     db.execute("CREATE TABLE gate (id INT PRIMARY KEY) ENGINE = InnoDB", args![]).await;
     db.execute("INSERT INTO gate VALUES (1)", args![]).await;
     let trigger = "CREATE TRIGGER gate BEFORE INSERT ON daymend_admin_log FOR EACH ROW

@@ -1,4 +1,4 @@
-//! Who gets which job.
+//! Which worker gets which job.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,7 +44,7 @@ async fn nightly_jobs_are_claimed_before_repairs_before_rebuilds(engine: Engine)
     }
     let worker = worker(&db, LONG).await;
     let mut order: Vec<_> = take(&db, worker, 5).await.iter().map(|job| (job.kind, job.day)).collect();
-    // Days are claimed oldest first, and what one claim leaves the next one takes.
+    // Days are claimed oldest first; the next claim takes what the first one left.
     order.extend(take(&db, worker, 5).await.iter().map(|job| (job.kind, job.day)));
     let kinds = [JobKind::Nightly, JobKind::Repair, JobKind::Rebuild];
     let expected: Vec<_> = kinds.into_iter().flat_map(|kind| days(3).into_iter().map(move |day| (kind, day))).collect();
@@ -67,13 +67,13 @@ async fn labs_of_a_rebuild_take_turns_and_a_later_run_joins_at_the_turn_that_is_
     let of = |days: std::ops::Range<u64>| -> BTreeSet<NaiveDate> { days.map(day).collect() };
     assert_eq!(turn(&take(&db, worker, 21).await), [(1, of(0..7)), (2, of(0..7)), (3, of(0..7))].into());
     assert_eq!(turn(&take(&db, worker, 14).await), [(1, of(7..14)), (2, of(7..14))].into());
-    // The third turn is up: lab 4 neither waits for the others' end nor goes before them.
+    // The current turn is the third: lab 4 neither waits until the others are done nor goes before them.
     new_run(&db, JobKind::Rebuild, &[(4, days(14))]).await;
     assert_eq!(turn(&take(&db, worker, 21).await), [(1, of(14..21)), (2, of(14..21)), (4, of(0..7))].into());
     assert_eq!(turn(&take(&db, worker, 21).await), [(1, of(21..28)), (2, of(21..28)), (4, of(7..14))].into());
 }
 
-/// Whoever claims remembers the turn it was at: no longer than there is something to claim there.
+/// A claimer forgets the turn that it remembers when nothing is left to claim from that turn on.
 async fn a_run_whose_turns_begin_anew_is_claimed_by_who_claimed_later_turns(engine: Engine) {
     let db = TestDb::new(engine).await;
     let worker = worker(&db, LONG).await;
@@ -131,7 +131,7 @@ async fn a_claim_stamps_its_jobs_with_worker_and_attempt(engine: Engine) {
     assert_eq!(job, expected);
     let stored = stored(&db, job.id).await;
     assert_eq!((stored.state.as_str(), stored.attempt, stored.worker_id), ("running", 1, Some(worker)));
-    assert_eq!(stored.sort_key, worker, "the lease of its worker is how it is rescued");
+    assert_eq!(stored.sort_key, worker, "a rescue finds it by its worker's id");
 }
 
 async fn a_lab_and_day_never_runs_twice_at_once(engine: Engine) {
@@ -169,7 +169,7 @@ async fn a_job_whose_day_is_running_is_postponed_and_runs_later(engine: Engine) 
     let (holder, other) = (worker(&db, LONG).await, worker(&db, LONG).await);
     new_run(&db, JobKind::Repair, &[(1, days(1))]).await;
     let held = take_one(&db, holder).await;
-    // Another run for the same day, and for a day that is free.
+    // A second run, with the same day and one that is free.
     let second = new_run(&db, JobKind::Nightly, &[(1, days(2))]).await;
     let (same_day, _) = daymend::queue::ids_of(second);
     let before = db.db.database_now().await.unwrap().timestamp_micros();

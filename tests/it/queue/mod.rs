@@ -1,4 +1,4 @@
-//! The queue's state machine: who gets which job, and what becomes of an attempt.
+//! The queue's state machine: which worker gets a job, and how attempts end.
 
 mod changes;
 mod claims;
@@ -24,14 +24,14 @@ use crate::support::TestDb;
 
 const ATTEMPTS_MAX: u32 = 2;
 const LONG: Duration = Duration::from_secs(3600);
-/// Less than the retries of a statement that waits for a lock of somebody else's take together.
+/// Less than all retries of a statement that waits for somebody else's lock take together.
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn now() -> DateTime<Utc> {
     "2026-06-15T12:00:00Z".parse().unwrap()
 }
 
-/// The `number`-th day of the test's calendar, from 0.
+/// Returns the `number`-th day of the test's calendar, from 0.
 fn day(number: u64) -> NaiveDate {
     "2026-01-01".parse::<NaiveDate>().unwrap() + Days::new(number)
 }
@@ -63,7 +63,7 @@ async fn worker(db: &TestDb, lease: Duration) -> i64 {
     lease::register(&db.db, "a test", lease).await.unwrap()
 }
 
-/// The worker's lease runs out.
+/// Makes the worker's lease expire.
 async fn end_lease(db: &TestDb, worker: i64) {
     db.execute("UPDATE daymend_workers SET lease_until_us = 0 WHERE id = ?", args![worker]).await;
 }
@@ -78,7 +78,7 @@ async fn take_one(db: &TestDb, worker: i64) -> Job {
     jobs.remove(0)
 }
 
-/// A job as it is stored; all that a settlement may change.
+/// A stored job: all columns that a settlement may change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stored {
     state: String,
@@ -102,13 +102,13 @@ async fn stored(db: &TestDb, job: i64) -> Stored {
     }
 }
 
-/// How the attempts of a job ended that did not complete it, in order.
+/// Returns the recorded outcomes of a job's attempts that did not complete it, in order.
 async fn outcomes(db: &TestDb, job: i64) -> Vec<String> {
     let rows = db.rows("SELECT outcome FROM daymend_attempts WHERE job_id = ? ORDER BY ended_at", args![job]).await;
     rows.iter().map(|row| row.text(0).unwrap()).collect()
 }
 
-/// How many jobs are in a state.
+/// Counts the jobs in a state.
 async fn count(db: &TestDb, state: &str) -> i64 {
     db.number(&format!("SELECT COUNT(*) FROM daymend_jobs WHERE state = '{state}'")).await
 }

@@ -1,4 +1,4 @@
-//! What is paused is not claimed, and nothing stays behind when it is resumed.
+//! Paused jobs are not claimed, and resuming leaves none of them behind.
 
 use daymend::{
     args,
@@ -34,7 +34,7 @@ async fn resuming_a_lab_finds_jobs_that_were_set_aside_without_a_pause(engine: E
     assert!(pause::pause(&db.db, LAB, "a test").await.unwrap());
     assert_eq!(take(&db, worker, 10).await.len(), 1, "the lab that is not paused");
     assert_eq!(parked(&db).await, 3);
-    // An earlier version could lose the pause and leave the jobs.
+    // An earlier version could lose the pause and leave the jobs set aside.
     db.execute("DELETE FROM daymend_pauses", args![]).await;
     assert_eq!(take(&db, worker, 10).await, []);
     assert_eq!(pause::resume(&db.db, Target::Lab(2), "a test").await.unwrap(), None);
@@ -57,17 +57,17 @@ async fn a_dry_run_of_a_resume_lifts_no_pause(engine: Engine) {
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_admin_log WHERE action = 'resume'").await, 0);
 }
 
-// SQLite's writers exclude each other: there is nothing in between.
+// On SQLite, writers exclude each other, so nothing can come in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_sets_nothing_aside_for_a_pause_that_is_being_deleted() {
     let db = TestDb::new(Engine::MariaDb).await;
     let worker = worker(&db, LONG).await;
     new_run(&db, JobKind::Repair, &[(1, days(3))]).await;
     assert!(pause::pause(&db.db, LAB, "a test").await.unwrap());
-    // Somebody resumes the lab: the pause is deleted, and no job was found that had been set aside.
+    // Somebody resumes the lab: the pause is deleted, and no jobs had been set aside yet.
     let mut resuming = db.admin.begin(Mode::Write).await.unwrap();
     resuming.execute(Query::new("resume", "DELETE FROM daymend_pauses"), args![]).await.unwrap();
-    let claimed = tokio::time::timeout(LIMIT, take(&db, worker, 10)).await.expect("it waits for nobody");
+    let claimed = tokio::time::timeout(LIMIT, take(&db, worker, 10)).await.expect("the claim waits for no lock");
     resuming.commit().await.unwrap();
     assert_eq!((claimed.len(), parked(&db).await), (3, 0));
 }
@@ -78,8 +78,8 @@ async fn resuming_a_lab_waits_for_a_claim_that_sets_its_jobs_aside() {
     let worker = worker(&db, LONG).await;
     new_run(&db, JobKind::Repair, &[(1, days(3))]).await;
     assert!(pause::pause(&db.db, LAB, "a test").await.unwrap());
-    // Where the index would have the jobs that are set aside, nothing can be inserted: the claim stops
-    // just there, behind its look at the pauses.
+    // A gap lock on the index range where the jobs would be set aside: the claim waits there, after it has read the
+    // pauses.
     let mut gap = db.admin.begin(Mode::Write).await.unwrap();
     let begin = "ROLLBACK; SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION";
     gap.execute_text("begin", begin).await.unwrap();
@@ -104,7 +104,7 @@ async fn resuming_a_lab_waits_for_a_claim_that_sets_its_jobs_aside() {
     gap.rollback().await.unwrap();
     let (claimed, resumed) = (claim.await.unwrap(), resume.await.unwrap());
     assert_eq!((resumed.is_some(), parked(&db).await), (true, 0));
-    // On a machine that stalls, the claim has given up waiting, and come back when the lab was resumed.
+    // On a machine that stalls, the claim may time out, and find the lab resumed when it tries again.
     assert_eq!(claimed.len() + take(&db, worker, 10).await.len(), 3);
     assert_eq!(count(&db, "running").await, 3);
 }

@@ -1,5 +1,5 @@
-//! Pruning beside somebody who retries what is pruned: one of them has the run, and the other finds it
-//! changed. SQLite's writers exclude each other.
+//! Pruning while somebody retries the same jobs: one of them locks the run, and the other finds it changed. On SQLite,
+//! writers exclude each other.
 
 use std::time::Duration;
 
@@ -32,12 +32,12 @@ on_both! {
 
 const RETRY: Change = Change::Retry { backing_off: false };
 
-/// How many jobs were pruned.
+/// Returns the number of pruned jobs.
 fn total(pruned: &[(i64, u64)]) -> u64 {
     pruned.iter().map(|(_, jobs)| jobs).sum()
 }
 
-/// A run whose one job was discarded.
+/// Creates a run whose only job was discarded, and closes it.
 async fn failed_run(db: &TestDb) -> i64 {
     let worker = worker(db, LONG).await;
     let run = new_run(db, JobKind::Repair, &[(1, days(1))]).await;
@@ -52,7 +52,7 @@ async fn failed_run(db: &TestDb) -> i64 {
 async fn a_retry_comes_before_or_after_a_prune_and_not_in_between() {
     let db = TestDb::new(Engine::MariaDb).await;
     failed_run(&db).await;
-    // The prune stops behind its look at the jobs, before it deletes them.
+    // Locks an attempt, so that the prune waits after it has looked at the jobs, before it deletes them.
     let mut attempt = db.admin.begin(Mode::Write).await.unwrap();
     attempt.execute(Query::new("hold", "UPDATE daymend_attempts SET error = NULL"), args![]).await.unwrap();
     let prune = tokio::spawn({
@@ -76,7 +76,7 @@ async fn a_retry_comes_before_or_after_a_prune_and_not_in_between() {
     attempt.rollback().await.unwrap();
     match (prune.await.unwrap(), retry.await.unwrap().as_slice()) {
         (1, []) => assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 0),
-        // On a machine that stalls, the prune has given up waiting, and come back when the run was open again.
+        // On a machine that stalls, the prune may time out, and find the run open when it tries again.
         (0, [(_, 1)]) => {
             assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs WHERE state = 'running'").await, 1);
             assert_eq!(count(&db, "available").await, 1);
@@ -93,7 +93,7 @@ async fn a_prune_leaves_a_run_that_is_being_retried() {
     runs::lock(&mut retrying, run).await.unwrap();
     let all = Filter::default();
     let prune = || prune::prune(&db.db, &all, Duration::ZERO, "a test");
-    let pruned = tokio::time::timeout(LIMIT, prune()).await.expect("it waits for nobody").unwrap();
+    let pruned = tokio::time::timeout(LIMIT, prune()).await.expect("the prune waits for no lock").unwrap();
     assert_eq!((total(&pruned), db.number("SELECT COUNT(*) FROM daymend_jobs").await), (0, 1));
     retrying.rollback().await.unwrap();
     assert_eq!(prune().await.unwrap(), [(run, 1)], "the next time");
@@ -108,7 +108,7 @@ async fn workers_that_live_or_have_left_a_trace_stay(engine: Engine) {
     for dead in [failed, gone] {
         end_lease(&db, dead).await;
     }
-    // All of them were heard of before just now.
+    // The last heartbeat of all three is older than the given age of zero.
     assert_eq!(prune::prune(&db.db, &Filter::default(), Duration::ZERO, "a test").await.unwrap(), []);
     let left = db.rows("SELECT id FROM daymend_workers ORDER BY id", args![]).await;
     let left: Vec<i64> = left.iter().map(|row| row.int(0).unwrap()).collect();

@@ -1,4 +1,4 @@
-//! What becomes of an attempt.
+//! How attempts end.
 
 use std::{
     collections::BTreeSet,
@@ -64,7 +64,7 @@ async fn a_failed_attempt_waits_for_its_backoff_and_keeps_its_error(engine: Engi
     assert_eq!(take(&db, worker, 10).await, [], "it is not due");
     assert!(claim::any_open(&db.db).await.unwrap(), "it is still open");
     db.execute("UPDATE daymend_jobs SET sort_key = sort_key - 3700000000 WHERE id = ?", args![job.id]).await;
-    // Due again, it goes before jobs that have only a turn.
+    // Jobs that are due again are claimed before jobs that only have a turn.
     new_run(&db, JobKind::Rebuild, &[(2, days(1))]).await;
     let again = take_one(&db, worker).await;
     assert_eq!((again.id, again.attempt), (job.id, 2));
@@ -86,7 +86,7 @@ async fn a_job_without_attempts_left_is_discarded_with_its_error(engine: Engine)
     let discarded = stored(&db, id).await;
     assert_eq!((discarded.state.as_str(), discarded.error.as_deref()), ("discarded", Some("the reason")));
     assert_eq!(outcomes(&db, id).await, ["failed", "failed"]);
-    // The other day is nobody's victim.
+    // The other day is not affected.
     let other = take_one(&db, worker).await;
     assert_eq!(complete(&db, worker, &other).await, 1);
     assert!(!claim::any_open(&db.db).await.unwrap());
@@ -110,7 +110,7 @@ async fn a_permanent_failure_is_discarded_at_once(engine: Engine) {
     let discarded = stored(&db, job.id).await;
     assert_eq!((discarded.state.as_str(), discarded.attempt), ("discarded", 1));
     let kept = discarded.error.unwrap();
-    assert!(long.starts_with(&kept) && kept.chars().count() == 2000, "what fits of a long error is kept");
+    assert!(long.starts_with(&kept) && kept.chars().count() == 2000, "a long error is truncated");
     assert!(
         discarded.sort_key <= db.db.database_now().await.unwrap().timestamp_micros(),
         "it ended now, not after the backoff"
@@ -201,7 +201,7 @@ async fn rescues_at_once_count_and_record_each_lapse_once(engine: Engine) {
     }
 }
 
-// SQLite's writers exclude each other: there is nothing in between.
+// On SQLite, writers exclude each other, so nothing can come in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_heartbeat_that_commits_late_keeps_its_jobs() {
     let db = TestDb::new(Engine::MariaDb).await;
@@ -209,7 +209,7 @@ async fn a_heartbeat_that_commits_late_keeps_its_jobs() {
     new_run(&db, JobKind::Rebuild, &[(1, days(3))]).await;
     let held = take(&db, late, 3).await;
     end_lease(&db, late).await;
-    // Begun in time, and not yet committed.
+    // A heartbeat that began in time and has not committed yet.
     let mut heartbeat = db.admin.begin(Mode::Write).await.unwrap();
     let sql = "UPDATE daymend_workers SET lease_until_us = 9000000000000000 WHERE id = ?";
     heartbeat.execute(Query::new("heartbeat", sql), args![late]).await.unwrap();
@@ -236,7 +236,7 @@ async fn a_lease_that_has_been_rescued_from_is_over_even_if_the_clock_is_set_bac
     let job = take_one(&db, lapsed).await;
     clock.fetch_add(10_000_000, Ordering::SeqCst);
     assert_eq!(lease::rescue(&db.db).await.unwrap(), 1);
-    // As on another server after a failover.
+    // For example by a failover to another server.
     clock.fetch_sub(5_000_000, Ordering::SeqCst);
     assert!(!lease::heartbeat(&db.db, lapsed, LONG).await.unwrap());
     assert_eq!(take(&db, lapsed, 1).await, []);
@@ -261,7 +261,7 @@ async fn a_heartbeat_keeps_the_jobs_past_the_first_lease(engine: Engine) {
     assert_eq!(lease::workers_alive(&db.db).await.unwrap(), 0);
 }
 
-/// Tries every way to end an attempt; how many of them found the job.
+/// Tries every way to end an attempt, and returns how many of them found the job.
 async fn settle_every_way(db: &TestDb, worker: i64, job: &Job) -> u64 {
     let mut tx = db.db.begin(Mode::Write).await.unwrap();
     let changes = Changes { inserted: 1, updated: 2, deleted: 3 };
@@ -359,7 +359,7 @@ async fn a_job_that_somebody_keeps_locked_keeps_no_other_from_its_end() {
         assert_eq!(operator.fetch_all(Query::new("operator", sql), args![job.id], Ok).await.unwrap().len(), 1);
     }
     let completed = settle::complete_unchanged(&db.db, worker, &jobs[..3]).await.unwrap();
-    assert_eq!((completed.found, completed.locked), (1, vec![locked.id]), "what is cancelled need not be tried again");
+    assert_eq!((completed.found, completed.locked), (1, vec![locked.id]), "the cancelled job need not be retried");
     assert_eq!(stored(&db, first.id).await.state, "completed");
     assert_eq!(settle::hand_back(&db.db, worker).await.unwrap(), 3);
     assert_eq!(count(&db, "available").await, 3);
@@ -372,13 +372,13 @@ async fn a_job_that_somebody_keeps_locked_keeps_no_other_from_its_end() {
     assert_eq!(settle::held(&db.db, worker).await.unwrap(), 0);
 }
 
-/// A claim takes any number of jobs, and so does an ack: a text for each would stay prepared, on every connection, and
-/// a server has room for so many.
+/// Claims and acks have varying numbers of jobs. If the statement for each number were kept prepared, on every
+/// connection, they would reach the server's limit of prepared statements.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn claims_and_acks_of_many_jobs_are_not_kept_prepared() {
     let server = Server::start("acks").expect("MariaDB starts");
     let mut db = TestDb::on_server(server.port).await;
-    // The count is the server's: no connection may come in between.
+    // The count is for the whole server, so there must be no other connections.
     db.db = connect(&db.url, ConnectOptions::new(1)).unwrap();
     let worker = worker(&db, LONG).await;
     new_run(&db, JobKind::Rebuild, &[(1, days(500))]).await;

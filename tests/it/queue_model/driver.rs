@@ -1,4 +1,4 @@
-//! Carries an operation out on the database and on the model, and compares.
+//! Carries out each operation on the database and on the model, and compares them.
 
 use std::{
     sync::{
@@ -39,7 +39,7 @@ const START_US: i64 = 1_780_000_000_000_000;
 const ATTEMPTS_MAX: u32 = 3;
 const DRAIN_JOBS: usize = 20;
 
-/// A place for a worker: its process, started anew now and then, and all it ever claimed.
+/// The place of a worker: its current process, and all claims that it and its predecessors made.
 #[derive(Debug)]
 struct Slot {
     worker: i64,
@@ -50,14 +50,14 @@ struct Slot {
 struct Claim {
     worker: i64,
     job: Job,
-    /// Whether the worker has had an answer to a settlement.
+    /// Whether the worker has settled it, as far as it knows.
     is_settled: bool,
 }
 
 pub struct Driver {
-    /// What the queue works with.
+    /// The connection that the queue uses.
     db: Db,
-    /// What its tables are read with.
+    /// The connection that its tables are read with.
     admin: Db,
     clock: Arc<AtomicI64>,
     model: Model,
@@ -67,7 +67,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// An empty queue, and workers without jobs.
+    /// Creates an empty queue, and workers without jobs.
     pub async fn new(test: &TestDb) -> Result<Self> {
         Tables::clear(&test.admin).await?;
         let clock = Arc::new(AtomicI64::new(START_US));
@@ -81,7 +81,7 @@ impl Driver {
         Ok(this)
     }
 
-    /// One operation, and then everything is compared.
+    /// Carries out one operation, and compares everything.
     pub async fn step(&mut self, op: &Op) -> Result<()> {
         self.run(op).await?;
         let stored = Tables::read(&self.admin).await?;
@@ -208,7 +208,7 @@ impl Driver {
         Ok(worker)
     }
 
-    /// A worker that learns that its lease is lost starts anew, as the process does.
+    /// A worker whose lease is lost registers again, as the process does.
     async fn heartbeat(&mut self, slot: usize) -> Result<()> {
         let worker = self.slots[slot].worker;
         let stored = lease::heartbeat(&self.db, worker, micros(LEASE_US)).await?;
@@ -238,7 +238,7 @@ impl Driver {
         equal("jobs rescued", &self.model.rescue(), &lease::rescue(&self.db).await?)
     }
 
-    /// Some of the slot's claims, by what the worker knows of them: it may have lost any of them.
+    /// Picks some of the slot's claims by what the worker knows of them; it may have lost any of them.
     fn pick(&mut self, slot: usize, pick: Pick, count: usize) -> Vec<Claim> {
         let model = &self.model;
         let is_lost =
@@ -263,7 +263,7 @@ impl Driver {
             .collect()
     }
 
-    /// Works off what waits, and closes what has ended; fails a third of the jobs where told to.
+    /// Runs all jobs that are due, and closes the runs that have ended; fails a third of the jobs if `fails`.
     async fn drain(&mut self, slot: usize, fails: bool) -> Result<()> {
         loop {
             let before = self.slots[slot].claims.len();
@@ -288,7 +288,7 @@ impl Driver {
     }
 
     async fn complete_all(&mut self, mut claims: Vec<Claim>) -> Result<()> {
-        // One statement is for one worker; what an earlier process of the slot claimed is settled apart.
+        // A statement settles jobs of one worker; claims of earlier processes of the slot are settled separately.
         while let Some(worker) = claims.first().map(|claim| claim.worker) {
             let (now, later) = claims.into_iter().partition(|claim| claim.worker == worker);
             claims = later;
@@ -380,7 +380,7 @@ impl Driver {
         equal("jobs pruned", &self.model.prune(filter, older_us), &jobs)
     }
 
-    /// One of the runs that have jobs.
+    /// Picks one of the runs that have jobs.
     fn any_run(&self, index: Index) -> Option<i64> {
         let mut runs: Vec<i64> = self.model.tables.jobs.keys().map(|id| run_of(*id)).collect();
         runs.dedup();
@@ -404,7 +404,7 @@ fn fence(worker: i64, job: &Job) -> Fence {
     Fence { job: job.id, attempt: job.attempt, worker }
 }
 
-/// The `number`-th day of the test's calendar, from 0.
+/// Returns the `number`-th day of the test's calendar, from 0.
 fn day(number: u64) -> NaiveDate {
     NaiveDate::from_ymd_opt(2026, 1, 1).unwrap_or_default() + Days::new(number)
 }

@@ -1,10 +1,9 @@
-//! The queue as a state machine: any sequence of operations leaves the database where the
-//! rules, written down on plain data, say that it should be.
+//! The queue as a state machine: after any sequence of operations, the database must be in the state that the rules,
+//! implemented on plain data, give.
 //!
-//! After every operation the tables are compared as a whole, and so is what the operation
-//! returned. A failure is shrunk to the shortest sequence that still fails, and printed.
-//! `DAYMEND_MODEL_CASES` says how many sequences to try, `PROPTEST_RNG_SEED` which ones. They are the same
-//! each time where it says nothing, unless `DAYMEND_MODEL_RANDOM` is set.
+//! After every operation all tables are compared, and so is the value that the operation returned. A failing sequence
+//! is shrunk to the shortest one that still fails, and printed. `DAYMEND_MODEL_CASES` sets the number of sequences and
+//! `PROPTEST_RNG_SEED` their seed. Without a seed they are the same in every run, unless `DAYMEND_MODEL_RANDOM` is set.
 
 mod driver;
 mod model;
@@ -38,10 +37,10 @@ on_both! {
     a_resumed_lab_takes_the_turn_that_is_up_week_by_week;
 }
 
-/// What can happen to the queue.
+/// An operation on the queue.
 #[derive(Debug, Clone)]
 enum Op {
-    /// A run: each lab with its first day and how many follow.
+    /// Enqueues a run: each lab with its first day and the number of days.
     Enqueue {
         kind: JobKind,
         labs: Vec<(i64, u64, u64)>,
@@ -53,7 +52,7 @@ enum Op {
     Heartbeat {
         slot: usize,
     },
-    /// The process ends, with or without a word, and another takes its place.
+    /// The process ends, signing off or not, and a new one takes its place.
     Restart {
         slot: usize,
         signs_off: bool,
@@ -62,20 +61,20 @@ enum Op {
         us: i64,
     },
     Rescue,
-    /// Claims, lapses and is rescued, so many times.
+    /// A worker claims jobs, its lease expires, and the jobs are rescued, this many times.
     Outlive {
         slot: usize,
         jobs: usize,
         times: usize,
     },
-    /// Claims, loses what it claimed, and it or another claims again.
+    /// A worker claims jobs and loses them, and then it or another worker claims.
     Lose {
         slot: usize,
         next: usize,
         jobs: usize,
         how: Loss,
     },
-    /// Works off all that waits, and closes what has ended.
+    /// Runs all jobs that are due, and closes the runs that have ended.
     Drain {
         slot: usize,
         fails: bool,
@@ -130,7 +129,7 @@ enum Op {
     },
 }
 
-/// How a worker loses its jobs without being done with them.
+/// How a worker loses its jobs without completing them.
 #[derive(Debug, Clone, Copy)]
 enum Loss {
     Lapse,
@@ -138,19 +137,18 @@ enum Loss {
     Fail,
 }
 
-/// Which of a worker's claims.
+/// A choice among a worker's claims.
 #[derive(Debug, Clone, Copy)]
 enum Pick {
     /// One that it has not settled, as far as it knows.
     Held(Index),
-    /// One that it has lost, whose job is with a worker again, this one or another; held
-    /// ones where there is none.
+    /// One that it has lost and whose job is running again, with this worker or another; a held one if there is none.
     Lost(Index),
-    /// Any that it ever had.
+    /// Any claim that it ever made.
     Any(Index),
 }
 
-/// A filter, before it is known which runs there are.
+/// A filter, before it is known which runs exist.
 #[derive(Debug, Clone)]
 struct Which {
     run: Option<Index>,
@@ -186,7 +184,7 @@ fn waits() -> impl Strategy<Value = i64> {
     select(&[0, 0, 1, 1_000_000, BACKOFF_US, LEASE_US, 20 * LEASE_US])
 }
 
-/// Mostly wide: a filter with every part set fits nothing.
+/// Mostly wide filters: one with every part set matches nothing.
 fn whichs() -> impl Strategy<Value = Which> {
     (
         option::weighted(0.3, any::<Index>()),
@@ -262,7 +260,7 @@ async fn any_sequence_of_operations_leaves_the_queue_where_its_rules_say(engine:
     }
 }
 
-/// What the model found first: the second lab of a run came back behind everybody else.
+/// The lab is the second of its run: its place in the run must not put it behind all others.
 async fn a_resumed_lab_takes_the_turn_that_is_up_week_by_week(engine: Engine) {
     let db = TestDb::new(engine).await;
     let mut ops =

@@ -1,4 +1,4 @@
-//! The queue's rules, as its documents state them, on plain data and with none of its code.
+//! The queue's rules as its documents state them, implemented on plain data and without any of its code.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use daymend::queue::{JobKind, JobState, admin::filter::Filter};
 
 use super::tables::{Job, Place, Run, Tables, Worker};
 
-/// Neighbouring days of a lab that come in one turn.
+/// How many neighbouring days of a lab share a turn.
 const DAYS_A_TURN: usize = 7;
-/// A job that outlived so many workers is discarded.
+/// How many lapses discard a job.
 const LAPSES_MAX: i64 = 20;
-/// How long a job waits whose lab and day another job is running for.
+/// How long a job is postponed while another job for its lab and day is running.
 const POSTPONED_US: i64 = 1_000_000;
 const KINDS: [JobKind; 3] = [JobKind::Nightly, JobKind::Repair, JobKind::Rebuild];
 
@@ -21,7 +21,7 @@ pub struct Model {
     pub tables: Tables,
 }
 
-/// A claim: what the fence of every settlement goes by.
+/// Identifies a claim; every settlement is fenced by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fence {
     pub job: i64,
@@ -38,7 +38,7 @@ impl Model {
         self.tables.jobs.iter().filter(move |(id, _)| run_of(**id) == run).map(|(_, job)| job)
     }
 
-    /// The first turn that waits, or 0.
+    /// Returns the lowest turn of the waiting jobs of a kind, or 0.
     fn front(&self, kind: JobKind) -> i64 {
         let turns = self.tables.jobs.values().filter(|job| job.kind == kind).filter_map(|job| match job.place {
             Place::Turn(turn) => Some(turn),
@@ -52,7 +52,7 @@ impl Model {
         self.tables.runs.insert(run, Run { state: "running", finished_at: None });
         self.tables.events.push("STARTED".to_owned());
         let days = labs.iter().flat_map(|(lab, days)| days.iter().enumerate().map(|(place, day)| (*lab, place, *day)));
-        // The first days of every lab, then the next ones: a sort that keeps the order of equals.
+        // The first days of every lab come first, then the next ones: the sort is stable.
         let mut days: Vec<_> = days.collect();
         days.sort_by_key(|(_, place, _)| place / DAYS_A_TURN);
         for (number, (lab, place, day)) in (0_i64..).zip(days) {
@@ -63,7 +63,7 @@ impl Model {
         }
     }
 
-    /// What waits of a kind: due jobs by when they were due, and jobs by their turn.
+    /// Returns the waiting jobs of a kind: those that are due, by their moment, and those with a turn, by their turn.
     fn waiting(&self, kind: JobKind) -> [Vec<i64>; 2] {
         let (mut due, mut turns) = (Vec::new(), Vec::new());
         for (id, job) in self.tables.jobs.iter().filter(|(_, job)| job.kind == kind) {
@@ -79,8 +79,8 @@ impl Model {
         })
     }
 
-    /// What a claim takes: kind by kind what is due, and then what has its turn; half of it, rounded up, may
-    /// be due again, and the rest of those only where room is left.
+    /// Picks the jobs of a claim: kind by kind those that are due again, then those by their turn. Those that are due
+    /// again get half of the claim, rounded up, and more only where room is left.
     fn picked(&self, kinds: &[JobKind], limit: usize) -> Vec<i64> {
         let mut picked = Vec::new();
         let mut share = limit.div_ceil(2);
@@ -101,7 +101,7 @@ impl Model {
         picked
     }
 
-    /// Claims, after a rescue; a worker whose lease has run out gets nothing.
+    /// Rescues, and then claims; a worker whose lease has expired gets nothing.
     pub fn claim(&mut self, worker: i64, limit: usize) -> Vec<i64> {
         if limit > 0 {
             self.rescue();
@@ -128,7 +128,7 @@ impl Model {
         }
     }
 
-    /// Starts a job, unless its lab and day run already: then it is postponed.
+    /// Starts a job, or postpones it if its lab and day are already running.
     fn start(&mut self, id: i64, worker: i64) -> bool {
         let (lab, day) = (self.tables.jobs[&id].lab, self.tables.jobs[&id].day);
         let is_running = |job: &Job| matches!(job.place, Place::Running(_)) && (job.lab, job.day) == (lab, day);
@@ -147,7 +147,7 @@ impl Model {
         self.tables.jobs.get_mut(&id).expect("the job exists")
     }
 
-    /// Whether the fence lets a settlement through.
+    /// Returns whether the fence lets a settlement through.
     pub fn holds(&self, fence: Fence) -> bool {
         let job = self.tables.jobs.get(&fence.job);
         job.is_some_and(|job| job.place == Place::Running(fence.worker) && job.attempt == fence.attempt)
@@ -260,7 +260,7 @@ impl Model {
         lapsed.len() as u64
     }
 
-    /// Whether a job is left to run: running, or waiting and not paused.
+    /// Returns whether any job is left to run: running, or waiting and not paused.
     pub fn any_open(&self) -> bool {
         self.tables.jobs.values().any(|job| match job.place {
             Place::Running(_) => true,
@@ -285,7 +285,7 @@ impl Model {
         jobs.map(|(id, _)| *id).collect()
     }
 
-    /// Retries what fits; how many jobs of which runs.
+    /// Retries the jobs that match, and returns their number by run.
     pub fn retry(&mut self, filter: &Filter, backing_off: bool) -> Vec<(i64, u64)> {
         let now = self.now;
         let by_run = by_run(self.fitting(filter, |job| match job.place {
@@ -307,7 +307,7 @@ impl Model {
         self.log_by_run("retry", &by_run)
     }
 
-    /// Cancels what fits; how many jobs of which runs.
+    /// Cancels the jobs that match, and returns their number by run.
     pub fn cancel(&mut self, filter: &Filter) -> Vec<(i64, u64)> {
         let by_run = by_run(self.fitting(filter, |job| job.place.is_open()));
         for id in by_run.values().flatten() {
@@ -322,7 +322,7 @@ impl Model {
         counts
     }
 
-    /// How many jobs of a run are in a state.
+    /// Counts the jobs of a run in a state.
     pub fn count(&self, run: i64, state: JobState) -> u64 {
         self.jobs_of(run).filter(|job| job.place.state() == state).count() as u64
     }
@@ -351,7 +351,7 @@ impl Model {
         Some(jobs)
     }
 
-    /// The state in which the run closes, where it does.
+    /// Closes the run if none of its jobs is open, and returns its state.
     pub fn close(&mut self, run: i64) -> Option<&'static str> {
         if !self.is_running(run) || self.jobs_of(run).any(|job| job.place.is_open()) {
             return None;
@@ -393,8 +393,8 @@ impl Model {
         Some(jobs)
     }
 
-    /// What would be pruned: ended jobs of runs that closed longer ago than that, but for the last
-    /// completed nightly run (the model's runs have no time zone).
+    /// Returns the jobs that would be pruned: ended ones of runs that closed longer ago than that, except those of the
+    /// last completed nightly run (the model's runs have no time zone).
     pub fn prunable(&self, filter: &Filter, older_than: i64) -> BTreeMap<i64, Vec<i64>> {
         let mut jobs = by_run(self.fitting(filter, |job| !job.place.is_open()));
         jobs.retain(|run, _| self.closed_before(*run, self.now - older_than));

@@ -1,4 +1,4 @@
-//! The queue's tables as plain data: what the model keeps, and what the database holds.
+//! The queue's tables as plain data: both the model's state and the contents of the database.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,22 +13,22 @@ use daymend::{
     queue::{JobKind, JobState},
 };
 
-/// Sort keys from here on are moments. The test's own, so that a change of the code's shows.
+/// Sort keys from here on are moments. Defined here as well, so that a change of the value in the code is noticed.
 const FIRST_MOMENT: i64 = 1_000_000_000_000_000;
 const PARKED: i64 = 9_000_000_000_000_000_000;
 
-/// Where a job stands, with what orders it there: its state and its sort key in one.
+/// A job's state and sort key in one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// Available, in its turn.
+    /// Available, with this turn.
     Turn(i64),
-    /// Available from that moment on.
+    /// Available from this moment on.
     Due(i64),
-    /// Available, its lab paused.
+    /// Available, and set aside as its lab is paused.
     Parked,
-    /// With that worker.
+    /// Running on this worker.
     Running(i64),
-    /// Completed, discarded or cancelled, at that moment.
+    /// Completed, discarded or cancelled, at this moment.
     Ended(JobState, i64),
 }
 
@@ -65,7 +65,7 @@ pub struct Job {
     pub attempt: i64,
     pub attempts_max: i64,
     pub lapses: i64,
-    /// Who has it, or had it last.
+    /// The worker that has it, or had it last.
     pub worker: Option<i64>,
     pub error: Option<String>,
 }
@@ -87,18 +87,18 @@ pub struct Worker {
 /// An attempt that did not complete its job: job, attempt, worker, outcome.
 pub type Attempt = (i64, i64, i64, String);
 
-/// Everything that the queue keeps.
+/// The contents of all tables of the queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tables {
     pub jobs: BTreeMap<i64, Job>,
     pub runs: BTreeMap<i64, Run>,
     pub workers: BTreeMap<i64, Worker>,
-    /// In order.
+    /// Sorted.
     pub attempts: Vec<Attempt>,
     pub pauses: BTreeSet<String>,
     /// The statuses of the event log, oldest first.
     pub events: Vec<String>,
-    /// The admin log, oldest first: action, jobs.
+    /// Action and number of jobs of each entry of the admin log, oldest first.
     pub log: Vec<(String, u64)>,
 }
 
@@ -113,7 +113,7 @@ const TABLES: [&str; 7] = [
 ];
 
 impl Tables {
-    /// Empties them in the database; ids go on where they were.
+    /// Empties the tables in the database; their ids continue.
     pub async fn clear(db: &Db) -> Result<()> {
         let mut tx = db.begin(Mode::Write).await?;
         for table in TABLES {
@@ -123,7 +123,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Reads them from one snapshot.
+    /// Reads the tables in one snapshot.
     pub async fn read(db: &Db) -> Result<Self> {
         let mut tx = db.begin(Mode::Snapshot).await?;
         let mut tables = Self::default();
@@ -160,7 +160,7 @@ impl Tables {
         Ok(tables)
     }
 
-    /// Compares them with what the database holds, and names the first difference.
+    /// Compares the tables with those of the database; the error names the first difference.
     pub fn compare(&self, stored: &Self) -> Result<()> {
         compare_maps("job", &self.jobs, &stored.jobs)?;
         compare_maps("run", &self.runs, &stored.runs)?;
@@ -171,7 +171,7 @@ impl Tables {
         equal("admin log", &self.log, &stored.log)
     }
 
-    /// What holds whatever has happened, of what the database holds.
+    /// Checks the invariants of the tables of the database.
     pub fn check(&self) -> Result<()> {
         let mut running = BTreeSet::new();
         for (id, job) in &self.jobs {
@@ -211,7 +211,7 @@ fn micros(at: DateTime<Utc>) -> i64 {
     at.timestamp_micros()
 }
 
-/// Fails with both sides where they differ.
+/// Fails with both values if they differ.
 pub fn equal<T: PartialEq + Debug>(what: &str, model: &T, stored: &T) -> Result<()> {
     ensure!(model == stored, "{what}:\n  model    {model:?}\n  database {stored:?}");
     Ok(())

@@ -1,4 +1,4 @@
-//! What a case may be.
+//! The generator of cases.
 
 use proptest::{
     collection::vec,
@@ -25,11 +25,11 @@ pub(super) const ZONES: &[(&str, &[&str])] = &[
     ("UTC", &["1970-01-02"]),
 ];
 
-/// The test catalogue: ids and departments. Bills also name 5 and 0, which are not in it.
+/// The test catalogue: ids and departments. Bills also have the ids 5 and 0, which are not in it.
 pub(super) const TESTS: &[(i64, Option<i64>)] =
     &[(1, Some(10)), (2, None), (3, Some(-7)), (4, Some(0)), (-3, Some(10))];
 
-/// An event type of somebody else, in the same table.
+/// An event type in the same table that is not daymend's.
 pub(super) const FOREIGN: &str = "custom_report";
 
 pub(super) const EVENTS: [&str; 16] = [
@@ -53,7 +53,7 @@ pub(super) const EVENTS: [&str; 16] = [
 
 pub(super) type Info = Option<(Option<i64>, Option<i64>, Option<i64>)>;
 
-/// A moment: so many microseconds after the first instant of the day `day` days from an anchor.
+/// A moment: `after_us` microseconds after the first instant of the day that is `day` days from an anchor.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
     pub(super) anchor: usize,
@@ -70,7 +70,7 @@ pub(super) struct BillCase {
     pub(super) samples: Vec<(i64, bool)>,
 }
 
-/// A change to the source; bills are named by their place, around the end if need be.
+/// A change to the source. A bill is given by its place, modulo the number of bills.
 #[derive(Debug, Clone)]
 pub(super) enum Edit {
     ToggleBill(usize),
@@ -82,7 +82,7 @@ pub(super) enum Edit {
     Accessed(usize, i64),
 }
 
-/// A row that may well be wrong.
+/// A summary row that is probably wrong.
 #[derive(Debug, Clone)]
 pub(super) struct Ghost {
     pub(super) day: GhostDay,
@@ -104,9 +104,9 @@ pub(super) struct LabCase {
     pub(super) negative_id: bool,
     pub(super) bills: Vec<BillCase>,
     pub(super) edits: Vec<Edit>,
-    /// Before the repair, and before the rebuild.
+    /// Those added before the repair, and those added before the rebuild.
     pub(super) ghosts: [Vec<Ghost>; 2],
-    /// Decides what becomes of each right row before the repair.
+    /// The seed that decides how correct rows are damaged before the repair.
     pub(super) damage: u64,
 }
 
@@ -114,7 +114,7 @@ fn moment() -> impl Strategy<Value = Moment> {
     let hour = 3_600_000_000_i64;
     let after_us =
         prop_oneof![select(vec![-1, 0, 1, hour / 2, hour / 2 - 1, hour - 1, hour, -hour, -hour - 1]), 0..24 * hour,];
-    // The last anchor of each zone is today, so that bills of today and tomorrow are met.
+    // The last anchor of each zone is today, so bills of today and tomorrow occur.
     (0..3_usize, -1..=1_i64, after_us).prop_map(|(anchor, day, after_us)| Moment { anchor, day, after_us })
 }
 
@@ -144,7 +144,7 @@ fn edit() -> impl Strategy<Value = Edit> {
 }
 
 fn ghost() -> impl Strategy<Value = Ghost> {
-    // Before the first bill, on a date that Apia does not have, yesterday or today, after today.
+    // Before the first bill, on a date that Apia does not have, yesterday or today, and after today.
     let far = select(vec!["1960-02-29", "2011-12-30", "2026-06-14", "2026-06-15", "2026-06-16", "2030-01-01"]);
     let day = prop_oneof![2 => moment().prop_map(GhostDay::Near), 1 => far.prop_map(GhostDay::Far)];
     let (a, b) = (select(vec![-1_i64, 0, 1, 2, 10]), select(vec![0_i64, 1, 2, -3]));

@@ -1,4 +1,4 @@
-//! One lab of a case, on its way through the database.
+//! A lab of a case, and its data in the database.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use crate::support::{TestDb, lab_system::Bill, oracle::Key};
 
 /// How far from an anchor a bill may lie, in days.
 const REACH: u64 = 3;
-/// One lab of a case, on its way through the database.
+/// A lab of a case.
 pub(super) struct Lab<'a> {
     pub(super) id: i64,
     pub(super) first_bill: i64,
@@ -63,7 +63,7 @@ impl<'a> Lab<'a> {
 
     pub(super) async fn insert(&self, db: &TestDb) {
         db.add_lab(self.id, Some(ZONES[self.case.zone].0)).await;
-        // Nightly jobs have tests of their own, and would race for yesterday here.
+        // Nightly jobs have their own tests, and would also correct yesterday here.
         db.execute("UPDATE labs SET historicalViewEnabled = 0 WHERE id = ?", args![self.id]).await;
         let bills = self.case.bills.iter().enumerate().map(|(place, case)| {
             let BillCase { moment, cancelled, info, tests, samples } = case.clone();
@@ -110,7 +110,7 @@ impl<'a> Lab<'a> {
         }
     }
 
-    /// Fills the summary with the right rows, some of which go missing or wrong.
+    /// Fills the summary with the correct rows, some of them missing or damaged.
     pub(super) async fn damage(&self, db: &TestDb, right: &Table) {
         let mut random = StdRng::seed_from_u64(self.case.damage);
         let mut rows = vec![(self.id, days_before(self.today(), 1), 1, 0, FOREIGN.to_owned(), 5)];
@@ -121,7 +121,7 @@ impl<'a> Lab<'a> {
                 1 => row.5 += random.random_range(1..4_i64),
                 2 => row.5 = random.random_range(-1..1_i64),
                 3 => row.1 = days_before(row.1, 1),
-                // Under MariaDB's collation this takes the place of the right row.
+                // With MariaDB's collation this has the same key as the correct row.
                 4 => row.4 = row.4.to_uppercase(),
                 _ => {}
             }
@@ -141,7 +141,7 @@ impl<'a> Lab<'a> {
         insert_rows(db, rows.collect()).await;
     }
 
-    /// The closed days around the anchors, where all bills are, as ranges.
+    /// Returns the closed days around the anchors as ranges; all bills of closed days are on them.
     pub(super) fn ranges(&self, first_bill: NaiveDate) -> Vec<(NaiveDate, NaiveDate)> {
         let mut ranges: Vec<(NaiveDate, NaiveDate)> = Vec::new();
         let mut anchors = self.anchors();

@@ -1,14 +1,14 @@
-//! Whatever the source holds and whatever damage the summary has taken, a repair and a rebuild make
-//! the summary what the contract says it is, and doing them again writes nothing.
+//! For any source and any damage to the summary, a repair and a rebuild make the summary what the contract says it is,
+//! and repeating them writes nothing.
 //!
-//! Each case is a few labs in zones with odd days, with bills around their midnights, and a summary
-//! that has lost rows, counts wrong, has rows on wrong days and rows that nothing supports. The
-//! case is repaired, then the source changes and takes more damage, then it is rebuilt. What is
-//! right is said by `support::oracle`, from the contract's text. A case that fails is made smaller,
-//! and printed. `DAYMEND_PROPERTY_CASES` asks for more cases, `DAYMEND_PROPERTY_FIRST` for others.
+//! A case is a few labs in zones with irregular days, with bills around their midnights, and a summary with missing
+//! rows, wrong counts, rows on wrong days and rows without any facts. The case is repaired, then the source changes and
+//! the summary is damaged further, then it is rebuilt. `support::oracle` gives the correct result, from the text of the
+//! contract. A failing case is shrunk and printed. `DAYMEND_PROPERTY_CASES` sets the number of cases,
+//! `DAYMEND_PROPERTY_FIRST` the number of the first one, which is its seed.
 //!
-//! The oracle reads an instant's day off the local clock. Where clocks go back across midnight
-//! that is not the rule (see `calendar`), so no such zone is here.
+//! The oracle takes an instant's day from the local clock. Where clocks go back across midnight that is not the rule
+//! (see `calendar`), so the test has no such zone.
 
 mod case;
 mod lab;
@@ -60,12 +60,12 @@ fn date(text: &str) -> NaiveDate {
     text.parse().unwrap()
 }
 
-/// The stored rows of these labs, but for somebody else's, which have to be untouched.
+/// Reads the stored rows of these labs, except the foreign ones, which must be unchanged.
 async fn stored(db: &TestDb, labs: &[Lab<'_>]) -> Table {
     let mut table = oracle::stored(db).await;
     for lab in labs {
         let foreign = (lab.id, days_before(lab.today(), 1), 1, 0, FOREIGN.to_owned());
-        assert_eq!(table.remove(&foreign), Some(5), "somebody else's row is left alone");
+        assert_eq!(table.remove(&foreign), Some(5), "the foreign row is unchanged");
     }
     table.retain(|(lab, ..), _| labs.iter().any(|known| known.id == *lab));
     table
@@ -76,7 +76,7 @@ async fn expected(db: &TestDb, labs: &[Lab<'_>]) -> Table {
     oracle::expected(db, &zones, now()).await
 }
 
-/// Repairs every closed day near the anchors; the runs, and the days they covered.
+/// Repairs every closed day near the anchors, and returns the runs and the days they covered.
 async fn repair(db: &TestDb, rollups: &Rollups, labs: &[Lab<'_>]) -> (Vec<i64>, Vec<(i64, NaiveDate)>) {
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let (mut runs, mut covered) = (Vec::new(), Vec::new());
@@ -84,7 +84,7 @@ async fn repair(db: &TestDb, rollups: &Rollups, labs: &[Lab<'_>]) -> (Vec<i64>, 
         let sql = "SELECT MIN(billTime) FROM billing WHERE lab_id = ?";
         let first = db.rows(sql, args![lab.id]).await[0].instant_or_null(0).unwrap();
         let Some(first) = first.map(|at| at.with_timezone(&lab.tz).date_naive()) else {
-            // Yesterday has a row of somebody else's; there is nothing on this one.
+            // The lab has a foreign row yesterday, but nothing on this day.
             let day = PlanDays::Range(date("1971-01-01"), date("1971-01-01"));
             let refused = repair::plan(&db.db, rollup, &[lab.id], day, now()).await;
             assert!(matches!(refused, Err(PlanError::Refused(why)) if why.ends_with("it has no bills")));
@@ -106,7 +106,7 @@ async fn repair(db: &TestDb, rollups: &Rollups, labs: &[Lab<'_>]) -> (Vec<i64>, 
     (runs, covered)
 }
 
-/// Asks for a rebuild of every lab, and sees it through; the runs.
+/// Requests a rebuild of every lab, waits until all are completed, and returns the runs.
 async fn rebuild(db: &TestDb, labs: &[Lab<'_>]) -> Vec<i64> {
     let mut ids = Vec::new();
     for lab in labs {
@@ -125,7 +125,7 @@ async fn rebuild(db: &TestDb, labs: &[Lab<'_>]) -> Vec<i64> {
     runs
 }
 
-/// How many rows the runs wrote; all of their jobs have to be completed.
+/// Returns the number of rows that the runs wrote, and asserts that all of their jobs are completed.
 async fn rows_written(db: &TestDb, runs: &[i64]) -> u64 {
     let mut rows = 0;
     for run in runs {
@@ -137,13 +137,13 @@ async fn rows_written(db: &TestDb, runs: &[i64]) -> u64 {
     rows
 }
 
-/// How many rows differ, those that are missing on either side counted once each.
+/// Counts the rows that differ; one that is missing on either side counts once.
 fn differences(before: &Table, after: &Table) -> u64 {
     let changed = before.iter().filter(|(key, count)| after.get(*key) != Some(*count)).count();
     (changed + after.keys().filter(|key| !before.contains_key(*key)).count()) as u64
 }
 
-/// Takes one case through the database, with labs whose ids begin at `number`.
+/// Checks one case, with labs whose ids begin at `number`.
 async fn holds(db: &TestDb, rollups: &Rollups, number: i64, case: &[LabCase]) {
     let labs: Vec<_> = case.iter().zip(number..).map(|(case, number)| Lab::new(number, case)).collect();
     for lab in &labs {
@@ -160,13 +160,13 @@ async fn holds(db: &TestDb, rollups: &Rollups, number: i64, case: &[LabCase]) {
     let is_covered = |key: &Key| covered.contains(&(key.0, key.1));
     assert!(right.keys().all(is_covered), "every bill is on a day that was repaired");
     let repaired = stored(db, &labs).await;
-    // Right where it was repaired, and as it was everywhere else.
+    // Correct where it was repaired, and unchanged everywhere else.
     let mut should_be = right;
     should_be.extend(damaged.clone().into_iter().filter(|(key, _)| !is_covered(key)));
     oracle::assert_equal(&repaired, &should_be);
     assert_eq!(rows_written(db, &runs).await, differences(&damaged, &repaired), "only the difference is written");
     let (runs, _) = repair(db, rollups, &labs).await;
-    assert_eq!(rows_written(db, &runs).await, 0, "a repair once more");
+    assert_eq!(rows_written(db, &runs).await, 0, "a second repair writes nothing");
     assert_eq!(stored(db, &labs).await, repaired);
 
     for lab in &labs {
@@ -179,7 +179,7 @@ async fn holds(db: &TestDb, rollups: &Rollups, number: i64, case: &[LabCase]) {
     oracle::assert_equal(&rebuilt, &expected(db, &labs).await);
     assert_eq!(rows_written(db, &runs).await, differences(&before, &rebuilt), "only the difference is written");
     let runs = rebuild(db, &labs).await;
-    assert_eq!(rows_written(db, &runs).await, 0, "a rebuild once more");
+    assert_eq!(rows_written(db, &runs).await, 0, "a second rebuild writes nothing");
     assert_eq!(stored(db, &labs).await, rebuilt);
 }
 
@@ -187,7 +187,7 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Whether a case holds, as the labs whose ids begin at `number`, which goes on.
+/// Returns whether a case holds, with labs whose ids begin at `number`, and advances `number` past them.
 async fn try_case(db: &TestDb, rollups: &Rollups, number: &mut i64, case: &[LabCase]) -> bool {
     let first = *number;
     *number += case.len() as i64;
@@ -203,7 +203,7 @@ async fn repairs_and_rebuilds_make_the_summary_true_and_write_nothing_twice(engi
     let mut number = 1;
     let first = setting("DAYMEND_PROPERTY_FIRST", 1);
     let cases: Vec<u64> = (first..first + setting("DAYMEND_PROPERTY_CASES", 48)).collect();
-    // Some cases at a time share their runs of the scheduler and the worker, which is faster.
+    // A few cases at a time share the runs of the scheduler and the worker, which is faster.
     for cases in cases.chunks(CASES_AT_A_TIME) {
         let trees = cases.iter().map(|case| {
             let mut seed = [0; 32];
@@ -219,7 +219,7 @@ async fn repairs_and_rebuilds_make_the_summary_true_and_write_nothing_twice(engi
         }
         for (case, mut tree) in cases.iter().zip(trees) {
             let mut failing = None;
-            // Once a case has failed: smaller ones, as long as they fail, too.
+            // Shrinks a case that has failed, as long as the smaller ones fail too.
             for _ in 0..60 {
                 let labs = tree.current();
                 let goes_on = if try_case(&db, &rollups, &mut number, &labs).await {
@@ -232,7 +232,7 @@ async fn repairs_and_rebuilds_make_the_summary_true_and_write_nothing_twice(engi
                     break;
                 }
             }
-            assert!(failing.is_none(), "{engine:?}, case {case}, made smaller: {failing:#?}");
+            assert!(failing.is_none(), "{engine:?}, case {case}, shrunk: {failing:#?}");
         }
         panic!("{engine:?}: the cases {cases:?} fail together, and hold one by one: {together:#?}");
     }
@@ -247,7 +247,7 @@ async fn rows_with_a_null_dimension_and_rows_stored_twice_are_removed(engine: En
         }
         Engine::Sqlite => "INTEGER PRIMARY KEY AUTOINCREMENT",
     };
-    // A site's own table: dimensions may be NULL, and no key is unique.
+    // A table as a site may have it: nullable dimensions, and no unique key.
     let sql = format!(
         "CREATE TABLE operation_historical_summary (
              id {id}, lab_id BIGINT NOT NULL, ordered_at DATE NOT NULL, dimension_a_id BIGINT NULL,

@@ -1,8 +1,8 @@
-//! A storm: users change bills of the very days that two workers recompute in a loop.
+//! A storm: users change bills of the same days that two workers recompute in a loop.
 //!
-//! When it is over the summary equals its source, and no user has seen an error that they would not
-//! have seen without daymend. `DAYMEND_STORM_SECONDS` makes it longer. What is printed at the end is
-//! how long the users' transactions took, without recomputes and with them.
+//! Afterwards the summary must equal its source, and users must have seen no errors that they would not have seen
+//! without daymend. `DAYMEND_STORM_SECONDS` sets the duration. At the end the latencies of the users' transactions are
+//! printed, without and with recomputes.
 
 mod writers;
 
@@ -30,13 +30,13 @@ const LABS: i64 = 2;
 const BILLS: i64 = 60;
 const TESTS: i64 = 6;
 
-/// A lab that nobody touches.
+/// A lab that nobody changes.
 const OTHERS: i64 = 99;
 
 /// How many runs are open at a time.
 const RUNS_AT_ONCE: usize = 4;
 
-/// How long anything may take before it counts as stuck.
+/// How long anything may take before it is considered stuck.
 const LIMIT: Duration = Duration::from_secs(300);
 
 on_both! {
@@ -44,7 +44,7 @@ on_both! {
     dirty_days_are_right_without_any_nightly_run;
 }
 
-/// How long the storm blows.
+/// Returns the duration of the storm.
 fn duration() -> Duration {
     let seconds = std::env::var("DAYMEND_STORM_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(6))
@@ -62,7 +62,7 @@ fn last() -> NaiveDate {
     first() + chrono::Days::new(u64::from(DAYS) - 1)
 }
 
-/// Two labs with bills on three days, and two workers.
+/// Creates two labs with bills on three days, starts two workers, and waits for a first recompute of all days.
 async fn labs(engine: Engine) -> (Arc<TestDb>, [Process; 2]) {
     let db = Arc::new(TestDb::new(engine).await);
     let mut random = StdRng::seed_from_u64(7);
@@ -89,8 +89,8 @@ async fn labs(engine: Engine) -> (Arc<TestDb>, [Process; 2]) {
     (db, workers)
 }
 
-/// Rows of other labs, as a real summary has: one that is small is scanned by the server, whatever
-/// its indexes, and everybody waits for everybody.
+/// Adds rows of another lab, as a real summary has: servers scan a small table whatever its indexes are, so that
+/// everybody would wait for everybody.
 async fn others(db: &TestDb) {
     db.add_summary_row(OTHERS, "2020-01-01", 1, 1, "branch_test", 1).await;
     for doubling in 0..14 {
@@ -105,7 +105,7 @@ async fn others(db: &TestDb) {
     }
 }
 
-/// Enqueues all days of the storm as one run; its id.
+/// Enqueues all days of the storm as one run, and returns its id.
 async fn enqueue(db: &TestDb) -> i64 {
     let rollups = rollups();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
@@ -123,8 +123,8 @@ async fn wait_for(db: &TestDb, run: i64) {
     .await;
 }
 
-/// Without damage a recompute has little to correct, and seldom takes a lock. One row a transaction:
-/// damage must not be in a deadlock with users, who would be told.
+/// Corrupts some rows: otherwise a recompute has little to correct, and seldom takes a lock. Each row has its own
+/// transaction, so that this causes no deadlocks with users, which would count as their errors.
 async fn damage(db: &TestDb) {
     let some = "SELECT id FROM operation_historical_summary WHERE lab_id <> 99 AND event_count BETWEEN 1 AND 50 ORDER BY event_count, id DESC LIMIT 20";
     for row in db.rows(some, vec![]).await {
@@ -133,12 +133,12 @@ async fn damage(db: &TestDb) {
     }
 }
 
-/// Recomputes in a loop for so long, a few runs at once so that no worker rests; how many. Where everything
-/// is slow, for as long as it takes to be a storm.
+/// Recomputes in a loop for at least `time`, and returns the number of rounds. A few runs are open at once so that no
+/// worker is idle. On a slow machine it takes longer, until there were enough rounds and writes.
 async fn recompute_for(db: &TestDb, users: &Users, time: Duration) -> u32 {
     let (begun, mut rounds, mut open) = (Instant::now(), 0, VecDeque::new());
     while begun.elapsed() < time || rounds < 3 || users.writes() < 100 {
-        assert!(begun.elapsed() < LIMIT, "that is no storm: {rounds} rounds beside {} writes", users.writes());
+        assert!(begun.elapsed() < LIMIT, "too little for a storm: {rounds} rounds beside {} writes", users.writes());
         damage(db).await;
         open.push_back(enqueue(db).await);
         rounds += 1;
@@ -158,17 +158,17 @@ async fn assert_no_drift(db: &TestDb) {
     let labs: Vec<_> = (1..=LABS).map(|lab| (lab, Kolkata)).collect();
     let expected = oracle::expected(db, &labs, now()).await;
     let mut stored: BTreeMap<_, _> = oracle::stored(db).await;
-    // The old triggers leave rows at zero behind; to a reader they say the same as no row.
+    // The delta triggers leave rows with a count of zero, which mean the same to a reader as no row.
     stored.retain(|(lab, ..), count| *lab != OTHERS && *count != 0);
     oracle::assert_equal(&stored, &expected);
 }
 
-/// The users' errors are those that they have without daymend, too.
+/// Asserts that users saw no errors that they do not have without daymend.
 async fn compare(name: &str, db: &TestDb, rounds: u32, without: &Tally, with: &Tally) {
     let engine = db.engine;
     println!("{name}, {engine:?}: without recomputes {without}");
     println!("{name}, {engine:?}: beside {rounds} rounds of them {with}");
-    // Delta triggers alone bring users into deadlocks with each other, and that is all; marks never do.
+    // Delta triggers cause deadlocks between users without daymend; marks cause none.
     let share = |tally: &Tally| tally.aborted() as f64 / tally.writes().max(1) as f64;
     let allowed = if name == "dirty days" { 0.0 } else { share(without) + 0.001 };
     assert!(share(with) <= allowed, "users saw errors that they do not see without daymend");
@@ -189,8 +189,8 @@ async fn delta_triggers_survive_recomputes_of_the_same_days(engine: Engine) {
     let users = Users::start(&db, first(), Work::All);
     let rounds = recompute_for(&db, &users, duration()).await;
     let with = users.stop().await;
-    // These triggers know of cancellations only: what else was done is for the last recompute to
-    // find. Users go on cancelling beside it, and after it: its counts must carry their deltas too.
+    // The triggers handle only cancellations; the last recompute has to find all other changes. Users cancel bills
+    // during and after it, so its counts must include these deltas as well.
     let users = Users::start(&db, first(), Work::Cancelling);
     recompute_for(&db, &users, duration() / 3).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -206,11 +206,11 @@ async fn dirty_days_are_right_without_any_nightly_run(engine: Engine) {
     tokio::time::sleep(duration() / 3).await;
     let without = users.stop().await;
 
-    // The users may well move most of a day's bills away.
+    // The users may move most of a day's bills away.
     let _scheduler = Process::start(&db, &["--now", NOW, "scheduler", "--max-shrink", "off"]);
     let users = Users::start(&db, first(), Work::All);
     let rounds = recompute_for(&db, &users, duration()).await;
-    // Nobody recomputes any more but for the marks.
+    // From here on only marks lead to recomputes.
     tokio::time::sleep(duration() / 3).await;
     let with = users.stop().await;
     wait_until("the marks to be repaired", LIMIT, || async {

@@ -1,5 +1,5 @@
-//! Users at work: they cancel, restore, move, delete and create bills, add tests and accession samples,
-//! several at once, and note how long each transaction took and how it ended.
+//! Concurrent users who cancel, restore, move, delete and create bills, add tests and accession samples, and record
+//! how long each transaction took and how it ended.
 
 use std::{
     collections::BTreeMap,
@@ -25,38 +25,38 @@ use crate::support::TestDb;
 /// How many users there are.
 const USERS: u64 = 4;
 
-/// How long a user waits for their turn to write.
+/// How long a user waits for SQLite's write lock.
 const TURN_MAX: Duration = Duration::from_secs(120);
 
 /// What users do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// Cancel and restore bills: all that delta triggers know of.
+    /// Cancel and restore bills: all that the delta triggers handle.
     Cancelling,
-    /// Everything.
+    /// All of their changes.
     All,
 }
 
-/// What users saw.
+/// The results of the users' transactions.
 #[derive(Debug, Default, Clone)]
 pub struct Tally {
     latencies: Vec<Duration>,
-    /// Transactions that the database ended, by its error code.
+    /// The number of transactions that the database aborted, by its error code.
     aborted: BTreeMap<u32, u64>,
 }
 
 impl Tally {
-    /// Transactions that were carried out.
+    /// Returns the number of committed transactions.
     pub fn writes(&self) -> usize {
         self.latencies.len()
     }
 
-    /// Transactions that the database ended.
+    /// Returns the number of transactions that the database aborted.
     pub fn aborted(&self) -> u64 {
         self.aborted.values().sum()
     }
 
-    /// The latency that so many per cent of the transactions stayed within.
+    /// Returns a percentile of the latencies.
     fn percentile(&self, percent: usize) -> Duration {
         let mut sorted = self.latencies.clone();
         sorted.sort_unstable();
@@ -71,7 +71,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Users who are at work until they are told to stop.
+/// Running users.
 pub struct Users {
     goes_on: Arc<AtomicBool>,
     writes: Arc<AtomicUsize>,
@@ -79,7 +79,7 @@ pub struct Users {
 }
 
 impl Users {
-    /// Sets them to work.
+    /// Starts the users.
     pub fn start(db: &Arc<TestDb>, first: NaiveDate, work: Work) -> Self {
         let (goes_on, writes) = (Arc::new(AtomicBool::new(true)), Arc::<AtomicUsize>::default());
         let tasks = (0..USERS)
@@ -109,12 +109,12 @@ impl Users {
         Self { goes_on, writes, tasks }
     }
 
-    /// How many transactions they have carried out.
+    /// Returns the number of transactions committed so far.
     pub fn writes(&self) -> usize {
         self.writes.load(Ordering::SeqCst)
     }
 
-    /// Has them finish what they are at; what they saw.
+    /// Stops the users after their current transactions, and returns the results.
     pub async fn stop(self) -> Tally {
         self.goes_on.store(false, Ordering::SeqCst);
         let mut all = Tally::default();
@@ -129,17 +129,16 @@ impl Users {
     }
 }
 
-/// A moment on one of the days of the storm, in Kolkata.
+/// Returns a random moment on one of the days of the storm, in Kolkata.
 pub fn moment(random: &mut StdRng, first: NaiveDate) -> DateTime<Utc> {
     let midnight = first.and_hms_opt(0, 0, 0).unwrap().and_utc() - chrono::Duration::minutes(330);
     midnight + chrono::Duration::seconds(random.random_range(0..i64::from(DAYS) * 86400))
 }
 
-/// One transaction of a user.
+/// Runs one transaction of a user.
 async fn transact(db: &TestDb, random: &mut StdRng, first: NaiveDate, work: Work) -> Result<(), DbError> {
     let bill = random.random_range(1..=BILLS);
-    // Where writers exclude each other a user waits for their turn: the driver's five seconds may pass
-    // without any of the others being to blame.
+    // On SQLite, a user waits for the write lock: the driver's five seconds may pass through nobody's fault.
     let begun = Instant::now();
     let mut tx = loop {
         match db.admin.begin(Mode::Write).await {
@@ -153,7 +152,7 @@ async fn transact(db: &TestDb, random: &mut StdRng, first: NaiveDate, work: Work
         (Work::All, 5) => &[2],
         (Work::All, 6) => &[3],
         (Work::All, 7) => &[4],
-        // Somebody who does several things to a bill before they save it.
+        // Several changes of a bill in one transaction.
         (Work::All, 8) => &[3, 4, 0],
         (Work::All, _) => &[0, 5, 1],
     };
@@ -179,7 +178,7 @@ async fn act_on(tx: &mut Tx, random: &mut StdRng, first: NaiveDate, bill: i64, a
         2 => {
             let deleted = run(tx, "DELETE FROM billing WHERE id = ?", args![bill]).await?;
             if deleted == 0 {
-                // Somebody else may be doing the same.
+                // Another user may insert it at the same time.
                 let sql = "{insert_ignore} INTO billing (id, lab_id, billTime, isCancelled, modified_at) VALUES (?, ?, ?, 0, ?)";
                 run(tx, sql, args![bill, lab, at.as_str(), at.as_str()]).await?;
             }

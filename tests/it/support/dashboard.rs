@@ -1,4 +1,4 @@
-//! The dashboard as data.
+//! The Grafana dashboard as data.
 
 use serde_json::Value;
 
@@ -9,19 +9,19 @@ const DASHBOARD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/grafana/day
 pub struct Query {
     /// The panel's number and title, and the query's letter: for messages.
     pub name: String,
-    /// As it is written, with Grafana's variables.
+    /// The expression as written, with Grafana's variables.
     pub expr: String,
-    /// How its series are named, where that is said.
+    /// The template for the names of its series, if there is one.
     pub legend: Option<String>,
 }
 
-/// All of it.
+/// Reads the whole dashboard.
 pub fn read() -> Value {
     let text = std::fs::read_to_string(DASHBOARD).unwrap_or_else(|error| panic!("{DASHBOARD}: {error}"));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{DASHBOARD}: {error}"))
 }
 
-/// Every panel, those inside rows included.
+/// Lists every panel, including those inside rows.
 pub fn panels(dashboard: &Value) -> Vec<&Value> {
     let nested = |panel| std::iter::once(panel).chain(list(panel));
     list(dashboard).flat_map(nested).collect()
@@ -31,12 +31,12 @@ fn list(of: &Value) -> impl Iterator<Item = &Value> {
     of["panels"].as_array().into_iter().flatten()
 }
 
-/// What a panel is called in messages.
+/// Returns a panel's name for messages.
 pub fn name(panel: &Value) -> String {
     format!("panel {} \"{}\"", panel["id"], panel["title"].as_str().unwrap_or_default())
 }
 
-/// The queries of a panel.
+/// Lists the queries of a panel.
 pub fn queries(panel: &Value) -> Vec<Query> {
     let targets = panel["targets"].as_array().into_iter().flatten();
     let query = |target: &Value| Query {
@@ -47,9 +47,9 @@ pub fn queries(panel: &Value) -> Vec<Query> {
     targets.map(query).collect()
 }
 
-/// A query as Grafana would send it.
+/// Replaces Grafana's variables in a query, as Grafana would.
 pub fn filled_in(expr: &str, rate_interval: &str, range: &str) -> String {
     let query = expr.replace("$__rate_interval", rate_interval).replace("$__range", range).replace("$namespace", ".*");
-    assert!(!query.contains('$'), "a variable that nobody fills in: {query}");
+    assert!(!query.contains('$'), "a variable without a value: {query}");
     query
 }

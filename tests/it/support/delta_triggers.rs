@@ -1,11 +1,11 @@
-//! The lab system's delta triggers, as the first seed document describes them: on a
-//! cancellation or restoration of a bill they add -1 or +1 to the summary, inside the user's
-//! own transaction. They leave rows at zero behind, as the old ones do.
+//! The lab system's delta triggers, as the first seed document describes them: when a bill is cancelled or restored,
+//! they add -1 or +1 to the summary inside the user's own transaction. Like the original ones, they leave rows with a
+//! count of zero behind.
 
 use super::{Engine, TestDb};
 
 impl TestDb {
-    /// Installs the triggers; every lab is taken to be at UTC+05:30 (Asia/Kolkata).
+    /// Installs the triggers; all labs are assumed to be at UTC+05:30 (Asia/Kolkata).
     pub async fn install_delta_triggers(&self) {
         let mut body = String::new();
         for owner in ["organization", "referral", "branch"] {
@@ -46,7 +46,7 @@ impl TestDb {
     }
 
     fn delta(&self, event: &str, a: &str, b: &str, from: &str) -> String {
-        // A number in GROUP BY would be the place of a column.
+        // A number in GROUP BY would be read as a column's position.
         let group = if b == "0" { a.to_owned() } else { format!("{a}, {b}") };
         let (day, now, upsert) = match self.engine {
             Engine::MariaDb => (

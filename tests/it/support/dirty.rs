@@ -1,4 +1,4 @@
-//! Dirty days: daymend's triggers, and what their marks lead to.
+//! Helpers for dirty days: daymend's triggers, and the jobs that their marks lead to.
 
 use std::collections::BTreeSet;
 
@@ -35,12 +35,12 @@ impl TestDb {
         tx.discard();
     }
 
-    /// How many marks there are.
+    /// Counts the marks.
     pub async fn marks(&self) -> i64 {
         self.number("SELECT COUNT(*) FROM daymend_dirty").await
     }
 
-    /// Turns marks into jobs: the lab and the day of each.
+    /// Turns marks into jobs, and returns the lab and the day of each.
     pub async fn repair_marked(&self, now: DateTime<Utc>) -> Vec<(i64, NaiveDate)> {
         let (rollups, mut report) = (rollups(), Report::default());
         let rollup = rollups.get(HISTORICAL_SUMMARY).expect("the rollup");
@@ -57,7 +57,8 @@ impl TestDb {
         jobs
     }
 
-    /// The same, with the jobs out of the way of the next time; each day once.
+    /// Like [`TestDb::repair_marked`], but deletes the jobs, so that later marks get jobs again, and asserts that no
+    /// day has two.
     pub async fn marked_days(&self, now: DateTime<Utc>) -> BTreeSet<(i64, String)> {
         let jobs = self.repair_marked(now).await;
         self.execute("DELETE FROM daymend_jobs", vec![]).await;

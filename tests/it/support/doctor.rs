@@ -1,4 +1,4 @@
-//! `daymend doctor` as scripts see it, and a site that is well.
+//! `daymend doctor --json`, and a healthy site to run it on.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -6,18 +6,18 @@ use sqlx::{Connection as _, Executor as _, MySqlConnection, SqliteConnection};
 
 use super::{Engine, TestDb, process::run, server};
 
-/// What the tests of the doctor take for the present.
+/// The current time in the doctor's tests.
 pub const NOW: &str = "2026-06-15T12:00:00Z";
 
-/// What is the matter with the tests' shared server itself, which is not durable and may be slow, and with
-/// its users: the one of `deploy/mysql/grants.sql` sees no triggers, the administrator may do everything.
+/// The findings that come from the shared server itself, which is not durable and may be slow, and from its users:
+/// that of `deploy/mysql/grants.sql` sees no triggers, and the administrator has all privileges.
 const OF_THE_SERVER: &[&str] = &["settings.durability", "connection.latency", "grants.unseen", "grants.administrator"];
 
 pub fn now() -> DateTime<Utc> {
     NOW.parse().unwrap()
 }
 
-/// A lab with a week of bills, whose yesterday is in the summary.
+/// Creates a lab with a week of bills whose summary is complete up to yesterday.
 pub async fn healthy(engine: Engine) -> TestDb {
     let db = TestDb::new(engine).await;
     db.add_lab(1, Some("Asia/Kolkata")).await;
@@ -26,14 +26,14 @@ pub async fn healthy(engine: Engine) -> TestDb {
     db
 }
 
-/// What the doctor said: its JSON, and its exit code.
+/// The doctor's result: its JSON and its exit code.
 #[derive(Debug)]
 pub struct Diagnosis {
     pub json: Value,
     pub code: i32,
 }
 
-/// Runs the doctor, with more arguments.
+/// Runs the doctor with more arguments.
 pub fn examine_with(db: &TestDb, more: &[&str]) -> Diagnosis {
     let mut args = vec!["doctor", "--json"];
     if !more.contains(&"--now") {
@@ -58,28 +58,28 @@ pub fn examine_as_admin(db: &TestDb) -> Diagnosis {
 }
 
 impl Diagnosis {
-    /// All findings.
+    /// Returns all findings.
     pub fn findings(&self) -> Vec<&Value> {
         self.json["findings"].as_array().unwrap().iter().collect()
     }
 
-    /// The ids of what was found, without what is the matter with the tests' own server.
+    /// Returns the ids of the findings, except those that come from the shared server.
     pub fn ids(&self) -> Vec<&str> {
         let ids = self.findings().into_iter().map(|finding| finding["id"].as_str().unwrap());
         ids.filter(|id| !OF_THE_SERVER.contains(id)).collect()
     }
 
-    /// The findings of a check.
+    /// Returns the findings of a check.
     pub fn of(&self, id: &str) -> Vec<&Value> {
         self.findings().into_iter().filter(|finding| finding["id"] == id).collect()
     }
 
-    /// Whether a check found something.
+    /// Returns whether a check has findings.
     pub fn has(&self, id: &str) -> bool {
         !self.of(id).is_empty()
     }
 
-    /// The advice of the only finding of a check, which has to be that bad.
+    /// Returns the advice of the check's only finding, which must have this severity.
     #[track_caller]
     pub fn advice(&self, id: &str, severity: &str) -> String {
         let findings = self.of(id);
@@ -88,7 +88,7 @@ impl Diagnosis {
         findings[0]["advice"].as_str().unwrap().to_owned()
     }
 
-    /// What the only finding of a check says, and where.
+    /// Returns where the check's only finding is, and what it says.
     #[track_caller]
     pub fn what(&self, id: &str) -> String {
         let findings = self.of(id);
@@ -96,7 +96,7 @@ impl Diagnosis {
         format!("{}: {}", findings[0]["where"].as_str().unwrap(), findings[0]["what"].as_str().unwrap())
     }
 
-    /// Nothing was found but what is the matter with the tests' own server.
+    /// Asserts that there are no findings except those that come from the shared server.
     #[track_caller]
     pub fn assert_well(&self) {
         assert_eq!(self.ids(), Vec::<&str>::new(), "{:#}", self.json);
@@ -104,7 +104,7 @@ impl Diagnosis {
 }
 
 impl TestDb {
-    /// The URL for an administrator.
+    /// Returns the administrator's URL.
     pub fn admin_url(&self) -> String {
         match self.engine {
             Engine::MariaDb => server::url(server::port(&self.url), self.name()),
@@ -112,14 +112,14 @@ impl TestDb {
         }
     }
 
-    /// Enqueues, works off, and closes.
+    /// Enqueues what is due, runs all jobs, and closes the runs.
     pub async fn settle(&self, now: DateTime<Utc>) {
         self.tick(now).await;
         self.drain(now).await;
         self.tick(now).await;
     }
 
-    /// Applies a script as an administrator's client does: all of it, in one go.
+    /// Sends a whole script in one message, as an administrator's client does.
     pub async fn apply(&self, script: &str) {
         let applied = match self.engine {
             Engine::MariaDb => {
@@ -135,7 +135,7 @@ impl TestDb {
     }
 }
 
-/// The arguments of a `daymend …` command in an advice.
+/// Returns the arguments of the `daymend …` command in an advice.
 pub fn arguments(advice: &str) -> Vec<&str> {
     let command = advice.split("daymend ").nth(1).unwrap_or_else(|| panic!("no command in {advice:?}"));
     command.split(';').next().unwrap().split(' ').map(|word| word.trim_matches('"')).collect()

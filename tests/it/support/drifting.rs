@@ -1,4 +1,4 @@
-//! Histories that are right, and what the audit says of them once they no longer are.
+//! Correct histories, and what the audit finds in them after they have been damaged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,13 +17,13 @@ use daymend::{
 
 use super::{Engine, TestDb, lab_system::Bill, oracle, work::rollups};
 
-/// The middle of a day on which nothing special happens.
+/// Noon of an ordinary day.
 pub const NOW: &str = "2026-06-15T12:00:00Z";
 
 pub const KOLKATA: i64 = 1;
 pub const NEW_YORK: i64 = 2;
 
-/// The labs of [`histories`], as the oracle wants them.
+/// The labs of [`histories`], in the form that the oracle takes.
 pub const LABS: [(i64, Tz); 2] = [(KOLKATA, Tz::Asia__Kolkata), (NEW_YORK, Tz::America__New_York)];
 
 pub fn now() -> DateTime<Utc> {
@@ -34,7 +34,7 @@ pub fn date(text: &str) -> NaiveDate {
     text.parse().unwrap()
 }
 
-/// Two labs with bills on every day from 1 to 14 June, and a summary that equals them.
+/// Creates two labs with bills on every day from 1 to 14 June, and a summary that equals them.
 pub async fn histories(engine: Engine) -> TestDb {
     let db = TestDb::new(engine).await;
     for test in 1..10 {
@@ -43,7 +43,7 @@ pub async fn histories(engine: Engine) -> TestDb {
     for (lab, zone) in LABS {
         db.add_lab(lab, Some(zone.name())).await;
         db.fill_lab(lab, date("2026-06-01"), 14, 5).await;
-        // A lab's days are not UTC's: no bill before the 1st and after the 14th, and one on each.
+        // A lab's days are not UTC's: ensures that no bill lies before the 1st or after the 14th, and one lies on each.
         let outside = "DELETE FROM billing WHERE billTime < '2026-06-01 06:00:00' OR billTime >= '2026-06-14 18:00:00'";
         db.execute(outside, args![]).await;
         for (bill, at) in [(1, "2026-06-01T12:00:00Z"), (2, "2026-06-14T12:00:00Z")] {
@@ -70,8 +70,7 @@ impl TestDb {
         tx.commit().await.expect("commit");
     }
 
-    /// Makes the summary table anew with dimensions that may be NULL, and with its unique key or
-    /// without; the rows stay.
+    /// Recreates the summary table with nullable dimensions, and with or without its unique key; the rows are kept.
     pub async fn loosen_summary(&self, has_key: bool) {
         let rows = oracle::stored(self).await;
         self.execute("DROP TABLE operation_historical_summary", vec![]).await;
@@ -97,7 +96,7 @@ impl TestDb {
         self.audit_of(&Scope::default()).await
     }
 
-    /// Audits some of it, and shows every row.
+    /// Audits `scope`, and reports every row that differs.
     pub async fn audit_of(&self, scope: &Scope) -> Report {
         let rollups = rollups();
         let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
@@ -105,11 +104,11 @@ impl TestDb {
         let options = audit::Options { as_of: now(), except: BTreeSet::new(), rows_max: usize::MAX };
         let mut behind = 0;
         let report = audit::run(&self.db, rollup, &plan, &options, |done, _| behind = done).await.unwrap();
-        assert_eq!(behind, plan.days(), "every day is behind in the end");
+        assert_eq!(behind, plan.days(), "the audit reports every day as done");
         report
     }
 
-    /// The id of some stored row that fits, the first by key.
+    /// Returns the id of the first stored row, by key, that meets the condition.
     pub async fn row(&self, condition: &str) -> i64 {
         let sql = format!(
             "SELECT id FROM operation_historical_summary WHERE {condition}
@@ -119,7 +118,7 @@ impl TestDb {
     }
 }
 
-/// Every row that differs, with its lab.
+/// Returns every row that differs, with its lab.
 pub fn findings(report: &Report) -> Vec<(i64, Finding)> {
     let rows = |lab: &audit::report::LabReport| {
         let id = lab.lab;
@@ -128,7 +127,7 @@ pub fn findings(report: &Report) -> Vec<(i64, Finding)> {
     report.labs.iter().flat_map(rows).collect()
 }
 
-/// Every (lab, day, cause) that was found.
+/// Returns every (lab, day, cause) that was found.
 pub fn causes(report: &Report) -> BTreeSet<(i64, String, Cause)> {
     findings(report).into_iter().map(|(lab, row)| (lab, row.day.to_string(), row.cause)).collect()
 }

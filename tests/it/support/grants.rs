@@ -1,4 +1,4 @@
-//! The users of `deploy/mysql/grants.sql`, made anew for every test database.
+//! The users of `deploy/mysql/grants.sql`, created for every test database.
 
 use daymend::args;
 
@@ -6,22 +6,22 @@ use super::{TestDb, server};
 
 const FILE: &str = include_str!("../../../deploy/mysql/grants.sql");
 
-/// For everything but `daymend migrate`.
+/// Returns the URL for everything except `daymend migrate`.
 pub fn run_time_url(port: u16, database: &str) -> String {
     format!("mysql://{database}:CHANGE_ME_RUN_TIME@127.0.0.1:{port}/{database}")
 }
 
-/// For `daymend migrate`.
+/// Returns the URL for `daymend migrate`.
 pub fn migrate_url(port: u16, database: &str) -> String {
     format!("mysql://{database}_migrate:CHANGE_ME_MIGRATE@127.0.0.1:{port}/{database}")
 }
 
-/// For `daymend snapshot take`.
+/// Returns the URL for `daymend snapshot take`.
 pub fn snapshot_url(port: u16, database: &str) -> String {
     format!("mysql://{database}_snapshot:CHANGE_ME_SNAPSHOT@127.0.0.1:{port}/{database}")
 }
 
-/// The file for a database, whose three users are named after it.
+/// Returns the file's statements for a database, whose three users are named after it.
 pub fn statements(database: &str) -> String {
     let file = FILE
         .replace("`lab`", database)
@@ -32,7 +32,7 @@ pub fn statements(database: &str) -> String {
     statements.collect::<Vec<_>>().join(";\n")
 }
 
-/// What a user has been granted on tables and on columns: the table, and the right as GRANT and REVOKE have it
+/// Reads a user's privileges on tables and columns: the table, and the privilege as GRANT and REVOKE write it
 /// (`DELETE`, or `SELECT (id)`).
 pub async fn rights(db: &TestDb, user: &str) -> Vec<(String, String)> {
     let grantee = format!("'{user}'@'%'");

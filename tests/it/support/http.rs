@@ -1,4 +1,4 @@
-//! One GET, by hand: no test needs more of HTTP.
+//! A minimal HTTP client: the tests need only GET.
 
 use std::{
     io::{Read as _, Write as _},
@@ -9,14 +9,14 @@ use std::{
 /// How long a page may take.
 const PAGE_MAX: Duration = Duration::from_secs(10);
 
-/// What came back.
+/// A response.
 #[derive(Debug)]
 pub struct Page {
     pub status: u16,
     pub body: String,
 }
 
-/// Fetches a page. HTTP/1.0, so that the end of the connection is the end of the page.
+/// Fetches a page with HTTP/1.0, so that the end of the connection is the end of the page.
 pub fn get(address: &str, path: &str) -> std::io::Result<Page> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PAGE_MAX))?;
@@ -29,7 +29,7 @@ pub fn get(address: &str, path: &str) -> std::io::Result<Page> {
     Ok(Page { status, body: body.to_owned() })
 }
 
-/// A value for a query string.
+/// Percent-encodes a value for a query string.
 pub fn encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| if byte.is_ascii_alphanumeric() { (byte as char).to_string() } else { format!("%{byte:02X}") })

@@ -1,4 +1,4 @@
-//! The lab system's data, written the way the lab system writes it.
+//! The lab system's data, written as the lab system writes it.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use daymend::{
@@ -15,12 +15,12 @@ const INSERT_INFO: &str =
 const INSERT_TEST: &str = "INSERT INTO labReportRelation (billing_id, test_id, isCancelled) VALUES (?, ?, ?)";
 const INSERT_SAMPLE: &str = "INSERT INTO collectedSample (billing_id, sampleType_id, isAccessed) VALUES (?, ?, ?)";
 
-/// One bill with everything that hangs on it.
+/// A bill with its billingInfo, tests and samples.
 #[derive(Debug, Clone, Default)]
 pub struct Bill {
     pub at: DateTime<Utc>,
     pub cancelled: bool,
-    /// (organization, referral, branch); none for a bill without a billingInfo row.
+    /// (organization, referral, branch); `None` for a bill without a billingInfo row.
     pub info: Option<(Option<i64>, Option<i64>, Option<i64>)>,
     /// (test, cancelled)
     pub tests: Vec<(i64, bool)>,
@@ -47,7 +47,7 @@ impl TestDb {
         .await;
     }
 
-    /// Adds a bill under the given id.
+    /// Adds a bill with the given id.
     pub async fn add_bill(&self, id: i64, lab_id: i64, bill: &Bill) {
         self.add_bills(&[(id, lab_id, bill.clone())]).await;
     }
@@ -74,8 +74,8 @@ impl TestDb {
         tx.commit().await.expect("commit");
     }
 
-    /// Fills a lab with bills: `bills_a_day` on each day of `[first, first + days)`, the same ones
-    /// for the same lab each time. Ids begin at the lab's id times a million.
+    /// Adds bills to a lab, on average `bills_a_day` for each day of `[first, first + days)`, and the same ones for the
+    /// same lab each time. Their ids begin at the lab's id times a million.
     pub async fn fill_lab(&self, lab_id: i64, first: NaiveDate, days: u32, bills_a_day: u32) {
         let mut random = StdRng::seed_from_u64(lab_id.unsigned_abs());
         let mut tx = self.admin.begin(Mode::Write).await.expect("begin");
@@ -97,7 +97,7 @@ impl TestDb {
         tx.commit().await.expect("commit");
     }
 
-    /// Writes a summary row, right or wrong.
+    /// Writes a summary row, correct or not.
     pub async fn add_summary_row(&self, lab_id: i64, day: &str, a: i64, b: i64, event: &str, count: i64) {
         self.execute(
             "INSERT INTO operation_historical_summary

@@ -1,9 +1,9 @@
-//! What the tests share: a private database of either kind, the lab system's data in it, the
-//! `daymend` binary, and an independent calculation of the summary.
+//! Shared test support: a private database of either kind, the lab system's data in it, the `daymend` binary, and an
+//! independent calculation of the summary.
 //!
-//! A missing server fails a test with a sentence that says how to get one; nothing is skipped.
-//! Servers and processes carry a parent-death signal (`setpriv --pdeathsig`), so that they end
-//! with the test process however it ends.
+//! A missing server fails a test with a message that says how to install one; no test is skipped. Servers and
+//! processes are started with a parent-death signal (`setpriv --pdeathsig`), so they end with the test process,
+//! however it ends.
 
 pub mod dashboard;
 pub mod delta_triggers;
@@ -38,18 +38,18 @@ pub enum Engine {
     Sqlite,
 }
 
-/// A database of its own, with the lab system's tables and daymend's.
+/// A database of one test, with the lab system's tables and daymend's.
 ///
-/// On MariaDB whatever is under test, binary and library, has the rights of `deploy/mysql/grants.sql`
-/// and no others. Only what a test prepares, damages and counts, it does as an administrator.
+/// On MariaDB, the code under test, binary and library, has the privileges of `deploy/mysql/grants.sql` and no others.
+/// Only what a test itself prepares, damages and counts is done as an administrator.
 #[derive(Debug)]
 pub struct TestDb {
     pub engine: Engine,
-    /// For the binary, but for `daymend migrate`.
+    /// For the binary, except `daymend migrate`.
     pub url: String,
     /// For `daymend migrate`.
     pub migrate_url: String,
-    /// For `daymend triggers`, which is an administrator's to run.
+    /// For `daymend triggers`, which an administrator runs.
     pub triggers_url: String,
     /// For `daymend snapshot take`.
     pub snapshot_url: String,
@@ -57,14 +57,14 @@ pub struct TestDb {
     pub db: Db,
     /// For the test itself.
     pub admin: Db,
-    /// Holds the SQLite file.
+    /// The directory of the SQLite file.
     _dir: Option<tempfile::TempDir>,
 }
 
 static NEXT_DATABASE: AtomicU32 = AtomicU32::new(1);
 
 impl TestDb {
-    /// The lab system's source tables, and nothing of daymend's.
+    /// Creates a database with the lab system's source tables and none of daymend's.
     pub async fn source_only(engine: Engine) -> Self {
         match engine {
             Engine::MariaDb => Self::source_on_server(server::shared_port()).await,
@@ -102,14 +102,14 @@ impl TestDb {
         this
     }
 
-    /// The lab system's tables and daymend's, on a MariaDB server of the test's own.
+    /// Creates a database with the lab system's tables and daymend's on the MariaDB server on that port.
     pub async fn on_server(port: u16) -> Self {
         let this = Self::source_on_server(port).await;
         this.migrate().await;
         this
     }
 
-    /// The lab system's tables and daymend's.
+    /// Creates a database with the lab system's tables and daymend's.
     pub async fn new(engine: Engine) -> Self {
         let this = Self::source_only(engine).await;
         this.migrate().await;
@@ -123,12 +123,12 @@ impl TestDb {
         db.close().await;
     }
 
-    /// The name of the database on its MariaDB server, and of its run-time user.
+    /// Returns the name of the database on its MariaDB server, which is also that of its run-time user.
     pub fn name(&self) -> &str {
         self.url.rsplit_once('/').map_or("", |(_, name)| name)
     }
 
-    /// The same database, whose processes reach it by way of a proxy.
+    /// Returns the same database with the processes' connections going through a proxy.
     pub fn through(&self, proxy: &proxy::Proxy) -> Self {
         Self {
             engine: self.engine,
@@ -148,11 +148,11 @@ impl TestDb {
         }
     }
 
-    /// Runs a statement as an administrator; the number of rows it found.
+    /// Runs a statement as an administrator, and returns the number of rows it found.
     pub async fn execute(&self, sql: &str, args: Vec<Arg>) -> u64 {
         daymend::db::retry("test", || async {
             let mut tx = self.admin.begin(Mode::Write).await?;
-            // MySQL cannot prepare it.
+            // MySQL cannot prepare these.
             let found = if sql.starts_with("CREATE TRIGGER") || sql.starts_with("DROP TRIGGER") {
                 tx.execute_text("test", sql).await.map(|()| 0)?
             } else {
@@ -165,7 +165,7 @@ impl TestDb {
         .unwrap_or_else(|error| panic!("{sql}: {}", daymend::error::chain(&error)))
     }
 
-    /// Creates tables that need no primary key.
+    /// Creates tables, which may lack a primary key.
     pub async fn create_without_keys(&self, tables: &[&str]) {
         match self.engine {
             Engine::MariaDb => {
@@ -216,7 +216,7 @@ where
     }
 }
 
-/// Makes one test for each database out of an `async fn(Engine)`.
+/// Generates one test per database from an `async fn(Engine)`.
 #[macro_export]
 macro_rules! on_both {
     ($($(#[$meta:meta])* $name:ident;)*) => {

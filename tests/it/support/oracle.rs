@@ -1,5 +1,5 @@
-//! What the summary should be, calculated from the source tables in a way of its own: straight
-//! from the contract's text, with none of daymend's code and none of its SQL.
+//! An independent calculation of the expected summary: straight from the text of the contract, with none of daymend's
+//! code or SQL.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::TestDb;
 /// (lab, day, a, b, event type)
 pub type Key = (i64, NaiveDate, i64, i64, String);
 
-/// Every summary row of these labs for days before `today_at`'s date on their own calendar.
+/// Calculates every summary row of these labs for days before `today_at`'s date in their time zones.
 pub async fn expected(db: &TestDb, labs: &[(i64, Tz)], today_at: DateTime<Utc>) -> BTreeMap<Key, i64> {
     let departments: BTreeMap<i64, Option<i64>> = db
         .rows("SELECT id, department_id FROM allTests", vec![])
@@ -73,7 +73,7 @@ pub async fn expected(db: &TestDb, labs: &[(i64, Tz)], today_at: DateTime<Utc>) 
     counts
 }
 
-/// The stored rows; a row that is there twice, or has a NULL dimension, fails the test.
+/// Reads the stored rows, and panics if a row is stored twice or has a NULL dimension.
 pub async fn stored(db: &TestDb) -> BTreeMap<Key, i64> {
     let sql = "SELECT lab_id, ordered_at, dimension_a_id, dimension_b_id, event_type, event_count
                FROM operation_historical_summary";
@@ -87,7 +87,7 @@ pub async fn stored(db: &TestDb) -> BTreeMap<Key, i64> {
     rows
 }
 
-/// Compares, and shows only what differs.
+/// Asserts that stored and expected rows are equal; the message shows only some that differ.
 pub fn assert_equal(stored: &BTreeMap<Key, i64>, expected: &BTreeMap<Key, i64>) {
     let missing: Vec<_> = expected.iter().filter(|(key, count)| stored.get(*key) != Some(*count)).take(10).collect();
     let ghosts: Vec<_> = stored.iter().filter(|(key, _)| !expected.contains_key(*key)).take(10).collect();

@@ -9,7 +9,7 @@ use std::{
 
 use super::TestDb;
 
-/// How long a service may take until it serves its pages, or listens to signals.
+/// How long a service may take to serve its pages or to install its signal handlers.
 const PAGES_MAX: Duration = Duration::from_secs(30);
 
 /// A running `daymend`, killed when dropped.
@@ -18,7 +18,7 @@ pub struct Process {
     child: Child,
 }
 
-/// The binary with a database in its environment, not yet running.
+/// Returns a command that runs the binary with the database's URL in its environment.
 pub fn command(db: &TestDb, args: &[&str]) -> Command {
     let url = match args {
         _ if args.contains(&"migrate") => &db.migrate_url,
@@ -37,19 +37,19 @@ pub fn command(db: &TestDb, args: &[&str]) -> Command {
     command
 }
 
-/// Runs a command to its end.
+/// Runs a command, and waits for its end.
 pub fn run(db: &TestDb, args: &[&str]) -> Output {
     command(db, args).output().expect("daymend runs")
 }
 
-/// Runs a command that has to succeed; what it printed.
+/// Runs a command that must succeed, and returns its output.
 pub fn run_ok(db: &TestDb, args: &[&str]) -> String {
     let output = run(db, args);
     assert!(output.status.success(), "daymend {}: {}", args.join(" "), describe(&output));
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// Runs a command that has to fail with this exit code; its one line of error.
+/// Runs a command that must fail with this exit code, and returns its standard error.
 pub fn run_fails(db: &TestDb, code: i32, args: &[&str]) -> String {
     let output = run(db, args);
     assert_eq!(output.status.code(), Some(code), "daymend {}: {}", args.join(" "), describe(&output));
@@ -66,13 +66,13 @@ impl Process {
         Self { child: command(db, args).stdout(Stdio::null()).spawn().expect("daymend starts") }
     }
 
-    /// Starts a command with a variable in its environment.
+    /// Starts a command with one more variable in its environment.
     pub fn start_with(db: &TestDb, args: &[&str], variable: (&str, &str)) -> Self {
         let child = command(db, args).env(variable.0, variable.1).stdout(Stdio::null()).spawn();
         Self { child: child.expect("daymend starts") }
     }
 
-    /// Starts a command that stays, and waits until it serves its pages; their address.
+    /// Starts a service, waits until it serves its pages, and returns their address too.
     #[expect(clippy::print_stderr, reason = "its log goes to the test's standard error")]
     pub fn start_with_pages(db: &TestDb, args: &[&str]) -> (Self, String) {
         let started = command(db, args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
@@ -92,19 +92,19 @@ impl Process {
         (this, address)
     }
 
-    /// What the kernel says of it under this name; none when it has ended.
+    /// Reads a field of `/proc/PID/status`; `None` if the process has ended.
     fn status(&self, name: &str) -> Option<String> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
         line.split_whitespace().next().map(ToOwned::to_owned)
     }
 
-    /// The most memory that it has had up to now, in KiB; none when it has ended.
+    /// Returns the process's peak memory so far, in KiB; `None` if it has ended.
     pub fn memory_peak_kib(&self) -> Option<u64> {
         self.status("VmHWM")?.parse().ok()
     }
 
-    /// Waits until it listens to signals. Before, one ends it at once.
+    /// Waits until the process has a handler for SIGTERM, which would otherwise end it at once.
     pub fn hears_signals(&self) {
         const SIGTERM: u64 = 1 << 14;
         let begun = Instant::now();
@@ -115,7 +115,7 @@ impl Process {
         }
     }
 
-    /// Asks it to end: SIGTERM, once it listens to that.
+    /// Sends SIGTERM once the process has a handler for it.
     pub fn terminate(&self) {
         self.hears_signals();
         self.signal("TERM");
@@ -127,12 +127,12 @@ impl Process {
         assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
     }
 
-    /// Whether it is still running.
+    /// Returns whether the process is still running.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("wait").is_none()
     }
 
-    /// Waits for its end, at most `limit`; its exit code.
+    /// Waits for the process to end, at most `limit`, and returns its exit code.
     pub fn wait(&mut self, limit: Duration) -> Option<i32> {
         let begun = Instant::now();
         loop {

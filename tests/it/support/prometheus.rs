@@ -14,10 +14,10 @@ use super::{
     server::free_port,
 };
 
-/// How long it may take to answer.
+/// How long Prometheus may take to start.
 const START_MAX: Duration = Duration::from_secs(120);
 
-/// A running Prometheus; it ends with the calling thread, or when it is dropped.
+/// A running Prometheus, which ends with the calling thread or when it is dropped.
 #[derive(Debug)]
 pub struct Prometheus {
     address: String,
@@ -25,7 +25,7 @@ pub struct Prometheus {
     _dir: tempfile::TempDir,
 }
 
-/// A command of the distribution's package `prometheus`.
+/// Returns the path of a program of the distribution's package `prometheus`.
 fn program(name: &str) -> String {
     let path = format!("/usr/bin/{name}");
     assert!(
@@ -35,13 +35,13 @@ fn program(name: &str) -> String {
     path
 }
 
-/// `promtool`, to be given arguments.
+/// Returns a `promtool` command without arguments.
 pub fn promtool() -> Command {
     Command::new(program("promtool"))
 }
 
 impl Prometheus {
-    /// Scrapes these addresses, and evaluates the rules, once a second.
+    /// Starts a server that scrapes these addresses and evaluates the rules once a second.
     pub fn start(targets: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let config = serde_json::json!({
@@ -78,14 +78,14 @@ impl Prometheus {
         this
     }
 
-    /// What a query finds now.
+    /// Returns the current values of a query's series.
     pub fn query(&self, expr: &str) -> Vec<f64> {
         let found = self.ask(&format!("/api/v1/query?query={}", encoded(expr)));
         let values = found["result"].as_array().map(Vec::as_slice).unwrap_or_default().iter();
         values.filter_map(|series| series["value"][1].as_str()?.parse().ok()).collect()
     }
 
-    /// The rules, with their health and the state of the alerts.
+    /// Returns the rules with their health and the state of the alerts.
     pub fn rules(&self) -> Vec<Value> {
         let found = self.ask("/api/v1/rules");
         let groups = found["groups"].as_array().map(Vec::as_slice).unwrap_or_default().iter();

@@ -1,8 +1,8 @@
-//! Queries checked against the catalogue without a server: that each metric exists, with the
-//! labels that a query uses, and is used as what it is.
+//! Checks queries against the metrics catalogue without a server: that each metric exists, has the labels that a
+//! query uses, and is used according to its type.
 //!
-//! It works out which labels the result of a query has, as Prometheus would: so that a legend, a
-//! `by`, or two sides of a division that can never match are found wrong.
+//! The labels of a query's result are derived as Prometheus would, to find a legend, a `by` or two sides of a division
+//! that can never match.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,44 +14,44 @@ use promql_parser::{
 
 pub type Labels = BTreeSet<String>;
 
-/// What Prometheus, or Kubernetes, adds to every series.
+/// The labels that Prometheus or Kubernetes adds to every series.
 const TARGET: [&str; 3] = ["instance", "job", "namespace"];
 
-/// The metrics that a query may name: those of the catalogue, and what rules record.
+/// The metrics that a query may name: those of the catalogue and those that rules record.
 #[derive(Debug, Default)]
 pub struct Vocabulary {
     recorded: BTreeMap<String, Labels>,
 }
 
-/// What a query is made of.
+/// The result of checking a query.
 #[derive(Debug, Default)]
 pub struct Checked {
     /// The labels of its result.
     pub labels: Labels,
     /// The metrics of the catalogue that it reads.
     pub metrics: BTreeSet<&'static str>,
-    /// Metric, label and value, where it asks for a value of a label of the catalogue.
+    /// Metric, label and value of each matcher on a label of the catalogue.
     pub values: BTreeSet<(&'static str, String, String)>,
 }
 
-/// What stands around a selector.
+/// The context of a selector.
 #[derive(Debug, Clone, Default)]
 struct Place {
     /// The function whose argument it is.
     function: String,
-    /// The innermost aggregation that it is in.
+    /// The innermost aggregation around it.
     aggregation: String,
-    /// Only whether there are series matters, not their value.
+    /// Whether only the existence of its series matters, not their values.
     is_presence: bool,
 }
 
 impl Vocabulary {
-    /// From now on a recording rule's name stands for such labels.
+    /// Adds a recording rule's name, with the labels of its series.
     pub fn record(&mut self, name: &str, labels: Labels) {
         self.recorded.insert(name.to_owned(), labels);
     }
 
-    /// Checks a query; what is wrong with it.
+    /// Checks a query; the error says what is wrong with it.
     pub fn check(&self, query: &str) -> Result<Checked, String> {
         let expr = parser::parse(query).map_err(|error| format!("{query}\ndoes not parse: {error}"))?;
         let mut checked = Checked::default();
@@ -131,7 +131,7 @@ impl Vocabulary {
     fn aggregated(&self, aggregate: &AggregateExpr, place: &Place, checked: &mut Checked) -> Result<Labels, String> {
         let op = aggregate.op.to_string();
         let inner = Place { function: String::new(), is_presence: op == "group", aggregation: op.clone() };
-        // What picks series says nothing of how replicas are brought together.
+        // Picking series says nothing about how replicas are combined.
         let is_choice = matches!(op.as_str(), "topk" | "bottomk");
         let labels = self.labels(&aggregate.expr, if is_choice { place } else { &inner }, checked)?;
         if let Some(modifier) = &aggregate.modifier
@@ -191,7 +191,7 @@ fn minus(mut labels: Labels, without: &[String]) -> Labels {
     labels
 }
 
-/// The metric behind the name of a series, and whether that is one of its buckets.
+/// Finds the metric that the name of a series belongs to, and whether the series is one of its buckets.
 fn catalogued(name: &str) -> Result<(&'static Metric, bool), String> {
     let find = |name: &str| ALL.iter().find(|metric| metric.name == name);
     let is_histogram = |metric: &&Metric| matches!(metric.kind, Type::Histogram(_));

@@ -17,22 +17,22 @@ use tokio::{
     sync::watch,
 };
 
-/// What the network does just now.
+/// The current state of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weather {
-    /// Everything goes through.
+    /// Everything is forwarded.
     Fair,
-    /// Everything goes through, this much later.
+    /// Everything is forwarded after this delay.
     Slow(Duration),
-    /// Connections stand, and carry nothing: what was under way never arrives.
+    /// Connections stay open but carry nothing: data in transit never arrives.
     Stalled,
-    /// Connections are closed in the direction of the client only.
+    /// Connections are closed only in the direction of the client.
     HalfClosed,
     /// Connections are closed, and new ones are refused.
     Cut,
 }
 
-/// Forwards to a port of the loopback interface, as the weather permits.
+/// A proxy that forwards to a port of the loopback interface, as far as the [`Weather`] permits.
 #[derive(Debug)]
 pub struct Proxy {
     pub port: u16,
@@ -41,7 +41,7 @@ pub struct Proxy {
     struck: Arc<AtomicUsize>,
 }
 
-/// A text that closes the first connection that carries it to the server.
+/// Closes the first connection that sends a text to the server.
 #[derive(Debug, Clone)]
 struct Fuse {
     text: &'static str,
@@ -56,12 +56,12 @@ impl Fuse {
 }
 
 impl Proxy {
-    /// Listens on a free port.
+    /// Starts a proxy on a free port.
     pub async fn start(to_port: u16) -> Self {
         Self::start_with(to_port, None).await
     }
 
-    /// The same, where the first connection that sends `text` is closed in that moment, and no other.
+    /// Like [`Proxy::start`], but closes the first connection that sends `text`, at that moment, and no other.
     pub async fn cutting_at(to_port: u16, text: &'static str) -> Self {
         Self::start_with(to_port, Some(Fuse { text, is_blown: Arc::default() })).await
     }
@@ -88,18 +88,18 @@ impl Proxy {
         Self { port, weather, refused, struck }
     }
 
-    /// Changes the weather. What a stall has swallowed stays swallowed.
+    /// Changes the weather. Data that a stall has swallowed is not delivered afterwards.
     pub fn set(&self, weather: Weather) {
         self.weather.send_replace(weather);
     }
 
-    /// How many connections were refused while it was cut.
+    /// Returns the number of connections that were refused while the weather was [`Weather::Cut`].
     pub fn refused(&self) -> usize {
         self.refused.load(Ordering::SeqCst)
     }
 
-    /// How many connections the weather has closed that had carried an answer, and how many of a connection's
-    /// directions a stall has swallowed something of.
+    /// Returns the number of connections that the weather closed after they had carried an answer, plus the number of
+    /// connection directions in which a stall has swallowed data.
     pub fn struck(&self) -> usize {
         self.struck.load(Ordering::SeqCst)
     }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::promql::Vocabulary;
 
-/// Recording rules and alerts.
+/// The file of recording rules and alerts.
 pub const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus/rules.yml");
 
 #[derive(Debug, Deserialize)]
@@ -30,20 +30,20 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Its name, of either kind.
+    /// Returns its name, whichever kind it is.
     pub fn name(&self) -> &str {
         self.record.as_deref().or(self.alert.as_deref()).expect("a rule records, or is an alert")
     }
 }
 
-/// All rules, in order.
+/// Reads all rules, in order.
 pub fn read() -> Vec<Rule> {
     let text = std::fs::read_to_string(RULES).unwrap_or_else(|error| panic!("{RULES}: {error}"));
     let file: File = serde_norway::from_str(&text).unwrap_or_else(|error| panic!("{RULES}: {error}"));
     file.groups.into_iter().flat_map(|group| group.rules).collect()
 }
 
-/// What queries may name once the rules are loaded; rules that are wrong by themselves are left out.
+/// Returns the names that queries may use once the rules are loaded; rules that are invalid themselves are left out.
 pub fn vocabulary() -> Vocabulary {
     let mut vocabulary = Vocabulary::default();
     for rule in read() {

@@ -1,4 +1,4 @@
-//! As much of S3 as snapshots need, over HTTP: a bucket in memory.
+//! An in-memory bucket, served over HTTP with the part of S3 that snapshots need.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -18,36 +18,36 @@ use chrono::SecondsFormat;
 use daymend::clock::Clock;
 use futures::StreamExt as _;
 
-/// A bucket, and what is being uploaded to it in parts.
+/// A bucket, and the multipart uploads in progress.
 #[derive(Debug, Default)]
 pub struct Bucket {
     pub objects: BTreeMap<String, Vec<u8>>,
     uploads: HashMap<String, BTreeMap<u32, Vec<u8>>>,
     next_upload: u32,
-    /// Objects whose requests failed for want of a signature.
+    /// The number of requests that were rejected because they were not signed with the test's key.
     pub unsigned: usize,
-    /// Objects that were written long ago.
+    /// Keys of objects that are listed as written long ago.
     pub old: BTreeSet<String>,
-    /// Which ranges were asked for, and how many of the next ones break off in the middle.
+    /// The ranges that were requested, and how many of the next answers break off in the middle.
     pub ranges: Vec<Range<usize>>,
     pub cuts: usize,
 }
 
 pub type Shared = Arc<Mutex<Bucket>>;
 
-/// Serves an empty bucket, on a thread of the runtime; its address.
+/// Serves an empty bucket on a task of the runtime, and returns its address.
 pub async fn serve() -> (SocketAddr, Shared) {
     let bucket = Shared::default();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    // The default limit of a body is less than a part.
+    // The default body limit is smaller than a part.
     let limit = axum::extract::DefaultBodyLimit::disable();
     let app = Router::new().fallback(answer).layer(limit).with_state(Arc::clone(&bucket));
     tokio::spawn(async move { axum::serve(listener, app).await });
     (address, bucket)
 }
 
-/// Lets a command keep its snapshots in `store` at that address, with a key and its secret.
+/// Makes a command keep its snapshots in `store` at that address, with a key and its secret.
 pub fn use_store(command: &mut Command, address: SocketAddr, store: &str, (key, secret): (&str, &str)) {
     command
         .env("DAYMEND_SNAPSHOT_STORE", store)
@@ -138,7 +138,7 @@ async fn answer(
     }
 }
 
-/// `bytes=FIRST-LAST` of an object, or the first half of that.
+/// Answers a request for `bytes=FIRST-LAST`: with the whole range, or with its first half while cuts remain.
 fn part(bucket: &mut Bucket, bytes: &[u8], range: &str) -> Response<Body> {
     let (first, last) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).expect("a range");
     let (first, last): (usize, usize) = (first.parse().expect("a number"), last.parse().expect("a number"));
@@ -147,7 +147,7 @@ fn part(bucket: &mut Bucket, bytes: &[u8], range: &str) -> Response<Body> {
     let body = if bucket.cuts > 0 {
         bucket.cuts -= 1;
         let half = Bytes::copy_from_slice(&bytes[first..first + (end - first) / 2]);
-        // What was sent is on its way before the connection ends.
+        // Lets the first half be sent before the connection ends.
         let broken = async {
             tokio::task::yield_now().await;
             Err(std::io::Error::other("cut"))

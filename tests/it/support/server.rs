@@ -1,4 +1,4 @@
-//! A private server for the test process, on a temporary directory: Debian's MariaDB, or the MySQL whose mysqld
+//! A private server for the test process, in a temporary directory: Debian's MariaDB, or the MySQL server program that
 //! `DAYMEND_TEST_MYSQLD` names (tests/mysql).
 
 use std::{
@@ -18,7 +18,7 @@ use sqlx::{Connection, Executor, MySqlConnection};
 pub const ADMIN: &str = "admin";
 pub const PASSWORD: &str = "admin-test";
 
-/// How long the server may take to answer.
+/// How long the server may take to start.
 const START_MAX: Duration = Duration::from_secs(180);
 
 /// The servers that speak MySQL's dialect.
@@ -29,7 +29,7 @@ pub enum Product {
 }
 
 impl Product {
-    /// The one that this test process runs on.
+    /// Returns the product that this test process runs on.
     pub fn tested() -> Self {
         if std::env::var_os(MYSQLD).is_some() { Self::MySql } else { Self::MariaDb }
     }
@@ -41,7 +41,7 @@ impl Product {
         }
     }
 
-    /// What makes an empty data directory.
+    /// Returns the command that creates an empty data directory.
     fn installer(self) -> Result<Command, String> {
         match self {
             Self::MariaDb => {
@@ -57,10 +57,10 @@ impl Product {
         }
     }
 
-    /// The options that only this server has.
+    /// Returns the options that only this product has.
     fn options(self) -> &'static [&'static str] {
         match self {
-            // As on servers that replicate: every table needs a primary key.
+            // Every table needs a primary key, as on servers that replicate.
             Self::MariaDb => &["--innodb-force-primary-key=ON"],
             Self::MySql => {
                 &["--sql-require-primary-key=ON", "--mysqlx=OFF", "--secure-file-priv=", "--explain-format=TRADITIONAL"]
@@ -68,7 +68,7 @@ impl Product {
         }
     }
 
-    /// A statement that runs in this SQL mode.
+    /// Returns a form of the statement that runs in this SQL mode.
     pub fn in_sql_mode(self, mode: &str, sql: &str) -> String {
         match (self, sql.split_once(' ')) {
             (Self::MySql, Some((verb, rest))) => format!("{verb} /*+ SET_VAR(sql_mode = '{mode}') */ {rest}"),
@@ -76,7 +76,7 @@ impl Product {
         }
     }
 
-    /// What stands before the user in SET DEFAULT ROLE.
+    /// Returns the keyword before the user in SET DEFAULT ROLE.
     pub fn word_before_who_has_a_role(self) -> &'static str {
         if self == Self::MySql { "TO" } else { "FOR" }
     }
@@ -95,7 +95,7 @@ pub struct Server {
 }
 
 static SHARED: LazyLock<u16> = LazyLock::new(|| {
-    // The parent-death signal follows the thread that started the server: one that stays.
+    // The parent-death signal is sent when the thread that started the server ends, so this thread never ends.
     let (ready, started) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let server = Server::start("shared");
@@ -111,34 +111,34 @@ static SHARED: LazyLock<u16> = LazyLock::new(|| {
     }
 });
 
-/// The port of the server that tests share, started on first use.
+/// Returns the port of the shared server, which is started on first use.
 pub fn shared_port() -> u16 {
     *SHARED
 }
 
-/// The URL of a database of the server on that port, for an administrator.
+/// Returns the administrator's URL of a database on the server on that port.
 pub fn url(port: u16, database: &str) -> String {
     format!("mysql://{ADMIN}:{PASSWORD}@127.0.0.1:{port}/{database}")
 }
 
-/// The port in a URL of a database.
+/// Returns the port in a database's URL.
 pub fn port(url: &str) -> u16 {
     let address = url.rsplit_once('/').and_then(|(address, _)| address.rsplit_once(':'));
     address.and_then(|(_, port)| port.parse().ok()).expect("a URL with a port")
 }
 
-/// The same URL with another port.
+/// Returns the same URL with another port.
 pub fn at_port(database_url: &str, other: u16) -> String {
     database_url.replace(&format!(":{}/", port(database_url)), &format!(":{other}/"))
 }
 
-/// A port that is free, and stays so until a server has it and while one is down: the kernel gives those
-/// from 32768 on to whoever asks for any.
+/// Returns a free port below the range from which the kernel assigns ports (32768 and up), so that nobody else gets it
+/// before a server listens on it or while that server is down.
 pub fn free_port() -> u16 {
     const FIRST: u32 = 20_000;
     const PORTS: u32 = 12_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    // Other test processes may look for some too.
+    // Other test processes may be looking for ports too.
     let seed = std::process::id().wrapping_mul(97);
     let mut ports = (0..PORTS).map(|_| {
         let number = seed.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
@@ -159,7 +159,7 @@ pub async fn run(port: u16, sql: &str) {
     connection.close().await.expect("the end of a connection");
 }
 
-/// The same where tables need no primary key for a while: one test at a time says so.
+/// Like [`run`], while tables need no primary key; one test at a time.
 pub async fn run_without_keys(port: u16, sql: &str) {
     static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _turn = TURN.lock().await;
@@ -172,7 +172,7 @@ pub async fn run_without_keys(port: u16, sql: &str) {
     run(port, &sql).await;
 }
 
-/// What the server on that port has written of deadlocks over tables of `database`, one text each.
+/// Reads the deadlocks on tables of `database` that the server on that port has logged, one text each.
 pub async fn deadlocks(port: u16, database: &str) -> Vec<String> {
     let mut connection = MySqlConnection::connect(&url(port, "")).await.expect("a connection to the server");
     let dir: String = sqlx::query_scalar("SELECT @@tmpdir").fetch_one(&mut connection).await.expect("a directory");
@@ -187,19 +187,19 @@ pub async fn deadlocks(port: u16, database: &str) -> Vec<String> {
         .collect()
 }
 
-/// The statements of a file, without its comments.
+/// Splits a file into statements, without its comments.
 pub fn statements(text: &str) -> Vec<String> {
     let text: String = text.lines().map(|line| line.split("--").next().unwrap_or_default().to_owned() + "\n").collect();
     text.split(';').map(|sql| sql.trim().to_owned()).filter(|sql| !sql.is_empty()).collect()
 }
 
 impl Server {
-    /// A server of its own, which ends with the calling thread or when it is dropped.
+    /// Starts a server, which ends with the calling thread or when it is dropped.
     pub fn start(name: &str) -> Result<Self, String> {
         Self::start_with(name, &[])
     }
 
-    /// The same, with options of its own.
+    /// Like [`Server::start`], with more options.
     pub fn start_with(name: &str, options: &[&str]) -> Result<Self, String> {
         let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
         let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
@@ -213,13 +213,13 @@ impl Server {
         Ok(Self { port, dir, options, child })
     }
 
-    /// Kills the server (SIGKILL), as a crash would.
+    /// Kills the server with SIGKILL, as a crash would.
     pub fn kill(&mut self) {
         self.child.kill().expect("kill");
         self.child.wait().expect("wait");
     }
 
-    /// Starts it again, on its data and its port.
+    /// Starts the server again, with the same data and port.
     pub fn restart(&mut self) {
         self.child = launch(&self.dir, self.port, &self.options).expect("the server starts again");
     }
@@ -245,7 +245,7 @@ fn program(name: &str) -> Result<PathBuf, String> {
         })
 }
 
-/// Servers refuse to run as root unless told to; in a container there may be nobody else.
+/// Servers refuse to run as root unless told to; in a container there may be no other user.
 fn user() -> String {
     let user = String::from_utf8(Command::new("id").arg("-un").output().expect("id").stdout).expect("a user name");
     format!("--user={}", user.trim())
@@ -274,11 +274,11 @@ fn launch(dir: &Path, port: u16, options: &[String]) -> Result<Child, String> {
         .arg(Product::tested().program()?)
         .args(["--no-defaults", "--bind-address=127.0.0.1", "--skip-name-resolve", "--skip-log-bin", &user()])
         .args(["--innodb-buffer-pool-size=256M", "--innodb-flush-log-at-trx-commit=2", "--max-connections=500"])
-        // Hundreds of test databases stay within the default limit of open files.
+        // Keeps hundreds of test databases within the default limit of open files.
         .args(["--table-open-cache=2000", "--innodb-print-all-deadlocks=ON"])
         .args(Product::tested().options())
         .arg(format!("--datadir={}", dir.join("data").display()))
-        // A server that starts clears its directory of temporary tables: not that of another.
+        // A starting server deletes the temporary tables in its tmpdir, so each needs its own.
         .arg(format!("--tmpdir={}", dir.display()))
         .arg(format!("--socket={}", dir.join("socket").display()))
         .arg(format!("--pid-file={}", dir.join("pid").display()))
@@ -305,7 +305,7 @@ fn launch(dir: &Path, port: u16, options: &[String]) -> Result<Child, String> {
     }
 }
 
-/// Removes the directories of test processes that are gone.
+/// Removes the directories of test processes that have ended.
 fn remove_stale(root: &Path) {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let name = entry.file_name();

@@ -1,4 +1,4 @@
-//! The scheduler and the worker, inside the test process and at a fixed time.
+//! Runs the scheduler and the worker inside the test process, at a fixed time.
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
@@ -16,12 +16,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Engine, TestDb};
 
-/// The compiled-in rollups.
+/// Loads the compiled-in rollups.
 pub fn rollups() -> Arc<Rollups> {
     Arc::new(Rollups::load(None).expect("the compiled-in rollups"))
 }
 
-/// A directory of the built-in definition, with the text of each of its files as `change` makes it.
+/// Copies the built-in definition to a directory, with the text of each file changed by `change`.
 pub fn jobs_changed(change: impl Fn(&str, String) -> String) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let rollup = dir.path().join(HISTORICAL_SUMMARY);
@@ -35,12 +35,12 @@ pub fn jobs_changed(change: impl Fn(&str, String) -> String) -> tempfile::TempDi
     dir
 }
 
-/// Definitions whose `bills.sql` has one more condition.
+/// Creates definitions whose `bills.sql` has one more condition.
 pub fn jobs_with(condition: &str) -> tempfile::TempDir {
     jobs_changed(|file, text| if file == "bills.sql" { format!("{text}  AND {condition}\n") } else { text })
 }
 
-/// Definitions by which it takes for ever to find the days on which a lab has bills.
+/// Creates definitions with which finding the days on which `lab` has bills takes forever.
 pub fn jobs_with_slow_lab(engine: Engine, lab: i64) -> tempfile::TempDir {
     let slow = match engine {
         Engine::MariaDb => "SLEEP(600) = 0",
@@ -67,7 +67,7 @@ pub const SCHEDULER: scheduler::Config = scheduler::Config {
     audit: None,
 };
 
-/// A worker that ends when nothing is left to do.
+/// Returns the configuration of a worker that ends when no job is left.
 pub fn draining() -> worker::Config {
     worker::Config {
         name: "drain".to_owned(),
@@ -83,7 +83,7 @@ pub fn draining() -> worker::Config {
 }
 
 impl TestDb {
-    /// One whole tick of the scheduler, which has to succeed.
+    /// Runs one complete tick of the scheduler, which must succeed.
     pub async fn tick(&self, now: DateTime<Utc>) -> Report {
         let rollups = rollups();
         let rollup = rollups.get(HISTORICAL_SUMMARY).expect("the rollup");
@@ -93,7 +93,7 @@ impl TestDb {
         report
     }
 
-    /// Works the queue off, and waits for the end.
+    /// Runs a worker until the queue is empty.
     pub async fn drain(&self, now: DateTime<Utc>) {
         let config = draining();
         let token = CancellationToken::new();
@@ -105,14 +105,14 @@ impl TestDb {
             .expect("nothing is refused");
     }
 
-    /// A run and its progress.
+    /// Reads a run and its progress.
     pub async fn run(&self, id: i64) -> (Run, Progress) {
         let mut tx = self.db.begin(Mode::Snapshot).await.expect("begin");
         let run = runs::get(&mut tx, id).await.expect("a run").expect("the run exists");
         (run, runs::progress(&mut tx, id).await.expect("its progress"))
     }
 
-    /// Asks for a rebuild as the Support Dashboard does; the record's id.
+    /// Requests a rebuild as the Support Dashboard does, and returns the record's id.
     pub async fn request_rebuild(&self, lab_id: i64) -> i64 {
         let mut tx = self.db.begin(Mode::Write).await.expect("begin");
         let id = records::request(&mut tx, lab_id, 7).await.expect("a record");
@@ -120,7 +120,7 @@ impl TestDb {
         id
     }
 
-    /// What a migration record says.
+    /// Reads the status of a migration record.
     pub async fn record_status(&self, id: i64) -> String {
         self.text(&format!("SELECT job_status FROM crelio_data_migrations WHERE id = {id}")).await
     }
