@@ -62,7 +62,7 @@ def machine(server: Server) -> str:
 
 
 def rebuild(server, database, ours, options) -> Item:
-    """A lab's whole history: into an empty summary, but for the incumbent, whose rebuild begins with a DELETE of what is there."""
+    """Rebuilds a lab's whole history, into an empty summary; the incumbent begins with a DELETE of the old one."""
     first, last = data.first(options.days), data.LAST
     ways = {
         "daymend": lambda: ours.repair(first, last, LAB),
@@ -84,12 +84,12 @@ def rebuild(server, database, ours, options) -> Item:
             if name not in (INCUMBENT, INCUMBENT_TX):
                 rows(database, "TRUNCATE TABLE operation_historical_summary")
             server.settle(database)
-            # SQLMesh's start-up is not counted.
+            # The start-up of SQLMesh is not counted.
             took[name].append(1000 * (way() if name == SQLMESH else timed(way)) / options.days)
             progress("rebuild", name, took[name])
             if name == SQLMESH:
                 mesh.check(right)
-            if name in (SELECT_ALONE, SQLMESH):  # which leave the summary alone
+            if name in (SELECT_ALONE, SQLMESH):  # these do not write the summary
                 continue
             left = fingerprint(database)
             right = right or left
@@ -103,7 +103,7 @@ def rebuild(server, database, ours, options) -> Item:
 
 
 def right(server, database, ours, options) -> Item:
-    """A year that is right already."""
+    """Repairs a year that is right already."""
     days = min(options.days, 365)
     first, last = data.first(days), data.LAST
     rows(database, "TRUNCATE TABLE operation_historical_summary")
@@ -126,12 +126,12 @@ def right(server, database, ours, options) -> Item:
 
 
 def nightly(server, database, ours, options) -> Item:
-    """Yesterday, for many labs whose summary is 99 % right; a lab's rows lie together, as a recompute writes them."""
+    """Repairs yesterday for many labs, 99 % right; a lab's rows are stored together, as a recompute writes them."""
     return nightly_of_labs(server, options, "a lab's rows together")
 
 
 def nightly_scattered(server, database, ours, options) -> Item:
-    """The same; rows of all labs lie among each other, as triggers write them."""
+    """The same; the rows of all labs are interleaved, as triggers write them."""
     return nightly_of_labs(server, options, "rows of all labs among each other", data.scatter)
 
 
@@ -146,7 +146,7 @@ def nightly_of_labs(server, options, how, arrange=None) -> Item:
 
 
 def damaged(server, name, database, options, rivals, arrange=None) -> tuple[dict[str, list[float]], int]:
-    """Seconds that each takes to repair every hundredth row, round by round; how many rows there are."""
+    """Returns the seconds that each takes to repair every hundredth row, by round, and the number of rows."""
     ours = Daymend(server, name)
     ours.repair(data.LAST, data.LAST)
     if arrange:
@@ -169,7 +169,7 @@ def damaged(server, name, database, options, rivals, arrange=None) -> tuple[dict
 
 
 def writers(server, database, ours, options) -> Item:
-    """A rebuild from empty, and users who cancel bills of its days."""
+    """Rebuilds from empty while users cancel bills of the same days."""
     bills = len(data.ZONES) * data.BILLS_A_DAY * options.days
     took, notes = {"daymend": []}, ["| | p50 ms | p99 ms | longest |", "|---|---:|---:|---:|"]
     alone, beside = [], []
@@ -189,7 +189,7 @@ def writers(server, database, ours, options) -> Item:
 
 
 def enqueue_from_empty(server, database, ours, options) -> None:
-    """A lab's whole history, to be worked off into an empty summary."""
+    """Enqueues a lab's whole history, and empties the summary."""
     rows(database, "TRUNCATE TABLE operation_historical_summary")
     ours.forget()
     ours.enqueue(data.first(options.days), data.LAST, LAB)
@@ -197,7 +197,7 @@ def enqueue_from_empty(server, database, ours, options) -> None:
 
 
 def growth_of_days(server, database, ours, options) -> Item:
-    """daymend alone: the time a day must not grow with the history."""
+    """daymend alone: the time per day must not grow with the history."""
     took = {}
     for years in [1, 3, 10]:
         days = max(10, options.days * years // 3)
@@ -215,7 +215,7 @@ def growth_of_days(server, database, ours, options) -> Item:
 
 
 def growth_of_labs(server, database, ours, options) -> Item:
-    """daymend alone: the time a lab must not grow with their number."""
+    """daymend alone: the time per lab must not grow with their number."""
     took = {}
     for factor in [0.1, 1, 10]:
         labs = max(5, int(options.labs * factor))
@@ -227,7 +227,7 @@ def growth_of_labs(server, database, ours, options) -> Item:
 
 
 def start(server, database, ours, options) -> Item:
-    """From the start of a worker process to its first claim."""
+    """Measures the time from the start of a worker process to its first claim."""
     first, last = data.first(options.days), data.LAST
     took = []
     for _ in range(options.rounds):
@@ -242,7 +242,7 @@ def start(server, database, ours, options) -> Item:
 
 
 def where(server, database, ours, options) -> Item:
-    """daymend's rebuild, statement by statement."""
+    """Profiles daymend's rebuild by statement."""
     took = {"all of it": []}
     for _ in range(options.rounds):
         enqueue_from_empty(server, database, ours, options)
@@ -256,7 +256,7 @@ def where(server, database, ours, options) -> Item:
 
 
 def flame(server, database, ours, options) -> Item:
-    """daymend's rebuild, with samples of the stacks of both programs."""
+    """Samples the stacks of daymend and the server during a rebuild."""
     enqueue_from_empty(server, database, ours, options)
     with profile.of_functions(options.samples):
         took = 1000 * timed(ours.work) / options.days

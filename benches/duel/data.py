@@ -1,4 +1,4 @@
-"""A lab system's data: 300 bills a day, 2.5 tests and 1.6 samples a bill, skewed, in the order of time."""
+"""A lab system's data: 300 bills a day, 2.5 tests and 1.6 samples per bill, skewed, in order of time."""
 
 import datetime
 import pathlib
@@ -18,7 +18,7 @@ DEPARTMENTS = 12
 
 
 def create(server: Server, name: str, labs: int, days: int, bills_a_day: int = BILLS_A_DAY) -> pymysql.Connection:
-    """A database of so many labs, with bills on the `days` days up to LAST."""
+    """Creates a database with this many labs, and with bills on the `days` days up to LAST."""
     admin = server.connect("mysql")
     rows(admin, f"DROP DATABASE IF EXISTS {name}")
     rows(admin, f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
@@ -28,8 +28,7 @@ def create(server: Server, name: str, labs: int, days: int, bills_a_day: int = B
         rows(connection, statement)
     bills = labs * days * bills_a_day
     tests, samples = bills * 5 // 2, bills * 8 // 5
-    # A day more on each side: a zone's days do not begin at midnight UTC, and bills on neither side
-    # of what is measured must be in nobody's way.
+    # These are days in UTC. A zone's days do not begin at midnight UTC, so a lab's first or last day has fewer bills.
     start = LAST - datetime.timedelta(days=days - 1)
     zone = " ".join(f"WHEN {place} THEN '{zone}'" for place, zone in enumerate(ZONES))
     rows(
@@ -72,7 +71,7 @@ def create(server: Server, name: str, labs: int, days: int, bills_a_day: int = B
 
 
 def scatter(connection: pymysql.Connection) -> None:
-    """Writes the summary's rows anew, in no order."""
+    """Rewrites the summary's rows in random order."""
     table = "operation_historical_summary"
     rows(connection, f"CREATE TABLE ordered AS SELECT * FROM {table}")
     rows(connection, f"TRUNCATE TABLE {table}")

@@ -1,4 +1,4 @@
-"""daymend as an operator runs it: jobs enqueued by a command, worked off by worker processes."""
+"""daymend as an operator runs it: a command enqueues jobs, and worker processes run them."""
 
 import datetime
 import os
@@ -27,7 +27,7 @@ class Daymend:
         subprocess.run(command, env=self.environment, check=True, stdout=subprocess.DEVNULL)
 
     def forget(self) -> None:
-        """Empties the queue's tables, so that every round begins alike."""
+        """Empties the queue's tables, so that every round begins with the same state."""
         for table in QUEUE:
             rows(self.connection, f"TRUNCATE TABLE {table}")
 
@@ -36,7 +36,7 @@ class Daymend:
         self._run("repair", "--now", NOW, "--day", str(first), "--to", str(last), *labs, "--max-shrink", "off")
 
     def work(self, workers: int = 2) -> int:
-        """Works everything off; the most memory that a worker had, in KiB."""
+        """Runs all jobs, and returns the peak memory of a worker in KiB."""
         command = [self.binary, "worker", "--drain", "--log", "error", "--http-addr", "127.0.0.1:0"]
         processes = [subprocess.Popen(command, env=self.environment) for _ in range(workers)]
         most = 0
@@ -60,14 +60,14 @@ class Daymend:
 
 
 def timed(work) -> float:
-    """How many seconds `work` took."""
+    """Runs `work`, and returns the seconds that it took."""
     begun = time.monotonic()
     work()
     return time.monotonic() - begun
 
 
 def fingerprint(connection: pymysql.Connection) -> tuple:
-    """What the summary says: every contender must leave the same."""
+    """A digest of the summary: every contender has to leave the same."""
     key = "lab_id, ordered_at, dimension_a_id, dimension_b_id, event_type, event_count"
     digest = f"CONV(LEFT(SHA2(CONCAT_WS('/', {key}), 256), 15), 16, 10)"
     sql = f"SELECT COUNT(*), SUM(event_count), SUM(CAST({digest} AS DECIMAL(30, 0))) FROM operation_historical_summary"

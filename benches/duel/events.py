@@ -1,4 +1,4 @@
-"""The sixteen event types, written down from the contract for the rivals: not daymend's definition."""
+"""The sixteen event types, written for the rivals from the contract, not from daymend's definition."""
 
 from typing import NamedTuple
 

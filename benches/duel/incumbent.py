@@ -1,10 +1,10 @@
 """What daymend replaces, as the first seed document describes it: stored procedures that run sixteen
-`INSERT … SELECT … GROUP BY … ON DUPLICATE KEY UPDATE` a day, and DELETE first for a rebuild.
+`INSERT … SELECT … GROUP BY … ON DUPLICATE KEY UPDATE` per day, after a DELETE in a rebuild.
 
-It is given the benefit of doubts: static statements for one lab, an IN list (which can use the index)
-for the labs of a zone, and half-open days (`23:59:59` would lose the last second's bills). The document
-knows of no transaction: each statement commits by itself. Procedures whose names end in `_tx` rebuild
-with a transaction a day, which the incumbent could have had."""
+Where the document leaves doubts, the incumbent gets the better choice: static statements for one lab, an IN list
+(which can use the index) for the labs of a zone, and half-open days (`23:59:59` would lose the last second's bills).
+The document mentions no transaction, so each statement commits by itself. Procedures whose names end in `_tx` rebuild
+with a transaction per day, which the incumbent could have had."""
 
 import pymysql
 
@@ -66,5 +66,5 @@ def install(connection: pymysql.Connection) -> None:
 
 
 def _quoted():
-    """The events, fit to stand inside a string of SQL."""
+    """The events, quoted for use inside a SQL string."""
     return [event._replace(name=f"'{event.name}'") for event in EVENTS]

@@ -1,5 +1,5 @@
-"""Where a rebuild's time goes: in the server by statement, from a slow log that leaves nothing out, and in
-both programs by function, from samples of their stacks."""
+"""Where a rebuild's time goes: in the server by statement, from a slow log of all statements, and in both programs by
+function, from samples of their stacks."""
 
 import collections
 import contextlib
@@ -17,7 +17,7 @@ ENTRY = re.compile(r"^# Query_time: ([0-9.]+) .*?\n(?:#.*\n)*(?:use .*\n)?SET ti
 
 @contextlib.contextmanager
 def of_statements(server: Server) -> Iterator[collections.Counter]:
-    """Logs every statement meanwhile; at the end the counter holds the seconds of each kind."""
+    """Logs every statement meanwhile. At the end, the counter holds the seconds of each kind."""
     connection = server.connect("mysql")
     log = pathlib.Path(server.directory) / "statements.log"
     settings = {"slow_query_log_file": f"'{log}'", "long_query_time": "0", "min_examined_row_limit": "0", "slow_query_log": "1"}

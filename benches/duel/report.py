@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Item(NamedTuple):
-    """One work item: what each contender took, round by round, in milliseconds a `unit`."""
+    """One work item: the time of each contender by round, in milliseconds per `unit`."""
 
     title: str
     unit: str
@@ -15,7 +15,7 @@ class Item(NamedTuple):
 
 
 def table(item: Item) -> str:
-    """The item as a table of Markdown; the ratio is to the first contender's, round by round."""
+    """Formats the item as a Markdown table. The ratio to the first contender is the median over the rounds."""
     first, ours = next(iter(item.took.items()))
     columns = ["", f"ms a {item.unit}, median", "lowest", "highest", f"times that of {first}"]
     lines = [f"### {item.title}", "", f"| {' | '.join(columns)} |", "|---|---:|---:|---:|---:|"]
@@ -26,5 +26,5 @@ def table(item: Item) -> str:
 
 
 def progress(item: str, name: str, took: list[float]) -> None:
-    """A line to whoever waits, after each measurement."""
+    """Prints a line after each measurement."""
     print(f"{item}, round {len(took)}: {name} {took[-1]:.2f}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""A private MariaDB server: durable settings, a 2 GiB buffer pool. It ends with this process."""
+"""A private MariaDB server with durable settings and a 2 GiB buffer pool. It ends with this process."""
 
 import contextlib
 import getpass
@@ -61,7 +61,7 @@ class Server:
         return f"mysql://root@127.0.0.1:{self.port}/{database}"
 
     def settle(self, connection: pymysql.Connection) -> None:
-        """Waits until the server has written out what came before, at most two minutes."""
+        """Waits until the server has flushed what was written before, for at most two minutes."""
         before = None
         for _ in range(60):
             written = int(rows(connection, "SHOW GLOBAL STATUS LIKE 'Innodb_data_written'")[0][1])
@@ -77,7 +77,7 @@ class Server:
 
 
 def rows(connection: pymysql.Connection, sql: str) -> list[tuple]:
-    """Runs one statement; what it returns."""
+    """Runs one statement, and returns its rows."""
     with connection.cursor() as cursor:
         cursor.execute(sql)
         return list(cursor.fetchall())

@@ -1,4 +1,4 @@
-"""The limit: one statement that computes a lab's whole history into an empty table."""
+"""The lower bound: one statement that computes a lab's whole history into an empty table."""
 
 import pymysql
 
@@ -7,8 +7,8 @@ from .server import rows
 
 
 def history(lab: int, zone: str, last: str) -> str:
-    """A scan an event type. One scan a measure, crossed with its three dimensions, was slower: its groups
-    go through tables on disk at the server's defaults, and take a fifth longer with room for them."""
+    """One scan per event type. One scan per measure, crossed with its three dimensions, was slower: with the server's
+    defaults its groups go through tables on disk, and with room for them it takes a fifth longer."""
     day = f"DATE(CONVERT_TZ(billing.billTime, 'UTC', '{zone}'))"
     end = f"CONVERT_TZ('{last}' + INTERVAL 1 DAY, '{zone}', 'UTC')"
     return " UNION ALL ".join(
@@ -25,5 +25,5 @@ def insert(connection: pymysql.Connection, lab: int, zone: str, last: str) -> No
 
 
 def select(connection: pymysql.Connection, lab: int, zone: str, last: str) -> None:
-    """The same without the write: counted, so that the rows need not travel."""
+    """The same without the write. Rows are counted, so that they need not be transferred."""
     rows(connection, f"SELECT COUNT(*), SUM(n) FROM ({history(lab, zone, last)}) AS rows_of_it")

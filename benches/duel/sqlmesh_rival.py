@@ -1,7 +1,7 @@
 """SQLMesh restating the same days: an incremental model by time range, on the same server.
 
-It keeps a table of its own and its state beside it, deletes a range and inserts it again. Its start-up
-(importing it, loading the project, planning) is timed apart from the evaluation of the model."""
+It keeps a table of its own, and its state separately; it deletes a range and inserts it again. Its start-up (importing
+it, loading the project, planning) is timed separately from the evaluation of the model."""
 
 import datetime
 import json
@@ -34,7 +34,7 @@ model_defaults: {{dialect: mysql}}
 disable_anonymized_analytics: true
 """
 
-# Run by itself, so that its start-up is that of a fresh process.
+# Run in a process of its own, so that each start-up is that of a fresh process.
 RUN = """
 import json, sys, time
 begun = time.monotonic()
@@ -50,7 +50,7 @@ print(json.dumps([planned - begun, time.monotonic() - planned]))
 
 
 class Rival:
-    """The model, built once: what it is asked for is to restate the same days again."""
+    """The model, built once. It is then told to restate the same days again."""
 
     def __init__(self, server: Server, database: str, lab: int, zone: str, first: datetime.date, last: datetime.date):
         self.connection, self.first, self.last, self.start_ups = server.connect(database), first, last, []
@@ -64,7 +64,7 @@ class Rival:
         self._run("first")
 
     def restate(self) -> float:
-        """Seconds that the evaluation takes."""
+        """Restates the days, and returns the seconds that the evaluation took."""
         start_up, evaluation = self._run("again")
         self.start_ups.append(start_up)
         return evaluation

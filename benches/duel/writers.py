@@ -1,4 +1,4 @@
-"""Users beside it: each cancels or restores a bill of the recomputed days, and commits."""
+"""Users at the same time: each cancels or restores a bill of the recomputed days, and commits."""
 
 import datetime
 import random
@@ -9,7 +9,7 @@ from .server import Server
 
 
 class Writers:
-    """Two users, a cancellation every 5 ms or so each, until they are told to stop."""
+    """Two users, each of whom cancels a bill about every 5 ms until told to stop."""
 
     def __init__(self, server: Server, database: str, lab: int, bills: int):
         self.latencies: list[float] = []
@@ -33,7 +33,7 @@ class Writers:
                     time.sleep(chance.random() / 100)
 
     def stop(self) -> list[float]:
-        """How long each transaction took, in milliseconds, sorted."""
+        """Stops the users, and returns how long each transaction took, in milliseconds, sorted."""
         self.stopping.set()
         for thread in self.threads:
             thread.join()

@@ -1,7 +1,7 @@
-"""What a schema cannot say. Each check looks at all objects of one build and yields what is wrong.
+"""Checks of what a schema cannot express. Each looks at all objects of one build and yields what is wrong.
 
-Of faults planted in manifests, strict schemas find one in ten, and an API server three in four; the
-rest shows on the night when it matters.
+Of faults planted in manifests, strict schemas find one in ten, and an API server three in four; the rest would
+only show in operation.
 """
 
 import ipaddress
@@ -33,7 +33,7 @@ def check(function):
 
 
 def problems(objects):
-    """What is wrong, by the name of the check that found it."""
+    """The problems, by the name of the check that found them."""
     wrong = {name: list(function(objects)) for name, function in CHECKS.items()}
     return {name: messages for name, messages in wrong.items() if messages}
 
@@ -47,7 +47,7 @@ def name_of(thing):
 
 
 def workloads(objects):
-    """Each object that makes pods, with the pods' template."""
+    """Each object that creates pods, with their template."""
     return [(thing, thing["spec"]["template"]) for thing in of(objects, "Deployment", "Job")]
 
 
@@ -58,7 +58,7 @@ def containers(objects):
 
 
 def services(objects):
-    """The containers whose command stays."""
+    """The containers of commands that keep running."""
     for where, container, pod in containers(objects):
         if (container.get("args") or [None])[0] in SERVICES:
             yield where, container, pod
@@ -101,7 +101,7 @@ def quantity(text):
 
 
 def settings(container, objects):
-    """The environment of a container, as far as the manifests say it."""
+    """The environment of a container, as far as the manifests define it."""
     known = {}
     for source_ in container.get("envFrom", []):
         for config in of(objects, "ConfigMap"):
@@ -487,7 +487,7 @@ def replicas_have_one_owner(objects):
 
 
 def query_problems(query):
-    """Metrics and labels that the code does not have, and sums of what every scheduler says."""
+    """Metrics and labels that the code does not have, and sums of gauges that every scheduler exports."""
     known = source.metrics()
     if "sum" in query:
         yield "sum: every scheduler exports the same gauges"

@@ -1,4 +1,4 @@
-"""Builds the kustomizations, and holds objects against the schemas of their kinds."""
+"""Builds the kustomizations, and validates objects against the schemas of their kinds."""
 
 import functools
 import json
@@ -17,21 +17,21 @@ from source import ROOT
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 KUBECTL = Path(sys.executable).parent / "kubectl"
 
-# The oldest whose schema has every field that is used, one that many run, and the newest whose schema is here.
+# The oldest version whose schema has every field that is used, one that many run, and the newest whose schema is here.
 VERSIONS = ["1.29", "1.33", "1.37"]
 
-# What people may put together beside the overlays that are there.
+# What people may combine besides the existing overlays.
 COMBINATIONS = {
     "all-with-keda": ["monitoring", "keda", "database-ca"],
     "all-with-hpa": ["monitoring", "hpa", "database-ca"],
 }
 
-# It reads a megabyte for each object otherwise.
+# Without the cache, it reads a megabyte for each object.
 kubernetes_schemas.schema_contents = functools.cache(kubernetes_schemas.schema_contents)
 
 
 def kustomizations():
-    """Every kustomization that is there, and the combinations, by name."""
+    """Every existing kustomization and every combination, by name."""
     there = {
         str(path.parent.relative_to(KUBERNETES)): path.parent
         for path in sorted(KUBERNETES.rglob("kustomization.yaml"))
@@ -41,7 +41,7 @@ def kustomizations():
 
 
 def combine(name, components):
-    """An overlay of the base, the migration and some components."""
+    """Writes an overlay of the base, the migration and some components."""
     path = ROOT / "target" / "deploy-tests" / name
     path.mkdir(parents=True, exist_ok=True)
     here = Path(os.path.relpath(KUBERNETES, path))
@@ -69,7 +69,7 @@ def is_custom(thing):
 
 
 def schema_problems(thing):
-    """What the schemas have against an object: all fields are known, and of the right type."""
+    """What the schemas find wrong: unknown fields, and values of the wrong type."""
     name = f"{thing['kind']}/{thing['metadata']['name']}"
     if is_custom(thing):
         for schema in custom_schemas(thing):
@@ -87,7 +87,7 @@ def schema_problems(thing):
 
 
 def custom_schemas(thing):
-    """Ours, which knows only the fields that we use, and the published one where it was given."""
+    """Our schema, which has only the fields that we use, and the published one if it is given."""
     yield yaml.safe_load((Path(__file__).parent / "schemas" / f"{thing['kind'].lower()}.yaml").read_text())
     if directory := os.environ.get("DAYMEND_CRDS"):
         yield published(Path(directory), thing["apiVersion"], thing["kind"])

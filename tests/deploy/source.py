@@ -9,12 +9,12 @@ ROOT = Path(__file__).resolve().parents[2]
 SRC = Path(os.environ.get("DAYMEND_SRC", ROOT / "src"))
 CLI = "\n".join(path.read_text() for path in sorted((SRC / "cli").rglob("*.rs")))
 
-# The commands that stay, and serve probes and metrics.
+# The commands that keep running, and serve probes and metrics.
 SERVICES = {"scheduler", "worker", "serve"}
 
 
 def found(what, pattern, text, flags=0):
-    """All matches of a pattern, of which there has to be one: the source may have changed its look."""
+    """All matches of a pattern. There has to be one: the form of the source may have changed."""
     matches = re.findall(pattern, text, flags)
     assert matches, f"{what}: nothing in {SRC} looks like {pattern}"
     return matches
@@ -47,7 +47,7 @@ def grace_seconds():
 
 
 def metrics():
-    """Every metric's labels by its name, those of histograms' series included."""
+    """The labels of every metric by its name, including the series of histograms."""
     text = (SRC / "metrics" / "catalogue.rs").read_text()
     entries = found("metrics", r'= \w+ Type::(\w+)(?:\(\w+\))?, "(daymend_\w+)", \[([^\]]*)\]', text)
     known = {}
@@ -66,7 +66,7 @@ def version():
 
 
 def seconds(text):
-    """A time as daymend reads it: 25s, 1m 30s."""
+    """Parses a duration as daymend does: 25s, 1m 30s."""
     units = {"s": 1, "m": 60, "h": 3600}
     parts = re.findall(r"(\d+)\s*([smh])", text)
     assert parts and re.fullmatch(r"(\s*\d+\s*[smh])+\s*", text), f"{text!r} is no time"
@@ -74,7 +74,7 @@ def seconds(text):
 
 
 def documented():
-    """Secrets and ConfigMaps that deploy/README.md tells people to make: {(kind, name): keys}."""
+    """Secrets and ConfigMaps that deploy/README.md says to create: {(kind, name): keys}."""
     text = (ROOT / "deploy" / "README.md").read_text().replace("\\\n", " ")
     known = {}
     for kind, name, rest in re.findall(r"create (secret generic|configmap) (\S+)(.*)", text):

@@ -29,7 +29,7 @@ def after_last_from():
 
 
 def copied():
-    """What is copied out of the repository."""
+    """The paths that are copied from the repository."""
     arguments = [rest.split() for word, rest in instructions() if word == "COPY" and "--from" not in rest]
     return [path for words in arguments for path in words[:-1]]
 
@@ -104,7 +104,7 @@ def test_what_is_compiled_in_is_copied():
 
 
 def test_every_target_of_the_package_has_a_source_in_the_image():
-    """Cargo wants the file of each target to be there, also of those that it does not build."""
+    """Cargo requires the source file of each target, even of those that it does not build."""
     package = tomllib.loads((ROOT / "Cargo.toml").read_text())
     made = " ".join(rest for word, rest in instructions() if word == "RUN")
     for kind in ("test", "bench", "example", "bin"):

@@ -1,5 +1,5 @@
-"""The checks find what they are there for: faults are planted one at a time into what was built, and
-each has to be found by the check that it was meant for, and by no more than are named.
+"""The checks find what they are for: faults are planted one at a time into what was built, and each has to be found
+by exactly the checks that are named with it.
 """
 
 import copy
@@ -69,7 +69,7 @@ FAULTS = []
 
 
 def fault(*found_by, build="all-with-keda"):
-    """A fault, the checks that have to find it, and the build that it is planted into."""
+    """Registers a fault, the checks that have to find it, and the build that it is planted into."""
 
     def register(plant):
         FAULTS.append(pytest.param(plant, set(found_by), build, id=plant.__name__))
@@ -456,7 +456,7 @@ def test_a_planted_fault_is_found(plant, found_by, build):
     objects = Objects(build)
     plant(objects)
     assert objects.all != manifests.build(BUILDS[build]), "nothing was planted"
-    # What was wrong before is told by test_manifests.
+    # Problems of the build itself are reported by test_manifests.
     before, after = checks.problems(manifests.build(BUILDS[build])), checks.problems(objects.all)
     assert {name for name in after if set(after[name]) - set(before.get(name, []))} == found_by
 

@@ -1,4 +1,4 @@
-"""Every overlay builds, and holds what the schemas and the checks ask for."""
+"""Every overlay builds, and passes the schemas and the checks."""
 
 import subprocess
 
@@ -61,7 +61,7 @@ def test_the_alerts_are_the_ones_that_promtool_tests(tmp_path):
     for name in ("overlays/monitoring", "overlays/keda", "overlays/hpa"):
         (rule,) = checks.of(manifests.build(BUILDS[name]), "PrometheusRule")
         assert rule["spec"] == wanted, "run deploy/kubernetes/components/monitoring/generate"
-    # The comments are letter by letter the same too.
+    # The comments have to be identical, too.
     copied = tmp_path / "deploy" / "kubernetes" / "components" / "monitoring"
     copied.mkdir(parents=True)
     (tmp_path / "deploy" / "prometheus").mkdir()
@@ -95,7 +95,7 @@ def test_the_example_of_the_readme_builds():
     path.mkdir(parents=True, exist_ok=True)
     (path / "kustomization.yaml").write_text(example.replace("../daymend/", "../../../"))
     objects = manifests.build(path)
-    # It has its own image and its own network; everything else holds as it does for the overlays.
+    # It has its own image and its own network. Everything else has to be as in the overlays.
     assert checks.problems(objects).keys() == {"images_are_this_version"}
     images = {container["image"] for _, container, _ in checks.containers(objects)}
     assert images == {f"registry.internal/daymend:{source.version()}"}

@@ -1,4 +1,4 @@
-"""What the autoscalers and the dashboard ask Prometheus, asked of Prometheus: promtool runs the very queries."""
+"""The queries of the autoscalers and the dashboard, run by promtool as they are."""
 
 import json
 import subprocess
@@ -44,7 +44,7 @@ CASES = {
 
 
 def ask(query, series, eval_time, wanted, tmp_path):
-    """Holds the answer to a query, at that time, against a number, or none."""
+    """Checks that a query at this time returns this number, or nothing if it is None."""
     (tmp_path / "rules.yml").write_text(
         yaml.safe_dump({"groups": [{"name": "asked", "rules": [{"record": "answer", "expr": query}]}]})
     )
@@ -73,7 +73,7 @@ def test_the_age_of_the_backlog(query, case, tmp_path):
 
 
 def panel(kind, title, ref="A"):
-    """The query of a panel of the dashboard, of all namespaces."""
+    """The query of a panel of the dashboard, for all namespaces."""
     dashboard = json.loads((manifests.KUBERNETES.parent / "grafana" / "daymend.json").read_text())
     (found,) = [panel for panel in dashboard["panels"] if (panel["type"], panel["title"]) == (kind, title)]
     (query,) = [target["expr"] for target in found["targets"] if target["refId"] == ref]
@@ -94,14 +94,14 @@ def test_jobs_of_a_paused_kind_are_left_out_unless_they_run(tmp_path):
     waiting = [*jobs("repair", available=3, backing_off=2, running=1), *paused("repair", 0)]
     waiting += [*jobs("rebuild", available=900, backing_off=7, running=4, paused=30), *paused("rebuild", 1)]
     ask(panel("stat", "Jobs waiting or running"), waiting, "5m", 3 + 2 + 1 + 4, tmp_path)
-    # Two a second.
+    # Two per second.
     done = [('daymend_attempts_total{kind="repair",outcome="unchanged"}', "0+120x10")]
     for kind in ["stat", "timeseries"]:
         ask(panel(kind, "Time to drain"), waiting + done, "10m", (3 + 2 + 1 + 4) / 2, tmp_path)
 
 
 def test_days_left_out_as_a_scheduler_starts_are_shown_for_a_day(tmp_path):
-    # Of one that is replaced half an hour later, and of one that goes on.
+    # One scheduler is replaced half an hour later, the other keeps running.
     skipped = [
         ('daymend_nightly_skipped_total{pod="a"}', "_x10 12x30 stale"),
         ('daymend_nightly_skipped_total{pod="b"}', "_x41 0x3000"),
@@ -116,7 +116,7 @@ def test_the_heartbeat_of_a_worker_that_is_cut_off_goes_on_to_age(tmp_path):
         ('daymend_worker_heartbeat_timestamp_seconds{instance="cut"}', "0+60x10 600x4 stale"),
         ('daymend_leases_lost_total{instance="well"}', "0x60"),
         ('daymend_worker_heartbeat_timestamp_seconds{instance="well"}', "0+60x60"),
-        # It has ended.
+        # This worker has ended.
         ('daymend_leases_lost_total{instance="gone"}', "0x5 stale"),
         ('daymend_worker_heartbeat_timestamp_seconds{instance="gone"}', "0+60x5 stale"),
     ]

@@ -1,4 +1,4 @@
-//! What `migrate` makes, whoever else is there, and what the other commands say before it.
+//! What `migrate` creates, alone or side by side with others, and what the other commands say before it has run.
 
 use std::process::Stdio;
 
@@ -62,7 +62,7 @@ async fn migrates_side_by_side_do_what_one_would(engine: Engine) {
         let versions: Vec<String> =
             MIGRATIONS.iter().map(|known| format!("applied version {} ({})", known.version, known.name)).collect();
         assert_eq!(applied, versions, "each was applied by one of them");
-        // Before them, or in the middle, the schema does not fit.
+        // While the migrations are not complete, the schema does not match.
         assert!(matches!(list.wait(LIMIT), Some(0 | SCHEMA)));
         assert!(run_ok(&db, &["migrate"]).contains("nothing to do"));
     }

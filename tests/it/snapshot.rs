@@ -1,4 +1,4 @@
-//! A snapshot holds what the database held, whatever the types.
+//! A snapshot contains what the database contained, whatever the types.
 
 use std::process::Command;
 
@@ -14,7 +14,7 @@ use crate::{
     support::{Engine, TestDb, server},
 };
 
-/// How many random tables are tried; each has this many rows.
+/// The number of random tables that are tried; each has this many rows.
 pub const TABLES: u64 = 6;
 const ROWS: u32 = 40;
 
@@ -37,7 +37,7 @@ pub async fn open_latest(store: &Store) -> Opened {
     snapshot::open(store, name).await.unwrap_or_else(|error| panic!("{}", daymend::error::chain(&error)))
 }
 
-/// All rows of a table of a snapshot, in the order of its key.
+/// Reads all rows of a table of a snapshot, in key order.
 pub async fn rows(opened: &Opened, table: &str) -> Vec<Vec<Value>> {
     let copy = opened.manifest.table(table).expect("the table");
     let quote = |name: &str| schema::quote(opened.db.dialect(), name);
@@ -108,7 +108,7 @@ async fn a_table_that_a_file_cannot_have_is_named(engine: Engine) {
     let store = Store::dir(dir.path());
     let cases: &[(&[&str], &str)] = match engine {
         Engine::Sqlite => &[(&["_Daymend_Tables"], "table _Daymend_Tables cannot be copied: every snapshot has")],
-        // SQLite itself has no such tables.
+        // SQLite itself cannot have such tables.
         Engine::MariaDb => &[
             (&["Sqlite_x"], "table Sqlite_x cannot be copied: SQLite"),
             (&["_daymend_tables"], "table _daymend_tables cannot be copied: every snapshot has"),
@@ -130,7 +130,7 @@ async fn a_table_that_a_file_cannot_have_is_named(engine: Engine) {
     snapshot::take(&db.admin, &store, None, Clock::System, &|_| ()).await.unwrap();
 }
 
-/// A type of MariaDB, and a literal of it.
+/// A MariaDB type, and a function that returns a literal of it.
 type Kind = (&'static str, fn(&mut StdRng) -> String);
 
 fn text(random: &mut StdRng, most: usize) -> String {
@@ -186,7 +186,7 @@ const KINDS: &[Kind] = &[
     ("POINT", |_| "ST_GeomFromText('POINT(1 2)')".to_owned()),
 ];
 
-/// Kinds whose values differ often enough to be a key.
+/// Types whose values differ often enough for a key.
 const KEYS: &[&str] = &["INT", "BIGINT UNSIGNED", "VARCHAR(20)", "VARBINARY(20)", "DECIMAL(20,3)", "DATETIME(6)"];
 
 fn key(kind: &str, number: u32) -> String {
@@ -201,7 +201,7 @@ fn key(kind: &str, number: u32) -> String {
     }
 }
 
-/// A value as a literal of MySQL.
+/// Formats a value as a MySQL literal.
 fn literal(value: &Value) -> String {
     match value {
         Value::Null => "NULL".to_owned(),
@@ -212,7 +212,7 @@ fn literal(value: &Value) -> String {
     }
 }
 
-/// The rows of a table by the server's own tool.
+/// Dumps the rows of a table with the server's own tool.
 pub fn dump(db: &TestDb, table: &str) -> String {
     let output = Command::new("mariadb-dump")
         .args(["--no-defaults", "--host=127.0.0.1", "--user=admin", "--password=admin-test", "--hex-blob", "--compact"])
@@ -225,7 +225,7 @@ pub fn dump(db: &TestDb, table: &str) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// Two tables of random types, the first of them with rows; how many columns they have beside the key.
+/// Creates two tables of random types, the first with rows. Returns the number of columns besides the key.
 pub async fn any_types(db: &TestDb, seed: u64) -> usize {
     let mut random = StdRng::seed_from_u64(seed);
     let key_kind = KEYS[usize::try_from(seed).unwrap() % KEYS.len()];
@@ -268,7 +268,7 @@ async fn a_snapshot_of_any_types_put_back_is_what_the_server_dumped() {
             db.execute(&format!("INSERT INTO two VALUES ({})", values.join(", ")), vec![]).await;
         }
         assert_eq!(dump(&db, "two").replace("INTO `two`", "INTO `one`"), dump(&db, "one"), "seed {seed}");
-        // What the tool prints of a FLOAT or a DOUBLE is not all of it.
+        // The tool does not print every digit of a FLOAT or a DOUBLE.
         for index in 0..kinds {
             let different = format!(
                 "SELECT COUNT(*) FROM one JOIN two USING (`the``key`) WHERE NOT (BINARY one.`c {index}` <=> BINARY two.`c {index}`)
@@ -279,7 +279,7 @@ async fn a_snapshot_of_any_types_put_back_is_what_the_server_dumped() {
     }
 }
 
-/// A table of SQLite whose rows have values of every storage class in every column.
+/// Creates a SQLite table whose rows have values of every storage class in every column.
 pub async fn any_classes(db: &TestDb) {
     db.execute("CREATE TABLE one (id TEXT COLLATE NOCASE PRIMARY KEY, \"a \"\"b\" INT, c, d REAL)", vec![]).await;
     let values = [
@@ -325,7 +325,7 @@ async fn a_snapshot_of_sqlite_keeps_every_storage_class() {
     assert_eq!(kept, live);
 }
 
-/// Of a table whose engine knows no transactions a copy would be of no moment: half of a change is in it.
+/// Without transactions there is no consistent view of a table: a copy could contain half of a change.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_without_transactions_is_not_copied() {
     let db = TestDb::new(Engine::MariaDb).await;

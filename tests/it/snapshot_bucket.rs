@@ -1,4 +1,4 @@
-//! Snapshots in a bucket: who else takes one in the same second, and what breaks off on the way.
+//! Snapshots in a bucket: two of the same second, and transfers that are interrupted.
 
 use std::{
     net::SocketAddr,
@@ -25,7 +25,7 @@ async fn some_rows(lab: i64) -> TestDb {
     db
 }
 
-/// The bucket, which never tries again by itself.
+/// Connects to the bucket, with a client that never retries.
 fn impatient(address: SocketAddr) -> Store {
     let s3 = AmazonS3Builder::new()
         .with_endpoint(format!("http://{address}"))
@@ -55,7 +55,7 @@ async fn a_second_belongs_to_whoever_came_first() {
     let objects = Arc::new(InMemory::new());
     let store = Store::objects(Arc::clone(&objects) as _, PREFIX);
     let clock = Clock::Fixed("2026-11-21T04:00:00Z".parse().unwrap());
-    // While one is under way somebody else takes one of the same second, from beginning to end.
+    // While one is under way, another one of the same second is taken from beginning to end.
     let other = Mutex::new(None);
     let meanwhile = || {
         let mut other = other.lock().unwrap();
@@ -69,7 +69,7 @@ async fn a_second_belongs_to_whoever_came_first() {
     assert!(matches!(&other, Err(SnapshotError::Exists(name)) if *name == taken.name.to_string()), "{other:?}");
     assert!(verify::verify(&store, taken.name, |_| ()).await.unwrap().is_whole());
     assert_eq!(taken.server.database, first.admin.name());
-    // Nothing of either is left, and whoever comes later finds the name taken.
+    // Nothing else of either is left, and a later take finds that the name is taken.
     let mut keys: Vec<String> = Vec::new();
     for file in [taken.name.manifest(), taken.name.data(), format!("{}.claim", taken.name)] {
         keys.extend(objects.head(&Path::from(format!("{PREFIX}/{file}"))).await.map(|_| file));
@@ -78,7 +78,7 @@ async fn a_second_belongs_to_whoever_came_first() {
     assert!(matches!(take(&second, &store, clock, &|| ()).await, Err(SnapshotError::Exists(_))));
 }
 
-/// Two databases whose daily snapshots are due at the same moment: nobody's is lost for it.
+/// The daily snapshots of two databases are due at the same moment: neither may be lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_comes_second_takes_a_later_second() {
     let db = some_rows(1).await;
@@ -128,9 +128,9 @@ async fn what_breaks_off_is_resumed_where_it_was() {
     let ranges = std::mem::take(&mut bucket.lock().unwrap().ranges);
     assert_eq!((ranges.len(), ranges[0].clone()), (7, 0..size));
     for (before, range) in ranges.iter().zip(&ranges[1..]) {
-        assert_eq!((range.start, range.end), (before.start + before.len() / 2, size), "no byte twice");
+        assert_eq!((range.start, range.end), (before.start + before.len() / 2, size), "no byte is fetched twice");
     }
-    // A store that never gets there is no damage.
+    // A store that never delivers does not count as damage.
     bucket.lock().unwrap().cuts = usize::MAX;
     let name = store.names().await.unwrap()[0];
     let error = snapshot::open(&store, name).await.unwrap_err();

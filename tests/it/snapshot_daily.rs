@@ -69,7 +69,7 @@ async fn many_schedulers_take_one_a_day(engine: Engine) {
     ] {
         let schedulers = (0..6).map(|number| daily(&db, dir.path(), &format!("scheduler {number}")));
         let schedulers: Vec<Daily> = schedulers.collect();
-        // On SQLite six of them may wait for one another for longer than a writer does.
+        // On SQLite, six of them may wait for one another for longer than a writer waits.
         let looks = schedulers.iter().map(|daily| retry("test", || look(&db.db, daily, at(now), &shutdown)));
         let looked = futures::future::try_join_all(looks).await.unwrap();
         let taken = looked.iter().filter(|look| **look == Look::Taken).count();
@@ -85,11 +85,11 @@ async fn two_processes_take_one(engine: Engine) {
     let db = TestDb::new(engine).await;
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().to_str().unwrap();
-    // Of one day, whenever the test runs.
+    // On a fixed day, whenever the test runs.
     let now = "2026-11-21T12:00:00Z";
     let arguments = ["--now", now, "scheduler", "--snapshot-to", place, "--snapshot-at", "02:00 UTC"];
     let processes = [Process::start(&db, &arguments), Process::start(&db, &arguments)];
-    // One that fails is tried again after a minute.
+    // A snapshot that fails is tried again after a minute.
     wait_until("a snapshot", Duration::from_secs(200), || async {
         db.number("SELECT COUNT(*) FROM daymend_snapshots WHERE state = 'done'").await == 1
     })
@@ -113,15 +113,15 @@ async fn one_whose_taker_died_is_taken_by_another(engine: Engine) {
     let shutdown = CancellationToken::new();
     let now = at("2026-11-21T02:00:00Z");
     let mine = daily(&db, dir.path(), "mine");
-    // Somebody takes it, and is alive.
+    // Another process takes it, and is alive.
     let held = "INSERT INTO daymend_snapshots (day, state, attempt, due_us, holder) VALUES ('2026-11-21', 'running', 1, ?, 'gone')";
     db.execute(held, args![i64::MAX]).await;
     assert_eq!(look(&db.db, &mine, now, &shutdown).await.unwrap(), Look::Nothing);
-    // And is not any more.
+    // That process has died.
     db.execute("UPDATE daymend_snapshots SET due_us = 1", vec![]).await;
     assert_eq!(look(&db.db, &mine, now, &shutdown).await.unwrap(), Look::Taken);
     assert_eq!(db.text("SELECT state FROM daymend_snapshots WHERE attempt = 2 AND holder = 'mine'").await, "done");
-    // One that had died when the snapshot was there already: it is not taken again.
+    // If it died when the snapshot was complete already, the snapshot is not taken again.
     db.execute("UPDATE daymend_snapshots SET state = 'running', due_us = 1, name = NULL", vec![]).await;
     let later = at("2026-11-21T05:00:00Z");
     assert_eq!(look(&db.db, &mine, later, &shutdown).await.unwrap(), Look::Taken);
@@ -129,8 +129,8 @@ async fn one_whose_taker_died_is_taken_by_another(engine: Engine) {
     assert_eq!(db.text("SELECT name FROM daymend_snapshots").await, "2026-11-21T020000Z");
 }
 
-/// Files may be slow: here one of a process that died is a pipe, which is opened when somebody reads it. Somebody
-/// else takes over meanwhile.
+/// A slow file: the lock file of a process that died is a pipe, and opening it waits for a reader. Meanwhile another
+/// process takes over.
 async fn who_was_not_heard_of_says_nothing_of_what_others_take(engine: Engine) {
     let db = TestDb::new(engine).await;
     for table in ["labs", "nowhere"] {
@@ -163,12 +163,12 @@ async fn one_that_fails_is_tried_again(engine: Engine) {
     mine.tables = vec!["nowhere".to_owned()];
     assert_eq!(look(&db.db, &mine, now, &shutdown).await.unwrap(), Look::Failed);
     assert!(db.text("SELECT error FROM daymend_snapshots").await.contains("nowhere"));
-    // Not at once.
+    // Not immediately.
     assert_eq!(look(&db.db, &mine, now, &shutdown).await.unwrap(), Look::Nothing);
     db.execute("UPDATE daymend_snapshots SET due_us = 1", vec![]).await;
     mine.tables = vec!["labs".to_owned()];
     assert_eq!(look(&db.db, &mine, now, &shutdown).await.unwrap(), Look::Taken);
-    // A shutdown in the middle hands it on at once.
+    // A shutdown in the middle makes it due again at once.
     shutdown.cancel();
     let tomorrow = at("2026-11-22T02:00:00Z");
     let handed_on = look(&db.db, &mine, tomorrow, &shutdown).await.unwrap();
@@ -198,7 +198,7 @@ async fn work_does_not_wait_for_the_log_in_that_snapshots_need(engine: Engine) {
     assert!(error.contains(why), "{error}");
     let metrics = get(&address, "/metrics").unwrap().body;
     assert!(metrics.contains("daymend_snapshots_total{result=\"failed\"} 1"), "{metrics}");
-    // It connects by itself when it can.
+    // It connects by itself once it can.
     match engine {
         Engine::MariaDb => {
             db.execute(&format!("CREATE USER {user}@'%' IDENTIFIED BY 'late'"), args![]).await;
@@ -212,14 +212,14 @@ async fn work_does_not_wait_for_the_log_in_that_snapshots_need(engine: Engine) {
     wait_until("a snapshot", limit, async || db.number(done).await == 1).await;
     process.terminate();
     assert_eq!(process.wait(Duration::from_secs(30)), Some(0));
-    // What can be seen without a connection is an error at the start.
+    // Errors that show without a connection are reported at the start.
     for (store, url) in [("gs://bucket", url.as_str()), ("store", "postgres://x:secret@127.0.0.1/lab")] {
         let error = run_fails(&db, USAGE, &["serve", "--snapshot-to", store, "--snapshot-database-url", url]);
         assert!(!error.contains("secret"), "{error}");
     }
 }
 
-/// Another database's daily snapshot is due at the same second, into the same bucket.
+/// Another database's daily snapshot is due in the same second, in the same bucket.
 async fn one_whose_second_is_somebody_elses_is_taken_later(engine: Engine) {
     let db = TestDb::new(engine).await;
     let objects = Arc::new(InMemory::new());
@@ -246,7 +246,7 @@ async fn a_snapshot_of_some_tables_pushes_no_full_one_out(engine: Engine) {
     let full = &["billing", "labs"];
     take(full, "2026-11-19T02:00:00Z").await;
     take(&["labs"], "2026-11-19T09:00:00Z").await;
-    // Taken by hand since it was due; and then one of its tables alone.
+    // Taken by hand after it was due, and followed by one of a single table.
     take(full, "2026-11-20T02:00:00Z").await;
     let mut daily = daily(&db, dir.path(), "mine");
     daily.tables = full.map(str::to_owned).to_vec();
@@ -255,7 +255,7 @@ async fn a_snapshot_of_some_tables_pushes_no_full_one_out(engine: Engine) {
     let names = async || store.names().await.unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(names().await, ["2026-11-19T020000Z", "2026-11-19T090000Z", "2026-11-20T020000Z", "2026-11-20T120000Z"]);
     assert_eq!(db.text("SELECT name FROM daymend_snapshots").await, "2026-11-20T020000Z");
-    // What was taken by hand has more tables, and stands for both.
+    // The one taken by hand has more tables, and counts for both sets.
     take(&["allTests", "billing", "labs"], "2026-11-21T09:00:00Z").await;
     assert_eq!(look(&db.db, &daily, at("2026-11-21T10:00:00Z"), &shutdown).await.unwrap(), Look::Taken);
     assert_eq!(names().await, ["2026-11-20T020000Z", "2026-11-20T120000Z", "2026-11-21T090000Z"]);
@@ -281,7 +281,7 @@ async fn databases_that_share_a_store_have_one_each(engine: Engine) {
     }
 }
 
-/// Files may be slow. Here one of a process that died is a pipe, which is opened when somebody reads it.
+/// A slow file: the lock file of a process that died is a pipe, and opening it waits for a reader.
 #[test]
 fn slow_files_keep_no_heartbeat_waiting() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

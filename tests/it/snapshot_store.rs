@@ -1,4 +1,4 @@
-//! Where snapshots are: what is listed is whole, what is damaged is found, what is old goes.
+//! Where snapshots are kept: what is listed is complete, damage is found, and old snapshots are removed.
 
 use std::{fs, path::Path, process::Command, sync::Arc, time::Duration};
 
@@ -83,7 +83,7 @@ async fn every_sort_of_damage_is_found(engine: Engine) {
     );
 }
 
-/// The hashes of the rows are more than those of the file.
+/// The hashes of the rows find more than the hash of the file.
 async fn a_file_made_anew_around_other_rows_is_found(engine: Engine) {
     let db = some_rows(engine).await;
     let dir = tempfile::tempdir().unwrap();
@@ -112,7 +112,7 @@ async fn a_file_made_anew_around_other_rows_is_found(engine: Engine) {
         let connection = rusqlite::Connection::open(&file).unwrap();
         connection.execute_batch(sql).unwrap();
         connection.close().unwrap();
-        // Everything but the rows agrees with everything else.
+        // Everything except the rows is consistent.
         let bytes = fs::read(&file).unwrap();
         let anew = zstd::encode_all(bytes.as_slice(), 1).unwrap();
         let mut other = manifest.clone();
@@ -129,7 +129,7 @@ async fn a_file_made_anew_around_other_rows_is_found(engine: Engine) {
     }
 }
 
-/// Whoever restores from it verifies nothing: the file is another one, or unpacks to more than was packed.
+/// A restore does not verify a snapshot, so opening has to notice another file, or one that unpacks to too many bytes.
 async fn a_file_that_its_manifest_does_not_mean_is_not_opened(engine: Engine) {
     let db = some_rows(engine).await;
     let dir = tempfile::tempdir().unwrap();
@@ -150,7 +150,7 @@ async fn a_file_that_its_manifest_does_not_mean_is_not_opened(engine: Engine) {
     }
 }
 
-/// What is listed is whole: the manifest is the first that goes, and the last that comes.
+/// What is listed is complete: the manifest is removed first and written last.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_that_can_only_half_be_removed_or_added_is_not_listed() {
     let db = some_rows(Engine::Sqlite).await;
@@ -159,7 +159,7 @@ async fn a_snapshot_that_can_only_half_be_removed_or_added_is_not_listed() {
     for day in 1..=2 {
         take_at(&db, &store, &format!("2026-11-{day:02}T02:00:00Z")).await;
     }
-    // Where the data should be there is what is no file: it is neither removed nor replaced.
+    // A directory in place of the data file can neither be removed nor replaced.
     let in_the_way = |name: &str| {
         let data = dir.path().join(format!("{name}.sqlite.zst"));
         let _ = fs::remove_file(&data);
@@ -177,7 +177,7 @@ async fn a_snapshot_that_can_only_half_be_removed_or_added_is_not_listed() {
     assert_eq!(names().await, ["2026-11-02T020000Z"]);
 }
 
-/// A daily prune may come between two looks at a snapshot.
+/// A daily prune may come between two reads of a snapshot.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_pruned_while_it_is_verified_is_gone_and_not_damaged() {
     let db = some_rows(Engine::Sqlite).await;
@@ -202,7 +202,7 @@ async fn what_is_pruned_while_it_is_verified_is_gone_and_not_damaged() {
         }
         pruning.join().unwrap();
     }
-    // Listed, and gone when its turn comes.
+    // It is listed, but gone when its turn comes.
     std::os::unix::fs::symlink("nowhere", &files[0]).unwrap();
     take_at(&db, &store, "2026-11-22T04:00:00Z").await;
     let output = run(&db, &["snapshot", "verify", "--all", "--store", place]);
@@ -212,7 +212,7 @@ async fn what_is_pruned_while_it_is_verified_is_gone_and_not_damaged() {
     assert!(text.contains("2026-11-22T040000Z: whole") && text.contains("2026-11-21T040000Z was removed"), "{text}");
 }
 
-/// What an earlier daymend has written.
+/// A snapshot that an earlier daymend has written.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_of_the_first_format_is_read() {
     let store = Store::dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/snapshot-format-1"));
@@ -230,7 +230,7 @@ fn flipped(bytes: &[u8], at: usize) -> Vec<u8> {
     bytes
 }
 
-/// Whoever opens a pipe to read it may wait for ever.
+/// Opening a pipe for reading may block for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_file_is_no_snapshot() {
     let db = some_rows(Engine::Sqlite).await;
@@ -275,7 +275,7 @@ async fn commands_list_show_and_prune(engine: Engine) {
     assert_eq!(listed.as_array().unwrap().len(), 12);
     assert_eq!(listed[0]["rows"], 60);
     assert!(run_ok(&db, &["snapshot", "show", "latest", "--store", place]).contains("billing"));
-    // What a take that died has left behind goes with them.
+    // What an interrupted take left behind is removed with them.
     let left = dir.path().join("2026-11-20T020000Z.sqlite.zst");
     fs::write(&left, "half").unwrap();
     let prune = ["snapshot", "prune", "--keep", "3 daily, 2 weekly", "--store", place];
@@ -310,7 +310,7 @@ async fn a_snapshot_of_some_tables_stands_for_no_full_one(engine: Engine) {
     take("2026-11-20T10:00:00Z", &["--table", "labs"]);
     take("2026-11-21T02:00:00Z", &[]);
     take("2026-11-21T09:00:00Z", &[]);
-    // Whose manifest cannot be read has been asked nothing: it neither goes nor stands for another one.
+    // If a manifest cannot be read, its snapshot is neither removed nor counted in place of another one.
     take("2026-11-21T12:00:00Z", &[]);
     fs::write(dir.path().join("2026-11-21T120000Z.json"), "{").unwrap();
     let prune = ["snapshot", "prune", "--keep", "2 daily", "--store", place];
@@ -354,7 +354,7 @@ async fn objects_in_memory_are_a_store_as_well() {
     for (name, _) in store.list().await.unwrap() {
         assert!(verify::verify(&store, name, |_| ()).await.unwrap().is_whole());
     }
-    // What has just been taken stays, whatever else there is of its day.
+    // The snapshot that was just taken stays, whatever else there is of its day.
     let (keep, oldest) = ("1 daily".parse().unwrap(), store.list().await.unwrap().remove(0).1.unwrap());
     let pruned = retention::prune(&store, &keep, Some(&oldest), true).await.unwrap();
     assert!(pruned.removed.len() == 1 && pruned.removed[0] != oldest.name, "{pruned:?}");
@@ -363,7 +363,7 @@ async fn objects_in_memory_are_a_store_as_well() {
     assert_eq!(rows(&open_latest(&store).await, "billing").await.len(), 60);
 }
 
-/// Over HTTP, by the binary, with the secrets in its environment: signed, in parts, manifest last.
+/// The binary over HTTP, with the secrets in its environment: requests are signed, uploads in parts, manifests last.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_bucket_is_written_and_read_over_http() {
     let db = some_rows(Engine::Sqlite).await;
@@ -379,7 +379,7 @@ async fn a_bucket_is_written_and_read_over_http() {
     daymend(&["snapshot", "take", "--now", "2026-11-20T02:00:00Z"]);
     assert!(daymend(&["snapshot", "take", "--now", "2026-11-21T02:00:00Z"]).contains("8 tables"));
     assert!(daymend(&["snapshot", "verify", "--all"]).contains("whole"));
-    // Of a take that died years ago, and of one that is under way. What is kept may be as old.
+    // Data of a take that died long ago, and of one that is under way. What is kept may be as old.
     {
         let mut bucket = bucket.lock().unwrap();
         for died in ["lab/2026-11-18T020000Z.sqlite.zst", "lab/2026-11-19T020000Z.sqlite.zst"] {

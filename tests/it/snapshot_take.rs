@@ -1,4 +1,4 @@
-//! Taking a snapshot while others write, alter, and kill.
+//! Taking a snapshot while others write, alter tables, and kill the process.
 
 use std::{
     collections::BTreeSet,
@@ -26,7 +26,7 @@ use crate::{
 
 const USAGE: i32 = 2;
 
-/// How many rows the tables have that take a moment to copy.
+/// The number of rows in tables that take a moment to copy.
 const MANY: u32 = 60_000;
 
 on_both! {
@@ -36,7 +36,7 @@ on_both! {
     a_copy_of_all_tables_leaves_none_out;
 }
 
-/// A table of so many rows, each of some 100 bytes.
+/// Creates a table of this many rows, each of about 100 bytes.
 async fn fill(db: &TestDb, table: &str, rows: u32) {
     let columns = "id INTEGER NOT NULL PRIMARY KEY, number BIGINT NOT NULL, words VARCHAR(200) NULL";
     db.execute(&format!("CREATE TABLE {table} ({columns})"), vec![]).await;
@@ -91,11 +91,11 @@ async fn foreign_keys_hold_inside_while_others_write(engine: Engine) {
     let taking = async {
         let is_written = async || rounds.load(Ordering::Relaxed) > 0;
         wait_until("somebody to commit", Duration::from_secs(120), is_written).await;
-        // Four of them while somebody commits.
+        // Four takes during which somebody commits.
         let (mut takes, mut beside, mut newest) = (0, 0, BTreeSet::new());
         while beside < 4 {
             takes += 1;
-            assert!(takes <= 60, "somebody committed during {beside} takes only");
+            assert!(takes <= 60, "somebody committed during only {beside} takes");
             let before = rounds.load(Ordering::Relaxed);
             take(&db, &store, &["children", "parents"]).await;
             beside += u32::from(rounds.load(Ordering::Relaxed) > before);
@@ -112,7 +112,7 @@ async fn foreign_keys_hold_inside_while_others_write(engine: Engine) {
             assert_eq!((foreign[0].parent.as_str(), foreign[0].parent_columns[0].as_str()), ("parents", "id"));
         }
         stop.store(true, Ordering::Relaxed);
-        assert!(newest.len() > 1, "all of them are the same: {newest:?}");
+        assert!(newest.len() > 1, "all snapshots have the same rows: {newest:?}");
         takes
     };
     let ((), takes) = tokio::join!(writing, taking);
@@ -137,14 +137,14 @@ async fn a_take_that_is_killed_leaves_nothing_that_looks_whole(engine: Engine) {
     let (mut takes, mut killed) = (0, 0);
     while takes < 12 || killed < 4 {
         takes += 1;
-        assert!(takes <= 60, "no more than {killed} kills have hit");
+        assert!(takes <= 60, "only {killed} takes were killed");
         let begun = std::time::Instant::now();
         let mut process = Process::start_with(&db, &arguments, variable);
         tokio::time::sleep(whole.mul_f64(rand::rng().random_range(0.0..1.1))).await;
         if process.is_running() {
             killed += 1;
         } else if process.wait(Duration::from_secs(120)) == Some(0) {
-            // The first one may have been slower than the others are.
+            // The first take may have been slower than the others.
             whole = whole.min(begun.elapsed());
         }
         drop(process);
@@ -164,7 +164,7 @@ async fn a_take_that_is_killed_leaves_nothing_that_looks_whole(engine: Engine) {
     assert_eq!(files, names.len() * 2 + 1, "leftovers of killed takes are gone");
 }
 
-/// The URL of an administrator, for tables that no user of daymend's may read.
+/// Returns the URL of an administrator, for tables that no user of daymend may read.
 fn admin_url(db: &TestDb) -> String {
     match db.engine {
         Engine::Sqlite => db.url.clone(),
@@ -179,8 +179,8 @@ async fn memory_does_not_grow_with_the_rows(engine: Engine) {
     assert!(peak_kib > 1024 && peak_kib < 64 * 1024, "{peak_kib} KiB");
 }
 
-/// Some of them are on their way at once, and not a page of them: these are 160 MB. (Of a SQLite file the driver reads
-/// fifty rows ahead.)
+/// Only a few rows are in memory at a time, not a page: these are 160 MB. (From SQLite, the driver reads fifty rows
+/// ahead.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_is_that_of_some_long_rows() {
     let db = TestDb::new(Engine::MariaDb).await;
@@ -192,7 +192,7 @@ async fn memory_is_that_of_some_long_rows() {
     assert!(peak_kib > 1024 && peak_kib < (64 + 10 * 8) * 1024, "{peak_kib} KiB");
 }
 
-/// The most memory that a process has that takes a snapshot of a table.
+/// Takes a snapshot of a table in a process, and returns the peak of its memory in KiB.
 async fn peak_of_take(db: &TestDb, table: &str) -> u64 {
     let dir = tempfile::tempdir().unwrap();
     let admin = admin_url(db);
@@ -217,7 +217,7 @@ async fn a_table_that_is_altered_meanwhile_is_copied_anew() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::dir(dir.path());
     let tables = ["first".to_owned(), "second".to_owned()];
-    // While the first table is copied somebody alters the second, at most so many times.
+    // When it is the second table's turn, somebody alters that table, at most this many times.
     let altering = |most: u32| {
         let times = AtomicU32::new(0);
         let db = &db;
@@ -241,13 +241,13 @@ async fn a_table_that_is_altered_meanwhile_is_copied_anew() {
     let progress = |progress: &snapshot::Progress| once(progress, &add);
     let manifest = snapshot::take(&db.admin, &store, Some(&tables), Clock::System, &progress).await.unwrap();
     assert_eq!(manifest.table("second").unwrap().table.columns.last().unwrap().name, "more_0");
-    // A column that is gone when its turn comes.
+    // A column that is gone when the table's turn comes.
     let drop = |_| vec!["ALTER TABLE second DROP COLUMN more_0".to_owned()];
     let dropping = altering(1);
     let progress = |progress: &snapshot::Progress| dropping(progress, &drop);
     let manifest = snapshot::take(&db.admin, &store, Some(&tables), Clock::System, &progress).await.unwrap();
     assert_eq!(manifest.table("second").unwrap().table.columns.last().unwrap().name, "a");
-    // Another table in its place, as online schema changes end.
+    // Another table in its place, as at the end of an online schema change.
     db.execute("CREATE TABLE ghost LIKE second", vec![]).await;
     db.execute("INSERT INTO ghost SELECT * FROM second", vec![]).await;
     let swap = |_| vec!["RENAME TABLE second TO old, ghost TO second".to_owned()];
@@ -304,12 +304,12 @@ async fn nobody_who_alters_or_writes_waits_for_the_end() {
     tx.execute(Query::new("test", "UPDATE first SET number = 0 WHERE id = 5"), vec![]).await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let store = Store::dir(dir.path());
-    // A row that somebody else has locked is read as it was.
+    // A row that somebody has locked is read as it was.
     take(&db, &store, &["first", "second"]).await;
     tx.commit().await.unwrap();
     let row = &rows(&open_latest(&store).await, "first").await[5];
     assert_eq!(row[1], snapshot::Value::Int(5 * 7919));
-    // A table that was copied is altered while the next one is, by somebody who waits a second at most.
+    // While a table is copied, the one before it is altered by a session that waits for a second at most.
     let altered = std::sync::Mutex::new(None);
     let progress = |progress: &snapshot::Progress| {
         let mut altered = altered.lock().unwrap();
@@ -325,7 +325,7 @@ async fn nobody_who_alters_or_writes_waits_for_the_end() {
         }
     };
     take_with(&db, &store, &["first".to_owned(), "second".to_owned()], &progress).await.unwrap();
-    altered.into_inner().unwrap().expect("it was tried").expect("nobody was in the way");
+    altered.into_inner().unwrap().expect("it was tried").expect("it did not have to wait");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -345,7 +345,7 @@ async fn a_right_on_all_tables_may_come_by_a_role() {
     let place = dir.path().join("store");
     let take =
         ["snapshot", "take", "--all", "--json", "--snapshot-database-url", &url, "--to", place.to_str().unwrap()];
-    // A role that nobody has put on gives no right.
+    // A role that is not enabled gives no privilege.
     let error = run_fails(&db, USAGE, &take);
     assert!(error.contains("SELECT on the whole database"), "{error}");
     let to = server::Product::tested().word_before_who_has_a_role();
@@ -355,7 +355,7 @@ async fn a_right_on_all_tables_may_come_by_a_role() {
     assert_eq!(manifest["tables"].as_array().unwrap().len() as i64, db.number(tables).await);
 }
 
-/// The user of deploy/mysql/grants.sql is shown the tables that it has a right on, and no others.
+/// The user of deploy/mysql/grants.sql only sees the tables on which it has a privilege.
 async fn a_copy_of_all_tables_leaves_none_out(engine: Engine) {
     let db = TestDb::new(engine).await;
     let dir = tempfile::tempdir().unwrap();
@@ -384,7 +384,7 @@ async fn a_copy_of_all_tables_leaves_none_out(engine: Engine) {
     let manifest: serde_json::Value = serde_json::from_str(&run_ok(&db, &all)).unwrap();
     let taken = i64::try_from(manifest["tables"].as_array().unwrap().len()).unwrap();
     assert_eq!(taken, db.number(tables).await);
-    // Of no table there is nothing to keep.
+    // A database without tables has nothing to copy.
     let empty = dir.path().join("empty.db");
     std::fs::write(&empty, "").unwrap();
     let url = format!("sqlite:{}", empty.display());

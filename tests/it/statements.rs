@@ -1,5 +1,5 @@
-//! Every statement of the program can be prepared on both databases; on MariaDB with the rights of
-//! the user that runs it.
+//! Every statement of the program can be prepared on both databases; on MariaDB with the privileges of the user that
+//! runs it.
 
 use std::{fs, path::Path};
 
@@ -14,7 +14,7 @@ use crate::{
     support::{Engine, TestDb},
 };
 
-/// How many statements the source declares: a registry that loses some would leave them unprepared.
+/// Counts the statements that the source declares: those that the registry loses would not be prepared.
 fn declared(folder: &Path) -> usize {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let in_file = |path: &Path| {
@@ -24,7 +24,7 @@ fn declared(folder: &Path) -> usize {
     entries.map(|path| if path.is_dir() { declared(&path) } else { in_file(&path) }).sum()
 }
 
-/// The text with three placeholders for a list, and three rows.
+/// The text with three placeholders for a list, and with three rows.
 pub fn written_out(statement: &Statement) -> String {
     statement.with_list(3).sql().replace("{rows}", &repeat(statement.row, 3))
 }

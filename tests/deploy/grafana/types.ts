@@ -1,12 +1,12 @@
-// What a dashboard of daymend may be: Grafana's own types, a little stricter where they take
-// anything (options and queries of a panel), a little laxer where they ask for what Grafana fills in.
+// The type of daymend's dashboard: Grafana's own types, a little stricter where they accept anything (options and
+// queries of a panel), a little laxer where they require what Grafana fills in.
 import type { Dashboard, DashboardLink, FieldConfigSource, Panel, RowPanel } from "@grafana/schema";
 import type * as BarGauge from "@grafana/schema/dist/esm/raw/composable/bargauge/panelcfg/x/BarGaugePanelCfg_types.gen";
 import type * as Stat from "@grafana/schema/dist/esm/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen";
 import type * as Table from "@grafana/schema/dist/esm/raw/composable/table/panelcfg/x/TablePanelCfg_types.gen";
 import type * as TimeSeries from "@grafana/schema/dist/esm/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen";
 
-/** JSON has no enums: their values stand for them. */
+/** JSON has no enums: their values replace them. */
 type Json<T> = T extends string
   ? `${T}`
   : T extends (infer Item)[]

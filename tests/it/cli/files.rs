@@ -1,4 +1,4 @@
-//! Files of SQLite's that may not be written, or are only read.
+//! SQLite files that this user may not write, or that a command only reads.
 
 use std::{
     fs::{self, Permissions},
@@ -20,7 +20,7 @@ fn open(file: &Path) -> rusqlite::Connection {
     rusqlite::Connection::open(file).unwrap()
 }
 
-/// A copy of a database that is not in WAL mode, in a directory of its own.
+/// A copy of a database, not in WAL mode, in its own directory.
 struct Copy {
     dir: tempfile::TempDir,
     file: PathBuf,
@@ -36,7 +36,7 @@ impl Copy {
         Self { dir, file, url }
     }
 
-    /// Runs daymend on it, as root without its power to write everything; the exit code and standard error.
+    /// Runs daymend on the copy, without root's capability to write any file. Returns the exit code and standard error.
     fn daymend(&self, args: &[&str]) -> (Option<i32>, String) {
         let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
         let drop = ["--bounding-set=-all", "--inh-caps=-all"];
@@ -47,7 +47,7 @@ impl Copy {
     }
 
     fn allow(&self, file_mode: u32, dir_mode: u32) {
-        // Whoever closes it last puts into the file what is beside it, and takes that away.
+        // Closing the last connection moves the WAL into the file and deletes it.
         if fs::metadata(&self.file).unwrap().permissions().mode() & 0o600 == 0o600 {
             open(&self.file).execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
         }
@@ -81,10 +81,10 @@ async fn a_file_that_may_not_be_written_is_one_line_that_says_what_to_do() {
                 assert!(error.starts_with(&what), "{case}");
             }
         }
-        // Who only reads needs no more than the directory.
+        // For reading, write access to the directory is enough.
         copy.allow(0o444, 0o755);
         assert_eq!(copy.daymend(&["queue", "stats"]), (Some(0), String::new()));
-        // Of a file in WAL mode not even that, if it says that nobody writes it.
+        // With `immutable=1`, a file in WAL mode can be read without that, too.
         copy.allow(0o644, 0o755);
         if is_wal {
             copy.allow(0o444, 0o555);

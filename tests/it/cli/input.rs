@@ -1,4 +1,4 @@
-//! Bad input, and what is missing or out of reach: one clear line and an exit code, with nothing half done.
+//! Bad input, and what is missing or cannot be reached: one clear line and an exit code, and nothing is half done.
 
 use std::fs;
 
@@ -112,7 +112,7 @@ async fn a_missing_table_or_column_is_named(engine: Engine) {
     let check = run_fails(&db, USAGE, &["rollups", "check"]);
     let lines: Vec<&str> = check.lines().collect();
     assert_eq!(lines.len(), 2, "{check}");
-    // By the lines of the files in jobs/.
+    // The line numbers are those of the files in jobs/.
     assert!(lines[0].contains("historical_summary/bills.sql:6: ") && lines[0].contains("branch_id"), "{check}");
     assert!(lines[1].contains("historical_summary/samples.sql:2: ") && lines[1].contains("collectedSample"), "{check}");
     db.execute("ALTER TABLE operation_historical_summary RENAME COLUMN event_count TO total", args![]).await;
@@ -121,7 +121,7 @@ async fn a_missing_table_or_column_is_named(engine: Engine) {
     let place = "historical_summary/rollup.toml [summary]: statement \"read summary\": ";
     assert!(summary.contains(place) && summary.contains("event_count"), "{check}");
     assert_eq!(written(&db).await, [0, 0, 0]);
-    // One of daymend's own, which is read without a look at it before.
+    // One of daymend's own tables, which is read without a check that it exists.
     db.execute("DROP TABLE daymend_pauses", args![]).await;
     let error = run_fails(&db, USAGE, &["queue", "stats"]);
     assert_one_line(&error);
@@ -142,7 +142,7 @@ async fn a_database_that_cannot_be_reached_is_said_so_without_its_password() {
         assert_one_line(&error);
         assert!(error.contains(&format!("the database {place} cannot be reached")), "{error}");
         assert!(!error.contains("verysecret"), "{error}");
-        // Why, too, and not only that a pool has waited.
+        // The cause is named, not only the pool's timeout.
         assert!(error.contains("refused") || error.contains("unable to open database file"), "{error}");
     }
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -167,7 +167,7 @@ async fn with_logs_as_json_the_error_that_ends_a_command_is_json_too() {
     let line: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!(line["level"], "ERROR", "{text}");
     assert!(line["message"].as_str().unwrap().contains("--lease"), "{text}");
-    // So is what cannot be understood at all, whoever asks for JSON; what asks for help is answered with help.
+    // So is an error about the arguments. `--log-format` overrides the variable; `--help` still prints help.
     for (args, json) in [
         (&["repair", "--day", "2026-02-30", "--log-format", "json"][..], true),
         (&["--log-format=json", "repair", "--day", "2026-02-30"], true),
@@ -220,7 +220,7 @@ async fn options_that_would_do_nothing_are_not_taken_in_silence(engine: Engine) 
     assert_one_line(&error);
     assert!(error.contains("takes no snapshot: leave --snapshot-to out"), "{error}");
     assert_eq!(written(&db).await, [0, 0, 0]);
-    // What is in the environment may be for other commands.
+    // A variable in the environment may be meant for other commands.
     let ended = command(&db, &once).env("DAYMEND_SNAPSHOT_STORE", "/tmp").output().unwrap();
     assert!(ended.status.success(), "{ended:?}");
 

@@ -1,5 +1,5 @@
-//! What a person or a script sees of the commands: bad input gets one clear line and an exit
-//! code, with nothing half done; doing things twice changes nothing the second time.
+//! What a person or a script sees of the commands: bad input gets one clear line and an exit code, and nothing is half
+//! done; running a command twice changes nothing the second time.
 
 mod files;
 mod input;
@@ -38,7 +38,7 @@ on_both! {
     runs_can_be_listed_shown_and_cancelled;
 }
 
-/// Two labs with a week of bills up to 14 June, and one with an unknown zone.
+/// Creates two labs with a week of bills up to 14 June, and one with an unknown zone.
 pub async fn labs(engine: Engine) -> TestDb {
     let db = TestDb::new(engine).await;
     for (lab, zone) in [(1, "Asia/Kolkata"), (2, "America/New_York"), (3, "Mars/Base")] {
@@ -56,7 +56,7 @@ async fn written(db: &TestDb) -> [i64; 3] {
     ]
 }
 
-/// An error is one line that begins with `error:`; what was left out may stand before it.
+/// Asserts that the last line, and no other, begins with `error:`. Warnings about what was left out may precede it.
 pub fn assert_one_line(error: &str) {
     let lines: Vec<&str> = error.lines().filter(|line| line.starts_with("error:")).collect();
     assert_eq!(lines.len(), 1, "{error}");
@@ -78,7 +78,7 @@ async fn definitions_are_written_out_to_be_changed(engine: Engine) {
     }
     assert_eq!(fs::read_dir(format!("{jobs}/historical_summary")).unwrap().count(), files);
     assert!(run_ok(&db, &["--jobs-dir", jobs, "rollups", "check"]).contains("no problem found"));
-    // What somebody has changed is not written over, nor is what is missing put beside it.
+    // Changed files are not overwritten, and missing files are not added next to them.
     let changed = format!("{jobs}/historical_summary/tests.sql");
     fs::write(&changed, "SELECT 1").unwrap();
     fs::remove_file(format!("{jobs}/historical_summary/bills.sql")).unwrap();
@@ -98,7 +98,7 @@ async fn every_command_twice_changes_nothing_the_second_time(engine: Engine) {
     assert_eq!(written(&db).await, before);
     drain();
     drain();
-    // Workers in the background carry the runs out that the commands wait for.
+    // Workers in the background carry out the runs that the commands wait for.
     let _serve = Process::start(&db, &["--now", NOW, "serve"]);
     let summary = "SELECT COUNT(*) FROM operation_historical_summary";
     for command in [
@@ -206,10 +206,10 @@ async fn a_bench_whose_workers_could_not_run_enqueues_nothing(engine: Engine) {
     assert_eq!(written(&db).await, [0, 0, 0]);
 }
 
-/// What is measured is emptied again: who may not do that hears of it before anything is enqueued.
+/// A bench empties the table afterwards. A user without that privilege is told so before anything is enqueued.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bench_that_could_not_clean_up_enqueues_nothing() {
-    // The figures wait until a server has written out what others write.
+    // A server of its own, because a bench waits until the server has flushed what other tests write.
     let server = server::Server::start("bench").expect("MariaDB starts");
     let db = TestDb::on_server(server.port).await;
     let bench = ["bench", "queue", "--jobs", "1000", "--rounds", "1", "--backlogs", "1000"];
@@ -223,11 +223,11 @@ async fn a_bench_that_could_not_clean_up_enqueues_nothing() {
     assert_eq!(written(&db).await, [0, 0, 0], "it leaves nothing behind");
 }
 
-/// On a server the figures wait until it has written out what other tests write.
+/// On SQLite, because on a server a bench waits until what other tests write is flushed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bench_starts_its_workers_with_its_own_definitions_and_no_address() {
     let db = labs(Engine::Sqlite).await;
-    // What is compiled in does not fit.
+    // The compiled-in definitions do not match the schema.
     db.execute("ALTER TABLE allTests RENAME COLUMN department_id TO section_id", args![]).await;
     let jobs = jobs_changed(|_, text| text.replace("department_id", "section_id"));
     let jobs = jobs.path().to_str().unwrap();
@@ -241,7 +241,7 @@ async fn a_standard_error_that_is_full_stops_nobody(engine: Engine) {
     let db = labs(engine).await;
     let full = || fs::File::options().write(true).open("/dev/full").unwrap();
     let quietly = |args: &[&str]| command(&db, args).stderr(full()).output().unwrap();
-    // Each of them has something to say: lab 3 has no zone.
+    // Each of these commands has a warning to print: lab 3's zone is unknown.
     let tick = quietly(&["--now", NOW, "scheduler", "--once"]);
     assert_eq!(tick.status.code(), Some(0), "{tick:?}");
     let repair = quietly(&["--now", NOW, "repair", "--day", "2026-06-12"]);
@@ -249,7 +249,7 @@ async fn a_standard_error_that_is_full_stops_nobody(engine: Engine) {
     let drain = quietly(&["--now", NOW, "--log", "info", "worker", "--drain", "--http-addr", "127.0.0.1:0"]);
     assert_eq!(drain.status.code(), Some(0), "{drain:?}");
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state <> 'completed'").await, 0);
-    // A result that cannot be written is an error, and no panic.
+    // A result that cannot be written is an error, not a panic.
     let listed = command(&db, &["runs", "list"]).stdout(full()).output().unwrap();
     assert_eq!(listed.status.code(), Some(1));
     let error = String::from_utf8_lossy(&listed.stderr).into_owned();
@@ -275,7 +275,7 @@ async fn runs_can_be_listed_shown_and_cancelled(engine: Engine) {
     assert!(run_ok(&db, &["runs", "cancel", &id, "--by", "Ada"]).contains(&format!("{open} open job(s) cancelled")));
     assert!(run_ok(&db, &["runs", "show", &id]).contains("cancelled"));
     assert!(run_ok(&db, &["runs", "cancel", &id]).contains("nothing to cancel"));
-    // Nobody has looked at its days: nothing says that they are right, or done.
+    // None of its days was looked at, so nothing may say that they are right or done.
     let watched = run(&db, &["runs", "watch", &id]);
     let said = String::from_utf8_lossy(&watched.stdout).into_owned();
     let expected = format!("run {id} cancelled: 0 days, 0 rows written; {open} cancelled\n");

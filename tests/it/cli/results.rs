@@ -1,4 +1,4 @@
-//! What commands print: what a repair says that it would do, results for machines, help and colours.
+//! What commands print: the plan of a repair, machine-readable results, help and colours.
 
 use std::process::{Command, Stdio};
 
@@ -21,7 +21,7 @@ on_both! {
 
 async fn a_repair_begins_with_the_first_bill_or_row_of_each_lab(engine: Engine) {
     let db = labs(engine).await;
-    // Lab 1 has bills from 8 June on, lab 2 from 7 June on, lab 4 none; rows before that are wrong.
+    // Lab 1 has bills from 8 June on, lab 2 from 7 June on, lab 4 none. Earlier rows are wrong.
     db.add_lab(4, Some("Asia/Kolkata")).await;
     db.add_summary_row(4, "2026-06-05", 1, 1, "branch_bill", 3).await;
     db.add_summary_row(2, "2026-06-06", 1, 1, "branch_bill", 3).await;
@@ -37,7 +37,7 @@ async fn a_repair_begins_with_the_first_bill_or_row_of_each_lab(engine: Engine) 
     let said = String::from_utf8_lossy(&planned.stderr).into_owned();
     let begin = "3 lab(s) begin later: lab 1 on 2026-06-08, lab 2 on 2026-06-06, lab 4 on 2026-06-05";
     assert!(said.contains(begin), "{said}");
-    // A lab that is named begins no sooner.
+    // A lab given by `--lab` begins no earlier.
     let named = run(&db, &[&span[..], &["--lab", "1", "--dry-run"]].concat());
     assert_eq!(
         String::from_utf8_lossy(&named.stdout).lines().next(),
@@ -45,7 +45,7 @@ async fn a_repair_begins_with_the_first_bill_or_row_of_each_lab(engine: Engine) 
     );
     let said = String::from_utf8_lossy(&named.stderr).into_owned();
     assert!(said.contains("1 lab(s) begin later: lab 1 on 2026-06-08 ("), "{said}");
-    // Whoever has rows or bills from the first day on is no such lab.
+    // A lab whose first bill or row is not after `--day` is not clipped.
     let exact = ["--now", NOW, "repair", "--day", "2026-06-08", "--to", "2026-06-10", "--lab", "1", "--lab", "2"];
     let exact: Value = serde_json::from_str(&run_ok(&db, &[&exact[..], &["--dry-run", "--json"]].concat())).unwrap();
     assert_eq!((&exact["clipped"], &exact["labs"][1]["days"][2]), (&json!([]), &"2026-06-10".into()), "{exact}");
@@ -58,7 +58,7 @@ async fn a_repair_begins_with_the_first_bill_or_row_of_each_lab(engine: Engine) 
 
 async fn a_repair_ends_with_the_last_day_that_is_over_in_each_lab(engine: Engine) {
     let db = labs(engine).await;
-    // Lab 1 is in Kolkata, where it is the 10th already, lab 2 in New York, where it is the 9th.
+    // In lab 1 (Kolkata) it is the 10th already, in lab 2 (New York) still the 9th.
     let now = "2026-06-09T20:00:00Z";
     let span = ["--now", now, "repair", "--day", "2026-06-08", "--to", "2026-06-09", "--dry-run"];
     let planned = run(&db, &[&span[..], &["--json"]].concat());
@@ -69,7 +69,7 @@ async fn a_repair_ends_with_the_last_day_that_is_over_in_each_lab(engine: Engine
     let said = String::from_utf8_lossy(&planned.stderr).into_owned();
     assert!(said.contains("1 lab(s) end earlier: lab 2 on 2026-06-08 (the last day that is over there)"), "{said}");
     assert!(!said.contains("begin later"), "{said}");
-    // What is over in none of the labs is a mistake, and so is a day of its own.
+    // A last day that is over in none of the labs is an error; so is a single day that is not over in each of them.
     let later = ["--now", now, "repair", "--day", "2026-06-08", "--to", "2026-06-10", "--dry-run"];
     let alone = [&span[..], &["--lab", "2"]].concat();
     let day = ["--now", now, "repair", "--day", "2026-06-09", "--lab", "1", "--lab", "2", "--dry-run"];
@@ -115,7 +115,7 @@ fn options_of_every_command_stand_apart_from_its_own() {
     }
 }
 
-/// On a terminal of its own, which `script` makes.
+/// Runs on a pseudo-terminal, which `script` creates.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn colours_are_for_terminals_that_have_them_and_for_who_wants_them() {
     let db = labs(Engine::Sqlite).await;

@@ -1,4 +1,4 @@
-//! Commands that wait for a run, and signals to those that wait or work.
+//! Commands that wait for a run, and signals to commands that wait or work.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -27,7 +27,7 @@ on_both! {
     whoever_stops_waiting_is_told_how_to_go_on;
 }
 
-/// Process 1 of a container dies of no signal that it has not asked for.
+/// A signal without a handler does not end process 1 of a container.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_that_waits_ends_when_it_is_told_to() {
     let db = TestDb::new(Engine::MariaDb).await;
@@ -36,7 +36,7 @@ async fn a_command_that_waits_ends_when_it_is_told_to() {
     let waiting = "SELECT COUNT(*) FROM information_schema.processlist
                    WHERE db = DATABASE() AND state LIKE 'Waiting for table%'";
     for (signal, code) in [("TERM", 143), ("INT", 130)] {
-        // The server does not notice that who waits has ended.
+        // The server does not notice that a waiting client has ended.
         let before = db.number(waiting).await;
         let mut list = Process::start(&db, &["runs", "list"]);
         wait_until("the command to wait", LIMIT, async || db.number(waiting).await > before).await;
@@ -45,7 +45,7 @@ async fn a_command_that_waits_ends_when_it_is_told_to() {
     }
 }
 
-/// A worker in the middle of a job.
+/// The worker is in the middle of a job.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_signal_ends_a_worker_at_once() {
     let db = labs(Engine::MariaDb).await;
@@ -63,12 +63,12 @@ async fn a_second_signal_ends_a_worker_at_once() {
                     WHERE db = DATABASE() AND state LIKE 'Waiting for table%'";
         wait_until("the job to run", LIMIT, async || db.number(held).await > 0).await;
         worker.signal(signal);
-        // Two that come before it looks are one to it.
+        // Two signals count as one if both arrive before the worker handles the first.
         wait_until("the worker to hear it", Duration::from_secs(20), async || {
             get(&address, "/readyz").unwrap().body.contains("process: shutting down")
         })
         .await;
-        assert!(worker.is_running(), "it finishes what has begun");
+        assert!(worker.is_running(), "it finishes the running job");
         worker.signal(signal);
         assert_eq!(worker.wait(Duration::from_secs(20)), Some(code));
         db.execute("DELETE FROM daymend_jobs", args![]).await;
@@ -101,7 +101,7 @@ async fn a_rebuild_that_waits_takes_its_own_labs_alone(engine: Engine) {
     assert_eq!(rebuild.wait(LIMIT), Some(0));
     assert_eq!(db.number("SELECT MIN(max_shrink) FROM daymend_runs WHERE lab_id = 1").await, 30);
     assert_eq!(db.number("SELECT MAX(attempts_max) FROM daymend_jobs WHERE lab_id = 1 AND kind = 'rebuild'").await, 2);
-    // Of lab 2 the scheduler has taken the record, with its own limits.
+    // The scheduler takes the record of lab 2, with its own limits.
     let sql = "SELECT attempts_max FROM daymend_jobs WHERE lab_id = 2 AND kind = 'rebuild' LIMIT 1";
     assert_eq!(db.number(sql).await, 5);
     assert!(db.record_status(other).await.starts_with("Running"));
@@ -134,7 +134,7 @@ async fn whoever_stops_waiting_is_told_how_to_go_on(engine: Engine) {
         assert_eq!(rest, [format!("run {run} goes on: daymend runs watch {run}")]);
         assert_eq!(waits.wait().unwrap().code(), Some(code));
     }
-    // Whoever waits to the end is told nothing of the kind.
+    // A command that waits to the end prints no such line.
     let _worker = Process::start(&db, &["worker"]);
     let watched = run(&db, &["runs", "watch", "1"]);
     assert!(watched.status.success() && !String::from_utf8_lossy(&watched.stderr).contains("goes on"), "{watched:?}");

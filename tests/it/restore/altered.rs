@@ -57,7 +57,7 @@ async fn foreign_keys_of_other_columns_than_before_are_no_hindrance(engine: Engi
     assert!(remarks.contains("people(team) -> teams: a column of people does not exist, or is computed"), "{report}");
     let undo = scene.path("undo.jsonl").display().to_string();
     assert_eq!(scene.json(0, &["undo", &undo])["removed"], 4);
-    // What a person has declared has to hold.
+    // A reference that a person declares has to be valid.
     let relations = scene.file("r.toml", "[[reference]]\ntable = 'pets'\ncolumns = 'owner'\nparent = 'people'\n");
     let error = scene.run(2, &["restore", &name, "--missing", "--relations", &relations]);
     assert!(error.contains("pets(owner) -> people: a column of pets does not exist"), "{error}");
@@ -71,7 +71,7 @@ async fn columns_and_tables_that_are_gone_are_named(engine: Engine) {
     let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
     let lost = serde_json::json!(["table t has no column b any more: its values are not restored"]);
     assert_eq!((&report["report"]["remarks"], &report["applied"]["inserted"]), (&lost, &1.into()), "{report}");
-    // What was restored cannot be told from what somebody has written.
+    // Without the column, restored rows cannot be told from rows that somebody has changed.
     let undo = scene.path("undo.jsonl").display().to_string();
     let args = scene.args(&["undo", &undo]);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -89,7 +89,7 @@ async fn columns_and_tables_that_are_gone_are_named(engine: Engine) {
     assert!(scene.path("undo.jsonl").exists());
 }
 
-/// What is there today is copied, and comes back, of tables that keep what they were.
+/// Of system-versioned tables, the current rows are copied and restored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tables_with_a_history_are_copied_as_well() {
     let tables = [
@@ -122,7 +122,7 @@ async fn tables_with_a_history_are_copied_as_well() {
     assert_eq!(scene.json(0, &["undo", &undo])["removed"], 2);
 }
 
-/// SQLite follows a reference whatever the case of its names; so does a restore.
+/// SQLite ignores the case of the names in a reference; so does a restore.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reference_in_another_case_is_followed() {
     let tables = [

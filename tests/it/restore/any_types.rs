@@ -1,4 +1,4 @@
-//! Tables of any types: whatever is deleted from them comes back as it was.
+//! Tables with columns of any types: deleted rows are restored exactly.
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
@@ -8,7 +8,7 @@ use crate::{
     support::{Engine, TestDb},
 };
 
-/// Deletes some rows, by the order of a key that no literal is needed for; how many.
+/// Deletes some rows, chosen by the order of a key so that no literal is needed. Returns how many.
 async fn delete_some(db: &TestDb, key: &str, random: &mut StdRng) -> i64 {
     let (step, rest) = (random.random_range(1..4), random.random_range(0..4));
     let keys = format!("SELECT {key} AS k, ROW_NUMBER() OVER (ORDER BY {key}) AS n FROM one");
@@ -18,7 +18,7 @@ async fn delete_some(db: &TestDb, key: &str, random: &mut StdRng) -> i64 {
     before - db.number("SELECT COUNT(*) FROM one").await
 }
 
-/// Judged by the server's own tool.
+/// Compares dumps that the server's own tool makes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_of_any_types_come_back_as_the_server_dumped_them() {
     for seed in 0..TABLES {
@@ -65,7 +65,7 @@ async fn values_of_every_storage_class_come_back() {
     }
 }
 
-/// A point is no kind of INT, whatever its name ends with.
+/// The name POINT ends with INT, but the type is not an integer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_are_found_by_places() {
     for kind in ["POINT", "MULTIPOINT"] {

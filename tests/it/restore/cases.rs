@@ -1,4 +1,4 @@
-//! One case each: why rows are set aside, what must not come back.
+//! Single cases: why rows are deferred, and what must not be restored.
 
 use std::{
     io::Read as _,
@@ -46,12 +46,12 @@ pub async fn people(engine: Engine) -> Scene {
 async fn what_the_database_does_not_take_is_deferred_with_its_reason(engine: Engine) {
     let table = "CREATE TABLE t (id BIGINT NOT NULL PRIMARY KEY, code VARCHAR(20) NULL UNIQUE, v VARCHAR(50) NULL, n BIGINT NULL, p BIGINT NULL)";
     let mut scene = Scene::new(engine, &[table, "CREATE TABLE parents (id BIGINT NOT NULL PRIMARY KEY)"]).await;
-    // Of the parents the snapshot knows nothing: only the database does.
+    // The snapshot does not contain the parents: only the database knows them.
     scene.tables.truncate(1);
     scene.db.execute("INSERT INTO parents VALUES (1), (2)", args![]).await;
     scene.db.execute("INSERT INTO t VALUES (1, 'taken', 'a', 1, 1), (2, 'b', 'much too long', 1, 1), (3, 'c', 'c', NULL, 1), (4, 'd', 'd', -1, 1), (5, 'e', 'e', 1, 2), (6, 'f', 'f', 1, 1), (7, 'g', 'refused', 1, NULL)", args![]).await;
     let name = scene.take().await.to_string();
-    // Stricter than it was.
+    // The new table is stricter than the one in the snapshot.
     let length = if engine == Engine::Sqlite { "CHECK (length(v) <= 5)" } else { "" };
     let strict = format!(
         "CREATE TABLE t (id BIGINT NOT NULL PRIMARY KEY, code VARCHAR(20) NULL UNIQUE, v VARCHAR(7) NULL {length}, n BIGINT NOT NULL,
@@ -75,7 +75,7 @@ async fn what_the_database_does_not_take_is_deferred_with_its_reason(engine: Eng
     ] {
         scene.db.execute(sql, args![]).await;
     }
-    // Nobody has said that the code identifies anybody.
+    // The code is not declared as an identity.
     let relations = scene.file("r.toml", "[[identity]]\ntable = 't'\ncolumns = []\n");
     let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--table", "t", "--relations", &relations]);
     let found: Vec<(String, String)> = report["report"]["groups"]
@@ -106,7 +106,7 @@ async fn what_the_database_does_not_take_is_deferred_with_its_reason(engine: Eng
     found.sort();
     expected.sort();
     assert_eq!(found, expected);
-    // What was in the way goes: the next run finds the rest.
+    // Once the obstacles are gone, the next run restores the two rows behind them.
     scene.db.execute("DELETE FROM t WHERE id = 100", args![]).await;
     scene.db.execute("INSERT INTO parents VALUES (2)", args![]).await;
     let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--table", "t", "--relations", &relations]);
@@ -123,7 +123,7 @@ async fn cycles_and_trees_go_in_by_two_passes(engine: Engine) {
         ],
     )
     .await;
-    // A tree upside down, a circle of three, one that is its own parent, and a circle through two tables.
+    // A tree upside down, a circle of three, a row that is its own parent, and a circle through two tables.
     let mut sql: Vec<String> = (1..300)
         .map(|id| format!("INSERT INTO places VALUES ({id}, NULL, NULL, 'x', '2020-02-02 02:02:02')"))
         .collect();
@@ -223,7 +223,7 @@ async fn who_stops_a_restore_or_an_undo_is_told_what_is_half_done() {
     let name = scene.take().await.to_string();
     scene.execute_all(&["DELETE FROM pets", "DELETE FROM people"]).await;
     let undo = scene.path("undo.jsonl").display().to_string();
-    // Somebody holds a row of what comes last: when the others are done, it waits.
+    // A user locks a row of the last step: when everything else is done, the command waits for it.
     let restore = vec!["restore", name.as_str(), "--missing", "--apply"];
     let or = format!(", or `daymend snapshot undo {undo}`");
     for (arguments, holding, people, or) in [
@@ -255,10 +255,10 @@ async fn who_stops_a_restore_or_an_undo_is_told_what_is_half_done() {
     }
 }
 
-/// When all days of the lab are over.
+/// A time at which all days of the lab are over.
 pub const NOW: &str = "2026-06-15T12:00:00Z";
 
-/// The lab system's tables, and ten days of one lab.
+/// Creates the lab system's tables, with bills of one lab on ten days.
 pub async fn lab(engine: Engine) -> Scene {
     let tables = ["labs", "billing", "billingInfo", "allTests", "labReportRelation", "collectedSample"];
     let mut scene = Scene::new(engine, &[]).await;
@@ -303,7 +303,7 @@ async fn days_of_restored_facts_are_recomputed(engine: Engine) {
     oracle::assert_equal(&oracle::stored(&scene.db).await, &expected);
 }
 
-/// Every pet has the code of its owner for a name: whose it is can be told whatever became of the keys.
+/// Every pet is named after its owner's code, so its owner is known whatever happens to the keys.
 async fn writers_meanwhile_do_no_harm(engine: Engine) {
     let scene = Scene::new(engine, &PEOPLE).await;
     let people: Vec<String> = (1..=4000).map(|id| format!("({id}, 'c{id}', 'n')")).collect();
@@ -313,7 +313,7 @@ async fn writers_meanwhile_do_no_harm(engine: Engine) {
     scene.execute_all(&sql).await;
     let name = scene.take().await.to_string();
     scene.execute_all(&["DELETE FROM pets WHERE id > 1000", "DELETE FROM people WHERE id > 1000"]).await;
-    // Gives old ids to somebody else, enters people again under new ones, and takes some away; how often each.
+    // Gives old ids to other people, enters people again under new ids, and deletes some. Counts each.
     let write = async {
         let mut hits = [0; 3];
         for id in (1001..).step_by(40).take(60) {
@@ -332,12 +332,12 @@ async fn writers_meanwhile_do_no_harm(engine: Engine) {
             ];
             for (hits, sql) in hits.iter_mut().zip(sql) {
                 let done = tokio::time::timeout(Duration::from_secs(20), scene.db.execute(&sql, args![])).await;
-                *hits += i64::try_from(done.expect("nobody waits that long")).unwrap();
+                *hits += i64::try_from(done.expect("the statement does not wait that long")).unwrap();
             }
         }
         hits
     };
-    // On a thread of its own: the writers must not stand still meanwhile, in the middle of a transaction.
+    // The process has a thread of its own, so that the writers do not stall in the middle of a transaction.
     let relations = scene.file("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'code'\n");
     let restore = ["restore", &name, "--missing", "--apply", "--relations", &relations];
     let args = scene.args(&restore);
@@ -347,16 +347,16 @@ async fn writers_meanwhile_do_no_harm(engine: Engine) {
     let output = output.unwrap();
     assert!(matches!(output.status.code(), Some(0 | 3)), "{output:?}");
     println!("{engine:?}: {strangers} ids were given away, {again} people entered again, {away} taken away");
-    assert!(strangers + again > 0, "that was no test");
-    // What was in the way by chance is not any more; whose id is a stranger's is for a person to decide.
+    assert!(strangers + again > 0, "no writer came in between: nothing was tested");
+    // The second run restores what the writers kept the first from. A person decides about ids that are strangers' now.
     let report = scene.json(if strangers > 0 { 3 } else { 0 }, &restore);
     assert_eq!(rows(&report, "reused").get("people").copied().unwrap_or(0), strangers, "{report}");
     let with_pet = "SELECT COUNT(*) FROM people JOIN pets ON pets.owner = people.id AND pets.name = people.code";
     let count = async |rows: &str| scene.db.number(&format!("SELECT COUNT(*) FROM {rows}")).await;
-    assert_eq!(scene.db.number(with_pet).await, 4000 - strangers, "everybody who is there has the pet");
-    assert_eq!(count("pets").await, 4000 - strangers, "and nobody another one's");
-    assert_eq!(count("people").await, 4000, "nobody is there twice");
-    // Back to what is there without the restore.
+    assert_eq!(scene.db.number(with_pet).await, 4000 - strangers, "every person has their own pet");
+    assert_eq!(count("pets").await, 4000 - strangers, "no pet is another person's");
+    assert_eq!(count("people").await, 4000, "nobody exists twice");
+    // Undo leaves what would be there without the restore.
     scene.json(0, &["undo", &scene.path("undo.jsonl").display().to_string()]);
     assert_eq!((count("pets").await, count("people WHERE id <= 1000").await), (1000, 1000));
     assert_eq!(count("people WHERE id > 1000").await, strangers + again);
@@ -394,7 +394,7 @@ async fn bad_input_is_one_line(engine: Engine) {
     assert!(scene.run(0, &["diff", &name, "--where", "owner=1"]).contains("table people is left out"));
 }
 
-/// Whoever may not read what was copied needs other rights than whoever copies.
+/// A user who may not read the tables needs other privileges for `diff` and `restore` than for `take`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_may_not_read_the_tables_hears_who_may() {
     let mut scene = people(Engine::MariaDb).await;
@@ -418,7 +418,7 @@ async fn who_may_not_read_the_tables_hears_who_may() {
     assert!(error.contains(&format!("{needed}--snapshot-database-url of the user daymend_snapshot")), "{error}");
 }
 
-/// Somebody has a row in hand for a while, and is not waited for: the restore tries again until it is through.
+/// A user holds a lock on a row for a while. The restore does not wait, but tries again until it succeeds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_somebody_holds_is_tried_again() {
     let scene = people(Engine::MariaDb).await;
@@ -440,7 +440,7 @@ async fn a_row_that_somebody_holds_is_tried_again() {
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE id < 4").await, 3);
 }
 
-/// The run-time user must not write the lab system's tables, and hears who may.
+/// The run-time user must not write the lab system's tables, and is told who may.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_run_time_user_can_restore_nothing() {
     let mut scene = people(Engine::MariaDb).await;
@@ -448,7 +448,7 @@ async fn the_run_time_user_can_restore_nothing() {
     scene.execute_all(&["DELETE FROM pets"]).await;
     let (port, database) = (server::port(&scene.db.url), scene.db.name().to_owned());
     scene.url.clone_from(&scene.db.url);
-    // First it may not even see all that `undo` has to look at, then all of it.
+    // First this user may not even see everything that `undo` has to look at, then it may.
     let some = format!(
         "GRANT SELECT ON {database}.people TO {database}@'%'; GRANT SELECT ON {database}.pets TO {database}@'%'"
     );

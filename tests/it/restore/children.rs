@@ -1,4 +1,4 @@
-//! Rows that refer to restored ones, of tables that no snapshot could have: a DELETE would take them along.
+//! Rows that refer to restored rows, in tables that no snapshot can contain: a DELETE would cascade to them.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ on_both! {
 const PEOPLE: &str = "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, boss BIGINT NULL,
     FOREIGN KEY (boss) REFERENCES people (id))";
 
-/// Two people who were restored; the undo file.
+/// Creates two people who were deleted and restored. Returns the path of the undo file, too.
 async fn restored(engine: Engine) -> (Scene, String) {
     let scene = Scene::new(engine, &[PEOPLE]).await;
     scene.execute_all(&["INSERT INTO people VALUES (1, 1), (2, NULL)"]).await;
@@ -66,7 +66,7 @@ async fn nor_by_what_is_taken_out_again(engine: Engine) {
     assert_eq!(case.scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2 AND leads IS NULL").await, 1);
 }
 
-/// Of another database, of a table with a history, and of one that this user may only write.
+/// The tables are system-versioned, or in another database, or this user may write but not read them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_of_tables_that_are_elsewhere_are_not_deleted() {
     let (scene, undo) = restored(Engine::MariaDb).await;
@@ -103,7 +103,7 @@ async fn rows_of_tables_that_are_elsewhere_are_not_deleted() {
     server::run(port, &format!("DROP DATABASE {name}_other")).await;
 }
 
-/// Who is granted single tables sees no others, and nobody else's foreign keys.
+/// A user with privileges on single tables sees neither other tables nor their foreign keys.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_goes_where_other_tables_are_kept_from_sight() {
     let (scene, undo) = restored(Engine::MariaDb).await;
@@ -123,7 +123,7 @@ async fn nothing_goes_where_other_tables_are_kept_from_sight() {
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM logins").await, 2);
 }
 
-/// A row has changed since, another one refers to one of them, and somebody has one locked.
+/// One row was changed since, a new row refers to another, and a user has locked a third.
 async fn a_dry_run_of_an_undo_says_what_comes_of_it_and_waits_for_nobody(engine: Engine) {
     let scene = people(engine).await;
     let name = scene.take().await.to_string();

@@ -1,14 +1,14 @@
-//! What a table of SQLite's, or a trigger, does about a conflict is not what a restore promises.
+//! The conflict rules of SQLite tables and triggers must not break what a restore promises.
 
 use serde_json::Value as Json;
 
 use super::{Scene, rows};
 use crate::support::Engine;
 
-/// Nobody has said that a code identifies anybody.
+/// The code is not declared as an identity.
 const RELATIONS: &str = "[[identity]]\ntable = 't'\ncolumns = []\n";
 
-/// Five rows that are gone, of a table with this column beside its id.
+/// Creates a table with this column next to its id, and five rows that are deleted after the snapshot.
 async fn gone(code: &str) -> (Scene, String, String) {
     let table = format!("CREATE TABLE t (id INTEGER NOT NULL PRIMARY KEY, {code}, next INTEGER NULL)");
     let scene = Scene::new(Engine::Sqlite, &[&table]).await;
@@ -57,7 +57,7 @@ async fn the_rule_of_a_table_deletes_nobody_for_a_reference_that_is_filled_in() 
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM t WHERE id = 9 AND next = 2").await, 1, "{report}");
 }
 
-/// A trigger that says how it refuses the row with this id.
+/// Builds a trigger that rejects the row with this id by a `RAISE` of this type.
 fn refuse(event: &str, id: i64, how: &str) -> String {
     let row = if event.ends_with("DELETE") { "OLD" } else { "NEW" };
     format!("CREATE TRIGGER no_{id} {event} ON t WHEN {row}.id = {id} BEGIN SELECT RAISE({how}, 'never'); END")
@@ -66,7 +66,7 @@ fn refuse(event: &str, id: i64, how: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trigger_that_ends_the_transaction_lets_nothing_in_that_is_not_written_down() {
     let (scene, name, relations) = gone("code TEXT NULL").await;
-    // What fails behind its row keeps it.
+    // FAIL in an AFTER trigger leaves the row in the table.
     let (rollback, fail) = (refuse("BEFORE INSERT", 3, "ROLLBACK"), refuse("AFTER INSERT", 4, "FAIL"));
     scene.execute_all(&[rollback, fail]).await;
     let report = restore(&scene, &name, &relations, 3);

@@ -1,4 +1,4 @@
-//! What a diff of snapshots says, and which of them it compares.
+//! What a diff of snapshots reports, and which snapshots it compares.
 
 use std::time::Duration;
 
@@ -38,12 +38,12 @@ async fn a_filter_and_a_row_of_snapshots_say_when_rows_vanished(engine: Engine) 
     let diff = scene.json(3, &["diff", &first, &second, "live", "--where", "owner=3"]);
     assert!(differences(&diff[0]).is_empty());
     assert_eq!(differences(&diff[1])["pets"], [1, 0, 0, 0]);
-    // A row that was not meant and is now, or the other way round, has changed.
+    // A row that fits the condition on one side only has changed.
     for condition in ["name=new", "name!=new"] {
         let diff = scene.json(3, &["diff", &second, "--table", "pets", "--where", "id=4", "--where", condition]);
         assert_eq!(differences(&diff[0])["pets"], [0, 0, 1, 0], "{condition}: {diff}");
     }
-    // A typo is not "nothing lost", and no value is SQL.
+    // A typo must not look like "nothing lost", and a value is never SQL.
     for condition in ["owner=12345", "owner=abc", "owner=1 or 1=1", "name=x' OR '1'='1"] {
         let error = scene.run(2, &["diff", "--since", &first, "--where", condition]);
         assert_eq!(error, format!("error: --where: no row fits {condition}\n"));

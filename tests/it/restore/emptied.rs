@@ -1,4 +1,4 @@
-//! References that ON DELETE SET NULL has emptied: rows that are still there.
+//! References that ON DELETE SET NULL has emptied, in rows that still exist.
 
 use serde_json::{Value as Json, json};
 
@@ -25,7 +25,7 @@ async fn what_was_emptied_when_a_row_vanished_is_said_and_left(engine: Engine) {
             "INSERT INTO visits VALUES (1, 1, 0), (2, 1, 0), (3, 2, 0), (4, 1, 0), (5, 1, 0), (6, NULL, 0), (7, 3, 0)",
         ])
         .await;
-    // More than a page of them.
+    // More than one page.
     scene
         .execute_all(&(100..600).map(|id| format!("INSERT INTO visits VALUES ({id}, 1, 0)")).collect::<Vec<_>>())
         .await;
@@ -34,12 +34,12 @@ async fn what_was_emptied_when_a_row_vanished_is_said_and_left(engine: Engine) {
         .execute_all(&[
             "DELETE FROM visits WHERE id = 5",
             "DELETE FROM clinics WHERE id IN (1, 3)",
-            // Somebody has decided otherwise since; and somebody has left a clinic that is still there.
+            // Another clinic was entered since, and a reference to a clinic that exists was removed.
             "UPDATE visits SET clinic = 2 WHERE id = 4",
             "UPDATE visits SET clinic = NULL WHERE id = 3",
         ])
         .await;
-    // The same reference as somebody has declared it is no other; of a clinic that stays away nothing is said.
+    // A declared reference that equals the foreign key is the same. An excluded clinic is not reported.
     let declared =
         scene.file("more.toml", "[[reference]]\ntable = \"visits\"\ncolumns = \"clinic\"\nparent = \"clinics\"\n");
     let restore = ["restore", &name, "--missing", "--exclude", "clinics:3", "--relations", &declared];
@@ -48,7 +48,7 @@ async fn what_was_emptied_when_a_row_vanished_is_said_and_left(engine: Engine) {
     }]);
     let planned = scene.json(3, &restore);
     assert_eq!(planned["report"]["emptied"], emptied, "{planned}");
-    // Tables that are asked for one by one make no difference to those that refer to them.
+    // Rows that refer to a table are reported even if only that table is asked for.
     let clinics = scene.json(3, &[&restore[..], &["--table", "clinics"]].concat());
     assert_eq!(clinics["report"]["emptied"], emptied, "{clinics}");
     let visits = scene.json(3, &[&restore[..], &["--table", "visits"]].concat());
@@ -57,7 +57,7 @@ async fn what_was_emptied_when_a_row_vanished_is_said_and_left(engine: Engine) {
     let said = "502 row(s) of visits refer to no row of clinics any more, and theirs has vanished: a restore fills in only \
                 what it has left empty itself (the first is 1, whose clinic was 1)";
     assert!(printed.contains(said), "{printed}");
-    // All rows are back, and a person has something to decide. Said once: then nothing is missing.
+    // All rows are restored, but a person has to decide something. It is reported once: afterwards nothing is missing.
     let applied = scene.json(3, &[&restore[..], &["--apply"]].concat());
     assert_eq!(applied["report"]["emptied"], emptied, "{applied}");
     for (visit, clinic) in [(1, "-"), (2, "-"), (3, "-"), (4, "2"), (5, "1"), (6, "-"), (7, "-"), (599, "-")] {
@@ -68,19 +68,19 @@ async fn what_was_emptied_when_a_row_vanished_is_said_and_left(engine: Engine) {
     assert_eq!(again["report"]["emptied"], Json::Null, "{again}");
 }
 
-/// A tree that is gone as a whole goes in with references empty, which the restore fills in.
+/// If a whole tree is gone, its rows go in with empty references, which the restore fills in.
 async fn what_a_restore_fills_in_itself_is_not_said(engine: Engine) {
     let staff = "CREATE TABLE staff (id BIGINT NOT NULL PRIMARY KEY, boss BIGINT NULL, name VARCHAR(20) NOT NULL,
         FOREIGN KEY (boss) REFERENCES staff (id) ON DELETE SET NULL)";
     let scene = Scene::new(engine, &[staff]).await;
-    // Each is the boss of the one before.
+    // Each is the boss of the one with the next lower id.
     scene.execute_all(&["INSERT INTO staff VALUES (3, NULL, 'c'), (2, 3, 'b'), (1, 2, 'a')"]).await;
     let name = scene.take().await.to_string();
     scene.execute_all(&["DELETE FROM staff WHERE id IN (1, 2, 3)"]).await;
     let applied = scene.json(0, &["restore", &name, "--missing", "--apply"]);
     assert_eq!(applied["report"]["emptied"], Json::Null, "{applied}");
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM staff WHERE boss = id + 1").await, 2);
-    // Of one that has stayed the boss is gone.
+    // This time a row that still exists has lost its boss.
     scene.execute_all(&["DELETE FROM staff WHERE id = 3"]).await;
     let emptied = json!([{
         "table": "staff", "columns": "boss", "parent": "staff", "rows": 1, "first": "2", "referred_to": "3"
@@ -109,8 +109,8 @@ async fn a_row_that_is_another_by_now_has_lost_nothing(engine: Engine) {
     }
 }
 
-/// Whose identity holds the very reference is there all the same: it is said that it has lost it, and no map says that
-/// it is itself, which would not be so after an undo.
+/// A row whose identity includes the emptied reference still exists: the loss of its reference is reported, and no map
+/// says that the row replaces itself, which would be wrong after an undo.
 async fn what_tells_rows_apart_may_be_what_was_emptied(engine: Engine) {
     let scene = Scene::new(engine, &[CLINICS, VISITS]).await;
     let identity = scene.file("identity.toml", "[[identity]]\ntable = 'visits'\ncolumns = ['clinic', 'seen']\n");
@@ -128,7 +128,7 @@ async fn what_tells_rows_apart_may_be_what_was_emptied(engine: Engine) {
     assert!(!map.contains("visits"), "{map}");
 }
 
-/// A clinic can only go when nobody refers to it: whoever has emptied the reference has meant it.
+/// A clinic can only be deleted once nothing refers to it, so somebody emptied the reference on purpose.
 async fn where_the_database_empties_nothing_somebody_has_decided(engine: Engine) {
     let visits = VISITS.replace(" ON DELETE SET NULL", "");
     let scene = Scene::new(engine, &[CLINICS, &visits]).await;

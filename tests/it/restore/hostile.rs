@@ -1,4 +1,4 @@
-//! What a person in a hurry does to a restore: parts of it, again and again, and edits in between.
+//! What a person in a hurry does to a restore: runs parts of it, again and again, with edits in between.
 
 use std::{io::Write as _, os::unix::fs::PermissionsExt as _};
 
@@ -43,7 +43,7 @@ async fn one_table_alone_is_not_restored_blindly(engine: Engine) {
         ["INSERT INTO people VALUES (1, 'a'), (2, 'b'), (3, 'c')", "INSERT INTO pets VALUES (1, 1), (2, 2), (3, 3)"];
     scene.execute_all(&sql).await;
     let name = scene.take().await.to_string();
-    // The second owner is entered again, and somebody else has got the old id.
+    // The second owner was entered again, and another person has got the old id.
     let sql =
         ["DELETE FROM pets", "DELETE FROM people WHERE id < 3", "INSERT INTO people VALUES (12, 'b'), (2, 'new')"];
     scene.execute_all(&sql).await;
@@ -51,16 +51,16 @@ async fn one_table_alone_is_not_restored_blindly(engine: Engine) {
     let args =
         ["restore", &name, "--missing", "--apply", "--table", "pets", "--relations", &relations, "--relations", &code];
     let report = scene.json(3, &args);
-    assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 2").await, 12, "not somebody else's: {report}");
+    assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 2").await, 12, "not the other person's: {report}");
     assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 3").await, 3);
-    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE id = 1").await, 0, "its owner is not there");
-    assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE id = 1").await, 0, "nobody has asked for people");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE id = 1").await, 0, "its owner does not exist");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE id = 1").await, 0, "people were not asked for");
     assert_eq!(rows(&report, "deferred")["pets"], 1, "{report}");
     assert_eq!(
         report["report"]["groups"].as_array().unwrap().iter().filter(|group| group["table"] == "people").count(),
         0
     );
-    // The rest, with the same undo file; and all of it back.
+    // The next run restores the rest with the same undo file; one undo reverts both runs.
     let report =
         scene.json(0, &["restore", &name, "--missing", "--apply", "--relations", &relations, "--relations", &code]);
     assert_eq!(report["applied"]["inserted"], 2, "{report}");
@@ -71,7 +71,7 @@ async fn one_table_alone_is_not_restored_blindly(engine: Engine) {
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM people").await, 3);
 }
 
-/// Each leads to the next one, and the last to the first.
+/// Creates a circle of three members, all of them deleted after the snapshot.
 async fn circle(engine: Engine) -> (Scene, String) {
     let table = "CREATE TABLE members (id BIGINT NOT NULL PRIMARY KEY, next BIGINT NULL, name VARCHAR(20) NULL,
         FOREIGN KEY (next) REFERENCES members (id))";
@@ -91,15 +91,15 @@ async fn a_reference_that_somebody_has_emptied_stays_empty(engine: Engine) {
     let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
     assert_eq!(report["applied"]["inserted"], 3, "{report}");
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM members WHERE next = id % 3 + 1").await, 3);
-    // A week later somebody ends the circle, and the restore is run again for another reason.
+    // A week later somebody breaks the circle, and the restore is run again for another reason.
     scene.db.execute("UPDATE members SET next = NULL", args![]).await;
     let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
     assert_eq!(report["applied"]["filled"], 0, "{report}");
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM members WHERE next IS NULL").await, 3, "{report}");
 }
 
-/// A member went in with its reference left empty, is kept as others refer to it, and somebody writes it; later
-/// nobody refers to it any more.
+/// A member is inserted with its reference left empty, and is kept because others refer to it. Then somebody edits it,
+/// and later nothing refers to it any more.
 async fn a_row_that_somebody_has_changed_is_not_taken_out(engine: Engine) {
     let case = super::taken_out::Case::new(engine, true).await;
     case.restore(3);
@@ -111,19 +111,19 @@ async fn a_row_that_somebody_has_changed_is_not_taken_out(engine: Engine) {
         ["restore", &case.name, "--missing", "--apply", "--relations", &case.relations, "--exclude", "badges:7"];
     let report = scene.json(3, &again);
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2 AND name = 'married'").await, 1, "{report}");
-    // What is in the way goes: the reference is somebody else's business by now.
+    // The obstacle is removed. The reference stays empty, because somebody has edited the row since.
     scene.db.execute("DELETE FROM teams WHERE id = 99", args![]).await;
     let report = scene.json(3, &again);
     assert_eq!((&report["applied"]["filled"], &report["applied"]["changed"]), (&0.into(), &1.into()), "{report}");
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2 AND leads IS NULL").await, 1);
 }
 
-/// The row that has to be taken out is in somebody's hands: the restore tries again until it is through.
+/// A user has locked the row that has to be taken out: the restore tries again until it succeeds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_cannot_be_taken_out_yet_is_tried_again() {
     let case = super::taken_out::Case::new(Engine::MariaDb, false).await;
     let scene = &case.scene;
-    // Time to take the row in hand, between its own transaction and the next.
+    // The gate leaves time to lock the row, between the transaction that inserts it and the next one.
     let gate = format!("'gate of {}'", scene.db.name());
     let slow = format!(
         "CREATE TRIGGER slow BEFORE INSERT ON teams FOR EACH ROW
@@ -139,21 +139,21 @@ async fn a_row_that_cannot_be_taken_out_yet_is_tried_again() {
         scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2").await == 1
     })
     .await;
-    // A reader's lock: it lets the reference be looked at, and the row not be deleted.
+    // A shared lock: the reference can be checked, but the row cannot be deleted.
     let mut held = scene.db.admin.begin(Mode::Write).await.unwrap();
     let read = "SELECT id FROM members WHERE id = 2 LOCK IN SHARE MODE";
     assert_eq!(held.fetch_all(Query::new("test", read), args![], Ok).await.unwrap().len(), 1);
     closed.close().await.unwrap();
     // Longer than a statement waits for a lock.
     tokio::time::sleep(std::time::Duration::from_secs(9)).await;
-    assert!(!restore.is_finished(), "it is in nobody's hands: {:?}", restore.await);
+    assert!(!restore.is_finished(), "it has not tried again: {:?}", restore.await);
     held.commit().await.unwrap();
     let output = restore.await.unwrap();
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2").await, 0);
 }
 
-/// As one that was killed between its last step and its end is run again.
+/// As if an undo had been killed between its last step and its end, and were run again.
 async fn an_undo_that_is_through_is_no_error(engine: Engine) {
     let (scene, name) = circle(engine).await;
     scene.json(0, &["restore", &name, "--missing", "--apply"]);
@@ -162,7 +162,7 @@ async fn an_undo_that_is_through_is_no_error(engine: Engine) {
     assert_eq!(scene.json(0, &["undo", &undo])["removed"], 0);
     assert!(scene.run(0, &["undo", &undo]).contains("was taken back before"));
     std::fs::remove_file(scene.path("undo.jsonl.undone")).unwrap();
-    assert!(scene.run(2, &["undo", &undo]).contains("cannot be read"), "a file that never was");
+    assert!(scene.run(2, &["undo", &undo]).contains("cannot be read"), "a file that never existed");
 }
 
 async fn a_row_that_was_restored_twice_is_named_once(engine: Engine) {
@@ -181,7 +181,7 @@ async fn a_row_that_was_restored_twice_is_named_once(engine: Engine) {
     }
 }
 
-/// The last line of the undo file was never whole, and its transaction never committed.
+/// The last line of the undo file is incomplete, and its transaction never committed.
 async fn a_line_that_a_crash_has_torn_spoils_no_other(engine: Engine) {
     let scene = people(engine).await;
     let name = scene.take().await.to_string();
@@ -198,7 +198,7 @@ async fn a_line_that_a_crash_has_torn_spoils_no_other(engine: Engine) {
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 7);
 }
 
-/// A statement that somebody kills says nothing of its row: it is not set aside as one that cannot come back.
+/// A statement that is killed says nothing about its row, so the row must not be deferred.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_whose_statement_is_killed_is_not_deferred() {
     let scene = people(Engine::MariaDb).await;
@@ -220,8 +220,8 @@ async fn a_row_whose_statement_is_killed_is_not_deferred() {
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 8);
 }
 
-/// Somebody begins to refer to a row that is about to go, by a key that takes its rows along: the undo waits for
-/// the end of that, and sees it.
+/// A user begins to refer to a row that is about to be deleted, by a foreign key that cascades. The undo tries again
+/// until that transaction has ended, and sees the new reference.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_begins_to_refer_to_a_row_loses_nothing() {
     let scene = people(Engine::MariaDb).await;
@@ -237,7 +237,7 @@ async fn who_begins_to_refer_to_a_row_loses_nothing() {
     let args = scene.args(&["undo", &scene.path("undo.jsonl").display().to_string()]);
     let mut undo = command(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
     let undo = tokio::task::spawn_blocking(move || undo.output().expect("daymend runs"));
-    // It tries again and again; were it to wait with its DELETE, that would be long enough.
+    // The undo tries again and again. If it waited in its DELETE instead, this would be long enough to get there.
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     assert!(!undo.is_finished(), "{:?}", undo.await);
     user.commit().await.unwrap();
@@ -291,7 +291,7 @@ async fn the_undo_file_of_another_snapshot_is_not_written_on(engine: Engine) {
 
 async fn nobody_else_may_read_what_is_written_down(engine: Engine) {
     let case = super::taken_out::Case::new(engine, false).await;
-    // Somebody was entered again: there is a map.
+    // A team was entered again, so that there is a map.
     case.scene.execute_all(&["DELETE FROM teams"]).await;
     let code = case.scene.file("code.toml", "[[identity]]\ntable = 'teams'\ncolumns = 'code'\n");
     case.scene.execute_all(&["INSERT INTO teams VALUES (98, 3, 'b')"]).await;
@@ -302,7 +302,7 @@ async fn nobody_else_may_read_what_is_written_down(engine: Engine) {
     }
 }
 
-/// A trigger knows what daymend does not: which row has to be there before another.
+/// Only a trigger knows which row has to exist before another.
 async fn what_the_database_refuses_at_first_is_tried_again(engine: Engine) {
     let tables = ["appointments", "bookings"];
     let tables = tables.map(|table| format!("CREATE TABLE {table} (id BIGINT NOT NULL PRIMARY KEY)"));
@@ -324,7 +324,7 @@ async fn what_the_database_refuses_at_first_is_tried_again(engine: Engine) {
     assert_eq!(rows(&report, "deferred")["appointments"], 1, "{report}");
 }
 
-/// Each of the two has to be there before the other.
+/// Each of the two rows has to exist before the other.
 async fn a_circle_that_has_no_beginning_is_set_aside(engine: Engine) {
     let tables = [("chickens", "egg"), ("eggs", "chicken")].map(|(table, other)| {
         format!("CREATE TABLE {table} (id BIGINT NOT NULL PRIMARY KEY, {other} BIGINT NOT NULL)")

@@ -1,4 +1,4 @@
-//! Who is taken for whom: rows that came again under another key, and keys that are somebody else's by now.
+//! Which rows count as the same: rows entered again under another key, and keys that now belong to other rows.
 
 use super::{
     Scene,
@@ -21,14 +21,14 @@ on_both! {
     what_was_written_to_who_was_entered_again_is_itself;
 }
 
-/// Takes a snapshot, and then this happens; the snapshot's name.
+/// Takes a snapshot, then runs these statements. Returns the snapshot's name.
 async fn taken(scene: &Scene, then: &[&str]) -> String {
     let name = scene.take().await.to_string();
     scene.execute_all(then).await;
     name
 }
 
-/// A file of relations in which rows of a table are identified by a column.
+/// Writes a file of relations in which a column identifies the rows of a table.
 fn identified(scene: &Scene, table: &str, column: &str) -> String {
     scene.file("r.toml", &format!("[[identity]]\ntable = '{table}'\ncolumns = '{column}'\n"))
 }
@@ -44,7 +44,7 @@ async fn the_map_can_be_edited(engine: Engine) {
     assert_eq!(rows(&plan, "mapped")["people"], 2);
     let map = std::fs::read_to_string(scene.path("map.csv")).unwrap();
     assert_eq!(map, "table,old,new,why\npeople,1,11,code is the same\npeople,2,12,code is the same\n");
-    // 2 is not 12 after all, and 3 is 13.
+    // A person knows that 2 is not 12, and that 3 is 13.
     let edited = scene.file("edited.csv", "table,old,new,why\npeople,1,11,\npeople,2,,no\npeople,3,13,she told us\n");
     let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--remap", &edited]);
     assert_eq!(rows(&report, "mapped")["people"], 2);
@@ -59,7 +59,7 @@ async fn the_map_can_be_edited(engine: Engine) {
     assert!(groups.iter().any(|group| group["reason"] == "the map names a row that is not there"), "{plan}");
 }
 
-/// Nobody holds what identifies them: all the same somebody wants to ask first.
+/// Nobody holds their identity, but somebody wants to ask first.
 async fn what_the_map_leaves_open_stays_away(engine: Engine) {
     let clients = "CREATE TABLE clients (id BIGINT NOT NULL PRIMARY KEY, FOREIGN KEY (id) REFERENCES people (id))";
     let scene = Scene::new(engine, &[PEOPLE[0], PEOPLE[1], clients]).await;
@@ -100,7 +100,7 @@ async fn who_was_deleted_on_purpose_is_nobody_whatever_the_map_says(engine: Engi
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner IN (1, 11)").await, 0, "{report}");
 }
 
-/// Its name is mistyped: none of its lines would be heard.
+/// The table's name is mistyped: none of the map's lines would have an effect.
 async fn a_map_of_a_table_that_is_not_there_is_refused(engine: Engine) {
     let scene = people(engine).await;
     let name = taken(&scene, &["DELETE FROM pets WHERE id = 1"]).await;
@@ -117,7 +117,7 @@ async fn a_reused_id_is_not_present(engine: Engine) {
         &[
             "DELETE FROM pets WHERE id IN (1, 2)",
             "DELETE FROM people WHERE id IN (1, 2)",
-            // Somebody else got the id of the first, who came again under another one.
+            // Others have got both ids, and the first person was entered again under another id.
             "INSERT INTO people VALUES (1, 'new', 'somebody'), (2, 'also new', 'somebody'), (10, 'c1', 'again')",
         ],
     )
@@ -127,10 +127,10 @@ async fn a_reused_id_is_not_present(engine: Engine) {
     assert_eq!(rows(&report, "mapped")["people"], 1);
     assert_eq!(rows(&report, "reused")["people"], 1);
     assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 1").await, 10);
-    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner IN (1, 2)").await, 0, "nobody else's pets");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner IN (1, 2)").await, 0, "no stranger got a pet");
 }
 
-/// Three of the same name have vanished, and one of that name was entered again: nobody knows who of them.
+/// Three people of one name have vanished, and one of that name was entered again: it is unknown which of them.
 async fn who_is_claimed_twice_is_nobody(engine: Engine) {
     let scene = people(engine).await;
     scene.execute_all(&["UPDATE people SET name = 'Ann' WHERE id < 4"]).await;
@@ -139,7 +139,7 @@ async fn who_is_claimed_twice_is_nobody(engine: Engine) {
         &[
             "DELETE FROM pets WHERE id < 4",
             "DELETE FROM people WHERE id < 4",
-            // Two ids are free, and somebody else has got the third.
+            // Two of the ids are free, and somebody else has got the third.
             "INSERT INTO people VALUES (3, 'new', 'Bob'), (10, 'again', 'Ann')",
         ],
     )
@@ -149,7 +149,7 @@ async fn who_is_claimed_twice_is_nobody(engine: Engine) {
     assert_eq!((rows(&report, "mapped").len(), rows(&report, "ambiguous")["people"]), (0, 3), "{report}");
     assert_eq!(rows(&report, "deferred")["pets"], 3);
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner IN (3, 10)").await, 0);
-    // A person can tell.
+    // A person can decide.
     let decided = scene.file("decided.csv", "table,old,new\npeople,1,\npeople,2,10\npeople,3,\n");
     let again = ["restore", &name, "--missing", "--apply", "--relations", &relations, "--remap", &decided];
     let report = scene.json(3, &again);
@@ -157,7 +157,7 @@ async fn who_is_claimed_twice_is_nobody(engine: Engine) {
     assert_eq!(scene.db.number("SELECT id FROM pets WHERE owner = 10").await, 2);
 }
 
-/// More rows lie between the two than are looked at together.
+/// More rows lie between the two claims than are read at once.
 async fn claims_are_compared_however_far_apart(engine: Engine) {
     let scene = Scene::new(engine, &PEOPLE).await;
     let name = |id: i64| if id == 1 || id == 500 { "Ann".to_owned() } else { format!("n{id}") };
@@ -177,7 +177,7 @@ async fn claims_are_compared_however_far_apart(engine: Engine) {
     }
 }
 
-/// The phone says that it is the first, and the card, of which the table below knows, that it is the second.
+/// By the phone the new person is the first one; by the card, which is in another table, the second one.
 async fn a_claim_that_comes_late_takes_back_what_the_first_one_led_to(engine: Engine) {
     let tables = [
         "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, phone VARCHAR(20) NULL)",
@@ -217,7 +217,7 @@ async fn a_claim_that_comes_late_takes_back_what_the_first_one_led_to(engine: En
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM animals").await, 1);
 }
 
-/// A run before this one has put a member in under another key: that one is as it went in, whoever else has its
+/// An earlier run inserted a member under another key. That row stands for the member, even though others have the same
 /// phone.
 async fn what_a_run_has_put_in_is_not_somebody_else(engine: Engine) {
     let tables = [
@@ -240,7 +240,7 @@ async fn what_a_run_has_put_in_is_not_somebody_else(engine: Engine) {
             "DELETE FROM visits",
             "DELETE FROM members",
             "DELETE FROM people WHERE id = 2",
-            // The second is here again, and its membership is not: it goes in under the new key.
+            // The second person was entered again, but the membership was not: it is inserted under the new key.
             "INSERT INTO people VALUES (10, 'c2', 'b')",
         ],
     )
@@ -249,7 +249,7 @@ async fn what_a_run_has_put_in_is_not_somebody_else(engine: Engine) {
     let restore = ["restore", &name, "--missing", "--apply", "--relations", &relations];
     scene.json(0, &restore);
     assert_eq!(scene.db.number("SELECT member FROM visits WHERE id = 2").await, 10);
-    // As if that run had been killed before the others were in.
+    // As if that run had been killed before it inserted the others.
     scene.execute_all(&["DELETE FROM visits", "DELETE FROM members WHERE id <> 10"]).await;
     let report = scene.json(3, &restore);
     assert_eq!((rows(&report, "mapped")["members"], rows(&report, "ambiguous")["members"]), (1, 2), "{report}");
@@ -257,7 +257,7 @@ async fn what_a_run_has_put_in_is_not_somebody_else(engine: Engine) {
     assert_eq!(scene.db.number("SELECT member FROM visits WHERE id = 2").await, 10, "{report}");
 }
 
-/// Nobody has said which of two keys identifies somebody.
+/// It is not declared which of two unique keys identifies a person.
 async fn keys_that_disagree_say_nothing(engine: Engine) {
     let table = "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, code VARCHAR(20) NULL UNIQUE, card VARCHAR(20) NULL UNIQUE)";
     let scene = Scene::new(engine, &[table, PEOPLE[1]]).await;
@@ -271,12 +271,12 @@ async fn keys_that_disagree_say_nothing(engine: Engine) {
         &[
             "DELETE FROM pets",
             "DELETE FROM people",
-            // Of the first the keys are with two, of the second one is with somebody who has another card.
+            // The two keys of the first person are in two rows. One key of the second is in a row with another card.
             "INSERT INTO people VALUES (10, 'a', 'new'), (11, 'new', 'x'), (12, 'b', 'other'), (13, 'c', 'z')",
         ],
     )
     .await;
-    // What a person has to decide is reason enough for the exit code.
+    // What a person has to decide is reason enough for exit code 3.
     let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--table", "people"]);
     assert!(rows(&report, "deferred").is_empty(), "{report}");
     let report = scene.json(3, &["restore", &name, "--missing", "--apply"]);
@@ -285,7 +285,7 @@ async fn keys_that_disagree_say_nothing(engine: Engine) {
     assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 3").await, 13);
 }
 
-/// The identity of an animal says whose it is: under the new owner it is the same one, whoever has written that.
+/// An animal's identity includes its owner: under the owner's new key it is the same animal, whoever wrote that key.
 async fn what_was_written_to_who_was_entered_again_is_itself(engine: Engine) {
     let tables = [
         PEOPLE[0],
@@ -311,7 +311,7 @@ async fn what_was_written_to_who_was_entered_again_is_itself(engine: Engine) {
             "DELETE FROM animals WHERE id = 7",
             "UPDATE people SET code = NULL WHERE id = 1",
             "INSERT INTO people VALUES (10, 'c1', 'a')",
-            // Somebody has given one of hers to her already, and the third is another one's by now.
+            // One of the first owner's animals was given to the new row already. Animal 9 is another one by now.
             "UPDATE animals SET owner = 10 WHERE id = 8",
             "UPDATE animals SET owner = 10 WHERE id = 9",
             "DELETE FROM people WHERE id = 1",
@@ -325,7 +325,7 @@ async fn what_was_written_to_who_was_entered_again_is_itself(engine: Engine) {
          [[reference]]\ntable = 'visits'\ncolumns = 'animal'\nparent = 'animals'\n",
     );
     let restore = ["restore", &name, "--missing", "--apply", "--relations", &relations];
-    // As it is, as if that run had been killed behind the animals, and once more for nothing.
+    // As it is, then as if that run had been killed after the animals, and once more with nothing to do.
     for then in [vec![], vec!["DELETE FROM visits", "DELETE FROM shots WHERE animal = 7"], vec![]] {
         scene.execute_all(&then).await;
         let report = scene.json(3, &restore);
@@ -339,7 +339,7 @@ async fn what_was_written_to_who_was_entered_again_is_itself(engine: Engine) {
         assert_eq!(scene.db.number("SELECT COUNT(*) FROM shots").await, 3, "{report}");
         assert_eq!(scene.db.number("SELECT COUNT(*) FROM visits").await, 2, "{report}");
     }
-    // Nobody else's is left to ask about.
+    // Animal 9 is itself again: nothing is left to ask about.
     scene.execute_all(&["UPDATE animals SET owner = 2 WHERE id = 9"]).await;
     for inserted in [2, 0] {
         let report =

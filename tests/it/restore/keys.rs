@@ -11,7 +11,7 @@ on_both! {
     a_row_that_does_not_stay_where_it_is_put_is_deferred;
 }
 
-/// Rows enough for several pages, of each key that was not found or skipped.
+/// Several pages of rows for each type of key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_of_every_type_are_found_again() {
     let tables = [
@@ -82,7 +82,7 @@ async fn a_condition_on_a_price_is_one_on_a_number() {
     }
 }
 
-/// As the database compares: it would not take both.
+/// As the database compares: its unique key would not accept both.
 async fn who_is_written_in_other_letters_is_the_same(engine: Engine) {
     let letters = if engine == Engine::Sqlite { "COLLATE NOCASE" } else { "COLLATE utf8mb4_general_ci" };
     let people = format!(
@@ -101,7 +101,7 @@ async fn who_is_written_in_other_letters_is_the_same(engine: Engine) {
     assert_eq!(scene.db.number("SELECT owner FROM pets WHERE id = 1").await, 10);
 }
 
-/// Rows enough for several pages; some of them really are new.
+/// Several pages of rows, one of which really is new.
 async fn a_key_that_is_written_in_other_letters_is_changed_and_no_other(engine: Engine) {
     let letters =
         if engine == Engine::Sqlite { "COLLATE NOCASE" } else { "CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci" };
@@ -124,7 +124,7 @@ async fn a_key_that_is_written_in_other_letters_is_changed_and_no_other(engine: 
     assert_eq!(rows(&report, "missing")["words"], 1, "{report}");
 }
 
-/// A key that only some rows have to keep tells nobody apart: neither whom a row stands for, nor rows of a snapshot.
+/// A unique index on some of the rows identifies nothing: neither live rows for vanished ones, nor rows of a snapshot.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_of_some_rows_is_nobodys_identity() {
     let tables = [
@@ -148,7 +148,7 @@ async fn a_key_of_some_rows_is_nobodys_identity() {
     assert_eq!(scene.db.number("SELECT COUNT(DISTINCT at) FROM visits").await, 2);
 }
 
-/// Of rows that are alike in all there is nobody can say which one was restored.
+/// If rows are equal in all columns, it is unknown which of them was restored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_is_there_twice_is_not_taken_back() {
     let scene = Scene::new(Engine::Sqlite, &["CREATE TABLE visits (code TEXT NOT NULL, at TEXT NOT NULL)"]).await;

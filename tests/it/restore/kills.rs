@@ -1,4 +1,4 @@
-//! `kill -9` at any point of a restore and of an undo: run again, and it ends right.
+//! `kill -9` at any point of a restore and of an undo: when run again, it ends right.
 
 use std::{process::Command, time::Duration};
 
@@ -24,7 +24,7 @@ const TABLES: [&str; 5] = [
     "CREATE TABLE leaves (id BIGINT NOT NULL PRIMARY KEY, node BIGINT NOT NULL, v VARCHAR(40) NULL,
         FOREIGN KEY (node) REFERENCES nodes (id))",
     "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, code VARCHAR(20) NOT NULL UNIQUE)",
-    // Known by their owner and a name; that name is the owner's code here.
+    // Identified by owner and name; here the name is the owner's code.
     "CREATE TABLE animals (id BIGINT NOT NULL PRIMARY KEY, owner BIGINT NOT NULL, name VARCHAR(20) NOT NULL,
         FOREIGN KEY (owner) REFERENCES people (id))",
     "CREATE TABLE shots (id BIGINT NOT NULL PRIMARY KEY, animal BIGINT NOT NULL)",
@@ -45,7 +45,7 @@ columns = 'animal'
 parent = 'animals'
 ";
 
-/// A big circle with its leaves, and animals whose owners were entered again, is gone.
+/// Creates a large circle with leaves, and people with animals; deletes them, and enters every third person again.
 async fn gone(engine: Engine) -> (Scene, String) {
     let scene = Scene::new(engine, &TABLES).await;
     let rows = |count: i64, row: fn(i64) -> String| (1..=count).map(row).collect::<Vec<_>>();
@@ -54,7 +54,7 @@ async fn gone(engine: Engine) -> (Scene, String) {
     sql.extend(inserts("people", &rows(300, |id| format!("({id}, 'c{id}')"))));
     sql.extend(inserts("animals", &rows(300, |id| format!("({id}, {id}, 'c{id}')"))));
     sql.extend(inserts("shots", &rows(900, |id| format!("({id}, {})", 1 + id % 300))));
-    // Every fourth node leads nowhere.
+    // Every fourth node refers to nothing.
     sql.push("UPDATE nodes SET next_id = id % 800 + 1 WHERE id % 4 <> 0".to_owned());
     scene.execute_all(&sql).await;
     let name = scene.take().await.to_string();
@@ -64,7 +64,7 @@ async fn gone(engine: Engine) -> (Scene, String) {
         "DELETE FROM nodes",
         "DELETE FROM shots",
         "DELETE FROM animals",
-        // Every third comes back under another number.
+        // Every third person comes back under another id.
         "DELETE FROM people WHERE id % 3 <> 0",
         "UPDATE people SET id = 1000 + id",
     ];
@@ -78,7 +78,7 @@ async fn a_killed_restore_is_run_again_and_so_is_a_killed_undo(engine: Engine) {
     let undo = scene.path("undo.jsonl").display().to_string();
     let restore = vec!["restore", name.as_str(), "--missing", "--apply", "--relations", &relations];
     let empty = scene.dump().await;
-    // What it comes to where nobody kills it.
+    // The result without any kill.
     scene.json(0, &restore);
     for (whole, rows) in [
         ("nodes WHERE next_id = id % 800 + 1", 600),
@@ -110,15 +110,15 @@ async fn a_killed_restore_is_run_again_and_so_is_a_killed_undo(engine: Engine) {
             }
             let now = scene.dump().await;
             let expected = if command[0] == "undo" { &empty } else { &full };
-            assert!(now == *expected, "round {round}: {command:?} has not ended right");
+            assert!(now == *expected, "round {round}: {command:?} did not end right");
             wait = Duration::from_millis(60 + 40 * round);
         }
     }
     println!("{engine:?}: {kills} kills");
-    assert!(kills >= 8, "{kills} kills: that was no test");
+    assert!(kills >= 8, "only {kills} kills");
 }
 
-/// Runs a command that may write files of that length, and is killed as it tries to write on.
+/// Runs a command that may write files of this length, and is killed when it tries to write more.
 fn killed_at(scene: &Scene, length: usize, arguments: &[&str]) {
     let args = scene.args(arguments);
     let daymend = command(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
@@ -129,7 +129,7 @@ fn killed_at(scene: &Scene, length: usize, arguments: &[&str]) {
     assert!(!output.status.success(), "{arguments:?}: {output:?}");
 }
 
-/// A row is in the undo file before the transaction that inserts it commits; so is a reference that is filled in, or
+/// A row is in the undo file before the transaction that inserts it commits. So is a reference that is filled in or
 /// emptied again.
 async fn what_could_not_be_written_down_has_not_been_done(engine: Engine) {
     let table = "CREATE TABLE members (id BIGINT NOT NULL PRIMARY KEY, next BIGINT NULL,
@@ -144,7 +144,7 @@ async fn what_could_not_be_written_down_has_not_been_done(engine: Engine) {
     let undo = path.display().to_string();
     let restore = ["restore", name.as_str(), "--missing", "--apply"];
     scene.json(0, &restore);
-    // The same again, behind so much that nothing else of this restore is as long.
+    // The same again, with an undo file that is already longer than any other file of this restore.
     let written = std::fs::read_to_string(&path).unwrap();
     let (header, records) = written.split_once('\n').unwrap();
     let long = format!("{header}\n{{\"op\":\"end\"{}}}\n", " ".repeat(16 << 20));
@@ -152,15 +152,15 @@ async fn what_could_not_be_written_down_has_not_been_done(engine: Engine) {
     scene.execute_all(&lose).await;
     let members = async |on: &str| scene.db.number(&format!("SELECT COUNT(*) FROM members {on}")).await;
     killed_at(&scene, long.len() + 20, &restore);
-    assert_eq!(members("").await, 0, "no row is in that is not written down");
+    assert_eq!(members("").await, 0, "no row is inserted before it is written down");
     let fill = records.find("{\"op\":\"fill\"").unwrap();
     killed_at(&scene, long.len() + fill + 20, &restore);
-    assert_eq!((members("").await, members("WHERE next IS NOT NULL").await), (3, 0), "nor a reference");
+    assert_eq!((members("").await, members("WHERE next IS NOT NULL").await), (3, 0), "no reference is filled in yet");
     scene.json(0, &restore);
     let whole = "WHERE next = id % 3 + 1";
     assert_eq!(members(whole).await, 3);
     let full = std::fs::metadata(&path).unwrap().len();
     killed_at(&scene, usize::try_from(full).unwrap() + 20, &["undo", &undo]);
-    assert_eq!(members(whole).await, 3, "nor is one emptied");
+    assert_eq!(members(whole).await, 3, "no reference is emptied yet");
     assert_eq!(scene.json(0, &["undo", &undo])["removed"], 3);
 }

@@ -1,4 +1,4 @@
-//! References whose kind another column says: the same number is a person's and an order's.
+//! References with a type column: the same number refers to a person or to an order.
 
 use super::{Scene, rows};
 use crate::{on_both, support::Engine};
@@ -22,7 +22,7 @@ type_column = 'kind'
 parents = { person = 'people', order = 'orders' }
 ";
 
-/// Three people, three orders, and a remark on each.
+/// Creates three people, three orders, and a remark on each. They are in the snapshot.
 async fn remarked(engine: Engine) -> (Scene, String, String) {
     let scene = Scene::new(engine, &TABLES).await;
     let sql = [
@@ -37,7 +37,7 @@ async fn remarked(engine: Engine) -> (Scene, String, String) {
     (scene, name, relations)
 }
 
-/// The first person was entered again, and the second was deleted on purpose: nothing of that is the orders'.
+/// The first person was entered again, and the second was deleted on purpose. Neither concerns the orders.
 async fn the_number_of_another_kind_is_somebody_else(engine: Engine) {
     let (scene, name, relations) = remarked(engine).await;
     let sql = ["DELETE FROM remarks", "DELETE FROM people WHERE id < 3", "INSERT INTO people VALUES (101, 'c1')"];
@@ -52,7 +52,7 @@ async fn the_number_of_another_kind_is_somebody_else(engine: Engine) {
     assert_eq!(rows(&report, "deferred")["remarks"], 1, "{report}");
 }
 
-/// Somebody has remarked on the order of the same number since.
+/// A new remark refers to the order of the same number.
 async fn what_refers_to_another_kind_keeps_nobody_from_being_taken_back(engine: Engine) {
     let (scene, name, relations) = remarked(engine).await;
     scene.execute_all(&["DELETE FROM remarks WHERE owner = 3", "DELETE FROM people WHERE id = 3"]).await;

@@ -1,4 +1,4 @@
-//! A restore of the lab system's own tables: its days are recomputed, and audited.
+//! A restore of the lab system's own tables: their days are recomputed and audited.
 
 use std::collections::BTreeSet;
 
@@ -35,7 +35,7 @@ on_both! {
 
 const NOW: &str = "2026-06-15T12:00:00Z";
 
-/// A lab with its summary, and a snapshot of the default tables; its name.
+/// Creates a lab with its summary, and a snapshot of the default tables. Returns the snapshot's name.
 async fn lab(engine: Engine) -> (Scene, String) {
     let scene = Scene::new(engine, &[]).await;
     for test in 1..=10 {
@@ -44,13 +44,13 @@ async fn lab(engine: Engine) -> (Scene, String) {
     scene.db.add_lab(1, Some("Asia/Kolkata")).await;
     scene.db.fill_lab(1, "2026-06-01".parse().unwrap(), 10, 5).await;
     repair(&scene).await;
-    // The day after the last bill has a row that nothing supports.
+    // The day after the last bill has a row that no fact supports.
     scene.db.add_summary_row(1, "2026-06-12", 1, 0, "branch_bill", 7).await;
     let name = take(&scene, &[]);
     (scene, name)
 }
 
-/// A snapshot of the default tables, or of others; its name.
+/// Takes a snapshot of the default tables, or of others. Returns its name.
 fn take(scene: &Scene, more: &[&str]) -> String {
     let store = scene.path("snapshots").display().to_string();
     let taken = run_ok(&scene.db, &[&["snapshot", "take", "--store", &store, "--json"], more].concat());
@@ -58,7 +58,7 @@ fn take(scene: &Scene, more: &[&str]) -> String {
     taken["name"].as_str().unwrap().to_owned()
 }
 
-/// Lets who takes snapshots read every table.
+/// Allows the snapshot user to read every table.
 async fn grant_all(scene: &Scene) {
     if scene.db.engine == Engine::MariaDb {
         let grant = format!("GRANT SELECT ON {0}.* TO {0}_snapshot@'%'", scene.db.name());
@@ -66,7 +66,7 @@ async fn grant_all(scene: &Scene) {
     }
 }
 
-/// Recomputes every day there is.
+/// Recomputes all days.
 async fn repair(scene: &Scene) {
     run_ok(
         &scene.db,
@@ -75,7 +75,7 @@ async fn repair(scene: &Scene) {
     scene.db.drain(NOW.parse().unwrap()).await;
 }
 
-/// Facts of five days are gone, and the summary has followed.
+/// Deletes facts of five days, and recomputes the summary.
 async fn lose(scene: &Scene) {
     let sql = [
         "DELETE FROM labReportRelation WHERE billing_id IN (SELECT id FROM billing WHERE billTime < '2026-06-04')",
@@ -116,7 +116,7 @@ async fn days_of_restored_facts_are_repaired_and_audited(engine: Engine) {
     assert!(touched.len() >= 5 && touched.contains(&"2026-06-02".into()), "{touched:?}");
     assert_eq!(done["audit"]["days_audited"], touched.len(), "{}", done["audit"]);
     assert_eq!(done["audit"]["differences"], 0);
-    // What the summary had lost rightly has not come back with it.
+    // A row that the summary lost rightly is not restored.
     assert_eq!(
         scene.db.number("SELECT COUNT(*) FROM operation_historical_summary WHERE ordered_at = '2026-06-12'").await,
         0
@@ -124,7 +124,7 @@ async fn days_of_restored_facts_are_repaired_and_audited(engine: Engine) {
     assert!(done["report"]["remarks"][0].as_str().unwrap().contains("it is recomputed"), "{done}");
     assert_true(&scene).await;
 
-    // Taken back, more than half of a day goes: a person has decided that.
+    // The undo removes more than half of a day, because a person has decided so.
     let undo = scene.path("undo.jsonl").display().to_string();
     let args = command(&["undo"], &[&undo, "--wait", "--now", NOW]);
     let out = scene.run(0, &strs(&args));
@@ -137,7 +137,7 @@ async fn days_of_restored_facts_are_repaired_and_audited(engine: Engine) {
 async fn an_audit_that_finds_drift_is_heard(engine: Engine) {
     let (scene, name) = lab(engine).await;
     lose(&scene).await;
-    // The worker goes by other rules than who asks.
+    // The worker uses other definitions than the command.
     let jobs = jobs_with("billing.id % 2 = 0");
     let jobs = jobs.path().display().to_string();
     let _worker = Process::start(&scene.db, &["--now", NOW, "--jobs-dir", &jobs, "worker"]);
@@ -146,7 +146,7 @@ async fn an_audit_that_finds_drift_is_heard(engine: Engine) {
     assert!(out.contains("completed") && out.contains("\ndrift: "), "{out}");
 }
 
-/// The worker goes by rules that the database cannot carry out.
+/// The worker uses definitions that the database cannot evaluate.
 async fn a_repair_that_fails_is_heard(engine: Engine) {
     let (scene, name) = lab(engine).await;
     lose(&scene).await;
@@ -161,7 +161,7 @@ async fn a_repair_that_fails_is_heard(engine: Engine) {
     assert_eq!((&done["state"], &done["audit"]), (&"failed".into(), &Json::Null), "{done}");
 }
 
-/// The rows are back, and it is said that their days are not.
+/// The rows are restored, and it is reported that their days are not enqueued.
 async fn days_that_cannot_be_enqueued_are_heard(engine: Engine) {
     let (scene, name) = lab(engine).await;
     lose(&scene).await;
@@ -173,13 +173,13 @@ async fn days_that_cannot_be_enqueued_are_heard(engine: Engine) {
     assert!(scene.db.number("SELECT COUNT(*) FROM billing").await > lost);
 }
 
-/// The rows are in, or out again, and how to go on from there is said.
+/// The rows are restored, or removed again, and the output says how to go on.
 async fn whatever_fails_behind_the_last_row_what_was_done_is_said(engine: Engine) {
     const RUNS: [&str; 2] = ["daymend_runs RENAME TO mislaid", "mislaid RENAME TO daymend_runs"];
     const LABS: [&str; 2] = ["labs RENAME COLUMN labTimeZone TO mislaid", "labs RENAME COLUMN mislaid TO labTimeZone"];
     let (scene, name) = lab(engine).await;
     let lost = "DELETE FROM collectedSample";
-    // A session of SQLite that has not looked since does not know that a column was renamed.
+    // A SQLite session that has not read the schema since does not know that a column was renamed.
     let look = "DELETE FROM labs WHERE id < 0";
     for [break_it, mend_it] in [RUNS, LABS] {
         scene.execute_all(&[lost.to_owned(), format!("ALTER TABLE {break_it}")]).await;
@@ -192,11 +192,11 @@ async fn whatever_fails_behind_the_last_row_what_was_done_is_said(engine: Engine
             let printed = scene.run(1, &undo);
             assert!(printed.contains("row(s) removed") && !printed.contains(".undone"), "{printed}");
             scene.execute_all(&[look, &format!("ALTER TABLE {mend_it}")]).await;
-            // Nothing is left to take back, but the days.
+            // No rows are left to remove, but the days are enqueued.
             let undone = scene.json(0, &undo);
             assert!(undone["run"].is_number() && undone["removed"] == 0, "{undone}");
         } else {
-            // Whose days nobody knows stays.
+            // Rows whose days are unknown stay.
             assert!(scene.run_any(&undo).is_some_and(|code| code != 0));
             scene.execute_all(&[look, &format!("ALTER TABLE {mend_it}")]).await;
             let undone = scene.json(0, &undo);
@@ -206,7 +206,7 @@ async fn whatever_fails_behind_the_last_row_what_was_done_is_said(engine: Engine
     }
 }
 
-/// Runs were pruned since, a pause was lifted, and a record was deleted so that nobody rebuilds anything.
+/// Since the snapshot, runs were pruned, a pause was lifted, and a record was deleted so that nothing is rebuilt.
 async fn a_copy_of_all_tables_brings_back_no_run_and_no_record(engine: Engine) {
     let (scene, _) = lab(engine).await;
     grant_all(&scene).await;
@@ -243,15 +243,15 @@ async fn a_copy_of_all_tables_brings_back_no_run_and_no_record(engine: Engine) {
     for table in ["daymend_pauses", "crelio_data_migrations"] {
         assert_eq!(scene.db.number(&format!("SELECT COUNT(*) FROM {table}")).await, 0, "{table}");
     }
-    assert_eq!(scene.db.number("SELECT COUNT(*) FROM daymend_runs").await, 1, "the repair");
-    // Who names them means it.
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM daymend_runs").await, 1, "the repair's run");
+    // A table that is named is restored.
     let plan = scene.json(3, &["restore", &all, "--missing", "--table", "daymend_pauses", "--now", NOW]);
     assert_eq!(super::rows(&plan, "missing")["daymend_pauses"], 1, "{plan}");
     let error = scene.run(2, &["restore", &records, "--missing"]);
     assert!(error.contains("has no other tables than crelio_data_migrations: name them with --table"), "{error}");
 }
 
-/// A table of marks refers to bills, as nobody but the restore was told.
+/// A table of marks refers to bills, which only the restore was told.
 async fn days_that_a_given_reference_leads_to_are_recomputed_by_the_undo_too(engine: Engine) {
     let (scene, _) = lab(engine).await;
     let marks = "CREATE TABLE marks (id BIGINT NOT NULL PRIMARY KEY, bill BIGINT NOT NULL)";
@@ -279,7 +279,7 @@ async fn a_day_that_is_not_over_is_left_to_the_nightly_run(engine: Engine) {
     let done = scene.json(0, &strs(&args));
     assert_eq!((&done["applied"]["inserted"], &done["run"]), (&1.into(), &Json::Null), "{done}");
     assert_eq!(done["days"]["labs"], serde_json::json!([]), "{done}");
-    // The last one that is over is nobody else's.
+    // The last day that is over is recomputed.
     scene.execute_all(&["DELETE FROM billing WHERE id = 76"]).await;
     let done = scene.json(0, &strs(&args));
     assert_eq!(done["days"]["labs"][0]["days"], serde_json::json!(["2026-06-14"]), "{done}");
@@ -290,7 +290,7 @@ async fn an_undo_that_is_run_again_knows_the_days_of_rows_that_are_gone(engine: 
     let (scene, name) = lab(engine).await;
     lose(&scene).await;
     scene.json(0, &strs(&command(&["restore"], &[&name, "--missing", "--apply", "--now", NOW])));
-    // Of one row that somebody has changed nothing is taken back, and the file stays.
+    // A row that somebody has changed is not removed, and the file stays.
     let change = "UPDATE collectedSample SET isAccessed = 1 - isAccessed WHERE id = (SELECT id FROM
                   (SELECT MIN(collectedSample.id) AS id FROM collectedSample JOIN billing ON billing.id = billing_id
                    WHERE billTime >= '2026-06-05' AND billTime < '2026-06-06') AS one)";
@@ -316,13 +316,13 @@ async fn without_wait_the_run_is_left_to_the_workers(engine: Engine) {
     assert!(out.contains("follow it with `daymend runs watch") && out.contains("`daymend audit`"), "{out}");
     scene.db.drain(NOW.parse().unwrap()).await;
     assert_true(&scene).await;
-    // Where somebody asks for the summary, its rows are restored as any others.
+    // If the summary is asked for, its rows are restored like any others.
     let args = command(&["restore"], &[&name, "--missing", "--table", "operation_historical_summary", "--now", NOW]);
     let plan = scene.json(3, &strs(&args));
     assert_eq!(super::rows(&plan, "missing")["operation_historical_summary"], 1, "{plan}");
 }
 
-/// The tests of bills that are still there: the days are the bills', which nobody has asked for.
+/// Only tests of bills were deleted: the days are those of the bills, a table that was not asked for.
 async fn the_days_of_one_table_alone_are_repaired_too(engine: Engine) {
     let (scene, name) = lab(engine).await;
     let sql =
@@ -336,7 +336,7 @@ async fn the_days_of_one_table_alone_are_repaired_too(engine: Engine) {
     assert_true(&scene).await;
 }
 
-/// The bills are in the database alone.
+/// The bills are in the live database only.
 async fn days_are_found_whatever_tables_the_snapshot_has(engine: Engine) {
     let (scene, _) = lab(engine).await;
     let name = take(&scene, &["--table", "collectedSample"]);
@@ -392,11 +392,11 @@ async fn dry_runs_of_a_restore_and_of_its_undo_enqueue_and_write_down_nothing(en
     let written = std::fs::read(&undo).unwrap();
     let told = scene.json(0, &["undo", &undo.display().to_string(), "--dry-run", "--now", NOW]);
     assert!(told["removed"].as_i64() > Some(0) && told["run"] == Json::Null, "{told}");
-    assert!(std::fs::read(&undo).unwrap() == written, "nothing is written down");
+    assert!(std::fs::read(&undo).unwrap() == written, "the undo file is unchanged");
     assert_eq!((scene.db.number("SELECT COUNT(*) FROM billing").await, runs().await), restored);
 }
 
-/// They are asked for one by one: of such rows MariaDB has missed some where it was asked for many at once.
+/// Such keys are looked up one by one: MariaDB misses some rows if many are looked up at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_days_of_rows_with_an_enum_in_their_key_are_all_found() {
     let marks = "CREATE TABLE marks (n INT NOT NULL, k SET('z','b''c','a') NOT NULL,

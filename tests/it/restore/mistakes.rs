@@ -1,4 +1,4 @@
-//! What whoever restores may get wrong, and what must not come of it.
+//! What a person who restores may get wrong, and what must not result from it.
 
 use daymend::{
     db::{ConnectOptions, Mode, Query, connect},
@@ -41,7 +41,7 @@ async fn another_database_is_named_and_not_written_to(engine: Engine) {
     let mut other = Scene::new(engine, &PEOPLE).await;
     std::fs::rename(scene.path("snapshots"), other.path("snapshots")).unwrap();
     let database = |scene: &Scene| scene.db.admin.name();
-    // SQLite's files of the tests are all called the same.
+    // All SQLite files of the tests have the same name.
     if engine == Engine::Sqlite {
         other.url = copied(&other, "other.db");
     }
@@ -53,7 +53,7 @@ async fn another_database_is_named_and_not_written_to(engine: Engine) {
             .run(3, &["diff", &name, &own])
             .contains(&format!("{name} is of database {}, and {own} of ", database(&scene)))
     );
-    assert_eq!(other.json(3, &["diff", "--since", &name]).as_array().unwrap().len(), 1, "without {own}");
+    assert_eq!(other.json(3, &["diff", "--since", &name]).as_array().unwrap().len(), 1, "{own} is left out");
     assert!(other.run(3, &["restore", &name, "--missing"]).contains(&remark));
     let error = other.run(2, &["restore", &name, "--missing", "--apply"]);
     assert!(error.contains(&remark) && error.contains("--into-other-database"), "{error}");
@@ -62,7 +62,7 @@ async fn another_database_is_named_and_not_written_to(engine: Engine) {
     assert!(done["report"]["remarks"][0].as_str().unwrap().starts_with(&remark));
 }
 
-/// The URL of a copy of the file, and of what is not in it yet.
+/// Copies the database file with its WAL, and returns the copy's URL.
 fn copied(scene: &Scene, to: &str) -> String {
     let (file, to) = (scene.db.admin.name(), scene.path(to).display().to_string());
     std::fs::copy(&file, &to).unwrap();
@@ -94,8 +94,8 @@ async fn a_tombstone_is_understood_or_refused(engine: Engine) {
         let error = scene.run(2, &["restore", &name, "--missing", "--exclude", line.trim()]);
         assert!(error.contains(&format!("--exclude: table {table} is not in snapshot")), "{error}");
     }
-    // Behind a mark of an editor, with zeros before it, of a table that this snapshot does not have, and of
-    // rows that are there or never were.
+    // A byte order mark, leading zeros and signs, a table that this snapshot does not have, and rows that still exist
+    // or never did.
     let lines = "\u{feff}people:1\r\npeople:0002\nlabs:7\npeople: +3\npeople:8\npets:99\npeople:two\n";
     let list = scene.file("list", lines);
     let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--tombstones", &list]);
@@ -120,7 +120,7 @@ async fn a_sign_inside_of_a_key_begins_no_comment(engine: Engine) {
     assert_eq!(scene.db.text("SELECT MAX(code) FROM samples").await, "S");
 }
 
-/// What refers to whom the restore was told, by a reference that the schema does not know.
+/// A file of relations declares a reference that the schema does not have.
 async fn the_undo_that_is_printed_goes_by_what_the_restore_was_given(engine: Engine) {
     let notes = "CREATE TABLE notes (id BIGINT NOT NULL PRIMARY KEY, kind VARCHAR(9) NULL, owner VARCHAR(20) NULL)";
     let scene = Scene::new(engine, &[PEOPLE[0], notes]).await;
@@ -138,7 +138,7 @@ async fn the_undo_that_is_printed_goes_by_what_the_restore_was_given(engine: Eng
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM people").await, 3);
     scene.execute_all(&["DELETE FROM notes"]).await;
     scene.json(0, &Scene::hint(&printed));
-    // A file that was begun without is gone on with, and says so.
+    // An undo file that was begun without these relations is continued, with a remark.
     scene.execute_all(&["DELETE FROM people WHERE id = 2"]).await;
     scene.run(0, &["restore", &name, "--missing", "--apply"]);
     scene.execute_all(&["DELETE FROM people WHERE id = 3"]).await;
@@ -146,7 +146,7 @@ async fn the_undo_that_is_printed_goes_by_what_the_restore_was_given(engine: Eng
     assert!(printed.contains("was begun with other --relations: give these to `snapshot undo` as well"), "{printed}");
 }
 
-/// As beside `| head -5`: nobody reads what is printed.
+/// As with `| head -5`: nobody reads the output.
 async fn days_are_enqueued_whoever_reads_along(engine: Engine) {
     let scene = lab(engine).await;
     let name = scene.take().await.to_string();
@@ -180,7 +180,7 @@ async fn an_edited_map_is_never_written_over(engine: Engine) {
     let plan = ["restore", &name, "--missing"];
     assert_eq!(scene.json(3, &plan)["map"], map.to_str().unwrap());
     let planned = read("map.csv");
-    // One that says the same is the same.
+    // A map with the same content is left as it is.
     assert_eq!(scene.json(3, &plan)["map"], map.to_str().unwrap());
     let edited = "table,old,new,why\npeople,1,11,\npeople,2,,somebody else\n";
     std::fs::write(&map, edited).unwrap();
@@ -191,12 +191,12 @@ async fn an_edited_map_is_never_written_over(engine: Engine) {
         assert_eq!((read("map.csv").as_str(), read("map.2.csv")), (edited, planned.clone()));
     }
     assert!(!scene.path("map.3.csv").exists());
-    // The same file by another name.
+    // The same file by another path.
     let given = scene.path("snapshots/../map.csv").display().to_string();
     let done = scene.json(3, &["restore", &name, "--missing", "--apply", "--remap", &given]);
     assert_eq!((&done["map"], rows(&done, "mapped")["people"]), (&serde_json::Value::Null, 1), "{done}");
     assert_eq!(read("map.csv"), edited);
-    // With nothing left to say.
+    // With nothing left to map.
     scene.execute_all(&["DELETE FROM pets", "DELETE FROM people WHERE id > 9"]).await;
     let done = scene.json(0, &["restore", &name, "--missing", "--apply"]);
     assert_eq!((&done["map"], read("map.csv").as_str()), (&serde_json::Value::Null, edited));
@@ -279,7 +279,7 @@ async fn a_restore_of_nothing_offers_nothing_to_take_back(engine: Engine) {
     assert!(said.contains("no rows to restore") && !said.contains("takes it back"), "{said}");
     scene.execute_all(&["DELETE FROM pets"]).await;
     assert!(scene.run(0, &restore).contains("takes it back"));
-    // What another run has restored can be taken back all the same.
+    // What an earlier run restored can still be reverted.
     let said = scene.run(0, &restore);
     assert!(said.contains("0 row(s) restored by this run") && said.contains("takes it back"), "{said}");
     assert!(!scene.run(0, &["undo", &undo, "--dry-run"]).contains("is now"));
@@ -299,7 +299,7 @@ async fn numbers_in_keys_are_numbers_and_texts_are_texts() {
     assert_eq!(scene.db.text("SELECT code FROM t").await, "7");
 }
 
-/// Characters that mean something in a URL.
+/// The directory's name has characters with a meaning in URLs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn temporary_files_may_be_anywhere() {
     let scene = people(Engine::Sqlite).await;
@@ -342,7 +342,7 @@ async fn nobody_else_writes_an_undo_file_that_is_written(engine: Engine) {
     assert_eq!(scene.json(0, &["undo", &undo])["removed"], 6);
 }
 
-/// What a command that fails says.
+/// Runs a command that fails, and returns its error.
 fn command_output(scene: &Scene, args: &[String]) -> String {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let output = command(&scene.db, &args).output().unwrap();
@@ -367,7 +367,7 @@ async fn a_map_that_names_half_a_key_names_nobody(engine: Engine) {
     }
 }
 
-/// Rows of the same keys that were never restored there, as where a restore was rehearsed.
+/// The other database has rows of the same keys that were never restored there, as in a rehearsal of a restore.
 async fn an_undo_file_is_of_one_database(engine: Engine) {
     let [scene, mut other] = [people(engine).await, people(engine).await];
     let name = scene.take().await.to_string();
@@ -395,7 +395,7 @@ async fn an_undo_file_is_of_one_database(engine: Engine) {
     let restore = other.args(&["restore", &name, "--missing", "--apply", "--into-other-database"]);
     let error = command_output(&other, &restore);
     assert!(error.contains(&format!("is of database {database}: give another one with --undo-file")), "{error}");
-    // A file of an older daymend does not say it.
+    // A file of an older daymend does not name its database.
     let written = std::fs::read_to_string(&path).unwrap();
     let (start, end) = (written.find("\"database\"").unwrap(), written.find("\"tables\"").unwrap());
     std::fs::write(&path, format!("{}{}", &written[..start], &written[end..])).unwrap();
@@ -420,7 +420,7 @@ async fn a_map_that_fits_nobody_is_heard(engine: Engine) {
         "INSERT INTO people VALUES (11, 'c1', 'again')",
     ];
     scene.execute_all(&sql).await;
-    // One that was never there, one that is there, and one that nobody could mean.
+    // A row that never existed, one that still exists, and a key that no row can have.
     let map = "table,old,new\npeople,1,11\npeople,2,\npeople,77,11\npeople,4,11\npets,abc,1\n";
     let map = scene.file("given.csv", map);
     for more in [[].as_slice(), &["--apply"]] {
@@ -443,7 +443,7 @@ async fn a_table_that_is_gone_is_no_success(engine: Engine) {
     assert_eq!(said, "no row is missing\n");
 }
 
-/// Somebody came again, and a pet was deleted on purpose.
+/// One person was entered again, and one pet was deleted on purpose.
 async fn a_plan_of_which_nothing_is_left_says_so(engine: Engine) {
     let scene = people(engine).await;
     let name = scene.take().await.to_string();
@@ -483,7 +483,7 @@ async fn a_key_with_commas_and_quotes_is_read_as_it_is_written(engine: Engine) {
     std::fs::remove_file(scene.path("map.csv")).unwrap_or_default();
     scene.json(3, &["restore", &name, "--missing"]);
     let map = scene.path("map.csv").display().to_string();
-    // As it was written by an older daymend as well: what is to be told apart there is the new key alone.
+    // A map of an older daymend is understood as well: only its new keys need quotes.
     let written = std::fs::read_to_string(&map).unwrap();
     let old = scene.file("old.csv", &written.replace("\"\"\"x,y\"\",1\"", "\"x,y,1\""));
     assert_ne!(std::fs::read_to_string(&old).unwrap(), written);

@@ -1,4 +1,4 @@
-//! Rows that vanish, and come back: snapshots compared with the live database, and restores.
+//! Rows that vanish and are restored: snapshots compared with the live database, and restores.
 
 mod altered;
 mod any_types;
@@ -38,7 +38,7 @@ use crate::support::{
     server,
 };
 
-/// A database, the user who may write all of it, and a directory for snapshots and files.
+/// A database, a user who may write all of its rows, and a directory for snapshots and files.
 pub struct Scene {
     pub db: TestDb,
     pub url: String,
@@ -47,7 +47,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// A database with these tables.
+    /// Creates a database with these tables.
     pub async fn new(engine: Engine, tables: &[&str]) -> Self {
         let db = TestDb::new(engine).await;
         let mut names = Vec::new();
@@ -75,7 +75,7 @@ impl Scene {
         manifest.unwrap_or_else(|error| panic!("{}", daymend::error::chain(&error))).name
     }
 
-    /// The arguments of a snapshot command, with the operator's URL and the files of this scene.
+    /// Builds the arguments of a snapshot command, with the operator's URL and the files of this scene.
     pub fn args<'a>(&'a self, command: &[&'a str]) -> Vec<String> {
         let mut args = vec!["--database-url".to_owned(), self.url.clone(), "snapshot".to_owned()];
         args.extend(command.iter().map(|arg| (*arg).to_owned()));
@@ -89,7 +89,7 @@ impl Scene {
         args
     }
 
-    /// Runs a snapshot command that ends with this exit code; what it printed.
+    /// Runs a snapshot command that has to end with this exit code, and returns what it printed.
     pub fn run(&self, code: i32, command: &[&str]) -> String {
         let args = self.args(command);
         let output = run(&self.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
@@ -99,27 +99,27 @@ impl Scene {
         if code == 2 { error } else { out }
     }
 
-    /// Runs a snapshot command; its exit code.
+    /// Runs a snapshot command, and returns its exit code.
     pub fn run_any(&self, command: &[&str]) -> Option<i32> {
         let args = self.args(command);
         run(&self.db, &args.iter().map(String::as_str).collect::<Vec<_>>()).status.code()
     }
 
-    /// The arguments of the undo that a restore has printed.
+    /// Extracts the arguments of the undo command that a restore has printed.
     pub fn hint(printed: &str) -> Vec<&str> {
         let (_, hint) = printed.split_once("`daymend snapshot undo ").unwrap_or_else(|| panic!("{printed}"));
         let (hint, _) = hint.split_once('`').unwrap();
         [&["undo"][..], &hint.split(' ').collect::<Vec<_>>()].concat()
     }
 
-    /// The same, as JSON.
+    /// Like `run`, and parses the output as JSON.
     pub fn json(&self, code: i32, command: &[&str]) -> Json {
         let mut command = command.to_vec();
         command.push("--json");
         serde_json::from_str(&self.run(code, &command)).unwrap()
     }
 
-    /// Every row of every table, in the order of the keys.
+    /// Reads every row of every table, in key order.
     pub async fn dump(&self) -> BTreeMap<String, Vec<Vec<Value>>> {
         let mut tx = self.db.admin.begin(Mode::Snapshot).await.unwrap();
         let mut dump = BTreeMap::new();
@@ -133,7 +133,7 @@ impl Scene {
         dump
     }
 
-    /// Runs many statements in one transaction.
+    /// Runs statements in one transaction.
     pub async fn execute_all(&self, statements: &[impl AsRef<str>]) {
         let mut tx = self.db.admin.begin(Mode::Write).await.unwrap();
         for sql in statements.iter().map(AsRef::as_ref) {
@@ -146,7 +146,7 @@ impl Scene {
     }
 }
 
-/// A user who may read and write rows of the lab system's tables, and alter none.
+/// Creates a user who may read and write rows but alter no tables, and returns the URL.
 async fn operator(db: &TestDb) -> String {
     if db.engine == Engine::Sqlite {
         return db.url.clone();
@@ -160,7 +160,7 @@ async fn operator(db: &TestDb) -> String {
     format!("mysql://{name}_operator:operator@127.0.0.1:{port}/{name}")
 }
 
-/// The rows of a report in a state, by table.
+/// Counts the rows of a report in a given state, by table.
 pub fn rows(report: &Json, state: &str) -> BTreeMap<String, i64> {
     let mut rows = BTreeMap::new();
     for group in report["report"]["groups"].as_array().unwrap() {
@@ -171,7 +171,7 @@ pub fn rows(report: &Json, state: &str) -> BTreeMap<String, i64> {
     rows
 }
 
-/// What `diff` says of one pair: by table, how many rows vanished, were added, changed, and are somebody else.
+/// Counts the rows of one pair in a `diff`, by table: vanished, added, changed, and reused keys.
 pub fn differences(diff: &Json) -> BTreeMap<String, [i64; 4]> {
     let count = |table: &Json, kind: &str| table[kind]["rows"].as_i64().unwrap();
     let table = |table: &Json| {
@@ -181,12 +181,12 @@ pub fn differences(diff: &Json) -> BTreeMap<String, [i64; 4]> {
     diff["tables"].as_array().unwrap().iter().map(table).collect()
 }
 
-/// `INSERT` statements of some hundred rows each.
+/// Builds `INSERT` statements of 500 rows each.
 pub fn inserts(table: &str, rows: &[String]) -> Vec<String> {
     rows.chunks(500).map(|rows| format!("INSERT INTO {table} VALUES {}", rows.join(", "))).collect()
 }
 
-/// Runs any command that has to succeed.
+/// Runs any command, which has to succeed, and returns its output.
 pub fn ok(db: &TestDb, args: &[&str]) -> String {
     run_ok(db, args)
 }

@@ -1,9 +1,9 @@
-//! Values that a driver or another session does not take as they are.
+//! Values that a driver or another session does not accept as they are.
 
 use super::{Scene, differences, inserts};
 use crate::support::{Engine, server};
 
-/// Deletes some rows, restores them, takes the restore back: each time all is as it was.
+/// Deletes some rows, restores them, and reverts the restore; checks that each step leaves everything as it was.
 async fn come_and_go(scene: &Scene, delete: &[String]) {
     let full = scene.dump().await;
     let name = scene.take().await.to_string();
@@ -62,7 +62,7 @@ async fn dates_that_another_mode_let_in_come_back() {
     come_and_go(&scene, &["DELETE FROM dates".to_owned(), "DELETE FROM days WHERE v < 4".to_owned()]).await;
 }
 
-/// Rows enough for several pages, beside keys of other types.
+/// Several pages of rows, next to keys of other types.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_of_text_that_is_not_utf8_are_found_again() {
     let tables = [
@@ -72,7 +72,7 @@ async fn keys_of_text_that_is_not_utf8_are_found_again() {
         "CREATE TABLE kids (id INTEGER PRIMARY KEY, owner TEXT REFERENCES texts (k))",
     ];
     let scene = Scene::new(Engine::Sqlite, &tables).await;
-    // Before and behind all digits.
+    // Keys that sort before all digits and after them.
     let text = |n: usize| {
         let begin = if n.is_multiple_of(2) { "20ff" } else { "fe" };
         format!("CAST(X'{begin}{}' AS TEXT)", hex::encode(format!("{n:03}")))

@@ -1,4 +1,4 @@
-//! The plan and its working file, whatever happens beside them.
+//! The plan and its working file, whatever happens meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ on_both! {
     references_that_nobody_can_look_at_are_no_success;
 }
 
-/// A restore in this process, whose working file can be got at.
+/// A restore in this process, so that its working file can be changed.
 struct Restore {
     context: Context,
     _opened: Opened,
@@ -85,7 +85,7 @@ async fn a_tree_is_found_again_however_deep(engine: Engine) {
     for id in (2..2 + DEPTH).rev() {
         scene.db.execute("DELETE FROM nodes WHERE id = ?", args![id]).await;
     }
-    // All of it is entered again, under other keys: each level is known by the one above.
+    // The whole tree is entered again under other keys. Each level is identified by the one above it.
     chain(102).await;
     let relations = scene.file("r.toml", "[[identity]]\ntable = 'nodes'\ncolumns = ['parent', 'name']\n");
     let report = scene.json(0, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
@@ -100,7 +100,7 @@ async fn what_is_committed_is_not_inserted_again(engine: Engine) {
     let restore = Restore::new(&scene, name, &scene.db.admin, &[]).await;
     let context = &restore.context;
     plan::plan(context, &Exclusions::default(), None).await.unwrap();
-    // What cannot be noted looks like what the lab system's database says of a row.
+    // An error of the working file must not count as a rejection of the row by the lab system's database.
     restore.tamper(
         "CREATE TRIGGER full BEFORE UPDATE ON candidates WHEN NEW.state = 'restored'
          BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
@@ -111,19 +111,19 @@ async fn what_is_committed_is_not_inserted_again(engine: Engine) {
     let undo = held.writer(&Header::new(&name.to_string(), &scene.db.admin, tables)).unwrap();
     let mut progress = |_| {};
     let apply = Apply::new(context, undo, &mut held.reader().unwrap(), &mut progress).await.unwrap();
-    let error = apply.run().await.expect_err("nobody could go on from here");
+    let error = apply.run().await.expect_err("the restore cannot go on");
     let said = chain(error.as_ref());
     assert!(said.starts_with("the restore ended in the middle: 9 row(s) were committed before"), "{said}");
     assert!(said.contains("the disk is full") && said.contains("undo.jsonl`"), "{said}");
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 9);
     let deferred = context.work.counts().await.unwrap().into_iter().filter(|count| count.state == State::Deferred);
-    assert_eq!(deferred.count(), 0, "they are in");
+    assert_eq!(deferred.count(), 0, "the rows are inserted, not deferred");
     let mut reader = held.reader().unwrap();
     let records = reader.read(0..reader.len()).unwrap();
     assert_eq!(records.iter().filter(|record| matches!(record, Record::Insert { .. })).count(), 9);
 }
 
-/// The plan has seen nobody, and no key of the database's keeps her from being there twice.
+/// The plan did not see her new row, and no unique key prevents a second one.
 async fn who_is_entered_again_while_a_restore_runs_is_not_there_twice(engine: Engine) {
     let scene = people(engine).await;
     let name = scene.take().await;
@@ -149,7 +149,7 @@ async fn who_is_entered_again_while_a_restore_runs_is_not_there_twice(engine: En
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE name = 'n2'").await, 1);
 }
 
-/// More of them than go in together: those that are in already are nobody who was entered again.
+/// They take several transactions: rows that are inserted already do not count as entered again.
 async fn rows_of_one_identity_that_vanished_together_come_back_together(engine: Engine) {
     let scene = Scene::new(engine, &PEOPLE).await;
     let people: Vec<String> = (1..=450).map(|id| format!("({id}, 'c{id}', 'Ann')")).collect();
@@ -161,14 +161,14 @@ async fn rows_of_one_identity_that_vanished_together_come_back_together(engine: 
     assert_eq!(report["applied"]["inserted"], 450, "{report}");
 }
 
-/// All rows are in, and nobody knows whether others have lost their references to them.
+/// All rows are restored, but whether others have lost their references to them is unknown.
 async fn references_that_nobody_can_look_at_are_no_success(engine: Engine) {
     let pets = "CREATE TABLE pets (id BIGINT NOT NULL PRIMARY KEY, owner BIGINT NULL,
         FOREIGN KEY (owner) REFERENCES people (id) ON DELETE SET NULL)";
     let scene = Scene::new(engine, &[PEOPLE[0], pets]).await;
     scene.execute_all(&["INSERT INTO people VALUES (1, 'a', 'a')", "INSERT INTO pets VALUES (1, 1)"]).await;
     let name = scene.take().await;
-    // Somebody has decided: nothing of it is said.
+    // Somebody has changed the reference, so it is not reported.
     scene.execute_all(&["INSERT INTO people VALUES (2, 'b', 'b')", "UPDATE pets SET owner = 2"]).await;
     scene.execute_all(&["DELETE FROM people WHERE id = 1"]).await;
     let restore = Restore::new(&scene, name, &scene.db.admin, &[]).await;
@@ -186,7 +186,7 @@ async fn references_that_nobody_can_look_at_are_no_success(engine: Engine) {
     assert!(!report.is_whole(context), "{report:?}");
 }
 
-/// The server ends silent sessions; what is settled last takes longer than that.
+/// The server ends idle sessions. The last step of this plan takes longer than that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plan_outlives_the_session_that_it_was_made_in() {
     let scene = people(Engine::MariaDb).await;
@@ -205,7 +205,7 @@ async fn a_plan_outlives_the_session_that_it_was_made_in() {
         ));
         let begun = Instant::now();
         plan::plan(&restore.context, &Exclusions::default(), None).await.unwrap();
-        // On a faster machine it takes more to be slow.
+        // A faster machine needs a larger count.
         if begun.elapsed() > Duration::from_secs(10) {
             break restore;
         }
@@ -216,7 +216,7 @@ async fn a_plan_outlives_the_session_that_it_was_made_in() {
     assert_eq!((of(State::LeftOut), of(State::Deferred), of(State::Missing)), (4, 4, 5));
 }
 
-/// A session that takes any date would take those of the queue's own tables as well.
+/// If its SQL mode stayed on a connection, tables of the queue would accept invalid dates as well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restore_changes_no_session_but_its_own() {
     let scene = Scene::new(Engine::MariaDb, &PEOPLE).await;

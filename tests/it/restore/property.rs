@@ -1,4 +1,4 @@
-//! Snapshot, delete any subset, restore: nothing differs.
+//! Takes a snapshot, deletes a random subset of rows, and restores it: nothing differs.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ on_both! {
 
 const ROUNDS: u64 = 6;
 
-/// Every type that both databases have a word for; references of every kind, with cascades, so that any row can
-/// be deleted.
+/// Every type that both databases have a name for, and references of every kind, with cascades so that any row can be
+/// deleted.
 const TABLES: [&str; 5] = [
     "CREATE TABLE a (id BIGINT NOT NULL PRIMARY KEY, up BIGINT NULL, d DECIMAL(20, 6) NULL, at DATETIME(6) NULL,
         t VARCHAR(60) NULL, b BLOB NULL, f DOUBLE NULL, j TEXT NULL,
@@ -93,7 +93,7 @@ async fn whatever_is_deleted_comes_back(engine: Engine) {
         let undo = scene.path("undo.jsonl").display().to_string();
         scene.run(0, &["undo", &undo, "--relations", &relations]);
         assert!(scene.dump().await == some, "round {round}: undo");
-        // A name is a second.
+        // A snapshot's name is its second.
         tokio::time::sleep(Duration::from_millis(1100)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Many vanished rows: memory stays what it is.
+//! Many vanished rows: memory stays the same.
 
 use std::time::Duration;
 
@@ -16,18 +16,18 @@ on_both! {
     nor_with_the_rows_that_share_an_identity;
 }
 
-/// Who was entered again, of those who vanished: one in so many.
+/// Of the vanished people, one in this many is entered again.
 const AGAIN: i64 = 20;
 
 fn size(engine: Engine) -> i64 {
     match engine {
         Engine::Sqlite => 200_000,
-        // The same code; a row takes longer there.
+        // The code is the same, but a row takes longer there.
         Engine::MariaDb => 40_000,
     }
 }
 
-/// Runs a command that ends with this code and takes no more memory than any other.
+/// Runs a command that has to end with this code and within the memory limit.
 async fn run_small(scene: &Scene, args: &[String], code: i32) {
     let begun = std::time::Instant::now();
     let mut process = Process::start(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
@@ -74,7 +74,7 @@ async fn memory_does_not_grow_with_the_rows_that_come_back(engine: Engine) {
     assert!(scene.db.number(rewritten).await >= notes / AGAIN - 1);
 }
 
-/// A snapshot of one row, and of 4,000 rows that refer to it, 80 MB in all; the one has vanished since.
+/// Takes a snapshot of one row and of 4,000 rows that refer to it, 80 MB in all. Deletes the one row.
 async fn one_of_many(engine: Engine, reference: &str) -> (Scene, String) {
     let many =
         format!("CREATE TABLE many (id BIGINT NOT NULL PRIMARY KEY, body TEXT NOT NULL, one BIGINT {reference})");
@@ -88,18 +88,18 @@ async fn one_of_many(engine: Engine, reference: &str) -> (Scene, String) {
     (scene, name)
 }
 
-/// The bills of a lab stay when their lab vanishes: no foreign key says whose they are.
+/// As with the bills of a lab that vanishes: no foreign key keeps them from staying.
 async fn memory_does_not_grow_with_the_rows_that_refer_to_one(engine: Engine) {
     let (scene, name) = one_of_many(engine, "NOT NULL").await;
     let relations = scene.file("r.toml", "[[reference]]\ntable = 'many'\ncolumns = 'one'\nparent = 'one'\n");
     let args = scene.args(&["restore", &name, "--missing", "--apply", "--relations", &relations]);
     run_small(&scene, &args, 0).await;
     let undo = scene.path("undo.jsonl").display().to_string();
-    // Behind the header, which says what the restore went by.
+    // Without the header, which contains the relations.
     let undo_file = std::fs::read_to_string(&undo).unwrap();
     let referred = undo_file.lines().skip(1).map(|line| line.matches("\"many\",\"").count()).sum::<usize>();
-    assert_eq!(referred, 1000, "so many are written down");
-    // More than that: nobody can say which of them are new.
+    assert_eq!(referred, 1000, "the limit of what is written down");
+    // There are more than that, so it is unknown which of them are new.
     run_small(&scene, &scene.args(&["undo", &undo, "--relations", &relations]), 3).await;
     scene.execute_all(&["DELETE FROM many WHERE id > 1000"]).await;
     run_small(&scene, &scene.args(&["undo", &undo, "--relations", &relations]), 0).await;
@@ -114,7 +114,7 @@ async fn nor_with_the_rows_that_lost_their_reference(engine: Engine) {
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM one").await, 1);
 }
 
-/// A page is so many bytes, and not so many rows: 300 of them are 90 MB, more than twice what a process may take.
+/// A page is limited by its bytes, not only by its rows: 300 of these rows are 90 MB, more than a process may take.
 async fn nor_with_the_length_of_the_rows(engine: Engine) {
     let scene =
         Scene::new(engine, &["CREATE TABLE reports (id BIGINT NOT NULL PRIMARY KEY, body LONGTEXT NOT NULL)"]).await;
@@ -132,8 +132,8 @@ async fn nor_with_the_length_of_the_rows(engine: Engine) {
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM reports").await, 10);
 }
 
-/// An identity that is no identity: of many rows it is empty. That of each of the 300 that vanished all the 300 that are
-/// there now would be 900 MB.
+/// An identity that identifies nobody, because many rows have an empty one. Comparing all 300 live rows with each of
+/// the 300 vanished ones would read 900 MB.
 async fn nor_with_the_rows_that_share_an_identity(engine: Engine) {
     let people = "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, phone VARCHAR(20) NOT NULL, body TEXT NOT NULL)";
     let scene = Scene::new(engine, &[people]).await;
@@ -149,8 +149,8 @@ async fn nor_with_the_rows_that_share_an_identity(engine: Engine) {
     assert_eq!(super::rows(&scene.json(3, &restore), "ambiguous")["people"], 300);
 }
 
-/// Two values that came one after the other may be more than a server takes in one statement: it would close the
-/// connection, and every restore end there.
+/// A row whose values were written one by one may be longer than the server accepts in one statement. It would close
+/// the connection, and every restore would end there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_is_longer_than_a_statement_may_be_keeps_no_other() {
     let server = Server::start("packet").expect("MariaDB starts");

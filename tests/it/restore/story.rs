@@ -1,5 +1,5 @@
-//! The third seed document at its size: 195 of 15,446 partners vanish with what hangs on them; six are
-//! entered again from their cards, and one's number is taken over by a partner who was there before.
+//! The case of the third seed document, at its size: 195 of 15,446 partners vanish with everything that refers to them.
+//! Six are entered again from their cards, and one's number is taken over by a partner who already existed.
 
 use std::collections::BTreeMap;
 
@@ -57,7 +57,7 @@ const AGAIN: [(i64, i64); 6] =
     [(4011, 30001), (4437, 30002), (5150, 30003), (7264, 30004), (9350, 30005), (11093, 30006)];
 /// Whose number is taken over, and by whom.
 const TAKEN: (i64, i64) = (6655, 12148);
-/// The others who vanish: 188, one in eighty.
+/// Lists the others who vanish: 188, one in eighty.
 fn others() -> Vec<i64> {
     (0..188).map(|n| FIRST + 1 + n * 80).filter(|id| *id != TAKEN.0).collect()
 }
@@ -92,7 +92,7 @@ async fn fill(scene: &Scene) {
     scene.execute_all(&sql).await;
 }
 
-/// The rows go with everything that hangs on them; then some people come again.
+/// Deletes the rows with everything that refers to them, then enters some people again.
 async fn lose(scene: &Scene) {
     let mut gone: Vec<i64> = others();
     gone.extend(AGAIN.map(|(old, _)| old));
@@ -122,7 +122,7 @@ async fn lose(scene: &Scene) {
     scene.execute_all(&sql).await;
 }
 
-/// References that lead nowhere, of every kind.
+/// Counts references of every kind to rows that do not exist.
 async fn orphans(scene: &Scene) -> i64 {
     let mut found = 0;
     for (table, column, parent) in [
@@ -168,7 +168,7 @@ async fn a_long_weekend_takes_four_commands(engine: Engine) {
         args.iter().map(String::as_str).collect()
     }
 
-    // What is missing, and what else went with it.
+    // What is missing, and what vanished with it.
     let diff = scene.json(3, &refs(&with(&["diff", "SNAP"])));
     let counts = differences(&diff[0]);
     assert_eq!(counts["partners"], [195, 6, 0, 0]);
@@ -193,7 +193,7 @@ async fn a_long_weekend_takes_four_commands(engine: Engine) {
         scene.run(3, &refs(&with(&["restore", "SNAP", "--missing", "--samples", "3"])))
     );
 
-    // And now.
+    // The restore itself.
     let done = scene.run(3, &refs(&with(&["restore", "SNAP", "--missing", "--apply", "--samples", "3"])));
     println!("$ daymend snapshot restore {before} --missing --apply\n{done}");
     assert_eq!(orphans(&scene).await, 0, "no orphan");
@@ -214,7 +214,7 @@ async fn a_long_weekend_takes_four_commands(engine: Engine) {
     assert_eq!(scene.db.number(&format!("SELECT COUNT(*) FROM partners WHERE id = {}", TAKEN.0)).await, 0);
     assert!(done.contains(&number_of(TAKEN.0)), "both sides are shown");
 
-    // What still differs is what was said: six have new ids, one is in quarantine with what hangs on it.
+    // What still differs was reported: six have new ids, and one is quarantined with everything that refers to it.
     let rest = scene.json(3, &refs(&with(&["diff", "SNAP"])));
     let rest = differences(&rest[0]);
     assert_eq!((rest["partners"][0], rest["clients"][0], rest["notes"][0], rest["grantings"][0]), (7, 7, 2, 1));
@@ -222,7 +222,7 @@ async fn a_long_weekend_takes_four_commands(engine: Engine) {
     let again = scene.json(3, &refs(&with(&["restore", "SNAP", "--missing", "--apply"])));
     assert_eq!(again["applied"]["inserted"], 0, "nothing is restored twice");
 
-    // And back, to the byte.
+    // The undo, exact to the byte.
     let undo = scene.path("undo.jsonl").display().to_string();
     println!(
         "$ daymend snapshot undo\n{}",

@@ -1,4 +1,4 @@
-//! What hangs by its key on rows whose key has become somebody else's, or another one.
+//! Rows whose key contains that of a row whose key is now used by another row, or that has another key now.
 
 use super::{Scene, rows};
 use crate::{on_both, support::Engine};
@@ -15,7 +15,7 @@ on_both! {
     what_hangs_on_a_row_that_goes_in_with_another_key_is_not_the_strangers;
 }
 
-/// Orders and cards have their person's key in their own; items and stamps refer to these.
+/// The keys of orders and cards contain their person's key. Items and stamps refer to these.
 const TABLES: [&str; 7] = [
     "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, nid VARCHAR(20) NULL UNIQUE)",
     "CREATE TABLE orders (pid BIGINT NOT NULL, no BIGINT NOT NULL, what VARCHAR(20) NULL, PRIMARY KEY (pid, no),
@@ -24,7 +24,7 @@ const TABLES: [&str; 7] = [
         FOREIGN KEY (pid, no) REFERENCES orders (pid, no))",
     "CREATE TABLE cards (id BIGINT NOT NULL PRIMARY KEY, card VARCHAR(20) NULL, FOREIGN KEY (id) REFERENCES people (id))",
     "CREATE TABLE stamps (id BIGINT NOT NULL PRIMARY KEY, card BIGINT NULL, FOREIGN KEY (card) REFERENCES cards (id))",
-    // Known by a number of its own, and referred to by its other key.
+    // It has an id of its own, but is referred to by its other key.
     "CREATE TABLE visits (id BIGINT NOT NULL PRIMARY KEY, pid BIGINT NOT NULL, no BIGINT NOT NULL, UNIQUE (pid, no),
         FOREIGN KEY (pid) REFERENCES people (id))",
     "CREATE TABLE notes (id BIGINT NOT NULL PRIMARY KEY, pid BIGINT NULL, no BIGINT NULL,
@@ -40,7 +40,7 @@ struct Case {
 }
 
 impl Case {
-    /// Persons 4 and 5 and all that they had are gone.
+    /// Creates persons 4 and 5, deletes them with all that they have after the snapshot, then runs `since`.
     async fn new(engine: Engine, since: &[&str]) -> Self {
         let scene = Scene::new(engine, &TABLES).await;
         let sql = [
@@ -67,7 +67,7 @@ impl Case {
         self.scene.json(code, &[&command[..], more].concat())
     }
 
-    /// How many rows there are of a condition.
+    /// Counts the rows that match a condition.
     async fn count(&self, rows: &str) -> i64 {
         self.scene.db.number(&format!("SELECT COUNT(*) FROM {rows}")).await
     }
@@ -91,7 +91,7 @@ async fn nothing_hangs_on_what_is_a_strangers_by_its_key(engine: Engine) {
         let groups = report["report"]["groups"].as_array().unwrap();
         assert!(groups.iter().any(|group| group["table"] == "orders" && group["reason"] == why), "{report}");
     }
-    // Whose keys are free comes back.
+    // Rows whose keys are free are restored.
     for whole in ["items WHERE pid = 5", "stamps WHERE card = 5", "orders WHERE pid = 5", "notes WHERE pid = 5"] {
         assert_eq!(case.count(whole).await, 1, "{whole}");
     }
@@ -117,7 +117,7 @@ async fn who_was_entered_again_gets_what_hung_on_the_old_key(engine: Engine) {
     for strangers in ["items WHERE pid = 4", "stamps WHERE card = 4", "orders WHERE pid = 4 AND what = 'old'"] {
         assert_eq!(case.count(strangers).await, 0, "{strangers}");
     }
-    // All of it is back, also where a person has decided: nobody was entered again meanwhile.
+    // Everything is restored. Later runs recognize it, even with a map: nobody was entered again since.
     let full = case.scene.dump().await;
     let map = case.scene.file("given.csv", "table,old,new\npeople,4,104\n");
     for more in [[].as_slice(), &["--remap", &map]] {
@@ -140,7 +140,7 @@ async fn what_hangs_on_rows_with_another_key_comes_back_at_once(engine: Engine) 
         assert_eq!(rows(&report, "restored")[table], rows(&plan, "missing")[table], "{table}: {report}");
     }
     let whole = case.scene.dump().await;
-    // As well by several runs.
+    // Several runs come to the same result.
     let case = Case::new(engine, &again).await;
     for table in ["people", "orders", "cards"] {
         case.restore(0, &["--apply", "--table", table]);
@@ -150,7 +150,7 @@ async fn what_hangs_on_rows_with_another_key_comes_back_at_once(engine: Engine) 
 }
 
 async fn a_person_who_knows_better_is_believed(engine: Engine) {
-    // Her number was mistyped: she is the same.
+    // Her number was mistyped: it is the same person.
     let case = Case::new(engine, &STRANGER).await;
     let map = case.scene.file("given.csv", "table,old,new\npeople,4,4\n");
     let report = case.restore(0, &["--apply", "--remap", &map]);
@@ -161,7 +161,7 @@ async fn a_person_who_knows_better_is_believed(engine: Engine) {
     assert_eq!(case.count("stamps WHERE card = 4").await, 1);
 }
 
-/// The card under the stranger's key is the one that was there, by its own number.
+/// By its own number, the card under the stranger's key is the one that was there.
 async fn an_identity_that_says_nothing_of_the_stranger_is_believed_too(engine: Engine) {
     let case = Case::new(engine, &[STRANGER[0], "INSERT INTO cards VALUES (4, 'c4')"]).await;
     let cards = case.scene.file("cards.toml", "[[identity]]\ntable = 'cards'\ncolumns = 'card'\n");
@@ -171,7 +171,7 @@ async fn an_identity_that_says_nothing_of_the_stranger_is_believed_too(engine: E
     assert_eq!(case.count("stamps WHERE card IN (4, 5)").await, 2, "{report}");
 }
 
-/// A person's new order has the number that the vanished one would go in with.
+/// A new order has the key that the vanished order would get.
 async fn what_is_new_at_the_rewritten_key_stands_for_nobody(engine: Engine) {
     for identity in
         ["[[identity]]\ntable = 'orders'\ncolumns = 'order_no'\n", "[[identity]]\ntable = 'orders'\ncolumns = []\n", ""]
@@ -200,7 +200,7 @@ async fn what_is_new_at_the_rewritten_key_stands_for_nobody(engine: Engine) {
         let report = scene.json(3, &restore);
         assert_eq!((rows(&report, "ambiguous")["orders"], rows(&report, "deferred")["items"]), (1, 1), "{report}");
         assert_eq!(scene.db.number("SELECT COUNT(*) FROM items").await, 0, "{identity}");
-        // Its key is free: it comes back, and is known again.
+        // Once that key is free, the order is restored, and recognized later.
         scene.execute_all(&["DELETE FROM orders"]).await;
         for inserted in [2, 0] {
             let report = scene.json(0, &restore);
@@ -237,7 +237,7 @@ async fn what_goes_in_with_another_key_says_nothing_of_what_it_extends(engine: E
     assert!(missing.iter().all(|group| group["reason"] == ""), "{plan}");
 }
 
-/// The stranger has a line of the same key as well, and no column of it says whose it is.
+/// The stranger has a part with the same key as well, and no column says whose it is.
 async fn what_hangs_on_a_row_that_goes_in_with_another_key_is_not_the_strangers(engine: Engine) {
     let lines = "CREATE TABLE parts (pid BIGINT NOT NULL, no BIGINT NOT NULL, part BIGINT NOT NULL,
         PRIMARY KEY (pid, no, part), FOREIGN KEY (pid, no) REFERENCES orders (pid, no))";
@@ -249,7 +249,7 @@ async fn what_hangs_on_a_row_that_goes_in_with_another_key_is_not_the_strangers(
     ];
     scene.execute_all(&sql).await;
     let name = scene.take().await.to_string();
-    // All of it is somebody else's by now, and she was entered again.
+    // All of it is somebody else's by now, and the person was entered again.
     scene.execute_all(&["UPDATE people SET nid = 'STRANGER'", "INSERT INTO people VALUES (104, 'N4')"]).await;
     let relations = scene.file("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'nid'\n");
     for inserted in [2, 0] {

@@ -1,4 +1,4 @@
-//! A row that went in with a reference left empty, for a row that never came.
+//! A row that was inserted with a reference left empty, for a row that cannot be restored.
 
 use daymend::args;
 
@@ -24,7 +24,7 @@ const TABLES: [&str; 3] = [
         FOREIGN KEY (member) REFERENCES members (id))",
 ];
 
-/// Nobody has said that a code identifies a team: who holds it is in the way.
+/// A code is not declared to identify a team: a team with the same code is in the way.
 const RELATIONS: &str = "
 [[identity]]
 table = 'teams'
@@ -43,7 +43,7 @@ pub(super) struct Case {
 }
 
 impl Case {
-    /// Two circles are gone, and another team holds the code of the second.
+    /// Creates two circles that are gone, and another team that holds the code of the second.
     pub(super) async fn new(engine: Engine, badges: bool) -> Self {
         Self::of(engine, badges, &TABLES, RELATIONS).await
     }
@@ -93,15 +93,15 @@ async fn what_went_in_for_a_row_that_never_came_is_taken_out_again(engine: Engin
     assert_eq!(
         case.scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2").await,
         0,
-        "not with its reference empty"
+        "not left with its reference empty"
     );
     assert_eq!(case.scene.db.number("SELECT leads FROM members WHERE id = 1").await, 10);
-    // What was in the way goes, and the rest comes, with its reference.
+    // Once the obstacle is gone, the rest is restored, with its reference.
     case.scene.db.execute("DELETE FROM teams WHERE id = 99", args![]).await;
     let report = case.restore(0);
     assert_eq!(report["applied"]["inserted"], 2, "{report}");
     assert_eq!(case.scene.db.number("SELECT leads FROM members WHERE id = 2").await, 20);
-    // One undo takes back both runs, and minds not that a row of it was taken out before.
+    // One undo reverts both runs, although one of the rows was taken out before.
     case.scene.db.execute("INSERT INTO teams VALUES (99, 3, NULL)", args![]).await;
     let undo = case.scene.path("undo.jsonl").display().to_string();
     case.scene.json(0, &["undo", &undo, "--relations", &case.relations]);
@@ -118,14 +118,14 @@ async fn what_others_refer_to_by_then_stays_and_is_reported(engine: Engine) {
     let left = groups.iter().find(|group| group["table"] == "members" && group["reason"] != "").unwrap();
     assert_eq!(left["reason"], "a reference of it is left empty, whose row cannot be restored", "{report}");
     assert_eq!(left["samples"][0]["key"], "2");
-    // The next run finds the team, and fills the reference in.
+    // The next run restores the team, and fills in the reference.
     case.scene.db.execute("DELETE FROM teams WHERE id = 99", args![]).await;
     let report = case.restore(0);
     assert_eq!((&report["applied"]["inserted"], &report["applied"]["filled"]), (&1.into(), &1.into()), "{report}");
     assert_eq!(case.scene.db.number("SELECT leads FROM members WHERE id = 2").await, 20);
 }
 
-/// Cuts the undo file as if the run had been killed when it had put in the row with this text, and nothing else.
+/// Cuts the undo file as if the run had been killed after it inserted the row with this text and nothing else.
 fn killed_after(scene: &Scene, row: &str) {
     let undo = scene.path("undo.jsonl");
     let written = std::fs::read_to_string(&undo).unwrap();
@@ -137,7 +137,7 @@ fn killed_after(scene: &Scene, row: &str) {
 async fn what_a_killed_run_has_put_in_is_none_of_this_ones(engine: Engine) {
     let case = Case::new(engine, false).await;
     case.restore(3);
-    // The member whose team does not come.
+    // The member whose team cannot be restored.
     killed_after(&case.scene, "\"two\"");
     let sql = [
         "UPDATE members SET leads = NULL WHERE id = 1",
@@ -151,7 +151,7 @@ async fn what_a_killed_run_has_put_in_is_none_of_this_ones(engine: Engine) {
     assert_eq!(report["applied"]["inserted"], 2, "the first circle: {report}");
 }
 
-/// Nobody refers to it any more, and nobody has asked for it to go.
+/// Nothing refers to it any more, but nobody asked for it to be removed.
 async fn what_a_run_has_left_knowingly_the_next_one_leaves(engine: Engine) {
     let case = Case::new(engine, true).await;
     case.restore(3);
@@ -162,14 +162,14 @@ async fn what_a_run_has_left_knowingly_the_next_one_leaves(engine: Engine) {
     assert_eq!(left, 1, "{report}");
 }
 
-/// A killed run has put in a row with another key, as its person was entered again, and its team does not come.
+/// A killed run inserted a row under another key, because its person was entered again. Its team cannot be restored.
 async fn what_is_taken_out_stands_for_nobody(engine: Engine) {
     for nobody in ["", "[[identity]]\ntable = 'heads'\ncolumns = []\n"] {
         taken_out_with_another_key(engine, nobody).await;
     }
 }
 
-/// Where nothing identifies the heads, the one that a killed run has put in is known all the same.
+/// Even if nothing identifies the heads, the one that a killed run inserted is recognized.
 async fn taken_out_with_another_key(engine: Engine, identity: &str) {
     let scene = Scene::new(
         engine,
@@ -219,7 +219,7 @@ async fn taken_out_with_another_key(engine: Engine, identity: &str) {
     assert_eq!(scene.db.number("SELECT leads FROM heads WHERE pid = 5").await, 10);
 }
 
-/// Its team does not come, and a trigger has written it meanwhile: it is not what this run has put in any more.
+/// Its team cannot be restored, but a trigger has changed it: it is no longer the row that this run inserted.
 async fn what_was_written_since_it_went_in_is_not_taken_out(engine: Engine) {
     let case = Case::new(engine, false).await;
     let write = "UPDATE members SET name = 'counted' WHERE id = 2";
@@ -234,7 +234,7 @@ async fn what_was_written_since_it_went_in_is_not_taken_out(engine: Engine) {
     assert_eq!((&report["applied"]["inserted"], &report["applied"]["incomplete"]), (&3.into(), &1.into()), "{report}");
 }
 
-/// The database knows nothing of what a badge refers to.
+/// The database does not know what a badge refers to.
 async fn what_is_declared_to_refer_to_a_row_keeps_it_too(engine: Engine) {
     let badges = "CREATE TABLE badges (id BIGINT NOT NULL PRIMARY KEY, member BIGINT NOT NULL)";
     let relations = format!("{RELATIONS}\n[[reference]]\ntable = 'badges'\ncolumns = 'member'\nparent = 'members'\n");

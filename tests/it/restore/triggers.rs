@@ -1,4 +1,4 @@
-//! References in a circle that the database does not let be filled in or emptied, or changes on the way.
+//! References in a circle that the database refuses to fill in or to empty, or changes on the way.
 
 use super::Scene;
 use crate::{
@@ -23,7 +23,7 @@ const MEMBERS: &str = "CREATE TABLE members (id BIGINT NOT NULL PRIMARY KEY, nex
 
 const WHOLE: &str = "SELECT COUNT(*) FROM members WHERE next = id % 3 + 1";
 
-/// Three who lead to each other, and one who leads to nobody, are gone.
+/// Creates three members in a circle, and one that refers to nobody. All are gone.
 async fn circle(engine: Engine) -> (Scene, String) {
     let pets = "CREATE TABLE pets (id BIGINT NOT NULL PRIMARY KEY, owner BIGINT NULL,
         FOREIGN KEY (owner) REFERENCES members (id))";
@@ -38,7 +38,7 @@ async fn circle(engine: Engine) -> (Scene, String) {
     (scene, name)
 }
 
-/// Refuses updates of the row with this id.
+/// Rejects updates of the row with this id.
 async fn refuse(scene: &Scene, id: i64) {
     let trigger = match scene.db.engine {
         Engine::Sqlite => {
@@ -75,7 +75,7 @@ fn left(undone: &serde_json::Value) -> Vec<String> {
 async fn a_reference_that_cannot_be_filled_in_is_reported(engine: Engine) {
     let (scene, name) = circle(engine).await;
     refuse(&scene, 2).await;
-    // Others refer to it by then: it stays. The next run finds it as it is.
+    // Others refer to it by then, so it stays. The next run finds it as it is.
     for inserted in [4, 0] {
         let report = scene.json(3, &["restore", &name, "--missing", "--apply"]);
         assert_eq!((&report["applied"]["inserted"], &report["applied"]["incomplete"]), (&inserted.into(), &1.into()));
@@ -101,7 +101,7 @@ async fn what_a_trigger_changes_is_taken_back_all_the_same(engine: Engine) {
     assert_eq!(scene.db.number(WHOLE).await, 3);
     let undo = scene.path("undo.jsonl").display().to_string();
     assert_eq!(scene.json(0, &["undo", &undo, "--dry-run"])["removed"], 4);
-    // Killed behind the first half of it: what it has emptied is written down.
+    // The undo gets halfway, as if killed then: what it has emptied is written down.
     let file = std::fs::read_to_string(&undo).unwrap();
     let refused = "CREATE TRIGGER stop BEFORE DELETE ON members";
     let refused = match engine {
@@ -151,7 +151,7 @@ async fn what_cannot_be_emptied_stays_and_the_rest_goes(engine: Engine) {
     assert_eq!(scene.json(0, &["undo", &undo])["removed"], 3);
 }
 
-/// A date that another mode has let in comes back with its row, and goes with it.
+/// A date that another SQL mode has accepted is restored with its row, and removed with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_date_without_a_month_keeps_no_reference_empty() {
     let scene = Scene::new(Engine::MariaDb, &[MEMBERS]).await;
@@ -171,11 +171,11 @@ async fn a_date_without_a_month_keeps_no_reference_empty() {
     assert_eq!(scene.json(0, &["undo", &undo])["removed"], 3);
 }
 
-/// The newcomer comes last of more rows than are looked at together.
+/// The newcomer comes after more rows than are read at once.
 async fn one_newcomer_among_many_who_refer_to_a_row_keeps_it_whole(engine: Engine) {
     for is_declared in [false, true] {
         let foreign = if is_declared { "" } else { ", FOREIGN KEY (team) REFERENCES teams (id)" };
-        // SQLite takes a reference to what is not there yet, and adds none later.
+        // SQLite accepts a reference to a table that does not exist yet, but cannot add one later.
         let boss = "FOREIGN KEY (boss) REFERENCES members (id)";
         let inline = if engine == Engine::Sqlite { format!(", {boss}") } else { String::new() };
         let scene = Scene::new(
@@ -211,7 +211,7 @@ async fn one_newcomer_among_many_who_refer_to_a_row_keeps_it_whole(engine: Engin
     }
 }
 
-/// An undo has emptied all references, and then came no further.
+/// An undo has emptied all references, and then got no further.
 async fn what_an_undo_has_emptied_the_next_restore_fills_in(engine: Engine) {
     let (scene, name) = circle(engine).await;
     scene.json(0, &["restore", &name, "--missing", "--apply"]);
@@ -231,7 +231,7 @@ async fn what_an_undo_has_emptied_the_next_restore_fills_in(engine: Engine) {
     assert_eq!(scene.json(0, &["undo", &undo])["removed"], 4);
 }
 
-/// Cuts the undo file as if the run had been killed when it had written down the last reference that it filled in.
+/// Cuts the undo file as if the run had been killed after it wrote down the last reference that it filled in.
 fn killed_behind_the_last_fill(scene: &Scene) {
     let undo = scene.path("undo.jsonl");
     let written = std::fs::read_to_string(&undo).unwrap();
@@ -247,7 +247,7 @@ async fn what_was_written_down_and_never_committed_is_filled_in_by_any_later_run
     killed_behind_the_last_fill(&scene);
     let sql = ["UPDATE members SET next = NULL WHERE id = 3", "DELETE FROM members WHERE id = 4"];
     scene.execute_all(&sql).await;
-    // The next run puts in another row, and does not get there either.
+    // The next run restores another row, and cannot fill in the reference either.
     refuse(&scene, 3).await;
     let report = scene.json(3, &["restore", &name, "--missing", "--apply"]);
     assert_eq!(report["applied"]["inserted"], 1, "{report}");
@@ -257,7 +257,7 @@ async fn what_was_written_down_and_never_committed_is_filled_in_by_any_later_run
     assert_eq!(scene.db.number(WHOLE).await, 3);
 }
 
-/// A run was killed behind its last commit. What somebody empties after the next one is theirs to empty.
+/// A run was killed after its last commit. What somebody empties after the next run stays empty.
 async fn what_was_committed_last_may_be_emptied_for_good(engine: Engine) {
     let (scene, name) = circle(engine).await;
     scene.json(0, &["restore", &name, "--missing", "--apply"]);
@@ -270,7 +270,7 @@ async fn what_was_committed_last_may_be_emptied_for_good(engine: Engine) {
     assert_eq!(scene.db.number(WHOLE).await, 0, "{report}");
 }
 
-/// The last reference was written down, and its commit failed; an undo was killed when it had written down its days.
+/// The last reference was written down, but its commit failed. An undo was killed after it wrote down its days.
 async fn days_that_an_undo_has_written_down_say_nothing_of_what_was_committed(engine: Engine) {
     let (scene, name) = circle(engine).await;
     scene.json(0, &["restore", &name, "--missing", "--apply"]);

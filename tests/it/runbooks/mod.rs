@@ -1,5 +1,5 @@
-//! `deploy/runbooks/`: every command of every page works, on a database in which most things are
-//! wrong, and the pages say what the rules, the catalogue and the manifests say.
+//! `deploy/runbooks/`: every command of every page works, on a database in which most things are wrong, and the pages
+//! agree with the rules, the catalogue and the manifests.
 
 pub mod pages;
 mod wreck;
@@ -67,7 +67,7 @@ fn pages_have_one_shape_and_say_what_the_rules_say() {
     }
 }
 
-/// A rebuild would carry the loss on: that is read before anything else.
+/// A rebuild would carry the loss on, so this has to be read before anything else.
 #[test]
 fn pages_about_discarded_jobs_begin_with_a_source_that_has_lost_rows() {
     for name in ["DaymendJobsDiscarded", "DaymendRunFailed"] {
@@ -79,7 +79,7 @@ fn pages_about_discarded_jobs_begin_with_a_source_that_has_lost_rows() {
     }
 }
 
-/// The limits in a rule's expression, as a page would write them.
+/// The limits in a rule's expression, as a page writes them.
 fn thresholds(rule: &str) -> Vec<String> {
     let words: Vec<&str> = rule.split_whitespace().collect();
     let of = |words: &[&str]| match words {
@@ -102,7 +102,7 @@ fn every_name_in_a_page_exists() {
     let manifests = read("deploy/kubernetes/base/scheduler.yaml") + &read("deploy/kubernetes/base/worker.yaml");
     for page in pages() {
         for name in names(&page.text) {
-            // A pattern for grep may be the beginning of a name, and a histogram has more series.
+            // A grep pattern may be the beginning of a name, and a histogram has more series.
             let name = name.trim_end_matches("_sum").trim_end_matches("_count");
             let is_metric = ALL.iter().any(|metric| metric.name.starts_with(name));
             assert!(is_metric || tables.contains(&name), "{}: nothing is named {name}", page.name);
@@ -123,7 +123,7 @@ fn every_name_in_a_page_exists() {
     }
 }
 
-/// Names that begin with `daymend_`; `daymend_(a|b)_total`, as grep has it, is two.
+/// Finds the names that begin with `daymend_`. `daymend_(a|b)_total`, as written for grep, is two of them.
 fn names(text: &str) -> Vec<String> {
     let mut names = Vec::new();
     for (at, _) in text.match_indices("daymend_") {
@@ -134,7 +134,7 @@ fn names(text: &str) -> Vec<String> {
     names
 }
 
-/// The words that a pattern of groups and alternatives stands for.
+/// Expands a pattern of groups and alternatives.
 fn expand(pattern: &str) -> Vec<String> {
     let Some((before, rest)) = pattern.split_once('(') else { return vec![pattern.to_owned()] };
     let mut depth = 1;
@@ -152,7 +152,7 @@ fn expand(pattern: &str) -> Vec<String> {
     choices.iter().flat_map(|choice| expand(&format!("{before}{choice}{after}"))).collect()
 }
 
-/// The text of every file in a folder.
+/// Reads every file in a folder.
 fn read_all(folder: &Path) -> String {
     let mut text = String::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -183,14 +183,14 @@ async fn every_command_of_every_page_works(engine: Engine) {
                 }
                 "sql admin" => {}
                 "bash" => shell.check(block, page),
-                other => panic!("{}: nobody knows what to do with a block of {other:?}", page.name),
+                other => panic!("{}: {other:?} is not a known kind of block", page.name),
             }
         }
     }
     assert!(commands > 100, "only {commands} commands");
 }
 
-/// Runs statements as the user that daymend is, in a transaction that can only read.
+/// Runs statements as daymend's user, in a read-only transaction.
 async fn query(db: &TestDb, block: &Block, page: &Page) {
     for sql in server::statements(&block.text) {
         let mut tx = db.db.begin(Mode::Snapshot).await.unwrap();
@@ -199,7 +199,7 @@ async fn query(db: &TestDb, block: &Block, page: &Page) {
     }
 }
 
-/// Where the commands of a page run.
+/// The environment in which the commands of a page run.
 #[derive(Debug)]
 struct Shell {
     bin: TempDir,
@@ -208,10 +208,10 @@ struct Shell {
 }
 
 impl Shell {
-    /// With a scheduler and a worker, if the page looks at them or waits for them.
+    /// Starts a scheduler and a worker, too, if the page looks at them or waits for them.
     async fn new(wreck: &Wreck, page: &Page) -> Self {
         let bin = tempfile::tempdir().unwrap();
-        // The time is that of the wreck, except where a command says something of it itself.
+        // The time is that of the wreck, unless a command sets it.
         let script = format!(
             "#!/bin/sh\ncase \" $* \" in *' --now '*) exec {0} \"$@\";; esac\nexec {0} --now {NOW} \"$@\"\n",
             env!("CARGO_BIN_EXE_daymend")
@@ -251,7 +251,7 @@ impl Shell {
         Self { bin, variables, _processes: processes }
     }
 
-    /// Runs the commands of a block; how many there are. Each has to succeed, or to exit as it says.
+    /// Runs the commands of a block, and returns how many. Each has to succeed, or to exit as it says.
     fn run_all(&self, block: &Block, page: &Page) -> usize {
         let commands: Vec<&str> = block.text.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
         assert_eq!(commands.len(), block.text.lines().count(), "{}: {}", page.name, block.text);

@@ -14,7 +14,7 @@ pub struct Page {
 /// A fenced block.
 #[derive(Debug)]
 pub struct Block {
-    /// What stands behind the opening fence.
+    /// What follows the opening fence.
     pub language: String,
     pub text: String,
 }
@@ -25,17 +25,17 @@ pub struct Alert {
     pub severity: String,
     /// `at once` where the rule has no `for`.
     pub fires_after: String,
-    /// The whole of its rule.
+    /// The rule's whole text.
     pub rule: String,
 }
 
-/// A file of the repository.
+/// Reads a file of the repository.
 pub fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// All pages, the index among them, by name.
+/// Reads all pages, including the index, in order of their names.
 pub fn pages() -> Vec<Page> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/runbooks");
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -48,7 +48,7 @@ pub fn pages() -> Vec<Page> {
     names.into_iter().map(page).collect()
 }
 
-/// The blocks of a page; those in a list are indented with it.
+/// Finds the blocks of a page. Those in a list are indented with it.
 pub fn blocks(text: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut lines = text.lines();
@@ -66,7 +66,7 @@ pub fn blocks(text: &str) -> Vec<Block> {
     blocks
 }
 
-/// The alerts by name.
+/// Reads the alerts, by name.
 pub fn alerts() -> BTreeMap<String, Alert> {
     let rules = read("deploy/prometheus/rules.yml");
     let mut alerts = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! A database in which most things are wrong, for the runbooks to be tried on, again and again.
+//! A database in which most things are wrong, on which the runbooks are tried again and again.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::support::{
     process::{run, run_ok},
 };
 
-/// What the time is.
+/// The time at which the commands run.
 pub const NOW: &str = "2026-06-15T12:00:00Z";
 
-/// Most tables; the lab system's facts stay as they are.
+/// The tables that are restored. The lab system's facts stay as they are.
 const TABLES: [&str; 12] = [
     "daymend_jobs",
     "daymend_runs",
@@ -35,21 +35,21 @@ const TABLES: [&str; 12] = [
     "crelio_data_migrations",
 ];
 
-/// The columns of `daymend_jobs` that are not computed from others.
+/// The columns of `daymend_jobs` that are not generated.
 const JOB_COLUMNS: &str = "id, kind, state, sort_key, rollup, lab_id, day, attempt, attempts_max, lapses, worker_id, \
      claimed_at, rows_inserted, rows_updated, rows_deleted, error";
 
-/// The database, and what the pages' commands are about.
+/// The database, and the values of the variables in the pages' commands.
 #[derive(Debug)]
 pub struct Wreck {
     pub db: TestDb,
-    /// A failed run, one of its discarded jobs, a lab that can be done, and a day.
+    /// A failed run, one of its discarded jobs, a usable lab, and a day.
     pub variables: [(&'static str, String); 4],
 }
 
 impl Wreck {
-    /// Lab 1 is well but for drift, lab 2 has discarded jobs, lab 3 has an unknown zone, lab 4 is
-    /// paused, as are rebuilds. A worker died holding a job, and one job waits after a failure.
+    /// Lab 1 is fine except for drift, lab 2 has discarded jobs, lab 3 has an unknown zone, lab 4 is paused, as are
+    /// rebuilds. A worker died holding a job, and one job waits after a failure.
     pub async fn new(engine: Engine) -> Self {
         let db = TestDb::new(engine).await;
         let first: NaiveDate = "2026-06-08".parse().unwrap();
@@ -90,8 +90,8 @@ impl Wreck {
     }
 }
 
-/// A worker dies holding a job, which is rescued; another dies holding one that is not; a third
-/// fails one that is tried again soon.
+/// One worker dies holding a job that is rescued, another one holding a job that is not. A third fails a job that is
+/// retried soon.
 async fn lose_and_fail_jobs(db: &TestDb) {
     let lease = Duration::from_secs(600);
     let end = "UPDATE daymend_workers SET lease_until_us = 0 WHERE id = ?";
@@ -111,7 +111,7 @@ async fn lose_and_fail_jobs(db: &TestDb) {
     }
 }
 
-/// Keeps a copy of the tables.
+/// Saves a copy of the tables.
 async fn save(db: &TestDb) {
     for table in TABLES {
         let create = match db.engine {
