@@ -1,4 +1,4 @@
--- One row a bill, cancelled ones too: rollup.toml decides what counts.
+-- One row per bill, cancelled ones included: rollup.toml decides what counts.
 SELECT billing.id                  AS id,
        billing.billTime            AS bill_time,
        billingInfo.organization_id AS organization_id,

@@ -1,4 +1,4 @@
--- Every lab: its time zone (IANA name or NULL), and whether the nightly run keeps it.
+-- Every lab: its time zone (IANA name or NULL), and whether the nightly run maintains it.
 SELECT labs.id                    AS lab_id,
        labs.labTimeZone           AS time_zone,
        labs.historicalViewEnabled AS enabled

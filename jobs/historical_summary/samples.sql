@@ -1,4 +1,4 @@
--- One row a sample collected for a bill, those of cancelled bills too. By LEFT JOIN, as in tests.sql.
+-- One row per sample collected for a bill, those of cancelled bills included. LEFT JOIN, as in tests.sql.
 SELECT collectedSample.billing_id    AS part_of,
        collectedSample.sampleType_id AS sample_type_id,
        collectedSample.isAccessed    AS accessed

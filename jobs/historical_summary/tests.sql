@@ -1,4 +1,4 @@
--- One row a test ordered on a bill, cancelled ones too. By LEFT JOIN, so that every database begins with the bills.
+-- One row per test ordered on a bill, cancelled ones included. LEFT JOIN makes every database begin with the bills.
 SELECT labReportRelation.billing_id  AS part_of,
        labReportRelation.test_id     AS test_id,
        allTests.department_id        AS department_id,

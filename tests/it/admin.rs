@@ -63,7 +63,7 @@ fn drain(db: &TestDb) {
     run(db, &["--now", NOW, "worker", "--drain", "--backoff", "1h"]);
 }
 
-/// A rebuild of lab 1 and a repair of lab 2, all of whose jobs are discarded.
+/// Creates a rebuild of lab 1 and a repair of lab 2, all of whose jobs are discarded.
 async fn with_discarded(engine: Engine) -> TestDb {
     let db = labs(engine).await;
     run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1", "--initiated-by", "5"]);
@@ -102,7 +102,7 @@ async fn retry_reopens_a_failed_run_and_its_record_ends_completed(engine: Engine
     assert_eq!(log[0]["action"], "retry");
     assert_eq!(log[0]["jobs"], days);
     assert_eq!(log[0]["filter"], format!("--run {rebuild}"));
-    // Twice changes nothing.
+    // A second retry changes nothing.
     assert!(run_ok(&db, &["queue", "retry", "--run", &rebuild]).contains("0 job(s) of 0 run(s)"));
 }
 
@@ -154,7 +154,7 @@ async fn a_drain_says_what_it_leaves_paused(engine: Engine) {
     }
     let drain = || {
         let output = run(&db, &["--now", NOW, "worker", "--drain"]);
-        assert!(output.status.success(), "what is paused is left: {output:?}");
+        assert!(output.status.success(), "paused jobs are no failure: {output:?}");
         let error = String::from_utf8(output.stderr).unwrap();
         error.lines().filter(|line| line.starts_with("warning:")).map(ToOwned::to_owned).collect::<Vec<_>>()
     };
@@ -162,7 +162,7 @@ async fn a_drain_says_what_it_leaves_paused(engine: Engine) {
     run_ok(&db, &["queue", "pause", "--lab", "2"]);
     let repair = ["--now", NOW, "repair", "--day", "2026-06-12", "--to", "2026-06-14", "--lab"];
     run_ok(&db, &[&repair[..], &["1"]].concat());
-    assert_eq!(drain(), Vec::<String>::new(), "nothing of what is paused waits");
+    assert_eq!(drain(), Vec::<String>::new(), "no paused job is waiting");
     run_ok(&db, &[&repair[..], &["2"]].concat());
     assert_eq!(drain(), ["warning: 3 job(s) are left, paused: `daymend queue resume --lab 2`"]);
     run_ok(&db, &["queue", "resume", "--lab", "2"]);
@@ -179,7 +179,7 @@ async fn without_a_variable_the_log_names_the_os_user(engine: Engine) {
     for name in ["DAYMEND_USER", "SUDO_USER", "LOGNAME"] {
         pause.env_remove(name);
     }
-    // An empty one counts as none.
+    // An empty variable counts as unset.
     assert!(pause.env("USER", "").output().unwrap().status.success());
     let id = std::process::Command::new("id").arg("-un").output().unwrap();
     assert_eq!(json(&db, &["queue", "log"])[0]["who"], String::from_utf8(id.stdout).unwrap().trim());
@@ -203,7 +203,7 @@ async fn whoever_waits_for_what_is_paused_is_told_so_once(engine: Engine) {
         (&["repair"][..], "repair jobs are paused: `daymend queue resume repair`"),
         (&["--lab", "2"], "lab 2 is paused: `daymend queue resume --lab 2`"),
     ] {
-        // What is paused and none of its business is not said.
+        // A pause that does not concern the run is not reported.
         run_ok(&db, &["queue", "pause", "--lab", "1"]);
         run_ok(&db, &[&["queue", "pause"], paused].concat());
         let mut wait = command(&db, &["--now", NOW, "repair", "--day", "2026-06-10", "--lab", "2", "--wait"]);
@@ -211,8 +211,8 @@ async fn whoever_waits_for_what_is_paused_is_told_so_once(engine: Engine) {
         let said = BufReader::new(wait.stderr.take().unwrap());
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || said.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        while !lines.recv_timeout(LIMIT).expect("it says that it is paused").contains(expected) {}
-        // Two more looks at it.
+        while !lines.recv_timeout(LIMIT).expect("a line that says what is paused").contains(expected) {}
+        // Long enough for two more polls.
         tokio::time::sleep(Duration::from_secs(5)).await;
         run_ok(&db, &[&["queue", "resume"], paused].concat());
         drain(&db);
@@ -254,7 +254,7 @@ async fn filters_mean_the_same_everywhere(engine: Engine) {
             assert_eq!(json(&db, &prune)["jobs"], ended, "{filter:?}");
         }
     }
-    // Of other letters a database may know no lower case.
+    // For letters outside ASCII, a database may not know the lower case.
     db.execute("UPDATE daymend_jobs SET error = 'Élan VITAL' WHERE state = 'discarded'", vec![]).await;
     let listed = json(&db, &["queue", "list", "--state", "discarded", "--error", "Élan vital"]);
     assert_eq!(listed.as_array().unwrap().len() as i64, count(&db, "state = 'discarded'").await);
@@ -344,7 +344,7 @@ async fn prune_deletes_what_ended_long_ago_and_nothing_else(engine: Engine) {
     assert_eq!((&planned["dry_run"], planned["jobs"].as_i64()), (&true.into(), Some(jobs - open - 3)), "{planned}");
     planned["dry_run"] = false.into();
     assert_eq!(json(&db, &rest), planned);
-    assert_eq!(count(&db, "1 = 1").await, open, "only what is open is left");
+    assert_eq!(count(&db, "1 = 1").await, open, "only open jobs are left");
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 1);
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_attempts").await, 0);
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_migrations").await, 0);
@@ -423,13 +423,13 @@ async fn a_run_that_does_not_exist_is_no_filter(engine: Engine) {
     for command in ["show", "watch", "cancel"] {
         assert_eq!(run_fails(&db, USAGE, &["runs", command, "999"]), expected);
     }
-    // One that exists has nothing to retry, which is no error.
+    // A run that exists but has nothing to retry is not an error.
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-10", "--lab", "2"]);
     let run = db.number("SELECT MAX(id) FROM daymend_runs").await.to_string();
     assert_eq!(json(&db, &["queue", "retry", "--run", &run])["jobs"], 0);
 }
 
-/// How many seconds the oldest job has waited; none where none waits.
+/// Returns for how many seconds the oldest job has waited, or `None` if no job is waiting.
 fn oldest_waiting(db: &TestDb) -> Option<i64> {
     json(db, &["queue", "stats"])["oldest_waiting"]["seconds"].as_i64()
 }
@@ -444,7 +444,7 @@ async fn a_retry_or_a_resume_begins_the_wait_anew(engine: Engine) {
     assert_eq!(oldest_waiting(&db), None);
     run_ok(&db, &["queue", "retry", "--kind", "repair"]);
     assert!(oldest_waiting(&db).unwrap() < DAY, "since it was retried");
-    // What backs off does not wait for a worker.
+    // A job that backs off does not wait for a worker.
     db.execute("UPDATE daymend_jobs SET sort_key = sort_key + 3600000000 WHERE state = 'available'", args![]).await;
     assert_eq!(oldest_waiting(&db), None);
     run_ok(&db, &["queue", "cancel", "--all"]);
@@ -461,7 +461,7 @@ async fn a_retry_or_a_resume_begins_the_wait_anew(engine: Engine) {
     assert!(oldest_waiting(&db).unwrap() < DAY, "since its lab was resumed");
     drain(&db);
 
-    // The jobs of a lab that nobody has resumed wait for as long as ever.
+    // The jobs of a lab that was not resumed have waited since they were enqueued.
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-10", "--lab", "1"]);
     age().await;
     assert!(oldest_waiting(&db).unwrap() < DAY, "its lab was resumed since");
@@ -484,7 +484,7 @@ on_both! {
 async fn the_scheduler_prunes_what_has_outlived_its_retention(engine: Engine) {
     let db = with_discarded(engine).await;
     let jobs = count(&db, "1 = 1").await;
-    // Runs so far apart are of two batches.
+    // Runs this far apart are pruned in two batches.
     db.execute("DELETE FROM daymend_attempts", vec![]).await;
     db.execute("UPDATE daymend_runs SET id = id + 5000 WHERE kind = 'repair'", vec![]).await;
     db.execute("UPDATE daymend_jobs SET id = id + 500000000000 WHERE kind = 'repair'", vec![]).await;
@@ -496,7 +496,7 @@ async fn the_scheduler_prunes_what_has_outlived_its_retention(engine: Engine) {
     let logged = "SELECT COUNT(*) FROM daymend_admin_log WHERE who = 'scheduler'";
     wait_until("the round to end", Duration::from_secs(30), async || db.number(logged).await > 0).await;
     let log = json(&db, &["queue", "log"]);
-    assert_eq!(log.as_array().unwrap().len(), 1, "one row a round: {log}");
+    assert_eq!(log.as_array().unwrap().len(), 1, "one row per round: {log}");
     assert_eq!((log[0]["who"].as_str(), log[0]["jobs"].as_i64()), (Some("scheduler"), Some(jobs)));
 }
 
@@ -506,7 +506,7 @@ async fn without_a_retention_the_scheduler_keeps_everything(engine: Engine) {
     db.execute("UPDATE daymend_runs SET finished_at = '2000-01-01 00:00:00'", args![]).await;
     let jobs = count(&db, "1 = 1").await;
     let (_scheduler, address) = Process::start_with_pages(&db, &["--now", NOW, "scheduler", "--retention", "0s"]);
-    // What it would prune goes beside its first ticks.
+    // Pruning would happen alongside its first ticks.
     wait_until("some ticks", Duration::from_secs(30), async || {
         let page = get(&address, "/metrics").unwrap().body;
         let ticks = page.lines().find_map(|line| line.strip_prefix("daymend_scheduler_ticks_total{result=\"ok\"} "));

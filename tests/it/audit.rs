@@ -1,4 +1,4 @@
-//! The audit finds exactly what differs from its source, and says why.
+//! The audit finds exactly the rows that differ from their source, and names the cause.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,7 +48,7 @@ on_both! {
 
 type Off = BTreeMap<oracle::Key, (Option<i64>, Option<i64>)>;
 
-/// What differs, by the oracle: of each key what is stored, and what should be.
+/// Returns the differences according to the oracle: for each key, the stored and the expected value.
 async fn off(db: &TestDb) -> Off {
     let (expected, stored) = (oracle::expected(db, &LABS, now()).await, oracle::stored(db).await);
     let keys: BTreeSet<_> = expected.keys().chain(stored.keys()).cloned().collect();
@@ -76,7 +76,7 @@ async fn what_differs_is_found_exactly(engine: Engine) {
         db.execute(&sql, vec![]).await;
     }
     db.add_summary_row(KOLKATA, "2026-06-05", 1, 1, "somebody_elses", 7).await;
-    // Another event type is somebody else's, and neither the audit's nor a recompute's concern.
+    // Rows of another event type belong to somebody else: the audit and a recompute ignore them.
     let mut expected = off(&db).await;
     expected.retain(|key, _| key.4 != "somebody_elses");
     assert!(expected.len() > 200, "{}", expected.len());
@@ -92,7 +92,7 @@ async fn what_differs_is_found_exactly(engine: Engine) {
     assert_eq!(report.differences(), expected.len() as u64);
     let days: BTreeSet<_> = expected.keys().map(|key| (key.0, key.1)).collect();
     assert_eq!(report.days_drifted(), days.len() as u64);
-    // A part of it is that part.
+    // An audit of a part finds the differences of that part.
     let scope =
         Scope { labs: vec![NEW_YORK], from: Some(date("2026-06-03")), to: Some(date("2026-06-09")), sample: None };
     let part = db.audit_of(&scope).await;
@@ -101,7 +101,7 @@ async fn what_differs_is_found_exactly(engine: Engine) {
     assert_eq!(part.days_audited(), 7);
 }
 
-/// How rows are made wrong, and what the audit says of it: lab, day, cause.
+/// A description, the statements that make rows wrong, and what the audit reports: lab, day, cause.
 type Case = (&'static str, Vec<String>, Vec<(i64, &'static str, Cause)>);
 
 async fn cases(db: &TestDb) -> Vec<Case> {
@@ -117,7 +117,7 @@ async fn cases(db: &TestDb) -> Vec<Case> {
     };
     let missing = row(&of(KOLKATA, "2026-06-06")).await;
     let miscounted = row(&of(NEW_YORK, "2026-06-07")).await;
-    // One that the day before lacks altogether.
+    // A row whose key the day before does not have.
     let moved = row(&format!("{} AND dimension_a_id = 77", of(KOLKATA, "2026-06-09"))).await;
     vec![
         ("a ghost", vec![insert(KOLKATA, "2026-06-05", 999)], vec![(KOLKATA, "2026-06-05", Cause::Ghost)]),
@@ -173,7 +173,7 @@ async fn each_cause_is_found_named_repaired_and_gone(engine: Engine) {
         let report = db.audit().await;
         let wanted: BTreeSet<_> = expected.iter().map(|(lab, day, why)| (*lab, (*day).to_owned(), *why)).collect();
         assert_eq!(causes(&report), wanted, "{what}");
-        // Exactly these days are enqueued, as one run.
+        // One run is enqueued, with a job for exactly these days.
         let runs = db.number("SELECT COUNT(*) FROM daymend_runs").await;
         let output = run(&db, &["--now", NOW, "audit", "--repair"]);
         assert_eq!(output.status.code(), Some(3), "{what}");
@@ -228,7 +228,7 @@ async fn a_row_that_is_there_twice_is_found(engine: Engine) {
     repair_and_look_again(&db).await;
 }
 
-/// Repairs what the audit finds, after which it finds nothing.
+/// Repairs what the audit finds, and asserts that a second audit finds nothing.
 async fn repair_and_look_again(db: &TestDb) {
     run(db, &["--now", NOW, "audit", "--repair"]);
     db.drain(now()).await;
@@ -236,8 +236,7 @@ async fn repair_and_look_again(db: &TestDb) {
     oracle::assert_equal(&oracle::stored(db).await, &oracle::expected(db, &LABS, now()).await);
 }
 
-/// A lab in New York with a bill an hour, or every few minutes around midnight, for five weeks
-/// across the change of its clocks on 8 March.
+/// Creates a lab in New York with about a bill an hour for five weeks, across its clock change on 8 March.
 async fn across_the_change(engine: Engine) -> TestDb {
     let db = TestDb::new(engine).await;
     db.add_lab(NEW_YORK, Some("America/New_York")).await;
@@ -252,7 +251,7 @@ async fn across_the_change(engine: Engine) -> TestDb {
     db
 }
 
-/// Every wrong row is called a wrong day, on all days of which some row is wrong.
+/// Asserts that the audit reports exactly the days with a wrong row, at least `days_at_least`, each as a wrong day.
 async fn assert_all_on_the_wrong_day(db: &TestDb, labs: &[(i64, Tz)], days_at_least: usize) {
     let (expected, stored) = (oracle::expected(db, labs, now()).await, oracle::stored(db).await);
     let keys: BTreeSet<_> = expected.keys().chain(stored.keys()).collect();
@@ -269,7 +268,7 @@ async fn assert_all_on_the_wrong_day(db: &TestDb, labs: &[(i64, Tz)], days_at_le
 
 async fn a_history_built_without_daylight_saving_is_on_the_wrong_day(engine: Engine) {
     let db = across_the_change(engine).await;
-    // Whoever built it took five hours off UTC all year round.
+    // It was built by subtracting five hours from UTC all year round.
     db.store(&oracle::expected(&db, &[(NEW_YORK, Tz::EST5EDT)], now()).await).await;
     assert!(db.audit().await.is_clean(), "EST5EDT has daylight saving");
     db.execute("DELETE FROM operation_historical_summary", args![]).await;
@@ -307,10 +306,10 @@ async fn rows_of_a_lab_whose_view_is_off_are_found_and_not_repaired(engine: Engi
     let rows = db.number("SELECT COUNT(*) FROM operation_historical_summary WHERE lab_id = 2").await;
     assert_eq!(report.differences(), rows as u64);
     assert_eq!(report.repairable(), BTreeMap::new());
-    // Switched on again, they are compared again.
+    // Once the view is on again, the rows are compared again.
     db.execute("UPDATE labs SET historicalViewEnabled = 1 WHERE id = 2", args![]).await;
     assert!(db.audit().await.is_clean());
-    // A lab without the view that has no row needs none.
+    // A lab whose view is off and that has no rows is clean.
     db.execute("UPDATE labs SET historicalViewEnabled = 0 WHERE id = 2", args![]).await;
     db.execute("DELETE FROM operation_historical_summary WHERE lab_id = 2", args![]).await;
     assert!(db.audit().await.is_clean());
@@ -339,7 +338,7 @@ async fn a_lab_that_cannot_be_audited_is_reported_and_stops_no_other(engine: Eng
     assert!(problems.len() == 1 && problems[0].why.contains("\"Mars/Base\" is unknown"), "{problems:?}");
 }
 
-// SQLite's columns take any text; MySQL's numbers do not.
+// SQLite's columns accept any text; MySQL's numeric columns do not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_cannot_be_read_is_the_problem_of_its_day() {
     let db = histories(Engine::Sqlite).await;
@@ -361,7 +360,7 @@ async fn a_row_that_cannot_be_read_is_the_problem_of_its_day() {
     assert_eq!(lab.days_audited, 13);
     assert_eq!(causes(&report), BTreeSet::from([(KOLKATA, "2026-06-04".to_owned(), Cause::Ghost)]));
 
-    // Empty days before it are no part of the problem.
+    // Empty days before it are not part of the problem.
     let empty = "BETWEEN '2026-06-02 18:30:00' AND '2026-06-05 19:00:00'";
     db.execute(&format!("DELETE FROM billing WHERE lab_id = 1 AND billTime {empty}"), args![]).await;
     let rows = "DELETE FROM operation_historical_summary WHERE lab_id = 1 AND ordered_at BETWEEN '2026-06-03' AND '2026-06-06'";
@@ -394,7 +393,7 @@ async fn what_is_held_at_once_does_not_grow_with_the_history(engine: Engine) {
     }
     let rows = db.number("SELECT COUNT(*) FROM operation_historical_summary WHERE lab_id = 2").await;
     assert!(held[1] as i64 * 20 < rows && held[1] < held[0] * 2, "{held:?} of {rows}");
-    // With drift on every day no more than the days around are held as well.
+    // With drift on every day, only the neighbouring days are held in addition.
     db.execute(
         "UPDATE operation_historical_summary SET event_count = event_count + 1 WHERE dimension_a_id = 1",
         args![],
@@ -420,7 +419,7 @@ async fn rows_of_the_first_and_the_last_days_of_all_are_found(engine: Engine) {
     for lab in [KOLKATA, NEW_YORK, 3] {
         for day in ["0001-01-01", "0001-01-03", "9999-12-28", "9999-12-29", "9999-12-30", "9999-12-31"] {
             db.add_summary_row(lab, day, 999, 0, "organization_bill", 3).await;
-            // A lab without bills has no first day.
+            // A lab without bills has no first day, so no row is before it.
             let cause = if lab == 3 && day < "2000" { Cause::Ghost } else { Cause::OutOfRange };
             planted.insert((lab, day.to_owned(), cause));
         }
@@ -431,7 +430,7 @@ async fn rows_of_the_first_and_the_last_days_of_all_are_found(engine: Engine) {
 async fn a_sample_is_of_days_that_have_something(engine: Engine) {
     let db = histories(engine).await;
     db.execute("UPDATE operation_historical_summary SET event_count = event_count + 1", args![]).await;
-    // Neither a bill that nobody counts nor a row of somebody's typing makes the years between them days to draw.
+    // Neither a cancelled bill nor a stray row adds the years between it and the history to the days that are drawn.
     let at = "1970-01-02T06:00:00Z".parse().unwrap();
     db.add_bill(7, KOLKATA, &Bill { at, cancelled: true, ..Bill::default() }).await;
     db.add_summary_row(NEW_YORK, "9999-12-31", 999, 0, "organization_bill", 3).await;
@@ -464,7 +463,7 @@ async fn a_sample_draws_days_that_can_be_drawn_again(engine: Engine) {
     run_ok(&db, &["--now", NOW, "audit", "--sample", "6", "--except", "wrong_count"]);
 }
 
-/// While it is planned, or walked through.
+/// The lab is too slow while the audit is planned, or while its days are walked.
 async fn a_lab_that_takes_too_long_to_read_is_reported_and_stops_no_other(engine: Engine) {
     let db = histories(engine).await;
     let jobs = jobs_with_slow_lab(engine, KOLKATA);

@@ -1,4 +1,4 @@
-//! `daymend audit` as a person or a script meets it.
+//! `daymend audit` as used by a person or a script.
 
 use daymend::args;
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ on_both! {
     bad_input_is_refused;
 }
 
-/// Runs the audit; its exit code and what it printed.
+/// Runs the audit, and returns its exit code, stdout and stderr.
 fn audit(db: &TestDb, arguments: &[&str]) -> (i32, String, String) {
     let mut all = vec!["--now", NOW, "audit"];
     all.extend(arguments);
@@ -54,7 +54,7 @@ async fn plant_ghost(db: &TestDb, lab: i64, day: &str) {
     db.add_summary_row(lab, day, 999, 0, "organization_bill", 3).await;
 }
 
-/// How many rows each of daymend's tables has, and all summary rows.
+/// Returns a checksum of the summary, and the row counts of the event log and of daymend's tables.
 async fn everything(db: &TestDb) -> Vec<i64> {
     let mut counts = vec![
         db.number("SELECT CAST(SUM(id * event_count) AS SIGNED) FROM operation_historical_summary").await,
@@ -76,12 +76,12 @@ async fn the_exit_code_says_whether_it_is_true(engine: Engine) {
     assert_eq!(audit(&db, &["--from", "2026-06-06"]).0, CLEAN);
     assert_eq!(audit(&db, &["--to", "2026-06-04"]).0, CLEAN);
     assert_eq!(audit(&db, &["--except", "ghost"]).0, CLEAN);
-    // What could not be compared is not clean.
+    // An audit that could not compare everything is not clean.
     db.execute("UPDATE labs SET labTimeZone = NULL WHERE id = 1", args![]).await;
     let (code, _, err) = audit(&db, &["--except", "ghost"]);
     assert_eq!(code, FAILED);
     assert!(err.contains("lab 1 cannot be audited: no time zone is set"), "{err}");
-    assert_eq!(audit(&db, &[]).0, DRIFT, "drift comes first");
+    assert_eq!(audit(&db, &[]).0, DRIFT, "drift takes precedence");
 }
 
 async fn an_audit_of_nothing_is_not_called_clean(engine: Engine) {
@@ -166,7 +166,7 @@ async fn json_has_every_row(engine: Engine) {
     assert_eq!(sample["days_audited"], 3);
 }
 
-/// The URL of the same database, for somebody who may only read.
+/// Returns a read-only URL of the same database.
 async fn read_only(db: &TestDb) -> String {
     match db.engine {
         Engine::Sqlite => format!("{}?mode=ro", db.url),
@@ -174,7 +174,7 @@ async fn read_only(db: &TestDb) -> String {
     }
 }
 
-/// The URL of somebody who may read these tables of a MariaDB.
+/// Creates a user of a MariaDB who may read only these tables, and returns the user's URL.
 async fn reader(db: &TestDb, user: &str, tables: &[&str]) -> String {
     let (server, name) = db.url.rsplit_once('/').unwrap();
     let user = format!("{user}_{name}");
@@ -228,7 +228,7 @@ async fn it_reads_from_a_replica_where_one_is_given(engine: Engine) {
     let url = read_only(&replica).await;
     assert_eq!(audit(&db, &[]).0, CLEAN);
     assert_eq!(audit(&db, &["--read-url", &url]).0, DRIFT);
-    // The repair goes to the database, and so does the second look: the replica may be behind.
+    // The repair, and the audit after it, use the database itself: the replica may lag.
     let _worker = Process::start(&db, &["--now", NOW, "worker"]);
     let (code, out, err) = audit(&db, &["--read-url", &url, "--repair", "--wait"]);
     assert_eq!(code, CLEAN, "{out}{err}");
@@ -266,7 +266,7 @@ async fn waiting_for_the_repair_ends_clean(engine: Engine) {
     assert!(out.trim_end().ends_with("clean: every row of 15 day(s) of 2 lab(s) equals its source"), "{out}");
     let by = db.text("SELECT requested_by FROM daymend_runs").await;
     assert!(by.starts_with("audit by "), "{by}");
-    // Nothing is left to do the second time.
+    // The second time there is nothing to repair.
     let (code, json) = audit_json(&db, &["--repair", "--wait"]);
     assert_eq!((code, &json["repair"]["run"]), (CLEAN, &Value::Null));
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 1);
@@ -291,9 +291,9 @@ async fn what_no_recompute_mends_is_said_and_not_enqueued(engine: Engine) {
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs").await, 1);
     let (code, json) = audit_json(&db, &["--repair", "--wait"]);
     assert_eq!(code, DRIFT);
-    assert_eq!(json["repair"]["run"], Value::Null, "nothing is left that a recompute mends");
+    assert_eq!(json["repair"]["run"], Value::Null, "nothing is left that a recompute can correct");
     assert_eq!(json["repair"]["beyond_repair"].as_array().unwrap().len(), 2);
-    // What it says is enough.
+    // Following the advice is enough.
     for lab in [NEW_YORK, 99] {
         db.execute("DELETE FROM operation_historical_summary WHERE lab_id = ?", args![lab]).await;
     }
@@ -335,7 +335,7 @@ async fn bad_input_is_refused(engine: Engine) {
         let error = run_fails(&db, USAGE, &all);
         assert!(error.contains(expected), "{arguments:?}: {error}");
     }
-    // Before `daymend migrate` everything but the repair works.
+    // Before `daymend migrate`, everything works except the repair and the history.
     let bare = TestDb::source_only(engine).await;
     bare.add_lab(1, Some("Asia/Kolkata")).await;
     bare.fill_lab(1, "2026-06-08".parse().unwrap(), 2, 1).await;

@@ -1,4 +1,4 @@
-//! The standing audit: every night a slice, until every day of every lab has come round.
+//! The standing audit: one slice a night, until every day of every lab has been audited.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,7 +42,7 @@ use crate::{
 };
 
 const LONG: Duration = Duration::from_secs(600);
-/// So little that only a few days are audited, whatever the machine.
+/// A budget so small that only a few days are audited, on any machine.
 const LITTLE: Duration = Duration::from_nanos(1);
 
 on_both! {
@@ -71,7 +71,7 @@ async fn audit_on(db: &Db, config: &scheduler::Config, now: DateTime<Utc>) -> Ve
     audits::audit_tonight(db, rollup, config, Clock::Fixed(now), &CancellationToken::new()).await.unwrap()
 }
 
-/// The slices of a night, of which there is one at most.
+/// Runs a night's audit, and returns its slice, of which there is at most one.
 async fn night(db: &TestDb, config: &scheduler::Config, number: i64) -> Option<SliceReport> {
     let mut reports = audit_on(&db.db, config, now() + TimeDelta::days(number)).await;
     assert!(reports.len() <= 1, "{reports:?}");
@@ -92,7 +92,7 @@ async fn found(db: &TestDb) -> Vec<Found> {
     all
 }
 
-/// Makes every day wrong; the days.
+/// Adds a wrong row to every day of these labs, and returns the days.
 async fn ghosts_everywhere(db: &TestDb, labs: &[i64]) -> BTreeSet<(i64, NaiveDate)> {
     let mut planted = BTreeSet::new();
     for lab in labs {
@@ -107,7 +107,7 @@ async fn ghosts_everywhere(db: &TestDb, labs: &[i64]) -> BTreeSet<(i64, NaiveDat
 async fn every_day_of_every_lab_comes_round_the_longest_unaudited_first(engine: Engine) {
     let db = histories(engine).await;
     let planted = ghosts_everywhere(&db, &[KOLKATA, NEW_YORK]).await;
-    // A lab that does not exist, one whose view is off, and one with a row of the year 2030.
+    // A lab that does not exist, one whose view is off, and a row of the year 2030.
     db.add_lab(3, Some("Europe/Berlin")).await;
     db.execute("UPDATE labs SET historicalViewEnabled = 0 WHERE id = 3", args![]).await;
     let mut more = BTreeSet::new();
@@ -120,16 +120,16 @@ async fn every_day_of_every_lab_comes_round_the_longest_unaudited_first(engine: 
     let mut nights = 0;
     while nights == 0 || cursors(&db).await.values().any(|cursor| cursor.audited_at.is_none()) {
         let report = night(&db, &little, nights).await.unwrap();
-        // A few days, and a glance behind the end of the history.
+        // A few days, and a look past the end of the history.
         assert!(report.counts.days_audited <= 14, "{report:?}");
         nights += 1;
-        assert!(nights < 40, "it never comes round: {:?}", cursors(&db).await);
+        assert!(nights < 40, "some lab is never audited: {:?}", cursors(&db).await);
     }
     assert!(nights >= 5, "{nights} nights");
     let seen: Vec<_> = found(&db).await.iter().map(|found| (found.lab, found.day)).collect();
     let first: BTreeSet<_> = seen.iter().take(all.len()).copied().collect();
-    assert_eq!(first, all, "no day a second time before all have been audited once: {seen:?}");
-    // The next round begins with the lab whose last one began first.
+    assert_eq!(first, all, "no day is audited twice before all have been audited once: {seen:?}");
+    // The next round begins with the lab whose last round began first.
     let before = cursors(&db).await;
     let oldest = before.iter().min_by_key(|(lab, cursor)| (cursor.audited_at, **lab)).map(|(lab, _)| *lab).unwrap();
     night(&db, &little, nights).await.unwrap();
@@ -138,7 +138,7 @@ async fn every_day_of_every_lab_comes_round_the_longest_unaudited_first(engine: 
     assert_eq!(moved, [oldest]);
 }
 
-/// Delta triggers leave rows on the day that is not over, and its nightly run puts them right.
+/// Delta triggers write rows for the day that is not over, and its nightly run corrects them.
 async fn rows_of_today_are_left_to_the_night_that_comes(engine: Engine) {
     let db = histories(engine).await;
     for (day, count) in [("2026-06-15", -1), ("2026-06-16", 1)] {
@@ -158,11 +158,11 @@ async fn a_night_has_one_slice_within_its_budget(engine: Engine) {
     assert_eq!(night(&db, &little, 0).await, None, "the night has had its slice");
     let second = night(&db, &little, 1).await.unwrap();
     assert!((1..=7).contains(&second.counts.days_audited), "{second:?}");
-    // What is left of the first lab, and all of the second: until the day before last night's.
+    // The rest of the first lab, and all of the second, up to the day before the latest nightly run's.
     let rest = night(&db, &config(LONG, false), 2).await.unwrap();
     assert!(rest.counts.labs_completed >= 1, "{rest:?}");
     assert!(cursors(&db).await.values().all(|cursor| cursor.audited_at.is_some() || cursor.next_day.is_some()));
-    // With enough time each night goes over everything once.
+    // With enough time, each night audits everything once.
     let again = night(&db, &config(LONG, false), 3).await.unwrap();
     assert_eq!(again.counts.labs_completed, 2);
     assert_eq!(again.counts.days_audited, 28);
@@ -208,24 +208,24 @@ async fn a_slice_whose_holder_died_is_gone_on_with(engine: Engine) {
     clock.fetch_add(299_000_000, Ordering::SeqCst);
     assert_eq!(night(&db, &config, 0).await, None, "it is still taken");
     clock.fetch_add(2_000_000, Ordering::SeqCst);
-    // Had it only been stopped, it would record nothing more while another holds the slice.
+    // If it was only suspended, it cannot record anything while another holds the slice.
     let other = slices::take(&db.db, HISTORICAL_SUMMARY, lease).await.unwrap().unwrap();
     assert!(!record(&Counts { days_audited: 5, ..Counts::default() }).await);
     slices::release(&db.db, &dead).await.unwrap();
     let mut tx = db.db.begin(Mode::Write).await.unwrap();
     assert!(!slices::end(&mut tx, &dead, None).await.unwrap(), "nor end it");
     tx.rollback().await.unwrap();
-    assert_eq!(night(&db, &config, 0).await, None, "only its holder gives it back");
+    assert_eq!(night(&db, &config, 0).await, None, "only its holder releases it");
     slices::release(&db.db, &other).await.unwrap();
     let report = night(&db, &config, 0).await.unwrap();
     assert_eq!(report.counts.days_audited, 26);
-    assert_eq!(db.number("SELECT days_audited FROM daymend_audits").await, 27, "what was recorded stays");
+    assert_eq!(db.number("SELECT days_audited FROM daymend_audits").await, 27, "what was recorded is kept");
     assert!(!record(&Counts { days_audited: 5, ..Counts::default() }).await);
     assert_eq!(db.number("SELECT days_audited FROM daymend_audits").await, 27);
-    // Who goes on with it does not look again at what it has been through.
+    // A scheduler that resumes the slice does not audit again what has been audited in it.
     db.execute("UPDATE daymend_audits SET state = 'running', run_id = NULL", args![]).await;
     assert_eq!(night(&db, &config, 0).await.unwrap().counts, Counts::default());
-    // One of an earlier night is only ended, with the repair of what it had found, whatever is left of it.
+    // A slice of an earlier night is only ended, with a repair of what it found, however much of it is left.
     db.execute("UPDATE daymend_audits SET state = 'running', run_id = NULL", args![]).await;
     db.execute("UPDATE daymend_audit_labs SET audited_at = '2020-01-01 00:00:00'", args![]).await;
     let reports = audit_on(&db.db, &config, now() + TimeDelta::days(1)).await;
@@ -234,11 +234,11 @@ async fn a_slice_whose_holder_died_is_gone_on_with(engine: Engine) {
     assert!(reports[0].run_id.is_some());
 }
 
-// SQLite has one writer: nothing can be held between the slice and its first lab.
+// SQLite has one writer: no lock can be held between the slice and its first lab.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_midnight_during_a_slice_makes_no_right_row_wrong() {
     let mut db = histories(Engine::MariaDb).await;
-    // The 14th goes on in both labs.
+    // The 14th is not over in either lab.
     let clock = Arc::new(AtomicI64::new((now() - TimeDelta::hours(18)).timestamp_micros()));
     db.db = db.db.with_clock(DbClock::Driven(Arc::clone(&clock)));
     let mut held = db.admin.begin(Mode::Write).await.unwrap();
@@ -253,7 +253,7 @@ async fn a_midnight_during_a_slice_makes_no_right_row_wrong() {
             db.number("SELECT COUNT(*) FROM daymend_audits WHERE taken_until_us > 0").await > 0
         })
         .await;
-        // The nightly run has written the rows of the 14th by the time at which the first lab is visited.
+        // By the time the first lab is visited, the nightly run has written the rows of the 14th.
         clock.store(now().timestamp_micros(), Ordering::SeqCst);
         held.rollback().await.unwrap();
     };
@@ -294,12 +294,12 @@ async fn a_shutdown_hands_the_slice_back(engine: Engine) {
         let (reports, ()) = tokio::join!(audit, stop);
         if reports.unwrap().is_empty() {
             assert_eq!(db.number("SELECT MAX(taken_until_us) FROM daymend_audits WHERE state = 'running'").await, 0);
-            assert!(night(&db, &config, number).await.is_some(), "another goes on at once");
+            assert!(night(&db, &config, number).await.is_some(), "another scheduler resumes it at once");
             let days = db.number("SELECT days_audited FROM daymend_audits ORDER BY id DESC LIMIT 1").await;
-            assert_eq!(days, if number == 0 { 26 } else { 28 }, "and looks at nothing twice");
+            assert_eq!(days, if number == 0 { 26 } else { 28 }, "and audits no day twice");
             return;
         }
-        // Nothing holds an audit on SQLite up until somebody has its lock: it may have been too fast.
+        // On SQLite nothing delays the audit until the test has the write lock, so it may have ended already.
         assert_eq!(engine, Engine::Sqlite);
     }
     panic!("it was never told to stop in the middle of its work");
@@ -307,7 +307,7 @@ async fn a_shutdown_hands_the_slice_back(engine: Engine) {
 
 async fn labs_that_cannot_be_audited_keep_nobody_waiting(engine: Engine) {
     let db = histories(engine).await;
-    // They come first, by their ids, and every night again.
+    // By their ids these come first, every night.
     for (lab, zone, enabled) in
         [(-5_i64, Some("Mars/Base"), true), (-4, None, true), (-3, Some("UTC"), false), (-2, None, false)]
     {
@@ -334,11 +334,11 @@ async fn labs_that_cannot_be_audited_keep_nobody_waiting(engine: Engine) {
     let cursors = cursors(&db).await;
     assert!(cursors[&-5].problem.as_ref().unwrap().contains("Mars/Base"), "{cursors:?}");
     assert!(cursors[&-4].problem.as_ref().unwrap().contains("no time zone"), "{cursors:?}");
-    assert!(!cursors.contains_key(&-3), "nothing is stored of a lab that needs nothing");
+    assert!(!cursors.contains_key(&-3), "no cursor is stored for a lab that needs no audit");
     if engine == Engine::Sqlite {
         assert!(cursors[&-1].problem.as_ref().unwrap().contains("2026-06-03"), "{cursors:?}");
     }
-    // A lab that is gone is forgotten.
+    // A lab that is deleted is forgotten.
     db.execute("DELETE FROM labs WHERE id = -5", args![]).await;
     night(&db, &little, nights).await.unwrap();
     assert!(!self::cursors(&db).await.contains_key(&-5));
@@ -362,7 +362,7 @@ async fn a_lab_that_takes_too_long_to_read_keeps_no_other_waiting(engine: Engine
     assert!(after[&KOLKATA].audited_at.is_some() && after[&KOLKATA].problem.is_none(), "{after:?}");
 }
 
-// SQLite's columns take any text; MySQL's DATETIME does not.
+// SQLite's columns accept any text; MySQL's DATETIME does not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn empty_days_before_a_bad_one_are_no_part_of_its_problem() {
     let db = histories(Engine::Sqlite).await;
@@ -424,7 +424,7 @@ async fn results_are_kept_shown_and_pruned(engine: Engine) {
     let expected = serde_json::json!([{ "lab": 2, "day": "2026-06-05", "cause": "ghost", "differences": 1 }]);
     assert_eq!(shown["found"], expected);
     assert!(run_ok(&db, &["audit", "history", "--labs"]).contains("every day audited since"));
-    // What has outlived its retention goes, with the next slice.
+    // The next slice prunes audits older than the retention.
     db.execute("UPDATE daymend_audits SET finished_at = '2020-01-01 00:00:00'", args![]).await;
     let retaining = scheduler::Config { retention: Some(Duration::from_secs(90 * 86400)), ..config(LONG, false) };
     night(&db, &retaining, 1).await.unwrap();
@@ -436,7 +436,7 @@ async fn serve_finds_and_repairs_by_itself(engine: Engine) {
     let db = histories(engine).await;
     ghosts_everywhere(&db, &[KOLKATA, NEW_YORK]).await;
     let _serve = Process::start(&db, &["--now", NOW, "serve", "--audit-repair"]);
-    // An audit that is interrupted goes on after a minute.
+    // An audit that is interrupted is resumed after a minute.
     wait_until("the ghosts to be gone", Duration::from_secs(200), async || {
         db.number("SELECT COUNT(*) FROM operation_historical_summary WHERE dimension_a_id = 999").await == 0
     })
@@ -444,19 +444,19 @@ async fn serve_finds_and_repairs_by_itself(engine: Engine) {
     oracle::assert_equal(&oracle::stored(&db).await, &oracle::expected(&db, &LABS, now()).await);
 }
 
-/// What it said last stays on the page, so that an alert sees how long ago that was.
+/// The gauges of the last audit stay on the page, so that an alert sees how long ago it ended.
 async fn an_audit_that_fails_again_and_again_is_seen(engine: Engine) {
     let db = histories(engine).await;
     assert!(night(&db, &config(LONG, false), 0).await.is_some());
     ghosts_everywhere(&db, &[KOLKATA]).await;
     db.execute("ALTER TABLE daymend_audit_days RENAME COLUMN lab_id TO lab", args![]).await;
     let tomorrow = (now() + TimeDelta::days(1)).to_rfc3339();
-    // Nobody knows the column; nothing else asks for it.
+    // The code of an unknown column, which no other statement asks for.
     let failed = match engine {
         Engine::MariaDb => "code=\"1054\"} ",
         Engine::Sqlite => "code=\"1\"} ",
     };
-    // The second scheduler has never heard of an audit that ended, and goes on with what the first one has left.
+    // The second scheduler has seen no audit end, and resumes the slice that the first one left.
     for turn in 1..=2 {
         let (scheduler, address) = Process::start_with_pages(&db, &["--now", &tomorrow, "scheduler"]);
         let page = || get(&address, "/metrics").unwrap().body;
@@ -481,7 +481,7 @@ async fn an_audit_that_fails_again_and_again_is_seen(engine: Engine) {
     }
 }
 
-/// Counters begin at zero with each process; what the last slice found does not.
+/// Counters start at zero in each process; what the last slice found does not.
 async fn a_scheduler_says_what_another_found_last(engine: Engine) {
     let db = histories(engine).await;
     ghosts_everywhere(&db, &[KOLKATA]).await;
@@ -499,10 +499,10 @@ async fn a_scheduler_says_what_another_found_last(engine: Engine) {
     assert!(page.contains("\ndaymend_audit_last_differences{cause=\"ghost\"} 13\n"), "{page}");
     assert!(page.contains("\ndaymend_audit_last_differences{cause=\"missing\"} 0\n"), "{page}");
     assert!(page.contains("\ndaymend_audit_differences_total{cause=\"ghost\"} 0\n"), "{page}");
-    // What has outlived its retention stays, where it is the last.
+    // The last audit is kept, even past its retention.
     assert_eq!(slices::prune(&db.db, "2200-01-01T00:00:00Z".parse().unwrap()).await.unwrap(), 0);
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_audit_days").await, 13);
-    // Another night says otherwise, once its slice has ended.
+    // The next night replaces it, once its slice has ended.
     db.execute("DELETE FROM operation_historical_summary WHERE dimension_a_id = 999", args![]).await;
     slices::open(&db.db, HISTORICAL_SUMMARY, date("2026-06-16")).await.unwrap();
     assert_eq!(slices::found_last(&db.db, HISTORICAL_SUMMARY).await.unwrap(), [("ghost".to_owned(), 13)]);

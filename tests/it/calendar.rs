@@ -1,18 +1,17 @@
-//! Days tile time, in every zone of the tz database, and zone names are read the way IANA means them.
+//! Days tile time in every zone of the tz database, and zone names are read as IANA defines them.
 //!
-//! The rule, and how it is checked. The first instant of a date is the earliest instant at which the
-//! local clock shows that date or a later one. So, for every zone and every date of 1970 to 2037:
+//! The rule: the first instant of a date is the earliest instant at which the local clock shows that date or a later
+//! one. So, for every zone and every date of 1970 to 2037:
 //!
-//! - no instant before the first instant of a date shows that date or a later one, without any
-//!   exception: where the clocks go back across midnight, the date begins when it is shown first;
-//! - an instant of a day shows the day's own date, or, only where the clocks have gone back across
-//!   midnight since the day began, the date before;
-//! - a date that the clocks jump over has an empty day.
+//! - no instant before the first instant of a date shows that date or a later one, without any exception: where the
+//!   clocks go back across midnight, the date begins when it is shown first;
+//! - an instant of a day shows the day's own date, or, only if the clocks have gone back across midnight since the day
+//!   began, the date before;
+//! - a date that the clocks skip has an empty day.
 //!
-//! The check asks the tz database only one question, which has one answer whatever the clocks do:
-//! the offset from UTC at an instant. It finds the stretches of time with one offset by scanning,
-//! and the first instant of a date by arithmetic on each of them. daymend asks the other question
-//! instead, which instants a local time stands for, and copes with none and with two of them.
+//! The check asks the tz database only one question, which always has exactly one answer: the offset from UTC at an
+//! instant. It finds the stretches of time with one offset by scanning, and computes the first instant of a date from
+//! them. daymend asks the inverse question, which instants a local time stands for, and handles none and two of them.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -25,7 +24,7 @@ use daymend::calendar::{Interval, Zone, ZoneError};
 
 const DAY_SECONDS: i64 = 86_400;
 
-/// How far apart the scan asks. No zone has ever changed its offset twice within three hours.
+/// The step of the scan. No zone has ever changed its offset twice within three hours.
 const SCAN_SECONDS: i64 = 3 * 3600;
 
 const THREADS: usize = 2;
@@ -43,7 +42,7 @@ fn offset(zone: Tz, at: i64) -> i64 {
     i64::from(zone.offset_from_utc_datetime(&at).fix().local_minus_utc())
 }
 
-/// The stretches from a few days before `first` to a few days after `last`.
+/// Returns the stretches from a few days before `first` to a few days after `last`.
 fn stretches(zone: Tz, first: i64, last: i64) -> Vec<Stretch> {
     let mut at = first - 4 * DAY_SECONDS;
     let mut now = Stretch { from: at, until: at, offset: offset(zone, at) };
@@ -67,7 +66,7 @@ fn stretches(zone: Tz, first: i64, last: i64) -> Vec<Stretch> {
     found
 }
 
-/// The earliest second whose local reading is at or after `midnight`, and its stretch's place.
+/// Returns the earliest second at which the local clock shows `midnight` or later, and the index of its stretch.
 /// Seconds are exact: offsets, and the moments at which they change, are whole seconds.
 fn earliest(stretches: &[Stretch], start: usize, midnight: i64) -> (i64, usize) {
     for (place, stretch) in stretches.iter().enumerate().skip(start) {
@@ -96,15 +95,15 @@ fn day(zone_name: &str, day: &str) -> (String, String) {
     (from.format("%FT%T").to_string(), until.format("%FT%T").to_string())
 }
 
-/// What a zone's days came to.
+/// What was counted over a zone's days.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Seen {
     days: u64,
-    /// Days of another length than 24 hours.
+    /// Days that are not 24 hours long.
     odd: u64,
     /// Dates that do not exist.
     empty: u64,
-    /// Days within which the local clock shows the date before.
+    /// Days during which the local clock shows the date before.
     read_as_the_day_before: u64,
 }
 
@@ -116,7 +115,7 @@ fn check_zone(tz: Tz, first: NaiveDate, last: NaiveDate) -> Seen {
     let stretches = stretches(tz, midnight(first), midnight(last));
     let instant = |seconds: i64| DateTime::from_timestamp(seconds, 0).unwrap();
     let microsecond = TimeDelta::microseconds(1);
-    // A little generator of its own is faster than `rand` in an unoptimised build.
+    // This generator is faster than `rand` in an unoptimised build.
     let mut random = 0x9e37_79b9_7f4a_7c15_u64
         ^ name.bytes().fold(0, |sum, byte| u64::wrapping_add(u64::wrapping_mul(sum, 31), u64::from(byte)));
     let mut seen = Seen::default();
@@ -143,7 +142,7 @@ fn check_zone(tz: Tz, first: NaiveDate, last: NaiveDate) -> Seen {
             for at in [day.from, between, day.until - microsecond] {
                 assert_eq!(zone.date_of(at), date, "{name} {at}");
             }
-            // On the days around a change, what the clock shows, second by bounding second.
+            // On the days around a change, check what the clock shows at their bounds and at the change.
             if is_odd || place != next_place {
                 assert!(local(day.from) >= date, "{name} {date}: it begins before its date is shown");
                 assert!(local(day.from - microsecond) < date, "{name} {date}: its date is shown before it begins");
@@ -189,7 +188,7 @@ fn the_days_of_every_zone_tile_time_from_1970_to_2037() {
     assert!(seen.len() > 590, "only {} zones", seen.len());
     let of = |name: &str| seen.iter().find(|(known, _)| *known == name).map(|(_, seen)| *seen).unwrap();
     let days = 68 * 365 + 17;
-    // The check has met what it is for.
+    // The cases that the check is for did occur.
     assert_eq!(of("Asia/Kolkata"), Seen { days, ..Seen::default() });
     assert_eq!(of("Pacific/Apia").empty, 1);
     assert_eq!(of("Pacific/Kwajalein").empty, 1);
@@ -262,7 +261,7 @@ fn aliases_of_zones_are_accepted() {
         let of_alias = zone(alias).day(date("2026-07-01"));
         assert_eq!(of_alias, zone(name).day(date("2026-07-01")), "{alias}");
     }
-    assert_eq!(Zone::parse(Some(" Asia/Kolkata ")), Zone::parse(Some("Asia/Kolkata")), "spaces around it do not count");
+    assert_eq!(Zone::parse(Some(" Asia/Kolkata ")), Zone::parse(Some("Asia/Kolkata")), "outer spaces do not count");
 }
 
 #[test]
@@ -287,7 +286,7 @@ fn what_is_no_date_has_a_first_moment_behind_it() {
         ("2025-00-00", "2025-01-01 00:00:00"),
         ("2026-02-31", "2026-03-01 00:00:00"),
         ("2026-12-32", "2027-01-01 00:00:00"),
-        // By text, as SQLite sorts it.
+        // Compared as text, as SQLite sorts it.
         ("2026-03-15T04:00:00", "2026-03-16 00:00:00"),
         ("2026-03-15", "2026-03-15 00:00:00"),
         ("2026-03-15 04:00:00Z", "2026-03-15 04:00:01"),

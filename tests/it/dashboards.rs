@@ -1,6 +1,5 @@
-//! The dashboard, without a server: it is laid out well, and every query fits the catalogue.
-//! Whether Grafana takes it is checked by `tests/deploy/grafana/run`, and whether the queries find
-//! anything by `observed`.
+//! The dashboard, checked without a server: its layout, and that every query fits the catalogue.
+//! `tests/deploy/grafana/run` checks that Grafana accepts it, and `observed` that the queries find data.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -12,7 +11,7 @@ use crate::support::{
     rules,
 };
 
-/// What is not on the dashboard, and why.
+/// The metrics that are not on the dashboard, and why.
 const NOT_SHOWN: &[(&str, &str)] = &[("daymend_schema_version", "it says no more than the version does")];
 
 const UNITS: [&str; 5] = ["short", "s", "bytes", "percentunit", "suffix:/s"];
@@ -32,7 +31,7 @@ fn every_query_fits_the_catalogue() {
             }
             assert!(
                 query.legend.is_some() || panel["type"] != "timeseries",
-                "{}: its series have no names",
+                "{}: its series have no legend",
                 query.name
             );
             shown.extend(checked.metrics);
@@ -52,12 +51,12 @@ fn every_query_fits_the_catalogue() {
     }
 }
 
-/// The labels that a legend names: `{{kind}} p99`.
+/// Returns the labels that a legend names, as in `{{kind}} p99`.
 fn placeholders(legend: &str) -> Vec<String> {
     legend.split("{{").skip(1).filter_map(|rest| Some(rest.split_once("}}")?.0.trim().to_owned())).collect()
 }
 
-/// The columns that a table gives other names.
+/// Returns the columns that a table renames.
 fn renamed(panel: &Value) -> Vec<String> {
     let transformations = panel["transformations"].as_array().map(Vec::as_slice).unwrap_or_default();
     let names = transformations.iter().filter_map(|each| each["options"]["renameByName"].as_object());
@@ -66,7 +65,7 @@ fn renamed(panel: &Value) -> Vec<String> {
 
 #[test]
 fn rates_are_taken_over_the_interval_that_grafana_chooses() {
-    // Longer windows, where something happens too rarely, or should not jump.
+    // Longer windows, for what happens rarely or should not fluctuate.
     let others = ["[5m]", "[1d]", "[$__range]"];
     let dashboard = dashboard::read();
     for query in panels(&dashboard).into_iter().flat_map(queries) {
@@ -78,14 +77,14 @@ fn rates_are_taken_over_the_interval_that_grafana_chooses() {
     }
 }
 
-/// Of several installations the one that is late is shown, and not the one that hides it: each has its own latest
-/// moment, and of those the worst counts.
+/// Of several installations, the one that is late must be shown, not hidden by another: the latest moment is taken
+/// within each installation, and the worst of them is shown.
 #[test]
 fn ages_are_those_of_the_worst_installation() {
     let dashboard = dashboard::read();
     let mut ages = 0;
     for query in panels(&dashboard).into_iter().flat_map(queries) {
-        // A worker's heartbeat is its own.
+        // A worker's heartbeat concerns that worker only.
         if query.expr.contains("_timestamp_seconds") && !query.expr.contains("daymend_worker_") {
             ages += 1;
             assert!(query.expr.contains("max by (namespace"), "{}: {}", query.name, query.expr);
@@ -112,7 +111,7 @@ fn every_panel_says_what_it_shows() {
         assert!(UNITS.contains(&text("/fieldConfig/defaults/unit").as_str()), "{name}: no unit");
         let steps = panel.pointer("/fieldConfig/defaults/thresholds/steps").and_then(Value::as_array);
         let steps = steps.unwrap_or_else(|| panic!("{name}: no thresholds"));
-        assert!(steps[0]["value"].is_null(), "{name}: the first colour counts from nowhere");
+        assert!(steps[0]["value"].is_null(), "{name}: the first threshold has a value");
         assert!(
             steps.windows(2).all(|two| two[0]["value"].as_f64() < two[1]["value"].as_f64()),
             "{name}: thresholds out of order"
@@ -146,10 +145,10 @@ fn panels_have_numbers_of_their_own_and_do_not_overlap() {
     assert_eq!(ids.len(), panels.len(), "two panels with one id, or one without");
     let mut taken = BTreeSet::new();
     for panel in panels {
-        let [x, y, w, h] = ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().expect("a place"));
+        let [x, y, w, h] = ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().expect("a position"));
         assert!(w > 0 && h > 0 && x + w <= 24, "{}: beyond the grid of 24", name(panel));
         for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
-            assert!(taken.insert(cell), "{}: on top of another one", name(panel));
+            assert!(taken.insert(cell), "{}: overlaps another panel", name(panel));
         }
     }
 }
@@ -160,7 +159,7 @@ fn it_can_be_left_open() {
     assert_eq!(dashboard["refresh"], "30s");
     assert_eq!(dashboard["time"]["from"], "now-24h");
     assert!(dashboard.get("id").is_none(), "an id belongs to one Grafana only");
-    assert!(dashboard["uid"].is_string(), "links to it need a uid that stays");
+    assert!(dashboard["uid"].is_string(), "links to it need a stable uid");
     let text = dashboard.to_string();
-    assert!(!text.contains("job=") && !text.contains("job=~"), "what scrape jobs are called is the site's business");
+    assert!(!text.contains("job=") && !text.contains("job=~"), "the names of scrape jobs are up to the site");
 }

@@ -1,5 +1,5 @@
-//! The digests of days: the database makes the same of a right day as daymend does, another of each wrong
-//! one, and reads the rows in the order of the unique key.
+//! The digests of days: for a right day the database computes the same digest as daymend, for each wrong one another,
+//! and it reads the rows in the order of the unique key.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use daymend::{
@@ -31,7 +31,7 @@ fn now() -> DateTime<Utc> {
     NOW.parse().unwrap()
 }
 
-/// A lab with three days, recomputed.
+/// Creates a lab with three recomputed days.
 async fn lab(engine: Engine) -> TestDb {
     let db = TestDb::new(engine).await;
     db.add_lab(1, Some("Asia/Kolkata")).await;
@@ -45,7 +45,7 @@ async fn lab(engine: Engine) -> TestDb {
     db
 }
 
-/// The days whose digests differ; none where the database makes no digests.
+/// Returns the days whose digests differ, or `None` if the database computes no digests.
 async fn differing(db: &TestDb) -> Option<Vec<NaiveDate>> {
     let rollups = rollups();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
@@ -53,7 +53,7 @@ async fn differing(db: &TestDb) -> Option<Vec<NaiveDate>> {
     let target = Target { lab_id: 1, first, last, as_of: now(), max_shrink: MaxShrink::OFF };
     let mut tx = db.db.begin(Mode::Snapshot).await.unwrap();
     let expected = recompute::read(&mut tx, rollup, target).await.unwrap().expected;
-    assert!(expected.len() > 100, "that is no summary");
+    assert!(expected.len() > 100, "the summary has too few rows for this test");
     let stored = digest::stored(&mut tx, rollup, 1, (first, last)).await.unwrap();
     tx.rollback().await.unwrap();
     let expected = digest::expected(rollup, &expected);
@@ -73,7 +73,7 @@ async fn right_days_have_the_digests_of_what_is_expected_and_wrong_days_have_not
     let last = first.replace("MIN", "MAX");
     let changes = [
         format!("UPDATE operation_historical_summary SET event_count = event_count + 1 WHERE id = {first}"),
-        // The same total, and the same change twice over: what sums and XORs do not see.
+        // The same total, and the same change in two rows: sums and XORs would miss these.
         format!(
             "UPDATE operation_historical_summary SET event_count = event_count + IF(id = {first}, 1, -1) WHERE id IN ({first}, {last})"
         ),
@@ -105,7 +105,7 @@ async fn a_day_is_read_by_the_unique_key_without_a_sort(engine: Engine) {
         assert_eq!(engine, Engine::Sqlite);
         return;
     };
-    // Of other labs, or the server prefers to read it all.
+    // Rows of other labs, without which the server prefers to scan the table.
     for lab in 2_i64..40 {
         let sql = "INSERT INTO operation_historical_summary
                        (lab_id, ordered_at, dimension_a_id, dimension_b_id, event_type, event_count, created_at, modified_at)
@@ -129,7 +129,7 @@ async fn one_wrong_row_among_many_right_days_is_all_that_is_written(engine: Engi
     let id = db.number(&some).await;
     db.execute("UPDATE operation_historical_summary SET event_count = event_count + 5 WHERE id = ?", args![id]).await;
     let before = db.number("SELECT CAST(SUM(event_count) AS SIGNED) FROM operation_historical_summary").await;
-    // Twice: what the first finds makes the second read the rows at once.
+    // Twice: as the first run finds a difference, the second reads the rows at once.
     for (written, sum) in [(1, before - 5), (0, before - 5)] {
         db.execute("DELETE FROM daymend_jobs", args![]).await;
         db.request_rebuild(1).await;

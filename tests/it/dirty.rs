@@ -1,4 +1,4 @@
-//! A change of a closed day, whatever it is, makes that day a repair within seconds, and nothing else does.
+//! Every change that makes a closed day wrong leads to a repair of that day within seconds, and nothing else does.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -34,12 +34,12 @@ pub(crate) fn at(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
 }
 
-/// Noon of a day on which nothing special happens.
+/// Noon of an ordinary day.
 pub(crate) fn now() -> DateTime<Utc> {
     at("2026-06-15T12:00:00Z")
 }
 
-/// Three labs with bills 11 to 14 (of 10 to 13 June in lab 1) and 21 (of 10 June in lab 2).
+/// Creates three labs, with bills 11 to 14 (10 to 13 June, lab 1) and bill 21 (10 June, lab 2).
 pub(crate) async fn labs(engine: Engine) -> TestDb {
     let db = TestDb::new(engine).await;
     for lab in 1..=3 {
@@ -84,7 +84,7 @@ async fn each_change_marks_the_days_that_it_makes_wrong(engine: Engine) {
         ("UPDATE billing SET id = 33 WHERE id = 31".into(), &[(3, "2026-06-06")]),
         ("DELETE FROM billing WHERE id = 33".into(), &[(3, "2026-06-06")]),
         ("REPLACE INTO billing (id, lab_id, billTime, isCancelled, modified_at) VALUES (32, 3, '2026-06-03 06:00:00', 0, '2026-06-15 00:00:00')".into(), &[(2, "2026-06-01"), (3, "2026-06-03")]),
-        // Its info.
+        // Their info.
         ("UPDATE billingInfo SET organization_id = 9 WHERE billing_id = 11".into(), &[(1, "2026-06-10")]),
         ("UPDATE billingInfo SET branch_id = 4 WHERE billing_id = 11".into(), &[(1, "2026-06-10")]),
         ("UPDATE billingInfo SET branch_id = 4, referral_id = 2 WHERE billing_id = 11".into(), &[]),
@@ -92,7 +92,7 @@ async fn each_change_marks_the_days_that_it_makes_wrong(engine: Engine) {
         ("DELETE FROM billingInfo WHERE billing_id = 11".into(), &[(1, "2026-06-10")]),
         ("INSERT INTO billingInfo (billing_id, organization_id, referral_id, branch_id) VALUES (11, 1, 2, NULL)".into(), &[(1, "2026-06-10")]),
         ("UPDATE billingInfo SET billing_id = 32 WHERE billing_id = 12".into(), &[(1, "2026-06-11"), (3, "2026-06-03")]),
-        // Its tests.
+        // Their tests.
         ("INSERT INTO labReportRelation (billing_id, test_id, isCancelled) VALUES (13, 1, 0)".into(), &[(1, "2026-06-12")]),
         (format!("UPDATE labReportRelation SET isCancelled = 1 WHERE id = {}", first_row("labReportRelation", 13)), &[(1, "2026-06-12")]),
         (format!("UPDATE labReportRelation SET test_id = 3 WHERE id = {}", first_row("labReportRelation", 13)), &[(1, "2026-06-12")]),
@@ -100,19 +100,19 @@ async fn each_change_marks_the_days_that_it_makes_wrong(engine: Engine) {
         ("DELETE FROM labReportRelation WHERE billing_id = 13".into(), &[(1, "2026-06-12")]),
         ("REPLACE INTO labReportRelation (id, billing_id, test_id, isCancelled) SELECT id, 11, test_id, 0 FROM (SELECT * FROM labReportRelation) AS t WHERE billing_id = 14".into(), &[(1, "2026-06-13"), (1, "2026-06-10")]),
         ("INSERT INTO labReportRelation (billing_id, test_id, isCancelled) VALUES (999, 1, 0)".into(), &[]),
-        // Its samples.
+        // Their samples.
         ("UPDATE collectedSample SET isAccessed = 1 WHERE billing_id = 13".into(), &[(1, "2026-06-12")]),
         ("UPDATE collectedSample SET isAccessed = 1 WHERE billing_id IN (13, 14)".into(), &[(1, "2026-06-13")]),
         ("UPDATE collectedSample SET sampleType_id = 7 WHERE billing_id = 13".into(), &[(1, "2026-06-12")]),
         ("INSERT INTO collectedSample (billing_id, sampleType_id, isAccessed) VALUES (21, 1, 0)".into(), &[(2, "2026-06-10")]),
         ("DELETE FROM collectedSample WHERE billing_id IN (21, 14)".into(), &[(2, "2026-06-10"), (1, "2026-06-13")]),
-        // Of anything that matters to nobody.
+        // Changes that affect no count.
         ("UPDATE labs SET labName = 'renamed'".into(), &[]),
         ("UPDATE allTests SET testName = 'renamed'".into(), &[]),
         ("UPDATE billing SET isCancelled = isCancelled".into(), &[]),
     ];
     if engine == Engine::Sqlite {
-        // The row whose key another one takes goes, and fires nothing of its own.
+        // The row whose key another row takes is deleted, and fires no trigger of its own.
         cases.push((
             "UPDATE OR REPLACE billing SET id = 12 WHERE id = 13".into(),
             &[(1, "2026-06-11"), (1, "2026-06-12")],
@@ -135,16 +135,16 @@ async fn marks_of_one_day_share_a_job_and_a_waiting_job_takes_more(engine: Engin
     }
     assert_eq!(db.marks().await, 15);
     assert_eq!(db.repair_marked(now()).await.len(), 3);
-    // They wait still: nothing is put beside them, and the marks go.
+    // The jobs are still waiting: no others are added, and the marks are deleted.
     toggle().await;
     assert_eq!(db.repair_marked(now()).await, []);
     assert_eq!(db.marks().await, 0);
-    // With a worker, a job may have read its day already.
+    // A job that a worker has claimed may have read its day already.
     let worker = lease::register(&db.db, "a test", Duration::from_secs(600)).await.unwrap();
     assert_eq!(claim::claim(&db.db, worker, 1).await.unwrap().len(), 1);
     toggle().await;
     assert_eq!(db.repair_marked(now()).await.len(), 1, "only the day that runs gets another job");
-    // A job of somebody else does not count: it may be cancelled.
+    // A job that somebody else requested does not count: it may be cancelled.
     db.execute("DELETE FROM daymend_jobs", vec![]).await;
     db.execute("UPDATE daymend_runs SET requested_by = 'somebody'", vec![]).await;
     toggle().await;
@@ -170,7 +170,7 @@ async fn a_day_that_is_not_over_is_left_to_the_nightly_run(engine: Engine) {
     change().await;
     assert_eq!(db.repair_marked(before_midnight).await, []);
     assert_eq!(db.marks().await, 0, "the nightly run will do it");
-    // A scheduler whose clock is ahead has done so already: the mark waits for this one's midnight.
+    // A scheduler whose clock is ahead has enqueued the day already: the mark waits until midnight by this one's clock.
     db.execute(
         "INSERT INTO daymend_labs (rollup, lab_id, enqueued_through) VALUES ('historical_summary', 1, '2026-06-15')",
         vec![],
@@ -192,14 +192,14 @@ async fn labs_that_the_nightly_run_leaves_out_get_no_job(engine: Engine) {
     db.add_bill(32, 3, &Bill { at: at("2026-06-10T06:00:00Z"), ..Bill::default() }).await;
     db.execute("UPDATE billing SET isCancelled = 1", vec![]).await;
     assert_eq!(db.marked_days(now()).await, BTreeSet::from([(3, "2026-06-10".to_owned())]));
-    assert_eq!(db.marks().await, 0, "and the marks do not pile up");
+    assert_eq!(db.marks().await, 0, "and the marks do not accumulate");
 }
 
 async fn marks_that_mean_no_day_are_dropped(engine: Engine) {
     let db = labs(engine).await;
     db.install_dirty_triggers().await;
     if engine == Engine::MariaDb {
-        // As a session without a strict mode has it.
+        // A session without strict mode can store these.
         for bill_time in ["0000-00-00 00:00:00", "9999-12-31 23:59:59.999999", "1000-01-01 00:00:00"] {
             let sql = format!("UPDATE billing SET billTime = '{bill_time}' WHERE id = 12");
             db.execute(&Product::tested().in_sql_mode("", &sql), vec![]).await;
@@ -221,7 +221,7 @@ async fn marks_that_mean_no_day_are_dropped(engine: Engine) {
 async fn marks_of_years_that_no_calendar_has_get_no_job(engine: Engine) {
     let db = labs(engine).await;
     db.execute("UPDATE billing SET billTime = '0999-12-31 12:00:00' WHERE id = 12", vec![]).await;
-    // The moment, the bill, and the test that it has, as another one of June has.
+    // Marks of the moment, of the bill, and of its test, which bill 14 of 13 June has too.
     for (column, value) in [("lab_id, bill_time", "1, '0999-12-31 12:00:00'"), ("bill_id", "12"), ("test_id", "2")] {
         let mark = format!("INSERT INTO daymend_dirty ({column}, marked_at) VALUES ({value}, '2026-06-15 11:00:00')");
         db.execute(&mark, vec![]).await;
@@ -276,7 +276,7 @@ async fn without_triggers_nothing_happens(engine: Engine) {
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 0);
 }
 
-/// A mark gets its id when it is made, and is seen when its transaction commits.
+/// A mark gets its id when it is made, but becomes visible when its transaction commits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mark_with_a_lower_id_that_commits_later_is_not_lost() {
     let db = labs(Engine::MariaDb).await;
@@ -289,13 +289,13 @@ async fn a_mark_with_a_lower_id_that_commits_later_is_not_lost() {
     }
     let day = |text: &str| vec![(1, text.parse().unwrap())];
     assert_eq!(db.repair_marked(now()).await, day("2026-06-11"));
-    // Nobody waits for the open transaction, which ends only now: that would have been a lock timeout.
-    assert_eq!(db.marks().await, 0, "as far as anybody sees");
+    // Nobody waits for the open transaction, which only ends below: that would have been a lock timeout.
+    assert_eq!(db.marks().await, 0, "no mark is visible");
     slow.commit().await.unwrap();
     assert_eq!(db.repair_marked(now()).await, day("2026-06-10"));
 }
 
-/// Its transaction was open for so long that its id lies far below those of all that were taken since.
+/// Its transaction was open for so long that its id is far below all that were taken since.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mark_far_below_the_others_is_found_in_the_end() {
     let db = labs(Engine::Sqlite).await;
@@ -311,7 +311,7 @@ async fn a_mark_far_below_the_others_is_found_in_the_end() {
     }
 }
 
-/// The trigger of the part could not have seen where the bill has gone: it is looked up later.
+/// The trigger cannot see where the bill is moved to, so the bill is looked up when the mark is read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_test_added_while_its_bill_is_moved_counts_where_the_bill_has_gone() {
     let db = labs(Engine::MariaDb).await;
@@ -325,7 +325,7 @@ async fn a_test_added_while_its_bill_is_moved_counts_where_the_bill_has_gone() {
     let add = "INSERT INTO labReportRelation (billing_id, test_id, isCancelled) VALUES (11, 2, 0)";
     adding.execute(Query::new("add", add), args![]).await.unwrap();
     db.execute("UPDATE billing SET billTime = '2026-06-05 06:00:00', lab_id = 2 WHERE id = 11", vec![]).await;
-    // The days of the move are taken, and their jobs done as far as the addition allows, before it commits.
+    // The marks of the move are taken, and their jobs have ended, before the addition commits.
     assert_eq!(db.repair_marked(now()).await.len(), 2);
     db.execute("UPDATE daymend_jobs SET state = 'cancelled' WHERE state = 'available'", vec![]).await;
     adding.commit().await.unwrap();
@@ -337,7 +337,7 @@ async fn a_test_added_while_its_bill_is_moved_counts_where_the_bill_has_gone() {
     assert_eq!(stored.get(&added), Some(&1), "{stored:?}");
 }
 
-/// More than one batch of them, of a lab that moved to a zone farther west: its today has been enqueued.
+/// More than one batch of such marks, of a lab that moved to a zone farther west: its current day has been enqueued.
 async fn marks_that_have_to_wait_keep_no_others_waiting(engine: Engine) {
     let db = labs(engine).await;
     db.execute(

@@ -1,4 +1,4 @@
-//! A change of the catalogue, or a row that takes others along, makes days dirty without touching their bills.
+//! A change of the catalogue, or a deletion that takes other rows along, makes days dirty without touching their bills.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -21,7 +21,7 @@ on_both! {
 
 async fn a_change_of_the_catalogue_marks_the_days_of_its_bills(engine: Engine) {
     let db = labs(engine).await;
-    // Rows enough for several steps, of no bill, then some with gaps between their ids.
+    // Enough rows of no bill for several steps of the walk, then one far beyond a gap in the ids.
     for _ in 0..14 {
         let double =
             "INSERT INTO labReportRelation (billing_id, test_id, isCancelled) SELECT 999, 5, 0 FROM labReportRelation";
@@ -32,7 +32,7 @@ async fn a_change_of_the_catalogue_marks_the_days_of_its_bills(engine: Engine) {
     db.execute(far, vec![]).await;
     db.install_dirty_triggers().await;
     let days = |days: &[(i64, &str)]| days.iter().map(|(lab, day)| (*lab, (*day).to_owned())).collect::<BTreeSet<_>>();
-    // Test 1 is on bills of even days, test 2 on those of odd ones, test 3 is cancelled on one.
+    // Test 1 is on bills of even days, test 2 on those of odd days, test 3 (cancelled) on one bill.
     let of_1 = days(&[(1, "2026-06-10"), (1, "2026-06-12"), (2, "2026-06-10")]);
     let of_2 = days(&[(1, "2026-06-11"), (1, "2026-06-13")]);
     for (sql, expected) in [
@@ -47,7 +47,7 @@ async fn a_change_of_the_catalogue_marks_the_days_of_its_bills(engine: Engine) {
         ("INSERT INTO allTests (lab_id, testName, department_id) VALUES (1, 'new', 6)", &days(&[])),
     ] {
         db.execute(sql, vec![]).await;
-        assert!(db.marks().await <= 4, "{sql}: the user's statement leaves no more than a mark a test");
+        assert!(db.marks().await <= 4, "{sql}: the user's statement leaves at most one mark per test");
         assert_eq!(db.marked_days(now()).await, *expected, "{sql}");
         assert_eq!(db.marks().await, 0, "{sql}");
     }
@@ -67,7 +67,7 @@ async fn a_test_that_takes_its_rows_along_marks_their_days(engine: Engine) {
         assert_eq!(db.record_status(record).await, "Completed");
     }
     db.install_dirty_triggers().await;
-    // Where there is no foreign key, a user does by hand what a cascade would do.
+    // Without a foreign key, the user deletes the rows that a cascade would delete.
     if engine == Engine::Sqlite {
         db.execute("DELETE FROM labReportRelation WHERE test_id = 2", vec![]).await;
     }
@@ -107,7 +107,7 @@ async fn a_bill_that_takes_its_rows_along_marks_its_day(engine: Engine) {
     assert_eq!(db.marked_days(now()).await, BTreeSet::from([(1, "2026-06-10".to_owned())]));
 }
 
-/// A pass that takes marks looks no farther back afterwards than 10,000 ids; who asks for tests does.
+/// After taking marks, a pass looks back no farther than 10,000 ids; the search for marked tests has to look farther.
 async fn a_test_whose_mark_is_far_below_the_others_is_not_overlooked(engine: Engine) {
     let db = labs(engine).await;
     for mark in ["(1, NULL, NULL, 2", "(20000, 1, '2026-06-12 06:00:00', NULL"] {
@@ -120,7 +120,7 @@ async fn a_test_whose_mark_is_far_below_the_others_is_not_overlooked(engine: Eng
     assert_eq!(db.marks().await, 0);
 }
 
-/// What was read is not gone on behind: the marks of the days come first.
+/// The walk does not advance past rows whose days could not be marked.
 async fn days_that_could_not_be_marked_are_marked_later(engine: Engine) {
     let limit = Duration::from_secs(30);
     let db = labs(engine).await;
@@ -137,7 +137,7 @@ async fn days_that_could_not_be_marked_are_marked_later(engine: Engine) {
     wait_until("the mark of the test to go", limit, async || db.marks().await == 0).await;
 }
 
-/// Refuses the marks that fit.
+/// Makes the database refuse marks that meet a condition.
 async fn refuse_marks(db: &TestDb, which: &str) {
     db.execute_script(&match db.engine {
         Engine::MariaDb => format!(
@@ -152,7 +152,7 @@ async fn refuse_marks(db: &TestDb, which: &str) {
     .await;
 }
 
-/// The sum of a metric's samples.
+/// Returns the sum of a metric's samples.
 fn sum_of(address: &str, metric: &str) -> u64 {
     let page = get(address, "/metrics").map(|page| page.body).unwrap_or_default();
     let samples = page.lines().filter(|line| line.starts_with(metric));
@@ -166,7 +166,7 @@ fn errors(address: &str) -> u64 {
 async fn what_was_marked_before_an_error_is_not_looked_for_again(engine: Engine) {
     let limit = Duration::from_secs(60);
     let db = labs(engine).await;
-    // Several steps, with bills of test 1 in the first and in the last.
+    // Enough rows for several steps, with bills of test 1 in the first and in the last.
     for _ in 0..14 {
         let double =
             "INSERT INTO labReportRelation (billing_id, test_id, isCancelled) SELECT 999, 5, 0 FROM labReportRelation";

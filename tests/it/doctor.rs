@@ -1,5 +1,5 @@
-//! The doctor finds what was planted, says how bad it is and what to do, and finds it no more once
-//! that has been done. On a site that is well it finds nothing, and it never writes.
+//! The doctor finds each planted fault, says how bad it is and what to do, and no longer finds it once that has been
+//! done. On a healthy site it finds nothing, and it never writes.
 
 use chrono::TimeDelta;
 use daymend::{
@@ -43,14 +43,14 @@ async fn a_site_that_is_well_has_no_finding(engine: Engine) {
     well.assert_well();
     let checked = well.json["checked"].as_array().unwrap();
     assert!(checked.len() >= 25, "{checked:?}");
-    // The user of grants.sql is not shown triggers.
+    // The user of grants.sql cannot see triggers.
     let unseen = if engine == Engine::MariaDb { vec!["triggers.own"] } else { vec![] };
     assert_eq!(well.json["skipped"], serde_json::json!(unseen));
     assert_eq!(well.json["exit_code"], well.code);
     for fact in ["server", "schema", "labs", "workers", "scheduler"] {
         assert!(well.json["facts"].as_array().unwrap().iter().any(|known| known["name"] == fact), "{fact}");
     }
-    // Notes are no fault.
+    // Notes do not affect the exit code.
     assert_eq!(well.code, 0);
     assert!(well.json["verdict"].as_str().unwrap().starts_with("All well"));
 }
@@ -63,7 +63,7 @@ async fn a_missing_or_newer_schema_is_an_exit_code_of_its_own(engine: Engine) {
     assert!(!none.json["skipped"].as_array().unwrap().is_empty());
     run_ok(&db, &["migrate"]);
     examine(&db).assert_well();
-    // The lab system's tables are all there, daymend's are not.
+    // All of the lab system's tables exist, and none of daymend's.
     for table in migrate::tables().chain(["daymend_schema"]) {
         db.execute(&format!("DROP TABLE {table}"), args![]).await;
     }
@@ -80,7 +80,7 @@ async fn missing_tables_and_columns_are_named(engine: Engine) {
     let db = healthy(engine).await;
     db.execute("ALTER TABLE billingInfo RENAME COLUMN branch_id TO site_id", args![]).await;
     for (found, is_narrow) in [(examine_as_admin(&db), false), (examine(&db), true)] {
-        // MySQL tells nobody which columns there are who may not read all of them.
+        // MySQL hides which columns exist from a user who may not read all of them.
         let is_denied = is_narrow && engine == Engine::MariaDb && Product::tested() == Product::MySql;
         let id = if is_denied { "grants.narrow" } else { "tables.source" };
         assert_eq!(found.code, 1);
@@ -91,7 +91,7 @@ async fn missing_tables_and_columns_are_named(engine: Engine) {
             findings[0]["where"] == "historical_summary/bills.sql"
                 && findings[0]["what"].as_str().unwrap().contains("branch_id")
         );
-        // Whatever else reads them is left out, or a note.
+        // The other checks that read the column are skipped, or give a note.
         let others = found.findings().into_iter().filter(|finding| finding["id"] != id);
         assert!(others.into_iter().all(|finding| finding["severity"] == "note"), "{:#}", found.json);
     }
@@ -120,7 +120,7 @@ async fn jobs_that_nobody_works_off_and_runs_that_nobody_closes_are_found(engine
     assert_eq!(found.code, 1);
     assert!(found.what("queue.workers").contains("none is alive, and 3 jobs to be worked off"));
     assert!(found.advice("queue.workers", "error").contains("start daymend worker"));
-    // A paused kind is not meant to be worked off.
+    // Jobs of a paused kind need no worker.
     run_ok(&db, &["queue", "pause", "repair"]);
     assert!(!examine(&db).has("queue.workers"));
     run_ok(&db, &["queue", "resume", "repair"]);
@@ -158,7 +158,7 @@ async fn discarded_jobs_pauses_and_old_runs_are_found(engine: Engine) {
     let now_text = now().to_rfc3339();
     run_ok(&db, &["--now", &now_text, "repair", "--day", "2026-06-12"]);
     db.settle(now()).await;
-    // The nightly run is the last of its zone, and stays.
+    // The nightly run is the last of its zone, and is kept.
     db.execute("UPDATE daymend_runs SET finished_at = '2020-01-01 00:00:00'", args![]).await;
     let found = examine(&db);
     assert!(found.what("queue.unpruned").contains("1 run kept for longer than 90 days, the oldest since 2020-01-01"));
@@ -177,7 +177,7 @@ async fn jobs_that_were_discarded_for_what_would_vanish_are_not_just_retried(eng
     assert!(found.what("queue.discarded").starts_with("lab 1: 1 job discarded, such as job"), "{:#}", found.json);
     let advice = found.advice("queue.discarded", "warning");
     assert!(advice.contains("docs/recovery.md") && !advice.contains("--all"), "{advice}");
-    // Others beside them have their own advice.
+    // Jobs that were discarded for another reason have their own advice.
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-12"]);
     db.settle(now()).await;
     db.execute("UPDATE daymend_jobs SET state = 'discarded', error = 'the reason' WHERE state = 'completed'", args![])
@@ -206,7 +206,7 @@ async fn what_started_and_never_ended_is_found(engine: Engine) {
     assert!(advice.starts_with("daymend repair --day 2026-03-14;"), "{advice}");
     db.apply(&advice[advice.find("INSERT").unwrap()..]).await;
     examine(&db).assert_well();
-    // A run that is open has not failed, however old it is.
+    // An open run has not failed, however old it is.
     run_ok(&db, &["--now", "2026-06-15T12:00:00Z", "repair", "--lab", "1", "--day", "2026-06-10"]);
     db.execute("UPDATE operation_event_log SET created_at = '2026-06-01 00:00:00'", args![]).await;
     assert!(!examine(&db).has("records.event_log"));
@@ -272,18 +272,18 @@ async fn delta_triggers_are_found_and_daymends_own_are_not(engine: Engine) {
     examine_as_admin(&db).assert_well();
 }
 
-/// Something that changes whenever anything is written.
+/// Returns a value that changes whenever anything is written.
 async fn fingerprint(db: &TestDb, sqlite: &mut Option<SqliteConnection>) -> String {
     if db.engine == Engine::Sqlite {
         let connection = match sqlite {
             Some(connection) => connection,
             None => sqlite.insert(SqliteConnection::connect(&db.url).await.unwrap()),
         };
-        // Changes with every commit of another connection.
+        // This changes with every commit of another connection.
         let row = sqlx::query("PRAGMA data_version").fetch_one(connection).await.unwrap();
         return row.get::<i64, _>(0).to_string();
     }
-    // The checksum of a table with virtual columns differs from time to time.
+    // The checksum of a table with virtual columns is not stable.
     let tables = "SELECT GROUP_CONCAT(table_name ORDER BY table_name) FROM information_schema.tables
                   WHERE table_schema = DATABASE() AND table_name <> 'daymend_jobs'";
     let jobs = "SELECT COALESCE(GROUP_CONCAT(CONCAT_WS(' ', id, state, sort_key, attempt, worker_id, claimed_at)), '')
@@ -299,7 +299,7 @@ async fn incomplete_triggers_and_marks_that_nobody_takes_are_found(engine: Engin
     let db = healthy(engine).await;
     db.install_dirty_triggers().await;
     examine_as_admin(&db).assert_well();
-    // One is gone, and one is an older daymend's.
+    // One trigger is missing, and one was installed by an older daymend.
     db.execute("DROP TRIGGER daymend_billing_delete", args![]).await;
     let older = "DROP TRIGGER daymend_allTests_update;
                  CREATE TRIGGER daymend_allTests_update AFTER UPDATE ON allTests FOR EACH ROW
@@ -321,7 +321,7 @@ async fn incomplete_triggers_and_marks_that_nobody_takes_are_found(engine: Engin
     assert!(!examine(&db).has("queue.marks"));
 }
 
-/// Each takes as long as it may, and a little longer.
+/// Each finding is absent just before its time limit, and present just after it.
 async fn what_may_take_a_while_is_found_when_it_takes_longer(engine: Engine) {
     let db = healthy(engine).await;
     let nightly = "UPDATE daymend_runs SET state = 'running', created_at = ? WHERE kind = 'nightly'";
@@ -364,7 +364,7 @@ async fn what_may_take_a_while_is_found_when_it_takes_longer(engine: Engine) {
 
 async fn what_has_its_reasons_is_not_found(engine: Engine) {
     let db = healthy(engine).await;
-    // The last job of a rebuild, which may take days, is with somebody.
+    // The last job of a rebuild, which may take days, is running.
     let rebuild = "UPDATE daymend_runs SET kind = 'rebuild', state = 'running', created_at = '2026-01-01 00:00:00',
                           finished_at = NULL, requested_by = 'somebody'";
     db.execute(rebuild, args![]).await;
@@ -373,16 +373,16 @@ async fn what_has_its_reasons_is_not_found(engine: Engine) {
     assert!(!found.has("queue.scheduler") && !found.has("labs.late"), "{:#}", found.json);
     let facts = found.json["facts"].to_string();
     assert!(facts.contains("last enqueued or closed a run: never, as far as is known"), "not by somebody: {facts}");
-    // It failed, and waits for another attempt.
+    // It failed, and waits for its next attempt.
     let later = (db.db.database_now().await.unwrap() + TimeDelta::hours(1)).timestamp_micros();
     db.execute("UPDATE daymend_jobs SET state = 'available', sort_key = ?", args![later]).await;
     assert!(!examine(&db).has("queue.workers"));
-    // Nobody has asked for what a record asks for no more.
+    // A record that no longer asks for a rebuild is not waiting.
     db.request_rebuild(1).await;
     let taken = "UPDATE crelio_data_migrations SET is_scheduled = 0, modified_at = '2026-01-01 00:00:00'";
     db.execute(taken, args![]).await;
     assert!(!examine(&db).has("records.waiting"));
-    // Once its run has closed, a record that says it runs is stuck.
+    // Once its run has closed, a record that still says Running is stuck.
     let record = db.number("SELECT id FROM crelio_data_migrations").await;
     db.execute("UPDATE crelio_data_migrations SET job_status = 'Running (1/2)'", args![]).await;
     let link = "INSERT INTO daymend_migrations (migration_id, run_id) SELECT ?, id FROM daymend_runs";
@@ -414,7 +414,7 @@ async fn the_doctor_writes_nothing(engine: Engine) {
         assert_eq!(fingerprint(&db, &mut connection).await, before, "{more:?}");
     }
     db.tick(now() + chrono::Duration::days(1)).await;
-    assert_ne!(fingerprint(&db, &mut connection).await, before, "the test would notice");
+    assert_ne!(fingerprint(&db, &mut connection).await, before, "the fingerprint changes with a write");
 }
 
 async fn the_page_has_a_line_for_each_finding_and_ends_with_a_verdict(engine: Engine) {

@@ -1,5 +1,5 @@
-//! The summary's faults, the indexes of the fact queries, and the DDL that `daymend doctor
-//! --print-fixes` recommends against them: applied as it is, it prevents what was found.
+//! The summary's faults, the indexes of the fact queries, and the DDL of `daymend doctor --print-fixes` against them:
+//! applied as it is, it prevents what was found.
 
 use daymend::args;
 
@@ -24,7 +24,7 @@ on_both! {
     a_check_of_something_else_hides_no_negative_count;
 }
 
-/// The statements of a script that are not comments.
+/// Returns the lines of a script that are not comments.
 fn statements(script: &str) -> String {
     script.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n").trim().to_owned()
 }
@@ -33,7 +33,7 @@ fn print_fixes(db: &TestDb) -> String {
     run_ok(db, &["--now", NOW, "doctor", "--print-fixes", "--database-url", &db.admin_url()])
 }
 
-/// Takes the unique key and NOT NULL away.
+/// Drops the unique key and the dimensions' NOT NULL.
 async fn loosen(db: &TestDb) {
     match db.engine {
         Engine::MariaDb => {
@@ -98,7 +98,7 @@ async fn a_summary_without_constraints_is_found_repaired_and_constrained(engine:
         db.execute(insert, args!["2026-06-11", 4_i64, 0_i64, "branch_bill", 2_i64]).await;
     }
     db.execute(insert, args!["2026-06-12", 5_i64, 6_i64, "referral_test", -3_i64]).await;
-    // A newline would end a comment.
+    // A newline in the value must not end a comment of the script.
     db.execute(insert, args!["2026-06-12", 5_i64, 6_i64, "branch_bill\nDROP TABLE labs;", -3_i64]).await;
     let found = examine(&db);
     assert_eq!(found.code, 3);
@@ -112,7 +112,7 @@ async fn a_summary_without_constraints_is_found_repaired_and_constrained(engine:
     }
     assert!(found.what("summary.null_rows").contains("lab 1 2026-06-10 branch_bill NULL/0"));
 
-    // What today's rows would refuse is a comment, with the rows and with what comes first.
+    // DDL that today's rows would violate is commented out, with these rows and what has to be done first.
     let script = print_fixes(&db);
     println!("{script}");
     assert_eq!(statements(&script), "", "{script}");
@@ -123,7 +123,7 @@ async fn a_summary_without_constraints_is_found_repaired_and_constrained(engine:
     assert_eq!(db.number("SELECT COUNT(*) FROM labs").await, 1);
     assert_eq!(examine(&db).ids(), found.ids());
 
-    // Rows of somebody else's event types stay; the others go with the rebuild.
+    // The rebuild leaves rows of event types that are not daymend's, so this one is deleted; it removes the others.
     db.execute("DELETE FROM operation_historical_summary WHERE event_type LIKE '%DROP%'", args![]).await;
     let advice = found.advice("summary.null_rows", "warning");
     run_ok(&db, &[&arguments(&advice)[..], &["--now", NOW]].concat());
@@ -139,7 +139,7 @@ async fn a_summary_without_constraints_is_found_repaired_and_constrained(engine:
     assert!(print_fixes(&db).contains("Nothing is recommended"));
     assert_eq!(db.number(rows).await, before);
 
-    // It holds.
+    // The constraints hold.
     for row in
         [args!["2026-06-10", None::<i64>, 0_i64, "branch_bill", 1_i64], args!["2026-06-12", 5_i64, 6_i64, "x", -1_i64]]
     {
@@ -179,7 +179,7 @@ async fn missing_indexes_of_the_fact_queries_are_named_and_printed(engine: Engin
         db.apply(&print_fixes(&db)).await;
         examine(&db).assert_well();
     }
-    // An index that begins otherwise does not serve.
+    // An index that begins with other columns does not serve.
     let on = if engine == Engine::MariaDb { " ON billing" } else { "" };
     db.execute(&format!("DROP INDEX daymend_billing_lab_id_billTime{on}"), args![]).await;
     db.execute("CREATE INDEX by_lab_only ON billing (lab_id, isCancelled)", args![]).await;
@@ -197,7 +197,7 @@ async fn constraints_wait_for_the_delta_triggers(engine: Engine) {
     assert!(script.contains("-- First: triggers write to this table (billing_delta)"), "{script}");
     db.execute("DROP TRIGGER billing_delta", args![]).await;
     assert_ne!(statements(&print_fixes(&db)), "");
-    // A quote in front of the statement hides it from nobody.
+    // A quote before the statement does not hide it.
     let quote = match engine {
         Engine::MariaDb => "SET @x = 'it\\'s'",
         Engine::Sqlite => "UPDATE labs SET labName = 'C:\\' WHERE id = 0",
@@ -233,7 +233,7 @@ async fn each_lab_with_faulty_rows_has_its_own_advice(engine: Engine) {
     assert_eq!(parts[1], "set labTimeZone to an IANA name for lab 61 first, then daymend rebuild --lab 61", "{advice}");
     let (_, delete) = parts[2].split_once(": ").unwrap();
     assert_eq!(delete, "DELETE FROM operation_historical_summary WHERE lab_id IN (99)");
-    // All of it can be done.
+    // All of the advice can be followed.
     run_ok(&db, &[&arguments(parts[0])[..], &["--now", NOW]].concat());
     db.execute("UPDATE labs SET labTimeZone = 'Asia/Kolkata' WHERE id = 61", args![]).await;
     run_ok(&db, &[&arguments(parts[1])[..], &["--now", NOW]].concat());
@@ -274,15 +274,15 @@ async fn a_check_of_something_else_hides_no_negative_count(engine: Engine) {
     examine(&db).assert_well();
     let row = db.row("event_type = 'branch_bill'").await;
     db.execute(&format!("UPDATE {summary} SET event_count = -3 WHERE id = {row}"), args![]).await;
-    // The user of grants.sql is not shown the constraints of MariaDB.
+    // On MariaDB, the user of grants.sql cannot see constraints.
     let found = examine_as_admin(&db);
     assert_eq!(found.ids(), ["summary.negative"]);
     assert!(found.what("summary.negative").contains("1 row with a count below zero"), "{:#}", found.json);
-    // It is not daymend's to have two of them.
+    // daymend recommends no second CHECK on the count.
     assert!(print_fixes(&db).contains("Nothing is recommended"));
 }
 
-/// Only SQLite says in which order the columns of a primary key stand, and not by their own.
+/// SQLite lists the columns of a primary key in the table's order, each with its position in the key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_key_serves_by_its_own_order() {
     let db = healthy(Engine::Sqlite).await;

@@ -1,4 +1,4 @@
-//! What the doctor says of the labs: their zones, and the days that nobody has enqueued.
+//! What the doctor reports about the labs: their zones, and days that have not been enqueued.
 
 use daymend::args;
 
@@ -30,12 +30,12 @@ async fn labs_without_a_usable_zone_are_named(engine: Engine) {
     let missing = zones.iter().find(|finding| finding["what"].as_str().unwrap().contains("no time zone")).unwrap();
     assert_eq!(missing["where"], "labs 8, 9");
     assert_eq!(missing["severity"], "warning");
-    // What stands in the database cannot break the page.
+    // Text from the database cannot break the page.
     let page = String::from_utf8(run(&db, &["doctor"]).stdout).unwrap();
     assert!(!page.contains('\u{1b}') && page.contains("evil"), "{page}");
     db.execute("UPDATE labs SET labTimeZone = 'Europe/Berlin'", args![]).await;
     assert!(!examine(&db).has("labs.zone_unusable"));
-    // A disabled lab is nobody's business.
+    // A disabled lab is not reported.
     db.execute("UPDATE labs SET labTimeZone = NULL, historicalViewEnabled = 0 WHERE id > 1", args![]).await;
     assert!(!examine(&db).has("labs.zone_unusable"));
 }
@@ -50,7 +50,7 @@ async fn a_lab_that_moved_to_another_zone_is_found_until_it_is_rebuilt(engine: E
     assert_eq!(advice, "daymend rebuild --lab 1");
     let what = found.what("labs.zone_changed");
     assert!(what.contains("Asia/Kolkata") && what.contains("America/New_York"), "{what}");
-    // A night does not make it forget: the older days are as they were.
+    // A nightly run does not clear the finding: the older days are as they were.
     let later = now() + chrono::Duration::days(1);
     db.settle(later).await;
     let next = ["--now", "2026-06-16T12:00:00Z"];
@@ -70,13 +70,13 @@ async fn overdue_labs_and_late_runs_are_found(engine: Engine) {
     db.settle(now()).await;
     examine(&db).assert_well();
 
-    // As after a scheduler whose clock was two days ahead.
+    // As if a scheduler's clock had been two days ahead.
     let earlier = ["--now", "2026-06-13T12:00:00Z"];
     let advice = examine_with(&db, &earlier).advice("labs.ahead", "error");
     let (_, sql) = advice.split_once(": ").unwrap();
     assert_eq!(db.execute(sql, args![]).await, 2);
     assert!(!examine_with(&db, &earlier).has("labs.ahead"));
-    // What was enqueued two days early, and computed then, is computed again.
+    // The days that were enqueued, and computed, two days early are computed again.
     assert!(examine(&db).what("labs.overdue").contains("labs 1, 2: overdue: no day after 2026-06-05"));
     db.settle(now()).await;
     let again = "SELECT COUNT(*) FROM daymend_jobs WHERE lab_id = 1 AND day = '2026-06-14'";
@@ -92,13 +92,13 @@ async fn overdue_labs_and_late_runs_are_found(engine: Engine) {
     let then = now() + chrono::Duration::days(3);
     db.tick(then).await;
     assert!(!examine_with(&db, &later).has("labs.overdue"));
-    // Enqueued, but nobody gets it done.
+    // The days are enqueued, but not done.
     assert!(!examine_with(&db, &later).has("labs.late"));
     db.execute("UPDATE daymend_runs SET created_at = '2026-01-01 00:00:00' WHERE state = 'running'", args![]).await;
     assert!(examine_with(&db, &later).what("labs.late").contains("nightly Asia/Kolkata"));
     db.settle(then).await;
     examine_with(&db, &later).assert_well();
-    // Just before the hour is up nothing is overdue.
+    // Nothing is overdue until the hour is up.
     examine_with(&db, &["--now", "2026-06-19T04:59:00Z"]).assert_well();
     assert!(examine_with(&db, &["--now", "2026-06-19T05:01:00Z"]).has("labs.overdue"));
     examine_with(&db, &["--now", "2026-06-19T05:01:00Z", "--nightly-at", "05:00 UTC"]).assert_well();
@@ -115,7 +115,7 @@ async fn of_many_overdue_labs_none_is_left_out_of_the_repair(engine: Engine) {
     let (_, repair) = advice.split_once("--catch-up-days: ").unwrap();
     assert_eq!(repair, "daymend repair --day 2026-06-15 --to 2026-06-17");
     run_ok(&db, &[&arguments(repair)[..], &later].concat());
-    // The other labs have no bills before today.
+    // The other labs have no bills.
     let jobs = "SELECT COUNT(*) FROM daymend_jobs WHERE kind = 'repair' AND day >= '2026-06-15'";
     assert!(db.number(jobs).await >= 3, "lab 1 at least");
 }

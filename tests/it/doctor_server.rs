@@ -1,4 +1,4 @@
-//! What the doctor says of the server, its settings and the rights of daymend's user.
+//! What the doctor reports about the server, its settings and the privileges of daymend's user.
 
 use std::{
     collections::BTreeSet,
@@ -78,7 +78,7 @@ async fn a_slow_connection_is_worth_a_note() {
     })
     .await;
     proxy.set(Weather::Slow(Duration::from_millis(20)));
-    // It is no reason to fail, as something else may be for a moment on a server that is shared.
+    // A slow connection is not a failure. Another finding may be, for a moment, on a shared server.
     wait_until("a slow connection and nothing worse", Duration::from_secs(60), async || {
         let found = tokio::task::block_in_place(|| examine_as(&db, &url));
         assert!(found.advice("connection.latency", "note").contains("nearer"));
@@ -113,13 +113,13 @@ async fn clocks_that_disagree_are_found(engine: Engine) {
     }
 }
 
-/// Which days are over it asks the database: it is this machine's clock that may have gone wrong.
+/// Which days are over is decided by the database's clock, since this machine's may be the wrong one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn days_are_over_by_the_databases_clock() {
     let set_clock = format!("--init-connect=SET timestamp = {}", now().timestamp());
     let server = Server::start_with("clock", &[&set_clock]).unwrap();
     let db = TestDb::on_server(server.port).await;
-    assert_eq!(db.db.database_now().await.unwrap(), now(), "no administrator's clock");
+    assert_eq!(db.db.database_now().await.unwrap(), now(), "init_connect is not run for administrators");
     db.add_lab(1, Some("Asia/Kolkata")).await;
     db.fill_lab(1, "2026-06-08".parse().unwrap(), 7, 4).await;
     db.settle(now()).await;
@@ -129,7 +129,7 @@ async fn days_are_over_by_the_databases_clock() {
     assert_eq!(found.ids(), ["server.clock"], "{:#}", found.json);
 }
 
-/// The URL of a user who is made here, with the rights that `grants` give (`@` is the database).
+/// Creates a user with the privileges `grants` (`@` stands for the database), and returns the user's URL.
 async fn user(db: &TestDb, name: &str, grants: &[&str]) -> String {
     let database = db.name();
     db.apply(&format!("CREATE USER {name}_{database}@`%` IDENTIFIED BY '{PASSWORD}'")).await;
@@ -139,7 +139,7 @@ async fn user(db: &TestDb, name: &str, grants: &[&str]) -> String {
     format!("mysql://{name}_{database}:{PASSWORD}@127.0.0.1:{}/{database}", server::port(&db.url))
 }
 
-/// The rights of a user on tables and on columns.
+/// Returns a user's privileges on tables and on columns.
 async fn rights(db: &TestDb, user: &str) -> BTreeSet<(String, String)> {
     grants::rights(db, user).await.into_iter().collect()
 }
@@ -175,7 +175,7 @@ async fn a_narrow_user_is_told_exactly_what_to_grant() {
     assert!(!narrow.iter().any(|finding| finding["where"] == "labs"));
     assert!(!found.has("grants.wide"), "{:#}", found.json);
 
-    // Everything that it says, granted: enough for all of daymend, and no more than deploy/mysql/grants.sql.
+    // Granting everything it names is enough for all of daymend, and no more than deploy/mysql/grants.sql.
     let before = rights(&db, &format!("narrow_{database}")).await;
     for finding in &narrow {
         db.apply(finding["advice"].as_str().unwrap()).await;
@@ -185,7 +185,7 @@ async fn a_narrow_user_is_told_exactly_what_to_grant() {
     let wider: Vec<_> = after.difference(&before).filter(|right| !of_the_file.contains(*right)).collect();
     assert!(wider.is_empty() && after.len() > before.len() + 50, "{wider:#?}");
     let found = examine_as(&db, &url);
-    // What only the doctor would want to read is a note.
+    // A privilege that only the doctor would use is a note.
     assert_eq!(found.ids(), ["records.event_log"], "{:#}", found.json);
     assert_eq!(found.code, 0);
     assert!(!found.has("grants.wide") && !found.has("grants.narrow"));
@@ -197,7 +197,7 @@ async fn a_narrow_user_is_told_exactly_what_to_grant() {
     for command in commands {
         run_ok(&db, &[command, &["--now", later, "--database-url", &url]].concat());
     }
-    // Constraints wait, as triggers cannot be seen.
+    // The DDL of constraints stays commented out, as triggers cannot be seen.
     let fixes = run_ok(&db, &["doctor", "--print-fixes", "--database-url", &url]);
     assert!(fixes.contains("-- First: this user may not see triggers"), "{fixes}");
 }
@@ -206,7 +206,7 @@ async fn a_narrow_user_is_told_exactly_what_to_grant() {
 async fn rights_on_columns_and_from_roles_count() {
     let db = healthy(Engine::MariaDb).await;
     let database = db.name();
-    // Everything through a role, but billingInfo by columns, of which one is missing.
+    // Everything through a role, except billingInfo: granted by columns, one of which is missing.
     db.apply(&format!("CREATE ROLE role_{database}")).await;
     for table in ["labs", "billing", "allTests", "labReportRelation", "collectedSample", "daymend_schema"] {
         db.apply(&format!("GRANT SELECT ON {table} TO role_{database}")).await;
@@ -235,7 +235,7 @@ async fn rights_on_columns_and_from_roles_count() {
     db.apply(&format!("GRANT SELECT (branch_id) ON billingInfo TO roled_{database}")).await;
     let found = examine_as(&db, &url);
     assert_eq!(found.ids(), ["grants.roles"], "{:#}", found.json);
-    // A column of what daymend writes to.
+    // A column of a table that daymend writes to.
     db.apply(&format!("REVOKE SELECT, INSERT, UPDATE, DELETE ON crelio_data_migrations FROM role_{database}")).await;
     db.apply(&format!("GRANT SELECT, INSERT, UPDATE (job_status) ON crelio_data_migrations TO roled_{database}")).await;
     let found = examine_as(&db, &url);
@@ -259,7 +259,7 @@ async fn for_a_column_no_more_than_the_column_is_asked_for() {
     db.apply(&format!("REVOKE SELECT (isAccessed) ON collectedSample FROM {database}")).await;
     let advice = format!("if the column exists: GRANT SELECT (`isAccessed`) {}", on("collectedSample"));
     assert_eq!(examine(&db).advice("grants.narrow", "error"), advice);
-    // Nor does a table on which a right is missing keep that for later.
+    // A privilege that is missing on another table does not postpone this finding.
     db.apply(&format!("REVOKE INSERT ON operation_event_log FROM {database}")).await;
     let found = examine(&db);
     let advised: Vec<_> = found.of("grants.narrow").iter().map(|found| found["advice"].as_str().unwrap()).collect();
@@ -294,7 +294,7 @@ async fn a_wide_user_is_told_what_to_revoke() {
         let finding = finding.unwrap_or_else(|| panic!("{name}: {wide:#?}"));
         assert_eq!(finding["severity"], "warning");
         assert!(finding["where"].as_str().unwrap().starts_with(name));
-        // The advice, followed: no longer too wide, and what is missing then is said.
+        // Once the advice is followed, the user is not too wide, and what is then missing is reported.
         for finding in &wide {
             let advice = finding["advice"].as_str().unwrap();
             db.apply(&advice[advice.find("REVOKE").unwrap()..advice.find(" and what").unwrap()]).await;
@@ -306,7 +306,7 @@ async fn a_wide_user_is_told_what_to_revoke() {
     }
 }
 
-/// Whoever looks as an administrator, as the advice says, is not told to give the rights up.
+/// The advice says to run the doctor as an administrator, who is not told to give up privileges.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_administrator_keeps_the_rights() {
     let db = healthy(Engine::MariaDb).await;
@@ -324,7 +324,7 @@ async fn an_administrator_keeps_the_rights() {
     assert!(!examine(&db).has("grants.administrator"));
 }
 
-/// What the server does not show may be anything.
+/// Triggers that the server does not show may be missing or changed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn own_triggers_that_the_user_may_not_see_are_not_called_well() {
     let db = healthy(Engine::MariaDb).await;
@@ -339,7 +339,7 @@ async fn own_triggers_that_the_user_may_not_see_are_not_called_well() {
     assert!(examine_as_admin(&db).has("triggers.own"));
 }
 
-/// Triggers run with the rights of the account that installed them: without, nobody can write to their tables.
+/// Triggers run with the privileges of the account that installed them: without these, nobody can write to the tables.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wide_user_keeps_what_its_triggers_need() {
     let db = healthy(Engine::MariaDb).await;
@@ -352,7 +352,7 @@ async fn a_wide_user_keeps_what_its_triggers_need() {
             }
         }
         run_ok(&db, &["--database-url", &db.url, "triggers", "install"]);
-        // `healthy` has run grants.sql.
+        // `healthy` has run grants.sql, which the advice names first.
         let advice = examine(&db).advice("grants.wide", "warning");
         let (first, after) = (advice.find("grants.sql, ").unwrap() + 12, advice.find(" and what").unwrap());
         db.apply(&advice[first..after].replace("then ", "")).await;
@@ -368,7 +368,7 @@ async fn a_wide_user_keeps_what_its_triggers_need() {
         run_ok(&db, &["--database-url", &db.admin_url(), "triggers", "remove"]);
         let wide = examine(&db);
         let tables: Vec<_> = wide.of("grants.wide").iter().map(|found| found["what"].as_str().unwrap()).collect();
-        assert_eq!(tables.len(), 5, "nothing needs it any more: {tables:?}");
+        assert_eq!(tables.len(), 5, "without the triggers nothing needs it: {tables:?}");
         for finding in wide.of("grants.wide") {
             let advice = finding["advice"].as_str().unwrap();
             db.apply(&advice[advice.find("REVOKE").unwrap()..advice.find(" and what").unwrap()]).await;
@@ -387,7 +387,7 @@ async fn the_old_events_are_found_while_they_are_enabled() {
         db.apply(&format!("CREATE EVENT {name} ON SCHEDULE EVERY 1 DAY DO SELECT 1")).await;
         let advice = examine_as_admin(&db).advice(id, severity);
         assert_eq!(advice, format!("ALTER EVENT `{}`.`{name}` DISABLE;", db.name()));
-        // Whoever may not see events is told so.
+        // A user who cannot see events is told so.
         let found = examine(&db);
         assert!(!found.has(id) && found.what("grants.unseen").contains("triggers and events"));
         db.apply(&advice).await;
@@ -395,7 +395,7 @@ async fn the_old_events_are_found_while_they_are_enabled() {
     }
 }
 
-/// On a server of its own, whose settings are nobody else's.
+/// Uses a server of its own, because it changes global settings.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settings_that_matter_are_found_and_those_that_do_not_are_told() {
     let server = Server::start("doctor").expect("MariaDB starts");
@@ -433,7 +433,7 @@ async fn settings_that_matter_are_found_and_those_that_do_not_are_told() {
         ("event_scheduler", "0"),
         ("autocommit", "0"),
         (if is_mysql { "transaction_read_only" } else { "tx_read_only" }, "1"),
-        // Of rows beyond the limit a rebuild would know nothing.
+        // A rebuild would not see rows beyond the limit.
         ("sql_select_limit", "5"),
         ("sql_safe_updates", "1"),
         ("completion_type", "'CHAIN'"),

@@ -1,4 +1,4 @@
-//! What the pages of a scheduler and a worker say of a database: what alerts go by.
+//! What the metrics of a scheduler and a worker say about a database. The alerts depend on it.
 
 use std::time::Duration;
 
@@ -29,17 +29,17 @@ on_both! {
     of_two_schedulers_one_counts_what_was_done_and_both_show_what_there_is;
 }
 
-/// A page.
+/// A page of metrics.
 struct Page(String);
 
 impl Page {
-    /// What a scheduler says as soon as it has read its gauges.
+    /// Starts a scheduler, and returns its page once it has read its gauges.
     async fn of_scheduler(db: &TestDb, now: &str, more: &[&str]) -> Self {
         let (_scheduler, address) = Process::start_with_pages(db, &[&["--now", now, "scheduler"], more].concat());
         Self::with(&address, "daymend_stats_timestamp_seconds ").await
     }
 
-    /// A page that has such a line.
+    /// Waits until the page has a line that begins like this, and returns the page.
     async fn with(address: &str, line: &str) -> Self {
         let page = || get(address, "/metrics").unwrap().body;
         let is_there = || async { page().lines().any(|found| found.starts_with(line)) };
@@ -47,7 +47,7 @@ impl Page {
         Self(page())
     }
 
-    /// The value of a series; none where it is not there.
+    /// Returns the value of a series, or `None` if it is missing.
     fn value(&self, series: &str) -> Option<f64> {
         let line = self.0.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
         Some(line.parse().unwrap())
@@ -77,7 +77,7 @@ async fn a_lab_that_fails_or_is_paused_leaves_its_zone_done(engine: Engine) {
         run_ok(&db, &["queue", "pause", "--lab", paused]);
     }
     run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
-    // Two that fail, one of them with a neighbour and one without; and one beside a paused lab.
+    // Labs that fail: one with a neighbour, one alone, and one beside a paused lab.
     db.execute("UPDATE labs SET labTimeZone = 'Mars/Base' WHERE id IN (2, 5, 7)", args![]).await;
     assert_eq!(run(&db, &["--now", NOW, "worker", "--drain"]).status.code(), Some(1));
     for (lab, zone) in labs {
@@ -94,14 +94,14 @@ async fn a_lab_that_fails_or_is_paused_leaves_its_zone_done(engine: Engine) {
     assert!(done("Africa/Cairo"), "one of two labs is paused\n{}", page.0);
     assert!(done("Asia/Tokyo"), "its only lab is paused\n{}", page.0);
     assert!(!done("Asia/Dubai"), "nothing was done\n{}", page.0);
-    assert!(!done("Asia/Baku"), "nothing was done, and not only by a pause\n{}", page.0);
+    assert!(!done("Asia/Baku"), "nothing was done, and not only because of a pause\n{}", page.0);
     let overdue = |zone| page.of_zone("nightly_overdue", zone);
     assert_eq!(["Asia/Kolkata", "Asia/Dubai", "Asia/Baku"].map(overdue), [Some(1.0); 3]);
-    assert_eq!(["Africa/Cairo", "Asia/Tokyo"].map(overdue), [Some(0.0); 2], "a pause is told by itself");
+    assert_eq!(["Africa/Cairo", "Asia/Tokyo"].map(overdue), [Some(0.0); 2], "a pause has a metric of its own");
     let of_lab = |lab: i64| page.value(&format!("daymend_lab_nightly_overdue{{lab=\"{lab}\"}}"));
     assert_eq!([2, 4].map(of_lab), [Some(1.0), Some(0.0)]);
 
-    // One that waits is another matter.
+    // A lab that is resumed and waits does not leave its zone done.
     run_ok(&db, &["queue", "resume", "--lab", "4"]);
     let page = Page::of_scheduler(&db, NOW, &[]).await;
     assert_eq!(page.of_zone("nightly_completed_timestamp_seconds", "Africa/Cairo"), None);
@@ -116,7 +116,7 @@ async fn a_lab_that_fails_night_after_night_leaves_its_zone_done(engine: Engine)
     run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
     run_ok(&db, &["--now", NOW, "worker", "--drain"]);
     run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
-    // That all of its labs were done is long ago; since then one of them has failed.
+    // All of its labs were last done long ago; since then one of them has failed.
     db.execute("UPDATE daymend_runs SET finished_at = '2020-01-01 00:00:00' WHERE state = 'completed'", args![]).await;
     let next = "2026-06-16T12:00:00Z";
     run_ok(&db, &["--now", next, "scheduler", "--once"]);
@@ -145,7 +145,7 @@ async fn a_tick_that_fails_is_no_sign_of_life(engine: Engine) {
     assert_eq!(page().value(last), before.value(last));
 }
 
-/// Its age is what tells that the audit never gets to it.
+/// The age of its first round shows that the audit never completes it.
 async fn the_first_round_of_a_lab_that_is_never_audited_grows_older(engine: Engine) {
     let db = TestDb::new(engine).await;
     db.add_lab(1, Some("Mars/Base")).await;
@@ -209,7 +209,7 @@ async fn days_that_are_left_out_are_counted_from_the_first_page_on(engine: Engin
         db.number("SELECT COUNT(*) FROM daymend_jobs WHERE day >= '2026-06-08'").await == 7
     })
     .await;
-    // From 1 May to 7 June.
+    // The days from 1 May to 7 June.
     Page::with(&address, "daymend_nightly_skipped_total 38").await;
 }
 
@@ -251,7 +251,7 @@ async fn of_two_schedulers_one_counts_what_was_done_and_both_show_what_there_is(
         ("daymend_jobs_enqueued_total{kind=\"rebuild\"}", jobs),
         ("daymend_runs_ended_total{kind=\"rebuild\",result=\"completed\"}", LABS as f64),
     ] {
-        // What was counted is on the page a moment after it was committed.
+        // What was counted is on the page a moment after the commit.
         wait_until(series, LIMIT, async || sum(series) >= expected).await;
         assert_eq!(sum(series), expected, "{series}");
     }

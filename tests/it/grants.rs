@@ -1,5 +1,5 @@
-//! The users of `deploy/mysql/grants.sql` can do their work, which all other tests show, and nothing
-//! else; no right of theirs could be left out.
+//! The users of `deploy/mysql/grants.sql` can do their work, which all other tests show, and nothing else; they need
+//! each of their privileges.
 
 use std::{os::unix::fs::symlink, path::Path, process::Command};
 
@@ -23,10 +23,10 @@ use crate::{
 
 const USAGE: i32 = 2;
 
-/// How the client logs in as an administrator of the test server.
+/// The client's options to log in as an administrator of the test server.
 const ADMIN: &str = "--user=admin --password=admin-test";
 
-/// The commands of deploy/mysql/README.md, through the client, as they stand there.
+/// Runs the commands of deploy/mysql/README.md through the client, as they are written there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_readmes_commands_make_three_users_that_work() {
     let mut db = TestDb::source_only(Engine::MariaDb).await;
@@ -35,7 +35,7 @@ async fn the_readmes_commands_make_three_users_that_work() {
     let client = format!("mariadb() {{ command mariadb --no-defaults --host=127.0.0.1 --port={port} {ADMIN}; }}\n");
     let script = &blocks(&read("deploy/mysql/README.md"))[0];
     assert_eq!(script.language, "console");
-    // The database of the test instead of the example's.
+    // With the test's database instead of the example's.
     let script = script.text.replace("$ ", "").replace("`crelio`", &format!("`{}`", db.name()));
     let output = Command::new("bash").args(["-euc", &(client + &script)]).current_dir(dir.path()).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
@@ -50,23 +50,23 @@ async fn the_readmes_commands_make_three_users_that_work() {
     run_ok(&db, &["snapshot", "take", "--to", dir.path().join("snapshots").to_str().unwrap()]);
 }
 
-/// Access denied: to a database, for want of a right, to a table, to a column; and GRANT itself.
+/// Codes of denied access: to a database, for a user, to a table, to a column, and for want of a global privilege.
 const DENIED: [u32; 5] = [1044, 1045, 1142, 1143, 1227];
 
-/// A right on a table, or on some of its columns.
+/// A privilege on a table, or on some of its columns.
 #[derive(Debug)]
 struct Right {
     table: String,
-    /// As GRANT and REVOKE have it: `DELETE`, or `SELECT (id)`.
+    /// As in GRANT and REVOKE: `DELETE`, or `SELECT (id)`.
     what: String,
 }
 
-/// What a user has been granted.
+/// Returns what a user has been granted.
 async fn rights(db: &TestDb, user: &str) -> Vec<Right> {
     grants::rights(db, user).await.into_iter().map(|(table, what)| Right { table, what }).collect()
 }
 
-/// Takes a right away for as long as `work` goes on.
+/// Revokes a privilege while `work` runs.
 async fn without<T>(db: &TestDb, user: &str, right: &Right, work: impl AsyncFnOnce() -> T) -> T {
     let Right { table, what } = right;
     db.execute(&format!("REVOKE {what} ON {}.{table} FROM {user}@'%'", db.name()), args![]).await;
@@ -75,13 +75,13 @@ async fn without<T>(db: &TestDb, user: &str, right: &Right, work: impl AsyncFnOn
     done
 }
 
-/// The statements that daymend may not run: registered ones that name the table, and a rollup's.
+/// Returns the statements that daymend may not run: registered ones that name the table, and a rollup's.
 async fn refused(db: &Db, table: &str) -> Vec<String> {
-    // A connection remembers what it has prepared.
+    // A connection caches what it has prepared.
     let db = &db.renewed();
     let mut refused = Vec::new();
     for statement in Statement::all().filter(|statement| statement.sql.contains(table)) {
-        // `bench` measures on a scratch database: it may not be what a right is for.
+        // `bench` measures on a scratch database, so its statements do not justify a privilege.
         if statement.name.starts_with("bench") || statement.name.ends_with("(sqlite)") || is_of_migrate(statement) {
             continue;
         }
@@ -90,8 +90,8 @@ async fn refused(db: &Db, table: &str) -> Vec<String> {
             refused.push(statement.name.to_owned());
         }
     }
-    // What is put together at run time (scheduler/dirty): the walk along which a mark of the catalogue
-    // is expanded, and the end of the marks that were read.
+    // Statements that are built at run time (scheduler/dirty): the walk that expands a mark of the catalogue, and the
+    // deletion of the marks that were read.
     let together = [
         ("labReportRelation", "SELECT id FROM labReportRelation WHERE id > ? ORDER BY id LIMIT 1"),
         ("daymend_dirty", "DELETE FROM daymend_dirty WHERE id = ?"),
@@ -130,7 +130,7 @@ async fn every_right_of_the_migrating_user_is_needed() {
     assert!(rights.len() > 10, "{rights:#?}");
     let migrating = connect(&db.migrate_url, ConnectOptions::new(1)).unwrap();
     for right in &rights {
-        // Every statement of a migration can be run again: as if none had been.
+        // Every statement of a migration can be repeated: begin as if none had been applied.
         db.execute("DELETE FROM daymend_schema", args![]).await;
         let migrated = without(&db, &user, right, async || migrate::migrate(&migrating).await).await;
         let error = migrated.map(drop).expect_err(&format!("migrate does not need {right:?}"));
@@ -153,7 +153,7 @@ async fn every_right_of_the_user_of_snapshots_is_needed() {
         let error = without(&db, &user, right, async || run_fails(&db, USAGE, &take)).await;
         assert!(error.contains(&right.table), "{error}");
     }
-    // Some columns are not the table: no copy without the others is made.
+    // Some columns are not the whole table: no partial copy is made.
     let whole = Right { table: "billing".to_owned(), what: "SELECT".to_owned() };
     without(&db, &user, &whole, async || {
         let some = format!("SELECT (id) ON {}.billing", db.name());
@@ -169,10 +169,10 @@ async fn every_right_of_the_user_of_snapshots_is_needed() {
     }
 }
 
-/// Runs a statement that has to be denied.
+/// Asserts that a statement is denied.
 async fn assert_denied(db: &Db, sql: &str) {
     let mut tx = db.begin(Mode::Write).await.unwrap();
-    // MySQL cannot prepare all of them.
+    // Sent as text: MySQL cannot prepare all of these statements.
     match tx.execute_text("not allowed", sql).await {
         Ok(()) => panic!("allowed: {sql}"),
         Err(error) => assert!(DENIED.contains(&code(&error.source)), "{sql}: {}", daymend::error::chain(&error)),
@@ -184,7 +184,7 @@ async fn the_run_time_user_can_do_nothing_else() {
     let db = TestDb::new(Engine::MariaDb).await;
     db.add_lab(1, Some("Asia/Kolkata")).await;
     for sql in [
-        // The lab system's data is read, and of that only what is counted.
+        // The lab system's data can only be read, and only the columns that daymend needs.
         "DELETE FROM billing",
         "UPDATE billing SET isCancelled = 0",
         "INSERT INTO billing (lab_id, billTime, modified_at) VALUES (1, '2026-01-01', '2026-01-01')",
@@ -194,7 +194,7 @@ async fn the_run_time_user_can_do_nothing_else() {
         "SELECT labName FROM labs",
         "SELECT * FROM billing",
         "SELECT testName FROM allTests",
-        // Of its output, what it has to write.
+        // Of its output tables, it can change only what it has to.
         "UPDATE operation_historical_summary SET lab_id = 2",
         "TRUNCATE TABLE operation_historical_summary",
         "UPDATE operation_event_log SET status = ''",
@@ -202,7 +202,7 @@ async fn the_run_time_user_can_do_nothing_else() {
         "UPDATE crelio_data_migrations SET lab_id = 2",
         "DELETE FROM crelio_data_migrations",
         "SELECT * FROM crelio_data_migrations",
-        // Its own tables stay as they are, and so does what the admin log says.
+        // It cannot change the definitions of its own tables, nor the entries of the admin log.
         "ALTER TABLE daymend_jobs ADD COLUMN more INT",
         "CREATE INDEX more ON daymend_jobs (day)",
         "DROP TABLE daymend_jobs",
@@ -214,7 +214,7 @@ async fn the_run_time_user_can_do_nothing_else() {
         "CREATE TRIGGER more AFTER INSERT ON daymend_jobs FOR EACH ROW SET @more = 1",
         "CREATE VIEW more AS SELECT id FROM daymend_jobs",
         "LOCK TABLES daymend_jobs WRITE",
-        // The server is somebody else's.
+        // It has no privileges on the server.
         "SELECT user FROM mysql.user",
         "CREATE USER more@'%'",
         "CREATE DATABASE more",

@@ -1,4 +1,4 @@
-//! What the metrics say is so: an alert that looks at a gauge which never moves does not fire.
+//! What the metrics say is true: an alert on a gauge that never moves does not fire.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,10 +21,10 @@ use crate::{
     },
 };
 
-/// The gauges are read every 15 seconds, and after a reading that took long two minutes later at most.
+/// Gauges are read every 15 seconds, or, after a reading that took long, at most two minutes later.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// How much older than planted something may look, in seconds.
+/// How much older than planted something may appear, in seconds.
 const SLACK: f64 = 600.0;
 
 on_both! {
@@ -37,14 +37,14 @@ on_both! {
     a_snapshot_that_fails_is_counted;
 }
 
-/// The samples of a process' page, each with its labels.
+/// Returns the samples of a process' page, by name and labels.
 fn samples(address: &str) -> BTreeMap<String, f64> {
     let page = get(address, "/metrics").unwrap().body;
     let lines = page.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
     lines.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
 }
 
-/// Waits until a process says all of this.
+/// Waits until a process reports all of these values.
 async fn wait_for(address: &str, expected: &[(&str, f64)]) -> BTreeMap<String, f64> {
     let begun = std::time::Instant::now();
     loop {
@@ -63,12 +63,12 @@ fn seconds(moment: &str) -> f64 {
     moment.parse::<DateTime<Utc>>().unwrap().timestamp() as f64
 }
 
-/// A moment before the database's present, as it is stored.
+/// Returns a moment some hours before the database's time, as it is stored.
 async fn ago(db: &TestDb, hours: i64) -> String {
     instant_text(db.db.database_now().await.unwrap() - TimeDelta::hours(hours))
 }
 
-/// Four labs, of which one cannot be scheduled; yesterday is in the summary.
+/// Creates four labs, one of which cannot be scheduled, with yesterday in the summary.
 async fn labs(engine: Engine) -> TestDb {
     let db = TestDb::new(engine).await;
     for (lab, zone) in [(1, "Asia/Kolkata"), (2, "Asia/Kolkata"), (3, "Africa/Cairo"), (4, "Mars/Base")] {
@@ -81,8 +81,8 @@ async fn labs(engine: Engine) -> TestDb {
 
 async fn gauges_say_what_is_there(engine: Engine) {
     let db = labs(engine).await;
-    // A nightly run that was done at five, one of the same zone that failed at six, and jobs that were discarded:
-    // of a lab that is where it was, and of one that has moved since.
+    // A nightly run that completed at five, one of the same zone that failed at six, and discarded jobs: of a lab that
+    // is still in its zone, and of one that has moved since.
     let sql = [
         "UPDATE daymend_runs SET finished_at = '2026-06-15 05:00:00' WHERE kind = 'nightly'",
         "INSERT INTO daymend_runs (rollup, kind, state, reason, requested_by, time_zone, as_of, event_name, created_at, finished_at)
@@ -94,7 +94,7 @@ async fn gauges_say_what_is_there(engine: Engine) {
     for sql in sql {
         db.execute(sql, vec![]).await;
     }
-    // A repair that is under way, with a job in each state.
+    // A repair that is under way, with jobs in several states.
     let repair = ["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-09", "--to", "2026-06-13"];
     run_ok(&db, &repair);
     let run = db.number("SELECT MAX(id) FROM daymend_runs").await;
@@ -112,7 +112,7 @@ async fn gauges_say_what_is_there(engine: Engine) {
     db.execute("UPDATE daymend_runs SET created_at = ? WHERE id = ?", hour).await;
     run_ok(&db, &["queue", "pause", "rebuild"]);
     run_ok(&db, &["queue", "pause", "--lab", "1"]);
-    // Marks that have to wait: their day is not over, and has been enqueued.
+    // Marks that have to wait: their day is not over, but has been enqueued already.
     db.execute("UPDATE daymend_labs SET enqueued_through = '2026-06-15' WHERE lab_id = 2", vec![]).await;
     for hours in [2, 0] {
         let mark = "INSERT INTO daymend_dirty (lab_id, bill_time, marked_at) VALUES (2, '2026-06-15 10:00:00', ?)";
@@ -134,7 +134,7 @@ async fn gauges_say_what_is_there(engine: Engine) {
     }
     let store = tempfile::tempdir().unwrap();
     let store = store.path().to_str().unwrap();
-    // No retention: the runs of this summer are old for the database's clock, and would go before they are counted.
+    // No retention: by the database's clock these runs are old, and would be pruned before they are counted.
     let arguments = ["--now", NOW, "scheduler", "--lab-metrics", "--snapshot-to", store, "--retention", "0s"];
     let (_scheduler, address) = Process::start_with_pages(&db, &arguments);
     let expected = [
@@ -181,7 +181,7 @@ async fn gauges_say_what_is_there(engine: Engine) {
     }
     let _worker = lease::register(&db.db, "a test", LIMIT * 4).await.unwrap();
     lease::register(&db.db, "dead", Duration::ZERO).await.unwrap();
-    // What was there at the last reading, and is not any more.
+    // Gauges of what was there at the last reading, and is gone, are reset.
     db.execute("UPDATE daymend_jobs SET state = 'completed' WHERE sort_key = ?", args![later]).await;
     db.execute("UPDATE labs SET labTimeZone = 'Asia/Kolkata' WHERE id = 4", vec![]).await;
     let expected = [
@@ -192,7 +192,7 @@ async fn gauges_say_what_is_there(engine: Engine) {
     wait_for(&address, &expected).await;
 }
 
-/// A tick that fails does not look like one that has succeeded, and its days are overdue.
+/// A tick that fails is not reported as one that succeeded, and its days are overdue.
 async fn days_that_cannot_be_enqueued_are_overdue(engine: Engine) {
     let db = labs(engine).await;
     db.execute("UPDATE daymend_labs SET enqueued_through = '2026-06-12' WHERE lab_id = 2", vec![]).await;
@@ -223,11 +223,11 @@ async fn days_that_cannot_be_enqueued_are_overdue(engine: Engine) {
 
 async fn counters_of_the_scheduler_count_what_it_does(engine: Engine) {
     let db = labs(engine).await;
-    // Somebody asks for a rebuild, and thinks better of it.
+    // A rebuild is requested, and its record is deleted.
     let record = db.request_rebuild(1).await;
     db.tick(now()).await;
     db.execute("DELETE FROM crelio_data_migrations WHERE id = ?", args![record]).await;
-    // Runs that end completed, failed and cancelled as soon as somebody looks.
+    // Runs that are closed as completed, failed and cancelled by the first tick.
     for (lab, state) in [("1", "completed"), ("2", "discarded"), ("3", "cancelled")] {
         run_ok(&db, &["--now", NOW, "repair", "--lab", lab, "--day", "2026-06-10", "--to", "2026-06-11"]);
         let sql = format!("UPDATE daymend_jobs SET state = '{state}' WHERE lab_id = {lab} AND kind = 'repair'");
@@ -263,7 +263,7 @@ async fn counters_of_the_worker_count_what_it_does(engine: Engine) {
     run_ok(&db, &repair);
     db.execute("UPDATE daymend_runs SET created_at = ?", args![ago(&db, 1).await]).await;
     db.add_summary_row(1, "2026-06-09", 999, 0, "organization_bill", 3).await;
-    // Who held two days of the first lab is dead; one of them has cost too many workers already.
+    // The worker that held two days of the first lab is dead, and one of these jobs has lapsed too often already.
     let dead = lease::register(&db.db, "dead", LIMIT).await.unwrap();
     let held = claim::claim(&db.db, dead, 2).await.unwrap();
     assert!(held.iter().all(|job| job.lab_id == 1), "{held:?}");
@@ -313,7 +313,7 @@ async fn a_job_whose_attempts_are_used_up_is_counted_as_discarded(engine: Engine
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'discarded'").await, 1);
 }
 
-/// Its run is cancelled while the worker looks at the day.
+/// The run is cancelled while the worker is looking at the day.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_settlement_that_is_refused_is_counted() {
     let db = TestDb::new(Engine::MariaDb).await;

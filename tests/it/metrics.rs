@@ -1,8 +1,8 @@
-//! What a process shows of itself: the pages, the catalogue, and its documentation.
+//! The catalogue of metrics: its names, and its documentation.
 
 use daymend::metrics::{self, Type, catalogue::ALL};
 
-/// How to write what is generated: `DAYMEND_WRITE_DOCS=1 cargo test --test it metrics::`.
+/// The variable that makes the test write the document: `DAYMEND_WRITE_DOCS=1 cargo test --test it metrics::`.
 const WRITE: &str = "DAYMEND_WRITE_DOCS";
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
@@ -27,7 +27,7 @@ fn names_follow_the_conventions() {
     let mut names: Vec<&str> = ALL.iter().map(|metric| metric.name).collect();
     names.sort_unstable();
     names.dedup();
-    assert_eq!(names.len(), ALL.len(), "a name stands for two metrics");
+    assert_eq!(names.len(), ALL.len(), "two metrics have the same name");
     for metric in ALL {
         let name = metric.name;
         assert!(name.starts_with("daymend_"), "{name}");

@@ -1,6 +1,6 @@
-//! What Prometheus makes of it: real processes at work, a real Prometheus that scrapes them and has
-//! loaded the rules, and every query of the dashboard asked. A panel that stays empty, a rule that
-//! fails and an alert that fires are faults, and so is a metric of the catalogue that nobody has.
+//! The metrics end to end: real processes at work, a real Prometheus that scrapes them and has loaded the rules, and
+//! every query of the dashboard. An empty panel, a failing rule, a firing alert, and a metric of the catalogue that no
+//! process has are faults.
 
 use std::{
     collections::BTreeSet,
@@ -28,7 +28,7 @@ use crate::support::{
 const NOW: &str = "2026-06-15T12:00:00Z";
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// Nobody has it until the database is away.
+/// No process has it until the database is unreachable.
 const DATABASE_ERRORS: &str = "daymend_database_errors_total";
 
 /// The numbers from 1 to 10,000.
@@ -38,8 +38,8 @@ const NUMBERS: &str = "WITH digits AS (SELECT 0 AS d UNION ALL SELECT 1 UNION AL
      SELECT 1 + a.d + 10 * b.d + 100 * c.d + 1000 * d.d AS seq
      FROM digits AS a, digits AS b, digits AS c, digits AS d";
 
-/// A bill a day for one lab, with all that hangs on it: so much that the database finds a day by its
-/// index, and does not come across the bills of other labs, which may be locked.
+/// A bill a day for one lab, with its parts: enough for the database to find a day by its index, without touching the
+/// bills of other labs, which may be locked.
 const YEARS: &[&str] = &[
     "INSERT INTO billing (id, lab_id, billTime, isCancelled, modified_at)
      SELECT seq, 1, '2026-06-14 12:00:00' - INTERVAL seq DAY, 0, '2026-06-14' FROM numbers",
@@ -51,8 +51,8 @@ const YEARS: &[&str] = &[
     "ANALYZE TABLE billing, billingInfo, labReportRelation, collectedSample",
 ];
 
-/// Two labs of two zones that are done up to yesterday and then damaged, a third one whose bills a
-/// user is about to lock, and one that cannot be scheduled; repairs wait.
+/// Creates two labs of two zones that are done up to yesterday and then damaged, a third whose rows a user is about to
+/// lock, and one that cannot be scheduled. Repairs are waiting.
 async fn busy_installation() -> TestDb {
     let db = TestDb::new(Engine::MariaDb).await;
     db.add_test(1, Some(1)).await;
@@ -73,7 +73,7 @@ async fn busy_installation() -> TestDb {
     db
 }
 
-/// A transaction that keeps a lab's wrong rows locked, as a delta trigger would, so that workers run into it.
+/// Begins a transaction that locks a lab's wrong rows, as a delta trigger would, so that workers conflict with it.
 async fn lock_rows(db: &TestDb) -> Tx {
     let mut user = db.admin.begin(Mode::Write).await.unwrap();
     let sql =
@@ -86,7 +86,7 @@ async fn lock_rows(db: &TestDb) -> Tx {
 async fn every_panel_and_rule_finds_data_and_no_alert_fires_beside_a_rebuild() {
     let db = busy_installation().await;
     let user = lock_rows(&db).await;
-    // So that the rebuild takes longer than the test.
+    // Slow enough for the rebuild to outlast the test.
     let proxy = Proxy::start(server::shared_port()).await;
     proxy.set(Weather::Slow(Duration::from_millis(20)));
     let far = db.through(&proxy);
@@ -100,7 +100,7 @@ async fn every_panel_and_rule_finds_data_and_no_alert_fires_beside_a_rebuild() {
     ];
     let addresses: Vec<&str> = started.iter().map(|(_, address)| address.as_str()).collect();
     let prometheus = Prometheus::start(&addresses);
-    // Seen from its first job on: what happened before the first scrape is in no rate.
+    // Prometheus sees the rebuild from its first job on: what happened before the first scrape is in no rate.
     run_ok(&db, &["--now", NOW, "rebuild", "--lab", "1"]);
 
     wait_for_panels(&prometheus).await;
@@ -121,21 +121,21 @@ async fn every_panel_and_rule_finds_data_and_no_alert_fires_beside_a_rebuild() {
         times.first().is_some_and(|times| *times >= 5.0)
     })
     .await;
-    // The lab of an unknown zone. A scrape that is missed ends what is pending, and the next one begins it.
+    // The lab of an unknown zone. A missed scrape ends what is pending, and the next one starts it again.
     wait_until("the alerts to see something", LIMIT, async || {
         prometheus.rules().iter().any(|rule| rule["name"] == "DaymendLabUnusable" && rule["state"] == "pending")
     })
     .await;
     assert_rules_are_well_and_quiet(&prometheus);
     let open = "SELECT COUNT(*) FROM daymend_runs WHERE kind = 'rebuild' AND state = 'running'";
-    assert_eq!(db.number(open).await, 1, "all of that was beside a rebuild");
+    assert_eq!(db.number(open).await, 1, "the rebuild is still open");
 
     wait_for_none("these metrics are missing", || {
         let missing = missing_metrics(&pages()).into_iter();
         missing.filter(|metric| *metric != DATABASE_ERRORS).map(str::to_owned).collect()
     })
     .await;
-    // The last thing to be seen.
+    // The last metric, which needs an unreachable database.
     proxy.set(Weather::Cut);
     wait_for_none("no statement failed", || missing_metrics(&pages()).into_iter().map(str::to_owned).collect()).await;
     for page in pages() {
@@ -145,7 +145,7 @@ async fn every_panel_and_rule_finds_data_and_no_alert_fires_beside_a_rebuild() {
     assert!(pages()[2..].iter().all(|page| !page.contains("lab=\"")), "a value per lab, without --lab-metrics");
 }
 
-/// Waits until nothing is wrong, at most [`LIMIT`].
+/// Waits until `wrong` returns nothing, at most [`LIMIT`].
 async fn wait_for_none(what: &str, mut wrong: impl FnMut() -> Vec<String>) {
     let begun = Instant::now();
     loop {
@@ -158,7 +158,7 @@ async fn wait_for_none(what: &str, mut wrong: impl FnMut() -> Vec<String>) {
     }
 }
 
-/// Every query of the dashboard has to find something within the limit.
+/// Waits until every query of the dashboard has found something.
 async fn wait_for_panels(prometheus: &Prometheus) {
     let dashboard = dashboard::read();
     let mut empty: Vec<_> = panels(&dashboard).into_iter().flat_map(queries).collect();
@@ -173,7 +173,7 @@ async fn wait_for_panels(prometheus: &Prometheus) {
     .await;
 }
 
-/// A value of a label that nobody has makes a query silently wrong.
+/// Waits for every label value that a query names: one that no process has makes the query silently wrong.
 async fn wait_for_values(prometheus: &Prometheus) {
     let vocabulary = rules::vocabulary();
     let dashboard = dashboard::read();
@@ -201,7 +201,7 @@ fn assert_rules_are_well_and_quiet(prometheus: &Prometheus) {
     }
 }
 
-/// `promtool` takes a page, and has nothing to say about it.
+/// Asserts that `promtool` accepts a page without a remark.
 fn assert_promtool_takes(page: &str) {
     let mut command = promtool();
     command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -212,14 +212,14 @@ fn assert_promtool_takes(page: &str) {
     assert!(output.status.success() && said.is_empty(), "{}\n{page}", String::from_utf8_lossy(&said));
 }
 
-/// What is not on the page of a process that should have it, of a scheduler and a worker with
-/// `--lab-metrics`.
+/// Returns the metrics that are missing on the page of a process that should have them: of a scheduler and a worker
+/// with `--lab-metrics`.
 fn missing_metrics(pages: &[String]) -> Vec<&'static str> {
     let [scheduler, worker, ..] = pages else { panic!("a scheduler and a worker") };
     let is_there = |metric: &&Metric| match metric.source {
         Source::Scheduler => has(scheduler, metric),
         Source::Worker => has(worker, metric),
-        // Whichever worker it was that met the user.
+        // Any of the workers may have met the user's locks.
         Source::All => pages.iter().any(|page| has(page, metric)),
     };
     ALL.iter().filter(|metric| !is_there(metric)).map(|metric| metric.name).collect()
@@ -232,7 +232,7 @@ fn assert_is_in_the_catalogue(page: &str) {
     }
 }
 
-/// Whether a page has a sample of a metric, with the labels of the catalogue.
+/// Returns whether a page has a sample of a metric, with the labels of the catalogue.
 fn has(page: &str, metric: &Metric) -> bool {
     page.lines().filter_map(|line| line.strip_prefix(metric.name)).any(|rest| {
         let Some(rest) = ["_bucket", "_sum", "_count", ""]

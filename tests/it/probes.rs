@@ -1,4 +1,4 @@
-//! What an orchestrator asks of a process: `/livez`, `/readyz` and `/startupz`.
+//! The probes of an orchestrator: `/livez`, `/readyz` and `/startupz`.
 
 use std::{
     io::{Read as _, Write as _},
@@ -50,7 +50,7 @@ async fn a_database_that_is_away_is_no_reason_to_restart_anything() {
         wait_for(address, "/readyz", 200).await;
         assert_eq!(page(address, "/startupz").status, 200);
     }
-    // Refused connections, and ones that carry nothing.
+    // Connections that are refused, and connections that carry nothing.
     for weather in [Weather::Cut, Weather::Stalled] {
         proxy.set(weather);
         for (_, address) in &started {
@@ -60,7 +60,7 @@ async fn a_database_that_is_away_is_no_reason_to_restart_anything() {
                 ready.status == 503 && ready.body.contains("database: ")
             })
             .await;
-            assert_eq!(page(address, "/startupz").status, 200, "what has started stays so");
+            assert_eq!(page(address, "/startupz").status, 200, "a process that has started stays started");
         }
         proxy.set(Weather::Fair);
         for (_, address) in &started {
@@ -69,14 +69,14 @@ async fn a_database_that_is_away_is_no_reason_to_restart_anything() {
     }
 }
 
-/// More than there may be: some of them are closed at once, the others by and by.
+/// More connections than are allowed: some are closed at once, the others after a while.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_say_nothing_keep_no_probe_waiting() {
     let db = TestDb::new(Engine::Sqlite).await;
     let (_worker, address) = Process::start_with_pages(&db, &["--now", NOW, "worker"]);
     let mut stalled: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(&address).unwrap()).collect();
     for stream in &mut stalled {
-        // The first ones may be closed by now.
+        // The first ones may be closed already.
         let _ = write!(stream, "GET /livez HT");
         stream.set_read_timeout(Some(LIMIT)).unwrap();
     }
@@ -84,7 +84,7 @@ async fn connections_that_say_nothing_keep_no_probe_waiting() {
     for _ in 0..20 {
         assert_eq!(page(&address, "/livez").status, 200);
     }
-    // Those that say nothing are closed after ten seconds.
+    // Silent connections are closed after ten seconds.
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     for stream in &mut stalled {
         let end = stream.read(&mut [0; 100]);
@@ -107,7 +107,7 @@ async fn a_worker_that_shuts_down_is_alive_and_not_ready() {
     run_ok(&db, &["queue", "pause", "repair"]);
     let (mut worker, address) = Process::start_with_pages(&db, &["--now", NOW, "worker", "--grace", "600s"]);
     wait_for(&address, "/readyz", 200).await;
-    // The job lasts until somebody lets go of the summary.
+    // The job lasts until the lock on the summary is released.
     let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
     somebody.execute("LOCK TABLES operation_historical_summary WRITE").await.unwrap();
     run_ok(&db, &["queue", "resume", "repair"]);
@@ -116,7 +116,7 @@ async fn a_worker_that_shuts_down_is_alive_and_not_ready() {
     worker.terminate();
     wait_for(&address, "/readyz", 503).await;
     assert!(page(&address, "/readyz").body.contains("process: shutting down"));
-    assert_eq!(page(&address, "/livez").status, 200, "it is not to be killed while it finishes");
+    assert_eq!(page(&address, "/livez").status, 200, "it must not be killed while it finishes");
     assert!(page(&address, "/metrics").body.contains("\ndaymend_shutting_down 1\n"));
     somebody.execute("UNLOCK TABLES").await.unwrap();
     assert_eq!(worker.wait(LIMIT), Some(0));
@@ -126,7 +126,7 @@ async fn a_worker_that_shuts_down_is_alive_and_not_ready() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_cannot_register_waits_and_is_not_ready() {
     let db = TestDb::new(Engine::MariaDb).await;
-    // Somebody's ALTER, say, keeps it from registering: to start it anew would not help.
+    // A lock, such as an ALTER's, keeps it from registering. Restarting it would not help.
     let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
     somebody.execute("LOCK TABLES daymend_workers WRITE").await.unwrap();
     let (_worker, address) = Process::start_with_pages(&db, &["--now", NOW, "worker"]);
@@ -148,14 +148,14 @@ async fn what_starts_while_the_database_is_away_waits_for_it() {
     proxy.set(Weather::Cut);
     let services = ["scheduler", "worker", "serve", "worker"];
     let mut started = services.map(|service| Process::start_with_pages(&far, &["--now", NOW, service]));
-    // Longer than a command tries to connect.
+    // Longer than a command keeps trying to connect.
     tokio::time::sleep(Duration::from_secs(12)).await;
     for (process, address) in &mut started {
         assert!(process.is_running());
         assert_eq!(page(address, "/startupz").status, 200);
         assert_eq!(page(address, "/readyz").status, 503);
     }
-    // The alerts know of them, and of what they wait for.
+    // Their metrics, on which the alerts depend, show the errors.
     for (service, (_, address)) in services.into_iter().zip(&started) {
         let errors = "\ndaymend_database_errors_total{kind=\"unavailable\",";
         wait_until("an error to be counted", LIMIT, async || page(address, "/metrics").body.contains(errors)).await;
@@ -166,7 +166,7 @@ async fn what_starts_while_the_database_is_away_waits_for_it() {
     }
     let [others @ .., (one, _)] = &mut started;
     one.terminate();
-    assert_eq!(one.wait(LIMIT), Some(0), "it ends while it waits");
+    assert_eq!(one.wait(LIMIT), Some(0), "it stops while it waits");
     proxy.set(Weather::Fair);
     for (_, address) in others {
         wait_for(address, "/readyz", 200).await;
@@ -179,7 +179,7 @@ async fn a_worker_whose_claims_fail_is_not_ready(engine: Engine) {
     wait_for(&address, "/readyz", 200).await;
     db.execute("ALTER TABLE daymend_pauses RENAME TO gone", vec![]).await;
     wait_for(&address, "/readyz", 503).await;
-    // Its heartbeats go on.
+    // Its heartbeats continue.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let ready = page(&address, "/readyz");
     assert!(ready.body.contains("worker: cannot claim: ") && ready.body.contains("daymend_pauses"), "{}", ready.body);
@@ -187,7 +187,7 @@ async fn a_worker_whose_claims_fail_is_not_ready(engine: Engine) {
     wait_for(&address, "/readyz", 200).await;
 }
 
-/// A service waits until somebody has mended it; a drain in a script would wait for ever.
+/// A service waits until the fault is fixed; a drain in a script would wait forever.
 async fn a_drain_that_is_refused_what_it_needs_ends_and_says_so(engine: Engine) {
     let db = TestDb::new(engine).await;
     for table in ["daymend_pauses", "daymend_workers"] {

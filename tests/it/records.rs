@@ -1,4 +1,4 @@
-//! Migration records, many of them and bad ones: none stops another, nor the rest of the scheduler.
+//! Migration records, many of them and bad ones: none blocks another, or the rest of the scheduler.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -37,7 +37,7 @@ on_both! {
     many_records_are_taken_in_turns;
 }
 
-/// Refuses updates that leave a row of a table with this value.
+/// Makes the database refuse updates that leave this value in a column of a table.
 pub async fn refuse_updates(db: &TestDb, table: &str, column: &str, value: i64) {
     let trigger = match db.engine {
         Engine::MariaDb => format!(
@@ -71,7 +71,7 @@ async fn a_record_that_cannot_be_taken_stops_no_other(engine: Engine) {
     assert_eq!(statuses().await, ["Running (0/1)"; 3]);
 }
 
-/// Cut off at every try, and the database answers: it is the lab's, or the others would never have their turn.
+/// It times out at every try, yet the database answers: that is the lab's fault, so that the others get their turn.
 async fn a_history_that_takes_too_long_to_read_stops_no_other(engine: Engine) {
     let db = TestDb::new(engine).await;
     let records = requested(&db, 1..=3).await;
@@ -90,7 +90,7 @@ async fn a_history_that_takes_too_long_to_read_stops_no_other(engine: Engine) {
     assert_eq!(futures::future::join_all(statuses).await, ["Running (0/1)", "Pending", "Running (0/1)"]);
 }
 
-/// The records cannot even be read.
+/// The step after closing fails: the records cannot even be read.
 async fn runs_are_closed_before_records_are_taken(engine: Engine) {
     let db = TestDb::new(engine).await;
     db.add_lab(1, Some("Asia/Kolkata")).await;
@@ -116,20 +116,20 @@ async fn many_records_are_taken_in_turns(engine: Engine) {
     let start = Walk::default();
     let walk = migrations::take_pending(&db.db, rollup, limits, start, now(), &mut report).await.unwrap();
     assert_eq!((walk.is_at_start(), report.enqueued.len()), (false, 20));
-    // What asks meanwhile, and is before its turn, waits for the next round.
+    // A record that is added meanwhile, before the walk's position, waits for the next round.
     db.request_rebuild(1).await;
     let walk = migrations::take_pending(&db.db, rollup, limits, walk, now(), &mut report).await.unwrap();
     assert_eq!((walk.is_at_start(), report.enqueued.len()), (false, 40));
     let walk = migrations::take_pending(&db.db, rollup, limits, walk, now(), &mut report).await.unwrap();
     assert_eq!((walk.is_at_start(), report.enqueued.len()), (true, 45));
-    // Whoever looks once takes all that there is.
+    // A single tick takes all records.
     requested(&db, 101..=125).await;
     let rebuilds = db.tick(now()).await.enqueued;
     let rebuilds = rebuilds.iter().filter(|enqueued| enqueued.reason.starts_with("rebuild")).count();
     assert_eq!(rebuilds, 26);
 }
 
-/// What there is to rebuild has been read before: it is not read again each time that the record is tried.
+/// What there is to rebuild has been read already, and is not read again each time the record is tried.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_that_waits_for_its_record_knows_what_to_do() {
     let db = TestDb::new(Engine::MariaDb).await;

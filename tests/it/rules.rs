@@ -1,5 +1,5 @@
-//! The rules for Prometheus, without a server: `promtool` takes them and their own tests pass, and
-//! every query fits the catalogue. `observed` loads them into a real one.
+//! The rules for Prometheus, checked without a server: `promtool` accepts them, their own tests pass, and every query
+//! fits the catalogue. `observed` loads them into a real one.
 
 use std::{path::Path, process::Command};
 
@@ -44,7 +44,7 @@ fn every_rule_fits_the_catalogue() {
     let rules = rules::read();
     for rule in &rules {
         let checked = vocabulary.check(&rule.expr).unwrap_or_else(|error| panic!("{}: {error}", rule.name()));
-        // What a message names that is not there comes out empty.
+        // A label in a message that the result does not have is rendered empty.
         for text in rule.annotations.values() {
             for rest in text.split("$labels.").skip(1) {
                 let label = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();

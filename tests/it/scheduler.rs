@@ -1,5 +1,5 @@
-//! Scheduling is reconciliation: whatever ticks come, late, doubled or side by side, each closed day
-//! is enqueued once and each migration record is carried out once.
+//! Scheduling is reconciliation: whether ticks come late, twice or concurrently, each closed day is enqueued once and
+//! each migration record is carried out once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -63,12 +63,12 @@ pub(crate) fn at(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
 }
 
-/// Noon of a day on which nothing special happens.
+/// Noon of an ordinary day.
 pub(crate) fn now() -> DateTime<Utc> {
     at("2026-06-15T12:00:00Z")
 }
 
-/// The nightly part of a tick.
+/// Runs the nightly part of a tick.
 pub(crate) async fn nightly(db: &TestDb, now: DateTime<Utc>) -> Report {
     let (rollups, mut report) = (rollups(), Report::default());
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
@@ -76,7 +76,7 @@ pub(crate) async fn nightly(db: &TestDb, now: DateTime<Utc>) -> Report {
     report
 }
 
-/// The days enqueued for a lab, oldest first; a day that is enqueued twice is there twice.
+/// Returns the days enqueued for a lab, oldest first; a day that is enqueued twice appears twice.
 pub(crate) async fn enqueued(db: &TestDb, kind: JobKind, lab: i64) -> Vec<NaiveDate> {
     let sql = "SELECT day FROM daymend_jobs WHERE kind = ? AND lab_id = ? ORDER BY day";
     db.rows(sql, args![kind.name(), lab]).await.iter().map(|row| row.date(0).unwrap()).collect()
@@ -91,7 +91,7 @@ pub(crate) async fn bill_at(db: &TestDb, id: i64, lab: i64, moment: &str) {
     db.add_bill(id, lab, &Bill { at: at(moment), info, ..Bill::default() }).await;
 }
 
-/// Every event, in order: name, status.
+/// Returns every event, in order: name, status.
 async fn events(db: &TestDb) -> Vec<(String, String)> {
     let rows = db.rows("SELECT event_name, status FROM operation_event_log ORDER BY id", vec![]).await;
     rows.iter().map(|row| (row.text(0).unwrap(), row.text(1).unwrap())).collect()
@@ -103,7 +103,7 @@ async fn a_lab_seen_for_the_first_time_starts_at_yesterday(engine: Engine) {
     bill_at(&db, 1, 1, "2020-01-01T00:00:00Z").await;
     nightly(&db, now()).await;
     assert_eq!(enqueued(&db, JobKind::Nightly, 1).await, days("2026-06-14", "2026-06-14"));
-    // A lab that is enabled later starts later, beside the one that goes on.
+    // A lab that is enabled later starts later, while the other one continues.
     db.add_lab(2, Some("Asia/Kolkata")).await;
     nightly(&db, now() + TimeDelta::days(1)).await;
     assert_eq!(enqueued(&db, JobKind::Nightly, 1).await, days("2026-06-14", "2026-06-15"));
@@ -115,7 +115,7 @@ async fn a_lab_is_caught_up_so_many_days_and_no_more(engine: Engine) {
     db.add_lab(1, Some("Asia/Kolkata")).await;
     db.add_lab(2, Some("Asia/Kolkata")).await;
     nightly(&db, now()).await;
-    // A week without a scheduler is caught up in full; more is caught up for seven days.
+    // After a week without a scheduler every day is caught up; after longer, the last seven.
     db.execute("UPDATE labs SET historicalViewEnabled = 0 WHERE id = 2", args![]).await;
     nightly(&db, now() + TimeDelta::days(7)).await;
     db.execute("UPDATE labs SET historicalViewEnabled = 1 WHERE id = 2", args![]).await;
@@ -184,7 +184,7 @@ async fn schedulers_side_by_side_enqueue_what_one_would(engine: Engine) {
         for report in futures::future::join_all(ticks).await {
             enqueued.extend(report.enqueued);
         }
-        assert_eq!(enqueued.len(), 3 + 2, "round {round}: a run a zone, and one a record: {enqueued:?}");
+        assert_eq!(enqueued.len(), 3 + 2, "round {round}: a run per zone, and one per record: {enqueued:?}");
     }
     for lab in 1..=LABS {
         let days = enqueued(&db, JobKind::Nightly, lab).await;
@@ -202,7 +202,7 @@ async fn schedulers_side_by_side_enqueue_what_one_would(engine: Engine) {
         assert_eq!(carried[record].1, *lab, "round {round}");
     }
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs WHERE kind = 'rebuild'").await, records.len() as i64);
-    // Work it all off, and let the schedulers close the runs at once, too: each closes once.
+    // Drain the queue, and let the schedulers close the runs concurrently as well: each run is closed once.
     let end = now() + TimeDelta::days(ROUNDS - 1);
     db.drain(end).await;
     let ticks = (0..SCHEDULERS).map(|_| db.tick(end));
@@ -233,7 +233,7 @@ async fn a_clock_that_is_ahead_closes_no_day(engine: Engine) {
     scheduler::tick(&behind, rollup, &SCHEDULER, Clock::System, &mut Report::default()).await.unwrap();
     let through = db.rows("SELECT enqueued_through FROM daymend_labs", args![]).await[0].date(0).unwrap();
     assert!(through < theirs.date_naive(), "{through} was not over at {theirs}");
-    // One that is behind counts as well.
+    // If the database's clock is the one that is ahead, the machine's counts.
     let driven = Arc::new(AtomicI64::new((theirs + TimeDelta::days(80)).timestamp_micros()));
     let ahead = db.db.with_clock(DbClock::Driven(driven));
     assert!(ahead.now(Clock::System).await.unwrap() <= Clock::System.now());
@@ -245,7 +245,7 @@ async fn a_scheduler_whose_clock_is_behind_takes_nothing_back(engine: Engine) {
     let db = TestDb::new(engine).await;
     let tick = at("2026-06-15T04:00:00Z");
     for round in 0..ROUNDS {
-        // A new lab each round: that is where the schedulers disagree the most.
+        // A new lab each round, because that is where the schedulers disagree the most.
         db.add_lab(round + 1, Some("Asia/Kolkata")).await;
         let ticks = (0..4).map(|place| nightly(&db, tick + TimeDelta::days(round) - TimeDelta::seconds(place % 2)));
         futures::future::join_all(ticks).await;
@@ -319,7 +319,7 @@ async fn a_record_tells_how_far_its_run_is(engine: Engine) {
     let row = db.rows("SELECT start_date, end_date, is_scheduled FROM crelio_data_migrations", vec![]).await.remove(0);
     let span = (row.date(0).unwrap(), row.date(1).unwrap(), row.int(2).unwrap());
     assert_eq!(span, (date("2026-06-01"), date("2026-06-14"), 0), "from the first bill through yesterday");
-    // Where nothing has happened it is not written.
+    // A record whose run has made no progress is not written.
     db.execute("UPDATE crelio_data_migrations SET modified_at = '2026-01-01 00:00:00'", vec![]).await;
     db.tick(now()).await;
     let untouched = "SELECT COUNT(*) FROM crelio_data_migrations WHERE modified_at = '2026-01-01 00:00:00'";
@@ -344,7 +344,7 @@ async fn a_record_of_a_lab_without_bills_completes(engine: Engine) {
     assert_eq!(db.record_status(record).await, "Completed");
 }
 
-/// A lab with bills on three days and a rebuild that has been taken: its record and its run.
+/// Creates a lab with bills on three days and a rebuild that has been taken; returns its records and its run.
 async fn rebuild_under_way(db: &TestDb, records: usize) -> (Vec<i64>, i64) {
     db.add_lab(1, Some("Asia/Kolkata")).await;
     for (id, day) in [(1, "2026-06-01"), (2, "2026-06-02"), (3, "2026-06-03")] {
@@ -362,7 +362,7 @@ async fn rebuild_under_way(db: &TestDb, records: usize) -> (Vec<i64>, i64) {
 async fn a_record_that_is_deleted_cancels_its_run(engine: Engine) {
     let db = TestDb::new(engine).await;
     let (records, run) = rebuild_under_way(&db, 2).await;
-    // The nightly job goes first; one of the rebuild's jobs is with a worker.
+    // The nightly job is claimed first, then one of the rebuild's jobs.
     let worker = lease::register(&db.db, "a test", Duration::from_secs(600)).await.unwrap();
     let jobs = claim::claim(&db.db, worker, 2).await.unwrap();
     let held = jobs.iter().find(|job| run_of(job.id) == run).unwrap();
@@ -379,10 +379,10 @@ async fn a_record_that_is_deleted_cancels_its_run(engine: Engine) {
     assert_eq!((cancelled.state, progress.cancelled, progress.total()), (RunState::Cancelled, 3, 3));
     assert!(cancelled.finished_at.is_some());
     let settled = settle::complete_unchanged(&db.db, worker, std::slice::from_ref(held)).await.unwrap().found;
-    assert_eq!(settled, 0, "what runs just now cannot complete");
+    assert_eq!(settled, 0, "a running job of a cancelled run cannot complete");
     let of_run: Vec<_> = events(&db).await.into_iter().filter(|(name, _)| *name == cancelled.event_name).collect();
     assert_eq!(of_run.iter().map(|(_, status)| status.as_str()).collect::<Vec<_>>(), ["STARTED", "CANCELLED"]);
-    assert_eq!(db.tick(now()).await.closed.len(), 0, "it is cancelled once");
+    assert_eq!(db.tick(now()).await.closed.len(), 0, "it is not closed again");
 }
 
 async fn a_run_goes_on_while_one_of_its_records_is_left(engine: Engine) {
@@ -404,7 +404,7 @@ async fn a_record_that_is_set_to_pending_while_its_run_is_open_is_a_new_request(
     let mut report = Report::default();
     scheduler::close_runs(&db.db, &mut report).await.unwrap();
     assert_eq!(db.record_status(records[0]).await, "Pending", "the open run does not write over the request");
-    // The request stands when that run ends, and is carried out by a run of its own.
+    // The request outlives that run, and gets a run of its own.
     change::cancel_run(&db.db, first, "a test", |_| ()).await.unwrap();
     assert_eq!(db.record_status(records[0]).await, "Pending", "nor does the run that ends");
     let report = db.tick(now()).await;
@@ -419,7 +419,7 @@ async fn a_record_that_is_set_to_pending_while_its_run_is_open_is_a_new_request(
 async fn a_record_of_a_run_that_failed_says_how_many_days_did(engine: Engine) {
     let db = TestDb::new(engine).await;
     let (records, run) = rebuild_under_way(&db, 1).await;
-    // The lab's zone is broken meanwhile: no attempt can succeed.
+    // The lab's zone becomes invalid meanwhile: no attempt can succeed.
     db.execute("UPDATE labs SET labTimeZone = 'Nowhere'", args![]).await;
     db.drain(now()).await;
     db.tick(now()).await;
@@ -458,7 +458,7 @@ async fn the_event_log_pairs_started_with_how_the_run_ended(engine: Engine) {
     assert_eq!(events, started.iter().cloned().chain(ended).collect::<Vec<_>>(), "each once");
 }
 
-/// Nobody can read the labs.
+/// The labs cannot be read.
 async fn a_step_that_fails_stops_no_other(engine: Engine) {
     const LIMIT: Duration = Duration::from_secs(60);
     let db = TestDb::new(engine).await;

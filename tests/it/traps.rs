@@ -1,7 +1,7 @@
-//! The traps of the old design, one test each: what fell into them, and what happens instead.
+//! The traps of the old design, one test each: what went wrong, and what happens instead.
 //!
-//! That a NULL dimension doubles rows under a unique key is found by the audit. A delta that races the
-//! recompute has a storm of its own as well: `storm::delta_triggers_survive_recomputes_of_the_same_days`.
+//! The audit's tests cover NULL dimensions, which double rows under a unique key. Deltas that race the recompute also
+//! have a storm: `storm::delta_triggers_survive_recomputes_of_the_same_days`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -45,7 +45,7 @@ on_both! {
     a_bill_from_1970_makes_jobs_only_for_days_with_facts_or_stored_rows;
 }
 
-/// Repairs these days of all labs, and compares with what the contract says.
+/// Repairs these days of all labs, and compares the result with the contract.
 async fn repair(db: &TestDb, labs: &[(i64, chrono_tz::Tz)], first: NaiveDate, last: NaiveDate, now: DateTime<Utc>) {
     let rollups = rollups();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
@@ -62,7 +62,7 @@ fn days_of(first: NaiveDate, last: NaiveDate) -> Vec<NaiveDate> {
     daymend::calendar::dates(first, last).collect()
 }
 
-/// The count of that event type on a day of lab 1; 0 without a row.
+/// Returns the count of an event type on a day of lab 1, or 0 without a row.
 async fn count(db: &TestDb, day: &str, event: &str) -> i64 {
     let sql = "SELECT CAST(COALESCE(SUM(event_count), 0) AS SIGNED) FROM operation_historical_summary
                WHERE lab_id = 1 AND ordered_at = ? AND event_type = ?";
@@ -72,11 +72,11 @@ async fn count(db: &TestDb, day: &str, event: &str) -> i64 {
 async fn the_tick_at_04_00_utc_takes_each_closed_day_once(engine: Engine) {
     let db = TestDb::new(engine).await;
     db.add_lab(1, Some("America/New_York")).await;
-    // At 04:00 UTC it is 23:00 in New York until 8 March, and midnight from the 9th.
+    // 04:00 UTC is 23:00 in New York until 8 March, and midnight from the 9th on.
     for day in days("2026-03-01", "2026-03-15") {
         let tick = day.and_hms_opt(4, 0, 0).unwrap().and_utc();
         let report = nightly(&db, tick).await;
-        // The tick of the 9th finds both the 7th and the 8th over; the old event lost the 7th.
+        // At the tick of the 9th both the 7th and the 8th are over; the old event lost the 7th.
         let expected = if day == date("2026-03-09") { 2 } else { 1 };
         assert_eq!(report.enqueued.iter().map(|enqueued| enqueued.jobs).collect::<Vec<_>>(), [expected], "{tick}");
         // Ticks in between find nothing to do.
@@ -90,7 +90,7 @@ async fn the_tick_at_04_00_utc_takes_each_closed_day_once(engine: Engine) {
 async fn bills_after_23_59_59_are_counted(engine: Engine) {
     let db = TestDb::new(engine).await;
     db.add_lab(1, Some("Asia/Kolkata")).await;
-    // The last second of 10 June in Kolkata, which BETWEEN … AND '23:59:59' leaves out but for its start.
+    // The last second of 10 June in Kolkata, of which BETWEEN … AND '23:59:59' includes only the start.
     for (id, moment) in ["18:29:59", "18:29:59.000001", "18:29:59.5", "18:29:59.999999", "18:30:00"].iter().enumerate()
     {
         bill_at(&db, id as i64 + 1, 1, &format!("2026-06-10T{moment}Z")).await;
@@ -131,7 +131,7 @@ async fn convert_tz_is_not_used_and_a_bad_zone_is_reported(engine: Engine) {
     assert_eq!(report.unusable, unusable.map(|(lab, why)| (lab, why.to_owned())).into());
     assert_eq!(enqueued(&db, JobKind::Nightly, 4).await, days("2026-06-14", "2026-06-14"));
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs").await, 1);
-    // Set right, a lab is scheduled like a new one.
+    // Once its zone is corrected, a lab is scheduled like a new one.
     db.execute("UPDATE labs SET labTimeZone = 'Asia/Kolkata' WHERE id = 1", args![]).await;
     let report = db.tick(now() + TimeDelta::days(1)).await;
     assert_eq!(report.unusable.keys().collect::<Vec<_>>(), [&2, &3]);
@@ -141,7 +141,7 @@ async fn convert_tz_is_not_used_and_a_bad_zone_is_reported(engine: Engine) {
 async fn group_concat_is_not_used_and_a_thousand_labs_of_one_zone_all_run(engine: Engine) {
     const LABS: i64 = 1000;
     let db = TestDb::new(engine).await;
-    // Their ids fill 7 kB, where group_concat ends after 1 kB, in the middle of one.
+    // Their ids take 7 kB; group_concat cuts the list off after 1 kB, in the middle of an id.
     let rows = |from: i64| {
         (from..from + 100).map(|lab| format!("({}, 'L', 'Asia/Kolkata', 1)", 100_000 + lab)).collect::<Vec<_>>()
     };
@@ -207,7 +207,7 @@ async fn a_lab_that_moves_west_and_is_rebuilt_misses_no_day(engine: Engine) {
     db.tick(at("2026-06-11T04:00:00Z")).await;
     assert_eq!(enqueued(&db, JobKind::Nightly, 1).await, days("2026-06-10", "2026-06-10"));
     db.drain(at("2026-06-11T04:00:00Z")).await;
-    // The morning of the 11th in Kolkata is the evening of the 10th in Los Angeles: that day goes on.
+    // The morning of the 11th in Kolkata is the evening of the 10th in Los Angeles, where that day is not over.
     db.execute("UPDATE labs SET labTimeZone = 'America/Los_Angeles' WHERE id = 1", args![]).await;
     let record = db.request_rebuild(1).await;
     for now in ["2026-06-11T06:00:00Z", "2026-06-12T04:30:00Z"].map(at) {
@@ -220,17 +220,17 @@ async fn a_lab_that_moves_west_and_is_rebuilt_misses_no_day(engine: Engine) {
     assert_eq!(db.record_status(record).await, "Completed");
 }
 
-/// One round of what the storm does many times, with the moments chosen: the user's transaction commits when the
-/// recompute has begun to look, and has written nothing.
+/// One round of what the storm does many times, at a chosen moment: the user's transaction commits when the recompute
+/// has begun its look, and has written nothing.
 async fn a_delta_races_the_recompute_and_loses_nothing(engine: Engine) {
     let mut numbers = 1_000_000_u64;
-    // On a faster machine it takes more to be slow.
+    // A faster machine has to count further to be slow enough.
     while !has_raced(engine, numbers).await {
         numbers *= 3;
     }
 }
 
-/// Whether the user was in time, where the look lasts for as long as it takes SQLite to count to `numbers`.
+/// Runs one race, and returns whether the user was in time. On SQLite the look lasts as long as counting to `numbers`.
 async fn has_raced(engine: Engine, numbers: u64) -> bool {
     let db = TestDb::new(engine).await;
     let kolkata = [(1, chrono_tz::Asia::Kolkata)];
@@ -268,7 +268,7 @@ async fn has_raced(engine: Engine, numbers: u64) -> bool {
             Engine::Sqlite => {
                 let running = "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'running'";
                 wait_until("the job to run", limit, async || db.number(running).await == 1).await;
-                // Until it looks.
+                // Wait until it looks.
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 cancel().await;
                 db.number(running).await == 1 && count(&db, "2026-06-10", "organization_bill").await == 7
@@ -309,7 +309,7 @@ async fn no_count_goes_below_zero_and_aborts_the_users_cancellation(engine: Engi
                       WHEN NEW.event_count < 0 BEGIN SELECT RAISE(ABORT, 'out of range'); END";
         db.execute(strict, vec![]).await;
     }
-    // The summary has lost a count: the old trigger's `count - 1` is out of range, and the bill stays.
+    // The summary has lost a count: the old trigger's `count - 1` is out of range, so the bill cannot be cancelled.
     db.add_summary_row(1, "2026-06-10", 1, 0, "organization_bill", 0).await;
     let cancel = "UPDATE billing SET isCancelled = 1";
     let old = match engine {
@@ -322,7 +322,7 @@ async fn no_count_goes_below_zero_and_aborts_the_users_cancellation(engine: Engi
     };
     db.execute(old, vec![]).await;
     let mut user = db.admin.begin(Mode::Write).await.unwrap();
-    assert!(user.execute(Query::new("cancel", cancel), args![]).await.is_err(), "that is the trap");
+    assert!(user.execute(Query::new("cancel", cancel), args![]).await.is_err(), "the old trigger fails");
     user.rollback().await.unwrap();
     db.execute("DROP TRIGGER old", vec![]).await;
     db.install_dirty_triggers().await;
@@ -372,7 +372,7 @@ async fn two_pending_records_for_one_lab_are_one_rebuild_and_both_are_closed(eng
     for record in records {
         assert_eq!(db.record_status(record).await, "Completed");
     }
-    // Set to Pending once more, a record is a new request.
+    // A record that is set to Pending again is a new request.
     let again = "UPDATE crelio_data_migrations SET is_scheduled = 1, job_status = 'Pending' WHERE id = ?";
     db.execute(again, args![records[0]]).await;
     db.tick(now()).await;
@@ -391,7 +391,7 @@ async fn a_bill_from_1970_makes_jobs_only_for_days_with_facts_or_stored_rows(eng
     bill_at(&db, 2, 1, "2026-06-02T18:29:59.999999Z").await;
     bill_at(&db, 3, 1, "2026-06-02T18:30:00Z").await;
     bill_at(&db, 4, 1, "2026-06-14T18:30:00Z").await;
-    // A ghost on a day without bills is a reason for a job, wherever it is.
+    // A ghost on a day without bills also needs a job, wherever it is.
     db.add_summary_row(1, "1999-12-31", 1, 0, "branch_bill", 5).await;
     db.add_summary_row(1, "2026-07-01", 1, 0, "branch_bill", 5).await;
     let record = db.request_rebuild(1).await;

@@ -1,4 +1,4 @@
-//! `daymend triggers`: installed once, removed without a trace, and never in the way of a user's statement.
+//! `daymend triggers`: installed once, removed without a trace, and without effect on a user's statement.
 
 use std::{
     cell::Cell,
@@ -40,7 +40,7 @@ async fn names(db: &TestDb) -> Vec<String> {
 }
 
 fn expected(engine: Engine) -> usize {
-    // SQLite has two more for each table, for REPLACE.
+    // SQLite has two more for each table, because of REPLACE.
     if engine == Engine::MariaDb { 15 } else { 25 }
 }
 
@@ -57,7 +57,7 @@ async fn triggers_are_installed_once_and_removed_without_a_trace(engine: Engine)
     assert!(again.contains("nothing to do") && !again.contains("created"), "{again}");
     db.add_lab(1, Some("Asia/Kolkata")).await;
     db.add_bill(1, 1, &Bill { at: "2026-06-10T06:00:00Z".parse().unwrap(), ..Bill::default() }).await;
-    assert_eq!(db.marks().await, 1, "and none for the attempt to mark, when they were installed");
+    assert_eq!(db.marks().await, 1, "and none from the test of the privilege at the install");
     assert!(run_ok(&db, &["triggers", "remove", "--dry-run"]).contains("would drop daymend_allTests_insert"));
     let removed = run_ok(&db, &["triggers", "remove"]);
     assert_eq!(removed.matches("dropped daymend_").count(), expected(engine), "{removed}");
@@ -65,7 +65,7 @@ async fn triggers_are_installed_once_and_removed_without_a_trace(engine: Engine)
     assert!(run_ok(&db, &["triggers", "remove"]).contains("nothing to do"));
 }
 
-/// As an online change of a table does it: another one takes its place, and its triggers stay with the old one.
+/// Replaces `billing` as an online schema change does: another table takes its name; the triggers stay with the old.
 async fn put_another_in_the_place_of_billing(db: &TestDb, old: &str) {
     let steps = match db.engine {
         Engine::MariaDb => [
@@ -90,10 +90,10 @@ async fn triggers_of_a_table_that_was_renamed_are_found_and_moved(engine: Engine
     assert_eq!(names(&db).await.len(), expected(engine));
     let bill = "INSERT INTO billing (id, lab_id, billTime, modified_at, isCancelled) VALUES (1, 1, '2026-06-10', '2026-06-10', 0)";
     db.execute(bill, vec![]).await;
-    assert_eq!(db.marks().await, 1, "they are where the bills are");
+    assert_eq!(db.marks().await, 1, "the triggers are on the new table");
     db.execute(&bill.replace("billing", "billing_old"), vec![]).await;
-    assert_eq!(db.marks().await, 1, "and there only");
-    // What is left on a table that was renamed is removed as well.
+    assert_eq!(db.marks().await, 1, "and only there");
+    // Triggers that are left on a renamed table are removed as well.
     put_another_in_the_place_of_billing(&db, "billing_older").await;
     run_ok(&db, &["triggers", "remove"]);
     assert_eq!(names(&db).await, Vec::<String>::new());
@@ -167,7 +167,7 @@ async fn a_trigger_that_is_replaced_is_never_missing() {
     tokio::join!(look, replace);
 }
 
-/// Hands a script to the database's own client.
+/// Runs a script in the database's own client.
 fn apply(db: &TestDb, script: &str) {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), script).unwrap();
@@ -200,7 +200,7 @@ fn apply(db: &TestDb, script: &str) {
 async fn what_show_prints_does_the_same_as_install(engine: Engine) {
     let db = TestDb::new(engine).await;
     let script = run_ok(&db, &["triggers", "show"]);
-    // SQLite's client is not on every machine that has its library.
+    // A machine with SQLite's library may lack its client.
     if engine == Engine::Sqlite && Command::new("sqlite3").arg("--version").output().is_err() {
         db.execute_script(&script).await;
         db.execute_script(&script).await;
@@ -209,7 +209,7 @@ async fn what_show_prints_does_the_same_as_install(engine: Engine) {
         apply(&db, &script);
     }
     assert_eq!(names(&db).await.len(), expected(engine));
-    assert!(run_ok(&db, &["triggers", "install"]).contains("nothing to do"), "they are the same");
+    assert!(run_ok(&db, &["triggers", "install"]).contains("nothing to do"), "both give the same triggers");
     db.execute("UPDATE billing SET isCancelled = 1", vec![]).await;
     let other =
         run_ok(&db, &["triggers", "show", "--for", if engine == Engine::MariaDb { "sqlite" } else { "mariadb" }]);
@@ -221,7 +221,7 @@ async fn a_users_statement_does_not_notice_the_triggers(engine: Engine) {
     let db = TestDb::new(engine).await;
     db.add_lab(1, Some("Asia/Kolkata")).await;
     db.install_dirty_triggers().await;
-    // Its marks have ids of their own, which are not those that the user's statement is told.
+    // Marks have ids of their own, which must not become the last insert id of the user's statement.
     db.execute("INSERT INTO daymend_dirty (id, marked_at) VALUES (5000, '2026-01-01 00:00:00')", vec![]).await;
     let mut tx = db.admin.begin(daymend::db::Mode::Write).await.unwrap();
     let insert = "INSERT INTO billing (lab_id, billTime, isCancelled, modified_at) VALUES (1, '2026-06-10 06:00:00', 0, '2026-06-10 06:00:00')";
@@ -234,7 +234,7 @@ async fn a_users_statement_does_not_notice_the_triggers(engine: Engine) {
     assert_eq!(db.marks().await, 1, "what is rolled back leaves no mark");
 }
 
-/// Whatever fails inside a trigger costs the mark and not the user's statement.
+/// A failure inside a trigger costs the mark, not the user's statement.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trigger_that_fails_does_not_fail_the_users_statement() {
     let db = TestDb::new(Engine::MariaDb).await;
@@ -260,7 +260,7 @@ async fn a_trigger_that_fails_does_not_fail_the_users_statement() {
     assert_eq!(db.number("SELECT DAY(billTime) FROM billing").await, 13, "each statement was carried out");
 }
 
-/// An account that lacks a right is told which, and nothing is half done.
+/// An account that lacks a privilege is told which one, and no triggers are left behind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn missing_rights_are_named_and_nothing_is_half_done() {
     let mut db = TestDb::new(Engine::MariaDb).await;
@@ -278,7 +278,7 @@ async fn missing_rights_are_named_and_nothing_is_half_done() {
     refused(&db);
     db.execute(&format!("GRANT INSERT ON {name}.daymend_dirty TO {name}_op@'%'"), vec![]).await;
     refused(&db);
-    // On some of the tables only: what has been created goes again.
+    // With TRIGGER on some of the tables only, the triggers that were created are dropped again.
     for table in ["billing", "billingInfo", "labReportRelation"] {
         db.execute(&format!("GRANT TRIGGER ON {name}.{table} TO {name}_op@'%'"), vec![]).await;
     }
@@ -287,13 +287,13 @@ async fn missing_rights_are_named_and_nothing_is_half_done() {
     for table in ["collectedSample", "allTests"] {
         db.execute(&format!("GRANT TRIGGER ON {name}.{table} TO {name}_op@'%'"), vec![]).await;
     }
-    // They would be there, and swallow that they may not mark.
+    // The triggers could be created, but would silently fail to mark anything.
     db.execute(&format!("REVOKE INSERT ON {name}.daymend_dirty FROM {name}_op@'%'"), vec![]).await;
     refused(&db);
     assert_eq!(names(&db).await, Vec::<String>::new());
     db.execute(&format!("GRANT INSERT ON {name}.daymend_dirty TO {name}_op@'%'"), vec![]).await;
     run_ok(&db, &["triggers", "install"]);
-    // The triggers have the rights of their definer: an application needs none on daymend_dirty.
+    // Triggers have the privileges of their definer: an application needs none on daymend_dirty.
     db.execute(&format!("CREATE USER {name}_app@'%' IDENTIFIED BY 'secret'"), vec![]).await;
     db.execute(&format!("GRANT SELECT, INSERT ON {name}.billing TO {name}_app@'%'"), vec![]).await;
     let app = daymend::db::connect(&format!("mysql://{name}_app:secret@{place}"), 1.into()).unwrap();
@@ -306,8 +306,8 @@ async fn missing_rights_are_named_and_nothing_is_half_done() {
     run_ok(&db, &["triggers", "remove"]);
 }
 
-/// Its table has another name since, and a trigger has to be dropped there before it can be created where the table
-/// is now, which this account may not do.
+/// Its table has been renamed, and the trigger has to be dropped there before it can be created on the current table,
+/// on which this account may not create triggers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trigger_that_cannot_be_moved_stays_where_it_was() {
     let mut db = TestDb::new(Engine::MariaDb).await;
@@ -332,7 +332,7 @@ async fn a_trigger_that_cannot_be_moved_stays_where_it_was() {
     assert!(run_ok(&db, &["triggers", "install"]).contains("replaced daymend_billing_insert"));
 }
 
-/// One that fires before the row is there knows nothing of the id that it is given.
+/// A trigger that fires before the row is inserted does not know the id that the row will get.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trigger_that_fires_at_another_moment_is_replaced() {
     let db = TestDb::new(Engine::MariaDb).await;
@@ -348,7 +348,7 @@ async fn a_trigger_that_fires_at_another_moment_is_replaced() {
     assert!(run_ok(&db, &["triggers", "install"]).contains("nothing to do"));
 }
 
-/// A transaction that uses a table ends in a few seconds: until then nothing is given up.
+/// A transaction that uses a table ends within seconds, so the install waits for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_is_in_use_for_a_moment_is_waited_for() {
     let db = TestDb::new(Engine::MariaDb).await;
@@ -356,7 +356,7 @@ async fn a_table_that_is_in_use_for_a_moment_is_waited_for() {
     user.fetch_all(daymend::db::Query::new("test", "SELECT id FROM billing"), args![], |_| Ok(())).await.unwrap();
     let mut install = crate::support::process::command(&db, &["triggers", "install"]);
     let install = tokio::task::spawn_blocking(move || install.output().unwrap());
-    // Longer than one try takes.
+    // Longer than one attempt.
     tokio::time::sleep(std::time::Duration::from_secs(4)).await;
     assert!(!install.is_finished(), "{:?}", install.await);
     user.rollback().await.unwrap();
@@ -365,7 +365,7 @@ async fn a_table_that_is_in_use_for_a_moment_is_waited_for() {
     assert_eq!(names(&db).await.len(), 15);
 }
 
-/// With binary logging on, servers want more than TRIGGER.
+/// With binary logging on, servers require more than TRIGGER.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn binary_logging_without_super_is_explained() {
     let server = Server::start_with("binlog", &["--log-bin=binlog", "--binlog-format=ROW", "--server-id=1"]).unwrap();
@@ -382,7 +382,7 @@ async fn binary_logging_without_super_is_explained() {
     assert_eq!(names(&db).await.len(), 15);
 }
 
-/// A folder of somebody's own, without watch.toml, works and has no triggers.
+/// A custom definition without watch.toml works, and has no triggers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_definition_without_watch_toml_has_no_triggers() {
     let db = TestDb::new(Engine::Sqlite).await;
