@@ -383,12 +383,14 @@ async fn claims_and_acks_of_many_jobs_are_not_kept_prepared() {
     let worker = worker(&db, LONG).await;
     new_run(&db, JobKind::Rebuild, &[(1, days(500))]).await;
     let mut kept = Vec::new();
-    for size in [20, 25, 30, 35, 40, 45] {
+    for size in (20..70).step_by(5) {
         let jobs = take(&db, worker, size).await;
         assert_eq!(jobs.len(), size);
         assert_eq!(settle::complete_unchanged(&db.db, worker, &jobs).await.unwrap().found, size as u64);
         let status = db.rows("SHOW STATUS LIKE 'Prepared_stmt_count'", vec![]).await;
         kept.push(status[0].text(1).unwrap().parse::<i64>().unwrap());
     }
-    assert_eq!(kept[5], kept[1], "{kept:?}");
+    // A statement that only some claims or acks need may come later than the second.
+    let (first, last) = (kept[1], kept[kept.len() - 1]);
+    assert!(last - first <= 2, "fewer than one for each further size: {kept:?}");
 }

@@ -2,7 +2,7 @@
 
 use daymend::{
     db::{ConnectOptions, Mode, Query, connect},
-    snapshot::restore::undo_file::Held,
+    snapshot::restore::undo_file::LockedFile,
 };
 
 use super::{
@@ -323,7 +323,7 @@ async fn nobody_else_writes_an_undo_file_that_is_written(engine: Engine) {
     scene.execute_all(&["DELETE FROM pets WHERE id > 6"]).await;
     // Another run is in the middle of a line.
     let (path, undo) = (scene.path("undo.jsonl"), scene.path("undo.jsonl").display().to_string());
-    let held = Held::create(&path).unwrap();
+    let locked = LockedFile::create(&path).unwrap();
     let written = std::fs::read_to_string(&path).unwrap() + "{\"op\":\"ins";
     std::fs::write(&path, &written).unwrap();
     for command in [
@@ -337,7 +337,7 @@ async fn nobody_else_writes_an_undo_file_that_is_written(engine: Engine) {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), written, "{command:?}");
         assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 6, "{command:?}");
     }
-    drop(held);
+    drop(locked);
     scene.run(0, &["restore", &name, "--missing", "--apply"]);
     assert_eq!(scene.json(0, &["undo", &undo])["removed"], 6);
 }

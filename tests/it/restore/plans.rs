@@ -16,7 +16,7 @@ use daymend::{
             plan,
             relations::Relations,
             report::Report,
-            undo_file::{Header, Held, Record, Tables},
+            undo_file::{Header, LockedFile, Record, Tables},
         },
         side::Side,
     },
@@ -105,12 +105,12 @@ async fn what_is_committed_is_not_inserted_again(engine: Engine) {
         "CREATE TRIGGER full BEFORE UPDATE ON candidates WHEN NEW.state = 'restored'
          BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
     );
-    let held = Held::create(&scene.path("undo.jsonl")).unwrap();
+    let locked = LockedFile::create(&scene.path("undo.jsonl")).unwrap();
     let shape = |table: usize| (context.shapes[table].columns.clone(), context.shapes[table].key.clone());
     let tables = (0..context.shapes.len()).map(|table| (context.shapes[table].table.clone(), shape(table))).collect();
-    let undo = held.writer(&Header::new(&name.to_string(), &scene.db.admin, tables)).unwrap();
+    let undo = locked.writer(&Header::new(&name.to_string(), &scene.db.admin, tables)).unwrap();
     let mut progress = |_| {};
-    let apply = Apply::new(context, undo, &mut held.reader().unwrap(), &mut progress).await.unwrap();
+    let apply = Apply::new(context, undo, &mut locked.reader().unwrap(), &mut progress).await.unwrap();
     let error = apply.run().await.expect_err("the restore cannot go on");
     let said = chain(error.as_ref());
     assert!(said.starts_with("the restore ended in the middle: 9 row(s) were committed before"), "{said}");
@@ -118,7 +118,7 @@ async fn what_is_committed_is_not_inserted_again(engine: Engine) {
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 9);
     let deferred = context.work.counts().await.unwrap().into_iter().filter(|count| count.state == State::Deferred);
     assert_eq!(deferred.count(), 0, "the rows are inserted, not deferred");
-    let mut reader = held.reader().unwrap();
+    let mut reader = locked.reader().unwrap();
     let records = reader.read(0..reader.len()).unwrap();
     assert_eq!(records.iter().filter(|record| matches!(record, Record::Insert { .. })).count(), 9);
 }
@@ -133,10 +133,10 @@ async fn who_is_entered_again_while_a_restore_runs_is_not_there_twice(engine: En
     let context = &restore.context;
     plan::plan(context, &Exclusions::default(), None).await.unwrap();
     scene.execute_all(&["INSERT INTO people VALUES (100, 'new', 'n2')"]).await;
-    let held = Held::create(&scene.path("undo.jsonl")).unwrap();
-    let undo = held.writer(&Header::new(&name.to_string(), &scene.db.admin, Tables::new())).unwrap();
+    let locked = LockedFile::create(&scene.path("undo.jsonl")).unwrap();
+    let undo = locked.writer(&Header::new(&name.to_string(), &scene.db.admin, Tables::new())).unwrap();
     let mut progress = |_| {};
-    let apply = Apply::new(context, undo, &mut held.reader().unwrap(), &mut progress).await.unwrap();
+    let apply = Apply::new(context, undo, &mut locked.reader().unwrap(), &mut progress).await.unwrap();
     assert_eq!(apply.run().await.unwrap().inserted, 2 + 8);
     let report = Report::read(context, 3).await.unwrap();
     let deferred = report.groups.iter().filter(|group| group.state == State::Deferred);
@@ -174,10 +174,10 @@ async fn references_that_nobody_can_look_at_are_no_success(engine: Engine) {
     let restore = Restore::new(&scene, name, &scene.db.admin, &[]).await;
     let context = &restore.context;
     plan::plan(context, &Exclusions::default(), None).await.unwrap();
-    let held = Held::create(&scene.path("undo.jsonl")).unwrap();
-    let undo = held.writer(&Header::new(&name.to_string(), &scene.db.admin, Tables::new())).unwrap();
+    let locked = LockedFile::create(&scene.path("undo.jsonl")).unwrap();
+    let undo = locked.writer(&Header::new(&name.to_string(), &scene.db.admin, Tables::new())).unwrap();
     let mut progress = |_| {};
-    let apply = Apply::new(context, undo, &mut held.reader().unwrap(), &mut progress).await.unwrap();
+    let apply = Apply::new(context, undo, &mut locked.reader().unwrap(), &mut progress).await.unwrap();
     assert_eq!(apply.run().await.unwrap().inserted, 1);
     assert!(Report::read(context, 3).await.unwrap().is_whole(context));
     scene.execute_all(&["ALTER TABLE pets RENAME TO mislaid"]).await;
@@ -227,10 +227,10 @@ async fn a_restore_changes_no_session_but_its_own() {
     let restore = Restore::new(&scene, name, &live, &[]).await;
     let context = &restore.context;
     plan::plan(context, &Exclusions::default(), None).await.unwrap();
-    let held = Held::create(&scene.path("undo.jsonl")).unwrap();
-    let undo = held.writer(&Header::new(&name.to_string(), &live, Tables::new())).unwrap();
+    let locked = LockedFile::create(&scene.path("undo.jsonl")).unwrap();
+    let undo = locked.writer(&Header::new(&name.to_string(), &live, Tables::new())).unwrap();
     let mut progress = |_| {};
-    let apply = Apply::new(context, undo, &mut held.reader().unwrap(), &mut progress).await.unwrap();
+    let apply = Apply::new(context, undo, &mut locked.reader().unwrap(), &mut progress).await.unwrap();
     assert_eq!(apply.run().await.unwrap().inserted, 1);
     let mut sessions = [live.begin(Mode::Snapshot).await.unwrap(), live.begin(Mode::Snapshot).await.unwrap()];
     for session in &mut sessions {

@@ -1,4 +1,4 @@
-//! Days are looked at together and corrected in turns: a turn that is committed stays so, however the rest ends.
+//! Days are looked at together and corrected one after the other: a committed correction stays, however the rest ends.
 
 use std::{ops::RangeInclusive, sync::Mutex, time::Duration};
 
@@ -27,9 +27,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 const DAYS: [&str; 4] = ["2026-06-10", "2026-06-11", "2026-06-12", "2026-06-13"];
 
 on_both! {
-    a_day_without_rows_is_a_turn_of_its_own;
-    days_with_wrong_counts_are_one_turn;
-    a_turn_that_fails_takes_no_other_with_it;
+    a_day_without_rows_is_corrected_alone;
+    days_with_wrong_counts_are_corrected_together;
+    a_correction_that_fails_takes_no_other_with_it;
     a_day_is_over_by_the_clock_of_whoever_asked_for_it;
     rows_of_a_day_to_come_may_all_go;
     a_change_of_other_rows_keeps_no_missing_row_waiting;
@@ -47,9 +47,9 @@ async fn lab(engine: Engine) -> TestDb {
     db
 }
 
-/// Recomputes the four days, and returns the days of the turns that were committed; the turn that ends with `refused`
+/// Recomputes the four days, and returns the days of the committed corrections; the one that ends with `refused`
 /// loses its lease.
-async fn turns(
+async fn corrections(
     db: &TestDb,
     refused: Option<NaiveDate>,
 ) -> (Vec<RangeInclusive<NaiveDate>>, Result<(), RecomputeError>) {
@@ -59,11 +59,11 @@ async fn turns(
         Target { lab_id: LAB.0, first: day(0), last: day(3), as_of: NOW.parse().unwrap(), max_shrink: MaxShrink::OFF };
     let (streak, progress) = (Streak::default(), Progress::default());
     let done = Mutex::new(Vec::new());
-    let settle = |tx, turn: recompute::Turn| async move {
-        if refused == Some(*turn.days.end()) { Err(RecomputeError::LostLease) } else { Ok((tx, turn)) }
+    let settle = |tx, correction: recompute::Correction| async move {
+        if refused == Some(*correction.days.end()) { Err(RecomputeError::LostLease) } else { Ok((tx, correction)) }
     };
-    let result = recompute::recompute(&db.db, rollup, target, &streak, &progress, settle, |turn| {
-        done.lock().unwrap().push(turn.days);
+    let result = recompute::recompute(&db.db, rollup, target, &streak, &progress, settle, |correction| {
+        done.lock().unwrap().push(correction.days);
     })
     .await;
     let done = done.into_inner().unwrap();
@@ -79,17 +79,17 @@ async fn assert_right(db: &TestDb, first: NaiveDate, last: NaiveDate) {
     oracle::assert_equal(&oracle::stored(db).await, &expected);
 }
 
-async fn a_day_without_rows_is_a_turn_of_its_own(engine: Engine) {
+async fn a_day_without_rows_is_corrected_alone(engine: Engine) {
     let db = lab(engine).await;
-    let (turns, result) = turns(&db, None).await;
+    let (corrections, result) = corrections(&db, None).await;
     result.unwrap();
-    assert_eq!(turns, [0, 1, 2, 3].map(|place| day(place)..=day(place)));
+    assert_eq!(corrections, [0, 1, 2, 3].map(|place| day(place)..=day(place)));
     assert_right(&db, day(0), day(3)).await;
 }
 
-async fn days_with_wrong_counts_are_one_turn(engine: Engine) {
+async fn days_with_wrong_counts_are_corrected_together(engine: Engine) {
     let db = lab(engine).await;
-    turns(&db, None).await.1.unwrap();
+    corrections(&db, None).await.1.unwrap();
     for wrong in [1, 2] {
         let sql = format!(
             "UPDATE operation_historical_summary SET event_count = event_count + 1 WHERE ordered_at = '{}'",
@@ -97,19 +97,19 @@ async fn days_with_wrong_counts_are_one_turn(engine: Engine) {
         );
         db.execute(&sql, vec![]).await;
     }
-    let (turns, result) = turns(&db, None).await;
+    let (corrections, result) = corrections(&db, None).await;
     result.unwrap();
-    assert_eq!(turns, [day(0)..=day(2)], "the last day is correct, and in no turn");
+    assert_eq!(corrections, [day(0)..=day(2)], "the last day is correct, and in no correction");
     assert_right(&db, day(0), day(3)).await;
 }
 
-async fn a_turn_that_fails_takes_no_other_with_it(engine: Engine) {
+async fn a_correction_that_fails_takes_no_other_with_it(engine: Engine) {
     let db = lab(engine).await;
-    let (done, result) = turns(&db, Some(day(1))).await;
+    let (done, result) = corrections(&db, Some(day(1))).await;
     assert!(matches!(result, Err(RecomputeError::LostLease)), "{result:?}");
     assert_eq!(done, [day(0)..=day(0)]);
     assert_right(&db, day(0), day(0)).await;
-    turns(&db, None).await.1.unwrap();
+    corrections(&db, None).await.1.unwrap();
     assert_right(&db, day(0), day(3)).await;
 }
 
@@ -128,7 +128,7 @@ async fn a_day_is_over_by_the_clock_of_whoever_asked_for_it(engine: Engine) {
 
 /// Deletes one of the second day's rows of `branch_test`, and returns a test that it counts.
 async fn lose_a_row(db: &TestDb) -> i64 {
-    turns(db, None).await.1.unwrap();
+    corrections(db, None).await.1.unwrap();
     let of_the_day = "SELECT MIN(id) FROM operation_historical_summary WHERE event_type = 'branch_test' AND ordered_at";
     let row = db.number(&format!("{of_the_day} = '{}'", DAYS[1])).await;
     let test = "SELECT MIN(labReportRelation.id) FROM labReportRelation
@@ -187,13 +187,13 @@ async fn a_change_of_other_rows_keeps_no_missing_row_waiting(engine: Engine) {
     meddle(&db, &again).await;
     let facts = "SELECT (SELECT COUNT(*) FROM collectedSample) + (SELECT COUNT(*) FROM labReportRelation)";
     let before = db.number(facts).await;
-    let (done, result) = turns(&db, None).await;
+    let (done, result) = corrections(&db, None).await;
     result.unwrap();
     assert_eq!(done, [day(0)..=day(1)]);
     assert_eq!(db.number(facts).await, before + 2);
     // As if the facts had changed afterwards, unnoticed.
     leave_in_peace(&db).await;
-    turns(&db, None).await.1.unwrap();
+    corrections(&db, None).await.1.unwrap();
     assert_right(&db, day(0), day(3)).await;
 }
 
@@ -207,14 +207,14 @@ async fn a_change_of_a_missing_row_is_not_lost(engine: Engine) {
     let none = "UPDATE labReportRelation SET isCancelled = 1 WHERE test_id = (SELECT test_id FROM (SELECT test_id FROM labReportRelation WHERE id =";
     for change in [format!("{again} {test}"), format!("{none} {test}) AS t)")] {
         meddle(&db, &change).await;
-        let (done, result) = turns(&db, None).await;
+        let (done, result) = corrections(&db, None).await;
         let error = result.unwrap_err();
         assert!(error.to_string().contains("facts of inserted rows"), "{error}");
         assert_eq!(done, []);
         oracle::assert_equal(&oracle::stored(&db).await, &stored);
         leave_in_peace(&db).await;
     }
-    turns(&db, None).await.1.unwrap();
+    corrections(&db, None).await.1.unwrap();
     assert_right(&db, day(0), day(3)).await;
 }
 
@@ -234,11 +234,11 @@ async fn change_the_third_day(db: &TestDb) -> Tx {
 async fn a_day_whose_facts_are_held_keeps_no_earlier_day_waiting() {
     let db = lab(Engine::MariaDb).await;
     let user = change_the_third_day(&db).await;
-    let (done, result) = turns(&db, None).await;
+    let (done, result) = corrections(&db, None).await;
     assert!(matches!(result, Err(RecomputeError::Database(_))), "{result:?}");
     assert_eq!(done, [day(0)..=day(0), day(1)..=day(1)]);
     user.rollback().await.unwrap();
-    turns(&db, None).await.1.unwrap();
+    corrections(&db, None).await.1.unwrap();
     assert_right(&db, day(0), day(3)).await;
 }
 
@@ -277,7 +277,7 @@ async fn statements_for_many_rows_are_not_kept_prepared() {
     for round in 2..6_i64 {
         db.execute("DELETE FROM operation_historical_summary", vec![]).await;
         db.execute("UPDATE labReportRelation SET isCancelled = (id % ? = 0)", args![round]).await;
-        turns(&db, None).await.1.unwrap();
+        corrections(&db, None).await.1.unwrap();
         assert_right(&db, day(0), day(3)).await;
         let status = db.rows("SHOW STATUS LIKE 'Prepared_stmt_count'", vec![]).await;
         kept.push(status[0].text(1).unwrap().parse::<i64>().unwrap());
