@@ -108,6 +108,10 @@ pub(super) async fn check_rollups(db: &Db, rollups: &Rollups, access: Access) ->
 /// Fails if the rollups do not fit the database.
 pub(super) async fn require_fit(db: &Db, rollups: &Rollups, access: Access) -> anyhow::Result<()> {
     let checked = db::retry("check rollups", || check_rollups(db, rollups, access)).await;
-    let problems = checked.context("cannot check whether the database fits")?;
-    if problems.is_empty() { Ok(()) } else { Err(usage(format!("the database does not fit: {}", problems.join("; ")))) }
+    let problems = checked.context("cannot check whether the database fits the rollup definitions")?;
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(usage(format!("the database does not fit the rollup definitions: {}", problems.join("; "))))
+    }
 }

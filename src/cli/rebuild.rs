@@ -78,8 +78,8 @@ impl Options {
         }
         for (lab, jobs) in rows_lost(&db, &self.lab).await? {
             global.warn(format_args!(
-                "lab {lab} has {jobs} job(s) that were discarded as rows {WOULD_VANISH}: a rebuild takes them away. Look at \
-                 the source first (`daymend queue list --lab {lab} --state discarded`, docs/recovery.md)"
+                "lab {lab} has {jobs} job(s) that were discarded because rows {WOULD_VANISH}: a rebuild deletes these \
+                 rows. Check the source first (`daymend queue list --lab {lab} --state discarded`, docs/recovery.md)"
             ));
         }
         if self.dry_run && global.json {

@@ -120,7 +120,7 @@ fn warn_of_clipped(global: &Global, plan: &Plan, what: &str, why: &str, day: fn(
 
 /// The remark on a lab whose summary nobody sees.
 pub(super) fn view_is_off(lab: i64) -> String {
-    format!("the Historical View of lab {lab} is off: no nightly run keeps what this repairs")
+    format!("the Historical View of lab {lab} is off: no nightly run keeps the repaired days up to date")
 }
 
 /// Prints what a repair would enqueue.

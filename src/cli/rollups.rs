@@ -45,7 +45,7 @@ impl Command {
 fn export(global: &Global, directory: &Path) -> anyhow::Result<ExitCode> {
     let files: Vec<_> = rollup::builtin_files().map(|(file, text)| (directory.join(file), text)).collect();
     if let Some((file, _)) = files.iter().find(|(file, _)| file.exists()) {
-        return Err(usage(format!("{} is there already: nothing was written", file.display())));
+        return Err(usage(format!("{} exists already: nothing was written", file.display())));
     }
     for (file, text) in &files {
         let written = match file.parent() {
@@ -80,7 +80,7 @@ fn list(global: &Global) -> anyhow::Result<ExitCode> {
         return Ok(Exit::Ok.into());
     }
     for rollup in rollups.iter() {
-        println!("{} keeps {}", rollup.name, rollup.summary.table);
+        println!("{} maintains {}", rollup.name, rollup.summary.table);
         let mut table = table(&["event type", "~counts", "~SELECT"]);
         for event in &rollup.events {
             let fact = &rollup.facts[event.fact];

@@ -57,10 +57,9 @@ impl Command {
 }
 
 fn watch_of(rollup: &Rollup) -> anyhow::Result<&Watch> {
-    rollup
-        .watch
-        .as_ref()
-        .ok_or_else(|| usage(format!("{} has no watch.toml, which says what to watch; see that of jobs/", rollup.name)))
+    rollup.watch.as_ref().ok_or_else(|| {
+        usage(format!("{} has no watch.toml, which says what to watch; see the one in jobs/", rollup.name))
+    })
 }
 
 fn show(global: &Global, database: Option<Database>) -> anyhow::Result<ExitCode> {
@@ -105,7 +104,7 @@ async fn install(global: &Global, dry_run: bool) -> anyhow::Result<ExitCode> {
         println!("{} {name}", verb("replaced", "would replace"));
     }
     if installed.created.is_empty() && installed.replaced.is_empty() {
-        println!("all {} triggers are there and right: nothing to do", installed.kept.len());
+        println!("all {} triggers exist and are up to date: nothing to do", installed.kept.len());
     } else if !dry_run {
         println!(
             "late changes are marked from now on, and repaired within seconds by a scheduler; for earlier changes use \

@@ -84,8 +84,8 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
         "mysql" | "mariadb" if has_host(url) => {
             if is_split(url) {
                 bail!(
-                    "the database URL cannot be read: there is an @ behind its first /, ? or #; in a password these \
-                     are written %40, %2F, %3F and %23"
+                    "the database URL cannot be read: there is an @ after its first /, ? or #; in a password, write \
+                     these as %40, %2F, %3F and %23"
                 );
             }
             if let Some(name) = unknown_parameter(url) {
@@ -253,7 +253,7 @@ impl Pool {
         let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         match (directory.is_dir(), file.exists()) {
             (false, _) => "cannot be reached: its directory does not exist",
-            (true, false) => "cannot be reached: no such file: `daymend migrate` makes it",
+            (true, false) => "cannot be reached: no such file: `daymend migrate` creates it",
             (true, true) => "cannot be opened: is it a file that this user may read and write?",
         }
     }
@@ -289,8 +289,10 @@ impl Db {
         let what = match &answer {
             Err(error) if has_server && matches!(error.source, sqlx::Error::Database(_)) => "refuses",
             Err(error) if error.is_read_only() => NOT_EVEN_READ,
-            Err(error) if !has_server && error.kind == Kind::Definition => "is no SQLite database",
-            Err(error) if !has_server && error.kind == Kind::Conflict => "is in use by others: end them, and try again",
+            Err(error) if !has_server && error.kind == Kind::Definition => "is not a SQLite database",
+            Err(error) if !has_server && error.kind == Kind::Conflict => {
+                "is in use by other processes: end them, and try again"
+            }
             Err(_) if !has_server => self.pool.why_no_file(),
             _ => "cannot be reached",
         };

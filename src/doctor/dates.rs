@@ -45,8 +45,10 @@ async fn bills(patient: &Patient<'_>) -> Result<Chart, DbError> {
         let astray = astray(patient, &dates).await?;
         if !astray.ids.is_empty() {
             let count = counted(astray.ids.len(), "row");
-            let what = format!("{count}{} on no day, and never counted ({})", astray.among, examples(&astray.rows));
-            let advice = format!("correct {} of them; triggers or an audit find the days they come to", bill.time);
+            let what =
+                format!("{count}{} with an invalid date, and never counted ({})", astray.among, examples(&astray.rows));
+            let advice =
+                format!("correct {} in these rows; the triggers or the next audit then find their days", bill.time);
             chart.find(bill.table.clone(), what, advice);
         }
     }
@@ -63,7 +65,7 @@ async fn summary(patient: &Patient<'_>) -> Result<Chart, DbError> {
         if !astray.ids.is_empty() {
             let count = counted(astray.ids.len(), "row");
             let what = format!(
-                "{count}{} on no day, which no recompute and no audit looks at ({})",
+                "{count}{} with an invalid date, which no recompute and no audit reads ({})",
                 astray.among,
                 examples(&astray.rows)
             );

@@ -95,8 +95,8 @@ async fn writers(patient: &Patient<'_>) -> Result<Vec<String>, DbError> {
     if !triggers.is_empty() {
         let names = examples(triggers.iter().map(|trigger| trigger.name.as_str()));
         return Ok(vec![format!(
-            "triggers write to this table ({names}): under a constraint that they break, the user's own \
-             transaction fails; drop or change them"
+            "drop or change the triggers that write to this table ({names}): if one violates the constraint, the \
+             user's own transaction fails"
         )]);
     }
     if grants::blind_to(patient).await?.contains(&"triggers") {
@@ -128,8 +128,8 @@ impl Fix {
     fn script(&self) -> String {
         let mut text = format!("\n{}", comment(&format!("{}: {}.", self.id, self.why)));
         let rejects = self.rejects.as_deref().unwrap_or("nothing");
-        let partial = if self.is_partial { " Older rows were not looked at: daymend audit." } else { "" };
-        text += &comment(&format!("Would refuse today: {rejects}.{partial}"));
+        let partial = if self.is_partial { " Older rows were not checked: run daymend audit." } else { "" };
+        text += &comment(&format!("Would reject today: {rejects}.{partial}"));
         for first in &self.first {
             text += &comment(&format!("First: {first}"));
         }
@@ -154,8 +154,12 @@ fn comment(text: &str) -> String {
 #[must_use]
 pub fn script(fixes: &[Fix]) -> String {
     let mut text = comment("From daymend doctor --print-fixes. daymend itself applies none of this.");
-    text += &comment("A statement behind \"First:\" is a comment until that is done: then print this again.");
-    text += &comment("Each may rewrite its table: choose a quiet hour, or use gh-ost or pt-online-schema-change.");
+    text += &comment(
+        "A statement below \"First:\" is commented out: do what that line says, then print this script again.",
+    );
+    text += &comment(
+        "Each statement may rewrite its table: choose a quiet hour, or use gh-ost or pt-online-schema-change.",
+    );
     for fix in fixes {
         text += &fix.script();
     }
@@ -184,7 +188,7 @@ async fn not_null(patient: &Patient<'_>, rollup: &Rollup, writers: &[String]) ->
         .collect();
     let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
     let sql = format!("ALTER TABLE {}\n{};", quoted(&s.table), parts.join(",\n"));
-    let why = format!("{} may be NULL, and NULL escapes the unique key", names.join(" and "));
+    let why = format!("{} may be NULL, and a unique key does not reject duplicates with NULL", names.join(" and "));
     let faulty = summary::faulty(patient, rollup, Fault::NullDimension).await?;
     Ok(Some(fix("summary.nullable", s, why, sql, writers).refusing(&faulty, Fault::NullDimension)))
 }
@@ -204,7 +208,7 @@ async fn unique(patient: &Patient<'_>, rollup: &Rollup, writers: &[String]) -> R
         format!("CREATE UNIQUE INDEX {name} ON {table} ({columns});")
     };
     let faulty = summary::faulty(patient, rollup, Fault::Duplicate).await?;
-    let why = "nothing keeps a row from being there twice";
+    let why = "no unique key prevents duplicate rows";
     Ok(Some(fix("summary.unique", s, why, sql, writers).refusing(&faulty, Fault::Duplicate)))
 }
 
@@ -217,7 +221,7 @@ async fn check(patient: &Patient<'_>, rollup: &Rollup, writers: &[String]) -> Re
     let name = quoted(&clipped(&format!("daymend_{}_not_negative", s.count), NAME_LENGTH_MAX));
     let sql = format!("ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({count} >= 0);");
     let faulty = summary::faulty(patient, rollup, Fault::Negative).await?;
-    let why = format!("nothing keeps {} from falling below zero", s.count);
+    let why = format!("no CHECK keeps {} from becoming negative", s.count);
     Ok(Some(fix("summary.negative", s, why, sql, writers).refusing(&faulty, Fault::Negative)))
 }
 
@@ -231,12 +235,12 @@ async fn rewritten(patient: &Patient<'_>, rollup: &Rollup, writers: &[String]) -
     }
     let mut why = Vec::new();
     if is_nullable {
-        why.push("a dimension may be NULL, and NULL escapes the unique key".to_owned());
+        why.push("a dimension may be NULL, and a unique key does not reject duplicates with NULL".to_owned());
     }
     if !is_checked {
-        why.push(format!("nothing keeps {} from falling below zero", s.count));
+        why.push(format!("no CHECK keeps {} from becoming negative", s.count));
     }
-    why.push("SQLite cannot alter a column, so the table is written anew".to_owned());
+    why.push("SQLite cannot alter a column, so the table is rebuilt".to_owned());
     let known =
         [&s.id, &s.lab, &s.day, &s.dimension_a, &s.dimension_b, &s.event, &s.count, &s.created_at, &s.modified_at];
     let columns = catalogue::columns(patient, &s.table).await?;

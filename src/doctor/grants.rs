@@ -24,8 +24,10 @@ use crate::{
 pub(super) const CHECKS: &[Check] = &[
     Check::new("grants.narrow", Severity::Error, "the rights that daymend needs", |p| Box::pin(narrow(p))).mysql(),
     Check::new("grants.wide", Severity::Warning, "rights that daymend does not need", |p| Box::pin(wide(p))).mysql(),
-    Check::new("grants.administrator", Severity::Note, "whose rights these are", |p| Box::pin(administrator(p)))
-        .mysql(),
+    Check::new("grants.administrator", Severity::Note, "whether this is an administrator's account", |p| {
+        Box::pin(administrator(p))
+    })
+    .mysql(),
     Check::new("grants.roles", Severity::Note, "roles", |p| Box::pin(roles(p))).mysql(),
     Check::new("grants.unseen", Severity::Note, "the rights to see triggers and events", |p| Box::pin(unseen(p)))
         .mysql(),
@@ -96,7 +98,7 @@ async fn narrow(patient: &Patient<'_>) -> Result<Chart, DbError> {
     // MySQL before 8.0.22 requires LOCK TABLES for a shared lock on rows that are only read.
     let needs_lock = !session.version.contains("MariaDB") && patch(&session.version) < (8, 0, 22);
     if needs_lock && !grants.has_roles && !grants.covers_database("LOCK TABLES", &session.database) {
-        let what = "LOCK TABLES is not granted, which MySQL before 8.0.22 wants for shared locks";
+        let what = "LOCK TABLES is not granted, which MySQL before 8.0.22 requires for shared locks";
         let on = format!("{}.*", catalogue::quoted(&session.database));
         let advice = format!("GRANT LOCK TABLES ON {on} TO {};", quoted_account(&session.account));
         chart.find(session.database.clone(), what, advice);
@@ -201,8 +203,8 @@ async fn is_refused(connection: &mut Tx, right: &str, table: &str) -> Result<boo
 async fn administrator(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
     if grants(patient).await?.is_administrator() {
-        let what = "is an administrator's account: the rights of the one that daymend runs as were not looked at";
-        let advice = "daymend itself should run as a user of deploy/mysql/grants.sql";
+        let what = "is an administrator's account: the rights of daymend's own account were not checked";
+        let advice = "daymend itself should run as a user that deploy/mysql/grants.sql creates";
         chart.find(server::session(patient).await?.account, what, advice);
     }
     Ok(chart)
@@ -263,13 +265,13 @@ async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
             vec![format!("REVOKE {} ON {on} FROM {account};", wide.into_iter().collect::<Vec<_>>().join(", "))]
         };
         let advice = format!(
-            "where daymend runs as this user: first deploy/mysql/grants.sql, {keep}then {} and what daymend doctor asks for \
-             after that{}",
+            "if daymend runs as this user: first apply deploy/mysql/grants.sql, {keep}then {} and grant what daymend \
+             doctor then asks for{}",
             revoke.join(" "),
             if keep.is_empty() {
                 ""
             } else {
-                "; beforehand also what triggers of its own, other than daymend's, read and write"
+                "; beforehand, also grant what this user's own triggers, other than daymend's, read and write"
             }
         );
         chart.find(session.account.clone(), format!("{shown} on {place}: more than daymend needs"), advice);
@@ -289,8 +291,8 @@ async fn roles(patient: &Patient<'_>) -> Result<Chart, DbError> {
     if grants.has_roles && !grants.is_almighty() {
         chart.find(
             server::session(patient).await?.account,
-            "has roles, of which SHOW GRANTS may not tell the rights: whether they are too wide is not known",
-            "SHOW GRANTS FOR … USING …; or look at the roles' own grants",
+            "has roles, whose rights SHOW GRANTS may not list: whether they are too wide is unknown",
+            "SHOW GRANTS FOR … USING …; or check the roles' own grants",
         );
     }
     Ok(chart)
@@ -331,10 +333,10 @@ async fn unseen(patient: &Patient<'_>) -> Result<Chart, DbError> {
         chart.find(
             server::session(patient).await?.account,
             format!(
-                "may not see {}: whether the old ones are still there, and daymend's own, is not known",
+                "may not see all {}: whether the old ones, and daymend's own, exist is unknown",
                 blind.join(" and ")
             ),
-            "nothing for daymend, which does not need to; run daymend doctor once as an administrator",
+            "daymend itself does not need to see them; to check, run daymend doctor once as an administrator",
         );
     }
     Ok(chart)

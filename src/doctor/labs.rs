@@ -18,7 +18,7 @@ const AHEAD_BACK: u32 = 7;
 
 pub(super) const CHECKS: &[Check] = &[
     Check::new("labs.zone_unusable", Severity::Warning, "the labs' time zones", |p| Box::pin(zones(p))),
-    Check::new("labs.zone_changed", Severity::Warning, "the zones by which histories were built", |p| {
+    Check::new("labs.zone_changed", Severity::Warning, "the time zones that histories were built in", |p| {
         Box::pin(moved(p))
     })
     .of_daymend(),
@@ -81,7 +81,7 @@ async fn zones(patient: &Patient<'_>) -> Result<Chart, DbError> {
     for ((why, remedy), labs) in unusable.iter().take(20) {
         let advice =
             format!("{remedy} for lab {}: the next tick catches up", crate::error::examples(labs, LAB_OPTIONS_MAX));
-        chart.find(lab_list(labs), format!("is not kept: {why}"), advice);
+        chart.find(lab_list(labs), format!("cannot be recomputed: {why}"), advice);
     }
     Ok(chart)
 }
@@ -98,7 +98,7 @@ async fn moved(patient: &Patient<'_>) -> Result<Chart, DbError> {
         }
     }
     for ((built, zone), labs) in changed.into_iter().take(20) {
-        let what = format!("history was built by {built}, the lab is now in {zone}: its days have moved");
+        let what = format!("history was built in {built}, but the lab is now in {zone}: its days begin at other times");
         chart.find(lab_list(&labs), what, format!("daymend rebuild {}", lab_options(labs)));
     }
     Ok(chart)
@@ -146,7 +146,7 @@ async fn overdue(patient: &Patient<'_>) -> Result<Chart, DbError> {
             format!("{} ", lab_options(labs.iter().copied()))
         };
         let advice = format!(
-            "{advice}; what is older than its --catch-up-days: daymend repair {of_labs}--day {} --to {last}",
+            "{advice}; for days older than its --catch-up-days: daymend repair {of_labs}--day {} --to {last}",
             calendar::next(*through)
         );
         chart.find(lab_list(labs), format!("overdue: no day after {through} has been enqueued"), advice);
@@ -168,11 +168,11 @@ async fn ahead(patient: &Patient<'_>) -> Result<Chart, DbError> {
     for ((through, yesterday), labs) in ahead.into_iter().take(20) {
         let ids: Vec<String> = labs.iter().map(ToString::to_string).collect();
         let back = calendar::days_before(yesterday, AHEAD_BACK);
-        let what = format!("enqueued through {through}, which is not over: no nightly run comes before it is");
+        let what = format!("enqueued through {through}, which is not over yet: no nightly run is enqueued until then");
         let advice = format!(
-            "a scheduler's clock was ahead, or its --now: UPDATE daymend_labs SET enqueued_through = '{back}' \
-             WHERE rollup = '{HISTORICAL_SUMMARY}' AND lab_id IN ({}); -- those days again: some may have been computed \
-             before they were over; what is older, or than --catch-up-days: daymend repair",
+            "a scheduler's clock, or its --now, was ahead: UPDATE daymend_labs SET enqueued_through = '{back}' WHERE \
+             rollup = '{HISTORICAL_SUMMARY}' AND lab_id IN ({}); -- enqueues the days after it again, as some may have \
+             been computed before they were over; for days up to {back}, or older than --catch-up-days: daymend repair",
             ids.join(", ")
         );
         chart.find(lab_list(&labs), what, advice);

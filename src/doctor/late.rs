@@ -33,7 +33,7 @@ async fn own(patient: &Patient<'_>) -> Result<Chart, DbError> {
         tx.rollback().await?;
         if !wanting.is_empty() {
             let what = format!(
-                "{} of daymend's triggers are missing, or another daymend's: late changes go unseen",
+                "{} of daymend's triggers are missing, or differ from this version's: late changes are not noticed",
                 wanting.len()
             );
             chart.find(examples(&wanting), what, "daymend triggers install");
@@ -49,7 +49,11 @@ async fn marks(patient: &Patient<'_>) -> Result<Chart, DbError> {
     tx.rollback().await?;
     if age > MARK_MAX {
         let what = format!("the oldest mark of a late change has waited for {} minutes", age.num_minutes());
-        chart.find("daymend_dirty", what, "start daymend scheduler (or serve); its log says what keeps it");
+        chart.find(
+            "daymend_dirty",
+            what,
+            "start daymend scheduler (or serve); if one runs, its log says why the mark waits",
+        );
     }
     Ok(chart)
 }

@@ -22,7 +22,8 @@ pub(super) const CHECKS: &[Check] = &[
     Check::new("queue.scheduler", Severity::Error, "schedulers", |p| Box::pin(scheduler(p))).of_daymend(),
     Check::new("queue.discarded", Severity::Warning, "discarded jobs", |p| Box::pin(discarded(p))).of_daymend(),
     Check::new("queue.paused", Severity::Note, "what is paused", |p| Box::pin(paused(p))).of_daymend(),
-    Check::new("queue.unpruned", Severity::Warning, "runs that should be gone", |p| Box::pin(unpruned(p))).of_daymend(),
+    Check::new("queue.unpruned", Severity::Warning, "runs that should have been pruned", |p| Box::pin(unpruned(p)))
+        .of_daymend(),
 ];
 
 statement!(
@@ -74,8 +75,8 @@ const CLOSING_MAX: Duration = Duration::minutes(5);
 const PRUNING_MAX: Duration = Duration::days(1);
 
 /// The advice for jobs that were discarded because rows would vanish: no retry helps while those rows are gone.
-const ROWS_LOST: &str = "the source may have lost rows: find out why before you rebuild or allow anything (docs/recovery.md); \
-     when they are back: daymend queue retry --error 'would vanish'";
+const ROWS_LOST: &str = "the source may have lost rows: find out why before you rebuild or use --max-shrink off \
+     (docs/recovery.md); when the rows are back: daymend queue retry --error 'would vanish'";
 
 /// The advice for other discarded jobs.
 const CAUSE_GONE: &str = "daymend queue list --state discarded; when the cause is gone: daymend queue retry --all";
@@ -105,7 +106,7 @@ async fn workers(patient: &Patient<'_>) -> Result<Chart, DbError> {
     if waiting > 0 {
         chart.find(
             "workers",
-            format!("none is alive, and {} to be worked off", counted(waiting, "job")),
+            format!("none is alive to run {}", counted(waiting, "job")),
             "start daymend worker (or serve)",
         );
     }
@@ -120,12 +121,15 @@ async fn scheduler(patient: &Patient<'_>) -> Result<Chart, DbError> {
     });
     let latest = runs.await?.into_iter().flatten().max();
     let shown =
-        latest.map_or("never, as far as is known".to_owned(), |at| format!("{} UTC", at.format("%Y-%m-%d %H:%M:%S")));
+        latest.map_or("never, as far as known".to_owned(), |at| format!("{} UTC", at.format("%Y-%m-%d %H:%M:%S")));
     chart.fact("scheduler", format!("last enqueued or closed a run: {shown}"));
     let before = patient.db.database_now().await? - CLOSING_MAX;
     let ended = patient.read(&ENDED, args![before], |row| Ok((row.int(0)?, row.text(1)?))).await?;
     if let Some((id, reason)) = ended.first() {
-        let what = format!("has ended and nobody closes it ({} in all): {reason}", counted(ended.len(), "run"));
+        let what = format!(
+            "all its jobs have ended, but no scheduler closes it ({} in all): {reason}",
+            counted(ended.len(), "run")
+        );
         chart.find(format!("run {id}"), what, "start daymend scheduler (or serve)");
     }
     Ok(chart)

@@ -95,12 +95,12 @@ async fn event_log(patient: &Patient<'_>) -> Result<Chart, DbError> {
     for (name, at) in old.iter().take(20) {
         let day = (*at - Duration::days(1)).date_naive();
         let advice = format!(
-            "daymend repair --day {day}; then note its end: INSERT INTO operation_event_log (event_name, status, created_at) \
-             VALUES ('{}', 'FAILED', '{}');",
+            "daymend repair --day {day}; then record its end: INSERT INTO operation_event_log (event_name, status, \
+             created_at) VALUES ('{}', 'FAILED', '{}');",
             name.replace('\\', "\\\\").replace('\'', "''"),
             at.format("%Y-%m-%d %H:%M:%S")
         );
-        let what = format!("{name} has STARTED {} UTC and never ended", at.format("%Y-%m-%d %H:%M"));
+        let what = format!("{name} STARTED at {} UTC and never ended", at.format("%Y-%m-%d %H:%M"));
         chart.find("operation_event_log", what, advice);
     }
     if old.len() > 20 {
@@ -120,7 +120,7 @@ async fn stuck(patient: &Patient<'_>) -> Result<Chart, DbError> {
         );
         chart.find(
             format!("record {id}"),
-            format!("of lab {lab} says {status:?}, and no run carries it out"),
+            format!("of lab {lab} has status {status:?}, but no run carries it out"),
             ask_again,
         );
     }
@@ -152,7 +152,7 @@ async fn doubled(patient: &Patient<'_>) -> Result<Chart, DbError> {
         chart.find(
             examples(labs),
             "have several pending migration records",
-            "nothing: one rebuild carries all of them out",
+            "nothing to do: one rebuild carries out all of them",
         );
     }
     Ok(chart)

@@ -50,7 +50,8 @@ async fn triggers(patient: &Patient<'_>, on_insert: bool) -> Result<Chart, DbErr
         for trigger in inserting {
             chart.find(
                 format!("{} on {}", trigger.name, trigger.table),
-                "counts newly inserted rows in the summary: one of a closed day may be lost to a recompute of that moment",
+                "counts inserted rows in the summary: one of a closed day may be lost if that day is recomputed at the \
+                 same moment",
                 format!("DROP TRIGGER {}; (daymend audit finds late bills)", catalogue::quoted(&trigger.name)),
             );
         }
@@ -58,7 +59,7 @@ async fn triggers(patient: &Patient<'_>, on_insert: bool) -> Result<Chart, DbErr
         let names = others.iter().map(|trigger| format!("{} on {}", trigger.name, trigger.table));
         chart.find(
             examples(names),
-            "the lab system's triggers write to the summary too: recomputes are exact beside them, but they drift",
+            "the lab system's triggers write to the summary too: recomputes stay exact, but the triggers' counts drift",
             "they may stay; daymend audit finds what has drifted",
         );
     }

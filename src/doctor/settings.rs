@@ -115,7 +115,7 @@ async fn journal(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let modes = patient.read(&JOURNAL_MODE, args![], |row| row.text(0)).await?;
     if let Some(mode) = modes.into_iter().find(|mode| !["wal", "memory"].contains(&mode.as_str())) {
         let what = format!("its journal mode is {mode}: writers have to wait for all readers");
-        chart.find("database", what, "daymend migrate, while nobody has it open");
+        chart.find("database", what, "run daymend migrate while nobody else has the file open");
     }
     Ok(chart)
 }
@@ -172,8 +172,8 @@ fn read_only(server: &Variables) -> Found {
     let name = ["super_read_only", "read_only"].into_iter().find(|name| is_on(server, name))?;
     found(
         name,
-        "the server takes no writes: it is a replica, or a failover is under way",
-        "give the primary in --database-url",
+        "the server accepts no writes: it is a replica, or a failover is under way",
+        "give the primary's URL in --database-url",
     )
 }
 
@@ -183,8 +183,8 @@ fn binlog(server: &Variables) -> Found {
     }
     found(
         "binlog_format",
-        "STATEMENT: the server refuses every write at READ COMMITTED, daymend's too",
-        "SET GLOBAL binlog_format = 'ROW'; and in the server's configuration",
+        "STATEMENT: the server rejects every write at READ COMMITTED, so all of daymend's",
+        "SET GLOBAL binlog_format = 'ROW'; and set it in the server's configuration",
     )
 }
 
@@ -204,7 +204,7 @@ fn connections(server: &Variables) -> Found {
     found(
         "max_connections",
         format!("{used} of {max} connections are in use; one more process of daymend needs {CONNECTIONS_NEEDED}"),
-        format!("SET GLOBAL max_connections = {}; and in the server's configuration", max * 2),
+        format!("SET GLOBAL max_connections = {}; and set it in the server's configuration", max * 2),
     )
 }
 
@@ -218,10 +218,13 @@ fn prepared(server: &Variables) -> Found {
     found(
         "max_prepared_stmt_count",
         format!(
-            "{used} of {max} prepared statements are in use; one more process of daymend keeps up to {needed}, and who finds \
-             no room is refused, the lab system too"
+            "{used} of {max} prepared statements are in use; one more process of daymend keeps up to {needed}; above \
+             the maximum the server rejects new ones, the lab system's too"
         ),
-        format!("SET GLOBAL max_prepared_stmt_count = {}; and in the server's configuration", max.max(needed) * 2),
+        format!(
+            "SET GLOBAL max_prepared_stmt_count = {}; and set it in the server's configuration",
+            max.max(needed) * 2
+        ),
     )
 }
 
@@ -232,8 +235,8 @@ fn packet(server: &Variables) -> Found {
     }
     found(
         "max_allowed_packet",
-        format!("{packet} bytes: writes of many rows at once may be refused"),
-        "SET GLOBAL max_allowed_packet = 16777216; and in the server's configuration",
+        format!("{packet} bytes: the server may reject writes of many rows at once"),
+        "SET GLOBAL max_allowed_packet = 16777216; and set it in the server's configuration",
     )
 }
 
@@ -244,7 +247,9 @@ fn durability(server: &Variables) -> Found {
     }
     found(
         "innodb_flush_log_at_trx_commit",
-        format!("{flush}: a crash of the host may lose the last second, the lab system's as well as daymend's"),
+        format!(
+            "{flush}: a crash of the host may lose the last second of writes, the lab system's as well as daymend's"
+        ),
         "SET GLOBAL innodb_flush_log_at_trx_commit = 1; (jobs and summary stay consistent either way)",
     )
 }
@@ -255,8 +260,9 @@ fn strictness(server: &Variables) -> Found {
     }
     found(
         "sql_mode",
-        "the server's default is not strict: what the lab system and its triggers write may be cut silently",
-        "nothing for daymend, whose sessions are strict; ask the lab system's owner",
+        "the server's default is not strict: values that the lab system and its triggers write may be truncated \
+         silently",
+        "daymend needs no change, as its own sessions are strict; ask the lab system's owner",
     )
 }
 

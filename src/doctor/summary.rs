@@ -44,9 +44,9 @@ impl Fault {
     /// What is counted, and what is wrong with it.
     fn name(self) -> (&'static str, &'static str) {
         match self {
-            Self::NullDimension => ("row", "with a NULL dimension, which the unique key does not hold together"),
-            Self::Duplicate => ("key", "of more than one row, so that readers count it again"),
-            Self::Negative => ("row", "with a count below zero"),
+            Self::NullDimension => ("row", "with a NULL dimension, which the unique key does not keep unique"),
+            Self::Duplicate => ("key", "with more than one row, so that readers count too much"),
+            Self::Negative => ("row", "with a negative count"),
         }
     }
 }
@@ -105,7 +105,7 @@ fn advice(labs: &[i64], known: &[Lab], summary: &Summary) -> String {
     if !unknown.is_empty() {
         let Summary { table, lab, .. } = summary;
         advice.push(format!(
-            "no such lab is there, so that no recompute removes its rows: DELETE FROM {table} WHERE {lab} IN ({})",
+            "for labs that do not exist, whose rows no recompute removes: DELETE FROM {table} WHERE {lab} IN ({})",
             list(&unknown)
         ));
     }
@@ -150,7 +150,7 @@ async fn id(patient: &Patient<'_>) -> Result<Chart, DbError> {
         if exists(patient, summary).await? && !primary.is_some_and(leads) {
             let what = format!("no primary key begins with {}, by which rows are looked up", summary.id);
             let advice =
-                format!("make {} the primary key, or let [summary] in rollup.toml name the one that is", summary.id);
+                format!("make {} the primary key, or name the actual one in [summary] of rollup.toml", summary.id);
             chart.find(summary.table.clone(), what, advice);
         }
     }
@@ -163,7 +163,8 @@ async fn nullable(patient: &Patient<'_>) -> Result<Chart, DbError> {
         let columns = nullable_dimensions(patient, &rollup.summary).await?;
         if !columns.is_empty() {
             let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
-            let what = format!("{} may be NULL, and NULL escapes the unique key", names.join(" and "));
+            let what =
+                format!("{} may be NULL, and a unique key does not reject duplicates with NULL", names.join(" and "));
             chart.find(rollup.summary.table.clone(), what, "daymend doctor --print-fixes");
         }
     }

@@ -36,7 +36,7 @@ async fn schema(patient: &Patient<'_>) -> Result<Chart, DbError> {
             // information_schema leaves out tables that the user has no privilege on.
             let readable = patient.db.fetch_all(&SCHEMA_READABLE, args![], |_| Ok(())).await;
             if readable.as_ref().is_err_and(DbError::is_denied) {
-                let what = "cannot be read, or is not there yet";
+                let what = "cannot be read, or does not exist yet";
                 chart.find("daymend_schema", what, "grant what grants.narrow asks for; then daymend migrate --dry-run");
             } else {
                 chart.find("daymend_schema", "daymend has no tables here yet", "daymend migrate");
@@ -234,7 +234,7 @@ fn sqlite_step(row: &Row) -> Result<Option<Step>, sqlx::Error> {
     let how = if has_no_choice {
         format!("reads all of {table}")
     } else {
-        format!("finds its rows of {table} by less than it could")
+        format!("finds its rows of {table} by an index on too few columns")
     };
     let is_by_key = detail.contains("INTEGER PRIMARY KEY");
     Ok(Some(Step { table: table.to_owned(), is_by_key, has_no_choice, how }))

@@ -80,7 +80,7 @@ pub async fn close_run(db: &Db, run: &Run, report: &mut Report) -> Result<(), Db
     let (progress, records) = look_at(db, run).await?;
     if records == Records::Disappeared {
         if cancel(db, run, &what, report).await? {
-            tracing::warn!(run = run.id, "cancelled, as its migration record has disappeared");
+            tracing::warn!(run = run.id, "run cancelled, because its migration record has disappeared");
             RUNS_ENDED.add([run.kind.name(), RunState::Cancelled.name()], 1);
             let (progress, _) = look_at(db, run).await?;
             report.closed.push((run.id, RunState::Cancelled, progress));
@@ -147,7 +147,7 @@ async fn refresh(db: &Db, run: &Run, progress: &Progress) -> Result<(), DbError>
 
 /// Logs that a run stays open, and why.
 pub(super) fn say_unclosed(run: i64, why: &str) {
-    tracing::warn!(run, "run {run} cannot be closed, or its records not be refreshed: {why}");
+    tracing::warn!(run, "run {run} cannot be closed, or its records cannot be refreshed: {why}");
 }
 
 /// How far the runs are that are open.

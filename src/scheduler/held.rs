@@ -55,7 +55,7 @@ impl Report {
     /// Logs which rows are locked by somebody else, and what happens then.
     pub fn warn_of_held(&self, then: &str) {
         for (what, error) in &self.held {
-            tracing::warn!(error, "{what}: held by somebody else, {then}");
+            tracing::warn!(error, "{what}: locked by another transaction, {then}");
         }
     }
 }
@@ -64,7 +64,7 @@ impl Report {
 pub(super) fn report_held(held: &BTreeMap<String, String>, reported: &mut BTreeMap<String, String>) {
     for (what, error) in held {
         if !reported.contains_key(what) {
-            tracing::warn!(error, "{what}: held by somebody else, left for later ticks");
+            tracing::warn!(error, "{what}: locked by another transaction, left for a later tick");
         }
     }
     reported.clone_from(held);

@@ -127,7 +127,7 @@ impl Report {
 
     /// Logs what is left undone, where no later tick will do it.
     pub fn warn_of_undone(&self) {
-        self.warn_of_held("left undone");
+        self.warn_of_held("not done");
         for (run, why) in &self.unclosed {
             close::say_unclosed(*run, why);
         }

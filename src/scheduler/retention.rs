@@ -20,12 +20,12 @@ const AGAIN: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::fr
 /// Prunes regularly until `shutdown`.
 pub(super) async fn prune_until(db: &Db, config: &Config, shutdown: &CancellationToken) {
     let Some(retention) = config.retention else { return };
-    let mut pace = Pace::new("what has outlived its retention cannot be pruned, trying again", AGAIN);
+    let mut pace = Pace::new("old runs cannot be pruned, trying again", AGAIN);
     while !shutdown.is_cancelled() {
         // A batch that is interrupted is rolled back.
         let Some(pruned) = shutdown.run_until_cancelled(prune::prune_outlived(db, retention)).await else { return };
         if let Ok(jobs @ 1..) = pruned {
-            tracing::info!(jobs, "pruned what has outlived its retention");
+            tracing::info!(jobs, "pruned the jobs of old runs");
         }
         pace.rest_after(pruned.map(|_| EVERY), shutdown).await;
     }

@@ -149,7 +149,7 @@ pub async fn run(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationTo
         SNAPSHOTS.add([result], 0);
     }
     let again = Backoff { base: LOOK_EVERY, max: LOOK_EVERY };
-    let mut pace = Pace::new("the daily snapshot cannot be looked at, trying again", again);
+    let mut pace = Pace::new("the state of the daily snapshot cannot be read, trying again", again);
     while !shutdown.is_cancelled() {
         let look = look(db, daily, clock, shutdown);
         let Some(looked) = until_soon_after(shutdown, look).await else { return };
@@ -178,7 +178,7 @@ pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationT
     let result = tokio::select! {
         result = take(daily, due_at, clock) => result,
         () = hold(db, daily, day) => {
-            tracing::warn!("the daily snapshot was taken over, as this process was not heard of");
+            tracing::warn!("this process lost its claim on the daily snapshot: another one may take it over");
             return Ok(Look::Failed);
         }
         () = shutdown.cancelled() => {
@@ -248,7 +248,7 @@ async fn prune(daily: &Daily, taken: &Manifest) {
                 tracing::warn!(snapshot = %name, error = %chain(error), "a snapshot that cannot be read is kept");
             }
             if !pruned.removed.is_empty() {
-                tracing::info!(snapshots = pruned.removed.len(), "pruned snapshots that are not kept");
+                tracing::info!(snapshots = pruned.removed.len(), "pruned old snapshots");
             }
         }
         Err(error) => tracing::warn!(error = %chain(&error), "old snapshots cannot be pruned"),

@@ -108,7 +108,7 @@ pub enum SnapshotError {
         source: std::io::Error,
     },
     /// The SQLite file could not be written or read.
-    #[error("the snapshot's SQLite file")]
+    #[error("cannot read or write the snapshot's SQLite file")]
     File(#[from] rusqlite::Error),
     /// The store's location cannot be parsed.
     #[error("{0}")]

@@ -62,7 +62,8 @@ impl FromStr for Keep {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let expected = || format!("`{text}` is no list such as `7 daily, 4 weekly, 12 monthly` (also: last, yearly)");
+        let expected =
+            || format!("`{text}` is not a list such as `7 daily, 4 weekly, 12 monthly` (also: last, yearly)");
         let mut rules: Vec<Rule> = Vec::new();
         for rule in text.split(',') {
             let (count, period) = rule.trim().split_once(' ').ok_or_else(expected)?;

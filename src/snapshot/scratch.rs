@@ -39,7 +39,7 @@ impl Scratch {
     /// Creates a directory in `parent`, and removes leftover ones there.
     pub(crate) fn new(parent: &Path) -> Result<Self, SnapshotError> {
         let made = aside(|| Self::create(parent));
-        made.map_err(|error| SnapshotError::store(format!("a directory in {}", parent.display()), error))
+        made.map_err(|error| SnapshotError::store(format!("cannot create a directory in {}", parent.display()), error))
     }
 
     fn create(parent: &Path) -> io::Result<Self> {

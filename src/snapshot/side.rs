@@ -120,7 +120,8 @@ impl Side {
         if let (Some(after), Some(last)) = (after, page.last())
             && shape.key_of(last) == after
         {
-            let what = format!("{}: behind row {} comes the same row", shape.table, cells::show_key(after));
+            let what =
+                format!("{}: reading on after row {} returns the same row again", shape.table, cells::show_key(after));
             return Err(DbError::new("snapshot page", sqlx::Error::Decode(what.into())));
         }
         Ok(page)

@@ -84,7 +84,7 @@ pub async fn take(
         tries += 1;
         match take_once(&db, store, tables, clock, progress).await {
             Err(SnapshotError::Altered(table)) if tries < TRIES => {
-                tracing::warn!(table, "a table was altered while it was copied: beginning anew");
+                tracing::warn!(table, "a table was altered while it was copied: starting over");
             }
             taken => break taken,
         }
@@ -214,7 +214,7 @@ async fn describe(tx: &mut Tx, names: Option<&[String]>) -> Result<(Vec<Describe
             });
             let (created, about, engine, has_moments) = status.await?;
             if !has_moments {
-                return Err(refuse(format!("its engine, {engine}, knows no moment to copy")));
+                return Err(refuse(format!("its engine, {engine}, does not support consistent reads")));
             }
             created_at = created;
             rows += about;
@@ -228,13 +228,13 @@ async fn describe(tx: &mut Tx, names: Option<&[String]>) -> Result<(Vec<Describe
 /// `labs`.
 fn why_no_name<'a>(name: &str, mut others: impl Iterator<Item = &'a str>) -> Option<String> {
     if name.to_ascii_lowercase().starts_with("sqlite_") {
-        return Some("SQLite, in whose format snapshots are, keeps names that begin with sqlite_ to itself".to_owned());
+        return Some("snapshots are SQLite files, and SQLite reserves names that begin with sqlite_".to_owned());
     }
     if name.eq_ignore_ascii_case(TABLES) {
         return Some("every snapshot has a table of that name already".to_owned());
     }
     let other = others.find(|other| other.eq_ignore_ascii_case(name))?;
-    Some(format!("SQLite, in whose format snapshots are, cannot tell it from {other}: take each of them alone"))
+    Some(format!("snapshots are SQLite files, and SQLite cannot distinguish it from {other}: take each of them alone"))
 }
 
 async fn server(tx: &mut Tx, db: &Db) -> Result<Server, DbError> {

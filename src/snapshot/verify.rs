@@ -87,7 +87,7 @@ fn check(
     let mut problems = Vec::new();
     let integrity: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
     if integrity != "ok" {
-        problems.push(format!("SQLite finds: {integrity}"));
+        problems.push(format!("SQLite's integrity check reports: {integrity}"));
     }
     let said = descriptions(connection)?;
     let mut rows = 0;
@@ -100,9 +100,9 @@ fn check(
             Ok((count, sha256)) => {
                 rows += count;
                 if count != copy.rows {
-                    problems.push(format!("table {table} has {count} rows and not {}", copy.rows));
+                    problems.push(format!("table {table} has {count} rows, not {}", copy.rows));
                 } else if sha256 != copy.sha256 {
-                    problems.push(format!("the rows of table {table} do not fit their hash"));
+                    problems.push(format!("the rows of table {table} do not match their hash"));
                 }
             }
             Err(error) => problems.push(format!("table {table} cannot be read: {error}")),

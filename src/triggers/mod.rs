@@ -124,8 +124,8 @@ pub struct Installed {
 pub enum InstallError {
     /// A privilege is missing.
     #[error(
-        "the account may not do it: it needs TRIGGER on the watched tables and INSERT on daymend_dirty, for as long \
-         as the triggers are there; grant them, or have a DBA apply `daymend triggers show`"
+        "this account lacks rights: it needs TRIGGER on the watched tables and INSERT on daymend_dirty for as long as \
+         the triggers exist; grant them, or have a DBA apply `daymend triggers show`"
     )]
     Rights(#[source] DbError),
     /// Binary logging is on, and the server does not let this user create triggers.
@@ -138,7 +138,7 @@ pub enum InstallError {
     #[error("{0} is locked by a long-running transaction: try again when it has ended")]
     InUse(String, #[source] DbError),
     /// Something else already has that name.
-    #[error("a trigger named {0} is there, and is not daymend's: rename or drop it first")]
+    #[error("a trigger named {0} exists, but is not daymend's: rename or drop it first")]
     NameTaken(String),
     /// A database error.
     #[error("cannot install the triggers")]
@@ -303,7 +303,7 @@ async fn take_back(db: &Db, triggers: &[(Trigger, Option<Existing>)]) {
             _ => continue,
         };
         if let Err(error) = patiently(&mut tx, &sql).await {
-            tracing::warn!(trigger = trigger.name, error = %crate::error::chain(&error), "cannot take back what was done");
+            tracing::warn!(trigger = trigger.name, error = %crate::error::chain(&error), "cannot undo a trigger's change");
         }
     }
     tx.discard();

@@ -184,13 +184,13 @@ fn mysql_script(text: &mut String, triggers: &[Trigger]) -> std::fmt::Result {
 -- A trigger runs with the rights of its definer, which is the account that runs this script. That
 -- account needs TRIGGER on the tables below, SELECT on their columns that are named below, and INSERT on
 -- daymend_dirty, when it runs this and for as long as the triggers are there: without SELECT or INSERT no
--- mark is kept, and without the account itself, or without its TRIGGER, every write to these tables
--- fails. So apply it as an account that stays.
--- Where binary logging is on it needs SUPER as well, or, while this runs:
+-- change is marked, and without the account itself, or without its TRIGGER, every write to these tables
+-- fails. So apply it as an account that will not be dropped.
+-- If binary logging is on, the account needs SUPER as well, or, while this runs:
 --     SET GLOBAL log_bin_trust_function_creators = 1;
 --
--- Creating a trigger waits for the transactions that use its table, and whoever comes behind waits
--- too: after two seconds it gives up (error 1205). Apply it again then; doing so twice does no harm.
+-- Creating a trigger waits for the transactions that use its table, and later ones wait behind it: after
+-- two seconds it gives up (error 1205). Then apply this again; applying it twice does no harm.
 
 SET SESSION lock_wait_timeout = 2;
 SET SESSION sql_mode = 'NO_ENGINE_SUBSTITUTION';

@@ -459,7 +459,7 @@ async fn a_sample_draws_days_that_can_be_drawn_again(engine: Engine) {
     let arguments = ["--now", NOW, "audit", "--sample", "6", "--seed", "1"];
     let output = run(&db, &arguments);
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("to draw them again: --sample 6 --seed 1"), "{text}");
+    assert!(text.contains("to choose the same ones again: --sample 6 --seed 1"), "{text}");
     run_ok(&db, &["--now", NOW, "audit", "--sample", "6", "--except", "wrong_count"]);
 }
 

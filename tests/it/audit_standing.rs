@@ -408,7 +408,7 @@ async fn what_is_found_is_repaired_where_that_is_wanted(engine: Engine) {
 
 async fn results_are_kept_shown_and_pruned(engine: Engine) {
     let db = histories(engine).await;
-    assert!(run_ok(&db, &["audit", "history"]).contains("no night yet"));
+    assert!(run_ok(&db, &["audit", "history"]).contains("no audit yet"));
     db.add_summary_row(NEW_YORK, "2026-06-05", 999, 0, "organization_bill", 3).await;
     night(&db, &config(LONG, false), 0).await.unwrap();
     let list = run_ok(&db, &["audit", "history"]);

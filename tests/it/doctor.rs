@@ -118,7 +118,7 @@ async fn jobs_that_nobody_works_off_and_runs_that_nobody_closes_are_found(engine
     );
     let found = examine(&db);
     assert_eq!(found.code, 1);
-    assert!(found.what("queue.workers").contains("none is alive, and 3 jobs to be worked off"));
+    assert!(found.what("queue.workers").contains("none is alive to run 3 jobs"));
     assert!(found.advice("queue.workers", "error").contains("start daymend worker"));
     // Jobs of a paused kind need no worker.
     run_ok(&db, &["queue", "pause", "repair"]);
@@ -202,7 +202,7 @@ async fn what_started_and_never_ended_is_found(engine: Engine) {
     }
     let found = examine(&db);
     let advice = found.advice("records.event_log", "warning");
-    assert!(found.what("records.event_log").contains("STARTED 2026-03-15 04:00"));
+    assert!(found.what("records.event_log").contains("STARTED at 2026-03-15 04:00"));
     assert!(advice.starts_with("daymend repair --day 2026-03-14;"), "{advice}");
     db.apply(&advice[advice.find("INSERT").unwrap()..]).await;
     examine(&db).assert_well();
@@ -219,7 +219,7 @@ async fn stuck_waiting_and_doubled_records_are_found(engine: Engine) {
     let record = db.request_rebuild(1).await;
     db.execute("UPDATE crelio_data_migrations SET job_status = 'Running (3/9)', is_scheduled = 0", args![]).await;
     let found = examine(&db);
-    assert!(found.what("records.stuck").contains(&format!("record {record}: of lab 1 says \"Running (3/9)\"")));
+    assert!(found.what("records.stuck").contains(&format!("record {record}: of lab 1 has status \"Running (3/9)\"")));
     let advice = found.advice("records.stuck", "warning");
     db.apply(advice.split_once(" (").unwrap().0).await;
     db.tick(now()).await;
@@ -372,7 +372,7 @@ async fn what_has_its_reasons_is_not_found(engine: Engine) {
     let found = examine(&db);
     assert!(!found.has("queue.scheduler") && !found.has("labs.late"), "{:#}", found.json);
     let facts = found.json["facts"].to_string();
-    assert!(facts.contains("last enqueued or closed a run: never, as far as is known"), "not by somebody: {facts}");
+    assert!(facts.contains("last enqueued or closed a run: never, as far as known"), "not by somebody: {facts}");
     // It failed, and waits for its next attempt.
     let later = (db.db.database_now().await.unwrap() + TimeDelta::hours(1)).timestamp_micros();
     db.execute("UPDATE daymend_jobs SET state = 'available', sort_key = ?", args![later]).await;

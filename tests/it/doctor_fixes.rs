@@ -104,8 +104,8 @@ async fn a_summary_without_constraints_is_found_repaired_and_constrained(engine:
     assert_eq!(found.code, 3);
     for (id, expected) in [
         ("summary.null_rows", "2 rows with a NULL dimension"),
-        ("summary.duplicates", "2 keys of more than one row"),
-        ("summary.negative", "2 rows with a count below zero"),
+        ("summary.duplicates", "2 keys with more than one row"),
+        ("summary.negative", "2 rows with a negative count"),
     ] {
         assert!(found.what(id).contains(expected), "{}", found.what(id));
         assert_eq!(found.advice(id, "warning"), "daymend rebuild --lab 1");
@@ -116,7 +116,7 @@ async fn a_summary_without_constraints_is_found_repaired_and_constrained(engine:
     let script = print_fixes(&db);
     println!("{script}");
     assert_eq!(statements(&script), "", "{script}");
-    assert!(script.contains("Would refuse today: 2 rows with a NULL dimension"), "{script}");
+    assert!(script.contains("Would reject today: 2 rows with a NULL dimension"), "{script}");
     assert!(script.contains("lab 1 2026-06-11 branch_bill 4/0"), "{script}");
     assert!(script.contains("-- First: daymend rebuild --lab 1\n"), "{script}");
     db.apply(&script).await;
@@ -194,7 +194,10 @@ async fn constraints_wait_for_the_delta_triggers(engine: Engine) {
     db.install_delta_triggers().await;
     let script = print_fixes(&db);
     assert_eq!(statements(&script), "", "{script}");
-    assert!(script.contains("-- First: triggers write to this table (billing_delta)"), "{script}");
+    assert!(
+        script.contains("-- First: drop or change the triggers that write to this table (billing_delta)"),
+        "{script}"
+    );
     db.execute("DROP TRIGGER billing_delta", args![]).await;
     assert_ne!(statements(&print_fixes(&db)), "");
     // A quote before the statement does not hide it.
@@ -210,7 +213,7 @@ async fn constraints_wait_for_the_delta_triggers(engine: Engine) {
     assert!(examine_as_admin(&db).what("triggers.delta").contains("quoting on billing"));
     let script = print_fixes(&db);
     assert_eq!(statements(&script), "", "{script}");
-    assert!(script.contains("-- First: triggers write to this table (quoting)"), "{script}");
+    assert!(script.contains("-- First: drop or change the triggers that write to this table (quoting)"), "{script}");
 }
 
 async fn each_lab_with_faulty_rows_has_its_own_advice(engine: Engine) {
@@ -277,7 +280,7 @@ async fn a_check_of_something_else_hides_no_negative_count(engine: Engine) {
     // On MariaDB, the user of grants.sql cannot see constraints.
     let found = examine_as_admin(&db);
     assert_eq!(found.ids(), ["summary.negative"]);
-    assert!(found.what("summary.negative").contains("1 row with a count below zero"), "{:#}", found.json);
+    assert!(found.what("summary.negative").contains("1 row with a negative count"), "{:#}", found.json);
     // daymend recommends no second CHECK on the count.
     assert!(print_fixes(&db).contains("Nothing is recommended"));
 }

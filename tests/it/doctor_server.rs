@@ -297,7 +297,7 @@ async fn a_wide_user_is_told_what_to_revoke() {
         // Once the advice is followed, the user is not too wide, and what is then missing is reported.
         for finding in &wide {
             let advice = finding["advice"].as_str().unwrap();
-            db.apply(&advice[advice.find("REVOKE").unwrap()..advice.find(" and what").unwrap()]).await;
+            db.apply(&advice[advice.find("REVOKE").unwrap()..advice.find(" and grant what").unwrap()]).await;
         }
         db.apply(&format!("GRANT SELECT ON labs TO {name}_{}", db.name())).await;
         let found = examine_as(&db, &url);
@@ -319,7 +319,7 @@ async fn an_administrator_keeps_the_rights() {
         found.assert_well();
         assert!(!found.has("grants.wide"), "{:#}", found.json);
         let advice = found.advice("grants.administrator", "note");
-        assert_eq!(advice, "daymend itself should run as a user of deploy/mysql/grants.sql");
+        assert_eq!(advice, "daymend itself should run as a user that deploy/mysql/grants.sql creates");
     }
     assert!(!examine(&db).has("grants.administrator"));
 }
@@ -354,7 +354,7 @@ async fn a_wide_user_keeps_what_its_triggers_need() {
         run_ok(&db, &["--database-url", &db.url, "triggers", "install"]);
         // `healthy` has run grants.sql, which the advice names first.
         let advice = examine(&db).advice("grants.wide", "warning");
-        let (first, after) = (advice.find("grants.sql, ").unwrap() + 12, advice.find(" and what").unwrap());
+        let (first, after) = (advice.find("grants.sql, ").unwrap() + 12, advice.find(" and grant what").unwrap());
         db.apply(&advice[first..after].replace("then ", "")).await;
         let found = examine(&db);
         assert!(!found.has("grants.wide") && !found.has("grants.narrow"), "{:#}", found.json);
@@ -371,7 +371,7 @@ async fn a_wide_user_keeps_what_its_triggers_need() {
         assert_eq!(tables.len(), 5, "without the triggers nothing needs it: {tables:?}");
         for finding in wide.of("grants.wide") {
             let advice = finding["advice"].as_str().unwrap();
-            db.apply(&advice[advice.find("REVOKE").unwrap()..advice.find(" and what").unwrap()]).await;
+            db.apply(&advice[advice.find("REVOKE").unwrap()..advice.find(" and grant what").unwrap()]).await;
         }
         db.execute("DELETE FROM daymend_dirty", args![]).await;
     }

@@ -55,7 +55,10 @@ async fn a_bill_time_of_another_form_is_on_no_day_and_named() {
     let left_out = |lab| LeftOut { lab, why: "it has no bills".to_owned() };
     assert_eq!(plan.left_out, [left_out(1), left_out(3)]);
     let found = examine(&db).what("dates.bills");
-    assert!(found.contains("2 rows on no day") && found.contains("1 of lab 1: 2026-06-13T10:00:00"), "{found}");
+    assert!(
+        found.contains("2 rows with an invalid date") && found.contains("1 of lab 1: 2026-06-13T10:00:00"),
+        "{found}"
+    );
 }
 
 /// SQLite's columns take any value: a lab whose row cannot be read stops no other lab, and is named.
@@ -207,7 +210,11 @@ async fn a_bill_on_no_day_costs_its_lab_nothing(engine: Engine) {
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'discarded'").await, 0);
 
     let found = examine(&db);
-    assert!(found.what("dates.bills").starts_with("billing: 5 rows on no day"), "{}", found.what("dates.bills"));
+    assert!(
+        found.what("dates.bills").starts_with("billing: 5 rows with an invalid date"),
+        "{}",
+        found.what("dates.bills")
+    );
     assert!(found.what("dates.bills").contains("900 of lab 1: 2025-00-00 00:00:00"), "{}", found.what("dates.bills"));
     assert!(found.advice("dates.bills", "warning").contains("correct billTime"));
 }
@@ -245,7 +252,7 @@ async fn rows_on_days_before_all_others_are_found_and_removed(engine: Engine) {
     assert!(db.audit().await.is_clean());
     // Neither an audit nor a rebuild handles rows on no day; the doctor's advice removes them.
     let found = examine(&db);
-    assert!(found.what("dates.summary").contains("4 rows on no day"), "{}", found.what("dates.summary"));
+    assert!(found.what("dates.summary").contains("4 rows with an invalid date"), "{}", found.what("dates.summary"));
     db.execute(&found.advice("dates.summary", "warning"), args![]).await;
     assert!(!examine(&db).has("dates.summary"));
     oracle::assert_equal(&oracle::stored(&db).await, &right);

@@ -199,7 +199,7 @@ async fn a_rebuild_of_a_lab_whose_source_has_lost_rows_says_what_to_look_at(engi
         let lines = warned(rebuild(more));
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert!(
-            lines[0].starts_with("warning: lab 1 has 1 job(s) that were discarded as rows would vanish"),
+            lines[0].starts_with("warning: lab 1 has 1 job(s) that were discarded because rows would vanish"),
             "{lines:?}"
         );
         assert!(lines[0].contains("`daymend queue list --lab 1 --state discarded`"), "{lines:?}");

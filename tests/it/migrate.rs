@@ -125,7 +125,7 @@ async fn migrate_makes_a_file_of_sqlites_and_no_other_command_does() {
     for args in [&["runs", "list"][..], &["migrate", "--dry-run"], &["worker", "--drain"]] {
         let error = run_fails(&db, UNAVAILABLE, &[args, &["--database-url", &url]].concat());
         assert_one_line(&error);
-        assert!(error.contains("no such file: `daymend migrate` makes it"), "{error}");
+        assert!(error.contains("no such file: `daymend migrate` creates it"), "{error}");
         assert!(!file.exists(), "{args:?}");
     }
     assert!(run_ok(&db, &["migrate", "--database-url", &url]).contains("applied version 1"));

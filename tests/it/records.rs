@@ -141,7 +141,7 @@ async fn a_rebuild_that_waits_for_its_record_knows_what_to_do() {
         .spawn()
         .unwrap();
     let mut log = BufReader::new(waiting.stderr.take().unwrap()).lines().map_while(Result::ok);
-    let is_waiting = |line: &String| line.contains("held by somebody else, waiting");
+    let is_waiting = |line: &String| line.contains("locked by another transaction, waiting");
     assert!(tokio::task::block_in_place(|| log.any(|line| is_waiting(&line))), "it ended");
     db.execute("UPDATE labs SET labTimeZone = 'Nowhere' WHERE id = 1", args![]).await;
     held.commit().await.unwrap();

@@ -93,8 +93,11 @@ async fn a_file_made_anew_around_other_rows_is_found(engine: Engine) {
     let (packed, manifest) = (fs::read(&data).unwrap(), store.manifest(name).await.unwrap());
     for (sql, problem) in [
         ("SELECT 1", None),
-        ("DELETE FROM billing WHERE id IN (SELECT MAX(id) FROM billing)", Some("table billing has 59 rows and not 60")),
-        ("UPDATE billing SET id = id + 1000 WHERE id IN (SELECT MAX(id) FROM billing)", Some("do not fit their hash")),
+        ("DELETE FROM billing WHERE id IN (SELECT MAX(id) FROM billing)", Some("table billing has 59 rows, not 60")),
+        (
+            "UPDATE billing SET id = id + 1000 WHERE id IN (SELECT MAX(id) FROM billing)",
+            Some("do not match their hash"),
+        ),
         ("UPDATE _daymend_tables SET json = '{}'", Some("and the manifest describe table billing differently")),
         (
             "INSERT INTO _daymend_tables SELECT 'more', json FROM _daymend_tables",
@@ -103,7 +106,7 @@ async fn a_file_made_anew_around_other_rows_is_found(engine: Engine) {
         (
             "CREATE INDEX odd ON billing (id); PRAGMA writable_schema = ON;
              UPDATE sqlite_schema SET sql = 'CREATE INDEX odd ON billing (lab_id)' WHERE name = 'odd'",
-            Some("SQLite finds: "),
+            Some("SQLite's integrity check reports: "),
         ),
         ("DROP TABLE billing", Some("table billing cannot be read")),
     ] {
@@ -140,7 +143,7 @@ async fn a_file_that_its_manifest_does_not_mean_is_not_opened(engine: Engine) {
     others[0].sha256 = hex::encode(Sha256::digest("another file"));
     others[1].sqlite_size -= 1;
     for (other, why) in
-        others.iter_mut().zip([Some("does not fit its hash"), Some("more bytes than were packed"), None])
+        others.iter_mut().zip([Some("does not match its hash"), Some("more bytes than were packed"), None])
     {
         other.checksum = other.checksum();
         fs::write(dir.path().join(name.manifest()), serde_json::to_vec_pretty(other).unwrap()).unwrap();
@@ -250,7 +253,7 @@ async fn what_is_no_file_is_no_snapshot() {
     }
     let listed = run(&db, &["snapshot", "list", "--store", place]);
     let listed = String::from_utf8(listed.stdout).unwrap();
-    assert!(listed.contains(&good) && listed.contains("it is no regular file"), "{listed}");
+    assert!(listed.contains(&good) && listed.contains("it is not a regular file"), "{listed}");
 }
 
 async fn commands_list_show_and_prune(engine: Engine) {
@@ -287,7 +290,7 @@ async fn commands_list_show_and_prune(engine: Engine) {
     assert_eq!(names, kept);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4 * 2 + 1);
     assert!(run_fails(&db, USAGE, &["snapshot", "prune", "--keep", "all", "--store", place]).contains("--keep"));
-    assert!(run_fails(&db, USAGE, &["snapshot", "take", "--to", "ftp://x"]).contains("no place for snapshots"));
+    assert!(run_fails(&db, USAGE, &["snapshot", "take", "--to", "ftp://x"]).contains("not a place for snapshots"));
     for secret in ["s3://key:secret@bucket/lab", "s3://bucket/lab?secret=x", "s3://"] {
         let error = run_fails(&db, USAGE, &["snapshot", "take", "--to", secret]);
         assert!(

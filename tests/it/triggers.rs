@@ -112,7 +112,7 @@ async fn an_older_trigger_is_replaced_and_one_of_somebody_else_is_not(engine: En
                    BEGIN INSERT INTO operation_event_log (event_name, status, created_at) VALUES ('x', 'y', '2026-01-01'); END";
     db.execute(foreign, vec![]).await;
     let error = run_fails(&db, USAGE, &["triggers", "install"]);
-    assert!(error.contains("a trigger named daymend_billing_insert is there, and is not daymend's"), "{error}");
+    assert!(error.contains("a trigger named daymend_billing_insert exists, but is not daymend's"), "{error}");
     assert_eq!(names(&db).await, ["daymend_billing_insert"]);
     run_ok(&db, &["triggers", "remove"]);
     assert_eq!(names(&db).await, ["daymend_billing_insert"], "not ours to drop");

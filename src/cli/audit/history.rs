@@ -51,7 +51,7 @@ async fn list(global: &Global, db: &Db, limit: u32) -> anyhow::Result<()> {
         return print_json(&json!({ "audits": slices, "coverage": coverage }));
     }
     if slices.is_empty() {
-        println!("no night yet: a scheduler audits a slice of the history every night (--audit-budget)");
+        println!("no audit yet: a scheduler audits a slice of the history every night (--audit-budget)");
         return Ok(());
     }
     let headings =
@@ -121,7 +121,7 @@ async fn labs(global: &Global, db: &Db) -> anyhow::Result<()> {
         let line = |(lab, cursor): (&i64, &Cursor)| json!({ "lab": lab, "cursor": cursor });
         return print_json(&cursors.iter().map(line).collect::<Vec<_>>());
     }
-    let mut table = table(&[">lab", "every day audited since (UTC)", "goes on at", "~problem"]);
+    let mut table = table(&[">lab", "every day audited since (UTC)", "continues at", "~problem"]);
     for (lab, cursor) in &cursors {
         table.add_row([
             lab.to_string(),

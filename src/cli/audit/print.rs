@@ -33,7 +33,7 @@ const UNREADABLE: Cell = Cell { letter: '?', ink: Ink::Yellow };
 pub(super) fn report(global: &Global, report: &Report, sample: Option<Sample>) {
     if let Some(sample) = sample {
         println!(
-            "{} day(s) drawn by lot; to draw them again: --sample {} --seed {}",
+            "{} day(s) chosen at random; to choose the same ones again: --sample {} --seed {}",
             report.days_audited(),
             sample.days,
             sample.seed
@@ -63,7 +63,7 @@ fn verdict(report: &Report) -> String {
     }
     if report.is_clean() {
         let except: Vec<String> = report.except.iter().map(|cause| cause.title()).collect();
-        let except = if except.is_empty() { String::new() } else { format!(" (but for: {})", except.join(", ")) };
+        let except = if except.is_empty() { String::new() } else { format!(" (except for: {})", except.join(", ")) };
         return format!("clean: every row of {days} day(s) of {labs} lab(s) equals its source{except}");
     }
     let drifted = report.labs.iter().filter(|lab| !lab.days.is_empty()).count();
@@ -214,7 +214,7 @@ pub(super) fn beyond_repair(rollup: &Rollup, lab: i64, cause: Cause, rows: u64, 
     let s = &rollup.summary;
     let delete = format!("DELETE FROM {} WHERE {} = {lab}", s.table, s.lab);
     let what = match cause {
-        Cause::LabDisabled => "its Historical View is off, and a recompute would only keep them",
+        Cause::LabDisabled => "its Historical View is off, and a recompute would keep them",
         _ => "there is no such lab, and a job for it would be discarded",
     };
     let instead = match cause {

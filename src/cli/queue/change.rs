@@ -117,7 +117,7 @@ impl PauseArgs {
             (false, true) => format!("{name}: would be paused"),
             (false, false) => {
                 pause::pause(db, target, &self.by.who()).await?;
-                format!("{name}: paused; what runs already goes on")
+                format!("{name}: paused; jobs that are running finish")
             }
         };
         print_message(global, &text, !was, self.dry_run)

@@ -105,7 +105,7 @@ pub(super) async fn list(global: &Global, db: &Db, filter: &Filter, limit: u32) 
         ]);
     }
     if jobs.is_empty() {
-        println!("no job fits");
+        println!("no job matches");
     } else {
         println!("{table}");
         if jobs.len() == limit as usize {
@@ -177,7 +177,7 @@ pub(super) async fn log(global: &Global, db: &Db, limit: u32) -> anyhow::Result<
         ]);
     }
     if entries.is_empty() {
-        println!("nothing was done yet");
+        println!("nothing has been logged yet");
     } else {
         println!("{table}");
     }

@@ -91,7 +91,7 @@ impl Options {
         let has_conditions = !options.conditions.is_empty();
         if has_conditions && diffs.iter().all(|diff| diff.fitting == 0 && diff.uncompared.is_empty()) {
             let conditions: Vec<String> = options.conditions.iter().map(Condition::to_string).collect();
-            return Err(usage(format!("--where: no row fits {}", conditions.join(" and "))));
+            return Err(usage(format!("--where: no row matches {}", conditions.join(" and "))));
         }
         let differs = diffs.iter().any(|diff| !diff.is_empty());
         if global.json {
@@ -208,7 +208,7 @@ pub(super) fn progress(global: &Global, what: String) -> impl FnMut(u64) + Send 
 }
 
 fn print(diff: &Diff, has_conditions: bool) {
-    let fitting = if has_conditions { format!(", {} fit --where", diff.fitting) } else { String::new() };
+    let fitting = if has_conditions { format!(", {} match --where", diff.fitting) } else { String::new() };
     println!("{} to {}: {} rows compared{fitting}", diff.from, diff.to, diff.compared);
     for table in &diff.uncompared {
         println!("  not compared: {table}");

@@ -67,7 +67,7 @@ impl FollowUp {
             Err(error) => {
                 let (jobs, why) = (count_days(&days.labs), chain(error.as_ref()));
                 After {
-                    left: Some(format!("{jobs} day(s) are to be recomputed and cannot be enqueued: {why}")),
+                    left: Some(format!("{jobs} day(s) have to be recomputed, but cannot be enqueued: {why}")),
                     ..after
                 }
             }
@@ -96,10 +96,10 @@ impl FollowUp {
             let labs = days.left_out.iter().take(SHOWN).map(|LeftOut { lab, why }| format!("lab {lab}: {why}"));
             let more = if days.left_out.len() > SHOWN { "; …" } else { "" };
             let labs = labs.collect::<Vec<_>>().join("; ");
-            println!("days of {} lab(s) are left out ({labs}{more})", days.left_out.len());
+            println!("the days of {} lab(s) are not recomputed ({labs}{more})", days.left_out.len());
         }
         for why in &days.unknown {
-            global.warn(format_args!("not recomputed, because its day is unknown: {why}"));
+            global.warn(format_args!("a row's day cannot be determined, so it is not recomputed: {why}"));
         }
         if let Some(left) = &after.left {
             global.warn(left);
@@ -110,7 +110,7 @@ impl FollowUp {
         }
         if !self.wait {
             if !global.json {
-                println!("follow it with `daymend runs watch {run}`; then `daymend audit` says whether all is well");
+                println!("follow it with `daymend runs watch {run}`; then check the result with `daymend audit`");
             }
             return Ok(after);
         }
@@ -134,7 +134,7 @@ impl FollowUp {
 impl After {
     /// The result when the touched days could not be determined.
     pub(super) fn of_unknown_days(why: &anyhow::Error) -> Self {
-        let left = format!("which days are to be recomputed is unknown: {}", chain(why.as_ref()));
+        let left = format!("the days to recompute cannot be determined: {}", chain(why.as_ref()));
         Self { left: Some(left), ..Self::default() }
     }
 

@@ -185,7 +185,7 @@ async fn warn_of_fewer_tables(global: &Global, store: &Store, name: Name, wanted
         let lacking: Vec<&String> = names.filter(is_lacking).collect();
         if !lacking.is_empty() {
             global.warn(format_args!(
-                "{name} lacks {}, which the snapshot before it ({}) has: rows that vanished from there are not found",
+                "{name} lacks {}, which the snapshot before it ({}) has: rows that vanished from them are not found",
                 examples(lacking, 3),
                 before.name
             ));

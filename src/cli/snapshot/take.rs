@@ -84,7 +84,7 @@ impl Options {
         let manifest = taken.map_err(|error| explained_to(READER, error))?;
         // Leftovers of interrupted takes use up space, but this snapshot has not failed if they cannot be removed.
         if let Err(error) = store.clean().await {
-            tracing::warn!(error = %crate::error::chain(&error), "leftovers cannot be removed");
+            tracing::warn!(error = %crate::error::chain(&error), "leftovers of interrupted snapshots cannot be removed");
         }
         if global.json {
             print_json(&manifest)?;

@@ -66,7 +66,7 @@ impl Options {
             if global.json {
                 print_json(&json(&Undone::default(), Some(&done), self.dry_run))?;
             } else {
-                println!("{} was taken back before: see {}", self.file.display(), done.display());
+                println!("{} has already been undone: see {}", self.file.display(), done.display());
             }
             return Ok(Exit::Ok.into());
         }
@@ -80,8 +80,8 @@ impl Options {
         if !self.dry_run && !days.labs.is_empty() {
             reader.writer()?.append(&[Record::Days { labs: days.labs.clone() }])?;
         }
-        let half_done = HalfDone::new(global, "run it again to go on");
-        let mut say = progress(global, if self.dry_run { "looked at" } else { "undone" }.to_owned());
+        let half_done = HalfDone::new(global, "run it again to continue");
+        let mut say = progress(global, if self.dry_run { "checked" } else { "undone" }.to_owned());
         let mut progress = |rows| {
             half_done.is_at(if self.dry_run { 0 } else { rows });
             say(rows);
@@ -113,7 +113,7 @@ impl Options {
         let renamed = (undone.left.is_empty() && after.is_enqueued()).then_some(done.as_path());
         if let Some(done) = renamed {
             std::fs::rename(&self.file, done).with_context(|| {
-                format!("{} row(s) were removed, and {} cannot be renamed", undone.removed, self.file.display())
+                format!("{} row(s) were removed, but {} cannot be renamed", undone.removed, self.file.display())
             })?;
         }
         // Release the undo file before the steps that may take long.

@@ -60,7 +60,7 @@ pub struct SliceReport {
 
 /// Checks regularly whether a slice is due, until `shutdown`.
 pub(super) async fn audit_until(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, shutdown: &CancellationToken) {
-    let mut pace = Pace::new("the audit was interrupted, going on later", Backoff { base: EVERY, max: EVERY });
+    let mut pace = Pace::new("the audit was interrupted, continuing later", Backoff { base: EVERY, max: EVERY });
     while config.audit.is_some() && !shutdown.is_cancelled() {
         let audit = audit_tonight(db, rollup, config, clock, shutdown);
         let Some(audited) = until_soon_after(shutdown, audit).await else { return };

@@ -182,7 +182,8 @@ impl Manifest {
         struct Version {
             format: u32,
         }
-        let unreadable = |error: serde_json::Error| SnapshotError::damaged(name, format!("its manifest: {error}"));
+        let unreadable =
+            |error: serde_json::Error| SnapshotError::damaged(name, format!("its manifest cannot be read: {error}"));
         let version: Version = serde_json::from_slice(bytes).map_err(unreadable)?;
         if version.format > FORMAT {
             return Err(SnapshotError::damaged(
@@ -195,7 +196,7 @@ impl Manifest {
             return Err(SnapshotError::damaged(name, format!("its manifest is that of {}", manifest.name)));
         }
         if manifest.checksum != Self::checksum_of(bytes, &manifest.checksum) {
-            return Err(SnapshotError::damaged(name, "its manifest does not fit its own checksum"));
+            return Err(SnapshotError::damaged(name, "its manifest does not match its own checksum"));
         }
         Ok(manifest)
     }
@@ -243,11 +244,11 @@ mod tests {
     fn what_is_said_beside_what_is_known_counts_as_well() {
         assert_eq!(parse(&format_1()).unwrap().format, 1);
         let gone = format_1().replace("(price >= 0)\"\n", "(price >= 1)\"\n");
-        assert!(gone != format_1() && parse(&gone).unwrap_err().contains("does not fit its own checksum"));
+        assert!(gone != format_1() && parse(&gone).unwrap_err().contains("does not match its own checksum"));
         // Fields that later versions may add.
         let before = parse(&format_1()).unwrap().checksum;
         let more = format_1().replace("\"took_ms\"", "\"mood\": \"\\\\ \\\" {\",\n\"took_ms\"");
-        assert!(parse(&more).unwrap_err().contains("does not fit its own checksum"));
+        assert!(parse(&more).unwrap_err().contains("does not match its own checksum"));
         let more = more.replace(&before, &Manifest::checksum_of(more.as_bytes(), &before));
         assert_eq!(parse(&more).unwrap().rows(), 4);
         // The layout does not matter, and a field that has a default may be left out.

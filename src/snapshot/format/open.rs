@@ -49,10 +49,10 @@ pub(crate) async fn unpack(store: &Store, manifest: &Manifest) -> Result<(Scratc
         SnapshotError::store(format!("unpack {} to {}", manifest.name.data(), parent.display()), error)
     })?;
     if found.size != manifest.size {
-        return Err(damaged(format!("its file has {} bytes and not {}", found.size, manifest.size)));
+        return Err(damaged(format!("its file has {} bytes, not {}", found.size, manifest.size)));
     }
     if found.sha256 != manifest.sha256 {
-        return Err(damaged("its file does not fit its hash".to_owned()));
+        return Err(damaged("its file does not match its hash".to_owned()));
     }
     Ok((scratch, path))
 }

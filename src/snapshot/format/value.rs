@@ -105,7 +105,9 @@ impl Decoder {
                 Cell::Text(value) => row::put_text(out, value),
                 Cell::Blob(value) => row::put_blob(out, value),
                 Cell::Packed(bytes) => unpack(*kind, bytes, out).ok_or_else(|| {
-                    sqlx::Error::Decode(format!("column {}: {} bytes are no {kind:?}", index + 1, bytes.len()).into())
+                    sqlx::Error::Decode(
+                        format!("column {}: {} bytes are not a {kind:?}", index + 1, bytes.len()).into(),
+                    )
                 })?,
             }
         }

@@ -217,7 +217,7 @@ impl<'c> Writer<'c> {
     fn refused(&self, error: rusqlite::Error) -> SnapshotError {
         let is_constraint = error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation);
         if is_constraint && self.table.primary_key.is_empty() {
-            let why = "it has no primary key, and rows that cannot be told apart".to_owned();
+            let why = "it has no primary key, and some of its rows are identical".to_owned();
             return SnapshotError::NotCopyable { table: self.table.name.clone(), why };
         }
         error.into()

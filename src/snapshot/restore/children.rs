@@ -142,7 +142,7 @@ impl Children {
                 let same: Vec<String> = names.map(|name| format!("c.{name} = p.{name}")).collect();
                 sql += &format!(" AND NOT ({})", same.join(" AND "));
             }
-            let why = format!("a row of {} refers to it by now", foreign.table);
+            let why = format!("a row of {} refers to it now", foreign.table);
             let mut limit = PAGE;
             loop {
                 let query = Query::named("restore child", format!("{sql} LIMIT {limit}"));

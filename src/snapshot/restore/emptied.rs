@@ -42,8 +42,8 @@ impl Emptied {
     pub fn text(&self) -> String {
         let Self { table, columns, parent, rows, first, referred_to } = self;
         format!(
-            "{rows} row(s) of {table} refer to no row of {parent} any more, and theirs has vanished: a restore fills in \
-             only what it has left empty itself (the first is {first}, whose {columns} was {referred_to})"
+            "{rows} row(s) of {table} have an empty reference, because their row of {parent} vanished: a restore fills \
+             in only references that it has left empty itself (the first is {first}, whose {columns} was {referred_to})"
         )
     }
 }

@@ -142,12 +142,12 @@ impl Exclusions {
             return Ok(None);
         }
         let mut remark =
-            format!("deleted on purpose: {} of {} line(s) fit rows that are missing", used.len(), self.lines.len());
+            format!("deleted on purpose: {} of {} line(s) match missing rows", used.len(), self.lines.len());
         let unused = self.lines.iter().enumerate().filter(|(number, _)| !used.contains(number));
         let unused: Vec<String> =
             unused.map(|(_, line)| format!("{} {}:{}", line.place, line.table, line.key)).collect();
         if !unused.is_empty() {
-            remark += &format!(", {} fit none: {}", unused.len(), examples(unused, LINES_SHOWN));
+            remark += &format!(", {} match none: {}", unused.len(), examples(unused, LINES_SHOWN));
         }
         Ok(Some(remark))
     }

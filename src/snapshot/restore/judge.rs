@@ -61,7 +61,7 @@ pub(super) async fn judge(
             let is_back = holders.first().is_some_and(|first| first.is_back);
             if verdict.state == State::Mapped && is_mapped_by_hand && !is_back {
                 verdict.state = State::Ambiguous;
-                verdict.reason = format!("{}, and the given map does not have it", verdict.reason);
+                verdict.reason = format!("{}, but the given map has no line for it", verdict.reason);
             }
             if verdict.state == State::Mapped {
                 done.is_contested |= claim(context, views, table, &judged, &mut verdict, is_back).await?;
@@ -174,7 +174,7 @@ async fn claim(
         verdict.state = State::Ambiguous;
         verdict.reason = format!("{}, {why}", verdict.reason);
     };
-    const TWICE: &str = "which another vanished row has too";
+    const TWICE: &str = "but another vanished row matches the same live row";
     if let Some(winner) = context.work.contested(table, &holder).await? {
         if winner.as_ref() == Some(&verdict.key) {
             return Ok(false);
@@ -190,7 +190,7 @@ async fn claim(
     };
     let Some(other) = other.filter(|other| other.key != verdict.key) else { return Ok(false) };
     if other.reason == BY_HAND {
-        refuse("and its row stands for another one already");
+        refuse("but the map gives its live row to another row");
         return Ok(false);
     }
     let winner = match (is_back, is_back_as(context, views, table, &other, &holder).await?) {
@@ -296,13 +296,13 @@ async fn judge_one(
         Ok(Some(Candidate { state, reason, detail, holder: Some(key.clone()), ..candidate.clone() }))
     };
     if holders.iter().any(|holder| shape.key_of(&holder.row) != key) {
-        return verdict(State::Ambiguous, format!("several live rows hold its {}", shared_columns(shape, holders)));
+        return verdict(State::Ambiguous, format!("several live rows have its {}", shared_columns(shape, holders)));
     }
     if first.is_in_snapshot {
-        return verdict(State::TakenOver, format!("{column} is held by a row that the snapshot has too"));
+        return verdict(State::TakenOver, format!("{column} belongs to a live row that is in the snapshot too"));
     }
     if let Some(why) = disagreement(context, table, candidate, row, holders).await? {
-        return verdict(State::Ambiguous, format!("{column} is the same and {why}"));
+        return verdict(State::Ambiguous, format!("{column} is the same, but {why}"));
     }
     verdict(State::Mapped, format!("{column} is the same"))
 }

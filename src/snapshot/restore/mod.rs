@@ -220,7 +220,7 @@ fn link(reference: &Reference, shapes: &[Shape], side: &Side, child: usize, pare
         shapes[parent].places(&reference.parent_columns).ok_or_else(|| unknown(&reference.parent))?
     };
     if columns.len() != parent_columns.len() {
-        return Err(format!("{}: the key of {} has other columns", reference.text(), reference.parent));
+        return Err(format!("{}: the key of {} has another number of columns", reference.text(), reference.parent));
     }
     let when = match &reference.when {
         None => None,

@@ -183,7 +183,7 @@ async fn check_map(
     for (candidate, live) in mapped.into_iter().zip(live) {
         if live.is_empty() {
             candidate.state = State::Ambiguous;
-            candidate.reason = "the map names a row that is not there".to_owned();
+            candidate.reason = "the map names a row that does not exist".to_owned();
         }
     }
     Ok(())
@@ -247,10 +247,10 @@ pub(super) fn why_not(context: &Context, table: usize, parent: &Candidate) -> Op
         State::Missing | State::Restored | State::Mapped => return None,
         State::Excluded => "was deleted on purpose",
         State::Deferred => "is deferred",
-        State::LeftOut => "is missing, and not of a --table that was asked for",
+        State::LeftOut => "is missing, and its table was not named with --table",
         State::TakenOver | State::Reused | State::Ambiguous => "is in quarantine",
     };
-    Some((format!("its row of {name} {what}"), format!("{name} {}", cells::show_key(&parent.key))))
+    Some((format!("the row of {name} that it refers to {what}"), format!("{name} {}", cells::show_key(&parent.key))))
 }
 
 pub(super) fn names(shape: &Shape, places: &[usize]) -> String {

@@ -284,7 +284,7 @@ fn references(text: ReferenceText) -> Result<Vec<Reference>, String> {
     let columns = text.columns.into_vec();
     let parent_columns = text.parent_columns.map(Names::into_vec).unwrap_or_default();
     if columns.is_empty() || !parent_columns.is_empty() && parent_columns.len() != columns.len() {
-        return Err(format!("columns of {}: one for each of the parent's is needed", text.table));
+        return Err(format!("columns of {}: one for each of the parent's columns is needed", text.table));
     }
     let to = |parent: String, when| Reference {
         table: text.table.clone(),

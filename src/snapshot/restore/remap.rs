@@ -81,7 +81,7 @@ impl Remap {
             let new = record.get(2).filter(|new| !new.is_empty()).map(str::to_owned);
             let new = Line { new, is_used: AtomicBool::new(false) };
             if rows.insert((table.to_owned(), old.to_owned()), new).is_some() {
-                bail!("line {line}: {table} {old} is there twice");
+                bail!("line {line}: {table} {old} appears twice");
             }
         }
         Ok(Self { rows })
@@ -109,10 +109,7 @@ impl Remap {
         }
         unused.sort();
         let (lines, count) = (self.rows.len(), unused.len());
-        Some(format!(
-            "the map: {count} of {lines} line(s) fit no row that is missing: {}",
-            examples(unused, LINES_SHOWN)
-        ))
+        Some(format!("the map: {count} of {lines} line(s) match no missing row: {}", examples(unused, LINES_SHOWN)))
     }
 
     /// The tables and old keys in the map.
@@ -138,7 +135,7 @@ pub fn parse_key(context: &Context, table: usize, text: &str) -> Result<Cells, S
     };
     if parts.len() != shape.key.len() {
         let columns = plan::names(shape, &shape.key);
-        return Err(format!("the map names it by {} value(s), and its key is {columns}", parts.len()));
+        return Err(format!("the map names it by {} value(s), but its key is {columns}", parts.len()));
     }
     Ok(parts.into_iter().zip(&shape.key).map(|(part, place)| cells::parse(&part, is_whole(*place))).collect())
 }
@@ -227,7 +224,7 @@ async fn write(context: &Context, file: File, at: impl Fn() -> String + Copy) ->
                     let new = new.map(|key| cells::write_key(key)).unwrap_or_default();
                     let why = match candidate.holder.as_ref().filter(|_| state != State::Mapped) {
                         Some(holder) => {
-                            format!("{}: {}, by {}", state.name(), candidate.reason, cells::show_key(holder))
+                            format!("{}: {} (live: {})", state.name(), candidate.reason, cells::show_key(holder))
                         }
                         None => candidate.reason.clone(),
                     };
@@ -286,6 +283,6 @@ mod tests {
     fn what_cannot_be_meant_is_refused() {
         assert!(Remap::parse("old,new\n").unwrap_err().to_string().contains("the first line must be"));
         let twice = Remap::parse("table,old,new\na,1,2\na,1,3\n").unwrap_err().to_string();
-        assert_eq!(twice, "line 3: a 1 is there twice");
+        assert_eq!(twice, "line 3: a 1 appears twice");
     }
 }

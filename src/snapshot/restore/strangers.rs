@@ -116,7 +116,7 @@ async fn dependents(
     below.retain(|_| is_new.next().unwrap_or(false));
     keys = below.iter().map(|row| child.key_of(row)).collect();
     let live = context.live.lookup(&mut views.live, child, &child.key, &keys, false).await?;
-    let reason = format!("its row of {} is somebody else by now", parent.table);
+    let reason = format!("the key of the row of {} that it refers to is now used by another row", parent.table);
     let live = below.iter().zip(live).filter_map(|(row, live)| Some((row, live.into_iter().next()?)));
     Ok(live.map(|(row, live)| plan::reused(child, row, &live, reason.clone())).collect())
 }

@@ -77,7 +77,7 @@ impl Bucket {
         let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
         if bucket.is_empty() || place.contains(['@', '?', '#']) {
             // It is not shown, because it may contain a secret.
-            let why = "s3:// has to be followed by BUCKET/PREFIX alone, with all secrets in the environment";
+            let why = "give s3://BUCKET/PREFIX alone, and all secrets in the environment";
             return Err(SnapshotError::Target(why.to_owned()));
         }
         // Fails if somebody else has installed one already, which is fine.
@@ -150,7 +150,7 @@ impl Bucket {
                         if failures >= TRIES {
                             return Err(failed(error));
                         }
-                        tracing::debug!(%error, at, "a snapshot's download broke off, going on");
+                        tracing::debug!(%error, at, "a snapshot's download was interrupted, continuing");
                         break;
                     }
                 }
@@ -186,7 +186,7 @@ impl Bucket {
         if let Err(error) = self.objects.delete(&self.claim_path(name)).await
             && !matches!(error, Error::NotFound { .. })
         {
-            tracing::debug!(%error, %name, "the claim of a snapshot stays");
+            tracing::debug!(%error, %name, "the claim of a snapshot cannot be released");
         }
     }
 

@@ -158,7 +158,7 @@ impl Dir {
 
 /// Fails unless a path leads to a regular file: opening a pipe may block forever.
 fn regular(path: &Path) -> io::Result<()> {
-    if fs::metadata(path)?.is_file() { Ok(()) } else { Err(io::Error::other("it is no regular file")) }
+    if fs::metadata(path)?.is_file() { Ok(()) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
 /// Makes renames and removals in a directory durable.

@@ -43,7 +43,7 @@ impl Store {
         }
         if text.contains("://") || text.is_empty() {
             return Err(SnapshotError::Target(format!(
-                "`{text}` is no place for snapshots: give a directory, or s3://BUCKET/PREFIX"
+                "`{text}` is not a place for snapshots: give a directory, or s3://BUCKET/PREFIX"
             )));
         }
         Ok(Self::dir(text))

@@ -149,7 +149,7 @@ async fn a_database_that_cannot_be_reached_is_said_so_without_its_password() {
     fs::write(file.path(), "a letter to somebody").unwrap();
     db.url = format!("sqlite:{}", file.path().display());
     let error = run_fails(&db, USAGE, &["runs", "list"]);
-    assert!(error.contains(&format!("the database {} is no SQLite database", file.path().display())), "{error}");
+    assert!(error.contains(&format!("the database {} is not a SQLite database", file.path().display())), "{error}");
     db.url = "mysql:/daymend:verysecret@127.0.0.1/lab".to_owned();
     let error = run_fails(&db, USAGE, &["runs", "list"]);
     assert!(error.contains("must begin with mysql://") && !error.contains("verysecret"), "{error}");

@@ -83,7 +83,7 @@ async fn definitions_are_written_out_to_be_changed(engine: Engine) {
     fs::write(&changed, "SELECT 1").unwrap();
     fs::remove_file(format!("{jobs}/historical_summary/bills.sql")).unwrap();
     let error = run_fails(&db, USAGE, &["rollups", "export", jobs]);
-    assert!(error.contains("is there already: nothing was written"), "{error}");
+    assert!(error.contains("exists already: nothing was written"), "{error}");
     assert_eq!(fs::read_to_string(&changed).unwrap(), "SELECT 1");
     assert!(!fs::exists(format!("{jobs}/historical_summary/bills.sql")).unwrap());
 }

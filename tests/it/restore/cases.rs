@@ -161,7 +161,10 @@ async fn what_was_deleted_on_purpose_stays_away_with_what_hangs_on_it(engine: En
         let report = scene.json(3, &[&restore[..], more].concat());
         assert_eq!(rows(&report, "excluded")["people"], 2);
         assert_eq!(rows(&report, "deferred")["pets"], 2);
-        assert!(report["report"].to_string().contains("\"its row of people was deleted on purpose\""), "{report}");
+        assert!(
+            report["report"].to_string().contains("\"the row of people that it refers to was deleted on purpose\""),
+            "{report}"
+        );
     }
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE id IN (2, 3)").await, 0);
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets WHERE owner IN (2, 3)").await, 0);
@@ -187,7 +190,7 @@ async fn rows_that_were_touched_since_are_not_undone(engine: Engine) {
     assert_eq!(
         left,
         [
-            "\"people\" \"a row of pets refers to it by now\" \"2 (pets 100)\"",
+            "\"people\" \"a row of pets refers to it now\" \"2 (pets 100)\"",
             "\"pets\" \"it has been changed since\" \"1\"",
         ]
         .map(str::to_owned),
@@ -208,7 +211,7 @@ async fn a_restore_of_the_latest_says_which_tables_it_lacks(engine: Engine) {
     scene.tables.truncate(1);
     let one = scene.take().await;
     let expected = format!(
-        "warning: {one} lacks pets, which the snapshot before it ({both}) has: rows that vanished from there are not \
+        "warning: {one} lacks pets, which the snapshot before it ({both}) has: rows that vanished from them are not \
          found\n"
     );
     assert_eq!(warned(&scene, &[]), expected);
@@ -225,7 +228,7 @@ async fn who_stops_a_restore_or_an_undo_is_told_what_is_half_done() {
     let undo = scene.path("undo.jsonl").display().to_string();
     // A user locks a row of the last step: when everything else is done, the command waits for it.
     let restore = vec!["restore", name.as_str(), "--missing", "--apply"];
-    let or = format!(", or `daymend snapshot undo {undo}`");
+    let or = format!(", or undo it with `daymend snapshot undo {undo}`");
     for (arguments, holding, people, or) in [
         (restore, "INSERT INTO pets VALUES (1, NULL, NULL)", 309..310, or.as_str()),
         (vec!["undo", &undo], "UPDATE people SET name = 'x' WHERE id = 1", 1..309, ""),
@@ -249,7 +252,7 @@ async fn who_stops_a_restore_or_an_undo_is_told_what_is_half_done() {
         stopped.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         assert_eq!(stopped.wait().unwrap().code(), Some(130), "{said}");
         somebody.rollback().await.unwrap();
-        let how = format!("run it again to go on{or}; no day has been recomputed yet");
+        let how = format!("run it again to continue{or}; no day has been recomputed yet");
         assert_eq!(said, format!("warning: stopped after {rows} rows; {how}\n"));
         scene.run(0, &arguments);
     }
@@ -386,7 +389,7 @@ async fn bad_input_is_one_line(engine: Engine) {
             "error: --where: no table that is compared has code and owner\n",
         ),
         (vec!["diff", &name, "--where", "owner=1", "--table", "people"], "no table that is compared has owner"),
-        (vec!["undo", &bad], "this is no undo file"),
+        (vec!["undo", &bad], "this is not an undo file"),
     ] {
         let error = scene.run(2, &command);
         assert!(error.contains(expected), "{command:?}: {error}");

@@ -48,7 +48,7 @@ async fn rows_of_a_table_without_a_key_are_not_deleted(engine: Engine) {
     scene.execute_all(&["INSERT INTO logins (person) VALUES (1), (1)"]).await;
     let undone = scene.json(3, &["undo", &undo]);
     assert_eq!(undone["removed"], 1, "{undone}");
-    assert_eq!(left(&undone), ("a row of logins refers to it by now".to_owned(), "[\"1\"]".to_owned()));
+    assert_eq!(left(&undone), ("a row of logins refers to it now".to_owned(), "[\"1\"]".to_owned()));
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM logins").await, 2);
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE boss = id").await, 1);
 }
@@ -91,7 +91,7 @@ async fn rows_of_tables_that_are_elsewhere_are_not_deleted() {
             Some("INSERT") => {
                 "whether a row of logins refers to it is unknown: this user may not read that table".to_owned()
             }
-            _ => "a row of logins refers to it by now".to_owned(),
+            _ => "a row of logins refers to it now".to_owned(),
         };
         assert_eq!((why, keys), (expected, "[\"2\",\"1\"]".to_owned()), "{undone}");
         assert_eq!(scene.db.number(&format!("SELECT COUNT(*) FROM {table}")).await, 2);

@@ -46,10 +46,10 @@ async fn a_filter_and_a_row_of_snapshots_say_when_rows_vanished(engine: Engine) 
     // A typo must not look like "nothing lost", and a value is never SQL.
     for condition in ["owner=12345", "owner=abc", "owner=1 or 1=1", "name=x' OR '1'='1"] {
         let error = scene.run(2, &["diff", "--since", &first, "--where", condition]);
-        assert_eq!(error, format!("error: --where: no row fits {condition}\n"));
+        assert_eq!(error, format!("error: --where: no row matches {condition}\n"));
     }
     let same = scene.run(0, &["diff", &first, &second, "--where", "owner=3"]);
-    assert!(same.contains("rows compared, 1 fit --where"), "{same}");
+    assert!(same.contains("rows compared, 1 match --where"), "{same}");
     scene.json(0, &["diff", &first, &second, "--table", "people"]);
 }
 

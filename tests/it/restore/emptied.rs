@@ -54,8 +54,8 @@ async fn what_was_emptied_when_a_row_vanished_is_said_and_left(engine: Engine) {
     let visits = scene.json(3, &[&restore[..], &["--table", "visits"]].concat());
     assert_eq!(visits["report"]["emptied"], Json::Null, "{visits}");
     let printed = scene.run(3, &restore);
-    let said = "502 row(s) of visits refer to no row of clinics any more, and theirs has vanished: a restore fills in only \
-                what it has left empty itself (the first is 1, whose clinic was 1)";
+    let said = "502 row(s) of visits have an empty reference, because their row of clinics vanished: a restore fills in only \
+                references that it has left empty itself (the first is 1, whose clinic was 1)";
     assert!(printed.contains(said), "{printed}");
     // All rows are restored, but a person has to decide something. It is reported once: afterwards nothing is missing.
     let applied = scene.json(3, &[&restore[..], &["--apply"]].concat());

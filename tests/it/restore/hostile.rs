@@ -160,7 +160,7 @@ async fn an_undo_that_is_through_is_no_error(engine: Engine) {
     let undo = scene.path("undo.jsonl").display().to_string();
     assert_eq!(scene.json(0, &["undo", &undo])["removed"], 3);
     assert_eq!(scene.json(0, &["undo", &undo])["removed"], 0);
-    assert!(scene.run(0, &["undo", &undo]).contains("was taken back before"));
+    assert!(scene.run(0, &["undo", &undo]).contains("has already been undone"));
     std::fs::remove_file(scene.path("undo.jsonl.undone")).unwrap();
     assert!(scene.run(2, &["undo", &undo]).contains("cannot be read"), "a file that never existed");
 }

@@ -56,7 +56,7 @@ async fn the_map_can_be_edited(engine: Engine) {
     let nobody = scene.file("nobody.csv", "table,old,new\npeople,2,77\n");
     let plan = scene.json(3, &["restore", &name, "--missing", "--remap", &nobody]);
     let groups = plan["report"]["groups"].as_array().unwrap();
-    assert!(groups.iter().any(|group| group["reason"] == "the map names a row that is not there"), "{plan}");
+    assert!(groups.iter().any(|group| group["reason"] == "the map names a row that does not exist"), "{plan}");
 }
 
 /// Nobody holds their identity, but somebody wants to ask first.

@@ -159,13 +159,13 @@ async fn a_row_that_is_there_twice_is_not_taken_back() {
     scene.execute_all(&["DELETE FROM visits", twice]).await;
     let report = scene.json(3, &["restore", &name, "--missing", "--apply"]);
     assert_eq!((&report["applied"]["inserted"], rows(&report, "deferred")["visits"]), (&2.into(), 1), "{report}");
-    assert!(report["report"].to_string().contains("\"there are several like it\""), "{report}");
+    assert!(report["report"].to_string().contains("\"several rows have the same key\""), "{report}");
     scene.execute_all(&["INSERT INTO visits VALUES ('a', 'noon')"]).await;
     let undo = scene.path("undo.jsonl").display().to_string();
     for more in [["--dry-run"].as_slice(), &[]] {
         let undone = scene.json(3, &[&["undo", &undo], more].concat());
         assert_eq!(undone["removed"], 1, "{undone}");
-        assert_eq!(undone["left"][0]["why"], "there are several like it", "{undone}");
+        assert_eq!(undone["left"][0]["why"], "several rows have the same key", "{undone}");
     }
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM visits WHERE code = 'a'").await, 2);
     scene.execute_all(&["DELETE FROM visits WHERE rowid = (SELECT MAX(rowid) FROM visits)"]).await;

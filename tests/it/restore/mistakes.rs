@@ -102,7 +102,7 @@ async fn a_tombstone_is_understood_or_refused(engine: Engine) {
     assert_eq!(rows(&report, "excluded")["people"], 3);
     assert_eq!(scene.db.number("SELECT MIN(id) FROM people").await, 4);
     let expected = format!(
-        "deleted on purpose: 3 of 7 line(s) fit rows that are missing, 4 fit none: \
+        "deleted on purpose: 3 of 7 line(s) match missing rows, 4 match none: \
          {list}:3 labs:7, {list}:5 people:8, {list}:6 pets:99, {list}:7 people:two"
     );
     assert_eq!(report["report"]["remarks"], serde_json::json!([expected]));
@@ -242,7 +242,10 @@ async fn days_of_labs_whose_view_is_off_are_left_alone(engine: Engine) {
         let args = scene.args(&args);
         let said =
             super::ok(&scene.db, &[&["--now", NOW][..], &args.iter().map(String::as_str).collect::<Vec<_>>()].concat());
-        assert!(said.contains("days of 2 lab(s) are left out (lab 2: its Historical View is off; lab 3: "), "{said}");
+        assert!(
+            said.contains("the days of 2 lab(s) are not recomputed (lab 2: its Historical View is off; lab 3: "),
+            "{said}"
+        );
         assert!(said.contains("day(s) of 1 lab(s) are recomputed"), "{said}");
         assert_eq!(scene.db.number(labs).await, 0);
     }
@@ -276,12 +279,12 @@ async fn a_restore_of_nothing_offers_nothing_to_take_back(engine: Engine) {
     let undo = scene.path("undo.jsonl").display().to_string();
     let restore = ["restore", &name, "--missing", "--apply"];
     let said = scene.run(0, &restore);
-    assert!(said.contains("no rows to restore") && !said.contains("takes it back"), "{said}");
+    assert!(said.contains("no rows to restore") && !said.contains("to undo it"), "{said}");
     scene.execute_all(&["DELETE FROM pets"]).await;
-    assert!(scene.run(0, &restore).contains("takes it back"));
+    assert!(scene.run(0, &restore).contains("to undo it"));
     // What an earlier run restored can still be reverted.
     let said = scene.run(0, &restore);
-    assert!(said.contains("0 row(s) restored by this run") && said.contains("takes it back"), "{said}");
+    assert!(said.contains("0 row(s) restored by this run") && said.contains("to undo it"), "{said}");
     assert!(!scene.run(0, &["undo", &undo, "--dry-run"]).contains("is now"));
     let said = scene.run(0, &["undo", &undo]);
     assert!(said.contains(&format!("{undo} is now {undo}.undone")), "{said}");
@@ -362,7 +365,7 @@ async fn a_map_that_names_half_a_key_names_nobody(engine: Engine) {
         let report = scene.json(3, &["restore", &name, "--missing", "--remap", &map]);
         assert_eq!(rows(&report, "mapped")["seats"], 1, "{report}");
         let groups = report["report"]["groups"].as_array().unwrap();
-        let why = format!("the map names it by {values} value(s), and its key is shelf, place");
+        let why = format!("the map names it by {values} value(s), but its key is shelf, place");
         assert!(groups.iter().any(|group| group["state"] == "ambiguous" && group["reason"] == why), "{report}");
     }
 }
@@ -425,7 +428,7 @@ async fn a_map_that_fits_nobody_is_heard(engine: Engine) {
     let map = scene.file("given.csv", map);
     for more in [[].as_slice(), &["--apply"]] {
         let report = scene.json(3, &[&["restore", &name, "--missing", "--remap", &map], more].concat());
-        let expected = "the map: 3 of 5 line(s) fit no row that is missing: people:4, people:77, pets:abc";
+        let expected = "the map: 3 of 5 line(s) match no missing row: people:4, people:77, pets:abc";
         assert_eq!(report["report"]["remarks"], serde_json::json!([expected]));
     }
 }
@@ -454,7 +457,7 @@ async fn a_plan_of_which_nothing_is_left_says_so(engine: Engine) {
     ];
     scene.execute_all(&sql).await;
     let plan = ["restore", &name, "--missing", "--exclude", "pets:2"];
-    assert!(scene.run(3, &plan).contains("nothing was written: --apply carries this out"));
+    assert!(scene.run(3, &plan).contains("nothing was written: use --apply to restore the rows"));
     scene.json(0, &[&plan[..], &["--apply"]].concat());
     let said = scene.run(0, &plan);
     assert!(said.ends_with("nothing is left to restore\n"), "{said}");

@@ -113,7 +113,7 @@ async fn what_is_committed_is_not_inserted_again(engine: Engine) {
     let apply = Apply::new(context, undo, &mut locked.reader().unwrap(), &mut progress).await.unwrap();
     let error = apply.run().await.expect_err("the restore cannot go on");
     let said = chain(error.as_ref());
-    assert!(said.starts_with("the restore ended in the middle: 9 row(s) were committed before"), "{said}");
+    assert!(said.starts_with("the restore stopped half-way: 9 row(s) were committed before"), "{said}");
     assert!(said.contains("the disk is full") && said.contains("undo.jsonl`"), "{said}");
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 9);
     let deferred = context.work.counts().await.unwrap().into_iter().filter(|count| count.state == State::Deferred);
@@ -143,8 +143,10 @@ async fn who_is_entered_again_while_a_restore_runs_is_not_there_twice(engine: En
     let said: Vec<String> = deferred
         .map(|group| format!("{} {}: {}, {}", group.table, group.samples[0].key, group.reason, group.samples[0].detail))
         .collect();
-    let expected =
-        ["people 2: entered again since the plan, people 100", "pets 2: its row of people is deferred, people 2"];
+    let expected = [
+        "people 2: entered again since the plan, people 100",
+        "pets 2: the row of people that it refers to is deferred, people 2",
+    ];
     assert_eq!(said, expected);
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE name = 'n2'").await, 1);
 }

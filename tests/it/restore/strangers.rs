@@ -87,7 +87,7 @@ async fn nothing_hangs_on_what_is_a_strangers_by_its_key(engine: Engine) {
         assert_eq!((reused["people"], reused["orders"], reused["cards"]), (1, 1, 1), "{report}");
         let deferred = rows(&report, "deferred");
         assert_eq!((deferred["orders"], deferred["items"], deferred["stamps"]), (1, 2, 1), "{report}");
-        let why = "its row of people is somebody else by now";
+        let why = "the key of the row of people that it refers to is now used by another row";
         let groups = report["report"]["groups"].as_array().unwrap();
         assert!(groups.iter().any(|group| group["table"] == "orders" && group["reason"] == why), "{report}");
     }

@@ -116,7 +116,10 @@ async fn what_others_refer_to_by_then_stays_and_is_reported(engine: Engine) {
     assert_eq!(case.scene.db.number("SELECT COUNT(*) FROM members WHERE id = 2 AND leads IS NULL").await, 1);
     let groups = report["report"]["groups"].as_array().unwrap();
     let left = groups.iter().find(|group| group["table"] == "members" && group["reason"] != "").unwrap();
-    assert_eq!(left["reason"], "a reference of it is left empty, whose row cannot be restored", "{report}");
+    assert_eq!(
+        left["reason"], "one of its references is left empty: the row that it refers to cannot be restored",
+        "{report}"
+    );
     assert_eq!(left["samples"][0]["key"], "2");
     // The next run restores the team, and fills in the reference.
     case.scene.db.execute("DELETE FROM teams WHERE id = 99", args![]).await;

@@ -81,7 +81,7 @@ async fn a_reference_that_cannot_be_filled_in_is_reported(engine: Engine) {
         assert_eq!((&report["applied"]["inserted"], &report["applied"]["incomplete"]), (&inserted.into(), &1.into()));
         let groups = report["report"]["groups"].as_array().unwrap();
         let group = groups.iter().find(|group| group["reason"] != "").unwrap();
-        assert_eq!(group["reason"], "a reference of it cannot be filled in: a trigger refuses it", "{report}");
+        assert_eq!(group["reason"], "one of its references cannot be filled in: a trigger refuses it", "{report}");
         assert_eq!((&group["samples"][0]["key"], &group["rows"]), (&"2".into(), &1.into()), "{report}");
         assert!(group["samples"][0]["detail"].as_str().unwrap().contains("never"), "{report}");
     }
@@ -128,8 +128,8 @@ async fn a_circle_stays_whole_where_one_of_it_stays(engine: Engine) {
         let undone = scene.json(3, &["undo", &undo]);
         assert_eq!((&undone["removed"], &undone["emptied"]), (&removed.into(), &0.into()), "{undone}");
         let expected = [
-            "a row of members refers to it, and stays: [\"3 (members 2)\",\"1 (members 3)\"]",
-            "a row of pets refers to it by now: [\"2 (pets 7)\"]",
+            "a row of members refers to it and is not removed: [\"3 (members 2)\",\"1 (members 3)\"]",
+            "a row of pets refers to it now: [\"2 (pets 7)\"]",
         ];
         assert_eq!(left(&undone), expected.map(str::to_owned));
         assert_eq!(scene.db.number(WHOLE).await, 3);

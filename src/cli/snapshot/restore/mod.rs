@@ -123,7 +123,9 @@ impl Options {
         let (tables, left_out) = self.tables(&snapshot, &rollup.summary.table);
         if tables.is_empty() && !left_out.is_empty() {
             let left_out = left_out.join(", ");
-            return Err(usage(format!("{label} has no other tables than {left_out}: name them with --table")));
+            return Err(usage(format!(
+                "{label} has only tables that are not restored by default ({left_out}): name them with --table"
+            )));
         }
         let mut exclusions = self.exclusions()?;
         let remap = self.remap.as_deref().map(Remap::read).transpose().map_err(|error| usage(chain(error.as_ref())))?;
@@ -169,7 +171,7 @@ impl Options {
                         (true, 0) => "no row is missing",
                         (true, _) => "no row of the other tables is missing",
                         (false, _) if report.is_whole(&context) => "nothing is left to restore",
-                        (false, _) => "nothing was written: --apply carries this out",
+                        (false, _) => "nothing was written: use --apply to restore the rows",
                     }
                 );
             }
@@ -190,7 +192,7 @@ impl Options {
         }
         // Before anything is inserted: if this failed afterwards, nobody could undo the restore.
         let undo = undo_of(global, &db, &known, &self.relations).await?;
-        let how = format!("run it again to go on, or `daymend snapshot undo {}`", undo_path.display());
+        let how = format!("run it again to continue, or undo it with `daymend snapshot undo {}`", undo_path.display());
         let half_done = HalfDone::new(global, how);
         let mut say = progress(global, "restored".to_owned());
         let mut progress = |rows| {
@@ -265,11 +267,15 @@ fn remarks_on(left_out: &[String], summary: &str) -> Vec<String> {
     let (derived, own): (Vec<&String>, Vec<&String>) = left_out.iter().partition(|name| *name == summary);
     let mut remarks = Vec::new();
     for summary in derived {
-        remarks.push(format!("{summary} is not restored: it is recomputed (--table {summary} says otherwise)"));
+        remarks.push(format!(
+            "{summary} is not restored: it is recomputed (to restore it all the same: --table {summary})"
+        ));
     }
     if !own.is_empty() {
         let names = own.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-        remarks.push(format!("not restored: {names}: what they ask for has been done since (--table says otherwise)"));
+        remarks.push(format!(
+            "not restored: {names}: what they ask for has been done since (to restore one all the same: --table)"
+        ));
     }
     remarks
 }

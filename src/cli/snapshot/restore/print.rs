@@ -84,8 +84,8 @@ pub(super) fn applied(applied: &Applied, undo: &Path, is_empty: bool) {
         return;
     }
     println!(
-        "{} row(s) restored by this run ({} of them completed afterwards), in {} pass(es); \
-         `daymend snapshot undo {}` takes it back",
+        "{} row(s) restored by this run ({} of them completed afterwards), in {} pass(es); to undo it: \
+         `daymend snapshot undo {}`",
         applied.inserted,
         applied.filled,
         applied.passes,
@@ -93,7 +93,7 @@ pub(super) fn applied(applied: &Applied, undo: &Path, is_empty: bool) {
     );
     if applied.changed > 0 {
         println!(
-            "{} row(s) were changed since they were restored: their references stay as they are, empty",
+            "{} row(s) were changed since they were restored: their empty references are not filled in",
             applied.changed
         );
     }

@@ -152,8 +152,10 @@ impl Apply<'_> {
         let (why, detail) = fill.refused.clone();
         let reason = match (is_out, why.is_empty()) {
             (true, true) => CANNOT.to_owned(),
-            (false, true) => "a reference of it is left empty, whose row cannot be restored".to_owned(),
-            (_, false) => format!("a reference of it cannot be filled in: {why}"),
+            (false, true) => {
+                "one of its references is left empty: the row that it refers to cannot be restored".to_owned()
+            }
+            (_, false) => format!("one of its references cannot be filled in: {why}"),
         };
         let state = if is_out { State::Deferred } else { State::Restored };
         let own = work.find(fill.table, std::slice::from_ref(&fill.key)).await?.pop().flatten();

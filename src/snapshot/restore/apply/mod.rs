@@ -123,8 +123,8 @@ impl<'a> Apply<'a> {
             return Err(error);
         }
         Err(error.context(format!(
-            "the restore ended in the middle: {rows} row(s) were committed before. Run it again to go on, or take them \
-             back with `daymend snapshot undo {}`",
+            "the restore stopped half-way: {rows} row(s) were committed before. Run it again to continue, or undo it \
+             with `daymend snapshot undo {}`",
             self.undo.path().display()
         )))
     }

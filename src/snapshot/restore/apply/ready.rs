@@ -73,8 +73,10 @@ pub(super) async fn ready(
             if !is_live[index] {
                 let target = link.target(&written[index]).unwrap_or_default();
                 let parent = &context.shapes[link.parent].table;
-                waits[index] =
-                    Some((format!("its row of {parent} is gone"), format!("{parent} {}", cells::show_key(&target))));
+                waits[index] = Some((
+                    format!("the row of {parent} that it refers to is gone"),
+                    format!("{parent} {}", cells::show_key(&target)),
+                ));
             }
         }
     }

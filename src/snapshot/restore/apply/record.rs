@@ -16,7 +16,7 @@ use crate::{
 
 /// The reason for leaving a row alone if its key does not distinguish it from others; in a table without a key, the key
 /// is all columns.
-pub(in crate::snapshot::restore) const SEVERAL: &str = "there are several like it";
+pub(in crate::snapshot::restore) const SEVERAL: &str = "several rows have the same key";
 
 /// How many referring rows are recorded per row and reference. If there were more, an undo leaves the row in place.
 const REFERRED_MAX: usize = 1000;
@@ -67,7 +67,7 @@ impl Apply<'_> {
             one.candidate.reason = if differ.is_empty() {
                 String::new()
             } else {
-                format!("the database changed {} as it went in", plan::names(shape, &differ))
+                format!("the database changed {} on insert", plan::names(shape, &differ))
             };
             let later = one.later.iter().map(|(place, value)| (*place, Value(value.clone()))).collect();
             let referred = self.referred(tx, table, &row).await?;

@@ -192,7 +192,8 @@ impl Undo {
                             child.table,
                             cells::show_key(&child.key_of(&row))
                         );
-                        fate.stays.insert(id, (name, format!("a row of {} refers to it, and stays", child.table)));
+                        fate.stays
+                            .insert(id, (name, format!("a row of {} refers to it and is not removed", child.table)));
                         above.push((link.parent, found));
                     }
                 }

@@ -337,7 +337,7 @@ impl Undo {
         }
         for link in self.links.iter().filter(|link| link.parent == number && !link.reference.is_enforced) {
             if let Some(child) = self.child(tx, link, number, live, referred, is_known).await? {
-                let why = format!("a row of {} refers to it by now", self.shapes[link.child].table);
+                let why = format!("a row of {} refers to it now", self.shapes[link.child].table);
                 return Ok(Some((format!("{key} ({child})"), why)));
             }
         }

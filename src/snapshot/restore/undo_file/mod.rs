@@ -226,7 +226,7 @@ impl Writer {
             return Ok(Self { file, path: path.to_owned() });
         }
         if !is_torn_header(&mut file).with_context(at)? {
-            bail!("{}: this is no undo file", path.display());
+            bail!("{}: this is not an undo file", path.display());
         }
         file.set_len(0).with_context(at)?;
         let mut this = Self { file, path: path.to_owned() };
@@ -341,7 +341,7 @@ mod tests {
         for wrong in ["hello\n", "hello\nand no end", "hello", "{\"daymend\""] {
             fs::write(&path, wrong).unwrap();
             for error in [Reader::open(&path).unwrap_err(), Writer::open(&path, &header("s")).unwrap_err()] {
-                assert!(error.to_string().contains("this is no undo file"), "{wrong}: {error:#}");
+                assert!(error.to_string().contains("this is not an undo file"), "{wrong}: {error:#}");
             }
             assert_eq!(fs::read_to_string(&path).unwrap(), wrong);
         }

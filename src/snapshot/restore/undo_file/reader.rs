@@ -33,7 +33,7 @@ impl Reader {
         let mut first = String::new();
         lines.read_line(&mut first).with_context(at)?;
         let header: Header =
-            serde_json::from_str(&first).with_context(|| format!("{}: this is no undo file", path.display()))?;
+            serde_json::from_str(&first).with_context(|| format!("{}: this is not an undo file", path.display()))?;
         if header.daymend_undo != VERSION {
             bail!(
                 "{}: format version {} is not supported (this daymend reads {VERSION})",
