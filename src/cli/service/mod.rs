@@ -1,0 +1,38 @@
+//! `daymend serve`, `scheduler` and `worker`: the long-running processes.
+
+mod scheduler;
+mod serve;
+mod worker;
+
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::recompute::shrink::MaxShrink;
+pub(in crate::cli) use scheduler::SchedulerOptions;
+pub(in crate::cli) use serve::ServeOptions;
+pub(in crate::cli) use worker::WorkerOptions;
+
+/// How many connections a process needs besides those of its worker's slots.
+const CONNECTIONS_SPARE: u32 = 4;
+
+/// How long a scheduler tick counts as a sign of life: enqueueing millions of jobs takes a while.
+const TICK_FRESH: Duration = Duration::from_secs(300);
+
+/// How many rows may vanish.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ShrinkArgs {
+    /// Discard a job that would remove more than this share of its day's rows, because the source may have lost data;
+    /// rows that cancelled facts explain do not count. A percentage, or off
+    #[arg(long, env = "DAYMEND_MAX_SHRINK", default_value = "50%", value_name = "SHARE")]
+    pub(in crate::cli) max_shrink: MaxShrink,
+}
+
+/// How often a job is tried.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct AttemptsArgs {
+    /// How many attempts a job has before it is discarded
+    #[arg(long, env = "DAYMEND_ATTEMPTS", default_value_t = 5, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(in crate::cli) attempts: u32,
+}
