@@ -151,6 +151,11 @@ impl DbError {
             }
     }
 
+    /// Whether there was no connection, or no answer, in time.
+    pub(super) fn is_timeout(&self) -> bool {
+        matches!(&self.source, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut)
+    }
+
     /// Whether a row holds a value that cannot be read: only the row's lab is affected.
     #[must_use]
     pub fn is_bad_data(&self) -> bool {

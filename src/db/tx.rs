@@ -423,6 +423,9 @@ impl Connection {
     }
 }
 
+/// Why a pool has no connection: it tries for a while, and does not tell what went wrong.
+const NO_CONNECTION: &str = "no connection: the database does not answer, or all connections are in use";
+
 /// Why a statement has no result.
 enum Failure {
     NoAnswer,
@@ -431,13 +434,12 @@ enum Failure {
 
 impl Failure {
     fn into_error(self, limit: Duration) -> sqlx::Error {
-        match self {
-            Self::Error(error) => error,
-            Self::NoAnswer => sqlx::Error::Io(std::io::Error::new(
-                std::io::ErrorKind::TimedOut,
-                format!("no answer within {}", humantime::format_duration(limit)),
-            )),
-        }
+        let why = match self {
+            Self::Error(sqlx::Error::PoolTimedOut) => NO_CONNECTION.to_owned(),
+            Self::Error(error) => return error,
+            Self::NoAnswer => format!("no answer within {}", humantime::format_duration(limit)),
+        };
+        sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, why))
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use chrono::NaiveDate;
 use daymend::{
     args,
-    db::{Kind, Mode, Query, code},
+    db::{ConnectOptions, Kind, Mode, Query, code, connect},
     error::chain,
 };
 
@@ -240,6 +240,15 @@ async fn a_login_that_is_refused_for_a_while_uses_up_no_attempt() {
     db.apply(&format!("ALTER USER {user}@'%' ACCOUNT UNLOCK")).await;
     wait_for_the_end(&db).await;
     assert!(processes.iter_mut().all(Process::is_running));
+}
+
+/// The driver's own words for this ("pool timed out") do not say that the database may be away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_without_a_connection_names_the_database() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let db = connect(&format!("mysql://nobody:nothing@127.0.0.1:{closed}/lab"), ConnectOptions::new(1)).unwrap();
+    let error = db.begin(Mode::Write).await.unwrap_err();
+    assert!(chain(&error).contains("no connection: the database does not answer"), "{}", chain(&error));
 }
 
 /// With a wrong password, the advice is about the password, not the network.
