@@ -296,6 +296,25 @@ async fn a_claim_that_is_cut_off_drops_no_work() {
     assert_eq!(db.number("SELECT MAX(attempt) FROM daymend_jobs").await, 1);
 }
 
+/// Jobs that a worker may have claimed without knowing it are given back when its session ends, long before its lease
+/// does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_whose_commit_gets_no_answer_gives_its_jobs_back() {
+    for is_sent in [true, false] {
+        let db = with_labs(TestDb::new(Engine::MariaDb).await, 1).await;
+        run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02", "--to", "2026-06-04"]);
+        let proxy = Proxy::cutting_after(server::shared_port(), "daymend: claim\n", "COMMIT", is_sent).await;
+        let worker = ["--now", NOW, "worker", "--lease", "600s", "--heartbeat", "10s"];
+        let _worker = Process::start(&db.through(&proxy), &worker);
+        let sessions = "SELECT COUNT(*) FROM daymend_workers";
+        wait_until("a second session", LIMIT, async || db.number(sessions).await == 2).await;
+        wait_until("the jobs to be done", LIMIT, async || completed(&db).await == 3).await;
+        assert_eq!(db.number("SELECT MAX(attempt) FROM daymend_jobs").await, 1, "{is_sent}: it used up no attempt");
+        let of_first = "SELECT COUNT(*) FROM daymend_jobs WHERE worker_id = (SELECT MIN(id) FROM daymend_workers)";
+        assert_eq!(db.number(of_first).await, 0);
+    }
+}
+
 /// An operator holds a running job whose day the worker has corrected, except for settling the job.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_somebody_holds_keeps_no_user_waiting() {

@@ -41,17 +41,25 @@ pub struct Proxy {
     struck: Arc<AtomicUsize>,
 }
 
-/// Closes the first connection that sends a text to the server.
+/// Closes the first connection that sends these texts to the server, one after the other.
 #[derive(Debug, Clone)]
 struct Fuse {
-    text: &'static str,
+    texts: Vec<&'static str>,
+    /// Whether the server still gets the last text; the client gets no answer to it.
+    is_sent: bool,
     is_blown: Arc<AtomicBool>,
 }
 
 impl Fuse {
-    fn blows(&self, sent: &[u8]) -> bool {
-        sent.windows(self.text.len()).any(|part| part == self.text.as_bytes())
-            && !self.is_blown.swap(true, Ordering::SeqCst)
+    /// Whether this connection, which has sent the first `seen` texts, sends the last one, and is the first to do so.
+    fn blows(&self, sent: &[u8], seen: &mut usize) -> bool {
+        while let Some(text) = self.texts.get(*seen) {
+            if !sent.windows(text.len()).any(|part| part == text.as_bytes()) {
+                return false;
+            }
+            *seen += 1;
+        }
+        !self.is_blown.swap(true, Ordering::SeqCst)
     }
 }
 
@@ -63,7 +71,13 @@ impl Proxy {
 
     /// Like [`Proxy::start`], but closes the first connection that sends `text`, at that moment, and no other.
     pub async fn cutting_at(to_port: u16, text: &'static str) -> Self {
-        Self::start_with(to_port, Some(Fuse { text, is_blown: Arc::default() })).await
+        Self::start_with(to_port, Some(Fuse { texts: vec![text], is_sent: false, is_blown: Arc::default() })).await
+    }
+
+    /// Like [`Proxy::cutting_at`], for the second text that a connection sends after the first; with `is_sent`, the
+    /// server still gets it, but the client gets no answer.
+    pub async fn cutting_after(to_port: u16, first: &'static str, second: &'static str, is_sent: bool) -> Self {
+        Self::start_with(to_port, Some(Fuse { texts: vec![first, second], is_sent, is_blown: Arc::default() })).await
     }
 
     async fn start_with(to_port: u16, fuse: Option<Fuse>) -> Self {
@@ -81,8 +95,10 @@ impl Proxy {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", to_port)).await else { continue };
                 let (client_read, client_write) = client.into_split();
                 let (server_read, server_write) = server.into_split();
-                tokio::spawn(forward(client_read, server_write, seen.clone(), false, fuse.clone(), Arc::clone(&hits)));
-                tokio::spawn(forward(server_read, client_write, seen.clone(), true, None, Arc::clone(&hits)));
+                let connection =
+                    Connection { weather: seen.clone(), is_cut: Arc::default(), struck: Arc::clone(&hits) };
+                tokio::spawn(forward(client_read, server_write, connection.clone(), false, fuse.clone()));
+                tokio::spawn(forward(server_read, client_write, connection, true, None));
             }
         });
         Self { port, weather, refused, struck }
@@ -105,16 +121,26 @@ impl Proxy {
     }
 }
 
+/// What the two directions of a connection share.
+#[derive(Debug, Clone)]
+struct Connection {
+    weather: watch::Receiver<Weather>,
+    /// Whether the fuse has blown here.
+    is_cut: Arc<AtomicBool>,
+    struck: Arc<AtomicUsize>,
+}
+
+/// Forwards one direction of a connection.
 async fn forward(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    mut weather: watch::Receiver<Weather>,
+    connection: Connection,
     is_to_client: bool,
     fuse: Option<Fuse>,
-    struck: Arc<AtomicUsize>,
 ) {
+    let Connection { mut weather, is_cut, struck } = connection;
     let mut buffer = vec![0; 64 * 1024];
-    let (mut has_carried, mut is_swallowing, mut has_swallowed) = (false, false, false);
+    let (mut has_carried, mut is_swallowing, mut has_swallowed, mut texts_seen) = (false, false, false, 0);
     loop {
         let read = tokio::select! {
             read = from.read(&mut buffer) => read,
@@ -134,7 +160,14 @@ async fn forward(
             }
         };
         let Ok(count @ 1..) = read else { return };
-        if fuse.as_ref().is_some_and(|fuse| fuse.blows(&buffer[..count])) {
+        if let Some(fuse) = fuse.as_ref().filter(|fuse| fuse.blows(&buffer[..count], &mut texts_seen)) {
+            is_cut.store(true, Ordering::SeqCst);
+            if fuse.is_sent {
+                let _ = to.write_all(&buffer[..count]).await;
+            }
+            return;
+        }
+        if is_to_client && is_cut.load(Ordering::SeqCst) {
             return;
         }
         if is_swallowing {
