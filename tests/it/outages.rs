@@ -315,6 +315,26 @@ async fn a_claim_whose_commit_gets_no_answer_gives_its_jobs_back() {
     }
 }
 
+/// A day is written and its job completed in one transaction: either both have happened, or both are done again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_correction_whose_commit_gets_no_answer_is_done_once() {
+    for is_sent in [true, false] {
+        let db = with_labs(TestDb::new(Engine::MariaDb).await, 1).await;
+        run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02"]);
+        let proxy = Proxy::cutting_after(server::shared_port(), "daymend: complete\n", "COMMIT", is_sent).await;
+        let worker = run(&db.through(&proxy), &["--now", NOW, "worker", "--drain"]);
+        let log = String::from_utf8_lossy(&worker.stderr);
+        assert!(worker.status.success() && log.contains("error=database: commit: "), "{log}");
+        let mut expected = oracle::expected(&db, &[LAB], NOW.parse().unwrap()).await;
+        expected.retain(|key, _| key.1.to_string() == "2026-06-02");
+        oracle::assert_equal(&oracle::stored(&db).await, &expected);
+        let rows =
+            db.number("SELECT CAST(SUM(rows_inserted) AS SIGNED) FROM daymend_jobs WHERE state = 'completed'").await;
+        assert_eq!(rows, i64::try_from(expected.len()).unwrap(), "{is_sent}");
+        assert_eq!(db.number("SELECT COUNT(*) FROM daymend_attempts").await, 0, "{is_sent}: an attempt failed");
+    }
+}
+
 /// An operator holds a running job whose day the worker has corrected, except for settling the job.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_somebody_holds_keeps_no_user_waiting() {
