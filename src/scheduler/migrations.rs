@@ -139,6 +139,11 @@ pub async fn take_pending(
     Ok(if is_more { Walk { after: last, ..walk } } else { Walk { first: next, after: None } })
 }
 
+/// Logs that the records of a lab could not be taken.
+pub(super) fn say_untaken(lab: i64, why: &str) {
+    tracing::warn!(lab, "lab {lab} has migration records that cannot be taken: {why}");
+}
+
 /// Whether an error concerns one lab, and not the database as a whole.
 async fn is_of_the_lab(error: &DbError, db: &Db) -> bool {
     matches!(error.kind, Kind::Definition | Kind::Other) || db.answers_others(error).await
@@ -172,8 +177,10 @@ async fn take_lab(
     match history {
         Ok(history) => take(db, rollup, limits, (records, &history), now, report).await,
         Err(why) => {
-            unless_held(db, &name_of(lab_id), "refuse migration", report, || refuse(db, records, &why)).await?;
-            report.untaken.insert(lab_id, why);
+            let refuse = || refuse(db, records, &why);
+            if unless_held(db, &name_of(lab_id), "refuse migration", report, refuse).await?.is_some() {
+                report.refused.insert(lab_id, why);
+            }
             Ok(())
         }
     }

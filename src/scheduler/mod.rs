@@ -94,7 +94,9 @@ pub struct Report {
     pub closed: Vec<(i64, RunState, Progress)>,
     /// Labs that it could not schedule, and why.
     pub unusable: BTreeMap<i64, String>,
-    /// Labs whose migration records it could not take, and why.
+    /// Labs whose migration records it closed as failed, because they cannot be rebuilt, and why.
+    pub refused: BTreeMap<i64, String>,
+    /// Labs whose migration records it could not take, which stay pending, and why.
     pub untaken: BTreeMap<i64, String>,
     /// Runs that it could not close, or whose records it could not update, and why.
     pub unclosed: BTreeMap<i64, String>,
@@ -116,13 +118,13 @@ impl Report {
     /// Whether everything that was due has been done, except for labs that cannot be scheduled.
     #[must_use]
     pub fn is_all_done(&self) -> bool {
-        self.held.is_empty() && self.unclosed.is_empty()
+        self.held.is_empty() && self.unclosed.is_empty() && self.untaken.is_empty()
     }
 
     /// Whether nothing was done, and nothing left undone.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.enqueued.is_empty() && self.closed.is_empty() && self.untaken.is_empty() && self.is_all_done()
+        self.enqueued.is_empty() && self.closed.is_empty() && self.refused.is_empty() && self.is_all_done()
     }
 
     /// Logs what is left undone, where no later tick will do it.
@@ -130,6 +132,9 @@ impl Report {
         self.warn_of_held("not done");
         for (run, why) in &self.unclosed {
             close::say_unclosed(*run, why);
+        }
+        for (lab, why) in &self.untaken {
+            migrations::say_untaken(*lab, why);
         }
     }
 }

@@ -130,9 +130,7 @@ impl Ticker {
         self.walk = next;
         self.untaken.append(&mut report.untaken);
         if next.is_at_start() {
-            report_new(std::mem::take(&mut self.untaken), &mut self.reported.untaken, |lab, why| {
-                tracing::warn!(lab, "lab {lab} has migration records that cannot be taken: {why}");
-            });
+            report_new(std::mem::take(&mut self.untaken), &mut self.reported.untaken, migrations::say_untaken);
         }
     }
 }

@@ -335,6 +335,30 @@ async fn a_correction_whose_commit_gets_no_answer_is_done_once() {
     }
 }
 
+/// Whether the scheduler's transaction was committed or not, the next tick enqueues each day once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_whose_commit_gets_no_answer_is_enqueued_once() {
+    const TICK: [&str; 4] = ["--now", NOW, "scheduler", "--once"];
+    for is_sent in [true, false] {
+        let db = with_labs(TestDb::new(Engine::MariaDb).await, 1).await;
+        let tick_cut_off = async |code| {
+            let proxy = Proxy::cutting_after(server::shared_port(), "daymend: insert run\n", "COMMIT", is_sent).await;
+            run_fails(&db.through(&proxy), code, &TICK);
+            run_ok(&db, &TICK);
+            let rows = db.rows("SELECT kind, COUNT(*) FROM daymend_jobs GROUP BY kind ORDER BY kind", args![]).await;
+            rows.iter().map(|row| (row.text(0).unwrap(), row.int(1).unwrap())).collect::<Vec<_>>()
+        };
+        let nightly = ("nightly".to_owned(), 1);
+        assert_eq!(tick_cut_off(4).await, std::slice::from_ref(&nightly), "{is_sent}");
+        db.request_rebuild(1).await;
+        // A connection that is lost while the database answers others is taken for the lab's fault.
+        assert_eq!(tick_cut_off(1).await, [nightly, ("rebuild".to_owned(), 6)], "{is_sent}");
+        assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 2);
+        let started = "SELECT COUNT(*) FROM operation_event_log WHERE status = 'STARTED'";
+        assert_eq!(db.number(started).await, 2);
+    }
+}
+
 /// An operator holds a running job whose day the worker has corrected, except for settling the job.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_somebody_holds_keeps_no_user_waiting() {

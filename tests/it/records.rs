@@ -24,7 +24,7 @@ use crate::{
     scheduler::now,
     support::{
         Engine, TestDb,
-        process::command,
+        process::{command, run},
         wait_until,
         work::{SCHEDULER, jobs_with_slow_lab, rollups},
     },
@@ -66,6 +66,10 @@ async fn a_record_that_cannot_be_taken_stops_no_other(engine: Engine) {
         statuses
     };
     assert_eq!(statuses().await, ["Running (0/1)", "Pending", "Running (0/1)"]);
+    let once = run(&db, &["--now", &now().to_rfc3339(), "scheduler", "--once"]);
+    let (said, log) = (String::from_utf8_lossy(&once.stdout), String::from_utf8_lossy(&once.stderr));
+    assert_eq!((once.status.code(), said.contains("nothing is due")), (Some(1), false), "{said}");
+    assert!(log.contains("lab 2 has migration records that cannot be taken"), "{log}");
     db.execute("DROP TRIGGER never", args![]).await;
     assert!(db.tick(now()).await.untaken.is_empty());
     assert_eq!(statuses().await, ["Running (0/1)"; 3]);

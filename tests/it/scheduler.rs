@@ -278,7 +278,7 @@ async fn a_record_that_cannot_be_carried_out_ends_as_failed_with_the_reason(engi
     assert_eq!(statuses[2], "Failed (no time zone is set)");
     assert_eq!(statuses[3], "Running (0/1)");
     assert_eq!(report.unusable.keys().collect::<Vec<_>>(), [&1, &2]);
-    assert_eq!(report.untaken.keys().collect::<Vec<_>>(), [&1, &2, &99]);
+    assert_eq!(report.refused.keys().collect::<Vec<_>>(), [&1, &2, &99]);
     let scheduled = "SELECT COUNT(*) FROM crelio_data_migrations WHERE is_scheduled = 1";
     assert_eq!(db.number(scheduled).await, 0);
     db.tick(now()).await;

@@ -201,7 +201,7 @@ fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<E
             report.held.iter().map(|(what, why)| serde_json::json!({ "what": what, "why": why })).collect();
         print_json(&serde_json::json!({
             "enqueued": report.enqueued, "closed": closed, "unusable": labs(&report.unusable),
-            "unclosed": unclosed, "untaken": labs(&report.untaken), "held": held
+            "unclosed": unclosed, "refused": labs(&report.refused), "untaken": labs(&report.untaken), "held": held
         }))?;
         return Ok(exit.into());
     }
@@ -214,10 +214,7 @@ fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<E
     for (lab, why) in &report.unusable {
         global.warn(format_args!("lab {lab} cannot be scheduled: {why}"));
     }
-    for (lab, why) in &report.untaken {
-        global.warn(format_args!("lab {lab} has migration records that cannot be taken: {why}"));
-    }
-    if report.enqueued.is_empty() && report.closed.is_empty() && report.is_all_done() {
+    if report.is_empty() {
         println!("nothing is due");
     }
     Ok(exit.into())

@@ -83,7 +83,7 @@ async fn first_look(db: &Db) -> (Vec<i64>, i64) {
     let mut report = Report::default();
     let before = rows_read(db).await;
     migrations::take_pending(db, rollup, limits, Walk::default(), DateTime::UNIX_EPOCH, &mut report).await.unwrap();
-    (report.untaken.into_keys().collect(), rows_read(db).await - before)
+    (report.refused.into_keys().collect(), rows_read(db).await - before)
 }
 
 async fn a_look_for_records_reads_no_more_of_many_than_of_few(engine: Engine) {
@@ -102,6 +102,6 @@ async fn a_look_for_records_reads_no_more_of_many_than_of_few(engine: Engine) {
         .await;
     assert_eq!(first_look(&one).await.0, [77]);
     let report = db.tick(DateTime::UNIX_EPOCH).await;
-    assert_eq!(report.untaken.into_keys().collect::<Vec<_>>(), [1]);
+    assert_eq!(report.refused.into_keys().collect::<Vec<_>>(), [1]);
     assert!(db.record_status(4_444).await.starts_with("Failed"));
 }
