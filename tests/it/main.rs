@@ -31,6 +31,7 @@ mod hostile;
 mod kills;
 mod late;
 mod limits;
+mod lost_commits;
 mod metric_values;
 mod metrics;
 mod migrate;

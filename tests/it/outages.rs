@@ -296,69 +296,6 @@ async fn a_claim_that_is_cut_off_drops_no_work() {
     assert_eq!(db.number("SELECT MAX(attempt) FROM daymend_jobs").await, 1);
 }
 
-/// Jobs that a worker may have claimed without knowing it are given back when its session ends, long before its lease
-/// does.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_claim_whose_commit_gets_no_answer_gives_its_jobs_back() {
-    for is_sent in [true, false] {
-        let db = with_labs(TestDb::new(Engine::MariaDb).await, 1).await;
-        run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02", "--to", "2026-06-04"]);
-        let proxy = Proxy::cutting_after(server::shared_port(), "daymend: claim\n", "COMMIT", is_sent).await;
-        let worker = ["--now", NOW, "worker", "--lease", "600s", "--heartbeat", "10s"];
-        let _worker = Process::start(&db.through(&proxy), &worker);
-        let sessions = "SELECT COUNT(*) FROM daymend_workers";
-        wait_until("a second session", LIMIT, async || db.number(sessions).await == 2).await;
-        wait_until("the jobs to be done", LIMIT, async || completed(&db).await == 3).await;
-        assert_eq!(db.number("SELECT MAX(attempt) FROM daymend_jobs").await, 1, "{is_sent}: it used up no attempt");
-        let of_first = "SELECT COUNT(*) FROM daymend_jobs WHERE worker_id = (SELECT MIN(id) FROM daymend_workers)";
-        assert_eq!(db.number(of_first).await, 0);
-    }
-}
-
-/// A day is written and its job completed in one transaction: either both have happened, or both are done again.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_correction_whose_commit_gets_no_answer_is_done_once() {
-    for is_sent in [true, false] {
-        let db = with_labs(TestDb::new(Engine::MariaDb).await, 1).await;
-        run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02"]);
-        let proxy = Proxy::cutting_after(server::shared_port(), "daymend: complete\n", "COMMIT", is_sent).await;
-        let worker = run(&db.through(&proxy), &["--now", NOW, "worker", "--drain"]);
-        let log = String::from_utf8_lossy(&worker.stderr);
-        assert!(worker.status.success() && log.contains("error=database: commit: "), "{log}");
-        let mut expected = oracle::expected(&db, &[LAB], NOW.parse().unwrap()).await;
-        expected.retain(|key, _| key.1.to_string() == "2026-06-02");
-        oracle::assert_equal(&oracle::stored(&db).await, &expected);
-        let rows =
-            db.number("SELECT CAST(SUM(rows_inserted) AS SIGNED) FROM daymend_jobs WHERE state = 'completed'").await;
-        assert_eq!(rows, i64::try_from(expected.len()).unwrap(), "{is_sent}");
-        assert_eq!(db.number("SELECT COUNT(*) FROM daymend_attempts").await, 0, "{is_sent}: an attempt failed");
-    }
-}
-
-/// Whether the scheduler's transaction was committed or not, the next tick enqueues each day once.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_whose_commit_gets_no_answer_is_enqueued_once() {
-    const TICK: [&str; 4] = ["--now", NOW, "scheduler", "--once"];
-    for is_sent in [true, false] {
-        let db = with_labs(TestDb::new(Engine::MariaDb).await, 1).await;
-        let tick_cut_off = async |code| {
-            let proxy = Proxy::cutting_after(server::shared_port(), "daymend: insert run\n", "COMMIT", is_sent).await;
-            run_fails(&db.through(&proxy), code, &TICK);
-            run_ok(&db, &TICK);
-            let rows = db.rows("SELECT kind, COUNT(*) FROM daymend_jobs GROUP BY kind ORDER BY kind", args![]).await;
-            rows.iter().map(|row| (row.text(0).unwrap(), row.int(1).unwrap())).collect::<Vec<_>>()
-        };
-        let nightly = ("nightly".to_owned(), 1);
-        assert_eq!(tick_cut_off(4).await, std::slice::from_ref(&nightly), "{is_sent}");
-        db.request_rebuild(1).await;
-        // A connection that is lost while the database answers others is taken for the lab's fault.
-        assert_eq!(tick_cut_off(1).await, [nightly, ("rebuild".to_owned(), 6)], "{is_sent}");
-        assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 2);
-        let started = "SELECT COUNT(*) FROM operation_event_log WHERE status = 'STARTED'";
-        assert_eq!(db.number(started).await, 2);
-    }
-}
-
 /// An operator holds a running job whose day the worker has corrected, except for settling the job.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_somebody_holds_keeps_no_user_waiting() {
