@@ -132,7 +132,7 @@ impl TestDb {
     pub fn through(&self, proxy: &proxy::Proxy) -> Self {
         Self {
             engine: self.engine,
-            url: server::at_port(&self.url, proxy.port),
+            url: server::at_port(&self.url, proxy.port) + if proxy.reads { "?ssl-mode=DISABLED" } else { "" },
             migrate_url: self.migrate_url.clone(),
             triggers_url: self.triggers_url.clone(),
             snapshot_url: self.snapshot_url.clone(),

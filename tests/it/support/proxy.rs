@@ -36,6 +36,8 @@ pub enum Weather {
 #[derive(Debug)]
 pub struct Proxy {
     pub port: u16,
+    /// Whether it looks for texts, which must not be encrypted.
+    pub reads: bool,
     weather: watch::Sender<Weather>,
     refused: Arc<AtomicUsize>,
     struck: Arc<AtomicUsize>,
@@ -83,6 +85,7 @@ impl Proxy {
     async fn start_with(to_port: u16, fuse: Option<Fuse>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
+        let reads = fuse.is_some();
         let (weather, seen) = watch::channel(Weather::Fair);
         let (refused, struck) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let (count, hits) = (Arc::clone(&refused), Arc::clone(&struck));
@@ -101,7 +104,7 @@ impl Proxy {
                 tokio::spawn(forward(server_read, client_write, connection, true, None));
             }
         });
-        Self { port, weather, refused, struck }
+        Self { port, reads, weather, refused, struck }
     }
 
     /// Changes the weather. Data that a stall has swallowed is not delivered afterwards.
