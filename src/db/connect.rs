@@ -278,7 +278,9 @@ impl Db {
     pub async fn ping(&self) -> anyhow::Result<()> {
         let mut answer = Tx::acquire(self).await.map(drop);
         // A pool that has timed out does not say why: connect once without it.
-        if let (true, Pool::MySql(pool)) = (answer.as_ref().is_err_and(DbError::is_timeout), &self.pool) {
+        if let Pool::MySql(pool) = &self.pool
+            && answer.as_ref().is_err_and(DbError::is_timeout)
+        {
             let options = pool.connect_options();
             let once = tokio::time::timeout(ACQUIRE_TIMEOUT / 5, MySqlConnection::connect_with(&options)).await;
             let once = once.map_or(Ok(()), |once| once.map(drop));

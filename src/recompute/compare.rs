@@ -68,8 +68,8 @@ pub(super) async fn look(
     Ok(found)
 }
 
-/// Checks that the facts of the day on which rows were inserted, which is one day per turn, still give those rows,
-/// and locks the facts; a conflict if they do not, or if somebody is changing them.
+/// Checks that the facts of the day on which rows were inserted, which is one day per correction, still give those
+/// rows, and locks the facts; a conflict if they do not, or if somebody is changing them.
 ///
 /// Only inserted rows are checked: concurrent changes of facts affect the other rows as if made after the correction.
 pub(super) async fn hold_facts(

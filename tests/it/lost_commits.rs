@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use daymend::args;
 
-use crate::support::{
-    Engine, TestDb, oracle,
-    process::{Process, run, run_fails, run_ok},
-    proxy::Proxy,
-    server, wait_until,
+use crate::{
+    outages::{completed, with_labs},
+    support::{
+        Engine, TestDb, oracle,
+        process::{Process, run, run_fails, run_ok},
+        proxy::Proxy,
+        server, wait_until,
+    },
 };
 
 const NOW: &str = "2026-06-15T12:00:00Z";
@@ -19,16 +22,12 @@ const DRAIN: [&str; 4] = ["--now", NOW, "worker", "--drain"];
 
 /// Creates a lab with bills on five days.
 async fn lab() -> TestDb {
-    let db = TestDb::new(Engine::MariaDb).await;
-    db.add_lab(LAB.0, Some(LAB.1.name())).await;
-    db.fill_lab(LAB.0, "2026-06-01".parse().unwrap(), 5, 5).await;
-    db
+    with_labs(TestDb::new(Engine::MariaDb).await, 1).await
 }
 
 /// Waits until this many jobs have completed.
 async fn wait_for(db: &TestDb, jobs: i64) {
-    let completed = "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'";
-    wait_until("the jobs to be done", LIMIT, async || db.number(completed).await == jobs).await;
+    wait_until("the jobs to be done", LIMIT, async || completed(db).await == jobs).await;
 }
 
 /// Starts a proxy that loses the COMMIT behind the statement with this name, or only its answer.

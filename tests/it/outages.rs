@@ -51,7 +51,7 @@ async fn with_rebuild(db: TestDb) -> TestDb {
 }
 
 /// Creates labs with bills on five days.
-async fn with_labs(db: TestDb, labs: i64) -> TestDb {
+pub(crate) async fn with_labs(db: TestDb, labs: i64) -> TestDb {
     for lab in 1..=labs {
         db.add_lab(lab, Some(LAB.1.name())).await;
         db.fill_lab(lab, "2026-06-01".parse().unwrap(), 5, 5).await;
@@ -59,7 +59,7 @@ async fn with_labs(db: TestDb, labs: i64) -> TestDb {
     db
 }
 
-async fn completed(db: &TestDb) -> i64 {
+pub(crate) async fn completed(db: &TestDb) -> i64 {
     db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await
 }
 

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Args, builder::BoolishValueParser};
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{AttemptsArgs, CONNECTIONS_SPARE, ShrinkArgs, TICK_FRESH};
@@ -186,22 +187,21 @@ impl SchedulerOptions {
     }
 }
 
+/// Labs, runs or the like, each with the reason why it is listed.
+fn reasons<K: Serialize>(name: &str, found: &BTreeMap<K, String>) -> Vec<serde_json::Value> {
+    found.iter().map(|(item, why)| serde_json::json!({ name: item, "why": why })).collect()
+}
+
 fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<ExitCode> {
     let exit = if report.is_all_done() { Exit::Ok } else { Exit::Failed };
     report.warn_of_undone();
     if global.json {
         let closed: Vec<_> =
             report.closed.iter().map(|(run, state, _)| serde_json::json!({ "run": run, "state": state })).collect();
-        let labs = |labs: &BTreeMap<i64, String>| -> Vec<_> {
-            labs.iter().map(|(lab, why)| serde_json::json!({ "lab": lab, "why": why })).collect()
-        };
-        let unclosed: Vec<_> =
-            report.unclosed.iter().map(|(run, why)| serde_json::json!({ "run": run, "why": why })).collect();
-        let held: Vec<_> =
-            report.held.iter().map(|(what, why)| serde_json::json!({ "what": what, "why": why })).collect();
         print_json(&serde_json::json!({
-            "enqueued": report.enqueued, "closed": closed, "unusable": labs(&report.unusable),
-            "unclosed": unclosed, "refused": labs(&report.refused), "untaken": labs(&report.untaken), "held": held
+            "enqueued": report.enqueued, "closed": closed, "unusable": reasons("lab", &report.unusable),
+            "unclosed": reasons("run", &report.unclosed), "refused": reasons("lab", &report.refused),
+            "untaken": reasons("lab", &report.untaken), "held": reasons("what", &report.held)
         }))?;
         return Ok(exit.into());
     }
