@@ -4,6 +4,7 @@ import argparse
 import os
 import pathlib
 import platform
+import statistics
 import time
 
 from . import daymend, data, incumbent, profile, set_based
@@ -183,7 +184,8 @@ def writers(server, database, ours, options) -> Item:
         users.stopping.wait(took["daymend"][-1] * options.days / 1000)
         alone.append(users.stop())
     for name, rounds in [("daymend off", alone), ("beside the rebuild", beside)]:
-        p50, p99, longest = (sorted(percentile(r, p) for r in rounds)[len(rounds) // 2] for p in (50, 99, 100))
+        p50, p99 = (statistics.median(percentile(times, part) for times in rounds) for part in (50, 99))
+        longest = max(max(times) for times in rounds)
         notes.append(f"| {name} | {p50:.2f} | {p99:.2f} | {longest:.1f} |")
     return Item("Writers beside a rebuild from empty", "day", took, notes)
 
@@ -198,19 +200,21 @@ def enqueue_from_empty(server, database, ours, options) -> None:
 
 def growth_of_days(server, database, ours, options) -> Item:
     """daymend alone: the time per day must not grow with the history."""
-    took = {}
+    histories, took = {}, {}
     for years in [1, 3, 10]:
         days = max(10, options.days * years // 3)
-        database = data.create(server, "years", 1, days)
-        ours = Daymend(server, "years")
-        took[f"{days:,} days"] = rounds = []
-        for _ in range(options.rounds):
-            rows(database, "TRUNCATE TABLE operation_historical_summary")
-            ours.forget()
-            server.settle(database)
-            rounds.append(1000 * timed(lambda: ours.repair(data.first(days), data.LAST, LAB)) / days)
+        histories[f"years_{years}"] = days, data.create(server, f"years_{years}", 1, days)
+    for _ in range(options.rounds):
+        for name, (days, history) in histories.items():
+            one = Daymend(server, name)
+            rows(history, "TRUNCATE TABLE operation_historical_summary")
+            one.forget()
+            server.settle(history)
+            rounds = took.setdefault(f"{days:,} days", [])
+            rounds.append(1000 * timed(lambda: one.repair(data.first(days), data.LAST, LAB)) / days)
             progress("growth", f"{days} days", rounds)
-    rows(database, "DROP DATABASE years")
+    for name, (_, history) in histories.items():
+        rows(history, f"DROP DATABASE {name}")
     return Item("Growth with the history: rebuild from empty", "day", took, [])
 
 
@@ -243,14 +247,16 @@ def start(server, database, ours, options) -> Item:
 
 def where(server, database, ours, options) -> Item:
     """Profiles daymend's rebuild by statement."""
-    took = {"all of it": []}
+    whole, statements = [], []
     for _ in range(options.rounds):
         enqueue_from_empty(server, database, ours, options)
         with profile.of_statements(server) as seconds:
-            took["all of it"].append(1000 * timed(ours.work) / options.days)
-        progress("profile", "daymend", took["all of it"])
-        for kind, spent in seconds.most_common(12):
-            took.setdefault(kind, []).append(1000 * spent / options.days)
+            whole.append(1000 * timed(ours.work) / options.days)
+        progress("profile", "daymend", whole)
+        statements.append(seconds)
+    kinds = {kind: [1000 * seconds[kind] / options.days for seconds in statements] for kind in set().union(*statements)}
+    dearest = sorted(kinds, key=lambda kind: statistics.median(kinds[kind]), reverse=True)[:12]
+    took = {"all of it": whole} | {kind: kinds[kind] for kind in dearest}
     notes = ["The statements of two workers run side by side, and each is written to a log."]
     return Item("Where a rebuild's time goes: the server's statements", "day", took, notes)
 

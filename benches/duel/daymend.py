@@ -19,7 +19,8 @@ class Daymend:
     def __init__(self, server: Server, database: str, binary: pathlib.Path | None = None):
         self.binary = binary or BINARY
         self.connection = server.connect(database)
-        self.environment = {**os.environ, "DAYMEND_DATABASE_URL": server.url(database)}
+        others = {name: value for name, value in os.environ.items() if not name.startswith("DAYMEND_")}
+        self.environment = {**others, "DAYMEND_DATABASE_URL": server.url(database)}
         self._run("migrate")
 
     def _run(self, *arguments: str) -> None:

@@ -88,6 +88,11 @@ def test_its_version_and_toolchain_are_the_packages():
     assert number(defaults["RUST_VERSION"]) >= number(package["rust-version"])
 
 
+def test_it_has_the_authorities_that_https_needs():
+    made = " ".join(rest for word, rest in instructions() if word == "RUN")
+    assert "cp /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/" in made
+
+
 def test_what_is_copied_is_there_and_not_ignored():
     ignored = [line for line in IGNORED.read_text().splitlines() if line and not line.startswith("#")]
     assert ignored[0] == "*"

@@ -12,6 +12,7 @@ use daymend::{
 use object_store::{ObjectStoreExt as _, PutPayload, RetryConfig, aws::AmazonS3Builder, memory::InMemory, path::Path};
 
 use crate::{
+    cli::USAGE,
     snapshot::{open_latest, rows},
     support::{Engine, TestDb, process, s3},
 };
@@ -135,6 +136,20 @@ async fn what_breaks_off_is_resumed_where_it_was() {
     let name = store.names().await.unwrap()[0];
     let error = snapshot::open(&store, name).await.unwrap_err();
     assert!(matches!(&error, SnapshotError::Store { what, .. } if what.contains("fetch a snapshot")), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_machine_without_certificate_authorities_is_told_so() {
+    let db = some_rows(1).await;
+    let (address, _bucket) = s3::serve().await;
+    let mut command = process::command(&db, &["snapshot", "list"]);
+    s3::use_store(&mut command, address, "s3://backups/lab", ("test-key", "test-secret"));
+    let empty = tempfile::tempdir().unwrap();
+    command.env("SSL_CERT_FILE", "/dev/null").env("SSL_CERT_DIR", empty.path());
+    let output = tokio::task::block_in_place(|| command.output()).unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), error.lines().count()), (Some(USAGE), 1), "{error}");
+    assert!(error.contains("s3://backups/lab cannot be used: ") && error.contains("No CA certificates"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

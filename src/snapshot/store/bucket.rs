@@ -29,6 +29,7 @@ use object_store::{
 use super::manifest_text;
 use crate::{
     clock::Clock,
+    error::chain,
     snapshot::{
         SnapshotError,
         format::{
@@ -85,7 +86,8 @@ impl Bucket {
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let s3 = builder(environment).with_bucket_name(bucket).build();
-        let s3 = s3.map_err(|error| SnapshotError::Target(format!("s3://{place} cannot be used: {error}")))?;
+        let s3 =
+            s3.map_err(|error| SnapshotError::Target(format!("s3://{place} cannot be used: {}", chain(&error))))?;
         Ok(Self { place: format!("s3://{place}"), ..Self::new(Arc::new(s3), prefix) })
     }
 
