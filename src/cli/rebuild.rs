@@ -14,7 +14,7 @@ use crate::{
     runs::records,
     scheduler::{
         self,
-        migrations::{self, History, Limits},
+        migrations::{self, History},
     },
     statement,
 };
@@ -132,7 +132,7 @@ impl Options {
         histories: &[(i64, History)],
         now: DateTime<Utc>,
     ) -> anyhow::Result<Vec<i64>> {
-        let limits = Limits { attempts_max: self.attempts.attempts, max_shrink: self.max_shrink };
+        let limits = self.attempts.with(self.max_shrink);
         // Records locked by somebody else are waited for, like the runs themselves.
         let mut warned = Vec::new();
         for round in 1.. {

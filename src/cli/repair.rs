@@ -6,9 +6,7 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use clap::Args;
 
 use super::{
-    Global, calendar_day, check_order, follow, historical_summary, in_range, print_json,
-    service::{AttemptsArgs, ShrinkArgs},
-    usage, who,
+    Global, calendar_day, check_order, follow, historical_summary, in_range, print_json, service::LimitArgs, usage, who,
 };
 use crate::{
     calendar::span,
@@ -50,10 +48,7 @@ pub(super) struct Options {
     dry_run: bool,
 
     #[command(flatten)]
-    attempts: AttemptsArgs,
-
-    #[command(flatten)]
-    shrink: ShrinkArgs,
+    limits: LimitArgs,
 }
 
 impl Options {
@@ -91,8 +86,7 @@ impl Options {
             return Ok(Exit::Ok.into());
         }
         global.warn_of_future(&db).await?;
-        let run =
-            repair::enqueue(&db, rollup, &plan, &who(), now, self.attempts.attempts, self.shrink.max_shrink).await?;
+        let run = repair::enqueue(&db, rollup, &plan, &who(), now, self.limits.limits()).await?;
         if self.wait {
             return follow::follow_all(global, &db, &[run]).await;
         }

@@ -18,9 +18,8 @@ use crate::{
     args, calendar,
     clock::Clock,
     db::{self, ConnectOptions, Db, Mode, Query},
-    recompute::shrink::MaxShrink,
     rollup::{HISTORICAL_SUMMARY, Rollups},
-    runs::{self, records},
+    runs::{self, JobLimits, records},
     scheduler::{self, Report, nightly::NightlyAt},
     worker::{self, throttle::Limits},
 };
@@ -146,9 +145,8 @@ impl Stage {
             nightly_at: NightlyAt::Local(NaiveTime::MIN),
             catch_up_days: 7,
             lookback_days: 0,
-            attempts_max: 5,
-            max_shrink: MaxShrink::OFF,
-            max_shrink_rebuild: MaxShrink::OFF,
+            limits: JobLimits::any_shrink(5),
+            rebuild_limits: JobLimits::any_shrink(5),
             retention: None,
             audit: None,
         };

@@ -19,10 +19,10 @@ use crate::{
     error::chain,
     metrics,
     queue::JobKind,
-    recompute::{shrink::MaxShrink, stored},
+    recompute::stored,
     rollup::{Rollup, source},
     runs::{
-        self, NewRun, Progress,
+        self, JobLimits, NewRun, Progress,
         records::{self, Pending},
     },
     statement,
@@ -58,15 +58,6 @@ pub struct History {
     pub zone: &'static str,
 }
 
-/// Limits for the jobs of a rebuild.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// How many attempts a job has.
-    pub attempts_max: u32,
-    /// The share of a day's rows that may vanish at once.
-    pub max_shrink: MaxShrink,
-}
-
 /// The position of a walk through the records, which goes round and round.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Walk {
@@ -88,7 +79,7 @@ impl Walk {
 pub(super) async fn take_all_pending(
     db: &Db,
     rollup: &Rollup,
-    limits: Limits,
+    limits: JobLimits,
     now: DateTime<Utc>,
     report: &mut Report,
 ) -> Result<(), DbError> {
@@ -108,7 +99,7 @@ pub(super) async fn take_all_pending(
 pub async fn take_pending(
     db: &Db,
     rollup: &Rollup,
-    limits: Limits,
+    limits: JobLimits,
     walk: Walk,
     now: DateTime<Utc>,
     report: &mut Report,
@@ -165,7 +156,7 @@ async fn look(tx: &mut Tx, first: i64) -> Result<(Vec<Pending>, i64), DbError> {
 async fn take_lab(
     db: &Db,
     rollup: &Rollup,
-    limits: Limits,
+    limits: JobLimits,
     (lab_id, records): (i64, &[Pending]),
     now: DateTime<Utc>,
     report: &mut Report,
@@ -190,7 +181,7 @@ async fn take_lab(
 pub async fn take_known(
     db: &Db,
     rollup: &Rollup,
-    limits: Limits,
+    limits: JobLimits,
     histories: &[(i64, History)],
     now: DateTime<Utc>,
     report: &mut Report,
@@ -223,7 +214,7 @@ fn name_of(lab_id: i64) -> String {
 async fn take(
     db: &Db,
     rollup: &Rollup,
-    limits: Limits,
+    limits: JobLimits,
     (records, history): (&[Pending], &History),
     now: DateTime<Utc>,
     report: &mut Report,
@@ -264,7 +255,7 @@ pub async fn history(
 async fn enqueue_rebuild(
     db: &Db,
     rollup: &Rollup,
-    limits: Limits,
+    limits: JobLimits,
     now: DateTime<Utc>,
     records: &[Pending],
     history: &History,
@@ -282,17 +273,12 @@ async fn enqueue_rebuild(
         return Ok(None);
     };
     let lab_id = first.lab_id;
+    let labs = vec![(lab_id, history.days.clone())];
     let run = NewRun {
-        rollup: rollup.name.clone(),
-        kind: JobKind::Rebuild,
         reason: format!("rebuild of lab {lab_id}"),
         requested_by: format!("migration {} by {}", first.id, first.initiated_by),
-        time_zone: None,
         lab_id: Some(lab_id),
-        as_of: now,
-        labs: vec![(lab_id, history.days.clone())],
-        attempts_max: limits.attempts_max,
-        max_shrink: limits.max_shrink,
+        ..NewRun::new(JobKind::Rebuild, &rollup.name, now, labs, limits)
     };
     let id = runs::create(&mut tx, &run).await?;
     for record in taken {

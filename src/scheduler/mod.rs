@@ -39,8 +39,13 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock::Clock, db::Db, health::Pulse, metrics::catalogue::JOBS_ENQUEUED, queue::JobKind,
-    recompute::shrink::MaxShrink, rollup::Rollup, runs::Progress, runs::RunState,
+    clock::Clock,
+    db::Db,
+    health::Pulse,
+    metrics::catalogue::JOBS_ENQUEUED,
+    queue::JobKind,
+    rollup::Rollup,
+    runs::{JobLimits, Progress, RunState},
 };
 use audits::AuditConfig;
 pub use close::{Slice, close_next_runs, close_run, close_runs};
@@ -56,22 +61,14 @@ pub struct Config {
     pub catch_up_days: u32,
     /// How many closed days before the due one to check again every night.
     pub lookback_days: u32,
-    /// How many attempts each job may have.
-    pub attempts_max: u32,
-    /// The share of a day's rows that nightly jobs and repairs may remove at once.
-    pub max_shrink: MaxShrink,
-    /// The same for rebuilds.
-    pub max_shrink_rebuild: MaxShrink,
+    /// The limits of nightly jobs and repairs.
+    pub limits: JobLimits,
+    /// Those of rebuilds.
+    pub rebuild_limits: JobLimits,
     /// How long runs and their jobs are kept after the run has closed; `None` means for ever.
     pub retention: Option<Duration>,
     /// The standing audit; `None` if it is off.
     pub audit: Option<AuditConfig>,
-}
-
-impl Config {
-    fn rebuilds(&self) -> migrations::Limits {
-        migrations::Limits { attempts_max: self.attempts_max, max_shrink: self.max_shrink_rebuild }
-    }
 }
 
 /// A run that was enqueued.

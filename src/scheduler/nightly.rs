@@ -196,16 +196,10 @@ fn new_run(
 ) -> NewRun {
     let (_, days) = runs::describe(&labs);
     NewRun {
-        rollup: rollup.name.clone(),
-        kind,
         reason: format!("{name} {} {days}", zone.name()),
         requested_by: "scheduler".to_owned(),
         time_zone: Some(zone.name().to_owned()),
-        lab_id: None,
-        as_of: now,
-        labs,
-        attempts_max: config.attempts_max,
-        max_shrink: config.max_shrink,
+        ..NewRun::new(kind, &rollup.name, now, labs, config.limits)
     }
 }
 

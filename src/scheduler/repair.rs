@@ -12,12 +12,12 @@ use crate::{
     db::{Db, DbError, Mode, Tx, retry},
     error::chain,
     queue::JobKind,
-    recompute::{shrink::MaxShrink, stored},
+    recompute::stored,
     rollup::{
         Rollup,
         source::{self, Lab},
     },
-    runs::{self, LabDays, NewRun},
+    runs::{self, JobLimits, LabDays, NewRun},
 };
 
 /// How many labs an error message names if none can be repaired.
@@ -208,21 +208,13 @@ pub async fn enqueue(
     plan: &Plan,
     requested_by: &str,
     now: DateTime<Utc>,
-    attempts_max: u32,
-    max_shrink: MaxShrink,
+    limits: JobLimits,
 ) -> Result<i64, DbError> {
     let (labs, days) = runs::describe(&plan.labs);
     let run = NewRun {
-        rollup: rollup.name.clone(),
-        kind: JobKind::Repair,
         reason: format!("repair of {labs}, {days}"),
         requested_by: requested_by.to_owned(),
-        time_zone: None,
-        lab_id: None,
-        as_of: now,
-        labs: plan.labs.clone(),
-        attempts_max,
-        max_shrink,
+        ..NewRun::new(JobKind::Repair, &rollup.name, now, plan.labs.clone(), limits)
     };
     retry("enqueue repair", || async {
         let mut tx = db.begin(Mode::Write).await?;

@@ -45,7 +45,7 @@ pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, repor
         done = also(done, close::close_runs(db, report).await);
     }
     if !is_away(&done) {
-        done = also(done, migrations::take_all_pending(db, rollup, config.rebuilds(), now, report).await);
+        done = also(done, migrations::take_all_pending(db, rollup, config.rebuild_limits, now, report).await);
     }
     if !is_away(&done) {
         done = also(done, dirty::repair_marked_days(db, rollup, config, now, report).await);
@@ -108,7 +108,7 @@ impl Ticker {
             done = also(done, self.close_runs(db, report).await);
         }
         if !is_away(&done) {
-            let taken = migrations::take_pending(db, rollup, config.rebuilds(), self.walk, now, report).await;
+            let taken = migrations::take_pending(db, rollup, config.rebuild_limits, self.walk, now, report).await;
             done = also(done, taken.map(|next| self.walk_on(next, report)));
         }
         done

@@ -7,9 +7,8 @@ use daymend::{
     clock::Clock,
     db::Mode,
     queue::JobKind,
-    recompute::shrink::MaxShrink,
     rollup::HISTORICAL_SUMMARY,
-    runs::{self, NewRun},
+    runs::{self, JobLimits, NewRun},
     scheduler::{self, Report},
 };
 use sqlx::{Connection as _, Executor as _, MySqlConnection};
@@ -36,19 +35,9 @@ async fn many_open_runs_are_looked_at_in_turns(engine: Engine) {
     const RUNS: usize = 450;
     let db = TestDb::new(engine).await;
     let mut tx = db.db.begin(Mode::Write).await.unwrap();
+    let labs = vec![(1, vec![date("2026-06-01")])];
+    let run = NewRun::new(JobKind::Repair, HISTORICAL_SUMMARY, now(), labs, JobLimits::any_shrink(1));
     for _ in 0..RUNS {
-        let run = NewRun {
-            rollup: HISTORICAL_SUMMARY.to_owned(),
-            kind: JobKind::Repair,
-            reason: "a test".to_owned(),
-            requested_by: "scheduler".to_owned(),
-            time_zone: None,
-            lab_id: None,
-            as_of: now(),
-            labs: vec![(1, vec![date("2026-06-01")])],
-            attempts_max: 1,
-            max_shrink: MaxShrink::OFF,
-        };
         runs::create(&mut tx, &run).await.unwrap();
     }
     tx.commit().await.unwrap();

@@ -9,12 +9,11 @@ use std::{
 use daymend::{
     args,
     clock::Clock,
-    recompute::shrink::MaxShrink,
     rollup::{HISTORICAL_SUMMARY, Rollups},
-    runs::RunState,
+    runs::{JobLimits, RunState},
     scheduler::{
         self, Report,
-        migrations::{self, Limits, Walk},
+        migrations::{self, Walk},
     },
 };
 
@@ -82,7 +81,7 @@ async fn a_history_that_takes_too_long_to_read_stops_no_other(engine: Engine) {
     let jobs = jobs_with_slow_lab(engine, 2);
     let rollups = Rollups::load(Some(jobs.path())).unwrap();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-    let limits = Limits { attempts_max: 5, max_shrink: MaxShrink::OFF };
+    let limits = JobLimits::any_shrink(5);
     let (impatient, mut report) = (db.db.with_limit(Duration::from_secs(3)), Report::default());
     let start = Walk::default();
     let walk = migrations::take_pending(&impatient, rollup, limits, start, now(), &mut report).await.unwrap();
@@ -115,7 +114,7 @@ async fn many_records_are_taken_in_turns(engine: Engine) {
     requested(&db, 1..=45).await;
     let rollups = rollups();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-    let limits = Limits { attempts_max: 5, max_shrink: MaxShrink::OFF };
+    let limits = JobLimits::any_shrink(5);
     let mut report = Report::default();
     let start = Walk::default();
     let walk = migrations::take_pending(&db.db, rollup, limits, start, now(), &mut report).await.unwrap();

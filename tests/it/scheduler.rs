@@ -14,9 +14,8 @@ use daymend::{
     clock::Clock,
     db::{DbClock, Mode},
     queue::{JobKind, admin::change, claim, lease, run_of, settle},
-    recompute::shrink::MaxShrink,
     rollup::HISTORICAL_SUMMARY,
-    runs::{self, RunState},
+    runs::{self, JobLimits, RunState},
     scheduler::{
         self, Enqueued, Report, nightly,
         repair::{self, Days},
@@ -444,7 +443,7 @@ async fn the_event_log_pairs_started_with_how_the_run_ended(engine: Engine) {
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let range = Days::Range(date("2026-06-01"), date("2026-06-03"));
     let plan = repair::plan(&db.db, rollup, &[1], range, now()).await.unwrap();
-    let repair = repair::enqueue(&db.db, rollup, &plan, "a test", now(), 3, MaxShrink::OFF).await.unwrap();
+    let repair = repair::enqueue(&db.db, rollup, &plan, "a test", now(), JobLimits::any_shrink(3)).await.unwrap();
     db.drain(now()).await;
     let started = events(&db).await;
     assert_eq!(started.iter().map(|(_, status)| status.as_str()).collect::<Vec<_>>(), ["STARTED", "STARTED"]);

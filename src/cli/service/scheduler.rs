@@ -6,7 +6,7 @@ use clap::{Args, builder::BoolishValueParser};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::{AttemptsArgs, CONNECTIONS_SPARE, ShrinkArgs, TICK_FRESH};
+use super::{CONNECTIONS_SPARE, LimitArgs, TICK_FRESH};
 use crate::{
     cli::{
         Exit, Global, historical_summary, print_json,
@@ -18,6 +18,7 @@ use crate::{
     health::Health,
     metrics,
     recompute::shrink::MaxShrink,
+    runs::JobLimits,
     scheduler::{
         self,
         audits::AuditConfig,
@@ -57,10 +58,7 @@ pub(super) struct SchedulerArgs {
     audit_repair: bool,
 
     #[command(flatten)]
-    attempts: AttemptsArgs,
-
-    #[command(flatten)]
-    shrink: ShrinkArgs,
+    limits: LimitArgs,
 
     /// Like --max-shrink, for the jobs of rebuilds
     #[arg(long, env = "DAYMEND_MAX_SHRINK_REBUILD", default_value = "off", value_name = "SHARE")]
@@ -120,9 +118,8 @@ impl SchedulerArgs {
             nightly_at: self.nightly_at,
             catch_up_days: self.catch_up_days,
             lookback_days: self.lookback_days,
-            attempts_max: self.attempts.attempts,
-            max_shrink: self.shrink.max_shrink,
-            max_shrink_rebuild: self.max_shrink_rebuild,
+            limits: self.limits.limits(),
+            rebuild_limits: JobLimits { max_shrink: self.max_shrink_rebuild, ..self.limits.limits() },
             retention: (!self.retention.is_zero()).then_some(self.retention),
             audit: (!self.audit_budget.is_zero())
                 .then_some(AuditConfig { budget: self.audit_budget, repair: self.audit_repair }),

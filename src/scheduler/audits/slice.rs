@@ -285,17 +285,11 @@ impl<'a> Slice<'a> {
     }
 
     fn repair(&self, days: BTreeMap<i64, BTreeSet<NaiveDate>>, now: DateTime<Utc>) -> NewRun {
+        let labs = days.into_iter().map(|(lab, days)| (lab, days.into_iter().collect())).collect();
         NewRun {
-            rollup: self.rollup.name.clone(),
-            kind: JobKind::Repair,
             reason: format!("repair of what the audit of {} found", self.taken.night),
             requested_by: "scheduler (audit)".to_owned(),
-            time_zone: None,
-            lab_id: None,
-            as_of: now,
-            labs: days.into_iter().map(|(lab, days)| (lab, days.into_iter().collect())).collect(),
-            attempts_max: self.config.attempts_max,
-            max_shrink: self.config.max_shrink,
+            ..NewRun::new(JobKind::Repair, &self.rollup.name, now, labs, self.config.limits)
         }
     }
 }

@@ -247,15 +247,8 @@ async fn without_waiting(
 fn new_run(rollup: &Rollup, config: &Config, now: DateTime<Utc>, labs: LabDays) -> NewRun {
     let (whose, days) = runs::describe(&labs);
     NewRun {
-        rollup: rollup.name.clone(),
-        kind: JobKind::Repair,
         reason: format!("late changes of {whose}, {days}"),
         requested_by: REQUESTED_BY.to_owned(),
-        time_zone: None,
-        lab_id: None,
-        as_of: now,
-        labs,
-        attempts_max: config.attempts_max,
-        max_shrink: config.max_shrink,
+        ..NewRun::new(JobKind::Repair, &rollup.name, now, labs, config.limits)
     }
 }

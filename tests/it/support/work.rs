@@ -6,9 +6,8 @@ use chrono::{DateTime, Utc};
 use daymend::{
     clock::Clock,
     db::Mode,
-    recompute::shrink::MaxShrink,
     rollup::{HISTORICAL_SUMMARY, Rollups},
-    runs::{self, Progress, Run, records},
+    runs::{self, JobLimits, Progress, Run, records},
     scheduler::{self, Report, nightly::NightlyAt},
     worker::{self, throttle::Limits},
 };
@@ -60,9 +59,8 @@ pub const SCHEDULER: scheduler::Config = scheduler::Config {
     nightly_at: NightlyAt::DEFAULT,
     catch_up_days: 7,
     lookback_days: 0,
-    attempts_max: 3,
-    max_shrink: MaxShrink::OFF,
-    max_shrink_rebuild: MaxShrink::OFF,
+    limits: JobLimits::any_shrink(3),
+    rebuild_limits: JobLimits::any_shrink(3),
     retention: None,
     audit: None,
 };
