@@ -20,7 +20,7 @@ use crate::{
     db::{self, ConnectOptions, Db, Mode, Query},
     rollup::{HISTORICAL_SUMMARY, Rollups},
     runs::{self, JobLimits, records},
-    scheduler::{self, Report, nightly::NightlyAt},
+    scheduler::{self, Report, Scheduler, nightly::NightlyAt},
     worker::{self, throttle::Limits},
 };
 
@@ -151,7 +151,7 @@ impl Stage {
             audit: None,
         };
         let mut tick = Report::default();
-        scheduler::tick(&self.db, rollup, &config, clock, &mut tick).await?;
+        Scheduler { db: &self.db, rollup, config: &config, clock }.tick(&mut tick).await?;
         let run_ids: Vec<i64> = tick.enqueued.iter().map(|enqueued| enqueued.run).collect();
         let config = worker::Config {
             name: "demo".to_owned(),

@@ -1,6 +1,6 @@
 //! Runs that go on, and those that have ended: their migration records are kept true, and they are closed.
 
-use super::{Report, held::unless_held};
+use super::Report;
 use crate::{
     db::{Db, DbError, Kind, Mode},
     error::chain,
@@ -90,11 +90,11 @@ pub async fn close_run(db: &Db, run: &Run, report: &mut Report) -> Result<(), Db
     if progress.open() > 0 {
         report.open.push((run.kind, progress));
         if records == Records::There {
-            unless_held(db, &what, "refresh records", report, || refresh(db, run, &progress)).await?;
+            report.unless_held(db, &what, "refresh records", || refresh(db, run, &progress)).await?;
         }
         return Ok(());
     }
-    let closed = unless_held(db, &what, "close run", report, || runs::try_close(db, run.id));
+    let closed = report.unless_held(db, &what, "close run", || runs::try_close(db, run.id));
     if let Some((state, progress)) = closed.await?.flatten() {
         tracing::info!(
             run = run.id,
@@ -118,8 +118,8 @@ pub async fn close_run(db: &Db, run: &Run, report: &mut Report) -> Result<(), Db
 async fn cancel(db: &Db, run: &Run, what: &str, report: &mut Report) -> Result<bool, DbError> {
     let mut next = Some(ids_of(run.id).0);
     while let Some(first) = next {
-        let batch =
-            unless_held(db, what, "cancel run", report, || change::cancel_batch(db, run.id, first, "scheduler"));
+        let cancel = || change::cancel_batch(db, run.id, first, "scheduler");
+        let batch = report.unless_held(db, what, "cancel run", cancel);
         let Some(batch) = batch.await?.flatten() else { return Ok(false) };
         next = batch.next;
     }

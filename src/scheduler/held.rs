@@ -15,43 +15,43 @@ use crate::{
 /// For how long a tick retries the first locked rows that it meets; it tries others only once.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Like [`retry()`], for one of many items, `what`; `None` if the item is left for the next tick.
-///
-/// SQLite has no row locks: a long write holds up everything else too, and what outlasts [`retry()`] is an error.
-pub(super) async fn unless_held<T, F>(
-    db: &Db,
-    what: &str,
-    name: &'static str,
-    report: &mut Report,
-    attempt: impl Fn() -> F,
-) -> Result<Option<T>, DbError>
-where
-    F: Future<Output = Result<T, DbError>>,
-{
-    let patience = if report.held.is_empty() { PATIENCE } else { Duration::ZERO };
-    let begun = Instant::now();
-    let (waited, outcome) = retry(name, || async {
-        let waited = begun.elapsed();
-        match attempt().await {
-            Err(error) if error.is_passing() && db.dialect() == Dialect::MySql && begun.elapsed() >= patience => {
-                Ok((begun.elapsed(), Err(error)))
+impl Report {
+    /// Like [`retry()`], for one of many items, `what`; `None` if the item is left for the next tick.
+    ///
+    /// SQLite has no row locks: a long write holds up everything else too, and what outlasts [`retry()`] is an error.
+    pub(super) async fn unless_held<T, F>(
+        &mut self,
+        db: &Db,
+        what: &str,
+        name: &'static str,
+        attempt: impl Fn() -> F,
+    ) -> Result<Option<T>, DbError>
+    where
+        F: Future<Output = Result<T, DbError>>,
+    {
+        let patience = if self.held.is_empty() { PATIENCE } else { Duration::ZERO };
+        let begun = Instant::now();
+        let (waited, outcome) = retry(name, || async {
+            let waited = begun.elapsed();
+            match attempt().await {
+                Err(error) if error.is_passing() && db.dialect() == Dialect::MySql && begun.elapsed() >= patience => {
+                    Ok((begun.elapsed(), Err(error)))
+                }
+                outcome => outcome.map(|value| (waited, Ok(value))),
             }
-            outcome => outcome.map(|value| (waited, Ok(value))),
-        }
-    })
-    .await?;
-    report.waited += waited;
-    match outcome {
-        Ok(value) => Ok(Some(value)),
-        Err(error) => {
-            metrics::database_error(&error);
-            report.held.insert(what.to_owned(), chain(&error));
-            Ok(None)
+        })
+        .await?;
+        self.waited += waited;
+        match outcome {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                metrics::database_error(&error);
+                self.held.insert(what.to_owned(), chain(&error));
+                Ok(None)
+            }
         }
     }
-}
 
-impl Report {
     /// Logs which rows are locked by somebody else, and what happens then.
     pub fn warn_of_held(&self, then: &str) {
         for (what, error) in &self.held {

@@ -36,21 +36,21 @@ mod tick;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
-    db::Db,
+    db::{Db, DbError, Tx},
     health::Pulse,
     metrics::catalogue::JOBS_ENQUEUED,
     queue::JobKind,
     rollup::Rollup,
-    runs::{JobLimits, Progress, RunState},
+    runs::{self, JobLimits, LabDays, NewRun, Progress, RunState},
 };
 use audits::AuditConfig;
 pub use close::{Slice, close_next_runs, close_run, close_runs};
 use nightly::NightlyAt;
-pub use tick::tick;
 
 /// Configuration of the scheduler.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +71,61 @@ pub struct Config {
     pub audit: Option<AuditConfig>,
 }
 
+/// What a scheduler works on, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Scheduler<'a> {
+    /// The database.
+    pub db: &'a Db,
+    /// The rollup that it keeps up to date.
+    pub rollup: &'a Rollup,
+    /// Its configuration.
+    pub config: &'a Config,
+    /// Its clock.
+    pub clock: Clock,
+}
+
+/// What the steps of a tick work on: the same, at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Tick<'a> {
+    /// The database.
+    pub db: &'a Db,
+    /// The rollup.
+    pub rollup: &'a Rollup,
+    /// The scheduler's configuration.
+    pub config: &'a Config,
+    /// The moment taken as the present.
+    pub now: DateTime<Utc>,
+}
+
+impl<'a> Scheduler<'a> {
+    /// Ticks until `shutdown`. If the database is unreachable, it waits, and never exits.
+    pub async fn run(&self, pulse: &Pulse, shutdown: &CancellationToken) {
+        tokio::join!(
+            tick::tick_until(self, pulse, shutdown),
+            dirty::watch_until(self, shutdown),
+            retention::prune_until(self, shutdown),
+            observe::observe_until(self, shutdown),
+            audits::audit_until(self, shutdown)
+        );
+    }
+
+    async fn now(&self) -> Result<DateTime<Utc>, DbError> {
+        self.db.now(self.clock).await
+    }
+
+    /// A tick that begins now.
+    async fn tick_now(&self) -> Result<Tick<'a>, DbError> {
+        Ok(Tick { db: self.db, rollup: self.rollup, config: self.config, now: self.now().await? })
+    }
+}
+
+impl Tick<'_> {
+    /// A run of these days, whose reason and requester are still to be set.
+    fn new_run(&self, kind: JobKind, labs: LabDays) -> NewRun {
+        NewRun::new(kind, &self.rollup.name, self.now, labs, self.config.limits)
+    }
+}
+
 /// A run that was enqueued.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Enqueued {
@@ -80,6 +135,13 @@ pub struct Enqueued {
     pub reason: String,
     /// How many jobs it has.
     pub jobs: usize,
+}
+
+impl Enqueued {
+    /// Enqueues a run, inside the caller's transaction.
+    async fn create(tx: &mut Tx, run: NewRun) -> Result<Self, DbError> {
+        Ok(Self { run: runs::create(tx, &run).await?, jobs: run.jobs(), reason: run.reason })
+    }
 }
 
 /// What a tick did.
@@ -134,15 +196,4 @@ impl Report {
             migrations::say_untaken(*lab, why);
         }
     }
-}
-
-/// Ticks until `shutdown`. If the database is unreachable, it waits, and never exits.
-pub async fn run(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, pulse: &Pulse, shutdown: &CancellationToken) {
-    tokio::join!(
-        tick::tick_until(db, rollup, config, clock, pulse, shutdown),
-        dirty::watch_until(db, rollup, config, clock, shutdown),
-        retention::prune_until(db, config, shutdown),
-        observe::observe_until(db, rollup, config, clock, shutdown),
-        audits::audit_until(db, rollup, config, clock, shutdown)
-    );
 }

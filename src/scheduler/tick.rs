@@ -8,14 +8,13 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config, Report, close, dirty,
+    Report, Scheduler, close, dirty,
     held::report_held,
     migrations::{self, Walk},
     nightly,
     pace::{Pace, REST_MAX, RESTS},
 };
 use crate::{
-    clock::Clock,
     db::{Backoff, Db, DbError, Kind},
     error::chain,
     health::Pulse,
@@ -24,7 +23,6 @@ use crate::{
         catalogue::{SCHEDULER_LAST_TICK, SCHEDULER_TICK_DURATION, SCHEDULER_TICKS},
     },
     queue::JobKind,
-    rollup::Rollup,
     runs::Progress,
 };
 
@@ -37,20 +35,22 @@ const AGAIN: Backoff = Backoff { base: TICK, max: Duration::from_secs(10) };
 /// How often to read the labs to see which days have closed.
 const NIGHTLY_EVERY: Duration = Duration::from_secs(10);
 
-/// Runs one whole tick. `report` has what was done even if a step failed.
-pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, report: &mut Report) -> Result<(), DbError> {
-    let now = db.now(clock).await?;
-    let mut done = nightly::enqueue_closed_days(db, rollup, config, now, report).await;
-    if !is_away(&done) {
-        done = also(done, close::close_runs(db, report).await);
+impl Scheduler<'_> {
+    /// Runs one whole tick. `report` has what was done even if a step failed.
+    pub async fn tick(&self, report: &mut Report) -> Result<(), DbError> {
+        let tick = self.tick_now().await?;
+        let mut done = nightly::enqueue_closed_days(&tick, report).await;
+        if !is_away(&done) {
+            done = also(done, close::close_runs(self.db, report).await);
+        }
+        if !is_away(&done) {
+            done = also(done, tick.rebuilds().take_all_pending(report).await);
+        }
+        if !is_away(&done) {
+            done = also(done, dirty::repair_marked_days(&tick, report).await);
+        }
+        done
     }
-    if !is_away(&done) {
-        done = also(done, migrations::take_all_pending(db, rollup, config.rebuild_limits, now, report).await);
-    }
-    if !is_away(&done) {
-        done = also(done, dirty::repair_marked_days(db, rollup, config, now, report).await);
-    }
-    done
 }
 
 /// What is remembered from one tick to the next.
@@ -83,18 +83,11 @@ struct Reported {
 impl Ticker {
     /// Runs one tick, without the steps that are not due or would take long. A step that fails does not stop the
     /// others, unless the database is unreachable.
-    async fn tick(
-        &mut self,
-        db: &Db,
-        rollup: &Rollup,
-        config: &Config,
-        clock: Clock,
-        report: &mut Report,
-    ) -> Result<(), DbError> {
-        let now = db.now(clock).await?;
+    async fn tick(&mut self, scheduler: &Scheduler<'_>, report: &mut Report) -> Result<(), DbError> {
+        let tick = scheduler.tick_now().await?;
         let mut done = Ok(());
         if self.labs_read.is_none_or(|at| at.elapsed() >= NIGHTLY_EVERY) {
-            done = nightly::enqueue_closed_days(db, rollup, config, now, report).await;
+            done = nightly::enqueue_closed_days(&tick, report).await;
             if done.is_ok() {
                 let unusable = std::mem::take(&mut report.unusable);
                 report_new(unusable, &mut self.reported.unusable, |lab, why| {
@@ -105,10 +98,10 @@ impl Ticker {
             }
         }
         if !is_away(&done) {
-            done = also(done, self.close_runs(db, report).await);
+            done = also(done, self.close_runs(tick.db, report).await);
         }
         if !is_away(&done) {
-            let taken = migrations::take_pending(db, rollup, config.rebuild_limits, self.walk, now, report).await;
+            let taken = tick.rebuilds().take_pending(self.walk, report).await;
             done = also(done, taken.map(|next| self.walk_on(next, report)));
         }
         done
@@ -136,26 +129,19 @@ impl Ticker {
 }
 
 /// Ticks until `shutdown`.
-pub(super) async fn tick_until(
-    db: &Db,
-    rollup: &Rollup,
-    config: &Config,
-    clock: Clock,
-    pulse: &Pulse,
-    shutdown: &CancellationToken,
-) {
+pub(super) async fn tick_until(scheduler: &Scheduler<'_>, pulse: &Pulse, shutdown: &CancellationToken) {
     let mut ticker = Ticker::default();
     let mut pace = Pace::new("tick failed, trying again", AGAIN);
     while !shutdown.is_cancelled() {
         let begun = Instant::now();
         let mut report = Report::default();
-        let tick = ticker.tick(db, rollup, config, clock, &mut report);
+        let tick = ticker.tick(scheduler, &mut report);
         let Some(done) = shutdown.run_until_cancelled(tick).await else { return };
         report_held(&report.held, &mut ticker.reported.held);
         let took = begun.elapsed();
         SCHEDULER_TICK_DURATION.record([], took, 1);
         SCHEDULER_TICKS.add([if done.is_ok() { "ok" } else { "failed" }], 1);
-        metrics::pool("scheduler", db);
+        metrics::pool("scheduler", scheduler.db);
         if done.is_ok() {
             pulse.beat();
             SCHEDULER_LAST_TICK.set([], metrics::now_seconds());

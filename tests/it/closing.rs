@@ -9,7 +9,7 @@ use daymend::{
     queue::JobKind,
     rollup::HISTORICAL_SUMMARY,
     runs::{self, JobLimits, NewRun},
-    scheduler::{self, Report},
+    scheduler::{self, Report, Scheduler},
 };
 use sqlx::{Connection as _, Executor as _, MySqlConnection};
 
@@ -78,7 +78,8 @@ async fn a_run_that_cannot_be_closed_stops_no_other(engine: Engine) {
     run_ok(&db, &["runs", "watch", &runs[1].to_string()]);
     let (rollups, mut report) = (rollups(), Report::default());
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-    scheduler::tick(&db.db, rollup, &SCHEDULER, Clock::Fixed(now()), &mut report).await.unwrap_err();
+    let scheduler = Scheduler { db: &db.db, rollup, config: &SCHEDULER, clock: Clock::Fixed(now()) };
+    scheduler.tick(&mut report).await.unwrap_err();
     assert!(report.unclosed[&runs[0]].contains("never") && report.unclosed.len() == 1, "{report:?}");
     assert_eq!(db.record_status(records[2]).await, "Completed");
     let said = run_fails(&db, 1, &["scheduler", "--once"]);

@@ -17,7 +17,7 @@ use daymend::{
     rollup::HISTORICAL_SUMMARY,
     runs::{self, JobLimits, RunState},
     scheduler::{
-        self, Enqueued, Report, nightly,
+        self, Enqueued, Report, Scheduler, Tick, nightly,
         repair::{self, Days},
     },
 };
@@ -71,7 +71,8 @@ pub(crate) fn now() -> DateTime<Utc> {
 pub(crate) async fn nightly(db: &TestDb, now: DateTime<Utc>) -> Report {
     let (rollups, mut report) = (rollups(), Report::default());
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-    nightly::enqueue_closed_days(&db.db, rollup, &SCHEDULER, now, &mut report).await.unwrap();
+    let tick = Tick { db: &db.db, rollup, config: &SCHEDULER, now };
+    nightly::enqueue_closed_days(&tick, &mut report).await.unwrap();
     report
 }
 
@@ -229,7 +230,8 @@ async fn a_clock_that_is_ahead_closes_no_day(engine: Engine) {
     let theirs = Clock::System.now() - TimeDelta::days(40);
     let driven = Arc::new(AtomicI64::new(theirs.timestamp_micros()));
     let behind = db.db.with_clock(DbClock::Driven(driven));
-    scheduler::tick(&behind, rollup, &SCHEDULER, Clock::System, &mut Report::default()).await.unwrap();
+    let scheduler = Scheduler { db: &behind, rollup, config: &SCHEDULER, clock: Clock::System };
+    scheduler.tick(&mut Report::default()).await.unwrap();
     let through = db.rows("SELECT enqueued_through FROM daymend_labs", args![]).await[0].date(0).unwrap();
     assert!(through < theirs.date_naive(), "{through} was not over at {theirs}");
     // If the database's clock is the one that is ahead, the machine's counts.

@@ -20,7 +20,7 @@ use crate::{
     recompute::shrink::MaxShrink,
     runs::JobLimits,
     scheduler::{
-        self,
+        self, Scheduler,
         audits::AuditConfig,
         nightly::NightlyAt,
         snapshots::{self, Daily, SnapshotAt},
@@ -155,7 +155,7 @@ impl SchedulerOptions {
             let (db, rollups) = global.connect_checked(CONNECTIONS_SPARE).await?;
             global.warn_of_future(&db).await?;
             let (rollup, mut report) = (historical_summary(&rollups)?, scheduler::Report::default());
-            let done = scheduler::tick(&db, rollup, &config, global.clock(), &mut report).await;
+            let done = Scheduler { db: &db, rollup, config: &config, clock: global.clock() }.tick(&mut report).await;
             // What was done is said also if a step failed.
             let exit =
                 if done.is_ok() || !report.is_empty() { print_report(global, &report)? } else { Exit::Failed.into() };
@@ -175,9 +175,9 @@ impl SchedulerOptions {
         let Some((db, rollups)) = once_reachable(&shutdown, connect).await? else {
             return Ok(Exit::Ok.into());
         };
-        let rollup = historical_summary(&rollups)?;
-        let snapshots = take_daily(&daily, &db, global.clock(), &shutdown);
-        scheduler::run(&db, rollup, &config, global.clock(), &pulse, &shutdown).await;
+        let (rollup, clock) = (historical_summary(&rollups)?, global.clock());
+        let snapshots = take_daily(&daily, &db, clock, &shutdown);
+        Scheduler { db: &db, rollup, config: &config, clock }.run(&pulse, &shutdown).await;
         let _ = snapshots.await;
         db.close().await;
         Ok(Exit::Ok.into())

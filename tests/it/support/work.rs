@@ -8,7 +8,7 @@ use daymend::{
     db::Mode,
     rollup::{HISTORICAL_SUMMARY, Rollups},
     runs::{self, JobLimits, Progress, Run, records},
-    scheduler::{self, Report, nightly::NightlyAt},
+    scheduler::{self, Report, Scheduler, nightly::NightlyAt},
     worker::{self, throttle::Limits},
 };
 use tokio_util::sync::CancellationToken;
@@ -86,7 +86,8 @@ impl TestDb {
         let rollups = rollups();
         let rollup = rollups.get(HISTORICAL_SUMMARY).expect("the rollup");
         let mut report = Report::default();
-        let done = scheduler::tick(&self.db, rollup, &SCHEDULER, Clock::Fixed(now), &mut report).await;
+        let scheduler = Scheduler { db: &self.db, rollup, config: &SCHEDULER, clock: Clock::Fixed(now) };
+        let done = scheduler.tick(&mut report).await;
         done.unwrap_or_else(|error| panic!("tick: {}", daymend::error::chain(&error)));
         report
     }
