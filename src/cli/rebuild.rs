@@ -135,12 +135,12 @@ async fn take(
     for round in 1.. {
         let mut report = scheduler::Report::default();
         rebuilds.take_known(histories, &mut report).await?;
-        if report.held.is_empty() {
+        if report.held.left.is_empty() {
             break;
         }
-        let held: Vec<String> = report.held.keys().cloned().collect();
+        let held: Vec<String> = report.held.left.keys().cloned().collect();
         if held != warned {
-            report.warn_of_held("waiting");
+            report.held.warn("waiting");
             warned = held;
         }
         tokio::time::sleep(HELD.wait(round)).await;

@@ -12,8 +12,10 @@ use crate::{
     calendar::span,
     cli::Exit,
     error::examples,
-    runs::{LabDays, count_days},
-    scheduler::repair::{self, Clipped, Days, LeftOut, Plan, PlanError},
+    runs::{
+        LabDays, count_days,
+        repair::{self, Clipped, Days, LeftOut, Plan, PlanError},
+    },
 };
 
 /// How many labs to name that begin later, or end earlier, than asked for.

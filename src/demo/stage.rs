@@ -19,7 +19,7 @@ use crate::{
     clock::Clock,
     db::{self, ConnectOptions, Db, Mode, Query},
     rollup::{HISTORICAL_SUMMARY, Rollups},
-    runs::{self, JobLimits, records},
+    runs::{self, JobLimits, close, records},
     scheduler::{self, Report, Scheduler, nightly::NightlyAt},
     worker::{self, throttle::Limits},
 };
@@ -138,7 +138,7 @@ impl Stage {
 
     /// Runs one tick of the scheduler, then a worker until the queue is empty; returns the reports of the tick and of
     /// the closed runs.
-    async fn tick_and_work(&self, title: &'static str) -> anyhow::Result<(Report, Report)> {
+    async fn tick_and_work(&self, title: &'static str) -> anyhow::Result<(Report, close::Report)> {
         let rollup = self.rollups.get(HISTORICAL_SUMMARY).context("the compiled-in rollup is missing")?;
         let clock = Clock::Fixed(self.now);
         let config = scheduler::Config {
@@ -172,7 +172,11 @@ impl Stage {
     }
 
     /// Each closed run, with what had been planted for it.
-    async fn corrected(&self, closed: &Report, planted: impl Fn(i64) -> Wrong) -> anyhow::Result<Vec<Corrected>> {
+    async fn corrected(
+        &self,
+        closed: &close::Report,
+        planted: impl Fn(i64) -> Wrong,
+    ) -> anyhow::Result<Vec<Corrected>> {
         let mut corrected = Vec::new();
         let mut tx = self.db.begin(Mode::Snapshot).await?;
         for (run_id, state, progress) in &closed.closed {

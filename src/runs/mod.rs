@@ -4,9 +4,16 @@
 //! were discarded) or `cancelled`. Its progress is always counted from the states of its jobs, at one moment, and
 //! never stored, so that no retry and no crash can make it wrong. `operation_event_log` gets a row when a run starts
 //! and one when it ends, in the transactions that start and end it.
+//!
+//! [`close`] looks at all open runs, whoever enqueued them; [`repair`] plans the runs that operators ask for;
+//! [`records`] are the lab system's requests for rebuilds; and what [`held`] rows keep from being done is left for
+//! later.
 
+pub mod close;
+pub mod held;
 mod labs;
 pub mod records;
+pub mod repair;
 
 use chrono::{DateTime, NaiveDate, Utc};
 

@@ -146,7 +146,7 @@ impl Rebuilds<'_> {
             Ok(history) => self.take(records, &history, report).await,
             Err(why) => {
                 let refuse = || refuse(self.db, records, &why);
-                if report.unless_held(self.db, &name_of(lab_id), "refuse migration", refuse).await?.is_some() {
+                if report.held.unless_held(self.db, &name_of(lab_id), "refuse migration", refuse).await?.is_some() {
                     report.refused.insert(lab_id, why);
                 }
                 Ok(())
@@ -190,7 +190,7 @@ impl Rebuilds<'_> {
     async fn take(&self, records: &[Pending], history: &History, report: &mut Report) -> Result<(), DbError> {
         let Some(first) = records.first() else { return Ok(()) };
         let enqueue = || self.enqueue(records, history);
-        let enqueued = report.unless_held(self.db, &name_of(first.lab_id), "take migration", enqueue).await?;
+        let enqueued = report.held.unless_held(self.db, &name_of(first.lab_id), "take migration", enqueue).await?;
         if let Some(enqueued) = enqueued.flatten() {
             report.note(JobKind::Rebuild, enqueued);
         }

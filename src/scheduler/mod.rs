@@ -7,9 +7,8 @@
 //!
 //! - [`nightly`]: days that have closed, one run per time zone.
 //! - [`migrations`]: records of the Support Dashboard, one rebuild run per lab.
-//! - [`repair`]: days that an operator asks for.
 //! - [`dirty`]: days whose source changed after they had closed, in the background.
-//! - [`close`]: runs whose jobs have all ended.
+//! - [`close`](crate::runs::close): runs whose jobs have all ended.
 //! - [`retention`]: prunes runs that have outlived their retention, in the background.
 //! - [`audits`]: audits a slice of the history every night, in the background.
 //! - [`snapshots`]: takes the daily snapshot, in the background.
@@ -21,15 +20,12 @@
 //! which rolls back. The audit and the snapshot, which are held under a lease, have a few seconds to hand over.
 
 pub mod audits;
-mod close;
 pub mod dirty;
-mod held;
 pub mod migrations;
 pub mod nightly;
 mod nightly_at;
 mod observe;
 mod pace;
-pub mod repair;
 mod retention;
 pub mod snapshots;
 mod tick;
@@ -46,10 +42,9 @@ use crate::{
     metrics::catalogue::JOBS_ENQUEUED,
     queue::JobKind,
     rollup::Rollup,
-    runs::{self, JobLimits, LabDays, NewRun, Progress, RunState},
+    runs::{self, JobLimits, LabDays, NewRun, close, held::Held},
 };
 use audits::AuditConfig;
-pub use close::{Slice, close_next_runs, close_run, close_runs};
 use nightly::NightlyAt;
 
 /// Configuration of the scheduler.
@@ -149,22 +144,16 @@ impl Enqueued {
 pub struct Report {
     /// Runs that it enqueued.
     pub enqueued: Vec<Enqueued>,
-    /// Runs that it closed.
-    pub closed: Vec<(i64, RunState, Progress)>,
+    /// Runs that it closed or left open.
+    pub runs: close::Report,
     /// Labs that it could not schedule, and why.
     pub unusable: BTreeMap<i64, String>,
     /// Labs whose migration records it closed as failed, because they cannot be rebuilt, and why.
     pub refused: BTreeMap<i64, String>,
     /// Labs whose migration records it could not take, which stay pending, and why.
     pub untaken: BTreeMap<i64, String>,
-    /// Runs that it could not close, or whose records it could not update, and why.
-    pub unclosed: BTreeMap<i64, String>,
-    /// The runs that it left open, and their progress.
-    pub open: Vec<(JobKind, Progress)>,
-    /// What it left for the next tick because of locked rows, with the database's message.
-    pub held: BTreeMap<String, String>,
-    /// How long it waited for locked rows, whether it got them or not.
-    pub waited: Duration,
+    /// What it left for the next tick because of locked rows.
+    pub held: Held,
 }
 
 impl Report {
@@ -177,21 +166,19 @@ impl Report {
     /// Whether everything that was due has been done, except for labs that cannot be scheduled.
     #[must_use]
     pub fn is_all_done(&self) -> bool {
-        self.held.is_empty() && self.unclosed.is_empty() && self.untaken.is_empty()
+        self.held.left.is_empty() && self.runs.unclosed.is_empty() && self.untaken.is_empty()
     }
 
     /// Whether nothing was done, and nothing left undone.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.enqueued.is_empty() && self.closed.is_empty() && self.refused.is_empty() && self.is_all_done()
+        self.enqueued.is_empty() && self.runs.closed.is_empty() && self.refused.is_empty() && self.is_all_done()
     }
 
     /// Logs what is left undone, where no later tick will do it.
     pub fn warn_of_undone(&self) {
-        self.warn_of_held("not done");
-        for (run, why) in &self.unclosed {
-            close::say_unclosed(*run, why);
-        }
+        self.held.warn("not done");
+        self.runs.warn_of_unclosed();
         for (lab, why) in &self.untaken {
             migrations::say_untaken(*lab, why);
         }

@@ -65,7 +65,8 @@ pub async fn enqueue_closed_days(tick: &Tick<'_>, report: &mut Report) -> Result
         let behind: Vec<i64> = behind.map(|(lab, _)| lab).collect();
         if !behind.is_empty() {
             let what = format!("nightly run of {}", zone.name());
-            let enqueued = report.unless_held(tick.db, &what, "nightly", || enqueue_zone(tick, zone, due, &behind));
+            let enqueued =
+                report.held.unless_held(tick.db, &what, "nightly", || enqueue_zone(tick, zone, due, &behind));
             let Some((enqueued, skipped)) = enqueued.await? else { continue };
             for (kind, run) in enqueued {
                 report.note(kind, run);

@@ -8,8 +8,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Report, Scheduler, close, dirty,
-    held::report_held,
+    Report, Scheduler, dirty,
     migrations::{self, Walk},
     nightly,
     pace::{Pace, REST_MAX, RESTS},
@@ -20,10 +19,10 @@ use crate::{
     health::Pulse,
     metrics::{
         self,
-        catalogue::{SCHEDULER_LAST_TICK, SCHEDULER_TICK_DURATION, SCHEDULER_TICKS},
+        catalogue::{RUN_JOBS, RUN_JOBS_ENDED, SCHEDULER_LAST_TICK, SCHEDULER_TICK_DURATION, SCHEDULER_TICKS},
     },
     queue::JobKind,
-    runs::Progress,
+    runs::{Progress, close},
 };
 
 /// How often to look at records and runs.
@@ -41,7 +40,7 @@ impl Scheduler<'_> {
         let tick = self.tick_now().await?;
         let mut done = nightly::enqueue_closed_days(&tick, report).await;
         if !is_away(&done) {
-            done = also(done, close::close_runs(self.db, report).await);
+            done = also(done, close::close_runs(self.db, &mut report.runs, &mut report.held).await);
         }
         if !is_away(&done) {
             done = also(done, tick.rebuilds().take_all_pending(report).await);
@@ -94,7 +93,7 @@ impl Ticker {
                     tracing::warn!(lab, "lab {lab} cannot be scheduled: {why}");
                 });
                 // If rows were locked by somebody else, try again at the next tick.
-                self.labs_read = report.held.is_empty().then(Instant::now);
+                self.labs_read = report.held.left.is_empty().then(Instant::now);
             }
         }
         if !is_away(&done) {
@@ -108,12 +107,12 @@ impl Ticker {
     }
 
     async fn close_runs(&mut self, db: &Db, report: &mut Report) -> Result<(), DbError> {
-        let slice = close::close_next_runs(db, self.looked_at, report).await?;
+        let slice = close::close_next_runs(db, self.looked_at, &mut report.runs, &mut report.held).await?;
         self.looked_at = slice.next;
-        self.open.append(&mut report.open);
-        self.unclosed.append(&mut report.unclosed);
+        self.open.append(&mut report.runs.open);
+        self.unclosed.append(&mut report.runs.unclosed);
         if self.looked_at.is_none() {
-            close::show_progress(&std::mem::take(&mut self.open));
+            show_progress(&std::mem::take(&mut self.open));
             report_new(std::mem::take(&mut self.unclosed), &mut self.reported.unclosed, close::say_unclosed);
         }
         slice.failed.map_or(Ok(()), Err)
@@ -137,7 +136,7 @@ pub(super) async fn tick_until(scheduler: &Scheduler<'_>, pulse: &Pulse, shutdow
         let mut report = Report::default();
         let tick = ticker.tick(scheduler, &mut report);
         let Some(done) = shutdown.run_until_cancelled(tick).await else { return };
-        report_held(&report.held, &mut ticker.reported.held);
+        report_held(&report.held.left, &mut ticker.reported.held);
         let took = begun.elapsed();
         SCHEDULER_TICK_DURATION.record([], took, 1);
         SCHEDULER_TICKS.add([if done.is_ok() { "ok" } else { "failed" }], 1);
@@ -147,7 +146,7 @@ pub(super) async fn tick_until(scheduler: &Scheduler<'_>, pulse: &Pulse, shutdow
             SCHEDULER_LAST_TICK.set([], metrics::now_seconds());
         }
         // Counting runs of millions of jobs is slow: rest, so that it takes only a small part of the time.
-        let rest = (took.saturating_sub(report.waited) * RESTS).clamp(TICK, REST_MAX);
+        let rest = (took.saturating_sub(report.held.waited) * RESTS).clamp(TICK, REST_MAX);
         pace.rest_after(done.map(|()| rest), shutdown).await;
     }
 }
@@ -174,4 +173,23 @@ fn report_new(found: BTreeMap<i64, String>, reported: &mut BTreeMap<i64, String>
         }
     }
     *reported = found;
+}
+
+/// How far the runs are that are open.
+fn show_progress(open: &[(JobKind, Progress)]) {
+    for kind in JobKind::ALL {
+        let runs = || open.iter().filter(|(of, _)| *of == kind).map(|(_, progress)| progress);
+        RUN_JOBS.set([kind.name()], runs().map(Progress::total).sum::<u64>() as f64);
+        RUN_JOBS_ENDED.set([kind.name()], runs().map(Progress::ended).sum::<u64>() as f64);
+    }
+}
+
+/// Logs what has been left for the next tick; once for each, until it is no longer held.
+fn report_held(held: &BTreeMap<String, String>, reported: &mut BTreeMap<String, String>) {
+    for (what, error) in held {
+        if !reported.contains_key(what) {
+            tracing::warn!(error, "{what}: locked by another transaction, left for a later tick");
+        }
+    }
+    reported.clone_from(held);
 }

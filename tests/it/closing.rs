@@ -8,8 +8,8 @@ use daymend::{
     db::Mode,
     queue::JobKind,
     rollup::HISTORICAL_SUMMARY,
-    runs::{self, JobLimits, NewRun},
-    scheduler::{self, Report, Scheduler},
+    runs::{self, JobLimits, NewRun, close, held::Held},
+    scheduler::{Report, Scheduler},
 };
 use sqlx::{Connection as _, Executor as _, MySqlConnection};
 
@@ -43,8 +43,8 @@ async fn many_open_runs_are_looked_at_in_turns(engine: Engine) {
     tx.commit().await.unwrap();
     let (mut next, mut turns) = (None, Vec::new());
     loop {
-        let mut report = Report::default();
-        next = scheduler::close_next_runs(&db.db, next, &mut report).await.unwrap().next;
+        let mut report = close::Report::default();
+        next = close::close_next_runs(&db.db, next, &mut report, &mut Held::default()).await.unwrap().next;
         turns.push(report.open.len());
         if next.is_none() {
             break;
@@ -53,15 +53,15 @@ async fn many_open_runs_are_looked_at_in_turns(engine: Engine) {
     assert_eq!(turns, [200, 200, 50]);
     // The last run is closed in its turn, and one call of `close_runs` looks at all of them.
     db.execute("UPDATE daymend_jobs SET state = 'completed' WHERE id >= (SELECT MAX(run_id) * 100000000 FROM (SELECT * FROM daymend_jobs) AS jobs)", args![]).await;
-    let mut report = Report::default();
-    scheduler::close_runs(&db.db, &mut report).await.unwrap();
+    let mut report = close::Report::default();
+    close::close_runs(&db.db, &mut report, &mut Held::default()).await.unwrap();
     assert_eq!((report.closed.len(), report.open.len()), (1, RUNS - 1));
     // The error of a run in the first turn is still returned after the other turns, and does not stop them.
     db.execute("UPDATE daymend_jobs SET state = 'completed'", args![]).await;
     let first = db.number("SELECT MIN(id) FROM daymend_runs").await;
     refuse_updates(&db, "daymend_runs", "id", first).await;
-    let mut report = Report::default();
-    scheduler::close_runs(&db.db, &mut report).await.unwrap_err();
+    let mut report = close::Report::default();
+    close::close_runs(&db.db, &mut report, &mut Held::default()).await.unwrap_err();
     assert_eq!((report.closed.len(), report.unclosed.into_keys().collect::<Vec<_>>()), (RUNS - 2, vec![first]));
 }
 
@@ -80,12 +80,12 @@ async fn a_run_that_cannot_be_closed_stops_no_other(engine: Engine) {
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let scheduler = Scheduler { db: &db.db, rollup, config: &SCHEDULER, clock: Clock::Fixed(now()) };
     scheduler.tick(&mut report).await.unwrap_err();
-    assert!(report.unclosed[&runs[0]].contains("never") && report.unclosed.len() == 1, "{report:?}");
+    assert!(report.runs.unclosed[&runs[0]].contains("never") && report.runs.unclosed.len() == 1, "{report:?}");
     assert_eq!(db.record_status(records[2]).await, "Completed");
     let said = run_fails(&db, 1, &["scheduler", "--once"]);
     assert!(said.contains(&format!("run {} cannot be closed", runs[0])), "{said}");
     db.execute("DROP TRIGGER never", args![]).await;
-    assert!(db.tick(now()).await.unclosed.is_empty());
+    assert!(db.tick(now()).await.runs.unclosed.is_empty());
     for record in records {
         assert_eq!(db.record_status(record).await, "Completed");
     }
@@ -99,15 +99,15 @@ async fn runs_whose_records_cannot_be_read_in_time_are_not_waited_for_one_by_one
     db.tick(now()).await;
     let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
     somebody.execute("LOCK TABLES crelio_data_migrations WRITE").await.unwrap();
-    let (impatient, mut report) = (db.db.with_limit(Duration::from_secs(1)), Report::default());
+    let (impatient, mut report) = (db.db.with_limit(Duration::from_secs(1)), close::Report::default());
     let begun = std::time::Instant::now();
-    let error = scheduler::close_runs(&impatient, &mut report).await.unwrap_err();
+    let error = close::close_runs(&impatient, &mut report, &mut Held::default()).await.unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     assert!(error.to_string().contains("linked migrations") && report.unclosed.len() == 1, "{error} {report:?}");
     // The next slice begins with the run after it.
     let first = *report.unclosed.keys().next().unwrap();
-    let slice = scheduler::close_next_runs(&impatient, Some(first), &mut report).await.unwrap();
+    let slice = close::close_next_runs(&impatient, Some(first), &mut report, &mut Held::default()).await.unwrap();
     assert!(slice.next > Some(first) && report.unclosed.len() == 2, "{slice:?}");
     somebody.execute("UNLOCK TABLES").await.unwrap();
-    scheduler::close_runs(&db.db, &mut Report::default()).await.unwrap();
+    close::close_runs(&db.db, &mut close::Report::default(), &mut Held::default()).await.unwrap();
 }

@@ -106,7 +106,7 @@ async fn runs_are_closed_before_records_are_taken(engine: Engine) {
     let scheduler = Scheduler { db: &db.db, rollup, config: &SCHEDULER, clock: Clock::Fixed(now()) };
     scheduler.tick(&mut report).await.unwrap_err();
     assert_eq!(db.run(run).await.0.state, RunState::Completed);
-    assert_eq!(report.closed.len(), 1, "what was done is known: {report:?}");
+    assert_eq!(report.runs.closed.len(), 1, "what was done is known: {report:?}");
 }
 
 async fn many_records_are_taken_in_turns(engine: Engine) {

@@ -12,8 +12,7 @@ use daymend::{
     db::{Mode, Query},
     queue::JobKind,
     rollup::{HISTORICAL_SUMMARY, Rollups},
-    runs::JobLimits,
-    scheduler::repair,
+    runs::{JobLimits, repair},
     worker,
 };
 use tokio_util::sync::CancellationToken;

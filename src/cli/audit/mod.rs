@@ -33,8 +33,7 @@ use crate::{
     output::bar::Bar,
     recompute::stored::Access,
     rollup::Rollup,
-    runs::{LabDays, RunState},
-    scheduler,
+    runs::{self, LabDays, RunState},
 };
 
 /// Generated seeds stay below this, so that they are short enough to type.
@@ -199,9 +198,9 @@ impl AuditArgs {
         let mut repair = Repair { days: report.repairable(), run: None, ended: None };
         if !self.dry_run && !repair.days.is_empty() {
             global.warn_of_future(db).await?;
-            let plan = scheduler::repair::Plan { labs: repair.labs(), ..scheduler::repair::Plan::default() };
+            let plan = runs::repair::Plan { labs: repair.labs(), ..runs::repair::Plan::default() };
             let (by, now) = (format!("audit by {}", who()), db.now(global.clock()).await?);
-            repair.run = Some(scheduler::repair::enqueue(db, rollup, &plan, &by, now, self.limits.limits()).await?);
+            repair.run = Some(runs::repair::enqueue(db, rollup, &plan, &by, now, self.limits.limits()).await?);
         }
         Ok(repair)
     }

@@ -193,19 +193,23 @@ fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<E
     let exit = if report.is_all_done() { Exit::Ok } else { Exit::Failed };
     report.warn_of_undone();
     if global.json {
-        let closed: Vec<_> =
-            report.closed.iter().map(|(run, state, _)| serde_json::json!({ "run": run, "state": state })).collect();
+        let closed: Vec<_> = report
+            .runs
+            .closed
+            .iter()
+            .map(|(run, state, _)| serde_json::json!({ "run": run, "state": state }))
+            .collect();
         print_json(&serde_json::json!({
             "enqueued": report.enqueued, "closed": closed, "unusable": reasons("lab", &report.unusable),
-            "unclosed": reasons("run", &report.unclosed), "refused": reasons("lab", &report.refused),
-            "untaken": reasons("lab", &report.untaken), "held": reasons("what", &report.held)
+            "unclosed": reasons("run", &report.runs.unclosed), "refused": reasons("lab", &report.refused),
+            "untaken": reasons("lab", &report.untaken), "held": reasons("what", &report.held.left)
         }))?;
         return Ok(exit.into());
     }
     for scheduler::Enqueued { run, reason, jobs } in &report.enqueued {
         println!("run {run}: {reason}: {jobs} job(s) enqueued");
     }
-    for (run, state, progress) in &report.closed {
+    for (run, state, progress) in &report.runs.closed {
         println!("run {run}: {}: {} row(s) written", state.name(), progress.rows());
     }
     for (lab, why) in &report.unusable {

@@ -11,8 +11,10 @@ use crate::{
     audit as audits,
     db::{Db, migrate},
     error::chain,
-    runs::{JobLimits, RunState, count_days},
-    scheduler::repair::{self, LeftOut},
+    runs::{
+        JobLimits, RunState, count_days,
+        repair::{self, LeftOut},
+    },
 };
 
 /// How many differing rows the audit keeps individually.

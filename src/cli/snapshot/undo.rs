@@ -16,7 +16,7 @@ use crate::{
     db::Db,
     error::{chain, examples},
     recompute::shrink::MaxShrink,
-    scheduler::repair,
+    runs::repair,
     snapshot::restore::{
         relations::Relations,
         touched,

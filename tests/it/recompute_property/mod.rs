@@ -22,8 +22,10 @@ use daymend::{
     calendar::{dates, days_before},
     db::{Arg, Mode},
     rollup::{HISTORICAL_SUMMARY, Rollups},
-    runs::{JobLimits, RunState, records},
-    scheduler::repair::{self, Days as PlanDays, PlanError},
+    runs::{
+        JobLimits, RunState, records,
+        repair::{self, Days as PlanDays, PlanError},
+    },
 };
 use futures::FutureExt as _;
 use proptest::{

@@ -14,7 +14,11 @@ use std::{
 
 use chrono::{DateTime, NaiveDate, Utc};
 use chrono_tz::Asia::Kolkata;
-use daymend::{args, rollup::HISTORICAL_SUMMARY, runs::JobLimits, scheduler::repair};
+use daymend::{
+    args,
+    rollup::HISTORICAL_SUMMARY,
+    runs::{JobLimits, repair},
+};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{

@@ -18,8 +18,7 @@ use super::{
 use crate::{
     db::{DbError, migrate},
     error::chain,
-    runs::records,
-    scheduler::repair,
+    runs::{records, repair},
     snapshot::{
         database_error, open,
         restore::{

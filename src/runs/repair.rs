@@ -7,6 +7,7 @@
 
 use chrono::{DateTime, NaiveDate, Utc};
 
+use super::{JobLimits, LabDays, NewRun};
 use crate::{
     calendar::span,
     db::{Db, DbError, Mode, Tx, retry},
@@ -17,7 +18,6 @@ use crate::{
         Rollup,
         source::{self, Lab},
     },
-    runs::{self, JobLimits, LabDays, NewRun},
 };
 
 /// How many labs an error message names if none can be repaired.
@@ -36,7 +36,7 @@ pub enum Days {
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Plan {
     /// Each lab with its days, oldest first.
-    #[serde(serialize_with = "runs::labs_as_objects")]
+    #[serde(serialize_with = "super::labs_as_objects")]
     pub labs: LabDays,
     /// Labs that are left out.
     pub left_out: Vec<LeftOut>,
@@ -210,7 +210,7 @@ pub async fn enqueue(
     now: DateTime<Utc>,
     limits: JobLimits,
 ) -> Result<i64, DbError> {
-    let (labs, days) = runs::describe(&plan.labs);
+    let (labs, days) = super::describe(&plan.labs);
     let run = NewRun {
         reason: format!("repair of {labs}, {days}"),
         requested_by: requested_by.to_owned(),
@@ -218,7 +218,7 @@ pub async fn enqueue(
     };
     retry("enqueue repair", || async {
         let mut tx = db.begin(Mode::Write).await?;
-        let id = runs::create(&mut tx, &run).await?;
+        let id = super::create(&mut tx, &run).await?;
         tx.commit().await?;
         Ok(id)
     })

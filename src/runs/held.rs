@@ -1,25 +1,33 @@
-//! Rows locked by somebody else: what needs them is left for the next tick, and everything else goes on.
+//! Rows locked by somebody else: what needs them is left for later, and everything else goes on.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use super::Report;
 use crate::{
     db::{Db, DbError, Dialect, retry},
     error::chain,
     metrics,
 };
 
-/// For how long a tick retries the first locked rows that it meets; it tries others only once.
+/// For how long the first locked rows are retried; others are tried only once.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-impl Report {
-    /// Like [`retry()`], for one of many items, `what`; `None` if the item is left for the next tick.
+/// What is left for later because of locked rows.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// What is left, with the database's message.
+    pub left: BTreeMap<String, String>,
+    /// How long locked rows were waited for, whether they became free or not.
+    pub waited: Duration,
+}
+
+impl Held {
+    /// Like [`retry()`], for one of many items, `what`; `None` if the item is left for later.
     ///
     /// SQLite has no row locks: a long write holds up everything else too, and what outlasts [`retry()`] is an error.
-    pub(super) async fn unless_held<T, F>(
+    pub(crate) async fn unless_held<T, F>(
         &mut self,
         db: &Db,
         what: &str,
@@ -29,7 +37,7 @@ impl Report {
     where
         F: Future<Output = Result<T, DbError>>,
     {
-        let patience = if self.held.is_empty() { PATIENCE } else { Duration::ZERO };
+        let patience = if self.left.is_empty() { PATIENCE } else { Duration::ZERO };
         let begun = Instant::now();
         let (waited, outcome) = retry(name, || async {
             let waited = begun.elapsed();
@@ -46,26 +54,16 @@ impl Report {
             Ok(value) => Ok(Some(value)),
             Err(error) => {
                 metrics::database_error(&error);
-                self.held.insert(what.to_owned(), chain(&error));
+                self.left.insert(what.to_owned(), chain(&error));
                 Ok(None)
             }
         }
     }
 
     /// Logs which rows are locked by somebody else, and what happens then.
-    pub fn warn_of_held(&self, then: &str) {
-        for (what, error) in &self.held {
+    pub fn warn(&self, then: &str) {
+        for (what, error) in &self.left {
             tracing::warn!(error, "{what}: locked by another transaction, {then}");
         }
     }
-}
-
-/// Logs what has been left for the next tick; once for each, until it is no longer held.
-pub(super) fn report_held(held: &BTreeMap<String, String>, reported: &mut BTreeMap<String, String>) {
-    for (what, error) in held {
-        if !reported.contains_key(what) {
-            tracing::warn!(error, "{what}: locked by another transaction, left for a later tick");
-        }
-    }
-    reported.clone_from(held);
 }
