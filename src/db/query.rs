@@ -1,14 +1,15 @@
 //! A statement in the form that transactions run.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
-use super::Statement;
+use super::{DbClock, Dialect, Statement};
 
-/// A statement's text, with the name used in errors.
+/// A statement's text and its name: in errors, and in the comment that the server's slow-query log and process list
+/// show.
 #[derive(Debug)]
 pub struct Query<'a> {
     pub(super) name: &'a str,
-    pub(super) sql: Cow<'a, str>,
+    sql: Cow<'a, str>,
     /// Whether it is kept prepared.
     pub(super) is_kept: bool,
 }
@@ -18,16 +19,10 @@ pub struct Query<'a> {
 const ITEMS_KEPT_MAX: usize = 16;
 
 impl<'a> Query<'a> {
-    /// A statement that is not a constant, such as a rollup's SELECT.
+    /// A statement under a name; the text is sent with a comment that has the name.
     #[must_use]
     pub fn new(name: &'a str, sql: impl Into<Cow<'a, str>>) -> Self {
         Self { name, sql: sql.into(), is_kept: true }
-    }
-
-    /// A statement that is composed at run time; the comment that names it is prepended.
-    #[must_use]
-    pub fn named(name: &'a str, sql: impl fmt::Display) -> Self {
-        Self::new(name, format!("-- daymend: {name}\n{sql}"))
     }
 
     /// A statement whose text depends on the number of items. It is only kept prepared if they are few, because most
@@ -37,10 +32,23 @@ impl<'a> Query<'a> {
         Self { is_kept: count <= ITEMS_KEPT_MAX, ..Self::new(name, sql) }
     }
 
-    /// The text.
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// The text, without the comment and with the tokens of [`Dialect`].
     #[must_use]
     pub fn sql(&self) -> &str {
         &self.sql
+    }
+
+    /// The text as it is sent.
+    pub(super) fn render(&self, dialect: Dialect, clock: &DbClock) -> String {
+        // The name may be that of a file, and a line break in it would end the comment.
+        let name = self.name.replace(char::is_control, " ");
+        format!("-- daymend: {name}\n{}", dialect.render(&self.sql, clock))
     }
 
     /// The same query, kept prepared: this exact text is run often.
@@ -59,5 +67,18 @@ impl<'a> Query<'a> {
 impl<'a> From<&'a Statement> for Query<'a> {
     fn from(statement: &'a Statement) -> Self {
         Self::new(statement.name, statement.sql)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_ends_the_comment_that_it_is_in() {
+        let sent = |name: &str, sql: &str| Query::new(name, sql).render(Dialect::MySql, &DbClock::Database);
+        assert_eq!(sent("claim", "SELECT {now}"), "-- daymend: claim\nSELECT UTC_TIMESTAMP(6)");
+        assert_eq!(sent("a\nDROP\r\0{now}.sql", "SELECT 1"), "-- daymend: a DROP  {now}.sql\nSELECT 1");
+        assert_eq!(sent("*/ b", "-- c\nWITH d"), "-- daymend: */ b\n-- c\nWITH d");
     }
 }

@@ -1,7 +1,7 @@
 //! Named statements.
 //!
-//! `statement!` declares a constant with the text of a statement, opened by a comment that names it in the slow-query
-//! log, and registers it, so that a test can prepare every statement on both databases.
+//! `statement!` declares a constant with the name and the text of a statement, and registers it, so that a test can
+//! prepare every statement on both databases.
 
 use super::Query;
 
@@ -11,7 +11,7 @@ use super::Query;
 /// placeholders; [`Statement::with_list`] and [`Statement::with_rows`] fill them in.
 #[derive(Debug, Clone, Copy)]
 pub struct Statement {
-    /// The name in the comment that opens it.
+    /// Its name, in errors and in the comment that it is sent with.
     pub name: &'static str,
     /// The text.
     pub sql: &'static str,
@@ -56,7 +56,7 @@ macro_rules! statement {
     ($visibility:vis $name:ident, $label:literal, $sql:expr, $row:literal) => {
         $visibility const $name: $crate::db::Statement = $crate::db::Statement {
             name: $label,
-            sql: concat!("-- daymend: ", $label, "\n", $sql),
+            sql: $sql,
             row: $row,
         };
         inventory::submit! { $name }

@@ -106,7 +106,7 @@ async fn astray(patient: &Patient<'_>, dates: &Dates<'_>) -> Result<Astray, DbEr
          WHERE {id} >= ? AND {condition} ORDER BY {id} LIMIT ?"
     );
     let rows = patient
-        .read(Query::named("doctor dates", sql), args![first, COUNT_MAX + 1], |row| {
+        .read(Query::new("doctor dates", sql), args![first, COUNT_MAX + 1], |row| {
             let (id, lab) = (row.int(0)?, row.int_or_null(1)?.unwrap_or_default());
             Ok((id, format!("{id} of lab {lab}: {}", row.text_or_null(2)?.unwrap_or_default())))
         })

@@ -187,7 +187,7 @@ async fn is_refused(connection: &mut Tx, right: &str, table: &str) -> Result<boo
         "UPDATE" => format!("UPDATE {table} SET daymend_doctor = 1 WHERE 1 = 0"),
         _ => format!("DELETE FROM {table} WHERE 1 = 0"),
     };
-    match connection.columns(Query::named("doctor rights", sql)).await {
+    match connection.columns(Query::new("doctor rights", sql)).await {
         Ok(_) => Ok(false),
         Err(error) => match code(&error.source) {
             1044 | 1142 => Ok(true),

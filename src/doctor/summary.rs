@@ -217,7 +217,7 @@ pub(super) async fn faulty(patient: &Patient<'_>, rollup: &Rollup, fault: Fault)
     };
     let sql = format!("SELECT {columns} FROM {table} WHERE {id} >= ? {tail} LIMIT ?");
     let rows = patient
-        .read(Query::named("doctor summary rows", sql), args![first, COUNT_MAX + 1], |row| {
+        .read(Query::new("doctor summary rows", sql), args![first, COUNT_MAX + 1], |row| {
             let number =
                 |column| Ok::<_, sqlx::Error>(row.int_or_null(column)?.map_or("NULL".to_owned(), |n| n.to_string()));
             // MySQL sends a DATE as bytes, which for some days (such as 1900-01-01) are valid text as well.
@@ -242,7 +242,7 @@ pub(super) async fn first_of_window(
     id: &str,
     window: i64,
 ) -> Result<(i64, bool), DbError> {
-    let query = Query::named("doctor latest ids", format!("SELECT MIN({id}), MAX({id}) FROM {table}"));
+    let query = Query::new("doctor latest ids", format!("SELECT MIN({id}), MAX({id}) FROM {table}"));
     let ends = patient.read(query, args![], |row| Ok((row.int_or_null(0)?, row.int_or_null(1)?))).await?;
     let Some((Some(min), Some(max))) = ends.first().copied() else { return Ok((0, false)) };
     let first = max.saturating_sub(window).max(min);

@@ -375,7 +375,7 @@ async fn create_sql(tx: &mut Tx, table: &str) -> Result<String, DbError> {
         Dialect::Sqlite => tx.fetch_one(&CREATE_SQLITE, args![table], |row| row.text(0)).await,
         Dialect::MySql => {
             let show = format!("SHOW CREATE TABLE {}", quote(Dialect::MySql, table));
-            let sql = tx.fetch_one(Query::named("snapshot create", show), args![], |row| row.text(1)).await?;
+            let sql = tx.fetch_one(Query::new("snapshot create", show), args![], |row| row.text(1)).await?;
             Ok(without_counter(&sql))
         }
     }

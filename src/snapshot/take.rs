@@ -334,7 +334,7 @@ async fn copy_table(
     let decoder = Decoder::new(&table.columns);
     let select = select(tx.dialect(), table, key);
     let mut batch = Vec::with_capacity(BATCH + BATCH / 4);
-    tx.stream(Query::named("snapshot rows", select), args![], sender, |row| {
+    tx.stream(Query::new("snapshot rows", select), args![], sender, |row| {
         decoder.encode(&row, &mut batch)?;
         so_far.rows += 1;
         if batch.len() < BATCH {

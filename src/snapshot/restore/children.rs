@@ -72,7 +72,7 @@ pub async fn lock_row(tx: &mut Tx, live: &Side, parent: &Shape, row: &[Arg]) -> 
     let table = quote(live.db.dialect(), &parent.table);
     let condition = live.has_key(parent, "p.", &key);
     let sql = format!("SELECT 1 FROM {table} AS p WHERE {condition} {{for_update_nowait}}");
-    tx.fetch_all(Query::named("restore hold", sql), key, |_| Ok(())).await.map(drop)
+    tx.fetch_all(Query::new("restore hold", sql), key, |_| Ok(())).await.map(drop)
 }
 
 impl Children {
@@ -145,7 +145,7 @@ impl Children {
             let why = format!("a row of {} refers to it now", foreign.table);
             let mut limit = PAGE;
             loop {
-                let query = Query::named("restore child", format!("{sql} LIMIT {limit}"));
+                let query = Query::new("restore child", format!("{sql} LIMIT {limit}"));
                 let found: Result<Vec<Cells>, DbError> = match &keys {
                     Some(keys) => live.rows(tx, query, keys, key.clone()).await,
                     None => tx.fetch_all(query, key.clone(), |_| Ok(Vec::new())).await,
