@@ -31,7 +31,7 @@ pub use dialect::{DbClock, Dialect};
 pub use error::{DbError, Kind, code};
 pub use query::Query;
 pub use retry::{Backoff, RETRIES_MAX, retry};
-pub use statement::{Statement, repeat};
+pub use statement::{Owner, Statement, repeat};
 pub(crate) use tx::COMMIT;
 pub use tx::Tx;
 pub use value::{Arg, Cell, Dated, Row, instant_text};

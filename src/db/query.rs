@@ -10,6 +10,8 @@ use super::{DbClock, Dialect, Statement};
 pub struct Query<'a> {
     pub(super) name: &'a str,
     sql: Cow<'a, str>,
+    /// SQLite's text, where it differs.
+    on_sqlite: Option<Cow<'a, str>>,
     /// Whether it is kept prepared.
     pub(super) is_kept: bool,
 }
@@ -22,14 +24,15 @@ impl<'a> Query<'a> {
     /// A statement under a name; the text is sent with a comment that has the name.
     #[must_use]
     pub fn new(name: &'a str, sql: impl Into<Cow<'a, str>>) -> Self {
-        Self { name, sql: sql.into(), is_kept: true }
+        Self { name, sql: sql.into(), on_sqlite: None, is_kept: true }
     }
 
-    /// A statement whose text depends on the number of items. It is only kept prepared if they are few, because most
-    /// calls have other numbers.
+    /// A statement whose text depends on the number of items, which `fill` puts in. It is only kept prepared if they are
+    /// few, because most calls have other numbers.
     #[must_use]
-    pub(super) fn of_items(name: &'a str, sql: impl Into<Cow<'a, str>>, count: usize) -> Self {
-        Self { is_kept: count <= ITEMS_KEPT_MAX, ..Self::new(name, sql) }
+    pub(super) fn of_items(statement: &Statement, count: usize, fill: impl Fn(&str) -> String) -> Self {
+        let [sql, on_sqlite] = [Dialect::MySql, Dialect::Sqlite].map(|dialect| fill(statement.sql(dialect)).into());
+        Self { name: statement.name, sql, on_sqlite: Some(on_sqlite), is_kept: count <= ITEMS_KEPT_MAX }
     }
 
     /// The name.
@@ -38,17 +41,20 @@ impl<'a> Query<'a> {
         self.name
     }
 
-    /// The text, without the comment and with the tokens of [`Dialect`].
+    /// The text on a database, without the comment and with the tokens of [`Dialect`].
     #[must_use]
-    pub fn sql(&self) -> &str {
-        &self.sql
+    pub fn sql(&self, dialect: Dialect) -> &str {
+        match (dialect, &self.on_sqlite) {
+            (Dialect::Sqlite, Some(text)) => text,
+            _ => &self.sql,
+        }
     }
 
     /// The text as it is sent.
     pub(super) fn render(&self, dialect: Dialect, clock: &DbClock) -> String {
         // The name may be that of a file, and a line break in it would end the comment.
         let name = self.name.replace(char::is_control, " ");
-        format!("-- daymend: {name}\n{}", dialect.render(&self.sql, clock))
+        format!("-- daymend: {name}\n{}", dialect.render(self.sql(dialect), clock))
     }
 
     /// The same query, kept prepared: this exact text is run often.
@@ -66,7 +72,8 @@ impl<'a> Query<'a> {
 
 impl<'a> From<&'a Statement> for Query<'a> {
     fn from(statement: &'a Statement) -> Self {
-        Self::new(statement.name, statement.sql)
+        let on_sqlite = Some(statement.sql(Dialect::Sqlite).into());
+        Self { on_sqlite, ..Self::new(statement.name, statement.sql(Dialect::MySql)) }
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Enough {
 
 impl Enough {
     pub(super) fn of(patient: &Patient<'_>) -> Self {
-        let own = own_statements().map(|statement| statement.sql);
+        let own = own_statements().map(|statement| statement.sql(Dialect::MySql));
         let selects = patient.rollups.iter().flat_map(Rollup::selects).map(|sql| sql.text.as_str());
         let words = own.chain(selects).flat_map(|sql| tokens(sql, None));
         let columns = patient.rollups.iter().flat_map(|rollup| {

@@ -20,8 +20,9 @@ use crate::{
 };
 
 statement!(
-    DEPENDENTS,
-    "doctor dependents (sqlite)",
+    Doctor: DEPENDENTS,
+    "doctor dependents",
+    sqlite only:
     "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND type IN ('index', 'trigger') AND sql IS NOT NULL ORDER BY name"
 );
 

@@ -33,13 +33,13 @@ pub(super) const CHECKS: &[Check] = &[
         .mysql(),
 ];
 
-statement!(GRANTS, "doctor grants (mysql)", "SHOW GRANTS FOR CURRENT_USER");
+statement!(Doctor: GRANTS, "doctor grants", mysql only: "SHOW GRANTS FOR CURRENT_USER");
 
 statement!(
-    TRIGGERS_OF_ACCOUNT,
-    "doctor triggers of this account (mysql)",
-    "SELECT DISTINCT event_object_table FROM information_schema.triggers
-     WHERE trigger_schema = DATABASE() AND definer = CURRENT_USER()"
+    Doctor: TRIGGERS_OF_ACCOUNT,
+    "doctor triggers of this account",
+    mysql only: "SELECT DISTINCT event_object_table FROM information_schema.triggers
+         WHERE trigger_schema = DATABASE() AND definer = CURRENT_USER()"
 );
 
 /// Server-wide privileges that do no harm: they only allow watching the server.
@@ -157,8 +157,7 @@ async fn columns(
         }
     }
     for statement in own_statements().filter(|_| is_first) {
-        let sql = statement.with_list(1).sql().replace("{rows}", statement.row);
-        if let Err(error) = connection.columns(Query::new(statement.name, sql)).await
+        if let Err(error) = connection.columns(statement.written_out(1)).await
             && error.is_denied()
         {
             let advice = whole(rights_of(statement));

@@ -28,10 +28,14 @@ pub(super) const CHECKS: &[Check] = &[
     Check::new("labs.late", Severity::Warning, "nightly runs", |p| Box::pin(late(p))).of_daymend(),
 ];
 
-statement!(KNOWN, "doctor labs", "SELECT lab_id, enqueued_through, time_zone FROM daymend_labs WHERE rollup = ?");
+statement!(
+    Doctor: KNOWN,
+    "doctor labs",
+    "SELECT lab_id, enqueued_through, time_zone FROM daymend_labs WHERE rollup = ?"
+);
 
 statement!(
-    LATE,
+    Doctor: LATE,
     "doctor late runs",
     "SELECT id, reason FROM daymend_runs WHERE state = 'running' AND kind = 'nightly' AND created_at < ? ORDER BY id LIMIT ?"
 );

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Patient;
-use crate::db::{Dialect, Statement, scan::tokens};
+use crate::db::{Dialect, Owner, Statement, scan::tokens};
 
 pub(super) const ALL_FOUR: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];
 
@@ -37,20 +37,14 @@ pub(super) fn needed(patient: &Patient<'_>) -> Needed {
     needed
 }
 
-/// The statements that daymend runs in normal operation: without the doctor's own, and without those run as another
-/// user or on another database.
+/// The statements that daymend runs on a server in normal operation.
 pub(super) fn own_statements() -> impl Iterator<Item = &'static Statement> {
-    Statement::all().filter(|statement| {
-        let name = statement.name;
-        let is_other = ["doctor ", "bench"].iter().any(|other| name.starts_with(other));
-        // Only `daymend migrate` writes to its own table.
-        !is_other && !name.ends_with("(sqlite)") && name != "schema record"
-    })
+    Statement::all().filter(|statement| statement.owner == Owner::Service && statement.runs_on(Dialect::MySql))
 }
 
 /// The privileges that a statement needs, as far as its text tells, on tables that daymend may use.
 pub(super) fn rights_of(statement: &Statement) -> BTreeSet<(String, &'static str)> {
-    let text = statement.sql.replace("{insert_ignore}", "INSERT IGNORE");
+    let text = statement.sql(Dialect::MySql).replace("{insert_ignore}", "INSERT IGNORE");
     let tokens = tokens(&text, Some(Dialect::MySql));
     let mut rights = BTreeSet::new();
     for (at, table) in tokens.iter().enumerate() {

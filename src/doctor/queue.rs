@@ -27,14 +27,14 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 statement!(
-    WAITING,
+    Doctor: WAITING,
     "doctor waiting jobs",
     "SELECT lab_id FROM daymend_jobs {force_claim}
      WHERE kind = ? AND state = 'available' AND sort_key <= {now_us} LIMIT ?"
 );
 
 statement!(
-    DISCARDED,
+    Doctor: DISCARDED,
     "doctor discarded jobs",
     "SELECT id, lab_id, error FROM daymend_jobs {force_claim}
      WHERE kind IN ('nightly', 'repair', 'rebuild') AND state = 'discarded' LIMIT ?"
@@ -42,7 +42,7 @@ statement!(
 
 // A run's jobs are one range of the primary key, in which an open one is found soon if there is any.
 statement!(
-    ENDED,
+    Doctor: ENDED,
     "doctor ended runs",
     "SELECT id, reason FROM daymend_runs
      WHERE state = 'running' AND created_at < ?
@@ -53,14 +53,14 @@ statement!(
 );
 
 statement!(
-    ACTIVITY,
+    Doctor: ACTIVITY,
     "doctor scheduler activity",
     "SELECT requested_by, created_at, finished_at FROM daymend_runs ORDER BY id DESC LIMIT 200"
 );
 
 // The last completed nightly run of each zone is never pruned.
 statement!(
-    UNPRUNED,
+    Doctor: UNPRUNED,
     "doctor old runs",
     "SELECT id, finished_at FROM daymend_runs
      WHERE state IN ('completed', 'failed', 'cancelled') AND finished_at < ?

@@ -20,13 +20,13 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 statement!(
-    EVENT_LOG,
+    Doctor: EVENT_LOG,
     "doctor event log",
     "SELECT event_name, status, created_at FROM operation_event_log ORDER BY id DESC LIMIT 10000"
 );
 
 statement!(
-    STUCK,
+    Doctor: STUCK,
     "doctor stuck records",
     "SELECT records.id, records.lab_id, records.job_status
      FROM crelio_data_migrations AS records
@@ -37,14 +37,14 @@ statement!(
 );
 
 statement!(
-    WAITING,
+    Doctor: WAITING,
     "doctor waiting records",
     "SELECT id, lab_id FROM crelio_data_migrations
      WHERE migration_type = ? AND is_scheduled = 1 AND job_status = 'Pending' AND modified_at < ? ORDER BY id LIMIT ?"
 );
 
 statement!(
-    DOUBLED,
+    Doctor: DOUBLED,
     "doctor doubled records",
     "SELECT lab_id, COUNT(*) FROM crelio_data_migrations
      WHERE migration_type = ? AND is_scheduled = 1 AND job_status = 'Pending'

@@ -27,10 +27,10 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 statement!(
-    EVENTS,
-    "doctor events (mysql)",
-    "SELECT event_schema, event_name FROM information_schema.events
-     WHERE event_schema = DATABASE() AND event_name = ? AND status = 'ENABLED' LIMIT 100"
+    Doctor: EVENTS,
+    "doctor events",
+    mysql only: "SELECT event_schema, event_name FROM information_schema.events
+         WHERE event_schema = DATABASE() AND event_name = ? AND status = 'ENABLED' LIMIT 100"
 );
 
 async fn event(patient: &Patient<'_>, name: &str, why: &str) -> Result<Chart, DbError> {

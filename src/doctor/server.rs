@@ -14,11 +14,15 @@ pub(super) const CHECKS: &[Check] = &[
     }),
 ];
 
-statement!(SERVER_MYSQL, "doctor server (mysql)", "SELECT VERSION(), COALESCE(DATABASE(), ''), CURRENT_USER(), USER()");
+statement!(
+    Doctor: SERVER,
+    "doctor server",
+    mysql only: "SELECT VERSION(), COALESCE(DATABASE(), ''), CURRENT_USER(), USER()"
+);
 
-statement!(SERVER_SQLITE, "doctor server (sqlite)", "SELECT sqlite_version()");
+statement!(Doctor: SQLITE_VERSION, "doctor version", sqlite only: "SELECT sqlite_version()");
 
-statement!(CIPHER, "doctor cipher (mysql)", "SHOW SESSION STATUS LIKE 'Ssl_cipher'");
+statement!(Doctor: CIPHER, "doctor cipher", mysql only: "SHOW SESSION STATUS LIKE 'Ssl_cipher'");
 
 /// A recompute, which is a dozen statements, is slow if each takes longer than this.
 const LATENCY_MAX_MS: f64 = 25.0;
@@ -44,10 +48,10 @@ pub(super) struct Session {
 
 /// Reads the session's user and server.
 pub(super) async fn session(patient: &Patient<'_>) -> Result<Session, DbError> {
-    let rows = patient.read(&SERVER_MYSQL, args![], |row| {
+    let rows = patient.read(&SERVER, args![], |row| {
         Ok(Session { version: row.text(0)?, database: row.text(1)?, account: row.text(2)?, user: row.text(3)? })
     });
-    rows.await?.pop().ok_or_else(|| DbError::new(SERVER_MYSQL.name, sqlx::Error::RowNotFound))
+    rows.await?.pop().ok_or_else(|| DbError::new(SERVER.name, sqlx::Error::RowNotFound))
 }
 
 async fn latency(patient: &Patient<'_>) -> Result<Chart, DbError> {
@@ -99,7 +103,7 @@ async fn version(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let version = if patient.is_mysql() {
         session(patient).await?.version
     } else {
-        let found = patient.read(&SERVER_SQLITE, args![], |row| row.text(0)).await?;
+        let found = patient.read(&SQLITE_VERSION, args![], |row| row.text(0)).await?;
         format!("{}-SQLite", found.into_iter().next().unwrap_or_default())
     };
     let (product, is_fit) = judge_version(&version);

@@ -32,11 +32,12 @@ pub(super) const CHECKS: &[Check] = &[
         .sqlite(),
 ];
 
-statement!(JOURNAL_MODE, "doctor journal mode (sqlite)", "PRAGMA journal_mode");
+statement!(Doctor: JOURNAL_MODE, "doctor journal mode", sqlite only: "PRAGMA journal_mode");
 
 statement!(
-    GLOBAL,
-    "doctor server settings (mysql)",
+    Doctor: GLOBAL,
+    "doctor server settings",
+    mysql only:
     "SHOW GLOBAL VARIABLES WHERE Variable_name IN
          ('transaction_isolation', 'tx_isolation', 'time_zone', 'system_time_zone', 'sql_mode', 'innodb_lock_wait_timeout',
           'innodb_flush_log_at_trx_commit', 'log_bin', 'binlog_format', 'max_connections', 'max_allowed_packet',
@@ -44,17 +45,18 @@ statement!(
 );
 
 statement!(
-    SESSION,
-    "doctor session settings (mysql)",
+    Doctor: SESSION,
+    "doctor session settings",
+    mysql only:
     "SHOW SESSION VARIABLES WHERE Variable_name IN
          ('transaction_isolation', 'tx_isolation', 'time_zone', 'sql_mode', 'innodb_lock_wait_timeout', 'autocommit',
           'max_user_connections')"
 );
 
 statement!(
-    STATUS,
-    "doctor server status (mysql)",
-    "SHOW GLOBAL STATUS WHERE Variable_name IN ('Threads_connected', 'Prepared_stmt_count')"
+    Doctor: STATUS,
+    "doctor server status",
+    mysql only: "SHOW GLOBAL STATUS WHERE Variable_name IN ('Threads_connected', 'Prepared_stmt_count')"
 );
 
 /// How many connections one more process of daymend may open: for `daymend serve` with one slot, 5 for the worker, 4

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     args,
-    db::{Arg, DbError, Mode, Query, Row, Statement, migrate, migrate::SchemaError, scan::tokens},
+    db::{Arg, DbError, Dialect, Mode, Query, Row, Statement, migrate, migrate::SchemaError, scan::tokens},
     recompute::stored,
     rollup::{NamedSql, Rollup, misfit::Misfit, source},
     statement,
@@ -25,7 +25,7 @@ pub(super) const CHECKS: &[Check] = &[
     Check::new("indexes.facts", Severity::Warning, "how the fact queries find their rows", |p| Box::pin(indexes(p))),
 ];
 
-statement!(SCHEMA_READABLE, "doctor schema readable", "SELECT version FROM daymend_schema LIMIT 1");
+statement!(Doctor: SCHEMA_READABLE, "doctor schema readable", "SELECT version FROM daymend_schema LIMIT 1");
 
 async fn schema(patient: &Patient<'_>) -> Result<Chart, DbError> {
     let mut chart = Chart::default();
@@ -98,12 +98,11 @@ async fn output(patient: &Patient<'_>) -> Result<Chart, DbError> {
     }
     for table in OUTPUT_TABLES {
         let names = |statement: &&Statement| {
-            let tokens = tokens(statement.sql, None);
+            let tokens = tokens(statement.sql(Dialect::MySql), None);
             tokens.iter().any(|token| token == table) && !tokens.iter().any(|token| absent.iter().any(|of| token == of))
         };
         for statement in own_statements().filter(names) {
-            let query = Query::new(statement.name, statement.with_list(1).sql().replace("{rows}", statement.row));
-            if let Some(what) = is_missing(patient, query).await? {
+            if let Some(what) = is_missing(patient, statement.written_out(1)).await? {
                 let advice = "add the column; a missing table is created by daymend migrate";
                 chart.find(table, what, advice);
                 break;

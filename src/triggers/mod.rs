@@ -27,16 +27,11 @@ use sql::drop_trigger;
 pub use sql::{Trigger, script};
 
 statement!(
-    TRIGGERS_MYSQL,
-    "list triggers (mysql)",
-    "SELECT trigger_name, event_object_table, CONCAT(action_timing, ' ', event_manipulation), action_statement
-     FROM information_schema.triggers WHERE trigger_schema = DATABASE()"
-);
-
-statement!(
-    TRIGGERS_SQLITE,
-    "list triggers (sqlite)",
-    "SELECT name, tbl_name, '', sql FROM sqlite_master WHERE type = 'trigger'"
+    TRIGGERS,
+    "list triggers",
+    mysql: "SELECT trigger_name, event_object_table, CONCAT(action_timing, ' ', event_manipulation), action_statement
+         FROM information_schema.triggers WHERE trigger_schema = DATABASE()",
+    sqlite: "SELECT name, tbl_name, '', sql FROM sqlite_master WHERE type = 'trigger'"
 );
 
 statement!(
@@ -159,12 +154,8 @@ impl InstallError {
 
 /// Every trigger of the database that this account can see.
 pub async fn list(tx: &mut Tx) -> Result<Vec<Existing>, DbError> {
-    let statement = match tx.dialect() {
-        Dialect::MySql => TRIGGERS_MYSQL,
-        Dialect::Sqlite => TRIGGERS_SQLITE,
-    };
     let mut triggers = Vec::new();
-    tx.for_each(&statement, args![], |row| {
+    tx.for_each(&TRIGGERS, args![], |row| {
         triggers.push(Existing { name: row.text(0)?, table: row.text(1)?, when: row.text(2)?, text: row.text(3)? });
         Ok(())
     })

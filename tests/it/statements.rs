@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use daymend::{
     args,
-    db::{ConnectOptions, Dialect, Query, Statement, connect, repeat},
+    db::{ConnectOptions, Owner, Statement, connect},
     recompute::stored::{self, Access},
     rollup::{Rollups, source},
 };
@@ -25,16 +25,6 @@ fn declared(folder: &Path) -> usize {
     entries.map(|path| if path.is_dir() { declared(&path) } else { in_file(&path) }).sum()
 }
 
-/// The text with three placeholders for a list, and with three rows.
-pub fn written_out(statement: &Statement) -> String {
-    statement.with_list(3).sql().replace("{rows}", &repeat(statement.row, 3))
-}
-
-/// Whether only `daymend migrate` runs it.
-pub fn is_of_migrate(statement: &Statement) -> bool {
-    statement.name == "schema record"
-}
-
 on_both! {
     every_statement_prepares;
 }
@@ -43,17 +33,11 @@ async fn every_statement_prepares(engine: Engine) {
     let db = TestDb::new(engine).await;
     let migrating = connect(&db.migrate_url, ConnectOptions::new(1)).unwrap();
     assert_eq!(Statement::all().count(), declared(Path::new("src")));
-    for statement in Statement::all() {
-        let other = match db.db.dialect() {
-            Dialect::MySql => "(sqlite)",
-            Dialect::Sqlite => "(mysql)",
-        };
-        if statement.name.ends_with(other) {
-            continue;
-        }
-        let user = if is_of_migrate(statement) { &migrating } else { &db.db };
-        let prepare = user.columns(Query::new(statement.name, written_out(statement)));
-        prepare.await.unwrap_or_else(|error| panic!("{}", daymend::error::chain(&error)));
+    for statement in Statement::all().filter(|statement| statement.runs_on(db.db.dialect())) {
+        let user = if statement.owner == Owner::Migrate { &migrating } else { &db.db };
+        user.columns(statement.written_out(3))
+            .await
+            .unwrap_or_else(|error| panic!("{}", daymend::error::chain(&error)));
     }
     for rollup in Rollups::load(None).unwrap().iter() {
         assert_eq!(source::check(&db.db, rollup).await.unwrap(), []);

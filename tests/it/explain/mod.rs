@@ -254,10 +254,10 @@ async fn statements_that_run_all_the_time_walk_an_index_and_do_not_sort(engine: 
         }
         let mut tx = db.db.begin(Mode::Write).await.unwrap();
         for (query, args, index) in hot_statements(run, worker, &held) {
-            let steps = explain(&mut tx, engine, query.sql(), args).await;
+            let steps = explain(&mut tx, engine, query.sql(db.db.dialect()), args).await;
             let faults = faults(&steps, index);
             if !faults.is_empty() {
-                faulty.insert(format!("{}: {}", query.name(), query.sql()), faults);
+                faulty.insert(query.name(), faults);
             }
         }
         tx.rollback().await.unwrap();
@@ -306,7 +306,7 @@ async fn cost_of_claim(db: &TestDb, run: i64, worker: i64) -> (i64, Vec<Step>) {
             }
             // There are so few workers that their plan means nothing.
             Engine::Sqlite => {
-                let steps = explain(&mut tx, db.engine, query.sql(), args).await;
+                let steps = explain(&mut tx, db.engine, query.sql(db.db.dialect()), args).await;
                 plan.extend(steps.into_iter().filter(|step| step.table.ends_with("jobs")));
             }
         }
