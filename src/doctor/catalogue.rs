@@ -3,7 +3,7 @@
 //! MySQL returns the columns of `information_schema` under upper-case names, and some of them as binary strings: they
 //! are read by position, and as text.
 
-use super::{Patient, is_missing_name};
+use super::{Site, is_missing_name};
 use crate::{
     args,
     db::{DbError, Dialect, scan::tokens},
@@ -106,30 +106,29 @@ pub(super) fn quoted(name: &str) -> String {
 }
 
 /// The columns of a table, in order.
-pub(super) async fn columns(patient: &Patient<'_>, table: &str) -> Result<Vec<Column>, DbError> {
-    Ok(columns_and_keys(patient, table).await?.into_iter().map(|(column, _)| column).collect())
+pub(super) async fn columns(site: &Site<'_>, table: &str) -> Result<Vec<Column>, DbError> {
+    Ok(columns_and_keys(site, table).await?.into_iter().map(|(column, _)| column).collect())
 }
 
 /// The columns of a table, each with its position in the primary key, from 1; 0 if it is not part of it, and always 0
 /// on MySQL.
-async fn columns_and_keys(patient: &Patient<'_>, table: &str) -> Result<Vec<(Column, i64)>, DbError> {
-    patient
-        .read(&COLUMNS, args![table], |row| {
-            let column = Column {
-                name: row.text(0)?,
-                is_nullable: row.text(1)?.eq_ignore_ascii_case("YES"),
-                column_type: row.text(2)?,
-                default: row.text_or_null(3)?.and_then(|text| text.trim_matches('\'').parse().ok()),
-                comment: row.text(4)?,
-            };
-            Ok((column, row.int(5)?))
-        })
-        .await
+async fn columns_and_keys(site: &Site<'_>, table: &str) -> Result<Vec<(Column, i64)>, DbError> {
+    site.read(&COLUMNS, args![table], |row| {
+        let column = Column {
+            name: row.text(0)?,
+            is_nullable: row.text(1)?.eq_ignore_ascii_case("YES"),
+            column_type: row.text(2)?,
+            default: row.text_or_null(3)?.and_then(|text| text.trim_matches('\'').parse().ok()),
+            comment: row.text(4)?,
+        };
+        Ok((column, row.int(5)?))
+    })
+    .await
 }
 
 /// The indexes of a table; the primary key is one of them.
-pub(super) async fn indexes(patient: &Patient<'_>, table: &str) -> Result<Vec<Index>, DbError> {
-    let parts = patient
+pub(super) async fn indexes(site: &Site<'_>, table: &str) -> Result<Vec<Index>, DbError> {
+    let parts = site
         .read(&INDEXES, args![table], |row| {
             Ok((row.text(0)?, row.int(1)? != 0, row.text_or_null(2)?.unwrap_or_default()))
         })
@@ -141,9 +140,9 @@ pub(super) async fn indexes(patient: &Patient<'_>, table: &str) -> Result<Vec<In
             _ => indexes.push(Index { name, is_unique, columns: vec![column] }),
         }
     }
-    if !patient.is_mysql() {
+    if !site.is_mysql() {
         // A primary key that is the rowid has no index of its own.
-        let mut keys = columns_and_keys(patient, table).await?;
+        let mut keys = columns_and_keys(site, table).await?;
         keys.retain(|(_, place)| *place > 0);
         keys.sort_unstable_by_key(|(_, place)| *place);
         let columns = keys.into_iter().map(|(column, _)| column.name).collect();
@@ -153,9 +152,9 @@ pub(super) async fn indexes(patient: &Patient<'_>, table: &str) -> Result<Vec<In
 }
 
 /// Whether a CHECK constraint of the table mentions a column.
-pub(super) async fn has_check(patient: &Patient<'_>, table: &str, column: &str) -> Result<bool, DbError> {
-    if patient.is_mysql() {
-        let clauses = match patient.read(&CHECKS, args![table], |row| row.text(0)).await {
+pub(super) async fn has_check(site: &Site<'_>, table: &str, column: &str) -> Result<bool, DbError> {
+    if site.is_mysql() {
+        let clauses = match site.read(&CHECKS, args![table], |row| row.text(0)).await {
             // MySQL before 8.0.16 has no such view, and enforces no CHECK.
             Err(error) if is_missing_name(&error) => Vec::new(),
             clauses => clauses?,
@@ -163,7 +162,7 @@ pub(super) async fn has_check(patient: &Patient<'_>, table: &str, column: &str) 
         let mentions = |clause: &String| mentions(&tokens(&unescaped(clause), Some(Dialect::MySql)), column);
         return Ok(clauses.iter().any(mentions));
     }
-    let definition = patient.read(&TABLE_SQL, args![table], |row| row.text(0)).await?.pop().unwrap_or_default();
+    let definition = site.read(&TABLE_SQL, args![table], |row| row.text(0)).await?.pop().unwrap_or_default();
     Ok(checks(&tokens(&definition, Some(Dialect::Sqlite))).into_iter().any(|clause| mentions(clause, column)))
 }
 
@@ -202,11 +201,11 @@ fn mentions(tokens: &[String], name: &str) -> bool {
 }
 
 /// The stored procedures whose text contains a word: name and text.
-pub(super) async fn routines(patient: &Patient<'_>, word: &str) -> Result<Vec<(String, String)>, DbError> {
-    if !patient.is_mysql() {
+pub(super) async fn routines(site: &Site<'_>, word: &str) -> Result<Vec<(String, String)>, DbError> {
+    if !site.is_mysql() {
         return Ok(Vec::new());
     }
-    patient.read(&ROUTINES, args![word], |row| Ok((row.text(0)?, row.text(1)?))).await
+    site.read(&ROUTINES, args![word], |row| Ok((row.text(0)?, row.text(1)?))).await
 }
 
 #[cfg(test)]

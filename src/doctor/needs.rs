@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Patient;
+use super::Site;
 use crate::db::{Dialect, Owner, Statement, scan::tokens};
 
 pub(super) const ALL_FOUR: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];
@@ -19,9 +19,9 @@ pub(super) const OUTPUT_TABLES: [&str; 2] = ["operation_event_log", "crelio_data
 pub(super) type Needed = BTreeMap<String, BTreeSet<&'static str>>;
 
 /// Each table that daymend uses, with the privileges that its statements need.
-pub(super) fn needed(patient: &Patient<'_>) -> Needed {
+pub(super) fn needed(site: &Site<'_>) -> Needed {
     let mut needed = Needed::new();
-    for rollup in patient.rollups.iter() {
+    for rollup in site.rollups.iter() {
         for table in rollup.source_tables() {
             needed.entry(table).or_default().insert("SELECT");
         }
