@@ -28,7 +28,7 @@ use crate::clock::Clock;
 pub use connect::{ConnectOptions, connect, explain_read_only};
 pub(crate) use connect::{STATEMENTS_KEPT_MAX, open_file};
 pub use dialect::{DbClock, Dialect};
-pub use error::{DbError, Kind, code};
+pub use error::{DbError, ErrorKind, code};
 pub use query::Query;
 pub use retry::{Backoff, RETRIES_MAX, retry};
 pub use statement::{Owner, Statement, repeat};

@@ -46,7 +46,7 @@ use futures::future::BoxFuture;
 
 use crate::{
     db::{
-        Arg, ConnectOptions, Db, DbError, Dialect, Kind, Mode, Query, Row, code,
+        Arg, ConnectOptions, Db, DbError, Dialect, ErrorKind, Mode, Query, Row, code,
         migrate::{self, SchemaError},
     },
     error::{self, chain},
@@ -250,7 +250,7 @@ pub async fn examine(site: &Site<'_>) -> Report {
                 Ok(Err(error)) if is_missing_name(&error) && report.has_missing_tables() => {
                     report.skipped.push((group, check.id));
                 }
-                Ok(Err(error)) if error.kind == Kind::Unavailable && db.ping().await.is_err() => {
+                Ok(Err(error)) if error.kind == ErrorKind::Unavailable && db.ping().await.is_err() => {
                     report.findings.extend(Report::unreachable(&chain(&error), error.is_refused()).findings);
                     report.skipped.push((group, check.id));
                 }

@@ -2,7 +2,7 @@
 
 use super::{Report, held::unless_held};
 use crate::{
-    db::{Db, DbError, Kind, Mode},
+    db::{Db, DbError, ErrorKind, Mode},
     error::chain,
     metrics::{
         self,
@@ -58,7 +58,7 @@ pub async fn close_next_runs(db: &Db, after: Option<i64>, report: &mut Report) -
         let Err(error) = close_run(db, run, report).await else { continue };
         // An error of one run, such as a trigger that rejects its record, must not keep the runs after it open.
         let is_cut_off = db.answers_others(&error).await;
-        if error.is_passing() || (error.kind == Kind::Unavailable && !is_cut_off) {
+        if error.is_passing() || (error.kind == ErrorKind::Unavailable && !is_cut_off) {
             return Err(error);
         }
         report.unclosed.insert(run.id, chain(&error));

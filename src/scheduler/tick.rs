@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    db::{Backoff, Db, DbError, Kind},
+    db::{Backoff, Db, DbError, ErrorKind},
     error::chain,
     health::Pulse,
     metrics::{
@@ -168,7 +168,7 @@ pub(super) async fn tick_until(
 
 /// Whether a step found the database unreachable: the next step would wait just as long.
 fn is_away(done: &Result<(), DbError>) -> bool {
-    matches!(done, Err(error) if error.kind == Kind::Unavailable && !error.is_cut_off())
+    matches!(done, Err(error) if error.kind == ErrorKind::Unavailable && !error.is_cut_off())
 }
 
 /// Returns the first error of a tick; a second one is only logged.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::{
     args,
     db::{
-        Backoff, Db, DbError, Dialect, Kind, Mode, Tx, code,
+        Backoff, Db, DbError, Dialect, ErrorKind, Mode, Tx, code,
         scan::{tokens, writes},
     },
     rollup::watch::Watch,
@@ -269,7 +269,7 @@ async fn patiently(tx: &mut Tx, sql: &str) -> Result<(), DbError> {
     let mut waits = 0;
     loop {
         match tx.execute_text("install triggers", sql).await {
-            Err(error) if error.kind == Kind::Conflict && waits < WAITS_MAX => {
+            Err(error) if error.kind == ErrorKind::Conflict && waits < WAITS_MAX => {
                 waits += 1;
                 tokio::time::sleep(
                     Backoff { base: Duration::from_millis(500), max: Duration::from_secs(2) }.wait(waits),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    db::{self, Arg, Backoff, DbError, Dialect, Kind, Mode, Query, Tx},
+    db::{self, Arg, Backoff, DbError, Dialect, ErrorKind, Mode, Query, Tx},
     snapshot::{
         cells, database_error,
         schema::{quote, quote_all},
@@ -141,7 +141,7 @@ pub(in crate::snapshot::restore) fn is_refusal(error: &DbError) -> bool {
     // That a statement was killed, or ran out of time, says nothing about the row.
     const KILLED: [u32; 3] = [1317, 1969, 3024];
     !error.is_passing()
-        && !matches!(error.kind, Kind::Unavailable | Kind::Definition)
+        && !matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Definition)
         && !KILLED.contains(&db::code(&error.source))
 }
 
