@@ -19,7 +19,7 @@ use super::{
 use crate::{
     args,
     calendar::{self, Zone},
-    db::{Db, DbError, Kind, Mode, Tx, retry},
+    db::{Db, DbError, ErrorKind, Mode, Tx, retry},
     error::chain,
     recompute::{self, RecomputeError, Sides, Target, diff, shrink::MaxShrink, stored},
     rollup::{
@@ -209,7 +209,7 @@ impl<'a> Walk<'a> {
     async fn zone_built(&self, tx: &mut Tx) -> Result<Option<Zone>, DbError> {
         let args = args![self.rollup.name.as_str(), self.subject.lab_id];
         let name = match tx.fetch_optional(&ZONE_BUILT, args, |row| row.text_or_null(0)).await {
-            Err(error) if error.kind == Kind::Definition || error.is_denied() => None,
+            Err(error) if error.kind == ErrorKind::Definition || error.is_denied() => None,
             name => name?.flatten(),
         };
         Ok(name.and_then(|name| Zone::parse(Some(&name)).ok()))
@@ -240,7 +240,7 @@ async fn is_of_these_days(error: &RecomputeError, db: &Db) -> bool {
 /// Whether an error concerns the data of one lab, and not the database as a whole. A statement that takes too long
 /// concerns the lab if the database still answers others.
 pub async fn is_of_the_lab(error: &DbError, db: &Db) -> bool {
-    error.kind == Kind::Other || db.answers_others(error).await
+    error.kind == ErrorKind::Other || db.answers_others(error).await
 }
 
 fn is_bad_data(error: &RecomputeError) -> bool {

@@ -40,21 +40,24 @@ const QUIET_FOR: Duration = Duration::from_secs(2);
 const SETTLED_WITHIN: Duration = Duration::from_secs(600);
 
 statement!(
-    BENCH_SPAN,
+    Bench: BENCH_SPAN,
     "bench span",
     "SELECT CAST(COALESCE(MAX(sort_key) - {as_us}(MIN(claimed_at)), 0) AS SIGNED), COUNT(*) FROM daymend_jobs
      WHERE id BETWEEN ? AND ? AND state = 'completed'"
 );
 
 // A DELETE would leave the server purging for minutes, and distort the next figure.
-statement!(BENCH_CLEAN_JOBS_MYSQL, "bench clean jobs (mysql)", "TRUNCATE TABLE daymend_jobs");
-
-statement!(BENCH_CLEAN_JOBS_SQLITE, "bench clean jobs (sqlite)", "DELETE FROM daymend_jobs");
+statement!(
+    Bench: BENCH_CLEAN_JOBS,
+    "bench clean jobs",
+    mysql: "TRUNCATE TABLE daymend_jobs",
+    sqlite: "DELETE FROM daymend_jobs"
+);
 
 // How much InnoDB has written since it started, in bytes; grows by the megabyte.
-statement!(BENCH_WRITTEN, "bench written (mysql)", "SHOW GLOBAL STATUS LIKE 'Innodb_data_written'");
+statement!(Bench: BENCH_WRITTEN, "bench written", mysql only: "SHOW GLOBAL STATUS LIKE 'Innodb_data_written'");
 
-statement!(BENCH_CLEAN_RUN, "bench clean run", "DELETE FROM daymend_runs WHERE id = ?");
+statement!(Bench: BENCH_CLEAN_RUN, "bench clean run", "DELETE FROM daymend_runs WHERE id = ?");
 
 /// Measures daymend on a scratch database.
 #[derive(Debug, Subcommand)]
@@ -214,11 +217,7 @@ async fn rate(db: &Db, run: i64) -> anyhow::Result<f64> {
 }
 
 async fn clean_jobs(db: &Db) -> Result<u64, DbError> {
-    let clean_jobs = match db.dialect() {
-        Dialect::MySql => &BENCH_CLEAN_JOBS_MYSQL,
-        Dialect::Sqlite => &BENCH_CLEAN_JOBS_SQLITE,
-    };
-    db.execute(clean_jobs, args![]).await
+    db.execute(&BENCH_CLEAN_JOBS, args![]).await
 }
 
 async fn clean(db: &Db, run: i64) -> anyhow::Result<()> {

@@ -8,7 +8,7 @@ use super::{Exit, Global, database_error, exit_of, print_json};
 use crate::{
     clock::Clock,
     db::DbError,
-    doctor::{self, Finding, Patient, Report, Severity, fixes},
+    doctor::{self, Finding, Report, Severity, Site, fixes},
     error::chain,
     output::page::{Ink, has_colour, one_line, paint},
     scheduler::nightly::NightlyAt,
@@ -48,7 +48,7 @@ impl Options {
             Clock::Fixed(at) => at,
             Clock::System => db.database_now().await?,
         };
-        let patient = Patient {
+        let site = Site {
             db: &db,
             rollups: &rollups,
             now,
@@ -56,7 +56,7 @@ impl Options {
             retention: (!self.retention.is_zero()).then_some(self.retention),
         };
         if self.print_fixes {
-            let fixes = fixes::fixes(&patient).await?;
+            let fixes = fixes::fixes(&site).await?;
             if global.json {
                 print_json(&fixes)?;
             } else {
@@ -64,7 +64,7 @@ impl Options {
             }
             return Ok(Exit::Ok.into());
         }
-        let report = doctor::examine(&patient).await;
+        let report = doctor::examine(&site).await;
         show(global, &report, exit(&report))
     }
 }

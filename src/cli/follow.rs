@@ -8,7 +8,7 @@ use std::{
 
 use super::{Exit, Global, LogFormat, print_json};
 use crate::{
-    db::{Backoff, Db, DbError, Kind, Mode},
+    db::{Backoff, Db, DbError, ErrorKind, Mode},
     error::chain,
     output::{bar::Bar, say},
     queue::{
@@ -96,7 +96,7 @@ async fn until_end(global: &Global, db: &Db, run_id: i64) -> anyhow::Result<(Run
                 bar.finish();
                 return Ok((state, progress));
             }
-            Err(error) if error.kind == Kind::Unavailable => {
+            Err(error) if error.kind == ErrorKind::Unavailable => {
                 failures += 1;
                 let wait = Backoff::UNAVAILABLE.wait(failures);
                 tracing::warn!(error = %chain(&error), ?wait, "{}", error.why_waiting());

@@ -34,7 +34,7 @@ use clap::{
 
 use crate::{
     clock::Clock,
-    db::{Db, DbError, Kind, migrate::SchemaError},
+    db::{Db, DbError, ErrorKind, migrate::SchemaError},
     error::{UsageError, chain, usage},
     output::{self, page::has_colour, say},
     rollup::{HISTORICAL_SUMMARY, Rollup, Rollups},
@@ -359,9 +359,9 @@ fn exit_of(error: &anyhow::Error) -> Exit {
         }
     }
     match database_error(error).map(|error| error.kind) {
-        Some(Kind::Unavailable) => Exit::Unavailable,
-        Some(Kind::Definition) => Exit::Usage,
-        Some(Kind::Conflict | Kind::Other) | None => Exit::Failed,
+        Some(ErrorKind::Unavailable) => Exit::Unavailable,
+        Some(ErrorKind::Definition) => Exit::Usage,
+        Some(ErrorKind::Conflict | ErrorKind::Other) | None => Exit::Failed,
     }
 }
 

@@ -11,7 +11,7 @@ use sqlx::{
 };
 use url::Url;
 
-use super::{Db, DbError, Kind, LIMIT, Pool, Tx, error::CONNECT};
+use super::{Db, DbError, ErrorKind, LIMIT, Pool, Tx, error::CONNECT};
 
 /// How long to wait for a connection before the database counts as unreachable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -291,8 +291,8 @@ impl Db {
         let what = match &answer {
             Err(error) if has_server && matches!(error.source, sqlx::Error::Database(_)) => "refuses",
             Err(error) if error.is_read_only() => NOT_EVEN_READ,
-            Err(error) if !has_server && error.kind == Kind::Definition => "is not a SQLite database",
-            Err(error) if !has_server && error.kind == Kind::Conflict => {
+            Err(error) if !has_server && error.kind == ErrorKind::Definition => "is not a SQLite database",
+            Err(error) if !has_server && error.kind == ErrorKind::Conflict => {
                 "is in use by other processes: end them, and try again"
             }
             Err(_) if !has_server => self.pool.why_no_file(),

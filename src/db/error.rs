@@ -5,7 +5,7 @@ pub(super) const CONNECT: &str = "connect";
 
 /// What a database error calls for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ErrorKind {
     /// A conflict with another transaction (deadlock, lock timeout, snapshot conflict, SQLite BUSY, a row that a
     /// trigger inserted first): start over at once.
     Conflict,
@@ -17,7 +17,7 @@ pub enum Kind {
     Other,
 }
 
-impl Kind {
+impl ErrorKind {
     /// The name used in logs and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -37,7 +37,7 @@ pub struct DbError {
     /// The name in the comment that opens the statement (`-- claim`).
     pub statement: String,
     /// What to do about it.
-    pub kind: Kind,
+    pub kind: ErrorKind,
     /// The driver's error.
     #[source]
     pub source: sqlx::Error,
@@ -56,7 +56,7 @@ impl DbError {
     #[must_use]
     pub(crate) fn changed(statement: &str) -> Self {
         let source = sqlx::Error::Protocol("a row has changed since it was read".to_owned());
-        Self { kind: Kind::Conflict, ..Self::new(statement, source) }
+        Self { kind: ErrorKind::Conflict, ..Self::new(statement, source) }
     }
 }
 
@@ -73,7 +73,7 @@ pub fn code(error: &sqlx::Error) -> u32 {
     }
 }
 
-fn classify(error: &sqlx::Error) -> Kind {
+fn classify(error: &sqlx::Error) -> ErrorKind {
     match error {
         sqlx::Error::Database(database) => {
             if database.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>().is_some() {
@@ -87,32 +87,32 @@ fn classify(error: &sqlx::Error) -> Kind {
         | sqlx::Error::Protocol(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::WorkerCrashed
-        | sqlx::Error::BeginFailed => Kind::Unavailable,
-        sqlx::Error::Configuration(_) | sqlx::Error::ColumnNotFound(_) => Kind::Definition,
-        _ => Kind::Other,
+        | sqlx::Error::BeginFailed => ErrorKind::Unavailable,
+        sqlx::Error::Configuration(_) | sqlx::Error::ColumnNotFound(_) => ErrorKind::Definition,
+        _ => ErrorKind::Other,
     }
 }
 
 /// MySQL and MariaDB error numbers (their reference manuals, "Server Error Message Reference").
-fn mysql_kind(number: u32) -> Kind {
+fn mysql_kind(number: u32) -> ErrorKind {
     match number {
         // Duplicate key; deadlock; lock wait timeout; record changed since last read (MariaDB's snapshot isolation);
         // auto-increment read failed, which a deadlock's victim may get instead; rolled back at commit (Group
         // Replication; Galera's certification conflict is 1213); a lock that is not available at once (NOWAIT; 1205 on
         // MariaDB); a table that was created or altered after the read view was opened; write conflicts (TiDB).
-        1062 | 1205 | 1213 | 1020 | 1412 | 1467 | 3101 | 3572 | 8022 | 9007 => Kind::Conflict,
+        1062 | 1205 | 1213 | 1020 | 1412 | 1467 | 3101 | 3572 | 8022 | 9007 => ErrorKind::Conflict,
         // Too many connections, or prepared statements (1461); server shutdown; normal shutdown; aborted connection;
         // read-only (a failover is under way); killed connection; lost or gone; a Galera node that is joining (1047); a
         // connection that was idle for too long (MySQL 8.0.24+, 4031). Not a statement that was killed (1317): whoever
         // kills long statements would kill it again, forever.
         1040 | 1047 | 1053 | 1077 | 1079 | 1152 | 1184 | 1203 | 1226 | 1290 | 1461 | 1836 | 1927 | 2006 | 2013
-        | 3169 | 4031 => Kind::Unavailable,
+        | 3169 | 4031 => ErrorKind::Unavailable,
         // A refused log-in is not a job's fault.
-        login if is_login_refused(login) => Kind::Unavailable,
+        login if is_login_refused(login) => ErrorKind::Unavailable,
         // Access denied (database, table, column, other); unknown database; bad field; syntax;
         // unknown table; no such table.
-        1044 | 1049 | 1054 | 1064 | 1109 | 1142 | 1143 | 1146 | 1227 => Kind::Definition,
-        _ => Kind::Other,
+        1044 | 1049 | 1054 | 1064 | 1109 | 1142 | 1143 | 1146 | 1227 => ErrorKind::Definition,
+        _ => ErrorKind::Other,
     }
 }
 
@@ -124,14 +124,14 @@ fn is_login_refused(number: u32) -> bool {
 }
 
 /// SQLite result codes (sqlite.org/rescode.html); the low byte is the primary code.
-fn sqlite_kind(code: u32, message: &str) -> Kind {
+fn sqlite_kind(code: u32, message: &str) -> ErrorKind {
     match code & 0xff {
-        5 | 6 => Kind::Conflict,
-        19 if message.contains("UNIQUE") => Kind::Conflict,
-        14 => Kind::Unavailable,
+        5 | 6 => ErrorKind::Conflict,
+        19 if message.contains("UNIQUE") => ErrorKind::Conflict,
+        14 => ErrorKind::Unavailable,
         // An error in a statement, or a missing table; a file that may not be written, or is no database.
-        1 | 8 | 26 => Kind::Definition,
-        _ => Kind::Other,
+        1 | 8 | 26 => ErrorKind::Definition,
+        _ => ErrorKind::Other,
     }
 }
 
@@ -139,7 +139,7 @@ impl DbError {
     /// Whether a connection was lost while a statement was running, because of an outage or because it was killed.
     #[must_use]
     pub(crate) fn is_cut_off(&self) -> bool {
-        self.kind == Kind::Unavailable
+        self.kind == ErrorKind::Unavailable
             && self.statement != CONNECT
             && match &self.source {
                 // Server shutdown, which MySQL also reports for a statement whose connection is killed; aborted
@@ -165,7 +165,7 @@ impl DbError {
     /// Whether the error is transient: a conflict with another transaction, but not a duplicate key.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        self.kind == Kind::Conflict && !self.is_duplicate()
+        self.kind == ErrorKind::Conflict && !self.is_duplicate()
     }
 
     /// Whether a privilege is missing: access denied to a database, a command, a column, or in general.
@@ -219,28 +219,28 @@ mod tests {
     fn what_others_do_at_the_same_time_is_a_conflict_and_what_somebody_does_on_purpose_is_none() {
         for (numbers, kind) in [
             // Deadlock, lock timeout, snapshot isolation, a younger table, NOWAIT, a duplicate key.
-            (&[1213, 1205, 1020, 1412, 3572, 1062][..], Kind::Conflict),
+            (&[1213, 1205, 1020, 1412, 3572, 1062][..], ErrorKind::Conflict),
             // Full, stopping, lost, killed, idle for too long, read-only; and log-ins that are refused.
-            (&[1040, 1053, 2006, 2013, 1927, 4031, 1290, 1836, 1045, 1862, 3118], Kind::Unavailable),
-            (&[1044, 1054, 1064, 1142, 1143, 1146], Kind::Definition),
+            (&[1040, 1053, 2006, 2013, 1927, 4031, 1290, 1836, 1045, 1862, 3118], ErrorKind::Unavailable),
+            (&[1044, 1054, 1064, 1142, 1143, 1146], ErrorKind::Definition),
             // A statement that was killed, or took too long; values and constraints.
-            (&[1317, 1969, 3024, 1264, 1406, 1452, 4025, 0], Kind::Other),
+            (&[1317, 1969, 3024, 1264, 1406, 1452, 4025, 0], ErrorKind::Other),
         ] {
             for number in numbers {
                 assert_eq!(mysql_kind(*number), kind, "{number}");
             }
         }
         for (code, message, kind) in [
-            (5, "database is locked", Kind::Conflict),
-            (517, "database is locked", Kind::Conflict),
-            (262, "database table is locked", Kind::Conflict),
-            (2067, "UNIQUE constraint failed: t.id", Kind::Conflict),
-            (787, "FOREIGN KEY constraint failed", Kind::Other),
-            (14, "unable to open database file", Kind::Unavailable),
-            (1, "no such table: t", Kind::Definition),
-            (1032, "attempt to write a readonly database", Kind::Definition),
-            (26, "file is not a database", Kind::Definition),
-            (13, "database or disk is full", Kind::Other),
+            (5, "database is locked", ErrorKind::Conflict),
+            (517, "database is locked", ErrorKind::Conflict),
+            (262, "database table is locked", ErrorKind::Conflict),
+            (2067, "UNIQUE constraint failed: t.id", ErrorKind::Conflict),
+            (787, "FOREIGN KEY constraint failed", ErrorKind::Other),
+            (14, "unable to open database file", ErrorKind::Unavailable),
+            (1, "no such table: t", ErrorKind::Definition),
+            (1032, "attempt to write a readonly database", ErrorKind::Definition),
+            (26, "file is not a database", ErrorKind::Definition),
+            (13, "database or disk is full", ErrorKind::Other),
         ] {
             assert_eq!(sqlite_kind(code, message), kind, "{code}");
         }

@@ -77,30 +77,24 @@ pub enum SchemaError {
 }
 
 statement!(
-    SCHEMA_TABLE_MYSQL,
-    "schema table (mysql)",
-    "SELECT COUNT(*) FROM information_schema.tables
-     WHERE table_schema = DATABASE() AND table_name = 'daymend_schema'"
+    SCHEMA_TABLE,
+    "schema table",
+    mysql: "SELECT COUNT(*) FROM information_schema.tables
+         WHERE table_schema = DATABASE() AND table_name = 'daymend_schema'",
+    sqlite: "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'daymend_schema'"
 );
 
 statement!(
-    SCHEMA_TABLE_SQLITE,
-    "schema table (sqlite)",
-    "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'daymend_schema'"
+    TABLES,
+    "tables",
+    mysql: "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()",
+    sqlite: "SELECT name FROM sqlite_master WHERE type = 'table'"
 );
-
-statement!(
-    TABLES_MYSQL,
-    "tables (mysql)",
-    "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()"
-);
-
-statement!(TABLES_SQLITE, "tables (sqlite)", "SELECT name FROM sqlite_master WHERE type = 'table'");
 
 statement!(SCHEMA_VERSION, "schema version", "SELECT COALESCE(MAX(version), 0) FROM daymend_schema");
 
 statement!(
-    SCHEMA_RECORD,
+    Migrate: SCHEMA_RECORD,
     "schema record",
     "{insert_ignore} INTO daymend_schema (version, name, applied_at) VALUES (?, ?, {now})"
 );
@@ -119,13 +113,9 @@ pub fn wanted() -> u32 {
 
 /// The version in the database; 0 if daymend has no tables yet.
 pub async fn version(db: &Db) -> Result<u32, DbError> {
-    let exists = match db.dialect() {
-        Dialect::MySql => SCHEMA_TABLE_MYSQL,
-        Dialect::Sqlite => SCHEMA_TABLE_SQLITE,
-    };
     // Not in one transaction: InnoDB refuses to read a table that is newer than the read view (1412), and somebody else
     // may be creating this one.
-    if !db.fetch_one(&exists, args![], |row| row.flag(0)).await? {
+    if !db.fetch_one(&SCHEMA_TABLE, args![], |row| row.flag(0)).await? {
         return Ok(0);
     }
     let version = db.fetch_one(&SCHEMA_VERSION, args![], |row| row.int(0)).await?;
@@ -149,11 +139,7 @@ pub fn fits(found: u32) -> Result<(), SchemaError> {
 
 /// The lab system's output tables that do not exist, or that this user may not see.
 pub async fn missing_outputs(db: &Db) -> Result<Vec<&'static str>, DbError> {
-    let tables = match db.dialect() {
-        Dialect::MySql => TABLES_MYSQL,
-        Dialect::Sqlite => TABLES_SQLITE,
-    };
-    let there = db.fetch_all(&tables, args![], |row| row.text(0)).await?;
+    let there = db.fetch_all(&TABLES, args![], |row| row.text(0)).await?;
     let is_missing = |table: &&str| !there.iter().any(|known| known.eq_ignore_ascii_case(table));
     Ok(outputs(db.dialect()).map(|(table, _)| table).filter(is_missing).collect())
 }

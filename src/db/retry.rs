@@ -4,7 +4,7 @@ use std::{future::Future, time::Duration};
 
 use rand::RngExt as _;
 
-use super::{DbError, Kind};
+use super::{DbError, ErrorKind};
 use crate::metrics::catalogue::DATABASE_RETRIES;
 
 /// How often a conflict is retried before it is returned to the caller.
@@ -71,7 +71,7 @@ pub trait AsDbError {
 
     /// The database's error, if it is a conflict.
     fn conflict(&self) -> Option<&DbError> {
-        self.as_db_error().filter(|error| error.kind == Kind::Conflict)
+        self.as_db_error().filter(|error| error.kind == ErrorKind::Conflict)
     }
 }
 
@@ -99,12 +99,12 @@ mod tests {
                 Err(error())
             })
         };
-        assert_eq!(fail(|| DbError::changed("test")).await.unwrap_err().kind, Kind::Conflict);
+        assert_eq!(fail(|| DbError::changed("test")).await.unwrap_err().kind, ErrorKind::Conflict);
         assert_eq!(tries.get(), 1 + RETRIES_MAX);
         for other in
             [|| DbError::new("test", sqlx::Error::PoolTimedOut), || DbError::new("test", sqlx::Error::RowNotFound)]
         {
-            assert_ne!(fail(other).await.unwrap_err().kind, Kind::Conflict);
+            assert_ne!(fail(other).await.unwrap_err().kind, ErrorKind::Conflict);
             assert_eq!(tries.get(), 1);
         }
     }

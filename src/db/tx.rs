@@ -167,7 +167,7 @@ impl Tx {
     }
 
     fn render(&self, query: &Query<'_>) -> String {
-        self.dialect().render(&query.sql, &self.clock).into_owned()
+        query.render(self.dialect(), &self.clock)
     }
 
     /// Runs a statement; returns the number of rows it found (MySQL: matched, not changed).

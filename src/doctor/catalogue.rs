@@ -3,7 +3,7 @@
 //! MySQL returns the columns of `information_schema` under upper-case names, and some of them as binary strings: they
 //! are read by position, and as text.
 
-use super::{Patient, is_missing_name};
+use super::{Site, is_missing_name};
 use crate::{
     args,
     db::{DbError, Dialect, scan::tokens},
@@ -11,52 +11,49 @@ use crate::{
 };
 
 statement!(
-    COLUMNS_MYSQL,
-    "doctor columns (mysql)",
+    Doctor: COLUMNS,
+    "doctor columns",
+    mysql:
     "SELECT column_name, is_nullable, column_type, column_default, column_comment, 0 FROM information_schema.columns
-     WHERE table_schema = DATABASE() AND table_name = ? ORDER BY ordinal_position"
-);
-
-statement!(
-    COLUMNS_SQLITE,
-    "doctor columns (sqlite)",
+     WHERE table_schema = DATABASE() AND table_name = ? ORDER BY ordinal_position",
+    sqlite:
     "SELECT name, CASE WHEN \"notnull\" THEN 'NO' ELSE 'YES' END, type, dflt_value, '', pk FROM pragma_table_info(?)"
 );
 
 statement!(
-    INDEXES_MYSQL,
-    "doctor indexes (mysql)",
+    Doctor: INDEXES,
+    "doctor indexes",
+    mysql:
     "SELECT index_name, 1 - non_unique, CASE WHEN sub_part IS NULL THEN column_name END FROM information_schema.statistics
-     WHERE table_schema = DATABASE() AND table_name = ? ORDER BY index_name, seq_in_index"
-);
-
-statement!(
-    INDEXES_SQLITE,
-    "doctor indexes (sqlite)",
-    "SELECT indexes.name, indexes.\"unique\", columns.name
-     FROM pragma_index_list(?) AS indexes, pragma_index_info(indexes.name) AS columns
-     WHERE indexes.partial = 0 ORDER BY indexes.name, columns.seqno"
+     WHERE table_schema = DATABASE() AND table_name = ? ORDER BY index_name, seq_in_index",
+    sqlite: "SELECT indexes.name, indexes.\"unique\", columns.name
+         FROM pragma_index_list(?) AS indexes, pragma_index_info(indexes.name) AS columns
+         WHERE indexes.partial = 0 ORDER BY indexes.name, columns.seqno"
 );
 
 // Constraint names are unique per database in MySQL, but only per table in MariaDB: there, a clause of another table
 // may be returned as well, which is about another column.
 statement!(
-    CHECKS_MYSQL,
-    "doctor checks (mysql)",
-    "SELECT checks.check_clause
-     FROM information_schema.table_constraints AS named
-     JOIN information_schema.check_constraints AS checks
-       ON checks.constraint_schema = named.constraint_schema AND checks.constraint_name = named.constraint_name
-     WHERE named.table_schema = DATABASE() AND named.table_name = ? AND named.constraint_type = 'CHECK' LIMIT 1000"
+    Doctor: CHECKS,
+    "doctor checks",
+    mysql only: "SELECT checks.check_clause
+         FROM information_schema.table_constraints AS named
+         JOIN information_schema.check_constraints AS checks
+           ON checks.constraint_schema = named.constraint_schema AND checks.constraint_name = named.constraint_name
+         WHERE named.table_schema = DATABASE() AND named.table_name = ? AND named.constraint_type = 'CHECK' LIMIT 1000"
 );
 
-statement!(TABLE_SQLITE, "doctor table (sqlite)", "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?");
+statement!(
+    Doctor: TABLE_SQL,
+    "doctor table",
+    sqlite only: "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?"
+);
 
 statement!(
-    ROUTINES,
-    "doctor routines (mysql)",
-    "SELECT routine_name, COALESCE(routine_definition, '') FROM information_schema.routines
-     WHERE routine_schema = DATABASE() AND LOCATE(?, routine_definition) > 0 LIMIT 1000"
+    Doctor: ROUTINES,
+    "doctor routines",
+    mysql only: "SELECT routine_name, COALESCE(routine_definition, '') FROM information_schema.routines
+         WHERE routine_schema = DATABASE() AND LOCATE(?, routine_definition) > 0 LIMIT 1000"
 );
 
 /// A column of a table.
@@ -109,33 +106,30 @@ pub(super) fn quoted(name: &str) -> String {
 }
 
 /// The columns of a table, in order.
-pub(super) async fn columns(patient: &Patient<'_>, table: &str) -> Result<Vec<Column>, DbError> {
-    Ok(columns_and_keys(patient, table).await?.into_iter().map(|(column, _)| column).collect())
+pub(super) async fn columns(site: &Site<'_>, table: &str) -> Result<Vec<Column>, DbError> {
+    Ok(columns_and_keys(site, table).await?.into_iter().map(|(column, _)| column).collect())
 }
 
 /// The columns of a table, each with its position in the primary key, from 1; 0 if it is not part of it, and always 0
 /// on MySQL.
-async fn columns_and_keys(patient: &Patient<'_>, table: &str) -> Result<Vec<(Column, i64)>, DbError> {
-    let statement = if patient.is_mysql() { &COLUMNS_MYSQL } else { &COLUMNS_SQLITE };
-    patient
-        .read(statement, args![table], |row| {
-            let column = Column {
-                name: row.text(0)?,
-                is_nullable: row.text(1)?.eq_ignore_ascii_case("YES"),
-                column_type: row.text(2)?,
-                default: row.text_or_null(3)?.and_then(|text| text.trim_matches('\'').parse().ok()),
-                comment: row.text(4)?,
-            };
-            Ok((column, row.int(5)?))
-        })
-        .await
+async fn columns_and_keys(site: &Site<'_>, table: &str) -> Result<Vec<(Column, i64)>, DbError> {
+    site.read(&COLUMNS, args![table], |row| {
+        let column = Column {
+            name: row.text(0)?,
+            is_nullable: row.text(1)?.eq_ignore_ascii_case("YES"),
+            column_type: row.text(2)?,
+            default: row.text_or_null(3)?.and_then(|text| text.trim_matches('\'').parse().ok()),
+            comment: row.text(4)?,
+        };
+        Ok((column, row.int(5)?))
+    })
+    .await
 }
 
 /// The indexes of a table; the primary key is one of them.
-pub(super) async fn indexes(patient: &Patient<'_>, table: &str) -> Result<Vec<Index>, DbError> {
-    let statement = if patient.is_mysql() { &INDEXES_MYSQL } else { &INDEXES_SQLITE };
-    let parts = patient
-        .read(statement, args![table], |row| {
+pub(super) async fn indexes(site: &Site<'_>, table: &str) -> Result<Vec<Index>, DbError> {
+    let parts = site
+        .read(&INDEXES, args![table], |row| {
             Ok((row.text(0)?, row.int(1)? != 0, row.text_or_null(2)?.unwrap_or_default()))
         })
         .await?;
@@ -146,9 +140,9 @@ pub(super) async fn indexes(patient: &Patient<'_>, table: &str) -> Result<Vec<In
             _ => indexes.push(Index { name, is_unique, columns: vec![column] }),
         }
     }
-    if !patient.is_mysql() {
+    if !site.is_mysql() {
         // A primary key that is the rowid has no index of its own.
-        let mut keys = columns_and_keys(patient, table).await?;
+        let mut keys = columns_and_keys(site, table).await?;
         keys.retain(|(_, place)| *place > 0);
         keys.sort_unstable_by_key(|(_, place)| *place);
         let columns = keys.into_iter().map(|(column, _)| column.name).collect();
@@ -158,9 +152,9 @@ pub(super) async fn indexes(patient: &Patient<'_>, table: &str) -> Result<Vec<In
 }
 
 /// Whether a CHECK constraint of the table mentions a column.
-pub(super) async fn has_check(patient: &Patient<'_>, table: &str, column: &str) -> Result<bool, DbError> {
-    if patient.is_mysql() {
-        let clauses = match patient.read(&CHECKS_MYSQL, args![table], |row| row.text(0)).await {
+pub(super) async fn has_check(site: &Site<'_>, table: &str, column: &str) -> Result<bool, DbError> {
+    if site.is_mysql() {
+        let clauses = match site.read(&CHECKS, args![table], |row| row.text(0)).await {
             // MySQL before 8.0.16 has no such view, and enforces no CHECK.
             Err(error) if is_missing_name(&error) => Vec::new(),
             clauses => clauses?,
@@ -168,7 +162,7 @@ pub(super) async fn has_check(patient: &Patient<'_>, table: &str, column: &str) 
         let mentions = |clause: &String| mentions(&tokens(&unescaped(clause), Some(Dialect::MySql)), column);
         return Ok(clauses.iter().any(mentions));
     }
-    let definition = patient.read(&TABLE_SQLITE, args![table], |row| row.text(0)).await?.pop().unwrap_or_default();
+    let definition = site.read(&TABLE_SQL, args![table], |row| row.text(0)).await?.pop().unwrap_or_default();
     Ok(checks(&tokens(&definition, Some(Dialect::Sqlite))).into_iter().any(|clause| mentions(clause, column)))
 }
 
@@ -207,11 +201,11 @@ fn mentions(tokens: &[String], name: &str) -> bool {
 }
 
 /// The stored procedures whose text contains a word: name and text.
-pub(super) async fn routines(patient: &Patient<'_>, word: &str) -> Result<Vec<(String, String)>, DbError> {
-    if !patient.is_mysql() {
+pub(super) async fn routines(site: &Site<'_>, word: &str) -> Result<Vec<(String, String)>, DbError> {
+    if !site.is_mysql() {
         return Ok(Vec::new());
     }
-    patient.read(&ROUTINES, args![word], |row| Ok((row.text(0)?, row.text(1)?))).await
+    site.read(&ROUTINES, args![word], |row| Ok((row.text(0)?, row.text(1)?))).await
 }
 
 #[cfg(test)]

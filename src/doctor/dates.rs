@@ -4,7 +4,7 @@
 //! Only the latest rows are checked, by primary key.
 
 use super::{
-    COUNT_MAX, Chart, Check, Patient, Severity, counted, examples,
+    COUNT_MAX, Check, Findings, Severity, Site, counted, examples, look,
     summary::{WINDOW, first_of_window},
 };
 use crate::{
@@ -13,8 +13,8 @@ use crate::{
 };
 
 pub(super) const CHECKS: &[Check] = &[
-    Check::new("dates.bills", Severity::Warning, "the times of bills", |p| Box::pin(bills(p))),
-    Check::new("dates.summary", Severity::Warning, "the days of summary rows", |p| Box::pin(summary(p))),
+    Check::new("dates.bills", Severity::Warning, "the times of bills", look!(bills)),
+    Check::new("dates.summary", Severity::Warning, "the days of summary rows", look!(summary)),
 ];
 
 /// How many ids the advice lists.
@@ -37,31 +37,29 @@ struct Astray {
     among: &'static str,
 }
 
-async fn bills(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    for bill in patient.rollups.iter().filter_map(|rollup| rollup.watch.as_ref()).map(|watch| &watch.bill) {
-        let condition = is_none(patient.db.dialect(), &bill.time, "%Y-%m-%d %H:%M:%S", "1000-01-01");
+async fn bills(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    for bill in site.rollups.iter().filter_map(|rollup| rollup.watch.as_ref()).map(|watch| &watch.bill) {
+        let condition = is_none(site.db.dialect(), &bill.time, "%Y-%m-%d %H:%M:%S", "1000-01-01");
         let dates = Dates { table: &bill.table, id: &bill.key, lab: &bill.lab, date: &bill.time, condition };
-        let astray = astray(patient, &dates).await?;
+        let astray = astray(site, &dates).await?;
         if !astray.ids.is_empty() {
             let count = counted(astray.ids.len(), "row");
             let what =
                 format!("{count}{} with an invalid date, and never counted ({})", astray.among, examples(&astray.rows));
             let advice =
                 format!("correct {} in these rows; the triggers or the next audit then find their days", bill.time);
-            chart.find(bill.table.clone(), what, advice);
+            findings.add(bill.table.clone(), what, advice);
         }
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn summary(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    for rollup in patient.rollups.iter() {
+async fn summary(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    for rollup in site.rollups.iter() {
         let s = &rollup.summary;
-        let condition = is_none(patient.db.dialect(), &s.day, "%Y-%m-%d", "0001-01-01");
+        let condition = is_none(site.db.dialect(), &s.day, "%Y-%m-%d", "0001-01-01");
         let dates = Dates { table: &s.table, id: &s.id, lab: &s.lab, date: &s.day, condition };
-        let astray = astray(patient, &dates).await?;
+        let astray = astray(site, &dates).await?;
         if !astray.ids.is_empty() {
             let count = counted(astray.ids.len(), "row");
             let what = format!(
@@ -71,10 +69,10 @@ async fn summary(patient: &Patient<'_>) -> Result<Chart, DbError> {
             );
             let ids: Vec<String> = astray.ids.iter().take(LISTED_MAX).map(ToString::to_string).collect();
             let advice = format!("DELETE FROM {} WHERE {} IN ({})", s.table, s.id, ids.join(", "));
-            chart.find(s.table.clone(), what, advice);
+            findings.add(s.table.clone(), what, advice);
         }
     }
-    Ok(chart)
+    Ok(())
 }
 
 /// The condition for an invalid date: before the first day; with month or day 0, or a day that its month does not have;
@@ -98,15 +96,15 @@ fn is_none(dialect: Dialect, date: &str, format: &str, first: &str) -> String {
 }
 
 /// The rows with an invalid date, among the latest.
-async fn astray(patient: &Patient<'_>, dates: &Dates<'_>) -> Result<Astray, DbError> {
+async fn astray(site: &Site<'_>, dates: &Dates<'_>) -> Result<Astray, DbError> {
     let Dates { table, id, lab, date, condition } = dates;
-    let (first, is_partial) = first_of_window(patient, table, id, WINDOW).await?;
+    let (first, is_partial) = first_of_window(site, table, id, WINDOW).await?;
     let sql = format!(
         "SELECT {id}, {lab}, CAST({date} AS CHAR) FROM {table}
          WHERE {id} >= ? AND {condition} ORDER BY {id} LIMIT ?"
     );
-    let rows = patient
-        .read(Query::named("doctor dates", sql), args![first, COUNT_MAX + 1], |row| {
+    let rows = site
+        .read(Query::new("doctor dates", sql), args![first, COUNT_MAX + 1], |row| {
             let (id, lab) = (row.int(0)?, row.int_or_null(1)?.unwrap_or_default());
             Ok((id, format!("{id} of lab {lab}: {}", row.text_or_null(2)?.unwrap_or_default())))
         })

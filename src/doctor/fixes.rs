@@ -5,7 +5,7 @@
 //! out, below what has to be done first.
 
 use super::{
-    Patient, catalogue,
+    Site, catalogue,
     catalogue::quoted,
     examples, grants, replaced,
     summary::{self, Fault, Faulty},
@@ -20,8 +20,9 @@ use crate::{
 };
 
 statement!(
-    DEPENDENTS,
-    "doctor dependents (sqlite)",
+    Doctor: DEPENDENTS,
+    "doctor dependents",
+    sqlite only:
     "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND type IN ('index', 'trigger') AND sql IS NOT NULL ORDER BY name"
 );
 
@@ -48,28 +49,28 @@ pub struct Fix {
 }
 
 /// What is recommended for this database.
-pub async fn fixes(patient: &Patient<'_>) -> Result<Vec<Fix>, DbError> {
+pub async fn fixes(site: &Site<'_>) -> Result<Vec<Fix>, DbError> {
     let mut fixes = Vec::new();
-    let writers = writers(patient).await?;
-    for rollup in patient.rollups.iter() {
-        if catalogue::columns(patient, &rollup.summary.table).await?.is_empty() {
+    let writers = writers(site).await?;
+    for rollup in site.rollups.iter() {
+        if catalogue::columns(site, &rollup.summary.table).await?.is_empty() {
             continue;
         }
-        if patient.is_mysql() {
-            fixes.extend(not_null(patient, rollup, &writers).await?);
-            fixes.extend(unique(patient, rollup, &writers).await?);
-            fixes.extend(check(patient, rollup, &writers).await?);
+        if site.is_mysql() {
+            fixes.extend(not_null(site, rollup, &writers).await?);
+            fixes.extend(unique(site, rollup, &writers).await?);
+            fixes.extend(check(site, rollup, &writers).await?);
         } else {
-            fixes.extend(unique(patient, rollup, &writers).await?);
-            fixes.extend(rewritten(patient, rollup, &writers).await?);
+            fixes.extend(unique(site, rollup, &writers).await?);
+            fixes.extend(rewritten(site, rollup, &writers).await?);
         }
     }
-    for missing in tables::missing_indexes(patient).await? {
+    for missing in tables::missing_indexes(site).await? {
         let name = format!("daymend_{}_{}", missing.table, missing.columns.join("_"));
         let name = clipped(&name, NAME_LENGTH_MAX);
         let columns: Vec<String> = missing.columns.iter().map(|column| quoted(column)).collect();
         let (name, table, columns) = (quoted(&name), quoted(&missing.table), columns.join(", "));
-        let sql = if patient.is_mysql() {
+        let sql = if site.is_mysql() {
             format!("ALTER TABLE {table} ADD INDEX {name} ({columns}), ALGORITHM = INPLACE, LOCK = NONE;")
         } else {
             format!("CREATE INDEX IF NOT EXISTS {name} ON {table} ({columns});")
@@ -90,8 +91,8 @@ pub async fn fixes(patient: &Patient<'_>) -> Result<Vec<Fix>, DbError> {
 
 /// Why a constraint has to wait for the lab system: a delta trigger that violates it makes the user's own transaction
 /// fail.
-async fn writers(patient: &Patient<'_>) -> Result<Vec<String>, DbError> {
-    let triggers = replaced::delta_triggers(patient).await?;
+async fn writers(site: &Site<'_>) -> Result<Vec<String>, DbError> {
+    let triggers = replaced::delta_triggers(site).await?;
     if !triggers.is_empty() {
         let names = examples(triggers.iter().map(|trigger| trigger.name.as_str()));
         return Ok(vec![format!(
@@ -99,7 +100,7 @@ async fn writers(patient: &Patient<'_>) -> Result<Vec<String>, DbError> {
              user's own transaction fails"
         )]);
     }
-    if grants::blind_to(patient).await?.contains(&"triggers") {
+    if grants::blind_to(site).await?.contains(&"triggers") {
         return Ok(vec!["this user may not see triggers: make sure that none writes to this table".to_owned()]);
     }
     Ok(Vec::new())
@@ -169,9 +170,9 @@ pub fn script(fixes: &[Fix]) -> String {
     text
 }
 
-async fn not_null(patient: &Patient<'_>, rollup: &Rollup, writers: &[String]) -> Result<Option<Fix>, DbError> {
+async fn not_null(site: &Site<'_>, rollup: &Rollup, writers: &[String]) -> Result<Option<Fix>, DbError> {
     let s = &rollup.summary;
-    let columns = summary::nullable_dimensions(patient, s).await?;
+    let columns = summary::nullable_dimensions(site, s).await?;
     if columns.is_empty() {
         return Ok(None);
     }
@@ -189,47 +190,47 @@ async fn not_null(patient: &Patient<'_>, rollup: &Rollup, writers: &[String]) ->
     let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
     let sql = format!("ALTER TABLE {}\n{};", quoted(&s.table), parts.join(",\n"));
     let why = format!("{} may be NULL, and a unique key does not reject duplicates with NULL", names.join(" and "));
-    let faulty = summary::faulty(patient, rollup, Fault::NullDimension).await?;
+    let faulty = summary::faulty(site, rollup, Fault::NullDimension).await?;
     Ok(Some(fix("summary.nullable", s, why, sql, writers).refusing(&faulty, Fault::NullDimension)))
 }
 
-async fn unique(patient: &Patient<'_>, rollup: &Rollup, writers: &[String]) -> Result<Option<Fix>, DbError> {
+async fn unique(site: &Site<'_>, rollup: &Rollup, writers: &[String]) -> Result<Option<Fix>, DbError> {
     let s = &rollup.summary;
-    if summary::has_unique_key(patient, s).await? {
+    if summary::has_unique_key(site, s).await? {
         return Ok(None);
     }
     let columns: Vec<String> = summary::key(s).iter().map(|column| quoted(column)).collect();
-    let taken = catalogue::indexes(patient, &s.table).await?.iter().any(|index| index.name == "summary_key");
+    let taken = catalogue::indexes(site, &s.table).await?.iter().any(|index| index.name == "summary_key");
     let name = quoted(if taken { "daymend_summary_key" } else { "summary_key" });
     let (table, columns) = (quoted(&s.table), columns.join(", "));
-    let sql = if patient.is_mysql() {
+    let sql = if site.is_mysql() {
         format!("ALTER TABLE {table} ADD UNIQUE KEY {name} ({columns});")
     } else {
         format!("CREATE UNIQUE INDEX {name} ON {table} ({columns});")
     };
-    let faulty = summary::faulty(patient, rollup, Fault::Duplicate).await?;
+    let faulty = summary::faulty(site, rollup, Fault::Duplicate).await?;
     let why = "no unique key prevents duplicate rows";
     Ok(Some(fix("summary.unique", s, why, sql, writers).refusing(&faulty, Fault::Duplicate)))
 }
 
-async fn check(patient: &Patient<'_>, rollup: &Rollup, writers: &[String]) -> Result<Option<Fix>, DbError> {
+async fn check(site: &Site<'_>, rollup: &Rollup, writers: &[String]) -> Result<Option<Fix>, DbError> {
     let s = &rollup.summary;
-    if catalogue::has_check(patient, &s.table, &s.count).await? {
+    if catalogue::has_check(site, &s.table, &s.count).await? {
         return Ok(None);
     }
     let (table, count) = (quoted(&s.table), quoted(&s.count));
     let name = quoted(&clipped(&format!("daymend_{}_not_negative", s.count), NAME_LENGTH_MAX));
     let sql = format!("ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({count} >= 0);");
-    let faulty = summary::faulty(patient, rollup, Fault::Negative).await?;
+    let faulty = summary::faulty(site, rollup, Fault::Negative).await?;
     let why = format!("no CHECK keeps {} from becoming negative", s.count);
     Ok(Some(fix("summary.negative", s, why, sql, writers).refusing(&faulty, Fault::Negative)))
 }
 
 /// SQLite cannot change a column or add a CHECK, so the table is rebuilt under its own name.
-async fn rewritten(patient: &Patient<'_>, rollup: &Rollup, writers: &[String]) -> Result<Option<Fix>, DbError> {
+async fn rewritten(site: &Site<'_>, rollup: &Rollup, writers: &[String]) -> Result<Option<Fix>, DbError> {
     let s = &rollup.summary;
-    let is_nullable = !summary::nullable_dimensions(patient, s).await?.is_empty();
-    let is_checked = catalogue::has_check(patient, &s.table, &s.count).await?;
+    let is_nullable = !summary::nullable_dimensions(site, s).await?.is_empty();
+    let is_checked = catalogue::has_check(site, &s.table, &s.count).await?;
     if !is_nullable && is_checked {
         return Ok(None);
     }
@@ -243,18 +244,18 @@ async fn rewritten(patient: &Patient<'_>, rollup: &Rollup, writers: &[String]) -
     why.push("SQLite cannot alter a column, so the table is rebuilt".to_owned());
     let known =
         [&s.id, &s.lab, &s.day, &s.dimension_a, &s.dimension_b, &s.event, &s.count, &s.created_at, &s.modified_at];
-    let columns = catalogue::columns(patient, &s.table).await?;
+    let columns = catalogue::columns(site, &s.table).await?;
     let is_ours = columns.len() == known.len()
         && columns.iter().all(|column| known.iter().any(|name| name.eq_ignore_ascii_case(&column.name)));
     let mut writers = writers.to_vec();
     if !is_ours {
         writers.push("the table has columns that daymend does not know: add them to both lists below".to_owned());
     }
-    let dependents = patient.read(&DEPENDENTS, args![s.table.as_str()], |row| row.text(0)).await?;
+    let dependents = site.read(&DEPENDENTS, args![s.table.as_str()], |row| row.text(0)).await?;
     let id = if is_nullable { "summary.nullable" } else { "summary.negative" };
     let mut fix = fix(id, s, why.join("; "), rewrite_sql(s, &dependents), &writers);
     for fault in [Fault::NullDimension, Fault::Duplicate, Fault::Negative] {
-        fix = fix.refusing(&summary::faulty(patient, rollup, fault).await?, fault);
+        fix = fix.refusing(&summary::faulty(site, rollup, fault).await?, fault);
     }
     Ok(Some(fix))
 }

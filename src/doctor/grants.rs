@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Chart, Check, Patient, Severity, catalogue,
-    enough::Enough,
+    Check, Findings, Severity, Site, catalogue,
+    grants_file::GrantsFile,
+    look,
     needs::{ALL_FOUR, SCHEMA_TABLE, needed, own_statements, rights_of},
     privileges::{Grants, Scope},
     server,
@@ -22,24 +23,26 @@ use crate::{
 };
 
 pub(super) const CHECKS: &[Check] = &[
-    Check::new("grants.narrow", Severity::Error, "the rights that daymend needs", |p| Box::pin(narrow(p))).mysql(),
-    Check::new("grants.wide", Severity::Warning, "rights that daymend does not need", |p| Box::pin(wide(p))).mysql(),
-    Check::new("grants.administrator", Severity::Note, "whether this is an administrator's account", |p| {
-        Box::pin(administrator(p))
-    })
+    Check::new("grants.narrow", Severity::Error, "the rights that daymend needs", look!(narrow)).mysql(),
+    Check::new("grants.wide", Severity::Warning, "rights that daymend does not need", look!(wide)).mysql(),
+    Check::new(
+        "grants.administrator",
+        Severity::Note,
+        "whether this is an administrator's account",
+        look!(administrator),
+    )
     .mysql(),
-    Check::new("grants.roles", Severity::Note, "roles", |p| Box::pin(roles(p))).mysql(),
-    Check::new("grants.unseen", Severity::Note, "the rights to see triggers and events", |p| Box::pin(unseen(p)))
-        .mysql(),
+    Check::new("grants.roles", Severity::Note, "roles", look!(roles)).mysql(),
+    Check::new("grants.unseen", Severity::Note, "the rights to see triggers and events", look!(unseen)).mysql(),
 ];
 
-statement!(GRANTS, "doctor grants (mysql)", "SHOW GRANTS FOR CURRENT_USER");
+statement!(Doctor: GRANTS, "doctor grants", mysql only: "SHOW GRANTS FOR CURRENT_USER");
 
 statement!(
-    TRIGGERS_OF_ACCOUNT,
-    "doctor triggers of this account (mysql)",
-    "SELECT DISTINCT event_object_table FROM information_schema.triggers
-     WHERE trigger_schema = DATABASE() AND definer = CURRENT_USER()"
+    Doctor: TRIGGERS_OF_ACCOUNT,
+    "doctor triggers of this account",
+    mysql only: "SELECT DISTINCT event_object_table FROM information_schema.triggers
+         WHERE trigger_schema = DATABASE() AND definer = CURRENT_USER()"
 );
 
 /// Server-wide privileges that do no harm: they only allow watching the server.
@@ -53,8 +56,8 @@ const ALL_ON_TABLE: &[&str] =
 const HARMLESS_ON_SOURCE: &[&str] = &["SELECT", "SHOW VIEW", "LOCK TABLES"];
 
 /// What SHOW GRANTS says.
-pub(super) async fn grants(patient: &Patient<'_>) -> Result<Grants, DbError> {
-    let lines = patient.read(&GRANTS, args![], |row| row.text(0)).await?;
+pub(super) async fn grants(site: &Site<'_>) -> Result<Grants, DbError> {
+    let lines = site.read(&GRANTS, args![], |row| row.text(0)).await?;
     Ok(Grants::parse(lines.iter().map(String::as_str)))
 }
 
@@ -64,21 +67,20 @@ fn quoted_account(account: &str) -> String {
     format!("{}@{}", catalogue::quoted(user), catalogue::quoted(host))
 }
 
-async fn narrow(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    let session = server::session(patient).await?;
-    let grants = grants(patient).await?;
+async fn narrow(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    let session = server::session(site).await?;
+    let grants = grants(site).await?;
     let grant = |rights: &str, table: &str| {
         let (database, table) = (catalogue::quoted(&session.database), catalogue::quoted(table));
         format!("GRANT {rights} ON {database}.{table} TO {};", quoted_account(&session.account))
     };
-    let enough = Enough::of(patient);
+    let grants_file = GrantsFile::of(site);
     // One connection for all: there are hundreds of statements.
-    let mut connection = patient.db.connection().await?;
+    let mut connection = site.db.connection().await?;
     // Privileges on daymend's tables are only checked once `daymend migrate` has created them.
     let is_behind =
-        migrate::check(patient.db).await.is_err() && !is_refused(&mut connection, "SELECT", SCHEMA_TABLE).await?;
-    for (table, rights) in needed(patient) {
+        migrate::check(site.db).await.is_err() && !is_refused(&mut connection, "SELECT", SCHEMA_TABLE).await?;
+    for (table, rights) in needed(site) {
         if is_behind && table.starts_with("daymend_") {
             continue;
         }
@@ -89,21 +91,21 @@ async fn narrow(patient: &Patient<'_>) -> Result<Chart, DbError> {
             }
         }
         if !missing.is_empty() {
-            let rights: Vec<String> = missing.iter().map(|right| enough.right(right, &table)).collect();
+            let rights: Vec<String> = missing.iter().map(|right| grants_file.right(right, &table)).collect();
             let advice = grant(&rights.join(", "), &table);
-            chart.find(table, format!("{} is not granted", missing.join(", ")), advice);
+            findings.add(table, format!("{} is not granted", missing.join(", ")), advice);
         }
     }
-    columns(patient, &mut connection, &mut chart, (&grants, &session.database), &enough, &grant).await;
+    columns(site, &mut connection, findings, (&grants, &session.database), &grants_file, &grant).await;
     // MySQL before 8.0.22 requires LOCK TABLES for a shared lock on rows that are only read.
     let needs_lock = !session.version.contains("MariaDB") && patch(&session.version) < (8, 0, 22);
     if needs_lock && !grants.has_roles && !grants.covers_database("LOCK TABLES", &session.database) {
         let what = "LOCK TABLES is not granted, which MySQL before 8.0.22 requires for shared locks";
         let on = format!("{}.*", catalogue::quoted(&session.database));
         let advice = format!("GRANT LOCK TABLES ON {on} TO {};", quoted_account(&session.account));
-        chart.find(session.database.clone(), what, advice);
+        findings.add(session.database.clone(), what, advice);
     }
-    Ok(chart)
+    Ok(())
 }
 
 fn patch(version: &str) -> (u32, u32, u32) {
@@ -118,26 +120,26 @@ type Right = (String, &'static str);
 /// If privileges are granted on columns only: checks that they cover the columns that daymend's statements name. Tables
 /// on which whole privileges are missing have already been reported.
 async fn columns(
-    patient: &Patient<'_>,
+    site: &Site<'_>,
     connection: &mut Tx,
-    chart: &mut Chart,
+    findings: &mut Findings,
     (grants, database): (&Grants, &str),
-    enough: &Enough,
+    grants_file: &GrantsFile,
     grant: &impl Fn(&str, &str) -> String,
 ) {
-    let is_first = chart.found.is_empty();
+    let is_first = findings.found.is_empty();
     let whole = |rights: BTreeSet<Right>| {
         let uncovered = rights.iter().filter(|(table, right)| !grants.covers(right, database, table));
-        uncovered.map(|(table, right)| grant(&enough.right(right, table), table)).collect::<Vec<_>>().join(" ")
+        uncovered.map(|(table, right)| grant(&grants_file.right(right, table), table)).collect::<Vec<_>>().join(" ")
     };
     // By file or statement: the database's message, and the privileges that would be sufficient.
     let mut refused: BTreeMap<String, (String, String)> = BTreeMap::new();
-    for rollup in patient.rollups.iter() {
-        let problems = source::check(patient.db, rollup)
+    for rollup in site.rollups.iter() {
+        let problems = source::check(site.db, rollup)
             .await
             .unwrap_or_default()
             .into_iter()
-            .chain(stored::check(patient.db, rollup, stored::Access::Write).await.unwrap_or_default());
+            .chain(stored::check(site.db, rollup, stored::Access::Write).await.unwrap_or_default());
         for Misfit { place, what, .. } in problems.filter(|problem| problem.is_denied) {
             let selects = rollup.selects().filter(|sql| rollup.path(&sql.file) == place);
             let tables: Vec<_> = selects.flat_map(NamedSql::tables).collect();
@@ -157,8 +159,7 @@ async fn columns(
         }
     }
     for statement in own_statements().filter(|_| is_first) {
-        let sql = statement.with_list(1).sql().replace("{rows}", statement.row);
-        if let Err(error) = connection.columns(Query::new(statement.name, sql)).await
+        if let Err(error) = connection.columns(statement.written_out(1)).await
             && error.is_denied()
         {
             let advice = whole(rights_of(statement));
@@ -166,7 +167,7 @@ async fn columns(
         }
     }
     for (place, (what, advice)) in refused {
-        chart.find(place, what, format!("if the column exists: {advice}"));
+        findings.add(place, what, format!("if the column exists: {advice}"));
     }
 }
 
@@ -187,7 +188,7 @@ async fn is_refused(connection: &mut Tx, right: &str, table: &str) -> Result<boo
         "UPDATE" => format!("UPDATE {table} SET daymend_doctor = 1 WHERE 1 = 0"),
         _ => format!("DELETE FROM {table} WHERE 1 = 0"),
     };
-    match connection.columns(Query::named("doctor rights", sql)).await {
+    match connection.columns(Query::new("doctor rights", sql)).await {
         Ok(_) => Ok(false),
         Err(error) => match code(&error.source) {
             1044 | 1142 => Ok(true),
@@ -200,28 +201,26 @@ async fn is_refused(connection: &mut Tx, right: &str, table: &str) -> Result<boo
 }
 
 /// An administrator may run the doctor: that is only noted, and no privilege is reported as too wide.
-async fn administrator(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    if grants(patient).await?.is_administrator() {
+async fn administrator(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    if grants(site).await?.is_administrator() {
         let what = "is an administrator's account: the rights of daymend's own account were not checked";
         let advice = "daymend itself should run as a user that deploy/mysql/grants.sql creates";
-        chart.find(server::session(patient).await?.account, what, advice);
+        findings.add(server::session(site).await?.account, what, advice);
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    let grants = grants(patient).await?;
+async fn wide(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    let grants = grants(site).await?;
     if grants.is_administrator() {
-        return Ok(chart);
+        return Ok(());
     }
-    let session = server::session(patient).await?;
+    let session = server::session(site).await?;
     let account = quoted_account(&session.account);
-    let source: BTreeSet<String> = patient.rollups.iter().flat_map(Rollup::source_tables).collect();
+    let source: BTreeSet<String> = site.rollups.iter().flat_map(Rollup::source_tables).collect();
     // Triggers run with the privileges of the account that created them: without TRIGGER, every write to their tables
     // would fail.
-    let triggered = patient.read(&TRIGGERS_OF_ACCOUNT, args![], |row| row.text(0)).await?;
+    let triggered = site.read(&TRIGGERS_OF_ACCOUNT, args![], |row| row.text(0)).await?;
     let needs_trigger = |table: &str| triggered.iter().any(|name| name.eq_ignore_ascii_case(table));
     for grant in grants.grants.iter().filter(|grant| !grant.is_revoke) {
         let (place, on, harmless) = match &grant.scope {
@@ -274,9 +273,9 @@ async fn wide(patient: &Patient<'_>) -> Result<Chart, DbError> {
                 "; beforehand, also grant what this user's own triggers, other than daymend's, read and write"
             }
         );
-        chart.find(session.account.clone(), format!("{shown} on {place}: more than daymend needs"), advice);
+        findings.add(session.account.clone(), format!("{shown} on {place}: more than daymend needs"), advice);
     }
-    Ok(chart)
+    Ok(())
 }
 
 /// The statement that lets an account keep TRIGGER on a table, without which its triggers there fail.
@@ -284,38 +283,37 @@ fn keep_trigger(database: &str, table: &str, account: &str) -> String {
     format!("GRANT TRIGGER ON {}.{} TO {account}; ", catalogue::quoted(database), catalogue::quoted(table))
 }
 
-async fn roles(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    let grants = grants(patient).await?;
+async fn roles(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    let grants = grants(site).await?;
     // An account that may do everything gains nothing from a role.
     if grants.has_roles && !grants.is_almighty() {
-        chart.find(
-            server::session(patient).await?.account,
+        findings.add(
+            server::session(site).await?.account,
             "has roles, whose rights SHOW GRANTS may not list: whether they are too wide is unknown",
             "SHOW GRANTS FOR … USING …; or check the roles' own grants",
         );
     }
-    Ok(chart)
+    Ok(())
 }
 
 /// Whether the user may see the triggers on these tables; the server silently leaves out those on others.
-pub(super) async fn sees_triggers(patient: &Patient<'_>, tables: &[&str]) -> Result<bool, DbError> {
-    if !patient.is_mysql() {
+pub(super) async fn sees_triggers(site: &Site<'_>, tables: &[&str]) -> Result<bool, DbError> {
+    if !site.is_mysql() {
         return Ok(true);
     }
-    let session = server::session(patient).await?;
-    let grants = grants(patient).await?;
+    let session = server::session(site).await?;
+    let grants = grants(site).await?;
     Ok(tables.iter().all(|table| grants.covers("TRIGGER", &session.database, table)))
 }
 
 /// Which of triggers and events the user may not see all of; the server silently leaves them out.
-pub(super) async fn blind_to(patient: &Patient<'_>) -> Result<Vec<&'static str>, DbError> {
-    if !patient.is_mysql() {
+pub(super) async fn blind_to(site: &Site<'_>) -> Result<Vec<&'static str>, DbError> {
+    if !site.is_mysql() {
         return Ok(Vec::new());
     }
-    let session = server::session(patient).await?;
-    let grants = grants(patient).await?;
-    let mut tables = patient.rollups.iter().flat_map(Rollup::source_tables);
+    let session = server::session(site).await?;
+    let grants = grants(site).await?;
+    let mut tables = site.rollups.iter().flat_map(Rollup::source_tables);
     let mut blind = Vec::new();
     if !tables.all(|table| grants.covers("TRIGGER", &session.database, &table)) {
         blind.push("triggers");
@@ -326,12 +324,11 @@ pub(super) async fn blind_to(patient: &Patient<'_>) -> Result<Vec<&'static str>,
     Ok(blind)
 }
 
-async fn unseen(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    let blind = blind_to(patient).await?;
+async fn unseen(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    let blind = blind_to(site).await?;
     if !blind.is_empty() {
-        chart.find(
-            server::session(patient).await?.account,
+        findings.add(
+            server::session(site).await?.account,
             format!(
                 "may not see all {}: whether the old ones, and daymend's own, exist is unknown",
                 blind.join(" and ")
@@ -339,7 +336,7 @@ async fn unseen(patient: &Patient<'_>) -> Result<Chart, DbError> {
             "daymend itself does not need to see them; to check, run daymend doctor once as an administrator",
         );
     }
-    Ok(chart)
+    Ok(())
 }
 
 #[cfg(test)]

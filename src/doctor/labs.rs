@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{Duration, NaiveDate};
 
-use super::{COUNT_MAX, Chart, Check, LAB_OPTIONS_MAX, Patient, Severity, counted, lab_list, lab_options};
+use super::{COUNT_MAX, Check, Findings, LAB_OPTIONS_MAX, Severity, Site, counted, lab_list, lab_options, look};
 use crate::{
     args,
     calendar::{self, Zone, ZoneError},
@@ -17,21 +17,22 @@ use crate::{
 const AHEAD_BACK: u32 = 7;
 
 pub(super) const CHECKS: &[Check] = &[
-    Check::new("labs.zone_unusable", Severity::Warning, "the labs' time zones", |p| Box::pin(zones(p))),
-    Check::new("labs.zone_changed", Severity::Warning, "the time zones that histories were built in", |p| {
-        Box::pin(moved(p))
-    })
-    .of_daymend(),
-    Check::new("labs.overdue", Severity::Warning, "days that should be in the summary", |p| Box::pin(overdue(p)))
+    Check::new("labs.zone_unusable", Severity::Warning, "the labs' time zones", look!(zones)),
+    Check::new("labs.zone_changed", Severity::Warning, "the time zones that histories were built in", look!(moved))
         .of_daymend(),
-    Check::new("labs.ahead", Severity::Error, "days that were enqueued too early", |p| Box::pin(ahead(p))).of_daymend(),
-    Check::new("labs.late", Severity::Warning, "nightly runs", |p| Box::pin(late(p))).of_daymend(),
+    Check::new("labs.overdue", Severity::Warning, "days that should be in the summary", look!(overdue)).of_daymend(),
+    Check::new("labs.ahead", Severity::Error, "days that were enqueued too early", look!(ahead)).of_daymend(),
+    Check::new("labs.late", Severity::Warning, "nightly runs", look!(late)).of_daymend(),
 ];
 
-statement!(KNOWN, "doctor labs", "SELECT lab_id, enqueued_through, time_zone FROM daymend_labs WHERE rollup = ?");
+statement!(
+    Doctor: KNOWN,
+    "doctor labs",
+    "SELECT lab_id, enqueued_through, time_zone FROM daymend_labs WHERE rollup = ?"
+);
 
 statement!(
-    LATE,
+    Doctor: LATE,
     "doctor late runs",
     "SELECT id, reason FROM daymend_runs WHERE state = 'running' AND kind = 'nightly' AND created_at < ? ORDER BY id LIMIT ?"
 );
@@ -43,9 +44,9 @@ const GRACE: Duration = Duration::hours(1);
 const HISTORY_DAYS: u32 = 3660;
 
 /// The enabled labs, by id.
-async fn enabled(patient: &Patient<'_>) -> Result<Vec<Lab>, DbError> {
-    let Some(rollup) = patient.rollups.get(HISTORICAL_SUMMARY) else { return Ok(Vec::new()) };
-    let mut tx = patient.db.begin(Mode::Snapshot).await?;
+async fn enabled(site: &Site<'_>) -> Result<Vec<Lab>, DbError> {
+    let Some(rollup) = site.rollups.get(HISTORICAL_SUMMARY) else { return Ok(Vec::new()) };
+    let mut tx = site.db.begin(Mode::Snapshot).await?;
     let mut labs = source::labs(&mut tx, rollup).await?;
     tx.rollback().await?;
     labs.retain(|lab| lab.enabled);
@@ -53,15 +54,14 @@ async fn enabled(patient: &Patient<'_>) -> Result<Vec<Lab>, DbError> {
 }
 
 /// For each lab, the day up to which it has been enqueued, and the zone that its history was built with.
-async fn known(patient: &Patient<'_>) -> Result<BTreeMap<i64, (Option<NaiveDate>, Option<String>)>, DbError> {
-    let rows = patient
+async fn known(site: &Site<'_>) -> Result<BTreeMap<i64, (Option<NaiveDate>, Option<String>)>, DbError> {
+    let rows = site
         .read(&KNOWN, args![HISTORICAL_SUMMARY], |row| Ok((row.int(0)?, (row.date_or_null(1)?, row.text_or_null(2)?))));
     Ok(rows.await?.into_iter().collect())
 }
 
-async fn zones(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    let labs = enabled(patient).await?;
+async fn zones(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    let labs = enabled(site).await?;
     let mut names = BTreeSet::new();
     // One finding per reason: a hundred labs without a zone are a single task.
     let mut unusable: BTreeMap<(String, &str), Vec<i64>> = BTreeMap::new();
@@ -77,31 +77,30 @@ async fn zones(patient: &Patient<'_>) -> Result<Chart, DbError> {
             }
         }
     }
-    chart.fact("labs", format!("{} enabled, in {}", labs.len(), counted(names.len(), "time zone")));
+    findings.fact("labs", format!("{} enabled, in {}", labs.len(), counted(names.len(), "time zone")));
     for ((why, remedy), labs) in unusable.iter().take(20) {
         let advice =
             format!("{remedy} for lab {}: the next tick catches up", crate::error::examples(labs, LAB_OPTIONS_MAX));
-        chart.find(lab_list(labs), format!("cannot be recomputed: {why}"), advice);
+        findings.add(lab_list(labs), format!("cannot be recomputed: {why}"), advice);
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn moved(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    let known = known(patient).await?;
+async fn moved(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    let known = known(site).await?;
     let mut changed: BTreeMap<(String, &str), Vec<i64>> = BTreeMap::new();
-    for lab in enabled(patient).await? {
+    for lab in enabled(site).await? {
         let (Ok(zone), Some((through, Some(built)))) = (lab.zone(), known.get(&lab.id)) else { continue };
-        let through = through.unwrap_or_else(|| zone.yesterday(patient.now));
+        let through = through.unwrap_or_else(|| zone.yesterday(site.now));
         if days_differ(built, zone, through) {
             changed.entry((built.clone(), zone.name())).or_default().push(lab.id);
         }
     }
     for ((built, zone), labs) in changed.into_iter().take(20) {
         let what = format!("history was built in {built}, but the lab is now in {zone}: its days begin at other times");
-        chart.find(lab_list(&labs), what, format!("daymend rebuild {}", lab_options(labs)));
+        findings.add(lab_list(&labs), what, format!("daymend rebuild {}", lab_options(labs)));
     }
-    Ok(chart)
+    Ok(())
 }
 
 /// Whether the days of a history begin at different moments in another zone. They do not if it is an alias of the same
@@ -115,15 +114,14 @@ fn days_differ(built: &str, zone: Zone, through: NaiveDate) -> bool {
     calendar::dates(first, calendar::next(through)).any(|date| built.first_instant(date) != zone.first_instant(date))
 }
 
-async fn overdue(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    let known = known(patient).await?;
+async fn overdue(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    let known = known(site).await?;
     // By the last day that was enqueued: its labs, and the last day that is due in any of them.
     let mut behind: BTreeMap<NaiveDate, (Vec<i64>, NaiveDate)> = BTreeMap::new();
     let mut unknown = Vec::new();
-    for lab in enabled(patient).await? {
+    for lab in enabled(site).await? {
         let Ok(zone) = lab.zone() else { continue };
-        let due = patient.nightly_at.due_day(zone, patient.now - GRACE);
+        let due = site.nightly_at.due_day(zone, site.now - GRACE);
         match known.get(&lab.id).and_then(|(through, _)| *through) {
             Some(through) if through < due => {
                 let (labs, last) = behind.entry(through).or_insert_with(|| (Vec::new(), due));
@@ -136,7 +134,7 @@ async fn overdue(patient: &Patient<'_>) -> Result<Chart, DbError> {
     }
     let advice = "start daymend scheduler (or serve)";
     if !unknown.is_empty() {
-        chart.find(lab_list(&unknown), "no day has been enqueued yet", advice);
+        findings.add(lab_list(&unknown), "no day has been enqueued yet", advice);
     }
     for (through, (labs, last)) in behind.iter().take(20) {
         // For many labs, suggest repairing all labs: a day that is right costs only a read.
@@ -149,18 +147,17 @@ async fn overdue(patient: &Patient<'_>) -> Result<Chart, DbError> {
             "{advice}; for days older than its --catch-up-days: daymend repair {of_labs}--day {} --to {last}",
             calendar::next(*through)
         );
-        chart.find(lab_list(labs), format!("overdue: no day after {through} has been enqueued"), advice);
+        findings.add(lab_list(labs), format!("overdue: no day after {through} has been enqueued"), advice);
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn ahead(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    let known = known(patient).await?;
+async fn ahead(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    let known = known(site).await?;
     let mut ahead: BTreeMap<(NaiveDate, NaiveDate), Vec<i64>> = BTreeMap::new();
-    for lab in enabled(patient).await? {
+    for lab in enabled(site).await? {
         let (Ok(zone), Some((Some(through), _))) = (lab.zone(), known.get(&lab.id)) else { continue };
-        let yesterday = zone.yesterday(patient.now);
+        let yesterday = zone.yesterday(site.now);
         if *through > yesterday {
             ahead.entry((*through, yesterday)).or_default().push(lab.id);
         }
@@ -175,24 +172,23 @@ async fn ahead(patient: &Patient<'_>) -> Result<Chart, DbError> {
              been computed before they were over; for days up to {back}, or older than --catch-up-days: daymend repair",
             ids.join(", ")
         );
-        chart.find(lab_list(&labs), what, advice);
+        findings.add(lab_list(&labs), what, advice);
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn late(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    let before = patient.db.database_now().await? - GRACE;
-    let late = patient.read(&LATE, args![before, COUNT_MAX + 1], |row| Ok((row.int(0)?, row.text(1)?))).await?;
+async fn late(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    let before = site.db.database_now().await? - GRACE;
+    let late = site.read(&LATE, args![before, COUNT_MAX + 1], |row| Ok((row.int(0)?, row.text(1)?))).await?;
     if let Some((first, reason)) = late.first() {
         let what = format!("open for more than an hour ({} in all): {reason}", counted(late.len(), "nightly run"));
-        chart.find(
+        findings.add(
             format!("run {first}"),
             what,
             format!("daymend runs show {first}; daymend queue stats; start more workers"),
         );
     }
-    Ok(chart)
+    Ok(())
 }
 
 #[cfg(test)]

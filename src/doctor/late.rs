@@ -5,7 +5,7 @@
 
 use chrono::Duration;
 
-use super::{Chart, Check, Patient, Severity, examples, grants};
+use super::{Check, Findings, Severity, Site, examples, grants, look};
 use crate::{
     db::{DbError, Mode},
     scheduler::dirty,
@@ -13,22 +13,21 @@ use crate::{
 };
 
 pub(super) const CHECKS: &[Check] = &[
-    Check::new("triggers.own", Severity::Warning, "daymend's own triggers", |p| Box::pin(own(p))),
-    Check::new("queue.marks", Severity::Warning, "marks of late changes", |p| Box::pin(marks(p))).of_daymend(),
+    Check::new("triggers.own", Severity::Warning, "daymend's own triggers", look!(own)),
+    Check::new("queue.marks", Severity::Warning, "marks of late changes", look!(marks)).of_daymend(),
 ];
 
 /// How long a mark may wait for a scheduler, which looks every second.
 const MARK_MAX: Duration = Duration::minutes(15);
 
-async fn own(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    for watch in patient.rollups.iter().filter_map(|rollup| rollup.watch.as_ref()) {
+async fn own(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    for watch in site.rollups.iter().filter_map(|rollup| rollup.watch.as_ref()) {
         let tables: Vec<&str> = watch.tables().iter().map(|watched| watched.table).collect();
-        if !grants::sees_triggers(patient, &tables).await? {
-            chart.is_blind = true;
+        if !grants::sees_triggers(site, &tables).await? {
+            findings.is_blind = true;
             continue;
         }
-        let mut tx = patient.db.begin(Mode::Snapshot).await?;
+        let mut tx = site.db.begin(Mode::Snapshot).await?;
         let wanting = triggers::wanting(&mut tx, watch).await?;
         tx.rollback().await?;
         if !wanting.is_empty() {
@@ -36,24 +35,23 @@ async fn own(patient: &Patient<'_>) -> Result<Chart, DbError> {
                 "{} of daymend's triggers are missing, or differ from this version's: late changes are not noticed",
                 wanting.len()
             );
-            chart.find(examples(&wanting), what, "daymend triggers install");
+            findings.add(examples(&wanting), what, "daymend triggers install");
         }
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn marks(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    let mut tx = patient.db.begin(Mode::Snapshot).await?;
+async fn marks(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    let mut tx = site.db.begin(Mode::Snapshot).await?;
     let age = Duration::microseconds(dirty::oldest_us(&mut tx).await?.unwrap_or(0));
     tx.rollback().await?;
     if age > MARK_MAX {
         let what = format!("the oldest mark of a late change has waited for {} minutes", age.num_minutes());
-        chart.find(
+        findings.add(
             "daymend_dirty",
             what,
             "start daymend scheduler (or serve); if one runs, its log says why the mark waits",
         );
     }
-    Ok(chart)
+    Ok(())
 }

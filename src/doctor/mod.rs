@@ -5,7 +5,7 @@
 //! write.
 //!
 //! - [`server`], [`settings`]: whether it can be reached, whether daymend works with it, and how it is configured.
-//! - [`grants`], [`needs`], [`privileges`]: the privileges of daymend's user, too few or too many.
+//! - [`grants`], [`grants_file`], [`needs`], [`privileges`]: the privileges of daymend's user, too few or too many.
 //! - [`tables`], [`summary`]: tables, columns, indexes; rows that violate the summary's own rules.
 //! - [`dates`]: invalid dates, of bills and of summary rows.
 //! - [`replaced`]: what daymend replaces but is still there.
@@ -23,8 +23,8 @@ pub mod fixes;
 
 mod catalogue;
 mod dates;
-mod enough;
 mod grants;
+mod grants_file;
 mod labs;
 mod late;
 mod needs;
@@ -46,7 +46,7 @@ use futures::future::BoxFuture;
 
 use crate::{
     db::{
-        Arg, ConnectOptions, Db, DbError, Dialect, Kind, Mode, Query, Row, code,
+        Arg, ConnectOptions, Db, DbError, Dialect, ErrorKind, Mode, Query, Row, code,
         migrate::{self, SchemaError},
     },
     error::{self, chain},
@@ -68,9 +68,9 @@ const COUNT_MAX: usize = 1000;
 /// The maximum number of examples per fault.
 const EXAMPLES_MAX: usize = 3;
 
-/// What a check saw.
+/// What a check found.
 #[derive(Debug, Default)]
-struct Chart {
+struct Findings {
     /// Place, finding and advice of each.
     found: Vec<(String, String, String)>,
     facts: Vec<Fact>,
@@ -78,8 +78,8 @@ struct Chart {
     is_blind: bool,
 }
 
-impl Chart {
-    fn find(&mut self, place: impl Into<String>, what: impl Into<String>, advice: impl Into<String>) {
+impl Findings {
+    fn add(&mut self, place: impl Into<String>, what: impl Into<String>, advice: impl Into<String>) {
         self.found.push((place.into(), what.into(), advice.into()));
     }
 
@@ -90,7 +90,7 @@ impl Chart {
 
 /// The database to examine, and what is expected of it.
 #[derive(Debug)]
-pub struct Patient<'a> {
+pub struct Site<'a> {
     /// The database.
     pub db: &'a Db,
     /// The rollups that are maintained in it.
@@ -103,7 +103,7 @@ pub struct Patient<'a> {
     pub retention: Option<Duration>,
 }
 
-impl Patient<'_> {
+impl Site<'_> {
     /// Reads all rows of a statement with `each`, in a read-only snapshot.
     async fn read<'q, T: Send>(
         &self,
@@ -136,7 +136,15 @@ enum Needs {
     Schema,
 }
 
-type Look = for<'a> fn(&'a Patient<'a>) -> BoxFuture<'a, Result<Chart, DbError>>;
+type Look = for<'a> fn(&'a Site<'a>, &'a mut Findings) -> BoxFuture<'a, Result<(), DbError>>;
+
+/// The [`Look`] of an async function that takes the site, more arguments if there are any, and where its findings go.
+macro_rules! look {
+    ($look:ident $(, $more:expr)*) => {
+        |site, findings| Box::pin($look(site, $($more,)* findings))
+    };
+}
+use look;
 
 /// A check: one row of the table.
 struct Check {
@@ -203,9 +211,9 @@ pub fn connect_options() -> ConnectOptions {
 }
 
 /// Runs all checks.
-pub async fn examine(patient: &Patient<'_>) -> Report {
-    let db = patient.db.with_limit(LOOK_MAX);
-    let patient = &Patient { db: &db, ..*patient };
+pub async fn examine(site: &Site<'_>) -> Report {
+    let db = site.db.with_limit(LOOK_MAX);
+    let site = &Site { db: &db, ..*site };
     let begun = Instant::now();
     // If the version cannot be read, each check reports what it could not read.
     let has_schema = !matches!(migrate::check(&db).await, Err(SchemaError::Behind { .. } | SchemaError::Ahead { .. }));
@@ -229,19 +237,20 @@ pub async fn examine(patient: &Patient<'_>) -> Report {
                 }
                 continue;
             }
-            let looked = tokio::time::timeout(time, (check.look)(patient)).await;
+            let mut findings = Findings::default();
+            let looked = tokio::time::timeout(time, (check.look)(site, &mut findings)).await;
             match looked {
-                Ok(Ok(chart)) if chart.is_blind => report.skipped.push((group, check.id)),
-                Ok(Ok(chart)) => {
+                Ok(Ok(())) if findings.is_blind => report.skipped.push((group, check.id)),
+                Ok(Ok(())) => {
                     report.checked.push((group, check.id));
-                    report.findings.extend(chart.found.into_iter().map(|found| finding(check.severity, found)));
-                    report.facts.extend(chart.facts);
+                    report.findings.extend(findings.found.into_iter().map(|found| finding(check.severity, found)));
+                    report.facts.extend(findings.facts);
                 }
                 // The table checks report which table is missing; that is enough.
                 Ok(Err(error)) if is_missing_name(&error) && report.has_missing_tables() => {
                     report.skipped.push((group, check.id));
                 }
-                Ok(Err(error)) if error.kind == Kind::Unavailable && db.ping().await.is_err() => {
+                Ok(Err(error)) if error.kind == ErrorKind::Unavailable && db.ping().await.is_err() => {
                     report.findings.extend(Report::unreachable(&chain(&error), error.is_refused()).findings);
                     report.skipped.push((group, check.id));
                 }

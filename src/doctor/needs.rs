@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Patient;
-use crate::db::{Dialect, Statement, scan::tokens};
+use super::Site;
+use crate::db::{Dialect, Owner, Statement, scan::tokens};
 
 pub(super) const ALL_FOUR: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];
 
@@ -19,9 +19,9 @@ pub(super) const OUTPUT_TABLES: [&str; 2] = ["operation_event_log", "crelio_data
 pub(super) type Needed = BTreeMap<String, BTreeSet<&'static str>>;
 
 /// Each table that daymend uses, with the privileges that its statements need.
-pub(super) fn needed(patient: &Patient<'_>) -> Needed {
+pub(super) fn needed(site: &Site<'_>) -> Needed {
     let mut needed = Needed::new();
-    for rollup in patient.rollups.iter() {
+    for rollup in site.rollups.iter() {
         for table in rollup.source_tables() {
             needed.entry(table).or_default().insert("SELECT");
         }
@@ -37,20 +37,14 @@ pub(super) fn needed(patient: &Patient<'_>) -> Needed {
     needed
 }
 
-/// The statements that daymend runs in normal operation: without the doctor's own, and without those run as another
-/// user or on another database.
+/// The statements that daymend runs on a server in normal operation.
 pub(super) fn own_statements() -> impl Iterator<Item = &'static Statement> {
-    Statement::all().filter(|statement| {
-        let name = statement.name;
-        let is_other = ["doctor ", "bench"].iter().any(|other| name.starts_with(other));
-        // Only `daymend migrate` writes to its own table.
-        !is_other && !name.ends_with("(sqlite)") && name != "schema record"
-    })
+    Statement::all().filter(|statement| statement.owner == Owner::Service && statement.runs_on(Dialect::MySql))
 }
 
 /// The privileges that a statement needs, as far as its text tells, on tables that daymend may use.
 pub(super) fn rights_of(statement: &Statement) -> BTreeSet<(String, &'static str)> {
-    let text = statement.sql.replace("{insert_ignore}", "INSERT IGNORE");
+    let text = statement.sql(Dialect::MySql).replace("{insert_ignore}", "INSERT IGNORE");
     let tokens = tokens(&text, Some(Dialect::MySql));
     let mut rights = BTreeSet::new();
     for (at, table) in tokens.iter().enumerate() {

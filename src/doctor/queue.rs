@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::Duration;
 
-use super::{COUNT_MAX, Chart, Check, Patient, Severity, counted, lab_list};
+use super::{COUNT_MAX, Check, Findings, Severity, Site, counted, lab_list, look};
 use crate::{
     args,
     db::{DbError, Mode},
@@ -18,23 +18,22 @@ use crate::{
 };
 
 pub(super) const CHECKS: &[Check] = &[
-    Check::new("queue.workers", Severity::Error, "workers", |p| Box::pin(workers(p))).of_daymend(),
-    Check::new("queue.scheduler", Severity::Error, "schedulers", |p| Box::pin(scheduler(p))).of_daymend(),
-    Check::new("queue.discarded", Severity::Warning, "discarded jobs", |p| Box::pin(discarded(p))).of_daymend(),
-    Check::new("queue.paused", Severity::Note, "what is paused", |p| Box::pin(paused(p))).of_daymend(),
-    Check::new("queue.unpruned", Severity::Warning, "runs that should have been pruned", |p| Box::pin(unpruned(p)))
-        .of_daymend(),
+    Check::new("queue.workers", Severity::Error, "workers", look!(workers)).of_daymend(),
+    Check::new("queue.scheduler", Severity::Error, "schedulers", look!(scheduler)).of_daymend(),
+    Check::new("queue.discarded", Severity::Warning, "discarded jobs", look!(discarded)).of_daymend(),
+    Check::new("queue.paused", Severity::Note, "what is paused", look!(paused)).of_daymend(),
+    Check::new("queue.unpruned", Severity::Warning, "runs that should have been pruned", look!(unpruned)).of_daymend(),
 ];
 
 statement!(
-    WAITING,
+    Doctor: WAITING,
     "doctor waiting jobs",
     "SELECT lab_id FROM daymend_jobs {force_claim}
      WHERE kind = ? AND state = 'available' AND sort_key <= {now_us} LIMIT ?"
 );
 
 statement!(
-    DISCARDED,
+    Doctor: DISCARDED,
     "doctor discarded jobs",
     "SELECT id, lab_id, error FROM daymend_jobs {force_claim}
      WHERE kind IN ('nightly', 'repair', 'rebuild') AND state = 'discarded' LIMIT ?"
@@ -42,7 +41,7 @@ statement!(
 
 // A run's jobs are one range of the primary key, in which an open one is found soon if there is any.
 statement!(
-    ENDED,
+    Doctor: ENDED,
     "doctor ended runs",
     "SELECT id, reason FROM daymend_runs
      WHERE state = 'running' AND created_at < ?
@@ -53,14 +52,14 @@ statement!(
 );
 
 statement!(
-    ACTIVITY,
+    Doctor: ACTIVITY,
     "doctor scheduler activity",
     "SELECT requested_by, created_at, finished_at FROM daymend_runs ORDER BY id DESC LIMIT 200"
 );
 
 // The last completed nightly run of each zone is never pruned.
 statement!(
-    UNPRUNED,
+    Doctor: UNPRUNED,
     "doctor old runs",
     "SELECT id, finished_at FROM daymend_runs
      WHERE state IN ('completed', 'failed', 'cancelled') AND finished_at < ?
@@ -81,99 +80,93 @@ const ROWS_LOST: &str = "the source may have lost rows: find out why before you 
 /// The advice for other discarded jobs.
 const CAUSE_GONE: &str = "daymend queue list --state discarded; when the cause is gone: daymend queue retry --all";
 
-async fn pauses(patient: &Patient<'_>) -> Result<Vec<Pause>, DbError> {
-    let mut tx = patient.db.begin(Mode::Snapshot).await?;
+async fn pauses(site: &Site<'_>) -> Result<Vec<Pause>, DbError> {
+    let mut tx = site.db.begin(Mode::Snapshot).await?;
     let pauses = pause::list(&mut tx).await?;
     tx.rollback().await?;
     Ok(pauses)
 }
 
-async fn workers(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    let alive = lease::workers_alive(patient.db).await?;
-    chart.fact("workers", format!("{alive} alive"));
+async fn workers(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    let alive = lease::workers_alive(site.db).await?;
+    findings.fact("workers", format!("{alive} alive"));
     if alive > 0 {
-        return Ok(chart);
+        return Ok(());
     }
-    let pauses = pauses(patient).await?;
+    let pauses = pauses(site).await?;
     let mut waiting = 0;
     for kind in JobKind::ALL {
         if !pauses.iter().any(|pause| pause.what == claim::pause_name(kind)) {
             let args = args![kind.name(), COUNT_MAX + 1];
-            waiting += patient.read(&WAITING, args, |row| row.int(0)).await?.len();
+            waiting += site.read(&WAITING, args, |row| row.int(0)).await?.len();
         }
     }
     if waiting > 0 {
-        chart.find(
+        findings.add(
             "workers",
             format!("none is alive to run {}", counted(waiting, "job")),
             "start daymend worker (or serve)",
         );
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn scheduler(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    let runs = patient.read(&ACTIVITY, args![], |row| {
+async fn scheduler(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    let runs = site.read(&ACTIVITY, args![], |row| {
         let created = if row.text(0)? == "scheduler" { Some(row.instant(1)?) } else { None };
         Ok(created.max(row.instant_or_null(2)?))
     });
     let latest = runs.await?.into_iter().flatten().max();
     let shown =
         latest.map_or("never, as far as known".to_owned(), |at| format!("{} UTC", at.format("%Y-%m-%d %H:%M:%S")));
-    chart.fact("scheduler", format!("last enqueued or closed a run: {shown}"));
-    let before = patient.db.database_now().await? - CLOSING_MAX;
-    let ended = patient.read(&ENDED, args![before], |row| Ok((row.int(0)?, row.text(1)?))).await?;
+    findings.fact("scheduler", format!("last enqueued or closed a run: {shown}"));
+    let before = site.db.database_now().await? - CLOSING_MAX;
+    let ended = site.read(&ENDED, args![before], |row| Ok((row.int(0)?, row.text(1)?))).await?;
     if let Some((id, reason)) = ended.first() {
         let what = format!(
             "all its jobs have ended, but no scheduler closes it ({} in all): {reason}",
             counted(ended.len(), "run")
         );
-        chart.find(format!("run {id}"), what, "start daymend scheduler (or serve)");
+        findings.add(format!("run {id}"), what, "start daymend scheduler (or serve)");
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn discarded(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
+async fn discarded(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
     let read = |row: &crate::db::Row| Ok((row.int(0)?, row.int(1)?, row.text_or_null(2)?.unwrap_or_default()));
-    let jobs = patient.read(&DISCARDED, args![COUNT_MAX + 1], read).await?;
+    let jobs = site.read(&DISCARDED, args![COUNT_MAX + 1], read).await?;
     let at_least = if jobs.len() > COUNT_MAX { "at least " } else { "" };
     let (lost, others): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(_, _, error)| error.contains(WOULD_VANISH));
     for (jobs, advice) in [(lost, ROWS_LOST), (others, CAUSE_GONE)] {
         if let Some((id, _, error)) = jobs.last() {
             let labs: BTreeSet<i64> = jobs.iter().map(|(_, lab, _)| *lab).collect();
             let what = format!("{at_least}{} discarded, such as job {id}: {error}", counted(jobs.len(), "job"));
-            chart.find(lab_list(&labs), what, advice);
+            findings.add(lab_list(&labs), what, advice);
         }
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn paused(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    for pause in pauses(patient).await?.iter().take(20) {
+async fn paused(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    for pause in pauses(site).await?.iter().take(20) {
         let what = format!("is paused since {} UTC by {}", pause.paused_at.format("%Y-%m-%d %H:%M"), pause.paused_by);
         let target = match pause.lab_id {
             Some(lab) => format!("--lab {lab}"),
             None => pause.what.trim_start_matches("kind:").to_owned(),
         };
-        chart.find(pause.what.clone(), what, format!("daymend queue resume {target}"));
+        findings.add(pause.what.clone(), what, format!("daymend queue resume {target}"));
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn unpruned(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    let Some(retention) = patient.retention else { return Ok(chart) };
+async fn unpruned(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    let Some(retention) = site.retention else { return Ok(()) };
     let age = Duration::from_std(retention).unwrap_or(Duration::MAX);
-    let Some(before) =
-        patient.db.database_now().await?.checked_sub_signed(age.checked_add(&PRUNING_MAX).unwrap_or(age))
+    let Some(before) = site.db.database_now().await?.checked_sub_signed(age.checked_add(&PRUNING_MAX).unwrap_or(age))
     else {
-        return Ok(chart);
+        return Ok(());
     };
-    let old = patient.read(&UNPRUNED, args![before, COUNT_MAX + 1], |row| row.instant(1)).await?;
+    let old = site.read(&UNPRUNED, args![before, COUNT_MAX + 1], |row| row.instant(1)).await?;
     if let Some(oldest) = old.iter().min() {
         // `90 days`, and not months, days and hours.
         let retention = match (retention.as_secs() / 86400, retention.as_secs() % 86400) {
@@ -187,7 +180,7 @@ async fn unpruned(patient: &Patient<'_>) -> Result<Chart, DbError> {
         );
         let advice =
             format!("daymend queue prune --older-than \"{retention}\"; a scheduler with --retention does it by itself");
-        chart.find("daymend_runs", what, advice);
+        findings.add("daymend_runs", what, advice);
     }
-    Ok(chart)
+    Ok(())
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use chrono::{DateTime, Duration, Utc};
 
-use super::{COUNT_MAX, Chart, Check, Patient, Severity, counted, examples};
+use super::{COUNT_MAX, Check, Findings, Severity, Site, counted, examples, look};
 use crate::{
     args,
     db::{DbError, Mode, Row},
@@ -13,20 +13,20 @@ use crate::{
 };
 
 pub(super) const CHECKS: &[Check] = &[
-    Check::new("records.event_log", Severity::Warning, "operation_event_log", |p| Box::pin(event_log(p))).of_daymend(),
-    Check::new("records.stuck", Severity::Warning, "migration records", |p| Box::pin(stuck(p))).of_daymend(),
-    Check::new("records.waiting", Severity::Warning, "migration records", |p| Box::pin(waiting(p))).of_daymend(),
-    Check::new("records.doubled", Severity::Note, "migration records", |p| Box::pin(doubled(p))).of_daymend(),
+    Check::new("records.event_log", Severity::Warning, "operation_event_log", look!(event_log)).of_daymend(),
+    Check::new("records.stuck", Severity::Warning, "migration records", look!(stuck)).of_daymend(),
+    Check::new("records.waiting", Severity::Warning, "migration records", look!(waiting)).of_daymend(),
+    Check::new("records.doubled", Severity::Note, "migration records", look!(doubled)).of_daymend(),
 ];
 
 statement!(
-    EVENT_LOG,
+    Doctor: EVENT_LOG,
     "doctor event log",
     "SELECT event_name, status, created_at FROM operation_event_log ORDER BY id DESC LIMIT 10000"
 );
 
 statement!(
-    STUCK,
+    Doctor: STUCK,
     "doctor stuck records",
     "SELECT records.id, records.lab_id, records.job_status
      FROM crelio_data_migrations AS records
@@ -37,14 +37,14 @@ statement!(
 );
 
 statement!(
-    WAITING,
+    Doctor: WAITING,
     "doctor waiting records",
     "SELECT id, lab_id FROM crelio_data_migrations
      WHERE migration_type = ? AND is_scheduled = 1 AND job_status = 'Pending' AND modified_at < ? ORDER BY id LIMIT ?"
 );
 
 statement!(
-    DOUBLED,
+    Doctor: DOUBLED,
     "doctor doubled records",
     "SELECT lab_id, COUNT(*) FROM crelio_data_migrations
      WHERE migration_type = ? AND is_scheduled = 1 AND job_status = 'Pending'
@@ -82,14 +82,13 @@ fn unfinished(entries: &[Entry]) -> Vec<(&str, DateTime<Utc>)> {
     unfinished
 }
 
-async fn event_log(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
+async fn event_log(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
     let read = |row: &Row| Ok(Entry { name: row.text(0)?, status: row.text(1)?, at: row.instant(2)? });
-    let entries = patient.read(&EVENT_LOG, args![], read).await?;
-    let mut tx = patient.db.begin(Mode::Snapshot).await?;
+    let entries = site.read(&EVENT_LOG, args![], read).await?;
+    let mut tx = site.db.begin(Mode::Snapshot).await?;
     let open: HashSet<String> = runs::open(&mut tx).await?.into_iter().map(|run| run.event_name).collect();
     tx.commit().await?;
-    let before = patient.db.database_now().await? - STARTED_MAX;
+    let before = site.db.database_now().await? - STARTED_MAX;
     let unfinished = unfinished(&entries);
     let old: Vec<_> = unfinished.iter().filter(|(name, at)| *at < before && !open.contains(*name)).collect();
     for (name, at) in old.iter().take(20) {
@@ -101,61 +100,58 @@ async fn event_log(patient: &Patient<'_>) -> Result<Chart, DbError> {
             at.format("%Y-%m-%d %H:%M:%S")
         );
         let what = format!("{name} STARTED at {} UTC and never ended", at.format("%Y-%m-%d %H:%M"));
-        chart.find("operation_event_log", what, advice);
+        findings.add("operation_event_log", what, advice);
     }
     if old.len() > 20 {
-        chart.find("operation_event_log", format!("{} more never ended", old.len() - 20), "daymend audit");
+        findings.add("operation_event_log", format!("{} more never ended", old.len() - 20), "daymend audit");
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn stuck(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
+async fn stuck(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
     let read = |row: &Row| Ok((row.int(0)?, row.int(1)?, row.text(2)?));
-    let stuck = patient.read(&STUCK, args![MIGRATION_TYPE, COUNT_MAX + 1], read).await?;
+    let stuck = site.read(&STUCK, args![MIGRATION_TYPE, COUNT_MAX + 1], read).await?;
     let more = stuck.len().saturating_sub(20);
     for (id, lab, status) in stuck.into_iter().take(20) {
         let ask_again = format!(
             "UPDATE crelio_data_migrations SET job_status = 'Pending', is_scheduled = 1 WHERE id = {id}; (rebuilds lab {lab})"
         );
-        chart.find(
+        findings.add(
             format!("record {id}"),
             format!("of lab {lab} has status {status:?}, but no run carries it out"),
             ask_again,
         );
     }
     if more > 0 {
-        chart.find("crelio_data_migrations", format!("{more} more like these"), "daymend runs list");
+        findings.add("crelio_data_migrations", format!("{more} more like these"), "daymend runs list");
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn waiting(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    let before = patient.db.database_now().await? - PENDING_MAX;
+async fn waiting(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    let before = site.db.database_now().await? - PENDING_MAX;
     let args = args![MIGRATION_TYPE, before, COUNT_MAX + 1];
-    let waiting = patient.read(&WAITING, args, |row| Ok((row.int(0)?, row.int(1)?))).await?;
+    let waiting = site.read(&WAITING, args, |row| Ok((row.int(0)?, row.int(1)?))).await?;
     if !waiting.is_empty() {
         let what = format!("{} not taken for more than ten minutes", counted(waiting.len(), "migration record"));
         let records = waiting.iter().map(|(id, lab)| format!("record {id} of lab {lab}"));
-        chart.find(examples(records), what, "start daymend scheduler (or serve)");
+        findings.add(examples(records), what, "start daymend scheduler (or serve)");
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn doubled(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
+async fn doubled(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
     let args = args![MIGRATION_TYPE, COUNT_MAX + 1];
-    let doubled = patient.read(&DOUBLED, args, |row| Ok((row.int(0)?, row.int(1)?))).await?;
+    let doubled = site.read(&DOUBLED, args, |row| Ok((row.int(0)?, row.int(1)?))).await?;
     if !doubled.is_empty() {
         let labs = doubled.iter().map(|(lab, records)| format!("lab {lab} ({records} records)"));
-        chart.find(
+        findings.add(
             examples(labs),
             "have several pending migration records",
             "nothing to do: one rebuild carries out all of them",
         );
     }
-    Ok(chart)
+    Ok(())
 }
 
 #[cfg(test)]

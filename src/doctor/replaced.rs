@@ -2,7 +2,7 @@
 //!
 //! The server silently leaves out triggers and events that the user has no privilege to see; `grants.unseen` says so.
 
-use super::{Chart, Check, Patient, Severity, catalogue, examples};
+use super::{Check, Findings, Severity, Site, catalogue, examples, look};
 use crate::{
     args,
     db::{
@@ -14,41 +14,45 @@ use crate::{
 };
 
 pub(super) const CHECKS: &[Check] = &[
-    Check::new("events.migration", Severity::Error, "the old migration event", |p| {
-        Box::pin(event(p, "operation_summary_migration_event", "it empties a lab's history before it fills it again"))
-    })
+    Check::new(
+        "events.migration",
+        Severity::Error,
+        "the old migration event",
+        look!(event, "operation_summary_migration_event", "it empties a lab's history before it fills it again"),
+    )
     .mysql(),
-    Check::new("events.nightly", Severity::Warning, "the old nightly event", |p| {
-        Box::pin(event(p, "operation_summary_nightly_event", "it does daymend's work a second time, and loses days"))
-    })
+    Check::new(
+        "events.nightly",
+        Severity::Warning,
+        "the old nightly event",
+        look!(event, "operation_summary_nightly_event", "it does daymend's work a second time, and loses days"),
+    )
     .mysql(),
-    Check::new("triggers.delta", Severity::Note, "triggers", |p| Box::pin(triggers(p, false))),
-    Check::new("triggers.delta_insert", Severity::Warning, "triggers", |p| Box::pin(triggers(p, true))),
+    Check::new("triggers.delta", Severity::Note, "triggers", look!(triggers, false)),
+    Check::new("triggers.delta_insert", Severity::Warning, "triggers", look!(triggers, true)),
 ];
 
 statement!(
-    EVENTS,
-    "doctor events (mysql)",
-    "SELECT event_schema, event_name FROM information_schema.events
-     WHERE event_schema = DATABASE() AND event_name = ? AND status = 'ENABLED' LIMIT 100"
+    Doctor: EVENTS,
+    "doctor events",
+    mysql only: "SELECT event_schema, event_name FROM information_schema.events
+         WHERE event_schema = DATABASE() AND event_name = ? AND status = 'ENABLED' LIMIT 100"
 );
 
-async fn event(patient: &Patient<'_>, name: &str, why: &str) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    for (schema, name) in patient.read(&EVENTS, args![name], |row| Ok((row.text(0)?, row.text(1)?))).await? {
+async fn event(site: &Site<'_>, name: &str, why: &str, findings: &mut Findings) -> Result<(), DbError> {
+    for (schema, name) in site.read(&EVENTS, args![name], |row| Ok((row.text(0)?, row.text(1)?))).await? {
         let disable = format!("ALTER EVENT {}.{} DISABLE;", catalogue::quoted(&schema), catalogue::quoted(&name));
-        chart.find(format!("{schema}.{name}"), format!("is still enabled: {why}"), disable);
+        findings.add(format!("{schema}.{name}"), format!("is still enabled: {why}"), disable);
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn triggers(patient: &Patient<'_>, on_insert: bool) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
+async fn triggers(site: &Site<'_>, on_insert: bool, findings: &mut Findings) -> Result<(), DbError> {
     let (inserting, others): (Vec<_>, Vec<_>) =
-        delta_triggers(patient).await?.into_iter().partition(|trigger| trigger.event() == "INSERT");
+        delta_triggers(site).await?.into_iter().partition(|trigger| trigger.event() == "INSERT");
     if on_insert {
         for trigger in inserting {
-            chart.find(
+            findings.add(
                 format!("{} on {}", trigger.name, trigger.table),
                 "counts inserted rows in the summary: one of a closed day may be lost if that day is recomputed at the \
                  same moment",
@@ -57,24 +61,24 @@ async fn triggers(patient: &Patient<'_>, on_insert: bool) -> Result<Chart, DbErr
         }
     } else if !others.is_empty() {
         let names = others.iter().map(|trigger| format!("{} on {}", trigger.name, trigger.table));
-        chart.find(
+        findings.add(
             examples(names),
             "the lab system's triggers write to the summary too: recomputes stay exact, but the triggers' counts drift",
             "they may stay; daymend audit finds what has drifted",
         );
     }
-    Ok(chart)
+    Ok(())
 }
 
 /// Triggers that write to a summary table, directly or through a procedure; daymend's own write to none.
-pub(super) async fn delta_triggers(patient: &Patient<'_>) -> Result<Vec<Existing>, DbError> {
+pub(super) async fn delta_triggers(site: &Site<'_>) -> Result<Vec<Existing>, DbError> {
     let mut deltas = Vec::new();
-    let mut tx = patient.db.begin(Mode::Snapshot).await?;
+    let mut tx = site.db.begin(Mode::Snapshot).await?;
     let triggers = triggers::list(&mut tx).await?;
     tx.rollback().await?;
-    for rollup in patient.rollups.iter() {
+    for rollup in site.rollups.iter() {
         let table = &rollup.summary.table;
-        let routines: Vec<String> = catalogue::routines(patient, table)
+        let routines: Vec<String> = catalogue::routines(site, table)
             .await?
             .into_iter()
             .filter(|(_, body)| writes(&tokens(body, Some(Dialect::MySql)), table))

@@ -2,23 +2,25 @@
 
 use std::time::Instant;
 
-use super::{Chart, Check, Patient, Severity};
+use super::{Check, Findings, Severity, Site, look};
 use crate::{args, clock::Clock, db::DbError, statement};
 
 pub(super) const CHECKS: &[Check] = &[
-    Check::new("connection.latency", Severity::Note, "how long a statement takes", |p| Box::pin(latency(p))),
-    Check::new("connection.tls", Severity::Note, "whether the connection is encrypted", |p| Box::pin(tls(p))).mysql(),
-    Check::new("server.version", Severity::Error, "the server's version", |p| Box::pin(version(p))),
-    Check::new("server.clock", Severity::Warning, "the clocks of this host and of the database", |p| {
-        Box::pin(clock(p))
-    }),
+    Check::new("connection.latency", Severity::Note, "how long a statement takes", look!(latency)),
+    Check::new("connection.tls", Severity::Note, "whether the connection is encrypted", look!(tls)).mysql(),
+    Check::new("server.version", Severity::Error, "the server's version", look!(version)),
+    Check::new("server.clock", Severity::Warning, "the clocks of this host and of the database", look!(clock)),
 ];
 
-statement!(SERVER_MYSQL, "doctor server (mysql)", "SELECT VERSION(), COALESCE(DATABASE(), ''), CURRENT_USER(), USER()");
+statement!(
+    Doctor: SERVER,
+    "doctor server",
+    mysql only: "SELECT VERSION(), COALESCE(DATABASE(), ''), CURRENT_USER(), USER()"
+);
 
-statement!(SERVER_SQLITE, "doctor server (sqlite)", "SELECT sqlite_version()");
+statement!(Doctor: SQLITE_VERSION, "doctor version", sqlite only: "SELECT sqlite_version()");
 
-statement!(CIPHER, "doctor cipher (mysql)", "SHOW SESSION STATUS LIKE 'Ssl_cipher'");
+statement!(Doctor: CIPHER, "doctor cipher", mysql only: "SHOW SESSION STATUS LIKE 'Ssl_cipher'");
 
 /// A recompute, which is a dozen statements, is slow if each takes longer than this.
 const LATENCY_MAX_MS: f64 = 25.0;
@@ -43,49 +45,47 @@ pub(super) struct Session {
 }
 
 /// Reads the session's user and server.
-pub(super) async fn session(patient: &Patient<'_>) -> Result<Session, DbError> {
-    let rows = patient.read(&SERVER_MYSQL, args![], |row| {
+pub(super) async fn session(site: &Site<'_>) -> Result<Session, DbError> {
+    let rows = site.read(&SERVER, args![], |row| {
         Ok(Session { version: row.text(0)?, database: row.text(1)?, account: row.text(2)?, user: row.text(3)? })
     });
-    rows.await?.pop().ok_or_else(|| DbError::new(SERVER_MYSQL.name, sqlx::Error::RowNotFound))
+    rows.await?.pop().ok_or_else(|| DbError::new(SERVER.name, sqlx::Error::RowNotFound))
 }
 
-async fn latency(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
+async fn latency(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
     let mut best = f64::INFINITY;
     for _ in 0..TRIES {
-        let mut tx = patient.db.begin(crate::db::Mode::Snapshot).await?;
+        let mut tx = site.db.begin(crate::db::Mode::Snapshot).await?;
         let begun = Instant::now();
         tx.database_now().await?;
         best = best.min(begun.elapsed().as_secs_f64() * 1000.0);
         tx.rollback().await?;
     }
-    chart.fact("latency", format!("{best:.1} ms a statement"));
+    findings.fact("latency", format!("{best:.1} ms a statement"));
     if best > LATENCY_MAX_MS {
-        chart.find(
+        findings.add(
             "connection",
             format!("a statement takes {best:.0} ms at best"),
             "run workers nearer to the database",
         );
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn tls(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    let session = session(patient).await?;
-    let cipher = patient.read(&CIPHER, args![], |row| row.text_or_null(1)).await?;
+async fn tls(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    let session = session(site).await?;
+    let cipher = site.read(&CIPHER, args![], |row| row.text_or_null(1)).await?;
     let cipher = cipher.into_iter().flatten().next().unwrap_or_default();
-    chart.fact("database", format!("{} as {}", session.database, session.account));
-    chart.fact("encryption", if cipher.is_empty() { "none" } else { cipher.as_str() });
+    findings.fact("database", format!("{} as {}", session.database, session.account));
+    findings.fact("encryption", if cipher.is_empty() { "none" } else { cipher.as_str() });
     if cipher.is_empty() && !is_local(&session.user) {
-        chart.find(
+        findings.add(
             session.user,
             "what daymend reads and writes crosses the network unencrypted",
             "add ?ssl-mode=VERIFY_IDENTITY&ssl-ca=FILE to the database URL",
         );
     }
-    Ok(chart)
+    Ok(())
 }
 
 /// Whether the server sees the client as being on its own host.
@@ -94,24 +94,23 @@ fn is_local(user: &str) -> bool {
     matches!(host, "localhost" | "127.0.0.1" | "::1")
 }
 
-async fn version(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    let version = if patient.is_mysql() {
-        session(patient).await?.version
+async fn version(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    let version = if site.is_mysql() {
+        session(site).await?.version
     } else {
-        let found = patient.read(&SERVER_SQLITE, args![], |row| row.text(0)).await?;
+        let found = site.read(&SQLITE_VERSION, args![], |row| row.text(0)).await?;
         format!("{}-SQLite", found.into_iter().next().unwrap_or_default())
     };
     let (product, is_fit) = judge_version(&version);
-    chart.fact("server", format!("{product} {version}"));
+    findings.fact("server", format!("{product} {version}"));
     if !is_fit {
-        chart.find(
+        findings.add(
             format!("{product} {version}"),
             "daymend needs MySQL 8.0, MariaDB 10.6 or SQLite 3.42, or a later one",
             "upgrade the server",
         );
     }
-    Ok(chart)
+    Ok(())
 }
 
 /// Which product a version belongs to, and whether it is recent enough.
@@ -133,12 +132,11 @@ pub(super) fn number(version: &str) -> (u32, u32) {
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
-async fn clock(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
+async fn clock(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
     // The fastest measurement has the smallest error.
     let (mut best, mut skew) = (f64::INFINITY, 0.0);
     for _ in 0..TRIES {
-        let mut tx = patient.db.begin(crate::db::Mode::Snapshot).await?;
+        let mut tx = site.db.begin(crate::db::Mode::Snapshot).await?;
         let before = Clock::System.now();
         let begun = Instant::now();
         let theirs = tx.database_now().await?;
@@ -151,13 +149,13 @@ async fn clock(patient: &Patient<'_>) -> Result<Chart, DbError> {
     }
     if skew.abs() > SKEW_MAX_S {
         let which = if skew > 0.0 { "ahead of" } else { "behind" };
-        chart.find(
+        findings.add(
             "clock",
             format!("the database's clock is {:.0} s {which} this host's", skew.abs()),
             "synchronise both with NTP (chronyc tracking): days end by the clock that is behind, leases by the database's",
         );
     }
-    Ok(chart)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Chart, Check, Patient, Severity};
+use super::{Check, Findings, Severity, Site, look};
 use crate::{
     args,
     db::{DbError, STATEMENTS_KEPT_MAX, Statement},
@@ -13,30 +13,24 @@ use crate::{
 };
 
 pub(super) const CHECKS: &[Check] = &[
-    Check::new("settings.session", Severity::Error, "the settings of daymend's sessions", |p| Box::pin(sessions(p)))
+    Check::new("settings.session", Severity::Error, "the settings of daymend's sessions", look!(sessions)).mysql(),
+    Check::new("settings.read_only", Severity::Error, "read_only", look!(judge, read_only)).mysql(),
+    Check::new("settings.binlog", Severity::Error, "binlog_format", look!(judge, binlog)).mysql(),
+    Check::new("settings.connections", Severity::Warning, "max_connections", look!(judge, connections)).mysql(),
+    Check::new("settings.prepared", Severity::Warning, "max_prepared_stmt_count", look!(judge, prepared)).mysql(),
+    Check::new("settings.packet", Severity::Warning, "max_allowed_packet", look!(judge, packet)).mysql(),
+    Check::new("settings.durability", Severity::Note, "innodb_flush_log_at_trx_commit", look!(judge, durability))
         .mysql(),
-    Check::new("settings.read_only", Severity::Error, "read_only", |p| Box::pin(judge(p, read_only))).mysql(),
-    Check::new("settings.binlog", Severity::Error, "binlog_format", |p| Box::pin(judge(p, binlog))).mysql(),
-    Check::new("settings.connections", Severity::Warning, "max_connections", |p| Box::pin(judge(p, connections)))
-        .mysql(),
-    Check::new("settings.prepared", Severity::Warning, "max_prepared_stmt_count", |p| Box::pin(judge(p, prepared)))
-        .mysql(),
-    Check::new("settings.packet", Severity::Warning, "max_allowed_packet", |p| Box::pin(judge(p, packet))).mysql(),
-    Check::new("settings.durability", Severity::Note, "innodb_flush_log_at_trx_commit", |p| {
-        Box::pin(judge(p, durability))
-    })
-    .mysql(),
-    Check::new("settings.sql_mode", Severity::Note, "the server's sql_mode", |p| Box::pin(judge(p, strictness)))
-        .mysql(),
-    Check::new("settings.journal_mode", Severity::Warning, "how a SQLite file is written", |p| Box::pin(journal(p)))
-        .sqlite(),
+    Check::new("settings.sql_mode", Severity::Note, "the server's sql_mode", look!(judge, strictness)).mysql(),
+    Check::new("settings.journal_mode", Severity::Warning, "how a SQLite file is written", look!(journal)).sqlite(),
 ];
 
-statement!(JOURNAL_MODE, "doctor journal mode (sqlite)", "PRAGMA journal_mode");
+statement!(Doctor: JOURNAL_MODE, "doctor journal mode", sqlite only: "PRAGMA journal_mode");
 
 statement!(
-    GLOBAL,
-    "doctor server settings (mysql)",
+    Doctor: GLOBAL,
+    "doctor server settings",
+    mysql only:
     "SHOW GLOBAL VARIABLES WHERE Variable_name IN
          ('transaction_isolation', 'tx_isolation', 'time_zone', 'system_time_zone', 'sql_mode', 'innodb_lock_wait_timeout',
           'innodb_flush_log_at_trx_commit', 'log_bin', 'binlog_format', 'max_connections', 'max_allowed_packet',
@@ -44,17 +38,18 @@ statement!(
 );
 
 statement!(
-    SESSION,
-    "doctor session settings (mysql)",
+    Doctor: SESSION,
+    "doctor session settings",
+    mysql only:
     "SHOW SESSION VARIABLES WHERE Variable_name IN
          ('transaction_isolation', 'tx_isolation', 'time_zone', 'sql_mode', 'innodb_lock_wait_timeout', 'autocommit',
           'max_user_connections')"
 );
 
 statement!(
-    STATUS,
-    "doctor server status (mysql)",
-    "SHOW GLOBAL STATUS WHERE Variable_name IN ('Threads_connected', 'Prepared_stmt_count')"
+    Doctor: STATUS,
+    "doctor server status",
+    mysql only: "SHOW GLOBAL STATUS WHERE Variable_name IN ('Threads_connected', 'Prepared_stmt_count')"
 );
 
 /// How many connections one more process of daymend may open: for `daymend serve` with one slot, 5 for the worker, 4
@@ -74,8 +69,8 @@ fn found(place: &str, what: impl Into<String>, advice: impl Into<String>) -> Fou
     Some((place.to_owned(), what.into(), advice.into()))
 }
 
-async fn variables(patient: &Patient<'_>, statement: &'static Statement) -> Result<Variables, DbError> {
-    let pairs = patient.db.fetch_all(statement, args![], |row| {
+async fn variables(site: &Site<'_>, statement: &'static Statement) -> Result<Variables, DbError> {
+    let pairs = site.db.fetch_all(statement, args![], |row| {
         Ok((row.text(0)?.to_lowercase(), row.text_or_null(1)?.unwrap_or_default()))
     });
     Ok(pairs.await?.into_iter().collect())
@@ -97,33 +92,30 @@ fn isolation(variables: &Variables) -> &str {
 }
 
 /// Judges the server's settings with a pure function.
-async fn judge(patient: &Patient<'_>, judge: fn(&Variables) -> Found) -> Result<Chart, DbError> {
-    let mut server = variables(patient, &GLOBAL).await?;
-    server.extend(variables(patient, &STATUS).await?);
-    let session = variables(patient, &SESSION).await?;
+async fn judge(site: &Site<'_>, judge: fn(&Variables) -> Found, findings: &mut Findings) -> Result<(), DbError> {
+    let mut server = variables(site, &GLOBAL).await?;
+    server.extend(variables(site, &STATUS).await?);
+    let session = variables(site, &SESSION).await?;
     if let Some(limit) = session.get("max_user_connections") {
         server.insert("max_user_connections".to_owned(), limit.clone());
     }
-    let mut chart = Chart::default();
-    chart.found.extend(judge(&server));
-    Ok(chart)
+    findings.found.extend(judge(&server));
+    Ok(())
 }
 
 /// `daymend migrate` switches a file to WAL, but a copy made by `VACUUM INTO` is in another mode.
-async fn journal(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    let modes = patient.read(&JOURNAL_MODE, args![], |row| row.text(0)).await?;
+async fn journal(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    let modes = site.read(&JOURNAL_MODE, args![], |row| row.text(0)).await?;
     if let Some(mode) = modes.into_iter().find(|mode| !["wal", "memory"].contains(&mode.as_str())) {
         let what = format!("its journal mode is {mode}: writers have to wait for all readers");
-        chart.find("database", what, "run daymend migrate while nobody else has the file open");
+        findings.add("database", what, "run daymend migrate while nobody else has the file open");
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn sessions(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    let session = variables(patient, &SESSION).await?;
-    let server = variables(patient, &GLOBAL).await?;
+async fn sessions(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    let session = variables(site, &SESSION).await?;
+    let server = variables(site, &GLOBAL).await?;
     let describe = |of: &Variables| {
         format!(
             "isolation {}, time zone {}, sql_mode {}, lock wait {} s",
@@ -133,18 +125,18 @@ async fn sessions(patient: &Patient<'_>) -> Result<Chart, DbError> {
             value(of, "innodb_lock_wait_timeout"),
         )
     };
-    chart.fact("sessions", format!("{} (set by daymend itself)", describe(&session)));
-    chart.fact("defaults", format!("{} (the server's; they do not matter to daymend)", describe(&server)));
-    chart.fact("event scheduler", value(&server, "event_scheduler").to_lowercase());
+    findings.fact("sessions", format!("{} (set by daymend itself)", describe(&session)));
+    findings.fact("defaults", format!("{} (the server's; they do not matter to daymend)", describe(&server)));
+    findings.fact("event scheduler", value(&server, "event_scheduler").to_lowercase());
     let wrong = wrong_in_session(&session);
     if !wrong.is_empty() {
-        chart.find(
+        findings.add(
             "sessions",
             format!("daymend's sessions do not have the settings that they asked for: {}", wrong.join(", ")),
             "connect to the server itself, not through a proxy that shares or resets sessions; set autocommit = ON",
         );
     }
-    Ok(chart)
+    Ok(())
 }
 
 /// Which settings of a session differ from what daymend relies on.

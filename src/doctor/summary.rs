@@ -4,7 +4,9 @@
 //! rows. Only the latest rows are checked, by primary key: a full check of hundreds of millions of rows is left to
 //! `daymend audit`.
 
-use super::{COUNT_MAX, Chart, Check, LAB_OPTIONS_MAX, Patient, Severity, catalogue, counted, examples, lab_options};
+use super::{
+    COUNT_MAX, Check, Findings, LAB_OPTIONS_MAX, Severity, Site, catalogue, counted, examples, lab_options, look,
+};
 use crate::{
     args,
     db::{DbError, Mode, Query},
@@ -15,12 +17,12 @@ use crate::{
 };
 
 pub(super) const CHECKS: &[Check] = &[
-    Check::new("summary.id", Severity::Warning, "the summary's primary key", |p| Box::pin(id(p))),
-    Check::new("summary.nullable", Severity::Warning, "the summary's dimensions", |p| Box::pin(nullable(p))),
-    Check::new("summary.unique", Severity::Warning, "the summary's unique key", |p| Box::pin(unique(p))),
-    Check::new("summary.null_rows", Severity::Warning, "summary rows", |p| Box::pin(rows(p, Fault::NullDimension))),
-    Check::new("summary.duplicates", Severity::Warning, "summary rows", |p| Box::pin(rows(p, Fault::Duplicate))),
-    Check::new("summary.negative", Severity::Warning, "summary rows", |p| Box::pin(rows(p, Fault::Negative))),
+    Check::new("summary.id", Severity::Warning, "the summary's primary key", look!(id)),
+    Check::new("summary.nullable", Severity::Warning, "the summary's dimensions", look!(nullable)),
+    Check::new("summary.unique", Severity::Warning, "the summary's unique key", look!(unique)),
+    Check::new("summary.null_rows", Severity::Warning, "summary rows", look!(rows, Fault::NullDimension)),
+    Check::new("summary.duplicates", Severity::Warning, "summary rows", look!(rows, Fault::Duplicate)),
+    Check::new("summary.negative", Severity::Warning, "summary rows", look!(rows, Fault::Negative)),
 ];
 
 /// How many of the latest ids are checked.
@@ -74,14 +76,14 @@ impl Faulty {
 }
 
 /// How to remove this many faulty rows of these labs. If there are many, the audit finds out which it can repair.
-async fn repair(patient: &Patient<'_>, rollup: &Rollup, count: usize, labs: &[i64]) -> Result<String, DbError> {
+async fn repair(site: &Site<'_>, rollup: &Rollup, count: usize, labs: &[i64]) -> Result<String, DbError> {
     if count == 0 {
         return Ok(String::new());
     }
     if count > COUNT_MAX || labs.len() > LAB_OPTIONS_MAX {
         return Ok("daymend audit --repair".to_owned());
     }
-    let mut tx = patient.db.begin(Mode::Snapshot).await?;
+    let mut tx = site.db.begin(Mode::Snapshot).await?;
     let known = source::labs(&mut tx, rollup).await?;
     tx.rollback().await?;
     Ok(advice(labs, &known, &rollup.summary))
@@ -118,11 +120,8 @@ pub(super) fn key(summary: &Summary) -> [&str; 5] {
 }
 
 /// The dimensions that the table allows to be NULL.
-pub(super) async fn nullable_dimensions(
-    patient: &Patient<'_>,
-    summary: &Summary,
-) -> Result<Vec<catalogue::Column>, DbError> {
-    let columns = catalogue::columns(patient, &summary.table).await?.into_iter();
+pub(super) async fn nullable_dimensions(site: &Site<'_>, summary: &Summary) -> Result<Vec<catalogue::Column>, DbError> {
+    let columns = catalogue::columns(site, &summary.table).await?.into_iter();
     let is_dimension = |column: &catalogue::Column| {
         [&summary.dimension_a, &summary.dimension_b].iter().any(|name| name.eq_ignore_ascii_case(&column.name))
     };
@@ -130,76 +129,72 @@ pub(super) async fn nullable_dimensions(
 }
 
 /// Whether the table has its unique key.
-pub(super) async fn has_unique_key(patient: &Patient<'_>, summary: &Summary) -> Result<bool, DbError> {
-    let indexes = catalogue::indexes(patient, &summary.table).await?;
+pub(super) async fn has_unique_key(site: &Site<'_>, summary: &Summary) -> Result<bool, DbError> {
+    let indexes = catalogue::indexes(site, &summary.table).await?;
     Ok(indexes.iter().any(|index| index.is_unique_key_of(&key(summary))))
 }
 
 /// Whether the table exists: if not, that has been reported, and nothing else is said about it.
-async fn exists(patient: &Patient<'_>, summary: &Summary) -> Result<bool, DbError> {
-    Ok(!catalogue::columns(patient, &summary.table).await?.is_empty())
+async fn exists(site: &Site<'_>, summary: &Summary) -> Result<bool, DbError> {
+    Ok(!catalogue::columns(site, &summary.table).await?.is_empty())
 }
 
 /// Checks the primary key, because rows are locked and changed by id, and many are read by a range of ids.
-async fn id(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    for Rollup { summary, .. } in patient.rollups.iter() {
-        let indexes = catalogue::indexes(patient, &summary.table).await?;
+async fn id(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    for Rollup { summary, .. } in site.rollups.iter() {
+        let indexes = catalogue::indexes(site, &summary.table).await?;
         let primary = indexes.iter().find(|index| index.name == "PRIMARY");
         let leads = |index: &catalogue::Index| index.serves(std::slice::from_ref(&summary.id));
-        if exists(patient, summary).await? && !primary.is_some_and(leads) {
+        if exists(site, summary).await? && !primary.is_some_and(leads) {
             let what = format!("no primary key begins with {}, by which rows are looked up", summary.id);
             let advice =
                 format!("make {} the primary key, or name the actual one in [summary] of rollup.toml", summary.id);
-            chart.find(summary.table.clone(), what, advice);
+            findings.add(summary.table.clone(), what, advice);
         }
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn nullable(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    for rollup in patient.rollups.iter() {
-        let columns = nullable_dimensions(patient, &rollup.summary).await?;
+async fn nullable(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    for rollup in site.rollups.iter() {
+        let columns = nullable_dimensions(site, &rollup.summary).await?;
         if !columns.is_empty() {
             let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
             let what =
                 format!("{} may be NULL, and a unique key does not reject duplicates with NULL", names.join(" and "));
-            chart.find(rollup.summary.table.clone(), what, "daymend doctor --print-fixes");
+            findings.add(rollup.summary.table.clone(), what, "daymend doctor --print-fixes");
         }
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn unique(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    for rollup in patient.rollups.iter() {
+async fn unique(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    for rollup in site.rollups.iter() {
         let summary = &rollup.summary;
-        if exists(patient, summary).await? && !has_unique_key(patient, summary).await? {
+        if exists(site, summary).await? && !has_unique_key(site, summary).await? {
             let what = format!("no unique key on ({})", key(summary).join(", "));
-            chart.find(summary.table.clone(), what, "daymend doctor --print-fixes");
+            findings.add(summary.table.clone(), what, "daymend doctor --print-fixes");
         }
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn rows(patient: &Patient<'_>, fault: Fault) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    for rollup in patient.rollups.iter() {
-        let faulty = faulty(patient, rollup, fault).await?;
+async fn rows(site: &Site<'_>, fault: Fault, findings: &mut Findings) -> Result<(), DbError> {
+    for rollup in site.rollups.iter() {
+        let faulty = faulty(site, rollup, fault).await?;
         if faulty.count > 0 {
-            chart.find(rollup.summary.table.clone(), faulty.describe(fault), faulty.repair);
+            findings.add(rollup.summary.table.clone(), faulty.describe(fault), faulty.repair);
         }
     }
-    Ok(chart)
+    Ok(())
 }
 
 /// The rows with a fault, among the latest; empty if the table's definition rules the fault out.
-pub(super) async fn faulty(patient: &Patient<'_>, rollup: &Rollup, fault: Fault) -> Result<Faulty, DbError> {
+pub(super) async fn faulty(site: &Site<'_>, rollup: &Rollup, fault: Fault) -> Result<Faulty, DbError> {
     let s = &rollup.summary;
     let is_excluded = match fault {
-        Fault::NullDimension => nullable_dimensions(patient, s).await?.is_empty(),
-        Fault::Duplicate => has_unique_key(patient, s).await? && nullable_dimensions(patient, s).await?.is_empty(),
+        Fault::NullDimension => nullable_dimensions(site, s).await?.is_empty(),
+        Fault::Duplicate => has_unique_key(site, s).await? && nullable_dimensions(site, s).await?.is_empty(),
         // It is not known here which numbers a CHECK allows.
         Fault::Negative => false,
     };
@@ -207,7 +202,7 @@ pub(super) async fn faulty(patient: &Patient<'_>, rollup: &Rollup, fault: Fault)
         return Ok(Faulty::default());
     }
     let window = if fault == Fault::Duplicate { WINDOW_SORTED } else { WINDOW };
-    let (first, is_partial) = first_of_window(patient, &s.table, &s.id, window).await?;
+    let (first, is_partial) = first_of_window(site, &s.table, &s.id, window).await?;
     let columns = key(s).join(", ");
     let (id, table, count) = (&s.id, &s.table, &s.count);
     let tail = match fault {
@@ -216,12 +211,12 @@ pub(super) async fn faulty(patient: &Patient<'_>, rollup: &Rollup, fault: Fault)
         Fault::Duplicate => format!("GROUP BY {columns} HAVING COUNT(*) > 1"),
     };
     let sql = format!("SELECT {columns} FROM {table} WHERE {id} >= ? {tail} LIMIT ?");
-    let rows = patient
-        .read(Query::named("doctor summary rows", sql), args![first, COUNT_MAX + 1], |row| {
+    let rows = site
+        .read(Query::new("doctor summary rows", sql), args![first, COUNT_MAX + 1], |row| {
             let number =
                 |column| Ok::<_, sqlx::Error>(row.int_or_null(column)?.map_or("NULL".to_owned(), |n| n.to_string()));
             // MySQL sends a DATE as bytes, which for some days (such as 1900-01-01) are valid text as well.
-            let date = if patient.is_mysql() { row.date_or_null(1).ok().flatten() } else { None };
+            let date = if site.is_mysql() { row.date_or_null(1).ok().flatten() } else { None };
             let day = date.map(|day| day.to_string()).or_else(|| row.text_or_null(1).ok().flatten());
             let event = row.text_or_null(4)?.unwrap_or_else(|| "NULL".to_owned());
             let key = format!("lab {} {} {event} {}/{}", number(0)?, day.unwrap_or_default(), number(2)?, number(3)?);
@@ -231,19 +226,19 @@ pub(super) async fn faulty(patient: &Patient<'_>, rollup: &Rollup, fault: Fault)
     let mut labs: Vec<i64> = rows.iter().filter_map(|(lab, _)| *lab).collect();
     labs.sort_unstable();
     labs.dedup();
-    let repair = repair(patient, rollup, rows.len(), &labs).await?;
+    let repair = repair(site, rollup, rows.len(), &labs).await?;
     Ok(Faulty { count: rows.len(), keys: rows.into_iter().map(|(_, key)| key).collect(), repair, is_partial })
 }
 
 /// The first id among the latest `window` ids of a table, and whether there are earlier ones.
 pub(super) async fn first_of_window(
-    patient: &Patient<'_>,
+    site: &Site<'_>,
     table: &str,
     id: &str,
     window: i64,
 ) -> Result<(i64, bool), DbError> {
-    let query = Query::named("doctor latest ids", format!("SELECT MIN({id}), MAX({id}) FROM {table}"));
-    let ends = patient.read(query, args![], |row| Ok((row.int_or_null(0)?, row.int_or_null(1)?))).await?;
+    let query = Query::new("doctor latest ids", format!("SELECT MIN({id}), MAX({id}) FROM {table}"));
+    let ends = site.read(query, args![], |row| Ok((row.int_or_null(0)?, row.int_or_null(1)?))).await?;
     let Some((Some(min), Some(max))) = ends.first().copied() else { return Ok((0, false)) };
     let first = max.saturating_sub(window).max(min);
     Ok((first, first > min))

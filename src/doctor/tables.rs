@@ -3,123 +3,119 @@
 use chrono::Duration;
 
 use super::{
-    Chart, Check, Patient, Severity, catalogue, is_missing_name,
+    Check, Findings, Severity, Site, catalogue, is_missing_name, look,
     needs::{OUTPUT_TABLES, own_statements},
     sql_text,
 };
 use crate::{
     args,
-    db::{Arg, DbError, Mode, Query, Row, Statement, migrate, migrate::SchemaError, scan::tokens},
+    db::{Arg, DbError, Dialect, Mode, Query, Row, Statement, migrate, migrate::SchemaError, scan::tokens},
     recompute::stored,
     rollup::{NamedSql, Rollup, misfit::Misfit, source},
     statement,
 };
 
 pub(super) const CHECKS: &[Check] = &[
-    Check::new(super::SCHEMA, Severity::Error, "daymend's schema version", |p| Box::pin(schema(p))),
-    Check::new("tables.daymend", Severity::Error, "daymend's own tables", |p| Box::pin(own(p))).of_daymend(),
-    Check::new("tables.source", Severity::Error, "the tables and columns that jobs/ reads", |p| {
-        Box::pin(source_tables(p))
-    }),
-    Check::new("tables.output", Severity::Error, "the tables that daymend writes to", |p| Box::pin(output(p))),
-    Check::new("indexes.facts", Severity::Warning, "how the fact queries find their rows", |p| Box::pin(indexes(p))),
+    Check::new(super::SCHEMA, Severity::Error, "daymend's schema version", look!(schema)),
+    Check::new("tables.daymend", Severity::Error, "daymend's own tables", look!(own)).of_daymend(),
+    Check::new("tables.source", Severity::Error, "the tables and columns that jobs/ reads", look!(source_tables)),
+    Check::new("tables.output", Severity::Error, "the tables that daymend writes to", look!(output)),
+    Check::new("indexes.facts", Severity::Warning, "how the fact queries find their rows", look!(indexes)),
 ];
 
-statement!(SCHEMA_READABLE, "doctor schema readable", "SELECT version FROM daymend_schema LIMIT 1");
+statement!(Doctor: SCHEMA_READABLE, "doctor schema readable", "SELECT version FROM daymend_schema LIMIT 1");
 
-async fn schema(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    match migrate::check(patient.db).await {
-        Ok(()) => chart.fact("schema", format!("version {}", migrate::wanted())),
+async fn schema(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    match migrate::check(site.db).await {
+        Ok(()) => findings.fact("schema", format!("version {}", migrate::wanted())),
         Err(SchemaError::Database(error)) => return Err(error),
         Err(SchemaError::Behind { found: 0, .. }) => {
             // information_schema leaves out tables that the user has no privilege on.
-            let readable = patient.db.fetch_all(&SCHEMA_READABLE, args![], |_| Ok(())).await;
+            let readable = site.db.fetch_all(&SCHEMA_READABLE, args![], |_| Ok(())).await;
             if readable.as_ref().is_err_and(DbError::is_denied) {
                 let what = "cannot be read, or does not exist yet";
-                chart.find("daymend_schema", what, "grant what grants.narrow asks for; then daymend migrate --dry-run");
+                findings.add(
+                    "daymend_schema",
+                    what,
+                    "grant what grants.narrow asks for; then daymend migrate --dry-run",
+                );
             } else {
-                chart.find("daymend_schema", "daymend has no tables here yet", "daymend migrate");
+                findings.add("daymend_schema", "daymend has no tables here yet", "daymend migrate");
             }
         }
-        Err(error @ SchemaError::Behind { .. }) => chart.find("daymend_schema", error.to_string(), "daymend migrate"),
+        Err(error @ SchemaError::Behind { .. }) => findings.add("daymend_schema", error.to_string(), "daymend migrate"),
         Err(error @ SchemaError::Ahead { .. }) => {
-            chart.find("daymend_schema", error.to_string(), "use the daymend that migrated this database");
+            findings.add("daymend_schema", error.to_string(), "use the daymend that migrated this database");
         }
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn own(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
+async fn own(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
     for table in migrate::tables() {
-        if is_missing(patient, Query::new(table, format!("SELECT 1 FROM {table}"))).await?.is_some() {
+        if is_missing(site, Query::new(table, format!("SELECT 1 FROM {table}"))).await?.is_some() {
             let redo =
                 "every migration may be run again: DELETE FROM daymend_schema WHERE version >= 1; then daymend migrate";
-            chart.find(table, "is missing", redo);
+            findings.add(table, "is missing", redo);
         }
     }
-    Ok(chart)
+    Ok(())
 }
 
 /// What is missing for a statement, in the database's words; `None` if nothing is, or only a privilege.
-async fn is_missing(patient: &Patient<'_>, query: Query<'_>) -> Result<Option<String>, DbError> {
-    match patient.db.columns(query).await {
+async fn is_missing(site: &Site<'_>, query: Query<'_>) -> Result<Option<String>, DbError> {
+    match site.db.columns(query).await {
         Err(error) if is_missing_name(&error) => Ok(Some(error.source.to_string())),
         Err(error) if !error.is_denied() => Err(error),
         _ => Ok(None),
     }
 }
 
-async fn source_tables(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    for rollup in patient.rollups.iter() {
-        let mut problems = source::check(patient.db, rollup).await?;
-        problems.extend(stored::check(patient.db, rollup, stored::Access::Write).await?);
+async fn source_tables(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    for rollup in site.rollups.iter() {
+        let mut problems = source::check(site.db, rollup).await?;
+        problems.extend(stored::check(site.db, rollup, stored::Access::Write).await?);
         // Privileges have a check of their own.
         for Misfit { place, what, .. } in problems.into_iter().filter(|problem| !problem.is_denied) {
             let advice = format!(
                 "daymend rollups export jobs, change {place} to this site's names, give --jobs-dir jobs, and daymend rollups check"
             );
-            chart.find(place, what, advice);
+            findings.add(place, what, advice);
         }
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn output(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
+async fn output(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
     // A statement that also reads a missing table of daymend's tells nothing about the other tables.
     let mut absent = Vec::new();
     for table in migrate::tables() {
-        if is_missing(patient, Query::new(table, format!("SELECT 1 FROM {table}"))).await?.is_some() {
+        if is_missing(site, Query::new(table, format!("SELECT 1 FROM {table}"))).await?.is_some() {
             absent.push(table);
         }
     }
     for table in OUTPUT_TABLES {
         let names = |statement: &&Statement| {
-            let tokens = tokens(statement.sql, None);
+            let tokens = tokens(statement.sql(Dialect::MySql), None);
             tokens.iter().any(|token| token == table) && !tokens.iter().any(|token| absent.iter().any(|of| token == of))
         };
         for statement in own_statements().filter(names) {
-            let query = Query::new(statement.name, statement.with_list(1).sql().replace("{rows}", statement.row));
-            if let Some(what) = is_missing(patient, query).await? {
+            if let Some(what) = is_missing(site, statement.written_out(1)).await? {
                 let advice = "add the column; a missing table is created by daymend migrate";
-                chart.find(table, what, advice);
+                findings.add(table, what, advice);
                 break;
             }
         }
     }
-    Ok(chart)
+    Ok(())
 }
 
-async fn indexes(patient: &Patient<'_>) -> Result<Chart, DbError> {
-    let mut chart = Chart::default();
-    for missing in missing_indexes(patient).await? {
+async fn indexes(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    for missing in missing_indexes(site).await? {
         let what = format!("{} {}: no index on ({})", missing.file, missing.how, missing.columns.join(", "));
-        chart.find(missing.table, what, "daymend doctor --print-fixes");
+        findings.add(missing.table, what, "daymend doctor --print-fixes");
     }
-    Ok(chart)
+    Ok(())
 }
 
 /// An index that a rollup's SELECT lacks.
@@ -136,12 +132,12 @@ pub(super) struct MissingIndex {
 }
 
 /// The indexes that the rollups' SELECTs lack, each once.
-pub(super) async fn missing_indexes(patient: &Patient<'_>) -> Result<Vec<MissingIndex>, DbError> {
+pub(super) async fn missing_indexes(site: &Site<'_>) -> Result<Vec<MissingIndex>, DbError> {
     let mut missing: Vec<MissingIndex> = Vec::new();
-    for rollup in patient.rollups.iter() {
+    for rollup in site.rollups.iter() {
         let facts = rollup.facts.iter().map(|fact| &fact.sql);
         for sql in facts.chain([&rollup.days]) {
-            for lacking in missing_of(patient, rollup, sql).await? {
+            for lacking in missing_of(site, rollup, sql).await? {
                 if !missing.iter().any(|known| known.table == lacking.table && known.columns == lacking.columns) {
                     missing.push(lacking);
                 }
@@ -154,15 +150,15 @@ pub(super) async fn missing_indexes(patient: &Patient<'_>) -> Result<Vec<Missing
 /// The tables that the plan does not read by key, and for whose comparisons the schema has no suitable index.
 ///
 /// The plan alone is not conclusive: the database may prefer to read all of a small table, index or not.
-async fn missing_of(patient: &Patient<'_>, rollup: &Rollup, sql: &NamedSql) -> Result<Vec<MissingIndex>, DbError> {
-    let steps = explain(patient, rollup, sql).await?;
+async fn missing_of(site: &Site<'_>, rollup: &Rollup, sql: &NamedSql) -> Result<Vec<MissingIndex>, DbError> {
+    let steps = explain(site, rollup, sql).await?;
     let mut missing = Vec::new();
     let reading = sql_text::read(sql);
     for table in &reading.tables {
         let columns = reading.index_columns(table);
         let step = steps.iter().find(|step| step.table == table.alias && !step.is_by_key);
         let (false, Some(step)) = (columns.is_empty(), step) else { continue };
-        let indexes = catalogue::indexes(patient, &table.name).await?;
+        let indexes = catalogue::indexes(site, &table.name).await?;
         // The database hides a table's indexes from users who have privileges on only some of its columns: then the
         // plan has to do. (A view has no indexes either, and appears in the plan as another table.)
         let is_served =
@@ -188,21 +184,21 @@ struct Step {
 }
 
 /// The plan of a SELECT for one day of one lab.
-async fn explain(patient: &Patient<'_>, rollup: &Rollup, sql: &NamedSql) -> Result<Vec<Step>, DbError> {
-    let mut tx = patient.db.begin(Mode::Snapshot).await?;
+async fn explain(site: &Site<'_>, rollup: &Rollup, sql: &NamedSql) -> Result<Vec<Step>, DbError> {
+    let mut tx = site.db.begin(Mode::Snapshot).await?;
     let lab = source::labs(&mut tx, rollup).await?.first().map_or(1, |lab| lab.id);
     tx.rollback().await?;
     let args = sql.bind(|name| match name {
         "lab_id" => Arg::Int(lab),
-        "from" => (patient.now - Duration::days(2)).into(),
-        "until" => (patient.now - Duration::days(1)).into(),
+        "from" => (site.now - Duration::days(2)).into(),
+        "until" => (site.now - Duration::days(1)).into(),
         // The ids of the facts that it is part of.
         _ => Arg::from("[1]"),
     });
-    let verb = if patient.is_mysql() { "EXPLAIN FORMAT=TRADITIONAL" } else { "EXPLAIN QUERY PLAN" };
+    let verb = if site.is_mysql() { "EXPLAIN FORMAT=TRADITIONAL" } else { "EXPLAIN QUERY PLAN" };
     let query = Query::new(&sql.file, format!("{verb} {}", sql.text));
-    let read = if patient.is_mysql() { mysql_step } else { sqlite_step };
-    Ok(patient.read(query, args, read).await?.into_iter().flatten().collect())
+    let read = if site.is_mysql() { mysql_step } else { sqlite_step };
+    Ok(site.read(query, args, read).await?.into_iter().flatten().collect())
 }
 
 fn mysql_step(row: &Row) -> Result<Option<Step>, sqlx::Error> {

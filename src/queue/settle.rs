@@ -13,7 +13,7 @@ use std::{
 use super::Job;
 use crate::{
     args,
-    db::{Db, DbError, Kind, Mode, Tx, clipped, retry},
+    db::{Db, DbError, ErrorKind, Mode, Tx, clipped, retry},
     recompute::Changes,
     statement,
 };
@@ -154,7 +154,7 @@ pub async fn complete_unchanged(db: &Db, worker_id: i64, jobs: &[Job]) -> Result
             }
             Err(error) => {
                 // Its locks must not block the next try.
-                if error.kind == Kind::Conflict {
+                if error.kind == ErrorKind::Conflict {
                     tx.rollback().await?;
                 }
                 Err(error)

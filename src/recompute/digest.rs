@@ -40,7 +40,7 @@ pub async fn stored(
 ) -> Result<Option<BTreeMap<NaiveDate, Digest>>, DbError> {
     let Some(sql) = sql(&rollup.summary, tx.dialect()) else { return Ok(None) };
     let mut digests = BTreeMap::new();
-    tx.for_each(Query::named(NAME, sql), args![lab_id, first, last], |row| {
+    tx.for_each(Query::new(NAME, sql), args![lab_id, first, last], |row| {
         let Dated::At(day) = row.day(0)? else { return Ok(()) };
         let rows = u64::try_from(row.int(1)?).unwrap_or_default();
         digests.insert(day, Digest { rows, sha256: row.text_or_null(2)?.unwrap_or_default() });

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{NamedSql, Rollup};
-use crate::db::{DbError, Kind};
+use crate::db::{DbError, ErrorKind};
 
 /// A reason why a definition cannot be used with a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +23,8 @@ impl Misfit {
     /// nothing about the statement, and is returned as it is.
     pub fn refused(place: &str, error: DbError) -> Result<Self, DbError> {
         match error.kind {
-            Kind::Unavailable | Kind::Conflict => Err(error),
-            Kind::Definition | Kind::Other => {
+            ErrorKind::Unavailable | ErrorKind::Conflict => Err(error),
+            ErrorKind::Definition | ErrorKind::Other => {
                 let what = format!("statement {:?}: {}", error.statement, error.source);
                 Ok(Self { place: place.to_owned(), line: None, what, is_denied: error.is_denied() })
             }

@@ -8,7 +8,7 @@ use super::{
     records::{self, Records},
 };
 use crate::{
-    db::{Db, DbError, Kind, Mode},
+    db::{Db, DbError, ErrorKind, Mode},
     error::chain,
     metrics::{self, catalogue::RUNS_ENDED},
     queue::{JobKind, admin::change, ids_of},
@@ -82,7 +82,7 @@ pub async fn close_next_runs(
         let Err(error) = close_run(db, run, report, held).await else { continue };
         // An error of one run, such as a trigger that rejects its record, must not keep the runs after it open.
         let is_cut_off = db.answers_others(&error).await;
-        if error.is_passing() || (error.kind == Kind::Unavailable && !is_cut_off) {
+        if error.is_passing() || (error.kind == ErrorKind::Unavailable && !is_cut_off) {
             return Err(error);
         }
         report.unclosed.insert(run.id, chain(&error));

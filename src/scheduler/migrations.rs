@@ -15,7 +15,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use super::{Enqueued, Report, Tick};
 use crate::{
     args,
-    db::{Db, DbError, Kind, Mode, Tx, clipped},
+    db::{Db, DbError, ErrorKind, Mode, Tx, clipped},
     error::chain,
     metrics,
     queue::JobKind,
@@ -236,7 +236,7 @@ pub(super) fn say_untaken(lab: i64, why: &str) {
 
 /// Whether an error concerns one lab, and not the database as a whole.
 async fn is_of_the_lab(error: &DbError, db: &Db) -> bool {
-    matches!(error.kind, Kind::Definition | Kind::Other) || db.answers_others(error).await
+    matches!(error.kind, ErrorKind::Definition | ErrorKind::Other) || db.answers_others(error).await
 }
 
 /// The pending records of the slice that begins at the id `first`, and those among the newest; and where the next slice

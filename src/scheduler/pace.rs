@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    db::{Backoff, DbError, Kind},
+    db::{Backoff, DbError, ErrorKind},
     error::chain,
     metrics,
 };
@@ -43,7 +43,7 @@ impl Pace {
                 self.failures += 1;
                 metrics::database_error(&error);
                 let wait = self.again.wait(self.failures);
-                if error.kind == Kind::Unavailable {
+                if error.kind == ErrorKind::Unavailable {
                     tracing::warn!(error = %chain(&error), ?wait, "{}", self.failed);
                 } else {
                     tracing::error!(error = %chain(&error), ?wait, "{}", self.failed);

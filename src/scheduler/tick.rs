@@ -14,7 +14,7 @@ use super::{
     pace::{Pace, REST_MAX, RESTS},
 };
 use crate::{
-    db::{Backoff, Db, DbError, Kind},
+    db::{Backoff, Db, DbError, ErrorKind},
     error::chain,
     health::Pulse,
     metrics::{
@@ -153,7 +153,7 @@ pub(super) async fn tick_until(scheduler: &Scheduler<'_>, pulse: &Pulse, shutdow
 
 /// Whether a step found the database unreachable: the next step would wait just as long.
 fn is_away(done: &Result<(), DbError>) -> bool {
-    matches!(done, Err(error) if error.kind == Kind::Unavailable && !error.is_cut_off())
+    matches!(done, Err(error) if error.kind == ErrorKind::Unavailable && !error.is_cut_off())
 }
 
 /// Returns the first error of a tick; a second one is only logged.

@@ -136,88 +136,61 @@ pub fn quote_all<'a>(dialect: Dialect, identifiers: impl IntoIterator<Item = &'a
 
 // For a system-versioned table (MariaDB), only the current rows are read, as by any SELECT.
 statement!(
-    TABLES_MYSQL,
-    "snapshot tables (mysql)",
-    "SELECT table_name FROM information_schema.tables
-     WHERE table_schema = DATABASE() AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') ORDER BY table_name"
-);
-
-statement!(
-    TABLES_SQLITE,
-    "snapshot tables (sqlite)",
-    "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite~_%' ESCAPE '~' ORDER BY name"
-);
-
-statement!(
-    COLUMNS_MYSQL,
-    "snapshot columns (mysql)",
-    "SELECT column_name, column_type, is_nullable = 'YES',
-            extra LIKE '%GENERATED%' AND extra NOT LIKE '%DEFAULT_GENERATED%'
-     FROM information_schema.columns
-     WHERE table_schema = DATABASE() AND table_name = ? ORDER BY ordinal_position"
+    TABLES,
+    "snapshot tables",
+    mysql: "SELECT table_name FROM information_schema.tables
+         WHERE table_schema = DATABASE() AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') ORDER BY table_name",
+    sqlite: "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite~_%' ESCAPE '~' ORDER BY name"
 );
 
 // In SQLite, a column of a primary key may be NULL unless it is declared NOT NULL.
 statement!(
-    COLUMNS_SQLITE,
-    "snapshot columns (sqlite)",
+    COLUMNS,
+    "snapshot columns",
+    mysql: "SELECT column_name, column_type, is_nullable = 'YES',
+                extra LIKE '%GENERATED%' AND extra NOT LIKE '%DEFAULT_GENERATED%'
+         FROM information_schema.columns
+         WHERE table_schema = DATABASE() AND table_name = ? ORDER BY ordinal_position",
+    sqlite:
     "SELECT name, type, \"notnull\" = 0, hidden IN (2, 3), pk FROM pragma_table_xinfo(?) WHERE hidden <> 1 ORDER BY cid"
 );
 
 statement!(
-    KEYS_MYSQL,
-    "snapshot keys (mysql)",
-    "SELECT index_name, column_name, sub_part IS NOT NULL FROM information_schema.statistics
-     WHERE table_schema = DATABASE() AND table_name = ? AND non_unique = 0 ORDER BY index_name, seq_in_index"
-);
-
-statement!(
-    KEYS_SQLITE,
-    "snapshot keys (sqlite)",
-    "SELECT list.name, info.name, list.partial FROM pragma_index_list(?) AS list
-     JOIN pragma_index_info(list.name) AS info WHERE list.\"unique\" = 1 AND list.origin <> 'pk'
-     ORDER BY list.name, info.seqno"
-);
-
-statement!(
-    FOREIGN_KEYS_MYSQL,
-    "snapshot foreign keys (mysql)",
-    "SELECT columns.constraint_name, columns.column_name, columns.referenced_table_name,
-            columns.referenced_column_name, rules.delete_rule
-     FROM information_schema.key_column_usage AS columns
-     JOIN information_schema.referential_constraints AS rules
-       ON rules.constraint_schema = columns.constraint_schema AND rules.table_name = columns.table_name
-      AND rules.constraint_name = columns.constraint_name
-     WHERE columns.table_schema = DATABASE() AND columns.table_name = ?
-       AND columns.referenced_table_schema = columns.table_schema
-     ORDER BY columns.constraint_name, columns.ordinal_position"
+    KEYS,
+    "snapshot keys",
+    mysql: "SELECT index_name, column_name, sub_part IS NOT NULL FROM information_schema.statistics
+         WHERE table_schema = DATABASE() AND table_name = ? AND non_unique = 0 ORDER BY index_name, seq_in_index",
+    sqlite: "SELECT list.name, info.name, list.partial FROM pragma_index_list(?) AS list
+         JOIN pragma_index_info(list.name) AS info WHERE list.\"unique\" = 1 AND list.origin <> 'pk'
+         ORDER BY list.name, info.seqno"
 );
 
 // SQLite ignores the case of the names in a reference.
 statement!(
-    FOREIGN_KEYS_SQLITE,
-    "snapshot foreign keys (sqlite)",
-    "SELECT CAST(keys.id AS TEXT), keys.\"from\", COALESCE(parents.name, keys.\"table\"),
-            COALESCE((SELECT name FROM pragma_table_info(parents.name) WHERE name = keys.\"to\" COLLATE NOCASE),
-                     keys.\"to\"), keys.on_delete
-     FROM pragma_foreign_key_list(?) AS keys
-     LEFT JOIN sqlite_schema AS parents ON parents.type = 'table' AND parents.name = keys.\"table\" COLLATE NOCASE
-     ORDER BY keys.id, keys.seq"
+    FOREIGN_KEYS,
+    "snapshot foreign keys",
+    mysql: "SELECT columns.constraint_name, columns.column_name, columns.referenced_table_name,
+                columns.referenced_column_name, rules.delete_rule
+         FROM information_schema.key_column_usage AS columns
+         JOIN information_schema.referential_constraints AS rules
+           ON rules.constraint_schema = columns.constraint_schema AND rules.table_name = columns.table_name
+          AND rules.constraint_name = columns.constraint_name
+         WHERE columns.table_schema = DATABASE() AND columns.table_name = ?
+           AND columns.referenced_table_schema = columns.table_schema
+         ORDER BY columns.constraint_name, columns.ordinal_position",
+    sqlite: "SELECT CAST(keys.id AS TEXT), keys.\"from\", COALESCE(parents.name, keys.\"table\"),
+                COALESCE((SELECT name FROM pragma_table_info(parents.name) WHERE name = keys.\"to\" COLLATE NOCASE),
+                         keys.\"to\"), keys.on_delete
+         FROM pragma_foreign_key_list(?) AS keys
+         LEFT JOIN sqlite_schema AS parents ON parents.type = 'table' AND parents.name = keys.\"table\" COLLATE NOCASE
+         ORDER BY keys.id, keys.seq"
 );
 
-statement!(
-    CREATE_SQLITE,
-    "snapshot create (sqlite)",
-    "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?"
-);
+statement!(CREATE, "snapshot create", sqlite only: "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?");
 
 /// The names of the database's tables, without views.
 pub async fn table_names(tx: &mut Tx) -> Result<Vec<String>, DbError> {
-    let statement = match tx.dialect() {
-        Dialect::MySql => TABLES_MYSQL,
-        Dialect::Sqlite => TABLES_SQLITE,
-    };
-    tx.fetch_all(&statement, args![], |row| row.text(0)).await
+    tx.fetch_all(&TABLES, args![], |row| row.text(0)).await
 }
 
 /// Whether the user may read every table of the database. Lists leave out tables on which it has no privilege; but
@@ -263,9 +236,8 @@ pub async fn read(tx: &mut Tx, name: &str) -> Result<Option<Table>, SnapshotErro
 
 async fn read_columns(tx: &mut Tx, table: &str) -> Result<(Vec<Column>, Vec<String>), DbError> {
     let is_sqlite = tx.dialect() == Dialect::Sqlite;
-    let statement = if is_sqlite { COLUMNS_SQLITE } else { COLUMNS_MYSQL };
     let mut key = Vec::new();
-    let columns = tx.fetch_all(&statement, args![table], |row| {
+    let columns = tx.fetch_all(&COLUMNS, args![table], |row| {
         let column = column(&row)?;
         let place = if is_sqlite { row.int(4)? } else { 0 };
         if place > 0 {
@@ -290,15 +262,10 @@ fn column(row: &Row) -> Result<Column, sqlx::Error> {
 }
 
 async fn read_keys(tx: &mut Tx, table: &mut Table) -> Result<(), DbError> {
-    let statement = match tx.dialect() {
-        Dialect::MySql => KEYS_MYSQL,
-        Dialect::Sqlite => KEYS_SQLITE,
-    };
     let mut keys: Vec<UniqueKey> = Vec::new();
     let mut of_expressions = Vec::new();
-    let parts = tx.fetch_all(&statement, args![table.name.as_str()], |row| {
-        Ok((row.text(0)?, row.text_or_null(1)?, row.flag(2)?))
-    });
+    let parts =
+        tx.fetch_all(&KEYS, args![table.name.as_str()], |row| Ok((row.text(0)?, row.text_or_null(1)?, row.flag(2)?)));
     for (name, column, partial) in parts.await? {
         // An indexed expression has no column.
         let Some(column) = column else {
@@ -339,12 +306,8 @@ async fn read_keys(tx: &mut Tx, table: &mut Table) -> Result<(), DbError> {
 }
 
 async fn read_foreign_keys(tx: &mut Tx, table: &mut Table) -> Result<(), SnapshotError> {
-    let statement = match tx.dialect() {
-        Dialect::MySql => FOREIGN_KEYS_MYSQL,
-        Dialect::Sqlite => FOREIGN_KEYS_SQLITE,
-    };
     let mut keys: Vec<ForeignKey> = Vec::new();
-    let parts = tx.fetch_all(&statement, args![table.name.as_str()], |row| {
+    let parts = tx.fetch_all(&FOREIGN_KEYS, args![table.name.as_str()], |row| {
         Ok((row.text(0)?, row.text(1)?, row.text(2)?, row.text_or_null(3)?, row.text(4)?))
     });
     for (name, column, parent, parent_column, on_delete) in parts.await? {
@@ -372,10 +335,10 @@ async fn read_foreign_keys(tx: &mut Tx, table: &mut Table) -> Result<(), Snapsho
 
 async fn create_sql(tx: &mut Tx, table: &str) -> Result<String, DbError> {
     match tx.dialect() {
-        Dialect::Sqlite => tx.fetch_one(&CREATE_SQLITE, args![table], |row| row.text(0)).await,
+        Dialect::Sqlite => tx.fetch_one(&CREATE, args![table], |row| row.text(0)).await,
         Dialect::MySql => {
             let show = format!("SHOW CREATE TABLE {}", quote(Dialect::MySql, table));
-            let sql = tx.fetch_one(Query::named("snapshot create", show), args![], |row| row.text(1)).await?;
+            let sql = tx.fetch_one(Query::new("snapshot create", show), args![], |row| row.text(1)).await?;
             Ok(without_counter(&sql))
         }
     }

@@ -115,7 +115,7 @@ impl Side {
         }
         let order = keys.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
         sql += &format!(" ORDER BY {order} LIMIT {rows_max}");
-        let page = self.fetch(tx, Query::named("snapshot page", sql), shape, args, PAGE_BYTES).await?;
+        let page = self.fetch(tx, Query::new("snapshot page", sql), shape, args, PAGE_BYTES).await?;
         // If the page ends with the row that it should come after, reading on would never end.
         if let (Some(after), Some(last)) = (after, page.last())
             && shape.key_of(last) == after
@@ -240,7 +240,7 @@ impl Side {
         let sql = format!("{} WHERE {condition}{tail}", self.select(shape));
         let args = values.iter().flatten().cloned().collect();
         let decoder = self.decoder(shape);
-        tx.for_each(Query::named("snapshot lookup", sql), args, |row| {
+        tx.for_each(Query::new("snapshot lookup", sql), args, |row| {
             keep(decode(&decoder, &row)?);
             Ok(())
         })

@@ -42,18 +42,16 @@ const SELECT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 const SILENCE_MAX: Duration = Duration::from_secs(600);
 
 statement!(
-    STATUS_MYSQL,
-    "snapshot status (mysql)",
-    "SELECT CAST(tables.create_time AS CHAR), CAST(COALESCE(tables.table_rows, 0) AS SIGNED), tables.engine,
-            COALESCE(engines.transactions, 'NO')
-     FROM information_schema.tables AS tables
-     LEFT JOIN information_schema.engines AS engines ON engines.engine = tables.engine
-     WHERE tables.table_schema = DATABASE() AND tables.table_name = ?"
+    STATUS,
+    "snapshot status",
+    mysql only: "SELECT CAST(tables.create_time AS CHAR), CAST(COALESCE(tables.table_rows, 0) AS SIGNED), tables.engine,
+                COALESCE(engines.transactions, 'NO')
+         FROM information_schema.tables AS tables
+         LEFT JOIN information_schema.engines AS engines ON engines.engine = tables.engine
+         WHERE tables.table_schema = DATABASE() AND tables.table_name = ?"
 );
 
-statement!(VERSION_MYSQL, "snapshot version (mysql)", "SELECT VERSION()");
-
-statement!(VERSION_SQLITE, "snapshot version (sqlite)", "SELECT sqlite_version()");
+statement!(VERSION, "snapshot version", mysql: "SELECT VERSION()", sqlite: "SELECT sqlite_version()");
 
 /// Progress of a copy.
 #[derive(Debug, Clone, Default)]
@@ -208,7 +206,7 @@ async fn describe(tx: &mut Tx, names: Option<&[String]>) -> Result<(Vec<Describe
         })?;
         let mut created_at = None;
         if tx.dialect() == Dialect::MySql {
-            let status = tx.fetch_one(&STATUS_MYSQL, args![table.name.as_str()], |row| {
+            let status = tx.fetch_one(&STATUS, args![table.name.as_str()], |row| {
                 let (created, rows) = (row.text_or_null(0)?, row.int(1)?.unsigned_abs());
                 Ok((created, rows, row.text_or_null(2)?.unwrap_or_default(), row.text(3)? == "YES"))
             });
@@ -238,11 +236,7 @@ fn why_no_name<'a>(name: &str, mut others: impl Iterator<Item = &'a str>) -> Opt
 }
 
 async fn server(tx: &mut Tx, db: &Db) -> Result<Server, DbError> {
-    let statement = match tx.dialect() {
-        Dialect::MySql => VERSION_MYSQL,
-        Dialect::Sqlite => VERSION_SQLITE,
-    };
-    let version = tx.fetch_one(&statement, args![], |row| row.text(0)).await?;
+    let version = tx.fetch_one(&VERSION, args![], |row| row.text(0)).await?;
     let kind = match tx.dialect() {
         Dialect::Sqlite => "sqlite",
         Dialect::MySql if version.contains("MariaDB") => "mariadb",
@@ -334,7 +328,7 @@ async fn copy_table(
     let decoder = Decoder::new(&table.columns);
     let select = select(tx.dialect(), table, key);
     let mut batch = Vec::with_capacity(BATCH + BATCH / 4);
-    tx.stream(Query::named("snapshot rows", select), args![], sender, |row| {
+    tx.stream(Query::new("snapshot rows", select), args![], sender, |row| {
         decoder.encode(&row, &mut batch)?;
         so_far.rows += 1;
         if batch.len() < BATCH {

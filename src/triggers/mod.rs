@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::{
     args,
     db::{
-        Backoff, Db, DbError, Dialect, Kind, Mode, Tx, code,
+        Backoff, Db, DbError, Dialect, ErrorKind, Mode, Tx, code,
         scan::{tokens, writes},
     },
     rollup::watch::Watch,
@@ -27,16 +27,11 @@ use sql::drop_trigger;
 pub use sql::{Trigger, script};
 
 statement!(
-    TRIGGERS_MYSQL,
-    "list triggers (mysql)",
-    "SELECT trigger_name, event_object_table, CONCAT(action_timing, ' ', event_manipulation), action_statement
-     FROM information_schema.triggers WHERE trigger_schema = DATABASE()"
-);
-
-statement!(
-    TRIGGERS_SQLITE,
-    "list triggers (sqlite)",
-    "SELECT name, tbl_name, '', sql FROM sqlite_master WHERE type = 'trigger'"
+    TRIGGERS,
+    "list triggers",
+    mysql: "SELECT trigger_name, event_object_table, CONCAT(action_timing, ' ', event_manipulation), action_statement
+         FROM information_schema.triggers WHERE trigger_schema = DATABASE()",
+    sqlite: "SELECT name, tbl_name, '', sql FROM sqlite_master WHERE type = 'trigger'"
 );
 
 statement!(
@@ -159,12 +154,8 @@ impl InstallError {
 
 /// Every trigger of the database that this account can see.
 pub async fn list(tx: &mut Tx) -> Result<Vec<Existing>, DbError> {
-    let statement = match tx.dialect() {
-        Dialect::MySql => TRIGGERS_MYSQL,
-        Dialect::Sqlite => TRIGGERS_SQLITE,
-    };
     let mut triggers = Vec::new();
-    tx.for_each(&statement, args![], |row| {
+    tx.for_each(&TRIGGERS, args![], |row| {
         triggers.push(Existing { name: row.text(0)?, table: row.text(1)?, when: row.text(2)?, text: row.text(3)? });
         Ok(())
     })
@@ -278,7 +269,7 @@ async fn patiently(tx: &mut Tx, sql: &str) -> Result<(), DbError> {
     let mut waits = 0;
     loop {
         match tx.execute_text("install triggers", sql).await {
-            Err(error) if error.kind == Kind::Conflict && waits < WAITS_MAX => {
+            Err(error) if error.kind == ErrorKind::Conflict && waits < WAITS_MAX => {
                 waits += 1;
                 tokio::time::sleep(
                     Backoff { base: Duration::from_millis(500), max: Duration::from_secs(2) }.wait(waits),

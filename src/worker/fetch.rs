@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Session, backend::QueueBackend, fault, is_refusal, recurring::Recurring, room::Room, wait_after};
 use crate::{
     calendar,
-    db::{Backoff, COMMIT, Db, DbError, Kind, Mode},
+    db::{Backoff, COMMIT, Db, DbError, ErrorKind, Mode},
     error::{chain, examples},
     metrics::catalogue::{CLAIM_DURATION, JOBS_CLAIMED, QUEUE_LATENCY},
     queue::{
@@ -140,7 +140,7 @@ impl Fetcher {
                 // If the commit got no answer, the jobs may be claimed without anybody here knowing which: only the end
                 // of this session gives them back. An error before the commit means that nothing was claimed, and the
                 // rest of the session can go on.
-                Err(error) if error.kind == Kind::Unavailable && error.statement == COMMIT => {
+                Err(error) if error.kind == ErrorKind::Unavailable && error.statement == COMMIT => {
                     wait_after(&error, "claim", 1, stopping).await;
                     self.session.lost.cancel();
                     return;

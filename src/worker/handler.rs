@@ -22,7 +22,7 @@ use super::{
     wait_after,
 };
 use crate::{
-    db::{Backoff, DbError, Kind},
+    db::{Backoff, DbError, ErrorKind},
     error::chain,
     metrics::{
         self, Outcome,
@@ -181,7 +181,7 @@ async fn run_one(
             (_, Err(error)) => error,
         };
         if let Some(database) = error.database()
-            && database.kind == Kind::Unavailable
+            && database.kind == ErrorKind::Unavailable
         {
             failures += 1;
             if !is_cut_off_for_good(&mut cuts, session, database).await {

@@ -47,7 +47,7 @@ use throttle::{Gate, Limits};
 
 use crate::{
     clock::Clock,
-    db::{Backoff, Db, DbError, Kind},
+    db::{Backoff, Db, DbError, ErrorKind},
     error::chain,
     health::Pulse,
     metrics::{self, catalogue::LEASES_LOST},
@@ -346,7 +346,7 @@ async fn sign_off(db: &Db, worker_id: i64) {
 
 /// Whether an error is neither an outage nor a conflict, so that it recurs until somebody fixes the cause.
 fn is_refusal(error: &DbError) -> bool {
-    !matches!(error.kind, Kind::Unavailable | Kind::Conflict)
+    !matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Conflict)
 }
 
 async fn run_session(session: &Arc<Session>, lease_db: &Db, shutdown: &CancellationToken) -> Result<Ended, Cut> {

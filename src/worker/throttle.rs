@@ -25,7 +25,7 @@ const EVERY: Duration = Duration::from_secs(2);
 /// How long an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
-statement!(THREADS_RUNNING, "threads running (mysql)", "SHOW GLOBAL STATUS LIKE 'Threads_running'");
+statement!(THREADS_RUNNING, "threads running", mysql only: "SHOW GLOBAL STATUS LIKE 'Threads_running'");
 
 statement!(THROTTLE_RECORD, "record throttle", "UPDATE daymend_workers SET throttled = ? WHERE id = ?");
 

@@ -9,7 +9,7 @@ use std::{
 use daymend::{
     args,
     db::{DbClock, Query},
-    doctor::{Patient, examine as examine_all},
+    doctor::{Site, examine as examine_all},
     scheduler::nightly::NightlyAt,
 };
 
@@ -92,13 +92,12 @@ async fn clocks_that_disagree_are_found(engine: Engine) {
     let rollups = work::rollups();
     let clock = std::sync::Arc::new(AtomicI64::new(0));
     let driven = db.db.with_clock(DbClock::Driven(std::sync::Arc::clone(&clock)));
-    let patient =
-        Patient { db: &driven, rollups: &rollups, now: now(), nightly_at: NightlyAt::DEFAULT, retention: None };
+    let site = Site { db: &driven, rollups: &rollups, now: now(), nightly_at: NightlyAt::DEFAULT, retention: None };
     let system = daymend::clock::Clock::System;
     for (off_s, expected) in [(0, None), (2, None), (-60, Some("60 s behind")), (90, Some("90 s ahead of"))] {
         let at = (system.now() + chrono::Duration::seconds(off_s)).timestamp_micros();
         clock.store(at, Ordering::SeqCst);
-        let report = examine_all(&patient).await;
+        let report = examine_all(&site).await;
         let found = report.findings.iter().find(|finding| finding.id == "server.clock");
         match (found, expected) {
             (None, None) => {}

@@ -11,7 +11,7 @@ use std::{
 use chrono::NaiveDate;
 use daymend::{
     args,
-    db::{ConnectOptions, Kind, Mode, Query, code, connect},
+    db::{ConnectOptions, ErrorKind, Mode, Query, code, connect},
     error::chain,
 };
 
@@ -415,7 +415,7 @@ async fn a_statement_that_somebody_kills_is_no_outage() {
     };
     let (result, ()) = tokio::join!(running, killing);
     let error = result.unwrap_err();
-    assert_eq!((code(&error.source), error.kind), (1317, Kind::Other), "{}", chain(&error));
+    assert_eq!((code(&error.source), error.kind), (1317, ErrorKind::Other), "{}", chain(&error));
 }
 
 /// A watchdog that kills the connections of long statements would do so every time, and the worker would retry forever.

@@ -153,10 +153,10 @@ async fn change_batch(
         format!("SELECT id FROM daymend_jobs WHERE id BETWEEN ? AND ? AND {condition} ORDER BY id LIMIT 1 OFFSET ?");
     let mut args = within(last_of_run);
     args.push(JOBS_A_BATCH.into());
-    let next = tx.fetch_optional(Query::named("jobs to change", sql), args, |row| row.int(0)).await?;
+    let next = tx.fetch_optional(Query::new("jobs to change", sql), args, |row| row.int(0)).await?;
     let sql = format!("UPDATE daymend_jobs SET {} WHERE id BETWEEN ? AND ? AND {condition}", change.assignment());
     let last = next.map_or(last_of_run, |next| next - 1);
-    let jobs = tx.execute(Query::named("change jobs", sql), within(last)).await?;
+    let jobs = tx.execute(Query::new("change jobs", sql), within(last)).await?;
     Ok(Batch { jobs, next })
 }
 

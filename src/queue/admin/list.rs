@@ -143,7 +143,7 @@ async fn read(tx: &mut Tx, filter: &Filter, id: Option<i64>, limit: u32) -> Resu
     }
     args.push(limit.into());
     let sql = format!("SELECT {COLUMNS} FROM daymend_jobs WHERE {condition} ORDER BY id LIMIT ?");
-    tx.fetch_all(Query::named("list jobs", sql), args, |row| JobRow::from_row(&row)).await
+    tx.fetch_all(Query::new("list jobs", sql), args, |row| JobRow::from_row(&row)).await
 }
 
 /// One job with its attempts, oldest first; `None` if there is no such job.

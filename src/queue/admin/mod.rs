@@ -77,5 +77,5 @@ async fn jobs_by_run(db: &Db, condition: &str, args: Vec<Arg>) -> Result<Vec<(i6
         "SELECT run_id, COUNT(*) FROM daymend_jobs
          WHERE kind IN ('nightly', 'repair', 'rebuild') AND {condition} GROUP BY run_id ORDER BY 1"
     );
-    db.fetch_all(Query::named("jobs by run", sql), args, |row| Ok((row.int(0)?, row.int(1)?.unsigned_abs()))).await
+    db.fetch_all(Query::new("jobs by run", sql), args, |row| Ok((row.int(0)?, row.int(1)?.unsigned_abs()))).await
 }

@@ -260,5 +260,5 @@ async fn ended_jobs(tx: &mut Tx, filter: &Filter, run: i64, limit: usize) -> Res
     let mut args = args![first, last];
     args.extend(more);
     args.push(limit.into());
-    tx.fetch_all(Query::named("prunable jobs", sql), args, |row| row.int(0)).await
+    tx.fetch_all(Query::new("prunable jobs", sql), args, |row| row.int(0)).await
 }

@@ -13,7 +13,7 @@ pub async fn days(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Vec<Naive
     let s = &rollup.summary;
     let sql = format!("SELECT DISTINCT {} FROM {} WHERE {} = ? ORDER BY 1", s.day, s.table, s.lab);
     let mut days = Vec::new();
-    tx.for_each(Query::named("summary days", sql), args![lab_id], |row| {
+    tx.for_each(Query::new("summary days", sql), args![lab_id], |row| {
         if let Dated::At(day) = row.day(0)? {
             days.push(day);
         }
@@ -33,7 +33,7 @@ pub async fn next_day(
     let s = &rollup.summary;
     let sql = format!("SELECT MIN({}) FROM {} WHERE {} = ? AND {} >= ?", s.day, s.table, s.lab, s.day);
     loop {
-        let query = Query::named("next summary day", &sql);
+        let query = Query::new("next summary day", &sql);
         match tx.fetch_one(query, args![lab_id, from], |row| row.day(0)).await? {
             Dated::At(day) => return Ok(Some(day)),
             Dated::Null => return Ok(None),
@@ -51,7 +51,7 @@ pub async fn last_day(tx: &mut Tx, rollup: &Rollup, lab_id: i64) -> Result<Optio
     let sql = format!("SELECT MAX({}) FROM {} WHERE {} = ? AND {} <= ?", s.day, s.table, s.lab, s.day);
     let mut until = calendar::LAST_DAY;
     loop {
-        let query = Query::named("last summary day", &sql);
+        let query = Query::new("last summary day", &sql);
         match tx.fetch_one(query, args![lab_id, until], |row| row.day(0)).await? {
             Dated::At(day) => return Ok(Some(day)),
             Dated::Null => return Ok(None),
@@ -72,7 +72,7 @@ pub async fn labs(tx: &mut Tx, rollup: &Rollup) -> Result<Vec<i64>, DbError> {
     let mut labs = Vec::new();
     let mut after = i64::MIN;
     loop {
-        match tx.fetch_one(Query::named("next summary lab", &sql), args![after], |row| row.int_or_null(0)).await? {
+        match tx.fetch_one(Query::new("next summary lab", &sql), args![after], |row| row.int_or_null(0)).await? {
             Some(lab) => labs.push(lab),
             None => return Ok(labs),
         }

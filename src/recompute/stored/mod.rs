@@ -100,7 +100,7 @@ pub fn statements(s: &Summary, access: Access, dialect: Dialect) -> Vec<(&'stati
 /// misfit.
 pub async fn check(db: &Db, rollup: &Rollup, access: Access) -> Result<Option<Misfit>, DbError> {
     for (name, sql) in statements(&rollup.summary, access, db.dialect()) {
-        if let Err(error) = db.columns(Query::named(name, sql)).await {
+        if let Err(error) = db.columns(Query::new(name, sql)).await {
             return Misfit::refused(&format!("{} [summary]", rollup.path("rollup.toml")), error).map(Some);
         }
     }

@@ -50,8 +50,8 @@ pub async fn read(
     let days = usize::try_from((last - first).num_days()).unwrap_or_default() + 1;
     let ids = if expected < ROWS_MIN { None } else { ids(tx, s, of_days, expected / days).await? };
     let (query, args) = match ids {
-        Some((low, high)) => (Query::named(READ_BETWEEN, read_between_sql(s)), args![low, high, lab_id, first, last]),
-        None => (Query::named(READ, read_sql(s)), of_days()),
+        Some((low, high)) => (Query::new(READ_BETWEEN, read_between_sql(s)), args![low, high, lab_id, first, last]),
+        None => (Query::new(READ, read_sql(s)), of_days()),
     };
     let mut rows = Vec::new();
     tx.for_each(query, args, |row| {
@@ -84,7 +84,7 @@ async fn ids(
         return Ok(None);
     }
     let mut sample = Vec::new();
-    tx.for_each(Query::named(SAMPLE, sample_sql(s)), of_days(), |row| {
+    tx.for_each(Query::new(SAMPLE, sample_sql(s)), of_days(), |row| {
         sample.push(row.int(0)?);
         Ok(())
     })
@@ -95,7 +95,7 @@ async fn ids(
         return Ok(None);
     }
     let (rows, ends) = tx
-        .fetch_one(Query::named(ENDS, ends_sql(s)), of_days(), |row| {
+        .fetch_one(Query::new(ENDS, ends_sql(s)), of_days(), |row| {
             Ok((row.int(0)?, row.int_or_null(1)?.zip(row.int_or_null(2)?)))
         })
         .await?;

@@ -59,12 +59,12 @@ pub(in crate::recompute) async fn write(
     for rows in difference.delete.chunks(ROWS_A_STATEMENT_MAX) {
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
         let sql = delete_sql(s, tx.dialect());
-        tx.execute(Query::named(DELETE, sql), args![json_list(&ids)]).await?;
+        tx.execute(Query::new(DELETE, sql), args![json_list(&ids)]).await?;
     }
     for rows in difference.update.chunks(ROWS_A_STATEMENT_MAX) {
         let cases = rows.iter().flat_map(|update| [Arg::Int(update.id), Arg::from(update.to)]);
         let ids = rows.iter().map(|update| Arg::Int(update.id));
-        let query = Query::named(UPDATE, update_sql(s, rows.len()));
+        let query = Query::new(UPDATE, update_sql(s, rows.len()));
         tx.execute(kept(query, rows.len(), ROWS_A_STATEMENT_MAX), cases.chain(ids).collect()).await?;
     }
     insert(tx, rollup, lab_id, &insert_last).await
@@ -79,7 +79,7 @@ async fn lock(tx: &mut Tx, s: &Summary, difference: &Difference) -> Result<(), D
     }
     let mut ids: Vec<i64> = seen.keys().copied().collect();
     ids.sort_unstable();
-    let query = Query::named(LOCK, lock_sql(s, tx.dialect()));
+    let query = Query::new(LOCK, lock_sql(s, tx.dialect()));
     tx.for_each(query, args![json_list(&ids)], |row| {
         let (id, count) = (row.int(0)?, row.int_or_null(1)?.unwrap_or(NO_COUNT));
         if seen.get(&id) == Some(&count) {
@@ -101,7 +101,7 @@ async fn insert(tx: &mut Tx, rollup: &Rollup, lab_id: i64, rows: &[(Key, u32)]) 
                 args![lab_id, key.day, key.a, key.b, rollup.events[key.event].name.as_str(), *count]
             })
             .collect();
-        let query = Query::named(INSERT, insert_sql(&rollup.summary, rows.len()));
+        let query = Query::new(INSERT, insert_sql(&rollup.summary, rows.len()));
         tx.execute(kept(query, rows.len(), rows_max), args).await?;
     }
     Ok(())

@@ -169,7 +169,7 @@ impl Expansion {
     pub(super) async fn step(&mut self, db: &Db) -> Result<bool, DbError> {
         let Some(walk) = self.walks.front_mut() else { return Ok(false) };
         let mut tx = db.begin(Mode::Snapshot).await?;
-        let next = Query::named("next rows", &walk.bound);
+        let next = Query::new("next rows", &walk.bound);
         let Some(last) = tx.fetch_one(next, args![walk.after], |row| row.int_or_null(0)).await? else {
             tx.commit().await?;
             self.walks.pop_front();
@@ -178,7 +178,7 @@ impl Expansion {
         let mut args = args![walk.after, last];
         args.extend(walk.args.iter().cloned());
         let mut found: HashMap<(i64, NaiveDate), DateTime<Utc>> = HashMap::new();
-        tx.for_each(Query::named(walk.name, &walk.rows), args, |row| {
+        tx.for_each(Query::new(walk.name, &walk.rows), args, |row| {
             let labs = &self.labs;
             let Some((lab, zone)) = row.int(0).ok().and_then(|lab| Some((lab, labs.zone(lab)?))) else { return Ok(()) };
             // A value that cannot be read belongs to no day of the summary.

@@ -141,7 +141,7 @@ pub(super) async fn delete(tx: &mut Tx, ids: &[i64]) -> Result<u64, DbError> {
     let sql = tx.dialect().delete_by_key("daymend_dirty", "id");
     let mut deleted = 0;
     for ids in ids.chunks(VALUES_A_STATEMENT) {
-        deleted += tx.execute(Query::named("delete marks", &sql), args![json_list(ids)]).await?;
+        deleted += tx.execute(Query::new("delete marks", &sql), args![json_list(ids)]).await?;
     }
     Ok(deleted)
 }
@@ -179,7 +179,7 @@ async fn moments(
             "SELECT {key}, {lab}, CASE WHEN {time} >= '1000-01-01' THEN {time} END FROM {table} WHERE {key} IN ({})",
             repeat("?", bills.len())
         );
-        tx.for_each(Query::named("marked bills", sql).once(), args![; bills], |row| {
+        tx.for_each(Query::new("marked bills", sql).once(), args![; bills], |row| {
             if let (Ok(id), Ok(lab), Ok(at)) = (row.int(0), row.int(1), row.instant(2)) {
                 moments.insert(id, (lab, at));
             }

@@ -290,7 +290,7 @@ impl Candidates {
         let mut tx = self.db.begin(Mode::Snapshot).await?;
         let sql = "SELECT key FROM contested WHERE t = ? AND holder = ?";
         let args = args![table, cells::encode(holder)];
-        let found = tx.fetch_optional(Query::named("restore contested", sql), args, |row| row.text_or_null(0)).await?;
+        let found = tx.fetch_optional(Query::new("restore contested", sql), args, |row| row.text_or_null(0)).await?;
         tx.commit().await?;
         Ok(found.map(|key| key.and_then(|key| cells::decode(&key))))
     }
@@ -373,7 +373,7 @@ impl Candidates {
         let sql =
             "SELECT t, state, reason, COUNT(*) FROM candidates GROUP BY t, state, reason ORDER BY t, state, reason";
         let mut tx = self.db.begin(Mode::Snapshot).await?;
-        let counts = tx.fetch_all(Query::named("restore counts", sql), vec![], |row| {
+        let counts = tx.fetch_all(Query::new("restore counts", sql), vec![], |row| {
             Ok(Count {
                 table: usize::try_from(row.int(0)?).unwrap_or(usize::MAX),
                 state: State::parse(&row.text(1)?).unwrap_or(State::Deferred),
@@ -415,7 +415,7 @@ impl Candidates {
         );
         let mut tx = self.db.begin(Mode::Snapshot).await?;
         let (mut fills, mut bytes) = (Vec::new(), 0);
-        tx.for_each(Query::named("restore fills", sql), args![after], |row| {
+        tx.for_each(Query::new("restore fills", sql), args![after], |row| {
             if bytes > PAGE_BYTES {
                 return Ok(());
             }
@@ -458,7 +458,7 @@ impl Candidates {
 
     async fn read(&self, sql: String, args: Vec<Arg>) -> Result<Vec<Candidate>, SnapshotError> {
         let mut tx = self.db.begin(Mode::Snapshot).await?;
-        let candidates = tx.fetch_all(Query::named("restore candidates", sql), args, |row| {
+        let candidates = tx.fetch_all(Query::new("restore candidates", sql), args, |row| {
             Ok(Candidate {
                 place: row.int(0)?,
                 key: cells::decode(&row.text(1)?).unwrap_or_default(),

@@ -6,7 +6,7 @@
 
 use crate::{
     args,
-    db::{Arg, DbError, Dialect, Query, Tx},
+    db::{Arg, DbError, Query, Tx},
     snapshot::{
         cells::{self, Cells},
         schema::{self, quote},
@@ -15,24 +15,20 @@ use crate::{
     statement,
 };
 
+// In SQLite, a reference that names no columns means the parent's primary key.
 statement!(
-    CHILDREN_MYSQL,
-    "restore children (mysql)",
+    CHILDREN,
+    "restore children",
+    mysql:
     "SELECT table_schema, table_name, constraint_name, column_name, referenced_table_name, referenced_column_name,
             table_schema = DATABASE()
      FROM information_schema.key_column_usage WHERE referenced_table_schema = DATABASE()
-     ORDER BY table_schema, table_name, constraint_name, ordinal_position"
-);
-
-// A reference that names no columns means the parent's primary key.
-statement!(
-    CHILDREN_SQLITE,
-    "restore children (sqlite)",
-    "SELECT 'main', tables.name, CAST(keys.id AS TEXT), keys.\"from\", parents.name, COALESCE(keys.\"to\",
-            (SELECT name FROM pragma_table_info(parents.name) WHERE pk = keys.seq + 1)), 1
-     FROM sqlite_schema AS tables JOIN pragma_foreign_key_list(tables.name) AS keys
-     JOIN sqlite_schema AS parents ON parents.type = 'table' AND parents.name = keys.\"table\" COLLATE NOCASE
-     WHERE tables.type = 'table' ORDER BY tables.name, keys.id, keys.seq"
+     ORDER BY table_schema, table_name, constraint_name, ordinal_position",
+    sqlite: "SELECT 'main', tables.name, CAST(keys.id AS TEXT), keys.\"from\", parents.name, COALESCE(keys.\"to\",
+                (SELECT name FROM pragma_table_info(parents.name) WHERE pk = keys.seq + 1)), 1
+         FROM sqlite_schema AS tables JOIN pragma_foreign_key_list(tables.name) AS keys
+         JOIN sqlite_schema AS parents ON parents.type = 'table' AND parents.name = keys.\"table\" COLLATE NOCASE
+         WHERE tables.type = 'table' ORDER BY tables.name, keys.id, keys.seq"
 );
 
 /// A foreign key of any table.
@@ -72,16 +68,14 @@ pub async fn lock_row(tx: &mut Tx, live: &Side, parent: &Shape, row: &[Arg]) -> 
     let table = quote(live.db.dialect(), &parent.table);
     let condition = live.has_key(parent, "p.", &key);
     let sql = format!("SELECT 1 FROM {table} AS p WHERE {condition} {{for_update_nowait}}");
-    tx.fetch_all(Query::named("restore hold", sql), key, |_| Ok(())).await.map(drop)
+    tx.fetch_all(Query::new("restore hold", sql), key, |_| Ok(())).await.map(drop)
 }
 
 impl Children {
     /// Reads the foreign keys.
     pub async fn read(tx: &mut Tx) -> Result<Self, DbError> {
-        let is_mysql = tx.dialect() == Dialect::MySql;
-        let statement = if is_mysql { CHILDREN_MYSQL } else { CHILDREN_SQLITE };
         let mut keys: Vec<ForeignKey> = Vec::new();
-        tx.for_each(&statement, args![], |row| {
+        tx.for_each(&CHILDREN, args![], |row| {
             let (schema, table, name, columns) =
                 (row.text(0)?, row.text(1)?, row.text(2)?, (row.text(3)?, row.text(5)?));
             match keys.last_mut() {
@@ -145,7 +139,7 @@ impl Children {
             let why = format!("a row of {} refers to it now", foreign.table);
             let mut limit = PAGE;
             loop {
-                let query = Query::named("restore child", format!("{sql} LIMIT {limit}"));
+                let query = Query::new("restore child", format!("{sql} LIMIT {limit}"));
                 let found: Result<Vec<Cells>, DbError> = match &keys {
                     Some(keys) => live.rows(tx, query, keys, key.clone()).await,
                     None => tx.fetch_all(query, key.clone(), |_| Ok(Vec::new())).await,

@@ -78,7 +78,7 @@ impl Link {
             quote(dialect, &child.table),
             condition
         );
-        live.rows(tx, Query::named("restore referrers", sql), &keys, args).await
+        live.rows(tx, Query::new("restore referrers", sql), &keys, args).await
     }
 
     /// Changes the values that a row refers to.

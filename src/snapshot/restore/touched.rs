@@ -195,7 +195,7 @@ async fn add(
     }
     for keys in keys.chunks(live.lookups_max(table, &table.key)) {
         let any: Vec<String> = keys.iter().map(|key| format!("({})", live.has_key(table, "w0.", key))).collect();
-        let query = Query::named("restore days", format!("{sql} WHERE {}", any.join(" OR ")));
+        let query = Query::new("restore days", format!("{sql} WHERE {}", any.join(" OR ")));
         tx.for_each(query, keys.iter().flatten().cloned().collect(), |row| {
             // A value that cannot be read only concerns its own row: the days of the others are recomputed.
             match row.int_or_null(0).and_then(|lab| Ok((lab, row.instant_or_null(1)?))) {

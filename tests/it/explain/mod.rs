@@ -161,7 +161,7 @@ fn faults(steps: &[Step], index: &str) -> Vec<String> {
 }
 
 /// Returns every hot statement with arguments (the worker holds `jobs`), and the index that finds its jobs or workers.
-fn hot_statements(run: i64, worker: i64, jobs: &[i64]) -> Vec<(String, Vec<Arg>, &'static str)> {
+fn hot_statements(run: i64, worker: i64, jobs: &[i64]) -> Vec<(Query<'static>, Vec<Arg>, &'static str)> {
     const CLAIM: &str = "daymend_jobs_claim";
     const PRIMARY: &str = "PRIMARY";
     let (first, last) = ids_of(run);
@@ -207,9 +207,8 @@ fn hot_statements(run: i64, worker: i64, jobs: &[i64]) -> Vec<(String, Vec<Arg>,
             ("doctor waiting jobs", args![kind, 1001_i64], CLAIM),
         ]);
     }
-    let alive = (statement("lapsed workers alive").with_list(1).sql().to_owned(), args![worker], PRIMARY);
-    let many =
-        hot.into_iter().map(|(name, args, index)| (statement(name).with_list(BATCH).sql().to_owned(), args, index));
+    let alive = (statement("lapsed workers alive").with_list(1), args![worker], PRIMARY);
+    let many = hot.into_iter().map(|(name, args, index)| (statement(name).with_list(BATCH), args, index));
     many.chain([alive]).collect()
 }
 
@@ -243,11 +242,11 @@ async fn statements_that_run_all_the_time_walk_an_index_and_do_not_sort(engine: 
             continue;
         }
         let mut tx = db.db.begin(Mode::Write).await.unwrap();
-        for (sql, args, index) in hot_statements(run, worker, &held) {
-            let steps = explain(&mut tx, engine, &sql, args).await;
+        for (query, args, index) in hot_statements(run, worker, &held) {
+            let steps = explain(&mut tx, engine, query.sql(db.db.dialect()), args).await;
             let faults = faults(&steps, index);
             if !faults.is_empty() {
-                faulty.insert(sql, faults);
+                faulty.insert(query.name(), faults);
             }
         }
         tx.rollback().await.unwrap();
@@ -259,17 +258,17 @@ async fn statements_that_run_all_the_time_walk_an_index_and_do_not_sort(engine: 
 }
 
 /// Returns the statements of a claim of rebuild jobs, with their arguments.
-fn claim_statements(run: i64, worker: i64) -> Vec<(String, Vec<Arg>)> {
+fn claim_statements(run: i64, worker: i64) -> Vec<(Query<'static>, Vec<Arg>)> {
     let jobs: Vec<i64> = (ids_of(run).0..).take(BATCH).collect();
     let statements = hot_statements(run, worker, &jobs);
-    let is_of_claim = |sql: &str, args: &[Arg]| match sql.lines().next().unwrap_or_default() {
-        "-- daymend: jobs waiting" | "-- daymend: claim" => true,
-        "-- daymend: claim due" | "-- daymend: claim turn" => args[0] == Arg::from("rebuild"),
+    let is_of_claim = |query: &Query<'_>, args: &[Arg]| match query.name() {
+        "jobs waiting" | "claim" => true,
+        "claim due" | "claim turn" => args[0] == Arg::from("rebuild"),
         _ => false,
     };
-    let of_claim: Vec<_> = statements.into_iter().filter(|(sql, args, _)| is_of_claim(sql, args)).collect();
+    let of_claim: Vec<_> = statements.into_iter().filter(|(query, args, _)| is_of_claim(query, args)).collect();
     assert_eq!(of_claim.len(), 4);
-    of_claim.into_iter().map(|(sql, args, _)| (sql, args)).collect()
+    of_claim.into_iter().map(|(query, args, _)| (query, args)).collect()
 }
 
 /// Returns how many rows and index entries the connection has read so far.
@@ -284,19 +283,19 @@ async fn cost_of_claim(db: &TestDb, run: i64, worker: i64) -> (i64, Vec<Step>) {
     analyze(db).await;
     let mut tx = db.db.begin(Mode::Write).await.unwrap();
     let (mut read, mut plan) = (0, Vec::new());
-    for (sql, args) in claim_statements(run, worker) {
+    for (query, args) in claim_statements(run, worker) {
         match db.engine {
             Engine::MariaDb => {
                 // Reading the counters is counted, too.
                 let looking = -reads(&mut tx).await + reads(&mut tx).await;
                 let before = reads(&mut tx).await;
-                let found = tx.fetch_all(Query::new("claim", sql.as_str()), args, Ok).await.unwrap();
+                let found = tx.fetch_all(query, args, Ok).await.unwrap();
                 assert!(found.len() <= BATCH);
                 read += reads(&mut tx).await - before - looking;
             }
             // There are so few workers that their plan means nothing.
             Engine::Sqlite => {
-                let steps = explain(&mut tx, db.engine, &sql, args).await;
+                let steps = explain(&mut tx, db.engine, query.sql(db.db.dialect()), args).await;
                 plan.extend(steps.into_iter().filter(|step| step.table.ends_with("jobs")));
             }
         }

@@ -2,7 +2,7 @@
 
 use daymend::{
     args,
-    db::{Arg, ConnectOptions, Db, Mode, connect, repeat},
+    db::{Arg, ConnectOptions, Db, Mode, Query, connect, repeat},
     queue::{
         JobKind,
         admin::{
@@ -60,19 +60,15 @@ async fn pruning_reads_what_it_deletes_and_not_the_jobs_of_others(engine: Engine
     add_old_runs(&db, 1_000).await;
     let mut tx = db.db.begin(Mode::Write).await.unwrap();
     let (first, last) = ids_of(1_000);
-    for (sql, args, index) in [
-        (statement("prunable runs").sql.to_owned(), args![1_000_i64, 1_999_i64, "2020-01-01 00:00:00"], "PRIMARY"),
-        (statement("any job of run").sql.to_owned(), args![first, last], "PRIMARY"),
-        (statement("prune run").sql.to_owned(), args![1_000_i64], "PRIMARY"),
-        (statement("prune links").sql.to_owned(), args![1_000_i64], "PRIMARY"),
-        (
-            statement("prune jobs").with_list(BATCH).sql().to_owned(),
-            (first..).take(BATCH).map(Arg::Int).collect(),
-            "PRIMARY",
-        ),
+    for (query, args, index) in [
+        (Query::from(statement("prunable runs")), args![1_000_i64, 1_999_i64, "2020-01-01 00:00:00"], "PRIMARY"),
+        (statement("any job of run").into(), args![first, last], "PRIMARY"),
+        (statement("prune run").into(), args![1_000_i64], "PRIMARY"),
+        (statement("prune links").into(), args![1_000_i64], "PRIMARY"),
+        (statement("prune jobs").with_list(BATCH), (first..).take(BATCH).map(Arg::Int).collect(), "PRIMARY"),
     ] {
-        let steps = explain(&mut tx, engine, &sql, args).await;
-        assert_eq!(faults(&steps, index), [""; 0], "{sql}");
+        let steps = explain(&mut tx, engine, query.sql(db.db.dialect()), args).await;
+        assert_eq!(faults(&steps, index), [""; 0], "{}", query.name());
     }
     tx.rollback().await.unwrap();
     cost_of_pruning(&one).await;

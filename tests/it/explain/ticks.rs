@@ -68,7 +68,7 @@ async fn statements_of_every_tick_walk_an_index_and_do_not_sort(engine: Engine) 
     let mut tx = db.db.begin(Mode::Write).await.unwrap();
     let mut faulty = Vec::new();
     for (name, args, index) in statements_of_every_tick(run, 2_999) {
-        let steps = explain(&mut tx, engine, statement(name).sql, args).await;
+        let steps = explain(&mut tx, engine, statement(name).sql(db.db.dialect()), args).await;
         faulty.extend(faults(&steps, index).into_iter().map(|fault| format!("{name}: {fault}")));
     }
     tx.rollback().await.unwrap();

@@ -234,7 +234,7 @@ async fn who_stops_a_restore_or_an_undo_is_told_what_is_half_done() {
         (vec!["undo", &undo], "UPDATE people SET name = 'x' WHERE id = 1", 1..309, ""),
     ] {
         let mut somebody = scene.db.admin.begin(Mode::Write).await.unwrap();
-        somebody.execute(Query::named("test", holding), args![]).await.unwrap();
+        somebody.execute(Query::new("test", holding), args![]).await.unwrap();
         let args = scene.args(&arguments);
         let mut stopped = command(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
         let mut stopped = stopped.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();

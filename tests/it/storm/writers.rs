@@ -14,7 +14,7 @@ use std::{
 use chrono::{DateTime, NaiveDate, Utc};
 use daymend::{
     args,
-    db::{Arg, DbError, Kind, Mode, Query, Tx, code, instant_text},
+    db::{Arg, DbError, ErrorKind, Mode, Query, Tx, code, instant_text},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::task::JoinHandle;
@@ -95,7 +95,7 @@ impl Users {
                                 tally.latencies.push(begun.elapsed());
                                 writes.fetch_add(1, Ordering::SeqCst);
                             }
-                            Err(error) if error.kind == Kind::Conflict => {
+                            Err(error) if error.kind == ErrorKind::Conflict => {
                                 *tally.aborted.entry(code(&error.source)).or_default() += 1;
                             }
                             Err(error) => panic!("{}", daymend::error::chain(&error)),
@@ -142,7 +142,7 @@ async fn transact(db: &TestDb, random: &mut StdRng, first: NaiveDate, work: Work
     let begun = Instant::now();
     let mut tx = loop {
         match db.admin.begin(Mode::Write).await {
-            Err(error) if error.kind == Kind::Conflict && begun.elapsed() < TURN_MAX => {}
+            Err(error) if error.kind == ErrorKind::Conflict && begun.elapsed() < TURN_MAX => {}
             begun => break begun?,
         }
     };

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    db::{self, Arg, Backoff, DbError, Dialect, Kind, Mode, Query, Tx},
+    db::{self, Arg, Backoff, DbError, Dialect, ErrorKind, Mode, Query, Tx},
     snapshot::{
         cells, database_error,
         schema::{quote, quote_all},
@@ -27,7 +27,7 @@ pub(super) async fn packet_max(live: &Side) -> Result<Option<usize>, DbError> {
     }
     let mut tx = live.db.begin(Mode::Snapshot).await?;
     let sql = "SELECT CAST(@@max_allowed_packet AS SIGNED)";
-    let bytes = tx.fetch_optional(Query::named("restore packet", sql), vec![], |row| row.int(0)).await?;
+    let bytes = tx.fetch_optional(Query::new("restore packet", sql), vec![], |row| row.int(0)).await?;
     tx.commit().await?;
     Ok(bytes.and_then(|bytes| usize::try_from(bytes).ok()))
 }
@@ -57,7 +57,7 @@ pub(super) async fn insert(live: &Side, tx: &mut Tx, shape: &Shape, row: &[Arg])
         quote_all(dialect, shape.columns.iter().map(String::as_str)),
         marks.join(", ")
     );
-    tx.execute_whole(Query::named("restore insert", sql), row.to_vec()).await
+    tx.execute_whole(Query::new("restore insert", sql), row.to_vec()).await
 }
 
 /// Settings with which MySQL accepts values as they were: an id of 0 does not ask for a new one, and a date that
@@ -96,7 +96,7 @@ pub(in crate::snapshot::restore) async fn update(
     args.extend(key);
     let (or_abort, table) = (or_abort(live, shape), quote(dialect, &shape.table));
     let sql = format!("UPDATE{or_abort} {table} SET {} WHERE {condition}", names.join(", "));
-    tx.execute_whole(Query::named("restore update", sql), args).await
+    tx.execute_whole(Query::new("restore update", sql), args).await
 }
 
 /// Deletes the row with a key; returns how many there were.
@@ -107,7 +107,7 @@ pub(in crate::snapshot::restore) async fn delete(
     key: Vec<Arg>,
 ) -> Result<u64, DbError> {
     let sql = format!("DELETE FROM {} WHERE {}", quote(live.db.dialect(), &shape.table), live.has_key(shape, "", &key));
-    tx.execute_whole(Query::named("restore delete", sql), key).await
+    tx.execute_whole(Query::new("restore delete", sql), key).await
 }
 
 /// How long conflicts are retried: users' own transactions may take a while.
@@ -141,7 +141,7 @@ pub(in crate::snapshot::restore) fn is_refusal(error: &DbError) -> bool {
     // That a statement was killed, or ran out of time, says nothing about the row.
     const KILLED: [u32; 3] = [1317, 1969, 3024];
     !error.is_passing()
-        && !matches!(error.kind, Kind::Unavailable | Kind::Definition)
+        && !matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Definition)
         && !KILLED.contains(&db::code(&error.source))
 }
 

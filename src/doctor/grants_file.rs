@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Patient, catalogue, needs::own_statements};
+use super::{Site, catalogue, needs::own_statements};
 use crate::{
     db::{Dialect, scan::tokens},
     rollup::{Rollup, watch::Watch},
@@ -16,18 +16,18 @@ const USER: &str = "daymend";
 
 /// What the file grants, as far as this site uses it.
 #[derive(Debug)]
-pub(super) struct Enough {
+pub(super) struct GrantsFile {
     /// Every word of the statements that daymend sends here, in lower case, because a site's own definition may use
     /// other columns.
     used: BTreeSet<String>,
 }
 
-impl Enough {
-    pub(super) fn of(patient: &Patient<'_>) -> Self {
-        let own = own_statements().map(|statement| statement.sql);
-        let selects = patient.rollups.iter().flat_map(Rollup::selects).map(|sql| sql.text.as_str());
+impl GrantsFile {
+    pub(super) fn of(site: &Site<'_>) -> Self {
+        let own = own_statements().map(|statement| statement.sql(Dialect::MySql));
+        let selects = site.rollups.iter().flat_map(Rollup::selects).map(|sql| sql.text.as_str());
         let words = own.chain(selects).flat_map(|sql| tokens(sql, None));
-        let columns = patient.rollups.iter().flat_map(|rollup| {
+        let columns = site.rollups.iter().flat_map(|rollup| {
             let watched = rollup.watch.iter().flat_map(Watch::tables).flat_map(|table| table.columns);
             let summary = &rollup.summary;
             watched.chain([summary.count.as_str(), &summary.modified_at]).map(ToOwned::to_owned).collect::<Vec<_>>()
@@ -81,9 +81,9 @@ mod tests {
 
     #[test]
     fn no_more_columns_are_asked_for_than_are_used() {
-        let enough = Enough { used: ["id", "labtimezone"].map(ToOwned::to_owned).into() };
-        assert_eq!(enough.right("SELECT", "labs"), "SELECT (`id`, `labTimeZone`)");
-        assert_eq!(enough.right("SELECT", "billingInfo"), "SELECT");
-        assert_eq!(enough.right("INSERT", "daymend_jobs"), "INSERT");
+        let grants_file = GrantsFile { used: ["id", "labtimezone"].map(ToOwned::to_owned).into() };
+        assert_eq!(grants_file.right("SELECT", "labs"), "SELECT (`id`, `labTimeZone`)");
+        assert_eq!(grants_file.right("SELECT", "billingInfo"), "SELECT");
+        assert_eq!(grants_file.right("INSERT", "daymend_jobs"), "INSERT");
     }
 }
