@@ -383,6 +383,12 @@ impl Shape {
         Self { columns, key, unique_keys: Vec::new(), ..self.clone() }
     }
 
+    /// The shape with the columns that only the newer side has, at its end: only that side can be read with it.
+    #[must_use]
+    pub fn whole(&self) -> Self {
+        Self { columns: [self.columns.as_slice(), &self.new].concat(), new: Vec::new(), ..self.clone() }
+    }
+
     /// The key of a row.
     #[must_use]
     pub fn key_of(&self, row: &[Arg]) -> Cells {

@@ -37,6 +37,7 @@ use candidates::Candidates;
 use graph::Group;
 use relations::{Reference, Relations};
 
+use undo_file::Tables;
 use super::{
     schema::{Column, Table},
     side::{Shape, Side},
@@ -164,6 +165,13 @@ impl Context {
     }
 
     /// The links of a table to its parents.
+    /// The columns and keys of all tables, for the header of an undo file.
+    #[must_use]
+    pub fn recorded(&self) -> Tables {
+        let shapes = self.shapes.iter().map(Shape::whole);
+        shapes.map(|shape| (shape.table, (shape.columns, shape.key))).collect()
+    }
+
     pub fn links_of(&self, table: usize) -> impl Iterator<Item = &Link> {
         self.links.iter().filter(move |link| link.child == table)
     }
