@@ -28,6 +28,7 @@ pub mod plan;
 pub mod relations;
 pub mod remap;
 pub mod report;
+pub mod stale;
 mod strangers;
 pub mod touched;
 pub mod undo;
