@@ -401,6 +401,13 @@ impl Shape {
         places.iter().map(|place| row[*place].clone()).collect()
     }
 
+    /// Whether a row of the newer side stands for something else than the one of the older side with its key, judging
+    /// by the columns that identify rows. One that was empty then says nothing: it may have been filled in since.
+    #[must_use]
+    pub fn is_other(identity: &[usize], old: &[Arg], new: &[Arg]) -> bool {
+        identity.iter().any(|place| old[*place] != Arg::Null && old[*place] != new[*place])
+    }
+
     /// The positions of some columns; `None` if one of them is not common to both sides.
     #[must_use]
     pub fn places(&self, columns: &[String]) -> Option<Vec<usize>> {

@@ -122,8 +122,7 @@ async fn find(
 /// Whether a row and the live row under its key are the same, judging by the declared identity.
 pub(super) fn same_identity(context: &Context, table: usize, row: &[Arg], live: &[Arg]) -> bool {
     let identity = context.identities[table].as_deref().unwrap_or_default();
-    let shape = &context.shapes[table];
-    identity.is_empty() || shape.values(row, identity) == shape.values(live, identity)
+    !Shape::is_other(identity, row, live)
 }
 
 /// A candidate whose key is now used by another row.
