@@ -37,8 +37,8 @@ pub mod undo_file;
 use candidates::Candidates;
 use graph::Group;
 use relations::{Reference, Relations};
-
 use undo_file::Tables;
+
 use super::{
     schema::{Column, Table},
     side::{Shape, Side},
@@ -165,7 +165,6 @@ impl Context {
         }
     }
 
-    /// The links of a table to its parents.
     /// The columns and keys of all tables, for the header of an undo file.
     #[must_use]
     pub fn recorded(&self) -> Tables {
@@ -173,6 +172,7 @@ impl Context {
         shapes.map(|shape| (shape.table, (shape.columns, shape.key))).collect()
     }
 
+    /// The links of a table to its parents.
     pub fn links_of(&self, table: usize) -> impl Iterator<Item = &Link> {
         self.links.iter().filter(move |link| link.child == table)
     }
