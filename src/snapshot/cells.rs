@@ -250,10 +250,21 @@ pub fn split_key(text: &str) -> Vec<String> {
     parts
 }
 
-/// The value that a person wrote for a column: a number if the column holds whole numbers.
+/// The value that a person wrote for a column, as [`show`] writes it: a number if the column holds whole numbers, bytes
+/// if it holds these.
 #[must_use]
-pub fn parse(text: &str, is_whole: bool) -> Arg {
-    text.parse().ok().filter(|_| is_whole).map_or_else(|| Arg::Text(text.to_owned()), Arg::Int)
+pub fn parse(text: &str, column: &Column) -> Arg {
+    match text.strip_prefix("0x").filter(|_| column.is_binary()).map(hex::decode) {
+        Some(Ok(bytes)) => Arg::Bytes(bytes),
+        _ if column.is_whole() => parse_whole(text),
+        _ => Arg::Text(text.to_owned()),
+    }
+}
+
+/// The whole number that a text stands for; otherwise the text.
+#[must_use]
+pub fn parse_whole(text: &str) -> Arg {
+    text.parse().map_or_else(|_| Arg::Text(text.to_owned()), Arg::Int)
 }
 
 #[cfg(test)]
@@ -307,7 +318,24 @@ mod tests {
     #[test]
     fn numbers_and_their_text_are_told_apart() {
         assert_ne!(encode(&[Arg::Int(1)]), encode(&[Arg::Text("1".to_owned())]));
-        assert_eq!(parse("4011", true), Arg::Int(4011));
-        assert_eq!(parse("4011", false), Arg::Text("4011".to_owned()));
+        let parsed = |text: &str, sql_type: &str| parse(text, &column(sql_type));
+        assert_eq!(parsed("4011", "bigint(20)"), Arg::Int(4011));
+        assert_eq!(parsed("4011", "varchar(20)"), Arg::Text("4011".to_owned()));
+    }
+
+    #[test]
+    fn bytes_are_read_as_they_are_shown() {
+        for sql_type in ["binary(16)", "varbinary(9)", "tinyblob", "BLOB", "bit(12)", ""] {
+            for bytes in [vec![0xAB, 0, 1], Vec::new()] {
+                let bytes = Arg::Bytes(bytes);
+                assert_eq!(parse(&show(&bytes), &column(sql_type)), bytes, "{sql_type}");
+            }
+            assert_eq!(parse("0xABC", &column(sql_type)), Arg::Text("0xABC".to_owned()), "half a byte");
+        }
+        assert_eq!(parse("0xAB", &column("varchar(20)")), Arg::Text("0xAB".to_owned()));
+    }
+
+    fn column(sql_type: &str) -> Column {
+        Column { name: "id".to_owned(), sql_type: sql_type.to_owned(), nullable: false, generated: false }
     }
 }

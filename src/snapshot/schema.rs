@@ -90,6 +90,13 @@ impl Column {
         WHOLE.contains(&self.type_word().as_str())
     }
 
+    /// Whether it may hold bytes, judging by its type; in SQLite, a column may have none.
+    #[must_use]
+    pub fn is_binary(&self) -> bool {
+        let word = self.type_word();
+        word.is_empty() || word == "bit" || word.contains("blob") || word.contains("binary")
+    }
+
     /// Whether its numbers are never negative.
     #[must_use]
     pub fn is_unsigned(&self) -> bool {

@@ -383,6 +383,12 @@ impl Shape {
         Self { columns, key, unique_keys: Vec::new(), ..self.clone() }
     }
 
+    /// The shape with the columns that only the newer side has, at its end: only that side can be read with it.
+    #[must_use]
+    pub fn whole(&self) -> Self {
+        Self { columns: [self.columns.as_slice(), &self.new].concat(), new: Vec::new(), ..self.clone() }
+    }
+
     /// The key of a row.
     #[must_use]
     pub fn key_of(&self, row: &[Arg]) -> Cells {
@@ -393,6 +399,13 @@ impl Shape {
     #[must_use]
     pub fn values(&self, row: &[Arg], places: &[usize]) -> Cells {
         places.iter().map(|place| row[*place].clone()).collect()
+    }
+
+    /// Whether a row of the newer side stands for something else than the one of the older side with its key, judging
+    /// by the columns that identify rows. One that was empty then says nothing: it may have been filled in since.
+    #[must_use]
+    pub fn is_other(identity: &[usize], old: &[Arg], new: &[Arg]) -> bool {
+        identity.iter().any(|place| old[*place] != Arg::Null && old[*place] != new[*place])
     }
 
     /// The positions of some columns; `None` if one of them is not common to both sides.

@@ -259,8 +259,8 @@ impl Compare<'_> {
                     vanished.push(row.clone());
                 }
                 Some(found) if found != row && fits => {
-                    let is_other = shape.values(row, &identity) != shape.values(found, &identity);
-                    let rows = if is_other { &mut diff.reused } else { &mut diff.changed };
+                    let rows =
+                        if Shape::is_other(&identity, row, found) { &mut diff.reused } else { &mut diff.changed };
                     rows.add(samples, || format!("{}: {}", cells::show_key(key), changes(shape, row, found)));
                 }
                 _ => {}

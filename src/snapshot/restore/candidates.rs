@@ -170,6 +170,17 @@ const SCHEMA: [&str; 8] = [
 
 const COLUMNS: &str = "n, key, size, state, reason, detail, holder";
 
+/// The first candidates of a page, until their rows exceed a page's bytes.
+fn within_bytes(mut page: Vec<Candidate>) -> Vec<Candidate> {
+    let mut bytes = 0;
+    page.retain(|candidate| {
+        let is_room = bytes <= PAGE_BYTES;
+        bytes += candidate.size;
+        is_room
+    });
+    page
+}
+
 /// The working file.
 #[derive(Debug)]
 pub struct Candidates {
@@ -300,14 +311,19 @@ impl Candidates {
     pub async fn page(&self, table: usize, state: State, after: i64) -> Result<Vec<Candidate>, SnapshotError> {
         let sql =
             format!("SELECT {COLUMNS} FROM candidates WHERE t = ? AND state = ? AND n > ? ORDER BY n LIMIT {PAGE}");
-        let mut page = self.read(sql, args![table, state.name(), after]).await?;
-        let mut bytes = 0;
-        page.retain(|candidate| {
-            let is_room = bytes <= PAGE_BYTES;
-            bytes += candidate.size;
-            is_room
-        });
-        Ok(page)
+        Ok(within_bytes(self.read(sql, args![table, state.name(), after]).await?))
+    }
+
+    /// The next candidates of a table that have another key in the live database, or get one; a page like that of
+    /// [`page`](Self::page).
+    pub async fn moved(&self, table: usize, after: i64) -> Result<Vec<Candidate>, SnapshotError> {
+        // The plus keeps SQLite from sorting all of them by their places for each page.
+        let sql = format!(
+            "SELECT {COLUMNS} FROM candidates WHERE t = ? AND n > ? AND state IN (?, ?, ?) AND +holder <> key
+             ORDER BY n LIMIT {PAGE}"
+        );
+        let states = [State::Mapped, State::Missing, State::Restored].map(|state| Arg::from(state.name()));
+        Ok(within_bytes(self.read(sql, args![table, after; states]).await?))
     }
 
     /// The first candidates of a table in a state for a given reason.

@@ -160,16 +160,19 @@ fn without_comment(line: &str) -> &str {
     &line[..comment.unwrap_or(line.len())]
 }
 
-/// A key as rows show it: whole numbers without redundant zeros and signs.
+/// A key as rows show it: whole numbers without redundant zeros and signs, bytes in small letters.
 fn normal(table: &Table, key: &str) -> String {
-    let is_whole = |name: &String| table.columns.iter().any(|column| column.name == *name && column.is_whole());
     let parts = if table.primary_key.len() == 1 { vec![key.to_owned()] } else { cells::split_key(key) };
     if parts.len() != table.primary_key.len() {
         return key.to_owned();
     }
-    let part = |(part, name): (&String, &String)| match part.trim().parse::<i128>() {
-        Ok(number) if is_whole(name) => Arg::Text(number.to_string()),
-        _ => Arg::Text(part.clone()),
+    let part = |(part, name): (&String, &String)| {
+        let column = table.position(name).map(|at| &table.columns[at]);
+        match (part.trim().parse::<i128>(), column) {
+            (Ok(number), Some(column)) if column.is_whole() => Arg::Text(number.to_string()),
+            (_, Some(column)) => cells::parse(part, column),
+            (_, None) => Arg::Text(part.clone()),
+        }
     };
     cells::write_key(&parts.iter().zip(&table.primary_key).map(part).collect::<Vec<_>>())
 }

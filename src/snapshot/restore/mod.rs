@@ -28,6 +28,7 @@ pub mod plan;
 pub mod relations;
 pub mod remap;
 pub mod report;
+pub mod stale;
 mod strangers;
 pub mod touched;
 pub mod undo;
@@ -36,6 +37,7 @@ pub mod undo_file;
 use candidates::Candidates;
 use graph::Group;
 use relations::{Reference, Relations};
+use undo_file::Tables;
 
 use super::{
     schema::{Column, Table},
@@ -161,6 +163,13 @@ impl Context {
             let Some(link) = found else { return judged };
             judged[link.parent] = true;
         }
+    }
+
+    /// The columns and keys of all tables, for the header of an undo file.
+    #[must_use]
+    pub fn recorded(&self) -> Tables {
+        let shapes = self.shapes.iter().map(Shape::whole);
+        shapes.map(|shape| (shape.table, (shape.columns, shape.key))).collect()
     }
 
     /// The links of a table to its parents.

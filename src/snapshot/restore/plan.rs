@@ -7,7 +7,7 @@ use super::{
     Context,
     candidates::{Candidate, State},
     exclude::Exclusions,
-    judge::{judge, leave_open},
+    judge::{exclude_shared, judge, leave_open},
     parents::Parent,
     remap::{self, Decision, Remap},
     strangers,
@@ -43,6 +43,7 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
         find(context, &mut views, table, exclusions, remap).await?;
     }
     strangers::find(context, &mut views, exclusions, remap).await?;
+    exclude_shared(context, &mut views).await?;
     // A table that refers to itself is resolved one level per round, however deep; a round that changes nothing is the
     // last.
     while judge_all(context, &mut views, remap.is_some()).await? {}
@@ -121,8 +122,7 @@ async fn find(
 /// Whether a row and the live row under its key are the same, judging by the declared identity.
 pub(super) fn same_identity(context: &Context, table: usize, row: &[Arg], live: &[Arg]) -> bool {
     let identity = context.identities[table].as_deref().unwrap_or_default();
-    let shape = &context.shapes[table];
-    identity.is_empty() || shape.values(row, identity) == shape.values(live, identity)
+    !Shape::is_other(identity, row, live)
 }
 
 /// A candidate whose key is now used by another row.

@@ -124,10 +124,9 @@ impl Remap {
 /// If the number of parts differs from the number of columns in the key.
 pub fn parse_key(context: &Context, table: usize, text: &str) -> Result<Cells, String> {
     let shape = &context.shapes[table];
-    let is_whole = |place: usize| {
-        let name = &shape.columns[place];
-        let of = context.live.tables.get(&shape.table);
-        of.is_some_and(|of| of.columns.iter().any(|column| column.name == *name && column.is_whole()))
+    let column = |place: usize| {
+        let of = context.live.tables.get(&shape.table)?;
+        of.position(&shape.columns[place]).map(|at| &of.columns[at])
     };
     let parts = match shape.key.as_slice() {
         [_] => vec![text.to_owned()],
@@ -137,7 +136,11 @@ pub fn parse_key(context: &Context, table: usize, text: &str) -> Result<Cells, S
         let columns = plan::names(shape, &shape.key);
         return Err(format!("the map names it by {} value(s), but its key is {columns}", parts.len()));
     }
-    Ok(parts.into_iter().zip(&shape.key).map(|(part, place)| cells::parse(&part, is_whole(*place))).collect())
+    let parse = |(part, place): (String, &usize)| match column(*place) {
+        Some(column) => cells::parse(&part, column),
+        None => Arg::Text(part),
+    };
+    Ok(parts.into_iter().zip(&shape.key).map(parse).collect())
 }
 
 /// Saves the mapped rows and those that a person has to decide about; returns the file's path. Nothing is saved if

@@ -6,6 +6,7 @@ use super::{
     Context,
     candidates::{Candidate, Count, State},
     emptied::{self, Emptied},
+    stale::{self, Stale},
 };
 use crate::{
     error::chain,
@@ -60,9 +61,12 @@ pub struct Report {
     /// Rows that still exist, but have lost what they referred to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub emptied: Vec<Emptied>,
+    /// Rows that still exist, but refer to rows by keys that they do not have any more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stale: Vec<Stale>,
     /// Whether those rows could not be determined.
     #[serde(skip)]
-    pub is_emptied_unknown: bool,
+    pub is_loss_unknown: bool,
     /// Further remarks.
     pub remarks: Vec<String>,
 }
@@ -91,13 +95,14 @@ impl Report {
         }
         let mut remarks = context.remarks.clone();
         // What was done, or would be done, has to be reported even if this fails.
-        let found = emptied::find(context).await;
-        let is_emptied_unknown = found.is_err();
-        let emptied = found.unwrap_or_else(|error| {
-            remarks.push(format!("which rows have lost their references is unknown: {}", chain(&error)));
-            Vec::new()
-        });
-        Ok(Self { groups, emptied, is_emptied_unknown, remarks })
+        let (emptied, stale) = (emptied::find(context).await, stale::find(context).await);
+        let errors: Vec<&SnapshotError> = emptied.as_ref().err().into_iter().chain(stale.as_ref().err()).collect();
+        let is_loss_unknown = !errors.is_empty();
+        for error in errors {
+            remarks.push(format!("which rows have lost their references is unknown: {}", chain(error)));
+        }
+        let (emptied, stale) = (emptied.unwrap_or_default(), stale.unwrap_or_default());
+        Ok(Self { groups, emptied, stale, is_loss_unknown, remarks })
     }
 
     /// How many rows are in a state.
@@ -112,7 +117,8 @@ impl Report {
     pub fn is_whole(&self, context: &Context) -> bool {
         self.rows(State::Missing) + self.rows(State::Deferred) + self.quarantined() == 0
             && self.emptied.is_empty()
-            && !self.is_emptied_unknown
+            && self.stale.is_empty()
+            && !self.is_loss_unknown
             && context.tables_lost == 0
     }
 

@@ -14,6 +14,8 @@ use crate::{
 on_both! {
     foreign_keys_of_other_columns_than_before_are_no_hindrance;
     columns_and_tables_that_are_gone_are_named;
+    what_users_enter_in_a_new_column_is_not_undone;
+    what_users_enter_in_a_column_that_the_undo_file_does_not_have_is_not_undone;
 }
 
 async fn foreign_keys_of_other_columns_than_before_are_no_hindrance(engine: Engine) {
@@ -87,6 +89,84 @@ async fn columns_and_tables_that_are_gone_are_named(engine: Engine) {
         }
     }
     assert!(scene.path("undo.jsonl").exists());
+}
+
+/// Patients who refer to each other, and others, all gone since; meanwhile the table got two more columns.
+async fn patients(engine: Engine) -> (Scene, String) {
+    let table = "CREATE TABLE patients (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(20) NULL, spouse BIGINT NULL,
+        FOREIGN KEY (spouse) REFERENCES patients (id))";
+    let scene = Scene::new(engine, &[table]).await;
+    let sql = [
+        "INSERT INTO patients VALUES (1, 'a', NULL), (2, 'b', 1), (3, 'c', NULL), (4, 'd', NULL), (5, 'e', NULL)",
+        "UPDATE patients SET spouse = 2 WHERE id = 1",
+    ];
+    scene.execute_all(&sql).await;
+    let name = scene.take().await.to_string();
+    let sql = [
+        "UPDATE patients SET spouse = NULL",
+        "DELETE FROM patients",
+        "ALTER TABLE patients ADD insurance VARCHAR(20) NULL",
+        "ALTER TABLE patients ADD paid BIGINT NOT NULL DEFAULT 7",
+    ];
+    scene.execute_all(&sql).await;
+    (scene, name)
+}
+
+/// The rows that an undo leaves: table, reason and keys.
+fn left(undone: &serde_json::Value) -> Vec<String> {
+    let left = undone["left"].as_array().unwrap();
+    left.iter().map(|left| format!("{}: {}", left["why"].as_str().unwrap(), left["keys"])).collect()
+}
+
+async fn what_users_enter_in_a_new_column_is_not_undone(engine: Engine) {
+    let (scene, name) = patients(engine).await;
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!((&report["applied"]["inserted"], &report["applied"]["filled"]), (&5.into(), &2.into()), "{report}");
+    let sql = ["UPDATE patients SET paid = 8 WHERE id = 1", "UPDATE patients SET insurance = 'A' WHERE id = 3"];
+    scene.execute_all(&sql).await;
+    let undo = scene.path("undo.jsonl").display().to_string();
+    let expected = [
+        "a row of patients refers to it and is not removed: [\"2 (patients 1)\"]",
+        "it has been changed since: [\"1\",\"3\"]",
+    ];
+    for (more, removed) in [(&["--dry-run"][..], 2), (&[], 2)] {
+        let undone = scene.json(3, &[&["undo", &undo], more].concat());
+        let mut left = left(&undone);
+        left[1] = left[1].replace("[\"3\",\"1\"]", "[\"1\",\"3\"]");
+        assert_eq!((&left[..], &undone["removed"]), (&expected.map(str::to_owned)[..], &removed.into()), "{undone}");
+    }
+    let entered =
+        "SELECT COUNT(*) FROM patients WHERE id = 3 AND insurance = 'A' OR id = 1 AND spouse = 2 AND paid = 8";
+    assert_eq!(scene.db.number(entered).await, 2);
+    scene.execute_all(&["UPDATE patients SET paid = 7, insurance = NULL"]).await;
+    assert_eq!(scene.json(0, &["undo", &undo])["removed"], 3);
+}
+
+async fn what_users_enter_in_a_column_that_the_undo_file_does_not_have_is_not_undone(engine: Engine) {
+    let (scene, name) = patients(engine).await;
+    let restore = ["restore", &name, "--missing", "--apply"];
+    scene.json(0, &restore);
+    let sql = ["ALTER TABLE patients ADD phone VARCHAR(20) NULL", "UPDATE patients SET phone = '5' WHERE id IN (1, 3)"];
+    scene.execute_all(&sql).await;
+    let undo = scene.path("undo.jsonl").display().to_string();
+    for more in [&["--dry-run"][..], &[]] {
+        let undone = scene.json(3, &[&["undo", &undo], more].concat());
+        let left = left(&undone);
+        assert!(
+            left[1].starts_with("it has a value in phone, a column that the undo file does not have: "),
+            "{left:?}"
+        );
+        assert_eq!(undone["removed"], 2, "{undone}");
+    }
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM patients WHERE phone = '5' AND COALESCE(spouse, 2) = 2").await, 2);
+    // Rows with that column cannot be recorded in this file.
+    let args = scene.args(&restore);
+    let output = command(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>()).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("this undo file was begun when the tables had other columns: give another one"), "{error}");
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    scene.execute_all(&["UPDATE patients SET phone = NULL"]).await;
+    assert_eq!(scene.json(0, &["undo", &undo])["removed"], 3);
 }
 
 /// Of system-versioned tables, the current rows are copied and restored.

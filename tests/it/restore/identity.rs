@@ -19,6 +19,7 @@ on_both! {
     what_a_run_has_put_in_is_not_somebody_else;
     keys_that_disagree_say_nothing;
     what_was_written_to_who_was_entered_again_is_itself;
+    an_identity_that_was_filled_in_since_is_nobody_elses;
 }
 
 /// Takes a snapshot, then runs these statements. Returns the snapshot's name.
@@ -347,4 +348,35 @@ async fn what_was_written_to_who_was_entered_again_is_itself(engine: Engine) {
         assert_eq!(report["applied"]["inserted"], inserted, "{report}");
     }
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM animals WHERE owner = 10").await, 2);
+}
+
+/// A card that somebody has entered since makes nobody another person. A card that is another one does, and so does one
+/// that is gone.
+async fn an_identity_that_was_filled_in_since_is_nobody_elses(engine: Engine) {
+    let scene = Scene::new(engine, &PEOPLE).await;
+    let sql = [
+        "INSERT INTO people VALUES (1, NULL, 'n1'), (2, NULL, 'n2'), (3, 'c3', 'n3'), (4, 'c4', 'n4')",
+        "INSERT INTO pets VALUES (1, 1, 'p1'), (2, 2, 'p2'), (3, 3, 'p3'), (4, 4, 'p4')",
+    ];
+    scene.execute_all(&sql).await;
+    let name = taken(
+        &scene,
+        &[
+            "DELETE FROM pets",
+            "UPDATE people SET code = 'c1' WHERE id = 1",
+            "UPDATE people SET code = 'c2', name = 'another' WHERE id = 2",
+            "UPDATE people SET code = 'other' WHERE id = 3",
+            "UPDATE people SET code = NULL WHERE id = 4",
+        ],
+    )
+    .await;
+    for (columns, reused) in [("'code'", 2), ("['code', 'name']", 3)] {
+        let identity = format!("[[identity]]\ntable = 'people'\ncolumns = {columns}\n");
+        let relations = scene.file("r.toml", &identity);
+        let diff = scene.json(3, &["diff", &name, "--relations", &relations]);
+        assert_eq!(super::differences(&diff[0])["people"], [0, 0, 4 - reused, reused], "{columns}: {diff}");
+        let plan = scene.json(3, &["restore", &name, "--missing", "--relations", &relations]);
+        let (people, deferred) = (rows(&plan, "reused")["people"], rows(&plan, "deferred")["pets"]);
+        assert_eq!((people, deferred), (reused, reused), "{columns}: {plan}");
+    }
 }

@@ -9,6 +9,7 @@ on_both! {
     who_is_written_in_other_letters_is_the_same;
     a_key_that_is_written_in_other_letters_is_changed_and_no_other;
     a_row_that_does_not_stay_where_it_is_put_is_deferred;
+    a_map_and_a_list_name_bytes_as_they_are_shown;
 }
 
 /// Several pages of rows for each type of key.
@@ -122,6 +123,40 @@ async fn a_key_that_is_written_in_other_letters_is_changed_and_no_other(engine: 
     assert_eq!(super::differences(&diff[0])["words"], [0, 0, 1, 0], "{diff}");
     let report = scene.json(3, &["restore", &name, "--missing"]);
     assert_eq!(rows(&report, "missing")["words"], 1, "{report}");
+}
+
+async fn a_map_and_a_list_name_bytes_as_they_are_shown(engine: Engine) {
+    let types = match engine {
+        Engine::Sqlite => ["BINARY(2)", "", "BLOB"],
+        Engine::MariaDb => ["BINARY(2)", "VARBINARY(9)", "BIT(12)"],
+    };
+    for of in types {
+        let people = format!("CREATE TABLE people (id {of} NOT NULL PRIMARY KEY, code VARCHAR(20) UNIQUE)");
+        let pets = format!(
+            "CREATE TABLE pets (id BIGINT NOT NULL PRIMARY KEY, owner {of} NOT NULL,
+            FOREIGN KEY (owner) REFERENCES people (id))"
+        );
+        let scene = Scene::new(engine, &[&people, &pets]).await;
+        let sql = [
+            "INSERT INTO people VALUES (X'0A01', 'c1'), (X'0A02', 'c2'), (X'0A03', 'c3')",
+            "INSERT INTO pets VALUES (1, X'0A01'), (2, X'0A02'), (3, X'0A03')",
+        ];
+        scene.execute_all(&sql).await;
+        let name = scene.take().await.to_string();
+        let sql = ["DELETE FROM pets", "DELETE FROM people", "INSERT INTO people VALUES (X'0B01', 'c1')"];
+        scene.execute_all(&sql).await;
+        let lines = scene.file("tombstones", "people:0x0A02\n");
+        let restore = ["restore", &name, "--missing", "--tombstones", &lines];
+        scene.json(3, &restore);
+        let map = scene.path("map.csv").display().to_string();
+        let written = std::fs::read_to_string(&map).unwrap();
+        assert_eq!(written, "table,old,new,why\npeople,0x0a01,0x0b01,code is the same\n", "{of}");
+        let report = scene.json(3, &[&restore[..], &["--apply", "--remap", &map]].concat());
+        assert_eq!((rows(&report, "mapped")["people"], rows(&report, "excluded")["people"]), (1, 1), "{of}: {report}");
+        assert_eq!(rows(&report, "restored")["pets"], 2, "{of}: {report}");
+        let hers = "SELECT COUNT(*) FROM pets JOIN people ON people.id = owner WHERE pets.id = 1 AND code = 'c1'";
+        assert_eq!(scene.db.number(hers).await, 1, "{of}");
+    }
 }
 
 /// A unique index on some of the rows identifies nothing: neither live rows for vanished ones, nor rows of a snapshot.

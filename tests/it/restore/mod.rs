@@ -18,6 +18,7 @@ mod odd_values;
 mod plans;
 mod property;
 mod size;
+mod stale;
 mod story;
 mod strangers;
 mod taken_out;

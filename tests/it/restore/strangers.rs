@@ -13,6 +13,7 @@ on_both! {
     the_card_of_who_was_entered_again_is_hers_unless_its_identity_says_otherwise;
     what_goes_in_with_another_key_says_nothing_of_what_it_extends;
     what_hangs_on_a_row_that_goes_in_with_another_key_is_not_the_strangers;
+    who_was_deleted_on_purpose_does_not_come_back_as_another_table_knows_her;
 }
 
 /// The keys of orders and cards contain their person's key. Items and stamps refer to these.
@@ -260,4 +261,49 @@ async fn what_hangs_on_a_row_that_goes_in_with_another_key_is_not_the_strangers(
             assert_eq!(scene.db.number(&parts).await, 1, "{report}");
         }
     }
+}
+
+/// A client is a partner, with the same key: a line for one of them is a line for both. No claim on another row takes
+/// that back.
+async fn who_was_deleted_on_purpose_does_not_come_back_as_another_table_knows_her(engine: Engine) {
+    let tables = [
+        "CREATE TABLE partners (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(20) NOT NULL)",
+        "CREATE TABLE clients (id BIGINT NOT NULL PRIMARY KEY, card VARCHAR(20) NULL,
+            FOREIGN KEY (id) REFERENCES partners (id))",
+        "CREATE TABLE patients (id BIGINT NOT NULL PRIMARY KEY, FOREIGN KEY (id) REFERENCES clients (id))",
+        "CREATE TABLE events (id BIGINT NOT NULL PRIMARY KEY, partner BIGINT NOT NULL,
+            FOREIGN KEY (partner) REFERENCES partners (id))",
+    ];
+    let scene = Scene::new(engine, &tables).await;
+    let sql = [
+        "INSERT INTO partners VALUES (1, 'a'), (2, 'b'), (3, 'c'), (4, 'd'), (5, 'e')",
+        "INSERT INTO clients VALUES (1, 'x'), (2, 'x'), (3, 'y'), (4, 'z'), (5, 'v')",
+        "INSERT INTO patients VALUES (4)",
+        "INSERT INTO events VALUES (1, 1), (3, 3), (4, 4), (5, 5)",
+    ];
+    scene.execute_all(&sql).await;
+    let name = scene.take().await.to_string();
+    let sql = [
+        "DELETE FROM events",
+        "DELETE FROM patients",
+        "DELETE FROM clients",
+        "DELETE FROM partners",
+        // Two clients claim this row.
+        "INSERT INTO partners VALUES (50, 'x')",
+        "INSERT INTO clients VALUES (50, 'x')",
+    ];
+    scene.execute_all(&sql).await;
+    let relations = scene.file("r.toml", "[[identity]]\ntable = 'clients'\ncolumns = 'card'\n");
+    let lines = scene.file("tombstones", "clients:3\npatients:4\n");
+    let restore = ["restore", &name, "--missing", "--relations", &relations, "--tombstones", &lines];
+    for more in [&[][..], &["--apply"]] {
+        let report = scene.json(3, &[&restore[..], more].concat());
+        let excluded = rows(&report, "excluded");
+        assert_eq!((excluded["partners"], excluded["clients"], excluded["patients"]), (2, 2, 1), "{report}");
+        assert_eq!((rows(&report, "ambiguous")["clients"], rows(&report, "deferred")["events"]), (2, 3), "{report}");
+        let said = report["report"].to_string();
+        assert!(said.contains("\"as its clients: as its patients: deleted on purpose\""), "{report}");
+        assert!(said.contains("deleted on purpose: 2 of 2 line(s) match missing rows"), "{report}");
+    }
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM partners").await, 2);
 }

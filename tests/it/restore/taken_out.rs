@@ -13,6 +13,7 @@ on_both! {
     what_is_taken_out_stands_for_nobody;
     what_was_written_since_it_went_in_is_not_taken_out;
     what_is_declared_to_refer_to_a_row_keeps_it_too;
+    what_was_entered_in_a_new_column_is_not_taken_out;
 }
 
 /// Every member leads a team or none, and each team has a first member: a circle with one nullable side.
@@ -235,6 +236,31 @@ async fn what_was_written_since_it_went_in_is_not_taken_out(engine: Engine) {
     let left = "SELECT COUNT(*) FROM members WHERE id = 2 AND leads IS NULL AND name = 'counted'";
     assert_eq!(case.scene.db.number(left).await, 1, "{report}");
     assert_eq!((&report["applied"]["inserted"], &report["applied"]["incomplete"]), (&3.into(), &1.into()), "{report}");
+}
+
+/// The snapshot does not have the column: what is entered there is a change of the row all the same.
+async fn what_was_entered_in_a_new_column_is_not_taken_out(engine: Engine) {
+    let write = "UPDATE members SET phone = '555' WHERE id = 2";
+    let trigger = match engine {
+        Engine::Sqlite => format!("CREATE TRIGGER calls AFTER INSERT ON teams BEGIN {write}; END"),
+        Engine::MariaDb => format!("CREATE TRIGGER calls AFTER INSERT ON teams FOR EACH ROW {write}"),
+    };
+    let left = "SELECT COUNT(*) FROM members WHERE id = 2 AND leads IS NULL AND phone = '555'";
+    let case = Case::new(engine, false).await;
+    case.scene.execute_all(&["ALTER TABLE members ADD phone VARCHAR(20) NULL".to_owned(), trigger]).await;
+    let report = case.restore(3);
+    assert_eq!((case.scene.db.number(left).await, &report["applied"]["incomplete"]), (1, &1.into()), "{report}");
+    // A killed run has inserted the row, and a user has been there since.
+    killed_after(&case.scene, "\"two\"");
+    let sql = [
+        "DROP TRIGGER calls",
+        "UPDATE members SET leads = NULL WHERE id = 1",
+        "DELETE FROM teams WHERE id = 10",
+        "DELETE FROM members WHERE id = 1",
+    ];
+    case.scene.execute_all(&sql).await;
+    let report = case.restore(3);
+    assert_eq!((case.scene.db.number(left).await, &report["applied"]["changed"]), (1, &1.into()), "{report}");
 }
 
 /// The database does not know what a badge refers to.

@@ -174,10 +174,8 @@ impl Options {
             return Ok(if report.is_whole(&context) { Exit::Ok } else { Exit::Drift }.into());
         }
         let undo_path = self.undo_file.clone().unwrap_or_else(|| PathBuf::from(format!("{label}.undo.jsonl")));
-        let shapes =
-            context.shapes.iter().map(|shape| (shape.table.clone(), (shape.columns.clone(), shape.key.clone())));
         let locked = LockedFile::create(&undo_path)?;
-        let header = Header { relations: given.clone(), ..Header::new(&label, &db, shapes.collect()) };
+        let header = Header { relations: given.clone(), ..Header::new(&label, &db, context.recorded()) };
         let writer = locked.writer(&header)?;
         let mut known = locked.reader()?;
         if known.header.database.is_none() {

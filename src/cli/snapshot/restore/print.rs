@@ -42,6 +42,9 @@ pub(super) fn report(report: &Report, is_plan: bool) {
     for emptied in &report.emptied {
         println!("{}", emptied.text());
     }
+    for stale in &report.stale {
+        println!("{}", stale.text());
+    }
     if !report.groups.is_empty() {
         let restored = if is_plan { ">to restore" } else { ">restored" };
         let mut overview =

@@ -51,7 +51,7 @@ impl Apply<'_> {
     /// Fills in the references of one row, unless somebody has written it since.
     async fn fill_one(&mut self, fill: &Fill) -> anyhow::Result<Filled> {
         let context = self.context;
-        let shape = &context.shapes[fill.table];
+        let shape = &self.shapes[fill.table];
         let mut tx = begin(&context.live).await?;
         let key = std::slice::from_ref(&fill.key);
         let found = context.live.lookup(&mut tx, shape, &shape.key, key, true).await?;
@@ -198,7 +198,7 @@ impl Apply<'_> {
 
     async fn is_referred(&self, tx: &mut Tx, fill: &Fill, children: &Children) -> Result<bool, SnapshotError> {
         let context = self.context;
-        let shape = &context.shapes[fill.table];
+        let shape = &self.shapes[fill.table];
         let found = context.live.lookup(tx, shape, &shape.key, std::slice::from_ref(&fill.key), true).await?;
         let mut found = found.into_iter().flatten();
         let Some(row) = found.next() else { return Ok(false) };

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     db::{DbError, Mode},
-    snapshot::{SnapshotError, database_error},
+    snapshot::{SnapshotError, database_error, side::Shape},
 };
 use ready::ready;
 pub(super) use record::SEVERAL;
@@ -54,6 +54,9 @@ struct Batch {
 /// Carries out a plan.
 pub struct Apply<'a> {
     context: &'a Context,
+    /// The tables with all of their live columns, as rows are recorded: what users enter in a column that the snapshot
+    /// does not have is a change of the row too.
+    shapes: Vec<Shape>,
     undo: Writer,
     /// The maximum size of a statement, if there is a limit.
     packet_max: Option<usize>,
@@ -70,6 +73,7 @@ impl<'a> Apply<'a> {
         known: &mut Reader,
         progress: &'a mut (dyn FnMut(u64) + Send),
     ) -> anyhow::Result<Self> {
+        let shapes: Vec<Shape> = context.shapes.iter().map(Shape::whole).collect();
         // Find the rows whose references were never filled in. Only the last record may be of a transaction that was
         // not committed; a reference that was filled in earlier and is empty now was emptied by somebody.
         let mut last_filled: Option<(usize, Values, Values)> = None;
@@ -100,7 +104,7 @@ impl<'a> Apply<'a> {
         }
         // This run appends more records, so it must write down now if the last one was not committed.
         if let Some((table, Values(before), Values(after))) = last_filled {
-            let shape = &context.shapes[table];
+            let shape = &shapes[table];
             let mut tx = context.live.db.begin(Mode::Snapshot).await?;
             let found = context.live.lookup(&mut tx, shape, &shape.key, &[shape.key_of(&before)], false).await?;
             tx.commit().await?;
@@ -109,7 +113,7 @@ impl<'a> Apply<'a> {
             }
         }
         let packet_max = sql::packet_max(&context.live).await?;
-        Ok(Self { context, undo, packet_max, done: Applied::default(), progress })
+        Ok(Self { context, shapes, undo, packet_max, done: Applied::default(), progress })
     }
 
     /// Makes passes until one changes nothing.

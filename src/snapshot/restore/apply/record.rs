@@ -48,7 +48,7 @@ impl Apply<'_> {
         table: usize,
         inserted: &mut [Ready],
     ) -> anyhow::Result<Vec<Record>> {
-        let shape = &self.context.shapes[table];
+        let shape = &self.shapes[table];
         let keys: Vec<Cells> = inserted.iter().map(|one| shape.key_of(&one.row)).collect();
         let found = self.context.live.lookup(tx, shape, &shape.key, &keys, false).await?;
         let mut records = Vec::new();
@@ -59,7 +59,7 @@ impl Apply<'_> {
                 Err(found) if found.is_empty() => return Err(Unfound::Moved(key()).into()),
                 Err(_) => return Err(Unfound::Several(key()).into()),
             };
-            let differ: Vec<usize> = (0..row.len()).filter(|place| row[*place] != one.row[*place]).collect();
+            let differ: Vec<usize> = (0..one.row.len()).filter(|place| row[*place] != one.row[*place]).collect();
             let key = shape.key_of(&row);
             one.candidate.state = State::Restored;
             one.candidate.holder = Some(key).filter(|_| one.is_redirected);

@@ -13,7 +13,7 @@ use super::{
         apply::{Failures, SEVERAL, is_refusal, update},
         undo_file::{Reader, Record},
     },
-    CHANGED, Look, Undo, refused,
+    CHANGED, Look, Undo, has_unknown, refused,
 };
 use crate::{
     db::{Arg, Tx},
@@ -121,7 +121,7 @@ impl Undo {
             seen.push(id);
             let mut found = self.live_rows(&mut tx, shape, &before.0, look).await?.into_iter();
             let Some(live) = found.next() else { continue };
-            let now = &live[..before.0.len()];
+            let (now, unknown) = live.split_at(before.0.len());
             let key = cells::show_key(&shape.key_of(&live));
             let is_known = |table: &str, key: &[Arg]| {
                 fate.inserted.contains(&self::id(table, key))
@@ -129,6 +129,8 @@ impl Undo {
             };
             let why = if now != before.0 && now != after.0 && !fate.is_own(id, now) {
                 Some((key, CHANGED.to_owned()))
+            } else if let Some(why) = has_unknown(shape, unknown) {
+                Some((key, why))
             } else if found.next().is_some() {
                 Some((key, SEVERAL.to_owned()))
             } else if let Some(why) = self.referred_by(&mut tx, number, &live, referred, look, &is_known).await? {

@@ -122,7 +122,7 @@ impl Undo {
                     anyhow::bail!("table {name} has no column {column} any more: its rows cannot be compared");
                 }
                 shape.columns.clone_from(columns);
-                // Other rows may refer to it by a column that was not restored.
+                // Other rows may refer to it by a column that was added later, and users may have filled it in.
                 shape.columns.extend(
                     table
                         .columns
@@ -271,9 +271,12 @@ impl Undo {
         if found.next().is_some() {
             return Ok(Some((key, SEVERAL.to_owned())));
         }
-        let now = &live[..row.len()];
+        let (now, unknown) = live.split_at(row.len());
         if now != row && !fate.is_own(id, now) {
             return Ok(Some((key, CHANGED.to_owned())));
+        }
+        if let Some(why) = has_unknown(shape, unknown) {
+            return Ok(Some((key, why)));
         }
         let stays = self.referred_by(tx, number, &live, referred, Look::Hold, &|_, _| false).await?;
         if stays.is_some() {
@@ -390,7 +393,7 @@ impl Undo {
         let key = shape.key_of(after);
         let id = fate::id(table, &key);
         let Some(live) = self.live_row(tx, shape, after, Look::Hold).await? else { return Ok(None) };
-        let now = &live[..before.len()];
+        let (now, unknown) = live.split_at(before.len());
         if fate.stays.contains_key(&id) || now == before || fate.is_own(id, now) {
             return Ok(None);
         }
@@ -400,6 +403,9 @@ impl Undo {
         };
         if now != after {
             return stays(CHANGED.to_owned());
+        }
+        if let Some(why) = has_unknown(shape, unknown) {
+            return stays(why);
         }
         let mut row = live;
         row[..before.len()].clone_from_slice(before);
@@ -418,6 +424,14 @@ impl Undo {
         // The next restore has to fill them in again.
         Ok(Some(Record::empty(table, before, after, row)))
     }
+}
+
+/// Why a row stays that has values in columns that the undo file does not have: they may be entered by users, or be the
+/// columns' defaults.
+fn has_unknown(shape: &Shape, unknown: &[Arg]) -> Option<String> {
+    let names = &shape.columns[shape.columns.len() - unknown.len()..];
+    let (column, _) = names.iter().zip(unknown).find(|(_, value)| **value != Arg::Null)?;
+    Some(format!("it has a value in {column}, a column that the undo file does not have"))
 }
 
 fn refused(error: &DbError) -> String {

@@ -215,11 +215,17 @@ impl Writer {
                     database.name
                 );
             }
-            if (&known.snapshot, &known.tables) != (&header.snapshot, &header.tables) {
+            if known.snapshot != header.snapshot {
                 bail!(
-                    "{}: this undo file is of snapshot {} and other tables: give another one with --undo-file",
+                    "{}: this undo file is of snapshot {}: give another one with --undo-file",
                     path.display(),
                     known.snapshot
+                );
+            }
+            if known.tables != header.tables {
+                bail!(
+                    "{}: this undo file was begun when the tables had other columns: give another one with --undo-file",
+                    path.display()
                 );
             }
             file.set_len(whole).with_context(at)?;
