@@ -34,8 +34,8 @@ const HELD: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::fro
 /// Options of `daymend rebuild`.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// The lab to rebuild (may be repeated)
-    #[arg(long, required = true, value_name = "ID")]
+    /// The labs to rebuild (may be repeated)
+    #[arg(long, required = true, num_args = 1.., value_name = "ID")]
     lab: Vec<i64>,
 
     /// Account manager's id, stored in the record as the requester
@@ -44,7 +44,7 @@ pub(super) struct Options {
 
     /// Follow the runs and exit with their result. The runs then use this command's --attempts and --max-shrink,
     /// otherwise the scheduler's
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
 
     /// Only print what would be enqueued
@@ -110,8 +110,10 @@ impl Options {
         }
         follow::warn_of_no_worker(global, &db).await?;
         if global.json {
-            let list: Vec<_> =
-                records.iter().map(|(lab, id, _)| serde_json::json!({ "lab": lab, "record": id })).collect();
+            let list: Vec<_> = records
+                .iter()
+                .map(|(lab, id, was_pending)| serde_json::json!({ "lab": lab, "record": id, "inserted": !was_pending }))
+                .collect();
             print_json(&list)?;
             return Ok(Exit::Ok.into());
         }

@@ -49,7 +49,7 @@ pub(in crate::cli) struct Options {
     relations: Vec<PathBuf>,
 
     /// Follow the repair run of the touched days, then audit those days
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
 
     #[command(flatten)]
@@ -72,7 +72,8 @@ impl Options {
         }
         let locked = LockedFile::open(&self.file).map_err(|error| usage(chain(error.as_ref())))?;
         let mut reader = locked.reader().map_err(|error| usage(chain(error.as_ref())))?;
-        let db = global.connect_bare(2).await?;
+        // What is undone is recomputed by a run, which is enqueued when the rows are gone.
+        let db = if self.dry_run { global.connect_bare(2).await? } else { global.connect(2).await? };
         self.check_database(global, &reader.header, &db)?;
         let undo = undo_of(global, &db, &reader, &self.relations).await?;
         let days = days_of(global, &db, &undo, &mut reader).await?;

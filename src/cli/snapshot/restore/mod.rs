@@ -88,16 +88,16 @@ pub(in crate::cli) struct Options {
     #[arg(long, value_name = "FILE")]
     map: Option<PathBuf>,
 
-    /// Where to record what was restored, for `snapshot undo` [default: SNAPSHOT.undo.jsonl]
-    #[arg(long, value_name = "FILE")]
+    /// With --apply: where to record what was restored, for `snapshot undo` [default: SNAPSHOT.undo.jsonl]
+    #[arg(long, value_name = "FILE", requires = "apply")]
     undo_file: Option<PathBuf>,
 
     /// How many rows to show of each group
     #[arg(long, default_value_t = 20, value_name = "N")]
     samples: usize,
 
-    /// Follow the repair run of the touched days, then audit those days
-    #[arg(long)]
+    /// With --apply: follow the repair run of the touched days, then audit those days
+    #[arg(long, requires = "apply")]
     wait: bool,
 
     #[command(flatten)]
@@ -134,7 +134,8 @@ impl Options {
         {
             return Err(usage(format!("--remap: table {table} is not in snapshot {label}")));
         }
-        let db = global.connect_bare(4).await?;
+        // What is restored is recomputed by a run, which is enqueued when the rows have been committed.
+        let db = if self.apply { global.connect(4).await? } else { global.connect_bare(4).await? };
         let server = &opened.manifest.server;
         let other = (!server.is_of(&db)).then(|| other_database(&label, server, "live", &db.name()));
         if let Some(other) = other.as_ref().filter(|_| self.apply && !self.into_other_database) {
