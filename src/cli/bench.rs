@@ -15,8 +15,8 @@ use crate::{
     db::{ConnectOptions, Db, DbError, Dialect, Mode, migrate},
     output::{table::table, tell},
     queue::{JobKind, claim, ids_of, lease, settle},
-    recompute::{Changes, shrink::MaxShrink},
-    runs::{self, NewRun},
+    recompute::Changes,
+    runs::{self, JobLimits, NewRun},
     statement,
     worker::NOTHING_TO_DO,
 };
@@ -193,17 +193,11 @@ async fn enqueue(db: &Db, jobs: u32) -> anyhow::Result<i64> {
         labs.push((lab, days[..count].to_vec()));
         left -= count;
     }
+    let (as_of, limits) = (calendar::EARLIEST.and_utc(), JobLimits::any_shrink(5));
     let run = NewRun {
-        rollup: NOTHING_TO_DO.to_owned(),
-        kind: JobKind::Rebuild,
         reason: "bench queue".to_owned(),
         requested_by: super::who(),
-        time_zone: None,
-        lab_id: None,
-        as_of: calendar::EARLIEST.and_utc(),
-        labs,
-        attempts_max: 5,
-        max_shrink: MaxShrink::OFF,
+        ..NewRun::new(JobKind::Rebuild, NOTHING_TO_DO, as_of, labs, limits)
     };
     let mut tx = db.begin(Mode::Write).await?;
     let id = runs::create(&mut tx, &run).await?;

@@ -19,8 +19,7 @@ use crate::{
         },
         lease,
     },
-    runs::{self, Progress, Run, RunState},
-    scheduler,
+    runs::{self, Progress, Run, RunState, close, held::Held},
 };
 
 /// How often a run is polled. Counting a run of a million jobs is slow: polling rests in proportion, so that it takes
@@ -140,7 +139,7 @@ async fn paused(db: &Db, run_id: i64) -> Result<Option<String>, DbError> {
 async fn look(db: &Db, run_id: i64) -> Result<(RunState, Progress), DbError> {
     let (mut run, mut progress) = read(db, run_id).await?;
     if let Some(ended) = run.as_ref().filter(|run| run.state == RunState::Running && progress.open() == 0) {
-        scheduler::close_run(db, ended, &mut scheduler::Report::default()).await?;
+        close::close_run(db, ended, &mut close::Report::default(), &mut Held::default()).await?;
         (run, progress) = read(db, run_id).await?;
     }
     Ok((run.map_or(RunState::Cancelled, |run| run.state), progress))

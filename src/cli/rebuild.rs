@@ -3,7 +3,6 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::bail;
-use chrono::{DateTime, Utc};
 use clap::Args;
 
 use super::{Exit, Global, follow, historical_summary, print_json, repair, service::AttemptsArgs, usage};
@@ -14,7 +13,7 @@ use crate::{
     runs::records,
     scheduler::{
         self,
-        migrations::{self, History, Limits},
+        migrations::{History, Rebuilds},
     },
     statement,
 };
@@ -68,9 +67,10 @@ impl Options {
         self.lab.sort_unstable();
         self.lab.dedup();
         // All labs are checked before any record is written.
+        let rebuilds = Rebuilds { db: &db, rollup, limits: self.attempts.with(self.max_shrink), now };
         let mut histories = Vec::new();
         for lab in &self.lab {
-            let history = migrations::history(&db, rollup, *lab, now).await?;
+            let history = rebuilds.history(*lab).await?;
             histories.push((*lab, history.map_err(|why| usage(format!("lab {lab} cannot be rebuilt: {why}")))?));
         }
         for lab in disabled(&db, rollup, &self.lab).await? {
@@ -105,7 +105,7 @@ impl Options {
         global.warn_of_future(&db).await?;
         let records = request(&db, &self.lab, self.initiated_by).await?;
         if self.wait {
-            let runs = self.take(&db, rollup, &records, &histories, now).await?;
+            let runs = take(&rebuilds, &records, &histories).await?;
             return follow::follow_all(global, &db, &runs).await;
         }
         follow::warn_of_no_worker(global, &db).await?;
@@ -123,49 +123,45 @@ impl Options {
         }
         Ok(Exit::Ok.into())
     }
+}
 
-    /// Takes the records, unless a scheduler already has, and returns their runs. If a record is gone by then, the
-    /// runs of the others go on.
-    async fn take(
-        &self,
-        db: &Db,
-        rollup: &Rollup,
-        records: &[(i64, i64, bool)],
-        histories: &[(i64, History)],
-        now: DateTime<Utc>,
-    ) -> anyhow::Result<Vec<i64>> {
-        let limits = Limits { attempts_max: self.attempts.attempts, max_shrink: self.max_shrink };
-        // Records locked by somebody else are waited for, like the runs themselves.
-        let mut warned = Vec::new();
-        for round in 1.. {
-            let mut report = scheduler::Report::default();
-            migrations::take_known(db, rollup, limits, histories, now, &mut report).await?;
-            if report.held.is_empty() {
-                break;
-            }
-            let held: Vec<String> = report.held.keys().cloned().collect();
-            if held != warned {
-                report.warn_of_held("waiting");
-                warned = held;
-            }
-            tokio::time::sleep(HELD.wait(round)).await;
+/// Takes the records, unless a scheduler already has, and returns their runs. If a record is gone by then, the runs of
+/// the others go on.
+async fn take(
+    rebuilds: &Rebuilds<'_>,
+    records: &[(i64, i64, bool)],
+    histories: &[(i64, History)],
+) -> anyhow::Result<Vec<i64>> {
+    // Records locked by somebody else are waited for, like the runs themselves.
+    let mut warned = Vec::new();
+    for round in 1.. {
+        let mut report = scheduler::Report::default();
+        rebuilds.take_known(histories, &mut report).await?;
+        if report.held.left.is_empty() {
+            break;
         }
-        let mut tx = db.begin(Mode::Snapshot).await?;
-        let (mut runs, mut gone) = (Vec::new(), Vec::new());
-        for (lab, id, _) in records {
-            match records::run_of(&mut tx, *id).await? {
-                Some(run) => runs.push(run),
-                None => gone.push(format!("lab {lab}: migration record {id} was refused or removed")),
-            }
+        let held: Vec<String> = report.held.left.keys().cloned().collect();
+        if held != warned {
+            report.held.warn("waiting");
+            warned = held;
         }
-        tx.commit().await?;
-        runs.dedup();
-        if gone.is_empty() {
-            return Ok(runs);
-        }
-        gone.extend(runs.iter().map(|run| format!("run {run} goes on: daymend runs watch {run}")));
-        bail!("{}", gone.join("; "))
+        tokio::time::sleep(HELD.wait(round)).await;
     }
+    let mut tx = rebuilds.db.begin(Mode::Snapshot).await?;
+    let (mut runs, mut gone) = (Vec::new(), Vec::new());
+    for (lab, id, _) in records {
+        match records::run_of(&mut tx, *id).await? {
+            Some(run) => runs.push(run),
+            None => gone.push(format!("lab {lab}: migration record {id} was refused or removed")),
+        }
+    }
+    tx.commit().await?;
+    runs.dedup();
+    if gone.is_empty() {
+        return Ok(runs);
+    }
+    gone.extend(runs.iter().map(|run| format!("run {run} goes on: daymend runs watch {run}")));
+    bail!("{}", gone.join("; "))
 }
 
 /// Which of the labs have their Historical View off.

@@ -6,16 +6,16 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use clap::Args;
 
 use super::{
-    Global, calendar_day, check_order, follow, historical_summary, in_range, print_json,
-    service::{AttemptsArgs, ShrinkArgs},
-    usage, who,
+    Global, calendar_day, check_order, follow, historical_summary, in_range, print_json, service::LimitArgs, usage, who,
 };
 use crate::{
     calendar::span,
     cli::Exit,
     error::examples,
-    runs::{LabDays, count_days},
-    scheduler::repair::{self, Clipped, Days, LeftOut, Plan, PlanError},
+    runs::{
+        LabDays, count_days,
+        repair::{self, Clipped, Days, LeftOut, Plan, PlanError},
+    },
 };
 
 /// How many labs to name that begin later, or end earlier, than asked for.
@@ -50,10 +50,7 @@ pub(super) struct Options {
     dry_run: bool,
 
     #[command(flatten)]
-    attempts: AttemptsArgs,
-
-    #[command(flatten)]
-    shrink: ShrinkArgs,
+    limits: LimitArgs,
 }
 
 impl Options {
@@ -91,8 +88,7 @@ impl Options {
             return Ok(Exit::Ok.into());
         }
         global.warn_of_future(&db).await?;
-        let run =
-            repair::enqueue(&db, rollup, &plan, &who(), now, self.attempts.attempts, self.shrink.max_shrink).await?;
+        let run = repair::enqueue(&db, rollup, &plan, &who(), now, self.limits.limits()).await?;
         if self.wait {
             return follow::follow_all(global, &db, &[run]).await;
         }

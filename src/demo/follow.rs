@@ -5,8 +5,11 @@ use std::{future::Future, time::Duration};
 use crate::{
     db::{Db, DbError, Mode},
     output::{bar::Bar, tell},
-    runs,
-    scheduler::{self, Report},
+    runs::{
+        self,
+        close::{self, Report},
+        held::Held,
+    },
 };
 
 /// How often the progress of the runs is read.
@@ -39,7 +42,7 @@ pub(super) async fn follow<T>(
         }
     }
     let mut report = Report::default();
-    scheduler::close_runs(db, &mut report).await?;
+    close::close_runs(db, &mut report, &mut Held::default()).await?;
     let (days, took) = bar.finish();
     tell(format_args!("{title}: {days} days in {:.1} s", took.as_secs_f64()));
     Ok(report)

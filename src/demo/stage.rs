@@ -18,10 +18,9 @@ use crate::{
     args, calendar,
     clock::Clock,
     db::{self, ConnectOptions, Db, Mode, Query},
-    recompute::shrink::MaxShrink,
     rollup::{HISTORICAL_SUMMARY, Rollups},
-    runs::{self, records},
-    scheduler::{self, Report, nightly::NightlyAt},
+    runs::{self, JobLimits, close, records},
+    scheduler::{self, Report, Scheduler, nightly::NightlyAt},
     worker::{self, throttle::Limits},
 };
 
@@ -139,21 +138,20 @@ impl Stage {
 
     /// Runs one tick of the scheduler, then a worker until the queue is empty; returns the reports of the tick and of
     /// the closed runs.
-    async fn tick_and_work(&self, title: &'static str) -> anyhow::Result<(Report, Report)> {
+    async fn tick_and_work(&self, title: &'static str) -> anyhow::Result<(Report, close::Report)> {
         let rollup = self.rollups.get(HISTORICAL_SUMMARY).context("the compiled-in rollup is missing")?;
         let clock = Clock::Fixed(self.now);
         let config = scheduler::Config {
             nightly_at: NightlyAt::Local(NaiveTime::MIN),
             catch_up_days: 7,
             lookback_days: 0,
-            attempts_max: 5,
-            max_shrink: MaxShrink::OFF,
-            max_shrink_rebuild: MaxShrink::OFF,
+            limits: JobLimits::any_shrink(5),
+            rebuild_limits: JobLimits::any_shrink(5),
             retention: None,
             audit: None,
         };
         let mut tick = Report::default();
-        scheduler::tick(&self.db, rollup, &config, clock, &mut tick).await?;
+        Scheduler { db: &self.db, rollup, config: &config, clock }.tick(&mut tick).await?;
         let run_ids: Vec<i64> = tick.enqueued.iter().map(|enqueued| enqueued.run).collect();
         let config = worker::Config {
             name: "demo".to_owned(),
@@ -174,7 +172,11 @@ impl Stage {
     }
 
     /// Each closed run, with what had been planted for it.
-    async fn corrected(&self, closed: &Report, planted: impl Fn(i64) -> Wrong) -> anyhow::Result<Vec<Corrected>> {
+    async fn corrected(
+        &self,
+        closed: &close::Report,
+        planted: impl Fn(i64) -> Wrong,
+    ) -> anyhow::Result<Vec<Corrected>> {
         let mut corrected = Vec::new();
         let mut tx = self.db.begin(Mode::Snapshot).await?;
         for (run_id, state, progress) in &closed.closed {

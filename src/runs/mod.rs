@@ -4,9 +4,16 @@
 //! were discarded) or `cancelled`. Its progress is always counted from the states of its jobs, at one moment, and
 //! never stored, so that no retry and no crash can make it wrong. `operation_event_log` gets a row when a run starts
 //! and one when it ends, in the transactions that start and end it.
+//!
+//! [`close`] looks at all open runs, whoever enqueued them; [`repair`] plans the runs that operators ask for;
+//! [`records`] are the lab system's requests for rebuilds; and what [`held`] rows keep from being done is left for
+//! later.
 
+pub mod close;
+pub mod held;
 mod labs;
 pub mod records;
+pub mod repair;
 
 use chrono::{DateTime, NaiveDate, Utc};
 
@@ -241,6 +248,23 @@ impl Progress {
     }
 }
 
+/// Limits for the jobs of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobLimits {
+    /// How many attempts each job may have.
+    pub attempts_max: u32,
+    /// The share of a day's rows that a job may remove.
+    pub max_shrink: MaxShrink,
+}
+
+impl JobLimits {
+    /// So many attempts, and each job may remove any share of its day's rows.
+    #[must_use]
+    pub const fn any_shrink(attempts_max: u32) -> Self {
+        Self { attempts_max, max_shrink: MaxShrink::OFF }
+    }
+}
+
 /// A run to be created.
 #[derive(Debug, Clone)]
 pub struct NewRun {
@@ -260,13 +284,28 @@ pub struct NewRun {
     pub as_of: DateTime<Utc>,
     /// Each lab with its days, oldest first.
     pub labs: LabDays,
-    /// How many attempts each job may have.
-    pub attempts_max: u32,
-    /// The share of a day's rows that its jobs may remove.
-    pub max_shrink: MaxShrink,
+    /// The limits of its jobs.
+    pub limits: JobLimits,
 }
 
 impl NewRun {
+    /// A run of these days, as of this moment; the reason and the requester are for the caller to set, like the zone
+    /// or the lab, if it is of one.
+    #[must_use]
+    pub fn new(kind: JobKind, rollup: &str, as_of: DateTime<Utc>, labs: LabDays, limits: JobLimits) -> Self {
+        Self {
+            rollup: rollup.to_owned(),
+            kind,
+            reason: String::new(),
+            requested_by: String::new(),
+            time_zone: None,
+            lab_id: None,
+            as_of,
+            labs,
+            limits,
+        }
+    }
+
     /// How many jobs it would have.
     #[must_use]
     pub fn jobs(&self) -> usize {
@@ -323,15 +362,15 @@ pub async fn create(tx: &mut Tx, new: &NewRun) -> Result<i64, DbError> {
                 days().min().copied(),
                 days().max().copied(),
                 new.as_of,
-                new.max_shrink.0.map(i64::from),
+                new.limits.max_shrink.0.map(i64::from),
             ],
         )
         .await?;
     let event_name = new.event_name(id);
     tx.execute(&RUN_NAME, args![event_name.as_str(), id]).await?;
     tx.execute(&EVENT_LOG, args![event_name, "STARTED"]).await?;
-    let batch =
-        Batch { run_id: id, kind: new.kind, rollup: &new.rollup, labs: &new.labs, attempts_max: new.attempts_max };
+    let attempts_max = new.limits.attempts_max;
+    let batch = Batch { run_id: id, kind: new.kind, rollup: &new.rollup, labs: &new.labs, attempts_max };
     enqueue::enqueue(tx, &batch).await?;
     Ok(id)
 }

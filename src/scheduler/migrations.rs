@@ -12,17 +12,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, NaiveDate, Utc};
 
-use super::{Enqueued, Report, held::unless_held};
+use super::{Enqueued, Report, Tick};
 use crate::{
     args,
     db::{Db, DbError, Kind, Mode, Tx, clipped},
     error::chain,
     metrics,
     queue::JobKind,
-    recompute::{shrink::MaxShrink, stored},
+    recompute::stored,
     rollup::{Rollup, source},
     runs::{
-        self, NewRun, Progress,
+        JobLimits, NewRun, Progress,
         records::{self, Pending},
     },
     statement,
@@ -58,15 +58,6 @@ pub struct History {
     pub zone: &'static str,
 }
 
-/// Limits for the jobs of a rebuild.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// How many attempts a job has.
-    pub attempts_max: u32,
-    /// The share of a day's rows that may vanish at once.
-    pub max_shrink: MaxShrink,
-}
-
 /// The position of a walk through the records, which goes round and round.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Walk {
@@ -84,59 +75,158 @@ impl Walk {
     }
 }
 
-/// Takes all pending records, and enqueues one rebuild run per lab.
-pub(super) async fn take_all_pending(
-    db: &Db,
-    rollup: &Rollup,
-    limits: Limits,
-    now: DateTime<Utc>,
-    report: &mut Report,
-) -> Result<(), DbError> {
-    let mut walk = Walk::default();
-    loop {
-        walk = take_pending(db, rollup, limits, walk, now, report).await?;
-        if walk.is_at_start() {
-            return Ok(());
-        }
+/// What rebuilds are enqueued with.
+#[derive(Debug, Clone, Copy)]
+pub struct Rebuilds<'a> {
+    /// The database.
+    pub db: &'a Db,
+    /// The rollup.
+    pub rollup: &'a Rollup,
+    /// The limits of their jobs.
+    pub limits: JobLimits,
+    /// The moment taken as the present.
+    pub now: DateTime<Utc>,
+}
+
+impl<'a> Tick<'a> {
+    pub(super) fn rebuilds(&self) -> Rebuilds<'a> {
+        Rebuilds { db: self.db, rollup: self.rollup, limits: self.config.rebuild_limits, now: self.now }
     }
 }
 
-/// Takes the pending records of the next few labs in the walk, and enqueues one rebuild run per lab. Returns where
-/// the walk continues.
-///
-/// An error for one lab is noted, and its records stay pending.
-pub async fn take_pending(
-    db: &Db,
-    rollup: &Rollup,
-    limits: Limits,
-    walk: Walk,
-    now: DateTime<Utc>,
-    report: &mut Report,
-) -> Result<Walk, DbError> {
-    let mut tx = db.begin(Mode::Snapshot).await?;
-    let (pending, next) = look(&mut tx, walk.first).await?;
-    tx.commit().await?;
-    let mut last = None;
-    let behind = |lab_id: &i64| walk.after.is_none_or(|after| *lab_id > after);
-    let mut by_lab = by_lab(pending).into_iter().filter(|(lab_id, _)| behind(lab_id));
-    for (lab_id, records) in by_lab.by_ref().take(LABS_A_TICK) {
-        match take_lab(db, rollup, limits, (lab_id, &records), now, report).await {
-            // A statement that is killed because it takes long would be killed at every tick, and no other lab would
-            // get its turn.
-            Err(error) if is_of_the_lab(&error, db).await => {
-                metrics::database_error(&error);
-                report.untaken.insert(lab_id, chain(&error));
-                // One such wait per tick is enough: there is other work.
-                if error.is_cut_off() {
-                    return Ok(Walk { after: Some(lab_id), ..walk });
-                }
+impl Rebuilds<'_> {
+    /// Takes all pending records, and enqueues one rebuild run per lab.
+    pub(super) async fn take_all_pending(&self, report: &mut Report) -> Result<(), DbError> {
+        let mut walk = Walk::default();
+        loop {
+            walk = self.take_pending(walk, report).await?;
+            if walk.is_at_start() {
+                return Ok(());
             }
-            taken => taken?,
         }
-        last = Some(lab_id);
     }
-    let is_more = by_lab.next().is_some();
-    Ok(if is_more { Walk { after: last, ..walk } } else { Walk { first: next, after: None } })
+
+    /// Takes the pending records of the next few labs in the walk, and enqueues one rebuild run per lab. Returns where
+    /// the walk continues.
+    ///
+    /// An error for one lab is noted, and its records stay pending.
+    pub async fn take_pending(&self, walk: Walk, report: &mut Report) -> Result<Walk, DbError> {
+        let mut tx = self.db.begin(Mode::Snapshot).await?;
+        let (pending, next) = look(&mut tx, walk.first).await?;
+        tx.commit().await?;
+        let mut last = None;
+        let behind = |lab_id: &i64| walk.after.is_none_or(|after| *lab_id > after);
+        let mut by_lab = by_lab(pending).into_iter().filter(|(lab_id, _)| behind(lab_id));
+        for (lab_id, records) in by_lab.by_ref().take(LABS_A_TICK) {
+            match self.take_lab(lab_id, &records, report).await {
+                // A statement that is killed because it takes long would be killed at every tick, and no other lab
+                // would get its turn.
+                Err(error) if is_of_the_lab(&error, self.db).await => {
+                    metrics::database_error(&error);
+                    report.untaken.insert(lab_id, chain(&error));
+                    // One such wait per tick is enough: there is other work.
+                    if error.is_cut_off() {
+                        return Ok(Walk { after: Some(lab_id), ..walk });
+                    }
+                }
+                taken => taken?,
+            }
+            last = Some(lab_id);
+        }
+        let is_more = by_lab.next().is_some();
+        Ok(if is_more { Walk { after: last, ..walk } } else { Walk { first: next, after: None } })
+    }
+
+    async fn take_lab(&self, lab_id: i64, records: &[Pending], report: &mut Report) -> Result<(), DbError> {
+        let history = match self.history(lab_id).await {
+            Err(error) if error.is_bad_data() => Err(chain(&error)),
+            history => history?,
+        };
+        match history {
+            Ok(history) => self.take(records, &history, report).await,
+            Err(why) => {
+                let refuse = || refuse(self.db, records, &why);
+                if report.held.unless_held(self.db, &name_of(lab_id), "refuse migration", refuse).await?.is_some() {
+                    report.refused.insert(lab_id, why);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The days to rebuild of a lab, or why it cannot be rebuilt.
+    pub async fn history(&self, lab_id: i64) -> Result<Result<History, String>, DbError> {
+        let mut tx = self.db.begin(Mode::Snapshot).await?;
+        let Some(lab) = source::lab(&mut tx, self.rollup, lab_id).await? else {
+            return Ok(Err(format!("lab {lab_id} does not exist")));
+        };
+        let zone = match lab.zone() {
+            Ok(zone) => zone,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let last = zone.yesterday(self.now);
+        let with_facts = source::days_with_facts(&mut tx, self.rollup, lab_id, zone, last).await?;
+        let with_rows = stored::days(&mut tx, self.rollup, lab_id).await?;
+        tx.commit().await?;
+        let first = with_facts.first().copied();
+        let days: BTreeSet<NaiveDate> = with_facts.into_iter().chain(with_rows).collect();
+        Ok(Ok(History { first, last, days: days.into_iter().collect(), zone: zone.name() }))
+    }
+
+    /// Takes the pending records of labs whose history is known.
+    pub async fn take_known(&self, histories: &[(i64, History)], report: &mut Report) -> Result<(), DbError> {
+        let mut tx = self.db.begin(Mode::Snapshot).await?;
+        let by_lab = by_lab(records::pending(&mut tx, records::ALL).await?);
+        tx.commit().await?;
+        for (lab_id, history) in histories {
+            if let Some(records) = by_lab.get(lab_id) {
+                self.take(records, history, report).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the records of a lab, unless they are locked by somebody else.
+    async fn take(&self, records: &[Pending], history: &History, report: &mut Report) -> Result<(), DbError> {
+        let Some(first) = records.first() else { return Ok(()) };
+        let enqueue = || self.enqueue(records, history);
+        let enqueued = report.held.unless_held(self.db, &name_of(first.lab_id), "take migration", enqueue).await?;
+        if let Some(enqueued) = enqueued.flatten() {
+            report.note(JobKind::Rebuild, enqueued);
+        }
+        Ok(())
+    }
+
+    async fn enqueue(&self, records: &[Pending], history: &History) -> Result<Option<Enqueued>, DbError> {
+        let mut tx = self.db.begin(Mode::Write).await?;
+        let progress = Progress { available: history.days.len() as u64, ..Progress::default() };
+        let status = records::running_status(&progress);
+        let mut taken = Vec::new();
+        for record in records {
+            if records::take(&mut tx, record.id, &status, (history.first, Some(history.last))).await? {
+                taken.push(record);
+            }
+        }
+        let Some(first) = taken.first() else {
+            return Ok(None);
+        };
+        let lab_id = first.lab_id;
+        let labs = vec![(lab_id, history.days.clone())];
+        let run = NewRun {
+            reason: format!("rebuild of lab {lab_id}"),
+            requested_by: format!("migration {} by {}", first.id, first.initiated_by),
+            lab_id: Some(lab_id),
+            ..NewRun::new(JobKind::Rebuild, &self.rollup.name, self.now, labs, self.limits)
+        };
+        let enqueued = Enqueued::create(&mut tx, run).await?;
+        for record in taken {
+            records::link(&mut tx, record.id, enqueued.run).await?;
+        }
+        tx.execute(&LAB_REBUILT, args![history.zone, history.last, history.last, self.rollup.name.as_str(), lab_id])
+            .await?;
+        tx.commit().await?;
+        Ok(Some(enqueued))
+    }
 }
 
 /// Logs that the records of a lab could not be taken.
@@ -162,50 +252,6 @@ async fn look(tx: &mut Tx, first: i64) -> Result<(Vec<Pending>, i64), DbError> {
     Ok((pending, next))
 }
 
-async fn take_lab(
-    db: &Db,
-    rollup: &Rollup,
-    limits: Limits,
-    (lab_id, records): (i64, &[Pending]),
-    now: DateTime<Utc>,
-    report: &mut Report,
-) -> Result<(), DbError> {
-    let history = match history(db, rollup, lab_id, now).await {
-        Err(error) if error.is_bad_data() => Err(chain(&error)),
-        history => history?,
-    };
-    match history {
-        Ok(history) => take(db, rollup, limits, (records, &history), now, report).await,
-        Err(why) => {
-            let refuse = || refuse(db, records, &why);
-            if unless_held(db, &name_of(lab_id), "refuse migration", report, refuse).await?.is_some() {
-                report.refused.insert(lab_id, why);
-            }
-            Ok(())
-        }
-    }
-}
-
-/// Takes the pending records of labs whose history is known.
-pub async fn take_known(
-    db: &Db,
-    rollup: &Rollup,
-    limits: Limits,
-    histories: &[(i64, History)],
-    now: DateTime<Utc>,
-    report: &mut Report,
-) -> Result<(), DbError> {
-    let mut tx = db.begin(Mode::Snapshot).await?;
-    let by_lab = by_lab(records::pending(&mut tx, records::ALL).await?);
-    tx.commit().await?;
-    for (lab_id, history) in histories {
-        if let Some(records) = by_lab.get(lab_id) {
-            take(db, rollup, limits, (records, history), now, report).await?;
-        }
-    }
-    Ok(())
-}
-
 fn by_lab(pending: Vec<Pending>) -> BTreeMap<i64, Vec<Pending>> {
     let mut by_lab: BTreeMap<i64, Vec<Pending>> = BTreeMap::new();
     for record in pending {
@@ -217,90 +263,6 @@ fn by_lab(pending: Vec<Pending>) -> BTreeMap<i64, Vec<Pending>> {
 /// The name of a lab's records in reports.
 fn name_of(lab_id: i64) -> String {
     format!("migration records of lab {lab_id}")
-}
-
-/// Takes the records of a lab, unless they are locked by somebody else.
-async fn take(
-    db: &Db,
-    rollup: &Rollup,
-    limits: Limits,
-    (records, history): (&[Pending], &History),
-    now: DateTime<Utc>,
-    report: &mut Report,
-) -> Result<(), DbError> {
-    let Some(first) = records.first() else { return Ok(()) };
-    let enqueue = || enqueue_rebuild(db, rollup, limits, now, records, history);
-    let enqueued = unless_held(db, &name_of(first.lab_id), "take migration", report, enqueue).await?;
-    if let Some(enqueued) = enqueued.flatten() {
-        report.note(JobKind::Rebuild, enqueued);
-    }
-    Ok(())
-}
-
-/// The days to rebuild of a lab, or why it cannot be rebuilt.
-pub async fn history(
-    db: &Db,
-    rollup: &Rollup,
-    lab_id: i64,
-    now: DateTime<Utc>,
-) -> Result<Result<History, String>, DbError> {
-    let mut tx = db.begin(Mode::Snapshot).await?;
-    let Some(lab) = source::lab(&mut tx, rollup, lab_id).await? else {
-        return Ok(Err(format!("lab {lab_id} does not exist")));
-    };
-    let zone = match lab.zone() {
-        Ok(zone) => zone,
-        Err(error) => return Ok(Err(error.to_string())),
-    };
-    let last = zone.yesterday(now);
-    let with_facts = source::days_with_facts(&mut tx, rollup, lab_id, zone, last).await?;
-    let with_rows = stored::days(&mut tx, rollup, lab_id).await?;
-    tx.commit().await?;
-    let first = with_facts.first().copied();
-    let days: BTreeSet<NaiveDate> = with_facts.into_iter().chain(with_rows).collect();
-    Ok(Ok(History { first, last, days: days.into_iter().collect(), zone: zone.name() }))
-}
-
-async fn enqueue_rebuild(
-    db: &Db,
-    rollup: &Rollup,
-    limits: Limits,
-    now: DateTime<Utc>,
-    records: &[Pending],
-    history: &History,
-) -> Result<Option<Enqueued>, DbError> {
-    let mut tx = db.begin(Mode::Write).await?;
-    let total = history.days.len();
-    let status = records::running_status(&Progress { available: total as u64, ..Progress::default() });
-    let mut taken = Vec::new();
-    for record in records {
-        if records::take(&mut tx, record.id, &status, (history.first, Some(history.last))).await? {
-            taken.push(record);
-        }
-    }
-    let Some(first) = taken.first() else {
-        return Ok(None);
-    };
-    let lab_id = first.lab_id;
-    let run = NewRun {
-        rollup: rollup.name.clone(),
-        kind: JobKind::Rebuild,
-        reason: format!("rebuild of lab {lab_id}"),
-        requested_by: format!("migration {} by {}", first.id, first.initiated_by),
-        time_zone: None,
-        lab_id: Some(lab_id),
-        as_of: now,
-        labs: vec![(lab_id, history.days.clone())],
-        attempts_max: limits.attempts_max,
-        max_shrink: limits.max_shrink,
-    };
-    let id = runs::create(&mut tx, &run).await?;
-    for record in taken {
-        records::link(&mut tx, record.id, id).await?;
-    }
-    tx.execute(&LAB_REBUILT, args![history.zone, history.last, history.last, rollup.name.as_str(), lab_id]).await?;
-    tx.commit().await?;
-    Ok(Some(Enqueued { run: id, reason: run.reason, jobs: total }))
 }
 
 /// The maximum length of a record's status in characters: the width of the lab system's column.

@@ -7,9 +7,8 @@
 //!
 //! - [`nightly`]: days that have closed, one run per time zone.
 //! - [`migrations`]: records of the Support Dashboard, one rebuild run per lab.
-//! - [`repair`]: days that an operator asks for.
 //! - [`dirty`]: days whose source changed after they had closed, in the background.
-//! - [`close`]: runs whose jobs have all ended.
+//! - [`close`](crate::runs::close): runs whose jobs have all ended.
 //! - [`retention`]: prunes runs that have outlived their retention, in the background.
 //! - [`audits`]: audits a slice of the history every night, in the background.
 //! - [`snapshots`]: takes the daily snapshot, in the background.
@@ -21,31 +20,32 @@
 //! which rolls back. The audit and the snapshot, which are held under a lease, have a few seconds to hand over.
 
 pub mod audits;
-mod close;
 pub mod dirty;
-mod held;
 pub mod migrations;
 pub mod nightly;
 mod nightly_at;
 mod observe;
 mod pace;
-pub mod repair;
 mod retention;
 pub mod snapshots;
 mod tick;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock::Clock, db::Db, health::Pulse, metrics::catalogue::JOBS_ENQUEUED, queue::JobKind,
-    recompute::shrink::MaxShrink, rollup::Rollup, runs::Progress, runs::RunState,
+    clock::Clock,
+    db::{Db, DbError, Tx},
+    health::Pulse,
+    metrics::catalogue::JOBS_ENQUEUED,
+    queue::JobKind,
+    rollup::Rollup,
+    runs::{self, JobLimits, LabDays, NewRun, close, held::Held},
 };
 use audits::AuditConfig;
-pub use close::{Slice, close_next_runs, close_run, close_runs};
 use nightly::NightlyAt;
-pub use tick::tick;
 
 /// Configuration of the scheduler.
 #[derive(Debug, Clone, Copy)]
@@ -56,21 +56,68 @@ pub struct Config {
     pub catch_up_days: u32,
     /// How many closed days before the due one to check again every night.
     pub lookback_days: u32,
-    /// How many attempts each job may have.
-    pub attempts_max: u32,
-    /// The share of a day's rows that nightly jobs and repairs may remove at once.
-    pub max_shrink: MaxShrink,
-    /// The same for rebuilds.
-    pub max_shrink_rebuild: MaxShrink,
+    /// The limits of nightly jobs and repairs.
+    pub limits: JobLimits,
+    /// Those of rebuilds.
+    pub rebuild_limits: JobLimits,
     /// How long runs and their jobs are kept after the run has closed; `None` means for ever.
     pub retention: Option<Duration>,
     /// The standing audit; `None` if it is off.
     pub audit: Option<AuditConfig>,
 }
 
-impl Config {
-    fn rebuilds(&self) -> migrations::Limits {
-        migrations::Limits { attempts_max: self.attempts_max, max_shrink: self.max_shrink_rebuild }
+/// What a scheduler works on, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Scheduler<'a> {
+    /// The database.
+    pub db: &'a Db,
+    /// The rollup that it keeps up to date.
+    pub rollup: &'a Rollup,
+    /// Its configuration.
+    pub config: &'a Config,
+    /// Its clock.
+    pub clock: Clock,
+}
+
+/// What the steps of a tick work on: the same, at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Tick<'a> {
+    /// The database.
+    pub db: &'a Db,
+    /// The rollup.
+    pub rollup: &'a Rollup,
+    /// The scheduler's configuration.
+    pub config: &'a Config,
+    /// The moment taken as the present.
+    pub now: DateTime<Utc>,
+}
+
+impl<'a> Scheduler<'a> {
+    /// Ticks until `shutdown`. If the database is unreachable, it waits, and never exits.
+    pub async fn run(&self, pulse: &Pulse, shutdown: &CancellationToken) {
+        tokio::join!(
+            tick::tick_until(self, pulse, shutdown),
+            dirty::watch_until(self, shutdown),
+            retention::prune_until(self, shutdown),
+            observe::observe_until(self, shutdown),
+            audits::audit_until(self, shutdown)
+        );
+    }
+
+    async fn now(&self) -> Result<DateTime<Utc>, DbError> {
+        self.db.now(self.clock).await
+    }
+
+    /// A tick that begins now.
+    async fn tick_now(&self) -> Result<Tick<'a>, DbError> {
+        Ok(Tick { db: self.db, rollup: self.rollup, config: self.config, now: self.now().await? })
+    }
+}
+
+impl Tick<'_> {
+    /// A run of these days, whose reason and requester are still to be set.
+    fn new_run(&self, kind: JobKind, labs: LabDays) -> NewRun {
+        NewRun::new(kind, &self.rollup.name, self.now, labs, self.config.limits)
     }
 }
 
@@ -85,27 +132,28 @@ pub struct Enqueued {
     pub jobs: usize,
 }
 
+impl Enqueued {
+    /// Enqueues a run, inside the caller's transaction.
+    async fn create(tx: &mut Tx, run: NewRun) -> Result<Self, DbError> {
+        Ok(Self { run: runs::create(tx, &run).await?, jobs: run.jobs(), reason: run.reason })
+    }
+}
+
 /// What a tick did.
 #[derive(Debug, Default)]
 pub struct Report {
     /// Runs that it enqueued.
     pub enqueued: Vec<Enqueued>,
-    /// Runs that it closed.
-    pub closed: Vec<(i64, RunState, Progress)>,
+    /// Runs that it closed or left open.
+    pub runs: close::Report,
     /// Labs that it could not schedule, and why.
     pub unusable: BTreeMap<i64, String>,
     /// Labs whose migration records it closed as failed, because they cannot be rebuilt, and why.
     pub refused: BTreeMap<i64, String>,
     /// Labs whose migration records it could not take, which stay pending, and why.
     pub untaken: BTreeMap<i64, String>,
-    /// Runs that it could not close, or whose records it could not update, and why.
-    pub unclosed: BTreeMap<i64, String>,
-    /// The runs that it left open, and their progress.
-    pub open: Vec<(JobKind, Progress)>,
-    /// What it left for the next tick because of locked rows, with the database's message.
-    pub held: BTreeMap<String, String>,
-    /// How long it waited for locked rows, whether it got them or not.
-    pub waited: Duration,
+    /// What it left for the next tick because of locked rows.
+    pub held: Held,
 }
 
 impl Report {
@@ -118,34 +166,21 @@ impl Report {
     /// Whether everything that was due has been done, except for labs that cannot be scheduled.
     #[must_use]
     pub fn is_all_done(&self) -> bool {
-        self.held.is_empty() && self.unclosed.is_empty() && self.untaken.is_empty()
+        self.held.left.is_empty() && self.runs.unclosed.is_empty() && self.untaken.is_empty()
     }
 
     /// Whether nothing was done, and nothing left undone.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.enqueued.is_empty() && self.closed.is_empty() && self.refused.is_empty() && self.is_all_done()
+        self.enqueued.is_empty() && self.runs.closed.is_empty() && self.refused.is_empty() && self.is_all_done()
     }
 
     /// Logs what is left undone, where no later tick will do it.
     pub fn warn_of_undone(&self) {
-        self.warn_of_held("not done");
-        for (run, why) in &self.unclosed {
-            close::say_unclosed(*run, why);
-        }
+        self.held.warn("not done");
+        self.runs.warn_of_unclosed();
         for (lab, why) in &self.untaken {
             migrations::say_untaken(*lab, why);
         }
     }
-}
-
-/// Ticks until `shutdown`. If the database is unreachable, it waits, and never exits.
-pub async fn run(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, pulse: &Pulse, shutdown: &CancellationToken) {
-    tokio::join!(
-        tick::tick_until(db, rollup, config, clock, pulse, shutdown),
-        dirty::watch_until(db, rollup, config, clock, shutdown),
-        retention::prune_until(db, config, shutdown),
-        observe::observe_until(db, rollup, config, clock, shutdown),
-        audits::audit_until(db, rollup, config, clock, shutdown)
-    );
 }

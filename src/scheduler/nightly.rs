@@ -11,19 +11,19 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::NaiveDate;
 
 pub use super::nightly_at::NightlyAt;
-use super::{Config, Enqueued, Report, held::unless_held};
+use super::{Enqueued, Report, Tick};
 use crate::{
     args,
     calendar::{self, Zone},
-    db::{Arg, Db, DbError, Mode, Query, Tx},
+    db::{Arg, DbError, Mode, Query, Tx},
     error::examples,
     metrics::catalogue::DAYS_SKIPPED,
     queue::JobKind,
     rollup::{Rollup, source},
-    runs::{self, LabDays, NewRun},
+    runs::{self, NewRun},
     statement,
 };
 
@@ -54,25 +54,20 @@ statement!(
 );
 
 /// Enqueues every closed day that has not been enqueued, one run per time zone.
-pub async fn enqueue_closed_days(
-    db: &Db,
-    rollup: &Rollup,
-    config: &Config,
-    now: DateTime<Utc>,
-    report: &mut Report,
-) -> Result<(), DbError> {
-    let mut tx = db.begin(Mode::Snapshot).await?;
-    let outlook = look_at_labs(&mut tx, rollup).await?;
+pub async fn enqueue_closed_days(tick: &Tick<'_>, report: &mut Report) -> Result<(), DbError> {
+    let mut tx = tick.db.begin(Mode::Snapshot).await?;
+    let outlook = look_at_labs(&mut tx, tick.rollup).await?;
     tx.commit().await?;
     report.unusable = outlook.unusable;
     for (zone, labs) in outlook.zones {
-        let due = config.nightly_at.due_day(zone, now);
+        let due = tick.config.nightly_at.due_day(zone, tick.now);
         let behind = labs.into_iter().filter(|(_, through)| through.is_none_or(|through| through < due));
         let behind: Vec<i64> = behind.map(|(lab, _)| lab).collect();
         if !behind.is_empty() {
-            let (what, enqueue) = (zone.name(), || enqueue_zone(db, rollup, config, now, zone, due, &behind));
-            let enqueued = unless_held(db, &format!("nightly run of {what}"), "nightly", report, enqueue).await?;
-            let Some((enqueued, skipped)) = enqueued else { continue };
+            let what = format!("nightly run of {}", zone.name());
+            let enqueued =
+                report.held.unless_held(tick.db, &what, "nightly", || enqueue_zone(tick, zone, due, &behind));
+            let Some((enqueued, skipped)) = enqueued.await? else { continue };
             for (kind, run) in enqueued {
                 report.note(kind, run);
             }
@@ -138,21 +133,14 @@ fn say_skipped(zone: Zone, first: NaiveDate, last: NaiveDate, labs: &[i64]) {
     );
 }
 
-async fn enqueue_zone(
-    db: &Db,
-    rollup: &Rollup,
-    config: &Config,
-    now: DateTime<Utc>,
-    zone: Zone,
-    due: NaiveDate,
-    labs: &[i64],
-) -> Result<EnqueuedRuns, DbError> {
-    let mut tx = db.begin(Mode::Write).await?;
+async fn enqueue_zone(tick: &Tick<'_>, zone: Zone, due: NaiveDate, labs: &[i64]) -> Result<EnqueuedRuns, DbError> {
+    let (rollup, config) = (tick.rollup.name.as_str(), tick.config);
+    let mut tx = tick.db.begin(Mode::Write).await?;
     let (mut days, mut again, mut skipped) = (Vec::new(), Vec::new(), BTreeMap::new());
     for labs in labs.chunks(LABS_A_STATEMENT) {
-        let rows = labs.iter().flat_map(|lab| args![rollup.name.as_str(), *lab]).collect();
+        let rows = labs.iter().flat_map(|lab| args![rollup, *lab]).collect();
         tx.execute(LABS_ADD.with_rows(labs.len()), rows).await?;
-        let named = args![rollup.name.as_str(); labs];
+        let named = args![rollup; labs];
         let locked = enqueued_through(&mut tx, LABS_LOCK.with_list(labs.len()), named).await?;
         for (lab, through) in locked {
             let missing = missing_days(zone, through, due, config.catch_up_days);
@@ -170,43 +158,25 @@ async fn enqueue_zone(
                 days.push((lab, missing));
             }
         }
-        let mut args = args![due, zone.name(), rollup.name.as_str(); labs];
+        let mut args = args![due, zone.name(), rollup; labs];
         args.push(due.into());
         tx.execute(LABS_RECORD.with_list(labs.len()), args).await?;
     }
     let mut enqueued = Vec::new();
     for (kind, name, labs) in [(JobKind::Nightly, "nightly", days), (JobKind::Repair, "lookback", again)] {
         if !labs.is_empty() {
-            let run = new_run(rollup, config, now, zone, (kind, name), labs);
-            let (id, jobs) = (runs::create(&mut tx, &run).await?, run.jobs());
-            enqueued.push((kind, Enqueued { run: id, reason: run.reason, jobs }));
+            let (_, days) = runs::describe(&labs);
+            let run = NewRun {
+                reason: format!("{name} {} {days}", zone.name()),
+                requested_by: "scheduler".to_owned(),
+                time_zone: Some(zone.name().to_owned()),
+                ..tick.new_run(kind, labs)
+            };
+            enqueued.push((kind, Enqueued::create(&mut tx, run).await?));
         }
     }
     tx.commit().await?;
     Ok((enqueued, skipped))
-}
-
-fn new_run(
-    rollup: &Rollup,
-    config: &Config,
-    now: DateTime<Utc>,
-    zone: Zone,
-    (kind, name): (JobKind, &str),
-    labs: LabDays,
-) -> NewRun {
-    let (_, days) = runs::describe(&labs);
-    NewRun {
-        rollup: rollup.name.clone(),
-        kind,
-        reason: format!("{name} {} {days}", zone.name()),
-        requested_by: "scheduler".to_owned(),
-        time_zone: Some(zone.name().to_owned()),
-        lab_id: None,
-        as_of: now,
-        labs,
-        attempts_max: config.attempts_max,
-        max_shrink: config.max_shrink,
-    }
 }
 
 /// The days to enqueue: all that closed since `through`, but no older than the catch-up limit; a lab seen for the
@@ -241,6 +211,8 @@ async fn enqueued_through<'q>(
 
 #[cfg(test)]
 mod tests {
+    use chrono::{DateTime, Utc};
+
     use super::*;
 
     fn date(text: &str) -> NaiveDate {

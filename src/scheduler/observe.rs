@@ -12,11 +12,10 @@ use std::{
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, audits, dirty, nightly, pace::Pace};
+use super::{Scheduler, Tick, audits, dirty, nightly, pace::Pace};
 use crate::{
     args,
-    clock::Clock,
-    db::{Arg, Backoff, Db, DbError, Mode, Statement, Tx},
+    db::{Arg, Backoff, DbError, Mode, Statement, Tx},
     metrics::{
         self,
         catalogue::{
@@ -30,7 +29,6 @@ use crate::{
         admin::{pause, stats},
         lease,
     },
-    rollup::Rollup,
     runs, statement,
 };
 
@@ -109,19 +107,13 @@ statement!(
 const STATES: [&str; 5] = ["available", "backing_off", "paused", "running", "discarded"];
 
 /// Reads the gauges regularly until `shutdown`.
-pub(super) async fn observe_until(
-    db: &Db,
-    rollup: &Rollup,
-    config: &Config,
-    clock: Clock,
-    shutdown: &CancellationToken,
-) {
+pub(super) async fn observe_until(scheduler: &Scheduler<'_>, shutdown: &CancellationToken) {
     let mut shown = Shown::default();
     let mut pace = Pace::new("the gauges cannot be read, trying again", AGAIN);
     while !shutdown.is_cancelled() {
         let reading = async {
             let begun = Instant::now();
-            observe(db, rollup, config, db.now(clock).await?, &mut shown).await?;
+            observe(&scheduler.tick_now().await?, &mut shown).await?;
             STATS_DURATION.record([], begun.elapsed(), 1);
             STATS_TAKEN.set([], metrics::now_seconds());
             Ok((begun.elapsed() * RESTS).clamp(EVERY, REST_MAX))
@@ -139,14 +131,8 @@ struct Shown {
     jobs: BTreeSet<(String, String)>,
 }
 
-async fn observe(
-    db: &Db,
-    rollup: &Rollup,
-    config: &Config,
-    now: DateTime<Utc>,
-    shown: &mut Shown,
-) -> Result<(), DbError> {
-    let mut tx = db.begin(Mode::Snapshot).await?;
+async fn observe(tick: &Tick<'_>, shown: &mut Shown) -> Result<(), DbError> {
+    let mut tx = tick.db.begin(Mode::Snapshot).await?;
     let open = runs::open(&mut tx).await?;
     let counts = count(&mut tx, &OPEN_COUNTS, args![queue::PAUSED]).await?;
     let run_counts = count(&mut tx, &RUN_COUNTS, args![]).await?;
@@ -166,24 +152,18 @@ async fn observe(
     LABS_PAUSED.set([], pauses.iter().filter(|pause| pause.lab_id.is_some()).count() as f64);
     let oldest = dirty::oldest_us(&mut tx).await?;
     DIRTY_OLDEST.set([], oldest.unwrap_or(0).max(0) as f64 / 1e6);
-    observe_labs(&mut tx, rollup, config, now, shown).await?;
+    observe_labs(&mut tx, tick, shown).await?;
     tx.commit().await?;
-    if config.audit.is_some() {
-        audits::observe(db, &rollup.name).await?;
+    if tick.config.audit.is_some() {
+        audits::observe(tick.db, &tick.rollup.name).await?;
     }
-    WORKERS_ALIVE.set([], lease::workers_alive(db).await? as f64);
+    WORKERS_ALIVE.set([], lease::workers_alive(tick.db).await? as f64);
     Ok(())
 }
 
 /// Reads what is due, by zone and lab.
-async fn observe_labs(
-    tx: &mut Tx,
-    rollup: &Rollup,
-    config: &Config,
-    now: DateTime<Utc>,
-    shown: &mut Shown,
-) -> Result<(), DbError> {
-    let outlook = nightly::look_at_labs(tx, rollup).await?;
+async fn observe_labs(tx: &mut Tx, tick: &Tick<'_>, shown: &mut Shown) -> Result<(), DbError> {
+    let outlook = nightly::look_at_labs(tx, tick.rollup).await?;
     let done = nightly_done(tx).await?;
     let (mut open_by_zone, mut open_by_lab) = (BTreeMap::new(), BTreeMap::new());
     tx.for_each(&NIGHTLY_OPEN, args![queue::PAUSED], |row| {
@@ -194,8 +174,8 @@ async fn observe_labs(
     })
     .await?;
     for (zone, labs) in &outlook.zones {
-        let due = config.nightly_at.due_day(*zone, now);
-        let missing = |through| nightly::missing_days(*zone, through, due, config.catch_up_days).len() as i64;
+        let due = tick.config.nightly_at.due_day(*zone, tick.now);
+        let missing = |through| nightly::missing_days(*zone, through, due, tick.config.catch_up_days).len() as i64;
         let not_enqueued = |through: Option<_>| if through >= Some(due) { 0 } else { missing(through) };
         let overdue: i64 = labs.iter().map(|(_, through)| not_enqueued(*through)).sum();
         let open = open_by_zone.remove(zone.name()).unwrap_or(0);

@@ -5,11 +5,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, pace::Pace};
-use crate::{
-    db::{Backoff, Db},
-    queue::admin::prune,
-};
+use super::{Scheduler, pace::Pace};
+use crate::{db::Backoff, queue::admin::prune};
 
 /// How often to prune.
 const EVERY: Duration = Duration::from_secs(3600);
@@ -18,12 +15,13 @@ const EVERY: Duration = Duration::from_secs(3600);
 const AGAIN: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300) };
 
 /// Prunes regularly until `shutdown`.
-pub(super) async fn prune_until(db: &Db, config: &Config, shutdown: &CancellationToken) {
-    let Some(retention) = config.retention else { return };
+pub(super) async fn prune_until(scheduler: &Scheduler<'_>, shutdown: &CancellationToken) {
+    let Some(retention) = scheduler.config.retention else { return };
     let mut pace = Pace::new("old runs cannot be pruned, trying again", AGAIN);
     while !shutdown.is_cancelled() {
         // A batch that is interrupted is rolled back.
-        let Some(pruned) = shutdown.run_until_cancelled(prune::prune_outlived(db, retention)).await else { return };
+        let prune = prune::prune_outlived(scheduler.db, retention);
+        let Some(pruned) = shutdown.run_until_cancelled(prune).await else { return };
         if let Ok(jobs @ 1..) = pruned {
             tracing::info!(jobs, "pruned the jobs of old runs");
         }

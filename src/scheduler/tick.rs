@@ -8,24 +8,21 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config, Report, close, dirty,
-    held::report_held,
+    Report, Scheduler, dirty,
     migrations::{self, Walk},
     nightly,
     pace::{Pace, REST_MAX, RESTS},
 };
 use crate::{
-    clock::Clock,
     db::{Backoff, Db, DbError, Kind},
     error::chain,
     health::Pulse,
     metrics::{
         self,
-        catalogue::{SCHEDULER_LAST_TICK, SCHEDULER_TICK_DURATION, SCHEDULER_TICKS},
+        catalogue::{RUN_JOBS, RUN_JOBS_ENDED, SCHEDULER_LAST_TICK, SCHEDULER_TICK_DURATION, SCHEDULER_TICKS},
     },
     queue::JobKind,
-    rollup::Rollup,
-    runs::Progress,
+    runs::{Progress, close},
 };
 
 /// How often to look at records and runs.
@@ -37,20 +34,22 @@ const AGAIN: Backoff = Backoff { base: TICK, max: Duration::from_secs(10) };
 /// How often to read the labs to see which days have closed.
 const NIGHTLY_EVERY: Duration = Duration::from_secs(10);
 
-/// Runs one whole tick. `report` has what was done even if a step failed.
-pub async fn tick(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, report: &mut Report) -> Result<(), DbError> {
-    let now = db.now(clock).await?;
-    let mut done = nightly::enqueue_closed_days(db, rollup, config, now, report).await;
-    if !is_away(&done) {
-        done = also(done, close::close_runs(db, report).await);
+impl Scheduler<'_> {
+    /// Runs one whole tick. `report` has what was done even if a step failed.
+    pub async fn tick(&self, report: &mut Report) -> Result<(), DbError> {
+        let tick = self.tick_now().await?;
+        let mut done = nightly::enqueue_closed_days(&tick, report).await;
+        if !is_away(&done) {
+            done = also(done, close::close_runs(self.db, &mut report.runs, &mut report.held).await);
+        }
+        if !is_away(&done) {
+            done = also(done, tick.rebuilds().take_all_pending(report).await);
+        }
+        if !is_away(&done) {
+            done = also(done, dirty::repair_marked_days(&tick, report).await);
+        }
+        done
     }
-    if !is_away(&done) {
-        done = also(done, migrations::take_all_pending(db, rollup, config.rebuilds(), now, report).await);
-    }
-    if !is_away(&done) {
-        done = also(done, dirty::repair_marked_days(db, rollup, config, now, report).await);
-    }
-    done
 }
 
 /// What is remembered from one tick to the next.
@@ -83,44 +82,37 @@ struct Reported {
 impl Ticker {
     /// Runs one tick, without the steps that are not due or would take long. A step that fails does not stop the
     /// others, unless the database is unreachable.
-    async fn tick(
-        &mut self,
-        db: &Db,
-        rollup: &Rollup,
-        config: &Config,
-        clock: Clock,
-        report: &mut Report,
-    ) -> Result<(), DbError> {
-        let now = db.now(clock).await?;
+    async fn tick(&mut self, scheduler: &Scheduler<'_>, report: &mut Report) -> Result<(), DbError> {
+        let tick = scheduler.tick_now().await?;
         let mut done = Ok(());
         if self.labs_read.is_none_or(|at| at.elapsed() >= NIGHTLY_EVERY) {
-            done = nightly::enqueue_closed_days(db, rollup, config, now, report).await;
+            done = nightly::enqueue_closed_days(&tick, report).await;
             if done.is_ok() {
                 let unusable = std::mem::take(&mut report.unusable);
                 report_new(unusable, &mut self.reported.unusable, |lab, why| {
                     tracing::warn!(lab, "lab {lab} cannot be scheduled: {why}");
                 });
                 // If rows were locked by somebody else, try again at the next tick.
-                self.labs_read = report.held.is_empty().then(Instant::now);
+                self.labs_read = report.held.left.is_empty().then(Instant::now);
             }
         }
         if !is_away(&done) {
-            done = also(done, self.close_runs(db, report).await);
+            done = also(done, self.close_runs(tick.db, report).await);
         }
         if !is_away(&done) {
-            let taken = migrations::take_pending(db, rollup, config.rebuilds(), self.walk, now, report).await;
+            let taken = tick.rebuilds().take_pending(self.walk, report).await;
             done = also(done, taken.map(|next| self.walk_on(next, report)));
         }
         done
     }
 
     async fn close_runs(&mut self, db: &Db, report: &mut Report) -> Result<(), DbError> {
-        let slice = close::close_next_runs(db, self.looked_at, report).await?;
+        let slice = close::close_next_runs(db, self.looked_at, &mut report.runs, &mut report.held).await?;
         self.looked_at = slice.next;
-        self.open.append(&mut report.open);
-        self.unclosed.append(&mut report.unclosed);
+        self.open.append(&mut report.runs.open);
+        self.unclosed.append(&mut report.runs.unclosed);
         if self.looked_at.is_none() {
-            close::show_progress(&std::mem::take(&mut self.open));
+            show_progress(&std::mem::take(&mut self.open));
             report_new(std::mem::take(&mut self.unclosed), &mut self.reported.unclosed, close::say_unclosed);
         }
         slice.failed.map_or(Ok(()), Err)
@@ -136,32 +128,25 @@ impl Ticker {
 }
 
 /// Ticks until `shutdown`.
-pub(super) async fn tick_until(
-    db: &Db,
-    rollup: &Rollup,
-    config: &Config,
-    clock: Clock,
-    pulse: &Pulse,
-    shutdown: &CancellationToken,
-) {
+pub(super) async fn tick_until(scheduler: &Scheduler<'_>, pulse: &Pulse, shutdown: &CancellationToken) {
     let mut ticker = Ticker::default();
     let mut pace = Pace::new("tick failed, trying again", AGAIN);
     while !shutdown.is_cancelled() {
         let begun = Instant::now();
         let mut report = Report::default();
-        let tick = ticker.tick(db, rollup, config, clock, &mut report);
+        let tick = ticker.tick(scheduler, &mut report);
         let Some(done) = shutdown.run_until_cancelled(tick).await else { return };
-        report_held(&report.held, &mut ticker.reported.held);
+        report_held(&report.held.left, &mut ticker.reported.held);
         let took = begun.elapsed();
         SCHEDULER_TICK_DURATION.record([], took, 1);
         SCHEDULER_TICKS.add([if done.is_ok() { "ok" } else { "failed" }], 1);
-        metrics::pool("scheduler", db);
+        metrics::pool("scheduler", scheduler.db);
         if done.is_ok() {
             pulse.beat();
             SCHEDULER_LAST_TICK.set([], metrics::now_seconds());
         }
         // Counting runs of millions of jobs is slow: rest, so that it takes only a small part of the time.
-        let rest = (took.saturating_sub(report.waited) * RESTS).clamp(TICK, REST_MAX);
+        let rest = (took.saturating_sub(report.held.waited) * RESTS).clamp(TICK, REST_MAX);
         pace.rest_after(done.map(|()| rest), shutdown).await;
     }
 }
@@ -188,4 +173,23 @@ fn report_new(found: BTreeMap<i64, String>, reported: &mut BTreeMap<i64, String>
         }
     }
     *reported = found;
+}
+
+/// How far the runs are that are open.
+fn show_progress(open: &[(JobKind, Progress)]) {
+    for kind in JobKind::ALL {
+        let runs = || open.iter().filter(|(of, _)| *of == kind).map(|(_, progress)| progress);
+        RUN_JOBS.set([kind.name()], runs().map(Progress::total).sum::<u64>() as f64);
+        RUN_JOBS_ENDED.set([kind.name()], runs().map(Progress::ended).sum::<u64>() as f64);
+    }
+}
+
+/// Logs what has been left for the next tick; once for each, until it is no longer held.
+fn report_held(held: &BTreeMap<String, String>, reported: &mut BTreeMap<String, String>) {
+    for (what, error) in held {
+        if !reported.contains_key(what) {
+            tracing::warn!(error, "{what}: locked by another transaction, left for a later tick");
+        }
+    }
+    reported.clone_from(held);
 }

@@ -22,7 +22,7 @@ use daymend::{
     rollup::{HISTORICAL_SUMMARY, Rollups},
     runs::RunState,
     scheduler::{
-        self,
+        self, Scheduler,
         audits::{self, AuditConfig, SliceReport},
     },
 };
@@ -68,7 +68,8 @@ fn config(budget: Duration, repair: bool) -> scheduler::Config {
 async fn audit_on(db: &Db, config: &scheduler::Config, now: DateTime<Utc>) -> Vec<SliceReport> {
     let rollups = rollups();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-    audits::audit_tonight(db, rollup, config, Clock::Fixed(now), &CancellationToken::new()).await.unwrap()
+    let scheduler = Scheduler { db, rollup, config, clock: Clock::Fixed(now) };
+    audits::audit_tonight(&scheduler, &CancellationToken::new()).await.unwrap()
 }
 
 /// Runs a night's audit, and returns its slice, of which there is at most one.
@@ -247,7 +248,8 @@ async fn a_midnight_during_a_slice_makes_no_right_row_wrong() {
     let rollups = rollups();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let (config, shutdown) = (config(LONG, true), CancellationToken::new());
-    let audit = audits::audit_tonight(&db.db, rollup, &config, Clock::System, &shutdown);
+    let scheduler = Scheduler { db: &db.db, rollup, config: &config, clock: Clock::System };
+    let audit = audits::audit_tonight(&scheduler, &shutdown);
     let midnight = async {
         wait_until("the slice to be taken", Duration::from_secs(60), async || {
             db.number("SELECT COUNT(*) FROM daymend_audits WHERE taken_until_us > 0").await > 0
@@ -279,7 +281,8 @@ async fn a_shutdown_hands_the_slice_back(engine: Engine) {
         }
         let shutdown = CancellationToken::new();
         let clock = Clock::Fixed(now() + TimeDelta::days(number));
-        let audit = audits::audit_tonight(&db.db, rollup, &config, clock, &shutdown);
+        let scheduler = Scheduler { db: &db.db, rollup, config: &config, clock };
+        let audit = audits::audit_tonight(&scheduler, &shutdown);
         let stop = async {
             while db.number(working).await == 0 && db.number(ended).await == number {
                 if engine == Engine::Sqlite {
@@ -351,7 +354,8 @@ async fn a_lab_that_takes_too_long_to_read_keeps_no_other_waiting(engine: Engine
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let (config, token) = (config(LONG, false), CancellationToken::new());
     let impatient = db.db.with_limit(Duration::from_secs(3));
-    let reports = audits::audit_tonight(&impatient, rollup, &config, Clock::Fixed(now()), &token).await.unwrap();
+    let scheduler = Scheduler { db: &impatient, rollup, config: &config, clock: Clock::Fixed(now()) };
+    let reports = audits::audit_tonight(&scheduler, &token).await.unwrap();
     assert_eq!(reports.iter().map(|report| report.counts.labs_completed).collect::<Vec<_>>(), [1]);
     let after = cursors(&db).await;
     let problem = after[&KOLKATA].problem.as_ref().unwrap();

@@ -7,10 +7,9 @@ use daymend::{
     clock::Clock,
     db::Mode,
     queue::JobKind,
-    recompute::shrink::MaxShrink,
     rollup::HISTORICAL_SUMMARY,
-    runs::{self, NewRun},
-    scheduler::{self, Report},
+    runs::{self, JobLimits, NewRun, close, held::Held},
+    scheduler::{Report, Scheduler},
 };
 use sqlx::{Connection as _, Executor as _, MySqlConnection};
 
@@ -36,26 +35,16 @@ async fn many_open_runs_are_looked_at_in_turns(engine: Engine) {
     const RUNS: usize = 450;
     let db = TestDb::new(engine).await;
     let mut tx = db.db.begin(Mode::Write).await.unwrap();
+    let labs = vec![(1, vec![date("2026-06-01")])];
+    let run = NewRun::new(JobKind::Repair, HISTORICAL_SUMMARY, now(), labs, JobLimits::any_shrink(1));
     for _ in 0..RUNS {
-        let run = NewRun {
-            rollup: HISTORICAL_SUMMARY.to_owned(),
-            kind: JobKind::Repair,
-            reason: "a test".to_owned(),
-            requested_by: "scheduler".to_owned(),
-            time_zone: None,
-            lab_id: None,
-            as_of: now(),
-            labs: vec![(1, vec![date("2026-06-01")])],
-            attempts_max: 1,
-            max_shrink: MaxShrink::OFF,
-        };
         runs::create(&mut tx, &run).await.unwrap();
     }
     tx.commit().await.unwrap();
     let (mut next, mut turns) = (None, Vec::new());
     loop {
-        let mut report = Report::default();
-        next = scheduler::close_next_runs(&db.db, next, &mut report).await.unwrap().next;
+        let mut report = close::Report::default();
+        next = close::close_next_runs(&db.db, next, &mut report, &mut Held::default()).await.unwrap().next;
         turns.push(report.open.len());
         if next.is_none() {
             break;
@@ -64,15 +53,15 @@ async fn many_open_runs_are_looked_at_in_turns(engine: Engine) {
     assert_eq!(turns, [200, 200, 50]);
     // The last run is closed in its turn, and one call of `close_runs` looks at all of them.
     db.execute("UPDATE daymend_jobs SET state = 'completed' WHERE id >= (SELECT MAX(run_id) * 100000000 FROM (SELECT * FROM daymend_jobs) AS jobs)", args![]).await;
-    let mut report = Report::default();
-    scheduler::close_runs(&db.db, &mut report).await.unwrap();
+    let mut report = close::Report::default();
+    close::close_runs(&db.db, &mut report, &mut Held::default()).await.unwrap();
     assert_eq!((report.closed.len(), report.open.len()), (1, RUNS - 1));
     // The error of a run in the first turn is still returned after the other turns, and does not stop them.
     db.execute("UPDATE daymend_jobs SET state = 'completed'", args![]).await;
     let first = db.number("SELECT MIN(id) FROM daymend_runs").await;
     refuse_updates(&db, "daymend_runs", "id", first).await;
-    let mut report = Report::default();
-    scheduler::close_runs(&db.db, &mut report).await.unwrap_err();
+    let mut report = close::Report::default();
+    close::close_runs(&db.db, &mut report, &mut Held::default()).await.unwrap_err();
     assert_eq!((report.closed.len(), report.unclosed.into_keys().collect::<Vec<_>>()), (RUNS - 2, vec![first]));
 }
 
@@ -89,13 +78,14 @@ async fn a_run_that_cannot_be_closed_stops_no_other(engine: Engine) {
     run_ok(&db, &["runs", "watch", &runs[1].to_string()]);
     let (rollups, mut report) = (rollups(), Report::default());
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-    scheduler::tick(&db.db, rollup, &SCHEDULER, Clock::Fixed(now()), &mut report).await.unwrap_err();
-    assert!(report.unclosed[&runs[0]].contains("never") && report.unclosed.len() == 1, "{report:?}");
+    let scheduler = Scheduler { db: &db.db, rollup, config: &SCHEDULER, clock: Clock::Fixed(now()) };
+    scheduler.tick(&mut report).await.unwrap_err();
+    assert!(report.runs.unclosed[&runs[0]].contains("never") && report.runs.unclosed.len() == 1, "{report:?}");
     assert_eq!(db.record_status(records[2]).await, "Completed");
     let said = run_fails(&db, 1, &["scheduler", "--once"]);
     assert!(said.contains(&format!("run {} cannot be closed", runs[0])), "{said}");
     db.execute("DROP TRIGGER never", args![]).await;
-    assert!(db.tick(now()).await.unclosed.is_empty());
+    assert!(db.tick(now()).await.runs.unclosed.is_empty());
     for record in records {
         assert_eq!(db.record_status(record).await, "Completed");
     }
@@ -109,15 +99,15 @@ async fn runs_whose_records_cannot_be_read_in_time_are_not_waited_for_one_by_one
     db.tick(now()).await;
     let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
     somebody.execute("LOCK TABLES crelio_data_migrations WRITE").await.unwrap();
-    let (impatient, mut report) = (db.db.with_limit(Duration::from_secs(1)), Report::default());
+    let (impatient, mut report) = (db.db.with_limit(Duration::from_secs(1)), close::Report::default());
     let begun = std::time::Instant::now();
-    let error = scheduler::close_runs(&impatient, &mut report).await.unwrap_err();
+    let error = close::close_runs(&impatient, &mut report, &mut Held::default()).await.unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     assert!(error.to_string().contains("linked migrations") && report.unclosed.len() == 1, "{error} {report:?}");
     // The next slice begins with the run after it.
     let first = *report.unclosed.keys().next().unwrap();
-    let slice = scheduler::close_next_runs(&impatient, Some(first), &mut report).await.unwrap();
+    let slice = close::close_next_runs(&impatient, Some(first), &mut report, &mut Held::default()).await.unwrap();
     assert!(slice.next > Some(first) && report.unclosed.len() == 2, "{slice:?}");
     somebody.execute("UNLOCK TABLES").await.unwrap();
-    scheduler::close_runs(&db.db, &mut Report::default()).await.unwrap();
+    close::close_runs(&db.db, &mut close::Report::default(), &mut Held::default()).await.unwrap();
 }

@@ -5,7 +5,7 @@ use daymend::{
     db::Mode,
     queue::{JobKind, claim, lease, settle},
     recompute::Changes,
-    runs::{self, NewRun},
+    runs::{self, JobLimits, NewRun},
 };
 
 use crate::{
@@ -27,18 +27,8 @@ async fn enqueue(db: &TestDb, kind: JobKind, labs: std::ops::RangeInclusive<i64>
     let last: NaiveDate = "2026-06-14".parse().unwrap();
     let days: Vec<NaiveDate> = daymend::calendar::dates(daymend::calendar::days_before(last, days - 1), last).collect();
     let as_of: DateTime<Utc> = "2026-06-15T12:00:00Z".parse().unwrap();
-    let run = NewRun {
-        rollup: "historical_summary".to_owned(),
-        kind,
-        reason: "fair".to_owned(),
-        requested_by: "test".to_owned(),
-        time_zone: None,
-        lab_id: None,
-        as_of,
-        labs: labs.map(|lab| (lab, days.clone())).collect(),
-        attempts_max: 5,
-        max_shrink: daymend::recompute::shrink::MaxShrink::OFF,
-    };
+    let labs = labs.map(|lab| (lab, days.clone())).collect();
+    let run = NewRun::new(kind, "historical_summary", as_of, labs, JobLimits::any_shrink(5));
     let mut tx = db.db.begin(Mode::Write).await.unwrap();
     runs::create(&mut tx, &run).await.unwrap();
     tx.commit().await.unwrap();

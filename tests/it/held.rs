@@ -7,8 +7,8 @@ use daymend::{
     args,
     db::{Mode, Query, Tx},
     queue::{claim, lease, settle},
-    runs::RunState,
-    scheduler::{self, Report},
+    runs::{RunState, close, held::Held},
+    scheduler::Report,
 };
 
 use crate::{
@@ -73,7 +73,7 @@ async fn tick(db: &TestDb) -> Report {
 
 /// Returns what a tick left for the next one.
 fn left(report: &Report) -> Vec<&str> {
-    report.held.keys().map(String::as_str).collect()
+    report.held.left.keys().map(String::as_str).collect()
 }
 
 /// The labs are held, for example, by a scheduler that was stopped in a transaction.
@@ -103,12 +103,12 @@ async fn a_pending_record_that_is_held_keeps_no_other_waiting() {
     let refused = hold(&db, &change_of(records[1])).await;
     let report = tick(&db).await;
     assert_eq!(left(&report), ["migration records of lab 1", "migration records of lab 2"]);
-    assert!(report.waited > Duration::ZERO);
+    assert!(report.held.waited > Duration::ZERO);
     assert_eq!(db.record_status(records[2]).await, "Running (0/1)");
     held.commit().await.unwrap();
     refused.commit().await.unwrap();
     let report = tick(&db).await;
-    assert_eq!((report.held.len(), report.enqueued.len()), (0, 1));
+    assert_eq!((report.held.left.len(), report.enqueued.len()), (0, 1));
     assert_eq!(db.record_status(records[0]).await, "Running (0/1)");
     assert_eq!(db.record_status(records[1]).await, "Failed (lab 2 does not exist)");
 }
@@ -119,8 +119,8 @@ async fn of_many_that_are_held_only_the_first_is_waited_for() {
     requested(&db, 1..=20).await;
     let held = hold(&db, "UPDATE crelio_data_migrations SET time_taken = 7").await;
     let report = tick(&db).await;
-    assert_eq!(report.held.len(), 20);
-    assert!(report.waited < Duration::from_secs(10), "more than one wait: {:?}", report.waited);
+    assert_eq!(report.held.left.len(), 20);
+    assert!(report.held.waited < Duration::from_secs(10), "more than one wait: {:?}", report.held.waited);
     held.commit().await.unwrap();
 }
 
@@ -179,7 +179,7 @@ async fn a_run_that_somebody_else_closes_is_not_said_to_run() {
     }
     let looking = tokio::spawn({
         let db = db.db.clone();
-        async move { scheduler::close_runs(&db, &mut Report::default()).await.unwrap() }
+        async move { close::close_runs(&db, &mut close::Report::default(), &mut Held::default()).await.unwrap() }
     });
     let refreshing = "SELECT COUNT(*) FROM information_schema.processlist
                       WHERE db = DATABASE() AND info LIKE '%refresh migrations%UPDATE%' AND command = 'Execute'";

@@ -9,7 +9,7 @@ use daymend::{
     db::Mode,
     recompute::{digest, stored},
     rollup::HISTORICAL_SUMMARY,
-    scheduler::repair::{self, Days, LeftOut},
+    runs::repair::{self, Days, LeftOut},
 };
 
 use crate::{

@@ -10,7 +10,7 @@ use daymend::{
     queue::{JobKind, claim, lease, settle},
     rollup::HISTORICAL_SUMMARY,
     runs::RunState,
-    scheduler::{self, Enqueued, Report},
+    scheduler::{self, Enqueued, Report, Scheduler},
 };
 
 use crate::{
@@ -48,7 +48,8 @@ async fn tick(db: &TestDb, lookback_days: u32, now: DateTime<Utc>) -> Report {
     let (rollups, config) = (rollups(), scheduler::Config { lookback_days, ..SCHEDULER });
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let mut report = Report::default();
-    scheduler::tick(&db.db, rollup, &config, Clock::Fixed(now), &mut report).await.unwrap();
+    let scheduler = Scheduler { db: &db.db, rollup, config: &config, clock: Clock::Fixed(now) };
+    scheduler.tick(&mut report).await.unwrap();
     report
 }
 

@@ -9,12 +9,11 @@ use std::{
 use daymend::{
     args,
     clock::Clock,
-    recompute::shrink::MaxShrink,
     rollup::{HISTORICAL_SUMMARY, Rollups},
-    runs::RunState,
+    runs::{JobLimits, RunState},
     scheduler::{
-        self, Report,
-        migrations::{self, Limits, Walk},
+        Report, Scheduler,
+        migrations::{Rebuilds, Walk},
     },
 };
 
@@ -82,13 +81,12 @@ async fn a_history_that_takes_too_long_to_read_stops_no_other(engine: Engine) {
     let jobs = jobs_with_slow_lab(engine, 2);
     let rollups = Rollups::load(Some(jobs.path())).unwrap();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-    let limits = Limits { attempts_max: 5, max_shrink: MaxShrink::OFF };
     let (impatient, mut report) = (db.db.with_limit(Duration::from_secs(3)), Report::default());
-    let start = Walk::default();
-    let walk = migrations::take_pending(&impatient, rollup, limits, start, now(), &mut report).await.unwrap();
+    let rebuilds = Rebuilds { db: &impatient, rollup, limits: JobLimits::any_shrink(5), now: now() };
+    let walk = rebuilds.take_pending(Walk::default(), &mut report).await.unwrap();
     assert!(!walk.is_at_start() && report.untaken[&2].contains("no answer within 3s"), "{report:?}");
     // The next tick begins with the next lab.
-    let walk = migrations::take_pending(&impatient, rollup, limits, walk, now(), &mut report).await.unwrap();
+    let walk = rebuilds.take_pending(walk, &mut report).await.unwrap();
     assert!(walk.is_at_start(), "{report:?}");
     let statuses = [records[0], records[1], records[2]].map(|record| db.record_status(record));
     assert_eq!(futures::future::join_all(statuses).await, ["Running (0/1)", "Pending", "Running (0/1)"]);
@@ -105,9 +103,10 @@ async fn runs_are_closed_before_records_are_taken(engine: Engine) {
     let rollups = rollups();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let mut report = Report::default();
-    scheduler::tick(&db.db, rollup, &SCHEDULER, Clock::Fixed(now()), &mut report).await.unwrap_err();
+    let scheduler = Scheduler { db: &db.db, rollup, config: &SCHEDULER, clock: Clock::Fixed(now()) };
+    scheduler.tick(&mut report).await.unwrap_err();
     assert_eq!(db.run(run).await.0.state, RunState::Completed);
-    assert_eq!(report.closed.len(), 1, "what was done is known: {report:?}");
+    assert_eq!(report.runs.closed.len(), 1, "what was done is known: {report:?}");
 }
 
 async fn many_records_are_taken_in_turns(engine: Engine) {
@@ -115,16 +114,15 @@ async fn many_records_are_taken_in_turns(engine: Engine) {
     requested(&db, 1..=45).await;
     let rollups = rollups();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-    let limits = Limits { attempts_max: 5, max_shrink: MaxShrink::OFF };
+    let rebuilds = Rebuilds { db: &db.db, rollup, limits: JobLimits::any_shrink(5), now: now() };
     let mut report = Report::default();
-    let start = Walk::default();
-    let walk = migrations::take_pending(&db.db, rollup, limits, start, now(), &mut report).await.unwrap();
+    let walk = rebuilds.take_pending(Walk::default(), &mut report).await.unwrap();
     assert_eq!((walk.is_at_start(), report.enqueued.len()), (false, 20));
     // A record that is added meanwhile, before the walk's position, waits for the next round.
     db.request_rebuild(1).await;
-    let walk = migrations::take_pending(&db.db, rollup, limits, walk, now(), &mut report).await.unwrap();
+    let walk = rebuilds.take_pending(walk, &mut report).await.unwrap();
     assert_eq!((walk.is_at_start(), report.enqueued.len()), (false, 40));
-    let walk = migrations::take_pending(&db.db, rollup, limits, walk, now(), &mut report).await.unwrap();
+    let walk = rebuilds.take_pending(walk, &mut report).await.unwrap();
     assert_eq!((walk.is_at_start(), report.enqueued.len()), (true, 45));
     // A single tick takes all records.
     requested(&db, 101..=125).await;

@@ -14,13 +14,13 @@ use daymend::{
     clock::Clock,
     db::{DbClock, Mode},
     queue::{JobKind, admin::change, claim, lease, run_of, settle},
-    recompute::shrink::MaxShrink,
     rollup::HISTORICAL_SUMMARY,
-    runs::{self, RunState},
-    scheduler::{
-        self, Enqueued, Report, nightly,
+    runs::{
+        self, JobLimits, RunState, close,
+        held::Held,
         repair::{self, Days},
     },
+    scheduler::{Enqueued, Report, Scheduler, Tick, nightly},
 };
 
 use crate::{
@@ -72,7 +72,8 @@ pub(crate) fn now() -> DateTime<Utc> {
 pub(crate) async fn nightly(db: &TestDb, now: DateTime<Utc>) -> Report {
     let (rollups, mut report) = (rollups(), Report::default());
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-    nightly::enqueue_closed_days(&db.db, rollup, &SCHEDULER, now, &mut report).await.unwrap();
+    let tick = Tick { db: &db.db, rollup, config: &SCHEDULER, now };
+    nightly::enqueue_closed_days(&tick, &mut report).await.unwrap();
     report
 }
 
@@ -208,7 +209,7 @@ async fn schedulers_side_by_side_enqueue_what_one_would(engine: Engine) {
     let ticks = (0..SCHEDULERS).map(|_| db.tick(end));
     let mut closed = Vec::new();
     for report in futures::future::join_all(ticks).await {
-        closed.extend(report.closed.iter().map(|(run, state, _)| (*run, *state)));
+        closed.extend(report.runs.closed.iter().map(|(run, state, _)| (*run, *state)));
     }
     let runs: BTreeSet<_> = closed.iter().map(|(run, _)| *run).collect();
     let expected = (ROUNDS * 5) as usize;
@@ -230,7 +231,8 @@ async fn a_clock_that_is_ahead_closes_no_day(engine: Engine) {
     let theirs = Clock::System.now() - TimeDelta::days(40);
     let driven = Arc::new(AtomicI64::new(theirs.timestamp_micros()));
     let behind = db.db.with_clock(DbClock::Driven(driven));
-    scheduler::tick(&behind, rollup, &SCHEDULER, Clock::System, &mut Report::default()).await.unwrap();
+    let scheduler = Scheduler { db: &behind, rollup, config: &SCHEDULER, clock: Clock::System };
+    scheduler.tick(&mut Report::default()).await.unwrap();
     let through = db.rows("SELECT enqueued_through FROM daymend_labs", args![]).await[0].date(0).unwrap();
     assert!(through < theirs.date_naive(), "{through} was not over at {theirs}");
     // If the database's clock is the one that is ahead, the machine's counts.
@@ -372,7 +374,12 @@ async fn a_record_that_is_deleted_cancels_its_run(engine: Engine) {
     }
     let report = db.tick(now()).await;
     assert_eq!(
-        report.closed.iter().map(|(run, state, done)| (*run, *state, done.rows(), done.cancelled)).collect::<Vec<_>>(),
+        report
+            .runs
+            .closed
+            .iter()
+            .map(|(run, state, done)| (*run, *state, done.rows(), done.cancelled))
+            .collect::<Vec<_>>(),
         [(run, RunState::Cancelled, 453, 3)]
     );
     let (cancelled, progress) = db.run(run).await;
@@ -382,14 +389,14 @@ async fn a_record_that_is_deleted_cancels_its_run(engine: Engine) {
     assert_eq!(settled, 0, "a running job of a cancelled run cannot complete");
     let of_run: Vec<_> = events(&db).await.into_iter().filter(|(name, _)| *name == cancelled.event_name).collect();
     assert_eq!(of_run.iter().map(|(_, status)| status.as_str()).collect::<Vec<_>>(), ["STARTED", "CANCELLED"]);
-    assert_eq!(db.tick(now()).await.closed.len(), 0, "it is not closed again");
+    assert_eq!(db.tick(now()).await.runs.closed.len(), 0, "it is not closed again");
 }
 
 async fn a_run_goes_on_while_one_of_its_records_is_left(engine: Engine) {
     let db = TestDb::new(engine).await;
     let (records, run) = rebuild_under_way(&db, 2).await;
     db.execute("DELETE FROM crelio_data_migrations WHERE id = ?", args![records[0]]).await;
-    assert_eq!(db.tick(now()).await.closed.len(), 0);
+    assert_eq!(db.tick(now()).await.runs.closed.len(), 0);
     db.drain(now()).await;
     db.tick(now()).await;
     assert_eq!(db.run(run).await.0.state, RunState::Completed);
@@ -401,8 +408,7 @@ async fn a_record_that_is_set_to_pending_while_its_run_is_open_is_a_new_request(
     let (records, first) = rebuild_under_way(&db, 1).await;
     let again = "UPDATE crelio_data_migrations SET is_scheduled = 1, job_status = 'Pending' WHERE id = ?";
     db.execute(again, args![records[0]]).await;
-    let mut report = Report::default();
-    scheduler::close_runs(&db.db, &mut report).await.unwrap();
+    close::close_runs(&db.db, &mut close::Report::default(), &mut Held::default()).await.unwrap();
     assert_eq!(db.record_status(records[0]).await, "Pending", "the open run does not write over the request");
     // The request outlives that run, and gets a run of its own.
     change::cancel_run(&db.db, first, "a test", |_| ()).await.unwrap();
@@ -444,7 +450,7 @@ async fn the_event_log_pairs_started_with_how_the_run_ended(engine: Engine) {
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let range = Days::Range(date("2026-06-01"), date("2026-06-03"));
     let plan = repair::plan(&db.db, rollup, &[1], range, now()).await.unwrap();
-    let repair = repair::enqueue(&db.db, rollup, &plan, "a test", now(), 3, MaxShrink::OFF).await.unwrap();
+    let repair = repair::enqueue(&db.db, rollup, &plan, "a test", now(), JobLimits::any_shrink(3)).await.unwrap();
     db.drain(now()).await;
     let started = events(&db).await;
     assert_eq!(started.iter().map(|(_, status)| status.as_str()).collect::<Vec<_>>(), ["STARTED", "STARTED"]);

@@ -11,9 +11,8 @@ use daymend::{
     clock::Clock,
     db::{Mode, Query},
     queue::JobKind,
-    recompute::shrink::MaxShrink,
     rollup::{HISTORICAL_SUMMARY, Rollups},
-    scheduler::repair,
+    runs::{JobLimits, repair},
     worker,
 };
 use tokio_util::sync::CancellationToken;
@@ -53,7 +52,7 @@ async fn repair(db: &TestDb, labs: &[(i64, chrono_tz::Tz)], first: NaiveDate, la
         labs: labs.iter().map(|(lab, _)| (*lab, days_of(first, last))).collect(),
         ..repair::Plan::default()
     };
-    repair::enqueue(&db.db, rollup, &plan, "a test", now, 3, MaxShrink::OFF).await.unwrap();
+    repair::enqueue(&db.db, rollup, &plan, "a test", now, JobLimits::any_shrink(3)).await.unwrap();
     db.drain(now).await;
     oracle::assert_equal(&oracle::stored(db).await, &oracle::expected(db, labs, now).await);
 }
@@ -253,7 +252,7 @@ async fn has_raced(engine: Engine, numbers: u64) -> bool {
     let rollups = Arc::new(Rollups::load(Some(jobs.path())).unwrap());
     let plan = repair::Plan { labs: vec![(1, vec![day])], ..repair::Plan::default() };
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-    repair::enqueue(&db.db, rollup, &plan, "a test", now(), 3, MaxShrink::OFF).await.unwrap();
+    repair::enqueue(&db.db, rollup, &plan, "a test", now(), JobLimits::any_shrink(3)).await.unwrap();
     let user = async {
         let cancel = || db.execute("UPDATE billing SET isCancelled = 1 WHERE id = 2", args![]);
         let limit = Duration::from_secs(60);

@@ -19,7 +19,7 @@ use super::{
     Exit, Global, calendar_day, check_order,
     connect::{connect_to, require_fit},
     follow, historical_summary, print_json, repair,
-    service::{AttemptsArgs, ShrinkArgs},
+    service::LimitArgs,
     usage, who,
 };
 use crate::{
@@ -33,8 +33,7 @@ use crate::{
     output::bar::Bar,
     recompute::stored::Access,
     rollup::Rollup,
-    runs::{LabDays, RunState},
-    scheduler,
+    runs::{self, LabDays, RunState},
 };
 
 /// Generated seeds stay below this, so that they are short enough to type.
@@ -104,10 +103,7 @@ struct AuditArgs {
     dry_run: bool,
 
     #[command(flatten)]
-    attempts: AttemptsArgs,
-
-    #[command(flatten)]
-    shrink: ShrinkArgs,
+    limits: LimitArgs,
 }
 
 impl Options {
@@ -202,10 +198,9 @@ impl AuditArgs {
         let mut repair = Repair { days: report.repairable(), run: None, ended: None };
         if !self.dry_run && !repair.days.is_empty() {
             global.warn_of_future(db).await?;
-            let plan = scheduler::repair::Plan { labs: repair.labs(), ..scheduler::repair::Plan::default() };
+            let plan = runs::repair::Plan { labs: repair.labs(), ..runs::repair::Plan::default() };
             let (by, now) = (format!("audit by {}", who()), db.now(global.clock()).await?);
-            let (attempts, max_shrink) = (self.attempts.attempts, self.shrink.max_shrink);
-            repair.run = Some(scheduler::repair::enqueue(db, rollup, &plan, &by, now, attempts, max_shrink).await?);
+            repair.run = Some(runs::repair::enqueue(db, rollup, &plan, &by, now, self.limits.limits()).await?);
         }
         Ok(repair)
     }

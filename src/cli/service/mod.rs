@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::recompute::shrink::MaxShrink;
+use crate::{recompute::shrink::MaxShrink, runs::JobLimits};
 pub(in crate::cli) use scheduler::SchedulerOptions;
 pub(in crate::cli) use serve::ServeOptions;
 pub(in crate::cli) use worker::WorkerOptions;
@@ -19,13 +19,22 @@ const CONNECTIONS_SPARE: u32 = 4;
 /// How long a scheduler tick counts as a sign of life: enqueueing millions of jobs takes a while.
 const TICK_FRESH: Duration = Duration::from_secs(300);
 
-/// How many rows may vanish.
+/// The limits of jobs.
 #[derive(Debug, Args)]
-pub(in crate::cli) struct ShrinkArgs {
+pub(in crate::cli) struct LimitArgs {
+    #[command(flatten)]
+    attempts: AttemptsArgs,
+
     /// Discard a job that would remove more than this share of its day's rows, because the source may have lost data;
     /// rows that cancelled facts explain do not count. A percentage, or off
     #[arg(long, env = "DAYMEND_MAX_SHRINK", default_value = "50%", value_name = "SHARE")]
-    pub(in crate::cli) max_shrink: MaxShrink,
+    max_shrink: MaxShrink,
+}
+
+impl LimitArgs {
+    pub(in crate::cli) fn limits(&self) -> JobLimits {
+        self.attempts.with(self.max_shrink)
+    }
 }
 
 /// How often a job is tried.
@@ -34,5 +43,12 @@ pub(in crate::cli) struct AttemptsArgs {
     /// How many attempts a job has before it is discarded
     #[arg(long, env = "DAYMEND_ATTEMPTS", default_value_t = 5, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub(in crate::cli) attempts: u32,
+    attempts: u32,
+}
+
+impl AttemptsArgs {
+    /// The limits of jobs that may remove this share of their day's rows.
+    pub(in crate::cli) fn with(&self, max_shrink: MaxShrink) -> JobLimits {
+        JobLimits { attempts_max: self.attempts, max_shrink }
+    }
 }

@@ -6,7 +6,7 @@ use clap::{Args, builder::BoolishValueParser};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::{AttemptsArgs, CONNECTIONS_SPARE, ShrinkArgs, TICK_FRESH};
+use super::{CONNECTIONS_SPARE, LimitArgs, TICK_FRESH};
 use crate::{
     cli::{
         Exit, Global, historical_summary, print_json,
@@ -18,8 +18,9 @@ use crate::{
     health::Health,
     metrics,
     recompute::shrink::MaxShrink,
+    runs::JobLimits,
     scheduler::{
-        self,
+        self, Scheduler,
         audits::AuditConfig,
         nightly::NightlyAt,
         snapshots::{self, Daily, SnapshotAt},
@@ -57,10 +58,7 @@ pub(super) struct SchedulerArgs {
     audit_repair: bool,
 
     #[command(flatten)]
-    attempts: AttemptsArgs,
-
-    #[command(flatten)]
-    shrink: ShrinkArgs,
+    limits: LimitArgs,
 
     /// Like --max-shrink, for the jobs of rebuilds
     #[arg(long, env = "DAYMEND_MAX_SHRINK_REBUILD", default_value = "off", value_name = "SHARE")]
@@ -120,9 +118,8 @@ impl SchedulerArgs {
             nightly_at: self.nightly_at,
             catch_up_days: self.catch_up_days,
             lookback_days: self.lookback_days,
-            attempts_max: self.attempts.attempts,
-            max_shrink: self.shrink.max_shrink,
-            max_shrink_rebuild: self.max_shrink_rebuild,
+            limits: self.limits.limits(),
+            rebuild_limits: JobLimits { max_shrink: self.max_shrink_rebuild, ..self.limits.limits() },
             retention: (!self.retention.is_zero()).then_some(self.retention),
             audit: (!self.audit_budget.is_zero())
                 .then_some(AuditConfig { budget: self.audit_budget, repair: self.audit_repair }),
@@ -158,7 +155,7 @@ impl SchedulerOptions {
             let (db, rollups) = global.connect_checked(CONNECTIONS_SPARE).await?;
             global.warn_of_future(&db).await?;
             let (rollup, mut report) = (historical_summary(&rollups)?, scheduler::Report::default());
-            let done = scheduler::tick(&db, rollup, &config, global.clock(), &mut report).await;
+            let done = Scheduler { db: &db, rollup, config: &config, clock: global.clock() }.tick(&mut report).await;
             // What was done is said also if a step failed.
             let exit =
                 if done.is_ok() || !report.is_empty() { print_report(global, &report)? } else { Exit::Failed.into() };
@@ -178,9 +175,9 @@ impl SchedulerOptions {
         let Some((db, rollups)) = once_reachable(&shutdown, connect).await? else {
             return Ok(Exit::Ok.into());
         };
-        let rollup = historical_summary(&rollups)?;
-        let snapshots = take_daily(&daily, &db, global.clock(), &shutdown);
-        scheduler::run(&db, rollup, &config, global.clock(), &pulse, &shutdown).await;
+        let (rollup, clock) = (historical_summary(&rollups)?, global.clock());
+        let snapshots = take_daily(&daily, &db, clock, &shutdown);
+        Scheduler { db: &db, rollup, config: &config, clock }.run(&pulse, &shutdown).await;
         let _ = snapshots.await;
         db.close().await;
         Ok(Exit::Ok.into())
@@ -196,19 +193,23 @@ fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<E
     let exit = if report.is_all_done() { Exit::Ok } else { Exit::Failed };
     report.warn_of_undone();
     if global.json {
-        let closed: Vec<_> =
-            report.closed.iter().map(|(run, state, _)| serde_json::json!({ "run": run, "state": state })).collect();
+        let closed: Vec<_> = report
+            .runs
+            .closed
+            .iter()
+            .map(|(run, state, _)| serde_json::json!({ "run": run, "state": state }))
+            .collect();
         print_json(&serde_json::json!({
             "enqueued": report.enqueued, "closed": closed, "unusable": reasons("lab", &report.unusable),
-            "unclosed": reasons("run", &report.unclosed), "refused": reasons("lab", &report.refused),
-            "untaken": reasons("lab", &report.untaken), "held": reasons("what", &report.held)
+            "unclosed": reasons("run", &report.runs.unclosed), "refused": reasons("lab", &report.refused),
+            "untaken": reasons("lab", &report.untaken), "held": reasons("what", &report.held.left)
         }))?;
         return Ok(exit.into());
     }
     for scheduler::Enqueued { run, reason, jobs } in &report.enqueued {
         println!("run {run}: {reason}: {jobs} job(s) enqueued");
     }
-    for (run, state, progress) in &report.closed {
+    for (run, state, progress) in &report.runs.closed {
         println!("run {run}: {}: {} row(s) written", state.name(), progress.rows());
     }
     for (lab, why) in &report.unusable {

@@ -17,7 +17,9 @@ use crate::{
     },
     db::Db,
     health::Health,
-    metrics, scheduler, worker,
+    metrics,
+    scheduler::Scheduler,
+    worker,
 };
 
 /// Options of `daymend serve`.
@@ -59,9 +61,10 @@ impl ServeOptions {
         // A time limit that suits jobs is too long for a tick.
         let ticking_db = global.pool(CONNECTIONS_SPARE)?;
         let (clock, scheduling) = (global.clock(), self.scheduler.config());
+        let scheduler = Scheduler { db: &ticking_db, rollup, config: &scheduling, clock };
         let snapshots = take_daily(&daily, &ticking_db, clock, &shutdown);
         let working = worker::run(&db, &lease_db, rollups.clone(), &config, clock, &worker_pulse, &shutdown);
-        let ticking = scheduler::run(&ticking_db, rollup, &scheduling, clock, &scheduler_pulse, &shutdown);
+        let ticking = scheduler.run(&scheduler_pulse, &shutdown);
         let (worked, ()) = tokio::join!(working, ticking);
         let _ = snapshots.await;
         close(&[&db, &lease_db, &ticking_db]).await;

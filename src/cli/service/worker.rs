@@ -24,7 +24,7 @@ use crate::{
             stats,
         },
     },
-    scheduler,
+    runs::{close, held::Held},
     worker::{self, throttle::Limits},
 };
 
@@ -179,11 +179,12 @@ impl WorkerOptions {
                 global.warn(format_args!("{jobs} job(s) are left, paused: `daymend queue resume {target}`"));
             }
             // There may be no scheduler to close the runs.
-            let mut report = scheduler::Report::default();
-            let closed = scheduler::close_runs(&db, &mut report).await;
-            report.warn_of_undone();
+            let (mut report, mut held) = (close::Report::default(), Held::default());
+            let closed = close::close_runs(&db, &mut report, &mut held).await;
+            held.warn("not done");
+            report.warn_of_unclosed();
             closed?;
-            if !report.is_all_done() {
+            if !held.left.is_empty() || !report.unclosed.is_empty() {
                 exit = Exit::Failed;
             }
         }

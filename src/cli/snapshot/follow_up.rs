@@ -11,9 +11,10 @@ use crate::{
     audit as audits,
     db::{Db, migrate},
     error::chain,
-    recompute::shrink::MaxShrink,
-    runs::{RunState, count_days},
-    scheduler::repair::{self, LeftOut},
+    runs::{
+        JobLimits, RunState, count_days,
+        repair::{self, LeftOut},
+    },
 };
 
 /// How many differing rows the audit keeps individually.
@@ -27,10 +28,8 @@ const SHOWN: usize = 5;
 pub(super) struct FollowUp {
     /// Who asked for the repair, and why.
     pub(super) requested_by: String,
-    /// How often each day is tried.
-    pub(super) attempts_max: u32,
-    /// The share of a day's rows that may vanish.
-    pub(super) max_shrink: MaxShrink,
+    /// The limits of its jobs.
+    pub(super) limits: JobLimits,
     /// Whether to wait until the repair is done, and then audit the days.
     pub(super) wait: bool,
 }
@@ -81,7 +80,7 @@ impl FollowUp {
         let rollup = historical_summary(&rollups)?;
         let now = db.now(global.clock()).await?;
         global.warn_of_future(db).await?;
-        Ok(repair::enqueue(db, rollup, days, &self.requested_by, now, self.attempts_max, self.max_shrink).await?)
+        Ok(repair::enqueue(db, rollup, days, &self.requested_by, now, self.limits).await?)
     }
 
     /// Prints what was enqueued; with `wait`, follows it, then audits the days.

@@ -20,7 +20,7 @@ use super::{
     Exit, Global, audit,
     connect::{connect_to, pool_to},
     follow, historical_summary, print_json,
-    service::{AttemptsArgs, ShrinkArgs},
+    service::{AttemptsArgs, LimitArgs},
     usage, who,
 };
 use crate::{

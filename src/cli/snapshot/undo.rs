@@ -16,7 +16,7 @@ use crate::{
     db::Db,
     error::{chain, examples},
     recompute::shrink::MaxShrink,
-    scheduler::repair,
+    runs::repair,
     snapshot::restore::{
         relations::Relations,
         touched,
@@ -104,8 +104,7 @@ impl Options {
         // Whoever undoes a restore has decided that the rows of those days should vanish.
         let follow_up = FollowUp {
             requested_by: format!("undo of {} by {}", reader.header.snapshot, who()),
-            attempts_max: self.attempts.attempts,
-            max_shrink: MaxShrink::OFF,
+            limits: self.attempts.with(MaxShrink::OFF),
             wait: self.wait,
         };
         let after = follow_up.enqueue(global, &db, &days).await;

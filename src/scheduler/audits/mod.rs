@@ -16,7 +16,7 @@ use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config,
+    Scheduler,
     nightly::NightlyAt,
     pace::{Pace, until_soon_after},
 };
@@ -26,11 +26,9 @@ use crate::{
         cursors,
         slices::{self, Counts},
     },
-    clock::Clock,
     db::{Backoff, Db, DbError},
     metrics::catalogue::{AUDIT_LABS_PENDING, AUDIT_LAST, AUDIT_LAST_DIFFERENCES, AUDIT_OLDEST},
     queue::admin::prune,
-    rollup::Rollup,
 };
 use slice::{LEASE, Slice};
 
@@ -59,10 +57,10 @@ pub struct SliceReport {
 }
 
 /// Checks regularly whether a slice is due, until `shutdown`.
-pub(super) async fn audit_until(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, shutdown: &CancellationToken) {
+pub(super) async fn audit_until(scheduler: &Scheduler<'_>, shutdown: &CancellationToken) {
     let mut pace = Pace::new("the audit was interrupted, continuing later", Backoff { base: EVERY, max: EVERY });
-    while config.audit.is_some() && !shutdown.is_cancelled() {
-        let audit = audit_tonight(db, rollup, config, clock, shutdown);
+    while scheduler.config.audit.is_some() && !shutdown.is_cancelled() {
+        let audit = audit_tonight(scheduler, shutdown);
         let Some(audited) = until_soon_after(shutdown, audit).await else { return };
         pace.rest_after(audited.map(|_| EVERY), shutdown).await;
     }
@@ -89,22 +87,20 @@ pub(super) async fn observe(db: &Db, rollup: &str) -> Result<(), DbError> {
 /// Audits the night's slice, and finishes earlier slices that were left unfinished; returns the result of each, which
 /// is empty if nothing is left to do or another scheduler is doing it.
 pub async fn audit_tonight(
-    db: &Db,
-    rollup: &Rollup,
-    config: &Config,
-    clock: Clock,
+    scheduler: &Scheduler<'_>,
     shutdown: &CancellationToken,
 ) -> Result<Vec<SliceReport>, DbError> {
+    let Scheduler { db, rollup, config, .. } = scheduler;
     let mut reports = Vec::new();
     let Some(audit) = config.audit else { return Ok(reports) };
-    let night = night_of(config.nightly_at, db.now(clock).await?);
+    let night = night_of(config.nightly_at, scheduler.now().await?);
     slices::open(db, &rollup.name, night).await?;
     while !shutdown.is_cancelled()
         && let Some(taken) = slices::take(db, &rollup.name, LEASE).await?
     {
         // An earlier night's slice only has to be ended: tonight's has a budget of its own.
         let budget = if taken.night == night { audit.budget } else { Duration::ZERO };
-        let mut slice = Slice::begin(db, rollup, config, clock, taken, budget, shutdown).await?;
+        let mut slice = Slice::begin(*scheduler, taken, budget, shutdown).await?;
         if !slice.work().await? {
             break;
         }

@@ -17,7 +17,6 @@ use crate::{
         walk::{Step, Walk, is_of_the_lab},
     },
     calendar,
-    clock::Clock,
     db::{Db, DbError, Mode, retry},
     error::chain,
     metrics::{
@@ -25,9 +24,8 @@ use crate::{
         catalogue::{AUDIT_CHECKED, AUDIT_DIFFERENCES, AUDIT_DRIFTED, JOBS_ENQUEUED},
     },
     queue::JobKind,
-    rollup::Rollup,
     runs::{self, NewRun},
-    scheduler::Config,
+    scheduler::{Scheduler, Tick},
 };
 
 /// How long a slice is held without recording anything.
@@ -42,10 +40,7 @@ const FOUND_MAX: usize = 10_000;
 
 /// A slice that this process is working on.
 pub(super) struct Slice<'a> {
-    db: &'a Db,
-    rollup: &'a Rollup,
-    config: &'a Config,
-    clock: Clock,
+    scheduler: Scheduler<'a>,
     taken: Taken,
     begun: Instant,
     budget: Duration,
@@ -80,16 +75,13 @@ enum Visit {
 impl<'a> Slice<'a> {
     /// A slice that this process has not started on yet.
     pub(super) async fn begin(
-        db: &'a Db,
-        rollup: &'a Rollup,
-        config: &'a Config,
-        clock: Clock,
+        scheduler: Scheduler<'a>,
         taken: Taken,
         budget: Duration,
         shutdown: &'a CancellationToken,
     ) -> Result<Self, DbError> {
-        let (begun, done, unrecorded) = (Instant::now(), Counts::default(), Unrecorded::begin(db).await?);
-        Ok(Self { db, rollup, config, clock, taken, begun, budget, shutdown, done, kept: 0, unrecorded })
+        let (begun, done, unrecorded) = (Instant::now(), Counts::default(), Unrecorded::begin(scheduler.db).await?);
+        Ok(Self { scheduler, taken, begun, budget, shutdown, done, kept: 0, unrecorded })
     }
 
     fn spent(&self) -> Duration {
@@ -110,13 +102,13 @@ impl<'a> Slice<'a> {
         if self.taken.spent >= self.budget {
             return Ok(true);
         }
-        let mut tx = self.db.begin(Mode::Snapshot).await?;
-        let mut subjects = scope::subjects(&mut tx, self.rollup).await?;
+        let mut tx = self.scheduler.db.begin(Mode::Snapshot).await?;
+        let mut subjects = scope::subjects(&mut tx, self.scheduler.rollup).await?;
         tx.commit().await?;
         subjects.retain(|subject| subject.has_rows || subject.standing != Standing::Disabled);
         let subjects: BTreeMap<i64, Subject> = subjects.into_iter().map(|subject| (subject.lab_id, subject)).collect();
         let labs: BTreeSet<i64> = subjects.keys().copied().collect();
-        let mut cursors = cursors::reconcile(self.db, &self.rollup.name, &labs).await?;
+        let mut cursors = cursors::reconcile(self.scheduler.db, &self.scheduler.rollup.name, &labs).await?;
         // A lab with a complete round since the slice began is done for tonight, whoever audited it.
         cursors.retain(|_, cursor| cursor.next_day.is_some() || cursor.audited_at < Some(self.taken.started_at));
         for lab in cursors::order(&cursors) {
@@ -144,7 +136,7 @@ impl<'a> Slice<'a> {
             let round_at = first.or(Some(self.unrecorded.at));
             cursor = Cursor { round_at, audited_at: cursor.audited_at, ..Cursor::default() };
         }
-        let mut now = self.db.now(self.clock).await?;
+        let mut now = self.scheduler.now().await?;
         let mut walk = self.walk(subject, self.history(subject, cursor.next_day, now), now);
         let mut is_in_history = true;
         loop {
@@ -155,7 +147,7 @@ impl<'a> Slice<'a> {
                 }
                 Ok(None) if is_in_history => {
                     is_in_history = false;
-                    now = self.db.now(self.clock).await?;
+                    now = self.scheduler.now().await?;
                     walk = self.walk(subject, days_to_come(subject, cursor.next_day, now), now);
                     continue;
                 }
@@ -166,7 +158,7 @@ impl<'a> Slice<'a> {
                 }
                 // The next night continues from here. Recorded at once, as the statement may have used up its time
                 // limit.
-                Err(error) if is_of_the_lab(&error, self.db).await => {
+                Err(error) if is_of_the_lab(&error, self.scheduler.db).await => {
                     metrics::database_error(&error);
                     tracing::warn!(lab = subject.lab_id, error = %chain(&error), "a lab cannot be audited tonight");
                     cursor.problem = Some(chain(&error));
@@ -199,14 +191,14 @@ impl<'a> Slice<'a> {
         'a: 's,
     {
         let days = days.filter(|(first, last)| first <= last).into_iter().collect();
-        Walk::new(self.db, self.rollup, subject, days, now)
+        Walk::new(self.scheduler.db, self.scheduler.rollup, subject, days, now)
     }
 
     /// The last day of a lab's history to audit. Days that the nightly run has just done, or will do tonight, are left
     /// to the next round.
     fn history_end(&self, subject: &Subject, now: DateTime<Utc>) -> Option<NaiveDate> {
         match subject.standing {
-            Standing::Kept(zone) => Some(calendar::previous(self.config.nightly_at.due_day(zone, now))),
+            Standing::Kept(zone) => Some(calendar::previous(self.scheduler.config.nightly_at.due_day(zone, now))),
             _ => None,
         }
     }
@@ -229,13 +221,13 @@ impl<'a> Slice<'a> {
     async fn record(&mut self) -> Result<bool, DbError> {
         let (taken, spent, unrecorded) = (self.taken, self.spent(), &self.unrecorded);
         let is_ours = retry("record audit", || async {
-            let mut tx = self.db.begin(Mode::Write).await?;
+            let mut tx = self.scheduler.db.begin(Mode::Write).await?;
             if !slices::step(&mut tx, &taken, LEASE, spent, &unrecorded.counts, &unrecorded.found).await? {
                 tx.rollback().await?;
                 return Ok::<_, DbError>(false);
             }
             for (lab, cursor) in &unrecorded.cursors {
-                cursors::set(&mut tx, &self.rollup.name, *lab, cursor).await?;
+                cursors::set(&mut tx, &self.scheduler.rollup.name, *lab, cursor).await?;
             }
             tx.commit().await?;
             Ok(true)
@@ -253,22 +245,22 @@ impl<'a> Slice<'a> {
         }
         self.kept += unrecorded.found.len();
         self.done.add(&counts);
-        self.unrecorded = Unrecorded::begin(self.db).await?;
+        self.unrecorded = Unrecorded::begin(self.scheduler.db).await?;
         Ok(true)
     }
 
     /// Ends the slice, together with the repair of what it found; `None` if another process has taken the slice.
     pub(super) async fn end(&self, is_repaired: bool) -> Result<Option<Option<i64>>, DbError> {
-        let now = self.db.now(self.clock).await?;
+        let tick = self.scheduler.tick_now().await?;
         let ended = retry("end audit", || async {
-            let mut tx = self.db.begin(Mode::Write).await?;
+            let mut tx = self.scheduler.db.begin(Mode::Write).await?;
             let mut days: BTreeMap<i64, BTreeSet<NaiveDate>> = BTreeMap::new();
             if is_repaired {
                 for found in slices::found(&mut tx, self.taken.id).await?.iter().filter(|found| found.is_repairable()) {
                     days.entry(found.lab).or_default().insert(found.day);
                 }
             }
-            let run = self.repair(days, now);
+            let run = self.repair(days, &tick);
             let run_id = if run.labs.is_empty() { None } else { Some(runs::create(&mut tx, &run).await?) };
             if !slices::end(&mut tx, &self.taken, run_id).await? {
                 tx.rollback().await?;
@@ -284,18 +276,12 @@ impl<'a> Slice<'a> {
         Ok(ended.map(|(run_id, _)| run_id))
     }
 
-    fn repair(&self, days: BTreeMap<i64, BTreeSet<NaiveDate>>, now: DateTime<Utc>) -> NewRun {
+    fn repair(&self, days: BTreeMap<i64, BTreeSet<NaiveDate>>, tick: &Tick<'_>) -> NewRun {
+        let labs = days.into_iter().map(|(lab, days)| (lab, days.into_iter().collect())).collect();
         NewRun {
-            rollup: self.rollup.name.clone(),
-            kind: JobKind::Repair,
             reason: format!("repair of what the audit of {} found", self.taken.night),
             requested_by: "scheduler (audit)".to_owned(),
-            time_zone: None,
-            lab_id: None,
-            as_of: now,
-            labs: days.into_iter().map(|(lab, days)| (lab, days.into_iter().collect())).collect(),
-            attempts_max: self.config.attempts_max,
-            max_shrink: self.config.max_shrink,
+            ..tick.new_run(JobKind::Repair, labs)
         }
     }
 }

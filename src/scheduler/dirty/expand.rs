@@ -13,7 +13,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use chrono::{DateTime, NaiveDate, Utc};
 
-use super::marks::{self, Labs};
+use super::{
+    Tick,
+    marks::{self, Labs},
+};
 use crate::{
     args,
     db::{Arg, Db, DbError, Mode, Query, repeat},
@@ -72,14 +75,13 @@ pub(super) struct Expansion {
 
 /// Begins with the first tests marked after that id, if there are any.
 pub(super) async fn begin(
-    db: &Db,
-    rollup: &Rollup,
+    tick: &Tick<'_>,
     watch: &Watch,
     catalogue: &Catalogue,
     floor: i64,
 ) -> Result<Option<Expansion>, DbError> {
     let Some(part) = watch.users(catalogue) else { return Ok(None) };
-    let mut tx = db.begin(Mode::Snapshot).await?;
+    let mut tx = tick.db.begin(Mode::Snapshot).await?;
     let (mut ids, mut tests) = (Vec::new(), HashSet::new());
     tx.for_each(&TESTS_MARKED, args![floor, MARKS_MAX], |row| {
         let (id, test) = (row.int(0)?, row.int_or_null(1).unwrap_or(None));
@@ -94,7 +96,7 @@ pub(super) async fn begin(
         tx.rollback().await?;
         return Ok(None);
     }
-    let labs = Labs::read(&mut tx, rollup).await?;
+    let labs = Labs::read(&mut tx, tick.rollup).await?;
     tx.commit().await?;
     let tests: Vec<Arg> = tests.into_iter().map(Arg::Int).collect();
     let list = repeat("?", tests.len());
@@ -120,7 +122,7 @@ pub(super) async fn begin(
         after: i64::MIN,
     };
     let mut walks = VecDeque::from([used]);
-    walks.extend(["a", "b"].into_iter().filter_map(|place| stored(rollup, catalogue, place, &tests)));
+    walks.extend(["a", "b"].into_iter().filter_map(|place| stored(tick.rollup, catalogue, place, &tests)));
     Ok(Some(Expansion { marks: ids, walks, labs, seen: HashSet::new() }))
 }
 

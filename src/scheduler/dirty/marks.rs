@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, NaiveDate, Utc};
 
-use super::super::{Config, Enqueued, nightly};
+use super::super::{Enqueued, Tick, nightly};
 use crate::{
     args,
     calendar::Zone,
@@ -89,20 +89,13 @@ pub(crate) async fn oldest_us(tx: &mut Tx) -> Result<Option<i64>, DbError> {
 }
 
 /// Takes the first marks after that id, and enqueues the repair of their days.
-pub(super) async fn enqueue(
-    db: &Db,
-    rollup: &Rollup,
-    watch: &Watch,
-    config: &Config,
-    now: DateTime<Utc>,
-    floor: i64,
-) -> Result<Batch, DbError> {
-    let mut tx = db.begin(Mode::Write).await?;
+pub(super) async fn enqueue(tick: &Tick<'_>, watch: &Watch, floor: i64) -> Result<Batch, DbError> {
+    let mut tx = tick.db.begin(Mode::Write).await?;
     let marks = read(&mut tx, floor).await?;
     let mut batch = Batch::default();
     // From here on, each statement sees at least the changes that the marks stand for.
     let bills = moments(&mut tx, watch, &marks).await?;
-    let labs = Labs::read(&mut tx, rollup).await?;
+    let labs = Labs::read(&mut tx, tick.rollup).await?;
     let mut days: BTreeMap<i64, BTreeSet<NaiveDate>> = BTreeMap::new();
     let mut done = Vec::new();
     for (id, place) in &marks {
@@ -111,7 +104,7 @@ pub(super) async fn enqueue(
             Place::Moment(lab, at) => Some((*lab, *at)),
             Place::Nowhere => None,
         };
-        let verdict = place.map_or(Verdict::Drop, |(lab, at)| labs.judge(lab, at, now));
+        let verdict = place.map_or(Verdict::Drop, |(lab, at)| labs.judge(lab, at, tick.now));
         match verdict {
             Verdict::Keep => continue,
             Verdict::Repair(day) => {
@@ -128,11 +121,15 @@ pub(super) async fn enqueue(
     // Marks that stay are passed as well: however many there are, they must not keep others waiting.
     batch.more_after = marks.last().map(|(id, _)| *id).filter(|_| marks.len() == MARKS_A_BATCH);
     batch.last_deleted = done.last().copied();
-    let days = without_waiting(&mut tx, rollup, days).await?;
-    if !days.is_empty() {
-        let run = new_run(rollup, config, now, days);
-        let (id, jobs) = (runs::create(&mut tx, &run).await?, run.jobs());
-        batch.run = Some(Enqueued { run: id, reason: run.reason, jobs });
+    let labs = without_waiting(&mut tx, tick.rollup, days).await?;
+    if !labs.is_empty() {
+        let (whose, days) = runs::describe(&labs);
+        let run = NewRun {
+            reason: format!("late changes of {whose}, {days}"),
+            requested_by: REQUESTED_BY.to_owned(),
+            ..tick.new_run(JobKind::Repair, labs)
+        };
+        batch.run = Some(Enqueued::create(&mut tx, run).await?);
     }
     delete(&mut tx, &done).await?;
     tx.commit().await?;
@@ -242,20 +239,4 @@ async fn without_waiting(
         }
     }
     Ok(left)
-}
-
-fn new_run(rollup: &Rollup, config: &Config, now: DateTime<Utc>, labs: LabDays) -> NewRun {
-    let (whose, days) = runs::describe(&labs);
-    NewRun {
-        rollup: rollup.name.clone(),
-        kind: JobKind::Repair,
-        reason: format!("late changes of {whose}, {days}"),
-        requested_by: REQUESTED_BY.to_owned(),
-        time_zone: None,
-        lab_id: None,
-        as_of: now,
-        labs,
-        attempts_max: config.attempts_max,
-        max_shrink: config.max_shrink,
-    }
 }

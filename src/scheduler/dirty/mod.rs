@@ -29,19 +29,17 @@ mod marks;
 
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config, Report,
+    Report, Scheduler, Tick,
     pace::{Pace, REST_MAX, RESTS},
 };
 use crate::{
-    clock::Clock,
-    db::{Backoff, Db, DbError, retry},
+    db::{Backoff, DbError, retry},
     metrics::catalogue::{DIRTY_JOBS_ENQUEUED, DIRTY_MARKS},
     queue::JobKind,
-    rollup::{Rollup, watch::Watch},
+    rollup::watch::Watch,
 };
 use expand::Expansion;
 pub use marks::REQUESTED_BY;
@@ -82,31 +80,26 @@ struct Watcher {
 }
 
 /// Enqueues repairs of all marked days, including those of marked tests.
-pub async fn repair_marked_days(
-    db: &Db,
-    rollup: &Rollup,
-    config: &Config,
-    now: DateTime<Utc>,
-    report: &mut Report,
-) -> Result<(), DbError> {
-    let Some(watch) = &rollup.watch else { return Ok(()) };
+pub async fn repair_marked_days(tick: &Tick<'_>, report: &mut Report) -> Result<(), DbError> {
+    let Some(watch) = &tick.rollup.watch else { return Ok(()) };
     let mut watcher = Watcher::default();
-    watcher.pass(db, rollup, watch, config, now, report).await?;
-    while watcher.expand(db, rollup, watch, Duration::MAX).await? {}
-    watcher.pass(db, rollup, watch, config, now, report).await
+    watcher.pass(tick, watch, report).await?;
+    while watcher.expand(tick, watch, Duration::MAX).await? {}
+    watcher.pass(tick, watch, report).await
 }
 
 /// Runs passes until `shutdown`.
-pub(super) async fn watch_until(db: &Db, rollup: &Rollup, config: &Config, clock: Clock, shutdown: &CancellationToken) {
-    let Some(watch) = &rollup.watch else { return };
+pub(super) async fn watch_until(scheduler: &Scheduler<'_>, shutdown: &CancellationToken) {
+    let Some(watch) = &scheduler.rollup.watch else { return };
     let mut watcher = Watcher::default();
     let mut pace = Pace::new("marks of late changes cannot be read, trying again", AGAIN);
     while !shutdown.is_cancelled() {
         let pass = async {
             let begun = Instant::now();
             let mut report = Report::default();
-            watcher.pass(db, rollup, watch, config, db.now(clock).await?, &mut report).await?;
-            watcher.expand(db, rollup, watch, EXPAND_FOR).await?;
+            let tick = scheduler.tick_now().await?;
+            watcher.pass(&tick, watch, &mut report).await?;
+            watcher.expand(&tick, watch, EXPAND_FOR).await?;
             Ok(rest_after(begun.elapsed(), if report.enqueued.is_empty() { TICK } else { SPACING }))
         };
         let Some(passed) = shutdown.run_until_cancelled(pass).await else { return };
@@ -121,15 +114,7 @@ fn rest_after(took: Duration, spacing: Duration) -> Duration {
 
 impl Watcher {
     /// Turns every committed mark into a repair, with one run per few thousand marks.
-    async fn pass(
-        &mut self,
-        db: &Db,
-        rollup: &Rollup,
-        watch: &Watch,
-        config: &Config,
-        now: DateTime<Utc>,
-        report: &mut Report,
-    ) -> Result<(), DbError> {
+    async fn pass(&mut self, tick: &Tick<'_>, watch: &Watch, report: &mut Report) -> Result<(), DbError> {
         if self.looked_at_all.is_none_or(|at| at.elapsed() > LOOK_ALL_EVERY) {
             self.floor = 0;
             self.looked_at_all = Some(Instant::now());
@@ -137,9 +122,9 @@ impl Watcher {
         self.looked_above = self.floor;
         let mut next = Some(self.floor);
         while let Some(after) = next
-            && marks::any(db, after).await?
+            && marks::any(tick.db, after).await?
         {
-            let batch = retry("dirty days", || marks::enqueue(db, rollup, watch, config, now, after)).await?;
+            let batch = retry("dirty days", || marks::enqueue(tick, watch, after)).await?;
             for (outcome, count) in OUTCOMES.into_iter().zip(batch.outcomes) {
                 DIRTY_MARKS.add([outcome], count);
             }
@@ -157,19 +142,19 @@ impl Watcher {
     }
 
     /// Searches for the bills of marked tests, for about `time`; returns whether there is more to do.
-    async fn expand(&mut self, db: &Db, rollup: &Rollup, watch: &Watch, time: Duration) -> Result<bool, DbError> {
+    async fn expand(&mut self, tick: &Tick<'_>, watch: &Watch, time: Duration) -> Result<bool, DbError> {
         let Some(catalogue) = &watch.catalogue else { return Ok(false) };
         let begun = Instant::now();
         if self.expansion.is_none() {
             // Not from `floor`, which the pass has just advanced: marks of tests may lie below it.
-            if !marks::any(db, self.looked_above).await? {
+            if !marks::any(tick.db, self.looked_above).await? {
                 return Ok(false);
             }
-            self.expansion = expand::begin(db, rollup, watch, catalogue, self.looked_above).await?;
+            self.expansion = expand::begin(tick, watch, catalogue, self.looked_above).await?;
         }
         while let Some(expansion) = &mut self.expansion {
-            if !expansion.step(db).await? {
-                let marks = retry("marks of tests", || expansion.end(db)).await?;
+            if !expansion.step(tick.db).await? {
+                let marks = retry("marks of tests", || expansion.end(tick.db)).await?;
                 self.expansion = None;
                 DIRTY_MARKS.add(["expanded"], marks);
                 return Ok(true);

@@ -17,7 +17,7 @@ use crate::{
     calendar::Zone,
     db::{DbError, Mode, Query, Tx},
     rollup::{Rollup, source},
-    scheduler::repair::{self, LeftOut},
+    runs::repair::{self, LeftOut},
     snapshot::{
         cells::Cells,
         schema::quote,

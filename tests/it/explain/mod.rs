@@ -16,9 +16,8 @@ use daymend::{
     args,
     db::{Arg, Db, Dialect, Mode, Query, Statement, Tx, repeat},
     queue::{FIRST_DUE_US, JobKind, claim, ids_of, lease, settle},
-    recompute::shrink::MaxShrink,
     rollup::HISTORICAL_SUMMARY,
-    runs::{self, NewRun},
+    runs::{self, JobLimits, NewRun},
 };
 
 use crate::{
@@ -38,18 +37,8 @@ on_both! {
 async fn enqueue(db: &TestDb, kind: JobKind, labs: std::ops::RangeInclusive<i64>, days: u64) -> i64 {
     let first = NaiveDate::from_ymd_opt(1990, 1, 1).unwrap();
     let days: Vec<NaiveDate> = (0..days).map(|day| first + Days::new(day)).collect();
-    let new = NewRun {
-        rollup: HISTORICAL_SUMMARY.to_owned(),
-        kind,
-        reason: "a backlog".to_owned(),
-        requested_by: "explain".to_owned(),
-        time_zone: None,
-        lab_id: None,
-        as_of: DateTime::UNIX_EPOCH,
-        labs: labs.map(|lab| (lab, days.clone())).collect(),
-        attempts_max: 3,
-        max_shrink: MaxShrink::OFF,
-    };
+    let labs = labs.map(|lab| (lab, days.clone())).collect();
+    let new = NewRun::new(kind, HISTORICAL_SUMMARY, DateTime::UNIX_EPOCH, labs, JobLimits::any_shrink(3));
     let mut tx = db.db.begin(Mode::Write).await.unwrap();
     let run = runs::create(&mut tx, &new).await.unwrap();
     tx.commit().await.unwrap();

@@ -5,11 +5,11 @@ use daymend::{
     args,
     db::{Arg, ConnectOptions, Db, Mode, connect},
     queue::{JobKind, ids_of},
-    recompute::shrink::MaxShrink,
     rollup::HISTORICAL_SUMMARY,
+    runs::JobLimits,
     scheduler::{
         Report,
-        migrations::{self, Limits, Walk},
+        migrations::{Rebuilds, Walk},
     },
 };
 
@@ -79,10 +79,10 @@ async fn statements_of_every_tick_walk_an_index_and_do_not_sort(engine: Engine) 
 async fn first_look(db: &Db) -> (Vec<i64>, i64) {
     let rollups = rollups();
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
-    let limits = Limits { attempts_max: 3, max_shrink: MaxShrink::OFF };
+    let rebuilds = Rebuilds { db, rollup, limits: JobLimits::any_shrink(3), now: DateTime::UNIX_EPOCH };
     let mut report = Report::default();
     let before = rows_read(db).await;
-    migrations::take_pending(db, rollup, limits, Walk::default(), DateTime::UNIX_EPOCH, &mut report).await.unwrap();
+    rebuilds.take_pending(Walk::default(), &mut report).await.unwrap();
     (report.refused.into_keys().collect(), rows_read(db).await - before)
 }
 

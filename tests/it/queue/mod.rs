@@ -17,7 +17,7 @@ use daymend::{
         settle::{self, Failure},
     },
     rollup::HISTORICAL_SUMMARY,
-    runs::{self, NewRun},
+    runs::{self, JobLimits, NewRun},
 };
 
 use crate::support::TestDb;
@@ -41,18 +41,8 @@ fn days(count: u64) -> Vec<NaiveDate> {
 }
 
 async fn new_run(db: &TestDb, kind: JobKind, labs: &[(i64, Vec<NaiveDate>)]) -> i64 {
-    let run = NewRun {
-        rollup: HISTORICAL_SUMMARY.to_owned(),
-        kind,
-        reason: "a test".to_owned(),
-        requested_by: "queue".to_owned(),
-        time_zone: None,
-        lab_id: None,
-        as_of: now(),
-        labs: labs.to_vec(),
-        attempts_max: ATTEMPTS_MAX,
-        max_shrink: daymend::recompute::shrink::MaxShrink::OFF,
-    };
+    let limits = JobLimits::any_shrink(ATTEMPTS_MAX);
+    let run = NewRun::new(kind, HISTORICAL_SUMMARY, now(), labs.to_vec(), limits);
     let mut tx = db.db.begin(Mode::Write).await.unwrap();
     let id = runs::create(&mut tx, &run).await.unwrap();
     tx.commit().await.unwrap();

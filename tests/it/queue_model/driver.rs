@@ -24,7 +24,7 @@ use daymend::{
         settle::{self, Failure},
     },
     rollup::HISTORICAL_SUMMARY,
-    runs::{self, NewRun},
+    runs::{self, JobLimits, NewRun},
 };
 use proptest::sample::Index;
 
@@ -158,18 +158,8 @@ impl Driver {
     async fn enqueue(&mut self, kind: JobKind, labs: &[(i64, u64, u64)]) -> Result<()> {
         let labs: Vec<(i64, Vec<NaiveDate>)> =
             labs.iter().map(|(lab, first, days)| (*lab, (*first..first + days).map(day).collect())).collect();
-        let new = NewRun {
-            rollup: HISTORICAL_SUMMARY.to_owned(),
-            kind,
-            reason: "the model".to_owned(),
-            requested_by: "the model".to_owned(),
-            time_zone: None,
-            lab_id: None,
-            as_of: DateTime::from_timestamp_micros(START_US).unwrap_or_default(),
-            labs,
-            attempts_max: ATTEMPTS_MAX,
-            max_shrink: daymend::recompute::shrink::MaxShrink::OFF,
-        };
+        let as_of = DateTime::from_timestamp_micros(START_US).unwrap_or_default();
+        let new = NewRun::new(kind, HISTORICAL_SUMMARY, as_of, labs, JobLimits::any_shrink(ATTEMPTS_MAX));
         let mut tx = self.db.begin(Mode::Write).await?;
         let run = runs::create(&mut tx, &new).await?;
         tx.commit().await?;

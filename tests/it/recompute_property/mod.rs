@@ -21,10 +21,11 @@ use daymend::{
     args,
     calendar::{dates, days_before},
     db::{Arg, Mode},
-    recompute::shrink::MaxShrink,
     rollup::{HISTORICAL_SUMMARY, Rollups},
-    runs::{RunState, records},
-    scheduler::repair::{self, Days as PlanDays, PlanError},
+    runs::{
+        JobLimits, RunState, records,
+        repair::{self, Days as PlanDays, PlanError},
+    },
 };
 use futures::FutureExt as _;
 use proptest::{
@@ -98,7 +99,9 @@ async fn repair(db: &TestDb, rollups: &Rollups, labs: &[Lab<'_>]) -> (Vec<i64>, 
                 .filter(|date| !(lab.tz == Tz::Pacific__Kiritimati && *date == self::date("1994-12-31")))
                 .collect();
             assert_eq!(plan.labs, [(lab.id, existing.clone())]);
-            runs.push(repair::enqueue(&db.db, rollup, &plan, "a property", now(), 3, MaxShrink::OFF).await.unwrap());
+            runs.push(
+                repair::enqueue(&db.db, rollup, &plan, "a property", now(), JobLimits::any_shrink(3)).await.unwrap(),
+            );
             covered.extend(existing.into_iter().map(|day| (lab.id, day)));
         }
     }
@@ -282,7 +285,7 @@ async fn rows_with_a_null_dimension_and_rows_stored_twice_are_removed(engine: En
     let day = PlanDays::Range(date("2026-06-10"), date("2026-06-10"));
     for expected in [(0, 1, 6), (0, 0, 0)] {
         let plan = repair::plan(&db.db, rollup, &[1], day, now()).await.unwrap();
-        let run = repair::enqueue(&db.db, rollup, &plan, "a test", now(), 3, MaxShrink::OFF).await.unwrap();
+        let run = repair::enqueue(&db.db, rollup, &plan, "a test", now(), JobLimits::any_shrink(3)).await.unwrap();
         db.drain(now()).await;
         let (_, progress) = db.run(run).await;
         let written = (progress.rows_inserted, progress.rows_updated, progress.rows_deleted);

@@ -14,7 +14,11 @@ use std::{
 
 use chrono::{DateTime, NaiveDate, Utc};
 use chrono_tz::Asia::Kolkata;
-use daymend::{args, rollup::HISTORICAL_SUMMARY, scheduler::repair};
+use daymend::{
+    args,
+    rollup::HISTORICAL_SUMMARY,
+    runs::{JobLimits, repair},
+};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
@@ -111,7 +115,7 @@ async fn enqueue(db: &TestDb) -> i64 {
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let labs = (1..=LABS).map(|lab| (lab, first().iter_days().take(DAYS as usize).collect())).collect();
     let plan = repair::Plan { labs, ..repair::Plan::default() };
-    repair::enqueue(&db.db, rollup, &plan, "storm", now(), 5, daymend::recompute::shrink::MaxShrink::OFF).await.unwrap()
+    repair::enqueue(&db.db, rollup, &plan, "storm", now(), JobLimits::any_shrink(5)).await.unwrap()
 }
 
 async fn wait_for(db: &TestDb, run: i64) {

@@ -8,7 +8,7 @@ use daymend::{
     db::Mode,
     queue::ids_of,
     rollup::HISTORICAL_SUMMARY,
-    scheduler::{Enqueued, Report, dirty},
+    scheduler::{Enqueued, Report, Tick, dirty},
     triggers::{self, Installed},
 };
 
@@ -44,7 +44,8 @@ impl TestDb {
     pub async fn repair_marked(&self, now: DateTime<Utc>) -> Vec<(i64, NaiveDate)> {
         let (rollups, mut report) = (rollups(), Report::default());
         let rollup = rollups.get(HISTORICAL_SUMMARY).expect("the rollup");
-        let repaired = dirty::repair_marked_days(&self.db, rollup, &SCHEDULER, now, &mut report).await;
+        let tick = Tick { db: &self.db, rollup, config: &SCHEDULER, now };
+        let repaired = dirty::repair_marked_days(&tick, &mut report).await;
         repaired.unwrap_or_else(|error| panic!("dirty days: {}", daymend::error::chain(&error)));
         let mut jobs = Vec::new();
         for Enqueued { run, .. } in report.enqueued {

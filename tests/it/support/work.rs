@@ -6,10 +6,9 @@ use chrono::{DateTime, Utc};
 use daymend::{
     clock::Clock,
     db::Mode,
-    recompute::shrink::MaxShrink,
     rollup::{HISTORICAL_SUMMARY, Rollups},
-    runs::{self, Progress, Run, records},
-    scheduler::{self, Report, nightly::NightlyAt},
+    runs::{self, JobLimits, Progress, Run, records},
+    scheduler::{self, Report, Scheduler, nightly::NightlyAt},
     worker::{self, throttle::Limits},
 };
 use tokio_util::sync::CancellationToken;
@@ -60,9 +59,8 @@ pub const SCHEDULER: scheduler::Config = scheduler::Config {
     nightly_at: NightlyAt::DEFAULT,
     catch_up_days: 7,
     lookback_days: 0,
-    attempts_max: 3,
-    max_shrink: MaxShrink::OFF,
-    max_shrink_rebuild: MaxShrink::OFF,
+    limits: JobLimits::any_shrink(3),
+    rebuild_limits: JobLimits::any_shrink(3),
     retention: None,
     audit: None,
 };
@@ -88,7 +86,8 @@ impl TestDb {
         let rollups = rollups();
         let rollup = rollups.get(HISTORICAL_SUMMARY).expect("the rollup");
         let mut report = Report::default();
-        let done = scheduler::tick(&self.db, rollup, &SCHEDULER, Clock::Fixed(now), &mut report).await;
+        let scheduler = Scheduler { db: &self.db, rollup, config: &SCHEDULER, clock: Clock::Fixed(now) };
+        let done = scheduler.tick(&mut report).await;
         done.unwrap_or_else(|error| panic!("tick: {}", daymend::error::chain(&error)));
         report
     }

@@ -7,7 +7,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::Args;
 
 use super::{
-    AttemptsArgs, Exit, Global, HalfDone, ShrinkArgs, StoreArgs,
+    Exit, Global, HalfDone, LimitArgs, StoreArgs,
     diff::{check_tables, other_database, progress},
     explained, find,
     follow_up::{After, FollowUp},
@@ -18,8 +18,7 @@ use super::{
 use crate::{
     db::{DbError, migrate},
     error::chain,
-    runs::records,
-    scheduler::repair,
+    runs::{records, repair},
     snapshot::{
         database_error, open,
         restore::{
@@ -101,10 +100,7 @@ pub(in crate::cli) struct Options {
     wait: bool,
 
     #[command(flatten)]
-    attempts: AttemptsArgs,
-
-    #[command(flatten)]
-    shrink: ShrinkArgs,
+    limits: LimitArgs,
 }
 
 impl Options {
@@ -206,8 +202,7 @@ impl Options {
         let days = days_of(global, &db, &undo, &mut reader).await;
         let follow_up = FollowUp {
             requested_by: format!("restore of {label} by {}", who()),
-            attempts_max: self.attempts.attempts,
-            max_shrink: self.shrink.max_shrink,
+            limits: self.limits.limits(),
             wait: self.wait,
         };
         let (days, after) = match days {

@@ -7,17 +7,17 @@
 
 use chrono::{DateTime, NaiveDate, Utc};
 
+use super::{JobLimits, LabDays, NewRun};
 use crate::{
     calendar::span,
     db::{Db, DbError, Mode, Tx, retry},
     error::chain,
     queue::JobKind,
-    recompute::{shrink::MaxShrink, stored},
+    recompute::stored,
     rollup::{
         Rollup,
         source::{self, Lab},
     },
-    runs::{self, LabDays, NewRun},
 };
 
 /// How many labs an error message names if none can be repaired.
@@ -36,7 +36,7 @@ pub enum Days {
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Plan {
     /// Each lab with its days, oldest first.
-    #[serde(serialize_with = "runs::labs_as_objects")]
+    #[serde(serialize_with = "super::labs_as_objects")]
     pub labs: LabDays,
     /// Labs that are left out.
     pub left_out: Vec<LeftOut>,
@@ -208,25 +208,17 @@ pub async fn enqueue(
     plan: &Plan,
     requested_by: &str,
     now: DateTime<Utc>,
-    attempts_max: u32,
-    max_shrink: MaxShrink,
+    limits: JobLimits,
 ) -> Result<i64, DbError> {
-    let (labs, days) = runs::describe(&plan.labs);
+    let (labs, days) = super::describe(&plan.labs);
     let run = NewRun {
-        rollup: rollup.name.clone(),
-        kind: JobKind::Repair,
         reason: format!("repair of {labs}, {days}"),
         requested_by: requested_by.to_owned(),
-        time_zone: None,
-        lab_id: None,
-        as_of: now,
-        labs: plan.labs.clone(),
-        attempts_max,
-        max_shrink,
+        ..NewRun::new(JobKind::Repair, &rollup.name, now, plan.labs.clone(), limits)
     };
     retry("enqueue repair", || async {
         let mut tx = db.begin(Mode::Write).await?;
-        let id = runs::create(&mut tx, &run).await?;
+        let id = super::create(&mut tx, &run).await?;
         tx.commit().await?;
         Ok(id)
     })
