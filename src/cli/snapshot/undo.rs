@@ -13,7 +13,7 @@ use super::{
     usage, who,
 };
 use crate::{
-    db::Db,
+    db::{Db, migrate},
     error::{chain, examples},
     recompute::shrink::MaxShrink,
     runs::repair,
@@ -72,9 +72,12 @@ impl Options {
         }
         let locked = LockedFile::open(&self.file).map_err(|error| usage(chain(error.as_ref())))?;
         let mut reader = locked.reader().map_err(|error| usage(chain(error.as_ref())))?;
-        // What is undone is recomputed by a run, which is enqueued when the rows are gone.
-        let db = if self.dry_run { global.connect_bare(2).await? } else { global.connect(2).await? };
+        let db = global.connect_bare(2).await?;
         self.check_database(global, &reader.header, &db)?;
+        if !self.dry_run {
+            // What is undone is recomputed by a run, which is enqueued when the rows are gone.
+            migrate::check_unless_hidden(&db).await?;
+        }
         let undo = undo_of(global, &db, &reader, &self.relations).await?;
         let days = days_of(global, &db, &undo, &mut reader).await?;
         // Record the days now: once the rows are gone, nobody could tell which days they were on.

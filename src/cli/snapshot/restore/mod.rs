@@ -130,12 +130,15 @@ impl Options {
         {
             return Err(usage(format!("--remap: table {table} is not in snapshot {label}")));
         }
-        // What is restored is recomputed by a run, which is enqueued when the rows have been committed.
-        let db = if self.apply { global.connect(4).await? } else { global.connect_bare(4).await? };
+        let db = global.connect_bare(4).await?;
         let server = &opened.manifest.server;
         let other = (!server.is_of(&db)).then(|| other_database(&label, server, "live", &db.name()));
         if let Some(other) = other.as_ref().filter(|_| self.apply && !self.into_other_database) {
             return Err(usage(format!("{other}: if that is intended, use --into-other-database")));
+        }
+        if self.apply {
+            // What is restored is recomputed by a run, which is enqueued when the rows have been committed.
+            migrate::check_unless_hidden(&db).await?;
         }
         let live = Side::live(&db, snapshot.tables.keys().map(String::as_str)).await.map_err(explained)?;
         exclusions.fit(&snapshot, &live).await.map_err(|error| match error {
