@@ -10,24 +10,27 @@
 //! later.
 
 pub mod close;
+mod ends;
 pub mod held;
 mod labs;
+mod progress;
 pub mod records;
 pub mod repair;
 
 use chrono::{DateTime, NaiveDate, Utc};
 
+pub(crate) use ends::{end_cancelled, hold_running, lock_running};
+pub use ends::{lock, reopen, try_close};
 pub(crate) use labs::labs_as_objects;
 pub use labs::{LabDays, count_days, describe};
-use records::Records;
+pub use progress::{Discarded, Progress, discarded, progress};
 
 use crate::{
     args,
-    db::{Db, DbError, Mode, Row, Statement, Tx, clipped},
+    db::{Db, DbError, Row, Tx, clipped},
     queue::{
         JOBS_A_RUN_MAX, JobKind, UnknownName, by_name,
         enqueue::{self, Batch},
-        ids_of,
     },
     recompute::shrink::MaxShrink,
     rollup::misfit::Misfit,
@@ -77,40 +80,6 @@ statement!(RUNS_LIST, "list runs", run_select!("ORDER BY id DESC LIMIT ?"));
 statement!(RUNS_OPEN, "open runs", run_select!("WHERE state = 'running' ORDER BY id"));
 
 statement!(RUNS_OPEN_NEXT, "next open runs", run_select!("WHERE state = 'running' AND id > ? ORDER BY id LIMIT ?"));
-
-statement!(RUN_LOCK, "lock run", "SELECT state FROM daymend_runs WHERE id = ? {for_update}");
-
-statement!(RUN_HOLD, "hold run", "SELECT state FROM daymend_runs WHERE id = ? {skip_locked}");
-
-statement!(
-    RUN_END,
-    "end run",
-    "UPDATE daymend_runs SET state = ?, finished_at = {now} WHERE id = ? AND state = 'running'"
-);
-
-statement!(
-    RUN_REOPEN,
-    "reopen run",
-    "UPDATE daymend_runs SET state = 'running', finished_at = NULL WHERE id = ? AND state <> 'running'"
-);
-
-// One row instead of one per state: grouping would sort the million rows of a large run.
-statement!(
-    RUN_PROGRESS,
-    "run progress",
-    "SELECT COUNT(CASE WHEN state = 'available' THEN 1 END), COUNT(CASE WHEN state = 'running' THEN 1 END),
-            COUNT(CASE WHEN state = 'completed' THEN 1 END), COUNT(CASE WHEN state = 'discarded' THEN 1 END),
-            COUNT(CASE WHEN state = 'cancelled' THEN 1 END), CAST(COALESCE(SUM(rows_inserted), 0) AS SIGNED),
-            CAST(COALESCE(SUM(rows_updated), 0) AS SIGNED), CAST(COALESCE(SUM(rows_deleted), 0) AS SIGNED)
-     FROM daymend_jobs WHERE id BETWEEN ? AND ?"
-);
-
-statement!(
-    RUN_DISCARDED,
-    "discarded jobs of run",
-    "SELECT id, lab_id, day, error FROM daymend_jobs
-     WHERE id BETWEEN ? AND ? AND state = 'discarded' ORDER BY id LIMIT ?"
-);
 
 /// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -198,53 +167,6 @@ impl Run {
             finished_at: row.instant_or_null(13)?,
             max_shrink: MaxShrink(row.int_or_null(14)?.and_then(|percent| u8::try_from(percent).ok())),
         })
-    }
-}
-
-/// How many jobs of a run are in each state, and what they wrote, at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Progress {
-    /// Waiting for a worker, or for another attempt.
-    pub available: u64,
-    /// Claimed by a worker.
-    pub running: u64,
-    /// Done.
-    pub completed: u64,
-    /// Out of attempts.
-    pub discarded: u64,
-    /// Cancelled.
-    pub cancelled: u64,
-    /// Summary rows that were missing and have been written.
-    pub rows_inserted: u64,
-    /// Summary rows whose count was wrong and has been corrected.
-    pub rows_updated: u64,
-    /// Summary rows that the source did not support and that have been deleted.
-    pub rows_deleted: u64,
-}
-
-impl Progress {
-    /// All jobs.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.available + self.running + self.completed + self.discarded + self.cancelled
-    }
-
-    /// Jobs that have not ended.
-    #[must_use]
-    pub fn open(&self) -> u64 {
-        self.available + self.running
-    }
-
-    /// Jobs that have ended.
-    #[must_use]
-    pub fn ended(&self) -> u64 {
-        self.total() - self.open()
-    }
-
-    /// Summary rows written in total.
-    #[must_use]
-    pub fn rows(&self) -> u64 {
-        self.rows_inserted + self.rows_updated + self.rows_deleted
     }
 }
 
@@ -393,124 +315,4 @@ pub async fn open(tx: &mut Tx) -> Result<Vec<Run>, DbError> {
 /// At most `limit` open runs with ids after `id`.
 pub async fn open_behind(tx: &mut Tx, id: i64, limit: usize) -> Result<Vec<Run>, DbError> {
     tx.fetch_all(&RUNS_OPEN_NEXT, args![id, limit], |row| Run::from_row(&row)).await
-}
-
-/// Counts a run's jobs.
-pub async fn progress(tx: &mut Tx, id: i64) -> Result<Progress, DbError> {
-    let (first, last) = ids_of(id);
-    tx.fetch_one(&RUN_PROGRESS, args![first, last], |row| {
-        let number = |column| row.int(column).map(i64::unsigned_abs);
-        Ok(Progress {
-            available: number(0)?,
-            running: number(1)?,
-            completed: number(2)?,
-            discarded: number(3)?,
-            cancelled: number(4)?,
-            rows_inserted: number(5)?,
-            rows_updated: number(6)?,
-            rows_deleted: number(7)?,
-        })
-    })
-    .await
-}
-
-/// A job that was discarded.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct Discarded {
-    /// Its id.
-    pub job_id: i64,
-    /// The lab.
-    pub lab_id: i64,
-    /// The day.
-    pub day: NaiveDate,
-    /// Why.
-    pub error: Option<String>,
-}
-
-/// The first discarded jobs of a run.
-pub async fn discarded(tx: &mut Tx, id: i64, limit: u32) -> Result<Vec<Discarded>, DbError> {
-    let (first, last) = ids_of(id);
-    tx.fetch_all(&RUN_DISCARDED, args![first, last, limit], |row| {
-        Ok(Discarded { job_id: row.int(0)?, lab_id: row.int(1)?, day: row.date(2)?, error: row.text_or_null(3)? })
-    })
-    .await
-}
-
-/// Closes a run whose jobs have all ended, once; returns its final state if this call closed it.
-///
-/// The run's row is locked before its jobs are counted, so that a retry that re-opens some of them comes either
-/// before the count or after the close. The migration records that it carries out are updated in the same
-/// transaction.
-pub async fn try_close(db: &Db, id: i64) -> Result<Option<(RunState, Progress)>, DbError> {
-    let mut tx = db.begin(Mode::Write).await?;
-    let Some(run) = lock_running(&mut tx, id).await? else {
-        return Ok(None);
-    };
-    let progress = progress(&mut tx, id).await?;
-    if progress.open() > 0 {
-        return Ok(None);
-    }
-    let state = match progress {
-        Progress { discarded: 1.., .. } => RunState::Failed,
-        Progress { cancelled: 1.., .. } => RunState::Cancelled,
-        _ => RunState::Completed,
-    };
-    end(&mut tx, &run, state, &progress).await?;
-    tx.commit().await?;
-    Ok(Some((state, progress)))
-}
-
-/// Ends a run as cancelled, unless some of its jobs are open; returns whether it did. The run must be locked.
-pub(crate) async fn end_cancelled(tx: &mut Tx, run: &Run) -> Result<bool, DbError> {
-    let progress = progress(tx, run.id).await?;
-    if progress.open() > 0 {
-        return Ok(false);
-    }
-    end(tx, run, RunState::Cancelled, &progress).await?;
-    Ok(true)
-}
-
-/// Locks a run against closing, cancelling and re-opening until the transaction ends.
-pub async fn lock(tx: &mut Tx, id: i64) -> Result<(), DbError> {
-    tx.fetch_optional(&RUN_LOCK, args![id], |_| Ok(())).await.map(drop)
-}
-
-/// Re-opens an ended run some of whose jobs are open again; does nothing if it is running.
-///
-/// The run must be locked. Its records read `Running (…)` again, and the event log gets another STARTED. A run
-/// normally ends up cancelled when its records have disappeared; one that is re-opened goes on without them.
-pub async fn reopen(tx: &mut Tx, id: i64) -> Result<(), DbError> {
-    if tx.execute(&RUN_REOPEN, args![id]).await? == 1
-        && let Some(run) = get(tx, id).await?
-    {
-        tx.execute(&EVENT_LOG, args![run.event_name.as_str(), "STARTED"]).await?;
-        if records::of_run(tx, id).await? == Records::Disappeared {
-            tracing::warn!(run = id, "its migration record has disappeared: it goes on without one");
-            records::unlink(tx, id).await?;
-        }
-        let progress = progress(tx, id).await?;
-        records::refresh(tx, &run, &progress).await?;
-    }
-    Ok(())
-}
-
-/// Locks a run that is running, unless somebody else has it locked; returns whether it did.
-pub(crate) async fn hold_running(tx: &mut Tx, id: i64) -> Result<bool, DbError> {
-    is_running(tx, &RUN_HOLD, id).await
-}
-
-/// Locks a run that is running; `None` if it is not.
-pub(crate) async fn lock_running(tx: &mut Tx, id: i64) -> Result<Option<Run>, DbError> {
-    if is_running(tx, &RUN_LOCK, id).await? { get(tx, id).await } else { Ok(None) }
-}
-
-async fn is_running(tx: &mut Tx, lock: &Statement, id: i64) -> Result<bool, DbError> {
-    let state = tx.fetch_optional(lock, args![id], |row| Ok(RunState::parse(&row.text(0)?)?)).await?;
-    Ok(state == Some(RunState::Running))
-}
-
-async fn end(tx: &mut Tx, run: &Run, state: RunState, progress: &Progress) -> Result<(), DbError> {
-    tx.execute(&RUN_END, args![state.name(), run.id]).await?;
-    tx.execute(&EVENT_LOG, args![run.event_name.as_str(), state.name().to_uppercase()]).await?;
-    records::run_ended(tx, run, state, progress).await
 }

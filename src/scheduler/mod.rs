@@ -8,7 +8,7 @@
 //! - [`nightly`]: days that have closed, one run per time zone.
 //! - [`migrations`]: records of the Support Dashboard, one rebuild run per lab.
 //! - [`dirty`]: days whose source changed after they had closed, in the background.
-//! - [`close`](crate::runs::close): runs whose jobs have all ended.
+//! - [`close`]: runs whose jobs have all ended.
 //! - [`retention`]: prunes runs that have outlived their retention, in the background.
 //! - [`audits`]: audits a slice of the history every night, in the background.
 //! - [`snapshots`]: takes the daily snapshot, in the background.
