@@ -13,7 +13,7 @@ use super::{Exit, Global, connect::connect_to, print_json, usage};
 use crate::{
     args, calendar,
     db::{ConnectOptions, Db, DbError, Dialect, Mode, migrate},
-    output::{say, table::table},
+    output::{table::table, tell},
     queue::{JobKind, claim, ids_of, lease, settle},
     recompute::Changes,
     runs::{self, JobLimits, NewRun},
@@ -128,7 +128,7 @@ impl QueueOptions {
         };
         let mut figures = Figures::default();
         for round in 1..=self.rounds {
-            say!("round {round} of {}: {} jobs", self.rounds, self.jobs);
+            tell(format_args!("round {round} of {}: {} jobs", self.rounds, self.jobs));
             let begun = Instant::now();
             let run = enqueue(&db, self.jobs).await?;
             figures.enqueue.push(f64::from(self.jobs) / begun.elapsed().as_secs_f64());
@@ -137,7 +137,7 @@ impl QueueOptions {
             clean(&db, run).await?;
         }
         for backlog in &self.backlogs {
-            say!("claims at a backlog of {backlog}");
+            tell(format_args!("claims at a backlog of {backlog}"));
             figures.claims.push(time_claims(&db, *backlog, beside.as_ref()).await?);
         }
         print(global, &self, figures)
@@ -241,7 +241,8 @@ async fn settled(db: &Db) -> anyhow::Result<()> {
         before = Some(written);
         tokio::time::sleep(QUIET_FOR).await;
     }
-    say!("the server is still writing after {} s: these claims are of a busy server", SETTLED_WITHIN.as_secs());
+    let waited = SETTLED_WITHIN.as_secs();
+    tell(format_args!("the server is still writing after {waited} s: these claims are of a busy server"));
     Ok(())
 }
 

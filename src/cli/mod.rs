@@ -259,7 +259,7 @@ pub fn main() -> ExitCode {
     if let Some(option) = idle_option(&matches) {
         cli.global.warn(format_args!("{option} has no effect without --wait: the scheduler's setting applies"));
     }
-    log_panics();
+    log_panics(cli.global.log_format);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -388,12 +388,12 @@ fn init_log(format: LogFormat, wanted: Option<&str>, is_service: bool) {
 /// Logs a panic as one line, like other errors; the code that catches it reports the consequences. `print!` panics if
 /// it cannot write: the command then exits with 1, and says why unless the reader has just closed the pipe (`daymend
 /// queue list | head`).
-fn log_panics() {
-    std::panic::set_hook(Box::new(|panic| {
+fn log_panics(format: LogFormat) {
+    std::panic::set_hook(Box::new(move |panic| {
         let text = panic.to_string().replace('\n', " ");
         if let Some((_, why)) = text.split_once("failed printing to stdout: ") {
             if !why.starts_with("Broken pipe") {
-                say!("error: cannot write the result: {why}");
+                format.error(format_args!("cannot write the result: {why}"));
             }
             std::process::exit(i32::from(Exit::Failed as u8));
         }

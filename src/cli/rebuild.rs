@@ -1,8 +1,8 @@
 //! `daymend rebuild`.
 
-use std::{process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
-use anyhow::bail;
+use anyhow::Context as _;
 use clap::Args;
 
 use super::{Exit, Global, follow, historical_summary, print_json, repair, service::AttemptsArgs, usage};
@@ -10,11 +10,8 @@ use crate::{
     db::{Arg, Backoff, Db, DbError, Mode, retry},
     recompute::shrink::{MaxShrink, WOULD_VANISH},
     rollup::{Rollup, source},
-    runs::records,
-    scheduler::{
-        self,
-        migrations::{History, Rebuilds},
-    },
+    runs::{held::Held, records},
+    scheduler::migrations::{History, Rebuilds},
     statement,
 };
 
@@ -33,8 +30,8 @@ const HELD: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::fro
 /// Options of `daymend rebuild`.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// The lab to rebuild (may be repeated)
-    #[arg(long, required = true, value_name = "ID")]
+    /// The labs to rebuild (may be repeated)
+    #[arg(long, required = true, num_args = 1.., value_name = "ID")]
     lab: Vec<i64>,
 
     /// Account manager's id, stored in the record as the requester
@@ -43,7 +40,7 @@ pub(super) struct Options {
 
     /// Follow the runs and exit with their result. The runs then use this command's --attempts and --max-shrink,
     /// otherwise the scheduler's
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
 
     /// Only print what would be enqueued
@@ -103,15 +100,17 @@ impl Options {
             return Ok(Exit::Ok.into());
         }
         global.warn_of_future(&db).await?;
-        let records = request(&db, &self.lab, self.initiated_by).await?;
         if self.wait {
-            let runs = take(&rebuilds, &records, &histories).await?;
+            let runs = enqueue(&rebuilds, &histories, self.initiated_by).await?;
             return follow::follow_all(global, &db, &runs).await;
         }
+        let records = request(&db, &self.lab, self.initiated_by).await?;
         follow::warn_of_no_worker(global, &db).await?;
         if global.json {
-            let list: Vec<_> =
-                records.iter().map(|(lab, id, _)| serde_json::json!({ "lab": lab, "record": id })).collect();
+            let list: Vec<_> = records
+                .iter()
+                .map(|(lab, id, was_pending)| serde_json::json!({ "lab": lab, "record": id, "inserted": !was_pending }))
+                .collect();
             print_json(&list)?;
             return Ok(Exit::Ok.into());
         }
@@ -123,43 +122,38 @@ impl Options {
     }
 }
 
-/// Takes the records, unless a scheduler already has, and returns their runs. If a record is gone by then, the runs of
-/// the others go on.
-async fn take(
-    rebuilds: &Rebuilds<'_>,
-    records: &[(i64, i64, bool)],
-    histories: &[(i64, History)],
-) -> anyhow::Result<Vec<i64>> {
+/// Enqueues the rebuilds, and returns their runs. If one cannot be enqueued, those before it go on.
+async fn enqueue(rebuilds: &Rebuilds<'_>, histories: &[(i64, History)], initiated_by: i64) -> anyhow::Result<Vec<i64>> {
+    let mut runs = BTreeMap::new();
     // Records locked by somebody else are waited for, like the runs themselves.
     let mut warned = Vec::new();
     for round in 1.. {
-        let mut report = scheduler::Report::default();
-        rebuilds.take_known(histories, &mut report).await?;
-        if report.held.left.is_empty() {
+        let mut held = Held::default();
+        for (lab, history) in histories {
+            if runs.contains_key(lab) {
+                continue;
+            }
+            let enqueued = rebuilds.request(*lab, history, initiated_by, &mut held).await;
+            let enqueued = enqueued.with_context(|| not_enqueued(*lab, runs.values()))?;
+            runs.extend(enqueued.map(|enqueued| (*lab, enqueued.run)));
+        }
+        if held.left.is_empty() {
             break;
         }
-        let held: Vec<String> = report.held.left.keys().cloned().collect();
-        if held != warned {
-            report.held.warn("waiting");
-            warned = held;
+        let names: Vec<String> = held.left.keys().cloned().collect();
+        if names != warned {
+            held.warn("waiting");
+            warned = names;
         }
         tokio::time::sleep(HELD.wait(round)).await;
     }
-    let mut tx = rebuilds.db.begin(Mode::Snapshot).await?;
-    let (mut runs, mut gone) = (Vec::new(), Vec::new());
-    for (lab, id, _) in records {
-        match records::run_of(&mut tx, *id).await? {
-            Some(run) => runs.push(run),
-            None => gone.push(format!("lab {lab}: migration record {id} was refused or removed")),
-        }
-    }
-    tx.commit().await?;
-    runs.dedup();
-    if gone.is_empty() {
-        return Ok(runs);
-    }
-    gone.extend(runs.iter().map(|run| format!("run {run} goes on: daymend runs watch {run}")));
-    bail!("{}", gone.join("; "))
+    Ok(runs.into_values().collect())
+}
+
+/// The message when a lab's rebuild cannot be enqueued, but these runs have been.
+fn not_enqueued<'a>(lab: i64, runs: impl Iterator<Item = &'a i64>) -> String {
+    let runs = runs.map(|run| format!("run {run} goes on: daymend runs watch {run}; "));
+    format!("{}lab {lab} cannot be enqueued", runs.collect::<String>())
 }
 
 /// Which of the labs have their Historical View off.

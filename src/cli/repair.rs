@@ -42,7 +42,7 @@ pub(super) struct Options {
     lab: Vec<i64>,
 
     /// Follow the run and exit with its result
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
 
     /// Only print what would be enqueued

@@ -11,7 +11,7 @@ use clap::Subcommand;
 
 use super::{Exit, Global, connect::check_rollups, print_json, usage};
 use crate::{
-    output::{say, table::table},
+    output::table::table,
     recompute::stored::Access,
     rollup::{self, Rollups},
 };
@@ -108,7 +108,7 @@ async fn check(global: &Global) -> anyhow::Result<ExitCode> {
     if global.json {
         print_json(&serde_json::json!({ "read": count, "with_database": with_database, "problems": problems }))?;
     } else if !problems.is_empty() {
-        problems.iter().for_each(|problem| say!("{problem}"));
+        problems.iter().for_each(|problem| println!("{problem}"));
     } else if with_database {
         println!("{count} definition(s) read and checked against the database, no problem found");
     } else {

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::{Exit, Global, historical_summary, print_json, usage};
 use crate::{
     db::Dialect,
+    doctor::is_blind_to_triggers,
     recompute::stored::Access,
     rollup::{Rollup, watch::Watch},
     triggers::{self, InstallError},
@@ -91,6 +92,10 @@ async fn install(global: &Global, dry_run: bool) -> anyhow::Result<ExitCode> {
     let (db, rollups) = global.connect_checked_for(Access::Read, 2).await?;
     let rollup = historical_summary(&rollups)?;
     let watch = watch_of(rollup)?;
+    let tables: Vec<&str> = watch.tables().iter().map(|watched| watched.table).collect();
+    if dry_run && is_blind_to_triggers(&db, &tables).await? {
+        return Err(refused(InstallError::Rights(None)));
+    }
     let installed = triggers::install(&db, watch, &rollup.summary.table, dry_run).await.map_err(refused)?;
     if global.json {
         print_json(&serde_json::json!({ "dry_run": dry_run, "triggers": installed }))?;

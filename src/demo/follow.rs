@@ -4,7 +4,7 @@ use std::{future::Future, time::Duration};
 
 use crate::{
     db::{Db, DbError, Mode},
-    output::{bar::Bar, say},
+    output::{bar::Bar, tell},
     runs::{
         self,
         close::{self, Report},
@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Prints what is being done now.
 pub(super) fn note(what: &str) {
-    say!("{what} ...");
+    tell(format_args!("{what} ..."));
 }
 
 /// Shows a progress bar (or a line now and then, without a terminal) until `work` has ended, closes the runs, and
@@ -44,7 +44,7 @@ pub(super) async fn follow<T>(
     let mut report = Report::default();
     close::close_runs(db, &mut report, &mut Held::default()).await?;
     let (days, took) = bar.finish();
-    say!("{title}: {days} days in {:.1} s", took.as_secs_f64());
+    tell(format_args!("{title}: {days} days in {:.1} s", took.as_secs_f64()));
     Ok(report)
 }
 

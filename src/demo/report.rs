@@ -140,10 +140,13 @@ To try next, on the same file:
   {daymend} runs show 1
   {daymend} rollups check
 
-With a scheduler and a worker in one terminal, and the rest in another:
+With a scheduler and a worker in this terminal:
 
   {daymend} serve
 
+and the rest in another (sqlite3 is SQLite's own client, from the package of that name):
+
+  export DAYMEND_DATABASE_URL={url}
   sqlite3 {file} \"DELETE FROM operation_historical_summary WHERE lab_id = 1 AND ordered_at = '{day}'\"
   {daymend} repair --day {day} --lab 1 --wait
   {daymend} rebuild --lab 2 --wait

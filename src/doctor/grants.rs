@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     args,
-    db::{DbError, Query, Tx, code, migrate},
+    db::{Db, DbError, Dialect, Query, Tx, code, migrate},
     recompute::stored,
     rollup::{NamedSql, Rollup, misfit::Misfit, source},
     statement,
@@ -304,6 +304,17 @@ pub(super) async fn sees_triggers(site: &Site<'_>, tables: &[&str]) -> Result<bo
     let session = server::session(site).await?;
     let grants = grants(site).await?;
     Ok(tables.iter().all(|table| grants.covers("TRIGGER", &session.database, table)))
+}
+
+/// Whether the account's grants say that it may neither see nor create triggers on all of these tables. What its roles
+/// may do is not known.
+pub async fn is_blind_to_triggers(db: &Db, tables: &[&str]) -> Result<bool, DbError> {
+    if db.dialect() == Dialect::Sqlite {
+        return Ok(false);
+    }
+    let lines = db.fetch_all(&GRANTS, args![], |row| row.text(0)).await?;
+    let grants = Grants::parse(lines.iter().map(String::as_str));
+    Ok(!grants.has_roles && !tables.iter().all(|table| grants.covers("TRIGGER", &db.name(), table)))
 }
 
 /// Which of triggers and events the user may not see all of; the server silently leaves them out.

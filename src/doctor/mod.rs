@@ -54,6 +54,7 @@ use crate::{
     scheduler::nightly::NightlyAt,
 };
 
+pub use grants::is_blind_to_triggers;
 pub use report::{Fact, Finding, Report, Severity};
 
 /// How long one check may take. The server cancels its statements a little earlier, with a more helpful error.

@@ -23,6 +23,7 @@ use crate::{
     rollup::{Rollup, source},
     runs::{
         JobLimits, NewRun, Progress,
+        held::Held,
         records::{self, Pending},
     },
     statement,
@@ -173,17 +174,34 @@ impl Rebuilds<'_> {
         Ok(Ok(History { first, last, days: days.into_iter().collect(), zone: zone.name() }))
     }
 
-    /// Takes the pending records of labs whose history is known.
-    pub async fn take_known(&self, histories: &[(i64, History)], report: &mut Report) -> Result<(), DbError> {
-        let mut tx = self.db.begin(Mode::Snapshot).await?;
-        let by_lab = by_lab(records::pending(&mut tx, records::ALL).await?);
-        tx.commit().await?;
-        for (lab_id, history) in histories {
-            if let Some(records) = by_lab.get(lab_id) {
-                self.take(records, history, report).await?;
-            }
+    /// Enqueues the rebuild of a lab whose history is known; `None` if somebody else has locked a record of the lab.
+    ///
+    /// The lab's pending records are taken. If there is none, or a scheduler is faster, one is inserted and taken in
+    /// one transaction: no scheduler sees it pending, and enqueues it with limits of its own.
+    pub async fn request(
+        &self,
+        lab_id: i64,
+        history: &History,
+        initiated_by: i64,
+        held: &mut Held,
+    ) -> Result<Option<Enqueued>, DbError> {
+        let enqueue = || self.enqueue_requested(lab_id, history, initiated_by);
+        held.unless_held(self.db, &name_of(lab_id), "take migration", enqueue).await
+    }
+
+    async fn enqueue_requested(&self, lab_id: i64, history: &History, initiated_by: i64) -> Result<Enqueued, DbError> {
+        let mut tx = self.db.begin(Mode::Write).await?;
+        let mut pending = records::pending(&mut tx, records::ALL).await?;
+        pending.retain(|record| record.lab_id == lab_id);
+        let mut taken = take(&mut tx, &pending, history).await?;
+        if taken.is_empty() {
+            let id = records::request(&mut tx, lab_id, initiated_by).await?;
+            taken = take(&mut tx, &[Pending { id, lab_id, initiated_by }], history).await?;
         }
-        Ok(())
+        let enqueued = self.enqueue_taken(&mut tx, &taken, history).await?;
+        let enqueued = enqueued.ok_or_else(|| DbError::new("take migration", sqlx::Error::RowNotFound))?;
+        tx.commit().await?;
+        Ok(enqueued)
     }
 
     /// Takes the records of a lab, unless they are locked by somebody else.
@@ -199,17 +217,20 @@ impl Rebuilds<'_> {
 
     async fn enqueue(&self, records: &[Pending], history: &History) -> Result<Option<Enqueued>, DbError> {
         let mut tx = self.db.begin(Mode::Write).await?;
-        let progress = Progress { available: history.days.len() as u64, ..Progress::default() };
-        let status = records::running_status(&progress);
-        let mut taken = Vec::new();
-        for record in records {
-            if records::take(&mut tx, record.id, &status, (history.first, Some(history.last))).await? {
-                taken.push(record);
-            }
-        }
-        let Some(first) = taken.first() else {
-            return Ok(None);
-        };
+        let taken = take(&mut tx, records, history).await?;
+        let enqueued = self.enqueue_taken(&mut tx, &taken, history).await?;
+        tx.commit().await?;
+        Ok(enqueued)
+    }
+
+    /// Enqueues the run of records that have been taken; `None` if there are none.
+    async fn enqueue_taken(
+        &self,
+        tx: &mut Tx,
+        taken: &[Pending],
+        history: &History,
+    ) -> Result<Option<Enqueued>, DbError> {
+        let Some(first) = taken.first() else { return Ok(None) };
         let lab_id = first.lab_id;
         let labs = vec![(lab_id, history.days.clone())];
         let run = NewRun {
@@ -218,15 +239,27 @@ impl Rebuilds<'_> {
             lab_id: Some(lab_id),
             ..NewRun::new(JobKind::Rebuild, &self.rollup.name, self.now, labs, self.limits)
         };
-        let enqueued = Enqueued::create(&mut tx, run).await?;
+        let enqueued = Enqueued::create(tx, run).await?;
         for record in taken {
-            records::link(&mut tx, record.id, enqueued.run).await?;
+            records::link(tx, record.id, enqueued.run).await?;
         }
         tx.execute(&LAB_REBUILT, args![history.zone, history.last, history.last, self.rollup.name.as_str(), lab_id])
             .await?;
-        tx.commit().await?;
         Ok(Some(enqueued))
     }
+}
+
+/// Takes those records that nobody else has taken meanwhile.
+async fn take(tx: &mut Tx, records: &[Pending], history: &History) -> Result<Vec<Pending>, DbError> {
+    let progress = Progress { available: history.days.len() as u64, ..Progress::default() };
+    let status = records::running_status(&progress);
+    let mut taken = Vec::new();
+    for record in records {
+        if records::take(tx, record.id, &status, (history.first, Some(history.last))).await? {
+            taken.push(*record);
+        }
+    }
+    Ok(taken)
 }
 
 /// Logs that the records of a lab could not be taken.

@@ -160,6 +160,8 @@ pub struct Pruned {
     pub removed: Vec<Name>,
     /// Those that stay because their content is unknown, and why.
     pub unread: Vec<(Name, SnapshotError)>,
+    /// How many things that interrupted takes left behind were removed.
+    pub leftovers: usize,
 }
 
 /// Removes snapshots that are not to be kept, and what interrupted takes left behind. If a daily snapshot was just
@@ -193,9 +195,7 @@ pub async fn prune(
         }
         pruned.removed.push(name);
     }
-    if !dry_run {
-        store.clean().await?;
-    }
+    pruned.leftovers = store.leftovers(dry_run).await?;
     Ok(pruned)
 }
 

@@ -43,7 +43,7 @@ impl Scratch {
     }
 
     fn create(parent: &Path) -> io::Result<Self> {
-        remove_leftovers(parent)?;
+        remove_leftovers(parent, false)?;
         loop {
             let path = parent.join(format!("{PREFIX}{}-{:08x}", std::process::id(), rand::random::<u32>()));
             let lock = File::create_new(lock_of(&path))?;
@@ -92,8 +92,8 @@ fn remove(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes directories that nobody uses any more; returns how many.
-pub(crate) fn remove_leftovers(parent: &Path) -> io::Result<usize> {
+/// Removes directories that nobody uses any more, unless it is a `dry_run`; returns how many.
+pub(crate) fn remove_leftovers(parent: &Path, dry_run: bool) -> io::Result<usize> {
     let mut dirs = BTreeSet::new();
     for entry in fs::read_dir(parent)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
@@ -101,17 +101,17 @@ pub(crate) fn remove_leftovers(parent: &Path) -> io::Result<usize> {
             dirs.insert(parent.join(name.strip_suffix(LOCK).unwrap_or(&name)));
         }
     }
-    Ok(dirs.iter().filter(|dir| remove_left(dir)).count())
+    Ok(dirs.iter().filter(|dir| remove_left(dir, dry_run)).count())
 }
 
-/// Removes a directory unless somebody uses it; returns whether it is gone.
-fn remove_left(dir: &Path) -> bool {
+/// Removes a directory unless somebody uses it; returns whether it is gone, or would be.
+fn remove_left(dir: &Path, dry_run: bool) -> bool {
     match writable(&lock_of(dir)) {
         // Held until the directory is gone: a process that has just created the lock file waits, and then finds it
         // missing.
-        Ok(lock) => lock.try_lock().is_ok() && remove(dir).is_ok(),
+        Ok(lock) => lock.try_lock().is_ok() && (dry_run || remove(dir).is_ok()),
         // Whoever uses a directory has a lock file.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::remove_dir_all(dir).is_ok(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => dry_run || fs::remove_dir_all(dir).is_ok(),
         // Somebody may be using it.
         Err(_) => false,
     }
@@ -136,7 +136,10 @@ mod tests {
                 fs::write(lock_of(&left), "").unwrap();
             }
         }
-        assert_eq!(remove_leftovers(dir.path()).unwrap(), 3);
+        let all = fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(remove_leftovers(dir.path(), true).unwrap(), 3);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), all, "a dry run");
+        assert_eq!(remove_leftovers(dir.path(), false).unwrap(), 3);
         let other = Scratch::new(dir.path()).unwrap();
         assert!(mine.path.exists() && other.path.exists());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4, "two directories and their locks");
@@ -171,7 +174,7 @@ mod tests {
         fs::create_dir(&path).unwrap();
         let lock = lock_of(&path);
         std::os::unix::fs::symlink(&lock, &lock).unwrap();
-        assert_eq!(remove_leftovers(dir.path()).unwrap(), 0);
+        assert_eq!(remove_leftovers(dir.path(), false).unwrap(), 0);
         assert!(path.exists());
     }
 

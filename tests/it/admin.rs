@@ -364,7 +364,12 @@ async fn a_bare_now_retries_what_waits_for_another_attempt(engine: Engine) {
     worker.terminate();
     worker.wait(Duration::from_secs(30));
     let id = db.number("SELECT id FROM daymend_jobs").await.to_string();
-    assert!(run_ok(&db, &["queue", "show", &id]).contains("panicked: injected for lab 1"));
+    let shown = run_ok(&db, &["queue", "show", &id]);
+    assert!(shown.contains("panicked: injected for lab 1"), "{shown}");
+    for text in [shown, run_ok(&db, &["queue", "list"])] {
+        let (_, due) = text.split_once("available (due ").unwrap();
+        assert!(due.split_once(')').unwrap().0.ends_with(" UTC"), "{text}");
+    }
     let job = json(&db, &["queue", "show", &id]);
     assert_eq!(job["attempts"][0]["outcome"], "failed");
     assert!(job["job"]["due_at"].is_string(), "{job}");
@@ -372,6 +377,11 @@ async fn a_bare_now_retries_what_waits_for_another_attempt(engine: Engine) {
     assert!(run_ok(&db, &["queue", "retry", "--all", "--now"]).contains("1 job(s) of 1 run(s)"));
     drain(&db);
     assert_eq!(count(&db, "state = 'completed' AND attempt = 1").await, 1);
+    let shown = run_ok(&db, &["queue", "show", &id]);
+    for name in ["claimed", "ended"] {
+        let line = shown.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
+        assert!(line.ends_with(" UTC"), "{shown}");
+    }
     for (now, is_said) in [(&["--now", NOW][..], true), (&["--now"], false)] {
         let retried = run(&db, &[&["queue", "retry", "--all"], now].concat());
         assert!(retried.status.success(), "{retried:?}");

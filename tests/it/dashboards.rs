@@ -99,6 +99,27 @@ fn ages_are_those_of_the_worst_installation() {
     assert_eq!(ages, 8);
 }
 
+/// A moment or a counter only grows, so the largest of the last values is the latest. Of any other gauge, the last value
+/// of a process that is gone would hide a smaller one of the process in its place.
+#[test]
+fn only_what_grows_outlives_its_process() {
+    let dashboard = dashboard::read();
+    let mut bridged = 0;
+    for query in panels(&dashboard).into_iter().flat_map(queries) {
+        for rest in query.expr.split("last_over_time(").skip(1) {
+            let metric = rest.split('{').next().unwrap_or_default();
+            bridged += 1;
+            assert!(
+                metric.ends_with("_timestamp_seconds") || metric.ends_with("_total"),
+                "{}: {}",
+                query.name,
+                query.expr
+            );
+        }
+    }
+    assert!(bridged > 5, "{bridged}");
+}
+
 #[test]
 fn every_panel_says_what_it_shows() {
     let dashboard = dashboard::read();

@@ -17,6 +17,7 @@ use crate::{
         doctor::{NOW, now},
         http::get,
         process::{Process, run_ok},
+        proxy::{Proxy, Weather},
         server, wait_until,
     },
 };
@@ -313,6 +314,35 @@ async fn a_job_whose_attempts_are_used_up_is_counted_as_discarded(engine: Engine
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'discarded'").await, 1);
 }
 
+/// Beside a slow network, a duration is between one answer's delay and what would be milliseconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn durations_and_moments_are_in_seconds() {
+    const DELAY: Duration = Duration::from_millis(20);
+    let db = TestDb::new(Engine::MariaDb).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    db.fill_lab(1, "2026-06-08".parse().unwrap(), 5, 1).await;
+    let proxy = Proxy::start(server::shared_port()).await;
+    proxy.set(Weather::Slow(DELAY));
+    let far = db.through(&proxy);
+    let begun = db.db.database_now().await.unwrap().timestamp() as f64;
+    let (_scheduler, scheduler) = Process::start_with_pages(&far, &["--now", NOW, "scheduler"]);
+    let (_worker, worker) = Process::start_with_pages(&far, &["--now", NOW, "worker"]);
+    for (address, name) in [
+        (&scheduler, "daymend_scheduler_tick_duration_seconds"),
+        (&scheduler, "daymend_stats_duration_seconds"),
+        (&worker, "daymend_claim_duration_seconds"),
+    ] {
+        let of = |found: &BTreeMap<String, f64>, part| found.get(&format!("{name}_{part}")).copied().unwrap_or(0.0);
+        wait_until(name, LIMIT, async || of(&samples(address), "count") > 0.0).await;
+        let found = samples(address);
+        let mean = of(&found, "sum") / of(&found, "count");
+        assert!((DELAY.as_secs_f64()..DELAY.as_secs_f64() * 1000.0).contains(&mean), "{name}: {mean} s");
+    }
+    let heartbeat = samples(&worker)["daymend_worker_heartbeat_timestamp_seconds"];
+    let ended = db.db.database_now().await.unwrap().timestamp() as f64;
+    assert!((begun - 1.0..=ended + 1.0).contains(&heartbeat), "{begun} {heartbeat} {ended}");
+}
+
 /// The run is cancelled while the worker is looking at the day.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_settlement_that_is_refused_is_counted() {
@@ -330,12 +360,14 @@ async fn a_settlement_that_is_refused_is_counted() {
         db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'running'").await == 1
     })
     .await;
+    wait_for(&address, &[("daymend_worker_jobs_held", 1.0)]).await;
     run_ok(&db, &["runs", "cancel", &db.number("SELECT id FROM daymend_runs").await.to_string()]);
     somebody.execute("UNLOCK TABLES").await.unwrap();
     let refused = [
         ("daymend_acks_refused_total", 1.0),
         ("daymend_attempts_total{kind=\"repair\",outcome=\"refused\"}", 1.0),
         ("daymend_attempts_total{kind=\"repair\",outcome=\"corrected\"}", 0.0),
+        ("daymend_worker_jobs_held", 0.0),
     ];
     wait_for(&address, &refused).await;
     assert_eq!(db.number("SELECT COUNT(*) FROM operation_historical_summary").await, 0);

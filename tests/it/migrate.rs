@@ -9,7 +9,7 @@ use crate::{
     on_both,
     support::{
         Engine, TestDb,
-        process::{Process, command, run_fails, run_ok},
+        process::{Process, command, run_fails, run_ok, run_says},
     },
 };
 
@@ -21,6 +21,7 @@ on_both! {
     migrates_side_by_side_do_what_one_would;
     a_missing_output_table_is_said_before_anything_is_done_and_created_by_migrate;
     other_commands_ask_for_migrate_first;
+    a_restore_and_its_undo_write_nothing_that_cannot_be_recomputed;
 }
 
 async fn migrate_creates_what_is_missing_and_says_so_when_nothing_is(engine: Engine) {
@@ -81,7 +82,7 @@ async fn a_missing_output_table_is_said_before_anything_is_done_and_created_by_m
             assert_one_line(&error);
             assert!(error.contains(table), "{error}");
         }
-        assert!(run_fails(&db, USAGE, &["rollups", "check"]).contains(table));
+        assert!(run_says(&db, USAGE, &["rollups", "check"]).contains(table));
         assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 0);
         assert!(run_ok(&db, &["migrate", "--dry-run"]).contains(&format!("would create {table}")));
         let migrated = run_ok(&db, &["migrate"]);
@@ -99,7 +100,13 @@ async fn other_commands_ask_for_migrate_first(engine: Engine) {
         &["serve"],
         &["repair", "--day", "2026-06-14"],
         &["rebuild", "--lab", "1"],
+        &["audit", "--repair"],
         &["runs", "list"],
+        &["runs", "watch", "1"],
+        &["queue", "stats"],
+        &["queue", "prune", "--older-than", "30d"],
+        &["triggers", "install"],
+        &["triggers", "remove"],
     ] {
         let error = run_fails(&db, SCHEMA, args);
         assert_one_line(&error);
@@ -114,6 +121,37 @@ async fn other_commands_ask_for_migrate_first(engine: Engine) {
     for args in [&["runs", "list"][..], &["migrate"], &["migrate", "--dry-run"]] {
         assert!(run_fails(&db, SCHEMA, args).contains("newer"));
     }
+}
+
+/// The days of restored rows are enqueued when the rows have been committed.
+async fn a_restore_and_its_undo_write_nothing_that_cannot_be_recomputed(engine: Engine) {
+    let mut db = labs(engine).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (store, map, undo_file) = (path("snapshots"), path("map.csv"), path("undo.jsonl"));
+    run_ok(&db, &["snapshot", "take", "--to", &store]);
+    // An administrator of the test server may restore.
+    db.url.clone_from(&db.triggers_url);
+    let bills = "SELECT COUNT(*) FROM billing WHERE lab_id = 1";
+    let all = db.number(bills).await;
+    let delete =
+        "DELETE FROM billing WHERE lab_id = 1 AND id IN (SELECT id FROM (SELECT MIN(id) AS id FROM billing) x)";
+    db.execute(delete, args![]).await;
+    let age = "UPDATE daymend_schema SET version = version + 1000";
+    let restore = ["snapshot", "restore", "latest", "--missing", "--store", &store, "--map", &map];
+    let apply = [&restore[..], &["--apply", "--undo-file", &undo_file]].concat();
+    let undo = ["snapshot", "undo", &undo_file];
+    for (steps, name) in [(&apply[..], "restore"), (&undo[..], "undo")] {
+        let before = db.number(bills).await;
+        db.execute(age, args![]).await;
+        let error = run_fails(&db, SCHEMA, steps);
+        assert_one_line(&error);
+        assert_eq!(db.number(bills).await, before, "{name}");
+        db.execute(&age.replace('+', "-"), args![]).await;
+        run_ok(&db, steps);
+        assert_ne!(db.number(bills).await, before, "{name}");
+    }
+    assert_eq!(db.number(bills).await, all - 1);
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! The rules for Prometheus, checked without a server: `promtool` accepts them, their own tests pass, and every query
 //! fits the catalogue. `observed` loads them into a real one.
 
-use std::{path::Path, process::Command};
+use std::{collections::BTreeMap, path::Path, process::Command};
+
+use serde::Deserialize;
 
 use crate::support::{
     prometheus::promtool,
@@ -29,6 +31,40 @@ fn the_rules_pass_their_tests() {
     let mut command = promtool();
     command.args(["test", "rules"]).arg(tests);
     assert_passes(command);
+}
+
+/// What `rules.test.yml` expects of alerts.
+#[derive(Debug, Deserialize)]
+struct Tests {
+    tests: Vec<Case>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Case {
+    #[serde(default)]
+    alert_rule_test: Vec<Expected>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Expected {
+    alertname: String,
+    exp_alerts: Vec<serde_norway::Value>,
+}
+
+#[test]
+fn every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_is_quiet() {
+    let text = std::fs::read_to_string(Path::new(RULES).with_file_name("rules.test.yml")).unwrap();
+    let tests: Tests = serde_norway::from_str(&text).unwrap();
+    let mut tested: BTreeMap<String, [bool; 2]> = BTreeMap::new();
+    for expected in tests.tests.into_iter().flat_map(|case| case.alert_rule_test) {
+        tested.entry(expected.alertname).or_default()[usize::from(expected.exp_alerts.is_empty())] = true;
+    }
+    let alerts: Vec<String> = rules::read().into_iter().filter_map(|rule| rule.alert).collect();
+    assert!(alerts.len() > 25, "{alerts:?}");
+    for alert in alerts {
+        assert_eq!(tested.remove(&alert), Some([true; 2]), "{alert}: whether a test has it firing, and quiet");
+    }
+    assert_eq!(tested, BTreeMap::new(), "tests of no alert");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use daymend::{
     clock::Clock,
-    snapshot::{self, Manifest, Name, SnapshotError, Store, verify},
+    snapshot::{self, Manifest, Name, SnapshotError, Store, retention, verify},
 };
 use object_store::{ObjectStoreExt as _, PutPayload, RetryConfig, aws::AmazonS3Builder, memory::InMemory, path::Path};
 
@@ -112,6 +112,8 @@ async fn what_takes_that_died_have_left_goes_after_a_day() {
         }
         bucket.old.extend([at(&taken.manifest()), at(&taken.data())]);
     }
+    let planned = retention::prune(&store, &"1 daily".parse().unwrap(), None, true).await.unwrap();
+    assert_eq!((planned.leftovers, bucket.lock().unwrap().objects.len()), (2, 6), "a dry run");
     assert_eq!(store.clean().await.unwrap(), 2);
     let keys: Vec<String> = bucket.lock().unwrap().objects.keys().cloned().collect();
     let left = [format!("{young}.claim"), format!("{young}.sqlite.zst"), taken.manifest(), taken.data()];

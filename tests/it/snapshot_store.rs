@@ -282,9 +282,11 @@ async fn commands_list_show_and_prune(engine: Engine) {
     let left = dir.path().join("2026-11-20T020000Z.sqlite.zst");
     fs::write(&left, "half").unwrap();
     let prune = ["snapshot", "prune", "--keep", "3 daily, 2 weekly", "--store", place];
-    assert!(run_ok(&db, &[&prune[..], &["--dry-run"]].concat()).contains("8 snapshot(s) would be removed, 4 kept"));
+    let planned = run_ok(&db, &[&prune[..], &["--dry-run"]].concat());
+    assert!(planned.contains("8 snapshot(s) would be removed, 4 kept"), "{planned}");
+    assert!(planned.contains("1 leftover(s) of interrupted snapshots would be removed"), "{planned}");
     assert_eq!((store.names().await.unwrap().len(), left.exists()), (12, true));
-    run_ok(&db, &prune);
+    assert_eq!(run_ok(&db, &prune), planned.replace("would be removed", "removed"));
     let names: Vec<String> = store.names().await.unwrap().iter().map(ToString::to_string).collect();
     let kept = ["08", "10", "11", "12"].map(|day| format!("2026-11-{day}T020000Z"));
     assert_eq!(names, kept);
@@ -322,7 +324,7 @@ async fn a_snapshot_of_some_tables_stands_for_no_full_one(engine: Engine) {
     let left: Vec<String> = store.names().await.unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(left, ["2026-11-20T020000Z", "2026-11-20T100000Z", "2026-11-21T090000Z", "2026-11-21T120000Z"]);
     let again: serde_json::Value = serde_json::from_str(&run_ok(&db, &[&prune[..], &["--json"]].concat())).unwrap();
-    let expected = serde_json::json!({ "removed": [], "kept": 4, "unread": ["2026-11-21T120000Z"], "dry_run": false });
+    let expected = serde_json::json!({ "removed": [], "kept": 4, "unread": ["2026-11-21T120000Z"], "leftovers": 0, "dry_run": false });
     assert_eq!(again, expected);
 }
 

@@ -13,7 +13,7 @@ use crate::{
     support::{
         Engine, TestDb,
         lab_system::Bill,
-        process::{run, run_fails, run_ok},
+        process::{run_fails, run_ok, run_says},
         server::Server,
     },
 };
@@ -272,8 +272,10 @@ async fn missing_rights_are_named_and_nothing_is_half_done() {
     db.execute(&format!("GRANT SELECT, UPDATE, DELETE ON {name}.* TO {name}_op@'%'"), vec![]).await;
     db.triggers_url.clone_from(&url);
     let refused = |db: &TestDb| {
-        let error = run_fails(db, USAGE, &["triggers", "install"]);
-        assert!(error.contains("needs TRIGGER on the watched tables and INSERT on daymend_dirty"), "{error}");
+        for more in [&["--dry-run"][..], &[]] {
+            let error = run_fails(db, USAGE, &[&["triggers", "install"], more].concat());
+            assert!(error.contains("needs TRIGGER on the watched tables and INSERT on daymend_dirty"), "{error}");
+        }
     };
     refused(&db);
     db.execute(&format!("GRANT INSERT ON {name}.daymend_dirty TO {name}_op@'%'"), vec![]).await;
@@ -292,6 +294,7 @@ async fn missing_rights_are_named_and_nothing_is_half_done() {
     refused(&db);
     assert_eq!(names(&db).await, Vec::<String>::new());
     db.execute(&format!("GRANT INSERT ON {name}.daymend_dirty TO {name}_op@'%'"), vec![]).await;
+    assert!(run_ok(&db, &["triggers", "install", "--dry-run"]).contains("would create daymend_billing_insert"));
     run_ok(&db, &["triggers", "install"]);
     // Triggers have the privileges of their definer: an application needs none on daymend_dirty.
     db.execute(&format!("CREATE USER {name}_app@'%' IDENTIFIED BY 'secret'"), vec![]).await;
@@ -398,7 +401,6 @@ async fn a_definition_without_watch_toml_has_no_triggers() {
     run_ok(&db, &[&jobs_dir[..], &["scheduler", "--once"]].concat());
     let text = fs::read_to_string("jobs/historical_summary/watch.toml").unwrap();
     fs::write(folder.join("watch.toml"), text.replace("columns = [\"isCancelled\"]", "columns = []")).unwrap();
-    let check = run(&db, &[&jobs_dir[..], &["rollups", "check"]].concat());
-    let lines = String::from_utf8(check.stderr).unwrap();
+    let lines = run_says(&db, USAGE, &[&jobs_dir[..], &["rollups", "check"]].concat());
     assert!(lines.contains("watch.toml:9: bills.sql reads billing.isCancelled, which is not watched"), "{lines}");
 }

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use chrono::{DateTime, Utc};
+
 use crate::{
     cli::{Exit, Global, print_json, usage},
     db::Db,
@@ -42,10 +44,10 @@ pub(super) async fn stats(global: &Global, db: &Db) -> anyhow::Result<ExitCode> 
     println!("completed       {}", rate.join(", "));
     match &stats.oldest_waiting {
         Some(oldest) => println!(
-            "oldest waiting  {} (run {}, since {} UTC)",
+            "oldest waiting  {} (run {}, since {})",
             humantime::format_duration(std::time::Duration::from_secs(oldest.seconds.unsigned_abs())),
             oldest.run,
-            time(oldest.since)
+            utc(oldest.since)
         ),
         None => println!("oldest waiting  none"),
     }
@@ -53,12 +55,7 @@ pub(super) async fn stats(global: &Global, db: &Db) -> anyhow::Result<ExitCode> 
         println!("paused          nothing");
     }
     for pause in &stats.paused {
-        println!(
-            "paused          {} since {} UTC by {}",
-            pause.what,
-            time(pause.paused_at),
-            one_line(&pause.paused_by)
-        );
+        println!("paused          {} since {} by {}", pause.what, utc(pause.paused_at), one_line(&pause.paused_by));
     }
     if stats.workers.is_empty() {
         println!("workers         none is alive");
@@ -85,8 +82,13 @@ pub(super) async fn stats(global: &Global, db: &Db) -> anyhow::Result<ExitCode> 
 }
 
 pub(super) async fn list(global: &Global, db: &Db, filter: &Filter, limit: u32) -> anyhow::Result<ExitCode> {
-    let jobs = list::list(db, filter, limit).await?;
+    let mut jobs = list::list(db, filter, limit.saturating_add(1)).await?;
+    let is_cut_off = jobs.len() > limit as usize;
+    jobs.truncate(limit as usize);
     if global.json {
+        if is_cut_off {
+            global.warn(format_args!("only the first {limit} jobs are listed (--limit)"));
+        }
         print_json(&jobs)?;
         return Ok(Exit::Ok.into());
     }
@@ -108,18 +110,23 @@ pub(super) async fn list(global: &Global, db: &Db, filter: &Filter, limit: u32) 
         println!("no job matches");
     } else {
         println!("{table}");
-        if jobs.len() == limit as usize {
+        if is_cut_off {
             println!("only the first {limit} are shown (--limit)");
         }
     }
     Ok(Exit::Ok.into())
 }
 
+/// A moment, where no column's heading says that it is in UTC.
+fn utc(at: DateTime<Utc>) -> String {
+    format!("{} UTC", time(at))
+}
+
 fn state(job: &JobRow) -> String {
     let name = job.state.name();
     match job.due_at {
         _ if job.paused => format!("{name} (paused)"),
-        Some(due) => format!("{name} (due {})", time(due)),
+        Some(due) => format!("{name} (due {})", utc(due)),
         None => name.to_owned(),
     }
 }
@@ -136,8 +143,8 @@ pub(super) async fn show(global: &Global, db: &Db, id: i64) -> anyhow::Result<Ex
     println!("  state       {}", state(&job));
     println!("  attempts    {} of {}, {} lapsed", job.attempt, job.attempts_max, job.lapses);
     println!("  worker      {}", or_dash(job.worker_id));
-    println!("  claimed     {}", or_dash(job.claimed_at.map(time)));
-    println!("  ended       {}", or_dash(job.ended_at.map(time)));
+    println!("  claimed     {}", or_dash(job.claimed_at.map(utc)));
+    println!("  ended       {}", or_dash(job.ended_at.map(utc)));
     if let Some(RowsWritten { inserted, updated, deleted }) = job.rows {
         println!("  rows        {inserted} inserted, {updated} updated, {deleted} deleted");
     }

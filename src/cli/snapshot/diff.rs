@@ -11,7 +11,7 @@ use clap::Args;
 
 use super::{Exit, Global, StoreArgs, explained, find, print_json, restore, usage};
 use crate::{
-    output::{say, table::table},
+    output::{table::table, tell},
     snapshot::{
         Manifest, Name, Opened, Store,
         diff::{self, Diff, Rows, filter::Condition},
@@ -202,7 +202,7 @@ pub(super) fn progress(global: &Global, what: String) -> impl FnMut(u64) + Send 
     move |rows| {
         if !is_quiet && said.elapsed() > Duration::from_secs(5) {
             said = Instant::now();
-            say!("{what}: {rows} rows");
+            tell(format_args!("{what}: {rows} rows"));
         }
     }
 }

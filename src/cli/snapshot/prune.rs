@@ -50,8 +50,10 @@ impl Options {
         let left = left(&names, &removed);
         if global.json {
             let unread: Vec<_> = pruned.unread.iter().map(|(name, _)| name).collect();
-            let dry_run = self.dry_run;
-            print_json(&serde_json::json!({ "removed": removed, "kept": left, "unread": unread, "dry_run": dry_run }))?;
+            print_json(&serde_json::json!({
+                "removed": removed, "kept": left, "unread": unread, "leftovers": pruned.leftovers,
+                "dry_run": self.dry_run,
+            }))?;
             return Ok(Exit::Ok.into());
         }
         let verb = if self.dry_run { "would be removed" } else { "removed" };
@@ -60,6 +62,9 @@ impl Options {
         }
         for name in &removed {
             println!("snapshot {name} {verb}");
+        }
+        if pruned.leftovers > 0 {
+            println!("{} leftover(s) of interrupted snapshots {verb}", pruned.leftovers);
         }
         println!("{} snapshot(s) {verb}, {left} kept ({})", removed.len(), self.keep.keep);
         Ok(Exit::Ok.into())

@@ -13,7 +13,7 @@ use super::{
     usage, who,
 };
 use crate::{
-    db::Db,
+    db::{Db, migrate},
     error::{chain, examples},
     recompute::shrink::MaxShrink,
     runs::repair,
@@ -49,7 +49,7 @@ pub(in crate::cli) struct Options {
     relations: Vec<PathBuf>,
 
     /// Follow the repair run of the touched days, then audit those days
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
 
     #[command(flatten)]
@@ -74,6 +74,10 @@ impl Options {
         let mut reader = locked.reader().map_err(|error| usage(chain(error.as_ref())))?;
         let db = global.connect_bare(2).await?;
         self.check_database(global, &reader.header, &db)?;
+        if !self.dry_run {
+            // What is undone is recomputed by a run, which is enqueued when the rows are gone.
+            migrate::check_unless_hidden(&db).await?;
+        }
         let undo = undo_of(global, &db, &reader, &self.relations).await?;
         let days = days_of(global, &db, &undo, &mut reader).await?;
         // Record the days now: once the rows are gone, nobody could tell which days they were on.

@@ -111,12 +111,14 @@ async fn kept(db: &Db) -> Result<Vec<i64>, DbError> {
 
 /// Deletes ended jobs of runs that closed longer ago than `older_than`, with their attempts, and then runs without
 /// jobs and workers without attempts; returns how many jobs were deleted, by run. Each zone's last completed nightly
-/// run is kept.
+/// run is kept. With a filter, only runs go that this empties, or that it names, and no workers.
 pub async fn prune(db: &Db, filter: &Filter, older_than: Duration, who: &str) -> Result<Vec<(i64, u64)>, DbError> {
     let cutoff = cutoff(db, older_than).await?;
     let mut pruned = BTreeMap::new();
     prune_runs(db, filter, cutoff, Some(who), &mut pruned).await?;
-    prune_workers(db, cutoff).await?;
+    if filter.is_empty() {
+        prune_workers(db, cutoff).await?;
+    }
     Ok(pruned.into_iter().collect())
 }
 
@@ -148,7 +150,8 @@ async fn prune_runs(
     let kept = kept(db).await?;
     let mut next = Some(0);
     while let Some(first) = next {
-        let batch = retry("prune jobs", || prune_batch(db, filter, (cutoff, &kept), first, who)).await?;
+        let emptied = &*pruned;
+        let batch = retry("prune jobs", || prune_batch(db, filter, (cutoff, &kept), first, emptied, who)).await?;
         next = batch.next;
         if !batch.jobs.is_empty() || batch.runs > 0 {
             tokio::time::sleep(REST).await;
@@ -198,12 +201,18 @@ struct Pruned {
     next: Option<i64>,
 }
 
-/// Prunes one batch of runs, from `first` on.
+/// Whether a run goes, whoever has deleted its jobs: without a filter, or with one that names it and nothing else.
+fn selects_whole(filter: &Filter, run: i64) -> bool {
+    filter.is_empty() || *filter == Filter::default().of_run(run)
+}
+
+/// Prunes one batch of runs, from `first` on. `earlier` are the jobs that earlier batches deleted, by run.
 async fn prune_batch(
     db: &Db,
     filter: &Filter,
     (cutoff, kept): (DateTime<Utc>, &[i64]),
     first: i64,
+    earlier: &BTreeMap<i64, u64>,
     who: Option<&str>,
 ) -> Result<Pruned, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
@@ -227,7 +236,9 @@ async fn prune_batch(
             next = run;
             break;
         }
-        done.push(run);
+        if !found.is_empty() || earlier.contains_key(&run) || selects_whole(filter, run) {
+            done.push(run);
+        }
     }
     if !jobs.is_empty() {
         for statement in [&ATTEMPTS, &JOBS] {

@@ -247,22 +247,26 @@ impl Bucket {
         Ok(())
     }
 
-    pub(super) async fn clean(&self) -> Result<usize, SnapshotError> {
+    pub(super) async fn leftovers(&self, dry_run: bool) -> Result<usize, SnapshotError> {
         let files = self.files().await?;
-        let mut removed = 0;
+        let mut found = 0;
         let old = Clock::System.now() - UNDER_WAY;
         for (file, _) in files.iter().filter(|(_, written_at)| *written_at < old) {
             let of = |suffix| file.strip_suffix(suffix).and_then(|name: &str| name.parse::<Name>().ok());
             let is_there = |name: Name| files.iter().any(|(file, _)| *file == name.manifest());
             if let Some(name) = of(CLAIM) {
-                self.release(name).await;
-                removed += 1;
+                if !dry_run {
+                    self.release(name).await;
+                }
+                found += 1;
             } else if let Some(name) = of(DATA).filter(|name| !is_there(*name)) {
-                self.remove(name).await?;
-                removed += 1;
+                if !dry_run {
+                    self.remove(name).await?;
+                }
+                found += 1;
             }
         }
-        Ok(removed)
+        Ok(found)
     }
 
     fn failed(&self, what: &str, error: Error) -> SnapshotError {

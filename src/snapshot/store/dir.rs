@@ -114,23 +114,26 @@ impl Dir {
         .await
     }
 
-    pub(super) async fn clean(&self) -> Result<usize, SnapshotError> {
-        self.blocking("clean up", |dir| {
+    pub(super) async fn leftovers(&self, dry_run: bool) -> Result<usize, SnapshotError> {
+        self.blocking("clean up", move |dir| {
             if !dir.path.exists() {
                 return Ok(0);
             }
-            let mut removed = scratch::remove_leftovers(&dir.path)?;
-            let _lock = dir.lock()?;
+            let mut found = scratch::remove_leftovers(&dir.path, dry_run)?;
+            // Taking the lock creates its file.
+            let _lock = if dry_run { None } else { Some(dir.lock()?) };
             for entry in fs::read_dir(&dir.path)? {
                 let path = entry?.path();
                 let file = path.file_name().unwrap_or_default().to_string_lossy();
                 let Some(name) = file.strip_suffix(DATA).and_then(|name| name.parse::<Name>().ok()) else { continue };
                 if !fs::exists(path.with_file_name(format!("{name}{MANIFEST}")))? {
-                    remove_file(&path)?;
-                    removed += 1;
+                    if !dry_run {
+                        remove_file(&path)?;
+                    }
+                    found += 1;
                 }
             }
-            Ok(removed)
+            Ok(found)
         })
         .await
     }

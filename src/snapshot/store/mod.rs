@@ -113,9 +113,14 @@ impl Store {
 
     /// Removes what interrupted takes left behind; returns how much was removed.
     pub async fn clean(&self) -> Result<usize, SnapshotError> {
+        self.leftovers(false).await
+    }
+
+    /// Removes what interrupted takes left behind, unless it is a `dry_run`; returns how much there was.
+    pub(super) async fn leftovers(&self, dry_run: bool) -> Result<usize, SnapshotError> {
         match &self.0 {
-            Place::Dir(dir) => dir.clean().await,
-            Place::Bucket(bucket) => bucket.clean().await,
+            Place::Dir(dir) => dir.leftovers(dry_run).await,
+            Place::Bucket(bucket) => bucket.leftovers(dry_run).await,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     on_both,
     support::{
         Engine, TestDb,
-        process::{command, run, run_fails, run_ok},
+        process::{command, run, run_fails, run_ok, run_says},
         work::jobs_changed,
     },
 };
@@ -89,8 +89,8 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
 
     let check = run(&db, &["--jobs-dir", jobs_dir, "rollups", "check"]);
     assert_eq!(check.status.code(), Some(USAGE));
-    let lines = String::from_utf8(check.stderr).unwrap();
-    assert_eq!(lines.lines().count(), 1, "{lines}");
+    let (lines, error) = (String::from_utf8(check.stdout).unwrap(), String::from_utf8(check.stderr).unwrap());
+    assert_eq!((lines.lines().count(), error.as_str()), (1, ""), "{lines}");
     assert!(lines.contains("historical_summary/rollup.toml:39:"), "{lines}");
     let check = run(&db, &["--jobs-dir", jobs_dir, "rollups", "check", "--json"]);
     let json: Value = serde_json::from_slice(&check.stdout).unwrap();
@@ -109,14 +109,14 @@ async fn a_missing_table_or_column_is_named(engine: Engine) {
         assert_one_line(&error);
         assert!(error.contains("samples.sql") && error.contains("collectedSample"), "{error}");
     }
-    let check = run_fails(&db, USAGE, &["rollups", "check"]);
+    let check = run_says(&db, USAGE, &["rollups", "check"]);
     let lines: Vec<&str> = check.lines().collect();
     assert_eq!(lines.len(), 2, "{check}");
     // The line numbers are those of the files in jobs/.
     assert!(lines[0].contains("historical_summary/bills.sql:6: ") && lines[0].contains("branch_id"), "{check}");
     assert!(lines[1].contains("historical_summary/samples.sql:2: ") && lines[1].contains("collectedSample"), "{check}");
     db.execute("ALTER TABLE operation_historical_summary RENAME COLUMN event_count TO total", args![]).await;
-    let check = run_fails(&db, USAGE, &["rollups", "check"]);
+    let check = run_says(&db, USAGE, &["rollups", "check"]);
     let summary = check.lines().nth(2).unwrap();
     let place = "historical_summary/rollup.toml [summary]: statement \"read summary\": ";
     assert!(summary.contains(place) && summary.contains("event_count"), "{check}");
@@ -188,6 +188,12 @@ async fn with_logs_as_json_the_error_that_ends_a_command_is_json_too() {
     assert_eq!(missing["message"], expected);
     let help = run_ok(&db, &["repair", "--help", "--log-format", "json"]);
     assert!(help.contains("Usage: daymend repair"), "{help}");
+    // And so is a result that cannot be written.
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = command(&db, &["runs", "list", "--log-format", "json"]).stdout(full).output().unwrap();
+    let line: Value = serde_json::from_slice(&output.stderr).unwrap();
+    let message = line["message"].as_str().unwrap();
+    assert!(message.starts_with("cannot write the result: No space left"), "{line}");
 }
 
 #[tokio::test]
@@ -224,19 +230,33 @@ async fn options_that_would_do_nothing_are_not_taken_in_silence(engine: Engine) 
     let ended = command(&db, &once).env("DAYMEND_SNAPSHOT_STORE", "/tmp").output().unwrap();
     assert!(ended.status.success(), "{ended:?}");
 
-    let rebuild = ["rebuild", "--lab", "1", "--dry-run"];
+    // A lab without bills: nothing is to be waited for.
+    db.add_lab(4, Some("Asia/Kolkata")).await;
     let said = |args: &[&str]| {
-        let mut rebuild = command(&db, &[&["--now", NOW], &rebuild[..], args].concat());
+        let mut rebuild = command(&db, &[&["--now", NOW, "rebuild", "--lab", "4"], args].concat());
         let output = rebuild.env("DAYMEND_ATTEMPTS", "3").output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stderr).unwrap()
     };
     for (option, value) in [("--attempts", "2"), ("--max-shrink", "30%")] {
         let warning = format!("warning: {option} has no effect without --wait: the scheduler's setting applies\n");
-        assert_eq!(said(&[option, value]), warning);
+        assert_eq!(said(&[option, value, "--dry-run"]), warning);
         assert_eq!(said(&[option, value, "--wait"]), "");
     }
-    assert_eq!(said(&[]), "");
+    assert_eq!(said(&["--dry-run"]), "");
+
+    let before = written(&db).await;
+    for (args, option) in [
+        (&["repair", "--day", "2026-06-14", "--dry-run", "--wait"][..], "--dry-run"),
+        (&["rebuild", "--lab", "1", "--dry-run", "--wait"], "--dry-run"),
+        (&["snapshot", "undo", "x.undo.jsonl", "--dry-run", "--wait"], "--dry-run"),
+        (&["snapshot", "restore", "latest", "--missing", "--wait"], "--apply"),
+        (&["snapshot", "restore", "latest", "--missing", "--undo-file", "x.undo.jsonl"], "--apply"),
+    ] {
+        let error = run_fails(&db, USAGE, &[&["--now", NOW], args].concat());
+        assert!(error.contains(option) && error.contains("Usage:"), "{args:?}: {error}");
+    }
+    assert_eq!(written(&db).await, before);
 }
 
 async fn a_day_that_fits_no_lab_is_refused_in_few_words(engine: Engine) {

@@ -6,7 +6,11 @@ mod input;
 mod results;
 mod waiting;
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use daymend::args;
 use serde_json::Value;
@@ -319,9 +323,52 @@ async fn the_demo_repairs_what_it_damaged_and_replaces_only_its_own_file() {
         assert!(story.contains("Everything that was wrong is right"), "{story}");
         assert!(story.contains("Lab 6 was reported") && story.contains("Completed"), "{story}");
     }
+    try_next(&run_ok(&db, &["demo", "--file", file]));
     let mine = dir.path().join("mine.txt");
     fs::write(&mine, "not a database").unwrap();
     let error = run_fails(&db, USAGE, &["demo", "--file", mine.to_str().unwrap()]);
     assert_one_line(&error);
     assert_eq!(fs::read_to_string(&mine).unwrap(), "not a database");
+}
+
+/// Runs what the demo says to try next: some commands, `serve`, and the others in a terminal of their own.
+fn try_next(story: &str) {
+    let (_, next) = story.split_once("\nTo try next").unwrap();
+    let blocks: Vec<Vec<&str>> = next
+        .split("\n\n")
+        .map(|block| block.lines().filter_map(|line| line.strip_prefix("  ")).collect())
+        .filter(|lines: &Vec<_>| !lines.is_empty())
+        .collect();
+    let [first, serve, others] = blocks.as_slice() else { panic!("{next}") };
+    let in_terminal = |lines: &[&str]| {
+        let mut bash = Command::new("setpriv");
+        bash.args(["--pdeathsig", "KILL", "bash", "-euc", &lines.join("\n")]);
+        bash.env_remove("DAYMEND_DATABASE_URL").env("DAYMEND_HTTP_ADDR", "127.0.0.1:0");
+        bash
+    };
+    let output = in_terminal(first).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("no problem found"), "{output:?}");
+    let serve = format!("exec {}", serve[0]);
+    let mut serve = in_terminal(&[first[0], &serve]).stdout(Stdio::null()).spawn().unwrap();
+    // A machine with SQLite's library may lack its client.
+    let has_client = Command::new("sqlite3").arg("--version").output().is_ok();
+    let (mut exports, mut said) = (Vec::new(), String::new());
+    for line in others {
+        if line.starts_with("export ") {
+            exports.push(*line);
+        } else if let Some(change) = line.strip_prefix("sqlite3 ").filter(|_| !has_client) {
+            let (file, sql) = change.split_once(" \"").unwrap();
+            rusqlite::Connection::open(file).unwrap().execute_batch(sql.trim_end_matches('"')).unwrap();
+        } else {
+            let output = in_terminal(&[&exports[..], &[line]].concat()).output().unwrap();
+            assert!(output.status.success(), "{line}: {output:?}");
+            said.push_str(&String::from_utf8_lossy(&output.stdout));
+        }
+    }
+    serve.kill().unwrap();
+    serve.wait().unwrap();
+    for expected in ["completed: 1 days", "rebuild of lab 2"] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
 }

@@ -17,6 +17,7 @@ on_both! {
     a_repair_begins_with_the_first_bill_or_row_of_each_lab;
     a_repair_ends_with_the_last_day_that_is_over_in_each_lab;
     results_for_machines_are_objects_with_names;
+    a_rebuild_takes_several_labs_and_says_which_records_it_inserted;
 }
 
 async fn a_repair_begins_with_the_first_bill_or_row_of_each_lab(engine: Engine) {
@@ -94,9 +95,31 @@ async fn results_for_machines_are_objects_with_names(engine: Engine) {
     assert_eq!(stats["counts"], json!([{ "kind": "nightly", "state": "available", "jobs": jobs }]));
     run_ok(&db, &["--now", NOW, "worker", "--drain"]);
     let list: Value = serde_json::from_str(&run_ok(&db, &["queue", "list", "--json"])).unwrap();
+    let first = run(&db, &["queue", "list", "--json", "--limit", &(jobs - 1).to_string()]);
+    let said = String::from_utf8(first.stderr).unwrap();
+    assert_eq!(said, format!("warning: only the first {} jobs are listed (--limit)\n", jobs - 1));
+    assert_eq!(serde_json::from_slice::<Value>(&first.stdout).unwrap().as_array().unwrap().len() as i64, jobs - 1);
+    let all = run(&db, &["queue", "list", "--json", "--limit", &jobs.to_string()]);
+    assert_eq!(
+        (String::from_utf8(all.stderr).unwrap().as_str(), serde_json::from_slice(&all.stdout).unwrap()),
+        ("", list.clone())
+    );
     let sum = |what| list.as_array().unwrap().iter().map(|job| job["rows"][what].as_i64().unwrap()).sum::<i64>();
     let rows = db.number("SELECT COUNT(*) FROM operation_historical_summary").await;
     assert_eq!(["inserted", "updated", "deleted"].map(sum), [rows, 0, 0], "{list}");
+}
+
+async fn a_rebuild_takes_several_labs_and_says_which_records_it_inserted(engine: Engine) {
+    let db = labs(engine).await;
+    let rebuild = |labs: &[&str]| {
+        let json = run_ok(&db, &[&["--now", NOW, "--json", "rebuild"], labs].concat());
+        let records: Value = serde_json::from_str(&json).unwrap();
+        let records = records.as_array().unwrap().clone().into_iter();
+        records.map(|record| (record["lab"].as_i64(), record["inserted"].as_bool())).collect::<Vec<_>>()
+    };
+    assert_eq!(rebuild(&["--lab", "2"]), [(Some(2), Some(true))]);
+    assert_eq!(rebuild(&["--lab", "1", "2"]), [(Some(1), Some(true)), (Some(2), Some(false))]);
+    assert_eq!(rebuild(&["--lab", "1", "--lab", "2"]), [(Some(1), Some(false)), (Some(2), Some(false))]);
 }
 
 #[test]

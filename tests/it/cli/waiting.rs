@@ -23,7 +23,7 @@ use crate::{
 on_both! {
     wait_follows_a_run_and_ends_with_its_result;
     a_rebuild_that_waits_takes_its_own_labs_alone;
-    a_record_that_goes_while_a_rebuild_waits_leaves_the_runs_of_others;
+    a_rebuild_that_cannot_be_enqueued_leaves_the_runs_of_others;
     whoever_stops_waiting_is_told_how_to_go_on;
 }
 
@@ -107,16 +107,42 @@ async fn a_rebuild_that_waits_takes_its_own_labs_alone(engine: Engine) {
     assert!(db.record_status(other).await.starts_with("Running"));
 }
 
-async fn a_record_that_goes_while_a_rebuild_waits_leaves_the_runs_of_others(engine: Engine) {
+async fn a_rebuild_that_cannot_be_enqueued_leaves_the_runs_of_others(engine: Engine) {
     let db = labs(engine).await;
-    let trigger = "CREATE TRIGGER somebody AFTER INSERT ON daymend_runs FOR EACH ROW
-                   BEGIN DELETE FROM crelio_data_migrations WHERE lab_id = 2; END";
-    db.execute(trigger, args![]).await;
+    let refuse = match engine {
+        Engine::MariaDb => {
+            "FOR EACH ROW BEGIN IF NEW.lab_id = 2 THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no'; END IF; END"
+        }
+        Engine::Sqlite => "WHEN NEW.lab_id = 2 BEGIN SELECT RAISE(ABORT, 'no'); END",
+    };
+    db.execute(&format!("CREATE TRIGGER somebody BEFORE INSERT ON crelio_data_migrations {refuse}"), args![]).await;
     let error = run_fails(&db, 1, &["--now", NOW, "rebuild", "--lab", "1", "--lab", "2", "--wait"]);
     assert_one_line(&error);
-    assert!(error.contains("error: lab 2: migration record ") && error.contains(" was refused or removed"), "{error}");
-    assert!(error.contains("; run 1 goes on: daymend runs watch 1"), "{error}");
+    assert!(error.contains("error: run 1 goes on: daymend runs watch 1; lab 2 cannot be enqueued: "), "{error}");
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs WHERE lab_id = 1 AND state = 'running'").await, 1);
+    assert_eq!(db.number("SELECT COUNT(*) FROM crelio_data_migrations").await, 1);
+}
+
+/// A scheduler looks for pending records every second, and takes those of many labs at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rebuilds_that_are_waited_for_have_the_commands_limits_beside_a_scheduler() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let labs: Vec<String> = (1..=20_i64).map(|lab| lab.to_string()).collect();
+    for lab in 1..=20 {
+        db.add_lab(lab, Some("Asia/Kolkata")).await;
+        db.fill_lab(lab, "2026-06-12".parse().unwrap(), 1, 1).await;
+    }
+    let slow = "CREATE TRIGGER slow AFTER INSERT ON daymend_runs FOR EACH ROW DO SLEEP(0.2)";
+    db.execute(slow, args![]).await;
+    let (_serve, _) = Process::start_with_pages(&db, &["--now", NOW, "serve"]);
+    let mut rebuild = vec!["--now", NOW, "rebuild", "--wait", "--max-shrink", "30%", "--attempts", "2", "--lab"];
+    rebuild.extend(labs.iter().map(String::as_str));
+    run_ok(&db, &rebuild);
+    let limits = "SELECT COUNT(*) FROM daymend_runs AS runs JOIN daymend_jobs AS jobs ON jobs.run_id = runs.id
+                  WHERE runs.kind = 'rebuild' AND runs.max_shrink = 30 AND jobs.attempts_max = 2";
+    assert_eq!(db.number(limits).await, 20);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs WHERE kind = 'rebuild'").await, 20);
+    assert_eq!(db.number("SELECT COUNT(*) FROM crelio_data_migrations").await, 20);
 }
 
 async fn whoever_stops_waiting_is_told_how_to_go_on(engine: Engine) {

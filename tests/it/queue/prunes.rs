@@ -28,6 +28,7 @@ use crate::{
 on_both! {
     workers_that_live_or_have_left_a_trace_stay;
     a_run_of_several_batches_goes_as_a_whole;
+    a_filter_takes_no_other_runs_and_no_workers;
 }
 
 const RETRY: Change = Change::Retry { backing_off: false };
@@ -129,4 +130,36 @@ async fn a_run_of_several_batches_goes_as_a_whole(engine: Engine) {
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 0);
     let logged = "SELECT CAST(SUM(jobs) AS SIGNED) FROM daymend_admin_log WHERE action = 'prune'";
     assert_eq!(db.number(logged).await, 2502);
+}
+
+async fn a_filter_takes_no_other_runs_and_no_workers(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let gone = worker(&db, LONG).await;
+    end_lease(&db, gone).await;
+    let mut runs = Vec::new();
+    // The jobs of the second run fill a batch exactly.
+    for (lab, jobs) in [(1, 1), (2, 1000), (3, 1), (3, 1)] {
+        let run = new_run(&db, JobKind::Repair, &[(lab, days(jobs))]).await;
+        change::cancel_run(&db.db, run, "a test", |_| ()).await.unwrap();
+        runs.push(run);
+    }
+    // As a prune leaves them that was killed between the last jobs and their run.
+    db.execute("DELETE FROM daymend_jobs WHERE lab_id = 3", args![]).await;
+    let runs_left = async || {
+        let rows = db.rows("SELECT id FROM daymend_runs ORDER BY id", args![]).await;
+        rows.iter().map(|row| row.int(0).unwrap()).collect::<Vec<_>>()
+    };
+    let workers = "SELECT COUNT(*) FROM daymend_workers";
+    let filters = [
+        (Filter { labs: vec![2], ..Filter::default() }, vec![(runs[1], 1000)], vec![runs[0], runs[2], runs[3]]),
+        (Filter { labs: vec![2], ..Filter::default() }.of_run(runs[2]), vec![], vec![runs[0], runs[2], runs[3]]),
+        (Filter::default().of_run(runs[2]), vec![], vec![runs[0], runs[3]]),
+    ];
+    for (filter, jobs, left) in filters {
+        assert_eq!(prune::plan(&db.db, &filter, Duration::ZERO).await.unwrap(), jobs, "{filter}");
+        assert_eq!(prune::prune(&db.db, &filter, Duration::ZERO, "a test").await.unwrap(), jobs, "{filter}");
+        assert_eq!((runs_left().await, db.number(workers).await), (left, 1), "{filter}");
+    }
+    assert_eq!(prune::prune(&db.db, &Filter::default(), Duration::ZERO, "a test").await.unwrap(), [(runs[0], 1)]);
+    assert_eq!((runs_left().await, db.number(workers).await), (vec![], 0));
 }

@@ -85,6 +85,8 @@ impl Scene {
         }
         if command[0] == "restore" {
             args.extend(["--map".to_owned(), self.path("map.csv").display().to_string()]);
+        }
+        if command.contains(&"--apply") {
             args.extend(["--undo-file".to_owned(), self.path("undo.jsonl").display().to_string()]);
         }
         args

@@ -56,6 +56,13 @@ pub fn run_fails(db: &TestDb, code: i32, args: &[&str]) -> String {
     String::from_utf8(output.stderr).expect("text")
 }
 
+/// Runs a command that must end with this exit code, and returns its standard output.
+pub fn run_says(db: &TestDb, code: i32, args: &[&str]) -> String {
+    let output = run(db, args);
+    assert_eq!(output.status.code(), Some(code), "daymend {}: {}", args.join(" "), describe(&output));
+    String::from_utf8(output.stdout).expect("text")
+}
+
 fn describe(output: &Output) -> String {
     format!("{}\n{}{}", output.status, String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }

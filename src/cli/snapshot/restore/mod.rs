@@ -87,16 +87,16 @@ pub(in crate::cli) struct Options {
     #[arg(long, value_name = "FILE")]
     map: Option<PathBuf>,
 
-    /// Where to record what was restored, for `snapshot undo` [default: SNAPSHOT.undo.jsonl]
-    #[arg(long, value_name = "FILE")]
+    /// With --apply: where to record what was restored, for `snapshot undo` [default: SNAPSHOT.undo.jsonl]
+    #[arg(long, value_name = "FILE", requires = "apply")]
     undo_file: Option<PathBuf>,
 
     /// How many rows to show of each group
     #[arg(long, default_value_t = 20, value_name = "N")]
     samples: usize,
 
-    /// Follow the repair run of the touched days, then audit those days
-    #[arg(long)]
+    /// With --apply: follow the repair run of the touched days, then audit those days
+    #[arg(long, requires = "apply")]
     wait: bool,
 
     #[command(flatten)]
@@ -135,6 +135,10 @@ impl Options {
         let other = (!server.is_of(&db)).then(|| other_database(&label, server, "live", &db.name()));
         if let Some(other) = other.as_ref().filter(|_| self.apply && !self.into_other_database) {
             return Err(usage(format!("{other}: if that is intended, use --into-other-database")));
+        }
+        if self.apply {
+            // What is restored is recomputed by a run, which is enqueued when the rows have been committed.
+            migrate::check_unless_hidden(&db).await?;
         }
         let live = Side::live(&db, snapshot.tables.keys().map(String::as_str)).await.map_err(explained)?;
         exclusions.fit(&snapshot, &live).await.map_err(|error| match error {
