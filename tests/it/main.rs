@@ -13,6 +13,7 @@ mod calendar;
 mod cli;
 mod closing;
 mod corrections;
+mod cut_off;
 mod dashboards;
 mod digest;
 mod dirty;
