@@ -58,3 +58,4 @@ mod statements;
 mod storm;
 mod traps;
 mod triggers;
+mod upgrades;
