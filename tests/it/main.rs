@@ -43,6 +43,7 @@ mod probes;
 mod processes;
 mod queue;
 mod queue_model;
+mod rebuild_limits;
 mod recompute_property;
 mod records;
 mod restore;
