@@ -21,6 +21,7 @@ mod size;
 mod story;
 mod strangers;
 mod taken_out;
+mod tombstones;
 mod triggers;
 
 use std::{collections::BTreeMap, path::PathBuf};
