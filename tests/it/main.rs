@@ -57,6 +57,7 @@ mod snapshot_store;
 mod snapshot_take;
 mod statements;
 mod storm;
+mod three_tables;
 mod traps;
 mod triggers;
 mod upgrades;
