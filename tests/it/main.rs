@@ -16,6 +16,7 @@ mod corrections;
 mod cut_off;
 mod dashboards;
 mod digest;
+mod digest_cut;
 mod dirty;
 mod dirty_catalogue;
 mod doctor;
