@@ -59,6 +59,7 @@ mod snapshot_take;
 mod statements;
 mod storm;
 mod three_tables;
+mod tls;
 mod traps;
 mod triggers;
 mod upgrades;
