@@ -53,6 +53,7 @@ mod runbooks;
 mod scheduler;
 mod snapshot;
 mod snapshot_bucket;
+mod snapshot_bucket_kills;
 mod snapshot_daily;
 mod snapshot_store;
 mod snapshot_take;
