@@ -48,6 +48,7 @@ mod rebuild_limits;
 mod recompute_property;
 mod records;
 mod restore;
+mod retention;
 mod rules;
 mod runbooks;
 mod scheduler;
