@@ -47,6 +47,7 @@ mod queue_model;
 mod rebuild_limits;
 mod recompute_property;
 mod records;
+mod recovery_doc;
 mod restore;
 mod retention;
 mod rules;
