@@ -22,6 +22,7 @@ mod dirty_catalogue;
 mod doctor;
 mod doctor_fixes;
 mod doctor_labs;
+mod doctor_locked;
 mod doctor_server;
 mod explain;
 mod fair;
