@@ -20,9 +20,9 @@ finish() {
 trap finish EXIT
 
 mariadb-install-db --no-defaults "--user=$(id -un)" --auth-root-authentication-method=normal --skip-test-db \
-    "--datadir=$dir/data" >/dev/null 2>&1
-mariadbd --no-defaults "--user=$(id -un)" "--datadir=$dir/data" "--socket=$dir/socket" "--pid-file=$dir/pid" \
-    --bind-address=127.0.0.1 "--port=$port" --skip-log-bin >"$dir/log" 2>&1 &
+    "--datadir=$dir/data" "--tmpdir=$dir" >/dev/null 2>&1
+mariadbd --no-defaults "--user=$(id -un)" "--datadir=$dir/data" "--tmpdir=$dir" "--socket=$dir/socket" \
+    "--pid-file=$dir/pid" --bind-address=127.0.0.1 "--port=$port" --skip-log-bin >"$dir/log" 2>&1 &
 pids+=($!)
 sql() { mariadb --no-defaults "--socket=$dir/socket" --user=root "$@"; }
 for _ in $(seq 600); do sql -e "SELECT 1" >/dev/null 2>&1 && break || sleep 0.1; done

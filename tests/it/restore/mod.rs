@@ -22,6 +22,7 @@ mod stale;
 mod story;
 mod strangers;
 mod taken_out;
+mod tombstones;
 mod triggers;
 
 use std::{collections::BTreeMap, path::PathBuf};

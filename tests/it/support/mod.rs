@@ -10,6 +10,7 @@ pub mod delta_triggers;
 pub mod dirty;
 pub mod doctor;
 pub mod drifting;
+pub mod dump;
 pub mod grants;
 pub mod http;
 pub mod lab_system;

@@ -256,6 +256,8 @@ fn install(dir: &Path) -> Result<(), String> {
     let installed = installer
         .arg(user())
         .arg(format!("--datadir={}", dir.join("data").display()))
+        // A starting server deletes the temporary tables in its tmpdir, so each needs its own.
+        .arg(format!("--tmpdir={}", dir.display()))
         .output()
         .map_err(|error| format!("{installer:?}: {error}"))?;
     if !installed.status.success() {
@@ -278,7 +280,6 @@ fn launch(dir: &Path, port: u16, options: &[String]) -> Result<Child, String> {
         .args(["--table-open-cache=2000", "--innodb-print-all-deadlocks=ON"])
         .args(Product::tested().options())
         .arg(format!("--datadir={}", dir.join("data").display()))
-        // A starting server deletes the temporary tables in its tmpdir, so each needs its own.
         .arg(format!("--tmpdir={}", dir.display()))
         .arg(format!("--socket={}", dir.join("socket").display()))
         .arg(format!("--pid-file={}", dir.join("pid").display()))
