@@ -11,17 +11,14 @@ use daymend::{
     runs::{self, JobLimits, NewRun, close, held::Held},
     scheduler::{Report, Scheduler},
 };
-use sqlx::{Connection as _, Executor as _, MySqlConnection};
 
 use crate::{
     held::requested,
     on_both,
-    records::refuse_updates,
     scheduler::{date, now},
     support::{
         Engine, TestDb,
         process::{run_fails, run_ok},
-        server,
         work::{SCHEDULER, rollups},
     },
 };
@@ -59,7 +56,7 @@ async fn many_open_runs_are_looked_at_in_turns(engine: Engine) {
     // The error of a run in the first turn is still returned after the other turns, and does not stop them.
     db.execute("UPDATE daymend_jobs SET state = 'completed'", args![]).await;
     let first = db.number("SELECT MIN(id) FROM daymend_runs").await;
-    refuse_updates(&db, "daymend_runs", "id", first).await;
+    db.refuse("UPDATE", "daymend_runs", &format!("NEW.id = {first}")).await;
     let mut report = close::Report::default();
     close::close_runs(&db.db, &mut report, &mut Held::default()).await.unwrap_err();
     assert_eq!((report.closed.len(), report.unclosed.into_keys().collect::<Vec<_>>()), (RUNS - 2, vec![first]));
@@ -71,7 +68,7 @@ async fn a_run_that_cannot_be_closed_stops_no_other(engine: Engine) {
     let records = requested(&db, 1..=3).await;
     db.tick(now()).await;
     db.execute("UPDATE daymend_jobs SET state = 'completed'", args![]).await;
-    refuse_updates(&db, "crelio_data_migrations", "lab_id", 1).await;
+    db.refuse("UPDATE", "crelio_data_migrations", "NEW.lab_id = 1").await;
     let run = |lab: i64| format!("SELECT id FROM daymend_runs WHERE kind = 'rebuild' AND lab_id = {lab}");
     let runs = [db.number(&run(1)).await, db.number(&run(2)).await, db.number(&run(3)).await];
     // Watching one run does not report errors of another.
@@ -80,11 +77,11 @@ async fn a_run_that_cannot_be_closed_stops_no_other(engine: Engine) {
     let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
     let scheduler = Scheduler { db: &db.db, rollup, config: &SCHEDULER, clock: Clock::Fixed(now()) };
     scheduler.tick(&mut report).await.unwrap_err();
-    assert!(report.runs.unclosed[&runs[0]].contains("never") && report.runs.unclosed.len() == 1, "{report:?}");
+    assert!(report.runs.unclosed[&runs[0]].contains("not now") && report.runs.unclosed.len() == 1, "{report:?}");
     assert_eq!(db.record_status(records[2]).await, "Completed");
     let said = run_fails(&db, 1, &["scheduler", "--once"]);
     assert!(said.contains(&format!("run {} cannot be closed", runs[0])), "{said}");
-    db.execute("DROP TRIGGER never", args![]).await;
+    db.execute("DROP TRIGGER refuse", args![]).await;
     assert!(db.tick(now()).await.runs.unclosed.is_empty());
     for record in records {
         assert_eq!(db.record_status(record).await, "Completed");
@@ -97,8 +94,7 @@ async fn runs_whose_records_cannot_be_read_in_time_are_not_waited_for_one_by_one
     let db = TestDb::new(Engine::MariaDb).await;
     requested(&db, 1..=3).await;
     db.tick(now()).await;
-    let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
-    somebody.execute("LOCK TABLES crelio_data_migrations WRITE").await.unwrap();
+    let somebody = db.lock(&["crelio_data_migrations"]).await;
     let (impatient, mut report) = (db.db.with_limit(Duration::from_secs(1)), close::Report::default());
     let begun = std::time::Instant::now();
     let error = close::close_runs(&impatient, &mut report, &mut Held::default()).await.unwrap_err();
@@ -108,6 +104,6 @@ async fn runs_whose_records_cannot_be_read_in_time_are_not_waited_for_one_by_one
     let first = *report.unclosed.keys().next().unwrap();
     let slice = close::close_next_runs(&impatient, Some(first), &mut report, &mut Held::default()).await.unwrap();
     assert!(slice.next > Some(first) && report.unclosed.len() == 2, "{slice:?}");
-    somebody.execute("UNLOCK TABLES").await.unwrap();
+    drop(somebody);
     close::close_runs(&db.db, &mut close::Report::default(), &mut Held::default()).await.unwrap();
 }

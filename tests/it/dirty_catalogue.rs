@@ -7,7 +7,7 @@ use chrono_tz::Asia::Kolkata;
 use crate::{
     dirty::{labs, now},
     on_both,
-    support::{Engine, TestDb, http::get, oracle, process::Process, wait_until},
+    support::{Engine, http::get, oracle, process::Process, wait_until},
 };
 
 on_both! {
@@ -125,7 +125,7 @@ async fn days_that_could_not_be_marked_are_marked_later(engine: Engine) {
     let limit = Duration::from_secs(30);
     let db = labs(engine).await;
     db.install_dirty_triggers().await;
-    refuse_marks(&db, "NEW.test_id IS NULL").await;
+    db.refuse("INSERT", "daymend_dirty", "NEW.test_id IS NULL").await;
     db.execute("UPDATE allTests SET department_id = 30 WHERE id = 2", vec![]).await;
     let (_scheduler, address) = Process::start_with_pages(&db, &["--now", "2026-06-15T12:00:00Z", "scheduler"]);
     wait_until("the marks to fail", limit, async || errors(&address) > 0).await;
@@ -135,21 +135,6 @@ async fn days_that_could_not_be_marked_are_marked_later(engine: Engine) {
                   WHERE kind = 'repair' AND lab_id = 1 AND day IN ('2026-06-11', '2026-06-13')";
     wait_until("the days to be enqueued", limit, async || db.number(marked).await == 2).await;
     wait_until("the mark of the test to go", limit, async || db.marks().await == 0).await;
-}
-
-/// Makes the database refuse marks that meet a condition.
-async fn refuse_marks(db: &TestDb, which: &str) {
-    db.execute_script(&match db.engine {
-        Engine::MariaDb => format!(
-            "CREATE TRIGGER refuse BEFORE INSERT ON daymend_dirty FOR EACH ROW
-             IF {which} THEN SIGNAL SQLSTATE '45000'; END IF"
-        ),
-        Engine::Sqlite => format!(
-            "CREATE TRIGGER refuse BEFORE INSERT ON daymend_dirty WHEN {which}
-             BEGIN SELECT RAISE(ABORT, 'not now'); END"
-        ),
-    })
-    .await;
 }
 
 /// Returns the sum of a metric's samples.
@@ -175,7 +160,7 @@ async fn what_was_marked_before_an_error_is_not_looked_for_again(engine: Engine)
     let far = "INSERT INTO labReportRelation (id, billing_id, test_id, isCancelled) VALUES (9000000000, 12, 1, 0)";
     db.execute(far, vec![]).await;
     db.install_dirty_triggers().await;
-    refuse_marks(&db, "NEW.bill_time LIKE '2026-06-11%'").await;
+    db.refuse("INSERT", "daymend_dirty", "NEW.bill_time LIKE '2026-06-11%'").await;
     db.execute("UPDATE allTests SET department_id = 30 WHERE id = 1", vec![]).await;
     let (_scheduler, address) = Process::start_with_pages(&db, &["--now", "2026-06-15T12:00:00Z", "scheduler"]);
     wait_until("the marks to fail", limit, async || errors(&address) > 3).await;

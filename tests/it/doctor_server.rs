@@ -70,15 +70,14 @@ async fn a_slow_connection_is_worth_a_note() {
     let db = healthy(Engine::MariaDb).await;
     let proxy = Proxy::start(server::port(&db.url)).await;
     let url = server::at_port(&db.url, proxy.port);
-    // A busy machine may be slow for a while.
-    wait_until("a connection that is not slow", Duration::from_secs(60), async || {
+    // A busy machine may be slow for a while, and a shared server may give cause for another finding.
+    wait_until("a connection that is not slow, and no other finding", Duration::from_secs(60), async || {
         let found = tokio::task::block_in_place(|| examine_as(&db, &url));
-        assert_eq!(found.ids(), Vec::<&str>::new());
-        !found.has("connection.latency")
+        found.ids().is_empty() && !found.has("connection.latency")
     })
     .await;
     proxy.set(Weather::Slow(Duration::from_millis(20)));
-    // A slow connection is not a failure. Another finding may be, for a moment, on a shared server.
+    // A slow connection is not a failure. Another finding may be one, for a moment.
     wait_until("a slow connection and nothing worse", Duration::from_secs(60), async || {
         let found = tokio::task::block_in_place(|| examine_as(&db, &url));
         assert!(found.advice("connection.latency", "note").contains("nearer"));

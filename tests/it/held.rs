@@ -196,15 +196,14 @@ async fn a_scheduler_that_waits_for_the_database_ends_at_once_on_sigterm() {
     let db = TestDb::new(Engine::MariaDb).await;
     let arguments = ["--now", NOW, "scheduler", "--audit-budget", "0s"];
     let (mut scheduler, _) = Process::start_with_pages(&db, &arguments);
-    let mut held = db.admin.begin(Mode::Write).await.unwrap();
-    held.execute_text("hold", "LOCK TABLES labs WRITE, daymend_dirty WRITE").await.unwrap();
+    let held = db.lock(&["labs", "daymend_dirty"]).await;
     let waiting = "SELECT COUNT(*) FROM information_schema.processlist
                    WHERE db = DATABASE() AND state LIKE 'Waiting for table%lock'";
     // The gauges are read every 15 seconds, or, after a reading that took long, at most two minutes later.
     wait_until("all of them to wait", LIMIT * 3, async || db.number(waiting).await == 3).await;
     scheduler.terminate();
     assert_eq!(scheduler.wait(Duration::from_secs(10)), Some(0));
-    held.discard();
+    drop(held);
 }
 
 /// The audit and the daily snapshot wait as well; a statement of each shows that it does.
@@ -212,8 +211,7 @@ async fn a_scheduler_that_waits_for_the_database_ends_at_once_on_sigterm() {
 async fn a_scheduler_whose_audit_and_snapshot_wait_for_the_database_ends_soon_on_sigterm() {
     let db = TestDb::new(Engine::MariaDb).await;
     let dir = tempfile::tempdir().unwrap();
-    let mut held = db.admin.begin(Mode::Write).await.unwrap();
-    held.execute_text("hold", "LOCK TABLES daymend_audits WRITE, daymend_snapshots WRITE").await.unwrap();
+    let held = db.lock(&["daymend_audits", "daymend_snapshots"]).await;
     let arguments = ["--now", NOW, "scheduler", "--snapshot-to", dir.path().to_str().unwrap()];
     let mut scheduler = Process::start(&db, &arguments);
     for statement in ["audit slice of night", "snapshot last"] {
@@ -225,5 +223,5 @@ async fn a_scheduler_whose_audit_and_snapshot_wait_for_the_database_ends_soon_on
     }
     scheduler.terminate();
     assert_eq!(scheduler.wait(Duration::from_secs(20)), Some(0));
-    held.discard();
+    drop(held);
 }

@@ -188,13 +188,12 @@ async fn a_worker_that_has_no_room_rescues_the_jobs_of_one_that_died() {
     let other = lease::register(&db.db, "pod-7", LIMIT).await.unwrap();
     assert_eq!(claim::claim(&db.db, other, 2).await.unwrap().len(), 2);
     // Everything that the worker claims waits in the middle of its look.
-    let mut held = db.admin.begin(Mode::Write).await.unwrap();
-    held.execute_text("hold", "LOCK TABLES billing WRITE").await.unwrap();
+    let held = db.lock(&["billing"]).await;
     let _worker = Process::start(&db, &["--now", NOW, "worker", "--concurrency", "1"]);
     let running = "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'running'";
     wait_until("the worker to hold what it has room for", LIMIT, async || db.number(running).await == 2 + 14).await;
     db.execute("UPDATE daymend_workers SET lease_until_us = 0 WHERE id = ?", args![other]).await;
     let rescued = "SELECT COUNT(*) FROM daymend_jobs WHERE state = 'available' AND lapses = 1";
     wait_until("the jobs to be rescued", Duration::from_secs(40), async || db.number(rescued).await == 2).await;
-    held.discard();
+    drop(held);
 }

@@ -248,17 +248,7 @@ async fn a_reason_that_cannot_be_recorded_is_recorded_later(engine: Engine) {
     let _worker = worker_that_is_held_back(&db, &[]).await;
     let before = completed(&db).await;
     run_ok(&db, &["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-12"]);
-    db.execute_script(match engine {
-        Engine::MariaDb => {
-            "CREATE TRIGGER refuse BEFORE UPDATE ON daymend_workers FOR EACH ROW
-             IF NEW.throttled IS NULL AND OLD.throttled IS NOT NULL THEN SIGNAL SQLSTATE '45000'; END IF"
-        }
-        Engine::Sqlite => {
-            "CREATE TRIGGER refuse BEFORE UPDATE ON daymend_workers
-             WHEN NEW.throttled IS NULL AND OLD.throttled IS NOT NULL BEGIN SELECT RAISE(ABORT, 'not now'); END"
-        }
-    })
-    .await;
+    db.refuse("UPDATE", "daymend_workers", "NEW.throttled IS NULL AND OLD.throttled IS NOT NULL").await;
     db.execute("UPDATE suffering SET much = 0", vec![]).await;
     wait_until("the work to go on", LIMIT, || async { completed(&db).await > before }).await;
     assert_eq!(db.number(HOLDING_BACK).await, 1);

@@ -1,6 +1,9 @@
 //! What the metrics say is true: an alert on a gauge that never moves does not fire.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use daymend::{
@@ -8,7 +11,6 @@ use daymend::{
     db::instant_text,
     queue::{PAUSED, claim, lease},
 };
-use sqlx::{Connection as _, Executor as _, MySqlConnection};
 
 use crate::{
     on_both,
@@ -16,7 +18,7 @@ use crate::{
         Engine, TestDb,
         doctor::{NOW, now},
         http::get,
-        process::{Process, run_ok},
+        process::{Process, run_fails, run_ok},
         proxy::{Proxy, Weather},
         server, wait_until,
     },
@@ -24,6 +26,9 @@ use crate::{
 
 /// Gauges are read every 15 seconds, or, after a reading that took long, at most two minutes later.
 const LIMIT: Duration = Duration::from_secs(180);
+
+/// The exit code of bad input, such as an address that is taken.
+const USAGE: i32 = 2;
 
 /// How much older than planted something may appear, in seconds.
 const SLACK: f64 = 600.0;
@@ -47,7 +52,7 @@ fn samples(address: &str) -> BTreeMap<String, f64> {
 
 /// Waits until a process reports all of these values.
 async fn wait_for(address: &str, expected: &[(&str, f64)]) -> BTreeMap<String, f64> {
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     loop {
         let found = samples(address);
         let wrong = expected.iter().filter(|(name, value)| found.get(*name) != Some(value));
@@ -197,13 +202,7 @@ async fn gauges_say_what_is_there(engine: Engine) {
 async fn days_that_cannot_be_enqueued_are_overdue(engine: Engine) {
     let db = labs(engine).await;
     db.execute("UPDATE daymend_labs SET enqueued_through = '2026-06-12' WHERE lab_id = 2", vec![]).await;
-    let refuse = match engine {
-        Engine::MariaDb => {
-            "CREATE TRIGGER refuse BEFORE UPDATE ON daymend_labs FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no'"
-        }
-        Engine::Sqlite => "CREATE TRIGGER refuse BEFORE UPDATE ON daymend_labs BEGIN SELECT RAISE(ABORT, 'no'); END",
-    };
-    db.execute(refuse, vec![]).await;
+    db.refuse("UPDATE", "daymend_labs", "1 = 1").await;
     let (_scheduler, address) = Process::start_with_pages(&db, &["--now", NOW, "scheduler", "--lab-metrics"]);
     let overdue =
         [("daymend_nightly_overdue{time_zone=\"Asia/Kolkata\"}", 2.0), ("daymend_lab_nightly_overdue{lab=\"2\"}", 2.0)];
@@ -272,10 +271,16 @@ async fn counters_of_the_worker_count_what_it_does(engine: Engine) {
     db.execute("UPDATE daymend_workers SET lease_until_us = 0", vec![]).await;
     db.execute("UPDATE labs SET labTimeZone = NULL WHERE id = 2", vec![]).await;
     let worker = ["--now", NOW, "worker", "--lab-metrics", "--heartbeat", "1s"];
+    let begun = Instant::now();
     let (_worker, address) = Process::start_with_pages(&db, &worker);
     let expected = [
         ("daymend_leases_rescued_total", 2.0),
         ("daymend_jobs_discarded_total{kind=\"repair\"}", 4.0),
+        // Without the one that had lapsed too often.
+        ("daymend_jobs_claimed_total{kind=\"repair\"}", 5.0),
+        ("daymend_queue_latency_seconds_count{kind=\"repair\"}", 5.0),
+        // Three days are a group that fails, and then each fails on its own.
+        ("daymend_job_duration_seconds_count{kind=\"repair\"}", 2.0 + 3.0 + 3.0),
         ("daymend_attempts_total{kind=\"repair\",outcome=\"failed\"}", 3.0),
         ("daymend_attempts_total{kind=\"repair\",outcome=\"corrected\"}", 2.0),
         ("daymend_drift_found_total{kind=\"repair\"}", 1.0),
@@ -289,9 +294,13 @@ async fn counters_of_the_worker_count_what_it_does(engine: Engine) {
     assert_eq!(found["daymend_rows_corrected_total{change=\"deleted\",event_type=\"organization_bill\"}"], 1.0);
     assert_eq!(found["daymend_lab_rows_corrected_total{lab=\"1\",change=\"inserted\"}"], rows);
     let waited = found["daymend_queue_latency_seconds_sum{kind=\"repair\"}"];
-    assert!(waited >= 3.0 * 3600.0, "those of the second lab have waited for an hour each: {waited}");
+    assert!((4.0 * 3600.0..4.0 * 3600.0 + SLACK).contains(&waited), "four have waited for an hour each: {waited}");
+    let worked = found["daymend_job_duration_seconds_sum{kind=\"repair\"}"];
+    let most = begun.elapsed().as_secs_f64() * found["daymend_worker_slots"];
+    assert!(worked > 0.0 && worked < most, "{worked} s of work in {most} s of all slots");
     db.execute("UPDATE daymend_workers SET lease_until_us = 0", vec![]).await;
     wait_for(&address, &[("daymend_leases_lost_total", 1.0)]).await;
+    run_fails(&db, USAGE, &["--now", NOW, "worker", "--http-addr", &address]);
 }
 
 async fn a_job_whose_attempts_are_used_up_is_counted_as_discarded(engine: Engine) {
@@ -299,12 +308,7 @@ async fn a_job_whose_attempts_are_used_up_is_counted_as_discarded(engine: Engine
     db.add_lab(1, Some("Asia/Kolkata")).await;
     db.fill_lab(1, "2026-06-10".parse().unwrap(), 1, 5).await;
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-10", "--attempts", "1"]);
-    let trigger = match engine {
-        Engine::MariaDb => "FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'never'",
-        Engine::Sqlite => "BEGIN SELECT RAISE(ABORT, 'never'); END",
-    };
-    let trigger = format!("CREATE TRIGGER never BEFORE INSERT ON operation_historical_summary {trigger}");
-    db.execute(&trigger, vec![]).await;
+    db.refuse("INSERT", "operation_historical_summary", "1 = 1").await;
     let (_worker, address) = Process::start_with_pages(&db, &["--now", NOW, "worker"]);
     let expected = [
         ("daymend_attempts_total{kind=\"repair\",outcome=\"failed\"}", 1.0),
@@ -353,8 +357,7 @@ async fn a_settlement_that_is_refused_is_counted() {
     run_ok(&db, &["queue", "pause", "repair"]);
     let (_worker, address) = Process::start_with_pages(&db, &["--now", NOW, "worker"]);
     wait_until("the worker to be ready", LIMIT, async || get(&address, "/readyz").unwrap().status == 200).await;
-    let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
-    somebody.execute("LOCK TABLES operation_historical_summary WRITE").await.unwrap();
+    let somebody = db.lock(&["operation_historical_summary"]).await;
     run_ok(&db, &["queue", "resume", "repair"]);
     wait_until("the job to run", LIMIT, async || {
         db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'running'").await == 1
@@ -362,7 +365,7 @@ async fn a_settlement_that_is_refused_is_counted() {
     .await;
     wait_for(&address, &[("daymend_worker_jobs_held", 1.0)]).await;
     run_ok(&db, &["runs", "cancel", &db.number("SELECT id FROM daymend_runs").await.to_string()]);
-    somebody.execute("UNLOCK TABLES").await.unwrap();
+    drop(somebody);
     let refused = [
         ("daymend_acks_refused_total", 1.0),
         ("daymend_attempts_total{kind=\"repair\",outcome=\"refused\"}", 1.0),

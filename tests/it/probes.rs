@@ -6,8 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::{Connection as _, Executor as _, MySqlConnection};
-
 use crate::{
     on_both,
     support::{
@@ -108,8 +106,7 @@ async fn a_worker_that_shuts_down_is_alive_and_not_ready() {
     let (mut worker, address) = Process::start_with_pages(&db, &["--now", NOW, "worker", "--grace", "600s"]);
     wait_for(&address, "/readyz", 200).await;
     // The job lasts until the lock on the summary is released.
-    let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
-    somebody.execute("LOCK TABLES operation_historical_summary WRITE").await.unwrap();
+    let somebody = db.lock(&["operation_historical_summary"]).await;
     run_ok(&db, &["queue", "resume", "repair"]);
     let busy = "\ndaymend_worker_slots_busy 1\n";
     wait_until("the job to begin", LIMIT, async || page(&address, "/metrics").body.contains(busy)).await;
@@ -118,7 +115,7 @@ async fn a_worker_that_shuts_down_is_alive_and_not_ready() {
     assert!(page(&address, "/readyz").body.contains("process: shutting down"));
     assert_eq!(page(&address, "/livez").status, 200, "it must not be killed while it finishes");
     assert!(page(&address, "/metrics").body.contains("\ndaymend_shutting_down 1\n"));
-    somebody.execute("UNLOCK TABLES").await.unwrap();
+    drop(somebody);
     assert_eq!(worker.wait(LIMIT), Some(0));
     assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state = 'completed'").await, 1, "it did finish");
 }
@@ -127,8 +124,7 @@ async fn a_worker_that_shuts_down_is_alive_and_not_ready() {
 async fn a_worker_that_cannot_register_waits_and_is_not_ready() {
     let db = TestDb::new(Engine::MariaDb).await;
     // A lock, such as an ALTER's, keeps it from registering. Restarting it would not help.
-    let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
-    somebody.execute("LOCK TABLES daymend_workers WRITE").await.unwrap();
+    let somebody = db.lock(&["daymend_workers"]).await;
     let (_worker, address) = Process::start_with_pages(&db, &["--now", NOW, "worker"]);
     let ready = page(&address, "/readyz");
     assert_eq!(ready.status, 503);
@@ -136,7 +132,7 @@ async fn a_worker_that_cannot_register_waits_and_is_not_ready() {
     for path in ["/startupz", "/livez"] {
         assert_eq!(page(&address, path).status, 200, "{path}");
     }
-    somebody.execute("UNLOCK TABLES").await.unwrap();
+    drop(somebody);
     wait_for(&address, "/readyz", 200).await;
 }
 

@@ -36,27 +36,12 @@ on_both! {
     many_records_are_taken_in_turns;
 }
 
-/// Makes the database refuse updates that leave this value in a column of a table.
-pub async fn refuse_updates(db: &TestDb, table: &str, column: &str, value: i64) {
-    let trigger = match db.engine {
-        Engine::MariaDb => format!(
-            "CREATE TRIGGER never BEFORE UPDATE ON {table} FOR EACH ROW
-             IF NEW.{column} = {value} THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'never'; END IF"
-        ),
-        Engine::Sqlite => format!(
-            "CREATE TRIGGER never BEFORE UPDATE ON {table} WHEN NEW.{column} = {value}
-             BEGIN SELECT RAISE(ABORT, 'never'); END"
-        ),
-    };
-    db.execute(&trigger, args![]).await;
-}
-
 async fn a_record_that_cannot_be_taken_stops_no_other(engine: Engine) {
     let db = TestDb::new(engine).await;
     let records = requested(&db, 1..=3).await;
-    refuse_updates(&db, "crelio_data_migrations", "lab_id", 2).await;
+    db.refuse("UPDATE", "crelio_data_migrations", "NEW.lab_id = 2").await;
     let report = db.tick(now()).await;
-    assert!(report.untaken[&2].contains("never") && report.untaken.len() == 1, "{report:?}");
+    assert!(report.untaken[&2].contains("not now") && report.untaken.len() == 1, "{report:?}");
     let statuses = async || {
         let mut statuses = Vec::new();
         for record in &records {
@@ -69,7 +54,7 @@ async fn a_record_that_cannot_be_taken_stops_no_other(engine: Engine) {
     let (said, log) = (String::from_utf8_lossy(&once.stdout), String::from_utf8_lossy(&once.stderr));
     assert_eq!((once.status.code(), said.contains("nothing is due")), (Some(1), false), "{said}");
     assert!(log.contains("lab 2 has migration records that cannot be taken"), "{log}");
-    db.execute("DROP TRIGGER never", args![]).await;
+    db.execute("DROP TRIGGER refuse", args![]).await;
     assert!(db.tick(now()).await.untaken.is_empty());
     assert_eq!(statuses().await, ["Running (0/1)"; 3]);
 }

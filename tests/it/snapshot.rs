@@ -216,7 +216,13 @@ fn literal(value: &Value) -> String {
 pub fn dump(db: &TestDb, table: &str) -> String {
     let output = Command::new("mariadb-dump")
         .args(["--no-defaults", "--host=127.0.0.1", "--user=admin", "--password=admin-test", "--hex-blob", "--compact"])
-        .args(["--no-create-info", "--skip-extended-insert", "--order-by-primary", "--default-character-set=utf8mb4"])
+        .args([
+            "--single-transaction",
+            "--no-create-info",
+            "--skip-extended-insert",
+            "--order-by-primary",
+            "--default-character-set=utf8mb4",
+        ])
         .arg(format!("--port={}", server::port(&db.url)))
         .args([db.name(), table])
         .output()

@@ -1,6 +1,7 @@
 //! The scheduler takes one snapshot a day, however many schedulers there are.
 
 use std::{
+    os::unix::fs::OpenOptionsExt as _,
     sync::{Arc, atomic::AtomicI64},
     time::Duration,
 };
@@ -40,6 +41,9 @@ on_both! {
 
 const USAGE: i32 = 2;
 
+/// Linux's flag for opening a pipe without waiting for anybody.
+const O_NONBLOCK: i32 = 0o4000;
+
 fn daily(db: &TestDb, dir: &std::path::Path, holder: &str) -> Daily {
     Daily {
         at: "02:00 UTC".parse().unwrap(),
@@ -49,6 +53,14 @@ fn daily(db: &TestDb, dir: &std::path::Path, holder: &str) -> Daily {
         keep: "2 daily".parse().unwrap(),
         holder: holder.to_owned(),
     }
+}
+
+/// Makes a take wait in the middle: the lock file of a process that died is a pipe, and opening it waits for a reader.
+/// Returns its path.
+fn slow_file(store: &std::path::Path) -> std::path::PathBuf {
+    let pipe = store.join(".daymend-snapshot-1-2.lock");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    pipe
 }
 
 fn at(text: &str) -> Clock {
@@ -129,14 +141,12 @@ async fn one_whose_taker_died_is_taken_by_another(engine: Engine) {
     assert_eq!(db.text("SELECT name FROM daymend_snapshots").await, "2026-11-21T020000Z");
 }
 
-/// A slow file: the lock file of a process that died is a pipe, and opening it waits for a reader. Meanwhile another
-/// process takes over.
+/// Another process takes over while a file is slow.
 async fn who_was_not_heard_of_says_nothing_of_what_others_take(engine: Engine) {
     let db = TestDb::new(engine).await;
     for table in ["labs", "nowhere"] {
         let dir = tempfile::tempdir().unwrap();
-        let pipe = dir.path().join(".daymend-snapshot-1-2.lock");
-        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let pipe = slow_file(dir.path());
         let (source, mut mine) = (db.db.clone(), daily(&db, dir.path(), "mine"));
         mine.tables = vec![table.to_owned()];
         let taking = tokio::spawn(async move {
@@ -169,12 +179,20 @@ async fn one_that_fails_is_tried_again(engine: Engine) {
     mine.tables = vec!["labs".to_owned()];
     assert_eq!(look(&db.db, &mine, now, &shutdown).await.unwrap(), Look::Taken);
     // A shutdown in the middle makes it due again at once.
-    shutdown.cancel();
+    let pipe = slow_file(dir.path());
     let tomorrow = at("2026-11-22T02:00:00Z");
-    let handed_on = look(&db.db, &mine, tomorrow, &shutdown).await.unwrap();
-    assert!([Look::Failed, Look::Taken].contains(&handed_on), "{handed_on:?}");
-    let next = look(&db.db, &mine, tomorrow, &CancellationToken::new()).await.unwrap();
-    assert_eq!(next == Look::Taken, handed_on == Look::Failed);
+    let looked = tokio::spawn({
+        let (source, mine, shutdown) = (db.db.clone(), daily(&db, dir.path(), "mine"), shutdown.clone());
+        async move { look(&source, &mine, tomorrow, &shutdown).await.unwrap() }
+    });
+    let running = "SELECT COUNT(*) FROM daymend_snapshots WHERE state = 'running' AND day = '2026-11-22'";
+    wait_until("it to be taken", Duration::from_secs(30), async || db.number(running).await == 1).await;
+    shutdown.cancel();
+    let looked = tokio::time::timeout(Duration::from_secs(60), looked).await.expect("a shutdown waits for no file");
+    assert_eq!(looked.unwrap(), Look::Failed);
+    // A reader, whether or not somebody waits for one.
+    let _reader = std::fs::File::options().read(true).custom_flags(O_NONBLOCK).open(&pipe).unwrap();
+    assert_eq!(look(&db.db, &mine, tomorrow, &CancellationToken::new()).await.unwrap(), Look::Taken);
 }
 
 async fn work_does_not_wait_for_the_log_in_that_snapshots_need(engine: Engine) {
@@ -281,14 +299,12 @@ async fn databases_that_share_a_store_have_one_each(engine: Engine) {
     }
 }
 
-/// A slow file: the lock file of a process that died is a pipe, and opening it waits for a reader.
 #[test]
 fn slow_files_keep_no_heartbeat_waiting() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let db = runtime.block_on(TestDb::new(Engine::Sqlite));
     let dir = tempfile::tempdir().unwrap();
-    let pipe = dir.path().join(".daymend-snapshot-1-2.lock");
-    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let pipe = slow_file(dir.path());
     let (sender, receiver) = std::sync::mpsc::channel();
     let (begun, source, store) = (sender.clone(), db.admin.clone(), Store::dir(dir.path()));
     let taken = runtime.spawn(async move {

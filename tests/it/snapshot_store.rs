@@ -1,6 +1,12 @@
 //! Where snapshots are kept: what is listed is complete, damage is found, and old snapshots are removed.
 
-use std::{fs, path::Path, process::Command, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use daymend::{
     clock::Clock,
@@ -13,7 +19,7 @@ use crate::{
     snapshot::{open_latest, rows},
     support::{
         Engine, TestDb,
-        process::{Process, run, run_fails, run_ok},
+        process::{self, Process, run, run_fails, run_ok},
         s3,
     },
 };
@@ -190,21 +196,36 @@ async fn what_is_pruned_while_it_is_verified_is_gone_and_not_damaged() {
     let name = take_at(&db, &store, "2026-11-21T04:00:00Z").await;
     let files = [dir.path().join(name.manifest()), dir.path().join(name.data())];
     let bytes = files.each_ref().map(|file| fs::read(file).unwrap());
-    for delay in 0..300 {
+    let mut whole = Duration::MAX;
+    for _ in 0..5 {
+        let begun = Instant::now();
+        assert!(verify::verify(&store, name, |_| ()).await.unwrap().is_whole());
+        whole = whole.min(begun.elapsed());
+    }
+    let (mut verified, mut gone) = (0, 0);
+    for round in 0..300 {
         for (file, bytes) in files.iter().zip(&bytes) {
             fs::write(file, bytes).unwrap();
         }
         let pruned = files.clone();
         let pruning = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_micros(delay * 5));
+            // At first before the verification begins, in the end after it would have ended twice.
+            std::thread::sleep(whole.mul_f64(f64::from(round) / 100.0));
             pruned.iter().for_each(|file| fs::remove_file(file).unwrap());
         });
         match verify::verify(&store, name, |_| ()).await {
-            Ok(report) => assert!(report.is_whole(), "{:?}", report.problems),
-            Err(error) => assert!(matches!(error, SnapshotError::NoSnapshot(_)), "{error}"),
+            Ok(report) => {
+                assert!(report.is_whole(), "{:?}", report.problems);
+                verified += 1;
+            }
+            Err(error) => {
+                assert!(matches!(error, SnapshotError::NoSnapshot(_)), "{error}");
+                gone += 1;
+            }
         }
         pruning.join().unwrap();
     }
+    assert!(verified > 0 && gone > 0, "{verified} times it was verified before it was pruned, {gone} times not");
     // It is listed, but gone when its turn comes.
     std::os::unix::fs::symlink("nowhere", &files[0]).unwrap();
     take_at(&db, &store, "2026-11-22T04:00:00Z").await;
@@ -374,8 +395,7 @@ async fn a_bucket_is_written_and_read_over_http() {
     let db = some_rows(Engine::Sqlite).await;
     let (address, bucket) = s3::serve().await;
     let daymend = |args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_daymend"));
-        command.args(args).env("DAYMEND_DATABASE_URL", &db.url);
+        let mut command = process::command(&db, args);
         s3::use_store(&mut command, address, "s3://backups/lab", ("test-key", "test-secret"));
         let output = tokio::task::block_in_place(|| command.output()).unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -4,13 +4,12 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use super::{LIMIT, NOW, USAGE, labs};
 use crate::support::{
     Engine, TestDb,
-    process::{Process, run},
+    process::{Process, run, without_settings},
 };
 
 const UNAVAILABLE: i32 = 4;
@@ -40,7 +39,7 @@ impl Copy {
     fn daymend(&self, args: &[&str]) -> (Option<i32>, String) {
         let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
         let drop = ["--bounding-set=-all", "--inh-caps=-all"];
-        let mut command = Command::new("setpriv");
+        let mut command = without_settings("setpriv");
         command.args(drop.iter().filter(|_| is_root)).arg(env!("CARGO_BIN_EXE_daymend")).args(args);
         let output = command.env("DAYMEND_DATABASE_URL", &self.url).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())

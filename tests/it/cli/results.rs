@@ -1,6 +1,6 @@
 //! What commands print: the plan of a repair, machine-readable results, help and colours.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::{
     on_both,
     support::{
         Engine,
-        process::{run, run_fails, run_ok},
+        process::{run, run_fails, run_ok, without_settings},
     },
 };
 
@@ -125,7 +125,7 @@ async fn a_rebuild_takes_several_labs_and_says_which_records_it_inserted(engine:
 #[test]
 fn options_of_every_command_stand_apart_from_its_own() {
     for command in [&["repair"][..], &["queue", "retry"], &["snapshot", "restore"], &["worker"], &["runs", "list"]] {
-        let help = Command::new(env!("CARGO_BIN_EXE_daymend")).args(command).arg("--help").output().unwrap();
+        let help = without_settings(env!("CARGO_BIN_EXE_daymend")).args(command).arg("--help").output().unwrap();
         let help = String::from_utf8(help.stdout).unwrap();
         let (own, global) = help.split_once("\nGlobal options:\n").unwrap();
         let options = ["--database-url", "--jobs-dir", "--now ", "--json", "--log-format", "--log "];
@@ -144,7 +144,7 @@ async fn colours_are_for_terminals_that_have_them_and_for_who_wants_them() {
     let db = labs(Engine::Sqlite).await;
     let daymend = env!("CARGO_BIN_EXE_daymend");
     let is_coloured = |(line, said): (&str, &str), term: &str, no_colour: &str| {
-        let mut script = Command::new("script");
+        let mut script = without_settings("script");
         script.args(["-qec", &format!("{daymend} --now {NOW} {line}"), "/dev/null"]).stdin(Stdio::null());
         script.env("DAYMEND_DATABASE_URL", &db.url).env("TERM", term).env("NO_COLOR", no_colour);
         script.env("DAYMEND_HTTP_ADDR", "127.0.0.1:0");

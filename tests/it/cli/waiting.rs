@@ -7,7 +7,6 @@ use std::{
 };
 
 use daymend::args;
-use sqlx::{Connection as _, Executor as _, MySqlConnection};
 
 use super::{LIMIT, NOW, assert_one_line, labs};
 use crate::{
@@ -16,7 +15,7 @@ use crate::{
         Engine, TestDb,
         http::get,
         process::{Process, command, run, run_fails, run_ok},
-        server, wait_until,
+        wait_until,
     },
 };
 
@@ -31,8 +30,7 @@ on_both! {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_that_waits_ends_when_it_is_told_to() {
     let db = TestDb::new(Engine::MariaDb).await;
-    let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
-    somebody.execute("LOCK TABLES daymend_runs WRITE").await.unwrap();
+    let _somebody = db.lock(&["daymend_runs"]).await;
     let waiting = "SELECT COUNT(*) FROM information_schema.processlist
                    WHERE db = DATABASE() AND state LIKE 'Waiting for table%'";
     for (signal, code) in [("TERM", 143), ("INT", 130)] {
@@ -56,8 +54,7 @@ async fn a_second_signal_ends_a_worker_at_once() {
         let before = db.number(workers).await;
         let (mut worker, address) = Process::start_with_pages(&db, &["--now", NOW, "worker"]);
         wait_until("the worker to register", LIMIT, async || db.number(workers).await > before).await;
-        let mut somebody = MySqlConnection::connect(&server::url(server::shared_port(), db.name())).await.unwrap();
-        somebody.execute("LOCK TABLES operation_historical_summary WRITE").await.unwrap();
+        let _somebody = db.lock(&["operation_historical_summary"]).await;
         run_ok(&db, &["queue", "resume", "repair"]);
         let held = "SELECT COUNT(*) FROM information_schema.processlist
                     WHERE db = DATABASE() AND state LIKE 'Waiting for table%'";

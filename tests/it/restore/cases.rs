@@ -14,7 +14,7 @@ use daymend::{
 use super::{Scene, inserts, rows};
 use crate::{
     on_both,
-    support::{Engine, oracle, process::command, server, wait_until},
+    support::{Engine, process::command, server, wait_until},
 };
 
 on_both! {
@@ -23,7 +23,6 @@ on_both! {
     what_was_deleted_on_purpose_stays_away_with_what_hangs_on_it;
     rows_that_were_touched_since_are_not_undone;
     a_restore_of_the_latest_says_which_tables_it_lacks;
-    days_of_restored_facts_are_recomputed;
     writers_meanwhile_do_no_harm;
     bad_input_is_one_line;
 }
@@ -57,24 +56,12 @@ async fn what_the_database_does_not_take_is_deferred_with_its_reason(engine: Eng
         "CREATE TABLE t (id BIGINT NOT NULL PRIMARY KEY, code VARCHAR(20) NULL UNIQUE, v VARCHAR(7) NULL {length}, n BIGINT NOT NULL,
             p BIGINT NULL, CHECK (n > 0), FOREIGN KEY (p) REFERENCES parents (id))"
     );
-    let trigger = match engine {
-        Engine::Sqlite => {
-            "CREATE TRIGGER no BEFORE INSERT ON t WHEN NEW.v = 'refused' BEGIN SELECT RAISE(ABORT, 'never'); END"
-        }
-        Engine::MariaDb => {
-            "CREATE TRIGGER no BEFORE INSERT ON t FOR EACH ROW
-             IF NEW.v = 'refused' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'never'; END IF"
-        }
-    };
-    for sql in [
-        "DROP TABLE t",
-        &strict,
-        trigger,
-        "DELETE FROM parents WHERE id = 2",
-        "INSERT INTO t VALUES (100, 'taken', 'x', 1, 1)",
-    ] {
+    for sql in
+        ["DROP TABLE t", &strict, "DELETE FROM parents WHERE id = 2", "INSERT INTO t VALUES (100, 'taken', 'x', 1, 1)"]
+    {
         scene.db.execute(sql, args![]).await;
     }
+    scene.db.refuse("INSERT", "t", "NEW.v = 'refused'").await;
     // The code is not declared as an identity.
     let relations = scene.file("r.toml", "[[identity]]\ntable = 't'\ncolumns = []\n");
     let report = scene.json(3, &["restore", &name, "--missing", "--apply", "--table", "t", "--relations", &relations]);
@@ -207,7 +194,6 @@ async fn a_restore_of_the_latest_says_which_tables_it_lacks(engine: Engine) {
     };
     let both = scene.take().await;
     assert_eq!(warned(&scene, &[]), "");
-    tokio::time::sleep(Duration::from_millis(1100)).await;
     scene.tables.truncate(1);
     let one = scene.take().await;
     let expected = format!(
@@ -274,40 +260,22 @@ pub async fn lab(engine: Engine) -> Scene {
     scene
 }
 
-async fn days_of_restored_facts_are_recomputed(engine: Engine) {
-    let scene = lab(engine).await;
-    let labs = [(1, chrono_tz::Asia::Kolkata)];
-    let now = NOW.parse().unwrap();
-    let name = scene.take().await.to_string();
-    let expected = oracle::expected(&scene.db, &labs, now).await;
-    scene
-        .execute_all(&[
-            "DELETE FROM labReportRelation WHERE billing_id IN (SELECT id FROM billing WHERE billTime < '2026-06-04')"
-                .to_owned(),
-            "DELETE FROM collectedSample WHERE billing_id IN (SELECT id FROM billing WHERE billTime < '2026-06-06')"
-                .to_owned(),
-            "DELETE FROM billing WHERE billTime < '2026-06-03'".to_owned(),
-        ])
-        .await;
-    let url = scene.url.clone();
-    super::ok(&scene.db, &["--now", NOW, "repair", "--day", "2026-06-03", "--to", "2026-06-11"]);
-    scene.db.drain(now).await;
-    let args = scene.args(&["restore", &name, "--missing", "--apply", "--json"]);
-    let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
-    args.splice(0..0, ["--now", NOW]);
-    let done: serde_json::Value = serde_json::from_str(&super::ok(&scene.db, &args)).unwrap();
-    assert!(done["days"]["labs"][0]["days"].as_array().unwrap().len() >= 5, "{done}");
-    scene.db.drain(now).await;
-    oracle::assert_equal(&oracle::stored(&scene.db).await, &expected);
-    let undo = scene.path("undo.jsonl").display().to_string();
-    super::ok(&scene.db, &["--database-url", &url, "--now", NOW, "snapshot", "undo", &undo]);
-    scene.db.drain(now).await;
-    let expected = oracle::expected(&scene.db, &labs, now).await;
-    oracle::assert_equal(&oracle::stored(&scene.db).await, &expected);
+/// How many people are given away, entered again and deleted during a restore.
+const WRITES: usize = 60;
+
+/// If the restore ends before the writers begin, it is tried again.
+async fn writers_meanwhile_do_no_harm(engine: Engine) {
+    for _ in 0..5 {
+        if writers_meet_a_restore(engine).await {
+            return;
+        }
+    }
+    panic!("no writer came in between: nothing was tested");
 }
 
-/// Every pet is named after its owner's code, so its owner is known whatever happens to the keys.
-async fn writers_meanwhile_do_no_harm(engine: Engine) {
+/// Returns whether the writers were in between. Every pet is named after its owner's code, so its owner is known
+/// whatever happens to the keys.
+async fn writers_meet_a_restore(engine: Engine) -> bool {
     let scene = Scene::new(engine, &PEOPLE).await;
     let people: Vec<String> = (1..=4000).map(|id| format!("({id}, 'c{id}', 'n')")).collect();
     let pets: Vec<String> = (1..=4000).map(|id| format!("({id}, {id}, 'c{id}')")).collect();
@@ -316,10 +284,13 @@ async fn writers_meanwhile_do_no_harm(engine: Engine) {
     scene.execute_all(&sql).await;
     let name = scene.take().await.to_string();
     scene.execute_all(&["DELETE FROM pets WHERE id > 1000", "DELETE FROM people WHERE id > 1000"]).await;
-    // Gives old ids to other people, enters people again under new ids, and deletes some. Counts each.
+    // Gives old ids to other people, enters people again under new ids, and deletes some. Counts each. The restore inserts
+    // people by their ids: begins when the first are there, at the other end.
     let write = async {
         let mut hits = [0; 3];
-        for id in (1001..).step_by(40).take(60) {
+        let first = "SELECT COUNT(*) FROM people WHERE id > 1000";
+        wait_until("the first people", Duration::from_secs(60), async || scene.db.number(first).await > 0).await;
+        for id in (1001..).step_by(40).take(WRITES).collect::<Vec<i64>>().into_iter().rev() {
             let (again, away) = (id + 1, id + 2);
             let stranger =
                 format!("SELECT {id}, 'w{id}', 'writer' WHERE NOT EXISTS (SELECT 1 FROM people WHERE id = {id})");
@@ -350,7 +321,8 @@ async fn writers_meanwhile_do_no_harm(engine: Engine) {
     let output = output.unwrap();
     assert!(matches!(output.status.code(), Some(0 | 3)), "{output:?}");
     println!("{engine:?}: {strangers} ids were given away, {again} people entered again, {away} taken away");
-    assert!(strangers + again > 0, "no writer came in between: nothing was tested");
+    // Ids of both kinds, or people who were there before their pets.
+    let met = (1..WRITES as i64).contains(&strangers) || away > 0;
     // The second run restores what the writers kept the first from. A person decides about ids that are strangers' now.
     let report = scene.json(if strangers > 0 { 3 } else { 0 }, &restore);
     assert_eq!(rows(&report, "reused").get("people").copied().unwrap_or(0), strangers, "{report}");
@@ -364,6 +336,7 @@ async fn writers_meanwhile_do_no_harm(engine: Engine) {
     assert_eq!((count("pets").await, count("people WHERE id <= 1000").await), (1000, 1000));
     assert_eq!(count("people WHERE id > 1000").await, strangers + again);
     assert_eq!(count("people WHERE name = 'writer'").await, strangers + again);
+    met
 }
 
 async fn bad_input_is_one_line(engine: Engine) {

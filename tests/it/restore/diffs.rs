@@ -1,7 +1,5 @@
 //! What a diff of snapshots reports, and which snapshots it compares.
 
-use std::time::Duration;
-
 use daymend::args;
 
 use super::{cases::people, differences};
@@ -15,15 +13,10 @@ on_both! {
 
 async fn a_filter_and_a_row_of_snapshots_say_when_rows_vanished(engine: Engine) {
     let scene = people(engine).await;
-    let take = async || {
-        let name = scene.take().await.to_string();
-        tokio::time::sleep(Duration::from_millis(1100)).await;
-        name
-    };
-    let first = take().await;
+    let first = scene.take().await.to_string();
     assert!(differences(&scene.json(0, &["diff", &first])[0]).is_empty());
     scene.execute_all(&["DELETE FROM pets WHERE id IN (1, 2)"]).await;
-    let second = take().await;
+    let second = scene.take().await.to_string();
     scene
         .execute_all(&[
             "DELETE FROM pets WHERE id = 3",
@@ -56,10 +49,8 @@ async fn a_filter_and_a_row_of_snapshots_say_when_rows_vanished(engine: Engine) 
 async fn tables_that_cannot_be_compared_differ(engine: Engine) {
     let mut scene = people(engine).await;
     let both = scene.take().await.to_string();
-    tokio::time::sleep(Duration::from_millis(1100)).await;
     scene.tables.truncate(1);
     let one = scene.take().await.to_string();
-    tokio::time::sleep(Duration::from_millis(1100)).await;
     scene.tables.push("pets".to_owned());
     let again = scene.take().await.to_string();
     let missing = format!("table pets: {one} does not have it");
@@ -84,7 +75,6 @@ async fn what_a_snapshot_between_lacks_is_compared_with_the_next_that_has_it(eng
         scene.tables = ["people", "pets"][..tables].iter().map(|table| (*table).to_owned()).collect();
         names.push(scene.take().await.to_string());
         scene.db.execute(&format!("DELETE FROM {loss}"), args![]).await;
-        tokio::time::sleep(Duration::from_millis(1100)).await;
     }
     let vanished = |diff: &serde_json::Value| {
         let diffs = diff.as_array().unwrap().iter();

@@ -1,13 +1,13 @@
 //! `kill -9` at any point of a restore and of an undo: when run again, it ends right.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use super::{Scene, inserts};
 use crate::{
     on_both,
     support::{
         Engine,
-        process::{Process, command},
+        process::{Process, command, without_settings},
     },
 };
 
@@ -122,7 +122,7 @@ async fn a_killed_restore_is_run_again_and_so_is_a_killed_undo(engine: Engine) {
 fn killed_at(scene: &Scene, length: usize, arguments: &[&str]) {
     let args = scene.args(arguments);
     let daymend = command(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
-    let mut limited = Command::new("prlimit");
+    let mut limited = without_settings("prlimit");
     limited.arg(format!("--fsize={length}")).arg(daymend.get_program()).args(daymend.get_args());
     limited.envs(daymend.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let output = limited.output().expect("prlimit runs");

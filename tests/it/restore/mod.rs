@@ -25,9 +25,15 @@ mod taken_out;
 mod tombstones;
 mod triggers;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::atomic::{AtomicI64, Ordering},
+};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use daymend::{
+    args,
     clock::Clock,
     db::{Mode, Query},
     snapshot::{self, Decoder, Name, Store, Value, schema},
@@ -40,12 +46,20 @@ use crate::support::{
     server,
 };
 
+/// The rows of every table, by its name.
+#[derive(Debug, Default, PartialEq)]
+pub struct Dump {
+    pub rows: BTreeMap<String, Vec<Vec<Value>>>,
+    printed: BTreeMap<String, String>,
+}
+
 /// A database, a user who may write all of its rows, and a directory for snapshots and files.
 pub struct Scene {
     pub db: TestDb,
     pub url: String,
     pub dir: tempfile::TempDir,
     tables: Vec<String>,
+    takes: AtomicI64,
 }
 
 impl Scene {
@@ -57,8 +71,13 @@ impl Scene {
             db.execute(sql, vec![]).await;
             names.push(sql.split_whitespace().nth(2).unwrap().to_owned());
         }
+        Self::of(db, names).await
+    }
+
+    /// Creates a scene of a database that has these tables.
+    async fn of(db: TestDb, tables: Vec<String>) -> Self {
         let url = operator(&db).await;
-        Self { db, url, dir: tempfile::tempdir().unwrap(), tables: names }
+        Self { db, url, dir: tempfile::tempdir().unwrap(), tables, takes: AtomicI64::new(0) }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -73,8 +92,15 @@ impl Scene {
     /// Takes a snapshot of the tables.
     pub async fn take(&self) -> Name {
         let store = Store::dir(self.path("snapshots"));
-        let manifest = snapshot::take(&self.db.admin, &store, Some(&self.tables), Clock::System, &|_| {}).await;
+        let clock = Clock::Fixed(self.next_time());
+        let manifest = snapshot::take(&self.db.admin, &store, Some(&self.tables), clock, &|_| {}).await;
         manifest.unwrap_or_else(|error| panic!("{}", daymend::error::chain(&error))).name
+    }
+
+    /// Returns a time for a snapshot, a second after the last one: its name is its second.
+    fn next_time(&self) -> DateTime<Utc> {
+        let first: DateTime<Utc> = "2026-11-22T04:00:00Z".parse().unwrap();
+        first + TimeDelta::seconds(self.takes.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Builds the arguments of a snapshot command, with the operator's URL and the files of this scene.
@@ -123,16 +149,33 @@ impl Scene {
         serde_json::from_str(&self.run(code, &command)).unwrap()
     }
 
-    /// Reads every row of every table, in key order.
-    pub async fn dump(&self) -> BTreeMap<String, Vec<Vec<Value>>> {
+    /// Reads every row of every table, in key order: once as daymend decodes it, and once without daymend's help, as the
+    /// database prints it. (MariaDB's tool does not print every digit of a FLOAT or a DOUBLE.)
+    pub async fn dump(&self) -> Dump {
         let mut tx = self.db.admin.begin(Mode::Snapshot).await.unwrap();
-        let mut dump = BTreeMap::new();
+        let mut dump = Dump::default();
         for name in &self.tables {
             let table = schema::read(&mut tx, name).await.unwrap().unwrap();
-            let sql = format!("SELECT * FROM {name} ORDER BY {}", table.primary_key.join(", "));
+            let order = table.primary_key.join(", ");
+            let sql = format!("SELECT * FROM {name} ORDER BY {order}");
             let rows = tx.fetch_all(Query::new("dump", sql), vec![], Ok).await.unwrap();
             let decoder = Decoder::new(&table.columns);
-            dump.insert(name.clone(), rows.iter().map(|row| decoder.values(row).unwrap()).collect());
+            let decoded = rows.iter().map(|row| decoder.values(row).unwrap()).collect();
+            let printed = match self.db.engine {
+                Engine::MariaDb => crate::snapshot::dump(&self.db, name),
+                Engine::Sqlite => {
+                    let columns = Query::new("columns", "SELECT name FROM pragma_table_info(?)");
+                    let columns = tx.fetch_all(columns, args![name.as_str()], |row| row.text(0)).await.unwrap();
+                    let columns = columns.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\"")));
+                    // Not every text is UTF-8. Only `quote` prints every digit of a number.
+                    let number = |c: &str| format!("iif(typeof({c}) IN ('integer', 'real'), quote({c}), hex({c}))");
+                    let columns: Vec<_> = columns.map(|c| format!("typeof({c}) || ' ' || {}", number(&c))).collect();
+                    let sql = format!("SELECT {} FROM {name} ORDER BY {order}", columns.join(" || ', ' || "));
+                    tx.fetch_all(Query::new("dump", sql), vec![], |row| row.text(0)).await.unwrap().join("\n")
+                }
+            };
+            dump.rows.insert(name.clone(), decoded);
+            dump.printed.insert(name.clone(), printed);
         }
         dump
     }

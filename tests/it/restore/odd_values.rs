@@ -10,7 +10,7 @@ async fn come_and_go(scene: &Scene, delete: &[String]) {
     scene.run(0, &["diff", &name]);
     scene.execute_all(delete).await;
     let some = scene.dump().await;
-    let gone = full.values().map(Vec::len).sum::<usize>() - some.values().map(Vec::len).sum::<usize>();
+    let gone = full.rows.values().map(Vec::len).sum::<usize>() - some.rows.values().map(Vec::len).sum::<usize>();
     let diff = scene.json(3, &["diff", &name]);
     let counts = differences(&diff[0]).into_values().fold([0; 4], |sum, of| [0, 1, 2, 3].map(|at| sum[at] + of[at]));
     assert_eq!(counts, [i64::try_from(gone).unwrap(), 0, 0, 0], "{diff}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Scene, inserts, operator};
+use super::{Scene, inserts};
 use crate::{
     on_both,
     support::{Engine, TestDb, process::Process, server::Server},
@@ -162,8 +162,7 @@ async fn a_row_that_is_longer_than_a_statement_may_be_keeps_no_other() {
     )
     .await;
     db.execute("UPDATE reports SET body = REPEAT('0', 3000000) WHERE id = 2", vec![]).await;
-    let url = operator(&db).await;
-    let scene = Scene { db, url, dir: tempfile::tempdir().unwrap(), tables: vec!["reports".to_owned()] };
+    let scene = Scene::of(db, vec!["reports".to_owned()]).await;
     let name = scene.take().await.to_string();
     scene.execute_all(&["DELETE FROM reports", "SET GLOBAL max_allowed_packet = 1048576"]).await;
     let done = scene.json(3, &["restore", &name, "--missing", "--apply"]);

@@ -23,7 +23,15 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
     on_both,
-    support::{Engine, TestDb, lab_system::Bill, oracle, process::Process, server, wait_until, work::rollups},
+    support::{
+        Engine, TestDb,
+        lab_system::Bill,
+        oracle,
+        process::Process,
+        server::{self, Product},
+        wait_until,
+        work::rollups,
+    },
 };
 use writers::{Tally, Users, Work, moment};
 
@@ -172,15 +180,34 @@ async fn compare(name: &str, db: &TestDb, rounds: u32, without: &Tally, with: &T
     let engine = db.engine;
     println!("{name}, {engine:?}: without recomputes {without}");
     println!("{name}, {engine:?}: beside {rounds} rounds of them {with}");
+    let product = Product::tested();
     // Delta triggers cause deadlocks between users without daymend; marks cause none.
     let share = |tally: &Tally| tally.aborted() as f64 / tally.writes().max(1) as f64;
-    let allowed = if name == "dirty days" { 0.0 } else { share(without) + 0.001 };
-    assert!(share(with) <= allowed, "users saw errors that they do not see without daymend");
+    let aborted_max = match (engine, product) {
+        _ if name == "dirty days" => Some(0.0),
+        // Its log says below which deadlocks are those.
+        (Engine::MariaDb, Product::MariaDb) => None,
+        // A few writes are too few for a share.
+        (Engine::MariaDb, Product::MySql) => Some(((share(without) + 0.001) * with.writes() as f64).max(2.0)),
+        (Engine::Sqlite, _) => Some((share(without) + 0.001) * with.writes() as f64),
+    };
+    let is_allowed = aborted_max.is_none_or(|most| with.aborted() as f64 <= most);
+    assert!(is_allowed, "users saw errors that they do not see without daymend");
     if engine == Engine::MariaDb {
         let deadlocks = server::deadlocks(server::port(&db.url), db.name()).await;
-        let ours: Vec<_> = deadlocks.iter().filter(|text| text.contains("summary rows")).collect();
-        assert!(ours.is_empty(), "recomputes were in deadlocks: {}", ours[0]);
+        let ours: Vec<_> = deadlocks.iter().filter(|text| is_of_daymend(text, product)).collect();
+        assert!(ours.is_empty(), "daymend was in deadlocks: {}", ours[0]);
     }
+}
+
+/// Returns whether a deadlock is one that must not be: of a recompute that corrects rows, or, on MariaDB, of any
+/// statement of daymend's and a user's. (Workers that claim at once may be in one of their own; it costs no user
+/// anything.)
+fn is_of_daymend(deadlock: &str, product: Product) -> bool {
+    let names: Vec<&str> = deadlock.split("-- daymend: ").skip(1).filter_map(|text| text.lines().next()).collect();
+    let is_user = |name: &&str| *name == "a user";
+    let beside_a_user = names.iter().any(is_user) && names.iter().any(|name| !is_user(name) && *name != "test");
+    names.iter().any(|name| name.contains("summary rows")) || product == Product::MariaDb && beside_a_user
 }
 
 async fn delta_triggers_survive_recomputes_of_the_same_days(engine: Engine) {

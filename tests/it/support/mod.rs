@@ -30,7 +30,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daymend::db::{Arg, ConnectOptions, Db, Mode, Query, Row, connect, migrate};
+use daymend::db::{Arg, ConnectOptions, Db, Mode, Query, Row, Tx, connect, migrate};
 
 /// Which database a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,19 @@ pub struct TestDb {
     _dir: Option<tempfile::TempDir>,
 }
 
+/// Tables that somebody has locked; free when it is dropped.
+#[derive(Debug)]
+pub struct Locked(Option<Tx>);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // The locks are the session's, and end with its connection.
+        if let Some(tx) = self.0.take() {
+            tx.discard();
+        }
+    }
+}
+
 static NEXT_DATABASE: AtomicU32 = AtomicU32::new(1);
 
 impl TestDb {
@@ -70,7 +83,7 @@ impl TestDb {
         match engine {
             Engine::MariaDb => Self::source_on_server(server::shared_port()).await,
             Engine::Sqlite => {
-                let dir = tempfile::tempdir().expect("a temporary directory");
+                let dir = server::scratch();
                 let url = format!("sqlite:{}", dir.path().join("lab.db").display());
                 let db = pool(&url);
                 let this = Self {
@@ -164,6 +177,29 @@ impl TestDb {
         })
         .await
         .unwrap_or_else(|error| panic!("{sql}: {}", daymend::error::chain(&error)))
+    }
+
+    /// Makes the database refuse rows that meet a condition when they are inserted or updated, until the trigger `refuse`
+    /// is dropped.
+    pub async fn refuse(&self, event: &str, table: &str, condition: &str) {
+        let on = format!("CREATE TRIGGER refuse BEFORE {event} ON {table}");
+        let sql = match self.engine {
+            Engine::MariaDb => {
+                format!(
+                    "{on} FOR EACH ROW IF {condition} THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not now'; END IF"
+                )
+            }
+            Engine::Sqlite => format!("{on} WHEN {condition} BEGIN SELECT RAISE(ABORT, 'not now'); END"),
+        };
+        self.execute(&sql, vec![]).await;
+    }
+
+    /// Locks tables, on a server, as somebody else.
+    pub async fn lock(&self, tables: &[&str]) -> Locked {
+        let mut tx = self.admin.begin(Mode::Write).await.expect("begin");
+        let tables: Vec<String> = tables.iter().map(|table| format!("{table} WRITE")).collect();
+        tx.execute_text("lock", &format!("LOCK TABLES {}", tables.join(", "))).await.expect("the locks");
+        Locked(Some(tx))
     }
 
     /// Creates tables, which may lack a primary key.

@@ -1,6 +1,7 @@
 //! The `daymend` binary as a process.
 
 use std::{
+    ffi::OsStr,
     io::{BufRead as _, BufReader},
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
@@ -18,6 +19,19 @@ pub struct Process {
     child: Child,
 }
 
+/// Returns a command without the settings of daymend and of buckets that the shell of the tests may have: those of a real
+/// installation, perhaps.
+pub fn without_settings(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if ["DAYMEND_", "AWS_"].iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes())) {
+            command.env_remove(name);
+        }
+    }
+    command.env_remove("RUST_LOG");
+    command
+}
+
 /// Returns a command that runs the binary with the database's URL in its environment.
 pub fn command(db: &TestDb, args: &[&str]) -> Command {
     let url = match args {
@@ -25,14 +39,13 @@ pub fn command(db: &TestDb, args: &[&str]) -> Command {
         _ if args.contains(&"triggers") => &db.triggers_url,
         _ => &db.url,
     };
-    let mut command = Command::new("setpriv");
+    let mut command = without_settings("setpriv");
     command
         .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_daymend")])
         .args(args)
         .env("DAYMEND_DATABASE_URL", url)
         .env("DAYMEND_SNAPSHOT_DATABASE_URL", &db.snapshot_url)
         .env("DAYMEND_HTTP_ADDR", "127.0.0.1:0")
-        .env_remove("RUST_LOG")
         .stdin(Stdio::null());
     command
 }

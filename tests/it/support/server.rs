@@ -306,12 +306,25 @@ fn launch(dir: &Path, port: u16, options: &[String]) -> Result<Child, String> {
     }
 }
 
+/// Creates a directory for a SQLite database: if this test process is killed, a later one removes it.
+pub fn scratch() -> tempfile::TempDir {
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        remove_stale(&root);
+        let own = root.join(format!("sqlite-{}", std::process::id()));
+        fs::create_dir_all(&own).unwrap_or_else(|error| panic!("{}: {error}", own.display()));
+        own
+    });
+    tempfile::tempdir_in(&*ROOT).expect("a temporary directory")
+}
+
 /// Removes the directories of test processes that have ended.
 fn remove_stale(root: &Path) {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let pid = name.strip_prefix("mariadb-").and_then(|rest| rest.split('-').next());
+        let rest = ["mariadb-", "sqlite-"].iter().find_map(|prefix| name.strip_prefix(prefix));
+        let pid = rest.and_then(|rest| rest.split('-').next());
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             let _ = fs::remove_dir_all(entry.path());
         }

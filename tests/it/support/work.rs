@@ -39,14 +39,27 @@ pub fn jobs_with(condition: &str) -> tempfile::TempDir {
     jobs_changed(|file, text| if file == "bills.sql" { format!("{text}  AND {condition}\n") } else { text })
 }
 
-/// Creates definitions with which finding the days on which `lab` has bills takes forever.
-pub fn jobs_with_slow_lab(engine: Engine, lab: i64) -> tempfile::TempDir {
-    let slow = match engine {
+/// Returns a condition on `billing` that the database cannot evaluate.
+pub fn fails(engine: Engine) -> &'static str {
+    match engine {
+        Engine::MariaDb => "POW(10, 400 + billing.id) > 0",
+        Engine::Sqlite => "abs(-9223372036854775807 - 1) > 0",
+    }
+}
+
+/// Returns a condition whose evaluation takes forever.
+pub fn endless(engine: Engine) -> &'static str {
+    match engine {
         Engine::MariaDb => "SLEEP(600) = 0",
         Engine::Sqlite => {
             "(WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT COUNT(*) FROM r) = 0"
         }
-    };
+    }
+}
+
+/// Creates definitions with which finding the days on which `lab` has bills takes forever.
+pub fn jobs_with_slow_lab(engine: Engine, lab: i64) -> tempfile::TempDir {
+    let slow = endless(engine);
     let of_lab = "billing.lab_id = :lab_id";
     jobs_changed(|file, sql| match file {
         "days.sql" => sql.replace(of_lab, &format!("{of_lab} AND (billing.lab_id <> {lab} OR {slow})")),
