@@ -119,7 +119,11 @@ impl Undo {
             if let Some((columns, key)) = reader.header.tables.get(name) {
                 let missing = columns.iter().find(|column| !shape.columns.contains(column));
                 if let Some(column) = missing {
-                    anyhow::bail!("table {name} has no column {column} any more: its rows cannot be compared");
+                    if reader.tables.contains(name) {
+                        anyhow::bail!("table {name} has no column {column} any more: its rows cannot be compared");
+                    }
+                    shapes.push(shape);
+                    continue;
                 }
                 shape.columns.clone_from(columns);
                 // Other rows may refer to it by a column that was added later, and users may have filled it in.

@@ -1,6 +1,7 @@
 //! Reading an undo file, a page at a time.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
     ops::Range,
@@ -8,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use serde::Deserialize;
 
 use super::{Header, Record, Writer, header::VERSION, whole_length};
 use crate::snapshot::side::{PAGE, PAGE_BYTES};
@@ -17,10 +19,18 @@ use crate::snapshot::side::{PAGE, PAGE_BYTES};
 pub struct Reader {
     /// The file's header.
     pub header: Header,
+    /// The tables that have records.
+    pub tables: BTreeSet<String>,
     file: File,
     path: PathBuf,
     /// Where each record begins, and where the last one ends.
     offsets: Vec<u64>,
+}
+
+/// The table of a record.
+#[derive(Deserialize)]
+struct Of {
+    table: Option<String>,
 }
 
 impl Reader {
@@ -43,12 +53,15 @@ impl Reader {
         }
         let mut offsets = vec![first.len() as u64];
         let (mut at_byte, mut line) = (first.len() as u64, Vec::new());
+        let mut tables = BTreeSet::new();
         while at_byte < whole {
             line.clear();
             at_byte += lines.read_until(b'\n', &mut line).with_context(at)? as u64;
             offsets.push(at_byte);
+            // What cannot be parsed is an error when it is read.
+            tables.extend(serde_json::from_slice(&line).ok().and_then(|Of { table }| table));
         }
-        Ok(Self { header, file, path: path.to_owned(), offsets })
+        Ok(Self { header, tables, file, path: path.to_owned(), offsets })
     }
 
     /// Opens the same file for appending.
