@@ -1,7 +1,7 @@
 //! TLS to the database: with `VERIFY_IDENTITY`, only the right server under its right name is talked to.
 //!
-//! `tests/fixtures/tls/make.sh` makes the certificates. The server's is for `localhost`, and not for 127.0.0.1, where it
-//! listens.
+//! `tests/fixtures/tls/make.sh` makes the certificates. The server's is for `localhost`, and not for 127.0.0.1, where
+//! it listens.
 
 use crate::support::{
     TestDb,

@@ -60,8 +60,8 @@ const ROWS: [&[&str]; 5] = [
          VALUES (1, 100000001, 1, 1, '2026-06-15 08:00:02', '2026-06-15 08:00:03', 'failed', 'the disk was full')",
         "INSERT INTO daymend_labs VALUES ('historical_summary', 1, '2026-06-13', 'Asia/Kolkata'),
                                          ('historical_summary', 2, '2026-06-13', 'Asia/Kolkata')",
-        "INSERT INTO crelio_data_migrations (id, lab_id, is_scheduled, start_date, end_date, job_status, initiated_by_id,
-                                             migration_type, created_at, modified_at)
+        "INSERT INTO crelio_data_migrations (id, lab_id, is_scheduled, start_date, end_date, job_status,
+                                             initiated_by_id, migration_type, created_at, modified_at)
          VALUES (1, 1, 0, '2026-06-12', '2026-06-13', 'Running (0/2)', 7, 'HISTORICAL_SUMMARY', '2026-06-15 07:59:00',
                  '2026-06-15 08:00:00')",
         "INSERT INTO daymend_migrations (migration_id, run_id) VALUES (1, 2)",
