@@ -110,7 +110,7 @@ pub(in crate::cli) struct Options {
 impl Options {
     pub(in crate::cli) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let store = self.store.store()?;
-        let name = find(&store, &self.snapshot).await?;
+        let name = find(global, &store, &self.snapshot).await?;
         if self.snapshot == "latest" {
             warn_of_fewer_tables(global, &store, name, &self.table).await?;
         }
