@@ -11,9 +11,10 @@ use clap::Args;
 
 use super::{Exit, Global, StoreArgs, explained, find, print_json, restore, usage};
 use crate::{
+    error::chain,
     output::{say, table::table},
     snapshot::{
-        Manifest, Name, Opened, Store,
+        Manifest, Name, Opened, SnapshotError, Store,
         diff::{self, Diff, Rows, filter::Condition},
         format::manifest::Server,
         open,
@@ -108,8 +109,11 @@ impl Options {
             let database = store.manifest(since).await.map_err(explained)?.server.database;
             let mut names = Vec::new();
             for name in store.names().await.map_err(explained)?.into_iter().filter(|name| *name >= since) {
-                if store.manifest(name).await.map_err(explained)?.server.database == database {
-                    names.push(name);
+                match store.manifest(name).await {
+                    Ok(manifest) if manifest.server.database == database => names.push(name),
+                    // Of another database, or removed meanwhile.
+                    Ok(_) | Err(SnapshotError::NoSnapshot(_)) => {}
+                    Err(error) => global.warn(format_args!("snapshot {name} is passed over: {}", chain(&error))),
                 }
             }
             return Ok((names, true));
