@@ -33,6 +33,7 @@ on_both! {
     a_tree_is_found_again_however_deep;
     what_is_committed_is_not_inserted_again;
     who_is_entered_again_while_a_restore_runs_is_not_there_twice;
+    who_takes_an_id_while_a_restore_runs_is_referred_to_by_nobody;
     rows_of_one_identity_that_vanished_together_come_back_together;
     references_that_nobody_can_look_at_are_no_success;
 }
@@ -149,6 +150,33 @@ async fn who_is_entered_again_while_a_restore_runs_is_not_there_twice(engine: En
     ];
     assert_eq!(said, expected);
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE name = 'n2'").await, 1);
+}
+
+/// Her id is that of a row that vanished, and that another vanished row refers to.
+async fn who_takes_an_id_while_a_restore_runs_is_referred_to_by_nobody(engine: Engine) {
+    for (nullable, last) in [("NULL", "NULL"), ("NOT NULL", "10")] {
+        let members = format!(
+            "CREATE TABLE members (id BIGINT NOT NULL PRIMARY KEY, boss BIGINT {nullable}, name VARCHAR(20) NULL,
+             FOREIGN KEY (boss) REFERENCES members (id))"
+        );
+        let scene = Scene::new(engine, &[&members]).await;
+        let insert = format!("INSERT INTO members VALUES (10, {last}, 'boss')");
+        scene.execute_all(&[&insert, "INSERT INTO members VALUES (9, 10, 'member')"]).await;
+        let name = scene.take().await;
+        scene.execute_all(&["DELETE FROM members WHERE id = 9", "DELETE FROM members"]).await;
+        let restore = Restore::new(&scene, name, &scene.db.admin, &[]).await;
+        let context = &restore.context;
+        plan::plan(context, &Exclusions::default(), None).await.unwrap();
+        scene.execute_all(&[insert.replace("boss", "stranger")]).await;
+        let locked = LockedFile::create(&scene.path("undo.jsonl")).unwrap();
+        let undo = locked.writer(&Header::new(&name.to_string(), &scene.db.admin, Tables::new())).unwrap();
+        let mut progress = |_| {};
+        let apply = Apply::new(context, undo, &mut locked.reader().unwrap(), &mut progress).await.unwrap();
+        assert_eq!(apply.run().await.unwrap().inserted, 0);
+        assert_eq!(scene.db.text("SELECT name FROM members").await, "stranger");
+        let counts = context.work.counts().await.unwrap();
+        assert_eq!(counts.iter().map(|count| (count.state, count.rows)).collect::<Vec<_>>(), [(State::Deferred, 1); 2]);
+    }
 }
 
 /// They take several transactions: rows that are inserted already do not count as entered again.
