@@ -150,6 +150,7 @@ impl Options {
         relations.extend(given.clone());
         let mut context =
             Context::new(snapshot, live, &tables, relations, Candidates::temporary().await?).map_err(usage)?;
+        context.index().await.map_err(explained)?;
         context.remarks.extend(other);
         context.remarks.extend(remarks_on(&left_out, &rollup.summary.table));
         plan::plan(&context, &exclusions, remap.as_ref()).await?;
