@@ -198,6 +198,20 @@ impl DbError {
         }
     }
 
+    /// Whether the database cannot read or write any row, whichever it is: it has no room, no memory, or a file that
+    /// fails. On MySQL, a full disk; an error when a file is read or written; no memory; an index or a table that is
+    /// damaged; an error of the storage engine; a full table.
+    #[must_use]
+    pub(crate) fn is_of_storage(&self) -> bool {
+        let sqlx::Error::Database(error) = &self.source else { return false };
+        let number = code(&self.source);
+        if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
+            // No memory, an error of a file, a damaged file, a full disk.
+            return matches!(number & 0xff, 7 | 10 | 11 | 13);
+        }
+        matches!(number, 1021 | 1024 | 1026 | 1030 | 1034 | 1035 | 1037 | 1038 | 1041 | 1114 | 1194 | 1195)
+    }
+
     /// Whether a table does not exist.
     #[must_use]
     pub fn is_absent(&self) -> bool {

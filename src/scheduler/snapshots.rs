@@ -9,6 +9,7 @@
 //! again.
 
 use std::{
+    ops::RangeInclusive,
     str::FromStr,
     time::{Duration, Instant},
 };
@@ -163,7 +164,8 @@ pub async fn run(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationTo
 /// If the database cannot tell.
 pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationToken) -> Result<Look, DbError> {
     show(db).await?;
-    let (day, due_at) = daily.at.due(db.now(clock).await?);
+    let now = db.now(clock).await?;
+    let (day, due_at) = daily.at.due(now);
     match db.fetch_optional(&STATE, args![day], |row| row.text(0)).await?.as_deref() {
         Some("done") => return Ok(Look::Nothing),
         Some(_) => {}
@@ -176,7 +178,7 @@ pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationT
     }
     let begun = Instant::now();
     let result = tokio::select! {
-        result = take(daily, due_at, clock) => result,
+        result = take(daily, due_at..=now, clock) => result,
         () = hold(db, daily, day) => {
             tracing::warn!("this process lost its claim on the daily snapshot: another one may take it over");
             return Ok(Look::Failed);
@@ -210,10 +212,11 @@ pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationT
     }
 }
 
-/// Takes a snapshot, unless the store already has one of this database with these tables, taken since it was due.
-async fn take(daily: &Daily, due_at: DateTime<Utc>, clock: Clock) -> anyhow::Result<Manifest> {
+/// Takes a snapshot, unless the store already has one of this database with these tables, taken since it was due. One
+/// that is named after a moment to come (its taker's clock was ahead) does not count: it would do so every day.
+async fn take(daily: &Daily, since_due: RangeInclusive<DateTime<Utc>>, clock: Clock) -> anyhow::Result<Manifest> {
     let database = daily.source.name();
-    for name in daily.store.names().await?.into_iter().rev().take_while(|name| name.time() >= due_at) {
+    for name in daily.store.names().await?.into_iter().rev().filter(|name| since_due.contains(&name.time())) {
         if let Ok(manifest) = daily.store.manifest(name).await
             && manifest.server.database == database
             && daily.tables.iter().all(|table| manifest.table(table).is_some())

@@ -23,8 +23,8 @@ pub fn size(row: &[Arg]) -> usize {
 }
 
 /// The placeholder for a value to be compared with a column. Without a cast, MySQL compares text with numbers as
-/// floating-point numbers, which is inexact; and it treats bits, ENUMs and SETs as numbers, also for sorting, while
-/// they are text here.
+/// floating-point numbers, which is inexact; it treats bits, ENUMs and SETs as numbers, also for sorting, while they are
+/// text here; and it takes text that is compared with JSON for a JSON string, whatever is in it.
 #[must_use]
 pub fn placeholder(dialect: Dialect, column: &Column) -> Cow<'static, str> {
     if dialect == Dialect::Sqlite {
@@ -40,6 +40,8 @@ pub fn placeholder(dialect: Dialect, column: &Column) -> Cow<'static, str> {
         "bit" => "CAST(CONV(HEX(?), 16, 10) AS UNSIGNED)".into(),
         "enum" => one_of(inside).into(),
         "set" => some_of(inside).into(),
+        // Only MySQL has this type; MariaDB's JSON is text.
+        "json" => "CAST(? AS JSON)".into(),
         _ => "?".into(),
     }
 }
@@ -306,6 +308,13 @@ mod tests {
     #[test]
     fn members_are_told_apart_by_commas_outside_of_quotes() {
         assert_eq!(texts("'a','b,c','d''e'"), ["'a'", "'b,c'", "'d''e'"]);
+    }
+
+    #[test]
+    fn json_is_compared_with_json() {
+        let column = Column { name: "c".into(), sql_type: "json".into(), nullable: false, generated: false };
+        assert_eq!(placeholder(Dialect::MySql, &column), "CAST(? AS JSON)");
+        assert_eq!(placeholder(Dialect::Sqlite, &column), "?");
     }
 
     #[test]

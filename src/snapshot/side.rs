@@ -203,14 +203,15 @@ impl Side {
     }
 
     /// How many rows may be looked up together. Only one where databases get longer conditions wrong: MySQL compares
-    /// ENUMs and SETs in a list of rows as text, and MariaDB misses some rows if conditions are joined by OR.
+    /// ENUMs and SETs in a list of rows as text, and JSON in any list, and MariaDB misses some rows if conditions are
+    /// joined by OR.
     pub(super) fn lookups_max(&self, shape: &Shape, by: &[usize]) -> usize {
-        let is_numbered = |place: &usize| {
-            let column = self.column(&shape.table, &shape.columns[*place]);
-            column.is_some_and(|column| ["enum", "set"].contains(&column.type_word().as_str()))
+        let is_any = |types: &[&str]| {
+            let mut columns = by.iter().filter_map(|place| self.column(&shape.table, &shape.columns[*place]));
+            columns.any(|column| types.contains(&column.type_word().as_str()))
         };
-        let is_alone = self.db.dialect() == Dialect::MySql && by.len() > 1 && by.iter().any(is_numbered);
-        if is_alone { 1 } else { PAGE }
+        let is_alone = by.len() > 1 && is_any(&["enum", "set"]) || is_any(&["json"]);
+        if is_alone && self.db.dialect() == Dialect::MySql { 1 } else { PAGE }
     }
 
     /// Passes the rows that have one of `values` to `keep`; `tail` ends the statement.

@@ -99,7 +99,7 @@ async fn take_once(
     progress: &(dyn Fn(&Progress) + Send + Sync),
 ) -> Result<Manifest, SnapshotError> {
     let scratch = store.scratch()?;
-    let name = claim_name(store, clock).await?;
+    let name = claim_name(db, store, clock).await?;
     let taken = take_as(name, db, store, &scratch, tables, clock, progress).await;
     store.release(name).await;
     taken
@@ -120,10 +120,10 @@ async fn take_as(
     let (described, rows_expected) = describe(&mut tx, tables).await?;
     let server = server(&mut tx, db).await?;
     tx.commit().await?;
+    let taken_at = name.time().max(db.now(clock).await?);
     let (sender, receiver) = mpsc::channel(BATCHES);
     let path = sqlite.clone();
     let writer = tokio::task::spawn_blocking(move || write::write(&path, receiver));
-    let taken_at = name.time().max(clock.now());
     let copied = copy(db, &described, rows_expected, tables, sender, progress).await;
     let written = writer.await.map_err(|panic| SnapshotError::store("write", std::io::Error::other(panic)))?;
     // If the writer has failed, nothing more could be sent to it: report the writer's error.
@@ -164,10 +164,11 @@ fn sorted(mut copies: Vec<TableCopy>) -> Vec<TableCopy> {
     copies
 }
 
-/// A name that no other snapshot has, finished or in progress: names differ by the second.
-async fn claim_name(store: &Store, clock: Clock) -> Result<Name, SnapshotError> {
+/// A name that no other snapshot has, finished or in progress: names differ by the second. It is of the earlier of two
+/// clocks, because a snapshot named after a moment to come would stay the newest until then.
+async fn claim_name(db: &Db, store: &Store, clock: Clock) -> Result<Name, SnapshotError> {
     for _ in 0..TRIES {
-        let name = Name::at(clock.now());
+        let name = Name::at(db.now(clock).await?);
         if store.claim(name).await? {
             return Ok(name);
         }
@@ -175,7 +176,7 @@ async fn claim_name(store: &Store, clock: Clock) -> Result<Name, SnapshotError> 
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
-    Err(SnapshotError::Exists(Name::at(clock.now()).to_string()))
+    Err(SnapshotError::Exists(Name::at(db.now(clock).await?).to_string()))
 }
 
 /// A table as it is now.

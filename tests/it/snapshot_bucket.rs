@@ -140,6 +140,21 @@ async fn what_breaks_off_is_resumed_where_it_was() {
     assert!(matches!(&error, SnapshotError::Store { what, .. } if what.contains("fetch a snapshot")), "{error:?}");
 }
 
+/// The client sends the manifest again, and hears that it is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_manifest_that_is_stored_without_an_answer_is_its_takers_own() {
+    let db = some_rows(1).await;
+    let (address, bucket) = s3::serve().await;
+    bucket.lock().unwrap().lost_answers = 1;
+    let mut command = process::command(&db, &["snapshot", "take", "--table", "billing"]);
+    s3::use_store(&mut command, address, "s3://backups/lab", ("test-key", "test-secret"));
+    let output = tokio::task::block_in_place(|| command.output()).unwrap();
+    assert_eq!((output.status.code(), bucket.lock().unwrap().lost_answers), (Some(0), 0), "{output:?}");
+    let store = impatient(address);
+    let name = store.names().await.unwrap()[0];
+    assert!(verify::verify(&store, name, |_| ()).await.unwrap().is_whole());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_machine_without_certificate_authorities_is_told_so() {
     let db = some_rows(1).await;

@@ -2,14 +2,18 @@
 
 use std::{
     os::unix::fs::OpenOptionsExt as _,
-    sync::{Arc, atomic::AtomicI64},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use daymend::{
     args,
     clock::Clock,
-    db::{DbClock, retry},
+    db::{Db, DbClock, retry},
     scheduler::snapshots::{Daily, Look, look},
     snapshot::{self, Store},
 };
@@ -322,13 +326,26 @@ fn slow_files_keep_no_heartbeat_waiting() {
     runtime.block_on(async { drop(db) });
 }
 
-/// The day is that of the earlier of two clocks: this machine's is years ahead of the database's.
+/// The day and the name are of the earlier of two clocks: this machine's is years ahead of the database's.
 async fn a_clock_that_is_ahead_takes_no_later_day(engine: Engine) {
     let db = TestDb::new(engine).await;
     let dir = tempfile::tempdir().unwrap();
-    let now: chrono::DateTime<chrono::Utc> = "2020-05-02T01:59:59Z".parse().unwrap();
-    let behind = db.db.with_clock(DbClock::Driven(Arc::new(AtomicI64::new(now.timestamp_micros()))));
-    let mine = daily(&db, dir.path(), "mine");
-    assert_eq!(look(&behind, &mine, Clock::System, &CancellationToken::new()).await.unwrap(), Look::Taken);
-    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_snapshots WHERE day = '2020-05-01'").await, 1);
+    let clock = Arc::new(AtomicI64::new(0));
+    let is_at = |now: &str| clock.store(now.parse::<DateTime<Utc>>().unwrap().timestamp_micros(), Relaxed);
+    let behind = |db: &Db| db.with_clock(DbClock::Driven(Arc::clone(&clock)));
+    let mut mine = daily(&db, dir.path(), "mine");
+    // One that was taken by a clock ahead stands for no day.
+    snapshot::take(&db.admin, &mine.store, Some(&mine.tables), at("2021-01-01T02:00:00Z"), &|_| ()).await.unwrap();
+    (mine.source, mine.keep) = (behind(&db.admin), "9 last".parse().unwrap());
+    for (now, day) in [("2020-05-02T01:59:59Z", "2020-05-01"), ("2020-05-02T02:00:00Z", "2020-05-02")] {
+        is_at(now);
+        let looked = look(&behind(&db.db), &mine, Clock::System, &CancellationToken::new()).await.unwrap();
+        assert_eq!(looked, Look::Taken);
+        let name = db.text(&format!("SELECT name FROM daymend_snapshots WHERE day = '{day}'")).await;
+        assert_eq!(name, now.replace(':', ""));
+    }
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_snapshots").await, 2);
+    let names = mine.store.names().await.unwrap();
+    assert_eq!(names.len(), 3);
+    assert_eq!(mine.store.manifest(names[0]).await.unwrap().taken_at, names[0].time());
 }

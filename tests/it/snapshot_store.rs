@@ -299,6 +299,13 @@ async fn commands_list_show_and_prune(engine: Engine) {
     assert_eq!(listed.as_array().unwrap().len(), 12);
     assert_eq!(listed[0]["rows"], 60);
     assert!(run_ok(&db, &["snapshot", "show", "latest", "--store", place]).contains("billing"));
+    // One that was taken by a clock ahead is not the latest.
+    let ahead = take_at(&db, &store, "2999-01-01T02:00:00Z").await;
+    let shown = run(&db, &["snapshot", "show", "latest", "--store", place]);
+    let (shown, warning) = (String::from_utf8(shown.stdout).unwrap(), String::from_utf8(shown.stderr).unwrap());
+    assert!(shown.starts_with("snapshot 2026-11-12T020000Z\n"), "{shown}");
+    assert!(warning.contains(&format!("passes over {ahead}")), "{warning}");
+    store.remove(ahead).await.unwrap();
     // What an interrupted take left behind is removed with them.
     let left = dir.path().join("2026-11-20T020000Z.sqlite.zst");
     fs::write(&left, "half").unwrap();

@@ -11,9 +11,10 @@ use clap::Args;
 
 use super::{Exit, Global, StoreArgs, explained, find, print_json, restore, usage};
 use crate::{
+    error::chain,
     output::{table::table, tell},
     snapshot::{
-        Manifest, Name, Opened, Store,
+        Manifest, Name, Opened, SnapshotError, Store,
         diff::{self, Diff, Rows, filter::Condition},
         format::manifest::Server,
         open,
@@ -57,7 +58,7 @@ pub(in crate::cli) struct Options {
 impl Options {
     pub(in crate::cli) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let store = self.store.store()?;
-        let (names, is_live) = self.names(&store).await?;
+        let (names, is_live) = self.names(global, &store).await?;
         let mut options = diff::Options {
             tables: self.table,
             conditions: self.conditions,
@@ -102,14 +103,17 @@ impl Options {
         Ok(if differs { Exit::Drift } else { Exit::Ok }.into())
     }
 
-    async fn names(&self, store: &Store) -> anyhow::Result<(Vec<Name>, bool)> {
+    async fn names(&self, global: &Global, store: &Store) -> anyhow::Result<(Vec<Name>, bool)> {
         if let Some(since) = &self.since {
-            let since = find(store, since).await?;
+            let since = find(global, store, since).await?;
             let database = store.manifest(since).await.map_err(explained)?.server.database;
             let mut names = Vec::new();
             for name in store.names().await.map_err(explained)?.into_iter().filter(|name| *name >= since) {
-                if store.manifest(name).await.map_err(explained)?.server.database == database {
-                    names.push(name);
+                match store.manifest(name).await {
+                    Ok(manifest) if manifest.server.database == database => names.push(name),
+                    // Of another database, or removed meanwhile.
+                    Ok(_) | Err(SnapshotError::NoSnapshot(_)) => {}
+                    Err(error) => global.warn(format_args!("snapshot {name} is passed over: {}", chain(&error))),
                 }
             }
             return Ok((names, true));
@@ -121,7 +125,7 @@ impl Options {
         }
         let mut names = Vec::new();
         for side in sides {
-            names.push(find(store, side).await?);
+            names.push(find(global, store, side).await?);
         }
         Ok((names, is_live))
     }

@@ -71,7 +71,7 @@ pub(super) async fn list(global: &Global, options: &StoreArgs) -> anyhow::Result
 impl Options {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let store = self.store.store()?;
-        let name = find(&store, &self.name).await?;
+        let name = find(global, &store, &self.name).await?;
         let manifest = store.manifest(name).await.map_err(explained)?;
         if global.json {
             print_json(&manifest)?;

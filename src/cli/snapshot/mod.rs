@@ -24,6 +24,7 @@ use super::{
     usage, who,
 };
 use crate::{
+    clock::Clock,
     db::Db,
     error::{chain, examples},
     rollup::Rollup,
@@ -161,13 +162,20 @@ fn explained_to(reader: &str, error: SnapshotError) -> anyhow::Error {
     }
 }
 
-/// The snapshot of this name; `latest` for the newest.
-pub(super) async fn find(store: &Store, name: &str) -> anyhow::Result<Name> {
+/// The snapshot of this name; `latest` for the newest that is not named after a moment to come: its taker's clock was
+/// ahead, and newer ones have lower names. If all are, it is this machine's clock that is behind.
+pub(super) async fn find(global: &Global, store: &Store, name: &str) -> anyhow::Result<Name> {
     if name != "latest" {
         return name.parse().map_err(explained);
     }
-    let newest = store.names().await.map_err(explained)?.pop();
-    newest.ok_or_else(|| usage("there is no snapshot yet: see `daymend snapshot take`"))
+    let mut names = store.names().await.map_err(explained)?;
+    let now = global.clock().now().max(Clock::System.now());
+    let past = names.partition_point(|name| name.time() <= now);
+    if past > 0 && past < names.len() {
+        let future = examples(names.split_off(past), 3);
+        global.warn(format_args!("`latest` passes over {future}, named after a moment to come by a clock ahead"));
+    }
+    names.pop().ok_or_else(|| usage("there is no snapshot yet: see `daymend snapshot take`"))
 }
 
 /// Warns if a snapshot lacks tables that the previous one of its database has (only those `wanted`, if any are named):

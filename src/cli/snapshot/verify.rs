@@ -30,7 +30,7 @@ impl Options {
         let store = self.store.store()?;
         let mut names = Vec::new();
         for name in &self.names {
-            names.push(find(&store, name).await?);
+            names.push(find(global, &store, name).await?);
         }
         if self.all {
             names = store.names().await.map_err(explained)?;

@@ -39,10 +39,14 @@ use graph::Group;
 use relations::{Reference, Relations};
 use undo_file::Tables;
 
+use std::collections::BTreeSet;
+
 use super::{
-    schema::{Column, Table},
+    SnapshotError,
+    schema::{Column, Table, quote, quote_all},
     side::{Shape, Side},
 };
+use crate::db::Dialect;
 
 /// How many of the lines that match no row are named.
 const LINES_SHOWN: usize = 5;
@@ -152,6 +156,37 @@ impl Context {
         let groups = graph::order(&names, &references);
         let live = Side { db: live.db.renewed(), ..live };
         Ok(Self { snapshot, live, shapes, chosen, links, identities, groups, work, remarks, tables_lost })
+    }
+
+    /// Makes the snapshot's rows quick to find by every column that references name instead of the key, which is all
+    /// that its file has an index of. The file is an unpacked copy that is written to only here.
+    pub async fn index(&mut self) -> Result<(), SnapshotError> {
+        let judged = self.judged();
+        let links = self.links.iter().filter(|link| judged[link.child]);
+        let sought = links.map(|link| (&self.shapes[link.parent], &link.parent_columns));
+        let indexes: BTreeSet<String> = sought
+            .filter(|(shape, columns)| **columns != shape.key)
+            .map(|(shape, columns)| {
+                let names = columns.iter().map(|place| shape.columns[*place].as_str());
+                format!("{} ({})", quote(Dialect::Sqlite, &shape.table), quote_all(Dialect::Sqlite, names))
+            })
+            .collect();
+        if indexes.is_empty() {
+            return Ok(());
+        }
+        let file = self.snapshot.db.name();
+        let made = tokio::task::spawn_blocking(move || {
+            let connection = rusqlite::Connection::open(file)?;
+            connection.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")?;
+            for (number, of) in indexes.iter().enumerate() {
+                connection.execute_batch(&format!("CREATE INDEX \"daymend's index {number}\" ON {of}"))?;
+            }
+            connection.close().map_err(|(_, error)| error)
+        });
+        made.await.map_err(|panic| SnapshotError::store("index the snapshot", std::io::Error::other(panic)))??;
+        // Connections that are open take the file for one that never changes.
+        self.snapshot.db = self.snapshot.db.renewed();
+        Ok(())
     }
 
     /// The tables whose rows are restored, and all tables that they refer to, directly or indirectly.

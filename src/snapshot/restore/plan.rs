@@ -39,10 +39,21 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
         snapshot: context.snapshot.db.begin(Mode::Snapshot).await?,
         live: context.live.db.begin(Mode::Snapshot).await?,
     };
-    for (table, _) in context.judged().iter().enumerate().filter(|(_, is_judged)| **is_judged) {
-        find(context, &mut views, table, exclusions, remap).await?;
+    let judged = context.judged();
+    for group in &context.groups {
+        let mut is_again = false;
+        loop {
+            let mut found = 0;
+            for table in group.tables.iter().copied().filter(|table| judged[*table]) {
+                found += find(context, &mut views, table, is_again, exclusions, remap).await?;
+            }
+            // No order of the group's tables puts every key before those that contain it.
+            is_again = strangers::is_within(context, group);
+            if found == 0 || !is_again {
+                break;
+            }
+        }
     }
-    strangers::find(context, &mut views, exclusions, remap).await?;
     exclude_shared(context, &mut views).await?;
     // A table that refers to itself is resolved one level per round, however deep; a round that changes nothing is the
     // last.
@@ -84,22 +95,26 @@ pub(super) fn tables_in_order(context: &Context) -> impl Iterator<Item = usize> 
     context.groups.iter().flat_map(|group| group.tables.iter().copied())
 }
 
-/// Adds the rows of a table that are not live, or whose key is now used by another row.
+/// Adds the rows of a table that are not live, or whose key is now used by another row; returns how many. If the table
+/// has been searched before (`is_again`), its candidates are left as they are.
 async fn find(
     context: &Context,
     views: &mut Views,
     table: usize,
+    is_again: bool,
     exclusions: &Exclusions,
     remap: Option<&Remap>,
-) -> Result<(), SnapshotError> {
+) -> Result<usize, SnapshotError> {
     let shape = &context.shapes[table];
     let identity = context.identities[table].as_deref().unwrap_or_default();
+    let mut count = 0;
     let mut pages = context.snapshot.pages(shape);
     while let Some(page) = pages.next(&mut views.snapshot).await? {
         let keys: Vec<Cells> = page.iter().map(|row| shape.key_of(row)).collect();
         let live = context.live.lookup(&mut views.live, shape, &shape.key, &keys, false).await?;
+        let strange = strangers::why(context, views, table, &page).await?;
         let mut found = Vec::new();
-        for ((row, key), live) in page.iter().zip(keys).zip(live) {
+        for (((row, key), live), strange) in page.iter().zip(keys).zip(live).zip(strange) {
             found.push(match live.first() {
                 None => Candidate {
                     place: 0,
@@ -110,13 +125,24 @@ async fn find(
                     detail: String::new(),
                     holder: None,
                 },
-                Some(live) if same_identity(context, table, row, live) => continue,
-                Some(live) => reused(shape, row, live, format!("{} differs", names(shape, identity))),
+                Some(live) if !same_identity(context, table, row, live) => {
+                    reused(shape, row, live, format!("{} differs", names(shape, identity)))
+                }
+                Some(live) => match strange {
+                    Some(why) => reused(shape, row, live, why),
+                    None => continue,
+                },
             });
         }
+        if is_again {
+            let keys: Vec<Cells> = found.iter().map(|candidate| candidate.key.clone()).collect();
+            let mut known = context.work.find(table, &keys).await?.into_iter();
+            found.retain(|_| known.next().is_none_or(|known| known.is_none()));
+        }
+        count += found.len();
         enter(context, views, table, found, exclusions, remap).await?;
     }
-    Ok(())
+    Ok(count)
 }
 
 /// Whether a row and the live row under its key are the same, judging by the declared identity.
@@ -126,7 +152,7 @@ pub(super) fn same_identity(context: &Context, table: usize, row: &[Arg], live: 
 }
 
 /// A candidate whose key is now used by another row.
-pub(super) fn reused(shape: &Shape, row: &[Arg], live: &[Arg], reason: String) -> Candidate {
+fn reused(shape: &Shape, row: &[Arg], live: &[Arg], reason: String) -> Candidate {
     Candidate {
         place: 0,
         key: shape.key_of(row),
@@ -139,7 +165,7 @@ pub(super) fn reused(shape: &Shape, row: &[Arg], live: &[Arg], reason: String) -
 }
 
 /// Adds candidates of a table, with what a person has decided about them.
-pub(super) async fn enter(
+async fn enter(
     context: &Context,
     views: &mut Views,
     table: usize,

@@ -205,7 +205,11 @@ impl Bucket {
         let failed = |error| self.failed("add a snapshot", error);
         match self.objects.put_opts(&manifest_at, text.clone(), only_new).await {
             Ok(_) => Ok(()),
-            Err(Error::AlreadyExists { .. }) => Err(SnapshotError::Exists(manifest.name.to_string())),
+            // The store may have taken the manifest without an answer, and the client has sent it again.
+            Err(Error::AlreadyExists { .. }) => match self.read(&manifest.name.manifest()).await? {
+                Some(there) if there == manifest_text(manifest) => Ok(()),
+                _ => Err(SnapshotError::Exists(manifest.name.to_string())),
+            },
             // Not every store supports the condition.
             Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {
                 self.objects.put(&manifest_at, text).await.map(drop).map_err(failed)
@@ -316,7 +320,8 @@ mod tests {
         let manifest = Manifest::parse(name, &fs::read(fixtures.join(name.manifest())).unwrap()).unwrap();
         let packed = fixtures.join(name.data());
         bucket.publish(&packed, &manifest).await.unwrap();
-        assert!(matches!(bucket.publish(&packed, &manifest).await, Err(SnapshotError::Exists(_))));
+        let other = Manifest { took_ms: manifest.took_ms + 1, ..manifest.clone() };
+        assert!(matches!(bucket.publish(&packed, &other).await, Err(SnapshotError::Exists(_))));
         assert!(bucket.read(&name.manifest()).await.unwrap().is_some());
     }
 

@@ -3,10 +3,14 @@
 use daymend::args;
 
 use super::{cases::people, differences};
-use crate::{on_both, support::Engine};
+use crate::{
+    on_both,
+    support::{Engine, process::run},
+};
 
 on_both! {
     a_filter_and_a_row_of_snapshots_say_when_rows_vanished;
+    a_snapshot_that_cannot_be_read_is_passed_over;
     tables_that_cannot_be_compared_differ;
     what_a_snapshot_between_lacks_is_compared_with_the_next_that_has_it;
 }
@@ -44,6 +48,25 @@ async fn a_filter_and_a_row_of_snapshots_say_when_rows_vanished(engine: Engine) 
     let same = scene.run(0, &["diff", &first, &second, "--where", "owner=3"]);
     assert!(same.contains("rows compared, 1 match --where"), "{same}");
     scene.json(0, &["diff", &first, &second, "--table", "people"]);
+}
+
+/// The rows that vanished before it and after it are found all the same.
+async fn a_snapshot_that_cannot_be_read_is_passed_over(engine: Engine) {
+    let scene = people(engine).await;
+    let first = scene.take().await.to_string();
+    scene.execute_all(&["DELETE FROM pets WHERE id = 1"]).await;
+    let second = scene.take().await;
+    scene.execute_all(&["DELETE FROM pets WHERE id = 2"]).await;
+    let manifest = scene.path("snapshots").join(format!("{second}.json"));
+    std::fs::write(manifest, "{}").unwrap();
+    let args = scene.args(&["diff", "--since", &first, "--json"]);
+    let output = run(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    let (out, warning) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(3), "{warning}");
+    let diff: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(differences(&diff[0])["pets"], [2, 0, 0, 0], "{diff}");
+    assert_eq!(diff.as_array().unwrap().len(), 1, "{diff}");
+    assert!(warning.contains(&format!("snapshot {second} is passed over: ")), "{warning}");
 }
 
 async fn tables_that_cannot_be_compared_differ(engine: Engine) {

@@ -11,7 +11,12 @@ use sqlx::{Connection as _, Executor as _, MySqlConnection};
 use super::{Scene, cases::people, rows};
 use crate::{
     on_both,
-    support::{Engine, process::command, wait_until},
+    support::{
+        Engine, TestDb,
+        process::{command, run_fails},
+        server::{self, Product, Server},
+        wait_until,
+    },
 };
 
 on_both! {
@@ -218,6 +223,58 @@ async fn a_row_whose_statement_is_killed_is_not_deferred() {
     let output = restore.await.unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM pets").await, 8);
+}
+
+/// A full table says nothing about the row that is inserted, so no row is deferred.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_finds_no_room_is_not_deferred() {
+    let scene = people(Engine::MariaDb).await;
+    let name = scene.take().await.to_string();
+    scene.db.execute("DELETE FROM pets WHERE id IN (1, 2)", args![]).await;
+    let full = "CREATE TRIGGER full BEFORE INSERT ON pets FOR EACH ROW
+                SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1114, MESSAGE_TEXT = 'The table is full'";
+    scene.db.execute(full, args![]).await;
+    let args = scene.args(&["restore", &name, "--missing", "--apply"]);
+    let error = run_fails(&scene.db, 1, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(error.contains("The table is full"), "{error}");
+}
+
+/// Somebody has turned the server's checks off for all new sessions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_refers_to_nothing_is_refused_whatever_the_server_leaves_unchecked() {
+    let server = Server::start("unchecked").unwrap();
+    let product = Product::tested();
+    server::run(server.port, "SET GLOBAL foreign_key_checks = 0, GLOBAL unique_checks = 0").await;
+    if product == Product::MariaDb {
+        server::run(server.port, "SET GLOBAL check_constraint_checks = 0").await;
+    }
+    let tables = [
+        "CREATE TABLE regions (id BIGINT NOT NULL PRIMARY KEY)",
+        "CREATE TABLE clients (id BIGINT NOT NULL PRIMARY KEY, region BIGINT NOT NULL,
+            FOREIGN KEY (region) REFERENCES regions (id))",
+        "CREATE TABLE prices (id BIGINT NOT NULL PRIMARY KEY, price BIGINT NOT NULL)",
+    ];
+    let mut scene = Scene::on(TestDb::on_server(server.port).await, &tables).await;
+    scene.tables.remove(0);
+    let rows = [
+        "INSERT INTO regions VALUES (1), (2)",
+        "INSERT INTO clients VALUES (1, 1), (2, 2)",
+        "INSERT INTO prices VALUES (1, 10), (2, -1)",
+    ];
+    scene.execute_all(&rows).await;
+    let name = scene.take().await.to_string();
+    let gone = [
+        "DELETE FROM clients",
+        "DELETE FROM regions WHERE id = 2",
+        "DELETE FROM prices",
+        "ALTER TABLE prices ADD CHECK (price >= 0)",
+    ];
+    scene.execute_all(&gone).await;
+    let report = scene.json(3, &["restore", &name, "--missing", "--apply"]);
+    let deferred = super::rows(&report, "deferred");
+    assert_eq!((deferred["clients"], deferred["prices"]), (1, 1), "{report}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM clients WHERE region = 2").await, 0, "{report}");
+    assert_eq!(scene.db.number("SELECT COUNT(*) FROM prices WHERE price < 0").await, 0, "{report}");
 }
 
 /// A user begins to refer to a row that is about to be deleted, by a foreign key that cascades. The undo tries again

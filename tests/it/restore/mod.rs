@@ -65,7 +65,11 @@ pub struct Scene {
 impl Scene {
     /// Creates a database with these tables.
     pub async fn new(engine: Engine, tables: &[&str]) -> Self {
-        let db = TestDb::new(engine).await;
+        Self::on(TestDb::new(engine).await, tables).await
+    }
+
+    /// Creates these tables in a database.
+    pub async fn on(db: TestDb, tables: &[&str]) -> Self {
         let mut names = Vec::new();
         for sql in tables {
             db.execute(sql, vec![]).await;

@@ -33,7 +33,9 @@ on_both! {
     a_tree_is_found_again_however_deep;
     what_is_committed_is_not_inserted_again;
     who_is_entered_again_while_a_restore_runs_is_not_there_twice;
+    who_takes_an_id_while_a_restore_runs_is_referred_to_by_nobody;
     rows_of_one_identity_that_vanished_together_come_back_together;
+    a_reference_by_another_column_reads_no_whole_table;
     references_that_nobody_can_look_at_are_no_success;
 }
 
@@ -151,6 +153,33 @@ async fn who_is_entered_again_while_a_restore_runs_is_not_there_twice(engine: En
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM people WHERE name = 'n2'").await, 1);
 }
 
+/// Her id is that of a row that vanished, and that another vanished row refers to.
+async fn who_takes_an_id_while_a_restore_runs_is_referred_to_by_nobody(engine: Engine) {
+    for (nullable, last) in [("NULL", "NULL"), ("NOT NULL", "10")] {
+        let members = format!(
+            "CREATE TABLE members (id BIGINT NOT NULL PRIMARY KEY, boss BIGINT {nullable}, name VARCHAR(20) NULL,
+             FOREIGN KEY (boss) REFERENCES members (id))"
+        );
+        let scene = Scene::new(engine, &[&members]).await;
+        let insert = format!("INSERT INTO members VALUES (10, {last}, 'boss')");
+        scene.execute_all(&[&insert, "INSERT INTO members VALUES (9, 10, 'member')"]).await;
+        let name = scene.take().await;
+        scene.execute_all(&["DELETE FROM members WHERE id = 9", "DELETE FROM members"]).await;
+        let restore = Restore::new(&scene, name, &scene.db.admin, &[]).await;
+        let context = &restore.context;
+        plan::plan(context, &Exclusions::default(), None).await.unwrap();
+        scene.execute_all(&[insert.replace("boss", "stranger")]).await;
+        let locked = LockedFile::create(&scene.path("undo.jsonl")).unwrap();
+        let undo = locked.writer(&Header::new(&name.to_string(), &scene.db.admin, Tables::new())).unwrap();
+        let mut progress = |_| {};
+        let apply = Apply::new(context, undo, &mut locked.reader().unwrap(), &mut progress).await.unwrap();
+        assert_eq!(apply.run().await.unwrap().inserted, 0);
+        assert_eq!(scene.db.text("SELECT name FROM members").await, "stranger");
+        let counts = context.work.counts().await.unwrap();
+        assert_eq!(counts.iter().map(|count| (count.state, count.rows)).collect::<Vec<_>>(), [(State::Deferred, 1); 2]);
+    }
+}
+
 /// They take several transactions: rows that are inserted already do not count as entered again.
 async fn rows_of_one_identity_that_vanished_together_come_back_together(engine: Engine) {
     let scene = Scene::new(engine, &PEOPLE).await;
@@ -161,6 +190,31 @@ async fn rows_of_one_identity_that_vanished_together_come_back_together(engine: 
     let relations = scene.file("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'name'\n");
     let report = scene.json(0, &["restore", &name, "--missing", "--apply", "--relations", &relations]);
     assert_eq!(report["applied"]["inserted"], 450, "{report}");
+}
+
+/// A page of pets is looked up at a time: without an index, each page would read all people.
+async fn a_reference_by_another_column_reads_no_whole_table(engine: Engine) {
+    let pets = "CREATE TABLE pets (id BIGINT NOT NULL PRIMARY KEY, owner VARCHAR(20) NULL, kind BIGINT NULL)";
+    let scene = Scene::new(engine, &[PEOPLE[0], pets]).await;
+    let sql = ["INSERT INTO people VALUES (1, 'a', 'a'), (2, 'b', 'b')", "INSERT INTO pets VALUES (1, 'a', 1)"];
+    scene.execute_all(&sql).await;
+    let name = scene.take().await;
+    scene.execute_all(&["DELETE FROM pets", "DELETE FROM people"]).await;
+    let reference = "[[reference]]\ntable = 'pets'\ncolumns = 'owner'\nparent = 'people'\nparent_columns = 'code'\n";
+    let relations = Relations::parse("r.toml", reference).unwrap();
+    let mut restore = Restore::by(&scene, name, &scene.db.admin, &["pets"], relations).await;
+    let context = &mut restore.context;
+    // The file is open already.
+    plan::plan(context, &Exclusions::default(), None).await.unwrap();
+    context.index().await.unwrap();
+    let query = "EXPLAIN QUERY PLAN SELECT id FROM people WHERE code IN (?, ?)";
+    let mut tx = context.snapshot.db.begin(Mode::Snapshot).await.unwrap();
+    let steps = tx.fetch_all(Query::new("test", query), args!["a", "b"], |row| row.text(3)).await.unwrap();
+    assert!(steps[0].starts_with("SEARCH people USING") && steps[0].contains("INDEX"), "{steps:?}");
+    tx.commit().await.unwrap();
+    let relations = scene.file("r.toml", reference);
+    let report = scene.json(0, &["restore", &name.to_string(), "--missing", "--apply", "--relations", &relations]);
+    assert_eq!(report["applied"]["inserted"], 3, "{report}");
 }
 
 /// All rows are restored, but whether others have lost their references to them is unknown.

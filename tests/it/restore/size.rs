@@ -12,6 +12,7 @@ on_both! {
     memory_does_not_grow_with_the_rows_that_come_back;
     memory_does_not_grow_with_the_rows_that_refer_to_one;
     nor_with_the_rows_that_lost_their_reference;
+    nor_with_the_rows_whose_key_is_a_strangers;
     nor_with_the_length_of_the_rows;
     nor_with_the_rows_that_share_an_identity;
 }
@@ -112,6 +113,31 @@ async fn nor_with_the_rows_that_lost_their_reference(engine: Engine) {
     assert_eq!(planned["report"]["emptied"][0]["rows"], 4000, "{planned}");
     run_small(&scene, &scene.args(&["restore", &name, "--missing", "--apply"]), 3).await;
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM one").await, 1);
+}
+
+/// A person's key is a stranger's now. So are the keys of 4,000 readings that contain it, 80 MB in all.
+async fn nor_with_the_rows_whose_key_is_a_strangers(engine: Engine) {
+    let tables = [
+        "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, nid VARCHAR(20) NULL UNIQUE)",
+        "CREATE TABLE readings (pid BIGINT NOT NULL, no BIGINT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (pid, no),
+            FOREIGN KEY (pid) REFERENCES people (id))",
+    ];
+    let scene = Scene::new(engine, &tables).await;
+    let body = if engine == Engine::Sqlite { "hex(zeroblob(10000))" } else { "REPEAT('0', 20000)" };
+    let rows: Vec<String> = (1..=4000).map(|no| format!("(4, {no}, {body})")).collect();
+    scene.execute_all(&["INSERT INTO people VALUES (4, 'N4')"]).await;
+    scene.execute_all(&inserts("readings", &rows)).await;
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["UPDATE people SET nid = 'STRANGER'"]).await;
+    let relations = scene.file("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'nid'\n");
+    let restore = ["restore", &name, "--missing", "--relations", &relations];
+    run_small(&scene, &scene.args(&restore), 3).await;
+    let plan = scene.json(3, &restore);
+    assert_eq!(
+        super::rows(&plan, "reused"),
+        [("people".to_owned(), 1), ("readings".to_owned(), 4000)].into(),
+        "{plan}"
+    );
 }
 
 /// A page is limited by its bytes, not only by its rows: 300 of these rows are 90 MB, more than a process may take.

@@ -9,6 +9,7 @@ on_both! {
     what_hangs_on_rows_with_another_key_comes_back_at_once;
     a_person_who_knows_better_is_believed;
     an_identity_that_says_nothing_of_the_stranger_is_believed_too;
+    what_shares_a_strangers_key_is_found_on_either_side;
     what_is_new_at_the_rewritten_key_stands_for_nobody;
     the_card_of_who_was_entered_again_is_hers_unless_its_identity_says_otherwise;
     what_goes_in_with_another_key_says_nothing_of_what_it_extends;
@@ -160,6 +161,27 @@ async fn a_person_who_knows_better_is_believed(engine: Engine) {
         assert_eq!(case.count(hers).await, 2, "{hers}");
     }
     assert_eq!(case.count("stamps WHERE card = 4").await, 1);
+}
+
+/// Each of the two tables refers to the other by its key, so none of them comes first.
+async fn what_shares_a_strangers_key_is_found_on_either_side(engine: Engine) {
+    let tables = ["profiles", "users"];
+    let sql =
+        tables.map(|table| format!("CREATE TABLE {table} (id BIGINT NOT NULL PRIMARY KEY, nid VARCHAR(20) NULL)"));
+    let reference =
+        |[table, parent]: [&str; 2]| format!("[[reference]]\ntable = '{table}'\ncolumns = 'id'\nparent = '{parent}'\n");
+    for taken in tables {
+        let scene = Scene::new(engine, &[&sql[0], &sql[1]]).await;
+        scene.execute_all(&tables.map(|table| format!("INSERT INTO {table} VALUES (4, 'N4'), (5, 'N5')"))).await;
+        let name = scene.take().await.to_string();
+        scene.execute_all(&[format!("UPDATE {taken} SET nid = 'STRANGER' WHERE id = 4")]).await;
+        let identity = format!("[[identity]]\ntable = '{taken}'\ncolumns = 'nid'\n");
+        let relations = [identity, reference(tables), reference([tables[1], tables[0]])].concat();
+        let relations = scene.file("r.toml", &relations);
+        let plan = scene.json(3, &["restore", &name, "--missing", "--relations", &relations]);
+        let reused = rows(&plan, "reused").into_iter().collect::<Vec<_>>();
+        assert_eq!(reused, tables.map(|table| (table.to_owned(), 1)), "{taken}: {plan}");
+    }
 }
 
 /// By its own number, the card under the stranger's key is the one that was there.

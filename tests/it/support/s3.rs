@@ -31,6 +31,8 @@ pub struct Bucket {
     /// The ranges that were requested, and how many of the next answers break off in the middle.
     pub ranges: Vec<Range<usize>>,
     pub cuts: usize,
+    /// How many of the next manifests are stored, and answered as if the store had failed.
+    pub lost_answers: usize,
 }
 
 pub type Shared = Arc<Mutex<Bucket>>;
@@ -127,7 +129,12 @@ async fn answer(
             if headers.contains_key("if-none-match") && bucket.objects.contains_key(&key) {
                 return respond(StatusCode::PRECONDITION_FAILED, "");
             }
+            let is_manifest = key.ends_with(".json");
             bucket.objects.insert(key, body.to_vec());
+            if is_manifest && bucket.lost_answers > 0 {
+                bucket.lost_answers -= 1;
+                return respond(StatusCode::SERVICE_UNAVAILABLE, "");
+            }
             respond(StatusCode::OK, "")
         }
         ("DELETE", _) => {

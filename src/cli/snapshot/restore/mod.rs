@@ -106,7 +106,7 @@ pub(in crate::cli) struct Options {
 impl Options {
     pub(in crate::cli) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let store = self.store.store()?;
-        let name = find(&store, &self.snapshot).await?;
+        let name = find(global, &store, &self.snapshot).await?;
         if self.snapshot == "latest" {
             warn_of_fewer_tables(global, &store, name, &self.table).await?;
         }
@@ -150,6 +150,7 @@ impl Options {
         relations.extend(given.clone());
         let mut context =
             Context::new(snapshot, live, &tables, relations, Candidates::temporary().await?).map_err(usage)?;
+        context.index().await.map_err(explained)?;
         context.remarks.extend(other);
         context.remarks.extend(remarks_on(&left_out, &rollup.summary.table));
         plan::plan(&context, &exclusions, remap.as_ref()).await?;

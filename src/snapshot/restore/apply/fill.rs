@@ -4,10 +4,12 @@ use super::{Apply, Failures, begin, delete, is_refusal, update, why};
 use crate::{
     db::{Arg, Mode, Tx},
     snapshot::{
-        SnapshotError, cells,
+        SnapshotError,
+        cells::{self, Cells},
         restore::{
             candidates::{Candidate, Fill, State},
             children::{Children, lock_row},
+            parents::Parent,
             undo_file::{Record, Values},
         },
     },
@@ -52,6 +54,7 @@ impl Apply<'_> {
     async fn fill_one(&mut self, fill: &Fill) -> anyhow::Result<Filled> {
         let context = self.context;
         let shape = &self.shapes[fill.table];
+        let mut snapshot = context.snapshot.db.begin(Mode::Snapshot).await?;
         let mut tx = begin(&context.live).await?;
         let key = std::slice::from_ref(&fill.key);
         let found = context.live.lookup(&mut tx, shape, &shape.key, key, true).await?;
@@ -75,7 +78,10 @@ impl Apply<'_> {
             }
             let Some(target) = link.target(&after) else { continue };
             let parent = &context.shapes[link.parent];
-            if context.live.keys(&mut tx, parent, &link.parent_columns, &[target], true).await?[0].is_empty() {
+            let live = context.live.keys(&mut tx, parent, &link.parent_columns, &[target], true).await?;
+            let vanished = context.parents(&mut snapshot, link, std::slice::from_ref(&after)).await?;
+            let is_candidate = matches!(vanished[0], Parent::Candidate(_));
+            if live[0].is_empty() || is_candidate && !self.stands(link.parent, &live[0]).await? {
                 return Ok(Filled::Waits);
             }
         }
@@ -94,6 +100,18 @@ impl Apply<'_> {
         tx.commit().await?;
         self.done.filled += 1;
         Ok(Filled::Done)
+    }
+
+    /// Whether one of these live rows is a vanished one: it was restored, or entered again. If not, a row that the plan
+    /// has not seen has taken the key of one.
+    async fn stands(&self, table: usize, keys: &[Cells]) -> Result<bool, SnapshotError> {
+        let work = &self.context.work;
+        for key in keys {
+            if work.restored_as(table, key).await?.is_some() || work.mapped_to(table, key).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Removes inserted rows whose references could not be filled in; returns how many of this run's rows it removed.

@@ -60,7 +60,8 @@ pub(super) async fn ready(
                     waits[index] = Some(why);
                     continue;
                 }
-                if parent.state == State::Missing && !is_live[index] {
+                // If its key is live all the same, a row that the plan has not seen has taken it.
+                if parent.state == State::Missing {
                     if link.nullable.is_empty() {
                         is_early[index] = true;
                         continue;

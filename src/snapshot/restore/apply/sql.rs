@@ -62,8 +62,10 @@ pub(super) async fn insert(live: &Side, tx: &mut Tx, shape: &Shape, row: &[Arg])
 
 /// Settings with which MySQL accepts values as they were: an id of 0 does not ask for a new one, and a date that
 /// another mode let in is not an error. Values that are too long, out of range or not a number are still errors.
-const SESSION_MYSQL: &str =
-    "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,ALLOW_INVALID_DATES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'";
+/// Foreign keys, unique keys and CHECKs are checked, whatever the server's default is.
+const SESSION_MYSQL: &str = "SET SESSION
+     sql_mode = 'STRICT_TRANS_TABLES,ALLOW_INVALID_DATES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO',
+     foreign_key_checks = 1, unique_checks = 1 /*M! , check_constraint_checks = 1 */";
 
 /// A transaction that may write any row that existed before. The session keeps its settings, so the pool must not be
 /// used for anything else.
@@ -142,6 +144,7 @@ pub(in crate::snapshot::restore) fn is_refusal(error: &DbError) -> bool {
     const KILLED: [u32; 3] = [1317, 1969, 3024];
     !error.is_passing()
         && !matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Definition)
+        && !error.is_of_storage()
         && !KILLED.contains(&db::code(&error.source))
 }
 
@@ -162,4 +165,24 @@ pub(in crate::snapshot::restore) fn why(error: &DbError) -> (String, String) {
         other => other.to_string(),
     };
     (reason.to_owned(), words.replace('\n', " "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::{ConnectOptions, connect};
+
+    #[tokio::test]
+    async fn a_full_database_refuses_no_row() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", dir.path().join("full.db").display());
+        let db = connect(&url, ConnectOptions { create: true, ..ConnectOptions::new(1) }).unwrap();
+        let execute = async |sql: &'static str| db.execute(Query::new("test", sql), vec![]).await;
+        execute("CREATE TABLE t (body BLOB NOT NULL)").await.unwrap();
+        execute("PRAGMA max_page_count = 10").await.unwrap();
+        let full = execute("INSERT INTO t VALUES (zeroblob(1000000))").await.unwrap_err();
+        assert_eq!(db::code(&full.source), 13, "{full:?}");
+        assert!(!is_refusal(&full));
+        assert!(is_refusal(&execute("INSERT INTO t VALUES (NULL)").await.unwrap_err()));
+    }
 }
