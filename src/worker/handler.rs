@@ -5,7 +5,7 @@
 //! unreachable database, uses up no attempt; a connection that is repeatedly killed while the database answers does.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,7 @@ use super::{
     room::Room,
     upkeep::{Acks, refused},
     wait_after,
+    waiting::Ticket,
 };
 use crate::{
     db::{Backoff, DbError, Kind},
@@ -91,17 +92,18 @@ impl AttemptError {
     }
 }
 
-/// Runs a unit to its end. Every failure is settled here; apalis never sees one.
-pub(super) async fn handle(session: Arc<Session>, acks: UnboundedSender<Acks>, unit: Unit) {
+/// Runs a unit to its end, unless it has been given back. Every failure is settled here; apalis never sees one.
+pub(super) async fn handle(session: Arc<Session>, acks: UnboundedSender<Acks>, ticket: Ticket) {
     // A unit that is not started is handed back at the end of the session.
     if !session.may_begin().await {
         return;
     }
-    session.busy.fetch_add(1, Ordering::Relaxed);
+    // There are as many as apalis runs concurrently, so this waits for nobody but the fetcher, for a moment.
+    let _slot = session.slots.acquire().await;
+    let Some(unit) = ticket.lock().await.take() else { return };
     // A panic here, outside the recompute, leaves jobs that nobody settles: only the end of this session gives them
     // back.
     session.vital("settle", handle_unit(&session, &acks, unit)).await;
-    session.busy.fetch_sub(1, Ordering::Relaxed);
 }
 
 async fn handle_unit(session: &Arc<Session>, acks: &UnboundedSender<Acks>, mut unit: Unit) {
@@ -199,8 +201,11 @@ async fn run_one(
             Some(database) if database.is_passing() => {
                 let rest = session.rests.next(job.id);
                 tracing::warn!(error = %chain(&error), ?rest, "conflicts outlasted the retries, resting");
-                settle(session, job, Outcome::Released, || settle::release(&session.db, session.worker_id, job, rest))
-                    .await;
+                let release = || async {
+                    let released = settle::release(&session.db, session.worker_id, job, rest).await;
+                    released.inspect_err(|error| session.end_if_in_doubt(error))
+                };
+                settle(session, job, Outcome::Released, release).await;
                 return true;
             }
             _ => {
@@ -345,7 +350,7 @@ async fn recompute_and_settle(
     let Some(rollup) = session.rollups.get(&rollup) else {
         return Err(AttemptError::UnknownRollup(rollup));
     };
-    fault::inject(target.lab_id);
+    fault::inject(target.lab_id).await;
     let worker_id = session.worker_id;
     let jobs = &jobs;
     let db = session.db.with_limit(session.config.job_timeout);

@@ -7,7 +7,8 @@
 //!
 //! - [`fetch`] claims jobs while there is room, rescues those of dead workers, and groups
 //!   neighbouring days of a lab.
-//! - [`backend`] hands them to apalis, which runs them concurrently and drains them at the end.
+//! - [`backend`] hands them to apalis, which runs them concurrently and drains them at the end; [`waiting`] gives back
+//!   what nobody begins.
 //! - [`handler`] recomputes them, one day at a time if a group fails.
 //! - [`upkeep`] sends heartbeats on a connection of its own, and groups the acks of jobs that found nothing to
 //!   change.
@@ -26,18 +27,20 @@ mod rests;
 mod room;
 pub mod throttle;
 mod upkeep;
+mod waiting;
 
 use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use apalis::prelude::{ParallelizeExt as _, WorkerBuilder, WorkerBuilderExt as _};
 use futures::FutureExt as _;
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use recurring::Recurring;
@@ -47,7 +50,7 @@ use throttle::{Gate, Limits};
 
 use crate::{
     clock::Clock,
-    db::{Backoff, Db, DbError, Kind},
+    db::{Backoff, COMMIT, Db, DbError, Kind},
     error::chain,
     health::Pulse,
     metrics::{self, catalogue::LEASES_LOST},
@@ -121,8 +124,8 @@ struct Session {
     gate: Gate,
     /// How many jobs are held.
     held: Held,
-    /// How many units are being worked on.
-    busy: AtomicUsize,
+    /// A place for each unit that is being worked on.
+    slots: Semaphore,
     streak: Streak,
     rests: Rests,
 }
@@ -167,6 +170,13 @@ impl Session {
             *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         }
         self.give_up();
+    }
+
+    /// Ends the session after an error that may have left jobs in a state that nobody here knows.
+    fn end_if_in_doubt(&self, error: &DbError) {
+        if is_in_doubt(error) {
+            self.lost.cancel();
+        }
     }
 
     /// Ends the session.
@@ -288,7 +298,7 @@ pub async fn run(
             stopping: shutdown.child_token(),
             gate,
             held: Held::default(),
-            busy: AtomicUsize::new(0),
+            slots: Semaphore::new(config.concurrency),
             streak: Streak::default(),
             rests: Rests::default(),
         });
@@ -349,6 +359,12 @@ fn is_refusal(error: &DbError) -> bool {
     !matches!(error.kind, Kind::Unavailable | Kind::Conflict)
 }
 
+/// Whether a transaction may have been carried out all the same: its COMMIT got no answer, or an error other than a
+/// conflict, which undoes it.
+fn is_in_doubt(error: &DbError) -> bool {
+    error.statement == COMMIT && error.kind != Kind::Conflict
+}
+
 async fn run_session(session: &Arc<Session>, lease_db: &Db, shutdown: &CancellationToken) -> Result<Ended, Cut> {
     let config = &session.config;
     let keeping = upkeep::keep_lease(Arc::clone(session), lease_db.clone());
@@ -364,8 +380,8 @@ async fn run_session(session: &Arc<Session>, lease_db: &Db, shutdown: &Cancellat
         .backend(backend)
         .concurrency(config.concurrency)
         .parallelize(|task| AbortOnDropHandle::new(tokio::spawn(task)))
-        .build(apalis::prelude::task_fn(move |unit: fetch::Unit| {
-            handler::handle(Arc::clone(&state), acks.clone(), unit)
+        .build(apalis::prelude::task_fn(move |ticket: waiting::Ticket| {
+            handler::handle(Arc::clone(&state), acks.clone(), ticket)
         }));
     let mut worker = Box::pin(worker.run());
 

@@ -2,10 +2,7 @@
 //!
 //! A job that somebody keeps locked does not delay the acks of others: it is left out, and tried again.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
@@ -63,7 +60,7 @@ fn again(heartbeat: Duration) -> Backoff {
 pub(super) async fn show_gauges(session: Arc<Session>, lease_db: Db) {
     loop {
         SLOTS.set([], session.config.concurrency as f64);
-        SLOTS_BUSY.set([], session.busy.load(Ordering::Relaxed) as f64);
+        SLOTS_BUSY.set([], session.config.concurrency.saturating_sub(session.slots.available_permits()) as f64);
         JOBS_HELD.set([], session.held.count() as f64);
         if session.config.limits.is_empty() {
             throttle::show_none();

@@ -25,6 +25,7 @@ mod explain;
 mod fair;
 mod faults;
 mod gauges;
+mod given_back;
 mod grants;
 mod held;
 mod hostile;
