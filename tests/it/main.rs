@@ -56,5 +56,6 @@ mod snapshot_store;
 mod snapshot_take;
 mod statements;
 mod storm;
+mod switchover;
 mod traps;
 mod triggers;
