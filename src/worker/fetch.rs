@@ -301,7 +301,8 @@ impl Fetcher {
         jobs.sort_by(|a, b| (a.kind, &a.rollup, a.lab_id, a.day).cmp(&(b.kind, &b.rollup, b.lab_id, b.day)));
         // The earlier of the two clocks, as everywhere.
         let now = self.session.clock.at_most(DateTime::from_timestamp_micros(claim.at_us).unwrap_or_default());
-        let max_shrink = |job: &Job| self.runs.get(&run_of(job.id)).map_or(MaxShrink::OFF, |run| run.max_shrink);
+        // Somebody may have removed the row of a run.
+        let max_shrink = |job: &Job| self.runs.get(&run_of(job.id)).map_or(MaxShrink::GUARD, |run| run.max_shrink);
         for jobs in jobs.chunk_by(|a, b| {
             max_shrink(a) == max_shrink(b)
                 && (a.kind, &a.rollup, a.lab_id) == (b.kind, &b.rollup, b.lab_id)
@@ -310,7 +311,7 @@ impl Fetcher {
             for jobs in jobs.chunks(DAYS_A_TURN) {
                 let as_of = jobs.iter().filter_map(|job| self.runs.get(&run_of(job.id))).map(|run| run.as_of).max();
                 let as_of = as_of.map_or(now, |as_of| now.max(as_of));
-                let max_shrink = jobs.first().map_or(MaxShrink::OFF, max_shrink);
+                let max_shrink = jobs.first().map_or(MaxShrink::GUARD, max_shrink);
                 let room = self.session.held.add(jobs.len());
                 let unit = Unit { jobs: jobs.to_vec(), as_of, max_shrink, room };
                 if self.units.send(self.waiting.add(unit)).is_err() {
