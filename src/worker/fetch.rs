@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Session,
+    End, Session,
     backend::QueueBackend,
     fault, is_in_doubt, is_refusal,
     recurring::Recurring,
@@ -157,14 +157,14 @@ impl Fetcher {
                 // on.
                 Err(error) if is_in_doubt(&error) => {
                     wait_after(&error, "claim", 1, stopping).await;
-                    self.session.lost.cancel();
+                    self.session.end(End::Lost);
                     return;
                 }
                 Err(error) => Err(error),
             };
             match is_drained {
                 Ok(true) => {
-                    self.session.drained.store(true, Ordering::Relaxed);
+                    self.session.end(End::Drained);
                     return;
                 }
                 Ok(false) => (failures, refusals) = (0, Recurring::default()),
@@ -230,7 +230,7 @@ impl Fetcher {
     fn show(&self, claimed: &Result<usize, DbError>) {
         let trouble = claimed.as_ref().err().map(|error| format!("cannot claim: {}", chain(error)));
         self.session.pulse.set_trouble("claim", trouble);
-        if matches!(claimed, Ok(0)) && self.session.held.count() == 0 && !self.session.lost.is_cancelled() {
+        if matches!(claimed, Ok(0)) && self.session.held.count() == 0 && !self.session.over.is_cancelled() {
             // Nothing is held that still has to be settled.
             self.session.pulse.set_no_trouble();
         }
@@ -280,7 +280,7 @@ impl Fetcher {
         let begun = Instant::now();
         self.is_full = false;
         let Some(claim) = self.claimer.claim(&self.session.db, self.session.worker_id, limit).await? else {
-            self.session.lost.cancel();
+            self.session.end(End::Lost);
             return Ok(0);
         };
         let claimed = claim.jobs.len();

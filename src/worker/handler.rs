@@ -110,7 +110,7 @@ async fn handle_unit(session: &Arc<Session>, acks: &UnboundedSender<Acks>, mut u
     fault::inject_once("handler");
     let mut room = unit.room.split(unit.jobs.len());
     let released = settle_unit(session, acks, &unit, &mut room).await;
-    session.rests.forget(unit.jobs.iter().map(|job| job.id).filter(|id| !released.contains(id)));
+    session.release_backoff.forget(unit.jobs.iter().map(|job| job.id).filter(|id| !released.contains(id)));
 }
 
 /// Settles the jobs of a unit or sends them to be acked; returns those that were released.
@@ -169,7 +169,7 @@ async fn run_one(
 ) -> bool {
     let mut failures = 0;
     let mut cuts = Recurring::default();
-    while !session.lost.is_cancelled() {
+    while !session.over.is_cancelled() {
         let mut error = match attempt(session, unit, std::slice::from_ref(job)).await {
             (rest, Ok(())) => {
                 unchanged(acks, room, rest);
@@ -187,7 +187,7 @@ async fn run_one(
         {
             failures += 1;
             if !is_cut_off_for_good(&mut cuts, session, database).await {
-                wait_after(database, "recompute", failures, &session.lost).await;
+                wait_after(database, "recompute", failures, &session.over).await;
                 continue;
             }
             error = match error {
@@ -199,7 +199,7 @@ async fn run_one(
             // A duplicate key that outlasts all retries is not a race: the site has a unique key that daymend does not
             // know. It has to count as a failure, or the job would be retried for ever.
             Some(database) if database.is_passing() => {
-                let rest = session.rests.next(job.id);
+                let rest = session.release_backoff.next(job.id);
                 tracing::warn!(error = %chain(&error), ?rest, "conflicts outlasted the retries, resting");
                 let release = || async {
                     let released = settle::release(&session.db, session.worker_id, job, rest).await;
@@ -234,7 +234,7 @@ async fn run_one(
 /// no longer an outage. Something that kills long-running queries would kill this one again, for ever. An unreliable
 /// network may also cut it off a few times, but not for seconds on end and always in the middle of the same job.
 async fn is_cut_off_for_good(cuts: &mut Recurring, session: &Session, error: &DbError) -> bool {
-    if session.lost.run_until_cancelled(session.db.answers_others(error)).await != Some(true) {
+    if session.over.run_until_cancelled(session.db.answers_others(error)).await != Some(true) {
         *cuts = Recurring::default();
         return false;
     }

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
-use super::{Session, fault, room::Room, throttle, wait_for};
+use super::{End, Session, fault, room::Room, throttle, wait_for};
 use crate::{
     db::{Backoff, Db},
     metrics::{
@@ -30,7 +30,7 @@ const GAUGES_EVERY: Duration = Duration::from_secs(1);
 pub(super) async fn keep_lease(session: Arc<Session>, db: Db) {
     let mut beat = tokio::time::interval(session.config.heartbeat);
     let mut failures = 0;
-    while !session.lost.is_cancelled() {
+    while !session.over.is_cancelled() {
         beat.tick().await;
         match lease::heartbeat(&db, session.worker_id, session.config.lease).await {
             Ok(true) => {
@@ -39,12 +39,12 @@ pub(super) async fn keep_lease(session: Arc<Session>, db: Db) {
                 session.pulse.beat();
                 HEARTBEAT.set([], metrics::now_seconds());
             }
-            Ok(false) => session.lost.cancel(),
+            Ok(false) => session.end(End::Lost),
             Err(error) => {
                 failures += 1;
                 beat.reset_immediately();
                 let wait = again(session.config.heartbeat).wait(failures);
-                wait_for(wait, &error, "heartbeat", &session.lost).await;
+                wait_for(wait, &error, "heartbeat", &session.over).await;
             }
         }
     }
