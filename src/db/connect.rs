@@ -1,6 +1,11 @@
 //! Opening a pool from a URL.
 
-use std::{path::Path, str::FromStr, time::Duration};
+use std::{
+    path::Path,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail};
 use log::LevelFilter;
@@ -11,10 +16,14 @@ use sqlx::{
 };
 use url::Url;
 
-use super::{Db, DbError, ErrorKind, LIMIT, Pool, Tx, error::CONNECT};
+use super::{Db, DbError, ErrorKind, LIMIT, Pool, Tx, code, error::CONNECT};
 
 /// How long to wait for a connection before the database counts as unreachable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection is used. After a switchover, connections that only read get no error from the old server, which
+/// does not follow the new one.
+const LIFETIME_MAX: Duration = Duration::from_secs(300);
 
 /// How the pool logs slow connections: an outage is reported once, by daymend itself and in one line.
 const SLOW: LevelFilter = LevelFilter::Debug;
@@ -80,6 +89,7 @@ pub(crate) const STATEMENTS_KEPT_MAX: usize = 200;
 /// password.
 pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
     let scheme = url.split(':').next().unwrap_or_default();
+    let demoted = Demoted::default();
     let opened = match scheme {
         "mysql" | "mariadb" if has_host(url) => {
             if is_split(url) {
@@ -104,7 +114,7 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
                 .charset("utf8mb4")
                 .statement_cache_capacity(STATEMENTS_KEPT_MAX)
                 .disable_statement_logging();
-            Pool::MySql(mysql_pool(options, pool))
+            Pool::MySql(mysql_pool(options, pool, &demoted))
         }
         "sqlite" => {
             let mut options = SqliteConnectOptions::from_str(url)
@@ -122,7 +132,7 @@ pub fn connect(url: &str, pool: ConnectOptions) -> anyhow::Result<Db> {
         }
         _ => bail!("the database URL must begin with mysql:// or sqlite: (see --database-url)"),
     };
-    Ok(Db::new(opened, pool))
+    Ok(Db::new(opened, pool, demoted))
 }
 
 /// Whether a host follows the scheme. Without one, the driver takes all of `mysql:/USER:PASSWORD@HOST/DATABASE` for the
@@ -171,10 +181,30 @@ pub(crate) fn open_file(path: &Path) -> Db {
         .statement_cache_capacity(STATEMENTS_KEPT_MAX)
         .disable_statement_logging();
     let pool = ConnectOptions::new(4);
-    Db::new(Pool::Sqlite(sqlite_pool(options, pool)), pool)
+    Db::new(Pool::Sqlite(sqlite_pool(options, pool)), pool, Demoted::default())
 }
 
-fn mysql_pool(options: MySqlConnectOptions, pool: ConnectOptions) -> MySqlPool {
+/// When a server was last found to be read-only: a switchover is under way. Connections that were open by then may lead
+/// to the old primary for as long as they live, and what they read there grows old, so none of them is used again.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Demoted(Arc<Mutex<Option<Instant>>>);
+
+impl Demoted {
+    /// Notes an error that says so: read-only by an option of the server (1290), or as a whole (1836).
+    pub(super) fn note(&self, error: &DbError) {
+        if matches!(code(&error.source), 1290 | 1836) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+    }
+
+    /// Whether a connection of this age was open by then.
+    fn has_met(&self, age: Duration) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() <= age)
+    }
+}
+
+fn mysql_pool(options: MySqlConnectOptions, pool: ConnectOptions, demoted: &Demoted) -> MySqlPool {
+    let demoted = demoted.clone();
     // Each server reads its own variable from the comments: MariaDB's is in seconds and limits every statement, MySQL's
     // is in milliseconds and limits SELECTs.
     let session = format!(
@@ -189,10 +219,15 @@ fn mysql_pool(options: MySqlConnectOptions, pool: ConnectOptions) -> MySqlPool {
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .acquire_slow_level(SLOW)
         .idle_timeout(pool.idle_max / 2)
+        .max_lifetime(LIFETIME_MAX)
         // The pool's own test would wait for an answer forever.
         .test_before_acquire(false)
-        .before_acquire(|connection, _| {
+        .before_acquire(move |connection, metadata| {
+            let is_old = demoted.has_met(metadata.age);
             Box::pin(async move {
+                if is_old {
+                    return Ok(false);
+                }
                 let answer = tokio::time::timeout(PING_TIMEOUT, connection.ping()).await;
                 Ok(answer.is_ok_and(|answer| answer.is_ok()))
             })
@@ -259,9 +294,9 @@ impl Pool {
     }
 
     /// Another pool to the same database.
-    pub(super) fn reopened(&self, options: ConnectOptions) -> Self {
+    pub(super) fn reopened(&self, options: ConnectOptions, demoted: &Demoted) -> Self {
         match self {
-            Self::MySql(pool) => Self::MySql(mysql_pool((*pool.connect_options()).clone(), options)),
+            Self::MySql(pool) => Self::MySql(mysql_pool((*pool.connect_options()).clone(), options, demoted)),
             Self::Sqlite(pool) => Self::Sqlite(sqlite_pool((*pool.connect_options()).clone(), options)),
         }
     }

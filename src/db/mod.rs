@@ -25,6 +25,7 @@ use sqlx::{MySqlPool, SqlitePool};
 
 use crate::clock::Clock;
 
+use connect::Demoted;
 pub use connect::{ConnectOptions, connect, explain_read_only};
 pub(crate) use connect::{STATEMENTS_KEPT_MAX, open_file};
 pub use dialect::{DbClock, Dialect};
@@ -48,6 +49,7 @@ pub struct Db {
     opened: ConnectOptions,
     clock: DbClock,
     limit: Duration,
+    demoted: Demoted,
 }
 
 #[derive(Debug, Clone)]
@@ -66,8 +68,8 @@ pub enum Mode {
 }
 
 impl Db {
-    fn new(pool: Pool, opened: ConnectOptions) -> Self {
-        Self { pool, opened, clock: DbClock::Database, limit: LIMIT }
+    fn new(pool: Pool, opened: ConnectOptions, demoted: Demoted) -> Self {
+        Self { pool, opened, clock: DbClock::Database, limit: LIMIT, demoted }
     }
 
     /// Another pool to the same database, with no connection yet.
@@ -75,13 +77,14 @@ impl Db {
     /// After a network outage a pool may hold connections that will never answer again; a new pool has none.
     #[must_use]
     pub fn renewed(&self) -> Self {
-        Self { pool: self.pool.reopened(self.opened), ..self.clone() }
+        Self { pool: self.pool.reopened(self.opened, &self.demoted), ..self.clone() }
     }
 
-    /// Another pool to the same database, with other options.
+    /// Another pool to the same database, with other options. If one of the two meets a server that has become
+    /// read-only, neither keeps its connections.
     #[must_use]
     pub(crate) fn reopened(&self, options: ConnectOptions) -> Self {
-        Self { pool: self.pool.reopened(options), opened: options, ..self.clone() }
+        Self { pool: self.pool.reopened(options, &self.demoted), opened: options, ..self.clone() }
     }
 
     /// The same pool with another clock, for tests.

@@ -20,7 +20,11 @@ use futures::{FutureExt as _, StreamExt, TryStreamExt, stream::BoxStream};
 use sqlx::{Column as _, Executor as _, MySql, Sqlite, Statement as _, pool::PoolConnection};
 use tokio::sync::mpsc;
 
-use super::{Arg, Db, DbClock, DbError, Dialect, Mode, Pool, Query, Row, connect::PING_TIMEOUT, error::CONNECT};
+use super::{
+    Arg, Db, DbClock, DbError, Dialect, Mode, Pool, Query, Row,
+    connect::{Demoted, PING_TIMEOUT},
+    error::CONNECT,
+};
 use crate::statement;
 
 statement!(NOW, "database now", "SELECT {now_us}");
@@ -39,6 +43,7 @@ const SQLITE_INSTRUCTIONS: i32 = 10_000;
 pub struct Tx {
     /// `Some` until the transaction is dropped.
     connection: Option<Connection>,
+    demoted: Demoted,
     clock: DbClock,
     limit: Duration,
     /// Whether a transaction is open.
@@ -85,7 +90,8 @@ macro_rules! on_connection {
             Connection::Sqlite($connection) => within(limit, $body).await,
         };
         $tx.is_busy = matches!(&result, Err(Failure::NoAnswer));
-        result.map_err(|failure| DbError::new($name, failure.into_error(limit)))
+        let result = result.map_err(|failure| DbError::new($name, failure.into_error(limit)));
+        result.inspect_err(|error| $tx.demoted.note(error))
     }};
 }
 
@@ -108,6 +114,7 @@ impl Tx {
         };
         Ok(Self {
             connection: Some(connection),
+            demoted: db.demoted.clone(),
             clock: db.clock.clone(),
             limit: db.limit,
             is_open: false,

@@ -61,8 +61,6 @@ statement!(
     "UPDATE daymend_jobs SET sort_key = ? WHERE state = 'available' AND id IN ({list})"
 );
 
-statement!(PAUSED_LABS, "paused labs", "SELECT lab_id FROM daymend_pauses WHERE lab_id IS NOT NULL");
-
 // Resuming a lab deletes its pause first and then looks for jobs that were set aside. A pause that is share-locked here
 // cannot be deleted before the jobs set aside are visible, and a pause that is being deleted is skipped. Each server
 // reads its own syntax out of the comments; SQLite's writers exclude each other.
@@ -150,7 +148,9 @@ impl Claimer {
                 Some(seen) => seen,
                 None => {
                     let mut waiting = look(db).await?;
-                    if waiting.is_lapsed && lease::rescue(db).await? > 0 {
+                    // Its COMMIT is not that of the claim, which may leave jobs with this worker.
+                    let named = |error: DbError| DbError { statement: format!("rescue: {}", error.statement), ..error };
+                    if waiting.is_lapsed && lease::rescue(db).await.map_err(named)? > 0 {
                         waiting = look(db).await?;
                     }
                     self.turns = Default::default();
@@ -295,14 +295,11 @@ async fn range(tx: &mut Tx, range: &Statement, mut args: Vec<Arg>, limit: usize)
 
 /// Sets the jobs of paused labs aside and removes them from `jobs`; returns how many.
 async fn park(tx: &mut Tx, jobs: &mut Vec<(Job, i64)>) -> Result<usize, DbError> {
-    let mut parked = Vec::new();
-    for statement in [&PAUSED_LABS, &PAUSED_LABS_HELD] {
-        let paused = tx.fetch_all(statement, args![], |row| row.int(0)).await?;
-        let of_paused = jobs.iter().map(|(job, _)| job).filter(|job| paused.contains(&job.lab_id));
-        parked = of_paused.map(|job| job.id).collect();
-        if parked.is_empty() {
-            return Ok(0);
-        }
+    let paused = tx.fetch_all(&PAUSED_LABS_HELD, args![], |row| row.int(0)).await?;
+    let of_paused = jobs.iter().map(|(job, _)| job).filter(|job| paused.contains(&job.lab_id));
+    let parked: Vec<i64> = of_paused.map(|job| job.id).collect();
+    if parked.is_empty() {
+        return Ok(0);
     }
     tx.execute(CLAIM_PARK.with_list(parked.len()), args![PAUSED; &parked]).await?;
     jobs.retain(|(job, _)| !parked.contains(&job.id));

@@ -49,7 +49,7 @@ statement!(
     "release",
     "UPDATE daymend_jobs
      SET state = 'available', sort_key = {now_us} + ?, attempt = attempt - 1
-     WHERE state = 'running' AND worker_id = ? AND attempt = ? AND id = ?"
+     WHERE state = 'running' AND worker_id = ? AND attempt = ? AND id IN ({list})"
 );
 
 statement!(
@@ -116,16 +116,21 @@ pub struct Failure {
 ///
 /// `changes` applies to each of them: use it for one job, or for jobs that changed nothing.
 pub async fn complete(tx: &mut Tx, worker_id: i64, jobs: &[&Job], changes: Changes) -> Result<u64, DbError> {
-    let mut by_attempt: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
-    for job in jobs {
-        by_attempt.entry(job.attempt).or_default().push(job.id);
-    }
     let mut found = 0;
-    for (attempt, ids) in by_attempt {
+    for (attempt, ids) in by_attempt(jobs) {
         let args = args![changes.inserted, changes.updated, changes.deleted, worker_id, attempt; &ids];
         found += tx.execute(COMPLETE.with_list(ids.len()), args).await?;
     }
     Ok(found)
+}
+
+/// The ids of jobs by their attempt, which is part of the fence.
+fn by_attempt(jobs: &[&Job]) -> BTreeMap<i64, Vec<i64>> {
+    let mut by_attempt: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+    for job in jobs {
+        by_attempt.entry(job.attempt).or_default().push(job.id);
+    }
+    by_attempt
 }
 
 /// The result of completing jobs.
@@ -171,6 +176,15 @@ pub async fn complete_unlocked(db: &Db, worker_id: i64, jobs: &[Job]) -> Result<
 
 async fn complete_those_free(db: &Db, worker_id: i64, jobs: &[Job]) -> Result<Completed, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
+    let (free, locked) = lock_own(&mut tx, worker_id, &jobs.iter().collect::<Vec<_>>()).await?;
+    let jobs: Vec<&Job> = jobs.iter().filter(|job| free.contains(&job.id)).collect();
+    let found = complete(&mut tx, worker_id, &jobs, Changes::default()).await?;
+    tx.commit().await?;
+    Ok(Completed { found, locked })
+}
+
+/// Locks the jobs that are still the worker's; returns them, and those that somebody else keeps locked.
+async fn lock_own(tx: &mut Tx, worker_id: i64, jobs: &[&Job]) -> Result<(Vec<i64>, Vec<i64>), DbError> {
     let args = || args![worker_id; jobs.iter().map(|job| &job.id)];
     let free = tx.fetch_all(OWN_LOCK.with_list(jobs.len()), args(), |row| row.int(0)).await?;
     let mut locked = Vec::new();
@@ -178,10 +192,7 @@ async fn complete_those_free(db: &Db, worker_id: i64, jobs: &[Job]) -> Result<Co
         locked = tx.fetch_all(OWN.with_list(jobs.len()), args(), |row| row.int(0)).await?;
         locked.retain(|id| !free.contains(id));
     }
-    let jobs: Vec<&Job> = jobs.iter().filter(|job| free.contains(&job.id)).collect();
-    let found = complete(&mut tx, worker_id, &jobs, Changes::default()).await?;
-    tx.commit().await?;
-    Ok(Completed { found, locked })
+    Ok((free, locked))
 }
 
 /// Ends an attempt in failure; returns whether the fence let it through.
@@ -207,10 +218,39 @@ pub async fn fail(db: &Db, worker_id: i64, job: &Job, failure: &Failure) -> Resu
 }
 
 /// Gives one job back without using up its attempt; it is due again after `wait`.
+///
+/// Do not repeat this if the COMMIT fails, except after a conflict: the worker may have the job again by then, in the
+/// same attempt.
 pub async fn release(db: &Db, worker_id: i64, job: &Job, wait: Duration) -> Result<bool, DbError> {
-    let args = args![wait.as_micros(), worker_id, job.attempt, job.id];
-    let found = retry("release", || db.execute(&RELEASE, args.clone())).await?;
-    Ok(found == 1)
+    let found = retry("release", || async {
+        let mut tx = db.begin(Mode::Write).await?;
+        let found = release_in(&mut tx, worker_id, &[job], wait).await?;
+        tx.commit().await?;
+        Ok::<_, DbError>(found)
+    });
+    Ok(found.await? == 1)
+}
+
+/// Gives jobs back that have not been begun, without using up their attempts, except groups with a job that somebody
+/// else keeps locked; returns for each group whether it was given back. As for [`release`], do not repeat it.
+pub async fn give_back(db: &Db, worker_id: i64, groups: &[&[Job]]) -> Result<Vec<bool>, DbError> {
+    let mut tx = db.begin(Mode::Write).await?;
+    let jobs: Vec<&Job> = groups.iter().copied().flatten().collect();
+    let (_, locked) = lock_own(&mut tx, worker_id, &jobs).await?;
+    let is_free = |group: &&[Job]| group.iter().all(|job| !locked.contains(&job.id));
+    let jobs: Vec<&Job> = groups.iter().copied().filter(is_free).flatten().collect();
+    release_in(&mut tx, worker_id, &jobs, Duration::ZERO).await?;
+    tx.commit().await?;
+    Ok(groups.iter().map(is_free).collect())
+}
+
+/// Makes jobs available again; returns how many the fence let through.
+async fn release_in(tx: &mut Tx, worker_id: i64, jobs: &[&Job], wait: Duration) -> Result<u64, DbError> {
+    let mut found = 0;
+    for (attempt, ids) in by_attempt(jobs) {
+        found += tx.execute(RELEASE.with_list(ids.len()), args![wait.as_micros(), worker_id, attempt; &ids]).await?;
+    }
+    Ok(found)
 }
 
 /// Hands back the jobs that a worker still holds, without using up their attempts, except jobs that somebody keeps

@@ -26,6 +26,9 @@ pub struct MaxShrink(pub Option<u8>);
 impl MaxShrink {
     /// All rows may vanish.
     pub const OFF: Self = Self(None);
+
+    /// What holds where nobody has said anything else.
+    pub const GUARD: Self = Self(Some(50));
 }
 
 impl FromStr for MaxShrink {

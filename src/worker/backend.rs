@@ -10,18 +10,18 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use tower::layer::util::Identity;
 
-use super::fetch::Unit;
+use super::waiting::Ticket;
 
 /// Units claimed by [`super::fetch`].
 #[derive(Debug)]
 pub(super) struct QueueBackend {
-    pub(super) units: UnboundedReceiver<Unit>,
+    pub(super) units: UnboundedReceiver<Ticket>,
     /// Once cancelled, no further unit starts; waiting units are handed back.
     pub(super) stopping: CancellationToken,
 }
 
 impl Backend for QueueBackend {
-    type Task = Task<Unit>;
+    type Task = Task<Ticket>;
     type Error = std::convert::Infallible;
 
     fn poll_ready(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Self::Error>> {
@@ -52,7 +52,7 @@ impl Backend for QueueBackend {
 }
 
 impl apalis_core::backend::BackendConfig for QueueBackend {
-    type Args = Unit;
+    type Args = Ticket;
     type Id = i64;
     type Kind = apalis_core::backend::finalize::Ephemeral;
     type Config = ();

@@ -1,10 +1,13 @@
-//! Causing a panic in tests, by `DAYMEND_FAULT` in the environment. It has no effect in release builds.
+//! Causing a panic or a hang in tests, by `DAYMEND_FAULT` in the environment. It has no effect in release builds.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Panics on every job of the lab named by `DAYMEND_FAULT=panic:LAB`.
-pub(super) fn inject(lab_id: i64) {
+/// Panics on every job of the lab named by `DAYMEND_FAULT=panic:LAB`, and hangs on those of `DAYMEND_FAULT=hang:LAB`.
+pub(super) async fn inject(lab_id: i64) {
     assert!(!is_asked_for("panic", &lab_id.to_string()), "injected for lab {lab_id}");
+    if is_asked_for("hang", &lab_id.to_string()) {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Panics the first time it reaches the place named by `DAYMEND_FAULT=once:PLACE`.

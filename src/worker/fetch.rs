@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,10 +10,18 @@ use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Session, backend::QueueBackend, fault, is_refusal, recurring::Recurring, room::Room, wait_after};
+use super::{
+    End, Session,
+    backend::QueueBackend,
+    fault, is_in_doubt, is_refusal,
+    recurring::Recurring,
+    room::Room,
+    wait_after,
+    waiting::{Ticket, Waiting},
+};
 use crate::{
     calendar,
-    db::{Backoff, COMMIT, Db, DbError, ErrorKind, Mode},
+    db::{Backoff, Db, DbError, Mode},
     error::{chain, examples},
     metrics::catalogue::{CLAIM_DURATION, JOBS_CLAIMED, QUEUE_LATENCY},
     queue::{
@@ -34,8 +42,9 @@ const POLL: Duration = Duration::from_secs(1);
 /// moment, or leave a job that is due again later.
 const DRAIN_POLL: Backoff = Backoff { base: Duration::from_millis(10), max: Duration::from_millis(200) };
 
-/// How often a worker with no room left looks for jobs of dead workers.
-const RESCUE_EVERY: Duration = Duration::from_secs(5);
+/// How often a worker with no room left looks for jobs of dead workers, and one that claims nothing for units that have
+/// waited for long.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// The minimum number of turns that a worker holds per slot: the one it is working on, and the next. With long jobs it
 /// stays at the minimum, so that few jobs wait here that other workers could do.
@@ -82,6 +91,8 @@ pub(super) fn start(
             is_full: false,
             session,
             units: sender,
+            waiting: Waiting::default(),
+            is_stuck: false,
             claimer: Claimer::default(),
             runs: HashMap::new(),
             dry_polls: 0,
@@ -101,7 +112,11 @@ struct Seen {
 
 struct Fetcher {
     session: Arc<Session>,
-    units: mpsc::UnboundedSender<Unit>,
+    units: mpsc::UnboundedSender<Ticket>,
+    /// The units that it has sent.
+    waiting: Waiting,
+    /// Whether it has given back what it claimed: it claims again when a slot is free.
+    is_stuck: bool,
     claimer: Claimer,
     room_min: usize,
     /// How many jobs it aims to hold, between `room_min` and [`ROOM_MAX`].
@@ -123,7 +138,7 @@ impl Fetcher {
         let (mut failures, mut refusals) = (0, Recurring::default());
         loop {
             self.wait_for_room(stopping).await;
-            if !self.session.may_begin().await {
+            if !self.may_claim(stopping).await {
                 return;
             }
             let claimed = self.claim().await;
@@ -137,19 +152,19 @@ impl Fetcher {
                     }
                     Ok(false)
                 }
-                // If the commit got no answer, the jobs may be claimed without anybody here knowing which: only the end
-                // of this session gives them back. An error before the commit means that nothing was claimed, and the
-                // rest of the session can go on.
-                Err(error) if error.kind == ErrorKind::Unavailable && error.statement == COMMIT => {
+                // The jobs may be claimed without anybody here knowing which: only the end of this session gives them
+                // back. An error before the COMMIT means that nothing was claimed, and the rest of the session can go
+                // on.
+                Err(error) if is_in_doubt(&error) => {
                     wait_after(&error, "claim", 1, stopping).await;
-                    self.session.lost.cancel();
+                    self.session.end(End::Lost);
                     return;
                 }
                 Err(error) => Err(error),
             };
             match is_drained {
                 Ok(true) => {
-                    self.session.drained.store(true, Ordering::Relaxed);
+                    self.session.end(End::Drained);
                     return;
                 }
                 Ok(false) => (failures, refusals) = (0, Recurring::default()),
@@ -167,12 +182,24 @@ impl Fetcher {
     /// Waits until half of the room is free, so that claims stay few and large.
     async fn wait_for_room(&mut self, stopping: &CancellationToken) {
         let begun = Instant::now();
-        while tokio::time::timeout(RESCUE_EVERY, self.session.held.fall_to(self.room_wanted / 2)).await.is_err() {
+        loop {
+            self.give_back(stopping).await;
+            let room = async {
+                self.session.held.fall_to(self.room_wanted / 2).await;
+                if self.is_stuck {
+                    // Nobody closes the semaphore.
+                    let _ = self.session.slots.acquire().await;
+                }
+            };
+            if tokio::time::timeout(LOOK_EVERY, room).await.is_ok() {
+                break;
+            }
             // Every claim rescues, but without room there are no claims.
             if let Err(error) = lease::rescue(&self.session.db).await {
                 wait_after(&error, "rescue", 1, stopping).await;
             }
         }
+        self.is_stuck = false;
         if self.is_full && begun.elapsed() < TOO_SOON {
             self.room_wanted = (self.room_wanted * 2).min(ROOM_MAX);
         } else if begun.elapsed() > TOO_LATE {
@@ -180,11 +207,30 @@ impl Fetcher {
         }
     }
 
+    /// Waits while the worker holds back; returns false if no new work should be started.
+    async fn may_claim(&mut self, stopping: &CancellationToken) -> bool {
+        loop {
+            if let Ok(may_claim) = tokio::time::timeout(LOOK_EVERY, self.session.may_begin()).await {
+                return may_claim;
+            }
+            self.give_back(stopping).await;
+        }
+    }
+
+    /// Gives back units that have waited for a slot for long. Until there is one, this worker claims nothing: it would
+    /// have to give that back as well.
+    async fn give_back(&mut self, stopping: &CancellationToken) {
+        match self.waiting.give_back(&self.session).await {
+            Ok(jobs) => self.is_stuck |= jobs > 0,
+            Err(error) => wait_after(&error, "give back", 1, stopping).await,
+        }
+    }
+
     /// Reports what keeps the worker from claiming, if anything.
     fn show(&self, claimed: &Result<usize, DbError>) {
         let trouble = claimed.as_ref().err().map(|error| format!("cannot claim: {}", chain(error)));
         self.session.pulse.set_trouble("claim", trouble);
-        if matches!(claimed, Ok(0)) && self.session.held.count() == 0 && !self.session.lost.is_cancelled() {
+        if matches!(claimed, Ok(0)) && self.session.held.count() == 0 && !self.session.over.is_cancelled() {
             // Nothing is held that still has to be settled.
             self.session.pulse.set_no_trouble();
         }
@@ -234,7 +280,7 @@ impl Fetcher {
         let begun = Instant::now();
         self.is_full = false;
         let Some(claim) = self.claimer.claim(&self.session.db, self.session.worker_id, limit).await? else {
-            self.session.lost.cancel();
+            self.session.end(End::Lost);
             return Ok(0);
         };
         let claimed = claim.jobs.len();
@@ -255,7 +301,8 @@ impl Fetcher {
         jobs.sort_by(|a, b| (a.kind, &a.rollup, a.lab_id, a.day).cmp(&(b.kind, &b.rollup, b.lab_id, b.day)));
         // The earlier of the two clocks, as everywhere.
         let now = self.session.clock.at_most(DateTime::from_timestamp_micros(claim.at_us).unwrap_or_default());
-        let max_shrink = |job: &Job| self.runs.get(&run_of(job.id)).map_or(MaxShrink::OFF, |run| run.max_shrink);
+        // Somebody may have removed the row of a run.
+        let max_shrink = |job: &Job| self.runs.get(&run_of(job.id)).map_or(MaxShrink::GUARD, |run| run.max_shrink);
         for jobs in jobs.chunk_by(|a, b| {
             max_shrink(a) == max_shrink(b)
                 && (a.kind, &a.rollup, a.lab_id) == (b.kind, &b.rollup, b.lab_id)
@@ -264,10 +311,10 @@ impl Fetcher {
             for jobs in jobs.chunks(DAYS_A_TURN) {
                 let as_of = jobs.iter().filter_map(|job| self.runs.get(&run_of(job.id))).map(|run| run.as_of).max();
                 let as_of = as_of.map_or(now, |as_of| now.max(as_of));
-                let max_shrink = jobs.first().map_or(MaxShrink::OFF, max_shrink);
+                let max_shrink = jobs.first().map_or(MaxShrink::GUARD, max_shrink);
                 let room = self.session.held.add(jobs.len());
                 let unit = Unit { jobs: jobs.to_vec(), as_of, max_shrink, room };
-                if self.units.send(unit).is_err() {
+                if self.units.send(self.waiting.add(unit)).is_err() {
                     return Ok(claimed);
                 }
             }

@@ -5,7 +5,7 @@
 //! unreachable database, uses up no attempt; a connection that is repeatedly killed while the database answers does.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,7 @@ use super::{
     room::Room,
     upkeep::{Acks, refused},
     wait_after,
+    waiting::Ticket,
 };
 use crate::{
     db::{Backoff, DbError, ErrorKind},
@@ -91,24 +92,25 @@ impl AttemptError {
     }
 }
 
-/// Runs a unit to its end. Every failure is settled here; apalis never sees one.
-pub(super) async fn handle(session: Arc<Session>, acks: UnboundedSender<Acks>, unit: Unit) {
+/// Runs a unit to its end, unless it has been given back. Every failure is settled here; apalis never sees one.
+pub(super) async fn handle(session: Arc<Session>, acks: UnboundedSender<Acks>, ticket: Ticket) {
     // A unit that is not started is handed back at the end of the session.
     if !session.may_begin().await {
         return;
     }
-    session.busy.fetch_add(1, Ordering::Relaxed);
+    // There are as many as apalis runs concurrently, so this waits for nobody but the fetcher, for a moment.
+    let _slot = session.slots.acquire().await;
+    let Some(unit) = ticket.lock().await.take() else { return };
     // A panic here, outside the recompute, leaves jobs that nobody settles: only the end of this session gives them
     // back.
     session.vital("settle", handle_unit(&session, &acks, unit)).await;
-    session.busy.fetch_sub(1, Ordering::Relaxed);
 }
 
 async fn handle_unit(session: &Arc<Session>, acks: &UnboundedSender<Acks>, mut unit: Unit) {
     fault::inject_once("handler");
     let mut room = unit.room.split(unit.jobs.len());
     let released = settle_unit(session, acks, &unit, &mut room).await;
-    session.rests.forget(unit.jobs.iter().map(|job| job.id).filter(|id| !released.contains(id)));
+    session.release_backoff.forget(unit.jobs.iter().map(|job| job.id).filter(|id| !released.contains(id)));
 }
 
 /// Settles the jobs of a unit or sends them to be acked; returns those that were released.
@@ -167,7 +169,7 @@ async fn run_one(
 ) -> bool {
     let mut failures = 0;
     let mut cuts = Recurring::default();
-    while !session.lost.is_cancelled() {
+    while !session.over.is_cancelled() {
         let mut error = match attempt(session, unit, std::slice::from_ref(job)).await {
             (rest, Ok(())) => {
                 unchanged(acks, room, rest);
@@ -185,7 +187,7 @@ async fn run_one(
         {
             failures += 1;
             if !is_cut_off_for_good(&mut cuts, session, database).await {
-                wait_after(database, "recompute", failures, &session.lost).await;
+                wait_after(database, "recompute", failures, &session.over).await;
                 continue;
             }
             error = match error {
@@ -197,10 +199,13 @@ async fn run_one(
             // A duplicate key that outlasts all retries is not a race: the site has a unique key that daymend does not
             // know. It has to count as a failure, or the job would be retried for ever.
             Some(database) if database.is_passing() => {
-                let rest = session.rests.next(job.id);
+                let rest = session.release_backoff.next(job.id);
                 tracing::warn!(error = %chain(&error), ?rest, "conflicts outlasted the retries, resting");
-                settle(session, job, Outcome::Released, || settle::release(&session.db, session.worker_id, job, rest))
-                    .await;
+                let release = || async {
+                    let released = settle::release(&session.db, session.worker_id, job, rest).await;
+                    released.inspect_err(|error| session.end_if_in_doubt(error))
+                };
+                settle(session, job, Outcome::Released, release).await;
                 return true;
             }
             _ => {
@@ -229,7 +234,7 @@ async fn run_one(
 /// no longer an outage. Something that kills long-running queries would kill this one again, for ever. An unreliable
 /// network may also cut it off a few times, but not for seconds on end and always in the middle of the same job.
 async fn is_cut_off_for_good(cuts: &mut Recurring, session: &Session, error: &DbError) -> bool {
-    if session.lost.run_until_cancelled(session.db.answers_others(error)).await != Some(true) {
+    if session.over.run_until_cancelled(session.db.answers_others(error)).await != Some(true) {
         *cuts = Recurring::default();
         return false;
     }
@@ -345,7 +350,7 @@ async fn recompute_and_settle(
     let Some(rollup) = session.rollups.get(&rollup) else {
         return Err(AttemptError::UnknownRollup(rollup));
     };
-    fault::inject(target.lab_id);
+    fault::inject(target.lab_id).await;
     let worker_id = session.worker_id;
     let jobs = &jobs;
     let db = session.db.with_limit(session.config.job_timeout);

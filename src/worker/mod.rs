@@ -7,11 +7,12 @@
 //!
 //! - [`fetch`] claims jobs while there is room, rescues those of dead workers, and groups
 //!   neighbouring days of a lab.
-//! - [`backend`] hands them to apalis, which runs them concurrently and drains them at the end.
+//! - [`backend`] hands them to apalis, which runs them concurrently and drains them at the end; [`waiting`] gives back
+//!   what nobody begins.
 //! - [`handler`] recomputes them, one day at a time if a group fails.
 //! - [`upkeep`] sends heartbeats on a connection of its own, and groups the acks of jobs that found nothing to
 //!   change.
-//! - [`room`] counts the jobs that are held, until they are settled, and [`rests`] counts how often they were
+//! - [`room`] counts the jobs that are held, until they are settled, and [`release_backoff`] how often they were
 //!   released.
 //!
 //! On SIGTERM it stops claiming, finishes what it can within the grace period, and hands the rest back without using
@@ -22,32 +23,31 @@ mod fault;
 mod fetch;
 mod handler;
 mod recurring;
-mod rests;
+mod release_backoff;
 mod room;
 pub mod throttle;
 mod upkeep;
+mod waiting;
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use apalis::prelude::{ParallelizeExt as _, WorkerBuilder, WorkerBuilderExt as _};
 use futures::FutureExt as _;
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use recurring::Recurring;
-use rests::Rests;
+use release_backoff::ReleaseBackoff;
 use room::Held;
 use throttle::{Gate, Limits};
 
 use crate::{
     clock::Clock,
-    db::{Backoff, Db, DbError, ErrorKind},
+    db::{Backoff, COMMIT, Db, DbError, ErrorKind},
     error::chain,
     health::Pulse,
     metrics::{self, catalogue::LEASES_LOST},
@@ -107,24 +107,20 @@ struct Session {
     clock: Clock,
     worker_id: i64,
     pulse: Arc<Pulse>,
-    /// Cancelled when the lease is lost or the session gives up: nothing it does counts any more.
-    lost: CancellationToken,
-    /// Whether it gave up because an essential task died or cannot do its work.
-    broken: AtomicBool,
-    /// The error that ends a drain.
-    refusal: Mutex<Option<DbError>>,
-    /// Whether the queue has been drained.
-    drained: AtomicBool,
+    /// Why it is over, if it is.
+    end: Mutex<Option<End>>,
+    /// Cancelled when the session is over: nothing it does counts any more.
+    over: CancellationToken,
     /// Cancelled when no new work should be started.
     stopping: CancellationToken,
     /// Closed while the database is overloaded.
     gate: Gate,
     /// How many jobs are held.
     held: Held,
-    /// How many units are being worked on.
-    busy: AtomicUsize,
+    /// A place for each unit that is being worked on.
+    slots: Semaphore,
     streak: Streak,
-    rests: Rests,
+    release_backoff: ReleaseBackoff,
 }
 
 impl Session {
@@ -136,7 +132,7 @@ impl Session {
         F: Future<Output = Result<T, DbError>>,
     {
         let (mut failures, mut refusals) = (0, Recurring::default());
-        while !self.lost.is_cancelled() {
+        while !self.over.is_cancelled() {
             let error = match once().await {
                 Ok(done) => {
                     self.pulse.set_trouble(what, None);
@@ -154,7 +150,7 @@ impl Session {
                 tracing::error!(worker = self.worker_id, error = %chain(&error), "cannot {what}");
                 self.refuse(error);
             } else {
-                wait_after(&error, what, failures, &self.lost).await;
+                wait_after(&error, what, failures, &self.over).await;
             }
         }
         None
@@ -163,16 +159,20 @@ impl Session {
     /// Ends the session because of an error that will not go away by itself. A worker that drains the queue ends with
     /// it, as nobody would notice that it is not ready.
     fn refuse(&self, error: DbError) {
-        if self.config.drain {
-            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-        }
-        self.give_up();
+        self.end(if self.config.drain { End::Refused(error) } else { End::Broken });
     }
 
-    /// Ends the session.
-    fn give_up(&self) {
-        self.broken.store(true, Ordering::Relaxed);
-        self.lost.cancel();
+    /// Ends the session after an error that may have left jobs in a state that nobody here knows.
+    fn end_if_in_doubt(&self, error: &DbError) {
+        if is_in_doubt(error) {
+            self.end(End::Lost);
+        }
+    }
+
+    /// Ends the session; the first reason counts.
+    fn end(&self, why: End) {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+        self.over.cancel();
     }
 
     /// Runs an essential task, and ends the session if it panics. Nobody would notice otherwise: claims or acks would
@@ -180,29 +180,19 @@ impl Session {
     async fn vital<T>(&self, what: &str, part: impl Future<Output = T>) {
         if AssertUnwindSafe(part).catch_unwind().await.is_err() {
             tracing::error!(worker = self.worker_id, "the {what} task panicked: this is a bug");
-            self.give_up();
+            self.end(End::Broken);
         }
     }
 
-    /// Why the session ended.
-    async fn ended(&self, shutdown: &CancellationToken) -> Result<Ended, Cut> {
-        if self.drained.load(Ordering::Relaxed) {
-            Ok(Ended::Drained)
-        } else if let Some(error) = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Err(Cut::Refused(error))
-        } else if self.broken.load(Ordering::Relaxed) {
-            Err(Cut::Broken)
-        } else if self.lost.is_cancelled() {
-            Err(Cut::Lost)
-        } else if shutdown.is_cancelled() {
-            Ok(Ended::Shutdown)
-        } else {
-            // The task that died may not have reported it yet.
-            if tokio::time::timeout(BROKEN_REST, self.lost.cancelled()).await.is_err() {
-                tracing::error!(worker = self.worker_id, "the worker runtime ended by itself");
-            }
-            Err(Cut::Broken)
+    /// Why the session ended: it is over, or the runtime has ended.
+    async fn ended(&self, shutdown: &CancellationToken) -> End {
+        // A task that died may not have said so yet.
+        let is_over = shutdown.is_cancelled() || tokio::time::timeout(BROKEN_REST, self.over.cancelled()).await.is_ok();
+        if !is_over {
+            tracing::error!(worker = self.worker_id, "the worker runtime ended by itself");
         }
+        let why = self.end.lock().unwrap_or_else(PoisonError::into_inner).take();
+        why.unwrap_or(if is_over { End::Shutdown } else { End::Broken })
     }
 
     /// Waits until the gate is open; returns false if no new work should be started.
@@ -235,10 +225,14 @@ pub enum Ended {
     Drained,
 }
 
-/// Why a session ended before the worker did.
+/// Why a session ended.
 #[derive(Debug)]
-enum Cut {
-    /// The lease was lost.
+enum End {
+    /// The worker was told to stop.
+    Shutdown,
+    /// The queue has been drained.
+    Drained,
+    /// The lease was lost, or nobody knows what the session holds.
     Lost,
     /// The worker drains the queue, and the database refuses what that needs.
     Refused(DbError),
@@ -281,33 +275,32 @@ pub async fn run(
             clock,
             worker_id,
             pulse: Arc::clone(pulse),
-            lost: CancellationToken::new(),
-            broken: AtomicBool::new(false),
-            refusal: Mutex::default(),
-            drained: AtomicBool::new(false),
+            end: Mutex::default(),
+            over: CancellationToken::new(),
             stopping: shutdown.child_token(),
             gate,
             held: Held::default(),
-            busy: AtomicUsize::new(0),
+            slots: Semaphore::new(config.concurrency),
             streak: Streak::default(),
-            rests: Rests::default(),
+            release_backoff: ReleaseBackoff::default(),
         });
         tracing::info!(worker = worker_id, name = config.name, "worker registered");
         pulse.beat();
         let _throttle = (!config.limits.is_empty())
             .then(|| spawn_vital(&session, "throttle", throttle::watch(Arc::clone(&session), gate_keeper)));
         match run_session(&session, &lease_db, shutdown).await {
-            Ok(ended) => return Ok(ended),
-            Err(Cut::Refused(error)) => {
+            End::Shutdown => return Ok(Ended::Shutdown),
+            End::Drained => return Ok(Ended::Drained),
+            End::Refused(error) => {
                 let _ = tokio::time::timeout(HAND_BACK_MAX, settle::hand_back(&lease_db, worker_id)).await;
                 sign_off(&lease_db, worker_id).await;
                 return Err(error);
             }
-            Err(Cut::Lost) => {
+            End::Lost => {
                 LEASES_LOST.add([], 1);
                 tracing::warn!(worker = worker_id, "lease lost: dropping its work and registering anew");
             }
-            Err(Cut::Broken) => {
+            End::Broken => {
                 LEASES_LOST.add([], 1);
                 tracing::error!(worker = worker_id, "giving up its lease: dropping its work and registering anew");
                 shutdown.run_until_cancelled(tokio::time::sleep(BROKEN_REST)).await;
@@ -349,7 +342,13 @@ fn is_refusal(error: &DbError) -> bool {
     !matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Conflict)
 }
 
-async fn run_session(session: &Arc<Session>, lease_db: &Db, shutdown: &CancellationToken) -> Result<Ended, Cut> {
+/// Whether a transaction may have been carried out all the same: its COMMIT got no answer, or an error other than a
+/// conflict, which undoes it.
+fn is_in_doubt(error: &DbError) -> bool {
+    error.statement == COMMIT && error.kind != ErrorKind::Conflict
+}
+
+async fn run_session(session: &Arc<Session>, lease_db: &Db, shutdown: &CancellationToken) -> End {
     let config = &session.config;
     let keeping = upkeep::keep_lease(Arc::clone(session), lease_db.clone());
     let lease_task = spawn_vital(session, "lease", keeping);
@@ -364,8 +363,8 @@ async fn run_session(session: &Arc<Session>, lease_db: &Db, shutdown: &Cancellat
         .backend(backend)
         .concurrency(config.concurrency)
         .parallelize(|task| AbortOnDropHandle::new(tokio::spawn(task)))
-        .build(apalis::prelude::task_fn(move |unit: fetch::Unit| {
-            handler::handle(Arc::clone(&state), acks.clone(), unit)
+        .build(apalis::prelude::task_fn(move |ticket: waiting::Ticket| {
+            handler::handle(Arc::clone(&state), acks.clone(), ticket)
         }));
     let mut worker = Box::pin(worker.run());
 
@@ -376,19 +375,22 @@ async fn run_session(session: &Arc<Session>, lease_db: &Db, shutdown: &Cancellat
             }
             session.ended(shutdown).await
         }
-        () = session.lost.cancelled() => session.ended(shutdown).await,
+        () = session.over.cancelled() => session.ended(shutdown).await,
         () = async {
             shutdown.cancelled().await;
             tokio::time::sleep(config.grace).await;
-        } => Ok(Ended::Shutdown),
-    }?;
+        } => End::Shutdown,
+    };
+    if !matches!(ended, End::Shutdown | End::Drained) {
+        return ended;
+    }
     // Everything in flight ends here: what did not finish within the grace period is aborted, and its transactions are
     // rolled back.
     fetcher.abort();
     drop(fetcher);
     finish(session, worker, acker).await;
     drop(lease_task);
-    Ok(ended)
+    ended
 }
 
 /// Sends the last acks, and hands back what is left.

@@ -2,14 +2,11 @@
 //!
 //! A job that somebody keeps locked does not delay the acks of others: it is left out, and tried again.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
-use super::{Session, fault, room::Room, throttle, wait_for};
+use super::{End, Session, fault, room::Room, throttle, wait_for};
 use crate::{
     db::{Backoff, Db},
     metrics::{
@@ -33,7 +30,7 @@ const GAUGES_EVERY: Duration = Duration::from_secs(1);
 pub(super) async fn keep_lease(session: Arc<Session>, db: Db) {
     let mut beat = tokio::time::interval(session.config.heartbeat);
     let mut failures = 0;
-    while !session.lost.is_cancelled() {
+    while !session.over.is_cancelled() {
         beat.tick().await;
         match lease::heartbeat(&db, session.worker_id, session.config.lease).await {
             Ok(true) => {
@@ -42,12 +39,12 @@ pub(super) async fn keep_lease(session: Arc<Session>, db: Db) {
                 session.pulse.beat();
                 HEARTBEAT.set([], metrics::now_seconds());
             }
-            Ok(false) => session.lost.cancel(),
+            Ok(false) => session.end(End::Lost),
             Err(error) => {
                 failures += 1;
                 beat.reset_immediately();
                 let wait = again(session.config.heartbeat).wait(failures);
-                wait_for(wait, &error, "heartbeat", &session.lost).await;
+                wait_for(wait, &error, "heartbeat", &session.over).await;
             }
         }
     }
@@ -63,7 +60,7 @@ fn again(heartbeat: Duration) -> Backoff {
 pub(super) async fn show_gauges(session: Arc<Session>, lease_db: Db) {
     loop {
         SLOTS.set([], session.config.concurrency as f64);
-        SLOTS_BUSY.set([], session.busy.load(Ordering::Relaxed) as f64);
+        SLOTS_BUSY.set([], session.config.concurrency.saturating_sub(session.slots.available_permits()) as f64);
         JOBS_HELD.set([], session.held.count() as f64);
         if session.config.limits.is_empty() {
             throttle::show_none();

@@ -23,6 +23,7 @@ const USAGE: i32 = 2;
 
 on_both! {
     a_day_that_would_vanish_is_discarded_with_the_reason;
+    a_day_whose_run_is_unknown_may_not_vanish;
     the_advice_of_a_discarded_day_can_be_followed;
     what_one_run_may_take_away_another_may_not;
     cancelled_and_moved_bills_may_take_rows_away;
@@ -87,6 +88,17 @@ async fn a_day_that_would_vanish_is_discarded_with_the_reason(engine: Engine) {
     let (code, _) = repair(&db, &["--max-shrink", "off"]).await;
     assert_eq!(code, Some(0));
     assert_eq!(rows_of(&db, "2026-06-12").await, 0);
+}
+
+/// Its run may have allowed it, but nobody can tell.
+async fn a_day_whose_run_is_unknown_may_not_vanish(engine: Engine) {
+    let db = lab(engine, 6).await;
+    let rows = rows_of(&db, "2026-06-12").await;
+    db.execute(&format!("DELETE FROM billing WHERE {BILLS_OF_THE_DAY}"), vec![]).await;
+    run_ok(&db, &["--now", NOW, "repair", "--lab", "1", "--day", "2026-06-12", "--max-shrink", "off"]);
+    db.execute("DELETE FROM daymend_runs", vec![]).await;
+    assert_eq!(run(&db, &["--now", NOW, "worker", "--drain"]).status.code(), Some(1));
+    assert_eq!(rows_of(&db, "2026-06-12").await, rows);
 }
 
 async fn the_advice_of_a_discarded_day_can_be_followed(engine: Engine) {

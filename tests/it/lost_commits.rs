@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use daymend::args;
+use daymend::{
+    args,
+    db::{Mode, Query},
+};
 
 use crate::{
     outages::{completed, with_labs},
@@ -51,6 +54,44 @@ async fn a_claim_whose_commit_gets_no_answer_gives_its_jobs_back() {
         assert_eq!(db.number("SELECT MAX(attempt) FROM daymend_jobs").await, 1, "{is_sent}: it used up no attempt");
         let of_first = "SELECT COUNT(*) FROM daymend_jobs WHERE worker_id = (SELECT MIN(id) FROM daymend_workers)";
         assert_eq!(db.number(of_first).await, 0);
+    }
+}
+
+/// A server may carry a COMMIT out and still answer with an error: 1180 ("got an error during COMMIT") or 1317 (a query
+/// that was killed).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_whose_commit_gets_an_error_gives_its_jobs_back() {
+    for error in [1180, 1317] {
+        let db = lab().await;
+        run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02", "--to", "2026-06-04"]);
+        let proxy = Proxy::failing_after(server::shared_port(), "daymend: claim\n", "COMMIT", error).await;
+        let worker = ["--now", NOW, "worker", "--lease", "600s", "--heartbeat", "10s"];
+        let _worker = Process::start(&db.through(&proxy), &worker);
+        wait_for(&db, 3).await;
+        let of_second = "SELECT COUNT(*) FROM daymend_jobs WHERE worker_id = 2 AND attempt = 1";
+        assert_eq!(db.number(of_second).await, 3);
+    }
+}
+
+/// The worker that released a job may be the one that claims it again. If it then released the job once more, because
+/// the first time got no answer, another worker could take the job while this one runs it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_whose_commit_gets_no_answer_ends_the_session() {
+    for is_sent in [true, false] {
+        let db = lab().await;
+        db.add_summary_row(1, "2026-06-02", 1, 0, "branch_bill", 77).await;
+        run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-02"]);
+        let mut user = db.admin.begin(Mode::Write).await.unwrap();
+        let locks = "UPDATE operation_historical_summary SET event_count = event_count + 1 WHERE lab_id = 1";
+        user.execute(Query::new("user", locks), args![]).await.unwrap();
+        let proxy = losing_commit_of("daymend: release\n", is_sent).await;
+        let worker = ["--now", NOW, "worker", "--lease", "600s", "--heartbeat", "10s"];
+        let _worker = Process::start(&db.through(&proxy), &worker);
+        let sessions = "SELECT COUNT(*) FROM daymend_workers";
+        wait_until("a second session", LIMIT, async || db.number(sessions).await == 2).await;
+        user.rollback().await.unwrap();
+        wait_for(&db, 1).await;
+        assert_eq!(db.number("SELECT attempt FROM daymend_jobs WHERE worker_id = 2").await, 1, "{is_sent}");
     }
 }
 

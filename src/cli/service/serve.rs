@@ -15,7 +15,7 @@ use crate::{
         process::{HttpArgs, once_reachable, shutdown_on_signal},
         usage,
     },
-    db::Db,
+    db::{ConnectOptions, Db},
     health::Health,
     metrics,
     scheduler::Scheduler,
@@ -57,9 +57,9 @@ impl ServeOptions {
         let Some((db, rollups)) = once_reachable(&shutdown, connect).await? else {
             return Ok(Exit::Ok.into());
         };
-        let (rollup, lease_db) = (historical_summary(&rollups)?, global.pool(1)?);
+        let (rollup, lease_db) = (historical_summary(&rollups)?, db.reopened(ConnectOptions::new(1)));
         // A time limit that suits jobs is too long for a tick.
-        let ticking_db = global.pool(CONNECTIONS_SPARE)?;
+        let ticking_db = db.reopened(CONNECTIONS_SPARE.into());
         let (clock, scheduling) = (global.clock(), self.scheduler.config());
         let scheduler = Scheduler { db: &ticking_db, rollup, config: &scheduling, clock };
         let snapshots = take_daily(&daily, &ticking_db, clock, &shutdown);

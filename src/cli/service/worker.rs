@@ -164,7 +164,7 @@ impl WorkerOptions {
         let Some((db, rollups, begun)) = connected else {
             return Ok(if self.drain { Exit::Failed } else { Exit::Ok }.into());
         };
-        let lease_db = global.pool(1)?;
+        let lease_db = db.reopened(ConnectOptions::new(1));
         let ended = worker::run(&db, &lease_db, rollups, &config, global.clock(), &pulse, &shutdown).await?;
         let mut exit = Exit::Ok;
         if self.drain {

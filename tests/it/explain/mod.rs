@@ -176,7 +176,7 @@ fn hot_statements(run: i64, worker: i64, jobs: &[i64]) -> Vec<(Query<'static>, V
         ("claim postpone", args![jobs[0]], PRIMARY),
         ("fail", args![false, 1_i64, "the reason", false, worker, 1_i64, jobs[0]], PRIMARY),
         ("record attempt", args!["failed", "the reason", worker, 1_i64, jobs[0]], PRIMARY),
-        ("release", args![1_i64, worker, 1_i64, jobs[0]], PRIMARY),
+        ("release", with_ids(args![1_i64, worker, 1_i64]), PRIMARY),
         ("lock lapsed jobs", with_ids(args![]), PRIMARY),
         ("record lapse", with_ids(args![]), PRIMARY),
         ("rescue", with_ids(args![10_i64, 10_i64, 10_i64]), PRIMARY),

@@ -372,6 +372,26 @@ async fn a_job_that_somebody_keeps_locked_keeps_no_other_from_its_end() {
     assert_eq!(settle::held(&db.db, worker).await.unwrap(), 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_with_a_job_that_somebody_keeps_locked_is_not_given_back() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let worker = worker(&db, LONG).await;
+    new_run(&db, JobKind::Repair, &[(1, days(6))]).await;
+    let jobs = take(&db, worker, 6).await;
+    let (locked, cancelled) = (&jobs[1], &jobs[4]);
+    db.execute("UPDATE daymend_jobs SET state = 'cancelled' WHERE id = ?", args![cancelled.id]).await;
+    let mut operator = db.admin.begin(Mode::Write).await.unwrap();
+    let sql = "SELECT id FROM daymend_jobs WHERE id = ? FOR UPDATE";
+    assert_eq!(operator.fetch_all(Query::new("operator", sql), args![locked.id], Ok).await.unwrap().len(), 1);
+    let groups: Vec<&[Job]> = jobs.chunks(3).collect();
+    assert_eq!(settle::give_back(&db.db, worker, &groups).await.unwrap(), [false, true]);
+    assert_eq!((count(&db, "running").await, count(&db, "available").await, count(&db, "cancelled").await), (3, 2, 1));
+    operator.rollback().await.unwrap();
+    assert_eq!(settle::give_back(&db.db, worker, &groups[..1]).await.unwrap(), [true]);
+    assert_eq!(count(&db, "available").await, 5);
+    assert!(take(&db, worker, 6).await.iter().all(|job| job.attempt == 1), "no attempt is used up");
+}
+
 /// Claims and acks have varying numbers of jobs. If the statement for each number were kept prepared, on every
 /// connection, they would reach the server's limit of prepared statements.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

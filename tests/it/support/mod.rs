@@ -103,16 +103,26 @@ impl TestDb {
     }
 
     async fn source_on_server(port: u16) -> Self {
-        let name = format!("t{}", NEXT_DATABASE.fetch_add(1, Ordering::Relaxed));
-        server::create_database(port, &name).await;
-        let (url, migrate_url) = (grants::run_time_url(port, &name), grants::migrate_url(port, &name));
-        let triggers_url = server::url(port, &name);
+        Self::source_named(port, &format!("t{}", NEXT_DATABASE.fetch_add(1, Ordering::Relaxed))).await
+    }
+
+    async fn source_named(port: u16, name: &str) -> Self {
+        server::create_database(port, name).await;
+        let (url, migrate_url) = (grants::run_time_url(port, name), grants::migrate_url(port, name));
+        let triggers_url = server::url(port, name);
         let (db, admin) = (pool(&url), pool(&triggers_url));
-        let snapshot_url = grants::snapshot_url(port, &name);
+        let snapshot_url = grants::snapshot_url(port, name);
         let this =
             Self { engine: Engine::MariaDb, url, migrate_url, triggers_url, snapshot_url, db, admin, _dir: None };
         this.run_script(include_str!("../../fixtures/source-schema.mysql.sql")).await;
-        server::run(port, &grants::statements(&name)).await;
+        server::run(port, &grants::statements(name)).await;
+        this
+    }
+
+    /// Creates a database of the same name, with the same users, on another MariaDB server.
+    pub async fn namesake_on(&self, port: u16) -> Self {
+        let this = Self::source_named(port, self.name()).await;
+        this.migrate().await;
         this
     }
 

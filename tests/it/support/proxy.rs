@@ -1,9 +1,10 @@
-//! A TCP proxy between daymend and the database that drops, delays, stalls and half-closes.
+//! A TCP proxy between daymend and the database that drops, delays, stalls and half-closes, and that can lead to another
+//! server.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -38,6 +39,7 @@ pub struct Proxy {
     pub port: u16,
     /// Whether it looks for texts, which must not be encrypted.
     pub reads: bool,
+    to_port: Arc<AtomicU16>,
     weather: watch::Sender<Weather>,
     refused: Arc<AtomicUsize>,
     struck: Arc<AtomicUsize>,
@@ -49,10 +51,16 @@ struct Fuse {
     texts: Vec<&'static str>,
     /// Whether the server still gets the last text; the client gets no answer to it.
     is_sent: bool,
+    /// The error that the client gets instead of the server's answer; the connection then stays open.
+    error: Option<u16>,
     is_blown: Arc<AtomicBool>,
 }
 
 impl Fuse {
+    fn new(texts: Vec<&'static str>, is_sent: bool) -> Self {
+        Self { texts, is_sent, error: None, is_blown: Arc::default() }
+    }
+
     /// Whether this connection, which has sent the first `seen` texts, sends the last one, and is the first to do so.
     fn blows(&self, sent: &[u8], seen: &mut usize) -> bool {
         while let Some(text) = self.texts.get(*seen) {
@@ -73,19 +81,31 @@ impl Proxy {
 
     /// Like [`Proxy::start`], but closes the first connection that sends `text`, at that moment, and no other.
     pub async fn cutting_at(to_port: u16, text: &'static str) -> Self {
-        Self::start_with(to_port, Some(Fuse { texts: vec![text], is_sent: false, is_blown: Arc::default() })).await
+        Self::start_with(to_port, Some(Fuse::new(vec![text], false))).await
     }
 
     /// Like [`Proxy::cutting_at`], for the second text that a connection sends after the first; with `is_sent`, the
     /// server still gets it, but the client gets no answer.
     pub async fn cutting_after(to_port: u16, first: &'static str, second: &'static str, is_sent: bool) -> Self {
-        Self::start_with(to_port, Some(Fuse { texts: vec![first, second], is_sent, is_blown: Arc::default() })).await
+        Self::start_with(to_port, Some(Fuse::new(vec![first, second], is_sent))).await
+    }
+
+    /// Like [`Proxy::cutting_after`], but the client gets an error instead of the answer.
+    pub async fn failing_after(to_port: u16, first: &'static str, second: &'static str, error: u16) -> Self {
+        Self::start_with(to_port, Some(Fuse { error: Some(error), ..Fuse::new(vec![first, second], true) })).await
+    }
+
+    /// Leads new connections to another port; those that are open stay where they are.
+    pub fn lead_to(&self, port: u16) {
+        self.to_port.store(port, Ordering::SeqCst);
     }
 
     async fn start_with(to_port: u16, fuse: Option<Fuse>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let reads = fuse.is_some();
+        let to_port = Arc::new(AtomicU16::new(to_port));
+        let leads_to = Arc::clone(&to_port);
         let (weather, seen) = watch::channel(Weather::Fair);
         let (refused, struck) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let (count, hits) = (Arc::clone(&refused), Arc::clone(&struck));
@@ -95,16 +115,22 @@ impl Proxy {
                     count.fetch_add(1, Ordering::SeqCst);
                     continue;
                 }
-                let Ok(server) = TcpStream::connect(("127.0.0.1", to_port)).await else { continue };
+                let Ok(server) = TcpStream::connect(("127.0.0.1", leads_to.load(Ordering::SeqCst))).await else {
+                    continue;
+                };
                 let (client_read, client_write) = client.into_split();
                 let (server_read, server_write) = server.into_split();
-                let connection =
-                    Connection { weather: seen.clone(), is_cut: Arc::default(), struck: Arc::clone(&hits) };
+                let connection = Connection {
+                    weather: seen.clone(),
+                    is_cut: Arc::default(),
+                    error: Arc::default(),
+                    struck: Arc::clone(&hits),
+                };
                 tokio::spawn(forward(client_read, server_write, connection.clone(), false, fuse.clone()));
                 tokio::spawn(forward(server_read, client_write, connection, true, None));
             }
         });
-        Self { port, reads, weather, refused, struck }
+        Self { port, reads, to_port, weather, refused, struck }
     }
 
     /// Changes the weather. Data that a stall has swallowed is not delivered afterwards.
@@ -130,7 +156,16 @@ struct Connection {
     weather: watch::Receiver<Weather>,
     /// Whether the fuse has blown here.
     is_cut: Arc<AtomicBool>,
+    /// The error that the client gets instead of the next answer, or 0.
+    error: Arc<AtomicU16>,
     struck: Arc<AtomicUsize>,
+}
+
+/// The first answer to a command: an error.
+fn error_packet(number: u16) -> Vec<u8> {
+    const TEXT: &[u8] = b"#HY000made up by the proxy";
+    let length = u8::try_from(3 + TEXT.len()).expect("a short text");
+    [&[length, 0, 0, 1, 0xff], &number.to_le_bytes()[..], TEXT].concat()
 }
 
 /// Forwards one direction of a connection.
@@ -141,7 +176,7 @@ async fn forward(
     is_to_client: bool,
     fuse: Option<Fuse>,
 ) {
-    let Connection { mut weather, is_cut, struck } = connection;
+    let Connection { mut weather, is_cut, error, struck } = connection;
     let mut buffer = vec![0; 64 * 1024];
     let (mut has_carried, mut is_swallowing, mut has_swallowed, mut texts_seen) = (false, false, false, 0);
     loop {
@@ -162,13 +197,22 @@ async fn forward(
                 continue;
             }
         };
-        let Ok(count @ 1..) = read else { return };
+        let Ok(mut count @ 1..) = read else { return };
         if let Some(fuse) = fuse.as_ref().filter(|fuse| fuse.blows(&buffer[..count], &mut texts_seen)) {
-            is_cut.store(true, Ordering::SeqCst);
-            if fuse.is_sent {
-                let _ = to.write_all(&buffer[..count]).await;
+            if let Some(number) = fuse.error {
+                error.store(number, Ordering::SeqCst);
+            } else {
+                is_cut.store(true, Ordering::SeqCst);
+                if fuse.is_sent {
+                    let _ = to.write_all(&buffer[..count]).await;
+                }
+                return;
             }
-            return;
+        }
+        if is_to_client && let number @ 1.. = error.swap(0, Ordering::SeqCst) {
+            let packet = error_packet(number);
+            count = packet.len();
+            buffer[..count].copy_from_slice(&packet);
         }
         if is_to_client && is_cut.load(Ordering::SeqCst) {
             return;

@@ -18,9 +18,9 @@ const AWAY_MAX: Duration = Duration::from_secs(600);
 
 /// How often each job has been released in a row, and when last.
 #[derive(Debug, Default)]
-pub(super) struct Rests(Mutex<HashMap<i64, (u32, Instant)>>);
+pub(super) struct ReleaseBackoff(Mutex<HashMap<i64, (u32, Instant)>>);
 
-impl Rests {
+impl ReleaseBackoff {
     /// How long to rest a job that is being released again.
     pub(super) fn next(&self, job: i64) -> Duration {
         let mut released = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -50,21 +50,21 @@ mod tests {
 
     #[test]
     fn a_job_rests_longer_each_time_until_it_is_settled() {
-        let rests = Rests::default();
+        let backoff = ReleaseBackoff::default();
         for ceiling_s in [1, 2, 4, 8] {
             let ceiling = Duration::from_secs(ceiling_s);
-            assert!((ceiling / 2..=ceiling).contains(&rests.next(7)));
+            assert!((ceiling / 2..=ceiling).contains(&backoff.next(7)));
         }
-        rests.forget([7].into_iter());
-        assert!(rests.next(7) <= Duration::from_secs(1));
+        backoff.forget([7].into_iter());
+        assert!(backoff.next(7) <= Duration::from_secs(1));
     }
 
     #[test]
     fn many_jobs_at_once_are_all_remembered() {
-        let rests = Rests::default();
+        let backoff = ReleaseBackoff::default();
         for job in [7, 7, 7].into_iter().chain(100..=100 + PRUNE_ABOVE as i64) {
-            rests.next(job);
+            backoff.next(job);
         }
-        assert!(rests.next(7) >= Duration::from_secs(4), "the fourth time");
+        assert!(backoff.next(7) >= Duration::from_secs(4), "the fourth time");
     }
 }
