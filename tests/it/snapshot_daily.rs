@@ -192,10 +192,10 @@ async fn one_that_fails_is_tried_again(engine: Engine) {
     let running = "SELECT COUNT(*) FROM daymend_snapshots WHERE state = 'running' AND day = '2026-11-22'";
     wait_until("it to be taken", Duration::from_secs(30), async || db.number(running).await == 1).await;
     shutdown.cancel();
-    let looked = tokio::time::timeout(Duration::from_secs(60), looked).await;
-    // A reader, whether or not somebody waits for one.
+    // A reader, whether or not somebody waits for one already. The shutdown is heard once the file answers.
     let _reader = std::fs::File::options().read(true).custom_flags(O_NONBLOCK).open(&pipe).unwrap();
-    assert_eq!(looked.expect("a shutdown waits for no file").unwrap(), Look::Failed);
+    let looked = tokio::time::timeout(Duration::from_secs(60), looked).await;
+    assert_eq!(looked.expect("the shutdown is heard").unwrap(), Look::Failed);
     assert_eq!(look(&db.db, &mine, tomorrow, &CancellationToken::new()).await.unwrap(), Look::Taken);
 }
 
