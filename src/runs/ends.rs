@@ -7,6 +7,7 @@ use super::{
 use crate::{
     args,
     db::{Db, DbError, Mode, Statement, Tx},
+    queue::JobKind,
     statement,
 };
 
@@ -25,6 +26,9 @@ statement!(
     "reopen run",
     "UPDATE daymend_runs SET state = 'running', finished_at = NULL WHERE id = ? AND state <> 'running'"
 );
+
+// Until its last day is rebuilt, the doctor reports that a lab has moved.
+statement!(LAB_REBUILT, "record rebuild", "UPDATE daymend_labs SET time_zone = ? WHERE rollup = ? AND lab_id = ?");
 
 /// Closes a run whose jobs have all ended, once; returns its final state if this call closed it.
 ///
@@ -102,5 +106,8 @@ async fn is_running(tx: &mut Tx, lock: &Statement, id: i64) -> Result<bool, DbEr
 async fn end(tx: &mut Tx, run: &Run, state: RunState, progress: &Progress) -> Result<(), DbError> {
     tx.execute(&RUN_END, args![state.name(), run.id]).await?;
     tx.execute(&EVENT_LOG, args![run.event_name.as_str(), state.name().to_uppercase()]).await?;
+    if let (JobKind::Rebuild, RunState::Completed, Some(zone)) = (run.kind, state, &run.time_zone) {
+        tx.execute(&LAB_REBUILT, args![zone.as_str(), run.rollup.as_str(), run.lab_id]).await?;
+    }
     records::run_ended(tx, run, state, progress).await
 }

@@ -128,7 +128,7 @@ pub struct Run {
     pub reason: String,
     /// Who asked for it.
     pub requested_by: String,
-    /// The time zone of a nightly run, or of its lookback run.
+    /// The time zone of a nightly run and of its lookback run, and that of a rebuild's days.
     pub time_zone: Option<String>,
     /// The lab of a rebuild.
     pub lab_id: Option<i64>,
@@ -198,7 +198,7 @@ pub struct NewRun {
     pub reason: String,
     /// Who asks; at most 100 characters.
     pub requested_by: String,
-    /// The time zone of a nightly run, or of its lookback run.
+    /// The time zone of a nightly run and of its lookback run, and that of a rebuild's days.
     pub time_zone: Option<String>,
     /// The lab of a rebuild.
     pub lab_id: Option<i64>,

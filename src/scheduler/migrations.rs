@@ -36,13 +36,13 @@ const LABS_A_TICK: usize = 20;
 /// How many ids one tick scans: this many of the newest records, and as many of the older ones.
 const IDS_A_TICK: i64 = 1000;
 
-// If the time zone has changed, the last day that was enqueued may not be over in the new zone.
+// If the time zone has changed, the last day that was enqueued may not be over in the new zone. If it has not, a day
+// behind the history means that this clock is behind another scheduler's.
 statement!(
-    LAB_REBUILT,
-    "record rebuild",
-    "UPDATE daymend_labs
-     SET time_zone = ?, enqueued_through = CASE WHEN enqueued_through > ? THEN ? ELSE enqueued_through END
-     WHERE rollup = ? AND lab_id = ?"
+    LAB_MOVED,
+    "lab moved",
+    "UPDATE daymend_labs SET enqueued_through = ?
+     WHERE rollup = ? AND lab_id = ? AND time_zone <> ? AND enqueued_through > ?"
 );
 
 /// The days that a rebuild recomputes, and the history that they make up.
@@ -236,6 +236,7 @@ impl Rebuilds<'_> {
         let run = NewRun {
             reason: format!("rebuild of lab {lab_id}"),
             requested_by: format!("migration {} by {}", first.id, first.initiated_by),
+            time_zone: Some(history.zone.to_owned()),
             lab_id: Some(lab_id),
             ..NewRun::new(JobKind::Rebuild, &self.rollup.name, self.now, labs, self.limits)
         };
@@ -243,8 +244,8 @@ impl Rebuilds<'_> {
         for record in taken {
             records::link(tx, record.id, enqueued.run).await?;
         }
-        tx.execute(&LAB_REBUILT, args![history.zone, history.last, history.last, self.rollup.name.as_str(), lab_id])
-            .await?;
+        let lab = args![history.last, self.rollup.name.as_str(), lab_id, history.zone, history.last];
+        tx.execute(&LAB_MOVED, lab).await?;
         Ok(Some(enqueued))
     }
 }

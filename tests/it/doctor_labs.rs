@@ -55,7 +55,14 @@ async fn a_lab_that_moved_to_another_zone_is_found_until_it_is_rebuilt(engine: E
     db.settle(later).await;
     let next = ["--now", "2026-06-16T12:00:00Z"];
     assert!(examine_with(&db, &next).has("labs.zone_changed"));
-    run_ok(&db, &[&arguments(&advice)[..], &next].concat());
+    // Nor does a rebuild that does not complete.
+    let rebuild = [&arguments(&advice)[..], &next].concat();
+    run_ok(&db, &rebuild);
+    db.tick(later).await;
+    run_ok(&db, &["runs", "cancel", &db.number("SELECT MAX(id) FROM daymend_runs").await.to_string()]);
+    db.settle(later).await;
+    assert!(examine_with(&db, &next).has("labs.zone_changed"));
+    run_ok(&db, &rebuild);
     db.settle(later).await;
     examine_with(&db, &next).assert_well();
 }

@@ -260,6 +260,14 @@ async fn a_scheduler_whose_clock_is_behind_takes_nothing_back(engine: Engine) {
         let last = date("2026-06-14") + TimeDelta::days(ROUNDS - 1);
         assert_eq!(days, dates(days[0], last).collect::<Vec<_>>(), "lab {lab}: each day once");
     }
+    // Nor does a rebuild of a lab that has not moved.
+    bill_at(&db, 1, 3, "2026-06-01T00:00:00Z").await;
+    db.request_rebuild(1).await;
+    let through =
+        async || db.rows("SELECT enqueued_through FROM daymend_labs WHERE lab_id = 1", args![]).await[0].date(0);
+    let before = through().await.unwrap();
+    assert_eq!(db.tick(tick - TimeDelta::days(3)).await.enqueued.len(), 1);
+    assert_eq!(through().await.unwrap(), before);
 }
 
 async fn a_record_that_cannot_be_carried_out_ends_as_failed_with_the_reason(engine: Engine) {
