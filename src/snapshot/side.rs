@@ -101,17 +101,9 @@ impl Side {
         let mut args = Vec::new();
         let mut sql = self.select(shape);
         if let Some(after) = after {
-            // Written out: MySQL does not use an index for (a, b) > (?, ?).
-            let mut alternatives = Vec::new();
-            for length in 0..keys.len() {
-                let equal = keys[..length].iter().zip(after);
-                let mut terms: Vec<String> =
-                    equal.map(|((name, mark), value)| format!("{name} = {}", cells::mark(mark, value))).collect();
-                terms.push(format!("{} > {}", keys[length].0, cells::mark(&keys[length].1, &after[length])));
-                alternatives.push(format!("({})", terms.join(" AND ")));
-                args.extend_from_slice(&after[..=length]);
-            }
-            sql += &format!(" WHERE {}", alternatives.join(" OR "));
+            let (behind, after) = behind(dialect, &keys, after);
+            sql += &format!(" WHERE {behind}");
+            args = after;
         }
         let order = keys.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
         sql += &format!(" ORDER BY {order} LIMIT {rows_max}");
@@ -416,6 +408,27 @@ impl Shape {
     }
 }
 
+/// The condition that a row comes after a key, whose columns are given with their placeholders, and its arguments.
+fn behind(dialect: Dialect, keys: &[(String, Cow<'static, str>)], after: &[Arg]) -> (String, Vec<Arg>) {
+    let of = |place: usize| (keys[place].0.as_str(), cells::mark(&keys[place].1, &after[place]));
+    if dialect == Dialect::Sqlite {
+        // Otherwise, it would search by the first column alone.
+        let (names, marks): (Vec<_>, Vec<_>) = (0..keys.len()).map(of).unzip();
+        return (format!("({}) > ({})", names.join(", "), marks.join(", ")), after.to_vec());
+    }
+    // Written out: MySQL does not use an index for (a, b) > (?, ?).
+    let (mut alternatives, mut args) = (Vec::new(), Vec::new());
+    for length in 0..keys.len() {
+        let term = |place| {
+            let (name, mark) = of(place);
+            format!("{name} {} {mark}", if place == length { ">" } else { "=" })
+        };
+        alternatives.push(format!("({})", (0..=length).map(term).collect::<Vec<_>>().join(" AND ")));
+        args.extend_from_slice(&after[..=length]);
+    }
+    (alternatives.join(" OR "), args)
+}
+
 #[cfg(test)]
 mod tests {
     use super::{super::schema::UniqueKey, *};
@@ -435,6 +448,21 @@ mod tests {
             foreign_keys: Vec::new(),
             create_sql: String::new(),
         }
+    }
+
+    #[test]
+    fn a_page_begins_by_all_columns_of_the_key() {
+        let keys: Vec<_> = ["a", "b"].map(|name| (format!("\"{name}\""), Cow::from("?"))).into();
+        let (sql, args) = behind(Dialect::Sqlite, &keys, &[Arg::Int(1), Arg::Int(2)]);
+        assert_eq!(args, [Arg::Int(1), Arg::Int(2)]);
+        let db = rusqlite::Connection::open_in_memory().unwrap();
+        db.execute_batch("CREATE TABLE t (a, b, PRIMARY KEY (a, b)) WITHOUT ROWID").unwrap();
+        let explain = format!("EXPLAIN QUERY PLAN SELECT * FROM t WHERE {sql} ORDER BY a, b LIMIT 8");
+        let plan: String = db.query_row(&explain, [1, 2], |row| row.get(3)).unwrap();
+        assert_eq!(plan, "SEARCH t USING PRIMARY KEY ((a,b)>(?,?))");
+        let (sql, args) = behind(Dialect::MySql, &keys, &[Arg::Int(1), Arg::Int(2)]);
+        assert_eq!(sql, "(\"a\" > ?) OR (\"a\" = ? AND \"b\" > ?)");
+        assert_eq!(args, [1, 1, 2].map(Arg::Int));
     }
 
     #[test]

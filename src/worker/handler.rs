@@ -40,7 +40,8 @@ use crate::{
 /// The maximum wait between attempts of a job that failed.
 const BACKOFF_MAX: Duration = Duration::from_secs(600);
 
-/// How long an aborted recompute may take to report its progress.
+/// How long an aborted recompute may take to report its progress, and how much later than the job timeout its
+/// statements are given up.
 const ABORT_WAIT: Duration = Duration::from_secs(1);
 
 /// Why an attempt did not complete.
@@ -353,7 +354,8 @@ async fn recompute_and_settle(
     fault::inject(target.lab_id).await;
     let worker_id = session.worker_id;
     let jobs = &jobs;
-    let db = session.db.with_limit(session.config.job_timeout);
+    // The job timeout comes before the limit of a statement, so that its name is in the attempt's error.
+    let db = session.db.with_limit(session.config.job_timeout + ABORT_WAIT);
     let settle = |mut tx, correction: Correction| async move {
         for job in jobs_of(&correction, jobs) {
             let changes = recompute::changes_of(&correction.difference, job.day);
