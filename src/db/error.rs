@@ -199,8 +199,8 @@ impl DbError {
     }
 
     /// Whether the database cannot read or write any row, whichever it is: it has no room, no memory, or a file that
-    /// fails. On MySQL, a full disk; an error when a file is read or written; no memory; an index or a table that is
-    /// damaged; an error of the storage engine; a full table.
+    /// fails. On MySQL, a full disk, also that of temporary files (3, 20, 1878); an error when a file is read or written;
+    /// no memory; an index or a table that is damaged; an error of the storage engine; a full table.
     #[must_use]
     pub(crate) fn is_of_storage(&self) -> bool {
         let sqlx::Error::Database(error) = &self.source else { return false };
@@ -209,7 +209,10 @@ impl DbError {
             // No memory, an error of a file, a damaged file, a full disk.
             return matches!(number & 0xff, 7 | 10 | 11 | 13);
         }
-        matches!(number, 1021 | 1024 | 1026 | 1030 | 1034 | 1035 | 1037 | 1038 | 1041 | 1114 | 1194 | 1195)
+        matches!(
+            number,
+            3 | 20 | 1021 | 1024 | 1026 | 1030 | 1034 | 1035 | 1037 | 1038 | 1041 | 1114 | 1194 | 1195 | 1878
+        )
     }
 
     /// Whether a table does not exist.

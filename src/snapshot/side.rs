@@ -395,10 +395,14 @@ impl Shape {
     }
 
     /// Whether a row of the newer side stands for something else than the one of the older side with its key, judging
-    /// by the columns that identify rows. One that was empty then says nothing: it may have been filled in since.
+    /// by the columns that identify rows. One that was empty then says nothing: it may have been filled in since. If all
+    /// were, and are not now, it is the same row only if nothing else of it has changed.
     #[must_use]
     pub fn is_other(identity: &[usize], old: &[Arg], new: &[Arg]) -> bool {
-        identity.iter().any(|place| old[*place] != Arg::Null && old[*place] != new[*place])
+        let differs = |place: &usize| old[*place] != Arg::Null && old[*place] != new[*place];
+        let is_filled_in = identity.iter().all(|place| old[*place] == Arg::Null)
+            && identity.iter().any(|place| new[*place] != Arg::Null);
+        if is_filled_in { (0..old.len()).any(|place| differs(&place)) } else { identity.iter().any(differs) }
     }
 
     /// The positions of some columns; `None` if one of them is not common to both sides.

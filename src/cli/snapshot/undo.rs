@@ -74,8 +74,9 @@ impl Options {
         let mut reader = locked.reader().map_err(|error| usage(chain(error.as_ref())))?;
         let db = global.connect_bare(2).await?;
         self.check_database(global, &reader.header, &db)?;
-        if !self.dry_run {
-            // What is undone is recomputed by a run, which is enqueued when the rows are gone.
+        if !self.dry_run && !self.into_other_database {
+            // What is undone is recomputed by a run, which is enqueued when the rows are gone. Another database need
+            // not be daymend's.
             migrate::check_unless_hidden(&db).await?;
         }
         let undo = undo_of(global, &db, &reader, &self.relations).await?;

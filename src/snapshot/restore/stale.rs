@@ -2,8 +2,8 @@
 //! another key, or is restored under another key.
 //!
 //! A restore rewrites the references of the rows that it inserts, and never those of others; and only a foreign key
-//! keeps a row from staying behind when the row that it refers to vanishes. So these rows are only counted, and the
-//! first is named.
+//! that is checked keeps a row from staying behind when the row that it refers to vanishes. So these rows are only
+//! counted, and the first is named.
 
 use serde::Serialize;
 
@@ -53,10 +53,11 @@ impl Stale {
     }
 }
 
-/// Finds such rows, by reference. The database itself does not let a foreign key lead nowhere.
+/// Finds such rows, by reference. Foreign keys lead nowhere as well, after rows were deleted or loaded while they were
+/// not checked.
 pub async fn find(context: &Context) -> Result<Vec<Stale>, SnapshotError> {
     let mut found = Vec::new();
-    for link in context.links.iter().filter(|link| !link.reference.is_enforced) {
+    for link in &context.links {
         if context.chosen[link.child] || context.chosen[link.parent] {
             found.extend(of_link(context, link).await?);
         }

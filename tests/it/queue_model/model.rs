@@ -410,7 +410,8 @@ impl Model {
         self.tables.runs.get(&run).and_then(|run| run.finished_at).is_some_and(|at| at < cutoff)
     }
 
-    /// Prunes jobs with their attempts, and runs and workers of which nothing is left.
+    /// Prunes jobs with their attempts, and runs of which nothing is left: with a filter, only runs that lost jobs, or
+    /// that it names by nothing else than their id. Without one, workers of which nothing is left as well.
     pub fn prune(&mut self, filter: &Filter, older_than: i64) -> u64 {
         let pruned: Vec<i64> = self.prunable(filter, older_than).into_values().flatten().collect();
         let (now, cutoff) = (self.now, self.now - older_than);
@@ -421,8 +422,16 @@ impl Model {
         for batch in pruned.chunks(1000) {
             self.tables.log.push(("prune".to_owned(), batch.len() as u64));
         }
-        let gone: Vec<i64> = closed.into_iter().filter(|run| self.jobs_of(*run).next().is_none()).collect();
+        let is_all = *filter == Filter::default();
+        let touched = by_run(pruned.clone());
+        let is_whole = |run| Filter { run: Some(run), ..Filter::default() } == *filter;
+        let is_meant = |run: &i64| is_all || touched.contains_key(run) || is_whole(*run);
+        let empty = |run: &i64| self.jobs_of(*run).next().is_none();
+        let gone: Vec<i64> = closed.into_iter().filter(|run| is_meant(run) && empty(run)).collect();
         self.tables.runs.retain(|run, _| !gone.contains(run));
+        if !is_all {
+            return pruned.len() as u64;
+        }
         let attempts = &self.tables.attempts;
         self.tables.workers.retain(|id, worker| {
             worker.heartbeat_at >= cutoff

@@ -163,7 +163,10 @@ async fn what_users_enter_in_a_column_that_the_undo_file_does_not_have_is_not_un
     let args = scene.args(&restore);
     let output = command(&scene.db, &args.iter().map(String::as_str).collect::<Vec<_>>()).output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
-    assert!(error.contains("this undo file was begun when the tables had other columns: give another one"), "{error}");
+    assert!(
+        error.contains("this undo file was begun when the tables had other columns: take that restore back first"),
+        "{error}"
+    );
     assert_eq!(output.status.code(), Some(1), "{error}");
     scene.execute_all(&["UPDATE patients SET phone = NULL"]).await;
     assert_eq!(scene.json(0, &["undo", &undo])["removed"], 3);

@@ -370,7 +370,7 @@ async fn an_identity_that_was_filled_in_since_is_nobody_elses(engine: Engine) {
         ],
     )
     .await;
-    for (columns, reused) in [("'code'", 2), ("['code', 'name']", 3)] {
+    for (columns, reused) in [("'code'", 3), ("['code', 'name']", 3)] {
         let identity = format!("[[identity]]\ntable = 'people'\ncolumns = {columns}\n");
         let relations = scene.file("r.toml", &identity);
         let diff = scene.json(3, &["diff", &name, "--relations", &relations]);

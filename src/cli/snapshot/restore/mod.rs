@@ -136,8 +136,9 @@ impl Options {
         if let Some(other) = other.as_ref().filter(|_| self.apply && !self.into_other_database) {
             return Err(usage(format!("{other}: if that is intended, use --into-other-database")));
         }
-        if self.apply {
-            // What is restored is recomputed by a run, which is enqueued when the rows have been committed.
+        if self.apply && other.is_none() {
+            // What is restored is recomputed by a run, which is enqueued when the rows have been committed. Another
+            // database need not be daymend's.
             migrate::check_unless_hidden(&db).await?;
         }
         let live = Side::live(&db, snapshot.tables.keys().map(String::as_str)).await.map_err(explained)?;

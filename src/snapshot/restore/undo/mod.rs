@@ -138,7 +138,7 @@ impl Undo {
             }
             shapes.push(shape);
         }
-        for name in reader.header.tables.keys() {
+        for name in &reader.tables {
             if !live.tables.contains_key(name) {
                 anyhow::bail!("table {name} does not exist any more");
             }

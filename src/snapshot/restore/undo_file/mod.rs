@@ -224,7 +224,8 @@ impl Writer {
             }
             if known.tables != header.tables {
                 bail!(
-                    "{}: this undo file was begun when the tables had other columns: give another one with --undo-file",
+                    "{}: this undo file was begun when the tables had other columns: take that restore back first \
+                     (`daymend snapshot undo`), or give another one with --undo-file",
                     path.display()
                 );
             }
