@@ -31,8 +31,8 @@ impl<'a> Query<'a> {
     /// few, because most calls have other numbers.
     #[must_use]
     pub(super) fn of_items(statement: &Statement, count: usize, fill: impl Fn(&str) -> String) -> Self {
-        let [sql, on_sqlite] = [Dialect::MySql, Dialect::Sqlite].map(|dialect| fill(statement.sql(dialect)).into());
-        Self { name: statement.name, sql, on_sqlite: Some(on_sqlite), is_kept: count <= ITEMS_KEPT_MAX }
+        let on_sqlite = statement.on_sqlite.map(|text| fill(text).into());
+        Self { name: statement.name, sql: fill(statement.text).into(), on_sqlite, is_kept: count <= ITEMS_KEPT_MAX }
     }
 
     /// The name.

@@ -15,9 +15,9 @@ pub struct Statement {
     pub name: &'static str,
     /// Who runs it.
     pub owner: Owner,
-    text: &'static str,
+    pub(super) text: &'static str,
     /// SQLite's text, where it differs.
-    on_sqlite: Option<&'static str>,
+    pub(super) on_sqlite: Option<&'static str>,
     /// The only database that it is for; `None` means both.
     only: Option<Dialect>,
     /// The text of one row of `{rows}`, such as `(?, ?)`.

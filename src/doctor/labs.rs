@@ -9,6 +9,7 @@ use crate::{
     args,
     calendar::{self, Zone, ZoneError},
     db::{DbError, Mode},
+    queue::PAUSED,
     rollup::{HISTORICAL_SUMMARY, source, source::Lab},
     statement,
 };
@@ -34,7 +35,19 @@ statement!(
 statement!(
     Doctor: LATE,
     "doctor late runs",
-    "SELECT id, reason FROM daymend_runs WHERE state = 'running' AND kind = 'nightly' AND created_at < ? ORDER BY id LIMIT ?"
+    "SELECT id, reason FROM daymend_runs
+     WHERE state = 'running' AND kind = 'nightly' AND created_at < ?
+       AND NOT EXISTS (SELECT 1 FROM daymend_pauses WHERE what = 'kind:nightly')
+       AND EXISTS (SELECT 1 FROM daymend_jobs
+                   WHERE daymend_jobs.id BETWEEN daymend_runs.id * 100000000 AND daymend_runs.id * 100000000 + 99999999
+                     AND (daymend_jobs.state = 'running' OR daymend_jobs.state = 'available' AND daymend_jobs.sort_key < ?))
+     ORDER BY id LIMIT ?"
+);
+
+statement!(
+    Doctor: REBUILT_NOW,
+    "doctor open rebuilds",
+    "SELECT lab_id FROM daymend_runs WHERE state = 'running' AND kind = 'rebuild'"
 );
 
 /// How long a nightly run may take before it counts as late.
@@ -88,8 +101,9 @@ async fn zones(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> 
 
 async fn moved(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
     let known = known(site).await?;
+    let rebuilt_now: BTreeSet<i64> = site.read(&REBUILT_NOW, args![], |row| row.int(0)).await?.into_iter().collect();
     let mut changed: BTreeMap<(String, &str), Vec<i64>> = BTreeMap::new();
-    for lab in enabled(site).await? {
+    for lab in enabled(site).await?.into_iter().filter(|lab| !rebuilt_now.contains(&lab.id)) {
         let (Ok(zone), Some((through, Some(built)))) = (lab.zone(), known.get(&lab.id)) else { continue };
         let through = through.unwrap_or_else(|| zone.yesterday(site.now));
         if days_differ(built, zone, through) {
@@ -179,7 +193,7 @@ async fn ahead(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> 
 
 async fn late(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
     let before = site.db.database_now().await? - GRACE;
-    let late = site.read(&LATE, args![before, COUNT_MAX + 1], |row| Ok((row.int(0)?, row.text(1)?))).await?;
+    let late = site.read(&LATE, args![before, PAUSED, COUNT_MAX + 1], |row| Ok((row.int(0)?, row.text(1)?))).await?;
     if let Some((first, reason)) = late.first() {
         let what = format!("open for more than an hour ({} in all): {reason}", counted(late.len(), "nightly run"));
         findings.add(

@@ -27,6 +27,12 @@ statement!(
     "UPDATE daymend_runs SET state = 'running', finished_at = NULL WHERE id = ? AND state <> 'running'"
 );
 
+statement!(
+    REBUILD_LATER,
+    "later rebuild",
+    "SELECT id FROM daymend_runs WHERE id > ? AND rollup = ? AND kind = 'rebuild' AND lab_id = ? LIMIT 1"
+);
+
 // Until its last day is rebuilt, the doctor reports that a lab has moved.
 statement!(LAB_REBUILT, "record rebuild", "UPDATE daymend_labs SET time_zone = ? WHERE rollup = ? AND lab_id = ?");
 
@@ -107,7 +113,11 @@ async fn end(tx: &mut Tx, run: &Run, state: RunState, progress: &Progress) -> Re
     tx.execute(&RUN_END, args![state.name(), run.id]).await?;
     tx.execute(&EVENT_LOG, args![run.event_name.as_str(), state.name().to_uppercase()]).await?;
     if let (JobKind::Rebuild, RunState::Completed, Some(zone)) = (run.kind, state, &run.time_zone) {
-        tx.execute(&LAB_REBUILT, args![zone.as_str(), run.rollup.as_str(), run.lab_id]).await?;
+        // One that was retried after the lab has moved again, and was rebuilt, says nothing of the history.
+        let later = args![run.id, run.rollup.as_str(), run.lab_id];
+        if tx.fetch_optional(&REBUILD_LATER, later, |_| Ok(())).await?.is_none() {
+            tx.execute(&LAB_REBUILT, args![zone.as_str(), run.rollup.as_str(), run.lab_id]).await?;
+        }
     }
     records::run_ended(tx, run, state, progress).await
 }

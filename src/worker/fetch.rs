@@ -141,6 +141,9 @@ impl Fetcher {
             if !self.may_claim(stopping).await {
                 return;
             }
+            if self.is_stuck {
+                continue;
+            }
             let claimed = self.claim().await;
             self.show(&claimed);
             let is_drained = match claimed {
@@ -297,26 +300,29 @@ impl Fetcher {
         self.runs.extend(seen);
         self.count(&claim);
         let mut jobs: Vec<Job> = claim.jobs.into_iter().map(|(job, _)| job).collect();
-        // Kinds keep their order of priority; within a rollup, the days of a lab come together.
+        let places: HashMap<i64, usize> = jobs.iter().enumerate().map(|(place, job)| (job.id, place)).collect();
+        // The days of a lab come together.
         jobs.sort_by(|a, b| (a.kind, &a.rollup, a.lab_id, a.day).cmp(&(b.kind, &b.rollup, b.lab_id, b.day)));
         // The earlier of the two clocks, as everywhere.
         let now = self.session.clock.at_most(DateTime::from_timestamp_micros(claim.at_us).unwrap_or_default());
         // Somebody may have removed the row of a run.
         let max_shrink = |job: &Job| self.runs.get(&run_of(job.id)).map_or(MaxShrink::GUARD, |run| run.max_shrink);
-        for jobs in jobs.chunk_by(|a, b| {
+        let groups = jobs.chunk_by(|a, b| {
             max_shrink(a) == max_shrink(b)
                 && (a.kind, &a.rollup, a.lab_id) == (b.kind, &b.rollup, b.lab_id)
                 && calendar::next(a.day) == b.day
-        }) {
-            for jobs in jobs.chunks(DAYS_A_TURN) {
-                let as_of = jobs.iter().filter_map(|job| self.runs.get(&run_of(job.id))).map(|run| run.as_of).max();
-                let as_of = as_of.map_or(now, |as_of| now.max(as_of));
-                let max_shrink = jobs.first().map_or(MaxShrink::GUARD, max_shrink);
-                let room = self.session.held.add(jobs.len());
-                let unit = Unit { jobs: jobs.to_vec(), as_of, max_shrink, room };
-                if self.units.send(self.waiting.add(unit)).is_err() {
-                    return Ok(claimed);
-                }
+        });
+        let mut units: Vec<&[Job]> = groups.flat_map(|jobs| jobs.chunks(DAYS_A_TURN)).collect();
+        // Kinds keep their order of priority, and jobs the order of their turns: what comes last may be given back.
+        units.sort_by_key(|jobs| (jobs[0].kind, jobs.iter().map(|job| places[&job.id]).min()));
+        for jobs in units {
+            let as_of = jobs.iter().filter_map(|job| self.runs.get(&run_of(job.id))).map(|run| run.as_of).max();
+            let as_of = as_of.map_or(now, |as_of| now.max(as_of));
+            let max_shrink = jobs.first().map_or(MaxShrink::GUARD, max_shrink);
+            let room = self.session.held.add(jobs.len());
+            let unit = Unit { jobs: jobs.to_vec(), as_of, max_shrink, room };
+            if self.units.send(self.waiting.add(unit)).is_err() {
+                return Ok(claimed);
             }
         }
         Ok(claimed)

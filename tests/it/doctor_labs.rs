@@ -59,6 +59,7 @@ async fn a_lab_that_moved_to_another_zone_is_found_until_it_is_rebuilt(engine: E
     let rebuild = [&arguments(&advice)[..], &next].concat();
     run_ok(&db, &rebuild);
     db.tick(later).await;
+    assert!(!examine_with(&db, &next).has("labs.zone_changed"), "it is being rebuilt");
     run_ok(&db, &["runs", "cancel", &db.number("SELECT MAX(id) FROM daymend_runs").await.to_string()]);
     db.settle(later).await;
     assert!(examine_with(&db, &next).has("labs.zone_changed"));
@@ -103,6 +104,17 @@ async fn overdue_labs_and_late_runs_are_found(engine: Engine) {
     assert!(!examine_with(&db, &later).has("labs.late"));
     db.execute("UPDATE daymend_runs SET created_at = '2026-01-01 00:00:00' WHERE state = 'running'", args![]).await;
     assert!(examine_with(&db, &later).what("labs.late").contains("nightly Asia/Kolkata"));
+    // Nobody waits for days that somebody has paused. Of labs, the jobs are set aside when a worker comes to them.
+    run_ok(&db, &["queue", "pause", "nightly"]);
+    assert!(!examine_with(&db, &later).has("labs.late"));
+    run_ok(&db, &["queue", "resume", "nightly"]);
+    assert!(examine_with(&db, &later).has("labs.late"));
+    run_ok(&db, &["queue", "pause", "--lab", "1"]);
+    run_ok(&db, &["queue", "pause", "--lab", "2"]);
+    db.settle(then).await;
+    assert!(!examine_with(&db, &later).has("labs.late"));
+    run_ok(&db, &["queue", "resume", "--lab", "1"]);
+    run_ok(&db, &["queue", "resume", "--lab", "2"]);
     db.settle(then).await;
     examine_with(&db, &later).assert_well();
     // Nothing is overdue until the hour is up.
