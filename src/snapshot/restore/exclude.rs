@@ -252,7 +252,7 @@ fn without_comment(line: &str) -> &str {
 }
 
 /// A key as rows show it: whole numbers without redundant zeros and signs, bytes in small letters.
-fn normal(table: &Table, key: &str) -> String {
+pub(super) fn normal(table: &Table, key: &str) -> String {
     let columns = table.key().unwrap_or_default();
     let parts = if columns.len() == 1 { vec![key.to_owned()] } else { cells::split_key(key) };
     if parts.len() != columns.len() {

@@ -41,6 +41,8 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
     };
     let judged = context.judged();
     let excluded = exclusions.within(context);
+    let remap = remap.map(|remap| remap.within(context)).transpose()?;
+    let remap = remap.as_ref();
     for group in &context.groups {
         let mut is_again = false;
         loop {
