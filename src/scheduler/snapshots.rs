@@ -245,10 +245,13 @@ async fn hold(db: &Db, daily: &Daily, day: NaiveDate) {
 
 /// Prunes old snapshots. An error is only logged: the new snapshot is worth more than the room that old ones take.
 async fn prune(daily: &Daily, taken: &Manifest) {
-    match retention::prune(&daily.store, &daily.keep, Some(taken), false).await {
+    match retention::prune(&daily.store, &daily.keep, Some(taken), Clock::System.now(), false).await {
         Ok(pruned) => {
             for (name, error) in &pruned.unread {
                 tracing::warn!(snapshot = %name, error = %chain(error), "a snapshot that cannot be read is kept");
+            }
+            for name in &pruned.ahead {
+                tracing::warn!(snapshot = %name, "a snapshot that is named after a moment to come is kept");
             }
             if !pruned.removed.is_empty() {
                 tracing::info!(snapshots = pruned.removed.len(), "pruned old snapshots");

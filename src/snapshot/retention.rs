@@ -5,11 +5,11 @@
 //!
 //! The rules are applied to each snapshot among those of the same database that have all of its tables. So a snapshot
 //! of a single table never displaces a full one, and the newest of each set of tables stays. A snapshot whose
-//! manifest cannot be read displaces none, and stays.
+//! manifest cannot be read, or which is named after a moment to come, displaces none, and stays.
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
-use chrono::Datelike as _;
+use chrono::{DateTime, Datelike as _, Utc};
 
 use super::{Manifest, Name, SnapshotError, Store};
 
@@ -160,12 +160,15 @@ pub struct Pruned {
     pub removed: Vec<Name>,
     /// Those that stay because their content is unknown, and why.
     pub unread: Vec<(Name, SnapshotError)>,
+    /// Those that stay because they are named after a moment to come.
+    pub ahead: Vec<Name>,
     /// How many things that interrupted takes left behind were removed.
     pub leftovers: usize,
 }
 
 /// Removes snapshots that are not to be kept, and what interrupted takes left behind. If a daily snapshot was just
-/// `taken`, only others of its database are removed, and never that one, whatever else there is for its day.
+/// `taken`, only others of its database are removed, and never that one, whatever else there is for its day. `now` tells
+/// which are named after a moment to come.
 ///
 /// # Errors
 /// If the store fails; snapshots removed before that stay removed.
@@ -173,6 +176,7 @@ pub async fn prune(
     store: &Store,
     keep: &Keep,
     taken: Option<&Manifest>,
+    now: DateTime<Utc>,
     dry_run: bool,
 ) -> Result<Pruned, SnapshotError> {
     let mut pruned = Pruned::default();
@@ -186,6 +190,10 @@ pub async fn prune(
     if let Some(taken) = taken {
         contents.retain(|content| content.database == taken.server.database);
     }
+    let now = taken.map_or(now, |taken| taken.name.time().max(now));
+    let (ahead, contents): (Vec<Content>, Vec<Content>) =
+        contents.into_iter().partition(|content| content.name.is_ahead(now));
+    pruned.ahead = ahead.iter().map(|content| content.name).collect();
     for name in keep.to_prune(&contents) {
         if taken.is_some_and(|taken| taken.name == name) {
             continue;

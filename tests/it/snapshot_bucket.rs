@@ -112,7 +112,7 @@ async fn what_takes_that_died_have_left_goes_after_a_day() {
         }
         bucket.old.extend([at(&taken.manifest()), at(&taken.data())]);
     }
-    let planned = retention::prune(&store, &"1 daily".parse().unwrap(), None, true).await.unwrap();
+    let planned = retention::prune(&store, &"1 daily".parse().unwrap(), None, Clock::System.now(), true).await.unwrap();
     assert_eq!((planned.leftovers, bucket.lock().unwrap().objects.len()), (2, 6), "a dry run");
     assert_eq!(store.clean().await.unwrap(), 2);
     let keys: Vec<String> = bucket.lock().unwrap().objects.keys().cloned().collect();

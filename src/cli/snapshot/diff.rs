@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 
-use super::{Exit, Global, StoreArgs, explained, find, print_json, restore, usage};
+use super::{Exit, Global, StoreArgs, explained, find, now, print_json, restore, usage, warn_of_ahead};
 use crate::{
     error::chain,
     output::{table::table, tell},
@@ -108,7 +108,12 @@ impl Options {
             let since = find(global, store, since).await?;
             let database = store.manifest(since).await.map_err(explained)?.server.database;
             let mut names = Vec::new();
-            for name in store.names().await.map_err(explained)?.into_iter().filter(|name| *name >= since) {
+            let later = store.names().await.map_err(explained)?.into_iter().filter(|name| *name >= since);
+            // If it is itself ahead, it is this machine's clock that is behind.
+            let is_ahead = |name: &Name| !since.is_ahead(now(global)) && name.is_ahead(now(global));
+            let (ahead, later): (Vec<Name>, Vec<Name>) = later.partition(is_ahead);
+            warn_of_ahead(global, "--since passes over", ahead);
+            for name in later {
                 match store.manifest(name).await {
                     Ok(manifest) if manifest.server.database == database => names.push(name),
                     // Of another database, or removed meanwhile.

@@ -14,6 +14,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 
 use super::{
@@ -169,13 +170,27 @@ pub(super) async fn find(global: &Global, store: &Store, name: &str) -> anyhow::
         return name.parse().map_err(explained);
     }
     let mut names = store.names().await.map_err(explained)?;
-    let now = global.clock().now().max(Clock::System.now());
-    let past = names.partition_point(|name| name.time() <= now);
+    let now = now(global);
+    let past = names.partition_point(|name| !name.is_ahead(now));
     if past > 0 && past < names.len() {
-        let future = examples(names.split_off(past), 3);
-        global.warn(format_args!("`latest` passes over {future}, named after a moment to come by a clock ahead"));
+        warn_of_ahead(global, "`latest` passes over", names.split_off(past));
     }
     names.pop().ok_or_else(|| usage("there is no snapshot yet: see `daymend snapshot take`"))
+}
+
+/// The moment after which a snapshot's name is of a moment to come.
+fn now(global: &Global) -> DateTime<Utc> {
+    global.clock().now().max(Clock::System.now())
+}
+
+/// Warns of snapshots that are named after a moment to come, and of what is done with them.
+fn warn_of_ahead(global: &Global, what: &str, names: Vec<Name>) {
+    if !names.is_empty() {
+        let names = examples(names, 3);
+        global.warn(format_args!(
+            "{what} {names}, named after a moment to come: its taker's clock was ahead, or this machine's is behind"
+        ));
+    }
 }
 
 /// Warns if a snapshot lacks tables that the previous one of its database has (only those `wanted`, if any are named):

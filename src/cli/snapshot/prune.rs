@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{Exit, Global, StoreArgs, explained, print_json};
+use super::{Exit, Global, StoreArgs, explained, now, print_json, warn_of_ahead};
 use crate::{
     error::chain,
     snapshot::{
@@ -44,7 +44,9 @@ pub(in crate::cli) struct KeepArgs {
 impl Options {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let store = self.store.store()?;
-        let pruned = retention::prune(&store, &self.keep.keep, None, self.dry_run).await.map_err(explained)?;
+        let pruned = retention::prune(&store, &self.keep.keep, None, now(global), self.dry_run).await;
+        let pruned = pruned.map_err(explained)?;
+        warn_of_ahead(global, "kept, and ignored when choosing which to remove:", pruned.ahead);
         let removed = pruned.removed;
         let names = store.names().await.map_err(explained)?;
         let left = left(&names, &removed);

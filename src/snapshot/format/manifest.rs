@@ -2,7 +2,7 @@
 
 use std::{fmt, path::Path, str::FromStr};
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use sha2::{Digest as _, Sha256};
@@ -20,6 +20,9 @@ pub const FORMAT: u32 = 2;
 /// The format of a name: names that are sorted as text are sorted by time.
 const NAME: &str = "%Y-%m-%dT%H%M%SZ";
 
+/// How far two clocks may be apart that both count as right.
+const SLACK: TimeDelta = TimeDelta::minutes(5);
+
 /// The name of a snapshot: the UTC second at which it was taken, such as `2026-11-21T040000Z`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(DateTime<Utc>);
@@ -36,6 +39,12 @@ impl Name {
     #[must_use]
     pub fn time(self) -> DateTime<Utc> {
         self.0
+    }
+
+    /// Whether the moment in the name is still to come: the clock of its taker was ahead, or this one is behind.
+    #[must_use]
+    pub fn is_ahead(self, now: DateTime<Utc>) -> bool {
+        self.0 > now + SLACK
     }
 
     /// The object that holds the rows.

@@ -5,9 +5,12 @@
 //!
 //! A misread line would let a row come back. So a table that neither the snapshot nor the database has is rejected,
 //! whole numbers are compared as numbers, and lines that match no row are counted.
+//!
+//! A row also stays away if a line names the row of another table whose key is a reference to it: the client is the
+//! partner. That needs no such row in the snapshot, nor that table: it may have been erased before, or be left out.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     path::Path,
 };
 
@@ -17,10 +20,13 @@ use crate::{
     error::examples,
     snapshot::{
         SnapshotError, cells,
-        schema::{self, Table},
+        schema::{self, ForeignKey, Table},
         side::Side,
     },
 };
+
+/// The reason for a row that a line names.
+const ON_PURPOSE: &str = "deleted on purpose";
 
 /// The rows not to restore.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +34,16 @@ pub struct Exclusions {
     lines: Vec<Line>,
     /// The line numbers, by table and key.
     rows: HashMap<String, HashMap<String, Vec<usize>>>,
+    /// The tables that are not on both sides, of those that lines name and those above them.
+    elsewhere: BTreeMap<String, Table>,
+}
+
+/// The rows of a context's tables not to restore.
+#[derive(Debug)]
+pub(super) struct Excluded<'a> {
+    exclusions: &'a Exclusions,
+    /// By table, the tables whose lines are about its rows, and the reason to give.
+    by: Vec<Vec<(String, String)>>,
 }
 
 #[derive(Debug, Clone)]
@@ -97,45 +113,102 @@ impl Exclusions {
         Ok(())
     }
 
-    /// Parses the keys according to the snapshot's tables.
+    /// Parses the keys according to the snapshot's tables, or else the database's, and reads the tables that it takes to
+    /// know whose keys they share.
     ///
     /// # Errors
     /// If neither side has the table. A table that only the database has is fine: a list is meant for all snapshots.
     pub async fn fit(&mut self, snapshot: &Side, live: &Side) -> Result<(), ExclusionError> {
         let mut tx = live.db.begin(Mode::Snapshot).await.map_err(SnapshotError::from)?;
         let known = schema::table_names(&mut tx).await.map_err(SnapshotError::from)?;
-        tx.commit().await.map_err(SnapshotError::from)?;
-        for (number, Line { place, table, key }) in self.lines.iter().enumerate() {
-            let Some(of) = snapshot.tables.get(table) else {
-                if known.contains(table) {
-                    continue;
-                }
+        for Line { place, table, .. } in &self.lines {
+            if !snapshot.tables.contains_key(table) && !known.contains(table) {
                 let (place, table, snapshot) = (place.clone(), table.clone(), snapshot.label.clone());
                 return Err(ExclusionError::Table { place, table, snapshot });
+            }
+        }
+        let mut seen: HashSet<String> = self.rows.keys().cloned().collect();
+        let mut above: Vec<String> = seen.iter().cloned().collect();
+        while let Some(name) = above.pop() {
+            let of = match (snapshot.tables.get(&name), live.tables.get(&name)) {
+                (_, Some(of)) => of.clone(),
+                (Some(of), None) => of.clone(),
+                (None, None) => match schema::read(&mut tx, &name).await? {
+                    Some(of) => of,
+                    None => continue,
+                },
             };
+            let parents = of.foreign_keys.iter().filter(|key| is_key_of(key, &of)).map(|key| key.parent.clone());
+            above.extend(parents.filter(|parent| seen.insert(parent.clone())));
+            if !(snapshot.tables.contains_key(&name) && live.tables.contains_key(&name)) {
+                self.elsewhere.insert(name, of);
+            }
+        }
+        tx.commit().await.map_err(SnapshotError::from)?;
+        for (number, Line { table, key, .. }) in self.lines.iter().enumerate() {
+            let Some(of) = snapshot.tables.get(table).or_else(|| self.elsewhere.get(table)) else { continue };
             let key = normal(of, key);
             self.rows.entry(table.clone()).or_default().entry(key).or_default().push(number);
         }
         Ok(())
     }
 
-    /// Whether the row with that key must not be restored.
-    #[must_use]
-    pub fn has(&self, table: &str, key: &[Arg]) -> bool {
-        self.rows.get(table).is_some_and(|keys| lines(keys, key).next().is_some())
+    /// The rows of a context's tables that lines are about.
+    pub(super) fn within<'a>(&'a self, context: &Context) -> Excluded<'a> {
+        let mut by = vec![Vec::new(); context.shapes.len()];
+        for name in self.rows.keys() {
+            let mut seen = HashSet::from([name.clone()]);
+            let mut above = vec![(name.clone(), ON_PURPOSE.to_owned())];
+            while let Some((table, why)) = above.pop() {
+                for parent in self.above(context, &table) {
+                    if seen.insert(parent.clone()) {
+                        above.push((parent, format!("as its {table}: {why}")));
+                    }
+                }
+                if let Some(number) = context.number(&table) {
+                    by[number].push((name.clone(), why));
+                }
+            }
+        }
+        for by in &mut by {
+            // A line for the row itself comes first.
+            by.sort_by(|(one, why), (other, why_other)| (why.len(), one).cmp(&(why_other.len(), other)));
+        }
+        Excluded { exclusions: self, by }
+    }
+
+    /// The tables whose key is that of the rows that the keys of a table's rows refer to.
+    fn above(&self, context: &Context, table: &str) -> Vec<String> {
+        let describe = |name: &str| context.live.tables.get(name).or_else(|| self.elsewhere.get(name));
+        let links = context.number(table).into_iter().flat_map(|number| context.links_of(number));
+        let linked = links.filter(|link| link.shares_key(context)).map(|link| &context.shapes[link.parent].table);
+        let own = describe(table).into_iter().flat_map(|of| of.foreign_keys.iter().filter(|key| is_key_of(key, of)));
+        let is_to_key = |key: &&ForeignKey| {
+            let parent = describe(&key.parent).and_then(Table::key);
+            parent.is_some_and(|parent| key.parent_columns.is_empty() || key.parent_columns == parent)
+        };
+        linked.chain(own.filter(is_to_key).map(|key| &key.parent)).cloned().collect()
+    }
+
+    /// The numbers of the lines that name a row: with quotes, as in a map, or without.
+    fn lines_of(&self, table: &str, key: &[Arg]) -> impl Iterator<Item = usize> {
+        let lines = |keys: &'_ HashMap<String, Vec<usize>>| {
+            keys.get(&cells::write_key(key)).or_else(|| keys.get(&cells::show_key(key))).cloned()
+        };
+        self.rows.get(table).and_then(lines).into_iter().flatten()
     }
 
     /// A remark after planning: how many lines match a missing row, and how many do not.
     pub async fn remark(&self, context: &Context) -> Result<Option<String>, SnapshotError> {
         let mut used: HashSet<usize> = HashSet::new();
-        for (table, shape) in context.shapes.iter().enumerate() {
-            let Some(keys) = self.rows.get(&shape.table) else { continue };
+        let excluded = self.within(context);
+        for table in 0..context.shapes.len() {
             let mut after = 0;
             loop {
                 let page = context.work.page(table, State::Excluded, after).await?;
                 let Some(last) = page.last() else { break };
                 after = last.place;
-                used.extend(page.iter().flat_map(|row| lines(keys, &row.key)));
+                used.extend(page.iter().flat_map(|row| excluded.lines(table, &row.key)));
             }
         }
         if self.lines.is_empty() {
@@ -153,6 +226,24 @@ impl Exclusions {
     }
 }
 
+impl Excluded<'_> {
+    /// Why the row with that key must not be restored; `None` if it may be.
+    pub(super) fn why(&self, table: usize, key: &[Arg]) -> Option<&str> {
+        let is_named = |name: &String| self.exclusions.lines_of(name, key).next().is_some();
+        self.by[table].iter().find(|(name, _)| is_named(name)).map(|(_, why)| why.as_str())
+    }
+
+    /// The numbers of the lines about the row with that key.
+    fn lines(&self, table: usize, key: &[Arg]) -> impl Iterator<Item = usize> {
+        self.by[table].iter().flat_map(|(name, _)| self.exclusions.lines_of(name, key))
+    }
+}
+
+/// Whether a foreign key has the columns of its table's key, and refers to another table.
+fn is_key_of(key: &ForeignKey, of: &Table) -> bool {
+    of.key().as_ref() == Some(&key.columns) && key.parent != of.name
+}
+
 /// A line without its comment. A `#` inside a key does not begin one.
 fn without_comment(line: &str) -> &str {
     let begins = |at: &usize| line[..*at].chars().next_back().is_none_or(char::is_whitespace);
@@ -161,9 +252,10 @@ fn without_comment(line: &str) -> &str {
 }
 
 /// A key as rows show it: whole numbers without redundant zeros and signs, bytes in small letters.
-fn normal(table: &Table, key: &str) -> String {
-    let parts = if table.primary_key.len() == 1 { vec![key.to_owned()] } else { cells::split_key(key) };
-    if parts.len() != table.primary_key.len() {
+pub(super) fn normal(table: &Table, key: &str) -> String {
+    let columns = table.key().unwrap_or_default();
+    let parts = if columns.len() == 1 { vec![key.to_owned()] } else { cells::split_key(key) };
+    if parts.len() != columns.len() {
         return key.to_owned();
     }
     let part = |(part, name): (&String, &String)| {
@@ -174,12 +266,7 @@ fn normal(table: &Table, key: &str) -> String {
             (_, None) => Arg::Text(part.clone()),
         }
     };
-    cells::write_key(&parts.iter().zip(&table.primary_key).map(part).collect::<Vec<_>>())
-}
-
-/// The lines that name a key: with quotes, as in a map, or without.
-fn lines<'a>(keys: &'a HashMap<String, Vec<usize>>, key: &[Arg]) -> impl Iterator<Item = &'a usize> {
-    keys.get(&cells::write_key(key)).or_else(|| keys.get(&cells::show_key(key))).into_iter().flatten()
+    cells::write_key(&parts.iter().zip(&columns).map(part).collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -197,12 +284,13 @@ mod tests {
         let mut exclusions = Exclusions::default();
         exclusions.add(&file.path().display().to_string()).unwrap();
         exclusions.add("notes:9").unwrap();
+        let has = |table: &str, key: &[Arg]| exclusions.lines_of(table, key).next().is_some();
         let member = [Arg::Int(5), Arg::Text("a:b".to_owned())];
-        assert!(exclusions.has("partners", &[Arg::Int(4011)]) && exclusions.has("members", &member));
-        assert!(exclusions.has("notes", &[Arg::Int(9)]));
+        assert!(has("partners", &[Arg::Int(4011)]) && has("members", &member));
+        assert!(has("notes", &[Arg::Int(9)]));
         let sample = |key: &str| [Arg::Text(key.to_owned())];
-        assert!(exclusions.has("samples", &sample("S#12")) && !exclusions.has("samples", &sample("S")));
-        assert!(!exclusions.has("partners", &[Arg::Int(401)]) && !exclusions.has("clients", &[Arg::Int(4011)]));
+        assert!(has("samples", &sample("S#12")) && !has("samples", &sample("S")));
+        assert!(!has("partners", &[Arg::Int(401)]) && !has("clients", &[Arg::Int(4011)]));
         let error = exclusions.add("partners").unwrap_err().to_string();
         assert_eq!(error, "--exclude: expected TABLE:KEY, such as partners:4011, found \"partners\"");
     }

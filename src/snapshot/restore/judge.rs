@@ -78,22 +78,6 @@ pub(super) async fn judge(
     }
 }
 
-/// Excludes the rows whose key an excluded row shares: who was deleted on purpose does not come back by half.
-pub(super) async fn exclude_shared(context: &Context, views: &mut Views) -> Result<(), SnapshotError> {
-    for table in tables_in_order(context) {
-        let mut after = 0;
-        loop {
-            let page = context.work.page(table, State::Excluded, after).await?;
-            let Some(last) = page.last() else { break };
-            after = last.place;
-            for candidate in &page {
-                lift(context, views, table, candidate).await?;
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Leaves to a person what the given map leaves open, even if no live row is in the way.
 pub(super) async fn leave_open(context: &Context, views: &mut Views, remap: &Remap) -> Result<(), SnapshotError> {
     for table in tables_in_order(context) {
@@ -429,11 +413,7 @@ async fn lift(
                     return Ok(true);
                 }
             }
-            match lifted.state {
-                // That is no verdict: nothing takes it back.
-                State::Excluded => context.work.set(link.parent, std::slice::from_ref(&lifted)).await?,
-                _ => context.work.judge(link.parent, std::slice::from_ref(&lifted)).await?,
-            }
+            context.work.judge(link.parent, std::slice::from_ref(&lifted)).await?;
             above.push((link.parent, lifted));
         }
     }

@@ -6,8 +6,8 @@
 use super::{
     Context,
     candidates::{Candidate, State},
-    exclude::Exclusions,
-    judge::{exclude_shared, judge, leave_open},
+    exclude::{Excluded, Exclusions},
+    judge::{judge, leave_open},
     parents::Parent,
     remap::{self, Decision, Remap},
     strangers,
@@ -40,12 +40,15 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
         live: context.live.db.begin(Mode::Snapshot).await?,
     };
     let judged = context.judged();
+    let excluded = exclusions.within(context);
+    let remap = remap.map(|remap| remap.within(context)).transpose()?;
+    let remap = remap.as_ref();
     for group in &context.groups {
         let mut is_again = false;
         loop {
             let mut found = 0;
             for table in group.tables.iter().copied().filter(|table| judged[*table]) {
-                found += find(context, &mut views, table, is_again, exclusions, remap).await?;
+                found += find(context, &mut views, table, is_again, &excluded, remap).await?;
             }
             // No order of the group's tables puts every key before those that contain it.
             is_again = strangers::is_within(context, group);
@@ -54,7 +57,6 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
             }
         }
     }
-    exclude_shared(context, &mut views).await?;
     // A table that refers to itself is resolved one level per round, however deep; a round that changes nothing is the
     // last.
     while judge_all(context, &mut views, remap.is_some()).await? {}
@@ -102,7 +104,7 @@ async fn find(
     views: &mut Views,
     table: usize,
     is_again: bool,
-    exclusions: &Exclusions,
+    excluded: &Excluded<'_>,
     remap: Option<&Remap>,
 ) -> Result<usize, SnapshotError> {
     let shape = &context.shapes[table];
@@ -140,7 +142,7 @@ async fn find(
             found.retain(|_| known.next().is_none_or(|known| known.is_none()));
         }
         count += found.len();
-        enter(context, views, table, found, exclusions, remap).await?;
+        enter(context, views, table, found, excluded, remap).await?;
     }
     Ok(count)
 }
@@ -170,14 +172,14 @@ async fn enter(
     views: &mut Views,
     table: usize,
     mut found: Vec<Candidate>,
-    exclusions: &Exclusions,
+    excluded: &Excluded<'_>,
     remap: Option<&Remap>,
 ) -> Result<(), SnapshotError> {
     let shape = &context.shapes[table];
     for candidate in &mut found {
-        if exclusions.has(&shape.table, &candidate.key) {
+        if let Some(why) = excluded.why(table, &candidate.key) {
             candidate.state = State::Excluded;
-            candidate.reason = "deleted on purpose".to_owned();
+            candidate.reason = why.to_owned();
             continue;
         }
         let Some(remap) = remap else { continue };

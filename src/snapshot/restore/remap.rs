@@ -10,7 +10,10 @@ use std::{
     fs::{self, File},
     io::{self, BufRead as _, BufReader},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use anyhow::{Context as _, bail};
@@ -18,6 +21,7 @@ use anyhow::{Context as _, bail};
 use super::{
     Context, LINES_SHOWN,
     candidates::{Candidate, State},
+    exclude::normal,
     plan::{self, BY_HAND},
 };
 use crate::{
@@ -37,7 +41,7 @@ const HEADINGS: [&str; 4] = ["table", "old", "new", "why"];
 #[derive(Debug, Default)]
 pub struct Remap {
     /// Lines, by table and old key.
-    rows: HashMap<(String, String), Line>,
+    rows: HashMap<(String, String), Arc<Line>>,
 }
 
 /// What a map says about a row.
@@ -80,8 +84,25 @@ impl Remap {
             let (Some(table), Some(old)) = (record.get(0), record.get(1)) else { bail!("line {line}: too short") };
             let new = record.get(2).filter(|new| !new.is_empty()).map(str::to_owned);
             let new = Line { new, is_used: AtomicBool::new(false) };
-            if rows.insert((table.to_owned(), old.to_owned()), new).is_some() {
+            if rows.insert((table.to_owned(), old.to_owned()), Arc::new(new)).is_some() {
                 bail!("line {line}: {table} {old} appears twice");
+            }
+        }
+        Ok(Self { rows })
+    }
+
+    /// The same decisions by the keys as a context's rows show them, however a person has written them.
+    ///
+    /// # Errors
+    /// If two lines name the same row.
+    pub(super) fn within(&self, context: &Context) -> Result<Self, SnapshotError> {
+        let mut rows = HashMap::new();
+        for ((table, old), line) in &self.rows {
+            let key = context.snapshot.tables.get(table).map_or_else(|| old.clone(), |of| normal(of, old));
+            if rows.insert((table.clone(), key.clone()), Arc::clone(line)).is_some() {
+                return Err(SnapshotError::Target(format!(
+                    "the map: {table} {key} appears twice, written differently"
+                )));
             }
         }
         Ok(Self { rows })

@@ -10,6 +10,42 @@ const USAGE: i32 = 2;
 
 on_both! {
     erased_rows_named_by_the_environment_stay_away;
+    a_line_for_a_row_keeps_away_the_row_that_it_is_whatever_tables_are_restored;
+}
+
+/// A client is a person who is a partner, all with the same key. The client of a line is gone with her person: before
+/// the snapshot, or her table is not asked for, or the snapshot does not have it.
+async fn a_line_for_a_row_keeps_away_the_row_that_it_is_whatever_tables_are_restored(engine: Engine) {
+    let tables = [
+        "CREATE TABLE partners (id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(20) NOT NULL)",
+        "CREATE TABLE persons (id BIGINT NOT NULL PRIMARY KEY, FOREIGN KEY (id) REFERENCES partners (id))",
+        "CREATE TABLE clients (id BIGINT NOT NULL PRIMARY KEY, FOREIGN KEY (id) REFERENCES persons (id))",
+    ];
+    for (is_erased_before, are_taken, more) in
+        [(false, 3, &["--table", "partners"][..]), (false, 2, &[]), (false, 1, &[]), (true, 3, &[])]
+    {
+        let mut scene = Scene::new(engine, &tables).await;
+        scene
+            .execute_all(&["INSERT INTO partners VALUES (1, 'a'), (2, 'b')", "INSERT INTO persons VALUES (1), (2)"])
+            .await;
+        scene.execute_all(&["INSERT INTO clients VALUES (1), (2)"]).await;
+        if is_erased_before {
+            scene.execute_all(&["DELETE FROM clients WHERE id = 1", "DELETE FROM persons WHERE id = 1"]).await;
+        }
+        scene.tables.truncate(are_taken);
+        let name = scene.take().await.to_string();
+        scene.execute_all(&["DELETE FROM clients", "DELETE FROM persons", "DELETE FROM partners"]).await;
+        let list = scene.file("erased", "clients: 01\nclients:7\n");
+        let restore = ["restore", &name, "--missing", "--tombstones", &list, "--apply"];
+        let report = scene.json(0, &[&restore[..], more].concat());
+        assert_eq!(rows(&report, "excluded")["partners"], 1, "{report}");
+        assert_eq!(scene.db.number("SELECT CAST(SUM(id) AS SIGNED) FROM partners").await, 2, "{report}");
+        let said = report["report"].to_string();
+        assert!(said.contains("\"as its persons: as its clients: deleted on purpose\""), "{report}");
+        let expected =
+            format!("deleted on purpose: 1 of 2 line(s) match missing rows, 1 match none: {list}:2 clients:7");
+        assert!(said.contains(&expected), "{report}");
+    }
 }
 
 async fn erased_rows_named_by_the_environment_stay_away(engine: Engine) {
