@@ -353,6 +353,10 @@ async fn what_may_take_a_while_is_found_when_it_takes_longer(engine: Engine) {
     ];
     let old_runs = old_runs.map(|(id, minutes, sql)| (id, minutes, sql.to_owned()));
     for (id, minutes, sql) in old_runs.into_iter().chain(others) {
+        if id == "labs.late" {
+            // A run without open jobs waits for the scheduler alone.
+            db.execute("UPDATE daymend_jobs SET state = 'available', sort_key = 1", args![]).await;
+        }
         for (more, is_found) in [(-1, false), (1, true)] {
             let at = db.db.database_now().await.unwrap() - TimeDelta::minutes(minutes + more);
             assert!(db.execute(&sql, args![instant_text(at)]).await > 0);
