@@ -64,8 +64,6 @@ statement!(
      WHERE links.run_id = ?"
 );
 
-statement!(RUN_OF, "run of migration", "SELECT run_id FROM daymend_migrations WHERE migration_id = ?");
-
 statement!(
     REQUEST,
     "request migration",
@@ -132,11 +130,6 @@ pub async fn link(tx: &mut Tx, id: i64, run_id: i64) -> Result<(), DbError> {
 /// Removes the link to the records that a run carried out.
 pub async fn unlink(tx: &mut Tx, run_id: i64) -> Result<(), DbError> {
     tx.execute(&UNLINK, args![run_id]).await.map(drop)
-}
-
-/// The run that carries out the record; `None` if it has not been taken.
-pub async fn run_of(tx: &mut Tx, id: i64) -> Result<Option<i64>, DbError> {
-    tx.fetch_optional(&RUN_OF, args![id], |row| row.int(0)).await
 }
 
 /// Whether the records that a run carries out still exist.
