@@ -8,7 +8,7 @@ use super::{COUNT_MAX, Check, Findings, Severity, Site, counted, examples, look}
 use crate::{
     args,
     db::{DbError, Mode, Row},
-    runs::{self, records::MIGRATION_TYPE},
+    runs::{self, LATE_CHANGES, records::MIGRATION_TYPE},
     statement,
 };
 
@@ -22,7 +22,8 @@ pub(super) const CHECKS: &[Check] = &[
 statement!(
     Doctor: EVENT_LOG,
     "doctor event log",
-    "SELECT event_name, status, created_at FROM operation_event_log ORDER BY id DESC LIMIT 10000"
+    "SELECT event_name, status, created_at FROM operation_event_log
+     WHERE id > (SELECT MAX(id) FROM operation_event_log) - ? AND event_name NOT LIKE ? ORDER BY id DESC LIMIT 10000"
 );
 
 statement!(
@@ -54,6 +55,9 @@ statement!(
 /// How long something may take after its STARTED entry; the old nightly event took hours at most.
 const STARTED_MAX: Duration = Duration::hours(6);
 
+/// How many of the latest entries are looked through: late changes may add one every two seconds, which are left out.
+const ENTRIES_MAX: i64 = 500_000;
+
 /// How long a pending record may wait for a scheduler, which looks every second.
 const PENDING_MAX: Duration = Duration::minutes(10);
 
@@ -84,7 +88,7 @@ fn unfinished(entries: &[Entry]) -> Vec<(&str, DateTime<Utc>)> {
 
 async fn event_log(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
     let read = |row: &Row| Ok(Entry { name: row.text(0)?, status: row.text(1)?, at: row.instant(2)? });
-    let entries = site.read(&EVENT_LOG, args![], read).await?;
+    let entries = site.read(&EVENT_LOG, args![ENTRIES_MAX, format!("{LATE_CHANGES} run %")], read).await?;
     let mut tx = site.db.begin(Mode::Snapshot).await?;
     let open: HashSet<String> = runs::open(&mut tx).await?.into_iter().map(|run| run.event_name).collect();
     tx.commit().await?;

@@ -204,11 +204,17 @@ pub struct NewRun {
     pub lab_id: Option<i64>,
     /// The moment taken as the present.
     pub as_of: DateTime<Utc>,
+    /// What its events in `operation_event_log` are called, before its number and its reason.
+    pub event: &'static str,
     /// Each lab with its days, oldest first.
     pub labs: LabDays,
     /// The limits of its jobs.
     pub limits: JobLimits,
 }
+
+/// What the events of runs for late changes are called: not like those of nightly runs and of repairs that somebody
+/// asked for, which monitoring looks for among the latest, because there may be a run every few seconds.
+pub(crate) const LATE_CHANGES: &str = "Late-Changes";
 
 impl NewRun {
     /// A run of these days, as of this moment; the reason and the requester are for the caller to set, like the zone
@@ -223,6 +229,11 @@ impl NewRun {
             time_zone: None,
             lab_id: None,
             as_of,
+            event: match kind {
+                JobKind::Nightly => "Nightly-Operation-Summary",
+                JobKind::Repair => "Nightly-Operation-Summary-Repair",
+                JobKind::Rebuild => "Historical-Summary-Rebuild",
+            },
             labs,
             limits,
         }
@@ -235,12 +246,7 @@ impl NewRun {
     }
 
     fn event_name(&self, id: i64) -> String {
-        let name = match self.kind {
-            JobKind::Nightly => "Nightly-Operation-Summary",
-            JobKind::Repair => "Nightly-Operation-Summary-Repair",
-            JobKind::Rebuild => "Historical-Summary-Rebuild",
-        };
-        clipped(&format!("{name} run {id}: {}", self.reason), NAME_CHARACTERS_MAX)
+        clipped(&format!("{} run {id}: {}", self.event, self.reason), NAME_CHARACTERS_MAX)
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
 on_both! {
     each_change_marks_the_days_that_it_makes_wrong;
     marks_of_one_day_share_a_job_and_a_waiting_job_takes_more;
+    late_changes_do_not_show_among_nightly_runs;
     a_day_that_is_not_over_is_left_to_the_nightly_run;
     labs_that_the_nightly_run_leaves_out_get_no_job;
     marks_that_mean_no_day_are_dropped;
@@ -152,12 +153,29 @@ async fn marks_of_one_day_share_a_job_and_a_waiting_job_takes_more(engine: Engin
     assert_eq!(db.repair_marked(now()).await.len(), 1, "only the day that runs gets another job");
     // A job that somebody else requested does not count: it may be cancelled.
     db.execute("DELETE FROM daymend_jobs", vec![]).await;
-    db.execute("UPDATE daymend_runs SET requested_by = 'somebody'", vec![]).await;
+    let somebodys = "UPDATE daymend_runs SET event_name = 'Nightly-Operation-Summary-Repair run 1: late changes'";
+    db.execute(somebodys, vec![]).await;
     toggle().await;
     assert_eq!(db.repair_marked(now()).await.len(), 3);
-    db.execute("UPDATE daymend_runs SET requested_by = 'somebody'", vec![]).await;
+    db.execute(somebodys, vec![]).await;
     toggle().await;
     assert_eq!(db.repair_marked(now()).await.len(), 3);
+}
+
+/// The SQL with which labs watch their nightly runs shows the latest entries of that name.
+async fn late_changes_do_not_show_among_nightly_runs(engine: Engine) {
+    let db = labs(engine).await;
+    db.install_dirty_triggers().await;
+    db.execute("UPDATE billing SET isCancelled = 1 WHERE id IN (11, 12, 21)", vec![]).await;
+    assert_eq!(db.repair_marked(now()).await.len(), 3);
+    db.settle(now()).await;
+    let events = "SELECT event_name, status FROM operation_event_log ORDER BY id";
+    let events: Vec<(String, String)> =
+        db.rows(events, vec![]).await.iter().map(|row| (row.text(0).unwrap(), row.text(1).unwrap())).collect();
+    let late: Vec<_> = events.iter().filter(|(name, _)| name.contains(": late changes of ")).collect();
+    assert_eq!(late.iter().map(|(_, status)| status.as_str()).collect::<Vec<_>>(), ["STARTED", "COMPLETED"]);
+    assert!(late.iter().all(|(name, _)| name.starts_with("Late-Changes run ")), "{events:?}");
+    assert!(late[0].0 == late[1].0, "a run's entries have one name: {events:?}");
 }
 
 async fn a_day_that_is_not_over_is_left_to_the_nightly_run(engine: Engine) {

@@ -212,6 +212,14 @@ async fn what_started_and_never_ended_is_found(engine: Engine) {
     assert!(!examine(&db).has("records.event_log"));
     db.execute("DELETE FROM daymend_runs WHERE state = 'running'", args![]).await;
     assert!(examine(&db).has("records.event_log"));
+    // Nor is it out of sight after a day of late changes.
+    let (late, row) = ("Late-Changes run 9: late changes of lab 1, 2026-06-10", "(?, ?, '2026-06-02 00:00:00')");
+    for status in ["STARTED", "COMPLETED"].repeat(11) {
+        let entries = vec![row; 500].join(", ");
+        let insert = format!("INSERT INTO operation_event_log (event_name, status, created_at) VALUES {entries}");
+        db.execute(&insert, std::iter::repeat_n([late, status], 500).flatten().map(Into::into).collect()).await;
+    }
+    assert!(examine(&db).what("records.event_log").contains("STARTED at 2026-06-01"));
 }
 
 async fn stuck_waiting_and_doubled_records_are_found(engine: Engine) {

@@ -9,9 +9,9 @@ use crate::{
     args,
     calendar::Zone,
     db::{Db, DbError, Mode, Query, Row, Tx, json_list, repeat},
-    queue::JobKind,
+    queue::{JobKind, ids_of},
     rollup::{Rollup, watch::Watch},
-    runs::{self, LabDays, NewRun},
+    runs::{self, LATE_CHANGES, LabDays, NewRun},
     statement,
 };
 
@@ -22,7 +22,7 @@ const MARKS_A_BATCH: usize = 5000;
 const VALUES_A_STATEMENT: usize = 1000;
 
 /// The requester of the runs for marked days.
-pub const REQUESTED_BY: &str = "dirty days";
+const REQUESTED_BY: &str = "dirty days";
 
 statement!(MARKS_ANY, "any marks", "SELECT EXISTS (SELECT 1 FROM daymend_dirty WHERE id > ?)");
 
@@ -43,11 +43,19 @@ statement!(
 );
 
 statement!(
+    OLDEST_OPEN,
+    "oldest open run of marked days",
+    "SELECT MIN(id) FROM daymend_runs WHERE state = 'running' AND event_name LIKE ?"
+);
+
+// A range of the index of days for each day, however often it has been repaired: its end is the job's id, and a job that
+// waits is not running.
+statement!(
     JOBS_WAITING,
     "jobs waiting for marked days",
     "SELECT jobs.day FROM daymend_jobs AS jobs JOIN daymend_runs AS runs ON runs.id = jobs.run_id
-     WHERE jobs.lab_id = ? AND jobs.rollup = ? AND jobs.state = 'available' AND runs.requested_by = ?
-       AND jobs.day IN ({list})"
+     WHERE jobs.lab_id = ? AND jobs.rollup = ? AND jobs.running IS NULL AND jobs.id >= ?
+       AND jobs.state = 'available' AND runs.event_name LIKE ? AND jobs.day IN ({list})"
 );
 
 /// The result of a batch.
@@ -127,6 +135,7 @@ pub(super) async fn enqueue(tick: &Tick<'_>, watch: &Watch, floor: i64) -> Resul
         let run = NewRun {
             reason: format!("late changes of {whose}, {days}"),
             requested_by: REQUESTED_BY.to_owned(),
+            event: LATE_CHANGES,
             ..tick.new_run(JobKind::Repair, labs)
         };
         batch.run = Some(Enqueued::create(&mut tx, run).await?);
@@ -226,11 +235,17 @@ async fn without_waiting(
     days: BTreeMap<i64, BTreeSet<NaiveDate>>,
 ) -> Result<LabDays, DbError> {
     let mut left = Vec::new();
+    // Not by who asked for them, which may be anybody's name.
+    let runs = format!("{LATE_CHANGES} run %");
+    let oldest = tx.fetch_optional(&OLDEST_OPEN, args![runs.as_str()], |row| row.int_or_null(0)).await?.flatten();
+    let Some((first, _)) = oldest.map(ids_of) else {
+        return Ok(days.into_iter().map(|(lab, days)| (lab, days.into_iter().collect())).collect());
+    };
     for (lab, days) in days {
         let days: Vec<NaiveDate> = days.into_iter().collect();
         let mut waiting = HashSet::new();
         for days in days.chunks(VALUES_A_STATEMENT) {
-            let args = args![lab, rollup.name.as_str(), REQUESTED_BY; days.iter().copied()];
+            let args = args![lab, rollup.name.as_str(), first, runs.as_str(); days.iter().copied()];
             waiting.extend(tx.fetch_all(JOBS_WAITING.with_list(days.len()), args, |row| row.date(0)).await?);
         }
         let days: Vec<NaiveDate> = days.into_iter().filter(|day| !waiting.contains(day)).collect();

@@ -42,7 +42,6 @@ use crate::{
     rollup::watch::Watch,
 };
 use expand::Expansion;
-pub use marks::REQUESTED_BY;
 pub(crate) use marks::oldest_us;
 
 /// How often marks are looked for.

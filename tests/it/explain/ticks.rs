@@ -22,6 +22,7 @@ use crate::{
 on_both! {
     statements_of_every_tick_walk_an_index_and_do_not_sort;
     a_look_for_records_reads_no_more_of_many_than_of_few;
+    a_day_that_was_repaired_often_is_looked_at_like_any_other;
 }
 
 /// Returns every statement of the scheduler's loops, with arguments and the index that it should use.
@@ -43,6 +44,7 @@ fn statements_of_every_tick(run: i64, record: i64) -> Vec<(&'static str, Vec<Arg
         ("any marks", args![10_i64], PRIMARY),
         ("read marks", args![10_i64, 100_i64], PRIMARY),
         ("marked tests", args![10_i64, 100_i64], PRIMARY),
+        ("oldest open run of marked days", args!["Late-Changes run %"], "daymend_runs_state"),
     ]
 }
 
@@ -104,4 +106,31 @@ async fn a_look_for_records_reads_no_more_of_many_than_of_few(engine: Engine) {
     let report = db.tick(DateTime::UNIX_EPOCH).await;
     assert_eq!(report.refused.into_keys().collect::<Vec<_>>(), [1]);
     assert!(db.record_status(4_444).await.starts_with("Failed"));
+}
+
+/// Looks once whether a late change's job waits for 1 January 1990 of lab 1; returns how many rows were read.
+async fn look_for_waiting(one: &Db, oldest_run: i64) -> i64 {
+    let before = rows_read(one).await;
+    let args = args![1_i64, HISTORICAL_SUMMARY, ids_of(oldest_run).0, "%", "1990-01-01"];
+    let mut tx = one.begin(Mode::Write).await.unwrap();
+    let waiting = statement("jobs waiting for marked days").with_list(1);
+    let waiting: Vec<_> = tx.fetch_all(waiting, args, |row| row.date(0)).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(waiting, []);
+    rows_read(one).await - before
+}
+
+async fn a_day_that_was_repaired_often_is_looked_at_like_any_other(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let one = connect(&db.url, ConnectOptions::new(1)).unwrap();
+    // Three thousand runs, each of which has repaired that day.
+    add_old_runs(&db, 1_000).await;
+    // The first time, tables have to be opened.
+    look_for_waiting(&one, 50_000).await;
+    let read = look_for_waiting(&one, 50_000).await;
+    assert!(read < 20, "{read} rows read");
+    if engine == Engine::MariaDb {
+        let all = look_for_waiting(&one, 1).await;
+        assert!(all > 1_000, "{all} rows read where any of these runs might be open");
+    }
 }
