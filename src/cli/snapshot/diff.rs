@@ -163,7 +163,7 @@ async fn pair(
             (side, (!was.is_of(&db)).then(|| db.name()))
         }
     };
-    options.relations = restore::relations(global, files, &old, &new)?;
+    options.relations = restore::relations::all(global, files, &old, &new)?;
     let mut diff = diff::compare(&old, &new, options, &mut progress).await.map_err(explained)?;
     diff.remarks.extend(other.map(|other| other_database(&old.label, was, &new.label, &other)));
     Ok((diff, opened))

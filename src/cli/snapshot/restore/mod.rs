@@ -1,36 +1,34 @@
 //! `daymend snapshot restore`.
 
+mod apply;
 mod print;
+pub(super) mod relations;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
 use super::{
-    Exit, Global, HalfDone, LimitArgs, StoreArgs,
-    diff::{check_tables, other_database, progress},
-    explained, find,
-    follow_up::{After, FollowUp},
-    historical_summary, print_json,
-    undo::{days_of, undo_of},
-    usage, warn_of_fewer_tables, who,
+    Exit, Global, LimitArgs, StoreArgs,
+    diff::{check_tables, other_database},
+    explained, find, historical_summary, print_json, usage, warn_of_fewer_tables,
 };
 use crate::{
-    db::{DbError, migrate},
+    db::{Db, DbError, migrate},
     error::chain,
-    runs::{records, repair},
+    runs::records,
     snapshot::{
-        database_error, open,
+        Opened, database_error,
+        format::manifest::Server,
+        open,
         restore::{
             Context,
-            apply::Apply,
             candidates::Candidates,
             exclude::{ExclusionError, Exclusions},
             plan,
             relations::Relations,
             remap::{self, Remap},
             report::Report,
-            undo_file::{self, Header, LockedFile, Reader, Record},
         },
         side::Side,
     },
@@ -103,36 +101,92 @@ pub(in crate::cli) struct Options {
     limits: LimitArgs,
 }
 
+/// What is to be restored, and into which database.
+struct Planned {
+    db: Db,
+    context: Context,
+    /// What `--relations` declare.
+    given: Relations,
+    /// Where the map of re-created rows is wanted.
+    map: PathBuf,
+    /// Its file is removed when it is dropped.
+    _snapshot: Opened,
+}
+
 impl Options {
     pub(in crate::cli) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let planned = self.plan(global).await?;
+        if self.apply { self.apply(global, planned).await } else { self.show(global, &planned).await }
+    }
+
+    /// Compares the snapshot with the database, and judges each row that is missing. Writes to neither.
+    async fn plan(&self, global: &Global) -> anyhow::Result<Planned> {
+        let opened = self.open(global).await?;
+        let snapshot = Side::snapshot(&opened.manifest, &opened.db);
+        check_tables(&self.table, &snapshot)?;
+        let rollups = global.rollups()?;
+        let summary = historical_summary(&rollups)?.summary.table.as_str();
+        let (tables, left_out) = self.tables(&snapshot, summary)?;
+        let mut exclusions = self.exclusions()?;
+        let remap = self.remap(&snapshot)?;
+        let map = self.map.clone().unwrap_or_else(|| PathBuf::from(format!("{}.map.csv", snapshot.label)));
+        let (db, other) = self.connect(global, &snapshot.label, &opened.manifest.server).await?;
+        let live = Side::live(&db, snapshot.tables.keys().map(String::as_str)).await.map_err(explained)?;
+        exclusions.fit(&snapshot, &live).await.map_err(|error| match error {
+            ExclusionError::Database(error) => explained(error),
+            error => usage(chain(&error)),
+        })?;
+        let given = relations::given(&self.relations, &snapshot, &live)?;
+        let mut relations = relations::of_jobs(global, &snapshot, &live)?;
+        relations.extend(given.clone());
+        let work = Candidates::temporary().await?;
+        let mut context = Context::new(snapshot, live, &tables, relations, work).map_err(usage)?;
+        context.index().await.map_err(explained)?;
+        plan::plan(&context, &exclusions, remap.as_ref()).await?;
+        context.remarks.extend(other);
+        context.remarks.extend(remarks_on(&left_out, summary));
+        let excluded = exclusions.remark(&context).await?;
+        context.remarks.extend(excluded);
+        context.remarks.extend(remap.as_ref().and_then(Remap::remark));
+        Ok(Planned { db, context, given, map, _snapshot: opened })
+    }
+
+    /// Prints the plan, and saves the map.
+    async fn show(&self, global: &Global, planned: &Planned) -> anyhow::Result<ExitCode> {
+        let Planned { context, map, .. } = planned;
+        let report = Report::read(context, self.samples).await?;
+        let saved = remap::save(context, map, self.remap.as_deref()).await?;
+        if global.json {
+            print_json(&serde_json::json!({ "dry_run": true, "report": report, "map": saved }))?;
+        } else {
+            print::report(&report, true);
+            print::map(context, map, saved.as_deref()).await?;
+            println!(
+                "{}",
+                match (report.groups.is_empty(), context.tables_lost) {
+                    (true, 0) => "no row is missing",
+                    (true, _) => "no row of the other tables is missing",
+                    (false, _) if report.is_whole(context) => "nothing is left to restore",
+                    (false, _) => "nothing was written: use --apply to restore the rows",
+                }
+            );
+        }
+        Ok(if report.is_whole(context) { Exit::Ok } else { Exit::Drift }.into())
+    }
+
+    async fn open(&self, global: &Global) -> anyhow::Result<Opened> {
         let store = self.store.store()?;
         let name = find(global, &store, &self.snapshot).await?;
         if self.snapshot == "latest" {
             warn_of_fewer_tables(global, &store, name, &self.table).await?;
         }
-        let opened = open(&store, name).await.map_err(explained)?;
-        let snapshot = Side::snapshot(&opened.manifest, &opened.db);
-        let label = snapshot.label.clone();
-        check_tables(&self.table, &snapshot)?;
-        let rollups = global.rollups()?;
-        let rollup = historical_summary(&rollups)?;
-        let (tables, left_out) = self.tables(&snapshot, &rollup.summary.table);
-        if tables.is_empty() && !left_out.is_empty() {
-            let left_out = left_out.join(", ");
-            return Err(usage(format!(
-                "{label} has only tables that are not restored by default ({left_out}): name them with --table"
-            )));
-        }
-        let mut exclusions = self.exclusions()?;
-        let remap = self.remap.as_deref().map(Remap::read).transpose().map_err(|error| usage(chain(error.as_ref())))?;
-        if let Some((table, _)) =
-            remap.iter().flat_map(Remap::rows).find(|(table, _)| !snapshot.tables.contains_key(*table))
-        {
-            return Err(usage(format!("--remap: table {table} is not in snapshot {label}")));
-        }
+        open(&store, name).await.map_err(explained)
+    }
+
+    /// Connects to the database; returns it, and a remark if it is not the one that the snapshot was taken from.
+    async fn connect(&self, global: &Global, label: &str, server: &Server) -> anyhow::Result<(Db, Option<String>)> {
         let db = global.connect_bare(4).await?;
-        let server = &opened.manifest.server;
-        let other = (!server.is_of(&db)).then(|| other_database(&label, server, "live", &db.name()));
+        let other = (!server.is_of(&db)).then(|| other_database(label, server, "live", &db.name()));
         if let Some(other) = other.as_ref().filter(|_| self.apply && !self.into_other_database) {
             return Err(usage(format!("{other}: if that is intended, use --into-other-database")));
         }
@@ -141,112 +195,34 @@ impl Options {
             // database need not be daymend's.
             migrate::check_unless_hidden(&db).await?;
         }
-        let live = Side::live(&db, snapshot.tables.keys().map(String::as_str)).await.map_err(explained)?;
-        exclusions.fit(&snapshot, &live).await.map_err(|error| match error {
-            ExclusionError::Database(error) => explained(error),
-            error => usage(chain(&error)),
-        })?;
-        let given = given(&self.relations, &snapshot, &live)?;
-        let mut relations = of_jobs(global, &snapshot, &live)?;
-        relations.extend(given.clone());
-        let mut context =
-            Context::new(snapshot, live, &tables, relations, Candidates::temporary().await?).map_err(usage)?;
-        context.index().await.map_err(explained)?;
-        context.remarks.extend(other);
-        context.remarks.extend(remarks_on(&left_out, &rollup.summary.table));
-        plan::plan(&context, &exclusions, remap.as_ref()).await?;
-        let remark = exclusions.remark(&context).await?;
-        context.remarks.extend(remark);
-        context.remarks.extend(remap.as_ref().and_then(Remap::remark));
-        let map = self.map.clone().unwrap_or_else(|| PathBuf::from(format!("{label}.map.csv")));
-        if !self.apply {
-            let report = Report::read(&context, self.samples).await?;
-            let saved = remap::save(&context, &map, self.remap.as_deref()).await?;
-            if global.json {
-                print_json(&serde_json::json!({ "dry_run": true, "report": report, "map": saved }))?;
-            } else {
-                print::report(&report, true);
-                print::map(&context, &map, saved.as_deref()).await?;
-                println!(
-                    "{}",
-                    match (report.groups.is_empty(), context.tables_lost) {
-                        (true, 0) => "no row is missing",
-                        (true, _) => "no row of the other tables is missing",
-                        (false, _) if report.is_whole(&context) => "nothing is left to restore",
-                        (false, _) => "nothing was written: use --apply to restore the rows",
-                    }
-                );
-            }
-            return Ok(if report.is_whole(&context) { Exit::Ok } else { Exit::Drift }.into());
+        Ok((db, other))
+    }
+
+    fn remap(&self, snapshot: &Side) -> anyhow::Result<Option<Remap>> {
+        let Some(file) = &self.remap else { return Ok(None) };
+        let remap = Remap::read(file).map_err(|error| usage(chain(error.as_ref())))?;
+        if let Some((table, _)) = remap.rows().find(|(table, _)| !snapshot.tables.contains_key(*table)) {
+            return Err(usage(format!("--remap: table {table} is not in snapshot {}", snapshot.label)));
         }
-        let undo_path = self.undo_file.clone().unwrap_or_else(|| PathBuf::from(format!("{label}.undo.jsonl")));
-        let locked = LockedFile::create(&undo_path)?;
-        let header = Header { relations: given.clone(), ..Header::new(&label, &db, context.recorded()) };
-        let writer = locked.writer(&header)?;
-        let mut known = locked.reader()?;
-        if known.header.database.is_none() {
-            context.remarks.push(undo_file::of_any_database(&undo_path));
-        }
-        if !known.header.knows(&given) {
-            context.remarks.push(undo_file::of_other_relations(&undo_path));
-        }
-        // Before anything is inserted: if this failed afterwards, nobody could undo the restore.
-        let undo = undo_of(global, &db, &known, &self.relations).await?;
-        let how = format!("run it again to continue, or undo it with `daymend snapshot undo {}`", undo_path.display());
-        let half_done = HalfDone::new(global, how);
-        let mut say = progress(global, "restored".to_owned());
-        let mut progress = |rows| {
-            half_done.is_at(rows);
-            say(rows);
-        };
-        let apply = Apply::new(&context, writer, &mut known, &mut progress).await?;
-        let applied = apply.run().await.map_err(with_rights)?;
-        let mut reader = locked.reader()?;
-        let days = days_of(global, &db, &undo, &mut reader).await;
-        let follow_up = FollowUp {
-            requested_by: format!("restore of {label} by {}", who()),
-            limits: self.limits.limits(),
-            wait: self.wait,
-        };
-        let (days, after) = match days {
-            Ok(days) => {
-                let after = follow_up.enqueue(global, &db, &days).await;
-                (days, after)
-            }
-            Err(error) => (repair::Plan::default(), After::of_unknown_days(&error)),
-        };
-        half_done.done();
-        // Release the undo file before the steps that may take long.
-        drop(locked);
-        let saved = remap::save(&context, &map, self.remap.as_deref()).await?;
-        let report = Report::read(&context, self.samples).await?;
-        if !global.json {
-            print::report(&report, false);
-            print::map(&context, &map, saved.as_deref()).await?;
-            print::applied(&applied, &undo_path, !has_rows(&mut reader)?);
-        }
-        let after = follow_up.finish(global, &db, &days, after).await?;
-        if global.json {
-            let done = serde_json::json!({
-                "dry_run": false, "report": report, "applied": applied, "map": saved,
-                "undo_file": undo_path, "days": days,
-            });
-            print_json(&after.add_to(done))?;
-        }
-        let is_whole = report.is_whole(&context) && applied.changed + applied.incomplete == 0;
-        let exit = if is_whole { Exit::Ok } else { Exit::Drift };
-        Ok(after.exit(exit).into())
+        Ok(Some(remap))
     }
 
     /// The tables to restore, and those that are left out unless named. Summary rows may be gone because their facts
     /// are; and restoring daymend's own tables or the migration records would bring back a lifted pause, a pruned
     /// run, or a record that was deleted to cancel its run.
-    fn tables(&self, snapshot: &Side, summary: &str) -> (Vec<String>, Vec<String>) {
+    fn tables(&self, snapshot: &Side, summary: &str) -> anyhow::Result<(Vec<String>, Vec<String>)> {
         if !self.table.is_empty() {
-            return (self.table.clone(), Vec::new());
+            return Ok((self.table.clone(), Vec::new()));
         }
         let is_restored = |name: &String| name != summary && name != records::TABLE && !name.starts_with(migrate::OWN);
-        snapshot.tables.keys().cloned().partition(is_restored)
+        let (tables, left_out): (Vec<_>, Vec<_>) = snapshot.tables.keys().cloned().partition(is_restored);
+        if tables.is_empty() && !left_out.is_empty() {
+            let (label, left_out) = (&snapshot.label, left_out.join(", "));
+            return Err(usage(format!(
+                "{label} has only tables that are not restored by default ({left_out}): name them with --table"
+            )));
+        }
+        Ok((tables, left_out))
     }
 
     fn exclusions(&self) -> anyhow::Result<Exclusions> {
@@ -279,17 +255,6 @@ fn remarks_on(left_out: &[String], summary: &str) -> Vec<String> {
     remarks
 }
 
-/// Whether there is any row to undo.
-fn has_rows(reader: &mut Reader) -> anyhow::Result<bool> {
-    for page in reader.pages() {
-        let records = reader.read(page)?;
-        if records.iter().any(|record| !matches!(record, Record::End | Record::Days { .. })) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
 /// Adds who can do this to an error that says that a privilege is missing.
 pub(super) fn with_rights(error: anyhow::Error) -> anyhow::Error {
     if database_error(&error).is_some_and(DbError::is_denied) {
@@ -298,40 +263,4 @@ pub(super) fn with_rights(error: anyhow::Error) -> anyhow::Error {
         );
     }
     error
-}
-
-/// What jobs/ and the given files declare; a file has to fit, while parts of jobs/ that do not fit are ignored.
-pub(super) fn relations(global: &Global, files: &[PathBuf], old: &Side, new: &Side) -> anyhow::Result<Relations> {
-    let mut relations = of_jobs(global, old, new)?;
-    relations.extend(given(files, old, new)?);
-    Ok(relations)
-}
-
-fn of_jobs(global: &Global, old: &Side, new: &Side) -> anyhow::Result<Relations> {
-    let mut relations = Relations::of_jobs(global.jobs_dir.as_deref()).map_err(|error| usage(chain(&error)))?;
-    relations.retain_tables(|name| old.tables.contains_key(name) && new.tables.contains_key(name));
-    Ok(relations)
-}
-
-fn given(files: &[PathBuf], old: &Side, new: &Side) -> anyhow::Result<Relations> {
-    let has_table = |name: &str| old.tables.contains_key(name) && new.tables.contains_key(name);
-    let mut relations = Relations::default();
-    for file in files {
-        let mut given = Relations::read(file).map_err(|error| usage(chain(&error)))?;
-        let file = file.display();
-        for (table, column) in given.columns() {
-            if let Some(known) = old.tables.get(table)
-                && known.position(column).is_none()
-            {
-                return Err(usage(format!("{file}: table {table} has no column {column}")));
-            }
-        }
-        let is_known = |name: &str| old.tables.contains_key(name);
-        if let Some(dropped) = given.clone().retain_tables(is_known).first() {
-            return Err(usage(format!("{file}: {dropped}: there is no such table in {}", old.label)));
-        }
-        given.retain_tables(has_table);
-        relations.extend(given);
-    }
-    Ok(relations)
 }
