@@ -299,33 +299,41 @@ impl Fetcher {
         };
         self.runs.extend(seen);
         self.count(&claim);
-        let mut jobs: Vec<Job> = claim.jobs.into_iter().map(|(job, _)| job).collect();
-        let places: HashMap<i64, usize> = jobs.iter().enumerate().map(|(place, job)| (job.id, place)).collect();
-        // The days of a lab come together.
-        jobs.sort_by(|a, b| (a.kind, &a.rollup, a.lab_id, a.day).cmp(&(b.kind, &b.rollup, b.lab_id, b.day)));
+        for unit in self.units_of(claim) {
+            if self.units.send(self.waiting.add(unit)).is_err() {
+                break;
+            }
+        }
+        Ok(claimed)
+    }
+
+    /// Groups claimed jobs: neighbouring days of a lab are together, and the groups in the order of their turns.
+    fn units_of(&self, claim: Claimed) -> Vec<Unit> {
         // The earlier of the two clocks, as everywhere.
         let now = self.session.clock.at_most(DateTime::from_timestamp_micros(claim.at_us).unwrap_or_default());
+        let mut jobs: Vec<(usize, Job)> = claim.jobs.into_iter().map(|(job, _)| job).enumerate().collect();
+        jobs.sort_by(|(_, a), (_, b)| (a.kind, &a.rollup, a.lab_id, a.day).cmp(&(b.kind, &b.rollup, b.lab_id, b.day)));
         // Somebody may have removed the row of a run.
         let max_shrink = |job: &Job| self.runs.get(&run_of(job.id)).map_or(MaxShrink::GUARD, |run| run.max_shrink);
-        let groups = jobs.chunk_by(|a, b| {
+        let groups = jobs.chunk_by(|(_, a), (_, b)| {
             max_shrink(a) == max_shrink(b)
                 && (a.kind, &a.rollup, a.lab_id) == (b.kind, &b.rollup, b.lab_id)
                 && calendar::next(a.day) == b.day
         });
-        let mut units: Vec<&[Job]> = groups.flat_map(|jobs| jobs.chunks(DAYS_A_TURN)).collect();
-        // Kinds keep their order of priority, and jobs the order of their turns: what comes last may be given back.
-        units.sort_by_key(|jobs| (jobs[0].kind, jobs.iter().map(|job| places[&job.id]).min()));
-        for jobs in units {
+        let mut units: Vec<&[(usize, Job)]> = groups.flat_map(|jobs| jobs.chunks(DAYS_A_TURN)).collect();
+        // Kinds keep their order of priority: what comes last may be given back.
+        units.sort_by_key(|jobs| (jobs[0].1.kind, jobs.iter().map(|(place, _)| *place).min()));
+        let unit = |jobs: &[(usize, Job)]| {
+            let jobs: Vec<Job> = jobs.iter().map(|(_, job)| job.clone()).collect();
             let as_of = jobs.iter().filter_map(|job| self.runs.get(&run_of(job.id))).map(|run| run.as_of).max();
-            let as_of = as_of.map_or(now, |as_of| now.max(as_of));
-            let max_shrink = jobs.first().map_or(MaxShrink::GUARD, max_shrink);
-            let room = self.session.held.add(jobs.len());
-            let unit = Unit { jobs: jobs.to_vec(), as_of, max_shrink, room };
-            if self.units.send(self.waiting.add(unit)).is_err() {
-                return Ok(claimed);
+            Unit {
+                as_of: as_of.map_or(now, |as_of| now.max(as_of)),
+                max_shrink: max_shrink(&jobs[0]),
+                room: self.session.held.add(jobs.len()),
+                jobs,
             }
-        }
-        Ok(claimed)
+        };
+        units.into_iter().map(unit).collect()
     }
 
     /// Counts a claim, and how long its jobs have waited.
