@@ -7,7 +7,7 @@ import platform
 import statistics
 import time
 
-from . import daymend, data, incumbent, profile, set_based
+from . import builds, daymend, data, incumbent, profile, set_based
 from .daymend import Daymend, fingerprint, timed
 from .report import Item, progress, table
 from .server import SETTINGS, Server, rows
@@ -28,7 +28,8 @@ def main() -> None:
         incumbent.install(database)
         ours = Daymend(server, "three_labs")
         for name in options.items:
-            print(table(WORK[name](server, database, ours, options)), flush=True)
+            work = builds.WORK[name](server, options) if options.before else WORK[name](server, database, ours, options)
+            print(table(work), flush=True)
     finally:
         server.stop()
 
@@ -41,11 +42,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--labs", type=int, default=1000, help="of the nightly repair")
     parser.add_argument("--sqlmesh", action="store_true", help="let SQLMesh restate the days as well")
     parser.add_argument("--binary", type=pathlib.Path, default=daymend.BINARY, help="of daymend")
+    parser.add_argument("--before", type=pathlib.Path, help=f"another build, in turns with the first ({', '.join(builds.WORK)})")
     parser.add_argument("--server", type=pathlib.Path, help="another mariadbd, such as one with symbols")
     parser.add_argument("--samples", type=pathlib.Path, default="perf.data", help="where flame writes its samples")
     parser.add_argument("--short", action="store_true", help="one round of 14 days and 9 labs: shows that all of it runs")
     options = parser.parse_args()
-    options.items = options.items or [name for name in WORK if name != "flame"]
+    options.items = options.items or ([*builds.WORK] if options.before else [name for name in WORK if name != "flame"])
+    if options.before and (others := set(options.items) - set(builds.WORK)):
+        parser.error(f"--before is not for {', '.join(sorted(others))}")
     if options.short:
         options.rounds, options.days, options.labs = 1, 14, 9
     return options
