@@ -16,7 +16,7 @@ use crate::{
     output::{table::table, tell},
     queue::{JobKind, claim, ids_of, lease, settle},
     recompute::Changes,
-    runs::{self, JobLimits, NewRun},
+    runs::{self, JobLimits, NewRun, Which},
     statement,
     worker::NOTHING_TO_DO,
 };
@@ -172,7 +172,7 @@ impl QueueOptions {
 /// The database, provided that it is a scratch database, in which nothing can be lost.
 async fn scratch(db: Db) -> anyhow::Result<Db> {
     migrate::check(&db).await?;
-    if !runs::list(&db, 1).await?.is_empty() {
+    if !runs::list(&db, Which::default(), 1).await?.is_empty() {
         return Err(usage("this database has runs: measure on a scratch database, after `daymend migrate`"));
     }
     let options = ConnectOptions { statement_max: STATEMENT_MAX, ..ConnectOptions::new(4) };

@@ -12,7 +12,7 @@ use crate::{
         table::{or_dash, table, time},
     },
     queue::admin::change,
-    runs::{self, Discarded, Progress, Run},
+    runs::{self, Discarded, Progress, Run, Which},
 };
 
 /// How many discarded jobs `show` lists.
@@ -26,6 +26,8 @@ pub(super) enum Command {
         /// How many runs to list
         #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
+        #[command(flatten)]
+        which: Which,
     },
     /// Show one run, its progress and its discarded jobs
     Show {
@@ -53,7 +55,7 @@ impl Command {
     pub(super) async fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         let db = global.connect(4).await?;
         match self {
-            Self::List { limit } => list(global, &db, limit).await,
+            Self::List { limit, which } => list(global, &db, which, limit).await,
             Self::Show { id } => show(global, &db, id).await,
             Self::Watch { id } => {
                 read(&db, id).await?;
@@ -78,8 +80,8 @@ async fn read(db: &Db, id: i64) -> anyhow::Result<(Run, Progress, Vec<Discarded>
     Ok((run, progress, discarded))
 }
 
-async fn list(global: &Global, db: &Db, limit: u32) -> anyhow::Result<ExitCode> {
-    let runs = runs::list(db, limit).await?;
+async fn list(global: &Global, db: &Db, which: Which, limit: u32) -> anyhow::Result<ExitCode> {
+    let runs = runs::list(db, which, limit).await?;
     let mut tx = db.begin(Mode::Snapshot).await?;
     let mut with_progress = Vec::new();
     for run in runs {
@@ -109,7 +111,7 @@ async fn list(global: &Global, db: &Db, limit: u32) -> anyhow::Result<ExitCode> 
         ]);
     }
     if with_progress.is_empty() {
-        println!("no run yet");
+        println!("{}", if which == Which::default() { "no run yet" } else { "no such run" });
     } else {
         println!("{table}");
     }

@@ -27,7 +27,7 @@ pub use progress::{Discarded, Progress, discarded, progress};
 
 use crate::{
     args,
-    db::{Db, DbError, Row, Tx, clipped},
+    db::{Arg, Db, DbError, Query, Row, Tx, clipped},
     queue::{
         JOBS_A_RUN_MAX, JobKind, UnknownName, by_name,
         enqueue::{self, Batch},
@@ -75,14 +75,12 @@ macro_rules! run_select {
 
 statement!(RUN_SHOW, "show run", run_select!("WHERE id = ?"));
 
-statement!(RUNS_LIST, "list runs", run_select!("ORDER BY id DESC LIMIT ?"));
-
 statement!(RUNS_OPEN, "open runs", run_select!("WHERE state = 'running' ORDER BY id"));
 
 statement!(RUNS_OPEN_NEXT, "next open runs", run_select!("WHERE state = 'running' AND id > ? ORDER BY id LIMIT ?"));
 
 /// The state of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum RunState {
     /// Some of its jobs are open.
@@ -308,9 +306,36 @@ pub async fn get(tx: &mut Tx, id: i64) -> Result<Option<Run>, DbError> {
     tx.fetch_optional(&RUN_SHOW, args![id], |row| Run::from_row(&row)).await
 }
 
-/// The latest runs, newest first.
-pub async fn list(db: &Db, limit: u32) -> Result<Vec<Run>, DbError> {
-    db.fetch_all(&RUNS_LIST, args![limit], |row| Run::from_row(&row)).await
+/// Runs that match every field that is set; if none is, all runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::Args)]
+pub struct Which {
+    /// Only runs of this kind
+    #[arg(long, value_name = "KIND")]
+    pub kind: Option<JobKind>,
+    /// Only runs in this state
+    #[arg(long, value_name = "STATE")]
+    pub state: Option<RunState>,
+    /// No runs for late changes, of which there may be one every few seconds
+    #[arg(long)]
+    pub no_late_changes: bool,
+}
+
+/// The latest of these runs, newest first.
+pub async fn list(db: &Db, which: Which, limit: u32) -> Result<Vec<Run>, DbError> {
+    let conditions = [
+        which.kind.map(|kind| ("kind = ?", kind.name().into())),
+        which.state.map(|state| ("state = ?", state.name().into())),
+        which.no_late_changes.then(|| ("event_name NOT LIKE ?", format!("{LATE_CHANGES} run %").into())),
+    ];
+    let (mut sql, mut args) = (run_select!("WHERE 1 = 1").to_owned(), Vec::<Arg>::new());
+    for (condition, arg) in conditions.into_iter().flatten() {
+        sql.push_str(" AND ");
+        sql.push_str(condition);
+        args.push(arg);
+    }
+    sql.push_str(" ORDER BY id DESC LIMIT ?");
+    args.push(limit.into());
+    db.fetch_all(Query::new("list runs", sql).once(), args, |row| Run::from_row(&row)).await
 }
 
 /// The runs that are still open, oldest first.

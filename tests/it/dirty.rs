@@ -15,7 +15,14 @@ use daymend::{
 
 use crate::{
     on_both,
-    support::{Engine, TestDb, lab_system::Bill, oracle, process::Process, server::Product, wait_until},
+    support::{
+        Engine, TestDb,
+        lab_system::Bill,
+        oracle,
+        process::{Process, run_ok},
+        server::Product,
+        wait_until,
+    },
 };
 
 on_both! {
@@ -176,6 +183,18 @@ async fn late_changes_do_not_show_among_nightly_runs(engine: Engine) {
     assert_eq!(late.iter().map(|(_, status)| status.as_str()).collect::<Vec<_>>(), ["STARTED", "COMPLETED"]);
     assert!(late.iter().all(|(name, _)| name.starts_with("Late-Changes run ")), "{events:?}");
     assert!(late[0].0 == late[1].0, "a run's entries have one name: {events:?}");
+    // The nightly run that the scheduler has enqueued, and the late changes.
+    let list = |args: &[&str]| {
+        let runs = run_ok(&db, &[&["--json", "runs", "list"], args].concat());
+        let runs: Vec<serde_json::Value> = serde_json::from_str(&runs).unwrap();
+        runs.iter().map(|run| run["run"]["kind"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(list(&[]), ["nightly", "repair"]);
+    assert_eq!(list(&["--no-late-changes"]), ["nightly"]);
+    assert_eq!(list(&["--kind", "repair"]), ["repair"]);
+    assert_eq!(list(&["--kind", "repair", "--no-late-changes"]), [""; 0]);
+    assert_eq!(list(&["--state", "completed", "--limit", "1"]), ["nightly"]);
+    assert_eq!(run_ok(&db, &["runs", "list", "--state", "failed"]), "no such run\n");
 }
 
 async fn a_day_that_is_not_over_is_left_to_the_nightly_run(engine: Engine) {
