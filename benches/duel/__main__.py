@@ -42,11 +42,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--labs", type=int, default=1000, help="of the nightly repair")
     parser.add_argument("--sqlmesh", action="store_true", help="let SQLMesh restate the days as well")
     parser.add_argument("--binary", type=pathlib.Path, default=daymend.BINARY, help="of daymend")
-    parser.add_argument("--before", type=pathlib.Path, help=f"another build, in turns with the first ({', '.join(builds.WORK)})")
+    parser.add_argument("--before", type=pathlib.Path, help=f"another build of the same schema, in turns with the first ({', '.join(builds.WORK)})")
     parser.add_argument("--server", type=pathlib.Path, help="another mariadbd, such as one with symbols")
     parser.add_argument("--samples", type=pathlib.Path, default="perf.data", help="where flame writes its samples")
     parser.add_argument("--short", action="store_true", help="one round of 14 days and 9 labs: shows that all of it runs")
     options = parser.parse_args()
+    options.before = options.before and options.before.resolve()
     options.items = options.items or ([*builds.WORK] if options.before else [name for name in WORK if name != "flame"])
     if options.before and (others := set(options.items) - set(builds.WORK)):
         parser.error(f"--before is not for {', '.join(sorted(others))}")

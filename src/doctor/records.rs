@@ -23,7 +23,8 @@ statement!(
     Doctor: EVENT_LOG,
     "doctor event log",
     "SELECT event_name, status, created_at FROM operation_event_log
-     WHERE id > (SELECT MAX(id) FROM operation_event_log) - ? AND event_name NOT LIKE ? ORDER BY id DESC LIMIT 10000"
+     WHERE id > (SELECT CAST(MAX(id) AS SIGNED) FROM operation_event_log) - ? AND event_name NOT LIKE ?
+     ORDER BY id DESC LIMIT 10000"
 );
 
 statement!(
@@ -55,7 +56,8 @@ statement!(
 /// How long something may take after its STARTED entry; the old nightly event took hours at most.
 const STARTED_MAX: Duration = Duration::hours(6);
 
-/// How many of the latest entries are looked through: late changes may add one every two seconds, which are left out.
+/// How many of the latest entries are looked through. Late changes, which are left out, add one every two seconds at
+/// most: that is five days, or more.
 const ENTRIES_MAX: i64 = 500_000;
 
 /// How long a pending record may wait for a scheduler, which looks every second.

@@ -1,6 +1,6 @@
 //! A batch of marks: read, merged by day, enqueued, and deleted, in one transaction.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, NaiveDate, Utc};
 
@@ -9,7 +9,7 @@ use crate::{
     args,
     calendar::Zone,
     db::{Db, DbError, Mode, Query, Row, Tx, json_list, repeat},
-    queue::{JobKind, ids_of},
+    queue::JobKind,
     rollup::{Rollup, watch::Watch},
     runs::{self, LATE_CHANGES, LabDays, NewRun},
     statement,
@@ -18,7 +18,7 @@ use crate::{
 /// How many marks one transaction takes.
 const MARKS_A_BATCH: usize = 5000;
 
-/// How many ids or days one statement names.
+/// How many ids one statement names.
 const VALUES_A_STATEMENT: usize = 1000;
 
 /// The requester of the runs for marked days.
@@ -42,20 +42,14 @@ statement!(
     "SELECT {now_us} - CAST({as_us}(marked_at) AS SIGNED) FROM daymend_dirty ORDER BY id LIMIT 1"
 );
 
-statement!(
-    OLDEST_OPEN,
-    "oldest open run of marked days",
-    "SELECT MIN(id) FROM daymend_runs WHERE state = 'running' AND event_name LIKE ?"
-);
-
-// A range of the index of days for each day, however often it has been repaired: its end is the job's id, and a job that
-// waits is not running.
+// By the ranges of the primary key that are the open runs' jobs: by lab and day, every job that a day ever had would be
+// read. The runs are told by the names of their events; who asked for them may be anybody's name.
 statement!(
     JOBS_WAITING,
     "jobs waiting for marked days",
-    "SELECT jobs.day FROM daymend_jobs AS jobs JOIN daymend_runs AS runs ON runs.id = jobs.run_id
-     WHERE jobs.lab_id = ? AND jobs.rollup = ? AND jobs.running IS NULL AND jobs.id >= ?
-       AND jobs.state = 'available' AND runs.event_name LIKE ? AND jobs.day IN ({list})"
+    "SELECT jobs.lab_id, jobs.day FROM daymend_runs AS runs
+     JOIN daymend_jobs AS jobs ON jobs.id BETWEEN runs.id * 100000000 AND runs.id * 100000000 + 99999999
+     WHERE runs.state = 'running' AND runs.event_name LIKE ? AND jobs.rollup = ? AND jobs.state = 'available'"
 );
 
 /// The result of a batch.
@@ -232,26 +226,18 @@ impl Labs {
 async fn without_waiting(
     tx: &mut Tx,
     rollup: &Rollup,
-    days: BTreeMap<i64, BTreeSet<NaiveDate>>,
+    mut days: BTreeMap<i64, BTreeSet<NaiveDate>>,
 ) -> Result<LabDays, DbError> {
-    let mut left = Vec::new();
-    // Not by who asked for them, which may be anybody's name.
-    let runs = format!("{LATE_CHANGES} run %");
-    let oldest = tx.fetch_optional(&OLDEST_OPEN, args![runs.as_str()], |row| row.int_or_null(0)).await?.flatten();
-    let Some((first, _)) = oldest.map(ids_of) else {
-        return Ok(days.into_iter().map(|(lab, days)| (lab, days.into_iter().collect())).collect());
-    };
-    for (lab, days) in days {
-        let days: Vec<NaiveDate> = days.into_iter().collect();
-        let mut waiting = HashSet::new();
-        for days in days.chunks(VALUES_A_STATEMENT) {
-            let args = args![lab, rollup.name.as_str(), first, runs.as_str(); days.iter().copied()];
-            waiting.extend(tx.fetch_all(JOBS_WAITING.with_list(days.len()), args, |row| row.date(0)).await?);
-        }
-        let days: Vec<NaiveDate> = days.into_iter().filter(|day| !waiting.contains(day)).collect();
-        if !days.is_empty() {
-            left.push((lab, days));
-        }
+    if !days.is_empty() {
+        let args = args![format!("{LATE_CHANGES} run %"), rollup.name.as_str()];
+        tx.for_each(&JOBS_WAITING, args, |row| {
+            if let Some(days) = days.get_mut(&row.int(0)?) {
+                days.remove(&row.date(1)?);
+            }
+            Ok(())
+        })
+        .await?;
     }
-    Ok(left)
+    let left = days.into_iter().filter(|(_, days)| !days.is_empty());
+    Ok(left.map(|(lab, days)| (lab, days.into_iter().collect())).collect())
 }

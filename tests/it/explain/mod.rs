@@ -193,9 +193,6 @@ fn hot_statements(run: i64, worker: i64, jobs: &[i64]) -> Vec<(Query<'static>, V
         ("jobs waiting", args![], CLAIM),
         ("doctor discarded jobs", args![1001_i64], CLAIM),
     ];
-    let mut marked = args![201_i64, "historical_summary", first, "Late-Changes run %"];
-    marked.extend((0..BATCH).map(|day| Arg::from(format!("2026-0{}-{:02}", day / 28 + 1, day % 28 + 1))));
-    hot.push(("jobs waiting for marked days", marked, "daymend_jobs_day"));
     for kind in JobKind::ALL.map(JobKind::name) {
         hot.extend([
             ("claim due", args![kind, FIRST_DUE_US, BATCH], CLAIM),

@@ -26,7 +26,8 @@ use crate::{
 impl Options {
     /// Inserts the rows, and has their days repaired.
     pub(super) async fn apply(&self, global: &Global, planned: Planned) -> anyhow::Result<ExitCode> {
-        let Planned { db, mut context, given, map, _snapshot } = planned;
+        // Its files go when nothing reads them any more.
+        let Planned { _snapshot, db, mut context, given, map } = planned;
         let label = context.snapshot.label.clone();
         let undo_path = self.undo_file.clone().unwrap_or_else(|| PathBuf::from(format!("{label}.undo.jsonl")));
         let locked = LockedFile::create(&undo_path)?;
