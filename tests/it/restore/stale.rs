@@ -15,7 +15,7 @@ const TABLES: [&str; 4] = [
     "CREATE TABLE clients (id BIGINT NOT NULL PRIMARY KEY, card VARCHAR(20) NOT NULL UNIQUE)",
     "CREATE TABLE contacts (id BIGINT NOT NULL PRIMARY KEY, client_id BIGINT NULL, phone VARCHAR(20) NULL)",
     // A client's id as text, if the type says so.
-    "CREATE TABLE remarks (id BIGINT NOT NULL PRIMARY KEY, of VARCHAR(20) NOT NULL, owner_id VARCHAR(20) NOT NULL)",
+    "CREATE TABLE remarks (id BIGINT NOT NULL PRIMARY KEY, whose VARCHAR(20) NOT NULL, owner_id VARCHAR(20) NOT NULL)",
     "CREATE TABLE scans (id BIGINT NOT NULL PRIMARY KEY, card VARCHAR(20) NOT NULL)",
 ];
 
@@ -28,7 +28,7 @@ parent = 'clients'
 [[reference]]
 table = 'remarks'
 columns = 'owner_id'
-type_column = 'of'
+type_column = 'whose'
 parents = { client = 'clients' }
 
 [[reference]]
