@@ -164,8 +164,7 @@ def damaged(server, name, database, options, rivals, arrange=None) -> tuple[dict
     for place in range(options.rounds):
         for way, repair in ways.items():
             ours.forget()
-            wrong = f"SET event_count = event_count + 1 WHERE id % 100 = {place}"
-            rows(database, f"UPDATE operation_historical_summary {wrong}")
+            data.damage(database, place)
             server.settle(database)
             took[way].append(timed(repair))
             progress(f"repair of {name}, seconds", way, took[way])

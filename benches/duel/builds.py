@@ -44,13 +44,8 @@ def nightly(server, options, arrange: Callable | None = None) -> Item:
     if arrange:
         arrange(database)
     rows(database, "ANALYZE TABLE operation_historical_summary")
-
-    def damage(place: int) -> None:
-        wrong = f"SET event_count = event_count + 1 WHERE id % 100 = {place}"
-        rows(database, f"UPDATE operation_historical_summary {wrong}")
-
     title = f"Nightly repair of {options.labs} labs" + (", rows of all labs among each other" if arrange else "")
-    return compared(server, builds, options, title, ("lab", options.labs), damage, work)
+    return compared(server, builds, options, title, ("lab", options.labs), lambda place: data.damage(database, place), work)
 
 
 def prepared(server: Server, options, name: str):

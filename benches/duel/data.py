@@ -79,5 +79,11 @@ def scatter(connection: pymysql.Connection) -> None:
     rows(connection, "DROP TABLE ordered")
 
 
+def damage(connection: pymysql.Connection, place: int) -> None:
+    """Makes every hundredth row of the summary wrong, others at each place."""
+    wrong = f"SET event_count = event_count + 1 WHERE id % 100 = {place}"
+    rows(connection, f"UPDATE operation_historical_summary {wrong}")
+
+
 def first(days: int) -> datetime.date:
     return LAST - datetime.timedelta(days=days - 1)
