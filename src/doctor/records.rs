@@ -8,7 +8,7 @@ use super::{COUNT_MAX, Check, Findings, Severity, Site, counted, examples, look}
 use crate::{
     args,
     db::{DbError, Mode, Row},
-    runs::{self, LATE_CHANGES, records::MIGRATION_TYPE},
+    runs::{self, records::MIGRATION_TYPE},
     statement,
 };
 
@@ -90,7 +90,7 @@ fn unfinished(entries: &[Entry]) -> Vec<(&str, DateTime<Utc>)> {
 
 async fn event_log(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
     let read = |row: &Row| Ok(Entry { name: row.text(0)?, status: row.text(1)?, at: row.instant(2)? });
-    let entries = site.read(&EVENT_LOG, args![ENTRIES_MAX, format!("{LATE_CHANGES} run %")], read).await?;
+    let entries = site.read(&EVENT_LOG, args![ENTRIES_MAX, runs::late_changes()], read).await?;
     let mut tx = site.db.begin(Mode::Snapshot).await?;
     let open: HashSet<String> = runs::open(&mut tx).await?.into_iter().map(|run| run.event_name).collect();
     tx.commit().await?;

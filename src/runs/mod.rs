@@ -185,6 +185,15 @@ impl JobLimits {
     }
 }
 
+/// What the events of runs for late changes are called: not like those of nightly runs and of repairs that somebody
+/// asked for, which monitoring looks for among the latest, because there may be a run every few seconds.
+pub(crate) const LATE_CHANGES: &str = "Late-Changes";
+
+/// The LIKE pattern of the event names of runs for late changes.
+pub(crate) fn late_changes() -> String {
+    format!("{LATE_CHANGES} run %")
+}
+
 /// A run to be created.
 #[derive(Debug, Clone)]
 pub struct NewRun {
@@ -209,10 +218,6 @@ pub struct NewRun {
     /// The limits of its jobs.
     pub limits: JobLimits,
 }
-
-/// What the events of runs for late changes are called: not like those of nightly runs and of repairs that somebody
-/// asked for, which monitoring looks for among the latest, because there may be a run every few seconds.
-pub(crate) const LATE_CHANGES: &str = "Late-Changes";
 
 impl NewRun {
     /// A run of these days, as of this moment; the reason and the requester are for the caller to set, like the zone
@@ -325,7 +330,7 @@ pub async fn list(db: &Db, which: Which, limit: u32) -> Result<Vec<Run>, DbError
     let conditions = [
         which.kind.map(|kind| ("kind = ?", kind.name().into())),
         which.state.map(|state| ("state = ?", state.name().into())),
-        which.no_late_changes.then(|| ("event_name NOT LIKE ?", format!("{LATE_CHANGES} run %").into())),
+        which.no_late_changes.then(|| ("event_name NOT LIKE ?", late_changes().into())),
     ];
     let (mut sql, mut args) = (run_select!("WHERE 1 = 1").to_owned(), Vec::<Arg>::new());
     for (condition, arg) in conditions.into_iter().flatten() {

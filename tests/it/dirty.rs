@@ -15,6 +15,7 @@ use daymend::{
 
 use crate::{
     on_both,
+    scheduler::events,
     support::{
         Engine, TestDb,
         lab_system::Bill,
@@ -176,9 +177,7 @@ async fn late_changes_do_not_show_among_nightly_runs(engine: Engine) {
     db.execute("UPDATE billing SET isCancelled = 1 WHERE id IN (11, 12, 21)", vec![]).await;
     assert_eq!(db.repair_marked(now()).await.len(), 3);
     db.settle(now()).await;
-    let events = "SELECT event_name, status FROM operation_event_log ORDER BY id";
-    let events: Vec<(String, String)> =
-        db.rows(events, vec![]).await.iter().map(|row| (row.text(0).unwrap(), row.text(1).unwrap())).collect();
+    let events = events(&db).await;
     let late: Vec<_> = events.iter().filter(|(name, _)| name.contains(": late changes of ")).collect();
     assert_eq!(late.iter().map(|(_, status)| status.as_str()).collect::<Vec<_>>(), ["STARTED", "COMPLETED"]);
     assert!(late.iter().all(|(name, _)| name.starts_with("Late-Changes run ")), "{events:?}");

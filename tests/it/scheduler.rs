@@ -93,7 +93,7 @@ pub(crate) async fn bill_at(db: &TestDb, id: i64, lab: i64, moment: &str) {
 }
 
 /// Returns every event, in order: name, status.
-async fn events(db: &TestDb) -> Vec<(String, String)> {
+pub(crate) async fn events(db: &TestDb) -> Vec<(String, String)> {
     let rows = db.rows("SELECT event_name, status FROM operation_event_log ORDER BY id", vec![]).await;
     rows.iter().map(|row| (row.text(0).unwrap(), row.text(1).unwrap())).collect()
 }

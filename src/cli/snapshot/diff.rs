@@ -110,7 +110,8 @@ impl Options {
             let mut names = Vec::new();
             let later = store.names().await.map_err(explained)?.into_iter().filter(|name| *name >= since);
             // If it is itself ahead, it is this machine's clock that is behind.
-            let is_ahead = |name: &Name| !since.is_ahead(now(global)) && name.is_ahead(now(global));
+            let now = now(global);
+            let is_ahead = |name: &Name| !since.is_ahead(now) && name.is_ahead(now);
             let (ahead, later): (Vec<Name>, Vec<Name>) = later.partition(is_ahead);
             warn_of_ahead(global, "--since passes over", ahead);
             for name in later {

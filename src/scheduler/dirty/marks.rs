@@ -229,7 +229,7 @@ async fn without_waiting(
     mut days: BTreeMap<i64, BTreeSet<NaiveDate>>,
 ) -> Result<LabDays, DbError> {
     if !days.is_empty() {
-        let args = args![format!("{LATE_CHANGES} run %"), rollup.name.as_str()];
+        let args = args![runs::late_changes(), rollup.name.as_str()];
         tx.for_each(&JOBS_WAITING, args, |row| {
             if let Some(days) = days.get_mut(&row.int(0)?) {
                 days.remove(&row.date(1)?);

@@ -159,7 +159,7 @@ async fn a_repair_that_fails_is_heard(engine: Engine) {
     assert_eq!((&done["state"], &done["audit"]), (&"failed".into(), &Json::Null), "{done}");
 }
 
-/// The rows are restored, and it is reported that their days are not enqueued.
+/// Its days could not be enqueued afterwards.
 async fn a_schema_of_a_later_version_keeps_a_restore_from_writing(engine: Engine) {
     let (scene, name) = lab(engine).await;
     lose(&scene).await;
