@@ -14,7 +14,6 @@ use crate::{
     on_both,
     support::{
         Engine, TestDb,
-        http::get,
         process::{Process, command, run, run_fails, run_ok},
         wait_until,
     },
@@ -486,44 +485,4 @@ async fn a_retry_or_a_resume_begins_the_wait_anew(engine: Engine) {
     assert!(oldest_waiting(&db).unwrap() > DAY);
     run_ok(&db, &["queue", "resume", "repair"]);
     assert!(oldest_waiting(&db).unwrap() < DAY, "since its kind was resumed");
-}
-
-on_both! {
-    the_scheduler_prunes_what_has_outlived_its_retention;
-    without_a_retention_the_scheduler_keeps_everything;
-}
-
-async fn the_scheduler_prunes_what_has_outlived_its_retention(engine: Engine) {
-    let db = with_discarded(engine).await;
-    let jobs = count(&db, "1 = 1").await;
-    // Runs this far apart are pruned in two batches.
-    db.execute("DELETE FROM daymend_attempts", vec![]).await;
-    db.execute("UPDATE daymend_runs SET id = id + 5000 WHERE kind = 'repair'", vec![]).await;
-    db.execute("UPDATE daymend_jobs SET id = id + 500000000000 WHERE kind = 'repair'", vec![]).await;
-    let _scheduler = Process::start(&db, &["--now", NOW, "scheduler", "--retention", "1ms"]);
-    wait_until("everything that has ended to be pruned", Duration::from_secs(30), async || {
-        count(&db, "1 = 1").await == 0
-    })
-    .await;
-    let logged = "SELECT COUNT(*) FROM daymend_admin_log WHERE who = 'scheduler'";
-    wait_until("the round to end", Duration::from_secs(30), async || db.number(logged).await > 0).await;
-    let log = json(&db, &["queue", "log"]);
-    assert_eq!(log.as_array().unwrap().len(), 1, "one row per round: {log}");
-    assert_eq!((log[0]["who"].as_str(), log[0]["jobs"].as_i64()), (Some("scheduler"), Some(jobs)));
-}
-
-async fn without_a_retention_the_scheduler_keeps_everything(engine: Engine) {
-    let db = with_discarded(engine).await;
-    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
-    db.execute("UPDATE daymend_runs SET finished_at = '2000-01-01 00:00:00'", args![]).await;
-    let jobs = count(&db, "1 = 1").await;
-    let (_scheduler, address) = Process::start_with_pages(&db, &["--now", NOW, "scheduler", "--retention", "0s"]);
-    // Pruning would happen alongside its first ticks.
-    wait_until("some ticks", Duration::from_secs(30), async || {
-        let page = get(&address, "/metrics").unwrap().body;
-        let ticks = page.lines().find_map(|line| line.strip_prefix("daymend_scheduler_ticks_total{result=\"ok\"} "));
-        ticks.is_some_and(|ticks| ticks.parse::<u32>().unwrap() > 2)
-    })
-    .await;
-    assert_eq!(count(&db, "1 = 1").await, jobs);
 }

@@ -45,7 +45,8 @@ pub(super) struct SchedulerArgs {
           value_parser = clap::value_parser!(u32).range(0..=3660))]
     lookback_days: u32,
 
-    /// How long to keep runs and their jobs after the run has closed; 0s for ever
+    /// How long to keep runs and their jobs after the run has closed (completed runs of late changes: a week at most);
+    /// 0s for ever
     #[arg(long, env = "DAYMEND_RETENTION", default_value = "90d", value_name = "TIME", value_parser = humantime::parse_duration)]
     retention: Duration,
 

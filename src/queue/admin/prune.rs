@@ -20,7 +20,7 @@ use crate::{
     args,
     db::{Arg, Db, DbError, Mode, Query, Tx, retry},
     queue::ids_of,
-    statement,
+    runs, statement,
 };
 
 /// How many jobs one transaction deletes.
@@ -33,6 +33,9 @@ const RUNS_A_BATCH: i64 = 1000;
 const WORKERS_A_BATCH: usize = 1000;
 const ATTEMPTS_A_LOOK: i64 = 10_000;
 
+/// How long the scheduler keeps completed runs of late changes, of which there may be one every few seconds.
+const LATE_CHANGES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// How long to leave the database alone between two batches.
 const REST: Duration = Duration::from_millis(10);
 
@@ -42,7 +45,9 @@ statement!(
     RUNS,
     "prunable runs",
     "SELECT id FROM daymend_runs
-     WHERE id BETWEEN ? AND ? AND state <> 'running' AND finished_at < ? ORDER BY id {skip_locked}"
+     WHERE id BETWEEN ? AND ? AND state <> 'running'
+       AND finished_at < CASE WHEN state = 'completed' AND event_name LIKE ? THEN ? ELSE ? END
+     ORDER BY id {skip_locked}"
 );
 
 // The gauge of each zone's last completed nightly run is read from these.
@@ -86,6 +91,15 @@ const OF_OLD_RUN: &str = "EXISTS (SELECT 1 FROM daymend_runs
                  WHERE daymend_runs.id = daymend_jobs.run_id
                    AND daymend_runs.state <> 'running' AND daymend_runs.finished_at < ?)";
 
+/// The moments before which runs must have closed to be pruned.
+#[derive(Debug, Clone, Copy)]
+struct Cutoff {
+    /// Completed runs of late changes.
+    late_changes: DateTime<Utc>,
+    /// All others.
+    others: DateTime<Utc>,
+}
+
 /// The moment before which a run must have closed to be pruned, by the database's clock.
 pub async fn cutoff(db: &Db, older_than: Duration) -> Result<DateTime<Utc>, DbError> {
     let now = db.database_now().await?;
@@ -115,19 +129,23 @@ async fn kept(db: &Db) -> Result<Vec<i64>, DbError> {
 pub async fn prune(db: &Db, filter: &Filter, older_than: Duration, who: &str) -> Result<Vec<(i64, u64)>, DbError> {
     let cutoff = cutoff(db, older_than).await?;
     let mut pruned = BTreeMap::new();
-    prune_runs(db, filter, cutoff, Some(who), &mut pruned).await?;
+    let runs = Cutoff { late_changes: cutoff, others: cutoff };
+    prune_runs(db, filter, runs, Some(who), &mut pruned).await?;
     if filter.is_empty() {
         prune_workers(db, cutoff).await?;
     }
     Ok(pruned.into_iter().collect())
 }
 
-/// Deletes what has outlived its retention, for the scheduler; returns how many jobs.
+/// Deletes what has outlived its retention, for the scheduler; returns how many jobs. Completed runs of late changes
+/// are kept for a week at most.
 pub async fn prune_outlived(db: &Db, retention: Duration) -> Result<u64, DbError> {
+    let late_changes = cutoff(db, retention.min(LATE_CHANGES_KEPT)).await?;
     let cutoff = cutoff(db, retention).await?;
     let all = Filter::default();
     let mut pruned = BTreeMap::new();
-    let result = prune_runs(db, &all, cutoff, None, &mut pruned).await;
+    let runs = Cutoff { late_changes, others: cutoff };
+    let result = prune_runs(db, &all, runs, None, &mut pruned).await;
     let pruned = pruned.values().sum();
     if pruned > 0 {
         let mut tx = db.begin(Mode::Write).await?;
@@ -143,7 +161,7 @@ pub async fn prune_outlived(db: &Db, retention: Duration) -> Result<u64, DbError
 async fn prune_runs(
     db: &Db,
     filter: &Filter,
-    cutoff: DateTime<Utc>,
+    cutoff: Cutoff,
     who: Option<&str>,
     pruned: &mut BTreeMap<i64, u64>,
 ) -> Result<(), DbError> {
@@ -210,7 +228,7 @@ fn selects_whole(filter: &Filter, run: i64) -> bool {
 async fn prune_batch(
     db: &Db,
     filter: &Filter,
-    (cutoff, kept): (DateTime<Utc>, &[i64]),
+    (cutoff, kept): (Cutoff, &[i64]),
     first: i64,
     earlier: &BTreeMap<i64, u64>,
     who: Option<&str>,
@@ -220,7 +238,8 @@ async fn prune_batch(
         return Ok(Pruned::default());
     };
     let last = first + RUNS_A_BATCH - 1;
-    let runs = tx.fetch_all(&RUNS, args![first, last, cutoff], |row| row.int(0)).await?;
+    let closed_before = args![first, last, runs::late_changes(), cutoff.late_changes, cutoff.others];
+    let runs = tx.fetch_all(&RUNS, closed_before, |row| row.int(0)).await?;
     let mut jobs: Vec<Arg> = Vec::new();
     let mut jobs_of_runs = Vec::new();
     let mut done = Vec::new();
@@ -245,7 +264,7 @@ async fn prune_batch(
             tx.execute(statement.with_list(jobs.len()), jobs.clone()).await?;
         }
         if let Some(who) = who {
-            write_log(&mut tx, who, "prune", &described(filter, cutoff), jobs.len() as u64).await?;
+            write_log(&mut tx, who, "prune", &described(filter, cutoff.others), jobs.len() as u64).await?;
         }
     }
     let mut pruned = Pruned { jobs: jobs_of_runs, runs: 0, next: Some(next) };
