@@ -1,8 +1,9 @@
 //! Running one unit: its days are recomputed together, or one at a time if that fails.
 //!
 //! Each recompute runs in a task of its own under the job timeout, so that a panic is treated like any other error,
-//! and a recompute that hangs is dropped and its transaction rolled back. A conflict that outlasts its retries, or an
-//! unreachable database, uses up no attempt; a connection that is repeatedly killed while the database answers does.
+//! and a recompute that hangs is dropped and its transaction rolled back. A conflict that outlasts its retries, an
+//! unreachable database, or a definition that does not fit it ([`misfit`](super::misfit)) uses up no attempt; a
+//! connection that is repeatedly killed while the database answers does.
 
 use std::{
     sync::Arc,
@@ -16,6 +17,7 @@ use tracing::Instrument as _;
 use super::{
     NOTHING_TO_DO, Session, fault,
     fetch::Unit,
+    misfit::Misfits,
     recurring::Recurring,
     room::Room,
     upkeep::{Acks, refused},
@@ -170,6 +172,7 @@ async fn run_one(
 ) -> bool {
     let mut failures = 0;
     let mut cuts = Recurring::default();
+    let mut misfits = Misfits::new(session);
     while !session.over.is_cancelled() {
         let mut error = match attempt(session, unit, std::slice::from_ref(job)).await {
             (rest, Ok(())) => {
@@ -180,6 +183,12 @@ async fn run_one(
             (_, Err(AttemptError::Recompute(RecomputeError::LostLease))) => {
                 refused(session, std::slice::from_ref(job));
                 return false;
+            }
+            (_, Err(AttemptError::Recompute(RecomputeError::Database(error)))) => {
+                match misfits.wait(job, error).await {
+                    Ok(()) => continue,
+                    Err(error) => RecomputeError::from(error).into(),
+                }
             }
             (_, Err(error)) => error,
         };

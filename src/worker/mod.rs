@@ -9,7 +9,8 @@
 //!   neighbouring days of a lab.
 //! - [`backend`] hands them to apalis, which runs them concurrently and drains them at the end; [`waiting`] gives back
 //!   what nobody begins.
-//! - [`handler`] recomputes them, one day at a time if a group fails.
+//! - [`handler`] recomputes them, one day at a time if a group fails, and waits while a definition does not fit the
+//!   database ([`misfit`]).
 //! - [`upkeep`] sends heartbeats on a connection of its own, and groups the acks of jobs that found nothing to
 //!   change.
 //! - [`room`] counts the jobs that are held, until they are settled, and [`release_backoff`] how often they were
@@ -22,6 +23,7 @@ mod backend;
 mod fault;
 mod fetch;
 mod handler;
+mod misfit;
 mod recurring;
 mod release_backoff;
 mod room;

@@ -9,6 +9,7 @@ use crate::{
     cli::{
         Exit, Global,
         connect::pool_to,
+        historical_summary,
         process::{HttpArgs, once_reachable, shutdown_on_signal},
         usage,
     },
@@ -148,7 +149,10 @@ impl WorkerOptions {
         let pulse = health.part("worker", config.lease);
         let shutdown = shutdown_on_signal(&health)?;
         self.http.serve(global, "worker", &health).await?;
-        metrics::worker_starts(&global.rollups()?);
+        let rollups = global.rollups()?;
+        // A worker that does not know it would discard every job.
+        historical_summary(&rollups)?;
+        metrics::worker_starts(&rollups);
         let connect = async || {
             let (db, rollups) = global.connect_checked(self.worker.connect()).await?;
             config.limits.check(&db).await.map_err(usage)?;

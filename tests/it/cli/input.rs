@@ -19,6 +19,7 @@ const UNAVAILABLE: i32 = 4;
 
 on_both! {
     bad_input_is_one_line_and_changes_nothing;
+    a_worker_without_the_rollup_of_the_queue_does_not_start;
     a_missing_table_or_column_is_named;
     options_that_would_do_nothing_are_not_taken_in_silence;
     a_day_that_fits_no_lab_is_refused_in_few_words;
@@ -95,6 +96,20 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
     let check = run(&db, &["--jobs-dir", jobs_dir, "rollups", "check", "--json"]);
     let json: Value = serde_json::from_slice(&check.stdout).unwrap();
     assert_eq!((check.status.code(), json["problems"].as_array().unwrap().len()), (Some(USAGE), 1), "{json}");
+}
+
+/// It would discard every job that it claims.
+async fn a_worker_without_the_rollup_of_the_queue_does_not_start(engine: Engine) {
+    let db = labs(engine).await;
+    run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-14"]);
+    let other = jobs_changed(|_, text| text.replacen("name = \"historical_summary\"", "name = \"site_summary\"", 1));
+    std::fs::rename(other.path().join("historical_summary"), other.path().join("site_summary")).unwrap();
+    let jobs_dir = other.path().to_str().unwrap();
+    for service in [&["worker"][..], &["worker", "--drain"], &["scheduler"], &["serve"]] {
+        let error = run_fails(&db, USAGE, &[&["--jobs-dir", jobs_dir][..], service].concat());
+        assert!(error.contains("no rollup is named historical_summary"), "{service:?}: {error}");
+    }
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_jobs WHERE state <> 'available'").await, 0);
 }
 
 async fn a_missing_table_or_column_is_named(engine: Engine) {
