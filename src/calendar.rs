@@ -72,6 +72,9 @@ impl Interval {
 }
 
 impl Zone {
+    /// Universal time.
+    pub const UTC: Self = Self(Tz::UTC);
+
     /// The zone of that IANA name or alias (such as `Asia/Calcutta`).
     pub fn parse(name: Option<&str>) -> Result<Self, ZoneError> {
         match name.map(str::trim) {

@@ -62,8 +62,8 @@ catalogue! {
     /// Jobs that the scheduler enqueued; what commands enqueue is not counted here.
     JOBS_ENQUEUED = Scheduler Type::Counter, "daymend_jobs_enqueued_total", ["kind"];
 
-    /// When the zone's last nightly run was through, by the database's clock: it completed, or failed with some
-    /// of its days done; jobs of paused labs are not waited for.
+    /// When the zone's last nightly run was through, by the database's clock: it completed, or failed or
+    /// was cancelled with some of its days done; jobs of paused labs are not waited for.
     NIGHTLY_COMPLETED = Scheduler Type::Gauge, "daymend_nightly_completed_timestamp_seconds", ["time_zone"];
 
     /// Days of labs that should be in the summary by now, and are not: not enqueued, not done, or discarded;

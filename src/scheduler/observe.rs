@@ -81,7 +81,7 @@ statement!(
     NIGHTLY_INCOMPLETE,
     "incomplete nightly runs",
     "SELECT id, time_zone, created_at, finished_at FROM daymend_runs
-     WHERE state IN ('running', 'failed') AND kind = 'nightly' ORDER BY id DESC"
+     WHERE state IN ('running', 'failed', 'cancelled') AND kind = 'nightly' ORDER BY id DESC"
 );
 
 // How many jobs are open and not set aside, how many were discarded, and when the last one was completed.
@@ -212,8 +212,9 @@ async fn observe_labs(tx: &mut Tx, tick: &Tick<'_>, shown: &mut Shown) -> Result
     Ok(())
 }
 
-/// When each zone's last nightly run was through: it completed, or failed with some of its days done, or everything it
-/// still waits for is set aside with paused labs. Single labs of a zone are reported elsewhere.
+/// When each zone's last nightly run was through: it completed, or failed or was cancelled with some of its days done, or
+/// everything it still waits for is set aside with paused labs. Single labs of a zone are reported elsewhere, and
+/// whoever cancels a job knows.
 async fn nightly_done(tx: &mut Tx) -> Result<BTreeMap<String, DateTime<Utc>>, DbError> {
     let mut done: BTreeMap<String, (DateTime<Utc>, i64)> = BTreeMap::new();
     tx.for_each(&NIGHTLY_LAST, args![], |row| {
@@ -227,7 +228,7 @@ async fn nightly_done(tx: &mut Tx) -> Result<BTreeMap<String, DateTime<Utc>>, Db
         Ok((row.int(0)?, row.text_or_null(1)?.unwrap_or_default(), row.instant(2)?, row.instant_or_null(3)?))
     });
     // Newest first: runs older than one that was through need not be counted.
-    for (run, zone, created, failed) in runs.await? {
+    for (run, zone, created, ended) in runs.await? {
         if done.get(&zone).is_some_and(|(_, newest)| *newest > run) {
             continue;
         }
@@ -239,9 +240,9 @@ async fn nightly_done(tx: &mut Tx) -> Result<BTreeMap<String, DateTime<Utc>>, Db
         let completed = completed_us.and_then(DateTime::from_timestamp_micros);
         let through = match completed {
             _ if open > 0 => None,
-            Some(at) => Some(failed.unwrap_or(at)),
+            Some(at) => Some(ended.unwrap_or(at)),
             // Every lab of the zone is paused.
-            None => (failed.is_none() && discarded == 0).then_some(created),
+            None => (ended.is_none() && discarded == 0).then_some(created),
         };
         if let Some(at) = through {
             let at = done.get(&zone).map_or(at, |(earlier, _)| at.max(*earlier));

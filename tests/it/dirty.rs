@@ -234,7 +234,11 @@ async fn labs_that_the_nightly_run_leaves_out_get_no_job(engine: Engine) {
     db.add_bill(32, 3, &Bill { at: at("2026-06-10T06:00:00Z"), ..Bill::default() }).await;
     db.execute("UPDATE billing SET isCancelled = 1", vec![]).await;
     assert_eq!(db.marked_days(now()).await, BTreeSet::from([(3, "2026-06-10".to_owned())]));
-    assert_eq!(db.marks().await, 0, "and the marks do not accumulate");
+    // Only those of the enabled lab stay, until it has a zone again.
+    assert_eq!(db.marks().await, 1);
+    db.execute("UPDATE labs SET labTimeZone = 'Asia/Kolkata' WHERE id = 2", vec![]).await;
+    assert_eq!(db.marked_days(now()).await, BTreeSet::from([(2, "2026-06-10".to_owned())]));
+    assert_eq!(db.marks().await, 0);
 }
 
 async fn marks_that_mean_no_day_are_dropped(engine: Engine) {
@@ -395,7 +399,8 @@ async fn a_test_added_while_its_bill_is_moved_counts_where_the_bill_has_gone() {
     assert_eq!(stored.get(&added), Some(&1), "{stored:?}");
 }
 
-/// More than one batch of such marks, of a lab that moved to a zone farther west: its current day has been enqueued.
+/// More than one batch of such marks, of a lab that moved to a zone farther west: its current day has been enqueued. And
+/// as many of a lab without a zone.
 async fn marks_that_have_to_wait_keep_no_others_waiting(engine: Engine) {
     let db = labs(engine).await;
     db.execute(
@@ -409,11 +414,13 @@ async fn marks_that_have_to_wait_keep_no_others_waiting(engine: Engine) {
          {numbers} SELECT 1, '2026-06-15 10:00:00', '2026-06-15 10:00:00' FROM n CROSS JOIN n AS m"
     );
     db.execute(&today, vec![]).await;
+    db.execute(&today.replace("SELECT 1, '2026-06-15", "SELECT 3, '2026-06-10"), vec![]).await;
+    db.execute("UPDATE labs SET labTimeZone = NULL WHERE id = 3", vec![]).await;
     db.execute(
         "INSERT INTO daymend_dirty (lab_id, bill_time, marked_at) VALUES (2, '2026-06-10 06:00:00', '2026-06-15 11:00:00')",
         vec![],
     )
     .await;
     assert_eq!(db.repair_marked(now()).await, [(2, "2026-06-10".parse().unwrap())]);
-    assert_eq!(db.marks().await, 80 * 80);
+    assert_eq!(db.marks().await, 2 * 80 * 80);
 }

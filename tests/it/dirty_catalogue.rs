@@ -14,6 +14,7 @@ on_both! {
     a_change_of_the_catalogue_marks_the_days_of_its_bills;
     a_test_that_takes_its_rows_along_marks_their_days;
     a_bill_that_takes_its_rows_along_marks_its_day;
+    a_change_of_the_catalogue_reaches_labs_without_a_zone_once_they_have_one;
     days_that_could_not_be_marked_are_marked_later;
     what_was_marked_before_an_error_is_not_looked_for_again;
     a_test_whose_mark_is_far_below_the_others_is_not_overlooked;
@@ -105,6 +106,26 @@ async fn a_bill_that_takes_its_rows_along_marks_its_day(engine: Engine) {
     db.execute("DELETE FROM billing WHERE id = 11", vec![]).await;
     assert_eq!(db.number("SELECT COUNT(*) FROM collectedSample WHERE billing_id = 11").await, 0);
     assert_eq!(db.marked_days(now()).await, BTreeSet::from([(1, "2026-06-10".to_owned())]));
+}
+
+async fn a_change_of_the_catalogue_reaches_labs_without_a_zone_once_they_have_one(engine: Engine) {
+    // Where 06:00 and midnight UTC are of the same day, of the day before, and of the day after.
+    for (zone, day_of_bill) in [("Asia/Kolkata", 10), ("America/Los_Angeles", 9), ("Pacific/Kiritimati", 10)] {
+        let db = labs(engine).await;
+        db.add_summary_row(2, "2026-06-05", 10, 1, "department_test", 1).await;
+        db.install_dirty_triggers().await;
+        db.execute("UPDATE labs SET labTimeZone = 'Mars/Base' WHERE id = 2", vec![]).await;
+        db.execute("UPDATE allTests SET department_id = 30 WHERE id = 1", vec![]).await;
+        let of_lab_1 = ["2026-06-10", "2026-06-12"].map(|day| (1, day.to_owned()));
+        assert_eq!(db.marked_days(now()).await, BTreeSet::from(of_lab_1));
+        db.execute(&format!("UPDATE labs SET labTimeZone = '{zone}' WHERE id = 2"), vec![]).await;
+        let of_lab_2 = db.marked_days(now()).await;
+        // The day of the bill, and the day of the stored row.
+        for day in [format!("2026-06-{day_of_bill:02}"), "2026-06-05".to_owned()] {
+            assert!(of_lab_2.contains(&(2, day.clone())), "{zone} {day}: {of_lab_2:?}");
+        }
+        assert_eq!(db.marks().await, 0);
+    }
 }
 
 /// After taking marks, a pass looks back no farther than 10,000 ids; the search for marked tests has to look farther.

@@ -21,6 +21,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 on_both! {
     a_lab_that_fails_or_is_paused_leaves_its_zone_done;
     a_lab_that_fails_night_after_night_leaves_its_zone_done;
+    a_cancelled_job_leaves_its_zone_done;
     a_tick_that_fails_is_no_sign_of_life;
     the_first_round_of_a_lab_that_is_never_audited_grows_older;
     pruning_leaves_the_last_completed_run_of_each_zone;
@@ -129,6 +130,27 @@ async fn a_lab_that_fails_night_after_night_leaves_its_zone_done(engine: Engine)
     let done = page.of_zone("nightly_completed_timestamp_seconds", "Asia/Kolkata").unwrap();
     let long_ago: DateTime<Utc> = "2020-01-02T00:00:00Z".parse().unwrap();
     assert!(done > long_ago.timestamp() as f64, "{done}");
+}
+
+async fn a_cancelled_job_leaves_its_zone_done(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    for (lab, zone) in [(1, "Asia/Kolkata"), (2, "Asia/Kolkata"), (3, "Asia/Dubai")] {
+        db.add_lab(lab, Some(zone)).await;
+    }
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    // A job of one lab, and the only job of another zone.
+    for lab in ["2", "3"] {
+        run_ok(&db, &["queue", "cancel", "--lab", lab]);
+    }
+    let page = Page::of_scheduler(&db, NOW, &[]).await;
+    assert_eq!(page.of_zone("nightly_completed_timestamp_seconds", "Asia/Kolkata"), None, "lab 1 is not done");
+    run_ok(&db, &["--now", NOW, "worker", "--drain"]);
+    run_ok(&db, &["--now", NOW, "scheduler", "--once"]);
+    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs WHERE state = 'cancelled'").await, 2);
+    let page = Page::of_scheduler(&db, NOW, &[]).await;
+    let done = |zone| page.of_zone("nightly_completed_timestamp_seconds", zone).is_some();
+    assert!(done("Asia/Kolkata"), "one of two jobs was cancelled\n{}", page.0);
+    assert!(!done("Asia/Dubai"), "nothing was done\n{}", page.0);
 }
 
 async fn a_tick_that_fails_is_no_sign_of_life(engine: Engine) {

@@ -6,9 +6,11 @@ use std::{
     time::Duration,
 };
 
+use chrono::TimeDelta;
 use daymend::{
     args,
     clock::Clock,
+    queue::JobKind,
     rollup::{HISTORICAL_SUMMARY, Rollups},
     runs::{JobLimits, RunState},
     scheduler::{
@@ -20,7 +22,7 @@ use daymend::{
 use crate::{
     held::{change_of, hold, requested},
     on_both,
-    scheduler::now,
+    scheduler::{bill_at, days, enqueued, now},
     support::{
         Engine, TestDb,
         process::{command, run},
@@ -34,6 +36,7 @@ on_both! {
     a_history_that_takes_too_long_to_read_stops_no_other;
     runs_are_closed_before_records_are_taken;
     many_records_are_taken_in_turns;
+    a_lab_that_was_rebuilt_while_it_was_off_goes_on_from_there;
 }
 
 async fn a_record_that_cannot_be_taken_stops_no_other(engine: Engine) {
@@ -114,6 +117,36 @@ async fn many_records_are_taken_in_turns(engine: Engine) {
     let rebuilds = db.tick(now()).await.enqueued;
     let rebuilds = rebuilds.iter().filter(|enqueued| enqueued.reason.starts_with("rebuild")).count();
     assert_eq!(rebuilds, 26);
+}
+
+async fn a_lab_that_was_rebuilt_while_it_was_off_goes_on_from_there(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    // Lab 2 has had nightly runs until May; lab 1 has never been on.
+    for lab in [1, 2] {
+        db.add_lab(lab, Some("Asia/Kolkata")).await;
+        bill_at(&db, lab, lab, "2026-05-01T10:00:00Z").await;
+    }
+    db.execute("UPDATE labs SET historicalViewEnabled = 0 WHERE id = 1", args![]).await;
+    db.tick(now() - TimeDelta::days(30)).await;
+    db.execute("UPDATE labs SET historicalViewEnabled = 0", args![]).await;
+    let records = [db.request_rebuild(1).await, db.request_rebuild(2).await];
+    let five_days_ago = now() - TimeDelta::days(5);
+    db.tick(five_days_ago).await;
+    db.drain(five_days_ago).await;
+    db.tick(five_days_ago).await;
+    for record in records {
+        assert_eq!(db.record_status(record).await, "Completed");
+    }
+    db.execute("UPDATE labs SET historicalViewEnabled = 1", args![]).await;
+    let once = run(&db, &["--now", &now().to_rfc3339(), "scheduler", "--once"]);
+    let log = String::from_utf8_lossy(&once.stderr);
+    assert!(once.status.success() && !log.contains("were not enqueued"), "{log}");
+    let rebuilt_and_since = days("2026-06-09", "2026-06-14");
+    assert_eq!(enqueued(&db, JobKind::Nightly, 1).await, rebuilt_and_since);
+    assert_eq!(
+        enqueued(&db, JobKind::Nightly, 2).await,
+        [days("2026-05-15", "2026-05-15"), rebuilt_and_since].concat()
+    );
 }
 
 /// What there is to rebuild has been read already, and is not read again each time the record is tried.

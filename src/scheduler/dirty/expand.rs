@@ -192,7 +192,10 @@ impl Expansion {
         })
         .await?;
         tx.commit().await?;
-        mark(db, found.iter().map(|((lab, _), at)| (*lab, *at)).collect()).await?;
+        let moments = found
+            .iter()
+            .flat_map(|((lab, day), at)| self.labs.moments(*lab, *day, *at).into_iter().map(|moment| (*lab, moment)));
+        mark(db, moments.collect()).await?;
         walk.after = last;
         self.seen.extend(found.into_keys());
         Ok(true)

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
 use super::super::{Enqueued, Tick, nightly};
 use crate::{
@@ -59,9 +59,9 @@ pub(super) struct Batch {
     pub(super) run: Option<Enqueued>,
     /// How many marks had which outcome, in the order of [`super::OUTCOMES`].
     pub(super) outcomes: [u64; 4],
-    /// The highest id that was deleted.
-    pub(super) last_deleted: Option<i64>,
-    /// The last id that was read, if there may be more after it.
+    /// The last id that was read.
+    pub(super) last_read: Option<i64>,
+    /// The same, if there may be more after it.
     pub(super) more_after: Option<i64>,
 }
 
@@ -121,8 +121,8 @@ pub(super) async fn enqueue(tick: &Tick<'_>, watch: &Watch, floor: i64) -> Resul
         done.push(*id);
     }
     // Marks that stay are passed as well: however many there are, they must not keep others waiting.
-    batch.more_after = marks.last().map(|(id, _)| *id).filter(|_| marks.len() == MARKS_A_BATCH);
-    batch.last_deleted = done.last().copied();
+    batch.last_read = marks.last().map(|(id, _)| *id);
+    batch.more_after = batch.last_read.filter(|_| marks.len() == MARKS_A_BATCH);
     let labs = without_waiting(&mut tx, tick.rollup, days).await?;
     if !labs.is_empty() {
         let (whose, days) = runs::describe(&labs);
@@ -193,24 +193,44 @@ async fn moments(
     Ok(moments)
 }
 
-/// The labs that the nightly run maintains.
+/// The labs that have the Historical View.
 #[derive(Debug)]
-pub(super) struct Labs(HashMap<i64, (Zone, Option<NaiveDate>)>);
+pub(super) struct Labs {
+    /// Those that the nightly run maintains, with the day up to which each has been enqueued.
+    maintained: HashMap<i64, (Zone, Option<NaiveDate>)>,
+    /// Those that it will maintain once their zone is set right, and what is wrong with it.
+    unusable: BTreeMap<i64, String>,
+}
 
 impl Labs {
     pub(super) async fn read(tx: &mut Tx, rollup: &Rollup) -> Result<Self, DbError> {
         let outlook = nightly::look_at_labs(tx, rollup).await?;
         let labs = outlook.zones.into_iter();
-        Ok(Self(labs.flat_map(|(zone, labs)| labs.into_iter().map(move |(lab, to)| (lab, (zone, to)))).collect()))
+        let maintained = labs.flat_map(|(zone, labs)| labs.into_iter().map(move |(lab, to)| (lab, (zone, to))));
+        Ok(Self { maintained: maintained.collect(), unusable: outlook.unusable })
     }
 
-    /// The zone of a lab, if it is maintained.
+    /// The zone in which to look at a lab's days: its own, or UTC until it has a usable one; `None` for a lab without
+    /// the Historical View.
     pub(super) fn zone(&self, lab: i64) -> Option<Zone> {
-        self.0.get(&lab).map(|(zone, _)| *zone)
+        let zone = self.maintained.get(&lab).map(|(zone, _)| *zone);
+        zone.or_else(|| self.unusable.contains_key(&lab).then_some(Zone::UTC))
+    }
+
+    /// The moments that mark a day of [`Labs::zone`], given one within it. For a lab without a usable zone they are the
+    /// ends of the UTC day: in whatever zone, one of them lies in the day that is meant.
+    pub(super) fn moments(&self, lab: i64, day: NaiveDate, at: DateTime<Utc>) -> Vec<DateTime<Utc>> {
+        if !self.unusable.contains_key(&lab) {
+            return vec![at];
+        }
+        let day = Zone::UTC.day(day);
+        vec![day.from, day.until - TimeDelta::seconds(1)]
     }
 
     fn judge(&self, lab: i64, at: DateTime<Utc>, now: DateTime<Utc>) -> Verdict {
-        let Some((zone, enqueued_through)) = self.0.get(&lab) else { return Verdict::Drop };
+        let Some((zone, enqueued_through)) = self.maintained.get(&lab) else {
+            return if self.unusable.contains_key(&lab) { Verdict::Keep } else { Verdict::Drop };
+        };
         let day = zone.date_of(at);
         if zone.is_closed(day, now) {
             Verdict::Repair(day)

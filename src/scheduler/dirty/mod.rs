@@ -14,9 +14,11 @@
 //!
 //! - a day that is not over: the nightly run will cover it. Its marks are deleted only if that day has not been
 //!   enqueued yet; if it has, by a scheduler whose clock is ahead, they stay until the day is over by this clock too;
-//! - a lab that is unknown, not enabled, or without a usable zone: the nightly run leaves it out as well, and once it
-//!   is fixed its history has to be rebuilt anyway;
+//! - a lab that is unknown or not enabled: the nightly run leaves it out as well, and once it is switched on its history
+//!   has to be rebuilt anyway;
 //! - a bill that is gone (its deletion left a mark of its own), and a time outside the range of DATETIME.
+//!
+//! Marks of an enabled lab without a usable zone stay until its zone is set right.
 //!
 //! A mark of a test of the catalogue stands for every bill with that test: [`expand`] finds them little by little,
 //! alongside the other work, and marks their days.
@@ -57,8 +59,9 @@ const AGAIN: Backoff = Backoff { base: TICK, max: Duration::from_secs(10) };
 /// For how long to search for the bills of tests before it is the marks' turn again.
 const EXPAND_FOR: Duration = Duration::from_millis(200);
 
-/// How many ids before the last deleted mark a pass starts to look, except for one pass every [`LOOK_ALL_EVERY`]:
-/// InnoDB keeps deleted marks for as long as any snapshot is open, and each pass would scan all of them.
+/// How many ids before the last mark that was read a pass starts to look, except for one pass every
+/// [`LOOK_ALL_EVERY`]: marks may have to stay for long, and InnoDB keeps deleted ones for as long as any snapshot is
+/// open; each pass would scan all of them.
 const LOOK_BACK_IDS: i64 = 10_000;
 const LOOK_ALL_EVERY: Duration = Duration::from_secs(30);
 
@@ -132,7 +135,7 @@ impl Watcher {
                 DIRTY_JOBS_ENQUEUED.add([], enqueued.jobs as u64);
                 report.note(JobKind::Repair, enqueued);
             }
-            if let Some(last) = batch.last_deleted {
+            if let Some(last) = batch.last_read {
                 self.floor = self.floor.max(last - LOOK_BACK_IDS);
             }
             next = batch.more_after;
