@@ -40,7 +40,7 @@ pub(in crate::cli) struct Options {
     #[arg(long)]
     dry_run: bool,
 
-    /// Allow a database whose name differs from that of the one the rows were restored into
+    /// Allow a database that has another name or is on another server than the one the rows were restored into
     #[arg(long)]
     into_other_database: bool,
 
@@ -73,7 +73,7 @@ impl Options {
         let locked = LockedFile::open(&self.file).map_err(|error| usage(chain(error.as_ref())))?;
         let mut reader = locked.reader().map_err(|error| usage(chain(error.as_ref())))?;
         let db = global.connect_bare(2).await?;
-        self.check_database(global, &reader.header, &db)?;
+        self.check_database(global, &reader.header, &db).await?;
         if !self.dry_run && !self.into_other_database {
             // What is undone is recomputed by a run, which is enqueued when the rows are gone. Another database need
             // not be daymend's.
@@ -136,8 +136,8 @@ impl Options {
     }
 
     /// Refuses another database: its rows are not the restored ones, even if they have the same keys.
-    fn check_database(&self, global: &Global, header: &Header, db: &Db) -> anyhow::Result<()> {
-        let (file, live) = (self.file.display(), Database::of(db));
+    async fn check_database(&self, global: &Global, header: &Header, db: &Db) -> anyhow::Result<()> {
+        let (file, live) = (self.file.display(), Database::of(db).await?);
         let Some(known) = &header.database else {
             global.warn(undo_file::of_any_database(&self.file));
             return Ok(());
@@ -145,7 +145,8 @@ impl Options {
         if !known.is_same(&live) && !self.into_other_database {
             return Err(usage(format!(
                 "{file} was written for database {}, but this is {}: if that is intended, use --into-other-database",
-                known.name, live.name
+                known.named_beside(&live),
+                live.named_beside(known)
             )));
         }
         Ok(())

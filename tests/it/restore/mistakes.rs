@@ -1,9 +1,6 @@
 //! What a person who restores may get wrong, and what must not result from it.
 
-use daymend::{
-    db::{ConnectOptions, Mode, Query, connect},
-    snapshot::restore::undo_file::LockedFile,
-};
+use daymend::snapshot::restore::undo_file::LockedFile;
 
 use super::{
     Scene,
@@ -27,7 +24,6 @@ on_both! {
     a_restore_of_nothing_offers_nothing_to_take_back;
     nobody_else_writes_an_undo_file_that_is_written;
     a_map_that_names_half_a_key_names_nobody;
-    an_undo_file_is_of_one_database;
     a_map_that_fits_nobody_is_heard;
     a_map_that_cannot_be_saved_is_named_as_it_was_given;
     a_table_that_is_gone_is_no_success;
@@ -65,7 +61,7 @@ async fn another_database_is_named_and_not_written_to(engine: Engine) {
 }
 
 /// Copies the database file with its WAL, and returns the copy's URL.
-fn copied(scene: &Scene, to: &str) -> String {
+pub(super) fn copied(scene: &Scene, to: &str) -> String {
     let (file, to) = (scene.db.admin.name(), scene.path(to).display().to_string());
     std::fs::copy(&file, &to).unwrap();
     std::fs::copy(format!("{file}-wal"), format!("{to}-wal")).unwrap();
@@ -348,7 +344,7 @@ async fn nobody_else_writes_an_undo_file_that_is_written(engine: Engine) {
 }
 
 /// Runs a command that fails, and returns its error.
-fn command_output(scene: &Scene, args: &[String]) -> String {
+pub(super) fn command_output(scene: &Scene, args: &[String]) -> String {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let output = command(&scene.db, &args).output().unwrap();
     assert!(!output.status.success(), "{args:?}");
@@ -370,50 +366,6 @@ async fn a_map_that_names_half_a_key_names_nobody(engine: Engine) {
         let why = format!("the map names it by {values} value(s), but its key is shelf, place");
         assert!(groups.iter().any(|group| group["state"] == "ambiguous" && group["reason"] == why), "{report}");
     }
-}
-
-/// The other database has rows of the same keys that were never restored there, as in a rehearsal of a restore.
-async fn an_undo_file_is_of_one_database(engine: Engine) {
-    let [scene, mut other] = [people(engine).await, people(engine).await];
-    let name = scene.take().await.to_string();
-    scene.execute_all(&["DELETE FROM pets"]).await;
-    scene.run(0, &["restore", &name, "--missing", "--apply"]);
-    std::fs::rename(scene.path("snapshots"), other.path("snapshots")).unwrap();
-    std::fs::rename(scene.path("undo.jsonl"), other.path("undo.jsonl")).unwrap();
-    if engine == Engine::Sqlite {
-        other.url = copied(&other, "other.db");
-    }
-    let live = connect(&other.url, ConnectOptions::new(1)).unwrap();
-    let pets = async || {
-        let mut tx = live.begin(Mode::Snapshot).await.unwrap();
-        tx.fetch_one(Query::new("test", "SELECT COUNT(*) FROM pets"), vec![], |row| row.int(0)).await.unwrap()
-    };
-    let (path, database) = (other.path("undo.jsonl"), scene.db.admin.name());
-    let undo = path.display().to_string();
-    for more in ["--dry-run", "--json"] {
-        let error = other.run(2, &["undo", &undo, more]);
-        let expected =
-            format!("{undo} was written for database {database}, but this is {}: if that is intended", live.name());
-        assert!(error.contains(&expected) && error.contains("--into-other-database"), "{error}");
-    }
-    assert_eq!(pets().await, 9);
-    let restore = other.args(&["restore", &name, "--missing", "--apply", "--into-other-database"]);
-    let error = command_output(&other, &restore);
-    assert!(error.contains(&format!("is of database {database}: give another one with --undo-file")), "{error}");
-    // A file of an older daymend does not name its database.
-    let written = std::fs::read_to_string(&path).unwrap();
-    let (start, end) = (written.find("\"database\"").unwrap(), written.find("\"tables\"").unwrap());
-    std::fs::write(&path, format!("{}{}", &written[..start], &written[end..])).unwrap();
-    let dry_run = other.args(&["undo", &undo, "--dry-run"]);
-    let dry_run: Vec<&str> = dry_run.iter().map(String::as_str).collect();
-    let output = command(&other.db, &dry_run).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("does not name its database"), "{output:?}");
-    let done = other.json(0, &["restore", &name, "--missing", "--apply", "--into-other-database"]);
-    assert!(done["report"]["remarks"].to_string().contains("does not name its database"), "{done}");
-    std::fs::write(&path, written).unwrap();
-    assert_eq!(other.json(0, &["undo", &undo, "--into-other-database"])["removed"], 9);
-    assert_eq!(pets().await, 0);
 }
 
 async fn a_map_that_fits_nobody_is_heard(engine: Engine) {

@@ -24,6 +24,7 @@ mod strangers;
 mod taken_out;
 mod tombstones;
 mod triggers;
+mod undo_files;
 
 use std::{
     collections::BTreeMap,

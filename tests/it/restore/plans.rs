@@ -110,7 +110,7 @@ async fn what_is_committed_is_not_inserted_again(engine: Engine) {
     let locked = LockedFile::create(&scene.path("undo.jsonl")).unwrap();
     let shape = |table: usize| (context.shapes[table].columns.clone(), context.shapes[table].key.clone());
     let tables = (0..context.shapes.len()).map(|table| (context.shapes[table].table.clone(), shape(table))).collect();
-    let undo = locked.writer(&Header::new(&name.to_string(), &scene.db.admin, tables)).unwrap();
+    let undo = locked.writer(&Header::new(&name.to_string(), &scene.db.admin, tables).await.unwrap()).unwrap();
     let mut progress = |_| {};
     let apply = Apply::new(context, undo, &mut locked.reader().unwrap(), &mut progress).await.unwrap();
     let error = apply.run().await.expect_err("the restore cannot go on");
@@ -136,7 +136,7 @@ async fn who_is_entered_again_while_a_restore_runs_is_not_there_twice(engine: En
     plan::plan(context, &Exclusions::default(), None).await.unwrap();
     scene.execute_all(&["INSERT INTO people VALUES (100, 'new', 'n2')"]).await;
     let locked = LockedFile::create(&scene.path("undo.jsonl")).unwrap();
-    let undo = locked.writer(&Header::new(&name.to_string(), &scene.db.admin, Tables::new())).unwrap();
+    let undo = locked.writer(&Header::new(&name.to_string(), &scene.db.admin, Tables::new()).await.unwrap()).unwrap();
     let mut progress = |_| {};
     let apply = Apply::new(context, undo, &mut locked.reader().unwrap(), &mut progress).await.unwrap();
     assert_eq!(apply.run().await.unwrap().inserted, 2 + 8);
@@ -172,7 +172,8 @@ async fn who_takes_an_id_while_a_restore_runs_is_referred_to_by_nobody(engine: E
         plan::plan(context, &Exclusions::default(), None).await.unwrap();
         scene.execute_all(&[insert.replace("boss", "stranger")]).await;
         let locked = LockedFile::create(&scene.path("undo.jsonl")).unwrap();
-        let undo = locked.writer(&Header::new(&name.to_string(), &scene.db.admin, Tables::new())).unwrap();
+        let undo =
+            locked.writer(&Header::new(&name.to_string(), &scene.db.admin, Tables::new()).await.unwrap()).unwrap();
         let mut progress = |_| {};
         let apply = Apply::new(context, undo, &mut locked.reader().unwrap(), &mut progress).await.unwrap();
         assert_eq!(apply.run().await.unwrap().inserted, 0);
@@ -233,7 +234,7 @@ async fn references_that_nobody_can_look_at_are_no_success(engine: Engine) {
     let context = &restore.context;
     plan::plan(context, &Exclusions::default(), None).await.unwrap();
     let locked = LockedFile::create(&scene.path("undo.jsonl")).unwrap();
-    let undo = locked.writer(&Header::new(&name.to_string(), &scene.db.admin, Tables::new())).unwrap();
+    let undo = locked.writer(&Header::new(&name.to_string(), &scene.db.admin, Tables::new()).await.unwrap()).unwrap();
     let mut progress = |_| {};
     let apply = Apply::new(context, undo, &mut locked.reader().unwrap(), &mut progress).await.unwrap();
     assert_eq!(apply.run().await.unwrap().inserted, 1);
@@ -286,7 +287,7 @@ async fn a_restore_changes_no_session_but_its_own() {
     let context = &restore.context;
     plan::plan(context, &Exclusions::default(), None).await.unwrap();
     let locked = LockedFile::create(&scene.path("undo.jsonl")).unwrap();
-    let undo = locked.writer(&Header::new(&name.to_string(), &live, Tables::new())).unwrap();
+    let undo = locked.writer(&Header::new(&name.to_string(), &live, Tables::new()).await.unwrap()).unwrap();
     let mut progress = |_| {};
     let apply = Apply::new(context, undo, &mut locked.reader().unwrap(), &mut progress).await.unwrap();
     assert_eq!(apply.run().await.unwrap().inserted, 1);

@@ -1,6 +1,6 @@
 //! References in a circle that the database refuses to fill in or to empty, or changes on the way.
 
-use super::Scene;
+use super::{Scene, taken_out::Case};
 use crate::{
     on_both,
     support::{Engine, server},
@@ -16,6 +16,8 @@ on_both! {
     what_was_written_down_and_never_committed_is_filled_in_by_any_later_run;
     what_was_committed_last_may_be_emptied_for_good;
     days_that_an_undo_has_written_down_say_nothing_of_what_was_committed;
+    what_somebody_wrote_before_a_reference_was_filled_in_stays;
+    a_reference_that_was_written_down_twice_is_taken_back;
 }
 
 const MEMBERS: &str = "CREATE TABLE members (id BIGINT NOT NULL PRIMARY KEY, next BIGINT NULL, version BIGINT NOT NULL,
@@ -282,4 +284,38 @@ async fn days_that_an_undo_has_written_down_say_nothing_of_what_was_committed(en
     let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
     assert_eq!(report["applied"]["filled"], 1, "{report}");
     assert_eq!(scene.db.number(WHOLE).await, 3, "{report}");
+}
+
+/// A member is written when its team comes, as by a user: after it was inserted, and before it refers to the team.
+async fn what_somebody_wrote_before_a_reference_was_filled_in_stays(engine: Engine) {
+    let case = Case::new(engine, false).await;
+    let scene = &case.scene;
+    let write = "UPDATE members SET name = 'edited' WHERE id = NEW.first_member;";
+    let each = if engine == Engine::Sqlite { "" } else { "FOR EACH ROW" };
+    scene.execute_all(&[format!("CREATE TRIGGER edits AFTER INSERT ON teams {each} BEGIN {write} END")]).await;
+    assert_eq!(case.restore(3)["applied"]["filled"], 1);
+    scene.execute_all(&["DROP TRIGGER edits"]).await;
+    let undo = scene.path("undo.jsonl").display().to_string();
+    let whole =
+        "SELECT COUNT(*) FROM members JOIN teams ON teams.id = leads WHERE first_member = 1 AND name = 'edited'";
+    for more in [&["--dry-run"][..], &[]] {
+        let undone = scene.json(3, &[&["undo", &undo, "--relations", &case.relations], more].concat());
+        assert_eq!((&undone["removed"], &undone["emptied"]), (&0.into(), &0.into()), "{undone}");
+        let stay = left(&undone);
+        assert!(stay.iter().any(|left| left == "it has been changed since: [\"1\"]"), "{stay:?}");
+        assert!(stay.iter().any(|left| left.ends_with("is not removed: [\"10 (members 1)\"]")), "{stay:?}");
+        assert_eq!(scene.db.number(whole).await, 1);
+    }
+}
+
+/// The commit of the first try has failed.
+async fn a_reference_that_was_written_down_twice_is_taken_back(engine: Engine) {
+    let (scene, name) = circle(engine).await;
+    scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    let undo = scene.path("undo.jsonl").display().to_string();
+    let written = std::fs::read_to_string(&undo).unwrap();
+    let twice = |line: &str| format!("{line}\n").repeat(if line.contains("\"op\":\"fill\"") { 2 } else { 1 });
+    std::fs::write(&undo, written.lines().map(twice).collect::<String>()).unwrap();
+    assert_eq!(scene.json(0, &["undo", &undo, "--dry-run"])["removed"], 4);
+    assert_eq!(scene.json(0, &["undo", &undo])["removed"], 4);
 }

@@ -32,6 +32,11 @@ pub(super) struct Fate {
     referred: HashSet<(u64, u64)>,
     /// How daymend itself left rows when it emptied some of their references.
     emptied: HashMap<u64, u64>,
+    /// How daymend itself left rows with references to be filled in: before and after the last `Fill`, which may never
+    /// have been committed.
+    written: HashMap<u64, [u64; 2]>,
+    /// The rows that somebody had changed before their references were filled in.
+    changed: HashSet<u64>,
     /// The rows that stay: how to name them, and why.
     pub(super) stays: HashMap<u64, (String, String)>,
     has_fills: bool,
@@ -70,17 +75,32 @@ impl Undo {
                 match record {
                     Record::Insert { table, row, later, referred } => {
                         let (_, shape) = self.shape(&table)?;
-                        let row = id(&table, &shape.key_of(&row.0));
+                        let (row, hash) = (id(&table, &shape.key_of(&row.0)), id("", &row.0));
                         fate.inserted.insert(row);
+                        fate.changed.remove(&row);
+                        if !later.is_empty() {
+                            fate.written.insert(row, [hash; 2]);
+                        }
                         // A later `Fill` does not repeat these.
                         let referred = referred.iter().filter(|_| !later.is_empty());
                         fate.referred.extend(referred.map(|(table, key)| (row, shown(table, key))));
                     }
                     Record::Empty { table, row, .. } => {
                         let (_, shape) = self.shape(&table)?;
-                        fate.left(id(&table, &shape.key_of(&row.0)), &row.0);
+                        let id = id(&table, &shape.key_of(&row.0));
+                        fate.left(id, &row.0);
+                        fate.written.insert(id, [self::id("", &row.0); 2]);
                     }
-                    Record::Fill { .. } => fate.has_fills = true,
+                    Record::Fill { table, before, after } => {
+                        fate.has_fills = true;
+                        let (_, shape) = self.shape(&table)?;
+                        let id = id(&table, &shape.key_of(&before.0));
+                        let hashes = [&before, &after].map(|row| self::id("", &row.0));
+                        // What it says of the row before is what somebody else has written.
+                        if fate.written.insert(id, hashes).is_some_and(|known| !known.contains(&hashes[0])) {
+                            fate.changed.insert(id);
+                        }
+                    }
                     Record::Days { .. } | Record::End => {}
                 }
             }
@@ -123,17 +143,18 @@ impl Undo {
             let Some(live) = found.next() else { continue };
             let (now, unknown) = live.split_at(before.0.len());
             let key = cells::show_key(&shape.key_of(&live));
-            let is_known = |table: &str, key: &[Arg]| {
+            let is_child_known = |table: &str, key: &[Arg]| {
                 fate.inserted.contains(&self::id(table, key))
                     || fate.referred.contains(&(id, shown(table, &cells::show_key(key))))
             };
-            let why = if now != before.0 && now != after.0 && !fate.is_own(id, now) {
+            let is_known = now == before.0 || now == after.0 || fate.is_own(id, now);
+            let why = if !is_known || fate.changed.contains(&id) {
                 Some((key, CHANGED.to_owned()))
             } else if let Some(why) = has_unknown(shape, unknown) {
                 Some((key, why))
             } else if found.next().is_some() {
                 Some((key, SEVERAL.to_owned()))
-            } else if let Some(why) = self.referred_by(&mut tx, number, &live, referred, look, &is_known).await? {
+            } else if let Some(why) = self.referred_by(&mut tx, number, &live, referred, look, &is_child_known).await? {
                 Some(why)
             } else if now == after.0 && after != before && look == Look::Hold {
                 self.try_to_empty(&mut tx, number, &live, &before.0).await?.map(|why| (key, why))

@@ -1,13 +1,21 @@
 //! The header of an undo file.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    db::{Db, Dialect},
+    db::{Db, DbError, Dialect},
     snapshot::{format::manifest::is_same_name, restore::relations::Relations},
+    statement,
 };
+
+// Databases on two servers often have the same name, as in a rehearsal. MariaDB has no id of a server.
+statement!(
+    SERVER,
+    "undo file server",
+    mysql only: "SELECT /*M! CONCAT(@@hostname, ':', @@port, ' ', @@datadir) */ /*!80000 @@server_uuid */"
+);
 
 /// The version of the format.
 pub(super) const VERSION: u32 = 1;
@@ -34,11 +42,10 @@ pub type Tables = BTreeMap<String, (Vec<String>, Vec<usize>)>;
 
 impl Header {
     /// The header of a new file.
-    #[must_use]
-    pub fn new(snapshot: &str, db: &Db, tables: Tables) -> Self {
-        let database = Some(Database::of(db));
+    pub async fn new(snapshot: &str, db: &Db, tables: Tables) -> Result<Self, DbError> {
+        let database = Some(Database::of(db).await?);
         let relations = Relations::default();
-        Self { daymend_undo: VERSION, snapshot: snapshot.to_owned(), database, relations, tables }
+        Ok(Self { daymend_undo: VERSION, snapshot: snapshot.to_owned(), database, relations, tables })
     }
 
     /// Whether the file's relations already include all of `given`.
@@ -55,26 +62,56 @@ impl Header {
     }
 }
 
-/// A database, identified by its name, as in a snapshot's manifest.
+/// A database, identified by its name and by where it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Database {
     /// Whether it is a SQLite file.
     pub(super) sqlite: bool,
     /// Its name; for SQLite, the file.
     pub name: String,
+    /// Its server. Older files lack this, and SQLite has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) server: Option<String>,
 }
 
 impl Database {
     /// The identity of `db`.
-    #[must_use]
-    pub fn of(db: &Db) -> Self {
-        Self { sqlite: db.dialect() == Dialect::Sqlite, name: db.name() }
+    pub async fn of(db: &Db) -> Result<Self, DbError> {
+        let (name, sqlite) = (db.name(), db.dialect() == Dialect::Sqlite);
+        if sqlite {
+            let absolute = std::path::absolute(&name).map_or(name, |path| path.display().to_string());
+            return Ok(Self { sqlite, name: absolute, server: None });
+        }
+        let server = db.fetch_one(&SERVER, vec![], |row| row.text(0)).await?;
+        Ok(Self { sqlite, name, server: Some(server) })
     }
 
-    /// Whether the other one has the same name.
+    /// Whether the other one is the same, as far as is known. A SQLite file may have been moved to another directory; a
+    /// copy beside the original is another database.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
+        self.has_same_name(other)
+            && self.server.iter().zip(&other.server).all(|(one, other)| one == other)
+            && !(self.sqlite && are_two_files(&self.name, &other.name))
+    }
+
+    fn has_same_name(&self, other: &Self) -> bool {
         let dialect = if self.sqlite { Dialect::Sqlite } else { Dialect::MySql };
         self.sqlite == other.sqlite && is_same_name(dialect, &self.name, &other.name)
     }
+
+    /// How to name it where both are named: with its server, if they differ by nothing else.
+    #[must_use]
+    pub fn named_beside(&self, other: &Self) -> String {
+        match &self.server {
+            Some(server) if self.has_same_name(other) => format!("{} on server {server}", self.name),
+            _ => self.name.clone(),
+        }
+    }
+}
+
+/// Whether both files exist, and are not the same one. Older undo files may have a relative path, which says nothing.
+fn are_two_files(one: &str, other: &str) -> bool {
+    let real = |path| fs::canonicalize(path).ok().filter(|_| Path::new(path).is_absolute());
+    real(one).zip(real(other)).is_some_and(|(one, other)| one != other)
 }

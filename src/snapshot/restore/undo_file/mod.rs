@@ -208,11 +208,14 @@ impl Writer {
         let whole = whole_length(&mut file).with_context(at)?;
         if whole > 0 {
             let known = Reader::open(path)?.header;
-            if let (Some(database), false) = (&known.database, known.may_be_of(header)) {
+            if let (Some(own), Some(live), false) = (&known.database, &header.database, known.may_be_of(header)) {
                 bail!(
-                    "{}: this undo file is of database {}: give another one with --undo-file",
+                    "{0}: this undo file is of database {1}, and this is {2}: give another one with --undo-file. If \
+                     {2} has taken its place, as after a failover, take that restore back first (`daymend snapshot \
+                     undo {0} --into-other-database`)",
                     path.display(),
-                    database.name
+                    own.named_beside(live),
+                    live.named_beside(own)
                 );
             }
             if known.snapshot != header.snapshot {
@@ -391,7 +394,7 @@ mod tests {
     fn a_file_of_another_database_is_refused_and_one_that_does_not_say_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let of = |sqlite, name: &str| {
-            let database = Some(Database { sqlite, name: name.to_owned() });
+            let database = Some(Database { sqlite, name: name.to_owned(), server: None });
             Header { database, ..header("s") }
         };
         let (path, old) = (dir.path().join("undo.jsonl"), dir.path().join("old.jsonl"));
@@ -399,7 +402,8 @@ mod tests {
         Writer::open(&path, &of(false, "staging")).unwrap();
         for other in [of(false, "lab"), of(true, "staging")] {
             let error = Writer::open(&path, &other).unwrap_err().to_string();
-            assert!(error.ends_with("is of database staging: give another one with --undo-file"), "{error}");
+            assert!(error.contains("is of database staging, and this is "), "{error}");
+            assert!(error.contains(": give another one with --undo-file."), "{error}");
         }
         Writer::open(&old, &header("s")).unwrap();
         Writer::open(&old, &of(false, "lab")).unwrap();
