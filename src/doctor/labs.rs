@@ -18,6 +18,7 @@ use crate::{
 const AHEAD_BACK: u32 = 7;
 
 pub(super) const CHECKS: &[Check] = &[
+    Check::new("labs.none", Severity::Warning, "whether there are labs to maintain", look!(none)),
     Check::new("labs.zone_unusable", Severity::Warning, "the labs' time zones", look!(zones)),
     Check::new("labs.zone_changed", Severity::Warning, "the time zones that histories were built in", look!(moved))
         .of_daymend(),
@@ -71,6 +72,17 @@ async fn known(site: &Site<'_>) -> Result<BTreeMap<i64, (Option<NaiveDate>, Opti
     let rows = site
         .read(&KNOWN, args![HISTORICAL_SUMMARY], |row| Ok((row.int(0)?, (row.date_or_null(1)?, row.text_or_null(2)?))));
     Ok(rows.await?.into_iter().collect())
+}
+
+/// If no lab is enabled, nothing is ever due, and everything else looks well.
+async fn none(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
+    let Some(rollup) = site.rollups.get(HISTORICAL_SUMMARY) else { return Ok(()) };
+    if enabled(site).await?.is_empty() {
+        let advice = "is this the right database? If so, set historicalViewEnabled of the labs that have the \
+                      Historical View";
+        findings.add(&rollup.labs.file, "no lab is enabled: no day is recomputed", advice);
+    }
+    Ok(())
 }
 
 async fn zones(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {

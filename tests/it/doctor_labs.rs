@@ -12,10 +12,28 @@ use crate::{
 };
 
 on_both! {
+    a_site_without_an_enabled_lab_is_not_well;
     labs_without_a_usable_zone_are_named;
     a_lab_that_moved_to_another_zone_is_found_until_it_is_rebuilt;
     overdue_labs_and_late_runs_are_found;
     of_many_overdue_labs_none_is_left_out_of_the_repair;
+}
+
+async fn a_site_without_an_enabled_lab_is_not_well(engine: Engine) {
+    let db = healthy(engine).await;
+    db.execute("UPDATE labs SET historicalViewEnabled = 0", args![]).await;
+    let found = examine(&db);
+    assert!(found.what("labs.none").contains("no lab is enabled"), "{:#}", found.json);
+    let advice = found.advice("labs.none", "warning");
+    assert!(advice.contains("right database") && advice.contains("historicalViewEnabled"), "{advice}");
+    assert_eq!(found.code, 3);
+    // As in a copy of the database without its rows.
+    db.execute("DELETE FROM labs", args![]).await;
+    assert!(examine(&db).has("labs.none"));
+    // One whose zone is unknown is reported as such.
+    db.add_lab(8, None).await;
+    let found = examine(&db);
+    assert!(!found.has("labs.none") && found.has("labs.zone_unusable"), "{:#}", found.json);
 }
 
 async fn labs_without_a_usable_zone_are_named(engine: Engine) {
