@@ -41,6 +41,7 @@ mod metrics;
 mod migrate;
 mod observed;
 mod outages;
+mod own_tables_doc;
 mod parts;
 mod probes;
 mod processes;
