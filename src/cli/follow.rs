@@ -2,9 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    process::ExitCode,
     time::{Duration, Instant},
 };
+
+use serde_json::{Value, json};
 
 use super::{Exit, Global, LogFormat, print_json};
 use crate::{
@@ -152,8 +153,8 @@ async fn read(db: &Db, run_id: i64) -> Result<(Option<Run>, Progress), DbError> 
     Ok(read)
 }
 
-/// Follows runs one after another, and prints how each ended.
-pub(super) async fn follow_all(global: &Global, db: &Db, run_ids: &[i64]) -> anyhow::Result<ExitCode> {
+/// Follows runs one after another, and prints how each ended: as JSON, together with the fields of `also`.
+pub(super) async fn follow_all(global: &Global, db: &Db, run_ids: &[i64], also: Value) -> anyhow::Result<Exit> {
     let mut exit = Exit::Ok;
     let mut ended = Vec::new();
     let mut waiting = Waiting { global, runs: run_ids.iter().copied().collect() };
@@ -164,7 +165,11 @@ pub(super) async fn follow_all(global: &Global, db: &Db, run_ids: &[i64]) -> any
             exit = Exit::Failed;
         }
         if global.json {
-            ended.push(serde_json::json!({ "run": run_id, "state": state, "progress": progress }));
+            let mut run = also.clone();
+            run["run"] = json!(run_id);
+            run["state"] = json!(state);
+            run["progress"] = json!(progress);
+            ended.push(run);
         } else {
             println!("{}", summary(*run_id, state, &progress));
         }
@@ -172,7 +177,7 @@ pub(super) async fn follow_all(global: &Global, db: &Db, run_ids: &[i64]) -> any
     if global.json {
         print_json(&ended)?;
     }
-    Ok(exit.into())
+    Ok(exit)
 }
 
 /// One line that says how a run ended.

@@ -52,8 +52,8 @@ pub enum Exit {
     /// The input was wrong (an option, a lab, a day), and nothing was done; or the database lacks a table, a column
     /// or a privilege, which may only show half-way.
     Usage = 2,
-    /// Something that is stored is wrong, or will be: an audit found drift, the doctor warns, a snapshot differs, or
-    /// a restore leaves rows for a person to decide.
+    /// Something that is stored is wrong, or will be: an audit found drift, the doctor warns, a snapshot differs, a
+    /// restore leaves rows for a person to decide, or a repair left out labs.
     Drift = 3,
     /// The database cannot be reached.
     Unavailable = 4,

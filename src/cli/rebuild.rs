@@ -102,7 +102,7 @@ impl Options {
         global.warn_of_future(&db).await?;
         if self.wait {
             let runs = enqueue(&rebuilds, &histories, self.initiated_by).await?;
-            return follow::follow_all(global, &db, &runs).await;
+            return Ok(follow::follow_all(global, &db, &runs, serde_json::json!({})).await?.into());
         }
         let records = request(&db, &self.lab, self.initiated_by).await?;
         follow::warn_of_no_worker(global, &db).await?;

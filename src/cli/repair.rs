@@ -41,7 +41,7 @@ pub(super) struct Options {
     #[arg(long, value_name = "ID")]
     lab: Vec<i64>,
 
-    /// Follow the run and exit with its result
+    /// Follow the run and exit with its result, or with 3 if labs were left out whose zone or bills cannot be used
     #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
 
@@ -81,7 +81,9 @@ impl Options {
         }
         if self.dry_run {
             if global.json {
-                print_json(&plan)?;
+                let mut json = serde_json::json!(plan);
+                json["dry_run"] = true.into();
+                print_json(&json)?;
             } else {
                 would_enqueue(&plan.labs);
             }
@@ -90,13 +92,15 @@ impl Options {
         global.warn_of_future(&db).await?;
         let run = repair::enqueue(&db, rollup, &plan, &who(), now, self.limits.limits()).await?;
         if self.wait {
-            return follow::follow_all(global, &db, &[run]).await;
+            let also = serde_json::json!({ "left_out": plan.left_out, "clipped": plan.clipped });
+            let exit = follow::follow_all(global, &db, &[run], also).await?;
+            return Ok(if exit == Exit::Ok && plan.has_unusable { Exit::Drift } else { exit }.into());
         }
         follow::warn_of_no_worker(global, &db).await?;
         let jobs = count_days(&plan.labs);
         if global.json {
             print_json(&serde_json::json!({
-                "run": run, "jobs": jobs, "left_out": plan.left_out, "clipped": plan.clipped
+                "run": run, "jobs": jobs, "left_out": plan.left_out, "clipped": plan.clipped, "dry_run": false
             }))?;
         } else {
             println!("run {run}: {jobs} job(s) enqueued; follow it with `daymend runs watch {run}`");

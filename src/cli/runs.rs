@@ -12,7 +12,7 @@ use crate::{
         table::{or_dash, table, time},
     },
     queue::admin::change,
-    runs::{self, Discarded, Progress, Run, Which},
+    runs::{self, Discarded, Progress, Run, RunState, Which},
 };
 
 /// How many discarded jobs `show` lists.
@@ -59,7 +59,7 @@ impl Command {
             Self::Show { id } => show(global, &db, id).await,
             Self::Watch { id } => {
                 read(&db, id).await?;
-                follow::follow_all(global, &db, &[id]).await
+                Ok(follow::follow_all(global, &db, &[id], serde_json::json!({})).await?.into())
             }
             Self::Cancel { id, dry_run, by } => cancel(global, &db, id, (!dry_run).then(|| by.who())).await,
         }
@@ -171,24 +171,28 @@ async fn show(global: &Global, db: &Db, id: i64) -> anyhow::Result<ExitCode> {
 /// Cancels a run on behalf of `who`; with `None`, only reports how many jobs would be cancelled.
 async fn cancel(global: &Global, db: &Db, id: i64, who: Option<String>) -> anyhow::Result<ExitCode> {
     let (run, progress, _) = read(db, id).await?;
-    let (jobs, verb) = match &who {
-        None => (progress.open(), "would be cancelled"),
+    let (jobs, state, verb) = match &who {
+        None => (progress.open(), run.state, "would be cancelled"),
         Some(who) => {
             let mut bar = Bar::new(format!("run {id}"));
             let cancelled = change::cancel_run(db, id, who, |jobs| bar.update(jobs, progress.open())).await;
             bar.finish();
             match cancelled? {
-                Some(jobs) => (jobs, "cancelled"),
-                None if global.json => (0, "cancelled"),
+                Some(jobs) => (jobs, RunState::Cancelled, "cancelled"),
                 None => {
-                    println!("run {id} is {} already: nothing to cancel", run.state.name());
-                    return Ok(Exit::Ok.into());
+                    // It may have ended since it was read.
+                    let (run, ..) = read(db, id).await?;
+                    if !global.json {
+                        println!("run {id} is {} already: nothing to cancel", run.state.name());
+                        return Ok(Exit::Ok.into());
+                    }
+                    (0, run.state, "cancelled")
                 }
             }
         }
     };
     if global.json {
-        print_json(&serde_json::json!({ "run": id, "jobs": jobs, "dry_run": who.is_none() }))?;
+        print_json(&serde_json::json!({ "run": id, "jobs": jobs, "state": state, "dry_run": who.is_none() }))?;
     } else {
         println!("run {id}: {jobs} open job(s) {verb}");
     }

@@ -204,7 +204,7 @@ async fn is_refused(connection: &mut Tx, right: &str, table: &str) -> Result<boo
 async fn administrator(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
     if grants(site).await?.is_administrator() {
         let what = "is an administrator's account: the rights of daymend's own account were not checked";
-        let advice = "daymend itself should run as a user that deploy/mysql/grants.sql creates";
+        let advice = "daymend itself should run as the user `daymend` of deploy/mysql/users.sql";
         findings.add(server::session(site).await?.account, what, advice);
     }
     Ok(())

@@ -50,8 +50,8 @@ fn granted(file: &str, right: &str, table: &str) -> Option<Vec<String>> {
     let words = tokens(file, Some(Dialect::MySql));
     words.split(|word| word == ";").find_map(|statement| {
         let on = statement.iter().position(|word| word == "ON")?;
-        // … ON `lab`.table TO daymend@…
-        let [_, _, _, name, _, user, ..] = &statement[on..] else { return None };
+        // … ON table TO daymend@…
+        let [_, name, _, user, ..] = &statement[on..] else { return None };
         if statement[0] != "GRANT" || !name.eq_ignore_ascii_case(table) || user != USER {
             return None;
         }
@@ -68,11 +68,11 @@ mod tests {
 
     #[test]
     fn rights_are_read_with_their_columns_and_of_the_one_user_only() {
-        let file = "-- GRANT SELECT (no) ON `lab`.labs TO daymend@'%';
-            GRANT SELECT (other) ON `lab`.labs TO daymend_snapshot@'%';
+        let file = "-- GRANT SELECT (no) ON labs TO daymend@'%';
+            GRANT SELECT (other) ON labs TO daymend_snapshot@'%';
             GRANT CREATE, SELECT (id, day), DELETE, UPDATE (day)
-                ON `lab`.labs TO daymend@'%';
-            REVOKE INSERT ON `lab`.labs FROM daymend@'%';";
+                ON labs TO daymend@'%';
+            REVOKE INSERT ON labs FROM daymend@'%';";
         let of = |right| granted(file, right, "LABS");
         assert_eq!(of("SELECT"), Some(vec!["id".to_owned(), "day".to_owned()]));
         assert_eq!((of("DELETE"), of("UPDATE")), (Some(Vec::new()), Some(vec!["day".to_owned()])));

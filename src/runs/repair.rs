@@ -42,6 +42,10 @@ pub struct Plan {
     pub left_out: Vec<LeftOut>,
     /// Labs whose days begin later or end earlier than requested.
     pub clipped: Vec<Clipped>,
+    /// Whether some of those are left out because their zone or their first bill cannot be used, and not because they
+    /// have nothing to repair.
+    #[serde(skip)]
+    pub has_unusable: bool,
     /// Labs whose Historical View is off, included because they were named.
     pub disabled: Vec<i64>,
     /// Examples of facts whose day is unknown.
@@ -78,6 +82,15 @@ struct Found {
     clipped: Option<Clipped>,
 }
 
+/// Why a lab has no days to repair.
+#[derive(Debug)]
+enum NoDays {
+    /// There is nothing to repair.
+    NotNeeded(String),
+    /// Its zone or its first bill cannot be used.
+    Unusable(String),
+}
+
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
@@ -108,8 +121,14 @@ pub async fn plan(db: &Db, rollup: &Rollup, labs: &[i64], days: Days, now: DateT
                 plan.labs.push((lab.id, found.days));
                 plan.disabled.extend((!lab.enabled).then_some(lab.id));
             }
-            Err(why) if are_named => return Err(PlanError::Refused(format!("lab {}: {why}", lab.id))),
-            Err(why) => plan.left_out.push(LeftOut { lab: lab.id, why }),
+            Err(NoDays::NotNeeded(why) | NoDays::Unusable(why)) if are_named => {
+                return Err(PlanError::Refused(format!("lab {}: {why}", lab.id)));
+            }
+            Err(NoDays::NotNeeded(why)) => plan.left_out.push(LeftOut { lab: lab.id, why }),
+            Err(NoDays::Unusable(why)) => {
+                plan.left_out.push(LeftOut { lab: lab.id, why });
+                plan.has_unusable = true;
+            }
         }
     }
     if plan.labs.is_empty() {
@@ -158,10 +177,12 @@ async fn days_of(
     lab: &Lab,
     days: Days,
     over: Over,
-) -> Result<Result<Found, String>, DbError> {
+) -> Result<Result<Found, NoDays>, DbError> {
+    let not_needed = |why| Ok(Err(NoDays::NotNeeded(why)));
+    let unusable = |why| Ok(Err(NoDays::Unusable(why)));
     let zone = match lab.zone() {
         Ok(zone) => zone,
-        Err(error) => return Ok(Err(error.to_string())),
+        Err(error) => return unusable(error.to_string()),
     };
     let (first, last) = match days {
         Days::Range(first, last) => (first, last),
@@ -173,7 +194,7 @@ async fn days_of(
     let yesterday = zone.yesterday(over.now);
     let end = last.min(yesterday);
     if end < last && (end < first || Some(last) > over.anywhere) {
-        return Ok(Err(format!("{last} is not over yet (its last closed day is {yesterday}, in {})", zone.name())));
+        return not_needed(format!("{last} is not over yet (its last closed day is {yesterday}, in {})", zone.name()));
     }
     // Days with rows are repaired even before the first bill: superfluous rows are removed.
     let row = stored::next_day(tx, rollup, lab.id, first).await?;
@@ -181,20 +202,20 @@ async fn days_of(
         first
     } else {
         let bill = match source::first_fact(tx, rollup, lab.id).await {
-            Err(error) if error.is_bad_data() => return Ok(Err(chain(&error))),
+            Err(error) if error.is_bad_data() => return unusable(chain(&error)),
             bill => bill?,
         };
         let bill = bill.map(|at| zone.date_of(at));
         let begin = bill.into_iter().chain(row).min().map(|day| day.max(first));
         let Some(begin) = begin.filter(|day| *day <= end) else {
             let why = |bill| format!("{} is before its first bill ({bill})", span(first, end));
-            return Ok(Err(bill.map_or_else(|| "it has no bills".to_owned(), why)));
+            return not_needed(bill.map_or_else(|| "it has no bills".to_owned(), why));
         };
         begin
     };
     let days: Vec<_> = zone.dates(begin, end).collect();
     if days.is_empty() {
-        return Ok(Err(format!("{} does not exist in {}", span(begin, end), zone.name())));
+        return not_needed(format!("{} does not exist in {}", span(begin, end), zone.name()));
     }
     let (first_day, last_day) = ((begin > first).then_some(begin), (end < last).then_some(end));
     let is_clipped = first_day.or(last_day).is_some();

@@ -317,7 +317,7 @@ async fn an_administrator_keeps_the_rights() {
         found.assert_well();
         assert!(!found.has("grants.wide"), "{:#}", found.json);
         let advice = found.advice("grants.administrator", "note");
-        assert_eq!(advice, "daymend itself should run as a user that deploy/mysql/grants.sql creates");
+        assert_eq!(advice, "daymend itself should run as the user `daymend` of deploy/mysql/users.sql");
     }
     assert!(!examine(&db).has("grants.administrator"));
 }

@@ -1,4 +1,4 @@
-//! The users of `deploy/mysql/grants.sql` can do their work, which all other tests show, and nothing else; they need
+//! The users of `deploy/mysql` can do their work, which all other tests show, and nothing else; they need
 //! each of their privileges.
 
 use std::{os::unix::fs::symlink, path::Path, process::Command};
@@ -13,7 +13,8 @@ use daymend::{
 use crate::{
     runbooks::pages::{blocks, read},
     support::{
-        Engine, TestDb, grants,
+        Engine, TestDb,
+        grants::{self, PLACEHOLDER},
         process::{run, run_fails, run_ok},
         server,
         work::rollups,
@@ -31,22 +32,58 @@ async fn the_readmes_commands_make_three_users_that_work() {
     let mut db = TestDb::source_only(Engine::MariaDb).await;
     let (port, dir) = (server::port(&db.url), tempfile::tempdir().unwrap());
     symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy"), dir.path().join("deploy")).unwrap();
-    let client = format!("mariadb() {{ command mariadb --no-defaults --host=127.0.0.1 --port={port} {ADMIN}; }}\n");
+    let client =
+        format!("mariadb() {{ command mariadb --no-defaults --host=127.0.0.1 --port={port} {ADMIN} \"$@\"; }}\n");
     let script = &blocks(&read("deploy/mysql/README.md"))[0];
     assert_eq!(script.language, "console");
-    // With the test's database instead of the example's.
-    let script = script.text.replace("$ ", "").replace("`crelio`", &format!("`{}`", db.name()));
-    let output = Command::new("bash").args(["-euc", &(client + &script)]).current_dir(dir.path()).output().unwrap();
+    // With the test's database instead of the example's, and an editor that puts in passwords as odd as people's.
+    let script = script.text.replace("$ ", "").replace("mariadb crelio", &format!("mariadb {}", db.name()));
+    let edits = ["one&pass/word", "another-one", "a-third"].map(|password| {
+        format!("-e '0,/{PLACEHOLDER}/s//\\x27{}\\x27/'", password.replace('&', "\\&").replace('/', "\\/"))
+    });
+    let editor = format!("edit() {{ sed -i {} \"$1\"; }}\nEDITOR=edit\n", edits.join(" "));
+    let output =
+        Command::new("bash").args(["-euc", &(client + &editor + &script)]).current_dir(dir.path()).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("GRANT SELECT, INSERT, UPDATE, DELETE ON"), "SHOW GRANTS: {said}");
-    db.migrate_url = format!("mysql://daymend_migrate:one-password@127.0.0.1:{port}/{}", db.name());
+    assert!(!dir.path().join("users.crelio.sql").exists(), "the copy holds passwords");
+    db.migrate_url = format!("mysql://daymend_migrate:one%26pass%2Fword@127.0.0.1:{port}/{}", db.name());
     db.url = format!("mysql://daymend:another-one@127.0.0.1:{port}/{}", db.name());
     db.snapshot_url = format!("mysql://daymend_snapshot:a-third@127.0.0.1:{port}/{}", db.name());
     assert!(run_ok(&db, &["migrate"]).contains("applied version 1"));
     assert!(run_ok(&db, &["rollups", "check"]).contains("no problem found"));
     run_ok(&db, &["scheduler", "--once"]);
     run_ok(&db, &["snapshot", "take", "--to", dir.path().join("snapshots").to_str().unwrap()]);
+}
+
+/// Runs one of the files as it stands, after `first`, for users and a database that nobody has.
+fn as_it_stands(port: u16, first: &str, file: &str) -> (bool, String) {
+    let sql = format!("{first};\n{}", read(file).replace("daymend", "nobody_has"));
+    let mut client = Command::new("mariadb");
+    client.args(["--no-defaults", "--host=127.0.0.1", &format!("--port={port}")]).args(ADMIN.split(' '));
+    let output = client.args(["--execute", &sql]).output().unwrap();
+    (output.status.success(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// Nobody gets a password that can be read here, and an upgrade creates no user: not even where the server's mode lets
+/// GRANT do so, with an empty password.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_files_create_nobody_as_they_stand() {
+    let db = TestDb::source_only(Engine::MariaDb).await;
+    let (port, name) = (server::port(&db.url), db.name());
+    let users = as_it_stands(port, "DO 0", "deploy/mysql/users.sql");
+    assert!(!users.0 && users.1.contains(PLACEHOLDER), "{users:?}");
+    for mode in ["@@GLOBAL.sql_mode", "''"] {
+        let grants =
+            as_it_stands(port, &format!("USE {name}; SET SESSION sql_mode = {mode}"), "deploy/mysql/grants.sql");
+        let is_refused = ["ERROR 1133", "ERROR 1410"].iter().any(|code| grants.1.contains(code));
+        assert!(!grants.0 && is_refused, "{mode}: {grants:?}");
+    }
+    let (_, error) = as_it_stands(port, "DO 0", "deploy/mysql/grants.sql");
+    assert!(error.contains("No database selected"), "{error}");
+    let created = db.rows("SELECT user FROM mysql.user WHERE user LIKE 'nobody%'", args![]).await;
+    assert_eq!(created.len(), 0);
 }
 
 /// Codes of denied access: to a database, for a user, to a table, to a column, and for want of a global privilege.

@@ -41,6 +41,7 @@ mod migrate;
 mod misfit;
 mod observed;
 mod outages;
+mod own_tables_doc;
 mod parts;
 mod probes;
 mod processes;

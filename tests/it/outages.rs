@@ -20,7 +20,7 @@ use crate::{
     support::{
         Engine, TestDb,
         doctor::examine_with,
-        http, oracle,
+        grants, http, oracle,
         process::{Process, command, run, run_fails, run_ok},
         proxy::{Proxy, Weather},
         server::{self, Server},
@@ -255,7 +255,7 @@ async fn an_error_without_a_connection_names_the_database() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_that_is_refused_is_called_one() {
     let db = TestDb::new(Engine::MariaDb).await;
-    let url = db.url.replace("CHANGE_ME_RUN_TIME", "wrong");
+    let url = db.url.replace(grants::RUN_TIME_PASSWORD, "wrong");
     let mut worker = command(&db, &["worker"]);
     let mut worker = worker.env("DAYMEND_DATABASE_URL", &url).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(worker.stderr.take().unwrap()).lines().map_while(Result::ok);

@@ -275,10 +275,16 @@ async fn runs_can_be_listed_shown_and_cancelled(engine: Engine) {
     assert!(open >= 7, "{json}");
 
     assert!(run_ok(&db, &["runs", "cancel", &id, "--dry-run"]).contains("would be cancelled"));
+    let cancel = |more: &[&str]| -> Value {
+        serde_json::from_str(&run_ok(&db, &[&["runs", "cancel", &id, "--json"], more].concat())).unwrap()
+    };
+    assert_eq!(cancel(&["--dry-run"])["state"], "running");
     assert!(run_ok(&db, &["runs", "show", &id]).contains("running"));
     assert!(run_ok(&db, &["runs", "cancel", &id, "--by", "Ada"]).contains(&format!("{open} open job(s) cancelled")));
     assert!(run_ok(&db, &["runs", "show", &id]).contains("cancelled"));
     assert!(run_ok(&db, &["runs", "cancel", &id]).contains("nothing to cancel"));
+    let ended = cancel(&[]);
+    assert_eq!((&ended["state"], &ended["jobs"]), (&"cancelled".into(), &0.into()), "{ended}");
     // None of its days was looked at, so nothing may say that they are right or done.
     let watched = run(&db, &["runs", "watch", &id]);
     let said = String::from_utf8_lossy(&watched.stdout).into_owned();

@@ -7,6 +7,7 @@ use std::{
 };
 
 use daymend::args;
+use serde_json::{Value, json};
 
 use super::{LIMIT, NOW, assert_one_line, labs};
 use crate::{
@@ -14,13 +15,14 @@ use crate::{
     support::{
         Engine, TestDb,
         http::get,
-        process::{Process, command, run, run_fails, run_ok},
+        process::{Process, command, run, run_fails, run_ok, run_says},
         wait_until,
     },
 };
 
 on_both! {
     wait_follows_a_run_and_ends_with_its_result;
+    a_lab_that_cannot_be_repaired_is_no_success_to_whoever_waits;
     a_rebuild_that_waits_takes_its_own_labs_alone;
     a_rebuild_that_cannot_be_enqueued_leaves_the_runs_of_others;
     whoever_stops_waiting_is_told_how_to_go_on;
@@ -84,6 +86,25 @@ async fn wait_follows_a_run_and_ends_with_its_result(engine: Engine) {
     assert_eq!(waiting.wait(LIMIT), Some(1), "a failed run is an exit code of 1");
     let error = db.text("SELECT error FROM daymend_jobs WHERE state = 'discarded'").await;
     assert!(error.contains("lab 3") && error.contains("no time zone is set"), "{error}");
+}
+
+/// Lab 3 has no usable zone until it is set right. Lab 4 has no bills, so nothing of it could be wrong.
+async fn a_lab_that_cannot_be_repaired_is_no_success_to_whoever_waits(engine: Engine) {
+    let db = labs(engine).await;
+    db.add_lab(4, Some("Asia/Kolkata")).await;
+    let _worker = Process::start(&db, &["--now", NOW, "worker"]);
+    let repair = ["--now", NOW, "repair", "--day", "2026-06-13", "--wait", "--json"];
+    for (code, labs_left_out) in [(3, vec![3, 4]), (0, vec![4])] {
+        let said: Value = serde_json::from_str(&run_says(&db, code, &repair)).unwrap();
+        let left_out = said[0]["left_out"].as_array().unwrap();
+        assert_eq!(
+            left_out.iter().map(|lab| lab["lab"].as_i64().unwrap()).collect::<Vec<_>>(),
+            labs_left_out,
+            "{said}"
+        );
+        assert_eq!((&said[0]["state"], &said[0]["clipped"]), (&"completed".into(), &json!([])), "{said}");
+        db.execute("UPDATE labs SET labTimeZone = 'Europe/Berlin' WHERE id = 3", args![]).await;
+    }
 }
 
 async fn a_rebuild_that_waits_takes_its_own_labs_alone(engine: Engine) {

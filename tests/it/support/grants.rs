@@ -1,34 +1,44 @@
-//! The users of `deploy/mysql/grants.sql`, created for every test database.
+//! The users of `deploy/mysql/users.sql`, with the rights of `grants.sql`, created for every test database.
 
 use daymend::args;
 
 use super::{TestDb, server};
 
-const FILE: &str = include_str!("../../../deploy/mysql/grants.sql");
+const USERS: &str = include_str!("../../../deploy/mysql/users.sql");
+const GRANTS: &str = include_str!("../../../deploy/mysql/grants.sql");
+
+/// The password of the user for everything except `daymend migrate`.
+pub const RUN_TIME_PASSWORD: &str = "run-time-test";
+
+/// What stands for each password in the file. Without quotes, no server takes it for one.
+pub const PLACEHOLDER: &str = "A_PASSWORD_IN_QUOTES";
 
 /// Returns the URL for everything except `daymend migrate`.
 pub fn run_time_url(port: u16, database: &str) -> String {
-    format!("mysql://{database}:CHANGE_ME_RUN_TIME@127.0.0.1:{port}/{database}")
+    format!("mysql://{database}:{RUN_TIME_PASSWORD}@127.0.0.1:{port}/{database}")
 }
 
 /// Returns the URL for `daymend migrate`.
 pub fn migrate_url(port: u16, database: &str) -> String {
-    format!("mysql://{database}_migrate:CHANGE_ME_MIGRATE@127.0.0.1:{port}/{database}")
+    format!("mysql://{database}_migrate:migrate-test@127.0.0.1:{port}/{database}")
 }
 
 /// Returns the URL for `daymend snapshot take`.
 pub fn snapshot_url(port: u16, database: &str) -> String {
-    format!("mysql://{database}_snapshot:CHANGE_ME_SNAPSHOT@127.0.0.1:{port}/{database}")
+    format!("mysql://{database}_snapshot:snapshot-test@127.0.0.1:{port}/{database}")
 }
 
-/// Returns the file's statements for a database, whose three users are named after it.
+/// Returns the files' statements for a database, whose three users are named after it.
 pub fn statements(database: &str) -> String {
-    let file = FILE
-        .replace("`lab`", database)
+    let mut users = USERS.to_owned();
+    for password in ["migrate-test", RUN_TIME_PASSWORD, "snapshot-test"] {
+        users = users.replacen(PLACEHOLDER, &format!("'{password}'"), 1);
+    }
+    let files = format!("USE {database};\n{users}{GRANTS}")
         .replace("daymend@'%'", &format!("{database}@'%'"))
         .replace("daymend_migrate@'%'", &format!("{database}_migrate@'%'"))
         .replace("daymend_snapshot@'%'", &format!("{database}_snapshot@'%'"));
-    let statements = server::statements(&file).into_iter().filter(|sql| !sql.starts_with("SHOW "));
+    let statements = server::statements(&files).into_iter().filter(|sql| !sql.starts_with("SHOW "));
     statements.collect::<Vec<_>>().join(";\n")
 }
 
