@@ -103,7 +103,7 @@ async fn a_worker_without_the_rollup_of_the_queue_does_not_start(engine: Engine)
     let db = labs(engine).await;
     run_ok(&db, &["--now", NOW, "repair", "--day", "2026-06-14"]);
     let other = jobs_changed(|_, text| text.replacen("name = \"historical_summary\"", "name = \"site_summary\"", 1));
-    std::fs::rename(other.path().join("historical_summary"), other.path().join("site_summary")).unwrap();
+    fs::rename(other.path().join("historical_summary"), other.path().join("site_summary")).unwrap();
     let jobs_dir = other.path().to_str().unwrap();
     for service in [&["worker"][..], &["worker", "--drain"], &["scheduler"], &["serve"]] {
         let error = run_fails(&db, USAGE, &[&["--jobs-dir", jobs_dir][..], service].concat());
