@@ -3,14 +3,21 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use chrono::TimeDelta;
 use daymend::{
     args,
-    audit::cause::Cause,
+    audit::{cause::Cause, cursors},
+    clock::Clock,
     db::Mode,
     recompute::{digest, stored},
-    rollup::HISTORICAL_SUMMARY,
+    rollup::{HISTORICAL_SUMMARY, Rollups},
     runs::repair::{self, Days, LeftOut},
+    scheduler::{
+        self, Scheduler,
+        audits::{self, AuditConfig},
+    },
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     on_both,
@@ -22,7 +29,7 @@ use crate::{
         oracle,
         process::{Process, run, run_ok},
         server::Product,
-        work::rollups,
+        work::{SCHEDULER, jobs_changed, rollups},
     },
 };
 
@@ -98,6 +105,35 @@ async fn a_lab_that_cannot_be_read_stops_no_other() {
     db.drain(now).await;
     let error = db.text("SELECT error FROM daymend_jobs WHERE state = 'discarded'").await;
     assert!(error.starts_with("lab 3") && error.contains("cannot be read"), "{error}");
+}
+
+/// A lab's days that cannot be read do not count as audited, and keep no other lab waiting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn days_that_cannot_be_read_are_not_audited() {
+    let db = two_labs(Engine::Sqlite).await;
+    let number = "CASE WHEN :lab_id = 1 THEN 5 ELSE MIN(billing.billTime) END";
+    let jobs = jobs_changed(|file, text| match file {
+        "days.sql" => text.replace("MIN(billing.billTime)", number),
+        _ => text,
+    });
+    let wrong = Rollups::load(Some(jobs.path())).unwrap();
+    let audit = Some(AuditConfig { budget: Duration::from_secs(600), repair: false });
+    let config = scheduler::Config { audit, ..SCHEDULER };
+    for (night, rollups, completed) in [(0, &wrong, 1), (1, &wrong, 1), (2, &*rollups(), 2)] {
+        let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+        let clock = Clock::Fixed(now() + TimeDelta::days(night));
+        let scheduler = Scheduler { db: &db.db, rollup, config: &config, clock };
+        let reports = audits::audit_tonight(&scheduler, &CancellationToken::new()).await.unwrap();
+        let counts: Vec<_> = reports.iter().map(|report| report.counts.labs_completed).collect();
+        assert_eq!(counts, [completed], "night {night}");
+        let mut tx = db.db.begin(Mode::Snapshot).await.unwrap();
+        let cursors = cursors::read(&mut tx, HISTORICAL_SUMMARY).await.unwrap();
+        tx.commit().await.unwrap();
+        let is_wrong = night < 2;
+        let of_1 = (cursors[&1].audited_at.is_none(), cursors[&1].problem.is_some());
+        assert_eq!(of_1, (is_wrong, is_wrong), "night {night}: {cursors:?}");
+        assert!(cursors[&2].audited_at.is_some() && cursors[&2].problem.is_none(), "{cursors:?}");
+    }
 }
 
 /// A bill that cannot be read costs its lab the day that it is on, and affects nothing else.
