@@ -38,6 +38,7 @@ on_both! {
     a_bill_on_no_day_costs_its_lab_nothing;
     rows_on_days_before_all_others_are_found_and_removed;
     a_unique_key_of_the_sites_own_fails_the_job_instead_of_keeping_it_for_ever;
+    a_row_without_an_event_type_is_somebody_elses;
 }
 
 const NOW: &str = "2026-06-15T12:00:00Z";
@@ -291,6 +292,41 @@ async fn rows_on_days_before_all_others_are_found_and_removed(engine: Engine) {
     assert!(found.what("dates.summary").contains("4 rows with an invalid date"), "{}", found.what("dates.summary"));
     db.execute(&found.advice("dates.summary", "warning"), args![]).await;
     assert!(!examine(&db).has("dates.summary"));
+    oracle::assert_equal(&oracle::stored(&db).await, &right);
+}
+
+async fn a_row_without_an_event_type_is_somebody_elses(engine: Engine) {
+    let db = two_labs(engine).await;
+    db.loosen_summary(true).await;
+    let right = oracle::stored(&db).await;
+    // Beside right rows, beside a wrong one, in the place of a right one, and on days of their own.
+    for day in ["2026-02-24", "2026-02-26", "2026-02-26", "2026-02-28", "2026-01-01", "2027-01-01"] {
+        db.execute(
+            "INSERT INTO operation_historical_summary
+                 (lab_id, ordered_at, dimension_a_id, dimension_b_id, event_type, event_count, created_at, modified_at)
+             VALUES (1, ?, 1, 0, NULL, 7, '2026-06-01 00:00:00', '2026-06-01 00:00:00')",
+            args![day],
+        )
+        .await;
+    }
+    assert!(db.audit().await.is_clean() && db.audit().await.is_complete());
+    db.add_summary_row(1, "2026-02-26", 999, 0, "organization_bill", 3).await;
+    let id =
+        db.number("SELECT MIN(id) FROM operation_historical_summary WHERE lab_id = 1 AND ordered_at = '2026-02-28'");
+    let id = id.await;
+    db.execute("DELETE FROM operation_historical_summary WHERE id = ?", args![id]).await;
+    let report = db.audit().await;
+    assert!(report.is_complete());
+    let wrong = [("2026-02-26", Cause::Ghost), ("2026-02-28", Cause::Missing)];
+    assert_eq!(causes(&report), wrong.map(|(day, cause)| (1, day.to_owned(), cause)).into());
+    let record = db.request_rebuild(1).await;
+    db.settle(now()).await;
+    assert_eq!(db.record_status(record).await, "Completed");
+    assert!(db.audit().await.is_clean());
+    let without = "operation_historical_summary WHERE event_type IS NULL";
+    assert_eq!(db.number(&format!("SELECT COUNT(*) FROM {without}")).await, 6, "they are kept");
+    examine(&db);
+    db.execute(&format!("DELETE FROM {without}"), args![]).await;
     oracle::assert_equal(&oracle::stored(&db).await, &right);
 }
 
