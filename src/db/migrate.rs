@@ -1,11 +1,12 @@
 //! daymend's own tables: creating them, and checking that they are up to date.
 //!
 //! The files of `migrations/` are compiled in, one per version. Each statement in them is idempotent, because DDL is
-//! not transactional in MySQL: a migration that was interrupted is simply run again, and two at once do no harm. Only
-//! tables whose name begins with `daymend_` are ever altered; the lab system's three output tables are created if
-//! they do not exist, whatever the version.
+//! not transactional in MySQL: a migration that was interrupted is simply run again, and two at once do no harm. A
+//! statement that has to wait for a transaction gives up after several short waits, so that no heartbeat queues behind
+//! it for long. Only tables whose name begins with `daymend_` are ever altered; the lab system's three output tables are
+//! created if they do not exist, whatever the version.
 
-use super::{Db, DbError, Dialect, Mode, Query, code};
+use super::{Db, DbError, Dialect, Mode, Query, code, ddl};
 use crate::{args, statement};
 
 /// One version of the schema.
@@ -169,18 +170,18 @@ pub async fn migrate(db: &Db) -> Result<Vec<&'static Migration>, DbError> {
     let found = version(db).await?;
     let mut applied = Vec::new();
     for migration in MIGRATIONS.iter().filter(|migration| migration.version > found) {
-        let mut tx = db.begin(Mode::Write).await?;
-        tx.execute(Query::new("create daymend_schema", SCHEMA_CREATE), args![]).await?;
+        let mut tx = ddl::begin(db).await?;
+        ddl::patiently(&mut tx, "create daymend_schema", SCHEMA_CREATE).await?;
         for sql in statements(migration.text(db.dialect())) {
             let name = sql.lines().find(|line| !line.starts_with("--")).unwrap_or("migrate");
-            match tx.execute(Query::new(name.trim_end_matches(" ("), sql), args![]).await {
+            match ddl::patiently(&mut tx, name.trim_end_matches(" ("), sql).await {
                 // An interrupted migration has added it already: MySQL has no ADD COLUMN IF NOT EXISTS.
                 Err(error) if is_duplicate_column(&error) => {}
-                result => result.map(drop)?,
+                result => result?,
             }
         }
         let recorded = tx.execute(&SCHEMA_RECORD, args![migration.version, migration.name]).await?;
-        tx.commit().await?;
+        ddl::end(tx).await?;
         // Somebody else may have recorded it first.
         applied.extend((recorded > 0).then_some(migration));
     }

@@ -8,6 +8,7 @@
 //! full durability and a busy timeout, and new files use WAL mode.
 
 mod connect;
+pub(crate) mod ddl;
 mod dialect;
 mod error;
 pub mod migrate;

@@ -313,9 +313,9 @@ impl Row {
         column!(self, index, String)
     }
 
-    /// Borrowed text; NULL is an error.
-    pub fn str(&self, index: usize) -> Result<&str, sqlx::Error> {
-        column!(self, index, &str)?.ok_or_else(|| null_in(index))
+    /// Borrowed text or NULL.
+    pub fn str_or_null(&self, index: usize) -> Result<Option<&str>, sqlx::Error> {
+        column!(self, index, &str)
     }
 
     /// Text; NULL is an error.

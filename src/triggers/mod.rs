@@ -12,12 +12,10 @@
 
 pub mod sql;
 
-use std::time::Duration;
-
 use crate::{
     args,
     db::{
-        Backoff, Db, DbError, Dialect, ErrorKind, Mode, Tx, code,
+        Db, DbError, Dialect, Mode, Tx, code, ddl,
         scan::{tokens, writes},
     },
     rollup::watch::Watch,
@@ -40,12 +38,8 @@ statement!(
     "INSERT INTO daymend_dirty (lab_id, bill_time, bill_id, test_id, marked_at) VALUES (NULL, NULL, NULL, NULL, {now})"
 );
 
-/// Creating a trigger waits for the transactions that use its table, and every later one waits behind it: two seconds
-/// are bearable. A mark has to accept any value that the source has.
-const SESSION_MYSQL: &str = "SET SESSION lock_wait_timeout = 2, sql_mode = 'NO_ENGINE_SUBSTITUTION'";
-
-/// How many times an installation waits for transactions that use a table.
-const WAITS_MAX: u32 = 5;
+/// A mark has to accept any value that the source has.
+const SESSION_MYSQL: &str = "SET SESSION sql_mode = 'NO_ENGINE_SUBSTITUTION'";
 
 /// A trigger, as the database describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -241,45 +235,21 @@ async fn create(db: &Db, triggers: &[(Trigger, Option<Existing>)]) -> Result<(),
             return Err(InstallError::of(&trigger.table, error));
         }
     }
-    Ok(end(tx).await?)
+    Ok(ddl::end(tx).await?)
 }
 
 /// Begins changing triggers.
 async fn begin(db: &Db) -> Result<Tx, DbError> {
-    let mut tx = db.begin(Mode::Write).await?;
+    let mut tx = ddl::begin(db).await?;
     if tx.dialect() == Dialect::MySql {
         tx.execute_text("change triggers", SESSION_MYSQL).await?;
     }
     Ok(tx)
 }
 
-/// Ends changing triggers.
-async fn end(tx: Tx) -> Result<(), DbError> {
-    match tx.dialect() {
-        Dialect::Sqlite => tx.commit().await,
-        // Its session settings are not those that other users of the pool rely on.
-        Dialect::MySql => {
-            tx.discard();
-            Ok(())
-        }
-    }
-}
-
-/// Runs DDL that may have to wait for transactions, in several short attempts.
+/// Changes a trigger; its table may be in use.
 async fn patiently(tx: &mut Tx, sql: &str) -> Result<(), DbError> {
-    let mut waits = 0;
-    loop {
-        match tx.execute_text("install triggers", sql).await {
-            Err(error) if error.kind == ErrorKind::Conflict && waits < WAITS_MAX => {
-                waits += 1;
-                tokio::time::sleep(
-                    Backoff { base: Duration::from_millis(500), max: Duration::from_secs(2) }.wait(waits),
-                )
-                .await;
-            }
-            result => return result,
-        }
-    }
+    ddl::patiently(tx, "install triggers", sql).await
 }
 
 /// Undoes a failed installation as far as possible: drops the triggers that were not there before, and recreates those
@@ -311,7 +281,7 @@ pub async fn remove(db: &Db, dry_run: bool) -> Result<Vec<String>, InstallError>
             return Err(InstallError::of(&trigger.table, error));
         }
     }
-    end(tx).await?;
+    ddl::end(tx).await?;
     Ok(ours.into_iter().map(|trigger| trigger.name).collect())
 }
 

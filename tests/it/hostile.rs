@@ -3,14 +3,21 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use chrono::TimeDelta;
 use daymend::{
     args,
-    audit::cause::Cause,
+    audit::{cause::Cause, cursors},
+    clock::Clock,
     db::Mode,
     recompute::{digest, stored},
-    rollup::HISTORICAL_SUMMARY,
+    rollup::{HISTORICAL_SUMMARY, Rollups},
     runs::repair::{self, Days, LeftOut},
+    scheduler::{
+        self, Scheduler,
+        audits::{self, AuditConfig},
+    },
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     on_both,
@@ -22,7 +29,7 @@ use crate::{
         oracle,
         process::{Process, run, run_ok},
         server::Product,
-        work::rollups,
+        work::{SCHEDULER, jobs_changed, rollups},
     },
 };
 
@@ -31,6 +38,7 @@ on_both! {
     a_bill_on_no_day_costs_its_lab_nothing;
     rows_on_days_before_all_others_are_found_and_removed;
     a_unique_key_of_the_sites_own_fails_the_job_instead_of_keeping_it_for_ever;
+    a_row_without_an_event_type_is_somebody_elses;
 }
 
 const NOW: &str = "2026-06-15T12:00:00Z";
@@ -98,6 +106,35 @@ async fn a_lab_that_cannot_be_read_stops_no_other() {
     db.drain(now).await;
     let error = db.text("SELECT error FROM daymend_jobs WHERE state = 'discarded'").await;
     assert!(error.starts_with("lab 3") && error.contains("cannot be read"), "{error}");
+}
+
+/// A lab's days that cannot be read do not count as audited, and keep no other lab waiting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn days_that_cannot_be_read_are_not_audited() {
+    let db = two_labs(Engine::Sqlite).await;
+    let number = "CASE WHEN :lab_id = 1 THEN 5 ELSE MIN(billing.billTime) END";
+    let jobs = jobs_changed(|file, text| match file {
+        "days.sql" => text.replace("MIN(billing.billTime)", number),
+        _ => text,
+    });
+    let wrong = Rollups::load(Some(jobs.path())).unwrap();
+    let audit = Some(AuditConfig { budget: Duration::from_secs(600), repair: false });
+    let config = scheduler::Config { audit, ..SCHEDULER };
+    for (night, rollups, completed) in [(0, &wrong, 1), (1, &wrong, 1), (2, &*rollups(), 2)] {
+        let rollup = rollups.get(HISTORICAL_SUMMARY).unwrap();
+        let clock = Clock::Fixed(now() + TimeDelta::days(night));
+        let scheduler = Scheduler { db: &db.db, rollup, config: &config, clock };
+        let reports = audits::audit_tonight(&scheduler, &CancellationToken::new()).await.unwrap();
+        let counts: Vec<_> = reports.iter().map(|report| report.counts.labs_completed).collect();
+        assert_eq!(counts, [completed], "night {night}");
+        let mut tx = db.db.begin(Mode::Snapshot).await.unwrap();
+        let cursors = cursors::read(&mut tx, HISTORICAL_SUMMARY).await.unwrap();
+        tx.commit().await.unwrap();
+        let is_wrong = night < 2;
+        let of_1 = (cursors[&1].audited_at.is_none(), cursors[&1].problem.is_some());
+        assert_eq!(of_1, (is_wrong, is_wrong), "night {night}: {cursors:?}");
+        assert!(cursors[&2].audited_at.is_some() && cursors[&2].problem.is_none(), "{cursors:?}");
+    }
 }
 
 /// A bill that cannot be read costs its lab the day that it is on, and affects nothing else.
@@ -255,6 +292,41 @@ async fn rows_on_days_before_all_others_are_found_and_removed(engine: Engine) {
     assert!(found.what("dates.summary").contains("4 rows with an invalid date"), "{}", found.what("dates.summary"));
     db.execute(&found.advice("dates.summary", "warning"), args![]).await;
     assert!(!examine(&db).has("dates.summary"));
+    oracle::assert_equal(&oracle::stored(&db).await, &right);
+}
+
+async fn a_row_without_an_event_type_is_somebody_elses(engine: Engine) {
+    let db = two_labs(engine).await;
+    db.loosen_summary(true).await;
+    let right = oracle::stored(&db).await;
+    // Beside right rows, beside a wrong one, in the place of a right one, and on days of their own.
+    for day in ["2026-02-24", "2026-02-26", "2026-02-26", "2026-02-28", "2026-01-01", "2027-01-01"] {
+        db.execute(
+            "INSERT INTO operation_historical_summary
+                 (lab_id, ordered_at, dimension_a_id, dimension_b_id, event_type, event_count, created_at, modified_at)
+             VALUES (1, ?, 1, 0, NULL, 7, '2026-06-01 00:00:00', '2026-06-01 00:00:00')",
+            args![day],
+        )
+        .await;
+    }
+    assert!(db.audit().await.is_clean() && db.audit().await.is_complete());
+    db.add_summary_row(1, "2026-02-26", 999, 0, "organization_bill", 3).await;
+    let id =
+        db.number("SELECT MIN(id) FROM operation_historical_summary WHERE lab_id = 1 AND ordered_at = '2026-02-28'");
+    let id = id.await;
+    db.execute("DELETE FROM operation_historical_summary WHERE id = ?", args![id]).await;
+    let report = db.audit().await;
+    assert!(report.is_complete());
+    let wrong = [("2026-02-26", Cause::Ghost), ("2026-02-28", Cause::Missing)];
+    assert_eq!(causes(&report), wrong.map(|(day, cause)| (1, day.to_owned(), cause)).into());
+    let record = db.request_rebuild(1).await;
+    db.settle(now()).await;
+    assert_eq!(db.record_status(record).await, "Completed");
+    assert!(db.audit().await.is_clean());
+    let without = "operation_historical_summary WHERE event_type IS NULL";
+    assert_eq!(db.number(&format!("SELECT COUNT(*) FROM {without}")).await, 6, "they are kept");
+    examine(&db);
+    db.execute(&format!("DELETE FROM {without}"), args![]).await;
     oracle::assert_equal(&oracle::stored(&db).await, &right);
 }
 

@@ -4,7 +4,10 @@
 use std::{collections::BTreeMap, fs, time::Duration};
 
 use chrono_tz::Asia::Kolkata;
-use daymend::args;
+use daymend::{
+    args,
+    db::{Mode, Query},
+};
 
 use crate::{
     on_both,
@@ -12,7 +15,7 @@ use crate::{
         Engine, TestDb,
         lab_system::Bill,
         oracle,
-        process::{Process, run_fails, run_ok},
+        process::{Process, command, run_fails, run_ok},
         wait_until,
     },
 };
@@ -178,6 +181,24 @@ async fn an_earlier_schema_becomes_the_schema_of_a_new_database(engine: Engine) 
             "SELECT (SELECT COUNT(max_shrink) FROM daymend_runs) + (SELECT COUNT(throttled) FROM daymend_workers)";
         assert_eq!(db.number(said).await, 2 * of_version_5, "version {version}");
     }
+}
+
+/// While somebody else's transaction keeps an ALTER waiting, heartbeats pass it, and it succeeds in the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_that_has_to_wait_keeps_no_heartbeat_waiting() {
+    let db = in_use(Engine::MariaDb, 4).await;
+    let mut user = db.admin.begin(Mode::Write).await.unwrap();
+    user.fetch_all(Query::new("test", "SELECT id FROM daymend_runs"), args![], |_| Ok(())).await.unwrap();
+    let mut migrate = command(&db, &["migrate"]);
+    let migrate = tokio::task::spawn_blocking(move || migrate.output().unwrap());
+    let waiting = "SELECT COUNT(*) FROM information_schema.processlist
+                   WHERE info LIKE '%ALTER TABLE daymend_runs%' AND id <> CONNECTION_ID()";
+    wait_until("the ALTER to wait", LIMIT, async || db.number(waiting).await == 1).await;
+    tokio::time::timeout(LIMIT, db.number("SELECT COUNT(*) FROM daymend_runs")).await.expect("it passes the ALTER");
+    assert!(!migrate.is_finished(), "{:?}", migrate.await);
+    user.rollback().await.unwrap();
+    let output = migrate.await.unwrap();
+    assert!(output.status.success(), "{output:?}");
 }
 
 async fn whatever_was_under_way_before_an_upgrade_is_completed_after_it(engine: Engine) {

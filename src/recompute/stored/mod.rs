@@ -55,7 +55,7 @@ impl StoredRow {
 pub enum StoredEvent {
     /// One of the rollup's, by its index in [`Rollup::events`].
     Known(usize),
-    /// Another's, or one of the rollup's spelled differently.
+    /// Another's, or one of the rollup's spelled differently; empty for NULL, which a site's table may allow.
     Other(String),
 }
 

@@ -61,7 +61,7 @@ pub async fn read(
             day,
             a: row.int_or_null(2)?,
             b: row.int_or_null(3)?,
-            event: StoredEvent::new(rollup, row.str(4)?),
+            event: StoredEvent::new(rollup, row.str_or_null(4)?.unwrap_or_default()),
             count: row.int_or_null(5)?.unwrap_or(NO_COUNT),
         });
         Ok(())

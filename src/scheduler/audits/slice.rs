@@ -152,13 +152,9 @@ impl<'a> Slice<'a> {
                     continue;
                 }
                 Ok(None) => true,
-                Err(error) if error.is_bad_data() => {
-                    cursor.problem = Some(chain(&error));
-                    true
-                }
-                // The next night continues from here. Recorded at once, as the statement may have used up its time
-                // limit.
-                Err(error) if is_of_the_lab(&error, self.scheduler.db).await => {
+                // The next night continues from here, and until then nothing more counts as audited. Recorded at once, as
+                // the statement may have used up its time limit.
+                Err(error) if error.is_bad_data() || is_of_the_lab(&error, self.scheduler.db).await => {
                     metrics::database_error(&error);
                     tracing::warn!(lab = subject.lab_id, error = %chain(&error), "a lab cannot be audited tonight");
                     cursor.problem = Some(chain(&error));

@@ -70,7 +70,8 @@ impl TestDb {
         tx.commit().await.expect("commit");
     }
 
-    /// Recreates the summary table with nullable dimensions, and with or without its unique key; the rows are kept.
+    /// Recreates the summary table with nullable dimensions and event types, and with or without its unique key; the rows
+    /// are kept.
     pub async fn loosen_summary(&self, has_key: bool) {
         let rows = oracle::stored(self).await;
         self.execute("DROP TABLE operation_historical_summary", vec![]).await;
@@ -84,7 +85,7 @@ impl TestDb {
         let sql = format!(
             "CREATE TABLE operation_historical_summary (
                  id {id}, lab_id BIGINT NOT NULL, ordered_at {day} NOT NULL, dimension_a_id BIGINT NULL,
-                 dimension_b_id BIGINT NULL, event_type {text} NOT NULL, event_count INT NOT NULL,
+                 dimension_b_id BIGINT NULL, event_type {text} NULL, event_count INT NOT NULL,
                  created_at {moment} NOT NULL, modified_at {moment} NOT NULL{key})"
         );
         self.execute(&sql, vec![]).await;
