@@ -25,6 +25,7 @@ pub mod graph;
 mod judge;
 pub mod parents;
 pub mod plan;
+mod referrers;
 pub mod relations;
 pub mod remap;
 pub mod report;

@@ -5,12 +5,10 @@ use super::{
     candidates::{Candidate, State},
 };
 use crate::{
-    db::{Arg, DbError, Dialect, Query, Tx},
+    db::{Arg, Tx},
     snapshot::{
         SnapshotError,
         cells::{self, Cells},
-        schema::{quote, quote_all},
-        side::{Shape, Side},
     },
 };
 
@@ -52,33 +50,6 @@ impl Link {
             value => Some(value.clone()),
         });
         values.collect()
-    }
-
-    /// The keys of rows that refer to a row, up to a maximum number.
-    pub async fn referrers(
-        &self,
-        tx: &mut Tx,
-        live: &Side,
-        shapes: &[Shape],
-        row: &[Arg],
-        limit: usize,
-    ) -> Result<Vec<Cells>, DbError> {
-        let Some(mut args) = self.sought(row) else { return Ok(Vec::new()) };
-        let (dialect, child) = (live.db.dialect(), &shapes[self.child]);
-        let keys = child.lean(&[]);
-        let mut condition = live.equal(child, &self.columns, "", &args);
-        if let Some((place, value)) = &self.when {
-            let text = if dialect == Dialect::MySql { "CHAR" } else { "TEXT" };
-            condition += &format!(" AND CAST({} AS {text}) = ?", quote(dialect, &child.columns[*place]));
-            args.push(Arg::from(value.as_str()));
-        }
-        let sql = format!(
-            "SELECT {} FROM {} WHERE {} LIMIT {limit}",
-            quote_all(dialect, keys.columns.iter().map(String::as_str)),
-            quote(dialect, &child.table),
-            condition
-        );
-        live.rows(tx, Query::new("restore referrers", sql), &keys, args).await
     }
 
     /// Changes the values that a row refers to.

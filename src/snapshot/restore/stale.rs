@@ -79,13 +79,15 @@ async fn of_link(context: &Context, link: &Link) -> Result<Option<Stale>, Snapsh
         let mut live = context.live.db.begin(Mode::Snapshot).await?;
         let old: Vec<Cells> = rows.iter().map(|row| parent.values(row, &link.parent_columns)).collect();
         let owners = context.live.keys(&mut live, parent, &link.parent_columns, &old, false).await?;
-        for (((candidate, row), old), owners) in page.iter().zip(&rows).zip(&old).zip(owners) {
-            let Some(holder) = &candidate.holder else { continue };
-            // What is referred to is not its key, and it still has it.
-            if owners.contains(holder) {
-                continue;
-            }
-            let mut keys = link.referrers(&mut live, &context.live, &context.shapes, row, COUNTED_MAX).await?;
+        let moved =
+            page.iter().zip(&rows).zip(old.iter().zip(&owners)).filter_map(|((candidate, row), (old, owners))| {
+                // What is referred to is not its key, and it still has it.
+                let holder = candidate.holder.as_ref().filter(|holder| !owners.contains(holder))?;
+                Some((row.as_slice(), (holder, old, owners)))
+            });
+        let (rows, moved): (Vec<_>, Vec<_>) = moved.unzip();
+        let referring = link.referrers_of_each(&mut live, &context.live, &context.shapes, &rows, COUNTED_MAX).await?;
+        for ((holder, old, owners), mut keys) in moved.into_iter().zip(referring) {
             if !owners.is_empty() {
                 keys = referred_before(context, &mut snapshot, link, old, keys).await?;
             }

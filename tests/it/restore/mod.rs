@@ -17,6 +17,7 @@ mod mistakes;
 mod odd_values;
 mod plans;
 mod property;
+mod referrers;
 mod size;
 mod stale;
 mod story;

@@ -40,8 +40,8 @@ on_both! {
 }
 
 /// A restore in this process, so that its working file can be changed.
-struct Restore {
-    context: Context,
+pub(super) struct Restore {
+    pub(super) context: Context,
     _opened: Opened,
     dir: tempfile::TempDir,
 }
@@ -51,7 +51,7 @@ impl Restore {
         Self::by(scene, name, live, tables, Relations::default()).await
     }
 
-    async fn by(scene: &Scene, name: Name, live: &Db, tables: &[&str], relations: Relations) -> Self {
+    pub(super) async fn by(scene: &Scene, name: Name, live: &Db, tables: &[&str], relations: Relations) -> Self {
         let opened = snapshot::open(&Store::dir(scene.path("snapshots")), name).await.unwrap();
         let old = Side::snapshot(&opened.manifest, &opened.db);
         let live = Side::live(live, old.tables.keys().map(String::as_str)).await.unwrap();

@@ -114,7 +114,7 @@ impl Apply<'_> {
         Ok(false)
     }
 
-    /// Removes inserted rows whose references could not be filled in; returns how many of this run's rows it removed.
+    /// Removes inserted rows whose references could not be filled in; returns how many of this run's rows are gone then.
     pub(super) async fn take_out(&mut self) -> anyhow::Result<u64> {
         let context = self.context;
         if context.work.fills(0).await?.is_empty() {
@@ -137,11 +137,11 @@ impl Apply<'_> {
                         Err(error) => failures.wait_or_return(error).await?,
                     }
                 };
-                // Only rows that this run inserted were counted as inserted, and only those that were found were
-                // removed.
-                if found > 0 && context.work.restored_as(fill.table, &fill.key).await?.is_some() {
+                // Only rows that this run inserted were counted as inserted. One that is gone already was not removed,
+                // but is no progress either: a trigger that removes it would do so again.
+                if is_out && context.work.restored_as(fill.table, &fill.key).await?.is_some() {
                     out += 1;
-                    self.done.inserted = self.done.inserted.saturating_sub(1);
+                    self.done.inserted = self.done.inserted.saturating_sub(found);
                 }
                 self.done.incomplete += u64::from(!is_out);
                 self.say(&fill, is_out).await?;
@@ -193,8 +193,17 @@ impl Apply<'_> {
     /// somebody has changed it.
     async fn take_out_one(&self, fill: &Fill, children: &Children) -> anyhow::Result<Option<u64>> {
         let context = self.context;
-        let shape = &context.shapes[fill.table];
+        let (shape, whole) = (&context.shapes[fill.table], &self.shapes[fill.table]);
         let mut tx = begin(&context.live).await?;
+        let key = std::slice::from_ref(&fill.key);
+        let found = context.live.lookup(&mut tx, whole, &whole.key, key, true).await?;
+        match found.concat().as_slice() {
+            // Nothing is locked, so whatever is there a moment later is somebody else's row.
+            [] => return Ok(Some(0)),
+            [row] if *row == fill.row => {}
+            // Somebody has changed it since, or has added another row with its key.
+            _ => return Ok(None),
+        }
         if self.is_referred(&mut tx, fill, children).await? {
             return Ok(None);
         }
@@ -216,20 +225,13 @@ impl Apply<'_> {
 
     async fn is_referred(&self, tx: &mut Tx, fill: &Fill, children: &Children) -> Result<bool, SnapshotError> {
         let context = self.context;
-        let shape = &self.shapes[fill.table];
-        let found = context.live.lookup(tx, shape, &shape.key, std::slice::from_ref(&fill.key), true).await?;
-        let mut found = found.into_iter().flatten();
-        let Some(row) = found.next() else { return Ok(false) };
-        // Somebody has changed it since, or has added another row with its key.
-        if row != fill.row || found.next().is_some() {
-            return Ok(true);
-        }
-        lock_row(tx, &context.live, shape, &row).await?;
-        if children.first(tx, &context.live, &context.shapes, shape, &row, &|_, _| false).await?.is_some() {
+        let (shape, row) = (&self.shapes[fill.table], &fill.row);
+        lock_row(tx, &context.live, shape, row).await?;
+        if children.first(tx, &context.live, &context.shapes, shape, row, &|_, _| false).await?.is_some() {
             return Ok(true);
         }
         for link in context.links.iter().filter(|link| link.parent == fill.table && !link.reference.is_enforced) {
-            if !link.referrers(tx, &context.live, &context.shapes, &row, 1).await?.is_empty() {
+            if !link.referrers(tx, &context.live, &context.shapes, row, 1).await?.is_empty() {
                 return Ok(true);
             }
         }

@@ -51,7 +51,7 @@ impl Apply<'_> {
         let shape = &self.shapes[table];
         let keys: Vec<Cells> = inserted.iter().map(|one| shape.key_of(&one.row)).collect();
         let found = self.context.live.lookup(tx, shape, &shape.key, &keys, false).await?;
-        let mut records = Vec::new();
+        let (mut rows, mut laters) = (Vec::new(), Vec::new());
         for (one, found) in inserted.iter_mut().zip(found) {
             let key = || cells::show_key(&shape.key_of(&one.row));
             let row = match <[Cells; 1]>::try_from(found) {
@@ -70,21 +70,32 @@ impl Apply<'_> {
                 format!("the database changed {} on insert", plan::names(shape, &differ))
             };
             let later = one.later.iter().map(|(place, value)| (*place, Value(value.clone()))).collect();
-            let referred = self.referred(tx, table, &row).await?;
-            records.push(Record::Insert { table: shape.table.clone(), row: Values(row), later, referred });
+            rows.push(row);
+            laters.push(later);
         }
-        Ok(records)
+        let referred = self.referred(tx, table, &rows).await?;
+        let records = rows.into_iter().zip(laters).zip(referred);
+        let record =
+            |((row, later), referred)| Record::Insert { table: shape.table.clone(), row: Values(row), later, referred };
+        Ok(records.map(record).collect())
     }
 
-    /// The live rows that already refer to a row when it is inserted.
-    async fn referred(&self, tx: &mut Tx, table: usize, row: &[Arg]) -> Result<Vec<(String, String)>, SnapshotError> {
-        let mut referred = Vec::new();
-        let links = self.context.links.iter().filter(|link| link.parent == table && !link.reference.is_enforced);
-        for link in links {
-            let context = self.context;
+    /// For each row, the live rows that already refer to it when it is inserted.
+    async fn referred(
+        &self,
+        tx: &mut Tx,
+        table: usize,
+        rows: &[Cells],
+    ) -> Result<Vec<Vec<(String, String)>>, SnapshotError> {
+        let context = self.context;
+        let rows: Vec<&[Arg]> = rows.iter().map(Vec::as_slice).collect();
+        let mut referred = vec![Vec::new(); rows.len()];
+        for link in context.links.iter().filter(|link| link.parent == table && !link.reference.is_enforced) {
             let child = &context.shapes[link.child].table;
-            let keys = link.referrers(tx, &context.live, &context.shapes, row, REFERRED_MAX).await?;
-            referred.extend(keys.iter().map(|key| (child.clone(), cells::show_key(key))));
+            let found = link.referrers_of_each(tx, &context.live, &context.shapes, &rows, REFERRED_MAX).await?;
+            for (referred, keys) in referred.iter_mut().zip(found) {
+                referred.extend(keys.iter().map(|key| (child.clone(), cells::show_key(key))));
+            }
         }
         Ok(referred)
     }

@@ -13,7 +13,7 @@ use super::{
         apply::{Failures, SEVERAL, is_refusal, update},
         undo_file::{Reader, Record},
     },
-    CHANGED, Look, Undo, has_unknown, refused,
+    Before, CHANGED, Look, Undo, has_unknown, refused,
 };
 use crate::{
     db::{Arg, Tx},
@@ -126,6 +126,7 @@ impl Undo {
         fate: &mut Fate,
     ) -> anyhow::Result<()> {
         let mut tx = self.begin(look).await?;
+        let asked = self.referrers(&mut tx, records, fate, look).await?;
         let mut seen = Vec::new();
         for record in records.iter().rev() {
             let (table, before, after, referred) = match record {
@@ -154,7 +155,10 @@ impl Undo {
                 Some((key, why))
             } else if found.next().is_some() {
                 Some((key, SEVERAL.to_owned()))
-            } else if let Some(why) = self.referred_by(&mut tx, number, &live, referred, look, &is_child_known).await? {
+            } else if let Some(why) = self
+                .referred_by(&mut tx, number, &live, Before { referred, asked: &asked }, look, &is_child_known)
+                .await?
+            {
                 Some(why)
             } else if now == after.0 && after != before && look == Look::Hold {
                 self.try_to_empty(&mut tx, number, &live, &before.0).await?.map(|why| (key, why))

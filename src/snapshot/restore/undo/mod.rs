@@ -7,18 +7,20 @@
 
 mod fate;
 mod foretell;
+mod referred;
 
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
     Link, add_foreign_keys,
     apply::{Failures, SEVERAL, begin, delete, is_refusal, update, why},
-    children::{Children, Referred, lock_row},
+    children::Children,
     links,
     relations::{Facts, Relations},
     undo_file::{Reader, Record, Writer},
 };
 use fate::Fate;
+use referred::Before;
 
 use crate::{
     db::{Arg, Db, DbError, Mode, Tx},
@@ -26,7 +28,7 @@ use crate::{
         SnapshotError,
         cells::{self, Cells},
         schema,
-        side::{PAGE, Shape, Side},
+        side::{Shape, Side},
     },
 };
 
@@ -193,9 +195,11 @@ impl Undo {
     async fn batch(&self, tx: &mut Tx, records: &[Record], fate: &mut Fate) -> anyhow::Result<(Undone, Vec<Record>)> {
         let mut done = Undone::default();
         let mut written = Vec::new();
+        let asked = self.referrers(tx, records, fate, Look::Hold).await?;
         for record in records.iter().rev() {
             match record {
                 Record::Insert { table, row, referred, .. } => {
+                    let referred = Before { referred, asked: &asked };
                     if let Some((key, why)) = self.remove(tx, table, &row.0, referred, fate, &mut done).await? {
                         done.left.entry((table.clone(), why)).or_default().push(key);
                     }
@@ -257,7 +261,7 @@ impl Undo {
         tx: &mut Tx,
         table: &str,
         row: &[Arg],
-        referred: &[(String, String)],
+        referred: Before<'_>,
         fate: &mut Fate,
         done: &mut Undone,
     ) -> anyhow::Result<Option<(String, String)>> {
@@ -320,66 +324,6 @@ impl Undo {
             update(&self.live, tx, shape, alone).await?;
         }
         delete(&self.live, tx, shape, shape.key_of(live)).await.map(drop)
-    }
-
-    /// The key of a row and why it cannot be deleted: rows refer to it that are unknown, and did not when it was
-    /// inserted.
-    async fn referred_by(
-        &self,
-        tx: &mut Tx,
-        number: usize,
-        live: &[Arg],
-        referred: &[(String, String)],
-        look: Look,
-        is_known: &(dyn Fn(&str, &[Arg]) -> bool + Sync),
-    ) -> Result<Option<(String, String)>, SnapshotError> {
-        let shape = &self.shapes[number];
-        let key = cells::show_key(&shape.key_of(live));
-        if look == Look::Hold {
-            lock_row(tx, &self.live, shape, live).await?;
-        }
-        let first = self.children.first(tx, &self.live, &self.shapes, shape, live, is_known).await?;
-        if let Some(Referred { why, child }) = first {
-            return Ok(Some((child.map_or(key.clone(), |child| format!("{key} ({child})")), why)));
-        }
-        for link in self.links.iter().filter(|link| link.parent == number && !link.reference.is_enforced) {
-            if let Some(child) = self.child(tx, link, number, live, referred, is_known).await? {
-                let why = format!("a row of {} refers to it now", self.shapes[link.child].table);
-                return Ok(Some((format!("{key} ({child})"), why)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The key of an unknown row that refers to this one, and did not when it was inserted.
-    async fn child(
-        &self,
-        tx: &mut Tx,
-        link: &Link,
-        number: usize,
-        row: &[Arg],
-        referred: &[(String, String)],
-        is_known: &(dyn Fn(&str, &[Arg]) -> bool + Sync),
-    ) -> Result<Option<String>, SnapshotError> {
-        let child = &self.shapes[link.child];
-        let own = self.shapes[number].key_of(row);
-        // Ask for more rows than are known, to find one that is not.
-        let mut limit = referred.len() + PAGE;
-        loop {
-            let keys = link.referrers(tx, &self.live, &self.shapes, row, limit).await?;
-            let is_all = keys.len() < limit;
-            for key in keys {
-                let is_itself = link.child == number && key == own;
-                let known = (child.table.clone(), cells::show_key(&key));
-                if !is_itself && !referred.contains(&known) && !is_known(&child.table, &key) {
-                    return Ok(Some(format!("{} {}", known.0, known.1)));
-                }
-            }
-            if is_all {
-                return Ok(None);
-            }
-            limit *= 4;
-        }
     }
 
     /// Empties the references of a row that were filled in; returns the record of it. The row stays if the database
