@@ -29,6 +29,7 @@ pub mod relations;
 pub mod remap;
 pub mod report;
 pub mod stale;
+pub mod state;
 mod strangers;
 pub mod touched;
 pub mod undo;
