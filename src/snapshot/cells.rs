@@ -180,11 +180,23 @@ pub fn encode(cells: &[Arg]) -> String {
     serde_json::Value::Array(cells.iter().map(to_json).collect()).to_string()
 }
 
-/// The values of such a text; `None` if it is not valid.
-#[must_use]
-pub fn decode(text: &str) -> Option<Cells> {
-    let serde_json::Value::Array(values) = serde_json::from_str(text).ok()? else { return None };
-    values.iter().map(from_json).collect()
+/// The values of such a text.
+///
+/// # Errors
+/// If it is not valid: nothing may be taken for an empty key or row.
+pub fn decode(text: &str) -> Result<Cells, sqlx::Error> {
+    let values: Vec<serde_json::Value> = serde_json::from_str(text).map_err(not_values)?;
+    values.iter().map(value).collect()
+}
+
+/// The value of JSON from the working file.
+pub(super) fn value(json: &serde_json::Value) -> Result<Arg, sqlx::Error> {
+    from_json(json).ok_or_else(|| not_values(format!("`{json}` is no value")))
+}
+
+/// The error for values in the working file that cannot be read.
+pub(super) fn not_values(why: impl Into<sqlx::error::BoxDynError>) -> sqlx::Error {
+    sqlx::Error::Decode(why.into())
 }
 
 /// A value for display.
@@ -286,7 +298,10 @@ mod tests {
             Arg::Bytes(Vec::new()),
             Arg::RawText(vec![0, 255, 16]),
         ];
-        assert_eq!(decode(&encode(&cells)), Some(cells));
+        assert_eq!(decode(&encode(&cells)).unwrap(), cells);
+        for text in ["", "[1", "{}", "[true]", "[{}]"] {
+            assert!(decode(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 pub use super::state::State;
 use crate::{
     args,
-    db::{self, Arg, ConnectOptions, Db, DbError, Mode, Query},
+    db::{self, Arg, ConnectOptions, Db, DbError, Mode, Query, Row},
     snapshot::{
         SnapshotError,
         cells::{self, Cells},
@@ -105,6 +105,22 @@ const COLUMNS: &str = "n, key, size, state, reason, detail, holder";
 /// time; the plus keeps it from the index of states, which is no better.
 fn held_by() -> String {
     format!("SELECT {COLUMNS} FROM candidates INDEXED BY candidates_holder WHERE t = ? AND +state = ? AND holder = ?")
+}
+
+// Whatever cannot be read is an error: in a restore, nothing may be guessed.
+
+fn number(row: &Row, index: usize) -> Result<usize, sqlx::Error> {
+    usize::try_from(row.int(index)?).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+fn cells_or_null(row: &Row, index: usize) -> Result<Option<Cells>, sqlx::Error> {
+    row.text_or_null(index)?.map(|text| cells::decode(&text)).transpose()
+}
+
+/// The later values of a row, by column position.
+fn later(text: &str) -> Result<Vec<(usize, Arg)>, sqlx::Error> {
+    let values: Vec<(usize, serde_json::Value)> = serde_json::from_str(text).map_err(cells::not_values)?;
+    values.iter().map(|(place, value)| Ok((*place, cells::value(value)?))).collect()
 }
 
 /// The first candidates of a page, until their rows exceed a page's bytes.
@@ -238,9 +254,9 @@ impl Candidates {
         let mut tx = self.db.begin(Mode::Snapshot).await?;
         let sql = "SELECT key FROM contested WHERE t = ? AND holder = ?";
         let args = args![table, cells::encode(holder)];
-        let found = tx.fetch_optional(Query::new("restore contested", sql), args, |row| row.text_or_null(0)).await?;
+        let found = tx.fetch_optional(Query::new("restore contested", sql), args, |row| cells_or_null(&row, 0)).await?;
         tx.commit().await?;
-        Ok(found.map(|key| key.and_then(|key| cells::decode(&key))))
+        Ok(found)
     }
 
     /// The next candidates of a table in a state, after a position: at most a page, and at most a page's bytes of
@@ -327,8 +343,8 @@ impl Candidates {
         let mut tx = self.db.begin(Mode::Snapshot).await?;
         let counts = tx.fetch_all(Query::new("restore counts", sql), vec![], |row| {
             Ok(Count {
-                table: usize::try_from(row.int(0)?).unwrap_or(usize::MAX),
-                state: State::parse(&row.text(1)?).unwrap_or(State::Deferred),
+                table: number(&row, 0)?,
+                state: State::parse(row.str(1)?)?,
                 reason: row.text(2)?,
                 rows: row.int(3)?,
             })
@@ -347,7 +363,7 @@ impl Candidates {
         for fill in fills {
             let later: Vec<(usize, serde_json::Value)> =
                 fill.values.iter().map(|(place, value)| (*place, cells::to_json(value))).collect();
-            let later = serde_json::to_string(&later).unwrap_or_default();
+            let later = serde_json::json!(later).to_string();
             let (key, row) = (cells::encode(&fill.key), cells::encode(&fill.row));
             let sql = "INSERT OR REPLACE INTO fills (t, key, row, later, known) VALUES (?, ?, ?, ?, ?)";
             tx.execute(Query::new("restore fill", sql), args![fill.table, key, row, later, fill.is_known]).await?;
@@ -371,15 +387,11 @@ impl Candidates {
             if bytes > PAGE_BYTES {
                 return Ok(());
             }
-            let values: Vec<(usize, serde_json::Value)> = serde_json::from_str(&row.text(4)?).unwrap_or_default();
-            let values = values.iter().filter_map(|(place, value)| Some((*place, cells::from_json(value)?))).collect();
-            let table = usize::try_from(row.int(1)?).unwrap_or(usize::MAX);
-            let (key, inserted) = (row.text(2)?, row.text(3)?);
             let fill = Fill {
-                table,
-                key: cells::decode(&key).unwrap_or_default(),
-                row: cells::decode(&inserted).unwrap_or_default(),
-                values,
+                table: number(&row, 1)?,
+                key: cells::decode(row.str(2)?)?,
+                row: cells::decode(row.str(3)?)?,
+                values: later(row.str(4)?)?,
                 is_known: row.int(5)? != 0,
                 refused: (row.text(6)?, row.text(7)?),
             };
@@ -413,12 +425,12 @@ impl Candidates {
         let candidates = tx.fetch_all(Query::new("restore candidates", sql), args, |row| {
             Ok(Candidate {
                 place: row.int(0)?,
-                key: cells::decode(&row.text(1)?).unwrap_or_default(),
-                size: usize::try_from(row.int(2)?).unwrap_or(usize::MAX),
-                state: State::parse(&row.text(3)?).unwrap_or(State::Deferred),
+                key: cells::decode(row.str(1)?)?,
+                size: number(&row, 2)?,
+                state: State::parse(row.str(3)?)?,
                 reason: row.text(4)?,
                 detail: row.text(5)?,
-                holder: row.text_or_null(6)?.and_then(|text| cells::decode(&text)),
+                holder: cells_or_null(&row, 6)?,
             })
         });
         let candidates = candidates.await?;
@@ -438,5 +450,46 @@ mod tests {
         let explain = format!("EXPLAIN QUERY PLAN {}", held_by());
         let plan: String = db.query_row(&explain, (0, "mapped", "[1]"), |row| row.get(3)).unwrap();
         assert_eq!(plan, "SEARCH candidates USING INDEX candidates_holder (t=? AND holder=?)");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_an_error() {
+        let candidate = Candidate {
+            place: 1,
+            key: vec![Arg::Int(1)],
+            size: 1,
+            state: State::Mapped,
+            reason: String::new(),
+            detail: String::new(),
+            holder: Some(vec![Arg::Int(2)]),
+        };
+        let fill = Fill {
+            table: 0,
+            key: vec![Arg::Int(1)],
+            row: vec![Arg::Int(1), Arg::Null],
+            values: vec![(1, Arg::Real(0.5))],
+            is_known: false,
+            refused: Default::default(),
+        };
+        for damage in ["candidates SET key = '[1'", "candidates SET state = 'lost'", "candidates SET holder = '[true]'"]
+        {
+            let work = Candidates::temporary().await.unwrap();
+            work.add(0, std::slice::from_ref(&candidate)).await.unwrap();
+            assert_eq!(work.mapped_to(0, &[Arg::Int(2)]).await.unwrap().as_ref(), Some(&candidate));
+            work.run(&format!("UPDATE {damage}"), vec![]).await.unwrap();
+            assert!(work.read(format!("SELECT {COLUMNS} FROM candidates"), vec![]).await.is_err(), "{damage}");
+            assert_eq!(work.counts().await.is_err(), damage.contains("state"), "{damage}");
+        }
+        for damage in ["key = ''", "row = '{}'", "later = '[[1, true]]'", "later = ''"] {
+            let work = Candidates::temporary().await.unwrap();
+            work.add_fills(std::slice::from_ref(&fill)).await.unwrap();
+            assert_eq!(work.fills(0).await.unwrap(), [(1, fill.clone())]);
+            work.run(&format!("UPDATE fills SET {damage}"), vec![]).await.unwrap();
+            assert!(work.fills(0).await.is_err(), "{damage}");
+        }
+        let work = Candidates::temporary().await.unwrap();
+        work.contest(0, &[Arg::Int(2)], Some(&vec![Arg::Int(1)])).await.unwrap();
+        work.run("UPDATE contested SET key = '1'", vec![]).await.unwrap();
+        assert!(work.contested(0, &[Arg::Int(2)]).await.is_err());
     }
 }

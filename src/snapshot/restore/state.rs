@@ -54,8 +54,12 @@ impl State {
     }
 
     /// The state with that name.
-    pub(super) fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.name() == name)
+    ///
+    /// # Errors
+    /// If there is none: what becomes of the row must not be guessed.
+    pub(super) fn parse(name: &str) -> Result<Self, sqlx::Error> {
+        let state = Self::ALL.into_iter().find(|state| state.name() == name);
+        state.ok_or_else(|| sqlx::Error::Decode(format!("`{name}` is not a state of a row").into()))
     }
 
     /// Whether it should be restored if possible.
