@@ -1,6 +1,9 @@
 //! What two sides of a comparison have in common for a table, and when two rows with the same key are different rows.
 
-use super::{cells::Cells, schema::Table};
+use super::{
+    cells::{self, Cells},
+    schema::Table,
+};
 use crate::db::Arg;
 
 /// What two sides have in common for a table.
@@ -77,9 +80,9 @@ impl Shape {
     /// were, and are not now, it is the same row only if nothing else of it has changed.
     #[must_use]
     pub fn is_other(identity: &[usize], old: &[Arg], new: &[Arg]) -> bool {
-        let differs = |place: &usize| old[*place] != Arg::Null && old[*place] != new[*place];
-        let is_filled_in = identity.iter().all(|place| old[*place] == Arg::Null)
-            && identity.iter().any(|place| new[*place] != Arg::Null);
+        let differs = |place: &usize| !cells::is_empty(&old[*place]) && old[*place] != new[*place];
+        let is_filled_in = identity.iter().all(|place| cells::is_empty(&old[*place]))
+            && identity.iter().any(|place| !cells::is_empty(&new[*place]));
         if is_filled_in { (0..old.len()).any(|place| differs(&place)) } else { identity.iter().any(differs) }
     }
 

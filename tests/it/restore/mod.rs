@@ -24,6 +24,7 @@ mod strangers;
 mod taken_out;
 mod tombstones;
 mod triggers;
+mod unique_keys;
 
 use std::{
     collections::BTreeMap,
