@@ -25,7 +25,8 @@ pub struct Shape {
 
 impl Shape {
     /// What an older and a newer side have in common for a table that both have; `None` if that does not include the
-    /// key's columns.
+    /// key's columns, or if these do not tell the newer side's rows apart any more: one of them would be taken for
+    /// another. If the table had no key, all columns of a row are compared.
     #[must_use]
     pub fn new(old: &Table, new: &Table) -> Option<Self> {
         let is_stored =
@@ -38,7 +39,11 @@ impl Shape {
         let places = |names: &[String]| -> Option<Vec<usize>> {
             names.iter().map(|name| columns.iter().position(|column| column == name)).collect()
         };
-        let key = places(&old.key()?)?;
+        let names_of_key = old.key()?;
+        let key = places(&names_of_key)?;
+        if key.len() < old.columns.len() && !new.are_apart_by(&names_of_key) {
+            return None;
+        }
         let unique_keys = new
             .unique_keys
             .iter()
@@ -126,5 +131,35 @@ mod tests {
         assert_eq!((shape.key, shape.unique_keys), (vec![1], vec![vec![0]]));
         assert_eq!((shape.lost, shape.new), (vec!["gone".to_owned()], vec!["added".to_owned()]));
         assert_eq!(Shape::new(&old, &table(&[("code", false)])), None, "no key, no comparison");
+    }
+
+    #[test]
+    fn a_key_has_to_tell_the_rows_of_the_newer_side_apart() {
+        let old = table(&[("id", false), ("code", false)]);
+        let compared = |change: &dyn Fn(&mut Table)| {
+            let mut new = table(&[("id", false), ("code", false), ("lab", false)]);
+            change(&mut new);
+            Shape::new(&old, &new).is_some()
+        };
+        let unique = |partial| UniqueKey { name: "id".to_owned(), columns: vec!["id".to_owned()], partial };
+        assert!(compared(&|_| ()));
+        assert!(!compared(&|new| new.primary_key.clear()));
+        assert!(!compared(&|new| new.primary_key.push("lab".to_owned())), "several rows may have an id");
+        for (partial, nullable) in [(false, false), (true, false), (false, true)] {
+            let is_compared = compared(&|new| {
+                new.primary_key = vec!["lab".to_owned()];
+                new.unique_keys.push(unique(partial));
+                new.columns[0].nullable = nullable;
+            });
+            assert_eq!(is_compared, !partial && !nullable);
+        }
+        let mut longer = table(&[("id", false), ("code", false), ("lab", false)]);
+        longer.primary_key.push("lab".to_owned());
+        assert!(Shape::new(&longer, &table(&[("id", false), ("lab", false)])).is_some(), "a shorter key");
+        longer.primary_key.push("code".to_owned());
+        let mut without = longer.clone();
+        without.primary_key.clear();
+        without.unique_keys.clear();
+        assert!(Shape::new(&longer, &without).is_some(), "all columns");
     }
 }

@@ -127,7 +127,8 @@ impl Context {
                 continue;
             };
             let Some(shape) = Shape::new(old, new) else {
-                remark("has lost its key: none of its rows can be restored".to_owned());
+                let key = old.key().unwrap_or_default().join(", ");
+                remark(format!("has lost its key ({key}): none of its rows can be restored"));
                 tables_lost += usize::from(is_chosen);
                 continue;
             };
