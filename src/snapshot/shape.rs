@@ -1,5 +1,7 @@
 //! What two sides of a comparison have in common for a table, and when two rows with the same key are different rows.
 
+use std::collections::BTreeSet;
+
 use super::{
     cells::{self, Cells},
     schema::Table,
@@ -80,15 +82,35 @@ impl Shape {
         places.iter().map(|place| row[*place].clone()).collect()
     }
 
-    /// Whether a row of the newer side stands for something else than the one of the older side with its key, judging
-    /// by the columns that identify rows. One that was empty then says nothing: it may have been filled in since. If all
-    /// were, and are not now, it is the same row only if nothing else of it has changed.
+    /// The columns by which a row of the newer side stands for something else than the one of the older side with its
+    /// key; `None` if it is the same. If it is declared which columns identify rows, these decide. One that was empty
+    /// then says nothing: it may have been filled in since. If all were, and are not now, it is the same row only if
+    /// nothing else of it has changed.
     #[must_use]
-    pub fn is_other(identity: &[usize], old: &[Arg], new: &[Arg]) -> bool {
+    pub fn other_by(&self, identity: Option<&[usize]>, old: &[Arg], new: &[Arg]) -> Option<Vec<usize>> {
+        let Some(identity) = identity else { return self.other_by_keys(old, new) };
         let differs = |place: &usize| !cells::is_empty(&old[*place]) && old[*place] != new[*place];
         let is_filled_in = identity.iter().all(|place| cells::is_empty(&old[*place]))
             && identity.iter().any(|place| !cells::is_empty(&new[*place]));
-        if is_filled_in { (0..old.len()).any(|place| differs(&place)) } else { identity.iter().any(differs) }
+        let is_other =
+            if is_filled_in { (0..old.len()).any(|place| differs(&place)) } else { identity.iter().any(differs) };
+        is_other.then(|| identity.to_vec())
+    }
+
+    /// Without a declaration, every unique key identifies: all of them that say something of both rows have to differ.
+    /// One that includes the key says nothing of its own.
+    fn other_by_keys(&self, old: &[Arg], new: &[Arg]) -> Option<Vec<usize>> {
+        let mut by = BTreeSet::new();
+        for unique in self.unique_keys.iter().filter(|unique| !self.key.iter().all(|place| unique.contains(place))) {
+            let (old, new) = (self.values(old, unique), self.values(new, unique));
+            if cells::identify(&old) && cells::identify(&new) {
+                if old == new {
+                    return None;
+                }
+                by.extend(unique);
+            }
+        }
+        (!by.is_empty()).then(|| by.into_iter().copied().collect())
     }
 
     /// The positions of some columns; `None` if one of them is not common to both sides.
@@ -161,5 +183,33 @@ mod tests {
         without.primary_key.clear();
         without.unique_keys.clear();
         assert!(Shape::new(&longer, &without).is_some(), "all columns");
+    }
+
+    #[test]
+    fn unique_keys_tell_rows_with_one_key_apart_only_if_all_differ() {
+        let text = |text: &str| if text == "-" { Arg::Null } else { Arg::Text(text.to_owned()) };
+        let row = |code: &str, card: &str| vec![Arg::Int(1), text(code), text(card), text("x")];
+        let shape = Shape {
+            table: "t".to_owned(),
+            columns: ["id", "code", "card", "name"].map(str::to_owned).to_vec(),
+            key: vec![0],
+            // The last one includes the key.
+            unique_keys: vec![vec![1], vec![2], vec![0, 3]],
+            lost: Vec::new(),
+            new: Vec::new(),
+        };
+        let other_by = |old: [&str; 2], new: [&str; 2]| {
+            let mut new = row(new[0], new[1]);
+            new[3] = text("y");
+            shape.other_by(None, &row(old[0], old[1]), &new)
+        };
+        assert_eq!(other_by(["a", "b"], ["c", "d"]), Some(vec![1, 2]));
+        assert_eq!(other_by(["a", "-"], ["c", "d"]), Some(vec![1]));
+        assert_eq!(other_by(["a", ""], ["c", "d"]), Some(vec![1]));
+        for (old, new) in [(["a", "b"], ["a", "d"]), (["-", " "], ["c", "d"]), (["a", "b"], ["-", "-"])] {
+            assert_eq!(other_by(old, new), None, "{old:?} {new:?}");
+        }
+        let declared = |identity: &[usize]| shape.other_by(Some(identity), &row("a", ""), &row("c", "d")).is_some();
+        assert_eq!([&[][..], &[1], &[2], &[1, 2]].map(declared), [false, true, true, true]);
     }
 }

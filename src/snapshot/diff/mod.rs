@@ -243,8 +243,8 @@ impl Compare<'_> {
         rewritten: &mut HashSet<String>,
     ) -> Result<(), SnapshotError> {
         let shape = &self.shapes[self.number];
-        let identity = self.options.relations.identities.get(&shape.table).and_then(|columns| shape.places(columns));
-        let identity = identity.unwrap_or_default();
+        let identity = self.options.relations.identities.get(&shape.table);
+        let identity = identity.map(|columns| shape.places(columns).unwrap_or_default());
         let samples = self.options.samples;
         let keys: Vec<Cells> = page.iter().map(|row| shape.key_of(row)).collect();
         let found = self.new.lookup(&mut views.new, shape, &shape.key, &keys, false).await?;
@@ -260,8 +260,8 @@ impl Compare<'_> {
                     vanished.push(row.clone());
                 }
                 Some(found) if found != row && fits => {
-                    let rows =
-                        if Shape::is_other(&identity, row, found) { &mut diff.reused } else { &mut diff.changed };
+                    let is_other = shape.other_by(identity.as_deref(), row, found).is_some();
+                    let rows = if is_other { &mut diff.reused } else { &mut diff.changed };
                     rows.add(samples, || format!("{}: {}", cells::show_key(key), changes(shape, row, found)));
                 }
                 _ => {}

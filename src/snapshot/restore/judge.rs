@@ -146,10 +146,11 @@ async fn themselves(
     let depend = strangers::depend_on_reused(context, views, table, rows).await?;
     let why = |((row, live), depends): ((&Cells, Vec<Cells>), bool)| {
         let live = live.first().filter(|_| !depends)?;
-        if !identity.is_empty() && same_identity(context, table, row, live) {
+        let is_same = same_identity(context, table, row, live);
+        if is_same && !identity.is_empty() {
             return Some(format!("{} is the same", names(shape, identity)));
         }
-        (identity.is_empty() || is_back(context, table, row, live)).then(|| "it is still there".to_owned())
+        (is_same || is_back(context, table, row, live)).then(|| "it is still there".to_owned())
     };
     let are = written.iter().zip(live).zip(depend).map(why);
     let verdict = |candidate: &Candidate, reason| Candidate {
