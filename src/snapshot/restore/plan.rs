@@ -65,11 +65,12 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
     }
     // The rest does not query the live database. A server that ends idle sessions may have ended this one by now, which
     // does the plan no harm.
-    let Views { snapshot, live } = views;
+    let Views { mut snapshot, live } = views;
     drop(live);
     for (table, _) in context.chosen.iter().enumerate().filter(|(_, is_chosen)| !**is_chosen) {
         context.work.leave_out(table).await?;
     }
+    excluded.add_erased(context, &mut snapshot).await?;
     settle_in(context, snapshot).await
 }
 
