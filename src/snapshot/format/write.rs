@@ -7,7 +7,7 @@
 use std::{io, path::Path};
 
 use rusqlite::{
-    Connection, OpenFlags, ToSql, params,
+    Connection, OpenFlags, ToSql, ffi, params,
     types::{ToSqlOutput, ValueRef},
 };
 use tokio::sync::mpsc;
@@ -220,12 +220,17 @@ impl<'c> Writer<'c> {
     }
 
     fn refused(&self, error: rusqlite::Error) -> SnapshotError {
+        let extended = error.sqlite_error().map(|error| error.extended_code);
         let is_constraint = error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation);
-        if is_constraint && self.table.primary_key.is_empty() {
-            let why = "it has no primary key, and some of its rows are identical".to_owned();
-            return SnapshotError::NotCopyable { table: self.table.name.clone(), why };
-        }
-        error.into()
+        let why = if extended == Some(ffi::SQLITE_CONSTRAINT_NOTNULL) {
+            let key = self.key.join(", ");
+            format!("its key, {key}, is NULL in some rows (give them one, or name the other tables with --table)")
+        } else if is_constraint && self.table.primary_key.is_empty() {
+            "it has no primary key, and some of its rows are identical".to_owned()
+        } else {
+            return error.into();
+        };
+        SnapshotError::NotCopyable { table: self.table.name.clone(), why }
     }
 
     fn finish(self) -> Result<TableCopy, SnapshotError> {
