@@ -22,6 +22,24 @@ pub fn size(row: &[Arg]) -> usize {
     row.iter().map(|value| size_of::<Arg>() + of(value)).sum()
 }
 
+/// Whether a value says nothing: NULL, and text that is empty or blank.
+#[must_use]
+pub fn is_empty(value: &Arg) -> bool {
+    match value {
+        Arg::Null => true,
+        Arg::Text(text) => text.trim().is_empty(),
+        Arg::Bytes(bytes) | Arg::RawText(bytes) => bytes.is_empty(),
+        Arg::Int(_) | Arg::Real(_) => false,
+    }
+}
+
+/// Whether values can say who or what a row is: none is NULL, and not all are empty. Otherwise two rows are not the same
+/// because they have the same values.
+#[must_use]
+pub fn identify(values: &[Arg]) -> bool {
+    !values.contains(&Arg::Null) && !values.iter().all(is_empty)
+}
+
 /// The placeholder for a value to be compared with a column. Without a cast, MySQL compares text with numbers as
 /// floating-point numbers, which is inexact; it treats bits, ENUMs and SETs as numbers, also for sorting, while they are
 /// text here; and it takes text that is compared with JSON for a JSON string, whatever is in it.
@@ -180,11 +198,23 @@ pub fn encode(cells: &[Arg]) -> String {
     serde_json::Value::Array(cells.iter().map(to_json).collect()).to_string()
 }
 
-/// The values of such a text; `None` if it is not valid.
-#[must_use]
-pub fn decode(text: &str) -> Option<Cells> {
-    let serde_json::Value::Array(values) = serde_json::from_str(text).ok()? else { return None };
-    values.iter().map(from_json).collect()
+/// The values of such a text.
+///
+/// # Errors
+/// If it is not valid: nothing may be taken for an empty key or row.
+pub fn decode(text: &str) -> Result<Cells, sqlx::Error> {
+    let values: Vec<serde_json::Value> = serde_json::from_str(text).map_err(not_values)?;
+    values.iter().map(value).collect()
+}
+
+/// The value of JSON from the working file.
+pub(super) fn value(json: &serde_json::Value) -> Result<Arg, sqlx::Error> {
+    from_json(json).ok_or_else(|| not_values(format!("`{json}` is no value")))
+}
+
+/// The error for values in the working file that cannot be read.
+pub(super) fn not_values(why: impl Into<sqlx::error::BoxDynError>) -> sqlx::Error {
+    sqlx::Error::Decode(why.into())
 }
 
 /// A value for display.
@@ -286,7 +316,21 @@ mod tests {
             Arg::Bytes(Vec::new()),
             Arg::RawText(vec![0, 255, 16]),
         ];
-        assert_eq!(decode(&encode(&cells)), Some(cells));
+        assert_eq!(decode(&encode(&cells)).unwrap(), cells);
+        for text in ["", "[1", "{}", "[true]", "[{}]"] {
+            assert!(decode(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_empty_identifies_nobody() {
+        let text = |text: &str| Arg::Text(text.to_owned());
+        for values in [vec![], vec![text("")], vec![text(" \t"), text("")], vec![Arg::Int(1), Arg::Null]] {
+            assert!(!identify(&values), "{values:?}");
+        }
+        for values in [vec![text("N2")], vec![text("N2"), text("")], vec![Arg::Int(0)], vec![Arg::Bytes(vec![0])]] {
+            assert!(identify(&values), "{values:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! - [`schema`]: how a database describes its tables.
 //! - [`mod@format`]: values, rows and their hash; writing and reading the file.
 //! - [`store`]: a directory or an S3-compatible bucket.
-//! - [`side`], [`cells`]: one way to read both snapshots and the live database.
+//! - [`side`], [`shape`], [`cells`]: one way to read both snapshots and the live database.
 //! - [`diff`], [`restore`]: what differs between them, and restoring rows that have vanished.
 //! - [`take()`], [`verify`], [`retention`]: taking, verifying and pruning snapshots.
 
@@ -19,6 +19,7 @@ pub mod restore;
 pub mod retention;
 pub mod schema;
 mod scratch;
+pub mod shape;
 pub mod side;
 pub mod store;
 pub mod take;

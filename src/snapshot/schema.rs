@@ -113,10 +113,28 @@ impl Table {
         if !self.primary_key.is_empty() {
             return Some(self.primary_key.clone());
         }
-        let is_never_null = |name: &String| self.columns.iter().any(|column| column.name == *name && !column.nullable);
-        let unique = self.unique_keys.iter().find(|key| key.columns.iter().all(is_never_null) && !key.partial);
+        let unique = self.unique_keys.iter().find(|key| self.is_strict(key));
         let all = || self.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
+        let is_never_null = |name: &String| self.is_never_null(name);
         unique.map(|key| key.columns.clone()).or_else(|| Some(all()).filter(|all| all.iter().all(is_never_null)))
+    }
+
+    /// Whether no two rows can have the same values in these columns: they include the primary key, or a unique key of
+    /// columns that are never NULL.
+    #[must_use]
+    pub fn are_apart_by(&self, columns: &[String]) -> bool {
+        let strict = self.unique_keys.iter().filter(|key| self.is_strict(key)).map(|key| &key.columns);
+        let mut keys = strict.chain([&self.primary_key].into_iter().filter(|key| !key.is_empty()));
+        keys.any(|key| key.iter().all(|name| columns.contains(name)))
+    }
+
+    /// Whether no two rows can have the same values in a unique key.
+    fn is_strict(&self, key: &UniqueKey) -> bool {
+        !key.partial && key.columns.iter().all(|name| self.is_never_null(name))
+    }
+
+    fn is_never_null(&self, column: &str) -> bool {
+        self.columns.iter().any(|of| of.name == column && !of.nullable)
     }
 
     /// The position of a column.

@@ -1,14 +1,14 @@
 //! One side of a comparison: a snapshot, or the live database.
 //!
 //! Rows are read a page at a time in key order, or looked up by the values of some columns, so that memory holds a
-//! page of rows whatever the size of the two sides, and they need not sort text alike. A [`Shape`] is what two sides
-//! have in common for a table.
+//! page of rows whatever the size of the two sides, and they need not sort text alike.
 
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
 };
 
+pub use super::shape::Shape;
 use super::{
     Decoder, Manifest, SnapshotError,
     cells::{self, Cells},
@@ -34,23 +34,6 @@ pub struct Side {
     pub db: Db,
     /// Its tables.
     pub tables: BTreeMap<String, Table>,
-}
-
-/// What two sides have in common for a table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shape {
-    /// The table's name.
-    pub table: String,
-    /// The columns to compare and restore, without generated ones.
-    pub columns: Vec<String>,
-    /// The positions of the key's columns among them.
-    pub key: Vec<usize>,
-    /// The positions of the columns of each other unique key.
-    pub unique_keys: Vec<Vec<usize>>,
-    /// Columns that only the older side has: their values cannot be restored.
-    pub lost: Vec<String>,
-    /// Columns that only the newer side has.
-    pub new: Vec<String>,
 }
 
 impl Side {
@@ -342,76 +325,6 @@ impl Pages<'_> {
     }
 }
 
-impl Shape {
-    /// What an older and a newer side have in common for a table that both have; `None` if that does not include the
-    /// key's columns.
-    #[must_use]
-    pub fn new(old: &Table, new: &Table) -> Option<Self> {
-        let is_stored =
-            |table: &Table, name: &str| table.columns.iter().any(|column| column.name == name && !column.generated);
-        let names = |table: &Table| -> Vec<String> {
-            table.columns.iter().filter(|column| !column.generated).map(|column| column.name.clone()).collect()
-        };
-        let (columns, lost): (Vec<_>, Vec<_>) = names(old).into_iter().partition(|name| is_stored(new, name));
-        let added = names(new).into_iter().filter(|name| !is_stored(old, name)).collect();
-        let places = |names: &[String]| -> Option<Vec<usize>> {
-            names.iter().map(|name| columns.iter().position(|column| column == name)).collect()
-        };
-        let key = places(&old.key()?)?;
-        let unique_keys = new
-            .unique_keys
-            .iter()
-            .filter(|unique| !unique.partial)
-            .filter_map(|unique| places(&unique.columns))
-            .filter(|unique| *unique != key)
-            .collect();
-        Some(Self { table: old.name.clone(), key, unique_keys, lost, new: added, columns })
-    }
-
-    /// The shape reduced to those columns, which come first, and its key.
-    #[must_use]
-    pub fn lean(&self, places: &[usize]) -> Self {
-        let columns = places.iter().chain(&self.key).map(|place| self.columns[*place].clone()).collect();
-        let key = (places.len()..places.len() + self.key.len()).collect();
-        Self { columns, key, unique_keys: Vec::new(), ..self.clone() }
-    }
-
-    /// The shape with the columns that only the newer side has, at its end: only that side can be read with it.
-    #[must_use]
-    pub fn whole(&self) -> Self {
-        Self { columns: [self.columns.as_slice(), &self.new].concat(), new: Vec::new(), ..self.clone() }
-    }
-
-    /// The key of a row.
-    #[must_use]
-    pub fn key_of(&self, row: &[Arg]) -> Cells {
-        self.values(row, &self.key)
-    }
-
-    /// The values at some positions of a row.
-    #[must_use]
-    pub fn values(&self, row: &[Arg], places: &[usize]) -> Cells {
-        places.iter().map(|place| row[*place].clone()).collect()
-    }
-
-    /// Whether a row of the newer side stands for something else than the one of the older side with its key, judging
-    /// by the columns that identify rows. One that was empty then says nothing: it may have been filled in since. If all
-    /// were, and are not now, it is the same row only if nothing else of it has changed.
-    #[must_use]
-    pub fn is_other(identity: &[usize], old: &[Arg], new: &[Arg]) -> bool {
-        let differs = |place: &usize| old[*place] != Arg::Null && old[*place] != new[*place];
-        let is_filled_in = identity.iter().all(|place| old[*place] == Arg::Null)
-            && identity.iter().any(|place| new[*place] != Arg::Null);
-        if is_filled_in { (0..old.len()).any(|place| differs(&place)) } else { identity.iter().any(differs) }
-    }
-
-    /// The positions of some columns; `None` if one of them is not common to both sides.
-    #[must_use]
-    pub fn places(&self, columns: &[String]) -> Option<Vec<usize>> {
-        columns.iter().map(|name| self.columns.iter().position(|column| column == name)).collect()
-    }
-}
-
 /// The condition that a row comes after a key, whose columns are given with their placeholders, and its arguments.
 fn behind(dialect: Dialect, keys: &[(String, Cow<'static, str>)], after: &[Arg]) -> (String, Vec<Arg>) {
     let of = |place: usize| (keys[place].0.as_str(), cells::mark(&keys[place].1, &after[place]));
@@ -435,24 +348,7 @@ fn behind(dialect: Dialect, keys: &[(String, Cow<'static, str>)], after: &[Arg])
 
 #[cfg(test)]
 mod tests {
-    use super::{super::schema::UniqueKey, *};
-
-    fn table(columns: &[(&str, bool)]) -> Table {
-        let column = |(name, generated): &(&str, bool)| Column {
-            name: (*name).to_owned(),
-            sql_type: "int".to_owned(),
-            nullable: false,
-            generated: *generated,
-        };
-        Table {
-            name: "t".to_owned(),
-            columns: columns.iter().map(column).collect(),
-            primary_key: vec!["id".to_owned()],
-            unique_keys: vec![UniqueKey { name: "code".to_owned(), columns: vec!["code".to_owned()], partial: false }],
-            foreign_keys: Vec::new(),
-            create_sql: String::new(),
-        }
-    }
+    use super::*;
 
     #[test]
     fn a_page_begins_by_all_columns_of_the_key() {
@@ -467,16 +363,5 @@ mod tests {
         let (sql, args) = behind(Dialect::MySql, &keys, &[Arg::Int(1), Arg::Int(2)]);
         assert_eq!(sql, "(\"a\" > ?) OR (\"a\" = ? AND \"b\" > ?)");
         assert_eq!(args, [1, 1, 2].map(Arg::Int));
-    }
-
-    #[test]
-    fn a_shape_is_what_both_sides_store() {
-        let old = table(&[("gone", false), ("code", false), ("id", false), ("sum", true)]);
-        let new = table(&[("id", false), ("code", false), ("sum", true), ("added", false)]);
-        let shape = Shape::new(&old, &new).unwrap();
-        assert_eq!(shape.columns, ["code", "id"]);
-        assert_eq!((shape.key, shape.unique_keys), (vec![1], vec![vec![0]]));
-        assert_eq!((shape.lost, shape.new), (vec!["gone".to_owned()], vec!["added".to_owned()]));
-        assert_eq!(Shape::new(&old, &table(&[("code", false)])), None, "no key, no comparison");
     }
 }

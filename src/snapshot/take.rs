@@ -154,7 +154,7 @@ async fn take_as(
         sha256: packing.sha256,
         checksum: String::new(),
     };
-    manifest.checksum = manifest.checksum();
+    manifest.checksum = manifest.checksum()?;
     store.publish(scratch, packed, &manifest).await?;
     Ok(manifest)
 }

@@ -102,6 +102,20 @@ async fn a_table_needs_something_to_tell_its_rows_apart(engine: Engine) {
     assert_eq!(store.names().await.unwrap().len(), 1);
 }
 
+/// In SQLite, a primary key may be NULL, in any number of rows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_whose_key_is_null_is_named() {
+    let db = TestDb::new(Engine::Sqlite).await;
+    db.execute("CREATE TABLE codes (code TEXT PRIMARY KEY, v INT)", vec![]).await;
+    db.execute("INSERT INTO codes VALUES ('a', 1), (NULL, 2), (NULL, 3)", vec![]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let tables = ["codes".to_owned()];
+    let taken = snapshot::take(&db.admin, &Store::dir(dir.path()), Some(&tables), Clock::System, &|_| ()).await;
+    let expected = "table codes cannot be copied: its key, code, is NULL in some rows (give them one, or name the \
+                    other tables with --table)";
+    assert_eq!(taken.unwrap_err().to_string(), expected);
+}
+
 async fn a_table_that_a_file_cannot_have_is_named(engine: Engine) {
     let db = TestDb::new(engine).await;
     let dir = tempfile::tempdir().unwrap();

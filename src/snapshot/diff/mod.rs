@@ -162,7 +162,8 @@ fn shapes(old: &Side, new: &Side, options: &Options, diff: &mut Diff) -> Vec<Sha
     for name in names.into_iter().filter(|name| options.tables.is_empty() || options.tables.contains(name)) {
         let shape = match (old.tables.get(name), new.tables.get(name)) {
             (Some(table), Some(other)) => {
-                Shape::new(table, other).ok_or_else(|| format!("{} has lost its key", new.label))
+                let key = || table.key().unwrap_or_default().join(", ");
+                Shape::new(table, other).ok_or_else(|| format!("{} has lost its key ({})", new.label, key()))
             }
             (None, _) => Err(format!("{} does not have it", old.label)),
             (_, None) => Err(format!("{} does not have it", new.label)),
@@ -242,8 +243,8 @@ impl Compare<'_> {
         rewritten: &mut HashSet<String>,
     ) -> Result<(), SnapshotError> {
         let shape = &self.shapes[self.number];
-        let identity = self.options.relations.identities.get(&shape.table).and_then(|columns| shape.places(columns));
-        let identity = identity.unwrap_or_default();
+        let identity = self.options.relations.identities.get(&shape.table);
+        let identity = identity.map(|columns| shape.places(columns).unwrap_or_default());
         let samples = self.options.samples;
         let keys: Vec<Cells> = page.iter().map(|row| shape.key_of(row)).collect();
         let found = self.new.lookup(&mut views.new, shape, &shape.key, &keys, false).await?;
@@ -259,8 +260,8 @@ impl Compare<'_> {
                     vanished.push(row.clone());
                 }
                 Some(found) if found != row && fits => {
-                    let rows =
-                        if Shape::is_other(&identity, row, found) { &mut diff.reused } else { &mut diff.changed };
+                    let is_other = shape.other_by(identity.as_deref(), row, found).is_some();
+                    let rows = if is_other { &mut diff.reused } else { &mut diff.changed };
                     rows.add(samples, || format!("{}: {}", cells::show_key(key), changes(shape, row, found)));
                 }
                 _ => {}

@@ -164,9 +164,12 @@ pub fn is_same_name(dialect: Dialect, one: &str, other: &str) -> bool {
 
 impl Manifest {
     /// The SHA-256 of the whole manifest, except the checksum itself.
-    #[must_use]
-    pub fn checksum(&self) -> String {
-        Self::checksum_of(&serde_json::to_vec(self).unwrap_or_default(), &self.checksum)
+    ///
+    /// # Errors
+    /// If it cannot be written as JSON.
+    pub fn checksum(&self) -> Result<String, SnapshotError> {
+        let document = serde_json::to_vec(self).map_err(|error| SnapshotError::store("write the manifest", error))?;
+        Ok(Self::checksum_of(&document, &self.checksum))
     }
 
     /// The checksum of a document as received. It also covers what this binary does not know, or no longer knows.

@@ -4,10 +4,10 @@
 //! looked up by it and read in its order. Nothing is synced here: the file is packed afterwards, and after a crash
 //! before that the copy starts over.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use rusqlite::{
-    Connection, OpenFlags, ToSql, params,
+    Connection, OpenFlags, ToSql, ffi, params,
     types::{ToSqlOutput, ValueRef},
 };
 use tokio::sync::mpsc;
@@ -57,7 +57,7 @@ pub(crate) fn write(path: &Path, mut messages: mpsc::Receiver<Message>) -> Resul
             }
         };
         let copy = writer.finish()?;
-        let json = serde_json::to_string(&copy).unwrap_or_default();
+        let json = serde_json::to_string(&copy).map_err(|error| SnapshotError::store("describe a table", error))?;
         connection.execute(&format!("INSERT INTO {TABLES} VALUES (?, ?)"), params![copy.table.name, json])?;
         copies.push(copy);
     }
@@ -192,7 +192,7 @@ impl<'c> Writer<'c> {
         let mut values = vec![ValueRef::Null; self.table.columns.len()];
         while !bytes.is_empty() {
             for (index, value) in values.iter_mut().enumerate() {
-                *value = row::take(&mut bytes).unwrap_or(ValueRef::Null);
+                *value = row::take(&mut bytes).ok_or_else(|| self.is_cut_off())?;
                 self.statement.raw_bind_parameter(index + 1, Bound(*value))?;
             }
             self.statement.raw_execute().map_err(|error| self.refused(error))?;
@@ -214,13 +214,23 @@ impl<'c> Writer<'c> {
         is_behind
     }
 
+    fn is_cut_off(&self) -> SnapshotError {
+        let why = format!("a row of {} has arrived cut off", self.table.name);
+        SnapshotError::store("write", io::Error::new(io::ErrorKind::UnexpectedEof, why))
+    }
+
     fn refused(&self, error: rusqlite::Error) -> SnapshotError {
+        let extended = error.sqlite_error().map(|error| error.extended_code);
         let is_constraint = error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation);
-        if is_constraint && self.table.primary_key.is_empty() {
-            let why = "it has no primary key, and some of its rows are identical".to_owned();
-            return SnapshotError::NotCopyable { table: self.table.name.clone(), why };
-        }
-        error.into()
+        let why = if extended == Some(ffi::SQLITE_CONSTRAINT_NOTNULL) {
+            let key = self.key.join(", ");
+            format!("its key, {key}, is NULL in some rows (give them one, or name the other tables with --table)")
+        } else if is_constraint && self.table.primary_key.is_empty() {
+            "it has no primary key, and some of its rows are identical".to_owned()
+        } else {
+            return error.into();
+        };
+        SnapshotError::NotCopyable { table: self.table.name.clone(), why }
     }
 
     fn finish(self) -> Result<TableCopy, SnapshotError> {
@@ -231,5 +241,39 @@ impl<'c> Writer<'c> {
             hash(self.connection, &self.table, &self.key, |_| ())?.1
         };
         Ok(TableCopy { table: self.table, rows: self.rows, sha256, key: self.key })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_cut_off_is_not_written() {
+        let column =
+            |name: &str| Column { name: name.to_owned(), sql_type: "int".to_owned(), nullable: true, generated: false };
+        let table = Table {
+            name: "t".to_owned(),
+            columns: vec![column("id"), column("v")],
+            primary_key: vec!["id".to_owned()],
+            unique_keys: Vec::new(),
+            foreign_keys: Vec::new(),
+            create_sql: String::new(),
+        };
+        let mut rows = Vec::new();
+        (1..=2).for_each(|id| {
+            row::put_int(&mut rows, id);
+            row::put_text(&mut rows, b"words");
+        });
+        for (length, is_whole) in [(rows.len(), true), (rows.len() - 1, false), (rows.len() - 10, false)] {
+            let dir = tempfile::tempdir().unwrap();
+            let (sender, receiver) = mpsc::channel(2);
+            let begin = Message::Table(Box::new(table.clone()), table.primary_key.clone(), Dialect::MySql);
+            sender.try_send(begin).ok().unwrap();
+            sender.try_send(Message::Rows(rows[..length].to_vec())).ok().unwrap();
+            drop(sender);
+            let written = write(&dir.path().join("file"), receiver);
+            assert_eq!(written.is_ok(), is_whole, "{length}: {written:?}");
+        }
     }
 }

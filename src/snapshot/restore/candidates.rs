@@ -5,9 +5,10 @@
 
 use std::path::Path;
 
+pub use super::state::State;
 use crate::{
     args,
-    db::{self, Arg, ConnectOptions, Db, DbError, Mode, Query},
+    db::{self, Arg, ConnectOptions, Db, DbError, Mode, Query, Row},
     snapshot::{
         SnapshotError,
         cells::{self, Cells},
@@ -15,76 +16,6 @@ use crate::{
         side::{PAGE, PAGE_BYTES},
     },
 };
-
-/// What is, or will be, done with a row of the snapshot that is missing from the live database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// It will be restored.
-    Missing,
-    /// It has been restored.
-    Restored,
-    /// It was entered again under another key; references to it are rewritten to that key.
-    Mapped,
-    /// Its unique key is held by an unrelated row that already existed when the snapshot was taken.
-    TakenOver,
-    /// Its own key is now used by a row with another identity.
-    Reused,
-    /// It cannot be told which row holds its unique key.
-    Ambiguous,
-    /// It was deleted on purpose.
-    Excluded,
-    /// It cannot be inserted, because of the database or its parents.
-    Deferred,
-    /// Its table was not asked for.
-    LeftOut,
-}
-
-impl State {
-    const ALL: [Self; 9] = [
-        Self::Missing,
-        Self::Restored,
-        Self::Mapped,
-        Self::TakenOver,
-        Self::Reused,
-        Self::Ambiguous,
-        Self::Excluded,
-        Self::Deferred,
-        Self::LeftOut,
-    ];
-
-    /// The name in the working file and in reports.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Restored => "restored",
-            Self::Mapped => "mapped",
-            Self::TakenOver => "taken over",
-            Self::Reused => "id reused",
-            Self::Ambiguous => "ambiguous",
-            Self::Excluded => "excluded",
-            Self::Deferred => "deferred",
-            Self::LeftOut => "left out",
-        }
-    }
-
-    fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.name() == name)
-    }
-
-    /// Whether it should be restored if possible.
-    #[must_use]
-    pub fn is_wanted(self) -> bool {
-        !matches!(self, Self::Excluded | Self::LeftOut)
-    }
-
-    /// Whether a person has to decide.
-    #[must_use]
-    pub fn is_quarantined(self) -> bool {
-        matches!(self, Self::TakenOver | Self::Reused | Self::Ambiguous)
-    }
-}
 
 /// A candidate.
 #[derive(Debug, Clone, PartialEq)]
@@ -169,6 +100,28 @@ const SCHEMA: [&str; 8] = [
 ];
 
 const COLUMNS: &str = "n, key, size, state, reason, detail, holder";
+
+/// The candidates of a table in a state with a holder. Left to itself, SQLite looks at all candidates of the table each
+/// time; the plus keeps it from the index of states, which is no better.
+fn held_by() -> String {
+    format!("SELECT {COLUMNS} FROM candidates INDEXED BY candidates_holder WHERE t = ? AND +state = ? AND holder = ?")
+}
+
+// Whatever cannot be read is an error: in a restore, nothing may be guessed.
+
+fn number(row: &Row, index: usize) -> Result<usize, sqlx::Error> {
+    usize::try_from(row.int(index)?).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+fn cells_or_null(row: &Row, index: usize) -> Result<Option<Cells>, sqlx::Error> {
+    row.text_or_null(index)?.map(|text| cells::decode(&text)).transpose()
+}
+
+/// The later values of a row, by column position.
+fn later(text: &str) -> Result<Vec<(usize, Arg)>, sqlx::Error> {
+    let values: Vec<(usize, serde_json::Value)> = serde_json::from_str(text).map_err(cells::not_values)?;
+    values.iter().map(|(place, value)| Ok((*place, cells::value(value)?))).collect()
+}
 
 /// The first candidates of a page, until their rows exceed a page's bytes.
 fn within_bytes(mut page: Vec<Candidate>) -> Vec<Candidate> {
@@ -301,9 +254,9 @@ impl Candidates {
         let mut tx = self.db.begin(Mode::Snapshot).await?;
         let sql = "SELECT key FROM contested WHERE t = ? AND holder = ?";
         let args = args![table, cells::encode(holder)];
-        let found = tx.fetch_optional(Query::new("restore contested", sql), args, |row| row.text_or_null(0)).await?;
+        let found = tx.fetch_optional(Query::new("restore contested", sql), args, |row| cells_or_null(&row, 0)).await?;
         tx.commit().await?;
-        Ok(found.map(|key| key.and_then(|key| cells::decode(&key))))
+        Ok(found)
     }
 
     /// The next candidates of a table in a state, after a position: at most a page, and at most a page's bytes of
@@ -380,8 +333,7 @@ impl Candidates {
     }
 
     async fn held_by(&self, table: usize, state: State, holder: &[Arg]) -> Result<Option<Candidate>, SnapshotError> {
-        let sql = format!("SELECT {COLUMNS} FROM candidates WHERE t = ? AND state = ? AND holder = ?");
-        Ok(self.read(sql, args![table, state.name(), cells::encode(holder)]).await?.pop())
+        Ok(self.read(held_by(), args![table, state.name(), cells::encode(holder)]).await?.pop())
     }
 
     /// The number of candidates by table, state and reason.
@@ -391,8 +343,8 @@ impl Candidates {
         let mut tx = self.db.begin(Mode::Snapshot).await?;
         let counts = tx.fetch_all(Query::new("restore counts", sql), vec![], |row| {
             Ok(Count {
-                table: usize::try_from(row.int(0)?).unwrap_or(usize::MAX),
-                state: State::parse(&row.text(1)?).unwrap_or(State::Deferred),
+                table: number(&row, 0)?,
+                state: State::parse(row.str(1)?)?,
                 reason: row.text(2)?,
                 rows: row.int(3)?,
             })
@@ -411,7 +363,7 @@ impl Candidates {
         for fill in fills {
             let later: Vec<(usize, serde_json::Value)> =
                 fill.values.iter().map(|(place, value)| (*place, cells::to_json(value))).collect();
-            let later = serde_json::to_string(&later).unwrap_or_default();
+            let later = serde_json::json!(later).to_string();
             let (key, row) = (cells::encode(&fill.key), cells::encode(&fill.row));
             let sql = "INSERT OR REPLACE INTO fills (t, key, row, later, known) VALUES (?, ?, ?, ?, ?)";
             tx.execute(Query::new("restore fill", sql), args![fill.table, key, row, later, fill.is_known]).await?;
@@ -435,15 +387,11 @@ impl Candidates {
             if bytes > PAGE_BYTES {
                 return Ok(());
             }
-            let values: Vec<(usize, serde_json::Value)> = serde_json::from_str(&row.text(4)?).unwrap_or_default();
-            let values = values.iter().filter_map(|(place, value)| Some((*place, cells::from_json(value)?))).collect();
-            let table = usize::try_from(row.int(1)?).unwrap_or(usize::MAX);
-            let (key, inserted) = (row.text(2)?, row.text(3)?);
             let fill = Fill {
-                table,
-                key: cells::decode(&key).unwrap_or_default(),
-                row: cells::decode(&inserted).unwrap_or_default(),
-                values,
+                table: number(&row, 1)?,
+                key: cells::decode(row.str(2)?)?,
+                row: cells::decode(row.str(3)?)?,
+                values: later(row.str(4)?)?,
                 is_known: row.int(5)? != 0,
                 refused: (row.text(6)?, row.text(7)?),
             };
@@ -477,16 +425,71 @@ impl Candidates {
         let candidates = tx.fetch_all(Query::new("restore candidates", sql), args, |row| {
             Ok(Candidate {
                 place: row.int(0)?,
-                key: cells::decode(&row.text(1)?).unwrap_or_default(),
-                size: usize::try_from(row.int(2)?).unwrap_or(usize::MAX),
-                state: State::parse(&row.text(3)?).unwrap_or(State::Deferred),
+                key: cells::decode(row.str(1)?)?,
+                size: number(&row, 2)?,
+                state: State::parse(row.str(3)?)?,
                 reason: row.text(4)?,
                 detail: row.text(5)?,
-                holder: row.text_or_null(6)?.and_then(|text| cells::decode(&text)),
+                holder: cells_or_null(&row, 6)?,
             })
         });
         let candidates = candidates.await?;
         tx.commit().await?;
         Ok(candidates)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_candidate_is_found_by_its_holder_whatever_the_number_of_candidates() {
+        let db = rusqlite::Connection::open_in_memory().unwrap();
+        SCHEMA.iter().for_each(|sql| db.execute_batch(sql).unwrap());
+        let explain = format!("EXPLAIN QUERY PLAN {}", held_by());
+        let plan: String = db.query_row(&explain, (0, "mapped", "[1]"), |row| row.get(3)).unwrap();
+        assert_eq!(plan, "SEARCH candidates USING INDEX candidates_holder (t=? AND holder=?)");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_an_error() {
+        let candidate = Candidate {
+            place: 1,
+            key: vec![Arg::Int(1)],
+            size: 1,
+            state: State::Mapped,
+            reason: String::new(),
+            detail: String::new(),
+            holder: Some(vec![Arg::Int(2)]),
+        };
+        let fill = Fill {
+            table: 0,
+            key: vec![Arg::Int(1)],
+            row: vec![Arg::Int(1), Arg::Null],
+            values: vec![(1, Arg::Real(0.5))],
+            is_known: false,
+            refused: Default::default(),
+        };
+        for damage in ["candidates SET key = '[1'", "candidates SET state = 'lost'", "candidates SET holder = '[true]'"]
+        {
+            let work = Candidates::temporary().await.unwrap();
+            work.add(0, std::slice::from_ref(&candidate)).await.unwrap();
+            assert_eq!(work.mapped_to(0, &[Arg::Int(2)]).await.unwrap().as_ref(), Some(&candidate));
+            work.run(&format!("UPDATE {damage}"), vec![]).await.unwrap();
+            assert!(work.read(format!("SELECT {COLUMNS} FROM candidates"), vec![]).await.is_err(), "{damage}");
+            assert_eq!(work.counts().await.is_err(), damage.contains("state"), "{damage}");
+        }
+        for damage in ["key = ''", "row = '{}'", "later = '[[1, true]]'", "later = ''"] {
+            let work = Candidates::temporary().await.unwrap();
+            work.add_fills(std::slice::from_ref(&fill)).await.unwrap();
+            assert_eq!(work.fills(0).await.unwrap(), [(1, fill.clone())]);
+            work.run(&format!("UPDATE fills SET {damage}"), vec![]).await.unwrap();
+            assert!(work.fills(0).await.is_err(), "{damage}");
+        }
+        let work = Candidates::temporary().await.unwrap();
+        work.contest(0, &[Arg::Int(2)], Some(&vec![Arg::Int(1)])).await.unwrap();
+        work.run("UPDATE contested SET key = '1'", vec![]).await.unwrap();
+        assert!(work.contested(0, &[Arg::Int(2)]).await.is_err());
     }
 }

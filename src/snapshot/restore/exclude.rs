@@ -14,12 +14,18 @@ use std::{
     path::Path,
 };
 
-use super::{Context, LINES_SHOWN, candidates::State};
+use super::{
+    Context, LINES_SHOWN, Link,
+    candidates::{Candidate, State},
+    parents::Parent,
+    plan,
+};
 use crate::{
-    db::{Arg, Mode},
+    db::{Arg, Mode, Tx},
     error::examples,
     snapshot::{
-        SnapshotError, cells,
+        SnapshotError,
+        cells::{self, Cells},
         schema::{self, ForeignKey, Table},
         side::Side,
     },
@@ -227,6 +233,45 @@ impl Exclusions {
 }
 
 impl Excluded<'_> {
+    /// Adds the rows that lines are about, that missing rows refer to, and that the snapshot does not have: they were
+    /// erased before. So what refers to them stays away as well.
+    pub(super) async fn add_erased(&self, context: &Context, snapshot: &mut Tx) -> Result<(), SnapshotError> {
+        let is_named =
+            |link: &&Link| link.parent_columns == context.shapes[link.parent].key && !self.by[link.parent].is_empty();
+        for link in context.links.iter().filter(is_named) {
+            let mut after = 0;
+            loop {
+                let page = context.work.page(link.child, State::Missing, after).await?;
+                let Some(last) = page.last() else { break };
+                after = last.place;
+                let (_, rows) = plan::rows_of(context, snapshot, link.child, page).await?;
+                let parents = context.parents(snapshot, link, &rows).await?;
+                let others = rows.iter().zip(parents).filter(|(_, parent)| *parent == Parent::Other);
+                let mut named = BTreeMap::new();
+                for key in others.filter_map(|(row, _)| link.target(row)) {
+                    if let Some(why) = self.why(link.parent, &key) {
+                        named.insert(cells::encode(&key), (key, why.to_owned()));
+                    }
+                }
+                let keys: Vec<Cells> = named.values().map(|(key, _)| key.clone()).collect();
+                let shape = &context.shapes[link.parent];
+                let known = context.snapshot.keys(snapshot, shape, &shape.key, &keys, false).await?;
+                let erased = named.into_values().zip(known).filter(|(_, known)| known.is_empty());
+                let excluded = |((key, reason), _)| Candidate {
+                    place: 0,
+                    key,
+                    size: 0,
+                    state: State::Excluded,
+                    reason,
+                    detail: String::new(),
+                    holder: None,
+                };
+                context.work.add(link.parent, &erased.map(excluded).collect::<Vec<_>>()).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Why the row with that key must not be restored; `None` if it may be.
     pub(super) fn why(&self, table: usize, key: &[Arg]) -> Option<&str> {
         let is_named = |name: &String| self.exclusions.lines_of(name, key).next().is_some();

@@ -15,7 +15,11 @@ use super::{
 };
 use crate::{
     db::Arg,
-    snapshot::{SnapshotError, cells::Cells, side::Shape},
+    snapshot::{
+        SnapshotError,
+        cells::{self, Cells},
+        side::Shape,
+    },
 };
 
 /// The result of judging candidates.
@@ -142,10 +146,11 @@ async fn themselves(
     let depend = strangers::depend_on_reused(context, views, table, rows).await?;
     let why = |((row, live), depends): ((&Cells, Vec<Cells>), bool)| {
         let live = live.first().filter(|_| !depends)?;
-        if !identity.is_empty() && same_identity(context, table, row, live) {
+        let is_same = same_identity(context, table, row, live);
+        if is_same && !identity.is_empty() {
             return Some(format!("{} is the same", names(shape, identity)));
         }
-        (identity.is_empty() || is_back(context, table, row, live)).then(|| "it is still there".to_owned())
+        (is_same || is_back(context, table, row, live)).then(|| "it is still there".to_owned())
     };
     let are = written.iter().zip(live).zip(depend).map(why);
     let verdict = |candidate: &Candidate, reason| Candidate {
@@ -255,7 +260,7 @@ async fn holders(
         for (index, (candidate, row)) in candidates.iter().zip(written).enumerate() {
             let values = shape.values(row, by);
             let is_own_key = by == shape.key && values == candidate.key;
-            if !is_own_key && !values.contains(&Arg::Null) {
+            if !is_own_key && cells::identify(&values) {
                 asked.push((index, values));
             }
         }
@@ -324,7 +329,7 @@ async fn disagreement(
         // Without a declared identity, all keys of the row have to agree.
         let is_other = |by: &&Vec<usize>| {
             let (own, live) = (own(by), live(by));
-            own != live && !own.contains(&Arg::Null) && !live.contains(&Arg::Null) && !is_by(by)
+            own != live && cells::identify(&own) && cells::identify(&live) && !is_by(by)
         };
         let other = shape.unique_keys.iter().find(is_other).filter(|_| !is_extension || first.by != shape.key);
         return Ok(other.map(|by| format!("{} is not: declare its identity", names(shape, by))));

@@ -30,6 +30,7 @@ pub mod relations;
 pub mod remap;
 pub mod report;
 pub mod stale;
+pub mod state;
 mod strangers;
 pub mod touched;
 pub mod undo;
@@ -127,7 +128,8 @@ impl Context {
                 continue;
             };
             let Some(shape) = Shape::new(old, new) else {
-                remark("has lost its key: none of its rows can be restored".to_owned());
+                let key = old.key().unwrap_or_default().join(", ");
+                remark(format!("has lost its key ({key}): none of its rows can be restored"));
                 tables_lost += usize::from(is_chosen);
                 continue;
             };

@@ -65,11 +65,12 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
     }
     // The rest does not query the live database. A server that ends idle sessions may have ended this one by now, which
     // does the plan no harm.
-    let Views { snapshot, live } = views;
+    let Views { mut snapshot, live } = views;
     drop(live);
     for (table, _) in context.chosen.iter().enumerate().filter(|(_, is_chosen)| !**is_chosen) {
         context.work.leave_out(table).await?;
     }
+    excluded.add_erased(context, &mut snapshot).await?;
     settle_in(context, snapshot).await
 }
 
@@ -108,7 +109,6 @@ async fn find(
     remap: Option<&Remap>,
 ) -> Result<usize, SnapshotError> {
     let shape = &context.shapes[table];
-    let identity = context.identities[table].as_deref().unwrap_or_default();
     let mut count = 0;
     let mut pages = context.snapshot.pages(shape);
     while let Some(page) = pages.next(&mut views.snapshot).await? {
@@ -127,13 +127,13 @@ async fn find(
                     detail: String::new(),
                     holder: None,
                 },
-                Some(live) if !same_identity(context, table, row, live) => {
-                    reused(shape, row, live, format!("{} differs", names(shape, identity)))
+                Some(live) => {
+                    let other_by = shape.other_by(context.identities[table].as_deref(), row, live);
+                    match other_by.map(|by| format!("{} differs", names(shape, &by))).or(strange) {
+                        Some(why) => reused(shape, row, live, why),
+                        None => continue,
+                    }
                 }
-                Some(live) => match strange {
-                    Some(why) => reused(shape, row, live, why),
-                    None => continue,
-                },
             });
         }
         if is_again {
@@ -147,10 +147,9 @@ async fn find(
     Ok(count)
 }
 
-/// Whether a row and the live row under its key are the same, judging by the declared identity.
+/// Whether a row and the live row under its key are the same, judging by the declared identity, or else the unique keys.
 pub(super) fn same_identity(context: &Context, table: usize, row: &[Arg], live: &[Arg]) -> bool {
-    let identity = context.identities[table].as_deref().unwrap_or_default();
-    !Shape::is_other(identity, row, live)
+    context.shapes[table].other_by(context.identities[table].as_deref(), row, live).is_none()
 }
 
 /// A candidate whose key is now used by another row.

@@ -200,19 +200,20 @@ impl Bucket {
     pub(super) async fn publish(&self, packed: &FsPath, manifest: &Manifest) -> Result<(), SnapshotError> {
         self.upload(packed, &self.path(&manifest.name.data())).await?;
         let manifest_at = self.path(&manifest.name.manifest());
-        let text = PutPayload::from(manifest_text(manifest));
+        let text = manifest_text(manifest)?;
+        let payload = PutPayload::from(text.clone());
         let only_new = PutOptions::from(PutMode::Create);
         let failed = |error| self.failed("add a snapshot", error);
-        match self.objects.put_opts(&manifest_at, text.clone(), only_new).await {
+        match self.objects.put_opts(&manifest_at, payload.clone(), only_new).await {
             Ok(_) => Ok(()),
             // The store may have taken the manifest without an answer, and the client has sent it again.
             Err(Error::AlreadyExists { .. }) => match self.read(&manifest.name.manifest()).await? {
-                Some(there) if there == manifest_text(manifest) => Ok(()),
+                Some(there) if there == text => Ok(()),
                 _ => Err(SnapshotError::Exists(manifest.name.to_string())),
             },
             // Not every store supports the condition.
             Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {
-                self.objects.put(&manifest_at, text).await.map(drop).map_err(failed)
+                self.objects.put(&manifest_at, payload).await.map(drop).map_err(failed)
             }
             Err(error) => Err(failed(error)),
         }

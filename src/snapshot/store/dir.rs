@@ -84,7 +84,7 @@ impl Dir {
         packed: PathBuf,
         manifest: &Manifest,
     ) -> Result<(), SnapshotError> {
-        let (name, text, temporary) = (manifest.name, manifest_text(manifest), scratch.file("manifest"));
+        let (name, text, temporary) = (manifest.name, manifest_text(manifest)?, scratch.file("manifest"));
         let published = self.blocking("add a snapshot", move |dir| {
             let mut file = pack::create(&temporary)?;
             file.write_all(&text)?;

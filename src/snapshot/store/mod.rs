@@ -172,8 +172,9 @@ impl Store {
 }
 
 /// A manifest as it is stored.
-fn manifest_text(manifest: &Manifest) -> Vec<u8> {
-    let mut text = serde_json::to_vec_pretty(manifest).unwrap_or_default();
+fn manifest_text(manifest: &Manifest) -> Result<Vec<u8>, SnapshotError> {
+    let text = serde_json::to_vec_pretty(manifest);
+    let mut text = text.map_err(|error| SnapshotError::store("write the manifest", error))?;
     text.push(b'\n');
-    text
+    Ok(text)
 }

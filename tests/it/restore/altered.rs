@@ -14,6 +14,7 @@ use crate::{
 on_both! {
     foreign_keys_of_other_columns_than_before_are_no_hindrance;
     columns_and_tables_that_are_gone_are_named;
+    rows_are_not_looked_for_by_a_part_of_their_key;
     what_users_enter_in_a_new_column_is_not_undone;
     what_users_enter_in_a_column_that_the_undo_file_does_not_have_is_not_undone;
 }
@@ -89,6 +90,29 @@ async fn columns_and_tables_that_are_gone_are_named(engine: Engine) {
         }
     }
     assert!(scene.path("undo.jsonl").exists());
+}
+
+/// Each lab has its own results by now: the one of the other lab is not the vanished one.
+async fn rows_are_not_looked_for_by_a_part_of_their_key(engine: Engine) {
+    let results = "CREATE TABLE results (id BIGINT NOT NULL, lab BIGINT NOT NULL, v BIGINT NULL, PRIMARY KEY (id))";
+    let scene = Scene::new(engine, &[results]).await;
+    scene.execute_all(&["INSERT INTO results VALUES (1, 1, 1), (2, 1, 1)"]).await;
+    let name = scene.take().await.to_string();
+    let grown = results.replace("(id))", "(id, lab))");
+    scene.execute_all(&["DROP TABLE results", &grown, "INSERT INTO results VALUES (1, 1, 1), (2, 2, 5)"]).await;
+    let diff = scene.json(3, &["diff", &name]);
+    assert_eq!(diff[0]["uncompared"], serde_json::json!(["table results: live has lost its key (id)"]), "{diff}");
+    for more in [&[][..], &["--apply"]] {
+        let report = scene.json(3, &[&["restore", &name, "--missing"], more].concat());
+        let lost = "table results has lost its key (id): none of its rows can be restored";
+        assert_eq!(report["report"]["remarks"], serde_json::json!([lost]), "{report}");
+    }
+    // A longer key than now is enough.
+    std::fs::remove_file(scene.path("undo.jsonl")).unwrap();
+    let name = scene.take().await.to_string();
+    scene.execute_all(&["DROP TABLE results", results, "INSERT INTO results VALUES (1, 1, 1)"]).await;
+    let report = scene.json(0, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(rows(&report, "restored")["results"], 1, "{report}");
 }
 
 /// Patients who refer to each other, and others, all gone since; meanwhile the table got two more columns.

@@ -87,7 +87,7 @@ async fn tables_that_cannot_be_compared_differ(engine: Engine) {
     scene.json(0, &["diff", &both, &again]);
     scene.db.execute("ALTER TABLE pets RENAME COLUMN id TO number", args![]).await;
     let diff = &scene.json(3, &["diff", &both])[0];
-    assert_eq!(diff["uncompared"], serde_json::json!(["table pets: live has lost its key"]), "{diff}");
+    assert_eq!(diff["uncompared"], serde_json::json!(["table pets: live has lost its key (id)"]), "{diff}");
 }
 
 async fn what_a_snapshot_between_lacks_is_compared_with_the_next_that_has_it(engine: Engine) {

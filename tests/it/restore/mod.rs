@@ -26,6 +26,7 @@ mod taken_out;
 mod tombstones;
 mod triggers;
 mod undo_files;
+mod unique_keys;
 
 use std::{
     collections::BTreeMap,

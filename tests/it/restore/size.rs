@@ -158,13 +158,13 @@ async fn nor_with_the_length_of_the_rows(engine: Engine) {
     assert_eq!(scene.db.number("SELECT COUNT(*) FROM reports").await, 10);
 }
 
-/// An identity that identifies nobody, because many rows have an empty one. Comparing all 300 live rows with each of
+/// An identity that identifies nobody, because many rows have the same. Comparing all 300 live rows with each of
 /// the 300 vanished ones would read 900 MB.
 async fn nor_with_the_rows_that_share_an_identity(engine: Engine) {
     let people = "CREATE TABLE people (id BIGINT NOT NULL PRIMARY KEY, phone VARCHAR(20) NOT NULL, body TEXT NOT NULL)";
     let scene = Scene::new(engine, &[people]).await;
     let body = if engine == Engine::Sqlite { "hex(zeroblob(5000))" } else { "REPEAT('0', 10000)" };
-    let entered = |first: i64| (first..first + 300).map(|id| format!("({id}, '', {body})")).collect::<Vec<_>>();
+    let entered = |first: i64| (first..first + 300).map(|id| format!("({id}, 'none', {body})")).collect::<Vec<_>>();
     scene.execute_all(&inserts("people", &entered(1))).await;
     let name = scene.take().await.to_string();
     scene.execute_all(&["DELETE FROM people"]).await;

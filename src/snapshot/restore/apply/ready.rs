@@ -125,7 +125,7 @@ async fn entered_again(
     // Values that several of these rows share identify none of them.
     let places: Vec<usize> = places.into_values().filter(|places| places.len() == 1).flatten().collect();
     let known = places.into_iter().map(|place| (place, shape.values(&written[place], identity)));
-    let (places, values): (Vec<usize>, Vec<Cells>) = known.filter(|(_, values)| !values.contains(&Arg::Null)).unzip();
+    let (places, values): (Vec<usize>, Vec<Cells>) = known.filter(|(_, values)| cells::identify(values)).unzip();
     let found = context.live.keys(tx, shape, identity, &values, false).await?;
     for (place, mut keys) in places.into_iter().zip(found) {
         keys.retain(|key| *key != candidates[place].key);
