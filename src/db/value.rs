@@ -313,6 +313,11 @@ impl Row {
         column!(self, index, String)
     }
 
+    /// Borrowed text; NULL is an error.
+    pub fn str(&self, index: usize) -> Result<&str, sqlx::Error> {
+        self.str_or_null(index)?.ok_or_else(|| null_in(index))
+    }
+
     /// Borrowed text or NULL.
     pub fn str_or_null(&self, index: usize) -> Result<Option<&str>, sqlx::Error> {
         column!(self, index, &str)
