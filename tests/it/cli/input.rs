@@ -39,6 +39,8 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
         (&["repair", "--day", "2026-06-14", "--to", "2026-06-10"], "--to 2026-06-10 is before --day 2026-06-14"),
         (&["repair", "--day", "2026-06-14", "--lab", "3"], "time zone \"Mars/Base\" is unknown"),
         (&["rebuild", "--lab", "1", "--lab", "9"], "lab 9 does not exist"),
+        (&["rebuild", "--lab", "1,9"], "lab 9 does not exist"),
+        (&["repair", "--day", "2026-06-14", "--lab", "1,9"], "lab 9 does not exist"),
         (&["rebuild", "--lab", "3"], "time zone \"Mars/Base\" is unknown"),
         (&["runs", "show", "77"], "run 77 does not exist"),
         (&["audit", "--lab", "1", "--from", "2027-03-15"], "no day to compare"),
@@ -86,6 +88,9 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
     ] {
         let error = run_fails(&db, USAGE, arguments);
         assert!(error.contains(expected), "{arguments:?}: {error}");
+    }
+    for several in [&["queue", "list", "--lab", "1,2"][..], &["audit", "--lab", "1,2", "--except", "missing"]] {
+        run_ok(&db, several);
     }
     assert_eq!(written(&db).await, [0, 0, 0]);
 
