@@ -129,7 +129,7 @@ fn now(text: &str) -> Result<Now, String> {
             .ok()
             .and_then(in_range)
             .map(Now::At)
-            .ok_or_else(|| "expected a moment as RFC 3339 has it, such as 2026-03-16T04:00:00Z".to_owned()),
+            .ok_or_else(|| "expected an RFC 3339 time such as 2026-03-16T04:00:00Z".to_owned()),
     }
 }
 
@@ -185,8 +185,8 @@ enum Command {
     Worker(service::WorkerOptions),
     /// Report which stored rows differ from their source, and why; write nothing
     ///
-    /// Exit codes: 0 every row equals its source; 3 some differ; 1 none differs, but some days could not be compared;
-    /// 2 there was no day to compare.
+    /// Exit codes: 0 every row equals its source; 3 some differ; 1 none differs, but some labs or days could not be
+    /// compared; 2 there was no day to compare, and no lab that could not be.
     Audit(audit::Options),
     /// Recompute selected calendar days of labs
     Repair(repair::Options),

@@ -30,8 +30,8 @@ const HELD: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::fro
 /// Options of `daymend rebuild`.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// The labs to rebuild (may be repeated)
-    #[arg(long, required = true, num_args = 1.., value_name = "ID")]
+    /// The labs to rebuild, such as 1,2 (may be repeated)
+    #[arg(long, required = true, num_args = 1.., value_delimiter = ',', value_name = "ID")]
     lab: Vec<i64>,
 
     /// Account manager's id, stored in the record as the requester

@@ -37,8 +37,8 @@ pub(super) struct Options {
     #[arg(long, group = "which", value_name = "TIME", value_parser = utc_moment)]
     as_of: Option<DateTime<Utc>>,
 
-    /// Only this lab (may be repeated); all enabled labs by default
-    #[arg(long, value_name = "ID")]
+    /// Only these labs, such as 1,2 (may be repeated); all enabled labs by default
+    #[arg(long, value_delimiter = ',', value_name = "ID")]
     lab: Vec<i64>,
 
     /// Follow the run and exit with its result, or with 3 if labs were left out whose zone or bills cannot be used

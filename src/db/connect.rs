@@ -324,6 +324,9 @@ impl Db {
         // SQLite has no server that could refuse: its errors are about the file.
         let has_server = matches!(self.pool, Pool::MySql(_));
         let what = match &answer {
+            Err(error) if has_server && matches!(code(&error.source), 1045 | 1698) => {
+                "refuses the login (check user and password, and from which hosts the user may log in)"
+            }
             Err(error) if has_server && matches!(error.source, sqlx::Error::Database(_)) => "refuses",
             Err(error) if error.is_read_only() => NOT_EVEN_READ,
             Err(error) if !has_server && error.kind == ErrorKind::Definition => "is not a SQLite database",

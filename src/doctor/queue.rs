@@ -149,7 +149,8 @@ async fn discarded(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbErr
 
 async fn paused(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
     for pause in pauses(site).await?.iter().take(20) {
-        let what = format!("is paused since {} UTC by {}", pause.paused_at.format("%Y-%m-%d %H:%M"), pause.paused_by);
+        let what =
+            format!("has been paused since {} UTC by {}", pause.paused_at.format("%Y-%m-%d %H:%M"), pause.paused_by);
         let target = match pause.lab_id {
             Some(lab) => format!("--lab {lab}"),
             None => pause.what.trim_start_matches("kind:").to_owned(),

@@ -107,8 +107,8 @@ impl Report {
     #[must_use]
     pub fn unreachable(why: &str, is_refused: bool) -> Self {
         let advice = if is_refused {
-            "check the user, the password and the database's name in --database-url (DAYMEND_DATABASE_URL), and what \
-             the server lets this user do (deploy/mysql/grants.sql)"
+            "check the user, the password and the database's name in --database-url (DAYMEND_DATABASE_URL), from which \
+             hosts the user may log in, and what the server lets it do (deploy/mysql/README.md)"
         } else {
             "check --database-url (DAYMEND_DATABASE_URL): that the server runs and the network reaches it, or that the \
              file is there and this user may write it"

@@ -11,7 +11,11 @@ use crate::{
     args,
     db::{Arg, DbError, Dialect, Mode, Query, Row, Statement, migrate, migrate::SchemaError, scan::tokens},
     recompute::stored,
-    rollup::{NamedSql, Rollup, misfit::Misfit, source},
+    rollup::{
+        NamedSql, Rollup,
+        misfit::{CHECK_URL, Misfit},
+        source,
+    },
     statement,
 };
 
@@ -76,10 +80,14 @@ async fn source_tables(site: &Site<'_>, findings: &mut Findings) -> Result<(), D
         let mut problems = source::check(site.db, rollup).await?;
         problems.extend(stored::check(site.db, rollup, stored::Access::Write).await?);
         // Privileges have a check of their own.
-        for Misfit { place, what, .. } in problems.into_iter().filter(|problem| !problem.is_denied) {
-            let advice = format!(
-                "daymend rollups export jobs, change {place} to this site's names, give --jobs-dir jobs, and daymend rollups check"
-            );
+        for problem in problems.into_iter().filter(|problem| !problem.is_denied) {
+            let Misfit { place, what, is_elsewhere, .. } = problem;
+            let rename = "daymend rollups export jobs, change";
+            let advice = if is_elsewhere {
+                format!("{CHECK_URL} (DAYMEND_DATABASE_URL). To try daymend without a lab system: daymend demo")
+            } else {
+                format!("{rename} {place} to this site's names, give --jobs-dir jobs, and daymend rollups check")
+            };
             findings.add(place, what, advice);
         }
     }

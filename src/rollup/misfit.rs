@@ -16,7 +16,14 @@ pub struct Misfit {
     pub what: String,
     /// Whether a privilege is missing.
     pub is_denied: bool,
+    /// Whether a table is missing.
+    pub is_absent: bool,
+    /// Whether nothing that the definition reads is there.
+    pub is_elsewhere: bool,
 }
+
+/// What to do if [`Misfit::is_elsewhere`].
+pub const CHECK_URL: &str = "Check the database's URL";
 
 impl Misfit {
     /// For a statement of `place` that the database rejects. An error that the database is unreachable or busy says
@@ -26,7 +33,8 @@ impl Misfit {
             ErrorKind::Unavailable | ErrorKind::Conflict => Err(error),
             ErrorKind::Definition | ErrorKind::Other => {
                 let what = format!("statement {:?}: {}", error.statement, error.source);
-                Ok(Self { place: place.to_owned(), line: None, what, is_denied: error.is_denied() })
+                let (is_denied, is_absent) = (error.is_denied(), error.is_absent());
+                Ok(Self { is_denied, is_absent, ..Self::new(place.to_owned(), what) })
             }
         }
     }
@@ -41,7 +49,17 @@ impl Misfit {
     /// For a SELECT whose result lacks a column.
     pub(super) fn lacking(rollup: &Rollup, sql: &NamedSql, column: &str) -> Self {
         let what = format!("the column {column} is missing from its result");
-        Self { place: rollup.path(&sql.file), line: None, what, is_denied: false }
+        Self::new(rollup.path(&sql.file), what)
+    }
+
+    /// For a definition of whose tables the database has none.
+    pub(super) fn elsewhere(rollup: &Rollup) -> Self {
+        let what = format!("no table that it reads is here; is this the lab system's database? {CHECK_URL}");
+        Self { is_absent: true, is_elsewhere: true, ..Self::new(rollup.folder.display().to_string(), what) }
+    }
+
+    fn new(place: String, what: String) -> Self {
+        Self { place, line: None, what, is_denied: false, is_absent: false, is_elsewhere: false }
     }
 }
 

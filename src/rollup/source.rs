@@ -143,7 +143,10 @@ pub async fn check(db: &Db, rollup: &Rollup) -> Result<Vec<Misfit>, DbError> {
         problems.extend(lacking.map(|name| Misfit::lacking(rollup, &rollup.labs, name)));
     }
     columns(db, rollup, &rollup.days, &mut problems).await?;
-    Ok(problems)
+    // One line, not one a SELECT that suggests to rename its tables.
+    let selects = rollup.selects().count();
+    let is_elsewhere = problems.iter().filter(|problem| problem.is_absent).count() == selects;
+    Ok(if is_elsewhere { vec![Misfit::elsewhere(rollup)] } else { problems })
 }
 
 /// The columns that a SELECT returns; `None` if the database rejects it, which is added to `problems`.

@@ -1,4 +1,4 @@
-//! Runs that go on, and those that have ended: their migration records are kept true, and they are closed.
+//! Closes runs whose jobs have all ended, and keeps the migration records of the others current.
 
 use std::collections::BTreeMap;
 

@@ -213,7 +213,7 @@ pub async fn look(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationT
 }
 
 /// Takes a snapshot, unless the store already has one of this database with these tables, taken since it was due. One
-/// that is named after a moment to come (its taker's clock was ahead) does not count: it would do so every day.
+/// whose name is in the future (its taker's clock was ahead) does not count: it would do so every day.
 async fn take(daily: &Daily, since_due: RangeInclusive<DateTime<Utc>>, clock: Clock) -> anyhow::Result<Manifest> {
     let database = daily.source.name();
     for name in daily.store.names().await?.into_iter().rev().filter(|name| since_due.contains(&name.time())) {
@@ -251,7 +251,7 @@ async fn prune(daily: &Daily, taken: &Manifest) {
                 tracing::warn!(snapshot = %name, error = %chain(error), "a snapshot that cannot be read is kept");
             }
             for name in &pruned.ahead {
-                tracing::warn!(snapshot = %name, "a snapshot that is named after a moment to come is kept");
+                tracing::warn!(snapshot = %name, "a snapshot whose name is in the future is kept");
             }
             if !pruned.removed.is_empty() {
                 tracing::info!(snapshots = pruned.removed.len(), "pruned old snapshots");

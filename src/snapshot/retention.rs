@@ -5,7 +5,7 @@
 //!
 //! The rules are applied to each snapshot among those of the same database that have all of its tables. So a snapshot
 //! of a single table never displaces a full one, and the newest of each set of tables stays. A snapshot whose
-//! manifest cannot be read, or which is named after a moment to come, displaces none, and stays.
+//! manifest cannot be read, or whose name is in the future, displaces none, and stays.
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
@@ -160,7 +160,7 @@ pub struct Pruned {
     pub removed: Vec<Name>,
     /// Those that stay because their content is unknown, and why.
     pub unread: Vec<(Name, SnapshotError)>,
-    /// Those that stay because they are named after a moment to come.
+    /// Those that stay because their name is in the future.
     pub ahead: Vec<Name>,
     /// How many things that interrupted takes left behind were removed.
     pub leftovers: usize,
@@ -168,7 +168,7 @@ pub struct Pruned {
 
 /// Removes snapshots that are not to be kept, and what interrupted takes left behind. If a daily snapshot was just
 /// `taken`, only others of its database are removed, and never that one, whatever else there is for its day. `now` tells
-/// which are named after a moment to come.
+/// whose name is in the future.
 ///
 /// # Errors
 /// If the store fails; snapshots removed before that stay removed.

@@ -97,8 +97,9 @@ impl Shape {
         is_other.then(|| identity.to_vec())
     }
 
-    /// Without a declaration, every unique key identifies: all of them that say something of both rows have to differ.
-    /// One that includes the key says nothing of its own.
+    /// Without a declaration, every unique key identifies: all of them that say something of both rows have to differ, and
+    /// some other column too, if there is one: a number that was corrected makes nobody somebody else. A unique key that
+    /// includes the key says nothing of its own.
     fn other_by_keys(&self, old: &[Arg], new: &[Arg]) -> Option<Vec<usize>> {
         let mut by = BTreeSet::new();
         for unique in self.unique_keys.iter().filter(|unique| !self.key.iter().all(|place| unique.contains(place))) {
@@ -110,7 +111,9 @@ impl Shape {
                 by.extend(unique);
             }
         }
-        (!by.is_empty()).then(|| by.into_iter().copied().collect())
+        let mut rest = (0..old.len()).filter(|place| !self.key.contains(place) && !by.contains(place)).peekable();
+        let is_other = !by.is_empty() && (rest.peek().is_none() || rest.any(|place| old[place] != new[place]));
+        is_other.then(|| by.into_iter().copied().collect())
     }
 
     /// The positions of some columns; `None` if one of them is not common to both sides.
@@ -209,6 +212,7 @@ mod tests {
         for (old, new) in [(["a", "b"], ["a", "d"]), (["-", " "], ["c", "d"]), (["a", "b"], ["-", "-"])] {
             assert_eq!(other_by(old, new), None, "{old:?} {new:?}");
         }
+        assert_eq!(shape.other_by(None, &row("a", "b"), &row("c", "d")), None, "corrected numbers");
         let declared = |identity: &[usize]| shape.other_by(Some(identity), &row("a", ""), &row("c", "d")).is_some();
         assert_eq!([&[][..], &[1], &[2], &[1, 2]].map(declared), [false, true, true, true]);
     }

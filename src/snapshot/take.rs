@@ -38,7 +38,7 @@ const TRIES: u32 = 3;
 /// How long the server may work on one SELECT.
 const SELECT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How long the database may be silent, and how long it has to wait for us.
+/// How long either side may wait for the other.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
 
 statement!(
@@ -165,7 +165,7 @@ fn sorted(mut copies: Vec<TableCopy>) -> Vec<TableCopy> {
 }
 
 /// A name that no other snapshot has, finished or in progress: names differ by the second. It is of the earlier of two
-/// clocks, because a snapshot named after a moment to come would stay the newest until then.
+/// clocks, because a snapshot whose name is in the future would stay the newest until then.
 async fn claim_name(db: &Db, store: &Store, clock: Clock) -> Result<Name, SnapshotError> {
     for _ in 0..TRIES {
         let name = Name::at(db.now(clock).await?);

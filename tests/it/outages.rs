@@ -263,9 +263,11 @@ async fn a_login_that_is_refused_is_called_one() {
     worker.kill().unwrap();
     worker.wait().unwrap();
     assert!(waiting.contains("the database refuses the log-in, waiting"), "{waiting}");
+    assert!(waiting.contains("(check user and password, and from which hosts the user may log in)"), "{waiting}");
     let doctor = examine_with(&db, &["--database-url", &url]);
     let advice = doctor.advice("connection.reachable", "error");
-    assert!(advice.contains("password") && !advice.contains("network"), "{advice}");
+    assert!(advice.contains("password") && advice.contains("from which hosts"), "{advice}");
+    assert!(!advice.contains("network"), "{advice}");
     assert_eq!(doctor.code, 4);
 }
 

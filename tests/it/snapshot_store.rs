@@ -357,7 +357,7 @@ async fn a_snapshot_of_some_tables_stands_for_no_full_one(engine: Engine) {
     assert_eq!(again, expected);
 }
 
-/// A minute is no moment to come: clocks that are right differ by that.
+/// A minute ahead is not the future: clocks that are right differ by that.
 async fn a_snapshot_of_a_moment_to_come_stands_for_none(engine: Engine) {
     let db = some_rows(engine).await;
     let dir = tempfile::tempdir().unwrap();

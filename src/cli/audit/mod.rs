@@ -58,8 +58,8 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct AuditArgs {
-    /// Only this lab (may be repeated). By default: all labs, and the rows of labs that do not exist
-    #[arg(long, value_name = "ID")]
+    /// Only these labs, such as 1,2 (may be repeated). By default: all labs, and the rows of labs that do not exist
+    #[arg(long, value_delimiter = ',', value_name = "ID")]
     lab: Vec<i64>,
 
     /// Only from this day on

@@ -87,8 +87,8 @@ pub(super) struct FilterArgs {
     #[arg(long, value_name = "ID")]
     run: Option<i64>,
 
-    /// Jobs of this lab (may be repeated)
-    #[arg(long, value_name = "ID")]
+    /// Jobs of these labs, such as 1,2 (may be repeated)
+    #[arg(long, value_delimiter = ',', value_name = "ID")]
     lab: Vec<i64>,
 
     /// Jobs for this day or a later one

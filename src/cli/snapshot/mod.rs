@@ -163,8 +163,8 @@ fn explained_to(reader: &str, error: SnapshotError) -> anyhow::Error {
     }
 }
 
-/// The snapshot of this name; `latest` for the newest that is not named after a moment to come: its taker's clock was
-/// ahead, and newer ones have lower names. If all are, it is this machine's clock that is behind.
+/// The snapshot of this name; `latest` for the newest whose name is not in the future (its taker's clock was ahead, and
+/// newer ones have lower names). If all names are, it is this machine's clock that is behind.
 pub(super) async fn find(global: &Global, store: &Store, name: &str) -> anyhow::Result<Name> {
     if name != "latest" {
         return name.parse().map_err(explained);
@@ -178,17 +178,17 @@ pub(super) async fn find(global: &Global, store: &Store, name: &str) -> anyhow::
     names.pop().ok_or_else(|| usage("there is no snapshot yet: see `daymend snapshot take`"))
 }
 
-/// The moment after which a snapshot's name is of a moment to come.
+/// The time after which a snapshot's name is in the future.
 fn now(global: &Global) -> DateTime<Utc> {
     global.clock().now().max(Clock::System.now())
 }
 
-/// Warns of snapshots that are named after a moment to come, and of what is done with them.
+/// Warns of snapshots whose name is in the future, and of what is done with them.
 fn warn_of_ahead(global: &Global, what: &str, names: Vec<Name>) {
     if !names.is_empty() {
         let names = examples(names, 3);
         global.warn(format_args!(
-            "{what} {names}, named after a moment to come: its taker's clock was ahead, or this machine's is behind"
+            "{what} {names}, whose name is in the future: its taker's clock was ahead, or this machine's is behind"
         ));
     }
 }

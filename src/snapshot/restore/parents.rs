@@ -34,7 +34,7 @@ impl Link {
         }
         let values = self.columns.iter().map(|place| match &row[*place] {
             Arg::Null => None,
-            // Polymorphic references store the number as text, whichever table it is of.
+            // Polymorphic references store the number as text, whichever table it belongs to.
             Arg::Text(text) if self.is_whole => Some(cells::parse_whole(text)),
             value => Some(value.clone()),
         });

@@ -10,6 +10,7 @@ use crate::{
     on_both,
     support::{
         Engine, TestDb,
+        doctor::examine,
         process::{command, run, run_fails, run_ok, run_says},
         work::jobs_changed,
     },
@@ -21,6 +22,7 @@ on_both! {
     bad_input_is_one_line_and_changes_nothing;
     a_worker_without_the_rollup_of_the_queue_does_not_start;
     a_missing_table_or_column_is_named;
+    a_database_without_any_source_table_is_taken_for_another_one;
     options_that_would_do_nothing_are_not_taken_in_silence;
     a_day_that_fits_no_lab_is_refused_in_few_words;
 }
@@ -38,6 +40,8 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
         (&["repair", "--day", "2026-06-14", "--to", "2026-06-10"], "--to 2026-06-10 is before --day 2026-06-14"),
         (&["repair", "--day", "2026-06-14", "--lab", "3"], "time zone \"Mars/Base\" is unknown"),
         (&["rebuild", "--lab", "1", "--lab", "9"], "lab 9 does not exist"),
+        (&["rebuild", "--lab", "1,9"], "lab 9 does not exist"),
+        (&["repair", "--day", "2026-06-14", "--lab", "1,9"], "lab 9 does not exist"),
         (&["rebuild", "--lab", "3"], "time zone \"Mars/Base\" is unknown"),
         (&["runs", "show", "77"], "run 77 does not exist"),
         (&["audit", "--lab", "1", "--from", "2027-03-15"], "no day to compare"),
@@ -85,6 +89,9 @@ async fn bad_input_is_one_line_and_changes_nothing(engine: Engine) {
     ] {
         let error = run_fails(&db, USAGE, arguments);
         assert!(error.contains(expected), "{arguments:?}: {error}");
+    }
+    for several in [&["queue", "list", "--lab", "1,2"][..], &["audit", "--lab", "1,2", "--except", "missing"]] {
+        run_ok(&db, several);
     }
     assert_eq!(written(&db).await, [0, 0, 0]);
 
@@ -141,6 +148,28 @@ async fn a_missing_table_or_column_is_named(engine: Engine) {
     let error = run_fails(&db, USAGE, &["queue", "stats"]);
     assert_one_line(&error);
     assert!(error.contains("daymend_pauses"), "{error}");
+}
+
+/// Nobody is told to rename tables: not while all of them are missing.
+async fn a_database_without_any_source_table_is_taken_for_another_one(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let another = "historical_summary: no table that it reads is here; is this the lab system's database? Check the";
+    for table in ["collectedSample", "labReportRelation", "allTests", "billingInfo", "billing"] {
+        db.execute(&format!("DROP TABLE {table}"), args![]).await;
+    }
+    assert!(run_says(&db, USAGE, &["rollups", "check"]).contains("bills.sql"), "one table is left");
+    db.execute("DROP TABLE labs", args![]).await;
+    let check = run_says(&db, USAGE, &["rollups", "check"]);
+    assert!(check.starts_with(another) && check.lines().count() == 1, "{check}");
+    for arguments in
+        [&["scheduler", "--once"][..], &["worker", "--drain"], &["repair", "--day", "2026-06-14"], &["audit"]]
+    {
+        let error = run_fails(&db, USAGE, arguments);
+        assert_one_line(&error);
+        assert!(error.contains(another), "{error}");
+    }
+    let advice = examine(&db).advice("tables.source", "error");
+    assert!(advice.starts_with("Check the database's URL") && !advice.contains("export"), "{advice}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
