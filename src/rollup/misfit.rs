@@ -54,7 +54,7 @@ impl Misfit {
 
     /// For a definition of whose tables the database has none.
     pub(super) fn elsewhere(rollup: &Rollup) -> Self {
-        let what = format!("no table that it reads is here; is this the lab system's database? {CHECK_URL}");
+        let what = "no table that it reads is here; is this the lab system's database?".to_owned();
         Self { is_absent: true, is_elsewhere: true, ..Self::new(rollup.folder.display().to_string(), what) }
     }
 
@@ -66,7 +66,8 @@ impl Misfit {
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let line = self.line.map(|line| format!(":{line}")).unwrap_or_default();
-        write!(f, "{}{line}: {}", self.place, self.what)
+        write!(f, "{}{line}: {}", self.place, self.what)?;
+        if self.is_elsewhere { write!(f, " {CHECK_URL}") } else { Ok(()) }
     }
 }
 
