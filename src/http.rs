@@ -35,7 +35,7 @@ use crate::{
     db::{Db, migrate},
     error::chain,
     health::Health,
-    metrics::catalogue::{BUILD_INFO, SCHEMA_VERSION, SHUTTING_DOWN},
+    metrics::catalogue::{BUILD_INFO, PROCESS_START, SCHEMA_VERSION, SHUTTING_DOWN},
 };
 
 /// How long the database may take to answer a probe.
@@ -64,6 +64,8 @@ pub struct Site {
     pub metrics: PrometheusHandle,
     /// The name of the running command.
     pub command: &'static str,
+    /// When the process started, in seconds since 1970.
+    pub started_at: f64,
 }
 
 /// The last answer of the database, and when it came.
@@ -131,6 +133,7 @@ async fn show_metrics(State(shared): Shared) -> impl IntoResponse {
     let database = format!("{:?}", site.db.dialect()).to_lowercase();
     BUILD_INFO.set([env!("CARGO_PKG_VERSION"), site.command, &database], 1.0);
     SCHEMA_VERSION.set([], f64::from(migrate::wanted()));
+    PROCESS_START.set([], site.started_at);
     SHUTTING_DOWN.set([], f64::from(u8::from(site.health.is_stopping())));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], site.metrics.render())
 }

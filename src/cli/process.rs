@@ -49,7 +49,8 @@ impl HttpArgs {
         let metrics = metrics::install(self.lab_metrics)?;
         let db = global.pool(1)?;
         let addr = self.http_addr.unwrap_or(HTTP_ADDR);
-        match http::serve(addr, Site { health: Arc::clone(health), db, metrics, command }).await {
+        let site = Site { health: Arc::clone(health), db, metrics, command, started_at: metrics::now_seconds() };
+        match http::serve(addr, site).await {
             Ok(addr) => tracing::info!("metrics and probes at http://{addr}"),
             Err(error) if self.http_addr.is_none() && error.kind() == std::io::ErrorKind::AddrInUse => {
                 tracing::warn!("{addr} is taken: no metrics and no probes; to have them, use --http-addr");

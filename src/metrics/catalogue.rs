@@ -196,6 +196,9 @@ catalogue! {
     /// How many connections a pool may have.
     POOL_CONNECTIONS_MAX = All Type::Gauge, "daymend_pool_connections_max", ["pool"];
 
+    /// When the process started.
+    PROCESS_START = All Type::Gauge, "daymend_process_start_time_seconds", [];
+
     /// Whether the process is shutting down.
     SHUTTING_DOWN = All Type::Gauge, "daymend_shutting_down", [];
 

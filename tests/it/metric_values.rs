@@ -41,6 +41,7 @@ on_both! {
     a_job_whose_attempts_are_used_up_is_counted_as_discarded;
     counters_of_the_audit_count_what_it_finds;
     a_snapshot_that_fails_is_counted;
+    each_start_of_a_process_has_its_own_moment;
 }
 
 /// Returns the samples of a process' page, by name and labels.
@@ -409,4 +410,16 @@ async fn a_snapshot_that_fails_is_counted(engine: Engine) {
         ("daymend_snapshot_completed_timestamp_seconds", 0.0),
     ];
     wait_for(&address, &failed).await;
+}
+
+async fn each_start_of_a_process_has_its_own_moment(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let mut last = daymend::metrics::now_seconds();
+    for command in ["scheduler", "worker", "serve", "scheduler"] {
+        let (_process, address) = Process::start_with_pages(&db, &[command]);
+        let started = samples(&address)["daymend_process_start_time_seconds"];
+        assert!(started > last && started < last + LIMIT.as_secs_f64(), "{command}: {last} and {started}");
+        assert_eq!(samples(&address)["daymend_process_start_time_seconds"], started, "it stays");
+        last = started;
+    }
 }
