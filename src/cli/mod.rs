@@ -34,7 +34,10 @@ use clap::{
 
 use crate::{
     clock::Clock,
-    db::{Db, DbError, ErrorKind, migrate::SchemaError},
+    db::{
+        Db, DbError, ErrorKind,
+        migrate::{Incomplete, SchemaError},
+    },
     error::{UsageError, chain, usage},
     output::{self, page::has_colour, say},
     rollup::{HISTORICAL_SUMMARY, Rollup, Rollups},
@@ -354,7 +357,8 @@ fn exit_of(error: &anyhow::Error) -> Exit {
         if cause.is::<UsageError>() {
             return Exit::Usage;
         }
-        if let Some(SchemaError::Behind { .. } | SchemaError::Ahead { .. }) = cause.downcast_ref() {
+        let is_misfit = matches!(cause.downcast_ref(), Some(SchemaError::Behind { .. } | SchemaError::Ahead { .. }));
+        if is_misfit || cause.is::<Incomplete>() {
             return Exit::Schema;
         }
     }
