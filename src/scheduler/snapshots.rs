@@ -226,7 +226,8 @@ async fn take(daily: &Daily, since_due: RangeInclusive<DateTime<Utc>>, clock: Cl
     }
     // If the database is unreachable, this error says which one it is, and why.
     daily.source.ping().await?;
-    Ok(snapshot::take(&daily.source, &daily.store, Some(&daily.tables), clock, &|_| ()).await?)
+    let taken = snapshot::take(&daily.source, &daily.store, Some(&daily.tables), clock, &|_| ()).await;
+    taken.map_err(|error| snapshot::advised(error, snapshot::READER))
 }
 
 /// Keeps renewing the claim on the snapshot; ends when it is lost.
