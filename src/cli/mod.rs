@@ -11,6 +11,7 @@ mod completions;
 mod connect;
 mod demo;
 mod doctor;
+mod environment;
 mod follow;
 mod migrate;
 mod process;
@@ -261,6 +262,9 @@ pub fn main() -> ExitCode {
     }
     if let Some(option) = idle_option(&matches) {
         cli.global.warn(format_args!("{option} has no effect without --wait: the scheduler's setting applies"));
+    }
+    if is_service {
+        environment::warn_of_unknown(&Cli::command());
     }
     log_panics(cli.global.log_format);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
