@@ -150,7 +150,11 @@ pub async fn run(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationTo
         SNAPSHOTS.add([result], 0);
     }
     let again = Backoff { base: LOOK_EVERY, max: LOOK_EVERY };
-    let mut pace = Pace::new("the state of the daily snapshot cannot be read, trying again", again);
+    let mut pace = Pace::new(
+        "the state of the daily snapshot cannot be read, trying again",
+        "the state of the daily snapshot is read again",
+        again,
+    );
     while !shutdown.is_cancelled() {
         let look = look(db, daily, clock, shutdown);
         let Some(looked) = until_soon_after(shutdown, look).await else { return };

@@ -23,7 +23,7 @@ use super::{
     waiting::Ticket,
 };
 use crate::{
-    db::{Backoff, DbError, ErrorKind},
+    db::{Backoff, DbError, ErrorKind, Failures},
     error::chain,
     metrics::{
         self, Outcome,
@@ -168,11 +168,12 @@ async fn run_one(
     job: &Job,
     room: &mut Room,
 ) -> bool {
-    let mut failures = 0;
+    let mut failures = Failures::default();
     let mut cuts = Recurring::default();
     while !session.over.is_cancelled() {
         let mut error = match attempt(session, unit, std::slice::from_ref(job)).await {
             (rest, Ok(())) => {
+                failures.end("recompute works again");
                 unchanged(acks, room, rest);
                 return false;
             }
@@ -186,7 +187,7 @@ async fn run_one(
         if let Some(database) = error.database()
             && database.kind == ErrorKind::Unavailable
         {
-            failures += 1;
+            let failures = failures.add();
             if !is_cut_off_for_good(&mut cuts, session, database).await {
                 wait_after(database, "recompute", failures, &session.over).await;
                 continue;

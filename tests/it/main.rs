@@ -55,6 +55,7 @@ mod retention;
 mod rules;
 mod runbooks;
 mod scheduler;
+mod service_log;
 mod snapshot;
 mod snapshot_bucket;
 mod snapshot_bucket_kills;
