@@ -21,8 +21,11 @@ impl Global {
         })
     }
 
-    /// The same error; for a read-only SQLite file, with advice on what to do.
+    /// The same error; for a read-only SQLite file, or a missing table of daymend's own, with advice on what to do.
     pub(super) fn explained(&self, error: anyhow::Error) -> anyhow::Error {
+        if database_error(&error).is_some_and(DbError::is_own_table_absent) {
+            return error.context("a table of daymend's own is missing: run `daymend doctor`");
+        }
         let why = self.database_url.as_deref().zip(database_error(&error));
         match why.and_then(|(url, error)| db::explain_read_only(url, error)) {
             Some(why) => error.context(why),

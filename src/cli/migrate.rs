@@ -8,7 +8,7 @@ use clap::Args;
 use super::{Exit, Global, print_json};
 use crate::db::{
     ConnectOptions,
-    migrate::{self, Migration, SchemaError},
+    migrate::{self, Incomplete, Migration, SchemaError},
 };
 
 /// How long the server may take for a statement: an ALTER that is nearly done should not have to start over.
@@ -29,6 +29,10 @@ impl Options {
         let found = migrate::version(&db).await?;
         if let Err(ahead @ SchemaError::Ahead { .. }) = migrate::fits(found) {
             return Err(ahead.into());
+        }
+        let tables = migrate::missing_tables(&db, found).await?;
+        if !tables.is_empty() {
+            return Err(Incomplete { found, tables }.into());
         }
         let missing = migrate::missing_outputs(&db).await?;
         let migrations: Vec<&Migration> = if self.dry_run {

@@ -11,6 +11,7 @@ mod completions;
 mod connect;
 mod demo;
 mod doctor;
+mod environment;
 mod follow;
 mod migrate;
 mod process;
@@ -34,7 +35,10 @@ use clap::{
 
 use crate::{
     clock::Clock,
-    db::{Db, DbError, ErrorKind, migrate::SchemaError},
+    db::{
+        Db, DbError, ErrorKind,
+        migrate::{Incomplete, SchemaError},
+    },
     error::{UsageError, chain, usage},
     output::{self, page::has_colour, say},
     rollup::{HISTORICAL_SUMMARY, Rollup, Rollups},
@@ -259,6 +263,9 @@ pub fn main() -> ExitCode {
     if let Some(option) = idle_option(&matches) {
         cli.global.warn(format_args!("{option} has no effect without --wait: the scheduler's setting applies"));
     }
+    if is_service {
+        environment::warn_of_unknown(&Cli::command());
+    }
     log_panics(cli.global.log_format);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -354,7 +361,8 @@ fn exit_of(error: &anyhow::Error) -> Exit {
         if cause.is::<UsageError>() {
             return Exit::Usage;
         }
-        if let Some(SchemaError::Behind { .. } | SchemaError::Ahead { .. }) = cause.downcast_ref() {
+        let is_misfit = matches!(cause.downcast_ref(), Some(SchemaError::Behind { .. } | SchemaError::Ahead { .. }));
+        if is_misfit || cause.is::<Incomplete>() {
             return Exit::Schema;
         }
     }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Global, database_error, exit_of, usage};
 use crate::{
-    db::{Backoff, DbError},
+    db::{Backoff, DbError, Failures},
     error::chain,
     health::Health,
     http::{self, Site},
@@ -81,14 +81,17 @@ pub(super) async fn once_reachable<T>(
     shutdown: &CancellationToken,
     connect: impl AsyncFn() -> anyhow::Result<T>,
 ) -> anyhow::Result<Option<T>> {
-    let mut failures = 0;
+    let mut failures = Failures::default();
     while let Some(connected) = shutdown.run_until_cancelled(connect()).await {
         let error = match connected {
             Err(error) if exit_of(&error) == Exit::Unavailable => error,
-            connected => return connected.map(Some),
+            Err(error) => return Err(error),
+            Ok(connected) => {
+                failures.end("the database answers");
+                return Ok(Some(connected));
+            }
         };
-        failures += 1;
-        let wait = Backoff::UNAVAILABLE.wait(failures);
+        let wait = Backoff::UNAVAILABLE.wait(failures.add());
         let cause = database_error(&error);
         cause.into_iter().for_each(metrics::database_error);
         let why = cause.map_or("the database does not answer, waiting", DbError::why_waiting);

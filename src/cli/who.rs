@@ -2,10 +2,13 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
+/// The variable that names who runs a command.
+pub(super) const VARIABLE: &str = "DAYMEND_USER";
+
 /// Who runs this command, for the audit trail.
 pub(super) fn who() -> String {
     let variable = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let name = ["DAYMEND_USER", "SUDO_USER", "USER", "LOGNAME"].iter().find_map(variable);
+    let name = [VARIABLE, "SUDO_USER", "USER", "LOGNAME"].iter().find_map(variable);
     name.or_else(os_user).unwrap_or_else(|| "unknown".to_owned())
 }
 

@@ -1,5 +1,7 @@
 //! Database errors, classified by what to do about them.
 
+use super::migrate::OWN;
+
 /// The statement name of errors that occur while connecting.
 pub(super) const CONNECT: &str = "connect";
 
@@ -219,6 +221,13 @@ impl DbError {
     #[must_use]
     pub fn is_absent(&self) -> bool {
         code(&self.source) == 1146 || self.source.to_string().contains("no such table")
+    }
+
+    /// Whether a table of daymend's own does not exist; the lab system's have other names.
+    #[must_use]
+    pub fn is_own_table_absent(&self) -> bool {
+        let text = self.source.to_string();
+        self.is_absent() && [".", ": "].iter().any(|before| text.contains(&format!("{before}{OWN}")))
     }
 
     /// Whether a row with that unique key already existed.

@@ -6,6 +6,8 @@
 //! it for long. Only tables whose name begins with `daymend_` are ever altered; the lab system's three output tables are
 //! created if they do not exist, whatever the version.
 
+use std::collections::BTreeSet;
+
 use super::{Db, DbError, Dialect, Mode, Query, code, ddl};
 use crate::{args, statement};
 
@@ -77,6 +79,20 @@ pub enum SchemaError {
     Database(#[from] DbError),
 }
 
+/// Tables of versions that have been applied are missing.
+#[derive(Debug, thiserror::Error)]
+#[error("the database has daymend schema version {found}, but no {}, or this user has no right on it: {REDO}", tables.join(", "))]
+pub struct Incomplete {
+    /// The version in the database.
+    pub found: u32,
+    /// The tables.
+    pub tables: Vec<&'static str>,
+}
+
+/// What to do where a table is missing whose version has been applied.
+pub const REDO: &str =
+    "every migration may be run again: DELETE FROM daymend_schema WHERE version >= 1; then daymend migrate";
+
 statement!(
     SCHEMA_TABLE,
     "schema table",
@@ -146,11 +162,23 @@ pub fn fits(found: u32) -> Result<(), SchemaError> {
     }
 }
 
+/// daymend's own tables of all versions up to `found` that do not exist, or that this user may not see.
+pub async fn missing_tables(db: &Db, found: u32) -> Result<Vec<&'static str>, DbError> {
+    let there = table_names(db).await?;
+    let applied = MIGRATIONS.iter().filter(|migration| migration.version <= found);
+    Ok(own(applied).filter(|table| !there.contains(*table)).collect())
+}
+
+/// The tables that this user may see, in lower case.
+async fn table_names(db: &Db) -> Result<BTreeSet<String>, DbError> {
+    let names = db.fetch_all(&TABLES, args![], |row| row.text(0).map(|name| name.to_lowercase())).await?;
+    Ok(names.into_iter().collect())
+}
+
 /// The lab system's output tables that do not exist, or that this user may not see.
 pub async fn missing_outputs(db: &Db) -> Result<Vec<&'static str>, DbError> {
-    let there = db.fetch_all(&TABLES, args![], |row| row.text(0)).await?;
-    let is_missing = |table: &&str| !there.iter().any(|known| known.eq_ignore_ascii_case(table));
-    Ok(outputs(db.dialect()).map(|(table, _)| table).filter(is_missing).collect())
+    let there = table_names(db).await?;
+    Ok(outputs(db.dialect()).map(|(table, _)| table).filter(|table| !there.contains(*table)).collect())
 }
 
 /// Creates the lab system's output tables that are missing, even if their version was applied long ago.
@@ -200,20 +228,28 @@ fn is_duplicate_column(error: &DbError) -> bool {
 
 /// daymend's own tables, across all versions.
 pub fn tables() -> impl Iterator<Item = &'static str> {
-    created(Dialect::MySql).map(|(table, _)| table).filter(|table| table.starts_with(OWN))
+    own(MIGRATIONS)
+}
+
+/// Those that these migrations create.
+fn own<'a>(migrations: impl IntoIterator<Item = &'a Migration>) -> impl Iterator<Item = &'static str> {
+    created(migrations, Dialect::MySql).map(|(table, _)| table).filter(|table| table.starts_with(OWN))
 }
 
 /// The lab system's output tables, and the statements that create them.
 fn outputs(dialect: Dialect) -> impl Iterator<Item = (&'static str, &'static str)> {
-    created(dialect).filter(|(table, _)| !table.starts_with(OWN))
+    created(MIGRATIONS, dialect).filter(|(table, _)| !table.starts_with(OWN))
 }
 
 /// The prefix of the names of daymend's own tables.
 pub const OWN: &str = "daymend_";
 
-/// Every table that a migration creates, with the statement, oldest first.
-fn created(dialect: Dialect) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let statements = MIGRATIONS.iter().flat_map(move |migration| statements(migration.text(dialect)));
+/// Every table that these migrations create, with the statement, in their order.
+fn created<'a>(
+    migrations: impl IntoIterator<Item = &'a Migration>,
+    dialect: Dialect,
+) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let statements = migrations.into_iter().flat_map(move |migration| statements(migration.text(dialect)));
     statements.filter_map(|sql| {
         let (_, rest) = sql.split_once("CREATE TABLE IF NOT EXISTS ")?;
         Some((rest.split([' ', '(']).next()?, sql))

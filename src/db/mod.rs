@@ -32,7 +32,7 @@ pub(crate) use connect::{STATEMENTS_KEPT_MAX, open_file};
 pub use dialect::{DbClock, Dialect};
 pub use error::{DbError, ErrorKind, code};
 pub use query::Query;
-pub use retry::{Backoff, RETRIES_MAX, retry};
+pub use retry::{Backoff, Failures, RETRIES_MAX, retry};
 pub use statement::{Owner, Statement, repeat};
 pub(crate) use tx::COMMIT;
 pub use tx::Tx;

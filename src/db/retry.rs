@@ -1,6 +1,10 @@
 //! Retrying after a conflict, and waiting for an unreachable database.
 
-use std::{future::Future, time::Duration};
+use std::{
+    fmt::Display,
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use rand::RngExt as _;
 
@@ -32,6 +36,29 @@ impl Backoff {
     pub fn wait(&self, failures: u32) -> Duration {
         let ceiling = self.base.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(self.max);
         ceiling.mul_f64(rand::rng().random_range(0.5..=1.0))
+    }
+}
+
+/// Failures in a row of something that is tried until it works.
+#[derive(Debug, Default)]
+pub struct Failures {
+    count: u32,
+    since: Option<Instant>,
+}
+
+impl Failures {
+    /// Counts a failure; returns how many there have been in a row.
+    pub fn add(&mut self) -> u32 {
+        self.count += 1;
+        self.since.get_or_insert_with(Instant::now);
+        self.count
+    }
+
+    /// Logs `works` at the first success after failures: the log would end with them otherwise, though they are over.
+    pub fn end(&mut self, works: impl Display) {
+        if let Self { count: failures, since: Some(since) } = std::mem::take(self) {
+            tracing::info!(failures, after = ?since.elapsed(), "{works}");
+        }
     }
 }
 

@@ -58,9 +58,7 @@ async fn schema(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError>
 async fn own(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbError> {
     for table in migrate::tables() {
         if is_missing(site, Query::new(table, format!("SELECT 1 FROM {table}"))).await?.is_some() {
-            let redo =
-                "every migration may be run again: DELETE FROM daymend_schema WHERE version >= 1; then daymend migrate";
-            findings.add(table, "is missing", redo);
+            findings.add(table, "is missing", migrate::REDO);
         }
     }
     Ok(())

@@ -130,12 +130,15 @@ pub struct Enqueued {
     pub reason: String,
     /// How many jobs it has.
     pub jobs: usize,
+    /// Of how many labs.
+    #[serde(skip)]
+    pub labs: usize,
 }
 
 impl Enqueued {
     /// Enqueues a run, inside the caller's transaction.
     async fn create(tx: &mut Tx, run: NewRun) -> Result<Self, DbError> {
-        Ok(Self { run: runs::create(tx, &run).await?, jobs: run.jobs(), reason: run.reason })
+        Ok(Self { run: runs::create(tx, &run).await?, jobs: run.jobs(), labs: run.labs.len(), reason: run.reason })
     }
 }
 
@@ -157,8 +160,15 @@ pub struct Report {
 }
 
 impl Report {
-    /// Records a run that was enqueued, and counts its jobs.
+    /// Logs and records a run that was enqueued.
     fn note(&mut self, kind: JobKind, enqueued: Enqueued) {
+        let Enqueued { run, jobs, labs, reason } = &enqueued;
+        tracing::info!(run, kind = kind.name(), jobs, labs, "enqueued: {reason}");
+        self.count(kind, enqueued);
+    }
+
+    /// Records a run that was enqueued, and counts its jobs.
+    fn count(&mut self, kind: JobKind, enqueued: Enqueued) {
         JOBS_ENQUEUED.add([kind.name()], enqueued.jobs as u64);
         self.enqueued.push(enqueued);
     }

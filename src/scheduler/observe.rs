@@ -109,7 +109,7 @@ const STATES: [&str; 5] = ["available", "backing_off", "paused", "running", "dis
 /// Reads the gauges regularly until `shutdown`.
 pub(super) async fn observe_until(scheduler: &Scheduler<'_>, shutdown: &CancellationToken) {
     let mut shown = Shown::default();
-    let mut pace = Pace::new("the gauges cannot be read, trying again", AGAIN);
+    let mut pace = Pace::new("the gauges cannot be read, trying again", "the gauges are read again", AGAIN);
     while !shutdown.is_cancelled() {
         let reading = async {
             let begun = Instant::now();

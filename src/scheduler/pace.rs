@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    db::{Backoff, DbError, ErrorKind},
+    db::{Backoff, DbError, ErrorKind, Failures},
     error::chain,
     metrics,
 };
@@ -21,14 +21,16 @@ pub(super) const REST_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Pace {
     failed: &'static str,
+    works: &'static str,
     again: Backoff,
-    failures: u32,
+    failures: Failures,
 }
 
 impl Pace {
-    /// For work whose failure is logged as `failed`, and which is then tried again.
-    pub fn new(failed: &'static str, again: Backoff) -> Self {
-        Self { failed, again, failures: 0 }
+    /// For work whose failure is logged as `failed`, and which is then tried again; once it succeeds, that is logged as
+    /// `works`.
+    pub fn new(failed: &'static str, works: &'static str, again: Backoff) -> Self {
+        Self { failed, works, again, failures: Failures::default() }
     }
 
     /// Rests, at most until `shutdown`: for the time that the work asks for, or, after failures, for longer the more
@@ -36,13 +38,12 @@ impl Pace {
     pub async fn rest_after(&mut self, done: Result<Duration, DbError>, shutdown: &CancellationToken) {
         let rest = match done {
             Ok(rest) => {
-                self.failures = 0;
+                self.failures.end(self.works);
                 rest
             }
             Err(error) => {
-                self.failures += 1;
                 metrics::database_error(&error);
-                let wait = self.again.wait(self.failures);
+                let wait = self.again.wait(self.failures.add());
                 if error.kind == ErrorKind::Unavailable {
                     tracing::warn!(error = %chain(&error), ?wait, "{}", self.failed);
                 } else {

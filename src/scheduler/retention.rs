@@ -17,7 +17,7 @@ const AGAIN: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::fr
 /// Prunes regularly until `shutdown`.
 pub(super) async fn prune_until(scheduler: &Scheduler<'_>, shutdown: &CancellationToken) {
     let Some(retention) = scheduler.config.retention else { return };
-    let mut pace = Pace::new("old runs cannot be pruned, trying again", AGAIN);
+    let mut pace = Pace::new("old runs cannot be pruned, trying again", "old runs are pruned again", AGAIN);
     while !shutdown.is_cancelled() {
         // A batch that is interrupted is rolled back.
         let prune = prune::prune_outlived(scheduler.db, retention);

@@ -150,7 +150,11 @@ pub async fn run(db: &Db, daily: &Daily, clock: Clock, shutdown: &CancellationTo
         SNAPSHOTS.add([result], 0);
     }
     let again = Backoff { base: LOOK_EVERY, max: LOOK_EVERY };
-    let mut pace = Pace::new("the state of the daily snapshot cannot be read, trying again", again);
+    let mut pace = Pace::new(
+        "the state of the daily snapshot cannot be read, trying again",
+        "the state of the daily snapshot is read again",
+        again,
+    );
     while !shutdown.is_cancelled() {
         let look = look(db, daily, clock, shutdown);
         let Some(looked) = until_soon_after(shutdown, look).await else { return };
@@ -226,7 +230,8 @@ async fn take(daily: &Daily, since_due: RangeInclusive<DateTime<Utc>>, clock: Cl
     }
     // If the database is unreachable, this error says which one it is, and why.
     daily.source.ping().await?;
-    Ok(snapshot::take(&daily.source, &daily.store, Some(&daily.tables), clock, &|_| ()).await?)
+    let taken = snapshot::take(&daily.source, &daily.store, Some(&daily.tables), clock, &|_| ()).await;
+    taken.map_err(|error| snapshot::advised(error, snapshot::READER))
 }
 
 /// Keeps renewing the claim on the snapshot; ends when it is lost.

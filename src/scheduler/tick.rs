@@ -130,7 +130,7 @@ impl Ticker {
 /// Ticks until `shutdown`.
 pub(super) async fn tick_until(scheduler: &Scheduler<'_>, pulse: &Pulse, shutdown: &CancellationToken) {
     let mut ticker = Ticker::default();
-    let mut pace = Pace::new("tick failed, trying again", AGAIN);
+    let mut pace = Pace::new("tick failed, trying again", "ticks work again", AGAIN);
     while !shutdown.is_cancelled() {
         let begun = Instant::now();
         let mut report = Report::default();

@@ -25,7 +25,10 @@ pub mod store;
 pub mod take;
 pub mod verify;
 
-use crate::db::DbError;
+use crate::{
+    db::DbError,
+    error::{chain, usage},
+};
 
 pub use format::{
     manifest::{Manifest, Name, TableCopy},
@@ -43,6 +46,22 @@ impl SnapshotError {
 
     pub(crate) fn damaged(name: Name, what: impl Into<String>) -> Self {
         Self::Damaged { name: name.to_string(), what: what.into() }
+    }
+}
+
+/// What a user who may not read the tables to copy has to do.
+pub(crate) const READER: &str =
+    "give the --snapshot-database-url of the user daymend_snapshot of deploy/mysql/grants.sql";
+
+/// The error, with `advice` if it is that this user may not read the tables.
+pub(crate) fn advised(error: SnapshotError, advice: &str) -> anyhow::Error {
+    match error {
+        SnapshotError::Hidden { .. } => usage(format!("{}: {advice}", chain(&error))),
+        SnapshotError::Database(error) if error.is_denied() => {
+            anyhow::Error::from(error).context(format!("SELECT on the whole table is needed: {advice}"))
+        }
+        SnapshotError::Database(error) => error.into(),
+        error => error.into(),
     }
 }
 

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     calendar,
-    db::{Backoff, Db, DbError, Mode},
+    db::{Backoff, Db, DbError, Failures, Mode},
     error::{chain, examples},
     metrics::catalogue::{CLAIM_DURATION, JOBS_CLAIMED, QUEUE_LATENCY},
     queue::{
@@ -135,7 +135,7 @@ struct Fetcher {
 impl Fetcher {
     /// Claims until the queue is drained if configured to drain it, otherwise for ever.
     async fn run(&mut self, stopping: &CancellationToken) {
-        let (mut failures, mut refusals) = (0, Recurring::default());
+        let (mut failures, mut refusals) = (Failures::default(), Recurring::default());
         loop {
             self.wait_for_room(stopping).await;
             if !self.may_claim(stopping).await {
@@ -170,9 +170,12 @@ impl Fetcher {
                     self.session.end(End::Drained);
                     return;
                 }
-                Ok(false) => (failures, refusals) = (0, Recurring::default()),
+                Ok(false) => {
+                    failures.end("claims work again");
+                    refusals = Recurring::default();
+                }
                 Err(error) => {
-                    failures += 1;
+                    let failures = failures.add();
                     if is_refusal(&error) && refusals.add() && self.session.config.drain {
                         return self.session.refuse(error);
                     }

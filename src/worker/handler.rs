@@ -25,7 +25,7 @@ use super::{
     waiting::Ticket,
 };
 use crate::{
-    db::{Backoff, DbError, ErrorKind},
+    db::{Backoff, DbError, ErrorKind, Failures},
     error::chain,
     metrics::{
         self, Outcome,
@@ -170,12 +170,13 @@ async fn run_one(
     job: &Job,
     room: &mut Room,
 ) -> bool {
-    let mut failures = 0;
+    let mut failures = Failures::default();
     let mut cuts = Recurring::default();
     let mut misfits = Misfits::new(session);
     while !session.over.is_cancelled() {
         let mut error = match attempt(session, unit, std::slice::from_ref(job)).await {
             (rest, Ok(())) => {
+                failures.end("recompute works again");
                 unchanged(acks, room, rest);
                 return false;
             }
@@ -185,7 +186,7 @@ async fn run_one(
                 return false;
             }
             (_, Err(AttemptError::Recompute(RecomputeError::Database(error)))) => {
-                match misfits.wait(job, error).await {
+                match misfits.wait(job, error, &mut failures).await {
                     Ok(()) => continue,
                     Err(error) => RecomputeError::from(error).into(),
                 }
@@ -195,7 +196,7 @@ async fn run_one(
         if let Some(database) = error.database()
             && database.kind == ErrorKind::Unavailable
         {
-            failures += 1;
+            let failures = failures.add();
             if !is_cut_off_for_good(&mut cuts, session, database).await {
                 wait_after(database, "recompute", failures, &session.over).await;
                 continue;

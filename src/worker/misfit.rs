@@ -6,7 +6,7 @@
 
 use super::{End, Recurring, Session, wait_after};
 use crate::{
-    db::{Db, DbError, ErrorKind},
+    db::{Db, DbError, ErrorKind, Failures},
     error::chain,
     queue::Job,
     recompute::stored::{self, Access},
@@ -21,18 +21,17 @@ const WHAT: &str = "recompute";
 #[derive(Debug)]
 pub(super) struct Misfits<'a> {
     session: &'a Session,
-    failures: u32,
     recurring: Recurring,
 }
 
 impl<'a> Misfits<'a> {
     pub(super) fn new(session: &'a Session) -> Self {
-        Self { session, failures: 0, recurring: Recurring::default() }
+        Self { session, recurring: Recurring::default() }
     }
 
     /// Waits, if `error` comes from a definition that does not fit, after which the job should be tried again. Gives
-    /// the error back if it has another cause.
-    pub(super) async fn wait(&mut self, job: &Job, error: DbError) -> Result<(), DbError> {
+    /// the error back if it has another cause. `failures` counts all that the job waited for.
+    pub(super) async fn wait(&mut self, job: &Job, error: DbError, failures: &mut Failures) -> Result<(), DbError> {
         let session = self.session;
         let Some(rollup) = session.rollups.get(&job.rollup).filter(|_| error.kind == ErrorKind::Definition) else {
             return Err(error);
@@ -44,8 +43,7 @@ impl<'a> Misfits<'a> {
             Err(error) => chain(&error),
         };
         session.pulse.set_trouble(WHAT, Some(format!("cannot {WHAT}: {misfit}")));
-        self.failures += 1;
-        wait_after(&error, WHAT, self.failures, &session.over).await;
+        wait_after(&error, WHAT, failures.add(), &session.over).await;
         if self.recurring.add() && session.config.drain {
             session.end(End::Refused(error));
         }
@@ -55,7 +53,7 @@ impl<'a> Misfits<'a> {
 
 impl Drop for Misfits<'_> {
     fn drop(&mut self) {
-        if self.failures > 0 {
+        if self.recurring.times > 0 {
             self.session.pulse.set_trouble(WHAT, None);
         }
     }

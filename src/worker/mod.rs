@@ -49,7 +49,7 @@ use throttle::{Gate, Limits};
 
 use crate::{
     clock::Clock,
-    db::{Backoff, COMMIT, Db, DbError, ErrorKind},
+    db::{Backoff, COMMIT, Db, DbError, ErrorKind, Failures},
     error::chain,
     health::Pulse,
     metrics::{self, catalogue::LEASES_LOST},
@@ -133,16 +133,17 @@ impl Session {
     where
         F: Future<Output = Result<T, DbError>>,
     {
-        let (mut failures, mut refusals) = (0, Recurring::default());
+        let (mut failures, mut refusals) = (Failures::default(), Recurring::default());
         while !self.over.is_cancelled() {
             let error = match once().await {
                 Ok(done) => {
                     self.pulse.set_trouble(what, None);
+                    failures.end(format_args!("{what} works again"));
                     return Some(done);
                 }
                 Err(error) => error,
             };
-            failures += 1;
+            let failures = failures.add();
             let is_refused = is_refusal(&error);
             if is_refused {
                 self.pulse.set_trouble(what, Some(format!("cannot {what}: {}", chain(&error))));
@@ -315,12 +316,15 @@ pub async fn run(
 
 /// Registers with the database, waiting while it is unreachable; `None` on shutdown.
 async fn register(db: &Db, config: &Config, shutdown: &CancellationToken) -> Result<Option<i64>, DbError> {
-    let (mut failures, mut refusals) = (0, Recurring::default());
+    let (mut failures, mut refusals) = (Failures::default(), Recurring::default());
     while !shutdown.is_cancelled() {
         match lease::register(db, &config.name, config.lease).await {
-            Ok(id) => return Ok(Some(id)),
+            Ok(id) => {
+                failures.end("register works again");
+                return Ok(Some(id));
+            }
             Err(error) => {
-                failures += 1;
+                let failures = failures.add();
                 if is_refusal(&error) && refusals.add() && config.drain {
                     return Err(error);
                 }

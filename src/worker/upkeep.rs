@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::{End, Session, fault, room::Room, throttle, wait_for};
 use crate::{
-    db::{Backoff, Db},
+    db::{Backoff, Db, Failures},
     metrics::{
         self, Outcome,
         catalogue::{ACKS_REFUSED, ATTEMPTS, HEARTBEAT, JOBS_HELD, SLOTS, SLOTS_BUSY},
@@ -29,21 +29,20 @@ const GAUGES_EVERY: Duration = Duration::from_secs(1);
 /// Extends the session's lease until it is lost, on a connection of its own.
 pub(super) async fn keep_lease(session: Arc<Session>, db: Db) {
     let mut beat = tokio::time::interval(session.config.heartbeat);
-    let mut failures = 0;
+    let mut failures = Failures::default();
     while !session.over.is_cancelled() {
         beat.tick().await;
         match lease::heartbeat(&db, session.worker_id, session.config.lease).await {
             Ok(true) => {
                 fault::inject_once("lease");
-                failures = 0;
+                failures.end("heartbeats work again");
                 session.pulse.beat();
                 HEARTBEAT.set([], metrics::now_seconds());
             }
             Ok(false) => session.end(End::Lost),
             Err(error) => {
-                failures += 1;
                 beat.reset_immediately();
-                let wait = again(session.config.heartbeat).wait(failures);
+                let wait = again(session.config.heartbeat).wait(failures.add());
                 wait_for(wait, &error, "heartbeat", &session.over).await;
             }
         }

@@ -56,6 +56,7 @@ mod retention;
 mod rules;
 mod runbooks;
 mod scheduler;
+mod service_log;
 mod shrink;
 mod snapshot;
 mod snapshot_bucket;

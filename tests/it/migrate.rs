@@ -2,7 +2,10 @@
 
 use std::process::Stdio;
 
-use daymend::{args, db::migrate::MIGRATIONS};
+use daymend::{
+    args,
+    db::migrate::{MIGRATIONS, REDO},
+};
 
 use crate::{
     cli::{LIMIT, NOW, USAGE, assert_one_line, labs},
@@ -21,6 +24,7 @@ on_both! {
     migrates_side_by_side_do_what_one_would;
     a_missing_output_table_is_said_before_anything_is_done_and_created_by_migrate;
     other_commands_ask_for_migrate_first;
+    a_missing_table_of_daymends_own_is_named_with_what_to_do;
     a_restore_and_its_undo_write_nothing_that_cannot_be_recomputed;
 }
 
@@ -171,4 +175,31 @@ async fn migrate_makes_a_file_of_sqlites_and_no_other_command_does() {
     let nowhere = format!("sqlite:{}", dir.path().join("nowhere/new.db").display());
     let error = run_fails(&db, UNAVAILABLE, &["migrate", "--database-url", &nowhere]);
     assert!(error.contains("its directory does not exist"), "{error}");
+}
+
+async fn a_missing_table_of_daymends_own_is_named_with_what_to_do(engine: Engine) {
+    let db = labs(engine).await;
+    for table in ["daymend_pauses", "daymend_snapshots"] {
+        db.execute(&format!("ALTER TABLE {table} RENAME TO {table}_renamed"), args![]).await;
+        for args in [&["migrate"][..], &["migrate", "--dry-run"]] {
+            let error = run_fails(&db, SCHEMA, args);
+            assert_one_line(&error);
+            assert!(error.contains(&format!("but no {table}, ")) && error.contains(REDO), "{error}");
+        }
+        db.execute(&format!("ALTER TABLE {table}_renamed RENAME TO {table}"), args![]).await;
+        assert!(run_ok(&db, &["migrate"]).contains("nothing to do"));
+    }
+    db.execute("DROP TABLE daymend_pauses", args![]).await;
+    let error = run_fails(&db, USAGE, &["queue", "stats"]);
+    assert!(error.contains("run `daymend doctor`") && error.contains("daymend_pauses"), "{error}");
+    // What it says helps.
+    let sql = REDO.split_once(": ").and_then(|(_, rest)| rest.split_once(';')).unwrap().0;
+    db.execute(sql, args![]).await;
+    run_ok(&db, &["migrate"]);
+    run_ok(&db, &["queue", "stats"]);
+    assert!(run_ok(&db, &["migrate"]).contains("nothing to do"));
+    // Of the lab system's tables, the doctor is not the one to ask.
+    db.execute("ALTER TABLE billing RENAME TO renamed", args![]).await;
+    let error = run_fails(&db, USAGE, &["--now", NOW, "audit"]);
+    assert!(!error.contains("a table of daymend's own"), "{error}");
 }

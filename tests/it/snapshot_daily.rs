@@ -349,3 +349,23 @@ async fn a_clock_that_is_ahead_takes_no_later_day(engine: Engine) {
     assert_eq!(names.len(), 3);
     assert_eq!(mine.store.manifest(names[0]).await.unwrap().taken_at, names[0].time());
 }
+
+/// SQLite has no users.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_whose_user_may_not_read_the_tables_says_which_user_may() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    let dir = tempfile::tempdir().unwrap();
+    let daily = Daily { source: db.db.clone(), ..daily(&db, dir.path(), "mine") };
+    let shutdown = CancellationToken::new();
+    assert_eq!(look(&db.db, &daily, at("2026-11-21T02:00:00Z"), &shutdown).await.unwrap(), Look::Failed);
+    let logged = db.text("SELECT error FROM daymend_snapshots").await;
+    let place = dir.path().join("other");
+    let take = ["snapshot", "take", "--table", "labs", "--to", place.to_str().unwrap()];
+    let said = run_fails(&db, USAGE, &[&take[..], &["--snapshot-database-url", &db.url]].concat());
+    for text in [logged, said] {
+        assert!(
+            text.contains("--snapshot-database-url of the user daymend_snapshot of deploy/mysql/grants.sql"),
+            "{text}"
+        );
+    }
+}

@@ -19,6 +19,15 @@ const CONNECTIONS_SPARE: u32 = 4;
 /// How long a scheduler tick counts as a sign of life: enqueueing millions of jobs takes a while.
 const TICK_FRESH: Duration = Duration::from_secs(300);
 
+/// A setting as people write it: a retention of `90d` rather than `2months 29days …`.
+fn time(setting: Duration) -> String {
+    const DAY: u64 = 24 * 3600;
+    match setting.as_secs() {
+        seconds if seconds > 0 && seconds % DAY == 0 => format!("{}d", seconds / DAY),
+        _ => humantime::format_duration(setting).to_string(),
+    }
+}
+
 /// The limits of jobs.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct LimitArgs {

@@ -6,7 +6,7 @@ use clap::{Args, builder::BoolishValueParser};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::{CONNECTIONS_SPARE, LimitArgs, TICK_FRESH};
+use super::{CONNECTIONS_SPARE, LimitArgs, TICK_FRESH, time};
 use crate::{
     cli::{
         Exit, Global, historical_summary, print_json,
@@ -114,6 +114,20 @@ pub(super) fn take_daily(
 }
 
 impl SchedulerArgs {
+    /// Logs the settings in force.
+    pub(super) fn log(&self, daily: Option<&Daily>) {
+        tracing::info!(
+            nightly_at = %self.nightly_at,
+            catch_up_days = self.catch_up_days,
+            lookback_days = self.lookback_days,
+            retention = time(self.retention),
+            audit_budget = time(self.audit_budget),
+            audit_repair = self.audit_repair,
+            snapshots = daily.is_some(),
+            "settings of the scheduler"
+        );
+    }
+
     pub(super) fn config(&self) -> scheduler::Config {
         scheduler::Config {
             nightly_at: self.nightly_at,
@@ -167,6 +181,7 @@ impl SchedulerOptions {
         let pulse = health.part("scheduler", TICK_FRESH);
         let shutdown = shutdown_on_signal(&health)?;
         self.http.serve(global, "scheduler", &health).await?;
+        self.scheduler.log(daily.as_ref());
         metrics::scheduler_starts();
         let connect = async || {
             let (db, rollups) = global.connect_checked(CONNECTIONS_SPARE).await?;
@@ -207,7 +222,7 @@ fn print_report(global: &Global, report: &scheduler::Report) -> anyhow::Result<E
         }))?;
         return Ok(exit.into());
     }
-    for scheduler::Enqueued { run, reason, jobs } in &report.enqueued {
+    for scheduler::Enqueued { run, reason, jobs, .. } in &report.enqueued {
         println!("run {run}: {reason}: {jobs} job(s) enqueued");
     }
     for (run, state, progress) in &report.runs.closed {

@@ -46,6 +46,8 @@ impl ServeOptions {
             [("worker", config.lease), ("scheduler", TICK_FRESH)].map(|(name, fresh)| health.part(name, fresh));
         let shutdown = shutdown_on_signal(&health)?;
         self.http.serve(global, "serve", &health).await?;
+        self.scheduler.log(daily.as_ref());
+        self.worker.log();
         metrics::scheduler_starts();
         metrics::worker_starts(&global.rollups()?);
         let connect = async || {

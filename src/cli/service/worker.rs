@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Args;
 
-use super::CONNECTIONS_SPARE;
+use super::{CONNECTIONS_SPARE, time};
 use crate::{
     cli::{
         Exit, Global,
@@ -82,6 +82,22 @@ pub(super) struct WorkerArgs {
 }
 
 impl WorkerArgs {
+    /// Logs the settings in force.
+    pub(super) fn log(&self) {
+        tracing::info!(
+            concurrency = self.concurrency,
+            lease = time(self.lease),
+            heartbeat = time(self.heartbeat),
+            grace = time(self.grace),
+            job_timeout = time(self.job_timeout),
+            backoff = time(self.backoff),
+            throttle_threads = self.throttle_threads,
+            throttle_query = self.throttle_query.is_some(),
+            replicas = self.replica_url.len(),
+            "settings of the worker"
+        );
+    }
+
     pub(super) fn config(&self, drain: bool) -> anyhow::Result<worker::Config> {
         if self.heartbeat.is_zero() {
             return Err(usage("--heartbeat (0s) must be more than 0s"));
@@ -153,6 +169,7 @@ impl WorkerOptions {
         // A worker that does not know it would discard every job.
         historical_summary(&rollups)?;
         metrics::worker_starts(&rollups);
+        self.worker.log();
         let connect = async || {
             let (db, rollups) = global.connect_checked(self.worker.connect()).await?;
             config.limits.check(&db).await.map_err(usage)?;

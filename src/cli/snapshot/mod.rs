@@ -30,7 +30,7 @@ use crate::{
     error::{chain, examples},
     rollup::Rollup,
     runs::records,
-    snapshot::{Name, SnapshotError, Store},
+    snapshot::{self, Name, SnapshotError, Store},
 };
 
 /// Takes, shows, compares, verifies and prunes snapshots of tables, and restores rows from them.
@@ -149,17 +149,12 @@ pub(super) fn explained(error: SnapshotError) -> anyhow::Error {
 /// Like [`explained`], with advice for a user who may not read the tables.
 fn explained_to(reader: &str, error: SnapshotError) -> anyhow::Error {
     match error {
-        SnapshotError::Hidden { .. } => usage(format!("{}: {reader}", chain(&error))),
         SnapshotError::NoTable(_)
         | SnapshotError::NotCopyable { .. }
         | SnapshotError::NoSnapshot(_)
         | SnapshotError::Exists(_)
         | SnapshotError::Target(_) => usage(chain(&error)),
-        SnapshotError::Database(error) if error.is_denied() => {
-            anyhow::Error::from(error).context(format!("SELECT on the whole table is needed: {reader}"))
-        }
-        SnapshotError::Database(error) => error.into(),
-        error => error.into(),
+        error => snapshot::advised(error, reader),
     }
 }
 

@@ -13,9 +13,6 @@ use crate::{
     snapshot::{self, Progress, schema},
 };
 
-/// Advice on who may read the tables to copy.
-const READER: &str = "give the --snapshot-database-url of the user daymend_snapshot of deploy/mysql/grants.sql";
-
 /// Options of `daymend snapshot take`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Options {
@@ -81,7 +78,7 @@ impl Options {
         if let Ok(bar) = bar.lock() {
             bar.finish();
         }
-        let manifest = taken.map_err(|error| explained_to(READER, error))?;
+        let manifest = taken.map_err(|error| explained_to(snapshot::READER, error))?;
         // Leftovers of interrupted takes use up space, but this snapshot has not failed if they cannot be removed.
         if let Err(error) = store.clean().await {
             tracing::warn!(error = %crate::error::chain(&error), "leftovers of interrupted snapshots cannot be removed");

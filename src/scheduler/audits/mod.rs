@@ -58,7 +58,11 @@ pub struct SliceReport {
 
 /// Checks regularly whether a slice is due, until `shutdown`.
 pub(super) async fn audit_until(scheduler: &Scheduler<'_>, shutdown: &CancellationToken) {
-    let mut pace = Pace::new("the audit was interrupted, continuing later", Backoff { base: EVERY, max: EVERY });
+    let mut pace = Pace::new(
+        "the audit was interrupted, continuing later",
+        "the audit goes on",
+        Backoff { base: EVERY, max: EVERY },
+    );
     while scheduler.config.audit.is_some() && !shutdown.is_cancelled() {
         let audit = audit_tonight(scheduler, shutdown);
         let Some(audited) = until_soon_after(shutdown, audit).await else { return };

@@ -94,7 +94,8 @@ pub async fn repair_marked_days(tick: &Tick<'_>, report: &mut Report) -> Result<
 pub(super) async fn watch_until(scheduler: &Scheduler<'_>, shutdown: &CancellationToken) {
     let Some(watch) = &scheduler.rollup.watch else { return };
     let mut watcher = Watcher::default();
-    let mut pace = Pace::new("marks of late changes cannot be read, trying again", AGAIN);
+    let mut pace =
+        Pace::new("marks of late changes cannot be read, trying again", "marks of late changes are read again", AGAIN);
     while !shutdown.is_cancelled() {
         let pass = async {
             let begun = Instant::now();
@@ -131,9 +132,10 @@ impl Watcher {
                 DIRTY_MARKS.add([outcome], count);
             }
             if let Some(enqueued) = batch.run {
-                tracing::debug!(run = enqueued.run, jobs = enqueued.jobs, "{}", enqueued.reason);
+                // Where bills change all the time, there is one every few seconds.
+                tracing::debug!(run = enqueued.run, jobs = enqueued.jobs, "enqueued: {}", enqueued.reason);
                 DIRTY_JOBS_ENQUEUED.add([], enqueued.jobs as u64);
-                report.note(JobKind::Repair, enqueued);
+                report.count(JobKind::Repair, enqueued);
             }
             if let Some(last) = batch.last_read {
                 self.floor = self.floor.max(last - LOOK_BACK_IDS);
