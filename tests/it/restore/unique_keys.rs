@@ -49,12 +49,13 @@ async fn who_has_nothing_that_identifies_is_nobody_else(engine: Engine) {
 
 async fn a_key_that_another_person_got_is_a_strangers_without_a_declaration(engine: Engine) {
     let patients = "CREATE TABLE patients (id BIGINT NOT NULL PRIMARY KEY, nid VARCHAR(20) NULL UNIQUE,
-        card VARCHAR(20) NULL UNIQUE)";
+        card VARCHAR(20) NULL UNIQUE, name VARCHAR(20) NOT NULL)";
     let scene = Scene::new(engine, &[patients, BILLS]).await;
     scene
         .execute_all(&[
-            "INSERT INTO patients VALUES (1, 'N1', 'C1'), (2, 'N2', 'C2'), (3, 'N3', NULL), (4, 'N4', 'C4'), (5, NULL, NULL)",
-            "INSERT INTO bills VALUES (1, 1), (2, 2), (3, 3), (4, 4), (5, 5)",
+            "INSERT INTO patients VALUES (1, 'N1', 'C1', 'Ann'), (2, 'N2', 'C2', 'Bob'), (3, 'N3', NULL, 'Cid'),
+                (4, 'N4', 'C4', 'Dan'), (5, NULL, NULL, 'Eve'), (6, 'N6', NULL, 'Fay')",
+            "INSERT INTO bills VALUES (1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6)",
         ])
         .await;
     let name = scene.take().await.to_string();
@@ -62,16 +63,17 @@ async fn a_key_that_another_person_got_is_a_strangers_without_a_declaration(engi
         .execute_all(&[
             "DELETE FROM bills",
             "DELETE FROM patients WHERE id = 2",
-            "INSERT INTO patients VALUES (2, 'N9', 'C9')",
-            // Nobody can tell whether this is another patient, or the same one with a corrected number.
-            "UPDATE patients SET nid = 'N33' WHERE id = 3",
-            // These have kept one of their numbers, or have got their first.
-            "UPDATE patients SET nid = 'N44' WHERE id = 4",
-            "UPDATE patients SET nid = 'N5' WHERE id = 5",
+            "INSERT INTO patients VALUES (2, 'N9', 'C9', 'Zed')",
+            // Nobody can tell whether this is another patient, or the same one, corrected.
+            "UPDATE patients SET nid = 'N33', name = 'Sid' WHERE id = 3",
+            // These have kept one of their numbers, or have got their first, or only the number was corrected.
+            "UPDATE patients SET nid = 'N44', name = 'Dad' WHERE id = 4",
+            "UPDATE patients SET nid = 'N5', name = 'Eva' WHERE id = 5",
+            "UPDATE patients SET nid = 'N66' WHERE id = 6",
         ])
         .await;
     let diff = scene.json(3, &["diff", &name]);
-    assert_eq!(differences(&diff[0])["patients"], [0, 0, 2, 2], "{diff}");
+    assert_eq!(differences(&diff[0])["patients"], [0, 0, 3, 2], "{diff}");
     // A declaration that nothing identifies them is believed.
     let nothing = scene.file("nothing.toml", "[[identity]]\ntable = 'patients'\ncolumns = []\n");
     let plan = scene.json(3, &["restore", &name, "--missing", "--relations", &nothing]);
@@ -80,7 +82,7 @@ async fn a_key_that_another_person_got_is_a_strangers_without_a_declaration(engi
     let restore = ["restore", &name, "--missing", "--apply"];
     let report = scene.json(3, &restore);
     assert_eq!((rows(&report, "reused")["patients"], rows(&report, "deferred")["bills"]), (2, 2), "{report}");
-    for (bill, patient) in [(1, "1"), (2, "-"), (3, "-"), (4, "4"), (5, "5")] {
+    for (bill, patient) in [(1, "1"), (2, "-"), (3, "-"), (4, "4"), (5, "5"), (6, "6")] {
         assert_eq!(bill_of(&scene, bill).await, patient, "bill {bill}: {report}");
     }
     let map = std::fs::read_to_string(scene.path("map.csv")).unwrap();
@@ -88,13 +90,13 @@ async fn a_key_that_another_person_got_is_a_strangers_without_a_declaration(engi
                     patients,2,,\"id reused: nid, card differs (live: 2)\"\n\
                     patients,3,,id reused: nid differs (live: 3)\n";
     assert_eq!(map, expected);
-    // A person knows that 3 is the same patient, whose number was corrected.
+    // A person knows that 3 is the same patient, whose number and name were corrected.
     let edited = scene.file("edited.csv", &map.replace("patients,3,,", "patients,3,3,"));
     let report = scene.json(3, &[&restore[..], &["--remap", &edited]].concat());
     assert_eq!((rows(&report, "reused")["patients"], rows(&report, "deferred")["bills"]), (1, 1), "{report}");
     assert_eq!((bill_of(&scene, 3).await, bill_of(&scene, 2).await), ("3".to_owned(), "-".to_owned()), "{report}");
     // By now, the other one was entered again.
-    scene.execute_all(&["INSERT INTO patients VALUES (10, 'N2', 'C2')"]).await;
+    scene.execute_all(&["INSERT INTO patients VALUES (10, 'N2', 'C2', 'Bob')"]).await;
     let report = scene.json(3, &restore);
     assert_eq!((rows(&report, "reused")["patients"], rows(&report, "mapped")["patients"]), (1, 1), "{report}");
     assert_eq!(bill_of(&scene, 2).await, "10", "{report}");
