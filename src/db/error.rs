@@ -111,9 +111,11 @@ fn mysql_kind(number: u32) -> ErrorKind {
         | 3169 | 4031 => ErrorKind::Unavailable,
         // A refused log-in is not a job's fault.
         login if is_login_refused(login) => ErrorKind::Unavailable,
-        // Access denied (database, table, column, other); unknown database; bad field; syntax;
-        // unknown table; no such table.
-        1044 | 1049 | 1054 | 1064 | 1109 | 1142 | 1143 | 1146 | 1227 => ErrorKind::Definition,
+        // Access denied (database, table, column, other, routine); unknown database; bad field; syntax; unknown table; no
+        // such table; no such routine; a view that is invalid; a definer that does not exist.
+        1044 | 1049 | 1054 | 1064 | 1109 | 1142 | 1143 | 1146 | 1227 | 1305 | 1356 | 1370 | 1449 => {
+            ErrorKind::Definition
+        }
         _ => ErrorKind::Other,
     }
 }
@@ -248,7 +250,7 @@ mod tests {
             (&[1213, 1205, 1020, 1412, 3572, 1062][..], ErrorKind::Conflict),
             // Full, stopping, lost, killed, idle for too long, read-only; and log-ins that are refused.
             (&[1040, 1053, 2006, 2013, 1927, 4031, 1290, 1836, 1045, 1862, 3118], ErrorKind::Unavailable),
-            (&[1044, 1054, 1064, 1142, 1143, 1146], ErrorKind::Definition),
+            (&[1044, 1054, 1064, 1142, 1143, 1146, 1356, 1449], ErrorKind::Definition),
             // A statement that was killed, or took too long; values and constraints.
             (&[1317, 1969, 3024, 1264, 1406, 1452, 4025, 0], ErrorKind::Other),
         ] {

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, NaiveDate, Utc};
 
-use super::{Enqueued, Report, Tick, nightly};
+use super::{Enqueued, Report, Tick};
 use crate::{
     args,
     db::{Db, DbError, ErrorKind, Mode, Tx, clipped},
@@ -246,7 +246,6 @@ impl Rebuilds<'_> {
         }
         let lab = args![history.last, self.rollup.name.as_str(), lab_id, history.zone, history.last];
         tx.execute(&LAB_MOVED, lab).await?;
-        nightly::record_rebuild(tx, &self.rollup.name, lab_id, history.zone, history.last).await?;
         Ok(Some(enqueued))
     }
 }

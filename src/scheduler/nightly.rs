@@ -179,24 +179,6 @@ async fn enqueue_zone(tick: &Tick<'_>, zone: Zone, due: NaiveDate, labs: &[i64])
     Ok((enqueued, skipped))
 }
 
-/// Records that a rebuild covers the days of a lab up to and including `last`, so that the nightly run goes on from
-/// there, even if the lab is switched on only later.
-///
-/// The last day itself stays with the nightly run: it may not be due yet, and then nightly jobs go before rebuilds. If
-/// it has been rebuilt by then, it costs a read.
-pub(super) async fn record_rebuild(
-    tx: &mut Tx,
-    rollup: &str,
-    lab_id: i64,
-    zone: &str,
-    last: NaiveDate,
-) -> Result<(), DbError> {
-    tx.execute(LABS_ADD.with_rows(1), args![rollup, lab_id]).await?;
-    let through = calendar::previous(last);
-    tx.execute(LABS_RECORD.with_list(1), args![through, zone, rollup, lab_id, through]).await?;
-    Ok(())
-}
-
 /// The days to enqueue: all that closed since `through`, but no older than the catch-up limit; a lab seen for the
 /// first time starts at the due day.
 pub(super) fn missing_days(

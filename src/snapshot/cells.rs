@@ -40,6 +40,16 @@ pub fn identify(values: &[Arg]) -> bool {
     !values.contains(&Arg::Null) && !values.iter().all(is_empty)
 }
 
+/// Whether values are the same but for case and for blanks around them, which most databases do not tell apart.
+#[must_use]
+pub fn are_alike(one: &[Arg], other: &[Arg]) -> bool {
+    let is_alike = |pair: (&Arg, &Arg)| match pair {
+        (Arg::Text(one), Arg::Text(other)) => one.trim().to_lowercase() == other.trim().to_lowercase(),
+        (one, other) => one == other,
+    };
+    one.len() == other.len() && one.iter().zip(other).all(is_alike)
+}
+
 /// The placeholder for a value to be compared with a column. Without a cast, MySQL compares text with numbers as
 /// floating-point numbers, which is inexact; it treats bits, ENUMs and SETs as numbers, also for sorting, while they are
 /// text here; and it takes text that is compared with JSON for a JSON string, whatever is in it.

@@ -105,7 +105,7 @@ impl Shape {
         for unique in self.unique_keys.iter().filter(|unique| !self.key.iter().all(|place| unique.contains(place))) {
             let (old, new) = (self.values(old, unique), self.values(new, unique));
             if cells::identify(&old) && cells::identify(&new) {
-                if old == new {
+                if cells::are_alike(&old, &new) {
                     return None;
                 }
                 by.extend(unique);
@@ -209,7 +209,9 @@ mod tests {
         assert_eq!(other_by(["a", "b"], ["c", "d"]), Some(vec![1, 2]));
         assert_eq!(other_by(["a", "-"], ["c", "d"]), Some(vec![1]));
         assert_eq!(other_by(["a", ""], ["c", "d"]), Some(vec![1]));
-        for (old, new) in [(["a", "b"], ["a", "d"]), (["-", " "], ["c", "d"]), (["a", "b"], ["-", "-"])] {
+        for (old, new) in
+            [(["a", "b"], ["a", "d"]), (["a", "-"], ["A ", "-"]), (["-", " "], ["c", "d"]), (["a", "b"], ["-", "-"])]
+        {
             assert_eq!(other_by(old, new), None, "{old:?} {new:?}");
         }
         assert_eq!(shape.other_by(None, &row("a", "b"), &row("c", "d")), None, "corrected numbers");

@@ -22,11 +22,13 @@ const WHAT: &str = "recompute";
 pub(super) struct Misfits<'a> {
     session: &'a Session,
     recurring: Recurring,
+    /// Whether the definition turned out to fit after the last error: what was wrong may have been mended meanwhile.
+    is_mended: bool,
 }
 
 impl<'a> Misfits<'a> {
     pub(super) fn new(session: &'a Session) -> Self {
-        Self { session, recurring: Recurring::default() }
+        Self { session, recurring: Recurring::default(), is_mended: false }
     }
 
     /// Waits, if `error` comes from a definition that does not fit, after which the job should be tried again. Gives
@@ -37,14 +39,18 @@ impl<'a> Misfits<'a> {
             return Err(error);
         };
         let misfit = match find(&session.db, rollup).await {
-            Ok(None) => return Err(error),
+            // It may have been mended meanwhile; the fault of somebody else's trigger comes back, and counts.
+            Ok(None) if std::mem::replace(&mut self.is_mended, true) => return Err(error),
+            Ok(None) => return Ok(()),
             Ok(Some(misfit)) => misfit.to_string(),
             // The database cannot tell at the moment.
             Err(error) => chain(&error),
         };
+        self.is_mended = false;
+        let is_lasting = self.recurring.add();
         session.pulse.set_trouble(WHAT, Some(format!("cannot {WHAT}: {misfit}")));
         wait_after(&error, WHAT, failures.add(), &session.over).await;
-        if self.recurring.add() && session.config.drain {
+        if is_lasting && session.config.drain {
             session.end(End::Refused(error));
         }
         Ok(())

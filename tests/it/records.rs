@@ -25,7 +25,7 @@ use crate::{
     scheduler::{bill_at, days, enqueued, now},
     support::{
         Engine, TestDb,
-        process::{command, run},
+        process::{command, run, run_ok},
         wait_until,
         work::{SCHEDULER, jobs_with_slow_lab, rollups},
     },
@@ -37,6 +37,7 @@ on_both! {
     runs_are_closed_before_records_are_taken;
     many_records_are_taken_in_turns;
     a_lab_that_was_rebuilt_while_it_was_off_goes_on_from_there;
+    a_rebuild_that_was_cancelled_covers_nothing;
 }
 
 async fn a_record_that_cannot_be_taken_stops_no_other(engine: Engine) {
@@ -147,6 +148,23 @@ async fn a_lab_that_was_rebuilt_while_it_was_off_goes_on_from_there(engine: Engi
         enqueued(&db, JobKind::Nightly, 2).await,
         [days("2026-05-15", "2026-05-15"), rebuilt_and_since].concat()
     );
+}
+
+async fn a_rebuild_that_was_cancelled_covers_nothing(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    bill_at(&db, 1, 1, "2026-05-01T10:00:00Z").await;
+    db.tick(now() - TimeDelta::days(5)).await;
+    db.execute("UPDATE labs SET historicalViewEnabled = 0", args![]).await;
+    let record = db.request_rebuild(1).await;
+    db.tick(now()).await;
+    let rebuild = db.number("SELECT id FROM daymend_runs WHERE kind = 'rebuild'").await.to_string();
+    run_ok(&db, &["runs", "cancel", &rebuild]);
+    db.tick(now()).await;
+    assert_eq!(db.record_status(record).await, "Cancelled");
+    db.execute("UPDATE labs SET historicalViewEnabled = 1", args![]).await;
+    db.tick(now()).await;
+    assert_eq!(enqueued(&db, JobKind::Nightly, 1).await, days("2026-06-09", "2026-06-14"));
 }
 
 /// What there is to rebuild has been read already, and is not read again each time the record is tried.

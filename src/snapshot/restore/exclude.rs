@@ -27,7 +27,7 @@ use crate::{
         SnapshotError,
         cells::{self, Cells},
         schema::{self, ForeignKey, Table},
-        side::Side,
+        side::{Shape, Side},
     },
 };
 
@@ -84,6 +84,17 @@ pub enum ExclusionError {
         /// The snapshot.
         snapshot: String,
     },
+    /// The table cannot be compared.
+    #[error(
+        "{place}: the rows of {table} cannot be told apart by their key in the snapshot any more, so that what refers \
+        to them would come back: use a newer snapshot, or leave out such lines"
+    )]
+    Incomparable {
+        /// The line's location.
+        place: String,
+        /// The table named there.
+        table: String,
+    },
     /// The database could not be asked for its tables.
     #[error(transparent)]
     Database(#[from] SnapshotError),
@@ -123,7 +134,8 @@ impl Exclusions {
     /// know whose keys they share.
     ///
     /// # Errors
-    /// If neither side has the table. A table that only the database has is fine: a list is meant for all snapshots.
+    /// If neither side has the table, or both have it with keys that differ. A table that only the database has is fine: a
+    /// list is meant for all snapshots.
     pub async fn fit(&mut self, snapshot: &Side, live: &Side) -> Result<(), ExclusionError> {
         let mut tx = live.db.begin(Mode::Snapshot).await.map_err(SnapshotError::from)?;
         let known = schema::table_names(&mut tx).await.map_err(SnapshotError::from)?;
@@ -131,6 +143,10 @@ impl Exclusions {
             if !snapshot.tables.contains_key(table) && !known.contains(table) {
                 let (place, table, snapshot) = (place.clone(), table.clone(), snapshot.label.clone());
                 return Err(ExclusionError::Table { place, table, snapshot });
+            }
+            let both = snapshot.tables.get(table).zip(live.tables.get(table));
+            if both.is_some_and(|(old, new)| Shape::new(old, new).is_none()) {
+                return Err(ExclusionError::Incomparable { place: place.clone(), table: table.clone() });
             }
         }
         let mut seen: HashSet<String> = self.rows.keys().cloned().collect();

@@ -67,6 +67,13 @@ pub(super) async fn judge(
                 verdict.state = State::Ambiguous;
                 verdict.reason = format!("{}, but the given map has no line for it", verdict.reason);
             }
+            // Without a declared identity, nothing says that the row under its key is another one but its unique keys,
+            // which somebody may have corrected: only its very likeness may stand for it then.
+            let is_doubtful = state == State::Reused && context.identities[table].is_none();
+            if verdict.state == State::Mapped && is_doubtful && !is_likeness(&context.shapes[table], row, &holders) {
+                verdict.state = State::Ambiguous;
+                verdict.reason = format!("{}, but it may still be there under its own key", verdict.reason);
+            }
             if verdict.state == State::Mapped {
                 done.is_contested |= claim(context, views, table, &judged, &mut verdict, is_back).await?;
             }
@@ -282,6 +289,12 @@ async fn holders(
         holder.is_in_snapshot = !known.is_empty();
     }
     Ok(holders)
+}
+
+/// Whether the first holder equals the row but for its key.
+fn is_likeness(shape: &Shape, row: &[Arg], holders: &[Holder]) -> bool {
+    let is_same = |holder: &Holder| (0..row.len()).all(|at| shape.key.contains(&at) || row[at] == holder.row[at]);
+    holders.first().is_some_and(is_same)
 }
 
 /// What a candidate becomes; `None` if there is nothing new.

@@ -60,8 +60,9 @@ async fn pruning_reads_what_it_deletes_and_not_the_jobs_of_others(engine: Engine
     add_old_runs(&db, 1_000).await;
     let mut tx = db.db.begin(Mode::Write).await.unwrap();
     let (first, last) = ids_of(1_000);
+    let closed_before = args![1_000_i64, 1_999_i64, "Late-Changes run %", "2020-01-08 00:00:00", "2020-01-01 00:00:00"];
     for (query, args, index) in [
-        (Query::from(statement("prunable runs")), args![1_000_i64, 1_999_i64, "2020-01-01 00:00:00"], "PRIMARY"),
+        (Query::from(statement("prunable runs")), closed_before, "PRIMARY"),
         (statement("any job of run").into(), args![first, last], "PRIMARY"),
         (statement("prune run").into(), args![1_000_i64], "PRIMARY"),
         (statement("prune links").into(), args![1_000_i64], "PRIMARY"),

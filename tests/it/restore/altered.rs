@@ -107,6 +107,9 @@ async fn rows_are_not_looked_for_by_a_part_of_their_key(engine: Engine) {
         let lost = "table results has lost its key (id): none of its rows can be restored";
         assert_eq!(report["report"]["remarks"], serde_json::json!([lost]), "{report}");
     }
+    // What refers to an excluded row could not be kept away.
+    let error = scene.run(2, &["restore", &name, "--missing", "--exclude", "results:2"]);
+    assert!(error.contains("--exclude: the rows of results cannot be told apart by their key"), "{error}");
     // A longer key than now is enough.
     std::fs::remove_file(scene.path("undo.jsonl")).unwrap();
     let name = scene.take().await.to_string();

@@ -6,6 +6,7 @@ use super::{
     Scene,
     cases::people,
     mistakes::{command_output, copied},
+    rows,
 };
 use crate::{
     on_both,
@@ -89,7 +90,7 @@ async fn what_a_rehearsal_has_written_down_is_not_taken_for_this_database(engine
     let rehearsed = std::fs::read_to_string(&undo).unwrap();
     elsewhere(&mut scene);
     let error = command_output(&scene, &scene.args(&["restore", &name, "--missing", "--apply"]));
-    let expected = [": give another one with --undo-file.", &format!("snapshot undo {undo} --into-other-database")];
+    let expected = [": give another one with --undo-file.", "as after a failover, use --into-other-database"];
     assert!(expected.iter().all(|expected| error.contains(expected)) && error.lines().count() == 1, "{error}");
     for more in ["--dry-run", "--json"] {
         let error = scene.run(2, &["undo", &undo, more]);
@@ -98,6 +99,8 @@ async fn what_a_rehearsal_has_written_down_is_not_taken_for_this_database(engine
     // Whoever says that it is the same one goes on.
     let told = scene.json(0, &["undo", &undo, "--dry-run", "--into-other-database"]);
     assert_eq!(told["removed"], 3, "{told}");
+    let gone_on = scene.json(0, &["restore", &name, "--missing", "--apply", "--into-other-database"]);
+    assert!(rows(&gone_on, "restored").is_empty(), "{gone_on}");
     if engine == Engine::Sqlite {
         // The file was moved: the other one is not there any more.
         let (file, away) = (scene.db.admin.name(), scene.path("away.db"));

@@ -6,6 +6,7 @@ use crate::{on_both, support::Engine};
 on_both! {
     who_has_nothing_that_identifies_is_nobody_else;
     a_key_that_another_person_got_is_a_strangers_without_a_declaration;
+    who_was_corrected_is_not_taken_for_the_new_holder_of_the_old_number;
     what_refers_to_who_was_entered_again_is_itself;
 }
 
@@ -100,6 +101,34 @@ async fn a_key_that_another_person_got_is_a_strangers_without_a_declaration(engi
     let report = scene.json(3, &restore);
     assert_eq!((rows(&report, "reused")["patients"], rows(&report, "mapped")["patients"]), (1, 1), "{report}");
     assert_eq!(bill_of(&scene, 2).await, "10", "{report}");
+}
+
+/// Any change of a row changes `updated`, so that a correction looks like another person.
+async fn who_was_corrected_is_not_taken_for_the_new_holder_of_the_old_number(engine: Engine) {
+    let patients = "CREATE TABLE patients (id BIGINT NOT NULL PRIMARY KEY, nid VARCHAR(20) NOT NULL UNIQUE,
+        updated VARCHAR(20) NOT NULL)";
+    let scene = Scene::new(engine, &[patients, BILLS]).await;
+    scene
+        .execute_all(&[
+            "INSERT INTO patients VALUES (3, 'N3', 'may'), (4, 'dan@x', 'may')",
+            "INSERT INTO bills VALUES (3, 3), (4, 4)",
+        ])
+        .await;
+    let name = scene.take().await.to_string();
+    scene
+        .execute_all(&[
+            "DELETE FROM bills",
+            "UPDATE patients SET nid = 'N33', updated = 'june' WHERE id = 3",
+            "INSERT INTO patients VALUES (50, 'N3', 'june')",
+            "UPDATE patients SET nid = 'Dan@x', updated = 'june' WHERE id = 4",
+        ])
+        .await;
+    let report = scene.json(3, &["restore", &name, "--missing", "--apply"]);
+    assert_eq!(rows(&report, "ambiguous")["patients"], 1, "{report}");
+    assert!(rows(&report, "mapped").is_empty(), "{report}");
+    for (bill, patient) in [(3, "-"), (4, "4")] {
+        assert_eq!(bill_of(&scene, bill).await, patient, "bill {bill}: {report}");
+    }
 }
 
 /// A unique key may be a reference, and is the same once that is rewritten.

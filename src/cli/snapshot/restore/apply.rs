@@ -31,7 +31,8 @@ impl Options {
         let label = context.snapshot.label.clone();
         let undo_path = self.undo_file.clone().unwrap_or_else(|| PathBuf::from(format!("{label}.undo.jsonl")));
         let locked = LockedFile::create(&undo_path)?;
-        let header = Header { relations: given.clone(), ..Header::new(&label, &db, context.recorded()).await? };
+        let new = Header::new(&label, &db, context.recorded()).await?;
+        let header = Header { relations: given.clone(), may_have_moved: self.into_other_database, ..new };
         let writer = locked.writer(&header)?;
         let mut known = locked.reader()?;
         if known.header.database.is_none() {

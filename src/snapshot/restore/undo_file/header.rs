@@ -30,6 +30,9 @@ pub struct Header {
     /// The database that they were inserted into. Older files lack this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<Database>,
+    /// Whether a file of a database of the same name on another server may be continued: somebody says that it has moved.
+    #[serde(skip)]
+    pub may_have_moved: bool,
     /// The relations that the restore used besides foreign keys and jobs/; an undo uses them too.
     #[serde(default, skip_serializing_if = "Relations::is_empty")]
     pub relations: Relations,
@@ -45,7 +48,14 @@ impl Header {
     pub async fn new(snapshot: &str, db: &Db, tables: Tables) -> Result<Self, DbError> {
         let database = Some(Database::of(db).await?);
         let relations = Relations::default();
-        Ok(Self { daymend_undo: VERSION, snapshot: snapshot.to_owned(), database, relations, tables })
+        Ok(Self {
+            daymend_undo: VERSION,
+            snapshot: snapshot.to_owned(),
+            database,
+            may_have_moved: false,
+            relations,
+            tables,
+        })
     }
 
     /// Whether the file's relations already include all of `given`.
@@ -58,7 +68,9 @@ impl Header {
 
     /// Whether both headers may be of the same database, as far as is known.
     pub(super) fn may_be_of(&self, other: &Self) -> bool {
-        self.database.iter().zip(&other.database).all(|(one, other)| one.is_same(other))
+        let may_be =
+            |(one, live): (&Database, &Database)| one.is_same(live) || other.may_have_moved && one.has_same_name(live);
+        self.database.iter().zip(&other.database).all(may_be)
     }
 }
 

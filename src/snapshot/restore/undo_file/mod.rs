@@ -211,8 +211,7 @@ impl Writer {
             if let (Some(own), Some(live), false) = (&known.database, &header.database, known.may_be_of(header)) {
                 bail!(
                     "{0}: this undo file is of database {1}, and this is {2}: give another one with --undo-file. If \
-                     {2} has taken its place, as after a failover, take that restore back first (`daymend snapshot \
-                     undo {0} --into-other-database`)",
+                     {2} has taken its place, as after a failover, use --into-other-database",
                     path.display(),
                     own.named_beside(live),
                     live.named_beside(own)
@@ -319,7 +318,14 @@ mod tests {
     fn header(snapshot: &str) -> Header {
         let tables = BTreeMap::from([("t".to_owned(), (vec!["id".to_owned(), "name".to_owned()], vec![0]))]);
         let relations = Relations::default();
-        Header { daymend_undo: header::VERSION, snapshot: snapshot.to_owned(), database: None, relations, tables }
+        Header {
+            daymend_undo: header::VERSION,
+            snapshot: snapshot.to_owned(),
+            database: None,
+            may_have_moved: false,
+            relations,
+            tables,
+        }
     }
 
     fn insert(id: i64) -> Record {
