@@ -218,7 +218,7 @@ impl<'a> Walk<'a> {
 
 /// The usual mistakes about where days begin: in UTC, at one of the zone's two offsets all year round, or an hour off.
 fn other_bounds(zone: Zone, first: NaiveDate, last: NaiveDate) -> Vec<DaySpan> {
-    let Ok(utc) = Zone::parse(Some("UTC")) else { return Vec::new() };
+    let utc = Zone::UTC;
     let behind_utc = |day| zone.first_instant(day) - utc.first_instant(day);
     let (before, after) = (behind_utc(first), behind_utc(last));
     let mut bounds = vec![DaySpan::new(utc, first, last)];

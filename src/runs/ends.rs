@@ -1,7 +1,7 @@
 //! How a run ends, and is opened again. Whoever does either holds the lock of its row.
 
 use super::{
-    EVENT_LOG, Progress, Run, RunState, get, progress,
+    EVENT_LOG, Progress, Run, RunState, enqueued, get, progress,
     records::{self, Records},
 };
 use crate::{
@@ -32,17 +32,6 @@ statement!(
     REBUILD_LATER,
     "later rebuild",
     "SELECT id FROM daymend_runs WHERE id > ? AND rollup = ? AND kind = 'rebuild' AND lab_id = ? LIMIT 1"
-);
-
-// A lab that was never enqueued may be rebuilt before it is switched on.
-statement!(LAB_ADD, "add rebuilt lab", "{insert_ignore} INTO daymend_labs (rollup, lab_id) VALUES (?, ?)");
-
-// The nightly run goes on from there. The rebuild's last day stays with it: it may not have been due yet.
-statement!(
-    LAB_REBUILT_THROUGH,
-    "record rebuilt days",
-    "UPDATE daymend_labs SET enqueued_through = ?
-     WHERE rollup = ? AND lab_id = ? AND (enqueued_through IS NULL OR enqueued_through < ?)"
 );
 
 // Until its last day is rebuilt, the doctor reports that a lab has moved.
@@ -128,11 +117,13 @@ async fn end(tx: &mut Tx, run: &Run, state: RunState, progress: &Progress) -> Re
         // One that was retried after the lab has moved again, and was rebuilt, says nothing of the history.
         let later = args![run.id, run.rollup.as_str(), run.lab_id];
         if tx.fetch_optional(&REBUILD_LATER, later, |_| Ok(())).await?.is_none() {
-            let lab = args![run.rollup.as_str(), run.lab_id];
-            tx.execute(&LAB_ADD, lab).await?;
-            let through = Zone::parse(Some(zone)).ok().map(|zone| calendar::previous(zone.yesterday(run.as_of)));
-            let lab = args![through, run.rollup.as_str(), run.lab_id, through];
-            tx.execute(&LAB_REBUILT_THROUGH, lab).await?;
+            if let (Some(lab), Ok(known)) = (run.lab_id, Zone::parse(Some(zone))) {
+                // A lab may be rebuilt before it is switched on. The last day stays with the nightly run: it may not
+                // have been due yet.
+                let through = calendar::previous(known.yesterday(run.as_of));
+                enqueued::add(tx, &run.rollup, &[lab]).await?;
+                enqueued::record(tx, &run.rollup, &[lab], through, zone).await?;
+            }
             tx.execute(&LAB_REBUILT, args![zone.as_str(), run.rollup.as_str(), run.lab_id]).await?;
         }
     }

@@ -11,6 +11,7 @@
 
 pub mod close;
 mod ends;
+pub(crate) mod enqueued;
 pub mod held;
 mod labs;
 mod progress;

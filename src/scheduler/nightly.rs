@@ -23,7 +23,7 @@ use crate::{
     metrics::catalogue::DAYS_SKIPPED,
     queue::JobKind,
     rollup::{Rollup, source},
-    runs::{self, NewRun},
+    runs::{self, NewRun, enqueued},
     statement,
 };
 
@@ -35,22 +35,11 @@ const LABS_SHOWN: usize = 20;
 
 statement!(LABS_KNOWN, "enqueued labs", "SELECT lab_id, enqueued_through FROM daymend_labs WHERE rollup = ?");
 
-statement!(LABS_ADD, "add labs", "{insert_ignore} INTO daymend_labs (rollup, lab_id) VALUES {rows}", "(?, ?)");
-
 statement!(
     LABS_LOCK,
     "lock labs",
     "SELECT lab_id, enqueued_through FROM daymend_labs
      WHERE rollup = ? AND lab_id IN ({list}) ORDER BY lab_id {for_update}"
-);
-
-// Never moves backwards: another scheduler, whose clock is ahead, may have come first. The zone stays the one that the
-// history was built with, so that the doctor reports a change until a rebuild has followed.
-statement!(
-    LABS_RECORD,
-    "record labs",
-    "UPDATE daymend_labs SET enqueued_through = ?, time_zone = COALESCE(time_zone, ?)
-     WHERE rollup = ? AND lab_id IN ({list}) AND (enqueued_through IS NULL OR enqueued_through < ?)"
 );
 
 /// Enqueues every closed day that has not been enqueued, one run per time zone.
@@ -138,8 +127,7 @@ async fn enqueue_zone(tick: &Tick<'_>, zone: Zone, due: NaiveDate, labs: &[i64])
     let mut tx = tick.db.begin(Mode::Write).await?;
     let (mut days, mut again, mut skipped) = (Vec::new(), Vec::new(), BTreeMap::new());
     for labs in labs.chunks(LABS_A_STATEMENT) {
-        let rows = labs.iter().flat_map(|lab| args![rollup, *lab]).collect();
-        tx.execute(LABS_ADD.with_rows(labs.len()), rows).await?;
+        enqueued::add(&mut tx, rollup, labs).await?;
         let named = args![rollup; labs];
         let locked = enqueued_through(&mut tx, LABS_LOCK.with_list(labs.len()), named).await?;
         for (lab, through) in locked {
@@ -158,11 +146,9 @@ async fn enqueue_zone(tick: &Tick<'_>, zone: Zone, due: NaiveDate, labs: &[i64])
                 days.push((lab, missing));
             }
         }
-        let mut args = args![due, zone.name(), rollup; labs];
-        args.push(due.into());
-        tx.execute(LABS_RECORD.with_list(labs.len()), args).await?;
+        enqueued::record(&mut tx, rollup, labs, due, zone.name()).await?;
     }
-    let mut enqueued = Vec::new();
+    let mut runs_enqueued = Vec::new();
     for (kind, name, labs) in [(JobKind::Nightly, "nightly", days), (JobKind::Repair, "lookback", again)] {
         if !labs.is_empty() {
             let (_, days) = runs::describe(&labs);
@@ -172,11 +158,11 @@ async fn enqueue_zone(tick: &Tick<'_>, zone: Zone, due: NaiveDate, labs: &[i64])
                 time_zone: Some(zone.name().to_owned()),
                 ..tick.new_run(kind, labs)
             };
-            enqueued.push((kind, Enqueued::create(&mut tx, run).await?));
+            runs_enqueued.push((kind, Enqueued::create(&mut tx, run).await?));
         }
     }
     tx.commit().await?;
-    Ok((enqueued, skipped))
+    Ok((runs_enqueued, skipped))
 }
 
 /// The days to enqueue: all that closed since `through`, but no older than the catch-up limit; a lab seen for the

@@ -119,6 +119,12 @@ impl Table {
         unique.map(|key| key.columns.clone()).or_else(|| Some(all()).filter(|all| all.iter().all(is_never_null)))
     }
 
+    /// The columns of [`key`](Self::key), for display.
+    #[must_use]
+    pub fn shown_key(&self) -> String {
+        self.key().unwrap_or_default().join(", ")
+    }
+
     /// Whether no two rows can have the same values in these columns: they include the primary key, or a unique key of
     /// columns that are never NULL.
     #[must_use]

@@ -162,8 +162,8 @@ fn shapes(old: &Side, new: &Side, options: &Options, diff: &mut Diff) -> Vec<Sha
     for name in names.into_iter().filter(|name| options.tables.is_empty() || options.tables.contains(name)) {
         let shape = match (old.tables.get(name), new.tables.get(name)) {
             (Some(table), Some(other)) => {
-                let key = || table.key().unwrap_or_default().join(", ");
-                Shape::new(table, other).ok_or_else(|| format!("{} has lost its key ({})", new.label, key()))
+                let lost = || format!("{} has lost its key ({})", new.label, table.shown_key());
+                Shape::new(table, other).ok_or_else(lost)
             }
             (None, _) => Err(format!("{} does not have it", old.label)),
             (_, None) => Err(format!("{} does not have it", new.label)),

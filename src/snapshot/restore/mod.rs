@@ -128,8 +128,7 @@ impl Context {
                 continue;
             };
             let Some(shape) = Shape::new(old, new) else {
-                let key = old.key().unwrap_or_default().join(", ");
-                remark(format!("has lost its key ({key}): none of its rows can be restored"));
+                remark(format!("has lost its key ({}): none of its rows can be restored", old.shown_key()));
                 tables_lost += usize::from(is_chosen);
                 continue;
             };
