@@ -104,6 +104,8 @@ impl LabReport {
         for (day, mut rows) in days {
             let counts = sum(rows.iter().map(|row| ((row.cause, row.event_type.clone()), 1)));
             rows.truncate(*rows_left);
+            // Rows that are not shown would keep their memory as long as the report.
+            rows.shrink_to_fit();
             *rows_left -= rows.len();
             self.days.push(DayReport { day, counts, rows });
         }

@@ -274,7 +274,7 @@ impl Found {
     /// Whether a recompute corrects it.
     #[must_use]
     pub fn is_repairable(&self) -> bool {
-        Cause::ALL.into_iter().any(|cause| cause.name() == self.cause && cause.is_repairable())
+        self.cause.parse().is_ok_and(Cause::is_repairable)
     }
 }
 

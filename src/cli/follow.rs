@@ -69,7 +69,7 @@ pub(super) async fn follow(global: &Global, db: &Db, run_id: i64) -> anyhow::Res
 }
 
 async fn until_end(global: &Global, db: &Db, run_id: i64) -> anyhow::Result<(RunState, Progress)> {
-    let mut bar = Bar::new(format!("run {run_id}"));
+    let mut bar = Bar::new(format!("run {run_id}"), "days");
     let (mut warned, mut said_paused) = (false, false);
     let (mut failures, mut glanced) = (0, Instant::now());
     loop {

@@ -174,7 +174,7 @@ async fn cancel(global: &Global, db: &Db, id: i64, who: Option<String>) -> anyho
     let (jobs, state, verb) = match &who {
         None => (progress.open(), run.state, "would be cancelled"),
         Some(who) => {
-            let mut bar = Bar::new(format!("run {id}"));
+            let mut bar = Bar::new(format!("run {id}"), "jobs");
             let cancelled = change::cancel_run(db, id, who, |jobs| bar.update(jobs, progress.open())).await;
             bar.finish();
             match cancelled? {

@@ -1,12 +1,15 @@
 //! Database errors, classified by what to do about them.
 
+use strum::IntoStaticStr;
+
 use super::migrate::OWN;
 
 /// The statement name of errors that occur while connecting.
 pub(super) const CONNECT: &str = "connect";
 
 /// What a database error calls for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum ErrorKind {
     /// A conflict with another transaction (deadlock, lock timeout, snapshot conflict, SQLite BUSY, a row that a
     /// trigger inserted first): start over at once.
@@ -23,12 +26,7 @@ impl ErrorKind {
     /// The name used in logs and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Conflict => "conflict",
-            Self::Unavailable => "unavailable",
-            Self::Definition => "definition",
-            Self::Other => "other",
-        }
+        self.into()
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) async fn follow<T>(
     run_ids: &[i64],
     work: impl Future<Output = Result<T, DbError>>,
 ) -> Result<Report, DbError> {
-    let mut bar = Bar::new(title);
+    let mut bar = Bar::new(title, "days");
     tokio::pin!(work);
     loop {
         let is_done = tokio::select! {

@@ -1,10 +1,13 @@
 //! The doctor's findings, and how bad they are.
 
+use strum::IntoStaticStr;
+
 use super::{GROUPS, REACHABLE};
 
 /// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Severity {
     /// Worth knowing; no action is needed.
     Note,
@@ -18,11 +21,7 @@ impl Severity {
     /// The name that is printed.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Note => "note",
-            Self::Warning => "warning",
-            Self::Error => "error",
-        }
+        self.into()
     }
 }
 

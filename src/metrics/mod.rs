@@ -15,6 +15,7 @@ use std::{
 use metrics::{Label, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
+use strum::{EnumIter, IntoEnumIterator as _, IntoStaticStr};
 
 use crate::{
     audit::cause::Cause,
@@ -55,7 +56,8 @@ impl Type {
 }
 
 /// Which processes export a metric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Source {
     /// Every process.
     All,
@@ -69,11 +71,7 @@ impl Source {
     /// The name in the documentation.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::All => "all",
-            Self::Scheduler => "scheduler",
-            Self::Worker => "worker",
-        }
+        self.into()
     }
 }
 
@@ -161,11 +159,11 @@ pub fn is_per_lab() -> bool {
 /// Initialises counters to zero: a rate does not see an increase from nothing. This happens before the database
 /// answers, because alerts use these counters to detect a worker that is waiting for it.
 pub fn worker_starts(rollups: &Rollups) {
-    for kind in JobKind::ALL.map(JobKind::name) {
+    for kind in JobKind::iter().map(JobKind::name) {
         JOBS_CLAIMED.add([kind], 0);
         JOBS_DISCARDED.add([kind], 0);
         DRIFT_FOUND.add([kind], 0);
-        for outcome in Outcome::ALL {
+        for outcome in Outcome::iter() {
             ATTEMPTS.add([kind, outcome.name()], 0);
         }
     }
@@ -181,7 +179,7 @@ pub fn worker_starts(rollups: &Rollups) {
 
 /// Like [`worker_starts`], for the scheduler.
 pub fn scheduler_starts() {
-    for kind in JobKind::ALL.map(JobKind::name) {
+    for kind in JobKind::iter().map(JobKind::name) {
         JOBS_ENQUEUED.add([kind], 0);
         for result in [RunState::Completed, RunState::Failed, RunState::Cancelled] {
             RUNS_ENDED.add([kind, result.name()], 0);
@@ -197,13 +195,14 @@ pub fn scheduler_starts() {
     }
     AUDIT_CHECKED.add([], 0);
     AUDIT_DRIFTED.add([], 0);
-    for cause in Cause::ALL {
+    for cause in Cause::iter() {
         AUDIT_DIFFERENCES.add([cause.name()], 0);
     }
 }
 
 /// How an attempt ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Outcome {
     /// Rows were written.
     Corrected,
@@ -222,22 +221,10 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// All outcomes.
-    pub const ALL: [Self; 7] =
-        [Self::Corrected, Self::Unchanged, Self::Failed, Self::TimedOut, Self::Panicked, Self::Released, Self::Refused];
-
     /// The label's value.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Corrected => "corrected",
-            Self::Unchanged => "unchanged",
-            Self::Failed => "failed",
-            Self::TimedOut => "timed_out",
-            Self::Panicked => "panicked",
-            Self::Released => "released",
-            Self::Refused => "refused",
-        }
+        self.into()
     }
 }
 

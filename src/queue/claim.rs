@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use strum::{EnumCount as _, IntoEnumIterator as _};
+
 use super::{FIRST_DUE_US, Job, JobKind, PAUSED, lease};
 use crate::{
     args,
@@ -131,7 +133,7 @@ pub struct Claimed {
 pub struct Claimer {
     seen: Option<(Instant, Waiting)>,
     /// The turn at which the next claim starts, by kind.
-    turns: [i64; JobKind::ALL.len()],
+    turns: [i64; JobKind::COUNT],
 }
 
 impl Claimer {
@@ -185,7 +187,7 @@ impl Claimer {
 
 /// Whether any job is left to run: running, on any worker, or waiting and not paused.
 pub async fn any_open(db: &Db) -> Result<bool, DbError> {
-    for kind in JobKind::ALL {
+    for kind in JobKind::iter() {
         let args = args![kind.name(), kind.name(), PAUSED, pause_name(kind)];
         if db.fetch_one(&OPEN, args, |row| row.flag(0)).await? {
             return Ok(true);
@@ -216,7 +218,7 @@ async fn look(db: &Db) -> Result<Waiting, DbError> {
     db.fetch_one(&WAITING, args![], |row| {
         let mut waiting =
             Waiting { is_due: false, kinds: Vec::new(), is_lab_paused: row.flag(6)?, is_lapsed: row.flag(7)? };
-        for (place, kind) in JobKind::ALL.into_iter().enumerate() {
+        for (place, kind) in JobKind::iter().enumerate() {
             let [is_due, is_paused] = [row.flag(2 * place)?, row.flag(2 * place + 1)?];
             if !is_paused {
                 waiting.kinds.push(kind);
@@ -234,7 +236,7 @@ async fn claim_once(
     worker_id: i64,
     limit: usize,
     waiting: &Waiting,
-    turns: [i64; JobKind::ALL.len()],
+    turns: [i64; JobKind::COUNT],
 ) -> Result<Option<Claimed>, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
     let Some(at_us) = tx.fetch_optional(&LEASE_HOLDS, args![worker_id], |row| row.int(0)).await? else {
@@ -261,7 +263,7 @@ async fn pick(
     tx: &mut Tx,
     limit: usize,
     kinds: &[JobKind],
-    turns: [i64; JobKind::ALL.len()],
+    turns: [i64; JobKind::COUNT],
 ) -> Result<Vec<(Job, i64)>, DbError> {
     let mut picked: Vec<(Job, i64)> = Vec::new();
     let mut due_again = limit.div_ceil(2);

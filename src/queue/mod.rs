@@ -21,9 +21,8 @@ pub mod enqueue;
 pub mod lease;
 pub mod settle;
 
-use std::{fmt, str::FromStr};
-
 use chrono::NaiveDate;
+use strum::{Display, EnumCount, EnumIter, EnumString, IntoStaticStr};
 
 /// Maximum number of jobs per run; a job's id is its run's id times this, plus its position.
 pub const JOBS_A_RUN_MAX: i64 = 100_000_000;
@@ -35,9 +34,26 @@ pub const FIRST_DUE_US: i64 = 1_000_000_000_000_000;
 /// The sort key of an available job whose lab is paused.
 pub const PAUSED: i64 = 9_000_000_000_000_000_000;
 
-/// What a job is for; also its priority: nightly before repair before rebuild.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
+/// What a job is for; also its priority: nightly before repair before rebuild, the order of the variants.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    clap::ValueEnum,
+    Display,
+    EnumCount,
+    EnumIter,
+    EnumString,
+    IntoStaticStr,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase", parse_err_ty = UnknownName, parse_err_fn = UnknownName::of)]
 pub enum JobKind {
     /// Enqueued by the scheduler for days that have closed.
     Nightly,
@@ -48,37 +64,31 @@ pub enum JobKind {
 }
 
 impl JobKind {
-    /// In descending priority.
-    pub const ALL: [Self; 3] = [Self::Nightly, Self::Repair, Self::Rebuild];
-
     /// The name in the database.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Nightly => "nightly",
-            Self::Repair => "repair",
-            Self::Rebuild => "rebuild",
-        }
-    }
-}
-
-impl fmt::Display for JobKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for JobKind {
-    type Err = UnknownName;
-
-    fn from_str(name: &str) -> Result<Self, UnknownName> {
-        by_name(&Self::ALL, Self::name, name, "job kind")
+        self.into()
     }
 }
 
 /// The state of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    clap::ValueEnum,
+    EnumIter,
+    EnumString,
+    IntoStaticStr,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase", parse_err_ty = UnknownName, parse_err_fn = UnknownName::of)]
 pub enum JobState {
     /// Waiting for a worker, or for its next attempt.
     Available,
@@ -93,19 +103,10 @@ pub enum JobState {
 }
 
 impl JobState {
-    /// In the order of a job's life cycle.
-    pub const ALL: [Self; 5] = [Self::Available, Self::Running, Self::Completed, Self::Discarded, Self::Cancelled];
-
     /// The name in the database.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Available => "available",
-            Self::Running => "running",
-            Self::Completed => "completed",
-            Self::Discarded => "discarded",
-            Self::Cancelled => "cancelled",
-        }
+        self.into()
     }
 
     /// Whether a job stays in this state until an operator changes it.
@@ -115,20 +116,15 @@ impl JobState {
     }
 }
 
-impl FromStr for JobState {
-    type Err = UnknownName;
-
-    fn from_str(name: &str) -> Result<Self, UnknownName> {
-        by_name(&Self::ALL, Self::name, name, "job state")
-    }
-}
-
-/// An unknown name.
+/// A name in the database that this version does not know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown {what} {name:?}")]
-pub struct UnknownName {
-    what: &'static str,
-    name: String,
+#[error("unknown name {0:?}")]
+pub struct UnknownName(String);
+
+impl UnknownName {
+    pub(crate) fn of(name: &str) -> Self {
+        Self(name.to_owned())
+    }
 }
 
 /// A row that contains an unknown name cannot be read.
@@ -136,17 +132,6 @@ impl From<UnknownName> for sqlx::Error {
     fn from(unknown: UnknownName) -> Self {
         Self::Decode(Box::new(unknown))
     }
-}
-
-/// The item of `all` with this name in the database.
-pub(crate) fn by_name<T: Copy>(
-    all: &[T],
-    name_of: fn(T) -> &'static str,
-    name: &str,
-    what: &'static str,
-) -> Result<T, UnknownName> {
-    let found = all.iter().copied().find(|one| name_of(*one) == name);
-    found.ok_or_else(|| UnknownName { what, name: name.to_owned() })
 }
 
 /// The run that a job belongs to.

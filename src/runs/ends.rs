@@ -106,7 +106,7 @@ pub(crate) async fn lock_running(tx: &mut Tx, id: i64) -> Result<Option<Run>, Db
 }
 
 async fn is_running(tx: &mut Tx, lock: &Statement, id: i64) -> Result<bool, DbError> {
-    let state = tx.fetch_optional(lock, args![id], |row| Ok(RunState::parse(&row.text(0)?)?)).await?;
+    let state = tx.fetch_optional(lock, args![id], |row| Ok(row.text(0)?.parse::<RunState>()?)).await?;
     Ok(state == Some(RunState::Running))
 }
 

@@ -19,6 +19,7 @@ pub mod records;
 pub mod repair;
 
 use chrono::{DateTime, NaiveDate, Utc};
+use strum::{EnumString, IntoStaticStr};
 
 pub(crate) use ends::{end_cancelled, hold_running, lock_running};
 pub use ends::{lock, reopen, try_close};
@@ -30,7 +31,7 @@ use crate::{
     args,
     db::{Arg, Db, DbError, Query, Row, Tx, clipped},
     queue::{
-        JOBS_A_RUN_MAX, JobKind, UnknownName, by_name,
+        JOBS_A_RUN_MAX, JobKind, UnknownName,
         enqueue::{self, Batch},
     },
     recompute::shrink::MaxShrink,
@@ -81,8 +82,9 @@ statement!(RUNS_OPEN, "open runs", run_select!("WHERE state = 'running' ORDER BY
 statement!(RUNS_OPEN_NEXT, "next open runs", run_select!("WHERE state = 'running' AND id > ? ORDER BY id LIMIT ?"));
 
 /// The state of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, clap::ValueEnum, EnumString, IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase", parse_err_ty = UnknownName, parse_err_fn = UnknownName::of)]
 pub enum RunState {
     /// Some of its jobs are open.
     Running,
@@ -98,17 +100,7 @@ impl RunState {
     /// The name in the database.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    fn parse(name: &str) -> Result<Self, UnknownName> {
-        let all = [Self::Running, Self::Completed, Self::Failed, Self::Cancelled];
-        by_name(&all, Self::name, name, "run state")
+        self.into()
     }
 }
 
@@ -153,7 +145,7 @@ impl Run {
             id: row.int(0)?,
             rollup: row.text(1)?,
             kind: row.text(2)?.parse()?,
-            state: RunState::parse(&row.text(3)?)?,
+            state: row.text(3)?.parse()?,
             reason: row.text(4)?,
             requested_by: row.text(5)?,
             time_zone: row.text_or_null(6)?,

@@ -10,6 +10,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use strum::IntoEnumIterator as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{Scheduler, Tick, audits, dirty, nightly, pace::Pace};
@@ -138,7 +139,7 @@ async fn observe(tick: &Tick<'_>, shown: &mut Shown) -> Result<(), DbError> {
     let run_counts = count(&mut tx, &RUN_COUNTS, args![]).await?;
     let pauses = pause::list(&mut tx).await?;
     let oldest = stats::oldest_waiting(&mut tx, &open).await?;
-    for kind in JobKind::ALL {
+    for kind in JobKind::iter() {
         for state in STATES {
             JOBS.set([kind.name(), state], counted(&counts, kind.name(), state));
         }

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use strum::IntoEnumIterator as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -177,7 +178,7 @@ fn report_new(found: BTreeMap<i64, String>, reported: &mut BTreeMap<i64, String>
 
 /// How far the runs are that are open.
 fn show_progress(open: &[(JobKind, Progress)]) {
-    for kind in JobKind::ALL {
+    for kind in JobKind::iter() {
         let runs = || open.iter().filter(|(of, _)| *of == kind).map(|(_, progress)| progress);
         RUN_JOBS.set([kind.name()], runs().map(Progress::total).sum::<u64>() as f64);
         RUN_JOBS_ENDED.set([kind.name()], runs().map(Progress::ended).sum::<u64>() as f64);

@@ -88,7 +88,10 @@ impl Existing {
             Dialect::MySql => (trigger.body.clone(), trigger.when),
             Dialect::Sqlite => (trigger.create(dialect), ""),
         };
-        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        // MariaDB keeps the text of its own comments without their marks.
+        let is_mark = |word: &&str| ["/*M!", "*/"].contains(word);
+        let words =
+            |text: &str| text.split_whitespace().filter(|word| !is_mark(word)).map(str::to_owned).collect::<Vec<_>>();
         self.table.eq_ignore_ascii_case(&trigger.table)
             && self.when == when
             && words(self.text.trim_end_matches(';')) == words(&wanted)

@@ -5,8 +5,10 @@
 //!
 //! On MySQL every error inside is swallowed (`CONTINUE HANDLER FOR SQLEXCEPTION`): a full disk or a revoked privilege
 //! costs the mark, never the user's statement. It uses `INSERT … VALUES` rather than `INSERT … SELECT`, because the
-//! latter holds InnoDB's auto-increment lock until the user's statement ends. SQLite has no handlers; there the table
-//! has no constraint that a mark could violate.
+//! latter holds InnoDB's auto-increment lock until the user's statement ends. And it checks unique keys even if the
+//! user's session does not: otherwise MariaDB inserts into an empty table in bulk, locks all of it, and undoes more
+//! than the statement that fails (MariaDB's manual, "InnoDB Bulk Insert"). SQLite has no handlers; there the table has
+//! no constraint that a mark could violate.
 
 use std::fmt::Write as _;
 
@@ -105,9 +107,13 @@ fn mysql_body(statements: &str) -> String {
     format!("BEGIN\n    DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;\n{statements}END")
 }
 
+/// Opens a statement for which MariaDB checks unique keys.
+const CHECKED: &str = "/*M! SET STATEMENT unique_checks = 1 FOR */";
+
 fn mysql_mark(table: &Watched<'_>, prefix: &str) -> String {
     let values = row(prefix, &table.marked);
-    format!("INSERT INTO daymend_dirty ({}, marked_at) VALUES ({values}, UTC_TIMESTAMP(6));", mark_columns(table.mark))
+    let columns = mark_columns(table.mark);
+    format!("{CHECKED} INSERT INTO daymend_dirty ({columns}, marked_at) VALUES ({values}, UTC_TIMESTAMP(6));")
 }
 
 /// `OLD.a <=> NEW.a AND …`

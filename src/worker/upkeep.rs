@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use strum::IntoEnumIterator as _;
 use tokio::sync::mpsc;
 
 use super::{End, Session, fault, room::Room, throttle, wait_for};
@@ -143,7 +144,7 @@ async fn ack(session: &Session, mut acks: Acks, how: Locked, locked: &mut Acks) 
         // will do.
         let refused_jobs = jobs.len() - usize::try_from(completed.found).unwrap_or(0).min(jobs.len());
         let (refused_jobs, acked) = jobs.split_at(refused_jobs);
-        for kind in JobKind::ALL {
+        for kind in JobKind::iter() {
             let count = acked.iter().filter(|job| job.kind == kind).count();
             if count > 0 {
                 ATTEMPTS.add([kind.name(), Outcome::Unchanged.name()], count as u64);

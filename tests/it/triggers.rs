@@ -4,9 +4,13 @@ use std::{
     cell::Cell,
     fs,
     process::{Command, Stdio},
+    time::Duration,
 };
 
-use daymend::args;
+use daymend::{
+    args,
+    db::{Mode, Query},
+};
 
 use crate::{
     on_both,
@@ -219,13 +223,13 @@ async fn a_users_statement_does_not_notice_the_triggers(engine: Engine) {
     db.install_dirty_triggers().await;
     // Marks have ids of their own, which must not become the last insert id of the user's statement.
     db.execute("INSERT INTO daymend_dirty (id, marked_at) VALUES (5000, '2026-01-01 00:00:00')", vec![]).await;
-    let mut tx = db.admin.begin(daymend::db::Mode::Write).await.unwrap();
+    let mut tx = db.admin.begin(Mode::Write).await.unwrap();
     let insert = "INSERT INTO billing (lab_id, billTime, isCancelled, modified_at) VALUES (1, '2026-06-10 06:00:00', 0, '2026-06-10 06:00:00')";
     for id in 1..=3 {
-        assert_eq!(tx.insert(daymend::db::Query::new("bill", insert), args![]).await.unwrap(), id);
+        assert_eq!(tx.insert(Query::new("bill", insert), args![]).await.unwrap(), id);
     }
     let cancel = "UPDATE billing SET isCancelled = 1";
-    assert_eq!(tx.execute(daymend::db::Query::new("cancel", cancel), args![]).await.unwrap(), 3);
+    assert_eq!(tx.execute(Query::new("cancel", cancel), args![]).await.unwrap(), 3);
     tx.rollback().await.unwrap();
     assert_eq!(db.marks().await, 1, "what is rolled back leaves no mark");
 }
@@ -255,6 +259,31 @@ async fn a_trigger_that_fails_does_not_fail_the_users_statement() {
         }
     }
     assert_eq!(db.number("SELECT DAY(billTime) FROM billing").await, 13, "each statement was carried out");
+}
+
+/// With its checks off, as loaders of dumps have them, MariaDB inserts into an empty table in bulk: it locks the whole
+/// table, and a statement that fails takes the earlier ones of its transaction along.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_without_checks_keeps_nobody_waiting_and_loses_no_row() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    db.add_bill(1, 1, &Bill { at: "2026-06-10T06:00:00Z".parse().unwrap(), ..Bill::default() }).await;
+    db.install_dirty_triggers().await;
+    let bill = |id: i64| {
+        let values = format!("({id}, 1, '2026-06-10 06:00:00', 0, '2026-06-10 06:00:00')");
+        format!("INSERT INTO billing (id, lab_id, billTime, isCancelled, modified_at) VALUES {values}")
+    };
+    let mut loader = db.admin.begin(Mode::Write).await.unwrap();
+    let mut load = async |sql: &str| loader.execute(Query::new("load", sql), args![]).await;
+    load("SET SESSION unique_checks = 0, foreign_key_checks = 0").await.unwrap();
+    load(&bill(11)).await.unwrap();
+    // Another user's bill is not kept waiting by the first mark.
+    tokio::time::timeout(Duration::from_secs(4), db.execute(&bill(12), args![])).await.expect("a free table of marks");
+    load(&bill(1)).await.expect_err("a bill that exists");
+    load(&bill(13)).await.unwrap();
+    loader.commit().await.unwrap();
+    assert_eq!(db.number("SELECT COUNT(*) FROM billing").await, 4, "11 is there although a later one failed");
+    assert_eq!(db.marks().await, 3);
 }
 
 /// An account that lacks a privilege is told which one, and no triggers are left behind.
@@ -297,10 +326,10 @@ async fn missing_rights_are_named_and_nothing_is_half_done() {
     db.execute(&format!("CREATE USER {name}_app@'%' IDENTIFIED BY 'secret'"), vec![]).await;
     db.execute(&format!("GRANT SELECT, INSERT ON {name}.billing TO {name}_app@'%'"), vec![]).await;
     let app = daymend::db::connect(&format!("mysql://{name}_app:secret@{place}"), 1.into()).unwrap();
-    let mut tx = app.begin(daymend::db::Mode::Write).await.unwrap();
+    let mut tx = app.begin(Mode::Write).await.unwrap();
     let insert =
         "INSERT INTO billing (lab_id, billTime, modified_at) VALUES (1, '2026-06-10 06:00:00', '2026-06-10 06:00:00')";
-    tx.execute(daymend::db::Query::new("bill", insert), args![]).await.unwrap();
+    tx.execute(Query::new("bill", insert), args![]).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(db.marks().await, 1);
     run_ok(&db, &["triggers", "remove"]);
@@ -352,12 +381,12 @@ async fn a_trigger_that_fires_at_another_moment_is_replaced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_is_in_use_for_a_moment_is_waited_for() {
     let db = TestDb::new(Engine::MariaDb).await;
-    let mut user = db.admin.begin(daymend::db::Mode::Write).await.unwrap();
-    user.fetch_all(daymend::db::Query::new("test", "SELECT id FROM billing"), args![], |_| Ok(())).await.unwrap();
+    let mut user = db.admin.begin(Mode::Write).await.unwrap();
+    user.fetch_all(Query::new("test", "SELECT id FROM billing"), args![], |_| Ok(())).await.unwrap();
     let mut install = crate::support::process::command(&db, &["triggers", "install"]);
     let install = tokio::task::spawn_blocking(move || install.output().unwrap());
     // Longer than one attempt.
-    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     assert!(!install.is_finished(), "{:?}", install.await);
     user.rollback().await.unwrap();
     let output = install.await.unwrap();

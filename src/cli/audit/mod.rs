@@ -280,7 +280,7 @@ pub(super) async fn again(
 /// Runs an audit with a progress bar.
 async fn watched(db: &Db, rollup: &Rollup, plan: &Plan, options: &audit::Options) -> anyhow::Result<Report> {
     let total = plan.days();
-    let mut bar = Bar::new("audit");
+    let mut bar = Bar::new("audit", "days");
     let progress = |done, drifted| bar.update_noting(done, total, drifted, "drifted");
     let report = audit::run(db, rollup, plan, options, progress).await;
     bar.finish();

@@ -20,6 +20,9 @@ use crate::{
     rollup::source,
 };
 
+/// How many runs are named at most.
+const RUNS_SHOWN: usize = 50;
+
 /// Which jobs to change.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ChangeArgs {
@@ -48,7 +51,7 @@ impl ChangeArgs {
         let runs = if self.dry_run {
             change::plan(db, change, &filter).await?
         } else {
-            let mut bar = Bar::new("queue");
+            let mut bar = Bar::new("queue", "jobs");
             let changed = change::apply(db, change, &filter, &who, |jobs, total| bar.update(jobs, total)).await;
             bar.finish();
             changed?
@@ -70,8 +73,11 @@ fn print_touched(global: &Global, runs: &[(i64, u64)], verb: &str, dry_run: bool
         print_json(&serde_json::json!({ "jobs": total, "runs": list, "dry_run": dry_run }))?;
         return Ok(Exit::Ok.into());
     }
-    for (run, jobs) in runs {
+    for (run, jobs) in runs.iter().take(RUNS_SHOWN) {
         println!("run {run}: {jobs} job(s) {verb}");
+    }
+    if runs.len() > RUNS_SHOWN {
+        println!("… and {} more run(s); --json lists all", runs.len() - RUNS_SHOWN);
     }
     println!("{total} job(s) of {} run(s) {verb}", runs.len());
     Ok(Exit::Ok.into())

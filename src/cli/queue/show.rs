@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
+use strum::IntoEnumIterator as _;
 
 use crate::{
     cli::{Exit, Global, print_json, usage},
@@ -29,13 +30,13 @@ pub(super) async fn stats(global: &Global, db: &Db) -> anyhow::Result<ExitCode> 
         return Ok(Exit::Ok.into());
     }
     let mut jobs = table(&["kind", ">available", ">running", ">completed", ">discarded", ">cancelled"]);
-    for kind in JobKind::ALL {
+    for kind in JobKind::iter() {
         let count = |state| {
             let found = stats.counts.iter().find(|count| (count.kind, count.state) == (kind, state));
             found.map_or(0, |count| count.jobs).to_string()
         };
         let mut row = vec![kind.to_string()];
-        row.extend(JobState::ALL.map(count));
+        row.extend(JobState::iter().map(count));
         jobs.add_row(row);
     }
     println!("{jobs}");

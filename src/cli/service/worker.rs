@@ -3,6 +3,7 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Args;
+use strum::IntoEnumIterator as _;
 
 use super::{CONNECTIONS_SPARE, time};
 use crate::{
@@ -221,7 +222,7 @@ async fn left_paused(db: &Db) -> Result<Vec<(u64, String)>, DbError> {
     tx.commit().await?;
     let mut left = Vec::new();
     for pause in pauses {
-        let kind = JobKind::ALL.into_iter().find(|kind| Target::Kind(*kind).name() == pause.what);
+        let kind = JobKind::iter().find(|kind| Target::Kind(*kind).name() == pause.what);
         let labs: Vec<i64> = pause.lab_id.into_iter().collect();
         let target = labs.first().map(|lab| format!("--lab {lab}")).or(kind.map(|kind| kind.to_string()));
         let filter = Filter { labs, kind, state: Some(JobState::Available), ..Filter::default() };

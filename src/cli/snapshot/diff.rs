@@ -1,18 +1,13 @@
 //! `daymend snapshot diff`.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
 use super::{Exit, Global, StoreArgs, explained, find, now, print_json, restore, usage, warn_of_ahead};
 use crate::{
     error::chain,
-    output::{table::table, tell},
+    output::{bar, table::table},
     snapshot::{
         Manifest, Name, Opened, SnapshotError, Store,
         diff::{self, Diff, Rows, filter::Condition},
@@ -147,8 +142,11 @@ async fn pair(
     options: &mut diff::Options,
 ) -> anyhow::Result<(Diff, Option<Opened>)> {
     let (old, was) = (Side::snapshot(&older.manifest, &older.db), &older.manifest.server);
+    let asked = |table: &str| options.tables.is_empty() || options.tables.iter().any(|asked| asked == table);
+    let copies = older.manifest.tables.iter().filter(|copy| asked(&copy.table.name));
+    let expected = copies.map(|copy| copy.rows).sum();
     let mut progress =
-        progress(global, format!("{} to {}", old.label, newer.map_or("live".to_owned(), Name::to_string)));
+        progress(global, format!("{} to {}", old.label, newer.map_or("live".to_owned(), Name::to_string)), expected);
     let opened = match newer {
         Some(name) => Some(open(store, *name).await.map_err(explained)?),
         None => None,
@@ -205,14 +203,12 @@ pub(super) fn check_tables(tables: &[String], snapshot: &Side) -> anyhow::Result
     }
 }
 
-/// Reports on standard error, every few seconds, how many rows have been compared.
-pub(super) fn progress(global: &Global, what: String) -> impl FnMut(u64) + Send + use<> {
-    let is_quiet = global.json;
-    let mut said = Instant::now();
+/// Shows how many rows are done, of about `expected` (0 if unknown), until it is dropped.
+pub(super) fn progress(global: &Global, what: String, expected: u64) -> impl FnMut(u64) + Send + use<> {
+    let mut bar = (!global.json).then(|| bar::Rows::new(what));
     move |rows| {
-        if !is_quiet && said.elapsed() > Duration::from_secs(5) {
-            said = Instant::now();
-            tell(format_args!("{what}: {rows} rows"));
+        if let Some(bar) = &mut bar {
+            bar.update(rows, expected, "");
         }
     }
 }

@@ -16,8 +16,8 @@ use crate::{
 /// Options of `daymend snapshot take`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Options {
-    /// A table to copy, instead of those that daymend reads and writes
-    #[arg(long = "table", value_name = "TABLE", conflicts_with = "all")]
+    /// Tables to copy, such as a,b, instead of those that daymend reads and writes
+    #[arg(long = "table", value_name = "TABLE", value_delimiter = ',', conflicts_with = "all")]
     tables: Vec<String>,
 
     /// Copy every table of the database; needs SELECT on the whole database

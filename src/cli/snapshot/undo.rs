@@ -86,7 +86,7 @@ impl Options {
             reader.writer()?.append(&[Record::Days { labs: days.labs.clone() }])?;
         }
         let half_done = HalfDone::new(global, "run it again to continue");
-        let mut say = progress(global, if self.dry_run { "checked" } else { "undone" }.to_owned());
+        let mut say = progress(global, if self.dry_run { "checked" } else { "undone" }.to_owned(), 0);
         let mut progress = |rows| {
             half_done.is_at(if self.dry_run { 0 } else { rows });
             say(rows);
@@ -95,6 +95,7 @@ impl Options {
             true => undo.foretell(&mut reader, &mut progress).await,
             false => undo.run(&mut reader, &mut progress).await,
         };
+        drop(say);
         let undone = undone.map_err(restore::with_rights)?;
         let exit = if undone.left.is_empty() { Exit::Ok } else { Exit::Drift };
         if self.dry_run {

@@ -142,7 +142,17 @@ async fn read(tx: &mut Tx, filter: &Filter, id: Option<i64>, limit: u32) -> Resu
         args.push(Arg::Int(id));
     }
     args.push(limit.into());
-    let sql = format!("SELECT {COLUMNS} FROM daymend_jobs WHERE {condition} ORDER BY id LIMIT ?");
+    // The server expects to find enough jobs of a state among the first by id, and reads all if there are none.
+    let by_state = match filter.state {
+        Some(JobState::Available | JobState::Running | JobState::Discarded)
+            if filter.run.is_none() && filter.labs.is_empty() =>
+        {
+            condition.push_str(" AND kind IN ('nightly', 'repair', 'rebuild')");
+            "{force_claim}"
+        }
+        _ => "",
+    };
+    let sql = format!("SELECT {COLUMNS} FROM daymend_jobs {by_state} WHERE {condition} ORDER BY id LIMIT ?");
     tx.fetch_all(Query::new("list jobs", sql), args, |row| JobRow::from_row(&row)).await
 }
 

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
+use strum::IntoEnumIterator as _;
 
 use super::write_log;
 use crate::{
@@ -136,7 +137,7 @@ pub async fn resume(db: &Db, target: Target, who: &str) -> Result<Option<u64>, D
 async fn unpark(tx: &mut Tx, lab: i64) -> Result<u64, DbError> {
     // Read once, so that all parked jobs get turns counted from the same front.
     let mut fronts = HashMap::new();
-    for kind in JobKind::ALL {
+    for kind in JobKind::iter() {
         fronts.insert(kind, enqueue::front(tx, kind).await?);
     }
     // How many jobs of each run already have a turn.

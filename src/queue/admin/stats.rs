@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
+use strum::IntoEnumIterator as _;
 
 use super::pause::{self, Pause, Target};
 use crate::{
@@ -179,7 +180,7 @@ pub(crate) async fn oldest_waiting(tx: &mut Tx, open: &[Run]) -> Result<BTreeMap
     let resumed = tx.fetch_all(&RESUMES, args![], |row| Ok((row.text(0)?, row.instant(1)?))).await?;
     let resumed: HashMap<String, DateTime<Utc>> = resumed.into_iter().collect();
     let mut oldest = BTreeMap::new();
-    for kind in JobKind::ALL {
+    for kind in JobKind::iter() {
         let due = tx.fetch_optional(&OLDEST_DUE, args![kind.name(), FIRST_DUE_US], |row| {
             Ok((DateTime::from_timestamp_micros(row.int(1)?).unwrap_or(now), run_of(row.int(0)?)))
         });

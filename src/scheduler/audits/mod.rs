@@ -13,6 +13,7 @@ mod slice;
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use strum::IntoEnumIterator as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -74,7 +75,7 @@ pub(super) async fn audit_until(scheduler: &Scheduler<'_>, shutdown: &Cancellati
 pub(super) async fn observe(db: &Db, rollup: &str) -> Result<(), DbError> {
     if let Some(at) = slices::last_ended(db, rollup).await? {
         AUDIT_LAST.set([], at.timestamp() as f64);
-        let mut found: BTreeMap<String, i64> = Cause::ALL.map(|cause| (cause.name().to_owned(), 0)).into();
+        let mut found: BTreeMap<String, i64> = Cause::iter().map(|cause| (cause.name().to_owned(), 0)).collect();
         found.extend(slices::found_last(db, rollup).await?);
         for (cause, rows) in found {
             AUDIT_LAST_DIFFERENCES.set([&cause], rows as f64);

@@ -33,8 +33,13 @@ pub(super) struct Views {
     pub(super) live: Tx,
 }
 
-/// Finds the candidates and judges them.
-pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Remap>) -> Result<(), SnapshotError> {
+/// Finds the candidates and judges them. `progress` is told how many rows of the snapshot have been looked for.
+pub async fn plan(
+    context: &Context,
+    exclusions: &Exclusions,
+    remap: Option<&Remap>,
+    mut progress: impl FnMut(u64),
+) -> Result<(), SnapshotError> {
     let mut views = Views {
         snapshot: context.snapshot.db.begin(Mode::Snapshot).await?,
         live: context.live.db.begin(Mode::Snapshot).await?,
@@ -43,12 +48,17 @@ pub async fn plan(context: &Context, exclusions: &Exclusions, remap: Option<&Rem
     let excluded = exclusions.within(context);
     let remap = remap.map(|remap| remap.within(context)).transpose()?;
     let remap = remap.as_ref();
+    let mut looked = 0;
+    let mut add = |rows| {
+        looked += rows;
+        progress(looked);
+    };
     for group in &context.groups {
         let mut is_again = false;
         loop {
             let mut found = 0;
             for table in group.tables.iter().copied().filter(|table| judged[*table]) {
-                found += find(context, &mut views, table, is_again, &excluded, remap).await?;
+                found += find(context, &mut views, table, is_again, &excluded, remap, &mut add).await?;
             }
             // No order of the group's tables puts every key before those that contain it.
             is_again = strangers::is_within(context, group);
@@ -107,11 +117,13 @@ async fn find(
     is_again: bool,
     excluded: &Excluded<'_>,
     remap: Option<&Remap>,
+    progress: &mut impl FnMut(u64),
 ) -> Result<usize, SnapshotError> {
     let shape = &context.shapes[table];
     let mut count = 0;
     let mut pages = context.snapshot.pages(shape);
     while let Some(page) = pages.next(&mut views.snapshot).await? {
+        progress(page.len() as u64);
         let keys: Vec<Cells> = page.iter().map(|row| shape.key_of(row)).collect();
         let live = context.live.lookup(&mut views.live, shape, &shape.key, &keys, false).await?;
         let strange = strangers::why(context, views, table, &page).await?;

@@ -1,8 +1,11 @@
 //! What becomes of a candidate.
 
+use strum::{EnumString, IntoStaticStr};
+
 /// What is, or will be, done with a row of the snapshot that is missing from the live database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, EnumString, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "lowercase")]
 pub enum State {
     /// It will be restored.
     Missing,
@@ -11,8 +14,10 @@ pub enum State {
     /// It was entered again under another key; references to it are rewritten to that key.
     Mapped,
     /// Its unique key is held by an unrelated row that already existed when the snapshot was taken.
+    #[strum(serialize = "taken over")]
     TakenOver,
     /// Its own key is now used by a row with another identity.
+    #[strum(serialize = "id reused")]
     Reused,
     /// It cannot be told which row holds its unique key.
     Ambiguous,
@@ -21,36 +26,15 @@ pub enum State {
     /// It cannot be inserted, because of the database or its parents.
     Deferred,
     /// Its table was not asked for.
+    #[strum(serialize = "left out")]
     LeftOut,
 }
 
 impl State {
-    const ALL: [Self; 9] = [
-        Self::Missing,
-        Self::Restored,
-        Self::Mapped,
-        Self::TakenOver,
-        Self::Reused,
-        Self::Ambiguous,
-        Self::Excluded,
-        Self::Deferred,
-        Self::LeftOut,
-    ];
-
     /// The name in the working file and in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Restored => "restored",
-            Self::Mapped => "mapped",
-            Self::TakenOver => "taken over",
-            Self::Reused => "id reused",
-            Self::Ambiguous => "ambiguous",
-            Self::Excluded => "excluded",
-            Self::Deferred => "deferred",
-            Self::LeftOut => "left out",
-        }
+        self.into()
     }
 
     /// The state with that name.
@@ -58,8 +42,7 @@ impl State {
     /// # Errors
     /// If there is none: what becomes of the row must not be guessed.
     pub(super) fn parse(name: &str) -> Result<Self, sqlx::Error> {
-        let state = Self::ALL.into_iter().find(|state| state.name() == name);
-        state.ok_or_else(|| sqlx::Error::Decode(format!("`{name}` is not a state of a row").into()))
+        name.parse().map_err(|_| sqlx::Error::Decode(format!("`{name}` is not a state of a row").into()))
     }
 
     /// Whether it should be restored if possible.

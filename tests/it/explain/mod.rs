@@ -19,6 +19,7 @@ use daymend::{
     rollup::HISTORICAL_SUMMARY,
     runs::{self, JobLimits, NewRun},
 };
+use strum::IntoEnumIterator as _;
 
 use crate::{
     on_both,
@@ -193,7 +194,7 @@ fn hot_statements(run: i64, worker: i64, jobs: &[i64]) -> Vec<(Query<'static>, V
         ("jobs waiting", args![], CLAIM),
         ("doctor discarded jobs", args![1001_i64], CLAIM),
     ];
-    for kind in JobKind::ALL.map(JobKind::name) {
+    for kind in JobKind::iter().map(JobKind::name) {
         hot.extend([
             ("claim due", args![kind, FIRST_DUE_US, BATCH], CLAIM),
             ("claim turn", args![kind, 0_i64, FIRST_DUE_US, BATCH], CLAIM),

@@ -18,6 +18,7 @@ use daymend::{
     },
     rollup::HISTORICAL_SUMMARY,
 };
+use strum::IntoEnumIterator as _;
 
 use super::{ATTEMPTS_MAX, LIMIT, LONG, complete, count, day, days, new_run, now, stored, take, take_one, worker};
 use crate::{
@@ -136,7 +137,7 @@ async fn a_claim_stamps_its_jobs_with_worker_and_attempt(engine: Engine) {
 
 async fn a_lab_and_day_never_runs_twice_at_once(engine: Engine) {
     let db = Arc::new(TestDb::new(engine).await);
-    for kind in JobKind::ALL {
+    for kind in JobKind::iter() {
         new_run(&db, kind, &[(1, days(5))]).await;
     }
     let running = Arc::new(Mutex::new(BTreeSet::new()));

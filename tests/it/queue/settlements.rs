@@ -22,6 +22,7 @@ use daymend::{
     recompute::Changes,
     runs::{self, RunState},
 };
+use strum::IntoEnumIterator as _;
 
 use super::{
     ATTEMPTS_MAX, LIMIT, LONG, complete, count, day, days, end_lease, failure, new_run, now, outcomes, stored, take,
@@ -131,7 +132,7 @@ async fn a_released_job_keeps_its_attempt_and_rests(engine: Engine) {
 async fn handing_back_restores_the_attempts_of_that_worker_alone(engine: Engine) {
     let db = TestDb::new(engine).await;
     let (leaving, staying) = (worker(&db, LONG).await, worker(&db, LONG).await);
-    for kind in JobKind::ALL {
+    for kind in JobKind::iter() {
         new_run(&db, kind, &[(kind as i64, days(2))]).await;
     }
     let mine = take(&db, leaving, 4).await;
@@ -157,7 +158,7 @@ async fn handing_back_restores_the_attempts_of_that_worker_alone(engine: Engine)
 async fn a_lease_that_ran_out_frees_its_jobs_and_cannot_be_extended(engine: Engine) {
     let db = TestDb::new(engine).await;
     let (dying, living) = (worker(&db, LONG).await, worker(&db, LONG).await);
-    for kind in JobKind::ALL {
+    for kind in JobKind::iter() {
         new_run(&db, kind, &[(kind as i64, days(2))]).await;
     }
     let held = take(&db, dying, 4).await;

@@ -27,6 +27,7 @@ use daymend::{
     runs::{self, JobLimits, NewRun},
 };
 use proptest::sample::Index;
+use strum::IntoEnumIterator as _;
 
 use super::{
     LEASE_US, Loss, Op, Pick, SLOTS, Which,
@@ -347,8 +348,8 @@ impl Driver {
             let progress = runs::progress(&mut tx, id).await?;
             tx.commit().await?;
             let counted =
-                [progress.available, progress.running, progress.completed, progress.discarded, progress.cancelled];
-            let model = JobState::ALL.map(|state| self.model.count(id, state));
+                vec![progress.available, progress.running, progress.completed, progress.discarded, progress.cancelled];
+            let model = JobState::iter().map(|state| self.model.count(id, state)).collect::<Vec<_>>();
             equal(&format!("progress of run {id}"), &model, &counted)?;
             equal("progress when it closed", &closed.map(|_| progress), &closed.map(|(_, progress)| progress))?;
         }

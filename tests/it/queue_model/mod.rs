@@ -18,6 +18,7 @@ use proptest::{
     sample::{Index, select, subsequence},
     test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner},
 };
+use strum::IntoEnumIterator as _;
 
 use crate::{
     on_both,
@@ -161,7 +162,7 @@ struct Which {
 }
 
 fn kinds() -> impl Strategy<Value = JobKind> {
-    select(&JobKind::ALL)
+    select(JobKind::iter().collect::<Vec<_>>())
 }
 
 fn labs() -> impl Strategy<Value = i64> {
@@ -191,7 +192,7 @@ fn whichs() -> impl Strategy<Value = Which> {
         prop_oneof![3 => Just(Vec::new()), 1 => vec(labs(), 1..3)],
         option::weighted(0.15, 0..30_u64),
         option::weighted(0.15, 0..30_u64),
-        option::weighted(0.15, select(&JobState::ALL)),
+        option::weighted(0.15, select(JobState::iter().collect::<Vec<_>>())),
         option::weighted(0.15, kinds()),
         option::weighted(0.15, select(&["OUT of", "lab 1", "100%", "1_0", "again and again", "nothing has it"])),
     )

@@ -101,7 +101,7 @@ async fn what_is_committed_is_not_inserted_again(engine: Engine) {
     scene.execute_all(&["DELETE FROM pets"]).await;
     let restore = Restore::new(&scene, name, &scene.db.admin, &[]).await;
     let context = &restore.context;
-    plan::plan(context, &Exclusions::default(), None).await.unwrap();
+    plan::plan(context, &Exclusions::default(), None, |_| {}).await.unwrap();
     // An error of the working file must not count as a rejection of the row by the lab system's database.
     restore.tamper(
         "CREATE TRIGGER full BEFORE UPDATE ON candidates WHEN NEW.state = 'restored'
@@ -133,7 +133,7 @@ async fn who_is_entered_again_while_a_restore_runs_is_not_there_twice(engine: En
     let relations = Relations::parse("r.toml", "[[identity]]\ntable = 'people'\ncolumns = 'name'\n").unwrap();
     let restore = Restore::by(&scene, name, &scene.db.admin, &[], relations).await;
     let context = &restore.context;
-    plan::plan(context, &Exclusions::default(), None).await.unwrap();
+    plan::plan(context, &Exclusions::default(), None, |_| {}).await.unwrap();
     scene.execute_all(&["INSERT INTO people VALUES (100, 'new', 'n2')"]).await;
     let locked = LockedFile::create(&scene.path("undo.jsonl")).unwrap();
     let undo = locked.writer(&Header::new(&name.to_string(), &scene.db.admin, Tables::new()).await.unwrap()).unwrap();
@@ -169,7 +169,7 @@ async fn who_takes_an_id_while_a_restore_runs_is_referred_to_by_nobody(engine: E
         scene.execute_all(&["DELETE FROM members WHERE id = 9", "DELETE FROM members WHERE id = 10"]).await;
         let restore = Restore::new(&scene, name, &scene.db.admin, &[]).await;
         let context = &restore.context;
-        plan::plan(context, &Exclusions::default(), None).await.unwrap();
+        plan::plan(context, &Exclusions::default(), None, |_| {}).await.unwrap();
         scene.execute_all(&[insert.replace("boss", "stranger")]).await;
         let locked = LockedFile::create(&scene.path("undo.jsonl")).unwrap();
         let undo =
@@ -208,7 +208,7 @@ async fn a_reference_by_another_column_reads_no_whole_table(engine: Engine) {
     let mut restore = Restore::by(&scene, name, &scene.db.admin, &["pets"], relations).await;
     let context = &mut restore.context;
     // The file is open already.
-    plan::plan(context, &Exclusions::default(), None).await.unwrap();
+    plan::plan(context, &Exclusions::default(), None, |_| {}).await.unwrap();
     context.index().await.unwrap();
     let query = "EXPLAIN QUERY PLAN SELECT id FROM people WHERE code IN (?, ?)";
     let mut tx = context.snapshot.db.begin(Mode::Snapshot).await.unwrap();
@@ -232,7 +232,7 @@ async fn references_that_nobody_can_look_at_are_no_success(engine: Engine) {
     scene.execute_all(&["DELETE FROM people WHERE id = 1"]).await;
     let restore = Restore::new(&scene, name, &scene.db.admin, &[]).await;
     let context = &restore.context;
-    plan::plan(context, &Exclusions::default(), None).await.unwrap();
+    plan::plan(context, &Exclusions::default(), None, |_| {}).await.unwrap();
     let locked = LockedFile::create(&scene.path("undo.jsonl")).unwrap();
     let undo = locked.writer(&Header::new(&name.to_string(), &scene.db.admin, Tables::new()).await.unwrap()).unwrap();
     let mut progress = |_| {};
@@ -263,7 +263,7 @@ async fn a_plan_outlives_the_session_that_it_was_made_in() {
              BEGIN SELECT n FROM slow; END"
         ));
         let begun = Instant::now();
-        plan::plan(&restore.context, &Exclusions::default(), None).await.unwrap();
+        plan::plan(&restore.context, &Exclusions::default(), None, |_| {}).await.unwrap();
         // A faster machine needs a larger count.
         if begun.elapsed() > Duration::from_secs(10) {
             break restore;
@@ -285,7 +285,7 @@ async fn a_restore_changes_no_session_but_its_own() {
     let live = connect(&scene.url, ConnectOptions::new(2)).unwrap();
     let restore = Restore::new(&scene, name, &live, &[]).await;
     let context = &restore.context;
-    plan::plan(context, &Exclusions::default(), None).await.unwrap();
+    plan::plan(context, &Exclusions::default(), None, |_| {}).await.unwrap();
     let locked = LockedFile::create(&scene.path("undo.jsonl")).unwrap();
     let undo = locked.writer(&Header::new(&name.to_string(), &live, Tables::new()).await.unwrap()).unwrap();
     let mut progress = |_| {};

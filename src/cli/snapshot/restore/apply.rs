@@ -45,13 +45,15 @@ impl Options {
         let undo = undo_of(global, &db, &known, &self.relations).await?;
         let how = format!("run it again to continue, or undo it with `daymend snapshot undo {}`", undo_path.display());
         let half_done = HalfDone::new(global, how);
-        let mut say = progress(global, "restored".to_owned());
+        let mut say = progress(global, "restored".to_owned(), 0);
         let mut progress = |rows| {
             half_done.is_at(rows);
             say(rows);
         };
         let apply = Apply::new(&context, writer, &mut known, &mut progress).await?;
-        let applied = apply.run().await.map_err(with_rights)?;
+        let applied = apply.run().await;
+        drop(say);
+        let applied = applied.map_err(with_rights)?;
         let mut reader = locked.reader()?;
         let days = days_of(global, &db, &undo, &mut reader).await;
         let follow_up = FollowUp {

@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::{
     Exit, Global, LimitArgs, StoreArgs,
-    diff::{check_tables, other_database},
+    diff::{check_tables, other_database, progress},
     explained, find, historical_summary, print_json, usage, warn_of_fewer_tables,
 };
 use crate::{
@@ -142,7 +142,11 @@ impl Options {
         let work = Candidates::temporary().await?;
         let mut context = Context::new(snapshot, live, &tables, relations, work).map_err(usage)?;
         context.index().await.map_err(explained)?;
-        plan::plan(&context, &exclusions, remap.as_ref()).await?;
+        let judged = context.shapes.iter().zip(context.judged()).filter(|(_, is_judged)| *is_judged);
+        let judged: Vec<&str> = judged.map(|(shape, _)| shape.table.as_str()).collect();
+        let copies = opened.manifest.tables.iter().filter(|copy| judged.contains(&copy.table.name.as_str()));
+        let say = progress(global, "plan".to_owned(), copies.map(|copy| copy.rows).sum());
+        plan::plan(&context, &exclusions, remap.as_ref(), say).await?;
         context.remarks.extend(other);
         context.remarks.extend(remarks_on(&left_out, summary));
         let excluded = exclusions.remark(&context).await?;
