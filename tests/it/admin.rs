@@ -89,7 +89,8 @@ async fn retry_reopens_a_failed_run_and_its_record_ends_completed(engine: Engine
     let retried = run_ok(&db, &["queue", "retry", "--run", &rebuild, "--by", "ana"]);
     assert!(retried.contains(&format!("run {rebuild}: {days} job(s) will be tried again")), "{retried}");
     assert_eq!(db.text("SELECT job_status FROM crelio_data_migrations").await, format!("Running (0/{days})"));
-    assert_eq!(db.text("SELECT state FROM daymend_runs WHERE kind = 'rebuild'").await, "running");
+    let open = "SELECT COUNT(*) FROM daymend_runs WHERE kind = 'rebuild' AND state = 'running' AND finished_at IS NULL";
+    assert_eq!(db.number(open).await, 1);
     assert_eq!(count(&db, "kind = 'rebuild' AND state = 'available' AND attempt = 0").await, days);
     drain(&db);
     assert_eq!(db.text("SELECT job_status FROM crelio_data_migrations").await, "Completed");

@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicI64, Ordering},
     },
+    time::Duration,
 };
 
 use chrono::NaiveDate;
@@ -14,7 +15,7 @@ use daymend::{
     queue::{
         Job, JobKind,
         claim::{self, Claimer},
-        run_of,
+        run_of, settle,
     },
     rollup::HISTORICAL_SUMMARY,
 };
@@ -35,6 +36,7 @@ on_both! {
     a_lab_and_day_never_runs_twice_at_once;
     a_job_whose_day_is_running_is_postponed_and_runs_later;
     of_two_jobs_for_one_day_in_one_claim_one_is_postponed;
+    what_has_been_due_again_for_longest_comes_first;
 }
 
 async fn nightly_jobs_are_claimed_before_repairs_before_rebuilds(engine: Engine) {
@@ -206,4 +208,21 @@ async fn of_two_jobs_for_one_day_in_one_claim_one_is_postponed(engine: Engine) {
     let again = take(&db, worker, 10).await;
     assert_eq!(again.iter().map(|job| job.day).collect::<BTreeSet<_>>(), days(2).into_iter().collect());
     assert_eq!((again.len(), count(&db, "completed").await), (2, 2), "the second is over");
+}
+
+/// Not the one with the lowest id: each that comes back again and again would keep those behind it from their turn.
+async fn what_has_been_due_again_for_longest_comes_first(engine: Engine) {
+    let mut db = TestDb::new(engine).await;
+    let clock = Arc::new(AtomicI64::new(now().timestamp_micros()));
+    db.db = db.db.with_clock(DbClock::Driven(Arc::clone(&clock)));
+    let worker = worker(&db, LONG).await;
+    new_run(&db, JobKind::Repair, &[(1, days(3))]).await;
+    let jobs = take(&db, worker, 3).await;
+    for (job, rest) in jobs.iter().zip([30, 10, 20]) {
+        assert!(settle::release(&db.db, worker, job, Duration::from_secs(rest)).await.unwrap());
+    }
+    clock.fetch_add(60_000_000, Ordering::SeqCst);
+    for day_of in [1, 2, 0] {
+        assert_eq!(take_one(&db, worker).await.day, day(day_of));
+    }
 }

@@ -125,9 +125,12 @@ async fn a_run_of_several_batches_goes_as_a_whole(engine: Engine) {
         runs.push((run, jobs));
         assert_eq!(change::cancel_run(&db.db, run, "a test", |_| ()).await.unwrap(), Some(jobs));
     }
+    db.execute("INSERT INTO daymend_migrations (migration_id, run_id) SELECT id, id FROM daymend_runs", args![]).await;
     let pruned = prune::prune(&db.db, &Filter::default(), Duration::ZERO, "a test").await.unwrap();
     assert_eq!((pruned, count(&db, "cancelled").await), (runs, 0));
-    assert_eq!(db.number("SELECT COUNT(*) FROM daymend_runs").await, 0);
+    for table in ["daymend_runs", "daymend_migrations"] {
+        assert_eq!(db.number(&format!("SELECT COUNT(*) FROM {table}")).await, 0, "{table}");
+    }
     let logged = "SELECT CAST(SUM(jobs) AS SIGNED) FROM daymend_admin_log WHERE action = 'prune'";
     assert_eq!(db.number(logged).await, 2502);
 }

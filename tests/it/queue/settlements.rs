@@ -9,12 +9,13 @@ use std::{
     time::Duration,
 };
 
+use chrono::TimeDelta;
 use daymend::{
     args,
     db::{ConnectOptions, DbClock, Mode, Query, connect},
     queue::{
         Job, JobKind,
-        admin::change,
+        admin::{change, list, stats},
         claim,
         lease::{self, LAPSES_MAX},
         settle::{self, Failure},
@@ -47,6 +48,8 @@ on_both! {
     a_settlement_for_another_attempt_finds_nothing;
     a_job_that_outlives_its_workers_again_and_again_is_discarded;
     a_cancelled_run_takes_running_jobs_from_their_worker;
+    what_completed_is_counted_from_the_moment_it_did;
+    a_worker_that_signed_off_is_gone_even_if_the_clock_is_set_back;
 }
 
 async fn a_failed_attempt_waits_for_its_backoff_and_keeps_its_error(engine: Engine) {
@@ -413,4 +416,36 @@ async fn claims_and_acks_of_many_jobs_are_not_kept_prepared() {
         kept.push(status[0].text(1).unwrap().parse::<i64>().unwrap());
     }
     assert!(kept.iter().all(|count| *count == kept[0]), "{kept:?}");
+}
+
+async fn what_completed_is_counted_from_the_moment_it_did(engine: Engine) {
+    let mut db = TestDb::new(engine).await;
+    let clock = Arc::new(AtomicI64::new(now().timestamp_micros()));
+    db.db = db.db.with_clock(DbClock::Driven(Arc::clone(&clock)));
+    let worker = worker(&db, LONG).await;
+    new_run(&db, JobKind::Repair, &[(1, days(3))]).await;
+    let jobs = take(&db, worker, 3).await;
+    clock.fetch_add(1_000_000, Ordering::SeqCst);
+    assert_eq!(complete(&db, worker, &jobs[0]).await, 1);
+    let permanent = Failure { permanent: true, ..failure(LONG) };
+    assert!(settle::fail(&db.db, worker, &jobs[1], &permanent).await.unwrap());
+    for job in &jobs[..2] {
+        let (shown, _) = list::show(&db.db, job.id).await.unwrap().unwrap();
+        assert_eq!(shown.ended_at, Some(now() + TimeDelta::seconds(1)), "{shown:?}");
+    }
+    for (minutes, rates) in [(1, [1, 1, 1]), (1, [0, 1, 1]), (12, [0, 0, 1]), (2, [0, 0, 0])] {
+        clock.fetch_add(minutes * 60_000_000, Ordering::SeqCst);
+        let completed = stats::stats(&db.db).await.unwrap().completed;
+        assert_eq!(completed.iter().map(|rate| rate.jobs).collect::<Vec<_>>(), rates);
+    }
+}
+
+async fn a_worker_that_signed_off_is_gone_even_if_the_clock_is_set_back(engine: Engine) {
+    let mut db = TestDb::new(engine).await;
+    let clock = Arc::new(AtomicI64::new(now().timestamp_micros()));
+    db.db = db.db.with_clock(DbClock::Driven(Arc::clone(&clock)));
+    let worker = worker(&db, LONG).await;
+    lease::sign_off(&db.db, worker).await.unwrap();
+    clock.fetch_sub(5_000_000, Ordering::SeqCst);
+    assert!(!lease::heartbeat(&db.db, worker, LONG).await.unwrap());
 }
