@@ -38,6 +38,8 @@ on_both! {
     many_records_are_taken_in_turns;
     a_lab_that_was_rebuilt_while_it_was_off_goes_on_from_there;
     a_rebuild_that_was_cancelled_covers_nothing;
+    a_rebuild_that_ends_late_takes_no_nightly_day_back;
+    a_rebuild_that_is_retried_after_a_later_one_says_nothing_of_the_zone;
 }
 
 async fn a_record_that_cannot_be_taken_stops_no_other(engine: Engine) {
@@ -165,6 +167,45 @@ async fn a_rebuild_that_was_cancelled_covers_nothing(engine: Engine) {
     db.execute("UPDATE labs SET historicalViewEnabled = 1", args![]).await;
     db.tick(now()).await;
     assert_eq!(enqueued(&db, JobKind::Nightly, 1).await, days("2026-06-09", "2026-06-14"));
+}
+
+/// Two nights have passed since it was asked for.
+async fn a_rebuild_that_ends_late_takes_no_nightly_day_back(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    let record = requested(&db, 1..=1).await[0];
+    db.tick(now()).await;
+    let later = now() + TimeDelta::days(2);
+    db.tick(later).await;
+    db.drain(later).await;
+    for _ in 0..2 {
+        db.tick(later).await;
+    }
+    assert_eq!(db.record_status(record).await, "Completed");
+    assert_eq!(enqueued(&db, JobKind::Nightly, 1).await, days("2026-06-14", "2026-06-16"), "each once");
+}
+
+async fn a_rebuild_that_is_retried_after_a_later_one_says_nothing_of_the_zone(engine: Engine) {
+    let db = TestDb::new(engine).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    bill_at(&db, 1, 1, "2026-06-01T10:00:00Z").await;
+    db.settle(now()).await;
+    let rebuild_in = async |zone: &str| {
+        db.execute("UPDATE labs SET labTimeZone = ?", args![zone]).await;
+        db.request_rebuild(1).await;
+        db.tick(now()).await;
+        db.number("SELECT MAX(id) FROM daymend_runs").await
+    };
+    let first = rebuild_in("Europe/Berlin").await;
+    db.execute("UPDATE daymend_jobs SET state = 'discarded' WHERE kind = 'rebuild'", args![]).await;
+    db.settle(now()).await;
+    rebuild_in("America/New_York").await;
+    db.settle(now()).await;
+    let zone = "SELECT time_zone FROM daymend_labs";
+    assert_eq!(db.text(zone).await, "America/New_York");
+    run_ok(&db, &["queue", "retry", "--run", &first.to_string()]);
+    db.settle(now()).await;
+    assert_eq!(db.run(first).await.0.state, RunState::Completed);
+    assert_eq!(db.text(zone).await, "America/New_York", "the history's since");
 }
 
 /// What there is to rebuild has been read already, and is not read again each time the record is tried.
