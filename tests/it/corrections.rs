@@ -1,11 +1,15 @@
 //! Days are looked at together and corrected one after the other: a committed correction stays, however the rest ends.
 
-use std::{ops::RangeInclusive, sync::Mutex, time::Duration};
+use std::{
+    ops::RangeInclusive,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
 use chrono::NaiveDate;
 use daymend::{
     args,
-    db::{ConnectOptions, Mode, Query, Tx, connect},
+    db::{ConnectOptions, ErrorKind, Mode, Query, Tx, connect},
     recompute::{self, Progress, RecomputeError, Streak, Target, shrink::MaxShrink},
     rollup::HISTORICAL_SUMMARY,
 };
@@ -284,4 +288,31 @@ async fn statements_for_many_rows_are_not_kept_prepared() {
     }
     // The test's own statements are included, and are the same each time.
     assert_eq!(kept[3], kept[1], "{kept:?}");
+}
+
+/// A user's transaction that needs another of the rows would be in a deadlock with it. Twenty tries that each waited for
+/// a second would take longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_correction_waits_for_no_row_that_somebody_holds() {
+    const COLUMNS: &str = "dimension_a_id, dimension_b_id, event_type, event_count, created_at, modified_at";
+    let db = lab(Engine::MariaDb).await;
+    corrections(&db, None).await.1.unwrap();
+    let [wrong, missing] = ["event_count = event_count + 1", "ordered_at = '2000-01-01'"]
+        .map(|set| format!("UPDATE operation_historical_summary SET {set} WHERE ordered_at = '{}'", day(1)));
+    let inserted = format!(
+        "INSERT INTO operation_historical_summary (lab_id, ordered_at, {COLUMNS})
+         SELECT lab_id, '{}', {COLUMNS} FROM operation_historical_summary WHERE ordered_at = '2000-01-01'",
+        day(1)
+    );
+    for (before, change) in [(&wrong, &wrong), (&missing, &inserted)] {
+        db.execute(before, args![]).await;
+        let mut user = db.admin.begin(Mode::Write).await.unwrap();
+        assert!(user.execute(Query::new("user", change.as_str()), args![]).await.unwrap() > 0);
+        let begun = Instant::now();
+        let error = corrections(&db, None).await.1.unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(12), "{:?}: {error:?}", begun.elapsed());
+        assert!(matches!(&error, RecomputeError::Database(error) if error.kind == ErrorKind::Conflict), "{error:?}");
+        user.rollback().await.unwrap();
+        corrections(&db, None).await.1.unwrap();
+    }
 }

@@ -170,22 +170,25 @@ async fn a_run_that_somebody_else_closes_is_not_said_to_run() {
     let report = tick(&db).await;
     let run = report.enqueued.iter().find(|enqueued| enqueued.reason.starts_with("rebuild")).unwrap().run;
     db.execute("UPDATE crelio_data_migrations SET job_status = 'Running'", args![]).await;
-    // Another scheduler closes the run, and has not committed yet when this one counts.
-    let mut closing = hold(&db, &format!("UPDATE daymend_runs SET state = 'completed' WHERE id = {run}")).await;
+    let run = db.run(run).await.0;
+    // Another scheduler closes the run after this one has counted, and before it has the run's lock.
+    let mut closing = db.admin.begin(Mode::Write).await.unwrap();
+    closing.execute_text("lock", "LOCK TABLES daymend_runs WRITE").await.unwrap();
+    let looking = tokio::spawn({
+        let (db, run) = (db.db.clone(), run.clone());
+        async move { close::close_run(&db, &run, &mut close::Report::default(), &mut Held::default()).await.unwrap() }
+    });
+    let refreshing = "SELECT COUNT(*) FROM information_schema.processlist
+                      WHERE db = DATABASE() AND info LIKE '-- daymend: hold run%' AND command = 'Execute'";
+    wait_until("the scheduler to have counted", LIMIT, || async { db.number(refreshing).await == 1 }).await;
     for sql in
         ["UPDATE daymend_jobs SET state = 'completed'", "UPDATE crelio_data_migrations SET job_status = 'Completed'"]
     {
-        closing.execute(Query::new("close", sql), args![]).await.unwrap();
+        db.execute(sql, args![]).await;
     }
-    let looking = tokio::spawn({
-        let db = db.db.clone();
-        async move { close::close_runs(&db, &mut close::Report::default(), &mut Held::default()).await.unwrap() }
-    });
-    let refreshing = "SELECT COUNT(*) FROM information_schema.processlist
-                      WHERE db = DATABASE() AND info LIKE '%refresh migrations%UPDATE%' AND command = 'Execute'";
-    let is_behind = || async { looking.is_finished() || db.number(refreshing).await == 1 };
-    wait_until("the scheduler to have counted", LIMIT, is_behind).await;
-    closing.commit().await.unwrap();
+    let close = format!("UPDATE daymend_runs SET state = 'completed' WHERE id = {}", run.id);
+    closing.execute_text("close", &close).await.unwrap();
+    closing.discard();
     looking.await.unwrap();
     assert_eq!(db.record_status(record).await, "Completed");
 }
