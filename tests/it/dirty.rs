@@ -373,6 +373,19 @@ async fn a_mark_far_below_the_others_is_found_in_the_end() {
     }
 }
 
+/// Its transaction was open while a few thousand others were made: it need not wait until all marks are looked at again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mark_a_little_below_the_others_is_found_within_seconds() {
+    let db = labs(Engine::Sqlite).await;
+    let _scheduler = Process::start(&db, &["--now", "2026-06-15T12:00:00Z", "scheduler"]);
+    for (id, day, limit) in [(100_000, "2026-06-12", LIMIT), (95_000, "2026-06-11", SECONDS)] {
+        let mark =
+            "INSERT INTO daymend_dirty (id, lab_id, bill_time, marked_at) VALUES (?, 1, ?, '2026-06-15 11:00:00')";
+        db.execute(mark, args![i64::from(id), format!("{day} 06:00:00")]).await;
+        wait_until(day, limit, async || db.marks().await == 0).await;
+    }
+}
+
 /// The trigger cannot see where the bill is moved to, so the bill is looked up when the mark is read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_test_added_while_its_bill_is_moved_counts_where_the_bill_has_gone() {

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use chrono_tz::Asia::Kolkata;
+use daymend::args;
 
 use crate::{
     dirty::{labs, now},
@@ -31,15 +32,22 @@ async fn a_change_of_the_catalogue_marks_the_days_of_its_bills(engine: Engine) {
     assert!(db.number("SELECT COUNT(*) FROM labReportRelation").await > 60_000);
     let far = "INSERT INTO labReportRelation (id, billing_id, test_id, isCancelled) VALUES (9000000000, 14, 3, 1)";
     db.execute(far, vec![]).await;
+    // The last row of the first step, and the first of the next.
+    let ends = db.rows("SELECT id FROM labReportRelation ORDER BY id LIMIT 2 OFFSET 19999", vec![]).await;
+    for (row, bill) in ends.iter().zip([12_i64, 13]) {
+        let sql = "UPDATE labReportRelation SET billing_id = ?, test_id = 3, isCancelled = 1 WHERE id = ?";
+        db.execute(sql, args![bill, row.int(0).unwrap()]).await;
+    }
     db.install_dirty_triggers().await;
     let days = |days: &[(i64, &str)]| days.iter().map(|(lab, day)| (*lab, (*day).to_owned())).collect::<BTreeSet<_>>();
-    // Test 1 is on bills of even days, test 2 on those of odd days, test 3 (cancelled) on one bill.
+    // Test 1 is on bills of even days, test 2 on those of odd days, test 3 (cancelled) on three bills.
     let of_1 = days(&[(1, "2026-06-10"), (1, "2026-06-12"), (2, "2026-06-10")]);
     let of_2 = days(&[(1, "2026-06-11"), (1, "2026-06-13")]);
+    let of_3 = days(&[(1, "2026-06-11"), (1, "2026-06-12"), (1, "2026-06-13")]);
     for (sql, expected) in [
         ("UPDATE allTests SET department_id = 30 WHERE id = 1", &of_1),
         ("UPDATE allTests SET department_id = NULL WHERE id = 2", &of_2),
-        ("UPDATE allTests SET department_id = 1 WHERE id = 3", &days(&[(1, "2026-06-13")])),
+        ("UPDATE allTests SET department_id = 1 WHERE id = 3", &of_3),
         ("UPDATE allTests SET department_id = 5 WHERE id IN (1, 2)", &of_1.union(&of_2).cloned().collect()),
         ("UPDATE allTests SET testName = 'x', department_id = 5 WHERE id = 1", &days(&[])),
         ("DELETE FROM allTests WHERE id = 2", &of_2),
