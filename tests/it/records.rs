@@ -154,19 +154,28 @@ async fn a_lab_that_was_rebuilt_while_it_was_off_goes_on_from_there(engine: Engi
 
 async fn a_rebuild_that_was_cancelled_covers_nothing(engine: Engine) {
     let db = TestDb::new(engine).await;
-    db.add_lab(1, Some("Asia/Kolkata")).await;
-    bill_at(&db, 1, 1, "2026-05-01T10:00:00Z").await;
+    // The days of lab 2 begin at another moment since it was switched off.
+    for lab in [1, 2] {
+        db.add_lab(lab, Some("Asia/Kolkata")).await;
+        bill_at(&db, lab, lab, "2026-05-01T10:00:00Z").await;
+    }
     db.tick(now() - TimeDelta::days(5)).await;
     db.execute("UPDATE labs SET historicalViewEnabled = 0", args![]).await;
-    let record = db.request_rebuild(1).await;
+    db.execute("UPDATE labs SET labTimeZone = 'Asia/Karachi' WHERE id = 2", args![]).await;
+    let records = [db.request_rebuild(1).await, db.request_rebuild(2).await];
     db.tick(now()).await;
-    let rebuild = db.number("SELECT id FROM daymend_runs WHERE kind = 'rebuild'").await.to_string();
-    run_ok(&db, &["runs", "cancel", &rebuild]);
+    for run in db.rows("SELECT id FROM daymend_runs WHERE kind = 'rebuild'", args![]).await {
+        run_ok(&db, &["runs", "cancel", &run.int(0).unwrap().to_string()]);
+    }
     db.tick(now()).await;
-    assert_eq!(db.record_status(record).await, "Cancelled");
+    for record in records {
+        assert_eq!(db.record_status(record).await, "Cancelled");
+    }
     db.execute("UPDATE labs SET historicalViewEnabled = 1", args![]).await;
     db.tick(now()).await;
-    assert_eq!(enqueued(&db, JobKind::Nightly, 1).await, days("2026-06-09", "2026-06-14"));
+    for lab in [1, 2] {
+        assert_eq!(enqueued(&db, JobKind::Nightly, lab).await, days("2026-06-09", "2026-06-14"), "lab {lab}");
+    }
 }
 
 /// Two nights have passed since it was asked for.
