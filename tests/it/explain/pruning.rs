@@ -1,14 +1,15 @@
 //! Pruning reads what it deletes, whatever else is stored.
 
+use chrono::TimeDelta;
 use daymend::{
     args,
     db::{Arg, ConnectOptions, Db, Mode, Query, connect, repeat},
     queue::{
-        JobKind,
+        JobKind, JobState,
         admin::{
             change::{self, Change},
             filter::Filter,
-            prune,
+            list, prune,
         },
         ids_of,
     },
@@ -124,4 +125,18 @@ async fn what_a_change_would_touch_is_found_without_the_jobs_that_it_would_not()
         let read = rows_read(&one).await - before;
         assert!(read < 100, "{change:?}: {read} rows read");
     }
+    for (state, jobs) in [(JobState::Discarded, 1), (JobState::Available, 2), (JobState::Running, 0)] {
+        let before = rows_read(&one).await;
+        let filter = Filter { state: Some(state), ..Filter::default() };
+        assert_eq!(list::list(&one, &filter, 50).await.unwrap().len(), jobs, "{state:?}");
+        let read = rows_read(&one).await - before;
+        assert!(read < 100, "{state:?}: {read} rows read");
+    }
+    // The doctor asks for open runs without open jobs.
+    let before = rows_read(&one).await;
+    let soon = one.database_now().await.unwrap() + TimeDelta::days(1);
+    let ended = one.fetch_all(statement("doctor ended runs"), args![soon], |row| row.int(0)).await.unwrap();
+    assert_eq!(ended, [0_i64; 0]);
+    let read = rows_read(&one).await - before;
+    assert!(read < 100, "{read} rows read");
 }
