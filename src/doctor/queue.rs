@@ -140,7 +140,8 @@ async fn discarded(site: &Site<'_>, findings: &mut Findings) -> Result<(), DbErr
     for (jobs, advice) in [(lost, ROWS_LOST), (others, CAUSE_GONE)] {
         if let Some((id, _, error)) = jobs.last() {
             let labs: BTreeSet<i64> = jobs.iter().map(|(_, lab, _)| *lab).collect();
-            let what = format!("{at_least}{} discarded, such as job {id}: {error}", counted(jobs.len(), "job"));
+            let count = counted(jobs.len().min(COUNT_MAX), "job");
+            let what = format!("{at_least}{count} discarded, such as job {id}: {error}");
             findings.add(lab_list(&labs), what, advice);
         }
     }

@@ -35,24 +35,9 @@ pub const FIRST_DUE_US: i64 = 1_000_000_000_000_000;
 pub const PAUSED: i64 = 9_000_000_000_000_000_000;
 
 /// What a job is for; also its priority: nightly before repair before rebuild, the order of the variants.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    serde::Serialize,
-    clap::ValueEnum,
-    Display,
-    EnumCount,
-    EnumIter,
-    EnumString,
-    IntoStaticStr,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[derive(Display, EnumCount, EnumIter, EnumString, IntoStaticStr)]
 #[strum(serialize_all = "lowercase", parse_err_ty = UnknownName, parse_err_fn = UnknownName::of)]
 pub enum JobKind {
     /// Enqueued by the scheduler for days that have closed.
@@ -72,22 +57,9 @@ impl JobKind {
 }
 
 /// The state of a job.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    serde::Serialize,
-    clap::ValueEnum,
-    EnumIter,
-    EnumString,
-    IntoStaticStr,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[derive(EnumIter, EnumString, IntoStaticStr)]
 #[strum(serialize_all = "lowercase", parse_err_ty = UnknownName, parse_err_fn = UnknownName::of)]
 pub enum JobState {
     /// Waiting for a worker, or for its next attempt.

@@ -82,8 +82,9 @@ statement!(RUNS_OPEN, "open runs", run_select!("WHERE state = 'running' ORDER BY
 statement!(RUNS_OPEN_NEXT, "next open runs", run_select!("WHERE state = 'running' AND id > ? ORDER BY id LIMIT ?"));
 
 /// The state of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, clap::ValueEnum, EnumString, IntoStaticStr)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[derive(EnumString, IntoStaticStr)]
 #[strum(serialize_all = "lowercase", parse_err_ty = UnknownName, parse_err_fn = UnknownName::of)]
 pub enum RunState {
     /// Some of its jobs are open.

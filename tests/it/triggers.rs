@@ -18,7 +18,7 @@ use crate::{
         Engine, TestDb,
         lab_system::Bill,
         process::{run_fails, run_ok, run_says},
-        server::Server,
+        server::{Product, Server},
     },
 };
 
@@ -284,6 +284,23 @@ async fn a_session_without_checks_keeps_nobody_waiting_and_loses_no_row() {
     loader.commit().await.unwrap();
     assert_eq!(db.number("SELECT COUNT(*) FROM billing").await, 4, "11 is there although a later one failed");
     assert_eq!(db.marks().await, 3);
+}
+
+/// MariaDB lets no trigger write marks while the user holds a table: the statement goes on without them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_who_locks_tables_is_not_disturbed() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    db.add_lab(1, Some("Asia/Kolkata")).await;
+    db.add_bill(1, 1, &Bill { at: "2026-06-10T06:00:00Z".parse().unwrap(), ..Bill::default() }).await;
+    db.install_dirty_triggers().await;
+    let mut session = db.admin.begin(Mode::Write).await.unwrap();
+    let mut run = async |sql: &str| session.execute(Query::new("locked", sql), args![]).await.unwrap();
+    run("LOCK TABLES billing WRITE").await;
+    assert_eq!(run("UPDATE billing SET isCancelled = 1").await, 1);
+    run("UNLOCK TABLES").await;
+    session.commit().await.unwrap();
+    assert_eq!(db.marks().await, if Product::tested() == Product::MariaDb { 0 } else { 1 });
+    assert_eq!(db.number("SELECT isCancelled FROM billing").await, 1);
 }
 
 /// An account that lacks a privilege is told which one, and no triggers are left behind.

@@ -3,8 +3,9 @@
 use strum::{EnumString, IntoStaticStr};
 
 /// What is, or will be, done with a row of the snapshot that is missing from the live database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, EnumString, IntoStaticStr)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
+#[derive(EnumString, IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub enum State {
     /// It will be restored.
