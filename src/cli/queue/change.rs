@@ -184,11 +184,14 @@ impl PruneArgs {
     pub(super) async fn run(self, global: &Global, db: &Db) -> anyhow::Result<ExitCode> {
         let who = self.by.who();
         let filter = self.filter.filter(db).await?;
+        let planned = prune::plan(db, &filter, self.older_than).await?;
         if self.dry_run {
-            let runs = prune::plan(db, &filter, self.older_than).await?;
-            return print_touched(global, &runs, "would be deleted", true);
+            return print_touched(global, &planned, "would be deleted", true);
         }
-        let runs = prune::prune(db, &filter, self.older_than, &who).await?;
-        print_touched(global, &runs, "deleted", false)
+        let total = planned.iter().map(|(_, jobs)| jobs).sum();
+        let mut bar = Bar::new("queue", "jobs");
+        let pruned = prune::prune(db, &filter, self.older_than, &who, |jobs| bar.update(jobs, total)).await;
+        bar.finish();
+        print_touched(global, &pruned?, "deleted", false)
     }
 }

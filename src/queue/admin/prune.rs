@@ -125,12 +125,19 @@ async fn kept(db: &Db) -> Result<Vec<i64>, DbError> {
 
 /// Deletes ended jobs of runs that closed longer ago than `older_than`, with their attempts, and then runs without
 /// jobs and workers without attempts; returns how many jobs were deleted, by run. Each zone's last completed nightly
-/// run is kept. With a filter, only runs go that this empties, or that it names, and no workers.
-pub async fn prune(db: &Db, filter: &Filter, older_than: Duration, who: &str) -> Result<Vec<(i64, u64)>, DbError> {
+/// run is kept. With a filter, only runs go that this empties, or that it names, and no workers. After each batch,
+/// `progress` is called with the number of jobs deleted so far.
+pub async fn prune(
+    db: &Db,
+    filter: &Filter,
+    older_than: Duration,
+    who: &str,
+    progress: impl FnMut(u64),
+) -> Result<Vec<(i64, u64)>, DbError> {
     let cutoff = cutoff(db, older_than).await?;
     let mut pruned = BTreeMap::new();
     let runs = Cutoff { late_changes: cutoff, others: cutoff };
-    prune_runs(db, filter, runs, Some(who), &mut pruned).await?;
+    prune_runs(db, filter, runs, Some(who), &mut pruned, progress).await?;
     if filter.is_empty() {
         prune_workers(db, cutoff).await?;
     }
@@ -145,7 +152,7 @@ pub async fn prune_outlived(db: &Db, retention: Duration) -> Result<u64, DbError
     let all = Filter::default();
     let mut pruned = BTreeMap::new();
     let runs = Cutoff { late_changes, others: cutoff };
-    let result = prune_runs(db, &all, runs, None, &mut pruned).await;
+    let result = prune_runs(db, &all, runs, None, &mut pruned, |_| {}).await;
     let pruned = pruned.values().sum();
     if pruned > 0 {
         let mut tx = db.begin(Mode::Write).await?;
@@ -164,9 +171,10 @@ async fn prune_runs(
     cutoff: Cutoff,
     who: Option<&str>,
     pruned: &mut BTreeMap<i64, u64>,
+    mut progress: impl FnMut(u64),
 ) -> Result<(), DbError> {
     let kept = kept(db).await?;
-    let mut next = Some(0);
+    let mut next = Some(filter.run.unwrap_or(0));
     while let Some(first) = next {
         let emptied = &*pruned;
         let batch = retry("prune jobs", || prune_batch(db, filter, (cutoff, &kept), first, emptied, who)).await?;
@@ -177,6 +185,7 @@ async fn prune_runs(
         for (run, jobs) in batch.jobs {
             *pruned.entry(run).or_default() += jobs;
         }
+        progress(pruned.values().sum());
     }
     Ok(())
 }
@@ -234,10 +243,11 @@ async fn prune_batch(
     who: Option<&str>,
 ) -> Result<Pruned, DbError> {
     let mut tx = db.begin(Mode::Write).await?;
-    let Some(first) = tx.fetch_one(&NEXT_RUN, args![first], |row| row.int_or_null(0)).await? else {
+    let next = tx.fetch_one(&NEXT_RUN, args![first], |row| row.int_or_null(0)).await?;
+    let Some(first) = next.filter(|next| filter.run.is_none_or(|run| *next <= run)) else {
         return Ok(Pruned::default());
     };
-    let last = first + RUNS_A_BATCH - 1;
+    let last = filter.run.unwrap_or(first + RUNS_A_BATCH - 1);
     let closed_before = args![first, last, runs::late_changes(), cutoff.late_changes, cutoff.others];
     let runs = tx.fetch_all(&RUNS, closed_before, |row| row.int(0)).await?;
     let mut jobs: Vec<Arg> = Vec::new();

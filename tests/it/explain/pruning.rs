@@ -49,7 +49,7 @@ pub(super) async fn add_old_runs(db: &TestDb, first: i64) {
 /// Prunes everything on the one connection, and returns the number of rows that it read.
 async fn cost_of_pruning(one: &Db) -> i64 {
     let before = rows_read(one).await;
-    let pruned = prune::prune(one, &Filter::default(), LONG, "explain").await.unwrap();
+    let pruned = prune::prune(one, &Filter::default(), LONG, "explain", |_| {}).await.unwrap();
     assert_eq!(pruned.iter().map(|(_, jobs)| jobs).sum::<u64>(), OLD_RUNS.unsigned_abs());
     rows_read(one).await - before
 }
@@ -98,7 +98,7 @@ async fn pruning_workers_reads_each_attempt_once(engine: Engine) {
     add_many(&db, attempts, &format!("(?, 1, 1000, {OLD}, 'failed')"), 1..ATTEMPTS + 1).await;
     db.execute("UPDATE daymend_attempts SET worker_id = 3 * (1 + job_id % 20)", args![]).await;
     let before = rows_read(&one).await;
-    assert_eq!(prune::prune(&one, &Filter::default(), LONG, "explain").await.unwrap(), []);
+    assert_eq!(prune::prune(&one, &Filter::default(), LONG, "explain", |_| {}).await.unwrap(), []);
     let read = rows_read(&one).await - before;
     let left = db.rows("SELECT id FROM daymend_workers ORDER BY id", args![]).await;
     let left: Vec<i64> = left.iter().map(|row| row.int(0).unwrap()).collect();

@@ -58,7 +58,7 @@ async fn a_retry_comes_before_or_after_a_prune_and_not_in_between() {
     attempt.execute(Query::new("hold", "UPDATE daymend_attempts SET error = NULL"), args![]).await.unwrap();
     let prune = tokio::spawn({
         let db = db.db.clone();
-        async move { total(&prune::prune(&db, &Filter::default(), Duration::ZERO, "a test").await.unwrap()) }
+        async move { total(&prune::prune(&db, &Filter::default(), Duration::ZERO, "a test", |_| {}).await.unwrap()) }
     });
     let waiting = |name: &str| {
         format!(
@@ -93,7 +93,7 @@ async fn a_prune_leaves_a_run_that_is_being_retried() {
     let mut retrying = db.db.begin(Mode::Write).await.unwrap();
     runs::lock(&mut retrying, run).await.unwrap();
     let all = Filter::default();
-    let prune = || prune::prune(&db.db, &all, Duration::ZERO, "a test");
+    let prune = || prune::prune(&db.db, &all, Duration::ZERO, "a test", |_| {});
     let pruned = tokio::time::timeout(LIMIT, prune()).await.expect("the prune waits for no lock").unwrap();
     assert_eq!((total(&pruned), db.number("SELECT COUNT(*) FROM daymend_jobs").await), (0, 1));
     retrying.rollback().await.unwrap();
@@ -110,7 +110,7 @@ async fn workers_that_live_or_have_left_a_trace_stay(engine: Engine) {
         end_lease(&db, dead).await;
     }
     // The last heartbeat of all three is older than the given age of zero.
-    assert_eq!(prune::prune(&db.db, &Filter::default(), Duration::ZERO, "a test").await.unwrap(), []);
+    assert_eq!(prune::prune(&db.db, &Filter::default(), Duration::ZERO, "a test", |_| {}).await.unwrap(), []);
     let left = db.rows("SELECT id FROM daymend_workers ORDER BY id", args![]).await;
     let left: Vec<i64> = left.iter().map(|row| row.int(0).unwrap()).collect();
     assert_eq!(left, [living, failed]);
@@ -126,7 +126,11 @@ async fn a_run_of_several_batches_goes_as_a_whole(engine: Engine) {
         assert_eq!(change::cancel_run(&db.db, run, "a test", |_| ()).await.unwrap(), Some(jobs));
     }
     db.execute("INSERT INTO daymend_migrations (migration_id, run_id) SELECT id, id FROM daymend_runs", args![]).await;
-    let pruned = prune::prune(&db.db, &Filter::default(), Duration::ZERO, "a test").await.unwrap();
+    let mut seen = Vec::new();
+    let pruned =
+        prune::prune(&db.db, &Filter::default(), Duration::ZERO, "a test", |jobs| seen.push(jobs)).await.unwrap();
+    assert!(seen.len() > 1 && seen.is_sorted(), "{seen:?}");
+    assert_eq!(seen.last(), Some(&total(&pruned)));
     assert_eq!((pruned, count(&db, "cancelled").await), (runs, 0));
     for table in ["daymend_runs", "daymend_migrations"] {
         assert_eq!(db.number(&format!("SELECT COUNT(*) FROM {table}")).await, 0, "{table}");
@@ -160,9 +164,12 @@ async fn a_filter_takes_no_other_runs_and_no_workers(engine: Engine) {
     ];
     for (filter, jobs, left) in filters {
         assert_eq!(prune::plan(&db.db, &filter, Duration::ZERO).await.unwrap(), jobs, "{filter}");
-        assert_eq!(prune::prune(&db.db, &filter, Duration::ZERO, "a test").await.unwrap(), jobs, "{filter}");
+        assert_eq!(prune::prune(&db.db, &filter, Duration::ZERO, "a test", |_| {}).await.unwrap(), jobs, "{filter}");
         assert_eq!((runs_left().await, db.number(workers).await), (left, 1), "{filter}");
     }
-    assert_eq!(prune::prune(&db.db, &Filter::default(), Duration::ZERO, "a test").await.unwrap(), [(runs[0], 1)]);
+    assert_eq!(
+        prune::prune(&db.db, &Filter::default(), Duration::ZERO, "a test", |_| {}).await.unwrap(),
+        [(runs[0], 1)]
+    );
     assert_eq!((runs_left().await, db.number(workers).await), (vec![], 0));
 }

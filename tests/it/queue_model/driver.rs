@@ -371,7 +371,7 @@ impl Driver {
         let prunable = self.model.prunable(filter, older_us);
         let model: Vec<_> = prunable.iter().map(|(run, jobs)| (*run, jobs.len() as u64)).collect();
         equal("jobs that would be pruned", &model, &planned)?;
-        let stored = prune::prune(&self.db, filter, micros(older_us), "the model").await?;
+        let stored = prune::prune(&self.db, filter, micros(older_us), "the model", |_| {}).await?;
         let jobs: u64 = stored.iter().map(|(_, jobs)| jobs).sum();
         self.pruned += jobs;
         equal("jobs pruned by run", &model, &stored)?;
