@@ -27,9 +27,10 @@ pub use sql::{Trigger, script};
 statement!(
     TRIGGERS,
     "list triggers",
-    mysql: "SELECT trigger_name, event_object_table, CONCAT(action_timing, ' ', event_manipulation), action_statement
+    mysql: "SELECT trigger_name, event_object_table, CONCAT(action_timing, ' ', event_manipulation), action_statement,
+            VERSION() LIKE '%MariaDB%'
          FROM information_schema.triggers WHERE trigger_schema = DATABASE()",
-    sqlite: "SELECT name, tbl_name, '', sql FROM sqlite_master WHERE type = 'trigger'"
+    sqlite: "SELECT name, tbl_name, '', sql, FALSE FROM sqlite_master WHERE type = 'trigger'"
 );
 
 statement!(
@@ -52,6 +53,8 @@ pub struct Existing {
     when: String,
     /// What it does; on SQLite, the whole statement.
     text: String,
+    /// Whether it is on MariaDB, and not on MySQL.
+    on_mariadb: bool,
 }
 
 impl Existing {
@@ -88,10 +91,13 @@ impl Existing {
             Dialect::MySql => (trigger.body.clone(), trigger.when),
             Dialect::Sqlite => (trigger.create(dialect), ""),
         };
-        // MariaDB keeps the text of its own comments without their marks.
-        let is_mark = |word: &&str| ["/*M!", "*/"].contains(word);
-        let words =
-            |text: &str| text.split_whitespace().filter(|word| !is_mark(word)).map(str::to_owned).collect::<Vec<_>>();
+        // What is for MariaDB alone it keeps without the marks of the comment; a dump that MySQL's client has loaded
+        // lacks it.
+        let words = |text: &str| {
+            let text = if self.on_mariadb { text.to_owned() } else { text.replace(sql::CHECKED, "") };
+            let words = text.split_whitespace().filter(|word| !["/*M!", "*/"].contains(word));
+            words.map(str::to_owned).collect::<Vec<_>>()
+        };
         self.table.eq_ignore_ascii_case(&trigger.table)
             && self.when == when
             && words(self.text.trim_end_matches(';')) == words(&wanted)
@@ -153,7 +159,8 @@ impl InstallError {
 pub async fn list(tx: &mut Tx) -> Result<Vec<Existing>, DbError> {
     let mut triggers = Vec::new();
     tx.for_each(&TRIGGERS, args![], |row| {
-        triggers.push(Existing { name: row.text(0)?, table: row.text(1)?, when: row.text(2)?, text: row.text(3)? });
+        let [name, table, when, text] = [row.text(0)?, row.text(1)?, row.text(2)?, row.text(3)?];
+        triggers.push(Existing { name, table, when, text, on_mariadb: row.flag(4)? });
         Ok(())
     })
     .await?;
@@ -296,7 +303,7 @@ mod tests {
     fn ours_are_named_like_ours_and_mark() {
         let is_ours = |name: &str, table: &str, text: &str| {
             let [name, table, text] = [name, table, text].map(str::to_owned);
-            Existing { name, table, when: String::new(), text }.is_ours()
+            Existing { name, table, when: String::new(), text, on_mariadb: false }.is_ours()
         };
         let marks = "INSERT INTO daymend_dirty (lab_id) VALUES (1)";
         assert!(is_ours("daymend_billing_insert", "billing", marks));
@@ -306,5 +313,21 @@ mod tests {
         assert!(!is_ours("daymend_billing_audit", "billing", marks), "no event");
         assert!(!is_ours("billing_delta", "billing", marks));
         assert!(!is_ours("x", "y", marks) && !is_ours("daymend_", "", marks));
+    }
+
+    /// As each server shows a trigger, and as it is after a dump was loaded.
+    #[test]
+    fn a_trigger_is_right_without_what_is_for_the_other_server() {
+        let body = format!("BEGIN\n    {} INSERT INTO daymend_dirty (lab_id) VALUES (1);\nEND", sql::CHECKED);
+        let trigger = Trigger { name: "t".into(), table: "billing".into(), when: "AFTER INSERT", body };
+        let is = |text: &str, on_mariadb: bool| {
+            let (name, table, when) = ("t".into(), "billing".into(), "AFTER INSERT".into());
+            Existing { name, table, when, text: text.into(), on_mariadb }.is(&trigger, Dialect::MySql)
+        };
+        let (without_marks, without_all) =
+            (trigger.body.replace("/*M! ", "").replace("*/", ""), trigger.body.replace(sql::CHECKED, ""));
+        assert!(is(&without_marks, true) && is(&trigger.body, false) && is(&without_all, false));
+        assert!(!is(&without_all, true), "an older one");
+        assert!(!is(&trigger.body.replace('1', "2"), false) && !is(&without_marks.replace('1', "2"), true));
     }
 }

@@ -108,7 +108,7 @@ fn mysql_body(statements: &str) -> String {
 }
 
 /// Opens a statement for which MariaDB checks unique keys.
-const CHECKED: &str = "/*M! SET STATEMENT unique_checks = 1 FOR */";
+pub(super) const CHECKED: &str = "/*M! SET STATEMENT unique_checks = 1 FOR */";
 
 fn mysql_mark(table: &Watched<'_>, prefix: &str) -> String {
     let values = row(prefix, &table.marked);

@@ -18,7 +18,7 @@ use crate::{
         Engine, TestDb,
         lab_system::Bill,
         process::{run_fails, run_ok, run_says},
-        server::{Product, Server},
+        server::{self, ADMIN, PASSWORD, Product, Server},
     },
 };
 
@@ -259,6 +259,29 @@ async fn a_trigger_that_fails_does_not_fail_the_users_statement() {
         }
     }
     assert_eq!(db.number("SELECT DAY(billTime) FROM billing").await, 13, "each statement was carried out");
+}
+
+/// A dump holds the triggers as the server shows them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn triggers_that_a_dump_brings_back_are_right() {
+    let db = TestDb::new(Engine::MariaDb).await;
+    db.install_dirty_triggers().await;
+    let name = db.name();
+    for more in ["", "--skip-comments"] {
+        let script = format!(
+            "client='--host=127.0.0.1 --port={} --user={ADMIN} --password={PASSWORD}'
+             tables='billing billingInfo labReportRelation collectedSample allTests'
+             mariadb-dump --no-defaults $client {name} $tables >{name}.sql
+             mariadb --no-defaults $client {more} {name} <{name}.sql",
+            server::port(&db.url)
+        );
+        let dir = tempfile::tempdir().unwrap();
+        let output = Command::new("bash").args(["-euxc", &script]).current_dir(&dir).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let again = run_ok(&db, &["triggers", "install", "--dry-run"]);
+        assert!(again.contains("nothing to do"), "{again}");
+        assert_eq!(names(&db).await.len(), 15);
+    }
 }
 
 /// With its checks off, as loaders of dumps have them, MariaDB inserts into an empty table in bulk: it locks the whole
