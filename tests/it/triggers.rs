@@ -317,11 +317,11 @@ async fn a_user_who_locks_tables_is_not_disturbed() {
     db.add_bill(1, 1, &Bill { at: "2026-06-10T06:00:00Z".parse().unwrap(), ..Bill::default() }).await;
     db.install_dirty_triggers().await;
     let mut session = db.admin.begin(Mode::Write).await.unwrap();
-    let mut run = async |sql: &str| session.execute(Query::new("locked", sql), args![]).await.unwrap();
-    run("LOCK TABLES billing WRITE").await;
-    assert_eq!(run("UPDATE billing SET isCancelled = 1").await, 1);
-    run("UNLOCK TABLES").await;
+    session.execute_text("lock", "LOCK TABLES billing WRITE").await.unwrap();
+    let changed = session.execute(Query::new("locked", "UPDATE billing SET isCancelled = 1"), args![]).await.unwrap();
+    session.execute_text("unlock", "UNLOCK TABLES").await.unwrap();
     session.commit().await.unwrap();
+    assert_eq!(changed, 1);
     assert_eq!(db.marks().await, if Product::tested() == Product::MariaDb { 0 } else { 1 });
     assert_eq!(db.number("SELECT isCancelled FROM billing").await, 1);
 }
